@@ -1,0 +1,127 @@
+"""The parts of a diffusion transformer that know nothing of experts, tokens or noise."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+ACTIVATIONS = ("swiglu", "gelu", "gelu_tanh")
+
+
+def attend(
+    q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"]
+) -> Float[Tensor, "B H N d"]:
+    """Softmax attention, softmax(q k^T / sqrt(d)) v.
+
+    Short sequences on a CPU are written out: there the backward pass of the fused kernel costs more than
+    the matrix that it avoids.
+    """
+    if q.device.type == "cpu" and q.shape[-2] <= 512:
+        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; `qk_norm` puts a LayerNorm per head on queries and keys (arXiv 2302.05442)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}"
+            )
+        self.num_heads = num_heads
+        head_size = hidden_size // num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        y = attend(self.q_norm(q).type_as(v), self.k_norm(k).type_as(v), v)
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+def activate(x: Float[Tensor, "*n up"], activation: str) -> Float[Tensor, "*n inner"]:
+    """The non-linearity of a feed-forward layer; SwiGLU (arXiv 2002.05202) halves the width: SiLU(gate) up."""
+    if activation == "swiglu":
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def up_features(inner: int, activation: str) -> int:
+    """Outputs of the first matrix of a feed-forward layer whose second one takes `inner` numbers."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    return 2 * inner if activation == "swiglu" else inner
+
+
+class FeedForward(nn.Module):
+    """Dense feed-forward layer: GELU with biases as in DiT, SwiGLU without as in DiT-MoE."""
+
+    def __init__(self, hidden_size: int, inner: int, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        bias = activation != "swiglu"
+        self.up = nn.Linear(hidden_size, up_features(inner, activation), bias=bias)
+        self.down = nn.Linear(inner, hidden_size, bias=bias)
+
+    def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+        return self.down(activate(self.up(x), self.activation))
+
+
+def sinusoid(t: Float[Tensor, " B"], size: int, max_period: float = 10_000.0) -> Float[Tensor, "B size"]:
+    """[cos | sin] of t at geometrically spaced frequencies (arXiv 1706.03762, as in DiT); t runs 0..1000."""
+    half = size // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoid of t (0..1000) through a two-layer MLP."""
+
+    def __init__(self, hidden_size: int, sinusoid_size: int = 256) -> None:
+        super().__init__()
+        self.sinusoid_size = sinusoid_size
+        self.mlp = nn.Sequential(
+            nn.Linear(sinusoid_size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+
+    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        return self.mlp(sinusoid(t, self.sinusoid_size).to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedding(nn.Module):
+    """One learned vector per class; the last entry is the null class of classifier-free guidance."""
+
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        return self.table(y)
+
+
+class Modulation(nn.Module):
+    """adaLN: `num` vectors of width D from the conditioning, Linear(SiLU(c)) (DiT, arXiv 2212.09748, 3.2)."""
+
+    def __init__(self, hidden_size: int, num: int) -> None:
+        super().__init__()
+        self.num = num
+        self.linear = nn.Linear(hidden_size, num * hidden_size)
+
+    def forward(self, c: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B 1 D"], ...]:
+        return self.linear(F.silu(c))[:, None].chunk(self.num, dim=-1)
+
+
+def modulate(
+    x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]
+) -> Float[Tensor, "B N D"]:
+    """LayerNorm without learned scale, then the conditioning's scale and shift."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)

@@ -1,0 +1,148 @@
+"""The contract between the core and a modality: everything the core may know about what it generates."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Tokens(nn.Module, ABC):
+    """Cuts a sample into tokens and puts a prediction together again.
+
+    A module only so that an adapter *may* own weights (the point head of clouds); a patchifier has none.
+    """
+
+    in_features: int
+    """P, numbers per token that `patchify` gives."""
+    out_features: int
+    """Q, numbers per token that `inverse` expects; P where the two are the same cut."""
+
+    @abstractmethod
+    def patchify(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "B N P"]:
+        """Cut samples into tokens."""
+
+    @abstractmethod
+    def positions(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "N D"]:
+        """Position embedding of each token, of the model's width."""
+
+    @abstractmethod
+    def inverse(
+        self, tokens: Float[Tensor, "B N Q"], like: Float[Tensor, "B *sample"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B *prediction"]:
+        """Put tokens together into a prediction shaped like `like` (more channels where it is asked for more).
+
+        `c` is the conditioning vector, for adapters with a head of their own.
+        """
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A set of samples in data units, as it is drawn, written and measured.
+
+    Attributes:
+        data: (S, *sample), in the units of the data set.
+        labels: (S,) class indices, or None where the set has no classes.
+        names: one name per sample, used for files.
+    """
+
+    data: np.ndarray
+    labels: np.ndarray | None = None
+    names: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of an evaluation: numbers that carry their protocol.
+
+    Attributes:
+        values: metric name -> value for the generated set.
+        intervals: metric name -> (low, high), 95 %.
+        rows: other rows of the same metrics that make the first readable ("oracle": real training shapes).
+        protocol: what was compared and how (counts, points, normalisation, variants).
+        notes: sentences that warn where a number means something else than it seems.
+    """
+
+    values: Mapping[str, float]
+    protocol: Mapping[str, Any]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+class Modality(ABC):
+    """What makes a sample an image, a cloud or a clip.
+
+    A modality is built from its YAML; the data set is read when it is first asked for, so that sampling
+    from a checkpoint needs no data: what sampling must know of the data (class names, normalisation) comes
+    back as `facts`, which the checkpoint carries.
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    """File endings that `ditmoe.view` opens with this modality."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must remember of the data; plain values. Given back as the argument `facts`."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> Sequence[str]:
+        """Class names; a label is an index into them and `len(classes)` is the null class."""
+
+    @property
+    @abstractmethod
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample as the model sees it."""
+
+    @abstractmethod
+    def tokens(self, hidden_size: int) -> Tokens:
+        """A patchifier for a model of this width."""
+
+    @abstractmethod
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "B *sample"], Int[Tensor, " B"]]:
+        """Normalised training samples and labels; a function of its arguments alone, so that runs resume."""
+
+    @abstractmethod
+    def decode(self, x: Float[Tensor, "S *sample"], labels: Int[Tensor, " S"]) -> Samples:
+        """From the model's space to data units."""
+
+    @abstractmethod
+    def reference(self, split: str) -> Samples:
+        """A split of the data in data units, drawn by the evaluation protocol."""
+
+    @abstractmethod
+    def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        """Measure one set against another; `train` adds the oracle and the memorisation rows."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Samples:
+        """A set made elsewhere: a file or a folder of files."""
+
+    @abstractmethod
+    def write(self, samples: Samples, folder: Path) -> list[Path]:
+        """Write one set of files per sample and a picture of all; returns the paths, the picture first."""
+
+    @abstractmethod
+    def save_picture(self, samples: Samples, file: Path) -> None:
+        """All samples in one picture, labelled."""
+
+    @classmethod
+    @abstractmethod
+    def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
+        """Open files in a window, or draw them into `out` where there is none; returns one line that says so."""
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, source: Path, out: Path, **options: Any) -> str:
+        """Turn a person's own files into a data set that this modality trains on; returns a summary."""
