@@ -1,0 +1,150 @@
+"""The backbone: equal to the references, the identity at birth, blind to the rest of its batch."""
+
+import ast
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ditmoe import DiTMoE
+from ditmoe.modality import Tokens
+from ditmoe.moe import TokenChoice
+from modalities.grid import coordinates, patchify, sincos, unpatchify
+from modalities.pointcloud.tokens import VoxelTokens
+
+from .reference_weights import translate
+
+
+class ImageTokens(Tokens):
+    """2-D patches, channels first as the references have them."""
+
+    def __init__(self, hidden_size: int, channels: int, patch: int, out_channels: int | None = None) -> None:
+        super().__init__()
+        self.hidden_size, self.patch = hidden_size, patch
+        self.in_features = channels * patch**2
+        self.out_features = (out_channels or channels) * patch**2
+
+    def patchify(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N P"]:
+        return patchify(x.movedim(1, -1), [self.patch] * 2)
+
+    def positions(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "N D"]:
+        yx = coordinates([s // self.patch for s in x.shape[2:]])
+        return sincos(yx.flip(-1), self.hidden_size)  # the references list the horizontal axis first
+
+    def inverse(
+        self, tokens: Float[Tensor, "B N Q"], like: Float[Tensor, "B C H W"], c: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C2 H W"]:
+        return unpatchify(tokens, like.shape[2:], [self.patch] * 2).movedim(-1, 1)
+
+
+def build(golden, experts: bool, **options) -> DiTMoE:
+    """A model shaped like an image golden's."""
+    meta = ast.literal_eval(str(golden["meta"]))
+    hidden, channels = meta["hidden_size"], meta["in_channels"]
+    router = (
+        partial(TokenChoice, num_experts=meta["num_experts"], top_k=meta["num_experts_per_tok"])
+        if experts
+        else None
+    )
+    return DiTMoE(
+        ImageTokens(hidden, channels, meta["patch_size"], 2 * channels),
+        meta["num_classes"],
+        hidden,
+        meta["depth"],
+        meta["num_heads"],
+        router=router,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "experts", "options"),
+    [
+        ("dit_tiny.npz", False, {}),
+        ("dit_moe_tiny.npz", True, {}),
+        ("dit_moe_qknorm_tiny.npz", True, {"qk_norm": True}),
+    ],
+)
+@torch.no_grad()
+def test_equals_the_published_models(golden: Callable, file: str, experts: bool, options: dict) -> None:
+    z = golden(file)
+    model = build(z, experts, **options)
+    model.load_state_dict(translate(z))
+    x, y = torch.tensor(z["x"]), torch.tensor(z["y"])
+    assert torch.allclose(model.tokens.positions(x), torch.tensor(z["w::pos_embed"])[0], atol=1e-6)
+    for t, out in (("t", "out"), ("t_unscaled", "out_unscaled")):
+        if t in z.files:
+            got = model(x, torch.tensor(z[t]).float(), y)[0]
+            assert torch.allclose(got, torch.tensor(z[out]), atol=1e-5)
+
+
+@torch.no_grad()
+def test_equals_dit3d(golden: Callable) -> None:
+    z = golden("golden_dit3d_tiny.npz")
+    model = DiTMoE(VoxelTokens(96, resolution=16, patch=4), 3, 96, 2, 4, dense_activation="gelu")
+    model.load_state_dict(translate(z))
+    x, t, y = torch.tensor(z["x"]).mT.contiguous(), torch.tensor(z["t"]).float(), torch.tensor(z["y"])
+    out = model(x, t, y)[0]
+    assert torch.allclose(out, torch.tensor(z["out"]).mT, atol=1e-4)
+
+
+def tiny(**options) -> DiTMoE:
+    """A small mixture on 3-D voxels with weights that are not zero anywhere."""
+    torch.manual_seed(0)
+    router = partial(TokenChoice, num_experts=4, top_k=2)
+    model = DiTMoE(VoxelTokens(24, 8, 4, 3.0), 3, 24, 3, 4, router=router, **options)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1 and not p.any():
+                p.normal_(std=0.1)
+    return model
+
+
+def test_predicts_nothing_at_birth() -> None:
+    model = DiTMoE(VoxelTokens(24, 8, 4), 3, 24, 2, 4, router=partial(TokenChoice, num_experts=4, top_k=2))
+    out, routings = model(torch.randn(2, 50, 3), torch.tensor([1.0, 999.0]), torch.tensor([0, 3]))
+    assert not out.any()
+    assert len(routings) == 2
+
+
+@torch.no_grad()
+def test_samples_do_not_see_each_other() -> None:
+    model = tiny().eval()
+    x, t, y = torch.randn(3, 60, 3), torch.tensor([10.0, 500.0, 990.0]), torch.tensor([0, 1, 3])
+    whole = model(x, t, y)[0]
+    for i in range(3):
+        assert torch.allclose(whole[i], model(x[i : i + 1], t[i : i + 1], y[i : i + 1])[0][0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_order_of_points_does_not_matter() -> None:
+    model = tiny()
+    x, t, y = torch.randn(1, 60, 3), torch.tensor([300.0]), torch.tensor([1])
+    order = torch.randperm(60)
+    assert torch.allclose(model(x, t, y)[0][:, order], model(x[:, order], t, y)[0], atol=1e-5)
+
+
+def test_only_the_named_layers_have_experts() -> None:
+    model = tiny(sparse=[1])
+    assert len(model(torch.randn(1, 20, 3), torch.tensor([5.0]), torch.tensor([0]))[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sparse": [7]}, r"\[7\]"),
+        ({"activation": "relu"}, "relu"),
+        ({"dense_activation": "x", "sparse": []}, "x"),
+    ],
+)
+def test_wrong_options_are_named(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tiny(**options)
+
+
+def test_heads_must_divide() -> None:
+    with pytest.raises(ValueError, match="24 and 5"):
+        DiTMoE(VoxelTokens(24, 8, 4), 3, 24, 1, 5)
