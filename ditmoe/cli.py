@@ -1,0 +1,123 @@
+"""What all commands share: finding the configuration, and mistakes that end in one clear line."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PACKAGE = Path(__file__).parent
+
+
+def config_folder() -> Path:
+    """The YAML files: beside the package in a checkout, inside it when installed from a wheel."""
+    beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
+    return beside if (beside / "train.yaml").is_file() else inside
+
+
+def run(command: Callable[[dict[str, Any]], None], config_name: str) -> None:
+    """Run one entry point under Hydra with the words of the command line.
+
+    A user's mistake ends in one line on stderr and exit code 2; DITMOE_TRACE=1 shows where it was raised.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+    def main(config: DictConfig) -> None:
+        check_types(config, config_name)
+        command(OmegaConf.to_container(config, resolve=True))
+
+    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main)
+    guard(main)
+
+
+def guard(main: Callable[[], Any]) -> None:
+    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exc()
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: BaseException) -> str:
+    """One line for an error, with what was probably meant."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_option(match[1])
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        known = sorted(re.findall(r"^\t(\S+)$", text, re.MULTILINE))
+        return f"{match[1]}={match[2]} does not exist; {_suggest(match[2], known)}"
+    if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
+        return _unknown_option(match[1])
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} must be given: {match[1]}=..."
+    return " ".join(text.split())
+
+
+def _unknown_option(key: str) -> str:
+    known = sorted(_known_options())
+    return f"{key} is not an option; {_suggest(key, known)}"
+
+
+def _known_options() -> set[str]:
+    """Dotted names of all options of all commands, read from the YAML files without composing them."""
+    found: set[str] = set()
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                name = f"{prefix}.{key}" if prefix else str(key)
+                if key != "defaults" and not str(key).startswith("_") and key != "hydra":
+                    found.add(name)
+                    walk(value, name)
+
+    for file in config_folder().rglob("*.yaml"):
+        group = file.parent.relative_to(config_folder()).as_posix()
+        found.add(group) if group != "." else None
+        walk(OmegaConf.to_container(OmegaConf.load(file)), "" if group in (".", "experiment") else group)
+    return found
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:  # a right name in the wrong section is the commonest mistake
+        near = [k for k in known if k.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:1]
+    return (
+        f"did you mean {near[0]}?" if near else f"choose from {', '.join(k for k in known if '.' not in k)}"
+    )
+
+
+def check_types(config: DictConfig, config_name: str) -> None:
+    """Numbers must stay numbers and switches switches.
+
+    Raises:
+        ValueError: naming the option, what it must be, and what came.
+    """
+    hydra_config = HydraConfig.get()
+    groups = hydra_config.runtime.choices
+    chosen = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0].split("@")[0] in groups]
+    default = hydra.compose(config_name=config_name, overrides=chosen)
+    for dotted in (o.lstrip("+~").split("=")[0] for o in hydra_config.overrides.task if o not in chosen):
+        expected = OmegaConf.select(default, dotted, throw_on_missing=False)
+        got = OmegaConf.select(config, dotted)
+        if got is None or expected is None:
+            continue
+        if isinstance(expected, bool) and not isinstance(got, bool):
+            raise ValueError(f"{dotted} must be true or false, got {got!r}")
+        if isinstance(expected, int) and (isinstance(got, bool) or not isinstance(got, int)):
+            raise ValueError(f"{dotted} must be a whole number, got {got!r}")
+        if isinstance(expected, float) and (isinstance(got, bool) or not isinstance(got, (int, float))):
+            raise ValueError(f"{dotted} must be a number, got {got!r}")
