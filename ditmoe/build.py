@@ -1,0 +1,151 @@
+"""From configuration to objects; the only module that knows Hydra's instantiate."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from torch import nn
+
+from ditmoe import checkpoint
+from ditmoe.modality import Modality
+from ditmoe.model import DiTMoE
+from ditmoe.process import Process
+
+TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
+"""Packages whose classes a configuration that came with a checkpoint may name."""
+
+
+def make(config: Mapping[str, Any], **arguments: Any) -> Any:
+    """Instantiate a section of the configuration; errors come out as the constructor raised them."""
+    try:
+        return instantiate(config, **arguments, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, TypeError):
+            raise ValueError(f"{config.get('_target_')} does not take these options: {cause}") from error
+        raise (cause if isinstance(cause, (ValueError, OSError)) else error) from None
+
+
+def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Modality:
+    """The modality of a configuration; `facts` come from a checkpoint and stand in for the data set."""
+    return make(config["modality"], facts=facts)
+
+
+def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
+    """A freshly initialised model for a modality; zero experts make it dense."""
+    router = make(config["router"]) if config["router"]["num_experts"] else None
+    return make(
+        config["model"],
+        tokens=modality.tokens(config["model"]["hidden_size"]),
+        num_classes=len(modality.classes),
+        router=router,
+    )
+
+
+def make_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a configuration over all parameters of a model."""
+    return make(config["optimizer"])(model.parameters())
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds, ready to sample."""
+
+    model: DiTMoE
+    modality: Modality
+    process: Process
+    config: dict[str, Any]
+    step: int
+    folder: Path
+
+
+def restore(path: str | Path, top_k: int | None = None, device: torch.device | None = None) -> Restored:
+    """Build the model of a checkpoint with its averaged weights, in evaluation mode.
+
+    Args:
+        path: a run's folder or its checkpoint file.
+        top_k: activate another number of experts per token than training did.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
+    """
+    file = checkpoint.locate(path)
+    content = checkpoint.load(file)
+    config = content["config"]
+    check_trusted(config, file)
+    if top_k is not None:
+        if not config["router"].get("top_k"):
+            raise ValueError(f"top_k cannot be changed: the model in {file} has no router with top_k")
+        config["router"]["top_k"] = top_k
+    modality = make_modality(config, content["facts"])
+    model = make_model(config, modality)
+    load_weights(model, content["ema"], file)
+    model = model.to(device or default_device()).eval()
+    return Restored(model, modality, make(config["process"]), config, content["step"], file.parent)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Load weights that must fit exactly; the error names the first tensor that does not."""
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        have, want = weights.get(name), own.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            shapes = [("missing" if x is None else tuple(x.shape)) for x in (have, want)]
+            raise ValueError(f"{file} does not fit the model: {name} is {shapes[0]} there, {shapes[1]} here")
+    model.load_state_dict(weights)
+
+
+def check_trusted(config: Any, file: Path) -> None:
+    """Refuse a configuration that names anything but classes of the trusted packages.
+
+    Raises:
+        ValueError: naming the target.
+    """
+    if isinstance(config, str) and "${" in config:
+        raise ValueError(f"{file} holds an interpolation in its configuration, refused: {config!r}")
+    if isinstance(config, list):
+        for value in config:
+            check_trusted(value, file)
+    if isinstance(config, dict):
+        if "_target_" in config and not _is_trusted(config["_target_"]):
+            raise ValueError(f"{file} names a class that is not trusted, refused: {config['_target_']!r}")
+        for value in config.values():
+            check_trusted(value, file)
+
+
+def _is_trusted(target: Any) -> bool:
+    def inside(name: str) -> bool:
+        return any(name == package or name.startswith(f"{package}.") for package in TRUSTED)
+
+    if not isinstance(target, str) or not inside(target):
+        return False
+    try:
+        found = get_object(target)
+    except Exception:
+        return False
+    return isinstance(found, type) and inside(found.__module__)
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def label_index(classes: list[str], label: str | int) -> int:
+    """The index of a class given by name or number.
+
+    Raises:
+        ValueError: naming the nearest class, or all of them.
+    """
+    if str(label) in classes:
+        return classes.index(str(label))
+    if str(label).isdigit() and int(label) < len(classes):
+        return int(label)
+    near = difflib.get_close_matches(str(label), classes, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes)}"
+    raise ValueError(f"label {label!r} is not a class of this model; {hint}")

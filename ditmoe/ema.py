@@ -1,0 +1,27 @@
+"""Moving average of the weights: what is saved for sampling."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Exponential moving average of a model's parameters.
+
+        e <- d e + (1 - d) w,   d = min(decay, (1 + step) / (10 + step))
+
+    The warm-up of d lets a short run forget its random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {decay}")
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)

@@ -1,0 +1,137 @@
+"""python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ditmoe import build, cli
+from ditmoe.modality import Modality, Samples
+from ditmoe.process import Process
+from ditmoe.sampler import denoise, draw_noise, make_scheduler
+from ditmoe.seeding import torch_generator
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled: scheduler steps, guidance and the times at which it is on."""
+
+    steps: int = 50
+    guidance: float = 1.0
+    interval: tuple[float, float] = (0.0, 1000.0)
+
+    @classmethod
+    def of(
+        cls, config: dict[str, Any], steps: int | None = None, guidance: float | None = None
+    ) -> "Sampling":
+        """The settings of a checkpoint's configuration, changed where a command says so."""
+        changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None}
+        return cls(**{**config["sampling"], **changed})
+
+
+def draw(
+    model: nn.Module,
+    modality: Modality,
+    process: Process,
+    scheduler: Any,
+    sampling: Sampling,
+    labels: Int[Tensor, " S"],
+    *,
+    seed: int,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Float[Tensor, "S *sample"]:
+    """Draw one sample per label, in the model's space; sample i depends on (seed, i) and its label alone."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    device = next(model.parameters()).device
+    batches = torch.arange(len(labels)).split(batch_size)
+    bar = tqdm(total=len(batches) * sampling.steps, desc="sampling", disable=not progress, leave=False)
+    done = []
+    for indices in batches:
+        samples = denoise(
+            model,
+            process,
+            make_scheduler(scheduler, process),
+            draw_noise(indices.tolist(), modality.sample_shape, seed).to(device),
+            labels[indices].to(device),
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            interval=sampling.interval,
+            generators=[torch_generator("scheduler", seed, i) for i in indices.tolist()],
+            on_step=bar.update,
+        )
+        done.append(samples.cpu())
+    bar.close()
+    return torch.cat(done)
+
+
+def draw_from(
+    restored: build.Restored,
+    labels: Int[Tensor, " S"],
+    *,
+    scheduler: dict[str, Any] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Samples:
+    """Draw samples in data units from a restored checkpoint."""
+    sampling = Sampling.of(restored.config, steps, guidance)
+    x = draw(
+        restored.model,
+        restored.modality,
+        restored.process,
+        build.make(scheduler or restored.config["scheduler"]),
+        sampling,
+        labels,
+        seed=seed,
+        batch_size=batch_size,
+        progress=True,
+    )
+    return restored.modality.decode(x, labels)
+
+
+def make_labels(modality: Modality, num: int, label: str | int | None) -> Int[Tensor, " S"]:
+    """Labels to draw: all of one class, of none ("none"), or every class in turn."""
+    if num < 1:
+        raise ValueError(f"num must be at least 1, got {num}")
+    classes = list(modality.classes)
+    if label is None:
+        return torch.arange(num) % len(classes)
+    index = len(classes) if label == "none" else build.label_index(classes, label)
+    return torch.full((num,), index)
+
+
+def sample_checkpoint(
+    checkpoint: str | Path,
+    num: int = 32,
+    label: str | int | None = None,
+    top_k: int | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> list[Path]:
+    """Draw from a checkpoint and write the samples; returns the paths, the picture first."""
+    restored = build.restore(checkpoint, top_k)
+    labels = make_labels(restored.modality, num, label)
+    samples = draw_from(restored, labels, **options)
+    return restored.modality.write(samples, Path(out) if out else restored.folder / "samples")
+
+
+def sample(config: dict[str, Any]) -> None:
+    """The command."""
+    paths = sample_checkpoint(**config)
+    print(f"{paths[0]}\n{paths[0].parent}: {config['num']} samples")
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(sample, "sample")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+from ditmoe import build, checkpoint, cli
+from ditmoe.evaluate import evaluate_checkpoint
+from ditmoe.modality import Modality
+from ditmoe.sample import Sampling, draw, sample_checkpoint
+from ditmoe.trainer import Trainer
+
+FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
+"""Sections that must not change between a run and its continuation."""
+
+
+def train(config: dict[str, Any]) -> None:
+    """One run, from its configuration to its pictures; goes on where an earlier one stopped."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        shown = folder.relative_to(Path.cwd())
+    except ValueError:
+        shown = folder
+    modality = build.make_modality(config)
+    trainer = make_trainer(config, modality, shown)
+    if trainer.file.exists():
+        resume(trainer, config)
+    num = sum(p.numel() for p in trainer.model.parameters())
+    print(
+        f"{modality.name}: {num / 1e6:.2f} M parameters on {trainer.device}, {config['trainer']['steps']} steps"
+    )
+    if not trainer.run():
+        print(f"stopped at step {trainer.step}; the same command goes on from there")
+        sys.exit(130)
+    finish(config["finish"], shown)
+
+
+def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Trainer:
+    """Model, process, optimiser and trainer of a configuration."""
+    torch.manual_seed(config["seed"])
+    model = build.make_model(config, modality).to(build.default_device())
+    process = build.make(config["process"])
+    scheduler = build.make(config["scheduler"])
+    sampling = Sampling(**config["sampling"])
+    labels = torch.arange(8) % len(modality.classes)
+
+    def preview(model: torch.nn.Module, file: Path) -> None:
+        samples = draw(model, modality, process, scheduler, sampling, labels, seed=0)
+        modality.save_picture(modality.decode(samples, labels), file)
+
+    return build.make(
+        config["trainer"],
+        model=model,
+        process=process,
+        modality=modality,
+        optimizer=lambda module: build.make_optimizer(config, module),
+        folder=folder,
+        carried={"config": config, "facts": modality.facts()},
+        preview=preview,
+        seed=config["seed"],
+    )
+
+
+def resume(trainer: Trainer, config: dict[str, Any]) -> None:
+    """Go on from the run's checkpoint.
+
+    Raises:
+        ValueError: if the run in this folder is another one.
+    """
+    content = checkpoint.load(trainer.file)
+    for section in FIXED:
+        if content["config"].get(section) != config[section]:
+            raise ValueError(
+                f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
+                f"or remove the folder"
+            )
+    build.load_weights(trainer.model, content["model"], trainer.file)
+    trainer.resume(content)
+    print(f"going on from step {trainer.step}")
+
+
+def finish(options: dict[str, Any], folder: Path) -> None:
+    """Sample, measure, and say where everything is and what to type next."""
+    lines = [f"  {folder / checkpoint.NAME}   the model"]
+    if options["num"]:
+        paths = sample_checkpoint(folder, num=options["num"])
+        lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
+    if options["evaluate"]:
+        evaluate_checkpoint(folder)
+        lines += [f"  {folder / 'metrics.json'}   the numbers above"]
+    print("\nWhere things are:\n" + "\n".join(lines))
+    run = "./run " if not shutil.which("python") or ".venv" in sys.prefix else "python -m ditmoe."
+    print(
+        f"\nNext:\n  {run}sample checkpoint={folder} num=16 label=0 seed=1\n"
+        f"  {run}view {folder / 'samples'}\n  {run}train name=longer trainer.steps=24000"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(train, "train")
+
+
+if __name__ == "__main__":
+    main()

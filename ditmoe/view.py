@@ -1,0 +1,53 @@
+"""python -m ditmoe.view FILE_OR_FOLDER ...: opens samples in a window, or draws them where there is none."""
+
+import argparse
+from pathlib import Path
+
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from ditmoe import cli
+from ditmoe.modality import Modality
+
+
+def modalities() -> list[type[Modality]]:
+    """Every modality that a YAML names."""
+    files = sorted((cli.config_folder() / "modality").glob("*.yaml"))
+    return [get_class(OmegaConf.load(file)._target_) for file in files]
+
+
+def modality_of(paths: list[Path]) -> type[Modality]:
+    """The modality whose files these are, by their endings.
+
+    Raises:
+        FileNotFoundError, ValueError: if a path does not exist or nobody opens it.
+    """
+    endings = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        endings += [f.suffix.lower() for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    for modality in modalities():
+        if any(ending in modality.suffixes for ending in endings):
+            return modality
+    known = sorted({s for m in modalities() for s in m.suffixes})
+    raise ValueError(f"nothing to view in {', '.join(map(str, paths))}: files must end in {', '.join(known)}")
+
+
+def view(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m ditmoe.view", description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, help="files, folders, or a run's folder")
+    parser.add_argument("--out", type=Path, help="where to draw, if no window can be opened")
+    options = parser.parse_args(arguments)
+    paths = [p / "samples" if (p / "samples").is_dir() else p for p in options.paths]
+    print(modality_of(paths).view(paths, options.out))
+
+
+def main() -> None:
+    """Entry point."""
+    cli.guard(view)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Arrows point down only: who may import whom (see CONTRIBUTING.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {  # a module may import what stands in a line above it
+    "layers": 0, "seeding": 0, "modality": 0, "checkpoint": 0, "cli": 0,
+    "moe": 1, "process": 1, "ema": 1,
+    "model": 2, "sampler": 2,
+    "trainer": 3,
+    "build": 4,
+    "sample": 5,
+    "evaluate": 6, "prepare": 6, "view": 6,
+    "train": 7,
+}  # fmt: skip
+SHARED = {"grid", "frechet"}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_core_knows_no_modality() -> None:
+    for file in (ROOT / "ditmoe").rglob("*.py"):
+        assert not any(name.split(".")[0] == "modalities" for name in imports(file)), file
+
+
+def test_arrows_point_down() -> None:
+    for file in (ROOT / "ditmoe").rglob("*.py"):
+        own = file.relative_to(ROOT / "ditmoe").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for name in imports(file):
+            parts = name.split(".")
+            if parts[0] == "ditmoe" and len(parts) > 1 and parts[1] in LAYERS and parts[1] != own:
+                assert LAYERS[parts[1]] < LAYERS[own], f"{own} imports {parts[1]}"
+
+
+def test_siblings_never_meet() -> None:
+    for file in (ROOT / "modalities").glob("*/*.py"):
+        for name in imports(file):
+            parts = name.split(".")
+            if parts[0] == "modalities" and len(parts) > 1:
+                assert parts[1] in SHARED | {file.parent.name}, f"{file} imports {name}"
+            if parts[0] == "ditmoe" and len(parts) > 1:
+                assert parts[1] in {"modality", "layers", "checkpoint"}, f"{file} imports {name}"
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import ditmoe, sys; print([m for m in ('hydra', 'diffusers', 'open3d', 'scipy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
