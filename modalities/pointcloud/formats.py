@@ -1,0 +1,234 @@
+"""Files of points and meshes: whatever a person brings is read here, and written atomically."""
+
+import logging
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int, Shaped
+from numpy.typing import DTypeLike
+
+from ditmoe.modality import Samples
+from modalities.pointcloud.ply import has_faces, read_columns, read_vertices, replacing
+
+CLOUD_SUFFIXES = (".npy", ".npz", ".ply", ".xyz", ".txt", ".pts", ".pt")
+MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
+SET_SUFFIXES = (".ply", ".npy", ".xyz", ".obj")
+
+
+def read_points(path: Path) -> Float32[np.ndarray, "N 3"]:
+    """Read one cloud: .npy, .npz (key `points`), .ply (vertices), .xyz .txt .pts (columns), .pt (tensor).
+
+    Raises ValueError, one sentence that names the file, where its content is not a finite (N, 3) cloud.
+    """
+    with _blaming(path):
+        return _checked(_points(path))
+
+
+def read_surface(path: Path, num_points: int, seed: int) -> Float64[np.ndarray, "N 3"]:
+    """Draw points from a shape: uniformly by area from a mesh, without replacement from a cloud.
+
+    Meshes are .obj .ply .stl .glb .gltf .off, with all parts of a scene in place; a .ply or .obj without
+    faces is a cloud, as are the formats of `read_points`. N is `num_points`, or less where a cloud has less.
+    Double precision, since a model far from the origin would lose its shape before it is centred.
+    Errors as in `read_points`; a mesh must also have a surface.
+    """
+    rng = np.random.default_rng(seed)
+    with _blaming(path):
+        vertices, faces = _mesh(path)
+        if faces is None:
+            cloud = _checked(vertices, np.float64)
+            return cloud[rng.permutation(len(cloud))[:num_points]]
+        return sample_surface(vertices, faces, num_points, rng)
+
+
+def sample_surface(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    num_points: int,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, "N 3"]:
+    """Draw points uniformly by area from triangles; ValueError where there is no surface to draw from."""
+    if not len(faces):
+        raise ValueError("a mesh must have faces, got none")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError(f"faces must name {len(vertices)} vertices, got {faces.min()}..{faces.max()}")
+    a, b, c = np.moveaxis(vertices[faces], 1, 0)
+    with np.errstate(all="ignore"):
+        ends = np.linalg.norm(np.cross(b - a, c - a), axis=1).cumsum()
+    if not np.isfinite(ends[-1]):
+        raise ValueError("the vertices of a mesh must be finite, got NaN, infinity or an overflow")
+    if ends[-1] <= 0:
+        raise ValueError(f"a mesh must have a surface, got {len(faces)} faces of zero area")
+    pick = np.searchsorted(ends, rng.random(num_points) * ends[-1], side="right").clip(max=len(faces) - 1)
+    u, v = rng.random((2, num_points, 1))
+    u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))
+    return a[pick] + u * (b - a)[pick] + v * (c - a)[pick]
+
+
+def read_set(path: Path, num_points: int = 2048, seed: int = 0) -> Samples:
+    """Read a set of clouds made elsewhere.
+
+    A .npz has `points` (S, N, 3) and may have `labels` (S,); a .npy or .pt has (S, N, 3); one cloud alone
+    is a set of one. A folder has a cloud in each .ply .npy .xyz .obj, in the order of their paths; of a mesh
+    `num_points` are drawn, and clouds of unequal counts are brought to the smallest. Unreadable files in it
+    are named on stderr and left out; ValueError where none is left.
+    """
+    if path.is_dir():
+        return _read_folder(path, num_points, seed)
+    with _blaming(path):
+        arrays = _npz(path) if path.suffix.lower() == ".npz" else {"points": _points(path)}
+        data, labels = arrays["points"], arrays.get("labels")
+        data = _checked(data[None] if data.ndim == 2 else data, ndim=3)
+        if labels is None:
+            return Samples(data)
+        if labels.shape != data.shape[:1] or labels.dtype.kind not in "iu":
+            raise ValueError(f"labels must be {len(data)} integers, got {labels.dtype} of {labels.shape}")
+        return Samples(data, labels.astype(np.int64))
+
+
+def write_npy(path: Path, points: Shaped[np.ndarray, "..."]) -> None:
+    """Write an array as .npy, whole or not at all."""
+    with replacing(path) as stream:
+        np.save(stream, points, allow_pickle=False)
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Whatever a parser throws at bad content leaves as one ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and str(error.filename) == str(path):
+            raise
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        if not isinstance(error, ValueError):
+            reason = f"not a readable {path.suffix[1:]} file ({type(error).__name__}: {reason})"
+        raise ValueError(f"{path}: {reason}") from error
+
+
+def _checked(points: np.ndarray, dtype: DTypeLike = np.float32, ndim: int = 2) -> np.ndarray:
+    """A copy of finite points as `dtype`."""
+    if points.dtype.kind not in "fiu" or points.ndim != ndim or points.shape[-1] != 3 or not points.size:
+        shape = ("N, 3", "S, N, 3")[ndim - 2]
+        raise ValueError(f"points must be numbers of shape ({shape}), got {points.dtype} of {points.shape}")
+    with np.errstate(over="ignore"):
+        points = np.array(points, dtype)
+    if not np.isfinite(points).all():
+        bad = int((~np.isfinite(points)).any(-1).sum())
+        raise ValueError(f"points must be finite, got {bad} of {points.size // 3} with NaN or infinity")
+    return points
+
+
+def _points(path: Path) -> np.ndarray:
+    """The array in a file of points, unchecked."""
+    match path.suffix.lower():
+        case ".npy":
+            # Mapping the file compares its size with the header's promise before any memory is taken.
+            return np.lib.format.open_memmap(path, mode="r")
+        case ".npz":
+            return _npz(path)["points"]
+        case ".pt":
+            return _tensor(path)
+        case ".ply":
+            return read_vertices(path)
+        case ".xyz" | ".txt" | ".pts":
+            with open(path, encoding="utf-8-sig") as lines:
+                return read_columns(lines)
+        case other:
+            raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {other or 'no suffix'}")
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays `points` and, where there are, `labels`."""
+    if not zipfile.is_zipfile(path):
+        path.stat()
+        raise ValueError("an npz must be a whole zip archive, got something else or a truncated one")
+    with np.load(path, allow_pickle=False) as archive:
+        if "points" not in archive:
+            raise ValueError(f"an npz must hold the key 'points', got {', '.join(archive) or 'no key'}")
+        return {key: archive[key] for key in ("points", "labels") if key in archive}
+
+
+def _tensor(path: Path) -> np.ndarray:
+    tensor = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_complex():
+        raise ValueError(f"a .pt must hold one dense tensor of real numbers, got {type(tensor).__name__}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor must store each number, got an expanded view of {tuple(tensor.shape)}")
+    return tensor.detach().to(torch.float32).numpy()
+
+
+def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vertices and triangles of a whole scene; None for the triangles of a cloud."""
+    suffix = path.suffix.lower()
+    if suffix not in MESH_SUFFIXES or (suffix == ".ply" and not has_faces(path)):
+        return _points(path), None
+    if suffix in (".glb", ".gltf"):
+        _check_gltf(path)
+    import trimesh  # takes a second, which only those who read meshes should wait for
+
+    if not (logger := logging.getLogger("trimesh")).handlers:
+        # Without a handler its warnings, stack traces among them, would go to stderr.
+        logger.addHandler(logging.NullHandler())
+    scene = trimesh.load_scene(path, process=False, skip_materials=True)
+    vertices, faces, count = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
+    for node in sorted(scene.graph.nodes_geometry):
+        transform, name = scene.graph[node]
+        part = scene.geometry[name]
+        if hasattr(part, "faces") or suffix == ".obj":
+            vertices.append(trimesh.transform_points(part.vertices, transform))
+            faces.append(np.reshape(getattr(part, "faces", []), (-1, 3)).astype(np.int64) + count)
+            count += len(part.vertices)
+    triangles = np.concatenate(faces)
+    return np.concatenate(vertices), None if suffix == ".obj" and not len(triangles) else triangles
+
+
+def _check_gltf(path: Path) -> None:
+    """An accessor without a buffer stands for zeros, any number of them: refuse more than a file can mean."""
+    content = path.read_bytes()
+    limit = len(content) + sum(other.stat().st_size for other in path.parent.glob("*.bin"))
+    binary = content[:4] == b"glTF"
+    header = content[20 : 20 + int.from_bytes(content[12:16], "little")] if binary else content
+    largest = max(map(int, re.findall(rb'"count"\s*:\s*(\d{1,18})', header)), default=0)
+    if largest > limit:
+        raise ValueError(f"a glTF must hold the {largest} values it counts, got {limit} bytes")
+
+
+def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SET_SUFFIXES and path.is_file())
+    seen = [path for path in found if not path.name.startswith(".")]
+    # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
+    seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
+    files = sorted({path.with_suffix(""): path for path in seen}.values())
+    clouds: dict[Path, np.ndarray] = {}
+    errors: list[str] = []
+    for i, path in enumerate(files):
+        try:
+            with _blaming(path):
+                points, faces = _mesh(path)
+                if faces is not None:
+                    points = sample_surface(points, faces, num_points, np.random.default_rng([seed, i]))
+                clouds[path] = _checked(points)
+        except (ValueError, OSError) as error:
+            errors.append(str(error))
+    if not clouds:
+        got = f"{len(errors)} unreadable files, the first: {errors[0]}" if errors else "no such file"
+        raise ValueError(f"{folder} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
+    sizes = [len(points) for points in clouds.values()]
+    least, most = min(sizes), max(sizes)
+    notes = errors[:5]
+    if errors:
+        notes.append(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
+    if least < most:
+        notes.append(f"{folder}: clouds have {least} to {most} points, {least} of each were drawn")
+    print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
+    rng = np.random.default_rng(seed)
+    drawn = [p if len(p) == least else rng.choice(p, least, replace=False) for p in clouds.values()]
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in clouds]
+    return Samples(np.stack(drawn), names=names)
