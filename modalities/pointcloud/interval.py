@@ -1,0 +1,60 @@
+"""95 % intervals of an evaluation, from distances that were computed anyway."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Kept = Int[np.ndarray, " _"]
+
+
+def half_sampling(
+    statistic: Callable[[Kept, Kept], np.ndarray], num_ref: int, num_sample: int, seed: int, draws: int = 400
+) -> np.ndarray:
+    """Standard error of a statistic of two sets: its spread over random halves of both, seen together.
+
+    A bootstrap would draw shapes twice, and a shape and its double are at distance zero: that decides
+    nearest neighbours (Abadie and Imbens, 2008, Econometrica 76(6)) and thins out the sets, which biases
+    COV and MMD. A half drawn without replacement has no doubles, and its variance given the whole is that
+    of the whole: the delete-d jackknife, sound for statistics that are not smooth (Shao and Wu, 1989,
+    Ann. Statist. 17(3)), se² = k/d Var(θ of k kept, d left out). Leaving out one shape at a time
+    is another choice, but came out up to twice too wide; this one errs by 1.2 to 1.4 on the wide side for
+    20 to 60 shapes (Gaussians in 2 to 10 dimensions).
+
+    Args:
+        statistic: from the indices of the reference and the generated shapes that are kept to numbers.
+        num_ref, num_sample: shapes in the reference and in the generated set, at least 2 each.
+    """
+    rng = np.random.default_rng(seed)
+    keep_ref, keep_sample = (num_ref + 1) // 2, (num_sample + 1) // 2
+    halves = [
+        statistic(rng.permutation(num_ref)[:keep_ref], rng.permutation(num_sample)[:keep_sample])
+        for _ in range(draws)
+    ]
+    odds = max(keep_ref / (num_ref - keep_ref), keep_sample / (num_sample - keep_sample))
+    return np.sqrt(odds * np.var(halves, axis=0))
+
+
+def around(value: float, error: float, high: float = np.inf) -> tuple[float, float]:
+    """Normal interval of a quantity that is never negative nor above `high`."""
+    return max(0.0, value - 1.96 * error), min(high, value + 1.96 * error)
+
+
+def of_fraction(value: float, error: float, count: int) -> tuple[float, float]:
+    """Wilson interval of a fraction of `count` shapes whose standard error is known.
+
+    Shapes are dependent, so they count as fewer: n_eff = p (1 - p) / se², at most `count` (Korn and
+    Graubard, 1998, Survey Methodology 24(2)). Stays within [0, 1] and, unlike value ± 1.96 se, does not
+    claim certainty at 0 or 1, where the measured error vanishes.
+    """
+    n = min(count, value * (1 - value) / error**2) if error > 0 and 0 < value < 1 else count
+    z = 1.96**2 / n
+    middle, half = (value + z / 2) / (1 + z), np.sqrt(z * value * (1 - value) + z**2 / 4) / (1 + z)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def of_median(values: Float[np.ndarray, " S"], seed: int, draws: int = 2000) -> tuple[float, float]:
+    """Percentile bootstrap interval of a median; of numbers, doubles do no harm."""
+    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
+    return float(low), float(high)
