@@ -1,0 +1,376 @@
+"""Pictures of point clouds in NumPy and Pillow: each point a small sphere under a sky and a lamp.
+
+y is up and +z is the front, as in ShapeNet. A cloud is drawn relative to its own bounding box: neither its
+position nor its scale changes the picture, and it always fills the frame.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from modalities.pointcloud.ply import replacing
+
+RGB = tuple[int, int, int]
+
+PALETTE: tuple[RGB, ...] = (
+    (74, 124, 178),
+    (226, 118, 74),
+    (96, 160, 116),
+    (232, 174, 60),
+    (150, 104, 164),
+    (52, 156, 160),
+    (212, 104, 134),
+    (140, 146, 92),
+    (172, 122, 88),
+    (104, 112, 190),
+)
+CAMERA_DISTANCE = 3.0  # in diagonals of the cloud: near enough for depth, far enough for straight legs
+FRAGMENTS = 2_000_000  # sphere pixels held at once; bounds the memory of large clouds
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where the points of a cloud fall on the (supersampled) frame; pixels, y down."""
+
+    size: int
+    center: Float[np.ndarray, "N 2"]
+    radius: Float[np.ndarray, " N"]
+    depth: Float[np.ndarray, " N"]
+    zoom: float
+    origin: Float[np.ndarray, " 2"]
+
+
+def class_color(index: int) -> RGB:
+    """The colour of a class; classes beyond the palette begin again."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def class_of(label: str) -> str:
+    """The class that a label or a file name speaks of: "chair 12" and "chair_0012" are chairs."""
+    return re.sub(r"[\W\d_]+$", "", label) or label
+
+
+def finite(points: Num[np.ndarray, "N 3"]) -> Float[np.ndarray, "M 3"]:
+    """The points that can be drawn, in float64; ValueError where the shape is not (N, 3)."""
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"a cloud must have the shape (N, 3), got {points.shape}")
+    return points[np.isfinite(points).all(1)]
+
+
+def render(
+    points: Num[np.ndarray, "N 3"],
+    size: int = 256,
+    azimuth: float = 38.0,
+    elevation: float = 22.0,
+    color: RGB = PALETTE[0],
+    radius: float | None = None,
+    supersample: int = 2,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw one cloud as shaded spheres that stand on white ground.
+
+    Args:
+        points: (N, 3) in any unit; points that are not finite are left out.
+        size: pixels along an edge.
+        azimuth: degrees around the upright axis; 0 looks at the front (+z), 90 at the +x side.
+        elevation: degrees above the horizon; the ground shows only where it is positive.
+        color: sRGB, 0 to 255.
+        radius: of a sphere, as a fraction of the frame; by default it follows the number of points.
+        supersample: samples per pixel along an axis.
+    Returns:
+        (size, size, 3) sRGB; plain white where there is nothing to draw.
+    Raises:
+        ValueError: where the shape of `points`, `size` or `supersample` is impossible.
+    """
+    points = finite(points)
+    if size < 8 or supersample < 1:
+        raise ValueError(f"size must be at least 8 and supersample at least 1, got {size} and {supersample}")
+    if not len(points):
+        return np.full((size, size, 3), 255, np.uint8)
+    points = _normalise(points)
+    if radius is None:
+        radius = float(np.clip(0.016 * (2048 / len(points)) ** 0.4, 0.004, 0.03))
+    view = _camera(azimuth, elevation)
+    screen = _project(points @ view.T, size * supersample, radius)
+    sky, lamp = _lights(view)
+    winner = _nearest(screen)
+    spheres = _shade(winner, screen, view, lamp, _visibility(points, sky), _visibility(points, lamp), color)
+    bare = _fold((winner < 0).astype(np.float32), size, supersample)
+    ground = _ground(points, view, screen, size, np.concatenate([sky, lamp]))
+    linear = _fold(spheres, size, supersample) + bare * ground
+    return (255 * np.clip(linear, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
+
+
+def _fold(pixels: np.ndarray, size: int, supersample: int) -> np.ndarray:
+    """Mean over the samples of each pixel, (size, size, channels)."""
+    image = pixels.reshape(size * supersample, size * supersample, -1)
+    # Strided sums, since one mean over two short axes takes NumPy ten times as long.
+    total = np.zeros((size, size, image.shape[2]), np.float32)
+    for i, j in itertools.product(range(supersample), repeat=2):
+        total += image[i::supersample, j::supersample]
+    return total / supersample**2
+
+
+def _normalise(points: np.ndarray) -> np.ndarray:
+    """Centre the bounding box and give it the diagonal 1."""
+    low, high = points.min(0), points.max(0)
+    # Halved first, so that the largest floats do not overflow.
+    half = high / 2 - low / 2
+    scale = 2 * np.abs(half).max()
+    points = (points - (low + half)) / (scale or 1.0)
+    return points / (np.linalg.norm(np.ptp(points, axis=0)) or 1.0)
+
+
+def _camera(azimuth: float, elevation: float) -> np.ndarray:
+    """Rows: the camera's right, up and backward axis in the world."""
+    a, e = np.deg2rad([azimuth % 360, elevation % 360])
+    back = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    right = np.array([np.cos(a), 0.0, -np.sin(a)])
+    return np.stack([right, np.cross(back, right), back])
+
+
+def _project(cloud: np.ndarray, size: int, radius: float) -> Screen:
+    """Perspective, then the zoom with which every sphere lies inside the frame."""
+    scale = CAMERA_DISTANCE / (CAMERA_DISTANCE - cloud[:, 2])
+    plane = cloud[:, :2] * scale[:, None]
+    low, high = plane.min(0), plane.max(0)
+    radii = np.maximum(radius * size * scale, 0.75)
+    margin = 0.045 * size + radii.max()
+    # A lone point, or a tiny clump after a stray one is dropped, must not fill the frame with one ball.
+    zoom = (size - 2 * margin) / max(float((high - low).max()), 0.3)
+    origin = size / 2 - np.array([1, -1]) * (low + high) / 2 * zoom
+    return Screen(size, origin + plane * [zoom, -zoom], radii, cloud[:, 2], zoom, origin)
+
+
+def _nearest(screen: Screen) -> np.ndarray:
+    """Z-buffer of spheres: the nearest point of each pixel, (size * size,), -1 where there is none."""
+    # One integer holds depth above point, so that a single maximum decides both and ties are deterministic.
+    buffer = np.full(screen.size**2, -1, np.int64)
+    reach = int(np.ceil(screen.radius.max())) + 1
+    offset = np.arange(-reach, reach + 1)
+    chunk = max(1, FRAGMENTS // len(offset) ** 2)
+    for start in range(0, len(screen.center), chunk):
+        part = slice(start, start + chunk)
+        r = screen.radius[part, None].astype(np.float32)
+        pixel = np.floor(screen.center[part]).astype(np.int32)[:, :, None] + offset
+        shift = ((pixel + 0.5 - screen.center[part, :, None]) ** 2).astype(np.float32)
+        height = r[:, :, None] ** 2 - shift[:, 1, :, None] - shift[:, 0, None, :]
+        point, row, column = np.nonzero(height > 0)
+        depth = screen.depth[start + point] + np.sqrt(height[point, row, column]) / screen.zoom
+        key = ((depth + 2) * 2**28).astype(np.int64) << 32 | (start + point)
+        np.maximum.at(buffer, pixel[point, 1, row] * np.int64(screen.size) + pixel[point, 0, column], key)
+    return np.where(buffer < 0, -1, buffer & (2**32 - 1))
+
+
+def _lights(view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Directions towards an even sky and towards a broad lamp above the camera's left shoulder."""
+    count = 28
+    turn = np.arange(count) * np.pi * (3 - np.sqrt(5))
+    height = np.sqrt(1 - (np.arange(count) + 0.5) / count * 0.94)
+    ring = np.sqrt(1 - height**2)
+    sky = np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], 1)
+    level = np.cross(view[0], [0.0, 1.0, 0.0])
+    lamp = -0.55 * view[0] + np.array([0.0, 1.0, 0.0]) + 0.45 * level + 0.22 * sky[::3] * [1, 0, 1]
+    return sky, lamp / np.linalg.norm(lamp, axis=1, keepdims=True)
+
+
+def _visibility(points: np.ndarray, lights: np.ndarray) -> np.ndarray:
+    """Share of the lights that each point sees, (N,): one coarse shadow map per light."""
+    cell = float(np.clip(0.04 * np.sqrt(2048 / len(points)), 0.025, 0.12))
+    cells = int(1.2 / cell) + 2
+    total = np.zeros(len(points))
+    for light in lights:
+        side = np.cross(light, [0.31, 0.17, 0.94])
+        side /= np.linalg.norm(side)
+        column = ((points @ side + 0.55) / cell).astype(np.int64)
+        row = ((points @ np.cross(light, side) + 0.55) / cell).astype(np.int64)
+        index, height = row * cells + column, points @ light
+        nearest = np.full(cells**2, -np.inf)
+        np.maximum.at(nearest, index, height)
+        # A surface that the light grazes spans a few cells of depth: only what is farther above is a shadow.
+        total += np.clip((nearest[index] - height) / cell - 1.5, 0, 2) / 2
+    return 1 - total / len(lights)
+
+
+def _shade(
+    winner: np.ndarray,
+    screen: Screen,
+    view: np.ndarray,
+    lamp: np.ndarray,
+    sky_light: np.ndarray,
+    lamp_light: np.ndarray,
+    color: RGB,
+) -> np.ndarray:
+    """Linear colour of the pixels that a sphere covers, (size * size, 3); zero elsewhere."""
+    pixel = np.flatnonzero(winner >= 0)
+    point = winner[pixel]
+    at = np.stack([pixel % screen.size, pixel // screen.size], 1) + 0.5
+    xy = (at - screen.center[point]) / screen.radius[point, None] * [1, -1]
+    normal = np.concatenate([xy, np.sqrt(np.maximum(0, 1 - (xy**2).sum(1, keepdims=True)))], 1)
+    key, up = view @ lamp.mean(0), view @ [0.0, 1.0, 0.0]
+    above = 0.5 + 0.5 * normal @ up
+    facing = np.maximum(0, normal @ (key / np.linalg.norm(key)))
+    light = 0.68 * sky_light[point] * (0.35 + 0.65 * above) + 0.16 * (1 - above)
+    light += 0.74 * lamp_light[point] * facing
+    # Neighbours touch at their rims: darker there, each sphere stays apart from the next.
+    light *= 0.66 + 0.34 * normal[:, 2]
+    # Haze: what is far fades a little towards the paper.
+    haze = 0.3 * np.clip(0.45 - screen.depth, 0, 1)[point, None]
+    albedo = (np.array(color) / 255) ** 2.2
+    image = np.zeros((screen.size**2, 3), np.float32)
+    image[pixel] = albedo * light[:, None] * (1 - haze) + haze * (0.35 + 0.65 * albedo)
+    return image
+
+
+def _ground(
+    points: np.ndarray, view: np.ndarray, screen: Screen, size: int, lights: np.ndarray
+) -> np.ndarray:
+    """White ground under the cloud with its soft shadow, linear, (size, size, 1 or 3)."""
+    if view[2, 1] <= 0.02:
+        return np.ones((size, size, 1))
+    floor = points[:, 1].min() - screen.radius.mean() / screen.zoom
+    cells, extent = 96, 2.4
+    shadow = np.zeros(cells**2)
+    share = np.pi * (screen.radius.mean() / screen.zoom * cells / extent) ** 2
+    for light in lights:
+        hit = points - (points[:, 1:2] - floor) * light / light[1]
+        row, column = (np.clip(hit[:, [2, 0]].T / extent + 0.5, 0, 0.999) * cells).astype(np.int64)
+        shadow += 1 - np.exp(-1.5 * share / light[1] * np.bincount(row * cells + column, minlength=cells**2))
+    shadow = shadow.reshape(cells, cells) / len(lights)
+    shadow[[0, -1]] = shadow[:, [0, -1]] = 0
+    for axis in (0, 1, 0, 1):
+        shadow = (np.roll(shadow, 1, axis) + 2 * shadow + np.roll(shadow, -1, axis)) / 4
+    # Where the ray through a pixel meets the floor; above the horizon it never does.
+    step = (np.arange(size) + 0.5) * screen.size / size
+    u = (step - screen.origin[0]) / screen.zoom
+    v = (screen.origin[1] - step) / screen.zoom
+    eye = CAMERA_DISTANCE * view[2]
+    fall = v * view[1, 1] - eye[1]
+    t = np.where(fall < -1e-3, (floor - eye[1]) / np.minimum(fall, -1e-3), np.inf)
+    ray = u[None, :, None] * view[0, [0, 2]] + v[:, None, None] * view[1, [0, 2]] - eye[[0, 2]]
+    ground = np.nan_to_num(eye[[0, 2]] + np.minimum(t, 1e3)[:, None, None] * ray)
+    # A shadow that the frame cuts off would draw the frame.
+    fade = np.clip(np.minimum(step, screen.size - step) / (0.16 * screen.size), 0, 1)
+    fade = fade**2 * (3 - 2 * fade)
+    shadow = _bilinear(shadow, (ground[..., ::-1] / extent + 0.5) * cells - 0.5)
+    return 1 - 0.66 * (shadow * fade * fade[:, None])[..., None]
+
+
+def _bilinear(image: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Values of `image` at (..., 2) fractional rows and columns; its edge continues outside."""
+    at = np.clip(at, 0, np.array(image.shape) - 1.001)
+    (i, j), (a, b) = np.moveaxis(at.astype(np.int64), -1, 0), np.moveaxis(at % 1, -1, 0)
+    upper = (1 - b) * image[i, j] + b * image[i, j + 1]
+    return (1 - a) * upper + a * ((1 - b) * image[i + 1, j] + b * image[i + 1, j + 1])
+
+
+def contact_sheet(
+    clouds: Sequence[Num[np.ndarray, "_ 3"]],
+    labels: Sequence[str] | None = None,
+    columns: int | None = None,
+    cell: int = 160,
+    title: str | None = None,
+    colors: Sequence[RGB] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw many clouds on one labelled sheet.
+
+    Args:
+        clouds: 1 to 200 arrays (N, 3); N may differ, and may be 0.
+        labels: one string per cloud, drawn under it; "chair", "chair 12" and "chair_12" are one class.
+        columns: cells per row, in the order given. By default each class gets its own rows where that
+            leaves few cells empty, and a sheet a little wider than high otherwise.
+        cell: pixels along the edge of one picture.
+        title: a line above the sheet.
+        colors: one per cloud; by default one per class, by order of appearance.
+    Returns:
+        (H, W, 3) sRGB, whose size is `sheet_size` of the rows and columns.
+    Raises:
+        ValueError: where there is nothing to draw or the lengths differ.
+    """
+    labels = [""] * len(clouds) if labels is None else [str(label) for label in labels]
+    for name, given in (("clouds", clouds), ("labels", labels), ("colors", colors or clouds)):
+        if not 0 < len(given) == len(clouds):
+            raise ValueError(
+                f"{name} must be one per cloud, at least one; got {len(given)} for {len(clouds)}"
+            )
+    classes = [class_of(label) for label in labels]
+    order = list(dict.fromkeys(classes))
+    rows = _rows(classes, columns)
+    width = columns or max(map(len, rows))
+    gap, line = _gap(cell), _line(cell)
+    sheet = Image.new("RGB", sheet_size(len(rows), width, cell, title is not None), "white")
+    pen = ImageDraw.Draw(sheet)
+    top = gap
+    if title is not None:
+        top += 2 * line
+        _write(pen, title, sheet.width / 2, gap + line * 0.75, sheet.width - 2 * gap, line)
+    for i, row in enumerate(rows):
+        for j, index in enumerate(row):
+            x, y = gap + j * (cell + gap), top + i * (cell + line + gap)
+            color = colors[index] if colors is not None else class_color(order.index(classes[index]))
+            kept = finite(clouds[index])
+            sheet.paste(Image.fromarray(render(kept, cell, color=color)), (x, y))
+            label = _label(labels[index], len(clouds[index]), len(kept))
+            _write(pen, label, x + cell / 2, y + cell + line / 2, cell, line * 0.72)
+    return np.asarray(sheet)
+
+
+def sheet_size(rows: int, columns: int, cell: int, title: bool = False) -> tuple[int, int]:
+    """Width and height of a contact sheet in pixels."""
+    gap, line = _gap(cell), _line(cell)
+    return gap + columns * (cell + gap), gap + rows * (cell + line + gap) + (2 * line if title else 0)
+
+
+def _gap(cell: int) -> int:
+    return max(4, cell // 16)
+
+
+def _line(cell: int) -> int:
+    return max(14, cell // 9)
+
+
+def _rows(classes: Sequence[str], columns: int | None) -> list[list[int]]:
+    """Indices of the clouds in each row of the sheet."""
+    everything = range(len(classes))
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    groups = [[i for i in everything if classes[i] == name] for name in dict.fromkeys(classes)]
+    if columns is None and len(groups) > 1:
+        width = min(10, max(map(len, groups)))
+        rows = [group[i : i + width] for group in groups for i in range(0, len(group), width)]
+        if len(classes) >= 0.6 * width * len(rows) and width > 1:
+            return rows
+    width = columns or int(np.ceil(np.sqrt(1.4 * len(classes))))
+    return [list(everything[i : i + width]) for i in range(0, len(classes), width)]
+
+
+def _label(label: str, given: int, kept: int) -> str:
+    """The label, with a word on what is not in the picture."""
+    if kept == given:
+        return label if given else f"{label} (empty)".strip()
+    return f"{label} ({given - kept if kept else 'all'} not finite)".strip()
+
+
+def _write(pen: ImageDraw.ImageDraw, text: str, x: float, y: float, width: float, height: float) -> None:
+    """Write one centred line, smaller and then shorter where it is too wide."""
+    font = ImageFont.load_default(size=height)
+    if (wide := pen.textlength(text, font)) > width:
+        font = ImageFont.load_default(size=max(9.0, height * width / wide))
+    while text and pen.textlength(text, font) > width:
+        text = text.removesuffix("...")[:-1].rstrip() + ("..." if len(text) > 4 else "")
+    pen.text((x, y), text, (70, 74, 82), font, anchor="mm")
+
+
+def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
+    """Write a PNG whole or not at all; folders are made. Returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as stream:
+        Image.fromarray(image).save(stream, "PNG", optimize=True)
+    return path

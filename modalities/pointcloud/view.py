@@ -1,0 +1,290 @@
+"""Opens clouds and meshes for a person: a window of Open3D, or a picture where there is no display.
+
+Open3D runs in a process of its own, for which this file is also the program: a driver that fails takes only
+that process with it. Hence the imports of this package inside functions: it must start without torch.
+"""
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+MAX_SHAPES = 200
+MESH_POINTS = 16384
+MAX_SPHERES = 80_000  # beyond, a window without a graphics card would stutter
+OFFSCREEN_SECONDS = 120
+WINDOW_TITLE = "ditmoe - n: next, p: previous, a: all, mouse: turn, q: close"
+HEIGHT_COLORS = np.array([[58, 76, 140], [52, 140, 160], [110, 186, 130], [240, 196, 84]]) / 255
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One cloud to look at; `label` is the class index where the file knows it."""
+
+    name: str
+    points: Float[np.ndarray, "N 3"]
+    label: int | None = None
+
+
+def view(paths: Sequence[Path], out: Path | None = None) -> str:
+    """Open files or folders side by side in a window, or draw them into a PNG where there is no display.
+
+    Every shape is scaled to the same size; a mesh is shown by points on its surface. At most 200 shapes.
+
+    Args:
+        paths: files of `formats`, sets (.npz, .npy, .pt of (S, N, 3)) and folders.
+        out: the PNG; by default `view.png` in a folder given first, `<name>.view.png` beside a file.
+    Returns:
+        One line that says what was shown, how, and which files were left out.
+    Raises:
+        ValueError: where nothing could be read.
+    """
+    paths = [Path(path) for path in paths]
+    shapes, errors = _read(paths)
+    if not shapes:
+        raise ValueError(
+            f"view must be given at least one readable cloud, got {'; '.join(errors) or 'no file'}"
+        )
+    count = f"{len(shapes)} shape{'s' * (len(shapes) > 1)}"
+    if len(shapes) > MAX_SHAPES:
+        shapes, count = shapes[:MAX_SHAPES], f"the first {MAX_SHAPES} of {len(shapes)} shapes"
+    left_out = f"; left out {'; '.join(errors[:3])}" if errors else ""
+    left_out += f" and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return _show(shapes, out or _beside(paths[0]), count) + left_out
+
+
+def _beside(path: Path) -> Path:
+    return path / "view.png" if path.is_dir() else path.with_name(f"{path.stem}.view.png")
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
+    """Shapes of all files, and a sentence for each file that could not be read."""
+    shapes: list[Shape] = []
+    errors: list[str] = []
+    for path in paths:
+        files = _files(path) if path.is_dir() else [path]
+        if not files:
+            errors.append(f"{path}: no cloud or mesh in this folder")
+        for file in files:
+            try:
+                shapes.extend(_shapes(file))
+            except (ValueError, OSError) as error:
+                errors.append(" ".join(str(error).split()))
+    return shapes, errors
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that hold shapes; one for each name, as a sample may lie there in two formats."""
+    from modalities.pointcloud.formats import CLOUD_SUFFIXES, MESH_SUFFIXES, SET_SUFFIXES
+
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    for suffixes in (SET_SUFFIXES, (*CLOUD_SUFFIXES, *MESH_SUFFIXES)):
+        if files := [path for path in found if path.suffix.lower() in suffixes]:
+            return list({path.with_suffix(""): path for path in reversed(files)}.values())[::-1]
+    return []
+
+
+def _shapes(path: Path) -> Iterator[Shape]:
+    from modalities.pointcloud.formats import read_points, read_set, read_surface
+
+    if path.suffix.lower() in (".npy", ".npz", ".pt"):
+        samples = read_set(path)
+        for i, points in enumerate(samples.data):
+            name = path.stem if len(samples) == 1 else f"{path.stem} {i}"
+            yield Shape(name, points, None if samples.labels is None else int(samples.labels[i]))
+    elif path.suffix.lower() in (".xyz", ".txt", ".pts"):
+        yield Shape(path.stem, read_points(path))
+    else:
+        yield Shape(path.stem, read_surface(path, MESH_POINTS, seed=0))
+
+
+def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
+    """The window, else Open3D without a window, else the renderer of this package; says which and why."""
+    from modalities.pointcloud import render
+
+    if importlib.util.find_spec("open3d") is None:
+        reason = "Open3D is not installed (pip install 'ditmoe[view]')"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            scene, picture = Path(folder, "scene.npz"), Path(folder, "scene.png")
+            _write_scene(shapes, scene)
+            reason = "there is no display"
+            if _has_display():
+                failure = _open3d(scene, None)
+                if failure is None:
+                    return f"showed {count} in Open3D's window"
+                reason = f"Open3D's window did not open ({failure})"
+            failure = _open3d(scene, picture)
+            if failure is None:
+                from PIL import Image
+
+                with Image.open(picture) as image:
+                    render.save_png(out, np.asarray(image.convert("RGB")))
+                return f"{reason}: drew {count} with Open3D off-screen into {out}"
+            reason = f"Open3D cannot draw here ({failure})"
+    colors = [render.class_color(index) for index in _classes(shapes)]
+    sheet = render.contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
+    render.save_png(out, sheet)
+    return f"{reason}: drew {count} with the built-in renderer into {out}"
+
+
+def _has_display() -> bool:
+    return sys.platform != "linux" or any(os.environ.get(key) for key in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _classes(shapes: Sequence[Shape]) -> list[int]:
+    """A class for every shape: the label of its file, else the name without its number."""
+    from modalities.pointcloud.render import class_of
+
+    if all(shape.label is not None for shape in shapes):
+        return [shape.label for shape in shapes if shape.label is not None]
+    names = [class_of(shape.name) for shape in shapes]
+    order = list(dict.fromkeys(names))
+    return [order.index(name) for name in names]
+
+
+def _write_scene(shapes: Sequence[Shape], path: Path) -> None:
+    """What Open3D's process needs: points of one size around zero, colours, and where each shape ends."""
+    from modalities.pointcloud.render import class_color
+
+    classes = _classes(shapes)
+    points, colors = [], []
+    for shape, index in zip(shapes, classes, strict=True):
+        low, high = shape.points.min(0), shape.points.max(0)
+        cloud = (shape.points - (low + high) / 2) / (np.linalg.norm(high - low) or 1.0)
+        height = (cloud[:, 1] - cloud[:, 1].min()) / (np.ptp(cloud[:, 1]) or 1.0)
+        color = np.array(class_color(index)) / 255 * (0.6 + 0.4 * height[:, None])
+        if len(set(classes)) == 1:
+            at = np.linspace(0, 1, len(HEIGHT_COLORS))
+            color = np.stack([np.interp(height, at, channel) for channel in HEIGHT_COLORS.T], 1)
+        points.append(cloud)
+        colors.append(color)
+    ends = np.cumsum([len(cloud) for cloud in points])
+    np.savez(path, points=np.concatenate(points), colors=np.concatenate(colors), ends=ends)
+
+
+def _open3d(scene: Path, picture: Path | None) -> str | None:
+    """Run Open3D on a scene, in a window or into a picture; None, or why it failed."""
+    # -P: the files beside this one must not hide installed packages of the same name.
+    command = [sys.executable, "-P", __file__, str(scene), *([str(picture)] if picture else [])]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=OFFSCREEN_SECONDS if picture else None
+        )
+    except subprocess.TimeoutExpired:
+        return f"no picture after {OFFSCREEN_SECONDS} s"
+    if run.returncode == 0 and (picture is None or picture.is_file()):
+        return None
+    said = run.stderr.split("\n") + run.stdout.split("\n")
+    lines = [line.strip() for line in said if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or [f"exit status {run.returncode}"])[-1][:200]
+
+
+def _program(scene: Path, picture: Path | None) -> None:
+    """The other process: all shapes in a grid; in a window n, p and a choose one or all."""
+    import open3d
+
+    with np.load(scene) as arrays:
+        points = np.split(arrays["points"], arrays["ends"][:-1])
+        colors = np.split(arrays["colors"], arrays["ends"][:-1])
+    window = open3d.visualization.VisualizerWithKeyCallback()
+    spheres = sum(map(len, points)) <= MAX_SPHERES
+    columns = int(np.ceil(np.sqrt(1.5 * len(points))))
+    rows = -(-len(points) // columns)
+    width, height = max(640, min(1600, 240 * columns)), max(480, min(1000, 240 * rows))
+    with redirect_stdout(io.StringIO()) as said:
+        opened = window.create_window(WINDOW_TITLE, width, height, visible=picture is None)
+    # Where the display cannot be reached Open3D draws unseen instead, and would wait forever for a key; its
+    # log is the only place that tells.
+    if not opened or (picture is None and "offscreen" in said.getvalue().lower()):
+        sys.exit("Error: no OpenGL window on this display")
+
+    option = window.get_render_option()
+    option.background_color = np.ones(3)
+    # Open3D's word for smooth shading; its default shows every facet of a sphere.
+    option.mesh_shade_option = open3d.visualization.MeshShadeOption.Color
+
+    def put(chosen: Sequence[int], wide: int) -> None:
+        window.clear_geometries()
+        for place, i in enumerate(chosen):
+            where = [place % wide, -(place // wide), 0]
+            window.add_geometry(_geometry(_turned(points[i]) + where, colors[i], spheres))
+        high = -(-len(chosen) // wide)
+        option.point_size = float(np.clip(0.02 * height / high, 2, 8))
+        window.reset_view_point(True)
+        control = window.get_view_control()
+        control.set_front([0.0, 0.3, 1.0])
+        control.set_up([0.0, 1.0, 0.0])
+        # From its minimum of 5 degrees up by 5 steps of 5: a narrow view keeps the legs of chairs parallel.
+        # A zoom of 0.5 is as high as the longest edge of everything.
+        control.change_field_of_view(-90)
+        control.change_field_of_view(5)
+        control.set_zoom(0.67 * max(high, wide * height / width) / max(high, wide))
+
+    shown = -1
+
+    def step(by: int) -> bool:
+        nonlocal shown
+        shown = (shown + by) % len(points) if shown >= 0 or by > 0 else len(points) - 1
+        put([shown], 1)
+        return False
+
+    def everything(_: object = None) -> bool:
+        nonlocal shown
+        shown = -1
+        put(range(len(points)), columns)
+        return False
+
+    everything()
+    if picture is None:
+        window.register_key_callback(ord("N"), lambda _: step(1))
+        window.register_key_callback(ord("P"), lambda _: step(-1))
+        window.register_key_callback(ord("A"), everything)
+        window.run()
+    else:
+        window.poll_events()
+        window.update_renderer()
+        window.capture_screen_image(str(picture), do_render=True)
+    window.destroy_window()
+
+
+def _geometry(points: np.ndarray, colors: np.ndarray, spheres: bool) -> Any:
+    """Open3D's geometry of one cloud: spheres, which light makes solid, or plain points where they are many."""
+    import open3d
+
+    if not spheres:
+        cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
+        cloud.colors = open3d.utility.Vector3dVector(colors)
+        return cloud
+    radius = 0.014 * min(2.0, (2048 / len(points)) ** 0.4)
+    ball = open3d.geometry.TriangleMesh.create_sphere(radius, resolution=4)
+    corners, faces = np.asarray(ball.vertices), np.asarray(ball.triangles)
+    vertices = (points[:, None] + corners).reshape(-1, 3)
+    triangles = (faces + np.arange(len(points))[:, None, None] * len(corners)).reshape(-1, 3)
+    mesh = open3d.geometry.TriangleMesh(
+        open3d.utility.Vector3dVector(vertices), open3d.utility.Vector3iVector(triangles.astype(np.int32))
+    )
+    mesh.vertex_colors = open3d.utility.Vector3dVector(np.repeat(colors, len(corners), axis=0))
+    mesh.compute_vertex_normals()
+    return mesh
+
+
+def _turned(points: np.ndarray) -> np.ndarray:
+    """Three-quarter view: the front a little to the left of the camera."""
+    sine, cosine = np.sin(-0.65), np.cos(-0.65)
+    return points @ np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
+
+
+if __name__ == "__main__":
+    _program(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
