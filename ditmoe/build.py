@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from torch import nn
 
@@ -21,14 +21,25 @@ TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
-    """Instantiate a section of the configuration; errors come out as the constructor raised them."""
+    """Call what a section of the configuration names with its options and `arguments`.
+
+    Hydra makes the options, nested sections included, but not the call: it would take an argument that holds
+    a `_target_` itself (a checkpoint's configuration) for one more section. With `_partial_` the call is
+    left to whoever has the arguments that are still missing.
+    """
     try:
-        return instantiate(config, **arguments, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, TypeError):
-            raise ValueError(f"{config.get('_target_')} does not take these options: {cause}") from error
-        raise (cause if isinstance(cause, (ValueError, OSError)) else error) from None
+        target = get_object(config["_target_"])
+    except Exception as error:
+        raise ValueError(f"{config['_target_']} cannot be found: {error}") from error
+    options = instantiate({k: v for k, v in config.items() if k[0] != "_"}, _convert_="all") | arguments
+    if config.get("_partial_"):
+        return partial(target, **options)
+    try:
+        return target(**options)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise ValueError(f"{config['_target_']} does not take these options: {error}") from error
 
 
 def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Modality:

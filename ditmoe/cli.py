@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,11 +32,13 @@ def run(command: Callable[[dict[str, Any]], None], config_name: str) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
     def main(config: DictConfig) -> None:
-        check_types(config, config_name)
-        command(OmegaConf.to_container(config, resolve=True))
+        guard(lambda: _checked(config))  # in here, or Hydra adds lines of its own
 
-    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main)
-    guard(main)
+    def _checked(config: DictConfig) -> None:
+        check_types(config, config_name)
+        command(cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True)))
+
+    guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
 
 
 def guard(main: Callable[[], Any]) -> None:
@@ -55,6 +57,8 @@ def guard(main: Callable[[], Any]) -> None:
 def explain(error: BaseException) -> str:
     """One line for an error, with what was probably meant."""
     text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(match[1])
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
@@ -115,9 +119,12 @@ def check_types(config: DictConfig, config_name: str) -> None:
         got = OmegaConf.select(config, dotted)
         if got is None or expected is None:
             continue
-        if isinstance(expected, bool) and not isinstance(got, bool):
-            raise ValueError(f"{dotted} must be true or false, got {got!r}")
-        if isinstance(expected, int) and (isinstance(got, bool) or not isinstance(got, int)):
-            raise ValueError(f"{dotted} must be a whole number, got {got!r}")
-        if isinstance(expected, float) and (isinstance(got, bool) or not isinstance(got, (int, float))):
-            raise ValueError(f"{dotted} must be a number, got {got!r}")
+        number = isinstance(got, (int, float)) and not isinstance(got, bool)
+        if isinstance(expected, bool):
+            wanted = None if isinstance(got, bool) else "true or false"
+        elif isinstance(expected, int):
+            wanted = None if number and isinstance(got, int) else "a whole number"
+        else:
+            wanted = "a number" if isinstance(expected, float) and not number else None
+        if wanted:
+            raise ValueError(f"{dotted} must be {wanted}, got {got!r}")

@@ -77,7 +77,7 @@ def evaluate(config: dict[str, Any]) -> None:
     Raises:
         ValueError: unless it is told either a checkpoint or two sets and their modality.
     """
-    files = {key: config.pop(key) for key in ("modality", "generated", "reference", "train")}
+    files = {key: config.pop(key, None) for key in ("modality", "generated", "reference", "train")}
     if config["checkpoint"]:
         if files["generated"] or files["reference"]:
             raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")

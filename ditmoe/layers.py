@@ -89,12 +89,12 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, hidden_size: int, sinusoid_size: int = 256) -> None:
         super().__init__()
         self.sinusoid_size = sinusoid_size
-        self.mlp = nn.Sequential(
-            nn.Linear(sinusoid_size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
-        )
+        self.first = nn.Linear(sinusoid_size, hidden_size)
+        self.second = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        return self.mlp(sinusoid(t, self.sinusoid_size).to(self.mlp[0].weight.dtype))
+        h = sinusoid(t, self.sinusoid_size).to(self.first.weight.dtype)
+        return self.second(F.silu(self.first(h)))
 
 
 class LabelEmbedding(nn.Module):

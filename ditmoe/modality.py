@@ -32,12 +32,20 @@ class Tokens(nn.Module, ABC):
 
     @abstractmethod
     def inverse(
-        self, tokens: Float[Tensor, "B N Q"], like: Float[Tensor, "B *sample"], c: Float[Tensor, "B D"]
+        self,
+        tokens: Float[Tensor, "B N Q"],
+        like: Float[Tensor, "B *sample"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
     ) -> Float[Tensor, "B *prediction"]:
         """Put tokens together into a prediction shaped like `like` (more channels where it is asked for more).
 
-        `c` is the conditioning vector, for adapters with a head of their own.
+        Time t (0..1000) and the conditioning vector c are there for adapters with a head of their own.
         """
+
+    def initialize(self) -> bool:
+        """Initialise weights of its own, if any, so that it predicts zero at birth; whether it has any."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,6 @@ class Modality(ABC):
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         """Open files in a window, or draw them into `out` where there is none; returns one line that says so."""
 
-    @classmethod
     @abstractmethod
-    def prepare(cls, source: Path, out: Path, **options: Any) -> str:
-        """Turn a person's own files into a data set that this modality trains on; returns a summary."""
+    def prepare(self, source: Path, out: Path) -> None:
+        """Turn a person's own files into a data set that this modality trains on; prints a summary."""

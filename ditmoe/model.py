@@ -136,7 +136,7 @@ class DiTMoE(nn.Module):
             h, routing = block(h, c)
             if routing is not None:
                 routings.append(routing)
-        return self.tokens.inverse(self.final(h, c), x, c), routings
+        return self.tokens.inverse(self.final(h, c), x, t, c), routings
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -155,9 +155,10 @@ class DiTMoE(nn.Module):
             elif isinstance(module, Router):
                 for weight in module.parameters():
                     nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
-        for embedding in (self.timestep.mlp[0], self.timestep.mlp[2], self.label.table):
-            nn.init.normal_(embedding.weight, std=0.02)
+        for layer in (self.timestep.first, self.timestep.second, self.label.table):
+            nn.init.normal_(layer.weight, std=0.02)
         for module in self.modules():
             if isinstance(module, Modulation):
                 nn.init.zeros_(module.linear.weight)
-        nn.init.zeros_(self.final.linear.weight)
+        if not self.tokens.initialize():  # else the zero is in the head that follows
+            nn.init.zeros_(self.final.linear.weight)

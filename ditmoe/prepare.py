@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-
-from ditmoe import cli
+from ditmoe import build, cli
 
 
 def prepare(config: dict[str, Any]) -> None:
     """The command; each modality knows how."""
-    modality = get_class(config["modality"]["_target_"])
-    print(modality.prepare(Path(config["source"]), Path(config["out"]), **config["options"]))
+    build.make(config["modality"]).prepare(Path(config["source"]), Path(config["out"]))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ class Sampling:
 
     steps: int = 50
     guidance: float = 1.0
-    interval: tuple[float, float] = (0.0, 1000.0)
+    interval: Sequence[float] = (0.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if len(self.interval) != 2:
+            raise ValueError(f"interval must be two times between 0 and 1000, got {list(self.interval)}")
 
     @classmethod
     def of(

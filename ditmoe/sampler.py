@@ -48,7 +48,7 @@ def denoise(
     *,
     steps: int,
     guidance: float = 1.0,
-    interval: tuple[float, float] = (0.0, 1000.0),
+    interval: Sequence[float] = (0.0, 1000.0),
     generators: list[torch.Generator] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "B *sample"]:
@@ -64,8 +64,6 @@ def denoise(
         generators: one per sample, for schedulers that add noise.
         on_step: called after each step.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     set_timesteps(scheduler, steps, noise.device)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
@@ -81,7 +79,7 @@ def denoise(
 
 
 def guided(
-    model: nn.Module, x: Float[Tensor, "B *sample"], t: Tensor, labels: Int[Tensor, " B"], guidance: float
+    model: Any, x: Float[Tensor, "B *sample"], t: Tensor, labels: Int[Tensor, " B"], guidance: float
 ) -> Float[Tensor, "B *sample"]:
     """The model's prediction with classifier-free guidance."""
     times = t.expand(len(x)).float()

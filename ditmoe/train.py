@@ -12,6 +12,7 @@ from ditmoe import build, checkpoint, cli
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.modality import Modality
 from ditmoe.sample import Sampling, draw, sample_checkpoint
+from ditmoe.sampler import make_scheduler
 from ditmoe.trainer import Trainer
 
 FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
@@ -45,6 +46,7 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
     model = build.make_model(config, modality).to(build.default_device())
     process = build.make(config["process"])
     scheduler = build.make(config["scheduler"])
+    make_scheduler(scheduler, process)  # a pair that cannot meet should say so before the training
     sampling = Sampling(**config["sampling"])
     labels = torch.arange(8) % len(modality.classes)
 

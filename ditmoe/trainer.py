@@ -143,7 +143,8 @@ class Trainer:
     def _train_step(self) -> dict[str, Any]:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.rate(self.step)
-        losses, routings = [], []
+        losses: list[Tensor] = []
+        routings: list[Routing] = []
         for micro in range(self.accumulate):
             loss, routings = self.losses(self.step * self.accumulate + micro)
             balance = balance_loss(routings)

@@ -7,7 +7,8 @@ import torch
 
 RENAME = [
     (r"^x_embedder\.proj", "embed"),
-    (r"^t_embedder\.mlp", "timestep.mlp"),
+    (r"^t_embedder\.mlp\.0", "timestep.first"),
+    (r"^t_embedder\.mlp\.2", "timestep.second"),
     (r"^y_embedder\.embedding_table", "label.table"),
     (r"adaLN_modulation\.1", "modulation.linear"),
     (r"^final_layer", "final"),

@@ -67,7 +67,15 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "ditmoe.checkpoint.os.system", "ditmoe.build.make", "torch.load", "torch.optim", 3],
+    [
+        "os.system",
+        "builtins.eval",
+        "ditmoe.checkpoint.os.system",
+        "ditmoe.build.make",
+        "torch.load",
+        "torch.optim",
+        3,
+    ],
 )
 def test_a_hostile_configuration_is_refused(target: object) -> None:
     config = {"model": {"nested": [{"_target_": target}]}}
@@ -81,7 +89,12 @@ def test_interpolations_from_outside_are_refused() -> None:
 
 
 def test_the_projects_own_configuration_is_trusted() -> None:
-    for target in ("ditmoe.model.DiTMoE", "diffusers.DDIMScheduler", "torch.optim.AdamW", "ditmoe.moe.routing.TokenChoice"):
+    for target in (
+        "ditmoe.model.DiTMoE",
+        "diffusers.DDIMScheduler",
+        "torch.optim.AdamW",
+        "ditmoe.moe.TokenChoice",
+    ):
         build.check_trusted({"_target_": target}, Path("x.pt"))
 
 

@@ -35,7 +35,11 @@ class ImageTokens(Tokens):
         return sincos(yx.flip(-1), self.hidden_size)  # the references list the horizontal axis first
 
     def inverse(
-        self, tokens: Float[Tensor, "B N Q"], like: Float[Tensor, "B C H W"], c: Float[Tensor, "B D"]
+        self,
+        tokens: Float[Tensor, "B N Q"],
+        like: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
     ) -> Float[Tensor, "B C2 H W"]:
         return unpatchify(tokens, like.shape[2:], [self.patch] * 2).movedim(-1, 1)
 

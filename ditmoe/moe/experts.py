@@ -55,14 +55,13 @@ def grouped_linear(
     On CUDA one grouped product without a host synchronisation. On a CPU the counts are at hand anyway, and
     a product per slice is as fast; `unbind` rather than `weight[e]`, whose gradient would be of full size.
     """
+    if torch.is_autocast_enabled(x.device.type):  # once for all experts, not once for each
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if x.is_cuda:
-        if torch.is_autocast_enabled("cuda"):
-            dtype = torch.get_autocast_dtype("cuda")
-            x, weight = x.to(dtype), weight.to(dtype)
         y = F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
         return y if bias is None else y + bias[expert].type_as(y)
     slices = x.split(counts.tolist())
-    if bias is None:
-        return torch.cat([F.linear(s, w) for s, w in zip(slices, weight.unbind(), strict=True)])
-    parts = zip(slices, weight.unbind(), bias.unbind(), strict=True)
-    return torch.cat([F.linear(s, w, b) for s, w, b in parts])
+    biases = [None] * len(slices) if bias is None else bias.unbind()
+    parts = zip(slices, weight.unbind(), biases, strict=True)
+    return torch.cat([F.linear(rows, w, b) for rows, w, b in parts])

@@ -1,10 +1,19 @@
 """How a cloud becomes tokens: voxels, cut into 3-D patches, read back at the points."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.modality import Tokens
 from modalities.grid import coordinates, patchify, sincos, unpatchify
+from modalities.pointcloud.branch import (
+    NUM_LOCAL,
+    NUM_MOMENTS,
+    PointHead,
+    local_features,
+    moments,
+    voxel_features,
+)
 from modalities.pointcloud.voxel import devoxelize, grid_coordinates, voxelize
 
 
@@ -18,14 +27,14 @@ class VoxelTokens(Tokens):
         hidden_size: width of the position embedding.
         resolution: R, voxels per axis; a multiple of `patch`.
         patch: voxels per axis of a token.
-        extent: None fits the grid to each cloud; a number covers [-extent, extent].
+        extent: None fits the grid to each cloud as DiT-3D does, see `grid_coordinates`.
     """
 
     def __init__(
         self, hidden_size: int, resolution: int = 32, patch: int = 4, extent: float | None = None
     ) -> None:
         super().__init__()
-        if resolution % patch:
+        if min(resolution, patch) < 1 or resolution % patch:
             raise ValueError(f"resolution must be a multiple of patch, got {resolution} and {patch}")
         self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
         self.in_features = self.out_features = 3 * patch**3
@@ -38,7 +47,11 @@ class VoxelTokens(Tokens):
         return sincos(coordinates([self.resolution // self.patch] * 3, x.device), self.hidden_size)
 
     def inverse(
-        self, tokens: Float[Tensor, "B N Q"], like: Float[Tensor, "B M 3"], c: Float[Tensor, "B D"]
+        self,
+        tokens: Float[Tensor, "B N Q"],
+        like: Float[Tensor, "B M 3"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
     ) -> Float[Tensor, "B M 3"]:
         return devoxelize(self.grid(tokens), self.coords(like))
 
@@ -49,3 +62,72 @@ class VoxelTokens(Tokens):
     def grid(self, tokens: Float[Tensor, "B N Q"]) -> Float[Tensor, "B R R R F"]:
         """Tokens laid out as voxels."""
         return unpatchify(tokens, [self.resolution] * 3, [self.patch] * 3)
+
+
+class PointVoxelTokens(VoxelTokens):
+    """Voxels that know how their points lie, and a head that answers for each point (see `branch`).
+
+    Args:
+        extent: the grid covers this many standard deviations of each cloud.
+        features: F, numbers per voxel that the transformer hands to the points.
+        width: of the head.
+        fine: a second, finer grid for the local statistics has this many voxels per voxel; 1 is none.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        resolution: int = 16,
+        patch: int = 4,
+        extent: float = 3.0,
+        features: int = 16,
+        width: int = 64,
+        fine: int = 2,
+    ) -> None:
+        super().__init__(hidden_size, resolution, patch)
+        self.reach = extent
+        self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3
+        self.resolutions = [resolution, fine * resolution] if fine > 1 else [resolution]
+        num_inputs = features + 3 + 3 + 12 + NUM_LOCAL * len(self.resolutions)
+        self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions))
+
+    def patchify(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B N P"]:
+        sums = moments(self.coords(x), self.resolution)
+        return patchify(voxel_features(sums), [self.patch] * 3)
+
+    def inverse(
+        self,
+        tokens: Float[Tensor, "B N Q"],
+        like: Float[Tensor, "B M 3"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B M 3"]:
+        unit = deviation(like)
+        coords = self.coords(like)
+        z = like / unit
+        waves = torch.cat([2.0 * z, 4.2 * z], dim=-1)
+        read = devoxelize(self.grid(tokens).float(), coords)
+        features = [read, 0.7 * z, 2 * (coords - coords.floor()) - 1, waves.sin(), waves.cos()]
+        estimates = []
+        for resolution in self.resolutions:
+            fine = grid_coordinates(z, resolution, self.reach)
+            voxel = unit * 2 * self.reach / resolution
+            noise = (
+                t.view(-1, 1, 1) / 1000 / voxel
+            )  # on the straight path; the gate learns the factor elsewhere
+            local = local_features(moments(fine, resolution), fine, noise)
+            estimates.append(local[..., :3])
+            features.append(local)
+        return self.head(torch.cat(features, dim=-1), estimates, c)
+
+    def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
+        return grid_coordinates(x / deviation(x), self.resolution, self.reach)
+
+    def initialize(self) -> bool:
+        self.head.initialize()
+        return True
+
+
+def deviation(x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B 1 1"]:
+    """Root mean square of the coordinates of each cloud: the unit of its grid, whatever the noise in it."""
+    return x.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)

@@ -1,6 +1,7 @@
 """Voxelise and devoxelise in plain PyTorch: any device, deterministic, differentiable, nothing to compile."""
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,10 @@ def voxelize(
     respect to `values`. Clouds of a batch do not meet.
     """
     batch, _, channels = values.shape
-    cells = resolution**3
     index = flat_index(coords.round().long(), resolution)
     rows = torch.cat([values, values.new_ones(*values.shape[:2], 1)], dim=-1).flatten(0, 1)
-    sums = add_rows(rows, index, batch * cells).view(batch, *[resolution] * 3, channels + 1)
+    sums = add_rows_(rows.new_zeros(batch * resolution**3, channels + 1), index, rows)
+    sums = sums.view(batch, *[resolution] * 3, channels + 1)
     counts = sums[..., channels:].detach()
     return sums[..., :channels] / counts.clamp_min(1), counts
 
@@ -47,15 +48,40 @@ def devoxelize(grid: Float[Tensor, "B R R R C"], coords: Float[Tensor, "B M 3"])
     """Read a grid at points by trilinear interpolation; differentiable with respect to both."""
     resolution = grid.shape[1]
     low = coords.detach().floor().clamp(0, max(resolution - 2, 0))
-    fraction = (coords - low).flatten(0, 1)
-    rows = grid.flatten(0, 3)
-    values = torch.zeros((), dtype=grid.dtype, device=grid.device)
+    high_weight = (coords - low).flatten(0, 1)
+    indices, weights = [], []
     for corner in itertools.product((0, 1), repeat=3):
         offset = torch.tensor(corner, device=coords.device)
-        index = flat_index((low.long() + offset).clamp(max=resolution - 1), resolution)
-        weight = torch.where(offset.bool(), fraction, 1 - fraction).prod(dim=-1, keepdim=True)
-        values = values + weight.type_as(rows) * take_rows(rows, index)
-    return values.view(*coords.shape[:2], -1)
+        indices.append(flat_index((low.long() + offset).clamp(max=resolution - 1), resolution))
+        x, y, z = (h if c else 1 - h for c, h in zip(corner, high_weight.unbind(-1), strict=True))
+        weights.append(x * y * z)
+    index, weight = torch.stack(indices, dim=-1), torch.stack(weights, dim=-1).type_as(grid)
+    return WeightedRows.apply(grid.flatten(0, 3), index, weight).view(*coords.shape[:2], -1)
+
+
+class WeightedRows(torch.autograd.Function):
+    """out[n] = sum_k weight[n, k] rows[index[n, k]].
+
+    With a gradient of its own, because autograd would make one of the size of `rows` for each k.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, index, weight)
+        return F.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        rows, index, weight = ctx.saved_tensors
+        grad_rows = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = torch.zeros_like(rows)
+            for k in range(index.shape[1]):
+                add_rows_(grad_rows, index[:, k], grad * weight[:, k, None])
+        if ctx.needs_input_grad[2]:
+            parts = [(grad * rows.index_select(0, i)).sum(dim=-1) for i in index.unbind(-1)]
+            grad_weight = torch.stack(parts, dim=-1)
+        return grad_rows, None, grad_weight
 
 
 def flat_index(voxel: Tensor, resolution: int) -> Tensor:
@@ -65,14 +91,8 @@ def flat_index(voxel: Tensor, resolution: int) -> Tensor:
     return (((batch * resolution + x) * resolution + y) * resolution + z).flatten()
 
 
-def add_rows(rows: Float[Tensor, "n C"], index: Tensor, size: int) -> Float[Tensor, "size C"]:
-    """Sum rows that share an index. On CUDA `index_put_` sorts first, so that the order of adding is fixed."""
-    out = rows.new_zeros(size, rows.shape[1])
-    if rows.is_cuda:
-        return out.index_put((index,), rows, accumulate=True)
-    return out.index_add(0, index, rows)
-
-
-def take_rows(rows: Float[Tensor, "n C"], index: Tensor) -> Float[Tensor, "m C"]:
-    """Gather rows. On CUDA through `embedding`, whose gradient adds in a fixed order; a CPU adds in order anyway."""
-    return F.embedding(index, rows) if rows.is_cuda else rows.index_select(0, index)
+def add_rows_(
+    out: Float[Tensor, "size C"], index: Tensor, rows: Float[Tensor, "n C"]
+) -> Float[Tensor, "size C"]:
+    """Add rows where their index says. On CUDA `index_put_` sorts first, so that the order of adding is fixed."""
+    return out.index_put_((index,), rows, accumulate=True) if out.is_cuda else out.index_add_(0, index, rows)

@@ -1,0 +1,124 @@
+"""The point-cloud modality: puts the pieces of this folder behind the contract."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ditmoe.modality import Modality, Report, Samples, Tokens
+from modalities.pointcloud import formats, render
+from modalities.pointcloud.data import Clouds
+from modalities.pointcloud.metric import evaluate_sets
+from modalities.pointcloud.ply import write_ply
+from modalities.pointcloud.prepare import prepare
+from modalities.pointcloud.view import view
+
+
+class PointCloud(Modality):
+    """Clouds of `num_points` points.
+
+    Args:
+        data: makes the data set (`Clouds`); called when data are first asked for.
+        tokens: makes the patchifier for a width.
+        num_points: points of a training sample and of a generated one.
+        evaluation: options of `evaluate_sets`.
+        preparation: options of `prepare`.
+        facts: class names and normalisation from a checkpoint; None reads them from the data.
+    """
+
+    name: ClassVar[str] = "pointcloud"
+    suffixes: ClassVar[tuple[str, ...]] = (*formats.CLOUD_SUFFIXES, *formats.MESH_SUFFIXES)
+
+    def __init__(
+        self,
+        data: Callable[..., Clouds],
+        tokens: Callable[..., Tokens],
+        num_points: int = 2048,
+        evaluation: Mapping[str, Any] | None = None,
+        preparation: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        if num_points < 1:
+            raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
+        self.num_points = num_points
+        self._make_data, self._make_tokens = data, tokens
+        self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        self._data: Clouds | None = None
+        self._facts = dict(facts) if facts else None
+
+    @property
+    def data(self) -> Clouds:
+        """The data set; read when first asked for."""
+        if self._data is None:
+            self._data = self._make_data(num_points=self.num_points)
+        return self._data
+
+    def facts(self) -> dict[str, Any]:
+        if self._facts is None:
+            self._facts = {
+                "classes": list(self.data.classes),
+                "mean": [float(v) for v in self.data.mean],
+                "scale": float(self.data.scale),
+            }
+        return self._facts
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.facts()["classes"]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return (self.num_points, 3)
+
+    def tokens(self, hidden_size: int) -> Tokens:
+        return self._make_tokens(hidden_size=hidden_size)
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "B M 3"], Int[Tensor, " B"]]:
+        points, labels = self.data.batch(size, seed, step, rank, world)
+        return torch.from_numpy(points), torch.from_numpy(labels)
+
+    def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
+        facts = self.facts()
+        points = x.double() * facts["scale"] + torch.tensor(facts["mean"], dtype=torch.float64)
+        names = [self._class_name(label) for label in labels.tolist()]
+        return Samples(points.float().numpy(), labels.numpy(), [f"{n}-{i:04d}" for i, n in enumerate(names)])
+
+    def reference(self, split: str) -> Samples:
+        return self.data.reference(split)
+
+    def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        return evaluate_sets(generated, reference, train, **self._evaluation)
+
+    def read(self, path: Path) -> Samples:
+        return formats.read_set(path)
+
+    def write(self, samples: Samples, folder: Path) -> list[Path]:
+        """One PLY and one NPY per shape, all of them in samples.npz, and the contact sheet."""
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet, paths = folder / "samples.png", []
+        self.save_picture(samples, sheet)
+        for points, name in zip(samples.data, samples.names or map(str, range(len(samples))), strict=False):
+            write_ply(folder / f"{name}.ply", points)
+            formats.write_npy(folder / f"{name}.npy", points)
+            paths += [folder / f"{name}.ply", folder / f"{name}.npy"]
+        return [sheet, *paths]
+
+    def save_picture(self, samples: Samples, file: Path) -> None:
+        labels = None if samples.labels is None else [self._class_name(label) for label in samples.labels]
+        render.save_png(file, render.contact_sheet(list(samples.data), labels))
+
+    @classmethod
+    def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
+        return view(paths, out)
+
+    def prepare(self, source: Path, out: Path) -> None:
+        prepare(source, out, **self._preparation)
+
+    def _class_name(self, label: int) -> str:
+        classes = self.classes
+        return classes[label] if label < len(classes) else "any"
