@@ -9,11 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ditmoe.modality import Modality, Report, Samples, Tokens
-from modalities.pointcloud import formats, render
+from modalities.pointcloud import formats
 from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.metric import evaluate_sets
 from modalities.pointcloud.ply import write_ply
 from modalities.pointcloud.prepare import prepare
+from modalities.pointcloud.render import class_color
+from modalities.pointcloud.sheet import contact_sheet, save_png
 from modalities.pointcloud.view import view
 
 
@@ -109,8 +111,9 @@ class PointCloud(Modality):
         return [sheet, *paths]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
-        labels = None if samples.labels is None else [self._class_name(label) for label in samples.labels]
-        render.save_png(file, render.contact_sheet(list(samples.data), labels))
+        labels = [] if samples.labels is None else samples.labels.tolist()
+        names, colors = [self._class_name(i) for i in labels], [class_color(i) for i in labels]
+        save_png(file, contact_sheet(list(samples.data), names or None, colors=colors or None))
 
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:

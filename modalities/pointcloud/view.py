@@ -1,29 +1,36 @@
 """Opens clouds and meshes for a person: a window of Open3D, or a picture where there is no display.
 
-Open3D runs in a process of its own, for which this file is also the program: a driver that fails takes only
-that process with it. Hence the imports of this package inside functions: it must start without torch.
+Open3D runs in a process of its own (window.py): a driver that fails takes only that process with it.
 """
 
 import importlib.util
-import io
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
+from modalities.pointcloud.formats import (
+    CLOUD_SUFFIXES,
+    MESH_SUFFIXES,
+    SET_SUFFIXES,
+    read_points,
+    read_set,
+    read_surface,
+)
+from modalities.pointcloud.render import class_color
+from modalities.pointcloud.sheet import class_of, contact_sheet, save_png
+
+WINDOW = Path(__file__).with_name("window.py")
 MAX_SHAPES = 200
 MESH_POINTS = 16384
-MAX_SPHERES = 80_000  # beyond, a window without a graphics card would stutter
 OFFSCREEN_SECONDS = 120
-WINDOW_TITLE = "ditmoe - n: next, p: previous, a: all, mouse: turn, q: close"
 HEIGHT_COLORS = np.array([[58, 76, 140], [52, 140, 160], [110, 186, 130], [240, 196, 84]]) / 255
 
 
@@ -85,8 +92,6 @@ def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder that hold shapes; one for each name, as a sample may lie there in two formats."""
-    from modalities.pointcloud.formats import CLOUD_SUFFIXES, MESH_SUFFIXES, SET_SUFFIXES
-
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     for suffixes in (SET_SUFFIXES, (*CLOUD_SUFFIXES, *MESH_SUFFIXES)):
         if files := [path for path in found if path.suffix.lower() in suffixes]:
@@ -95,8 +100,6 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shapes(path: Path) -> Iterator[Shape]:
-    from modalities.pointcloud.formats import read_points, read_set, read_surface
-
     if path.suffix.lower() in (".npy", ".npz", ".pt"):
         samples = read_set(path)
         for i, points in enumerate(samples.data):
@@ -110,8 +113,6 @@ def _shapes(path: Path) -> Iterator[Shape]:
 
 def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
     """The window, else Open3D without a window, else the renderer of this package; says which and why."""
-    from modalities.pointcloud import render
-
     if importlib.util.find_spec("open3d") is None:
         reason = "Open3D is not installed (pip install 'ditmoe[view]')"
     else:
@@ -126,15 +127,13 @@ def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
                 reason = f"Open3D's window did not open ({failure})"
             failure = _open3d(scene, picture)
             if failure is None:
-                from PIL import Image
-
                 with Image.open(picture) as image:
-                    render.save_png(out, np.asarray(image.convert("RGB")))
+                    save_png(out, np.asarray(image.convert("RGB")))
                 return f"{reason}: drew {count} with Open3D off-screen into {out}"
             reason = f"Open3D cannot draw here ({failure})"
-    colors = [render.class_color(index) for index in _classes(shapes)]
-    sheet = render.contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
-    render.save_png(out, sheet)
+    colors = [class_color(index) for index in _classes(shapes)]
+    sheet = contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
+    save_png(out, sheet)
     return f"{reason}: drew {count} with the built-in renderer into {out}"
 
 
@@ -144,8 +143,6 @@ def _has_display() -> bool:
 
 def _classes(shapes: Sequence[Shape]) -> list[int]:
     """A class for every shape: the label of its file, else the name without its number."""
-    from modalities.pointcloud.render import class_of
-
     if all(shape.label is not None for shape in shapes):
         return [shape.label for shape in shapes if shape.label is not None]
     names = [class_of(shape.name) for shape in shapes]
@@ -155,8 +152,6 @@ def _classes(shapes: Sequence[Shape]) -> list[int]:
 
 def _write_scene(shapes: Sequence[Shape], path: Path) -> None:
     """What Open3D's process needs: points of one size around zero, colours, and where each shape ends."""
-    from modalities.pointcloud.render import class_color
-
     classes = _classes(shapes)
     points, colors = [], []
     for shape, index in zip(shapes, classes, strict=True):
@@ -176,7 +171,7 @@ def _write_scene(shapes: Sequence[Shape], path: Path) -> None:
 def _open3d(scene: Path, picture: Path | None) -> str | None:
     """Run Open3D on a scene, in a window or into a picture; None, or why it failed."""
     # -P: the files beside this one must not hide installed packages of the same name.
-    command = [sys.executable, "-P", __file__, str(scene), *([str(picture)] if picture else [])]
+    command = [sys.executable, "-P", str(WINDOW), str(scene), *([str(picture)] if picture else [])]
     try:
         run = subprocess.run(
             command, capture_output=True, text=True, timeout=OFFSCREEN_SECONDS if picture else None
@@ -189,102 +184,3 @@ def _open3d(scene: Path, picture: Path | None) -> str | None:
     lines = [line.strip() for line in said if line.strip()]
     errors = [line for line in lines if "Error" in line]
     return (errors or lines or [f"exit status {run.returncode}"])[-1][:200]
-
-
-def _program(scene: Path, picture: Path | None) -> None:
-    """The other process: all shapes in a grid; in a window n, p and a choose one or all."""
-    import open3d
-
-    with np.load(scene) as arrays:
-        points = np.split(arrays["points"], arrays["ends"][:-1])
-        colors = np.split(arrays["colors"], arrays["ends"][:-1])
-    window = open3d.visualization.VisualizerWithKeyCallback()
-    spheres = sum(map(len, points)) <= MAX_SPHERES
-    columns = int(np.ceil(np.sqrt(1.5 * len(points))))
-    rows = -(-len(points) // columns)
-    width, height = max(640, min(1600, 240 * columns)), max(480, min(1000, 240 * rows))
-    with redirect_stdout(io.StringIO()) as said:
-        opened = window.create_window(WINDOW_TITLE, width, height, visible=picture is None)
-    # Where the display cannot be reached Open3D draws unseen instead, and would wait forever for a key; its
-    # log is the only place that tells.
-    if not opened or (picture is None and "offscreen" in said.getvalue().lower()):
-        sys.exit("Error: no OpenGL window on this display")
-
-    option = window.get_render_option()
-    option.background_color = np.ones(3)
-    # Open3D's word for smooth shading; its default shows every facet of a sphere.
-    option.mesh_shade_option = open3d.visualization.MeshShadeOption.Color
-
-    def put(chosen: Sequence[int], wide: int) -> None:
-        window.clear_geometries()
-        for place, i in enumerate(chosen):
-            where = [place % wide, -(place // wide), 0]
-            window.add_geometry(_geometry(_turned(points[i]) + where, colors[i], spheres))
-        high = -(-len(chosen) // wide)
-        option.point_size = float(np.clip(0.02 * height / high, 2, 8))
-        window.reset_view_point(True)
-        control = window.get_view_control()
-        control.set_front([0.0, 0.3, 1.0])
-        control.set_up([0.0, 1.0, 0.0])
-        # From its minimum of 5 degrees up by 5 steps of 5: a narrow view keeps the legs of chairs parallel.
-        # A zoom of 0.5 is as high as the longest edge of everything.
-        control.change_field_of_view(-90)
-        control.change_field_of_view(5)
-        control.set_zoom(0.67 * max(high, wide * height / width) / max(high, wide))
-
-    shown = -1
-
-    def step(by: int) -> bool:
-        nonlocal shown
-        shown = (shown + by) % len(points) if shown >= 0 or by > 0 else len(points) - 1
-        put([shown], 1)
-        return False
-
-    def everything(_: object = None) -> bool:
-        nonlocal shown
-        shown = -1
-        put(range(len(points)), columns)
-        return False
-
-    everything()
-    if picture is None:
-        window.register_key_callback(ord("N"), lambda _: step(1))
-        window.register_key_callback(ord("P"), lambda _: step(-1))
-        window.register_key_callback(ord("A"), everything)
-        window.run()
-    else:
-        window.poll_events()
-        window.update_renderer()
-        window.capture_screen_image(str(picture), do_render=True)
-    window.destroy_window()
-
-
-def _geometry(points: np.ndarray, colors: np.ndarray, spheres: bool) -> Any:
-    """Open3D's geometry of one cloud: spheres, which light makes solid, or plain points where they are many."""
-    import open3d
-
-    if not spheres:
-        cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
-        cloud.colors = open3d.utility.Vector3dVector(colors)
-        return cloud
-    radius = 0.014 * min(2.0, (2048 / len(points)) ** 0.4)
-    ball = open3d.geometry.TriangleMesh.create_sphere(radius, resolution=4)
-    corners, faces = np.asarray(ball.vertices), np.asarray(ball.triangles)
-    vertices = (points[:, None] + corners).reshape(-1, 3)
-    triangles = (faces + np.arange(len(points))[:, None, None] * len(corners)).reshape(-1, 3)
-    mesh = open3d.geometry.TriangleMesh(
-        open3d.utility.Vector3dVector(vertices), open3d.utility.Vector3iVector(triangles.astype(np.int32))
-    )
-    mesh.vertex_colors = open3d.utility.Vector3dVector(np.repeat(colors, len(corners), axis=0))
-    mesh.compute_vertex_normals()
-    return mesh
-
-
-def _turned(points: np.ndarray) -> np.ndarray:
-    """Three-quarter view: the front a little to the left of the camera."""
-    sine, cosine = np.sin(-0.65), np.cos(-0.65)
-    return points @ np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
-
-
-if __name__ == "__main__":
-    _program(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
