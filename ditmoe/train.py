@@ -1,5 +1,6 @@
 """python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result."""
 
+import ctypes
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def train(config: dict[str, Any]) -> None:
         shown = folder.relative_to(Path.cwd())
     except ValueError:
         shown = folder
+    keep_freed_memory()
     modality = build.make_modality(config)
     trainer = make_trainer(config, modality, shown)
     if trainer.file.exists():
@@ -38,6 +40,18 @@ def train(config: dict[str, Any]) -> None:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
     finish(config["finish"], shown)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks; it hands them back at every free and gets them again page by page.
+
+    That is a tenth of a training step on a CPU. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        m_mmap_threshold, m_trim_threshold = -3, -1
+        mallopt(m_mmap_threshold, 32 << 20)
+        mallopt(m_trim_threshold, 1 << 30)
 
 
 def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Trainer:

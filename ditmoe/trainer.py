@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from ditmoe import checkpoint
 from ditmoe.ema import EMA
 from ditmoe.modality import Modality
-from ditmoe.moe import Routing, balance_loss, load
+from ditmoe.moe import Routing, balance_loss
 from ditmoe.process import Process
+from ditmoe.progress import Meter
 from ditmoe.seeding import torch_generator
 
 
@@ -116,7 +116,7 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        meter = Meter(self)
+        meter = Meter(self.steps, self.batch_size * self.accumulate)
         with (
             self._stoppable(),
             SummaryWriter(str(self.folder), purge_step=self.step) as board,
@@ -127,7 +127,7 @@ class Trainer:
                 self.step += 1
                 meter.add(numbers)
                 if due(self.log_every, self.step) or self.step == self.steps:
-                    record = meter.record()
+                    record = meter.record(self.step)
                     print(meter.line(record), flush=True)
                     log.write(json.dumps(record) + "\n")
                     log.flush()
@@ -161,7 +161,13 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, self.step)
-        return {"loss": loss, "balance": balance, "gradient_norm": norm, "routings": routings}
+        return {
+            "loss": loss,
+            "balance": balance,
+            "gradient_norm": norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "routings": routings,
+        }
 
     def losses(self, index: int) -> tuple[Tensor, list[Routing]]:
         """Mean squared error of one batch, and the routings that the balance loss is made of."""
@@ -207,78 +213,9 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-class Meter:
-    """Averages between two lines of the log, and the time that is left."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.sums = {"loss": 0.0, "balance": 0.0}
-        self.num = 0
-        self.latest: dict[str, Any] = {}
-        self.since = time.perf_counter()
-        self.pauses = 0.0
-        self.seconds_per_step: float | None = None
-
-    def add(self, numbers: dict[str, Any]) -> None:
-        """Take in one step."""
-        for name in self.sums:
-            self.sums[name] += numbers[name]
-        self.num += 1
-        self.latest = numbers
-
-    def pause(self, work: Callable[[], None]) -> None:
-        """Do something that is no training step, outside the clock."""
-        start = time.perf_counter()
-        work()
-        self.pauses += time.perf_counter() - start
-
-    def record(self) -> dict[str, float]:
-        """Numbers since the last record, by name; starts anew."""
-        trainer, now = self.trainer, time.perf_counter()
-        seconds = (now - self.since - self.pauses) / self.num
-        smooth = self.seconds_per_step
-        self.seconds_per_step = seconds if smooth is None else 0.7 * smooth + 0.3 * seconds
-        record = {
-            "step": trainer.step,
-            **{name: total / self.num for name, total in self.sums.items()},
-            "gradient_norm": float(self.latest["gradient_norm"]),
-            "learning_rate": trainer.optimizer.param_groups[0]["lr"],
-            "samples_per_second": trainer.batch_size * trainer.accumulate / seconds,
-        }
-        for layer, routing in enumerate(self.latest["routings"]):
-            for expert, share in enumerate(load(routing).tolist()):
-                record[f"load/layer{layer:02d}/expert{expert:02d}"] = share
-        self.sums = dict.fromkeys(self.sums, 0.0)
-        self.num, self.since, self.pauses = 0, now, 0.0
-        return record
-
-    def line(self, record: dict[str, float]) -> str:
-        """One line for the screen."""
-        trainer = self.trainer
-        left = (trainer.steps - trainer.step) * (self.seconds_per_step or 0)
-        shares = [value for name, value in record.items() if name.startswith("load/")]
-        experts = len(self.latest["routings"][0].counts) if shares else 0
-        balance = (
-            f"  balance {record['balance']:.3f}  load {min(shares) * experts:.2f}-{max(shares) * experts:.2f}"
-            if shares
-            else ""
-        )
-        return (
-            f"step {trainer.step:>6}/{trainer.steps}  loss {record['loss']:.4f}{balance}  "
-            f"{record['samples_per_second']:.0f} samples/s  {clock(left)} left"
-        )
-
-
 def due(every: int, step: int) -> bool:
     """Whether something that happens every so many steps happens after this one."""
     return every > 0 and step % every == 0
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds as a person writes them."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:

@@ -55,13 +55,19 @@ def grouped_linear(
     On CUDA one grouped product without a host synchronisation. On a CPU the counts are at hand anyway, and
     a product per slice is as fast; `unbind` rather than `weight[e]`, whose gradient would be of full size.
     """
-    if torch.is_autocast_enabled(x.device.type):  # once for all experts, not once for each
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if x.is_cuda:
-        y = F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
-        return y if bias is None else y + bias[expert].type_as(y)
-    slices = x.split(counts.tolist())
-    biases = [None] * len(slices) if bias is None else bias.unbind()
-    parts = zip(slices, weight.unbind(), biases, strict=True)
-    return torch.cat([F.linear(rows, w, b) for rows, w, b in parts])
+    device, dtype = x.device.type, x.dtype
+    if torch.is_autocast_enabled(device):
+        # Few rows on a CPU stay in float32: oneDNN builds a bf16 kernel for every number of rows that it has not
+        # seen, and a small product never earns that back.
+        large = x.is_cuda or len(x) >= 1024 * len(weight)
+        dtype = torch.get_autocast_dtype(device) if large else torch.float32
+    x, weight = x.to(dtype), weight.to(dtype)  # once for all experts
+    bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(device, enabled=False):
+        if x.is_cuda:
+            y = F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
+            return y if bias is None else y + bias[expert]
+        slices = x.split(counts.tolist())
+        biases = [None] * len(slices) if bias is None else bias.unbind()
+        parts = zip(slices, weight.unbind(), biases, strict=True)
+        return torch.cat([F.linear(rows, w, b) for rows, w, b in parts])

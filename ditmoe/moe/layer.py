@@ -31,5 +31,5 @@ class MoE(nn.Module):
             rows.index_select(0, token), routing.weight[order], routing.expert[order], routing.counts
         )
         base = torch.zeros_like(rows) if self.shared is None else self.shared(rows)
-        out = base.to(routed.dtype).index_add(0, token, routed)
+        out = base.index_add(0, token, routed.to(base.dtype))
         return out.view(x.shape), routing

@@ -1,0 +1,81 @@
+"""What a person sees of a training run: averages between two lines of the log, and the time that is left."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ditmoe.moe import load
+
+
+class Meter:
+    """Averages over the steps since the last record, and a rate that forgets slowly.
+
+    Args:
+        steps: of the whole run.
+        samples_per_step: what a step takes in.
+    """
+
+    def __init__(self, steps: int, samples_per_step: int) -> None:
+        self.steps, self.samples_per_step = steps, samples_per_step
+        self.sums = {"loss": 0.0, "balance": 0.0}
+        self.num = 0
+        self.latest: dict[str, Any] = {}
+        self.since = time.perf_counter()
+        self.pauses = 0.0
+        self.seconds_per_step: float | None = None
+
+    def add(self, numbers: dict[str, Any]) -> None:
+        """Take in one step."""
+        for name in self.sums:
+            self.sums[name] += numbers[name]
+        self.num += 1
+        self.latest = numbers
+
+    def pause(self, work: Callable[[], None]) -> None:
+        """Do something that is no training step, outside the clock."""
+        start = time.perf_counter()
+        work()
+        self.pauses += time.perf_counter() - start
+
+    def record(self, step: int) -> dict[str, float]:
+        """Numbers since the last record, by name; starts anew."""
+        now = time.perf_counter()
+        seconds = (now - self.since - self.pauses) / self.num
+        smooth = self.seconds_per_step
+        self.seconds_per_step = seconds if smooth is None else 0.7 * smooth + 0.3 * seconds
+        record = {
+            "step": step,
+            **{name: total / self.num for name, total in self.sums.items()},
+            "gradient_norm": float(self.latest["gradient_norm"]),
+            "learning_rate": self.latest["learning_rate"],
+            "samples_per_second": self.samples_per_step / seconds,
+        }
+        for layer, routing in enumerate(self.latest["routings"]):
+            for expert, share in enumerate(load(routing).tolist()):
+                record[f"load/layer{layer:02d}/expert{expert:02d}"] = share
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        self.num, self.since, self.pauses = 0, now, 0.0
+        return record
+
+    def line(self, record: dict[str, float]) -> str:
+        """One line for the screen; the load is the least and the most used expert's, 1 being an even share."""
+        step = int(record["step"])
+        left = (self.steps - step) * (self.seconds_per_step or 0)
+        shares = [value for name, value in record.items() if name.startswith("load/")]
+        experts = len(self.latest["routings"][0].counts) if shares else 0
+        balance = (
+            f"  balance {record['balance']:.3f}  load {min(shares) * experts:.2f}-{max(shares) * experts:.2f}"
+            if shares
+            else ""
+        )
+        return (
+            f"step {step:>6}/{self.steps}  loss {record['loss']:.4f}{balance}  "
+            f"{record['samples_per_second']:.0f} samples/s  {clock(left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds as a person writes them."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
