@@ -22,10 +22,11 @@ def make_scheduler(scheduler: Callable[..., Any], process: Process) -> Any:
     target = scheduler.func if hasattr(scheduler, "func") else scheduler
     known = inspect.signature(target.__init__).parameters
     given = scheduler.keywords if hasattr(scheduler, "keywords") else {}
-    flows = "use_flow_sigmas" in known or target.__name__.startswith("FlowMatch")
+    flow_only = target.__name__.startswith("Flow")
+    flows = "use_flow_sigmas" in known or flow_only
     if isinstance(process, FlowMatching) and not flows:
         raise ValueError(f"scheduler {target.__name__} cannot follow process flow_matching; try flow_euler")
-    if not isinstance(process, FlowMatching) and target.__name__.startswith("FlowMatch"):
+    if not isinstance(process, FlowMatching) and flow_only:
         raise ValueError(
             f"scheduler {target.__name__} needs process flow_matching; for ddpm try ddim or dpmpp"
         )
@@ -93,7 +94,7 @@ def guided(
 
 def set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:
     """Even steps from noise to data; flow-match Euler would else end with a step of almost no length."""
-    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+    if type(scheduler).__name__ in ("FlowMatchEulerDiscreteScheduler", "FlowAncestralScheduler"):
         scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
     else:
         scheduler.set_timesteps(steps, device=device)

@@ -2,13 +2,13 @@
 
 import math
 
-import hydra.utils
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from omegaconf import OmegaConf
 
+from ditmoe.build import make
 from ditmoe.cli import config_folder
 from ditmoe.process import DDPM, FlowMatching, Process, make_betas
 from ditmoe.sampler import denoise, draw_noise, make_scheduler
@@ -119,11 +119,16 @@ class Gaussian(torch.nn.Module):
 
 
 def scheduler_named(name: str):
-    return hydra.utils.instantiate(OmegaConf.load(config_folder() / "scheduler" / f"{name}.yaml"))
+    config = OmegaConf.load(config_folder() / "scheduler" / f"{name}.yaml")
+    return make(OmegaConf.to_container(config))
 
 
-PAIRS = [(p, s) for p in PROCESSES[:2] for s in ("flow_euler", "flow_heun", "dpmpp", "unipc")]
-PAIRS += [(p, s) for p in PROCESSES[2:5] for s in ("ddim", "ddpm", "dpmpp", "unipc")]
+PAIRS = [
+    (p, s)
+    for p in PROCESSES[:2]
+    for s in ("flow_euler", "flow_heun", "flow_ancestral", "dpmpp", "dpmpp_sde", "unipc")
+]
+PAIRS += [(p, s) for p in PROCESSES[2:5] for s in ("ddim", "ddpm", "dpmpp", "dpmpp_sde", "unipc")]
 
 
 @pytest.mark.parametrize(("process", "name"), PAIRS)
