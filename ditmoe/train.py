@@ -1,7 +1,6 @@
 """python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result."""
 
 import ctypes
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,11 @@ def finish(options: dict[str, Any], folder: Path) -> None:
         evaluate_checkpoint(folder)
         lines += [f"  {folder / 'metrics.json'}   the numbers above"]
     print("\nWhere things are:\n" + "\n".join(lines))
-    run = "./run " if not shutil.which("python") or ".venv" in sys.prefix else "python -m ditmoe."
+    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
     print(
-        f"\nNext:\n  {run}sample checkpoint={folder} num=16 label=0 seed=1\n"
-        f"  {run}view {folder / 'samples'}\n  {run}train name=longer trainer.steps=24000"
+        f"\nNext:\n  {run}view {folder / 'samples'}\n"
+        f"  {run}sample checkpoint={folder} num=16 label=0 seed=1\n"
+        f"  {run}train name=longer trainer.steps=24000"
     )
 
 

@@ -36,7 +36,7 @@ class Trainer:
         clip: largest gradient norm.
         balance: coefficient of the balance loss, summed over the layers as DiT-MoE does.
         label_dropout: share of samples whose label becomes the null class, for guidance.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 on a GPU that has it, else fp32.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         compile: use torch.compile (needs a C++ compiler on a CPU).
         log_every, save_every, preview_every: in steps; 0 is never.
     """
@@ -223,4 +223,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
     if precision not in ("auto", "fp32", "bf16"):
         raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {precision!r}")
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        gains = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and gains) else None
