@@ -67,8 +67,8 @@ def table(report: Report) -> str:
         others = [report.rows[c].get(name) for c in columns]
         cells = "".join(f"{'' if o is None else format(o, '.4g'):>18}" for o in others)
         lines.append(f"{name:{width}}{value:>12.4g}{interval:>22}{cells}")
-    protocol = ", ".join(f"{key} {value}" for key, value in report.protocol.items())
-    return "\n".join([*lines, f"protocol: {protocol}", *(f"note: {note}" for note in report.notes)])
+    lines += ["", *(f"{key:{width}}{value}" for key, value in report.protocol.items())]
+    return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
 
 
 def evaluate(config: dict[str, Any]) -> None:

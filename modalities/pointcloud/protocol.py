@@ -8,6 +8,7 @@ import numpy as np
 import scipy
 
 from ditmoe.modality import Samples
+from modalities.pointcloud.distance import implementation
 
 CloudSet = Samples | np.ndarray | Sequence[np.ndarray]
 
@@ -93,6 +94,7 @@ def describe(
         "cd": "mean squared distance to the nearest point, both directions added",
         "emd": f"exact_l2, {emd_points} points" if emd_points else "left out",
         "1-nna": "leave-one-out over the full set-level matrices",
+        "distances": implementation(),
         "jsd": "28^3 grid in the sphere of radius 0.5, log base 2",
         "normalisation": normalisation,
         "intervals": "95 % from random halves of the sets (median: bootstrap)",
