@@ -1,0 +1,147 @@
+"""Parameters, multiply-adds and activations of a model, counted on the model itself without allocating it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ditmoe.layers import Attention, activate
+from ditmoe.model import DiTMoE
+from ditmoe.moe import Experts, MoE
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one model is and does for one sample; all are numbers, none are bytes.
+
+    Attributes:
+        trainable: parameters.
+        routed, shared: of them, those of the routed and of the shared experts.
+        routed_active: of the routed ones, the share that a token uses, routed K / E.
+        qk_norm: of them, scales and shifts of the LayerNorm on queries and keys.
+        positions: the fixed position table, N D; computed, never stored.
+        tokens: N.
+        products: multiply-adds of QK^T and AV, 2 N^2 D per layer.
+        multiply_adds: of all matrix products in a forward pass, QK^T and AV included.
+        activations: numbers that autograd keeps for a backward pass, with an attention kernel that does not keep
+            the N x N scores.
+        depth: number of blocks.
+    """
+
+    trainable: int
+    routed: int
+    shared: int
+    routed_active: int
+    qk_norm: int
+    positions: int
+    tokens: int
+    products: int
+    multiply_adds: int
+    activations: int
+    depth: int
+
+    @property
+    def total(self) -> int:
+        """Parameters as DiT-MoE's paper counts: with the position table, without the QK LayerNorm."""
+        return self.trainable + self.positions - self.qk_norm
+
+    @property
+    def active(self) -> int:
+        """total - routed (1 - K / E): whatever is not routed counts, label table and positions included."""
+        return self.total - self.routed + self.routed_active
+
+
+def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
+    """Count a model by a forward pass of one sample over tensors that have a shape and no memory.
+
+    Everything is the real model's, so that a modality's own head and any router count as they are; only the
+    routed experts, whose shares are not known without data, run as one expert of all assignments: the same
+    products, of the same total size.
+
+    Args:
+        make: makes the model.
+        sample_shape: shape of one sample as the model sees it.
+
+    Raises:
+        ValueError: if the router's number of assignments depends on data.
+    """
+    with FakeTensorMode(), torch.device("cpu"):
+        model = make()
+        rows: dict[Experts, int] = {}
+        for module in model.modules():
+            if isinstance(module, Experts):
+                module.forward = partial(_as_one_expert, module, rows)  # type: ignore[method-assign]
+        x, t, y = torch.empty(1, *sample_shape), torch.empty(1), torch.empty(1, dtype=torch.int64)
+        tokens = len(model.tokens.positions(x))
+        kept = _Kept(model, tokens)
+        try:
+            with FlopCounterMode(display=False) as counter, kept.hooks():
+                model(x, t, y)
+        except DynamicOutputShapeException as error:
+            router = next(type(m.router).__name__ for m in model.modules() if isinstance(m, MoE))
+            raise ValueError(f"router {router} cannot be planned: its assignments depend on data") from error
+    width = model.embed.out_features
+    attentions = [m for m in model.modules() if isinstance(m, Attention)]
+    mixtures = [m for m in model.modules() if isinstance(m, MoE)]
+    return Counts(
+        trainable=_size(model),
+        routed=sum(_size(m.experts) for m in mixtures),
+        shared=sum(_size(m.shared) for m in mixtures if m.shared is not None),
+        routed_active=sum(round(_size(e) * n / (tokens * len(e.up))) for e, n in rows.items()),
+        qk_norm=sum(_size(m.q_norm) + _size(m.k_norm) for m in attentions),
+        positions=tokens * width,
+        tokens=tokens,
+        products=sum(2 * tokens**2 * width for _ in attentions),
+        multiply_adds=counter.get_total_flops() // 2,
+        activations=kept.numbers,
+        depth=len(model.blocks),
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _as_one_expert(
+    experts: Experts,
+    rows: dict[Experts, int],
+    x: Float[Tensor, "A D"],
+    weight: Float[Tensor, " A"],
+    *_: Tensor,
+) -> Float[Tensor, "A D"]:
+    """All assignments through the first expert; notes how many there were."""
+    rows[experts] = len(x)
+    up_bias = None if experts.up_bias is None else experts.up_bias[0]
+    inner = activate(F.linear(x, experts.up[0], up_bias), experts.activation) * weight[:, None]
+    out = F.linear(inner, experts.down[0])
+    return out if experts.down_bias is None else out + weight[:, None] * experts.down_bias[0]
+
+
+class _Kept:
+    """Adds up what autograd keeps, each storage once, parameters and attention scores aside."""
+
+    def __init__(self, model: DiTMoE, tokens: int) -> None:
+        self.seen = {p.untyped_storage()._cdata for p in model.parameters()}
+        heads = {m.num_heads for m in model.modules() if isinstance(m, Attention)}
+        self.scores = {(h, tokens, tokens) for h in heads}
+        self.storages: list[
+            torch.UntypedStorage
+        ] = []  # kept, or a later one might get the number of a freed one
+        self.numbers = 0
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._add, lambda tensor: tensor)
+
+    def _add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.seen and tuple(tensor.shape[-3:]) not in self.scores:
+            self.seen.add(storage._cdata)
+            self.storages.append(storage)
+            self.numbers += storage.nbytes() // tensor.element_size() if tensor.is_floating_point() else 0
+        return tensor
