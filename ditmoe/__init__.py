@@ -1,6 +1,19 @@
 """Diffusion transformers with mixtures of experts for images, point clouds and short videos."""
 
+from typing import TYPE_CHECKING, Any
+
 from ditmoe.model import DiTMoE
 
-__all__ = ["DiTMoE", "__version__"]
+if TYPE_CHECKING:
+    from ditmoe.weights import load
+
+__all__ = ["DiTMoE", "__version__", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # it needs Hydra, which importing ditmoe alone should not bring
+        from ditmoe.weights import load
+
+        return load
+    raise AttributeError(f"module 'ditmoe' has no attribute {name!r}")

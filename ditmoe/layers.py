@@ -84,16 +84,16 @@ def sinusoid(t: Float[Tensor, " B"], size: int, max_period: float = 10_000.0) ->
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoid of t (0..1000) through a two-layer MLP."""
+    """Sinusoid of `scale` t, for t in 0..1000, through a two-layer MLP."""
 
-    def __init__(self, hidden_size: int, sinusoid_size: int = 256) -> None:
+    def __init__(self, hidden_size: int, sinusoid_size: int = 256, scale: float = 1.0) -> None:
         super().__init__()
-        self.sinusoid_size = sinusoid_size
+        self.sinusoid_size, self.scale = sinusoid_size, scale
         self.first = nn.Linear(sinusoid_size, hidden_size)
         self.second = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        h = sinusoid(t, self.sinusoid_size).to(self.first.weight.dtype)
+        h = sinusoid(self.scale * t, self.sinusoid_size).to(self.first.weight.dtype)
         return self.second(F.silu(self.first(h)))
 
 

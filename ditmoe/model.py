@@ -69,6 +69,7 @@ class DiTMoE(nn.Module):
             0 is none. DiT-MoE publishes "2 shared experts" as 2.
         dense_ratio, dense_activation: the feed-forward layer of dense blocks, DiT's by default.
         qk_norm: LayerNorm per head on queries and keys.
+        time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class DiTMoE(nn.Module):
         dense_ratio: float = 4.0,
         dense_activation: str = "gelu_tanh",
         qk_norm: bool = False,
+        time_scale: float = 1.0,
     ) -> None:
         super().__init__()
         sparse = range(depth) if sparse is None else sparse
@@ -106,7 +108,7 @@ class DiTMoE(nn.Module):
         self.tokens = tokens
         self.num_classes = num_classes
         self.embed = nn.Linear(tokens.in_features, hidden_size)
-        self.timestep = TimestepEmbedding(hidden_size)
+        self.timestep = TimestepEmbedding(hidden_size, scale=time_scale)
         self.label = LabelEmbedding(num_classes, hidden_size)
         self.blocks = nn.ModuleList(
             Block(hidden_size, Attention(hidden_size, num_heads, qk_norm), feed_forward(layer))

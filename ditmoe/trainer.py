@@ -224,6 +224,6 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
         raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {precision!r}")
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()
+        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         gains = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and gains) else None

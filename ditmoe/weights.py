@@ -1,0 +1,155 @@
+"""Folders that hold a model: safetensors shards and the configuration that opens them."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ditmoe import build
+from ditmoe.model import DiTMoE
+
+FORMAT = "ditmoe-weights-1"
+CONFIG = "config.json"
+
+
+def write(
+    folder: str | Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+    max_shard_bytes: float = 2e9,
+) -> list[Path]:
+    """Write a model's folder whole or not at all; one shard's tensors are in memory at a time.
+
+    Args:
+        folder: new, or one that this function wrote, which is replaced when the new one is complete.
+        config: "model", "tokens", "num_classes" and "router" (or None), as `load` needs them.
+        tensors: names and values, made one after the other.
+        max_shard_bytes: a shard is closed before it grows larger; a single larger tensor gets its own.
+
+    Raises:
+        ValueError: if the folder holds something else.
+    """
+    folder = Path(folder).absolute()
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir()
+    try:
+        shards: list[str] = []
+        for shard in _shards(tensors, max_shard_bytes):
+            shards.append(f"weights-{len(shards) + 1:05d}.safetensors")
+            save_file(shard, partial / shards[-1])
+            shard.clear()
+        content = {"format": FORMAT, **config, "shards": shards}
+        (partial / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+        for file in partial.iterdir():
+            file.chmod((partial / CONFIG).stat().st_mode)  # safetensors' files are for their owner alone
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [folder / name for name in shards]
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], limit: float) -> Iterable[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > limit:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+        del tensor
+    yield shard
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    try:
+        _read_config(folder)
+    except (ValueError, OSError) as error:
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} must be new, or a folder that convert wrote: it holds something else"
+            ) from error
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a complete folder where an old one may be; the old one comes back if that fails."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
+
+
+def load(
+    folder: str | Path, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> DiTMoE:
+    """The model in a folder that `python -m ditmoe.convert` wrote, in evaluation mode.
+
+    Its `model(x, t, y)` takes t from 0 (data) to 1000 (noise), whatever the published code wanted. Nothing in
+    the folder is executed.
+
+    Args:
+        device: where to put it; the GPU where there is one.
+        dtype: of its weights; that of the samples it will see.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each, if there is no such folder or it does not fit.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    build.check_trusted(config, folder / CONFIG)
+    with torch.device("meta"):
+        model = make(config)
+    model = model.to(dtype).to_empty(device=device or build.default_device())
+    weights: dict[str, Tensor] = {}
+    for name in config["shards"]:
+        file = folder / Path(name).name
+        try:
+            with safe_open(file, "pt") as shard:
+                weights |= {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118  (no mapping)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is no safetensors file, or is damaged: {error}") from error
+    build.load_weights(model, weights, folder)
+    return model.eval()
+
+
+def make(config: dict[str, Any]) -> DiTMoE:
+    """A freshly initialised model of a folder's configuration."""
+    tokens = build.make(config["tokens"], hidden_size=config["model"]["hidden_size"])
+    router = build.make(config["router"]) if config["router"] else None
+    return build.make(config["model"], tokens=tokens, num_classes=config["num_classes"], router=router)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} must be a folder that convert wrote, but it holds no {CONFIG}")
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON, or is damaged: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{file} was not written by convert: it lacks format = {FORMAT}")
+    for key in ("model", "tokens", "router", "num_classes", "shards"):
+        if key not in config:
+            raise ValueError(f"{file} is damaged: it lacks {key}")
+    return config

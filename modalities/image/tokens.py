@@ -1,0 +1,45 @@
+"""How an image becomes tokens: 2-D patches of its latents, of any height and width."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ditmoe.modality import Tokens
+from modalities.grid import coordinates, patchify, sincos, unpatchify
+
+
+class LatentTokens(Tokens):
+    """DiT's tokens (arXiv 2212.09748): square patches of a grid, channels first. Owns no weights.
+
+    Args:
+        hidden_size: width of the position embedding.
+        channels: C, of the latents.
+        patch: cells per axis of a token; height and width must be multiples of it.
+        learn_sigma: predict 2 C channels, the second half for the variance (arXiv 2102.09672).
+    """
+
+    def __init__(
+        self, hidden_size: int, channels: int = 4, patch: int = 2, learn_sigma: bool = False
+    ) -> None:
+        super().__init__()
+        for name, value in {"channels": channels, "patch": patch}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.hidden_size, self.patch = hidden_size, patch
+        self.in_features = channels * patch**2
+        self.out_features = (2 if learn_sigma else 1) * self.in_features
+
+    def patchify(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N P"]:
+        return patchify(x.movedim(1, -1), [self.patch] * 2)
+
+    def positions(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "N D"]:
+        yx = coordinates([size // self.patch for size in x.shape[2:]], x.device)
+        return sincos(yx.flip(-1), self.hidden_size)  # DiT lists the horizontal axis first
+
+    def inverse(
+        self,
+        tokens: Float[Tensor, "B N Q"],
+        like: Float[Tensor, "B C H W"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B C2 H W"]:
+        return unpatchify(tokens, like.shape[2:], [self.patch] * 2).movedim(-1, 1)
