@@ -118,15 +118,20 @@ def sample_checkpoint(
     checkpoint: str | Path,
     num: int = 32,
     label: str | int | None = None,
+    seed: int = 0,
     top_k: int | None = None,
     out: str | Path | None = None,
     **options: Any,
 ) -> list[Path]:
-    """Draw from a checkpoint and write the samples; returns the paths, the picture first."""
+    """Draw from a checkpoint and write the samples; returns the paths, the picture first.
+
+    Without `out` each class and seed has a folder of its own, so that sets do not mix.
+    """
     restored = build.restore(checkpoint, top_k)
     labels = make_labels(restored.modality, num, label)
-    samples = draw_from(restored, labels, **options)
-    return restored.modality.write(samples, Path(out) if out else restored.folder / "samples")
+    samples = draw_from(restored, labels, seed=seed, **options)
+    folder = restored.folder / "-".join(["samples", *([] if label is None else [str(label)]), f"seed{seed}"])
+    return restored.modality.write(samples, Path(out) if out else folder)
 
 
 def sample(config: dict[str, Any]) -> None:

@@ -95,14 +95,19 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
             )
     build.load_weights(trainer.model, content["model"], trainer.file)
     trainer.resume(content)
-    print(f"going on from step {trainer.step}")
+    done = trainer.step >= trainer.steps
+    print(
+        f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
+        if done
+        else f"going on from step {trainer.step}"
+    )
 
 
 def finish(options: dict[str, Any], folder: Path) -> None:
     """Sample, measure, and say where everything is and what to type next."""
     lines = [f"  {folder / checkpoint.NAME}   the model"]
     if options["num"]:
-        paths = sample_checkpoint(folder, num=options["num"])
+        paths = sample_checkpoint(folder, num=options["num"], out=folder / "samples")
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
     if options["evaluate"]:
         evaluate_checkpoint(folder)

@@ -167,6 +167,8 @@ def test_the_label_says_what_is_missing(cloud):
 def test_a_class_has_its_own_row_where_few_cells_stay_empty():
     assert sheets._rows(["chair", "table", "chair", "table"], None) == [[0, 2], [1, 3]]
     assert sheets._rows(["chair", "table", "chair", "table"], 3) == [[0, 1, 2], [3]]
+    many = sheets._rows(list("abcdefgh") * 2, None)  # two classes side by side, not eight rows
+    assert many == [[0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15]]
     alone = sheets._rows(list("abcdefghij"), None)
     assert list(itertools.chain(*alone)) == list(range(10))
     assert 1 < len(alone) < 10

@@ -146,8 +146,8 @@ def test_every_router_and_process_trains_and_samples(tmp_path: Path, router: str
     restored = build.restore(tmp_path)
     samples = draw_from(restored, make_labels(restored.modality, 3, None), batch_size=2)
     assert samples.data.shape == (3, 64, 3)
-    again = draw_from(restored, make_labels(restored.modality, 3, None), batch_size=3, guidance=1.0)
-    assert torch.allclose(torch.tensor(samples.data), torch.tensor(again.data), atol=1e-4)
+    again = draw_from(restored, make_labels(restored.modality, 3, None), batch_size=3)
+    assert abs(samples.data - again.data).max() < 1e-4 * abs(samples.data).max()
 
 
 @pytest.mark.parametrize("preset", options("model"))

@@ -100,7 +100,7 @@ class PointCloud(Modality):
         return formats.read_set(path)
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """One PLY and one NPY per shape, all of them in samples.npz, and the contact sheet."""
+        """One PLY and one NPY per shape, and the contact sheet."""
         folder.mkdir(parents=True, exist_ok=True)
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)

@@ -92,6 +92,10 @@ def _rows(classes: Sequence[str], columns: int | None) -> list[list[int]]:
         width = min(10, max(map(len, groups)))
         rows = [group[i : i + width] for group in groups for i in range(0, len(group), width)]
         if len(classes) >= 0.6 * width * len(rows) and width > 1:
+            if (
+                len(rows) > 6 and width <= 6 and {len(row) for row in rows} == {width}
+            ):  # else the sheet is a tower
+                rows = [sum(rows[i : i + 2], []) for i in range(0, len(rows), 2)]
             return rows
     width = columns or int(np.ceil(np.sqrt(1.4 * len(classes))))
     return [list(everything[i : i + width]) for i in range(0, len(classes), width)]
