@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def _rows(classes: Sequence[str], columns: int | None) -> list[list[int]]:
             if (
                 len(rows) > 6 and width <= 6 and {len(row) for row in rows} == {width}
             ):  # else the sheet is a tower
-                rows = [sum(rows[i : i + 2], []) for i in range(0, len(rows), 2)]
+                rows = [list(chain(*rows[i : i + 2])) for i in range(0, len(rows), 2)]
             return rows
     width = columns or int(np.ceil(np.sqrt(1.4 * len(classes))))
     return [list(everything[i : i + width]) for i in range(0, len(classes), width)]
