@@ -62,9 +62,10 @@ def load(path: str | Path) -> dict[str, Any]:
     file = locate(path)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise ValueError(f"{file} is no ditmoe checkpoint, or is damaged: {reason}") from error
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler's own words mean nothing to whoever named the wrong file
+        raise ValueError(f"{file} is no ditmoe checkpoint, or is damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is no ditmoe checkpoint: it lacks the entry format = {FORMAT}")
     return content
