@@ -1,8 +1,8 @@
 """Files that are never half-written, and loading that never executes code."""
 
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,31 +12,29 @@ FORMAT = "ditmoe-1"
 NAME = "checkpoint.pt"
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file so that a crash, a kill or a full disk leaves either the old file or the new one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file whole or not at all: into a hidden neighbour, which takes the name at the end.
+
+    A crash, a kill or a full disk leaves the old file as it was. Folders are made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with open(draft, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint: tensors, and plain values only."""
-    write_atomic(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+    with replacing(path) as stream:
+        torch.save({"format": FORMAT, **content}, stream)
 
 
 def locate(path: str | Path) -> Path:

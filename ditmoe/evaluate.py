@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ditmoe import build, cli
-from ditmoe.checkpoint import write_atomic
+from ditmoe.checkpoint import replacing
 from ditmoe.modality import Report
 from ditmoe.sample import draw_from
 
@@ -52,7 +52,8 @@ def publish(report: Report, folder: Path) -> None:
     content = {**report.values, "interval": report.intervals, **report.rows}
     content |= {"protocol": report.protocol, "notes": list(report.notes)}
     text = json.dumps(content, indent=2, default=float)
-    write_atomic(folder / "metrics.json", lambda file: file.write(text.encode()))
+    with replacing(folder / "metrics.json") as stream:
+        stream.write(text.encode())
 
 
 def table(report: Report) -> str:

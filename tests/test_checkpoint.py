@@ -23,12 +23,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     file = tmp_path / checkpoint.NAME
     checkpoint.save(file, {"step": 1})
 
-    def full_disk(stream) -> None:
-        stream.write(b"half")
-        raise OSError(28, "No space left on device")
+    def write_to_a_full_disk() -> None:
+        with checkpoint.replacing(file) as stream:
+            stream.write(b"half")
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomic(file, full_disk)
+        write_to_a_full_disk()
     assert checkpoint.load(file)["step"] == 1
     assert os.listdir(tmp_path) == [checkpoint.NAME]
 

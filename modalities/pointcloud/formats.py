@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Shaped
 from numpy.typing import DTypeLike
 
+from ditmoe.checkpoint import replacing
 from ditmoe.modality import Samples
-from modalities.pointcloud.ply import has_faces, read_columns, read_vertices, replacing
+from modalities.pointcloud.ply import has_faces, read_columns, read_vertices
 
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", ".xyz", ".txt", ".pts", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")

@@ -2,14 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from ditmoe.checkpoint import replacing
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -79,19 +80,6 @@ def read_columns(lines: Iterable[str], columns: tuple[int, ...] = (0, 1, 2)) -> 
     if not first:
         raise ValueError("the file must have points, got none")
     return np.loadtxt(chain([first], rows), usecols=columns, ndmin=2, comments=None)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file whole or not at all: into a hidden neighbour, which takes the name at the end."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as stream:
-            yield stream
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _header(stream: IO[bytes]) -> tuple[str, dict[str, tuple[int, dict[str, str]]]]:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ditmoe.checkpoint import replacing
 from modalities.pointcloud.catalogue import SPLITS
 from modalities.pointcloud.formats import read_surface, write_npy
-from modalities.pointcloud.ply import replacing
 from modalities.pointcloud.pool import run_isolated
 
 SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off", ".npy", ".npz", ".xyz", ".pts")

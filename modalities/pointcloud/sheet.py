@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from modalities.pointcloud.ply import replacing
+from ditmoe.checkpoint import replacing
 from modalities.pointcloud.render import RGB, class_color, finite, render
 
 
@@ -122,7 +122,6 @@ def _write(pen: ImageDraw.ImageDraw, text: str, x: float, y: float, width: float
 def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     """Write a PNG whole or not at all; folders are made. Returns the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as stream:
         Image.fromarray(image).save(stream, "PNG", optimize=True)
     return path
