@@ -1,7 +1,7 @@
 """From configuration to objects; the only module that knows Hydra's instantiate."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 from ditmoe import checkpoint
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
+from ditmoe.moe import Router
 from ditmoe.process import Process
 
 TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
@@ -48,14 +49,18 @@ def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = N
 
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
-    """A freshly initialised model for a modality; zero experts make it dense."""
-    router = make(config["router"]) if config["router"]["num_experts"] else None
+    """A freshly initialised model for a modality."""
     return make(
         config["model"],
         tokens=modality.tokens(config["model"]["hidden_size"]),
         num_classes=len(modality.classes),
-        router=router,
+        router=make_router(config["router"]),
     )
+
+
+def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:
+    """What makes the router of a layer; None for a dense model, which has no or zero experts."""
+    return make(config) if config and config.get("num_experts", 1) else None
 
 
 def make_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:

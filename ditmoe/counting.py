@@ -3,17 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ditmoe.layers import Attention, activate
+from ditmoe.layers import Attention
 from ditmoe.model import DiTMoE
-from ditmoe.moe import Experts, MoE
+from ditmoe.moe import Experts, MoE, Router, TimestepExperts, TokenChoice
+from ditmoe.moe.experts import Rows, Slices
 
 
 @dataclass(frozen=True)
@@ -62,30 +64,32 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
 
     Everything is the real model's, so that a modality's own head and any router count as they are; only the
     routed experts, whose shares are not known without data, run as one expert of all assignments: the same
-    products, of the same total size.
+    products, of the same total size. Where the number of assignments depends on data, it is taken to be
+    what the router aims at, `Router.active` for each token; what has no products (a host's assignment, the
+    choice among segments of noise) is left out.
 
     Args:
         make: makes the model.
         sample_shape: shape of one sample as the model sees it.
-
-    Raises:
-        ValueError: if the router's number of assignments depends on data.
     """
     with FakeTensorMode(), torch.device("cpu"):
         model = make()
-        rows: dict[Experts, int] = {}
-        for module in model.modules():
-            if isinstance(module, Experts):
-                module.forward = partial(_as_one_expert, module, rows)  # type: ignore[method-assign]
         x, t, y = torch.empty(1, *sample_shape), torch.empty(1), torch.empty(1, dtype=torch.int64)
         tokens = len(model.tokens.positions(x))
+        rows: dict[Experts, int] = {}
+        aim = _Aim(tokens)
+        for module in model.modules():
+            if isinstance(module, Experts):
+                module.compute = partial(_as_one_expert, module, rows)  # type: ignore[method-assign]
+            if isinstance(module, TokenChoice):
+                module.choose = partial(TokenChoice.choose, module)  # type: ignore[method-assign]
+            if isinstance(module, TimestepExperts) and module.routers:
+                module.forward = module.routers[0].forward  # type: ignore[method-assign]
+            if isinstance(module, Router):
+                module.register_forward_pre_hook(aim.at)
         kept = _Kept(model, tokens)
-        try:
-            with FlopCounterMode(display=False) as counter, kept.hooks():
-                model(x, t, y)
-        except DynamicOutputShapeException as error:
-            router = next(type(m.router).__name__ for m in model.modules() if isinstance(m, MoE))
-            raise ValueError(f"router {router} cannot be planned: its assignments depend on data") from error
+        with FlopCounterMode(display=False) as counter, aim, kept.hooks():
+            model(x, t, y)
     width = model.embed.out_features
     attentions = [m for m in model.modules() if isinstance(m, Attention)]
     mixtures = [m for m in model.modules() if isinstance(m, MoE)]
@@ -109,18 +113,33 @@ def _size(module: nn.Module) -> int:
 
 
 def _as_one_expert(
-    experts: Experts,
-    rows: dict[Experts, int],
-    x: Float[Tensor, "A D"],
-    weight: Float[Tensor, " A"],
-    *_: Tensor,
+    experts: Experts, rows: dict[Experts, int], x: Float[Tensor, "A D"], given: Rows
 ) -> Float[Tensor, "A D"]:
     """All assignments through the first expert; notes how many there were."""
     rows[experts] = len(x)
-    up_bias = None if experts.up_bias is None else experts.up_bias[0]
-    inner = activate(F.linear(x, experts.up[0], up_bias), experts.activation) * weight[:, None]
-    out = F.linear(inner, experts.down[0])
-    return out if experts.down_bias is None else out + weight[:, None] * experts.down_bias[0]
+    matrices = [
+        None if p is None else p[:1] for p in (experts.up, experts.down, experts.up_bias, experts.down_bias)
+    ]
+    return Slices.apply(x, given.weight.to(x.dtype), *matrices, [len(x)], experts.activation)
+
+
+class _Aim(TorchDispatchMode):
+    """Lets a mask without values have as many true entries as the router at work aims at."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.true = tokens, 0
+
+    def at(self, router: Router, *_: Any) -> None:
+        """Hook: this router is at work."""
+        self.true = round(router.active * self.tokens)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.nonzero.default:
+            return torch.zeros(min(self.true, args[0].numel()), args[0].ndim, dtype=torch.int64)
+        if function is torch.ops.aten.index.Tensor and args[1][0].dtype == torch.bool:
+            return function(args[0], [torch.zeros(min(self.true, args[1][0].numel()), dtype=torch.int64)])
+        return function(*args, **(kwargs or {}))
 
 
 class _Kept:

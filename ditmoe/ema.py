@@ -7,7 +7,7 @@ from torch import nn
 
 
 class EMA:
-    """Exponential moving average of a model's parameters.
+    """Exponential moving average of a model's parameters; buffers are those of the latest step.
 
         e <- d e + (1 - d) w,   d = min(decay, (1 + step) / (10 + step))
 
@@ -25,3 +25,5 @@ class EMA:
         """Take in the weights after step `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for mean, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            mean.copy_(latest)

@@ -120,8 +120,13 @@ class Modulation(nn.Module):
         return self.linear(F.silu(c))[:, None].chunk(self.num, dim=-1)
 
 
+def normalize(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    """LayerNorm without learned scale."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
 def modulate(
     x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]
 ) -> Float[Tensor, "B N D"]:
-    """LayerNorm without learned scale, then the conditioning's scale and shift."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+    """The conditioning's scale and shift, after `normalize`."""
+    return torch.addcmul(shift, x, 1 + scale)

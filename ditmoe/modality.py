@@ -21,10 +21,16 @@ class Tokens(nn.Module, ABC):
     """P, numbers per token that `patchify` gives."""
     out_features: int
     """Q, numbers per token that `inverse` expects; P where the two are the same cut."""
+    axes: int
+    """Of the grid on which the tokens lie: 1 a sequence, 2 an image, 3 a volume or a clip."""
 
     @abstractmethod
     def patchify(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "B N P"]:
         """Cut samples into tokens."""
+
+    @abstractmethod
+    def counts(self, x: Float[Tensor, "B *sample"]) -> tuple[int, ...]:
+        """Tokens along each axis, in the order in which `patchify` lists them; N in all."""
 
     @abstractmethod
     def positions(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "N D"]:

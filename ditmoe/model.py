@@ -8,16 +8,24 @@ the same shape and never learns what the sample is: a modality's `Tokens` cut it
     prediction = inverse(W' modulate(h))
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ditmoe.layers import Attention, FeedForward, LabelEmbedding, Modulation, TimestepEmbedding, modulate
+from ditmoe.layers import (
+    Attention,
+    FeedForward,
+    LabelEmbedding,
+    Modulation,
+    TimestepEmbedding,
+    modulate,
+    normalize,
+)
 from ditmoe.modality import Tokens
-from ditmoe.moe import Experts, MoE, Router, Routing
+from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
 
 
 class Block(nn.Module):
@@ -30,13 +38,14 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
 
     def forward(
-        self, x: Float[Tensor, "B N D"], c: Float[Tensor, "B D"]
+        self, x: Float[Tensor, "B N D"], context: Context
     ) -> tuple[Float[Tensor, "B N D"], Routing | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
-        x = torch.addcmul(x, gate1, self.attention(modulate(x, shift1, scale1)))
-        y, routing = modulate(x, shift2, scale2), None
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(context.c)
+        x = torch.addcmul(x, gate1, self.attention(modulate(normalize(x), shift1, scale1)))
+        plain, routing = normalize(x), None
+        y = modulate(plain, shift2, scale2)
         if isinstance(self.feed_forward, MoE):
-            y, routing = self.feed_forward(y)
+            y, routing = self.feed_forward(y, replace(context, plain=plain))
         else:
             y = self.feed_forward(y)
         return torch.addcmul(x, gate2, y), routing
@@ -51,7 +60,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(hidden_size, out_features)
 
     def forward(self, x: Float[Tensor, "B N D"], c: Float[Tensor, "B D"]) -> Float[Tensor, "B N Q"]:
-        return self.linear(modulate(x, *self.modulation(c)))
+        return self.linear(modulate(normalize(x), *self.modulation(c)))
 
 
 class DiTMoE(nn.Module):
@@ -98,12 +107,9 @@ class DiTMoE(nn.Module):
             if router is None or layer not in sparse:
                 return FeedForward(hidden_size, round(dense_ratio * hidden_size), dense_activation)
             route = router(hidden_size=hidden_size)
-            shared = round(shared_ratio * hidden_size)
-            return MoE(
-                route,
-                Experts(route.num_experts, hidden_size, round(expert_ratio * hidden_size), activation),
-                FeedForward(hidden_size, shared, activation) if shared else None,
-            )
+            route.settle(Place(sorted(sparse).index(layer), len(sparse), tokens.out_features, tokens.axes))
+            inner, shared = (round(ratio * hidden_size) for ratio in (expert_ratio, shared_ratio))
+            return MoE(route, hidden_size, inner, shared, activation)
 
         self.tokens = tokens
         self.num_classes = num_classes
@@ -132,13 +138,27 @@ class DiTMoE(nn.Module):
             every sparse layer, from which the balance loss is computed.
         """
         h = self.embed(self.tokens.patchify(x)) + self.tokens.positions(x)
-        c = self.timestep(t) + self.label(y)
+        time = self.timestep(t)
+        c = time + self.label(y)
+        context = Context(t, time, c, self.tokens.counts(x), h)
         routings = []
         for block in self.blocks:
-            h, routing = block(h, c)
+            h, routing = block(h, context)
             if routing is not None:
+                if routing.draft is not None:
+                    routing = replace(routing, draft=self.tokens.inverse(routing.draft, x, t, c))
                 routings.append(routing)
         return self.tokens.inverse(self.final(h, c), x, t, c), routings
+
+    @property
+    def routers(self) -> list[Router]:
+        """The routers of the layers with experts, in the order of the routings."""
+        return [b.feed_forward.router for b in self.blocks if isinstance(b.feed_forward, MoE)]
+
+    def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
+        """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
+        for router, observed in zip(self.routers, zip(*passes, strict=True), strict=True):
+            router.update(observed)
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -148,15 +168,8 @@ class DiTMoE(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, Experts):
-                for name, matrix in (("up", module.up), ("down", module.down)):
-                    halves = 2 if name == "up" and module.activation == "swiglu" else 1
-                    fan_out, fan_in = matrix.shape[1] // halves, matrix.shape[2]
-                    bound = math.sqrt(6 / (fan_in + fan_out))
-                    nn.init.uniform_(matrix, -bound, bound)
-            elif isinstance(module, Router):
-                for weight in module.parameters():
-                    nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+            elif isinstance(module, Experts | Router):
+                module.initialize()
         for layer in (self.timestep.first, self.timestep.second, self.label.table):
             nn.init.normal_(layer.weight, std=0.02)
         for module in self.modules():

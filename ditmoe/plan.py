@@ -102,7 +102,7 @@ def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
             return build.make(options, hidden_size=hidden_size)
 
     def model() -> DiTMoE:
-        router = build.make(config["router"]) if config["router"]["num_experts"] else None
+        router = build.make_router(config["router"])
         width = config["model"]["hidden_size"]
         return build.make(config["model"], tokens=tokens(width), num_classes=classes, router=router)
 
@@ -132,8 +132,13 @@ def plan(config: dict[str, Any]) -> None:
 def report(config: dict[str, Any], counts: Counts, shape: Sequence[int], classes: int) -> list[str]:
     """Lines that say what the model is and what a forward pass costs."""
     model, router = config["model"], config["router"]
-    experts = f"{router['num_experts']} experts" if router["num_experts"] else "dense"
-    chosen = f", top {router['top_k']}" if router["num_experts"] and router.get("top_k") else ""
+    within = router.get("router") or router
+    experts = f"{within['num_experts']} experts" if within.get("num_experts") else "dense"
+    if "boundaries" in router:
+        experts = (
+            f"{len(router['boundaries']) + 1} noise segments of {experts.replace('dense', 'one expert')}"
+        )
+    chosen = f", top {within['top_k']}" if within.get("num_experts") and within.get("top_k") else ""
     sample = " x ".join(map(str, shape))
     return [
         f"{model['depth']} layers, {model['hidden_size']} wide, {model['num_heads']} heads, {experts}{chosen}; "

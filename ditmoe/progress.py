@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ditmoe.moe import load
+import torch
 
 
 class Meter:
@@ -17,7 +17,7 @@ class Meter:
 
     def __init__(self, steps: int, samples_per_step: int) -> None:
         self.steps, self.samples_per_step = steps, samples_per_step
-        self.sums = {"loss": 0.0, "balance": 0.0}
+        self.sums: dict[str, float] = {}
         self.num = 0
         self.latest: dict[str, Any] = {}
         self.since = time.perf_counter()
@@ -26,8 +26,8 @@ class Meter:
 
     def add(self, numbers: dict[str, Any]) -> None:
         """Take in one step."""
-        for name in self.sums:
-            self.sums[name] += numbers[name]
+        for name, value in numbers["losses"].items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.num += 1
         self.latest = numbers
 
@@ -51,25 +51,38 @@ class Meter:
             "samples_per_second": self.samples_per_step / seconds,
         }
         for layer, routing in enumerate(self.latest["routings"]):
-            for expert, share in enumerate(load(routing).tolist()):
+            counts = routing.counts
+            dropped = torch.zeros_like(counts[0]) if routing.dropped is None else routing.dropped
+            *load, lost, unrouted = torch.cat(
+                [routing.load, torch.stack([dropped / (counts.sum() + dropped), routing.unrouted])]
+            ).tolist()
+            for expert, share in enumerate(load):
                 record[f"load/layer{layer:02d}/expert{expert:02d}"] = share
-        self.sums = dict.fromkeys(self.sums, 0.0)
+            record[f"experts_per_token/layer{layer:02d}"] = len(routing.expert) / len(routing.scores)
+            record[f"unrouted/layer{layer:02d}"] = unrouted
+            if routing.dropped is not None:
+                record[f"dropped/layer{layer:02d}"] = lost
+        self.sums = {}
         self.num, self.since, self.pauses = 0, now, 0.0
         return record
 
     def line(self, record: dict[str, float]) -> str:
         """One line for the screen; the load is the least and the most used expert's, 1 being an even share."""
+
+        def share(kind: str) -> list[float]:
+            return [value for name, value in record.items() if name.startswith(f"{kind}/")]
+
         step = int(record["step"])
         left = (self.steps - step) * (self.seconds_per_step or 0)
-        shares = [value for name, value in record.items() if name.startswith("load/")]
+        shares = share("load")
         experts = len(self.latest["routings"][0].counts) if shares else 0
-        balance = (
-            f"  balance {record['balance']:.3f}  load {min(shares) * experts:.2f}-{max(shares) * experts:.2f}"
-            if shares
-            else ""
-        )
+        own = [f"  {name} {record[name]:.3f}" for name in self.latest["losses"] if name != "loss"]
+        if shares:
+            own.append(f"  load {min(shares) * experts:.2f}-{max(shares) * experts:.2f}")
+        if dropped := share("dropped"):
+            own.append(f"  dropped {sum(dropped) / len(dropped):.1%}")
         return (
-            f"step {step:>6}/{self.steps}  loss {record['loss']:.4f}{balance}  "
+            f"step {step:>6}/{self.steps}  loss {record['loss']:.4f}{''.join(own)}  "
             f"{record['samples_per_second']:.0f} samples/s  {clock(left)} left"
         )
 

@@ -76,7 +76,7 @@ class Architecture:
             tokens |= {"learn_sigma": self.out_channels > self.in_channels}
         else:
             tokens |= {"_target_": "modalities.pointcloud.tokens.VoxelTokens", "resolution": self.size}
-        router = {"_target_": "ditmoe.moe.routing.TokenChoice", "_partial_": True}
+        router = {"_target_": "ditmoe.moe.TokenChoice", "_partial_": True}
         return {
             "model": {
                 "_target_": "ditmoe.model.DiTMoE",

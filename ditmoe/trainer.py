@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ditmoe import checkpoint
 from ditmoe.ema import EMA
 from ditmoe.modality import Modality
-from ditmoe.moe import Routing, balance_loss
+from ditmoe.model import DiTMoE
+from ditmoe.moe import Routing
 from ditmoe.process import Process
 from ditmoe.progress import Meter
 from ditmoe.seeding import torch_generator
@@ -34,7 +35,6 @@ class Trainer:
         batch_size: samples per forward pass; `accumulate` passes make a step.
         warmup: steps of linear warm-up; then the rate follows `decay` ("constant", "linear", "cosine").
         clip: largest gradient norm.
-        balance: coefficient of the balance loss, summed over the layers as DiT-MoE does.
         label_dropout: share of samples whose label becomes the null class, for guidance.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         compile: use torch.compile (needs a C++ compiler on a CPU).
@@ -43,7 +43,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DiTMoE,
         process: Process,
         modality: Modality,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
@@ -59,7 +59,6 @@ class Trainer:
         decay: str = "cosine",
         clip: float = 1.0,
         ema_decay: float = 0.999,
-        balance: float = 0.01,
         label_dropout: float = 0.1,
         precision: str = "auto",
         compile: bool = False,
@@ -82,7 +81,7 @@ class Trainer:
         self.forward = torch.compile(model) if compile else model
         self.folder, self.carried, self.preview = folder, carried, preview
         self.seed, self.steps, self.batch_size, self.accumulate = seed, steps, batch_size, accumulate
-        self.warmup, self.decay, self.clip, self.balance = warmup, decay, clip, balance
+        self.warmup, self.decay, self.clip = warmup, decay, clip
         self.label_dropout = label_dropout
         self.autocast_dtype = choose_precision(precision, self.device)
         self.log_every, self.save_every, self.preview_every = log_every, save_every, preview_every
@@ -143,34 +142,37 @@ class Trainer:
     def _train_step(self) -> dict[str, Any]:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.rate(self.step)
-        losses: list[Tensor] = []
-        routings: list[Routing] = []
+        passes = []
+        values: list[Tensor] = []
         for micro in range(self.accumulate):
-            loss, routings = self.losses(self.step * self.accumulate + micro)
-            balance = balance_loss(routings)
-            total = loss + self.balance * len(routings) * balance.to(loss)
-            (total / self.accumulate).backward()
-            losses.append(torch.stack([loss.detach(), balance.detach().to(loss)]))
+            objective, losses, routings = self.losses(self.step * self.accumulate + micro)
+            (objective / self.accumulate).backward()
+            values.append(torch.stack(list(losses.values())))
+            passes.append([routing.observed for routing in routings])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        loss, balance = torch.stack(losses).mean(0).tolist()
-        if not math.isfinite(loss):
+        numbers = dict(zip(losses, torch.stack(values).mean(0).tolist(), strict=True))
+        if not math.isfinite(loss := numbers["loss"]):
             raise ValueError(
                 f"the loss is {loss} at step {self.step}; {self.file} holds the last good state: "
                 "lower optimizer.lr, or use trainer.precision=fp32"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.model.update_routers(passes)
         self.ema.update(self.model, self.step)
         return {
-            "loss": loss,
-            "balance": balance,
+            "losses": numbers,
             "gradient_norm": norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "routings": routings,
         }
 
-    def losses(self, index: int) -> tuple[Tensor, list[Routing]]:
-        """Mean squared error of one batch, and the routings that the balance loss is made of."""
+    def losses(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[Routing]]:
+        """What is optimised on one batch, its parts by name, and the routings.
+
+        The objective is the mean squared error plus the routers' own losses times their coefficients, summed
+        over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
+        """
         x0, y = self.modality.batch(self.batch_size, self.seed, index)
         generator = torch_generator("train", self.seed, index)
         noise = torch.randn(x0.shape, generator=generator)
@@ -179,9 +181,23 @@ class Trainer:
         y = torch.where(dropped, len(self.modality.classes), y)
         x0, y, noise, t = (tensor.to(self.device, non_blocking=True) for tensor in (x0, y, noise, t))
         x_t = self.process.corrupt(x0, noise, t)
+        torch.manual_seed(
+            torch_generator("router", self.seed, index).initial_seed()
+        )  # for routers with noise
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             output, routings = self.forward(x_t, t, y)
-        return (output.float() - self.process.target(x0, noise, t)).square().mean(), routings
+        target = self.process.target(x0, noise, t)
+        objective = (output.float() - target).square().mean()
+        losses = {"loss": objective.detach()}
+        for name in dict.fromkeys(name for routing in routings for name in routing.losses):
+            parts = [routing.losses[name] for routing in routings if name in routing.losses]
+            objective = objective + sum(part.coefficient * part.value for part in parts)
+            losses[name] = torch.stack([part.value.detach().float() for part in parts]).mean()
+        for router, routing in zip(self.model.routers, routings, strict=True):
+            if routing.draft is not None:
+                error = (routing.draft.float() - target).square().mean()
+                objective = objective + router.draft_coefficient * error
+        return objective, losses, routings
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at a step."""

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ditmoe import build
+from ditmoe import build, checkpoint
 from ditmoe.model import DiTMoE
 
 FORMAT = "ditmoe-weights-1"
@@ -120,22 +120,40 @@ def load(
     with torch.device("meta"):
         model = make(config)
     model = model.to(dtype).to_empty(device=device or build.default_device())
+    build.load_weights(model, _tensors(folder, config["shards"]), folder)
+    return model.eval()
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a run (averaged ones) or of a folder that convert wrote, as they are.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each.
+    """
+    path = Path(path)
+    if (path / CONFIG).is_file():
+        config = _read_config(path)
+        return config, _tensors(path, config["shards"])
+    content = checkpoint.load(path)
+    return content["config"], content["ema"]
+
+
+def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
-    for name in config["shards"]:
+    for name in shards:
         file = folder / Path(name).name
         try:
             with safe_open(file, "pt") as shard:
                 weights |= {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118  (no mapping)
         except SafetensorError as error:
             raise ValueError(f"{file} is no safetensors file, or is damaged: {error}") from error
-    build.load_weights(model, weights, folder)
-    return model.eval()
+    return weights
 
 
 def make(config: dict[str, Any]) -> DiTMoE:
     """A freshly initialised model of a folder's configuration."""
     tokens = build.make(config["tokens"], hidden_size=config["model"]["hidden_size"])
-    router = build.make(config["router"]) if config["router"] else None
+    router = build.make_router(config["router"])
     return build.make(config["model"], tokens=tokens, num_classes=config["num_classes"], router=router)
 
 

@@ -1,31 +1,40 @@
-"""What keeps the experts in use, and the numbers that tell whether it does."""
-
-from collections.abc import Sequence
+"""Losses that keep the experts in use and apart."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.moe.routing import Routing
 
-
-def balance_loss(routings: Sequence[Routing]) -> Float[Tensor, ""]:
-    """Expert-level balance loss, mean over the layers: E sum_i f_i P_i.
+def balance_loss(counts: Int[Tensor, " E"], scores: Float[Tensor, "T E"]) -> Float[Tensor, ""]:
+    """Expert-level balance loss of a layer, E sum_i f_i P_i.
 
     f_i is the share of assignments that went to expert i (no gradient), P_i the mean score that the tokens
-    gave it (DiT-MoE, arXiv 2407.11633, eq. 6; Switch, arXiv 2101.03961, eq. 4). 1 when balanced, up to E
-    when one expert takes all. It is returned, never injected into `backward`: the number that is optimised
-    is the number that is logged, whatever the loss scale.
+    gave it, scores being distributions (DiT-MoE, arXiv 2407.11633, eq. 6; Switch, arXiv 2101.03961, eq. 4).
+    1 when balanced, up to E when one expert takes all. It is returned, never injected into `backward`: its
+    gradient follows the loss scale as that of any other loss does.
     """
-    if not routings:
-        return torch.zeros(())
-    return torch.stack([_layer_loss(r) for r in routings]).mean()
+    return len(counts) * (counts / counts.sum().clamp_min(1) * scores.float().mean(dim=0)).sum()
 
 
-def _layer_loss(routing: Routing) -> Float[Tensor, ""]:
-    return len(routing.counts) * (load(routing) * routing.scores.float().mean(dim=0)).sum()
+def z_loss(logits: Float[Tensor, "T E"]) -> Float[Tensor, ""]:
+    """Keeps logits small: mean over the tokens of logsumexp(logits)² (ST-MoE, arXiv 2202.08906, eq. 5)."""
+    return logits.logsumexp(dim=-1).square().mean()
 
 
-def load(routing: Routing) -> Float[Tensor, " E"]:
-    """Share of the assignments that each expert received; sums to 1."""
-    return routing.counts / len(routing.expert)
+def similarity_loss(probabilities: Float[Tensor, "T E"], chosen: Float[Tensor, "T E"]) -> Float[Tensor, ""]:
+    """Router similarity loss of Expert Race (arXiv 2503.16057): experts should differ in whom they like.
+
+        P' = P^T P,  M' = M^T M,    L = (1/T) sum_ij W_ij P'_ij,
+        W_ii = E M'_ii / sum_k M'_kk,    W_ij = (E² - E) M'_ij / sum_{k != l} M'_kl     (no gradient)
+
+    with the softmax P of the logits and the mask M of the assignments. Balance is its diagonal; the rest
+    presses upon pairs that are chosen together. 1 where all scores are even.
+    """
+    num_tokens, num_experts = probabilities.shape
+    with torch.autocast(probabilities.device.type, enabled=False):  # half precision cannot count that far
+        together, alike = chosen.T @ chosen, probabilities.T @ probabilities
+    alone = together.diagonal()
+    pairs = together - torch.diag(alone)
+    weight = torch.diag(num_experts * alone / alone.sum().clamp_min(1))
+    weight = weight + (num_experts**2 - num_experts) * pairs / pairs.sum().clamp_min(1)
+    return (weight * alike).sum() / num_tokens

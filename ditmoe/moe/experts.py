@@ -1,11 +1,52 @@
-"""The routed experts: stacked weights, one grouped product."""
+"""The routed experts: stacked weights, and how sorted rows go through them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ditmoe.layers import activate, up_features
+
+
+class Places(NamedTuple):
+    """Where rows that are one token each come from, and where their results go.
+
+    Attributes:
+        token: of each row, numbered through the batch.
+        row: the rows in the order of their tokens.
+        bounds: where in that order the rows of each token begin; at the end their number.
+    """
+
+    token: Int[Tensor, " A"]
+    row: Int[Tensor, " A"]
+    bounds: Int[Tensor, " T+1"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the experts work on: one row per assignment, sorted by expert.
+
+    Attributes:
+        x: inputs.
+        weight: factor on each result.
+        expert: of each row, ascending.
+        counts: rows of each expert.
+        sample: of the batch, that each row belongs to.
+        places: of the rows, where each is a token.
+    """
+
+    x: Float[Tensor, "A D"]
+    weight: Float[Tensor, " A"]
+    expert: Int[Tensor, " A"]
+    counts: Int[Tensor, " E"]
+    sample: Int[Tensor, " A"]
+    places: Places | None = None
 
 
 class Experts(nn.Module):
@@ -24,50 +65,191 @@ class Experts(nn.Module):
         self.up_bias = nn.Parameter(torch.zeros(num_experts, up)) if bias else None
         self.down_bias = nn.Parameter(torch.zeros(num_experts, hidden_size)) if bias else None
 
-    def forward(
-        self,
-        x: Float[Tensor, "A D"],
-        weight: Float[Tensor, " A"],
-        expert: Int[Tensor, " A"],
-        counts: Int[Tensor, " E"],
-    ) -> Float[Tensor, "A D"]:
-        """Each row through its expert, times its weight. Rows lie sorted by expert, `counts` rows for each.
+    def forward(self, rows: Rows, c: Float[Tensor, "B D"]) -> Float[Tensor, "A D"]:
+        """Each row through its expert, times its weight; `c` is the conditioning of each sample, not used here."""
+        return self.compute(rows.x, rows)
+
+    def compute(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
+        """The experts on inputs in place of the rows' own:  y = w (down f(up x + bias) + bias).
 
         The weight is applied between the two matrices, so that its gradient needs no expert output.
         """
-        inner = activate(grouped_linear(x, self.up, self.up_bias, expert, counts), self.activation)
-        weight = weight.type_as(inner)[:, None]
-        out = grouped_linear(inner * weight, self.down, None, expert, counts)
-        if self.down_bias is not None:
-            out = out + weight * self.down_bias[expert]
-        return out
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            # On a CPU small products stay in float32: in bfloat16 they gain less than the casts cost.
+            small = not x.is_cuda and len(x) * self.up[0].numel() < len(self.up) * SMALL
+            x = x.to(torch.float32 if small else torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return (on_cuda if x.is_cuda else on_cpu)(self, x, rows)
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Xavier matrices, gate and up each on its own, as if every expert stood alone."""
+        for matrix, halves in ((self.up, 2 if self.activation == "swiglu" else 1), (self.down, 1)):
+            bound = math.sqrt(6 / (matrix.shape[1] // halves + matrix.shape[2]))
+            nn.init.uniform_(matrix, -bound, bound)
 
 
-def grouped_linear(
-    x: Float[Tensor, "A in"],
-    weight: Float[Tensor, "E out in"],
-    bias: Float[Tensor, "E out"] | None,
-    expert: Int[Tensor, " A"],
-    counts: Int[Tensor, " E"],
-) -> Float[Tensor, "A out"]:
-    """Row a times the matrix of its expert, for rows sorted by expert.
+def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
+    """Two grouped products whose bounds stay on the device, so that nobody waits for it.
 
-    On CUDA one grouped product without a host synchronisation. On a CPU the counts are at hand anyway, and
-    a product per slice is as fast; `unbind` rather than `weight[e]`, whose gradient would be of full size.
+    That is in bfloat16, for widths that are multiples of 8; float32 and float16 take PyTorch's own fallback.
     """
-    device, dtype = x.device.type, x.dtype
-    if torch.is_autocast_enabled(device):
-        # Few rows on a CPU stay in float32: oneDNN builds a bf16 kernel for every number of rows that it has not
-        # seen, and a small product never earns that back.
-        large = x.is_cuda or len(x) >= 1024 * len(weight)
-        dtype = torch.get_autocast_dtype(device) if large else torch.float32
-    x, weight = x.to(dtype), weight.to(dtype)  # once for all experts
-    bias = None if bias is None else bias.to(dtype)
-    with torch.autocast(device, enabled=False):
-        if x.is_cuda:
-            y = F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
-            return y if bias is None else y + bias[expert]
-        slices = x.split(counts.tolist())
-        biases = [None] * len(slices) if bias is None else bias.unbind()
-        parts = zip(slices, weight.unbind(), biases, strict=True)
-        return torch.cat([F.linear(rows, w, b) for rows, w, b in parts])
+    ends = rows.counts.cumsum(0).to(torch.int32)
+    weight = rows.weight.to(x.dtype)[:, None]
+    h = F.grouped_mm(x, experts.up.to(x.dtype).transpose(1, 2), offs=ends)
+    if experts.up_bias is not None:
+        h = h + experts.up_bias.to(x.dtype)[rows.expert]
+    inner = activate(h, experts.activation) * weight
+    y = F.grouped_mm(inner, experts.down.to(x.dtype).transpose(1, 2), offs=ends)
+    return y if experts.down_bias is None else y + weight * experts.down_bias.to(x.dtype)[rows.expert]
+
+
+@torch.compiler.disable
+def on_cpu(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
+    """One expert after the other, each on its slice of the rows: their number is at hand."""
+    biases = experts.up_bias, experts.down_bias
+    counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)
+    return Slices.apply(x, weight, experts.up, experts.down, *biases, counts, experts.activation)
+
+
+class Slices(torch.autograd.Function):
+    """The experts on a CPU: what a few of them need stays in the cache from product to product.
+
+    Weights are cast expert by expert, and their gradients written where they belong in the stacked ones. Kept for the
+    backward pass are x and the inputs of the activation, nothing else.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "A D"],
+        weight: Float[Tensor, " A"],
+        up: Float[Tensor, "E up D"],
+        down: Float[Tensor, "E D inner"],
+        up_bias: Float[Tensor, "E up"] | None,
+        down_bias: Float[Tensor, "E D"] | None,
+        counts: Sequence[int],
+        activation: str,
+    ) -> Float[Tensor, "A D"]:
+        weight, room, ups, downs = weight[:, None], len(x) + spare(x), up.unbind(), down.unbind()
+        h, y = x.new_empty(room, up.shape[1]), x.new_empty(room, x.shape[1])
+        for group in groups(counts, h):
+            for e, here, _ in group.slices:
+                torch.mm(rows(x, here), ups[e].to(x.dtype).T, out=h[here])
+                if up_bias is not None:
+                    h[here].add_(up_bias[e])
+            inner = activate(h[group.all], activation)
+            for e, here, _ in group.slices:
+                torch.mm(inner[group.within(here)], downs[e].to(x.dtype).T, out=y[here])
+                if down_bias is not None:
+                    y[here].add_(down_bias[e])
+            y[group.all].mul_(rows(weight, group.all))
+        ctx.save_for_backward(x, weight, h, up, down, up_bias, down_bias)
+        ctx.counts, ctx.activation = counts, activation
+        return y[: len(x)]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Float[Tensor, "A D"]) -> tuple[Any, ...]:
+        x, weight, h, up, down, up_bias, down_bias = ctx.saved_tensors
+        dx, dweight = x.new_empty(len(h), x.shape[1]), x.new_empty(len(h), 1)
+        empty = torch.zeros_like if 0 in ctx.counts else torch.empty_like
+        dup, ddown = empty(up), empty(down)
+        dup_bias, ddown_bias = (None if b is None else empty(b) for b in (up_bias, down_bias))
+        ups, downs = up.unbind(), down.unbind()
+        for group in groups(ctx.counts, h):
+            inner, pull = activate_with_gradient(h[group.all], ctx.activation)
+            dinner, w = torch.empty_like(inner), rows(weight, group.all)
+            for e, here, _ in group.slices:
+                torch.mm(rows(dy, here), downs[e].to(x.dtype), out=dinner[group.within(here)])
+            torch.sum(dinner * inner, dim=-1, keepdim=True, out=dweight[group.all])
+            dh, weighted = pull(dinner.mul_(w)), rows(dy, group.all) * w
+            for e, here, count in group.slices:
+                within, exact = group.within(here), slice(here.start, here.start + count)
+                x_e, dy_e = rows(x, here, count), rows(weighted, within, count)
+                into(dup[e], dh[within].T, x_e)
+                into(ddown[e], dy_e.T, inner[within])
+                torch.mm(dh[within], ups[e].to(x.dtype), out=dx[here])
+                if dup_bias is not None and ddown_bias is not None:
+                    dup_bias[e], ddown_bias[e] = dh[within][:count].sum(dim=0), dy_e.sum(dim=0)
+                    dweight[exact].add_(dy[exact] @ down_bias[e, :, None].to(x.dtype))
+        return dx[: len(x)], dweight[: len(x), 0], dup, ddown, dup_bias, ddown_bias, None, None
+
+
+ROUND = 16  # rows of a slice in bfloat16
+SMALL = 2**23  # multiply-adds of an expert's first product below which bfloat16 gains nothing
+GROUP = (
+    2**18
+)  # numbers that an activation works on at once: enough to be worth a call, few enough for the cache
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring experts: each one's number, slice of the rows, and how many of these are its own."""
+
+    slices: list[tuple[int, slice, int]]
+
+    @property
+    def all(self) -> slice:
+        return slice(self.slices[0][1].start, self.slices[-1][1].stop)
+
+    def within(self, here: slice) -> slice:
+        """A slice, counted from the group's first row."""
+        return slice(here.start - self.slices[0][1].start, here.stop - self.slices[0][1].start)
+
+
+def groups(counts: Sequence[int], h: Float[Tensor, "A up"]) -> Iterator[Group]:
+    """The experts that have rows, so many at a time as the cache holds.
+
+    In bfloat16 slices run on into the next expert's rows, up to a multiple of 16: oneDNN builds a kernel for every
+    number of rows that it has not seen, which costs as much as a small product. Whoever writes to such a slice leaves
+    the next expert's rows wrong, and the next expert then writes its own.
+    """
+    start, group = 0, []
+    for e, count in enumerate(counts):
+        if count:
+            length = -(-count // ROUND) * ROUND if spare(h) else count
+            group.append((e, slice(start, start + length), count))
+            start += count
+        if group and ((start - group[0][1].start) * h.shape[1] >= GROUP or e == len(counts) - 1):
+            yield Group(group)
+            group = []
+
+
+def spare(x: Tensor) -> int:
+    """Rows that the last slice may run on beyond the last row."""
+    return ROUND - 1 if x.dtype == torch.bfloat16 else 0
+
+
+def rows(x: Tensor, here: slice, count: int | None = None) -> Tensor:
+    """A slice, or its first rows, and zeros for those that are missing."""
+    length = here.stop - here.start
+    part = x[here] if count is None else x[here.start : here.start + count]
+    return part if len(part) == length else F.pad(part, (0, 0, 0, length - len(part)))
+
+
+def into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out = a b, whatever the precision of either side."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
+
+
+def activate_with_gradient(x: Float[Tensor, "A up"], activation: str) -> tuple[Float[Tensor, "A inner"], Any]:
+    """`activate`, and the function that takes the gradient of its result to that of x."""
+    if activation != "swiglu":
+        tanh = "tanh" if activation == "gelu_tanh" else "none"
+        return activate(x, activation), lambda dy: torch.ops.aten.gelu_backward(dy, x, approximate=tanh)
+    gate, up = x.chunk(2, dim=-1)
+    silu = F.silu(gate)
+
+    def pull(dy: Tensor) -> Tensor:
+        dx = torch.empty_like(x)
+        dgate, dup = dx.chunk(2, dim=-1)
+        torch.mul(dy, silu, out=dup)
+        torch.ops.aten.silu_backward.grad_input(dy.mul_(up), gate, grad_input=dgate)
+        return dx
+
+    return silu * up, pull

@@ -5,8 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.layers import FeedForward
-from ditmoe.moe.experts import Experts
-from ditmoe.moe.routing import Router, Routing
+from ditmoe.moe.routing import Context, Router, Routing
 
 
 class MoE(nn.Module):
@@ -14,22 +13,28 @@ class MoE(nn.Module):
 
     The same code in training and evaluation, whatever the router: assignments are sorted by expert once,
     each expert works on one contiguous block, and the results are added where they came from.
+
+    Args:
+        router: also names the experts' class, and a branch beside them if it has one.
+        inner: width of a routed expert.
+        shared: width of all shared experts together, which are one feed-forward layer; 0 is none.
+        activation: of both.
     """
 
-    def __init__(self, router: Router, experts: Experts, shared: FeedForward | None) -> None:
+    def __init__(self, router: Router, hidden_size: int, inner: int, shared: int, activation: str) -> None:
         super().__init__()
         self.router = router
-        self.experts = experts
-        self.shared = shared
+        self.experts = router.experts(hidden_size, inner, activation)
+        self.shared = FeedForward(hidden_size, shared, activation) if shared else None
+        self.branch = router.branch(hidden_size)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B N D"], Routing]:
-        routing = self.router(x)
-        rows = x.flatten(0, 1)
-        order = routing.expert.argsort(stable=True)
-        token = routing.token[order]
-        routed = self.experts(
-            rows.index_select(0, token), routing.weight[order], routing.expert[order], routing.counts
-        )
-        base = torch.zeros_like(rows) if self.shared is None else self.shared(rows)
-        out = base.index_add(0, token, routed.to(base.dtype))
-        return out.view(x.shape), routing
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> tuple[Float[Tensor, "B N D"], Routing]:
+        routing = self.router(x, context)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all that follow
+        rows = routing.dispatch(x)
+        routed = self.experts(rows, context.c)
+        base = torch.zeros_like(x) if self.shared is None else self.shared(x)
+        if self.branch is not None:
+            base = base + self.branch(x, context)
+        return routing.combine(routed, rows, base), routing

@@ -1,71 +1,208 @@
-"""Who goes where: a sparse assignment of tokens to experts, and the routers that make one."""
+"""Who goes where: what a router is told, what it answers, and what every router is."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ditmoe.moe.experts import Experts, Places, Rows
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer may know beside the tokens that it works on.
+
+    Attributes:
+        t: time of each sample, from data (0) to noise (1000).
+        time: its embedding.
+        c: the conditioning vector, time and label together.
+        grid: tokens along each axis, in the order in which they are listed; their product is N.
+        plain: the tokens after LayerNorm, before the conditioning's scale and shift.
+    """
+
+    t: Float[Tensor, " B"]
+    time: Float[Tensor, "B D"]
+    c: Float[Tensor, "B D"]
+    grid: tuple[int, ...]
+    plain: Float[Tensor, "B N D"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a model a router stands.
+
+    Attributes:
+        layer: its index among the layers with experts.
+        num_layers: how many those are.
+        out_features: numbers that a token predicts.
+        axes: of the token grid: 1 a sequence, 2 an image, 3 a volume or a clip.
+    """
+
+    layer: int
+    num_layers: int
+    out_features: int
+    axes: int
+
+
+class Loss(NamedTuple):
+    """A router's own loss; what is optimised is coefficient * value, summed over the layers."""
+
+    value: Float[Tensor, ""]
+    coefficient: float | Float[Tensor, ""]
+
 
 @dataclass(frozen=True)
 class Routing:
     """A sparse list of assignments and the dense scores behind it.
 
-    Token choice gives A = T K rows, expert choice E C, a threshold any number; whatever comes after is the
+    Token choice gives A = T K rows, expert choice E C, a threshold any number; dispatch and combine are the
     same for all of them. Tokens are numbered through the batch, T = B N.
+
+    Attributes:
+        token, expert, weight: one row per assignment.
+        scores: how much each token likes each expert; a distribution over the experts where there is one.
+        losses: the router's own, by name.
+        observed: what `Router.update` must know of this batch.
+        dropped: assignments that an expert had no room for.
+        draft: per token, what the router's hidden layer makes of the final target (Expert Race).
     """
 
     token: Int[Tensor, " A"]
     expert: Int[Tensor, " A"]
     weight: Float[Tensor, " A"]
     scores: Float[Tensor, "T E"]
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    observed: Mapping[str, Tensor] = field(default_factory=dict)
+    dropped: Int[Tensor, ""] | None = None
+    draft: Float[Tensor, "B *n"] | None = None
 
     @property
     def counts(self) -> Int[Tensor, " E"]:
         """Assignments per expert; on the device, without waiting for it."""
-        zeros = torch.zeros(self.scores.shape[1], dtype=torch.int64, device=self.expert.device)
-        return zeros.index_add(0, self.expert, torch.ones_like(self.expert))
+        return count(self.expert, self.scores.shape[1])
+
+    @property
+    def load(self) -> Float[Tensor, " E"]:
+        """Share of the assignments that each expert received; sums to 1."""
+        return self.counts / self.counts.sum().clamp_min(1)
+
+    @property
+    def unrouted(self) -> Float[Tensor, ""]:
+        """Share of the tokens that no routed expert works on; they ride the residual and the shared experts."""
+        taken = torch.zeros(len(self.scores), device=self.token.device).index_fill(0, self.token, 1.0)
+        return 1 - taken.mean()
+
+    def dispatch(self, x: Float[Tensor, "B N D"]) -> Rows:
+        """The rows that the experts work on, sorted by expert."""
+        order = self.expert.argsort(stable=True)
+        token = self.token[order]
+        ends = count(token, len(self.scores)).cumsum(0)
+        places = Places(token, token.argsort(stable=True), F.pad(ends, (1, 0)))
+        rows = Gather.apply(x.flatten(0, 1), *places)
+        return Rows(rows, self.weight[order], self.expert[order], self.counts, token // x.shape[1], places)
+
+    def combine(
+        self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "B N D"]
+    ) -> Float[Tensor, "B N D"]:
+        """Add the experts' results to `base` where they came from."""
+        assert rows.places is not None
+        return base + AddUp.apply(y, *rows.places).to(base.dtype).view(base.shape)
+
+
+class Gather(torch.autograd.Function):
+    """Rows from their tokens. Its gradient adds up in a fixed order, on a GPU too, where `index_add` does not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "T D"], *places: Tensor) -> Float[Tensor, "A D"]:
+        ctx.save_for_backward(*places)
+        return x.index_select(0, places[0])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Float[Tensor, "A D"]) -> tuple[Tensor | None, ...]:
+        return AddUp.apply(dy, *ctx.saved_tensors), None, None, None
+
+
+class AddUp(torch.autograd.Function):
+    """The sum of each token's rows, zero where it has none; the transpose of `Gather`."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Float[Tensor, "A D"], *places: Tensor) -> Float[Tensor, "T D"]:
+        ctx.save_for_backward(*places)
+        return F.embedding_bag(places[1], y.contiguous(), places[2], mode="sum", include_last_offset=True)
+
+    @staticmethod
+    def backward(ctx: Any, dx: Float[Tensor, "T D"]) -> tuple[Tensor | None, ...]:
+        return Gather.apply(dx, *ctx.saved_tensors), None, None, None
 
 
 class Router(nn.Module, ABC):
-    """Assigns tokens to experts."""
+    """Assigns tokens to experts.
 
-    num_experts: int
+    A router is a function of its weights, its buffers and its input: whatever moves from step to step (a
+    threshold, a bias) lives in buffers that only `update` changes, once per optimiser step, so that a
+    forward pass can be repeated. Logits and scores are float32 whatever the precision around them: in bf16 the
+    updates of a router vanish.
 
-    @abstractmethod
-    def forward(self, x: Float[Tensor, "B N D"]) -> Routing:
-        """Route each token of each sample."""
-
-
-class TokenChoice(Router):
-    """Each token takes the K experts of the highest score (DiT-MoE, arXiv 2407.11633; Switch at K = 1).
-
-        s = softmax(W x) over the E experts,   w = the K largest of s   [/ their sum, if `renormalize`]
-
-    W and the softmax are computed in float32 whatever the precision around them: in bf16 the updates of a
-    router vanish. Nothing is dropped, and sampling needs nothing that training does not.
-
-    Raises:
-        ValueError: if `top_k` is not between 1 and `num_experts`.
+    Attributes:
+        num_experts: E.
+        active: experts per token that it aims at, on average.
     """
 
-    def __init__(self, hidden_size: int, num_experts: int, top_k: int, renormalize: bool = False) -> None:
-        super().__init__()
-        if not 1 <= top_k <= num_experts:
-            raise ValueError(f"top_k must lie between 1 and num_experts = {num_experts}, got {top_k}")
-        self.num_experts = num_experts
-        self.top_k = top_k
-        self.renormalize = renormalize
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+    num_experts: int
+    active: float
+    draft_coefficient: float = 0.0
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Routing:
-        with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.flatten(0, 1).float(), self.weight.float())
-            scores = logits.softmax(dim=-1)
-        weight, expert = scores.topk(self.top_k, dim=-1)
-        if self.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True)
-        token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
-        return Routing(token, expert.flatten(), weight.flatten(), scores)
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+        """Route each token of each sample."""
+
+    def settle(self, place: Place) -> None:
+        """Told once by the model, before the layer is built: where the router stands."""
+
+    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
+        """Told after each optimiser step: what its forward passes observed (`Routing.observed`)."""
+
+    def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
+        """The experts that it routes to."""
+        return Experts(self.num_experts, hidden_size, inner, activation)
+
+    def branch(self, hidden_size: int) -> nn.Module | None:
+        """What works on all tokens beside shared and routed experts, called with tokens and context."""
+        return None
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Matrices of its own, uniform within 1 / sqrt(fan in)."""
+        for weight in self.parameters(recurse=False):
+            if weight.ndim > 1:
+                nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+
+
+def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "*n E"]:
+    """x W^T in float32, under autocast as well."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), weight.float())
+
+
+def count(index: Int[Tensor, " A"], length: int) -> Int[Tensor, " length"]:
+    """How often each number below `length` occurs; without waiting for the device."""
+    zeros = torch.zeros(length, dtype=torch.int64, device=index.device)
+    return zeros.index_add(0, index, torch.ones_like(index))
+
+
+def check_top_k(top_k: int, num_experts: int) -> None:
+    """Raises ValueError unless a token can take that many experts."""
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(f"top_k must lie between 1 and num_experts = {num_experts}, got {top_k}")
+
+
+def check_positive(**options: float) -> None:
+    """Raises ValueError naming the first option that is not above zero."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")

@@ -17,6 +17,8 @@ class LatentTokens(Tokens):
         learn_sigma: predict 2 C channels, the second half for the variance (arXiv 2102.09672).
     """
 
+    axes = 2
+
     def __init__(
         self, hidden_size: int, channels: int = 4, patch: int = 2, learn_sigma: bool = False
     ) -> None:
@@ -31,8 +33,11 @@ class LatentTokens(Tokens):
     def patchify(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N P"]:
         return patchify(x.movedim(1, -1), [self.patch] * 2)
 
+    def counts(self, x: Float[Tensor, "B C H W"]) -> tuple[int, ...]:
+        return x.shape[2] // self.patch, x.shape[3] // self.patch
+
     def positions(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "N D"]:
-        yx = coordinates([size // self.patch for size in x.shape[2:]], x.device)
+        yx = coordinates(self.counts(x), x.device)
         return sincos(yx.flip(-1), self.hidden_size)  # DiT lists the horizontal axis first
 
     def inverse(

@@ -30,6 +30,8 @@ class VoxelTokens(Tokens):
         extent: None fits the grid to each cloud as DiT-3D does, see `grid_coordinates`.
     """
 
+    axes = 3
+
     def __init__(
         self, hidden_size: int, resolution: int = 32, patch: int = 4, extent: float | None = None
     ) -> None:
@@ -43,8 +45,11 @@ class VoxelTokens(Tokens):
         grid, _ = voxelize(x, self.coords(x), self.resolution)
         return patchify(grid, [self.patch] * 3)
 
+    def counts(self, x: Float[Tensor, "B M 3"]) -> tuple[int, ...]:
+        return (self.resolution // self.patch,) * 3
+
     def positions(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "N D"]:
-        return sincos(coordinates([self.resolution // self.patch] * 3, x.device), self.hidden_size)
+        return sincos(coordinates(self.counts(x), x.device), self.hidden_size)
 
     def inverse(
         self,

@@ -1,0 +1,98 @@
+"""Balanced assignment: token choice whose choices are made for all tokens of a sample together.
+
+The literature balances over a batch in training and lets tokens choose freely when sampling. Diffusion has all
+tokens of a sample at hand in both, so here each sample is balanced for itself, in both: samples do not see each
+other, and training and sampling are the same function.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ditmoe.moe.routing import check_positive
+from ditmoe.moe.token_choice import TokenChoice
+
+
+class Sinkhorn(TokenChoice):
+    """Choice by an entropic transport plan (S-BASE, arXiv 2202.01169; Liu et al., arXiv 2401.15969).
+
+        P = argmax <P, W x> + H(P) * temperature   over P >= 0 with row sums 1 / N and column sums 1 / E,
+        each token takes its K largest entries of P,   w = softmax(W x) there
+
+    P comes from `iterations` of alternate normalisation; no gradient runs through it. The load is nearly even,
+    exactly only for the plan itself, so there is no balance loss by default.
+
+    Args:
+        temperature: of the plan; smaller follows the scores more sharply.
+        iterations: of the normalisation of rows and columns.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        top_k: int,
+        temperature: float = 0.3,
+        iterations: int = 10,
+        balance: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(hidden_size, num_experts, top_k, balance=balance, **options)
+        check_positive(temperature=temperature, iterations=iterations)
+        self.temperature, self.iterations = temperature, iterations
+
+    @torch.no_grad()
+    def choose(
+        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], num_tokens: int
+    ) -> Int[Tensor, "T K"]:
+        plan = logits.view(-1, num_tokens, self.num_experts) / self.temperature
+        for _ in range(self.iterations):
+            plan = plan - plan.logsumexp(dim=1, keepdim=True) + math.log(num_tokens / self.num_experts)
+            plan = plan - plan.logsumexp(dim=2, keepdim=True)
+        return plan.flatten(0, 1).topk(self.top_k, dim=-1).indices
+
+
+class Base(TokenChoice):
+    """Balanced assignment of the highest total score (BASE layers, arXiv 2103.16716), K times over.
+
+        a = argmax sum_t (W x)_{t, a_t}   where no expert gets more than ceil(N / E) tokens of a sample,
+        w = sigmoid(W x)_{t, a_t}
+
+    Each further round may not repeat an earlier pair, so that K rounds give K different experts; no expert ever has
+    more than K ceil(N / E) tokens. Solved exactly by SciPy on the host: a GPU is waited for in every layer.
+    """
+
+    def __init__(self, hidden_size: int, num_experts: int, top_k: int, balance: float = 0.0) -> None:
+        super().__init__(hidden_size, num_experts, top_k, score="sigmoid", balance=balance)
+        if 2 * (top_k - 1) > num_experts:
+            raise ValueError(
+                f"top_k must not be above num_experts / 2 + 1 = {num_experts // 2 + 1}, or rounds may find no free "
+                f"pair, got {top_k}"
+            )
+
+    @torch.no_grad()
+    def choose(
+        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], num_tokens: int
+    ) -> Int[Tensor, "T K"]:
+        values = logits.view(-1, num_tokens, self.num_experts).double().cpu().numpy()
+        chosen = np.stack([_rounds(sample, self.top_k) for sample in values])
+        return torch.from_numpy(chosen).to(logits.device).flatten(0, 1)
+
+
+def _rounds(values: np.ndarray, top_k: int) -> np.ndarray:
+    """(N, K) experts of one sample, from its (N, E) logits."""
+    from scipy.optimize import linear_sum_assignment
+
+    num_tokens, num_experts = values.shape
+    places = np.repeat(np.arange(num_experts), math.ceil(num_tokens / num_experts))
+    forbidden = values.min() - num_tokens * (np.ptp(values) + 1)  # below what any other assignment loses
+    values, rounds = values.copy(), []
+    for _ in range(top_k):
+        taken = places[linear_sum_assignment(values[:, places], maximize=True)[1]]
+        values[np.arange(num_tokens), taken] = forbidden
+        rounds.append(taken)
+    return np.stack(rounds, axis=1)

@@ -1,0 +1,94 @@
+"""Diff-MoE: experts that know the time, beside a branch that knows the neighbours."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.moe.experts import Experts, Rows
+from ditmoe.moe.routing import Context, Place, check_positive
+from ditmoe.moe.token_choice import TokenChoice
+
+
+class DiffMoE(TokenChoice):
+    """Token choice over time-aware, space-adaptive experts (Diff-MoE, ICML 2025).
+
+        expert_e(x, c) = x + g_e f_e((1 + a_e) x + b_e),    (b_e, a_e, g_e) = V_e U_e SiLU(c)
+        y = shared(x) + sum_k w_k expert_k(x, c) + conv(x)
+
+    Each expert has a modulation of its own, of low rank, from the conditioning; V starts at zero. conv is a depth-wise
+    convolution over the token grid, with as many axes as that has (1 to 3), starting at zero. Sampling needs
+    nothing that training does not. Of the paper's layer the pooled channel gate is left out.
+
+    Args:
+        rank: of each expert's modulation.
+        kernel: of the convolution along each axis, odd; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        top_k: int,
+        rank: int = 64,
+        kernel: int = 3,
+        **options: Any,
+    ) -> None:
+        super().__init__(hidden_size, num_experts, top_k, **options)
+        check_positive(rank=rank)
+        if kernel < 0 or (kernel and kernel % 2 == 0):
+            raise ValueError(f"kernel must be odd, or 0 for no convolution, got {kernel}")
+        self.rank, self.kernel, self.axes = rank, kernel, 1
+
+    def settle(self, place: Place) -> None:
+        self.axes = place.axes
+
+    def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
+        return TimeAwareExperts(self.num_experts, hidden_size, inner, activation, self.rank)
+
+    def branch(self, hidden_size: int) -> nn.Module | None:
+        return GridConvolution(hidden_size, self.kernel, self.axes) if self.kernel else None
+
+
+class TimeAwareExperts(Experts):
+    """Experts, each with a modulation of low rank from the conditioning, and a residual around it."""
+
+    def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str, rank: int) -> None:
+        super().__init__(num_experts, hidden_size, inner, activation)
+        self.reduce = nn.Parameter(torch.empty(num_experts, rank, hidden_size))
+        self.expand = nn.Parameter(torch.empty(num_experts, 3 * hidden_size, rank))
+
+    def forward(self, rows: Rows, c: Float[Tensor, "B D"]) -> Float[Tensor, "A D"]:
+        reduced = torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), F.silu(c))
+        modulation = torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)
+        shift, scale, gate = modulation[rows.sample, rows.expert].to(rows.x.dtype).chunk(3, dim=-1)
+        weight = rows.weight[:, None].to(rows.x.dtype)
+        y = self.compute(torch.addcmul(shift, rows.x, 1 + scale), rows)
+        return torch.addcmul(weight * rows.x, gate, y.to(rows.x.dtype))
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        super().initialize()
+        nn.init.uniform_(self.reduce, -(self.reduce.shape[-1] ** -0.5), self.reduce.shape[-1] ** -0.5)
+        nn.init.zeros_(self.expand)
+
+
+class GridConvolution(nn.Module):
+    """Depth-wise convolution over the grid of the tokens, whatever its size."""
+
+    def __init__(self, hidden_size: int, kernel: int, axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+        self.weight = nn.Parameter(torch.zeros(hidden_size, 1, *[kernel] * axes))
+
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Float[Tensor, "B N D"]:
+        grid = context.grid
+        if len(grid) != self.axes or math.prod(grid) != x.shape[1]:
+            raise ValueError(f"{x.shape[1]} tokens on {self.axes} axes do not lie on a grid of {grid}")
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
+        cells = x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+        y = convolve(cells, self.weight.to(x.dtype), padding="same", groups=x.shape[2])
+        return y.flatten(2).transpose(1, 2)

@@ -1,0 +1,82 @@
+"""Expert choice: each expert takes the tokens that it likes best."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.moe.routing import Context, Place, Router, Routing, check_positive, project
+from ditmoe.moe.token_choice import capacity as room_of
+
+
+class ExpertChoice(Router):
+    """Each expert takes its C = ceil(capacity N / E) tokens of each sample (EC-DiT, arXiv 2410.02098).
+
+        s = softmax(W x) over the experts,   expert e takes the C largest of s[:, e],   w = s   [* route_scale]
+
+    Balanced by construction. A token may get many experts or none; it then rides the residual and the shared
+    experts. Diffusion sees all tokens of a sample at once, so sampling needs nothing that training does not.
+
+    Args:
+        capacity: experts per token, on average; one number, or one for each sparse layer.
+        decoupled: score W [time embedding; x before modulation] in place of W x: the modulated tokens change their
+            norm tenfold over the noise levels, which drowns what they hold (Nucleus-Image).
+        renormalize: let the weights of a token sum to one over the experts that took it.
+        route_scale: factor on the weights.
+
+    Raises:
+        ValueError: if the capacity is above the number of experts, has another length than the model has sparse
+            layers, or, in the forward pass, is below one token.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        capacity: float | Sequence[float] = 2.0,
+        decoupled: bool = False,
+        renormalize: bool = False,
+        route_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        several = isinstance(capacity, Sequence)
+        capacities = [float(c) for c in capacity] if isinstance(capacity, Sequence) else [float(capacity)]
+        for value in capacities:
+            if not 0 < value <= num_experts:
+                raise ValueError(
+                    f"capacity must lie above 0 and not above num_experts = {num_experts}, got {value}"
+                )
+        check_positive(route_scale=route_scale)
+        self.num_experts, self.active = num_experts, capacities[0]
+        self.capacities = capacities if several else None
+        self.decoupled, self.renormalize, self.route_scale = decoupled, renormalize, route_scale
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        self.time_weight = nn.Parameter(torch.empty(num_experts, hidden_size)) if decoupled else None
+
+    def settle(self, place: Place) -> None:
+        if self.capacities is None:
+            return
+        if len(self.capacities) != place.num_layers:
+            raise ValueError(
+                f"capacity must have one entry for each of {place.num_layers} layers with experts, "
+                f"got {len(self.capacities)}"
+            )
+        self.active = self.capacities[place.layer]
+
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+        size, num_tokens, _ = x.shape
+        if self.time_weight is None:
+            logits = project(x, self.weight)
+        else:
+            logits = project(context.plain, self.weight) + project(context.time, self.time_weight)[:, None]
+        scores = logits.softmax(dim=-1)
+        room = room_of(self.active, num_tokens, self.num_experts)
+        weight, place = scores.transpose(1, 2).topk(room, dim=-1)  # (B, E, C)
+        token = (place + num_tokens * torch.arange(size, device=x.device)[:, None, None]).flatten()
+        weight = weight.flatten()
+        if self.renormalize:
+            total = torch.zeros(size * num_tokens, device=x.device).index_add(0, token, weight)
+            weight = weight / total[token]
+        expert = torch.arange(self.num_experts, device=x.device)[:, None].expand(size, -1, room).flatten()
+        return Routing(token, expert, self.route_scale * weight, scores.flatten(0, 1))

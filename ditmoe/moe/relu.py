@@ -1,0 +1,61 @@
+"""ReMoE: experts are switched by ReLU, so that how many a token uses is learned by gradient."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.moe.pool import assign
+from ditmoe.moe.routing import Context, Loss, Router, Routing, check_positive, check_top_k, project
+
+
+class ReLU(Router):
+    """w = ReLU(W x + b); an expert works on the tokens where that is above zero (ReMoE, arXiv 2412.14711).
+
+        L = lambda (1/T) sum_t sum_e f_e w_te,   f_e = E / (K T) * |{t: w_te > 0}|          (eq. 6, 8)
+        lambda <- lambda * step  if experts per token > K,   lambda / step  otherwise       (eq. 7)
+
+    Continuous, so every choice can be learned and unlearned; `lambda` is steered until K experts per token are in
+    use on average. The paper steers one lambda by the mean over all layers, here each layer has its own, so each
+    reaches K. The bias b is ours, zero at birth: without it half of all tokens that lie evenly around zero stay
+    above it, whatever W. `lambda` stays between its start and 100: it would wind up as long as nothing comes of it,
+    and underflow for good. Sampling needs nothing that training does not. At birth about half the experts are in use.
+
+    Args:
+        top_k: K, experts per token on average that it is steered to.
+        start: lambda at birth.
+        step: factor by which lambda moves, once per optimiser step.
+    """
+
+    penalty: Tensor
+
+    def __init__(
+        self, hidden_size: int, num_experts: int, top_k: int, start: float = 1e-8, step: float = 1.2
+    ) -> None:
+        super().__init__()
+        check_top_k(top_k, num_experts)
+        check_positive(start=start)
+        if not step > 1:
+            raise ValueError(f"step must be above 1, got {step}")
+        self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
+        self.start, self.step = start, step
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(num_experts))
+        self.register_buffer("penalty", torch.tensor(start))
+
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+        weights = (project(x.flatten(0, 1), self.weight) + self.bias.float()).relu()
+        used = weights > 0
+        counts = used.sum(dim=0)
+        share = self.num_experts / self.top_k * counts / len(weights)
+        loss = Loss((share * weights).sum() / len(weights), self.penalty.float())
+        scores = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-9)
+        observed = {"experts_per_token": counts.sum() / len(weights)}
+        return assign(used, weights, scores, losses={"sparsity": loss}, observed=observed)
+
+    @torch.no_grad()
+    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
+        used = torch.stack([o["experts_per_token"] for o in observed]).mean()
+        factor = torch.where(used > self.top_k, self.step, 1 / self.step)
+        self.penalty.mul_(factor).clamp_(self.start, max(self.start, 100.0))

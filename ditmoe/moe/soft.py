@@ -1,0 +1,82 @@
+"""Soft MoE: experts work on mixtures of tokens, so nothing is chosen and nothing dropped."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.moe.experts import Rows
+from ditmoe.moe.routing import Context, Router, Routing, check_positive
+
+
+@dataclass(frozen=True)
+class SoftRouting(Routing):
+    """A dense assignment: each slot mixes all tokens of a sample, each token all slots.
+
+    Attributes:
+        mix: share of each token in each slot; sums to 1 over the tokens.
+        back: share of each slot in each token; sums to 1 over the slots.
+    """
+
+    mix: Float[Tensor, "B N E S"] = field(default_factory=lambda: torch.empty(0, 0, 0, 0))
+    back: Float[Tensor, "B N E S"] = field(default_factory=lambda: torch.empty(0, 0, 0, 0))
+
+    @property
+    def unrouted(self) -> Float[Tensor, ""]:
+        return torch.zeros((), device=self.mix.device)
+
+    def dispatch(self, x: Float[Tensor, "B N D"]) -> Rows:
+        slots = torch.einsum("bnes,bnd->ebsd", self.mix.to(x.dtype), x)
+        sample = torch.arange(len(x), device=x.device)[None, :, None].expand(slots.shape[:3]).flatten()
+        return Rows(slots.flatten(0, 2), self.weight, self.expert, self.counts, sample)
+
+    def combine(
+        self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "B N D"]
+    ) -> Float[Tensor, "B N D"]:
+        size, _, num_experts, slots = self.back.shape
+        y = y.view(num_experts, size, slots, y.shape[-1])
+        return base + torch.einsum("bnes,ebsd->bnd", self.back.to(y.dtype), y).to(base.dtype)
+
+
+class Soft(Router):
+    """Soft MoE (arXiv 2308.00951): S slots for each of E experts, each a convex mixture of a sample's tokens.
+
+        l = scale * normalize(x) normalize(Phi)                                  (section 2.3)
+        slot inputs = softmax over tokens of l, times x;   y = softmax over slots of l, times slot outputs
+
+    Fully differentiable, no loss of its own; sampling needs nothing that training does not. A slot costs what an
+    assignment costs, so E S = K N is the price of token choice's top K.
+
+    Args:
+        slots: S, per expert; the paper has N / E.
+
+    Raises:
+        ValueError: if `slots` or `num_experts` is below 1.
+    """
+
+    def __init__(self, hidden_size: int, num_experts: int, slots: int) -> None:
+        super().__init__()
+        check_positive(num_experts=num_experts, slots=slots)
+        self.num_experts, self.slots = num_experts, slots
+        self.active = 1.0
+        self.phi = nn.Parameter(torch.empty(num_experts * slots, hidden_size))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> SoftRouting:
+        with torch.autocast(x.device.type, enabled=False):
+            phi = F.normalize(self.phi.float(), dim=-1)
+            logits = self.scale.float() * F.linear(F.normalize(x.float(), dim=-1), phi)
+            mix, back = (
+                logits.softmax(dim=dim).unflatten(2, (self.num_experts, self.slots)) for dim in (1, 2)
+            )
+        rows = len(x) * self.slots
+        expert = torch.arange(self.num_experts, device=x.device).repeat_interleave(rows)
+        weight = torch.ones(len(expert), device=x.device)
+        token = torch.zeros_like(expert)
+        return SoftRouting(token, expert, weight, back.sum(-1).flatten(0, 1), mix=mix, back=back)
+
+    def initialize(self) -> None:
+        super().initialize()
+        nn.init.ones_(self.scale)

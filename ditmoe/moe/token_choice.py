@@ -1,0 +1,152 @@
+"""Token choice: each token takes the experts that it likes best."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ditmoe.moe.balance import balance_loss, z_loss
+from ditmoe.moe.routing import Context, Loss, Router, Routing, check_positive, check_top_k, count, project
+
+
+class TokenChoice(Router):
+    """Each token takes the K experts of the highest score (DiT-MoE, arXiv 2407.11633; Switch at K = 1).
+
+        s = softmax(W x) over the E experts,   w = the K largest of s   [/ their sum, if `renormalize`]
+
+    Sampling needs nothing that training does not, and by default nothing is dropped. The options are those of
+    its relatives:
+
+    Args:
+        renormalize: let the K weights of a token sum to one.
+        route_scale: factor on the weights (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+        score: "softmax", or "sigmoid" of each logit for itself (DeepSeek-V3, eq. 15).
+        bias_rate: balance without a loss (arXiv 2408.15664): choose by s + b, weigh by s, and after each step
+            b_i += bias_rate sign(mean load - load_i), then centred. 0 is off.
+        capacity: an expert has room for ceil(capacity K N / E) tokens of each sample, what is beyond it is
+            dropped; None is no limit. First choices come before second ones (GShard, arXiv 2006.16668).
+        priority: within that order, tokens of a higher score come first (V-MoE, arXiv 2106.05974, section 4)
+            instead of those that stand first.
+        noise: in training, N(0, (noise / E)²) on the logits (V-MoE, section 2.1, has 1).
+        balance: coefficient of the balance loss.
+        z_loss: coefficient of ST-MoE's z-loss.
+
+    Raises:
+        ValueError: if `top_k` is not between 1 and `num_experts`, or an option is out of its range; in the forward
+            pass, if the capacity is below one token.
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        top_k: int,
+        renormalize: bool = False,
+        route_scale: float = 1.0,
+        score: str = "softmax",
+        bias_rate: float = 0.0,
+        capacity: float | None = None,
+        priority: bool = True,
+        noise: float = 0.0,
+        balance: float = 0.01,
+        z_loss: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_top_k(top_k, num_experts)
+        if score not in ("softmax", "sigmoid"):
+            raise ValueError(f"score must be softmax or sigmoid, got {score!r}")
+        check_positive(route_scale=route_scale, **({} if capacity is None else {"capacity": capacity}))
+        self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
+        self.renormalize, self.route_scale, self.score = renormalize, route_scale, score
+        self.bias_rate, self.capacity, self.priority = bias_rate, capacity, priority
+        self.noise, self.balance, self.z_loss = noise, balance, z_loss
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        if bias_rate:
+            self.register_buffer("bias", torch.zeros(num_experts))
+
+    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+        logits = project(x.flatten(0, 1), self.weight)
+        if self.noise and self.training:
+            logits = logits + self.noise / self.num_experts * torch.randn_like(logits)
+        scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
+        expert = self.choose(logits, scores, x.shape[1])
+        weight = scores.gather(1, expert)
+        if self.renormalize:
+            weight = weight / weight.sum(dim=-1, keepdim=True)
+        weight = self.route_scale * weight
+        distribution = scores if self.score == "softmax" else scores / scores.sum(dim=-1, keepdim=True)
+        counts = count(expert.flatten(), self.num_experts)
+        losses = self._losses(counts, distribution, logits)
+        token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
+        assigned, dropped = (token, expert.flatten(), weight.flatten()), None
+        if self.capacity is not None:
+            room = capacity(self.capacity * self.top_k, x.shape[1], self.num_experts)
+            kept = within_capacity(scores, expert, x.shape[1], room, self.priority).flatten()
+            dropped = (~kept).sum()
+            assigned = token[kept], expert.flatten()[kept], weight.flatten()[kept]
+        return Routing(*assigned, distribution, losses, {"counts": counts}, dropped)
+
+    def choose(
+        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], num_tokens: int
+    ) -> Int[Tensor, "T K"]:
+        """The experts of each token; samples are `num_tokens` long."""
+        ranked = scores + self.bias.float() if self.bias_rate else scores
+        return ranked.topk(self.top_k, dim=-1).indices
+
+    @torch.no_grad()
+    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
+        if not self.bias_rate:
+            return
+        counts = torch.stack([o["counts"] for o in observed]).sum(0).float()
+        self.bias += self.bias_rate * (counts.mean() - counts).sign()
+        self.bias -= self.bias.mean()
+
+    def _losses(
+        self, counts: Int[Tensor, " E"], scores: Float[Tensor, "T E"], logits: Float[Tensor, "T E"]
+    ) -> dict[str, Loss]:
+        losses = {"balance": Loss(balance_loss(counts, scores), self.balance)}
+        if self.z_loss:
+            losses["z"] = Loss(z_loss(logits), self.z_loss)
+        return losses
+
+
+def capacity(experts_per_token: float, num_tokens: int, num_experts: int) -> int:
+    """Tokens of a sample that an expert has room for, ceil(experts_per_token N / E), at most N.
+
+    Raises:
+        ValueError: if that is less than one token before rounding.
+    """
+    room = experts_per_token * num_tokens / num_experts
+    if room < 1:
+        raise ValueError(
+            f"the capacity must be at least one token per expert, got {room:.3g}: {experts_per_token:g} experts "
+            f"for each of {num_tokens} tokens, over {num_experts} experts"
+        )
+    return min(math.ceil(room), num_tokens)
+
+
+def within_capacity(
+    scores: Float[Tensor, "T E"], expert: Int[Tensor, "T K"], num_tokens: int, room: int, priority: bool
+) -> Bool[Tensor, "T K"]:
+    """Which choices find room: per sample and expert the first `room`, all first choices before the second ones.
+
+    Within a choice tokens stand in the order of their best score, or as they come without `priority`.
+    """
+    total, top_k = expert.shape
+    place = torch.arange(total, device=expert.device) % num_tokens
+    if priority:
+        best = scores.amax(dim=-1).view(-1, num_tokens)
+        place = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1).flatten()
+    place = place[:, None] + num_tokens * torch.arange(top_k, device=expert.device)
+    sample = torch.arange(total, device=expert.device)[:, None] // num_tokens
+    group = sample * scores.shape[1] + expert
+    order = (group * num_tokens * top_k + place).flatten().argsort()
+    group = group.flatten()[order]
+    position = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
+    kept = torch.empty_like(position, dtype=torch.bool)
+    kept[order] = position < room
+    return kept.view(expert.shape)

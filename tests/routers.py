@@ -1,0 +1,220 @@
+"""What the tests of the mixture share: small layers of every router, and its definition as a loop."""
+
+from functools import partial
+from math import ceil
+
+import torch
+from torch.nn import functional as F
+
+from ditmoe.layers import activate
+from ditmoe.moe import (
+    Base,
+    BatchPool,
+    Context,
+    DiffMoE,
+    ExpertChoice,
+    ExpertRace,
+    MoE,
+    Place,
+    ReLU,
+    Router,
+    Sinkhorn,
+    Soft,
+    TimestepExperts,
+    TokenChoice,
+)  # fmt: skip
+
+B, N, D, E = 3, 12, 16, 4
+GRIDS = {1: (12,), 2: (3, 4), 3: (3, 2, 2)}
+token_choice = partial(TokenChoice, num_experts=E, top_k=2)
+ROUTERS = {
+    "token_choice": token_choice,
+    "top 1": partial(TokenChoice, num_experts=E, top_k=1),
+    "all experts": partial(TokenChoice, num_experts=E, top_k=E),
+    "renormalized": partial(token_choice, renormalize=True, route_scale=2.5, z_loss=0.1),
+    "sigmoid and bias": partial(token_choice, score="sigmoid", bias_rate=0.01, renormalize=True),
+    "capacity": partial(token_choice, capacity=0.75),
+    "capacity in order": partial(token_choice, capacity=0.75, priority=False),
+    "expert_choice": partial(ExpertChoice, num_experts=E, capacity=1.5),
+    "decoupled": partial(ExpertChoice, num_experts=E, capacity=2.0, decoupled=True, renormalize=True),
+    "batch_pool": partial(BatchPool, num_experts=E, capacity=2.0),
+    "race": partial(ExpertRace, num_experts=E, top_k=2),
+    "soft": partial(Soft, num_experts=E, slots=3),
+    "sinkhorn": partial(Sinkhorn, num_experts=E, top_k=2),
+    "base": partial(Base, num_experts=E, top_k=2),
+    "relu": partial(ReLU, num_experts=E, top_k=2),
+    "timestep": partial(TimestepExperts, boundaries=[300, 700]),
+    "timestep, token_choice": partial(TimestepExperts, boundaries=[500], router=token_choice),
+    "timestep, expert_choice": partial(
+        TimestepExperts, boundaries=[500], router=partial(ExpertChoice, num_experts=E, capacity=2.0)
+    ),
+    "timestep, race": partial(
+        TimestepExperts, boundaries=[500], router=partial(ExpertRace, num_experts=E, top_k=2)
+    ),
+    "diff_moe 1": partial(DiffMoE, num_experts=E, top_k=2, rank=4),
+    "diff_moe 2": partial(DiffMoE, num_experts=E, top_k=2, rank=4),
+    "diff_moe 3": partial(DiffMoE, num_experts=E, top_k=2, rank=4, kernel=5),
+}
+POOLED = ("batch_pool", "race", "timestep, race")
+
+
+def axes(name: str) -> int:
+    return int(name[-1]) if name.startswith("diff_moe") else 2
+
+
+def layer(name: str, activation: str = "swiglu", shared: int = 8) -> MoE:
+    """A layer with weights that are nowhere zero."""
+    torch.manual_seed(0)
+    router: Router = ROUTERS[name](hidden_size=D)
+    router.settle(Place(layer=0, num_layers=1, out_features=6, axes=axes(name)))
+    moe = MoE(router, D, 24, shared, activation)
+    with torch.no_grad():
+        for parameter in moe.parameters():
+            parameter.normal_(std=0.3)
+    return moe
+
+
+def batch(name: str = "token_choice", size: int = B, seed: int = 1) -> tuple[torch.Tensor, Context]:
+    """Tokens and what is known beside them; the samples' times lie in different segments."""
+    g = torch.Generator().manual_seed(seed)
+    x, plain = (torch.randn(size, N, D, generator=g) for _ in range(2))
+    time, c = (torch.randn(size, D, generator=g) for _ in range(2))
+    t = torch.linspace(100, 900, size)
+    return x, Context(t, time, c, GRIDS[axes(name)], plain)
+
+
+def one(x: torch.Tensor, context: Context, i: int) -> tuple[torch.Tensor, Context]:
+    """A sample by itself."""
+    here = slice(i, i + 1)
+    own = (v[here] for v in (context.t, context.time, context.c))
+    return x[here], Context(*own, context.grid, context.plain[here])
+
+
+def expert(moe: MoE, e: int, h: torch.Tensor) -> torch.Tensor:
+    """One expert on one vector."""
+    w = moe.experts
+    up = w.up[e] @ h + (0 if w.up_bias is None else w.up_bias[e])
+    return w.down[e] @ activate(up, w.activation) + (0 if w.down_bias is None else w.down_bias[e])
+
+
+def loop(moe: MoE, x: torch.Tensor, context: Context, name: str) -> torch.Tensor:
+    """The definition: shared experts, plus each assignment's expert times its weight, token by token."""
+    out = torch.zeros_like(x) if moe.shared is None else moe.shared(x)
+    if name == "soft":
+        return out + soft(moe, x)
+    for b, n, e, weight in assignments(moe.router, x, context, moe.training):
+        h = x[b, n]
+        if name.startswith("diff_moe"):
+            shift, scale, gate = (moe.experts.expand[e] @ moe.experts.reduce[e] @ F.silu(context.c[b])).split(
+                D
+            )
+            out[b, n] += weight * (h + gate * expert(moe, e, (1 + scale) * h + shift))
+        else:
+            out[b, n] += weight * expert(moe, e, h)
+    return out if moe.branch is None else out + convolution(moe, x, context)
+
+
+def soft(moe: MoE, x: torch.Tensor) -> torch.Tensor:
+    r, out = moe.router, torch.zeros_like(x)
+    for b in range(len(x)):
+        unit, phi = (v / v.norm(dim=-1, keepdim=True) for v in (x[b], r.phi))
+        logits = r.scale * unit @ phi.T
+        for s in range(E * r.slots):
+            slot = sum(torch.softmax(logits[:, s], 0)[n] * x[b, n] for n in range(N))
+            y = expert(moe, s // r.slots, slot)
+            for n in range(N):
+                out[b, n] += torch.softmax(logits[n], 0)[s] * y
+    return out
+
+
+def convolution(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
+    """Each token plus its neighbours on the grid, each by the weight of where it lies."""
+    grid, weight = context.grid, moe.branch.weight[:, 0]
+    half = weight.shape[-1] // 2
+    places = [tuple(p) for p in torch.cartesian_prod(*map(torch.arange, grid)).view(-1, len(grid)).tolist()]
+    out = torch.zeros_like(x)
+    for n, here in enumerate(places):
+        for m, there in enumerate(places):
+            step = [q - p + half for p, q in zip(here, there, strict=True)]
+            if all(0 <= s < weight.shape[-1] for s in step):
+                out[:, n] += weight[(slice(None), *step)] * x[:, m]
+    return out
+
+
+def assignments(r: Router, x: torch.Tensor, context: Context, training: bool) -> list:
+    """(sample, token, expert, weight) by the equations of the papers, one token at a time."""
+    if isinstance(r, TimestepExperts):
+        return _timestep(r, x, context, training)
+    if isinstance(r, BatchPool | ExpertRace):
+        return _pooled(r, x, training)
+    found = []
+    for b in range(len(x)):
+        found += [(b, *rest) for rest in _of_sample(r, x[b], context.plain[b], context.time[b])]
+    return found
+
+
+def _timestep(r: TimestepExperts, x: torch.Tensor, context: Context, training: bool) -> list:
+    segment = [sum(t >= edge for edge in r.boundaries) for t in context.t.tolist()]
+    if not r.routers:
+        return [(b, n, segment[b], 1.0) for b in range(len(x)) for n in range(N)]
+    found = []
+    for s, router in enumerate(r.routers):
+        own = [b for b in range(len(x)) if segment[b] == s]
+        inside = Context(context.t[own], context.time[own], context.c[own], context.grid, context.plain[own])
+        found += [(own[b], n, E * s + e, w) for b, n, e, w in assignments(router, x[own], inside, training)]
+    return found
+
+
+def _pooled(r: Router, x: torch.Tensor, training: bool) -> list:
+    h = x.reshape(-1, D)
+    if isinstance(r, BatchPool):
+        value = torch.softmax(h @ r.weight.T, -1)
+        rank = value if training else torch.sigmoid(r.second(F.silu(r.first(h))))
+    else:
+        value = rank = r.second(F.gelu(r.first(h)))
+    pairs = [(n, e) for n in range(len(h)) for e in range(E)]
+    if not training:
+        bound = r.threshold.value.expand(E)
+        taken = [(n, e) for n, e in pairs if rank[n, e] >= bound[e]]
+    elif isinstance(r, BatchPool):
+        room = round(r.active * len(h) / E)
+        taken = [(n, e) for e in range(E) for n in sorted(range(len(h)), key=lambda n: -rank[n, e])[:room]]
+    else:
+        taken = sorted(pairs, key=lambda p: -rank[p])[: r.top_k * len(h)]
+    return [(n // N, n % N, e, value[n, e]) for n, e in taken]
+
+
+def _of_sample(r: Router, h: torch.Tensor, plain: torch.Tensor, time: torch.Tensor) -> list:
+    if isinstance(r, ReLU):
+        return [(n, e, w) for n in range(N) for e in range(E) if (w := r.weight[e] @ h[n] + r.bias[e]) > 0]
+    if isinstance(r, ExpertChoice):
+        return _expert_choice(r, h, plain, time)
+    logits = h @ r.weight.T
+    scores = torch.sigmoid(logits) if r.score == "sigmoid" else torch.softmax(logits, -1)
+    if isinstance(r, Sinkhorn | Base):
+        chosen = r.choose(logits, scores, N).tolist()  # has tests of its own
+    else:
+        ranked = scores + (r.bias if r.bias_rate else 0)
+        chosen = [sorted(range(E), key=lambda e: -ranked[n, e].item())[: r.top_k] for n in range(N)]
+    rows = []
+    for n, experts in enumerate(chosen):
+        total = sum(scores[n, e] for e in experts) if r.renormalize else 1
+        rows += [(k, n, e, r.route_scale * scores[n, e] / total) for k, e in enumerate(experts)]
+    if r.capacity is None:
+        return [row[1:] for row in rows]
+    best = {n: -scores[n].max().item() if r.priority else n for n in range(N)}
+    room, used, kept = ceil(r.capacity * r.top_k * N / E), [0] * E, []
+    for _, n, e, weight in sorted(rows, key=lambda row: (row[0], best[row[1]])):
+        used[e] += 1
+        if used[e] <= room:
+            kept.append((n, e, weight))
+    return kept
+
+
+def _expert_choice(r: ExpertChoice, h: torch.Tensor, plain: torch.Tensor, time: torch.Tensor) -> list:
+    logits = plain @ r.weight.T + r.time_weight @ time if r.decoupled else h @ r.weight.T
+    scores = torch.softmax(logits, -1)
+    room = ceil(r.active * N / E)
+    taken = [(n, e) for e in range(E) for n in sorted(range(N), key=lambda n: -scores[n, e])[:room]]
+    total = {n: sum(scores[m, e] for m, e in taken if m == n) if r.renormalize else 1 for n in range(N)}
+    return [(n, e, r.route_scale * scores[n, e] / total[n]) for n, e in taken]
