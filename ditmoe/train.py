@@ -14,6 +14,8 @@ from ditmoe.modality import Modality
 from ditmoe.sample import Sampling, draw, sample_checkpoint
 from ditmoe.sampler import make_scheduler
 from ditmoe.trainer import Trainer
+from ditmoe.transfer import transfer
+from ditmoe.weights import read
 
 FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
 """Sections that must not change between a run and its continuation."""
@@ -31,6 +33,8 @@ def train(config: dict[str, Any]) -> None:
     trainer = make_trainer(config, modality, shown)
     if trainer.file.exists():
         resume(trainer, config)
+    elif config["init"]:
+        start_from(config["init"], trainer, config["model"])
     num = sum(p.numel() for p in trainer.model.parameters())
     print(
         f"{modality.name}: {num / 1e6:.2f} M parameters on {trainer.device}, {config['trainer']['steps']} steps"
@@ -78,6 +82,28 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
         preview=preview,
         seed=config["seed"],
     )
+
+
+def start_from(source: str, trainer: Trainer, model: dict[str, Any]) -> None:
+    """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
+
+    Raises:
+        ValueError: if the blocks there do something else with the same shapes, or nothing fits.
+    """
+    config, weights = read(source)
+    for option in ("num_heads", "qk_norm"):
+        if config["model"][option] != model[option]:
+            raise ValueError(
+                f"init: model.{option} must be that of {source}, {config['model'][option]}, got {model[option]}"
+            )
+    report = transfer(trainer.model, weights)
+    if report.copied and config["model"]["dense_activation"] != model["activation"]:
+        raise ValueError(
+            f"init: model.activation must be that of the dense layers of {source}, "
+            f"{config['model']['dense_activation']}, got {model['activation']}"
+        )
+    trainer.ema.model.load_state_dict(trainer.model.state_dict())
+    print("\n".join([f"starting from {source}", *report.lines()]))
 
 
 def resume(trainer: Trainer, config: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ditmoe import build, checkpoint, cli
 from ditmoe.sample import draw_from, make_labels
-from ditmoe.train import make_trainer, resume
+from ditmoe.train import make_trainer, resume, start_from
 
 TINY = [
     "model=debug",
@@ -103,12 +103,38 @@ def test_the_loss_falls_and_the_log_tells_it(tmp_path: Path) -> None:
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-def test_balance_loss_is_added_once_per_layer_and_returned(tmp_path: Path) -> None:
-    run, _ = trainer(tmp_path, "trainer.steps=1")
-    loss, routings = run.losses(0)
-    assert len(routings) == 2
-    assert run.losses(0)[0] == loss  # the batch is a function of its index
-    assert run.losses(1)[0] != loss
+@pytest.mark.parametrize("router", ["token_choice", "race", "relu", "timestep", "dense"])
+def test_a_routers_losses_are_added_once_per_layer_and_returned(tmp_path: Path, router: str) -> None:
+    run, _ = trainer(tmp_path, "trainer.steps=1", f"router={router}", "trainer.precision=fp32")
+    objective, losses, routings = run.losses(0)
+    assert len(routings) == (0 if router == "dense" else 2)
+    assert run.losses(0)[0] == objective  # the batch is a function of its index
+    assert run.losses(1)[0] != objective
+    expected = losses.pop("loss")
+    for name, value in losses.items():
+        own = [routing.losses[name] for routing in routings]
+        assert value == torch.stack([loss.value for loss in own]).mean()
+        expected = expected + sum(loss.coefficient * loss.value for loss in own)
+    if router == "race":  # drafts predict nothing at birth but for their own layer: their error comes on top
+        assert all(routing.draft.shape == (2, 64, 3) for routing in routings)
+        assert objective > expected
+    else:
+        assert torch.allclose(objective, expected)
+
+
+def test_a_model_may_start_from_another_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    wide = ["model.dense_ratio=2.0", "model.dense_activation=swiglu"]
+    dense, _ = trainer(tmp_path / "dense", "trainer.steps=2", "router=dense", *wide)
+    dense.run()
+    run, settings = trainer(tmp_path / "mixture", "trainer.steps=1", "router.renormalize=true", *wide)
+    start_from(str(tmp_path / "dense"), run, settings["model"])
+    assert "copied to every expert" in capsys.readouterr().out
+    x, t, y = torch.randn(2, 64, 3), torch.tensor([100.0, 900.0]), torch.tensor([0, 1])
+    assert torch.allclose(run.ema.model(x, t, y)[0], dense.ema.model(x, t, y)[0], atol=1e-5)
+    with pytest.raises(ValueError, match=r"model.num_heads must be that of .*, got 1"):
+        start_from(str(tmp_path / "dense"), run, settings["model"] | {"num_heads": 1})
+    with pytest.raises(ValueError, match=r"model.activation must be that of the dense layers of .* got gelu"):
+        start_from(str(tmp_path / "dense"), run, settings["model"] | {"activation": "gelu"})
 
 
 def test_accumulation_takes_new_data_for_every_part(tmp_path: Path) -> None:
