@@ -6,8 +6,8 @@ import sys
 from setuptools import Extension, setup
 
 FOLDER = "modalities/pointcloud/kernels"
-SOURCES = [f"{FOLDER}/{name}.cpp" for name in ("chamfer", "emd", "level", "order")]
-HEADERS = [f"{FOLDER}/{name}.h" for name in ("cloud", "kernels", "lanes", "matching")]
+SOURCES = [f"{FOLDER}/{name}.cpp" for name in ("bound", "chamfer", "emd", "level", "order")]
+HEADERS = [f"{FOLDER}/{name}.h" for name in ("auction", "cloud", "kernels", "lanes", "matching", "transform")]
 # math-errno and trapping-math only keep what nobody reads (errno after sqrt, floating-point exceptions) and
 # stand in the way of vectors. No -ffast-math: the certificate needs float64 to mean what it says.
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0"]

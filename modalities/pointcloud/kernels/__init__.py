@@ -61,14 +61,15 @@ def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float |
 
 
 def emd(
-    x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], squared: bool = False
+    x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], squared: bool = False, limit: float = math.inf
 ) -> tuple[float, float] | None:
     """Mean distance (or squared distance) of the best one-to-one matching, and a proof of it.
 
     Returns (value, gap), or None where there is no library. No matching is better than (1 - gap) * value:
     the gap is that to a feasible dual solution, computed in float64 from all pairs. A gap of more than
-    `TOLERANCE` means that the value is not to be trusted. Any order of the points will do; `ordered` ones are
-    fast.
+    `TOLERANCE` means that the value is not to be trusted. Where the distance is found to be above `limit` the
+    work may end early: then the gap is infinite, and the value a bound between the limit and the distance.
+    The same for (x, y) and (y, x). Any order of the points will do; `ordered` ones are fast.
 
     Raises ValueError where the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
     """
@@ -80,10 +81,53 @@ def emd(
         raise ValueError(f"EMD needs equal numbers of points, got {len(x)} and {len(y)}")
     value, gap = ctypes.c_double(), ctypes.c_double()
     status = found.ditmoe_emd(
-        len(x), x.ctypes.data, y.ctypes.data, squared, ctypes.byref(value), ctypes.byref(gap)
+        len(x), x.ctypes.data, y.ctypes.data, squared, limit, ctypes.byref(value), ctypes.byref(gap)
     )
     _check(status)
     return value.value, gap.value if math.isfinite(value.value) else math.inf
+
+
+def emd_bound(
+    x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "N 3"], squared: bool, group: int
+) -> float | None:
+    """What `emd` is not below, found from groups of `group` points; None where there is no library.
+
+    From 16 points a group 0.93 to 0.97 of the EMD of furniture in a twentieth of its time, from 4 points 0.99 in a
+    seventh. Both clouds must be `ordered`, or it is a bound but a bad one.
+
+    Raises ValueError as `emd` does.
+    """
+    found = library()
+    if found is None:
+        return None
+    x, y = _points(x), _points(y)
+    if len(x) != len(y):
+        raise ValueError(f"EMD needs equal numbers of points, got {len(x)} and {len(y)}")
+    value = ctypes.c_double()
+    status = found.ditmoe_emd_bound(len(x), x.ctypes.data, y.ctypes.data, squared, group, ctypes.byref(value))
+    _check(status)
+    return value.value
+
+
+def slice_bounds(
+    one: Float[np.ndarray, "C Q"], many: Float[np.ndarray, "A C Q"], bases: int, squared: bool
+) -> Float[np.ndarray, " A"] | None:
+    """How far one cloud's sorted projections are from those of many: `bounds.Projections`, which made them.
+
+    For each of `many` the largest over bases of sqrt(Σ_k W_k²), k over the three axes of a basis, with W_k the
+    sum over q of absolute differences, or the root of the sum of their squares. None where there is no library.
+    """
+    found = library()
+    if found is None:
+        return None
+    one, many = (np.ascontiguousarray(array, dtype=np.float64) for array in (one, many))
+    if one.shape != many.shape[1:] or len(one) != 3 * bases:
+        raise ValueError(f"projections must be (A, {3 * bases}, Q), got {one.shape} and {many.shape}")
+    out = np.empty(len(many))
+    found.ditmoe_slice_bounds(
+        bases, one.shape[1], one.ctypes.data, len(many), many.ctypes.data, squared, out.ctypes.data
+    )
+    return out
 
 
 def library() -> ctypes.CDLL | None:
@@ -109,7 +153,10 @@ def loaded(name: str) -> ctypes.CDLL | None:
     count, points, result = ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_double)
     found.ditmoe_order.argtypes = [count, points, points]
     found.ditmoe_chamfer.argtypes = [count, points, count, points, result]
-    found.ditmoe_emd.argtypes = [count, points, points, ctypes.c_int, result, result]
+    found.ditmoe_emd.argtypes = [count, points, points, count, ctypes.c_double, result, result]
+    found.ditmoe_emd_bound.argtypes = [count, points, points, count, count, result]
+    found.ditmoe_slice_bounds.argtypes = [count, count, points, count, points, count, points]
+    found.ditmoe_slice_bounds.restype = None
     return found
 
 

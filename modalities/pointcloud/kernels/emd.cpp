@@ -17,171 +17,24 @@
 // 3. Shortest augmenting paths in float64 (Jonker and Volgenant, Computing 38, 1987), for the persons whose
 //    partner is not of the lowest value to the last digit, from the auction's prices. This ends at the optimum
 //    from any start; a good one makes it short.
+//    Where nearly all are left over (clouds on a line, or far apart) many paths are searched at once.
 // 4. The certificate, apart from all lists and shortcuts of the search: the lowest value of each person
 //    again from all objects. How far the pairs stand above is the gap between the matching and its dual.
 
 #include <functional>
 
+#include "auction.h"
 #include "kernels.h"
-#include "matching.h"
 
 namespace ditmoe {
 namespace {
-
-constexpr int kSmall = 32;       // with fewer points the paths alone are as fast
-constexpr int kCoarsest = 256;   // groups at most on the first level
-constexpr double kFirstEpsilon = 0.5, kLastEpsilon = 5e-4;  // in mean costs
-constexpr double kStep = 0.1;    // from one epsilon to the next
-constexpr int kBids = 200;       // a person, on average: an auction that takes more is left to the paths
-// Raising a price of up to 8 by less may leave it where it is in float32.
-constexpr float kResolution = 2e-6f;
-
-// --- the auction
-
-// About what a pair will cost: a person's nearest object is a lower bound, and so is the way of the centre.
-template <bool kSquared>
-double cost_scale(Matching<float, kSquared>& level) {
-    double square = 0;
-    for (int k = 0; k < 3; ++k) {
-        double way = 0;
-        for (int i = 0; i < level.n; ++i) way += double(level.persons.axis[k][i]) - level.objects.axis[k][i];
-        square += way / level.n * (way / level.n);
-    }
-    double nearest = 0;
-    int count = 0;
-    for (int i = 0; i < level.n; i += whole_blocks(level.n) / 8 + 1, ++count) {
-        nearest += double(level.lowest(i, float(kHuge)));
-    }
-    return std::max(kSquared ? square : std::sqrt(square), nearest / count);
-}
-
-// First in, first out; a person waits at most once.
-class Queue {
-  public:
-    explicit Queue(int n) : ring_(n) {}
-    bool empty() const { return count_ == 0; }
-    void push(int i) {
-        const int tail = head_ + count_++, size = int(ring_.size());
-        ring_[tail < size ? tail : tail - size] = i;
-    }
-    int pop() {
-        const int i = ring_[head_];
-        head_ = head_ + 1 == int(ring_.size()) ? 0 : head_ + 1;
-        --count_;
-        return i;
-    }
-
-  private:
-    std::vector<int> ring_;
-    int head_ = 0, count_ = 0;
-};
-
-// Parts pairs that are further than epsilon from the lowest value; returns all without a partner.
-template <bool kSquared>
-Queue released(Matching<float, kSquared>& level, float epsilon) {
-    Queue queue(level.n);
-    for (int i = 0; i < level.n; ++i) {
-        const int j = level.partner[i];
-        if (j >= 0) {
-            if (level.value(i, j) <= level.offer(i).best + epsilon) continue;
-            level.owner[j] = level.partner[i] = -1;
-        }
-        queue.push(i);
-    }
-    return queue;
-}
-
-template <bool kSquared>
-void auction(Matching<float, kSquared>& level, float epsilon, float last) {
-    for (int i = 0; i < level.n; ++i) level.lists[i].width = 4 * epsilon;
-    for (long bids = 0, budget = long(kBids) * level.n;; epsilon = std::max(epsilon * float(kStep), last)) {
-        level.renew_floors();
-        for (Queue queue = released(level, epsilon); !queue.empty(); ++bids) {
-            if (bids == budget) return;
-            const int i = queue.pop();
-            const Offer<float> offer = level.offer(i);
-            const int evicted = level.owner[offer.at];
-            level.price[offer.at] += offer.second - offer.best + epsilon;
-            level.match(i, offer.at);
-            if (evicted >= 0) {
-                level.partner[evicted] = -1;
-                queue.push(evicted);
-            }
-            if ((bids + 1) % level.n == 0) level.renew_floors();
-        }
-        if (epsilon <= last) return;
-    }
-}
-
-// Gives the finer level the coarser one's prices by a c-transform.
-template <bool kSquared>
-void extend(Matching<float, kSquared>& coarse, Matching<float, kSquared>& fine) {
-    using V = Lanes<float>;
-    coarse.renew_floors();
-    std::vector<float> pays(coarse.n);
-    for (int i = 0; i < coarse.n; ++i) pays[i] = coarse.lowest(i, float(kHuge));
-    for (int j = 0; j < int(fine.price.size()); j += kLanes<float>) {
-        V highest = all(float(-kHuge));
-        for (int i = 0; i < coarse.n; ++i) {
-            V square = {};
-            for (int k = 0; k < 3; ++k) {
-                const V way = load(&fine.objects.axis[k][j]) - coarse.persons.axis[k][i];
-                square += way * way;
-            }
-            highest = larger<V>(highest, pays[i] - (kSquared ? square : root<float>(square)));
-        }
-        store<float>(&fine.price[j], highest);
-    }
-    // Only differences count: small prices keep more digits.
-    const float lowest = *std::min_element(fine.price.begin(), fine.price.begin() + fine.n);
-    for (int j = 0; j < int(fine.price.size()); ++j) fine.price[j] = j < fine.n ? fine.price[j] - lowest : 0;
-}
-
-template <bool kSquared>
-using Level = std::unique_ptr<Matching<float, kSquared>>;
-
-// The problem of the centres of `size` points each.
-template <bool kSquared>
-Level<kSquared> grouped(const Matching<double, kSquared>& points, int size) {
-    const auto centre = [size](const Cloud<double>& cloud, int group, int k) {
-        const int first = group * size, last = std::min(cloud.n, first + size);
-        double sum = 0;
-        for (int i = first; i < last; ++i) sum += cloud.axis[k][i];
-        return sum / (last - first);
-    };
-    return std::make_unique<Matching<float, kSquared>>(
-        (points.n + size - 1) / size,
-        [&](int i, int k) { return centre(points.persons, i, k); },
-        [&](int i, int k) { return centre(points.objects, i, k); });
-}
-
-// A matching of the points that is nearly best, with its prices, through all levels.
-template <bool kSquared>
-Level<kSquared> approximate(const Matching<double, kSquared>& points) {
-    int size = 1, levels = 1;
-    for (; points.n / size > kCoarsest; size *= 4) ++levels;
-    const double fall = std::pow(kLastEpsilon / kFirstEpsilon, 1.0 / levels);
-    double scale = 0, epsilon = kFirstEpsilon;
-    Level<kSquared> coarse;
-    for (; size > 0; size /= 4, epsilon *= fall) {
-        Level<kSquared> level = grouped(points, size);
-        scale = std::max(scale, cost_scale(*level));
-        if (coarse) extend(*coarse, *level);
-        const auto step = [scale](double part) { return std::max(kResolution, float(part * scale)); };
-        auction(*level, step(epsilon), step(epsilon * fall));
-        scale = level->mean_cost();
-        coarse = std::move(level);
-    }
-    return coarse;
-}
-
-// --- the exact finish
 
 template <bool kSquared>
 class Finish {
   public:
     explicit Finish(Matching<double, kSquared>& matching)
-        : m_(matching), pays_(m_.n), distance_(m_.n, kHuge), reached_(m_.n), through_(m_.n), settled_(m_.n) {}
+        : m_(matching), pays_(m_.n), distance_(m_.n, kHuge), reached_(m_.n), through_(m_.n), root_(m_.n),
+          settled_(m_.n) {}
 
     // Takes the prices of `start` and, of its pairs, those that have the lowest value in float64 too.
     void begin(Matching<float, kSquared>& start) {
@@ -201,10 +54,19 @@ class Finish {
         reduce();
         reduce();
         m_.renew_floors();
-        for (int i : free_) augment(i);
+        for (std::size_t served = kServed; free_.size() > kTogether && served >= kServed;) {
+            const std::vector<int> starts = std::exchange(free_, {});
+            augment(starts, starts.size() / 2);
+            served = starts.size() - free_.size();
+        }
+        for (int i : std::exchange(free_, {})) augment({i}, 1);
     }
 
   private:
+    // From so many persons on, paths are searched together, as long as that serves so many at once: less work where
+    // most are without a partner (clouds on a line, or far apart), more where few are, whose paths are short.
+    static constexpr std::size_t kTogether = 512, kServed = 24;
+
     // A step of the search for a path: an object, or ~person where its list was not enough.
     using Entry = std::pair<double, int>;
 
@@ -213,9 +75,10 @@ class Finish {
     std::vector<int> free_;     // persons without a partner
     std::vector<Entry> heap_;
     std::vector<double> distance_, reached_;  // from the start of a path: to an object, to a person
-    std::vector<int> through_, touched_, tree_;
+    std::vector<int> through_, touched_, tree_, root_;
     std::vector<char> settled_;
     double target_ = 0;  // distance to the nearest object without an owner
+    bool together_ = false;
 
     template <class Second>
     void match_lowest(Second second, const std::vector<int>& wanted) {
@@ -272,7 +135,7 @@ class Finish {
         if (distance >= distance_[j] || distance >= target_) return;
         if (distance_[j] == kHuge) touched_.push_back(j);
         distance_[j] = distance, through_[j] = i;
-        if (m_.owner[j] < 0) target_ = distance;
+        if (m_.owner[j] < 0 && !together_) target_ = distance;
         push(distance, j);
     }
 
@@ -300,55 +163,86 @@ class Finish {
         });
     }
 
-    // Dijkstra's search from a person without a partner to the nearest object without an owner; then prices
-    // rise such that the path has no length, and all along it change partners.
-    void augment(int start) {
+    // Dijkstra's search from persons without a partner to the nearest objects without an owner, until `wanted` of
+    // the persons have one in reach, each in a tree of its own. Then prices rise such that no step of the trees has a
+    // length, and all along the paths they change partners. Who was not served goes back to `free_`.
+    void augment(const std::vector<int>& starts, std::size_t wanted) {
         heap_.clear(), touched_.clear(), tree_.clear();
-        target_ = kHuge / 2;
-        pays_[start] = m_.offer(start).best;
-        walk(start, 0);
-        int end = -1;
-        while (end < 0) {
+        // The search for one leaves out what is beyond its nearest object; for several it has to go on.
+        target_ = kHuge / 2, together_ = wanted > 1;
+        for (int i : starts) {
+            pays_[i] = m_.offer(i).best;
+            root_[i] = i;
+            walk(i, 0);
+        }
+        std::vector<int> ends;
+        double length = 0;
+        while (ends.size() < wanted && !heap_.empty()) {
             const auto [distance, j] = pop();
             if (j < 0) {
                 walk_beyond_list(~j);
             } else if (!settled_[j]) {
-                if (m_.owner[j] < 0) end = j;
-                else walk(m_.owner[j], distance);
                 settled_[j] = 1;
+                length = distance;
+                const int root = root_[through_[j]], next = m_.owner[j];
+                if (next >= 0) {
+                    root_[next] = root;
+                    walk(next, distance);
+                } else if (m_.partner[root] < 0) {
+                    m_.partner[root] = j;  // stands for "served" until the path is walked back
+                    ends.push_back(j);
+                }
             }
         }
-        const double length = distance_[end];
         for (int i : tree_) pays_[i] += length - reached_[i];
         for (int j : touched_) {
             if (settled_[j]) m_.price[j] += length - distance_[j];
             settled_[j] = 0, distance_[j] = kHuge;
         }
-        for (int i = -1, j = end; i != start;) {
-            i = through_[j];
-            const int before = m_.partner[i];
-            m_.match(i, j);
-            j = before;
+        for (int end : ends) {
+            const int start = root_[through_[end]];
+            m_.partner[start] = -1;
+            for (int i = -1, j = end; i != start;) {
+                i = through_[j];
+                const int before = m_.partner[i];
+                m_.match(i, j);
+                j = before;
+            }
         }
+        for (int i : starts)
+            if (m_.partner[i] < 0) free_.push_back(i);
     }
 };
 
 template <bool kSquared>
-void solve(int n, const double* x, const double* y, const Frame& frame, double* mean, double* gap) {
+void solve(const Pair& pair, double limit, double* mean, double* gap) {
+    const int n = pair.n;
+    const double unit = kSquared ? pair.frame.scale * pair.frame.scale : pair.frame.scale;
     Matching<double, kSquared> points(
-        n,
-        [&](int i, int k) { return frame.seen(x, i, k); },
-        [&](int i, int k) { return frame.seen(y, i, k); });
-    const double unit = kSquared ? frame.scale * frame.scale : frame.scale;
-    if (is_one_point(n, x) || is_one_point(n, y)) {
+        n, [&](int i, int k) { return pair.person(i, k); }, [&](int i, int k) { return pair.object(i, k); });
+    if (is_one_point(n, pair.x) || is_one_point(n, pair.y)) {
         // Every matching costs the same; to the search, a tie of everything with everything is the worst case.
         for (int i = 0; i < n; ++i) points.match(i, i);
         *mean = points.mean_cost() * unit;
         return;
     }
     Finish<kSquared> finish(points);
-    if (n > kSmall) finish.begin(*approximate(points));
-    else finish.begin();
+    if (n > kSmall) {
+        double bound = 0;
+        const auto above_limit = [&](const Matching<float, kSquared>& prices) {
+            if (!std::isfinite(limit)) return false;
+            bound = dual_value(prices) * unit;
+            return bound > limit;
+        };
+        const Level<kSquared> start = approximate<kSquared>(pair, 1, above_limit);
+        if (bound > limit) {
+            *mean = bound, *gap = std::numeric_limits<double>::infinity();
+            return;
+        }
+        finish.begin(*start);
+    } else {
+        finish.begin();
+    }
     finish.run();
 
     points.renew_floors();
@@ -366,14 +260,16 @@ void solve(int n, const double* x, const double* y, const Frame& frame, double* 
 }  // namespace ditmoe
 
 extern "C" DITMOE_EXPORT int ditmoe_emd(
-    int n, const double* x, const double* y, int squared, double* mean, double* gap) try {
+    int n, const double* x, const double* y, int squared, double limit, double* mean, double* gap) try {
     if (n < 1) return ditmoe_bad_argument;
     *mean = *gap = 0;
-    const ditmoe::Frame frame(n, x, n, y);
-    if (!std::isfinite(frame.scale)) return ditmoe_bad_argument;
-    if (frame.scale == 0) return ditmoe_done;
-    if (squared) ditmoe::solve<true>(n, x, y, frame, mean, gap);
-    else ditmoe::solve<false>(n, x, y, frame, mean, gap);
+    // The same computation for (x, y) and (y, x), and so the same last digit.
+    if (std::lexicographical_compare(y, y + 3 * n, x, x + 3 * n)) std::swap(x, y);
+    const ditmoe::Pair pair(n, x, y);
+    if (!std::isfinite(pair.frame.scale)) return ditmoe_bad_argument;
+    if (pair.frame.scale == 0) return ditmoe_done;
+    if (squared) ditmoe::solve<true>(pair, limit, mean, gap);
+    else ditmoe::solve<false>(pair, limit, mean, gap);
     return ditmoe_done;
 } catch (...) {
     return ditmoe_out_of_memory;

@@ -1,0 +1,48 @@
+"""Results that outlive the process, in files that are named after what they were computed from."""
+
+import sys
+import zipfile
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from ditmoe.checkpoint import replacing
+
+
+def content_hash(clouds: Iterable[np.ndarray]) -> str:
+    """SHA-256 of a list of clouds: of their shapes and float64 coordinates, in the order in which they come."""
+    digest = sha256()
+    for cloud in clouds:
+        array = np.ascontiguousarray(cloud, dtype="<f8")
+        digest.update(repr(array.shape).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def file_of(folder: Path, variant: str, *hashes: str) -> Path:
+    """Where results of this variant about sets of these hashes are kept.
+
+    The variant is what was computed and how ("emd-exact_l2"): what could change a number belongs into it.
+    """
+    name = sha256("\n".join([variant, *hashes]).encode()).hexdigest()
+    return folder / f"{variant}-{name[:32]}.npz"
+
+
+def load(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that `store` wrote, or None where there are none; of a damaged file it says so in one line."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        print(f"{file} is damaged and computed anew ({type(error).__name__})", file=sys.stderr)
+        return None
+
+
+def store(file: Path, **arrays: np.ndarray) -> None:
+    """Write arrays whole or not at all."""
+    with replacing(file) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
