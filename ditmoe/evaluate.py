@@ -1,6 +1,7 @@
 """python -m ditmoe.evaluate checkpoint=... | modality=... generated=... reference=...: measures a set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,24 @@ def evaluate_checkpoint(
     split: str = "test",
     top_k: int | None = None,
     out: str | Path | None = None,
+    modality: dict[str, Any] | None = None,
     **options: Any,
 ) -> Report:
-    """Draw as many samples as the reference split has, with its labels, and measure them."""
+    """Draw as many samples as the reference split has, with its labels, and measure them.
+
+    Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's.
+    """
     restored = build.restore(checkpoint, top_k)
+    if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
+        raise ValueError(
+            f"modality must be that of {checkpoint}, {restored.config['modality']['_target_']}, "
+            f"got {modality.get('_target_')}"
+        )
+    if modality and "evaluation" in modality:
+        own = restored.config | {
+            "modality": restored.config["modality"] | {"evaluation": modality["evaluation"]}
+        }
+        restored = replace(restored, modality=build.make_modality(own, restored.modality.facts()))
     reference, train = restored.modality.reference(split), restored.modality.reference("train")
     labels = torch.as_tensor(reference.labels) if reference.labels is not None else None
     if labels is None:
@@ -82,7 +97,7 @@ def evaluate(config: dict[str, Any]) -> None:
     if config["checkpoint"]:
         if files["generated"] or files["reference"]:
             raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")
-        evaluate_checkpoint(**config)
+        evaluate_checkpoint(modality=files["modality"], **config)
     elif files["generated"] and files["reference"] and files["modality"]:
         evaluate_files(**files, out=config["out"])
     else:

@@ -112,8 +112,8 @@ def test_pairwise_takes_clouds_of_many_sizes_and_counts_its_pairs():
         ticks = []
         matrix = pairwise(a, right, "cd", 2, ticks.append)
         assert matrix[1, 2] == chamfer(a[1], right[2])
-        assert sum(ticks) == num_pairs(a, right)
-    assert (num_pairs(a, a), num_pairs(a, b)) == (10, 200)
+        assert sum(ticks) == num_pairs(a, right, "cd")
+    assert (num_pairs(a, a, "cd"), num_pairs(a, b, "cd"), num_pairs(a, a, "emd-approx_l2")) == (10, 200, 25)
     assert pairwise(a[:1], a[:1].copy(), "cd").shape == (1, 1)
 
 
@@ -162,7 +162,7 @@ def test_collapse_raises_1_nna_and_lowers_cov():
     reference, fresh = shapes(0, 24), shapes(1, 24)
     jitter = np.random.default_rng(2).normal(scale=0.002, size=fresh.shape)
     collapsed = np.tile(fresh[:2], (12, 1, 1)) + jitter
-    good, bad = scores(fresh, reference, emd=False), scores(collapsed, reference, emd=False)
+    good, bad = scores(fresh, reference, emd=None), scores(collapsed, reference, emd=None)
     assert bad["1-nna/cd"] > 0.8 > good["1-nna/cd"]
     assert bad["1-nna/cd/generated"] == 1
     assert bad["cov/cd"] <= 2 / 24 < good["cov/cd"]
@@ -226,10 +226,13 @@ def test_report_with_its_rows_and_protocol():
     )
     report = evaluate_sets(generated, reference, train, points=64, emd_points=32, progress=False, seed=3)
     sides = {f"1-nna/{kind}{side}" for kind in ("cd", "emd") for side in ("", "/real", "/generated")}
-    metrics = sides | {"cov/cd", "cov/emd", "mmd/cd", "mmd/emd", "jsd"}
-    assert set(report.values) == set(report.intervals) == metrics | {"nearest-train/cd"}
-    assert set(report.rows["oracle"]) == metrics
-    assert set(report.rows["held-out"]) == {"nearest-train/cd"}
+    metrics = sides | {"cov/cd", "cov/emd", "mmd/cd", "mmd/emd", "jsd", "dcd", "f-score"}
+    classes, each = {"classes/coverage", "classes/distance"}, {"uniformity", "roughness"}
+    memory = {"nearest-train/cd", "nearest-train/cd/p5", "nearest-train/cd/p95", "novelty"}
+    every = metrics | classes | each | memory
+    assert set(report.values) == set(report.intervals) == every | {"classes/agreement"}
+    assert set(report.rows["oracle"]) == metrics | classes | each
+    assert set(report.rows["held-out"]) == each | memory
     for name, (low, high) in report.intervals.items():
         assert 0 <= low <= report.values[name] <= high
         assert high <= 1 or name.startswith("nearest")
@@ -241,22 +244,23 @@ def test_report_with_its_rows_and_protocol():
         generated, reference, train, points=64, emd_points=32, progress=False, seed=3, workers=1
     )
     assert again == report
-    fewer = evaluate_sets(generated, reference, emd=False, progress=False)
-    assert set(fewer.values) == {name for name in metrics if "emd" not in name}
-    assert not fewer.rows
+    fewer = evaluate_sets(generated, reference, emd=None, progress=False)
+    expected = {name for name in metrics | classes | each if "emd" not in name} | {"classes/agreement"}
+    assert set(fewer.values) == expected
+    assert set(fewer.rows) == {"held-out"}
     assert fewer.protocol["points"] == 96
-    assert any("fewer than 2048" in note for note in fewer.notes)
+    assert any("fewer than the 2048" in note for note in fewer.notes)
 
 
 def test_memorised_shapes_are_told_from_new_ones():
     train, reference = shapes(0, 40), shapes(1, 20)
     jitter = np.random.default_rng(2).normal(scale=0.005, size=(20, 64, 3))
-    copied = evaluate_sets(train[:20] + jitter, reference, train, emd=False, progress=False)
-    fresh = evaluate_sets(shapes(3, 20), reference, train, emd=False, progress=False)
+    copied = evaluate_sets(train[:20] + jitter, reference, train, emd=None, progress=False)
+    fresh = evaluate_sets(shapes(3, 20), reference, train, emd=None, progress=False)
     assert copied.values["nearest-train/cd"] < 0.2 * copied.rows["held-out"]["nearest-train/cd"]
     assert any("memorisation" in note for note in copied.notes)
     assert not any("memorisation" in note for note in fresh.notes)
-    exact = evaluate_sets(train[:20], train[20:], train, emd=False, progress=False)
+    exact = evaluate_sets(train[:20], train[20:], train, emd=None, progress=False)
     assert sum("exact copies of training shapes" in note for note in exact.notes) == 2
 
 

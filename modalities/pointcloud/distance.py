@@ -1,14 +1,24 @@
-"""Distances between point clouds: Chamfer and exact earth mover's, for one pair or all pairs of two sets.
+"""Distances between point clouds: Chamfer and earth mover's, for one pair or all pairs of two sets.
 
-Both are computed by compiled kernels, or by SciPy where these were not compiled: the same values to the last
-few digits, at a fraction of the time (benchmarks/cloud_metrics.py). `implementation` says which.
+Four numbers of the literature are called EMD; only the first is "emd" here, the others "emd-exact_sq" and so on:
+
+    exact_l2     mean distance of the best one-to-one matching (PointFlow without its CUDA kernel)
+    exact_sq     mean squared distance of the matching that is best by squared distance
+    approx_l2    the approximate matching of `approximate`, mean distance (PointFlow, DPM, latent_3d_points)
+    approx_sq    the same, mean squared distance (PVD, DiT-3D, LION)
+
+CD and the exact ones are computed by compiled kernels, or by SciPy where these were not compiled: the same
+values to the last few digits, at a fraction of the time (benchmarks/cloud_metrics.py). `implementation` says
+which.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from threading import Event
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy
@@ -18,9 +28,28 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from modalities.pointcloud import kernels
+from modalities.pointcloud.approximate import pairwise_approx
 
-Metric = Literal["cd", "emd"]
+Metric = Literal["cd", "emd", "emd-exact_sq", "emd-approx_l2", "emd-approx_sq"]
 Clouds = Float[np.ndarray, "_ _ 3"] | Sequence[Float[np.ndarray, "_ 3"]]
+
+
+EMD: Mapping[str, Metric] = MappingProxyType(
+    {
+        "exact_l2": "emd",
+        "exact_sq": "emd-exact_sq",
+        "approx_l2": "emd-approx_l2",
+        "approx_sq": "emd-approx_sq",
+    }
+)
+"""Variant of EMD -> the name under which it is computed and reported."""
+
+
+def emd_metric(variant: str) -> Metric:
+    """The metric that a variant of EMD is; ValueError where there is no such variant."""
+    if variant not in EMD:
+        raise ValueError(f"emd must be one of {', '.join(EMD)}, got {variant!r}")
+    return EMD[variant]
 
 
 def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
@@ -35,18 +64,17 @@ def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
     return _chamfer(*_prepared([x, y], "cd"))
 
 
-def emd(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
+def emd(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], variant: str = "exact_l2") -> float:
     """Earth mover's distance of two clouds: the mean way of a point under the best one-to-one matching.
 
     EMD(x, y) = min_φ (1/N) Σ_i |x_i - y_φ(i)| over all bijections φ: the exact assignment on L2, not on
     its square (PointFlow, arXiv 1906.12320, section 5.1, with the mean for the sum). In units of the
-    coordinates. Time grows about as N² by the kernels, as N³ by SciPy.
+    coordinates; of their square for the variants that end in sq. Time grows about as N² by the kernels, as
+    N³ by SciPy. The approximate variants depend on which cloud is x: `approximate.approx_emd`.
 
     Raises ValueError where the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
     """
-    clouds = _prepared([x, y], "emd")
-    _check_equal_sizes(clouds)
-    return _emd(*clouds)
+    return float(pairwise([x], [y], emd_metric(variant), workers=1)[0, 0])
 
 
 def pairwise(
@@ -58,30 +86,34 @@ def pairwise(
 ) -> Float[np.ndarray, "A B"]:
     """Distances of every cloud of `a` to every cloud of `b`, on all cores.
 
-    Where `b` is the same object as `a`, half the pairs are computed and the diagonal is zero. Threads, not
-    processes: kernels and SciPy leave the interpreter's lock during all the work, so they run side by side, and
-    nothing needs to be copied, forked or guarded by `__main__`. The result does not depend on `workers`.
+    Where `b` is the same object as `a`, half the pairs are computed and the diagonal is zero; but of the
+    approximate variants all, which are not symmetric: `a` offers, `b` receives. Threads, not processes: kernels
+    and SciPy leave the interpreter's lock during all the work, so they run side by side, and nothing needs to
+    be copied, forked or guarded by `__main__`. The result does not depend on `workers`.
 
     Args:
         a, b: (A, N, 3) and (B, M, 3), or lists of clouds of any sizes (equal ones for EMD).
-        metric: "cd" (`chamfer`) or "emd" (`emd`).
-        workers: threads; None takes as many as this process has cores.
+        metric: "cd" (`chamfer`), "emd" (`emd`) or another of its variants, as `emd_metric` names them.
+        workers: threads; None takes as many as this process has cores. The approximate variants run on the
+            GPU, or where there is none in torch's threads.
         progress: called with the number of pairs that were finished since the last call, as a tqdm bar's
-            `update` wants it; the calls add up to `num_pairs(a, b)`.
+            `update` wants it; the calls add up to `num_pairs(a, b, metric)`.
 
     Raises ValueError as `chamfer` and `emd` do, and for an unknown metric or fewer than one worker.
     """
-    if metric not in ("cd", "emd"):
-        raise ValueError(f"metric must be 'cd' or 'emd', got {metric!r}")
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
     workers = num_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     symmetric = b is a
     left = _prepared(a, metric)
     right = left if symmetric else _prepared(b, metric)
-    if metric == "emd":
+    if metric != "cd":
         _check_equal_sizes([*left, *right])
-    distance = _chamfer if metric == "cd" else _emd
+    if is_approximate(metric):
+        return pairwise_approx(left, right, metric.endswith("_sq"), progress)
+    distance = _chamfer if metric == "cd" else partial(_emd, squared=metric.endswith("_sq"))
     out = np.zeros((len(left), len(right)))
     rows, columns = np.triu_indices(len(left), 1) if symmetric else np.indices(out.shape).reshape(2, -1)
 
@@ -111,9 +143,15 @@ def pairwise(
     return out + out.T if symmetric else out
 
 
-def num_pairs(a: Sequence | np.ndarray, b: Sequence | np.ndarray) -> int:
+def num_pairs(a: Sequence | np.ndarray, b: Sequence | np.ndarray, metric: Metric = "cd") -> int:
     """How many distances `pairwise` computes for these sets."""
-    return len(a) * (len(a) - 1) // 2 if b is a else len(a) * len(b)
+    half = b is a and not is_approximate(metric)
+    return len(a) * (len(a) - 1) // 2 if half else len(a) * len(b)
+
+
+def is_approximate(metric: Metric) -> bool:
+    """Whether a metric is a matching that is neither the best nor symmetric."""
+    return metric.startswith("emd-approx")
 
 
 def implementation() -> str:
@@ -129,7 +167,7 @@ def num_cores() -> int:
 def _prepared(clouds: Clouds, metric: Metric) -> list:
     """What each cloud needs once however many others it is compared with."""
     arrays = [_cloud(cloud) for cloud in clouds]
-    if kernels.available():
+    if kernels.available() and not is_approximate(metric):
         return [kernels.ordered(array) for array in arrays]
     return [cKDTree(array) for array in arrays] if metric == "cd" else arrays
 
@@ -144,11 +182,11 @@ def _chamfer(x: Any, y: Any) -> float:
     return float(np.mean(to_y**2) + np.mean(to_x**2))
 
 
-def _emd(x: np.ndarray, y: np.ndarray) -> float:
-    certified = kernels.emd(x, y)
+def _emd(x: np.ndarray, y: np.ndarray, squared: bool) -> float:
+    certified = kernels.emd(x, y, squared)
     if certified is not None and certified[1] <= kernels.TOLERANCE:
         return certified[0]
-    ways = cdist(x, y)
+    ways = cdist(x, y, "sqeuclidean" if squared else "euclidean")
     return float(ways[linear_sum_assignment(ways)].mean())
 
 

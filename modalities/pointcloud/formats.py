@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,10 +75,11 @@ def sample_surface(
 def read_set(path: Path, num_points: int = 2048, seed: int = 0) -> Samples:
     """Read a set of clouds made elsewhere.
 
-    A .npz has `points` (S, N, 3) and may have `labels` (S,); a .npy or .pt has (S, N, 3); one cloud alone
-    is a set of one. A folder has a cloud in each .ply .npy .xyz .obj, in the order of their paths; of a mesh
-    `num_points` are drawn, and clouds of unequal counts are brought to the smallest. Unreadable files in it
-    are named on stderr and left out; ValueError where none is left.
+    A .npz has `points` (S, N, 3), or one array of any name, and may have `labels` (S,); a .npy has (S, N, 3),
+    and a .pt the same, a list of (N_i, 3), or either in a dictionary; one cloud alone is a set of one. A folder
+    has a cloud in each .ply .npy .xyz .obj, in the order of their paths; of a mesh `num_points` are drawn.
+    Clouds of unequal counts are brought to the smallest by a random draw without replacement, and stderr says
+    so. Unreadable files in a folder are named there too and left out; ValueError where none is left.
     """
     if path.is_dir():
         return _read_folder(path, num_points, seed)
@@ -117,7 +118,10 @@ def _checked(points: np.ndarray, dtype: DTypeLike = np.float32, ndim: int = 2) -
     """A copy of finite points as `dtype`."""
     if points.dtype.kind not in "fiu" or points.ndim != ndim or points.shape[-1] != 3 or not points.size:
         shape = ("N, 3", "S, N, 3")[ndim - 2]
-        raise ValueError(f"points must be numbers of shape ({shape}), got {points.dtype} of {points.shape}")
+        turned = points.ndim > 1 and points.shape[-2] == 3
+        hint = " (its last two axes must be swapped)" if turned and points.ndim == ndim else ""
+        got = f"{points.dtype} of {points.shape}{hint}"
+        raise ValueError(f"points must be numbers of shape ({shape}), got {got}")
     with np.errstate(over="ignore"):
         points = np.array(points, dtype)
     if not np.isfinite(points).all():
@@ -135,7 +139,7 @@ def _points(path: Path) -> np.ndarray:
         case ".npz":
             return _npz(path)["points"]
         case ".pt":
-            return _tensor(path)
+            return _tensors(path)
         case ".ply":
             return read_vertices(path)
         case ".xyz" | ".txt" | ".pts":
@@ -151,13 +155,25 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
         path.stat()
         raise ValueError("an npz must be a whole zip archive, got something else or a truncated one")
     with np.load(path, allow_pickle=False) as archive:
-        if "points" not in archive:
+        others = [key for key in archive if key != "labels"]
+        name = "points" if "points" in archive or len(others) != 1 else others[0]
+        if name not in archive:
             raise ValueError(f"an npz must hold the key 'points', got {', '.join(archive) or 'no key'}")
-        return {key: archive[key] for key in ("points", "labels") if key in archive}
+        labels = {"labels": archive["labels"]} if "labels" in archive else {}
+        return {"points": archive[name], **labels}
 
 
-def _tensor(path: Path) -> np.ndarray:
-    tensor = torch.load(path, map_location="cpu", weights_only=True)
+def _tensors(path: Path) -> np.ndarray:
+    """A tensor, or a list of clouds brought to one size, by itself or as what a dictionary has."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict):
+        content = next(iter(content.values())) if len(content) == 1 else content.get("points")
+    if isinstance(content, (list, tuple)) and content:
+        return _equalised([_checked(_dense(tensor)) for tensor in content], 0, path)
+    return _dense(content)
+
+
+def _dense(tensor: object) -> np.ndarray:
     if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_complex():
         raise ValueError(f"a .pt must hold one dense tensor of real numbers, got {type(tensor).__name__}")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -221,15 +237,19 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     if not clouds:
         got = f"{len(errors)} unreadable files, the first: {errors[0]}" if errors else "no such file"
         raise ValueError(f"{folder} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
-    sizes = [len(points) for points in clouds.values()]
-    least, most = min(sizes), max(sizes)
-    notes = errors[:5]
+    for told in errors[:5]:
+        print(told, file=sys.stderr)
     if errors:
-        notes.append(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
-    if least < most:
-        notes.append(f"{folder}: clouds have {least} to {most} points, {least} of each were drawn")
-    print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
-    rng = np.random.default_rng(seed)
-    drawn = [p if len(p) == least else rng.choice(p, least, replace=False) for p in clouds.values()]
+        print(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out", file=sys.stderr)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in clouds]
-    return Samples(np.stack(drawn), names=names)
+    return Samples(_equalised(list(clouds.values()), seed, folder), names=names)
+
+
+def _equalised(clouds: Sequence[np.ndarray], seed: int, place: Path) -> np.ndarray:
+    """All clouds with as many points as the smallest has, drawn from the larger ones."""
+    sizes = [len(points) for points in clouds]
+    least, most = min(sizes), max(sizes)
+    if least < most:
+        print(f"{place}: clouds have {least} to {most} points, {least} of each were drawn", file=sys.stderr)
+    rng = np.random.default_rng(seed)
+    return np.stack([p if len(p) == least else rng.choice(p, least, replace=False) for p in clouds])

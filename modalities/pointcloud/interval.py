@@ -1,9 +1,10 @@
 """95 % intervals of an evaluation, from distances that were computed anyway."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 Kept = Int[np.ndarray, " _"]
 
@@ -53,8 +54,19 @@ def of_fraction(value: float, error: float, count: int) -> tuple[float, float]:
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
-def of_median(values: Float[np.ndarray, " S"], seed: int, draws: int = 2000) -> tuple[float, float]:
-    """Percentile bootstrap interval of a median; of numbers, doubles do no harm."""
-    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
+def bootstrap(
+    statistic: Callable[..., Any], samples: Sequence[np.ndarray], seed: int, draws: int = 2000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic of independent lists of numbers; here doubles do no harm.
+
+    `statistic` reduces the last axis of each of its arguments, of which there are as many as `samples`.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = (values[rng.integers(len(values), size=(draws, len(values)))] for values in samples)
+    low, high = np.percentile(statistic(*drawn), [2.5, 97.5])
     return float(low), float(high)
+
+
+def mean(values: np.ndarray) -> Any:
+    """Over the last axis, for `bootstrap`."""
+    return np.mean(values, axis=-1)

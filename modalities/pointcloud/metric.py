@@ -1,66 +1,27 @@
-"""How good a set of generated clouds is: MMD, COV, 1-NNA, JSD, and whether it was memorised."""
+"""How good a set of generated clouds is: quality, variety, how real its surfaces are, whether it was memorised."""
 
-import sys
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
-from tqdm import tqdm
 
 from ditmoe.modality import Report
-from modalities.pointcloud import interval, kernels
-from modalities.pointcloud.distance import Metric, num_pairs, pairwise
+from modalities.pointcloud import interval, novelty
+from modalities.pointcloud.distance import Metric, num_cores
+from modalities.pointcloud.fidelity import dcd, f_score, roughness, uniformity
+from modalities.pointcloud.matrices import Job, Which, cross_jobs, measure, set_jobs
 from modalities.pointcloud.notes import warnings
 from modalities.pointcloud.occupancy import cells_of, divergence, jsd
-from modalities.pointcloud.protocol import (
-    CloudSet,
-    common_points,
-    describe,
-    draw_like,
-    draw_points,
-    read_clouds,
-    read_labels,
-)
+from modalities.pointcloud.protocol import CloudSet, Drawn, Options, describe, draw
+from modalities.pointcloud.scores import class_scores, mmd_cov, one_nna
 
 __all__ = ["evaluate_sets", "jsd", "mmd_cov", "one_nna"]
 
-Which = tuple[str, str, Metric]
-"""Which matrix: the set of its rows, the set of its columns, the distance."""
-
-
-def mmd_cov(M_rs: Float[np.ndarray, "R S"]) -> tuple[float, float]:
-    """Minimum matching distance and coverage: how near the generated shapes come to each real one.
-
-    MMD = (1/R) Σ_r min_s d(r, s), in units of the distance; COV = |{argmin_r d(r, s) : s}| / R in [0, 1]
-    (Achlioptas et al., arXiv 1707.02392; PointFlow, arXiv 1906.12320, section 5.1). Rows are the reference:
-    of the transposed matrix both mean something else.
-    """
-    return float(M_rs.min(axis=1).mean()), len(np.unique(M_rs.argmin(axis=0))) / len(M_rs)
-
-
-def one_nna(
-    M_rr: Float[np.ndarray, "R R"], M_rs: Float[np.ndarray, "R S"], M_ss: Float[np.ndarray, "S S"]
-) -> tuple[float, float, float]:
-    """Accuracy of a nearest-neighbour classifier in telling real shapes from generated ones.
-
-    Each shape of both sets is classified by its nearest other one (leave-one-out over the full matrices,
-    Lopez-Paz and Oquab, arXiv 1610.06545; PointFlow, arXiv 1906.12320, section 5.1). 0.5 is ideal, 1 means that
-    the sets are apart, and 0 that one copies the other. Among equally near ones their shares count, so the
-    order of sets and shapes does not matter.
-
-    Returns:
-        Overall, of the real shapes alone (acc_t), of the generated ones alone (acc_f); in [0, 1].
-    """
-    num_ref, num_sample = M_rs.shape
-    M = np.block([[M_rr, M_rs], [M_rs.T, M_ss]]).astype(np.float64)
-    np.fill_diagonal(M, np.inf)
-    nearest = np.equal(M, M.min(axis=0))
-    real = nearest[:num_ref].sum(axis=0) / nearest.sum(axis=0)
-    right_ref, right_sample = real[:num_ref], 1 - real[num_ref:]
-    overall = (right_ref.sum() + right_sample.sum()) / (num_ref + num_sample)
-    return float(overall), float(right_ref.mean()), float(right_sample.mean())
+Matrices = Mapping[Which, np.ndarray]
+Cells = Mapping[str, np.ndarray]
+Labels = Mapping[str, np.ndarray | None]
+Sets = Mapping[str, Sequence[np.ndarray]]
 
 
 def evaluate_sets(
@@ -69,139 +30,160 @@ def evaluate_sets(
     train: CloudSet | None = None,
     *,
     points: int = 2048,
+    emd: str | None = "exact_l2",
     emd_points: int | None = None,
-    emd: bool = True,
+    protocol: str = "set",
+    batch: int = 8,
+    normalisation: str = "none",
     seed: int = 0,
-    normalisation: str = "none beyond the units given",
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
     """Measure generated clouds against real ones they were not trained on.
 
-    Values: 1-nna/cd (overall, /real, /generated), cov/cd, mmd/cd, the same with emd, and jsd. With `train`,
-    also nearest-train/cd: the median Chamfer distance of a generated shape to its nearest training shape;
-    the row "oracle" holds the metrics of real training shapes in place of the generated ones, and the row
-    "held-out" the nearest-train/cd of the reference, which the training set has never seen.
+        from modalities.pointcloud import evaluate_sets
+        report = evaluate_sets(generated, reference, train)   # (S, N, 3) arrays, or lists of (N_i, 3)
+        report.values["1-nna/emd"], report.intervals["1-nna/emd"]
+        report.rows["oracle"]["1-nna/emd"]                    # what real training shapes would score
+        print(*report.notes, sep="\\n")                        # where a number means something else
+
+    Values, each with its formula where it is computed: 1-nna/cd (overall, /real, /generated), cov/cd and mmd/cd
+    (`scores`), the same with emd, jsd (`occupancy`); dcd and f-score of each real shape and the generated one that
+    is nearest by Chamfer, uniformity and roughness of each generated shape (`fidelity`), as means; with labels of
+    the reference, classes/... (`scores`); with `train`, nearest-train/... and novelty (`novelty`). The row
+    "oracle" holds the same of real training shapes in place of the generated ones, and the row "held-out" what
+    the reference itself has.
 
     Intervals are of 95 %, over the draw of shapes: from random halves of both sets
-    (`interval.half_sampling`, somewhat too wide rather than too narrow), by bootstrap for the median.
+    (`interval.half_sampling`, somewhat too wide rather than too narrow), by bootstrap for what each shape has
+    by itself.
 
     Args:
         generated, reference, train: `Samples`, (S, N, 3), or lists of (N_i, 3); sets may differ in size. All
             in the same units.
         points: points of each cloud that are drawn without replacement; where a cloud has fewer, all sets
             are brought to the smallest.
-        emd_points: of those, the ones exact EMD is computed on. None takes all with the compiled kernels, and
-            512 without: by SciPy 2,048 points take seconds a pair. The protocol says which it was.
-        emd: False leaves EMD out.
+        emd: which of the four EMDs of `distance`; None leaves it out. Only exact_l2 is reported as "emd", another
+            by its own name, as in "1-nna/emd-approx_sq". The approximate ones take the real shape first.
+        emd_points: of those points, the ones EMD is computed on. None takes all with the compiled kernels (a GPU,
+            for the approximate variants) and 512 without, where 2,048 points take up to seconds a pair.
+        protocol: "set"; or "per_batch", the mean of 1-NNA, COV and MMD over consecutive pairs of mini-batches,
+            as some code reports it: not comparable with the former, and named otherwise ("1-nna/cd/per-batch-8").
+        batch: shapes in such a batch; an incomplete last one is left out.
+        normalisation: what is done to the units: none, global, per_shape_box or unit_sphere (`normalise`).
         seed: of the points, of the oracle's shapes and of the intervals.
-        normalisation: what was done to the units, for the protocol.
         workers: threads; None takes all cores.
         progress: show a bar on stderr.
 
-    Raises ValueError where a set has fewer than two clouds, a cloud is not (N, 3), or a point not finite.
+    Raises ValueError where a set has fewer than two clouds, a cloud is not (N, 3), a point not finite, or an
+    option not one of those above.
     """
-    if emd_points is None:
-        emd_points = points if kernels.available() else 512
-    for name, number in (("points", points), ("emd_points", emd_points)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    options = Options(points, emd, emd_points, protocol, batch, normalisation, seed)
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
-    sets = {role: read_clouds(data, role) for role, data in given.items()}
-    labels = {role: read_labels(data, role) for role, data in given.items()}
-    count = common_points(sets, points)
-    sets = {role: draw_points(clouds, count, seed) for role, clouds in sets.items()}
-    if "train" in sets:
-        sizes = len(sets["generated"]), labels["generated"], labels["train"], len(sets["train"])
-        sets["oracle"] = [sets["train"][i] for i in draw_like(*sizes, seed)]
+    drawn = draw(given, options)
+    M, *parts = measure(_jobs(drawn, options), workers, progress)
+    cells = {role: cells_of(clouds) for role, clouds in drawn.sets.items() if role != "train"}
+    each = {role: _of_each_shape(drawn.sets, M, role, workers) for role in cells}
 
-    num_emd = min(emd_points, count) if emd else None
-    M = _matrices(sets, num_emd, workers, progress)
-    kinds: list[Metric] = ["cd", "emd"] if emd else ["cd"]
-    cells = {role: cells_of(sets[role]) for role in sets if role != "train"}
-    values = _scores(M, cells, kinds, "generated")
-    intervals = _intervals(M, cells, kinds, values, seed)
-    rows: dict[str, dict[str, float]] = {}
-    if "train" in sets:
-        rows["oracle"] = _scores(M, cells, kinds, "oracle")
-        nearest = {role: M[role, "train", "cd"].min(axis=1) for role in ("generated", "reference")}
-        values["nearest-train/cd"] = float(np.median(nearest["generated"]))
-        rows["held-out"] = {"nearest-train/cd": float(np.median(nearest["reference"]))}
-        intervals["nearest-train/cd"] = interval.of_median(nearest["generated"], seed)
-    protocol = describe(sets, num_emd, seed, normalisation)
-    report = Report(values, protocol, intervals, rows)
-    return replace(report, notes=warnings(report, sets, M, points))
+    def row(role: str) -> dict[str, float]:
+        averages, _ = _averages(parts, options, role)
+        return averages | _scores(M, cells, drawn.labels, options, role) | _means(each[role])
+
+    values = row("generated")
+    intervals = _averages(parts, options, "generated")[1] | _intervals(M, cells, drawn.labels, options)
+    intervals |= {n: interval.bootstrap(interval.mean, [v], seed) for n, v in each["generated"].items()}
+    rows = ({"oracle": row("oracle")} if "oracle" in cells else {}) | {"held-out": _means(each["reference"])}
+    if "train" in drawn.sets:
+        ways = {role: M[role, "train", "cd"].min(axis=1) for role in ("generated", "reference")}
+        values |= novelty.nearest_train(ways["generated"], ways["reference"])
+        intervals |= novelty.intervals(ways["generated"], ways["reference"], seed)
+        rows["held-out"] |= novelty.nearest_train(ways["reference"], ways["reference"])
+    report = Report(values, describe(drawn, options), intervals, rows)
+    return replace(report, notes=warnings(report, drawn, M, options))
 
 
-def _matrices(
-    sets: Mapping[str, Sequence[np.ndarray]], emd_points: int | None, workers: int | None, progress: bool
-) -> dict[Which, np.ndarray]:
-    """Every distance that the report needs: (set of the rows, set of the columns, metric) -> matrix."""
-    pairs = [("reference", "generated"), *((role, role) for role in sets if role != "train")]
-    if "train" in sets:
-        pairs += [("reference", "oracle")]
-    jobs: list[Which] = [(a, b, "cd") for a, b in pairs]
-    if "train" in sets:
-        jobs += [("reference", "train", "cd"), ("generated", "train", "cd")]
-    clouds: dict[Metric, Mapping[str, Sequence[np.ndarray]]] = {"cd": sets}
-    if emd_points is not None:
-        jobs += [(a, b, "emd") for a, b in pairs]
-        clouds["emd"] = {role: [cloud[:emd_points] for cloud in set_] for role, set_ in sets.items()}
-    # One bar for both metrics tells the time left only if it counts time, not pairs.
-    cost = {kind: _seconds_a_pair(clouds[kind], kind) for kind in clouds}
-    total = sum(cost[kind] * num_pairs(clouds[kind][a], clouds[kind][b]) for a, b, kind in jobs)
-    out = {}
-    with tqdm(
-        total=total,
-        desc="distances",
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
-        disable=not progress,
-        smoothing=0.05,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
-        for a, b, kind in jobs:
-
-            def advance(done: int, seconds: float = cost[kind]) -> None:
-                bar.update(done * seconds)
-
-            out[a, b, kind] = pairwise(clouds[kind][a], clouds[kind][b], kind, workers, advance)
-    return out
+def _jobs(drawn: Drawn, options: Options) -> list[dict[Which, Job]]:
+    """What is to be measured: of the whole sets, then of each mini-batch."""
+    cut = {kind: drawn.points if kind == "cd" else drawn.emd_points for kind in options.kinds}
+    clouds: dict[Metric, Sets] = {
+        kind: {role: [cloud[:count] for cloud in of] for role, of in drawn.sets.items()}
+        for kind, count in cut.items()
+    }
+    whole = cross_jobs(clouds["cd"])
+    if options.protocol == "set":
+        return [
+            whole
+            | {which: job for kind in options.kinds for which, job in set_jobs(clouds[kind], kind).items()}
+        ]
+    num = min(len(of) for role, of in drawn.sets.items() if role != "train") // options.batch
+    parts = []
+    for start in range(0, num * options.batch, options.batch):
+        part: dict[Which, Job] = {}
+        for kind in options.kinds:
+            some = {role: of[start : start + options.batch] for role, of in clouds[kind].items()}
+            part |= set_jobs(some, kind)
+        parts.append(part)
+    return [whole, *parts]
 
 
-def _seconds_a_pair(sets: Mapping[str, Sequence[np.ndarray]], kind: Metric) -> float:
-    times = []
-    for a, b in zip(sets["generated"][:3], sets["reference"], strict=False):
-        start = time.perf_counter()
-        pairwise([a], [b], kind, workers=1)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def _scores(M: Matrices, cells: Cells, labels: Labels, options: Options, role: str) -> dict[str, float]:
+    """All scores of the set of this role, as a whole, against the reference."""
+    scores = {} if options.protocol == "per_batch" else _set_scores(M, options, role)
+    scores["jsd"] = divergence(cells[role], cells["reference"])
+    real = labels["reference"]
+    if real is not None:
+        asked = labels["generated"] if role == "generated" else None
+        scores |= class_scores(M["reference", role, "cd"], real, asked)
+    return scores
 
 
-def _scores(
-    M: Mapping[Which, np.ndarray],
-    cells: Mapping[str, np.ndarray],
-    kinds: Sequence[Metric],
-    role: str,
-) -> dict[str, float]:
-    """All metrics of the set of this role against the reference."""
+def _set_scores(M: Matrices, options: Options, role: str) -> dict[str, float]:
     scores: dict[str, float] = {}
-    for kind in kinds:
+    for kind in options.kinds:
         M_rs = M["reference", role, kind]
         overall, real, generated = one_nna(M["reference", "reference", kind], M_rs, M[role, role, kind])
         scores |= {f"1-nna/{kind}": overall, f"1-nna/{kind}/real": real, f"1-nna/{kind}/generated": generated}
         scores[f"mmd/{kind}"], scores[f"cov/{kind}"] = mmd_cov(M_rs)
-    scores["jsd"] = divergence(cells[role], cells["reference"])
     return scores
 
 
-def _intervals(
-    M: Mapping[Which, np.ndarray],
-    cells: Mapping[str, np.ndarray],
-    kinds: Sequence[Metric],
-    values: Mapping[str, float],
-    seed: int,
-) -> dict[str, tuple[float, float]]:
-    """95 % interval of each of these `_scores` of the generated set."""
+def _averages(
+    parts: Sequence[Matrices], options: Options, role: str
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Means over mini-batches under names of their own, and intervals from the spread of the batches."""
+    scores = [_set_scores(part, options, role) for part in parts]
+    values, intervals = {}, {}
+    for name in (name for name in (scores[0] if scores else {}) if name.count("/") == 1):
+        found = np.array([score[name] for score in scores])
+        own = f"{name}/per-batch-{options.batch}"
+        values[own] = float(found.mean())
+        if len(found) > 1:
+            error = float(found.std(ddof=1)) / np.sqrt(len(found))
+            intervals[own] = interval.around(values[own], error, np.inf if name.startswith("mmd") else 1.0)
+    return values, intervals
+
+
+def _of_each_shape(sets: Sets, M: Matrices, role: str, workers: int | None) -> dict[str, np.ndarray]:
+    """What each shape of a set has by itself, and each real shape together with its nearest one of the set."""
+    clouds, real = sets[role], sets["reference"]
+    with ThreadPoolExecutor(workers or num_cores()) as pool:
+        found: dict[str, np.ndarray] = {}
+        if role != "reference":
+            nearest = [clouds[i] for i in M["reference", role, "cd"].argmin(axis=1)]
+            found["dcd"] = np.array(list(pool.map(dcd, nearest, real)))
+            found["f-score"] = np.array(list(pool.map(f_score, nearest, real)))
+        found["uniformity"] = np.array(list(pool.map(uniformity, clouds)))
+        found["roughness"] = np.array(list(pool.map(roughness, clouds)))
+        return found
+
+
+def _means(found: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def _intervals(M: Matrices, cells: Cells, labels: Labels, options: Options) -> dict[str, tuple[float, float]]:
+    """95 % interval of each of the `_scores` of the generated set."""
+    values = _scores(M, cells, labels, options, "generated")
     num = {role: len(cells[role]) for role in ("reference", "generated")}
 
     def scores(ref: np.ndarray, sample: np.ndarray) -> np.ndarray:
@@ -212,20 +194,21 @@ def _intervals(
             if a in keep and b in keep
         }
         some = {role: cells[role][kept] for role, kept in keep.items()}
-        return np.array(list(_scores(part, some, kinds, "generated").values()))
+        named = {role: None if (of := labels[role]) is None else of[kept] for role, kept in keep.items()}
+        return np.array(list(_scores(part, some, named, options, "generated").values()))
 
-    errors = interval.half_sampling(scores, num["reference"], num["generated"], seed)
+    errors = interval.half_sampling(scores, num["reference"], num["generated"], options.seed)
     out = {}
     for (name, value), error in zip(values.items(), errors.tolist(), strict=True):
-        if name.startswith(("1-nna", "cov")):
+        if name.startswith(("1-nna", "cov")) or name == "classes/agreement":
             out[name] = interval.of_fraction(value, error, _num_counted(name, num))
         else:
-            out[name] = interval.around(value, error, high=1.0 if name == "jsd" else np.inf)
+            out[name] = interval.around(value, error, high=np.inf if name.startswith("mmd") else 1.0)
     return out
 
 
 def _num_counted(name: str, num: Mapping[str, int]) -> int:
     """Of how many shapes this metric is a fraction."""
-    if name.endswith("/generated"):
+    if name.endswith(("/generated", "/agreement")):
         return num["generated"]
     return num["reference"] if name.startswith("cov") or name.endswith("/real") else sum(num.values())

@@ -1,16 +1,100 @@
-"""What the evaluation of clouds compares: sets checked, brought to equal points, and a fair draw of real ones."""
+"""What the evaluation of clouds compares, and how: options, sets brought to equal points, a fair draw of real ones."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 import scipy
+import torch
 
 from ditmoe.modality import Samples
-from modalities.pointcloud.distance import implementation
+from modalities.pointcloud import fidelity, kernels
+from modalities.pointcloud.distance import Metric, emd_metric, implementation, is_approximate
+from modalities.pointcloud.normalise import normalised
 
 CloudSet = Samples | np.ndarray | Sequence[np.ndarray]
+PROTOCOLS = ("set", "per_batch")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How sets are compared, as `metric.evaluate_sets` takes it; ValueError for what makes no sense."""
+
+    points: int
+    emd: str | None
+    emd_points: int | None
+    protocol: str
+    batch: int
+    normalisation: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("points", 1), ("emd_points", 1), ("batch", 2)):
+            if (number := getattr(self, name)) is not None and number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+
+    @property
+    def kinds(self) -> list[Metric]:
+        """The distances that 1-NNA, COV and MMD are made from."""
+        return ["cd"] if self.emd is None else ["cd", emd_metric(self.emd)]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The sets as they are compared.
+
+    Attributes:
+        sets: role (generated, reference and maybe train, oracle) -> clouds of equal numbers of points.
+        labels: of generated and reference, or None where they do not tell several classes.
+        given: fewest and most points of the clouds before the draw.
+        emd_points: of the points drawn, how many EMD is computed on.
+        units: what was done to the units.
+    """
+
+    sets: Mapping[str, list[np.ndarray]]
+    labels: Mapping[str, np.ndarray | None]
+    given: tuple[int, int]
+    emd_points: int
+    units: str
+
+    @property
+    def points(self) -> int:
+        return len(self.sets["generated"][0])
+
+
+def draw(given: Mapping[str, CloudSet], options: Options) -> Drawn:
+    """Check the sets, draw the points of each cloud, bring them to common units, and draw the oracle."""
+    sets = {role: read_clouds(data, role) for role, data in given.items()}
+    labels = {role: read_labels(data, role) for role, data in given.items()}
+    least = min(len(sets["generated"]), len(sets["reference"]))
+    if options.protocol == "per_batch" and least < options.batch:
+        raise ValueError(f"protocol=per_batch needs {options.batch} shapes in each set, got {least}")
+    sizes = [len(cloud) for clouds in sets.values() for cloud in clouds]
+    count = min(options.points, *sizes)
+    sets = {role: draw_points(clouds, count, options.seed) for role, clouds in sets.items()}
+    sets, units = normalised(sets, options.normalisation)
+    if "train" in sets:
+        wanted = len(sets["generated"]), labels["generated"], labels["train"], len(sets["train"])
+        picked = draw_like(*wanted, options.seed)
+        sets["oracle"] = [sets["train"][i] for i in picked]
+    labels = {role: labels[role] for role in ("generated", "reference")}
+    classes = np.unique(labels["reference"]) if labels["reference"] is not None else np.empty(0)
+    if len(classes) < 2:
+        labels["reference"] = None
+    if labels["generated"] is not None and not np.isin(labels["generated"], classes).any():
+        labels["generated"] = None  # drawn without a class
+    return Drawn(sets, labels, (min(sizes), max(sizes)), min(_emd_points(options), count), units)
+
+
+def _emd_points(options: Options) -> int:
+    if options.emd_points is not None:
+        return options.emd_points
+    fast = torch.cuda.is_available() if is_approximate(options.kinds[-1]) else kernels.available()
+    return options.points if fast else 512
 
 
 def read_clouds(data: CloudSet, role: str) -> list[np.ndarray]:
@@ -46,11 +130,6 @@ def read_labels(data: CloudSet, role: str) -> np.ndarray | None:
     return np.asarray(data.labels)
 
 
-def common_points(sets: Mapping[str, Sequence[np.ndarray]], points: int) -> int:
-    """Number of points that every cloud of every set can give: `points`, or the smallest cloud's."""
-    return min(points, *(len(cloud) for clouds in sets.values() for cloud in clouds))
-
-
 def draw_points(clouds: Sequence[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
     """Draw `count` points of each cloud without replacement.
 
@@ -80,24 +159,32 @@ def draw_like(
     return np.array([*same, *others][:num], dtype=np.int64)
 
 
-def describe(
-    sets: Mapping[str, Sequence[np.ndarray]], emd_points: int | None, seed: int, normalisation: str
-) -> dict[str, Any]:
+def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
     """How the sets, as drawn, are compared: all that another must know to get the same numbers."""
     try:
         version = metadata.version("ditmoe")
     except metadata.PackageNotFoundError:
         version = "not installed"
+    least, most = drawn.given
+    protocol = "set: leave-one-out 1-NNA, COV and MMD over the full set-level matrices"
+    if options.protocol == "per_batch":
+        protocol = f"per_batch: 1-NNA, COV and MMD as means over consecutive mini-batches of {options.batch}"
+    emd = f"{options.emd}, {drawn.emd_points} points"
+    if is_approximate(options.kinds[-1]):
+        emd += ", approximate matching in float32, the real shape first"
     return {
-        **{role: f"{len(clouds)} shapes" for role, clouds in sets.items()},
-        "points": len(sets["generated"][0]),
+        **{role: f"{len(clouds)} shapes" for role, clouds in drawn.sets.items()},
+        "protocol": protocol,
+        "points": drawn.points,
+        "resampling": f"drawn without replacement from {least if least == most else f'{least} to {most}'}",
         "cd": "mean squared distance to the nearest point, both directions added",
-        "emd": f"exact_l2, {emd_points} points" if emd_points else "left out",
-        "1-nna": "leave-one-out over the full set-level matrices",
+        "emd": emd if options.emd else "left out",
         "distances": implementation(),
         "jsd": "28^3 grid in the sphere of radius 0.5, log base 2",
-        "normalisation": normalisation,
-        "intervals": "95 % from random halves of the sets (median: bootstrap)",
-        "seed": seed,
+        "dcd": f"alpha {fidelity.SHARPNESS:g}, each real shape with the one nearest by cd",
+        "f-score": f"threshold {fidelity.THRESHOLD:g} of the real shape's diagonal, the same pairs",
+        "normalisation": drawn.units,
+        "intervals": "95 % from random halves of the sets (of what each shape has by itself: bootstrap)",
+        "seed": options.seed,
         "version": f"ditmoe {version} scipy {scipy.__version__}",
     }

@@ -1,0 +1,63 @@
+"""Every distance that a report needs, measured under one bar that tells the time left."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from modalities.pointcloud.distance import Metric, num_pairs, pairwise
+
+Which = tuple[str, str, Metric]
+"""Which matrix: the set of its rows, the set of its columns, the distance."""
+
+Job = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Metric]
+"""What `pairwise` is asked for."""
+
+
+def set_jobs(sets: Mapping[str, Sequence[np.ndarray]], kind: Metric) -> dict[Which, Job]:
+    """What 1-NNA, COV and MMD of the generated set, and of the oracle where there is one, are made from."""
+    roles = [role for role in ("generated", "oracle") if role in sets]
+    pairs = [("reference", role) for role in roles] + [(role, role) for role in ("reference", *roles)]
+    return {(a, b, kind): (sets[a], sets[b], kind) for a, b in pairs}
+
+
+def cross_jobs(sets: Mapping[str, Sequence[np.ndarray]]) -> dict[Which, Job]:
+    """Chamfer distances that tell the nearest real shape of each generated one, and the nearest training shape."""
+    pairs = [("reference", role) for role in ("generated", "oracle") if role in sets]
+    pairs += [(role, "train") for role in ("reference", "generated") if "train" in sets]
+    return {(a, b, "cd"): (sets[a], sets[b], "cd") for a, b in pairs}
+
+
+def measure(
+    jobs: Sequence[Mapping[Which, Job]], workers: int | None, progress: bool
+) -> list[dict[Which, np.ndarray]]:
+    """The matrices of all jobs, group by group."""
+    every = [job for group in jobs for job in group.values()]
+    # One bar for several metrics tells the time left only if it counts time, not pairs.
+    cost = {kind: _seconds_a_pair([job for job in every if job[2] == kind]) for kind in {j[2] for j in every}}
+    with tqdm(
+        total=sum(cost[job[2]] * num_pairs(*job) for job in every),
+        desc="distances",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
+        disable=not progress,
+        smoothing=0.05,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:
+
+        def matrix(job: Job) -> np.ndarray:
+            return pairwise(*job, workers, lambda done: bar.update(done * cost[job[2]]))
+
+        return [{which: matrix(job) for which, job in group.items()} for group in jobs]
+
+
+def _seconds_a_pair(jobs: Sequence[Job]) -> float:
+    """Median of the first pairs of the largest of these jobs, all of one metric."""
+    a, b, kind = max(jobs, key=lambda job: num_pairs(*job))
+    times = []
+    for x, y in zip(a[:3], b[1:], strict=False):
+        start = time.perf_counter()
+        pairwise([x], [y], kind, workers=1)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
