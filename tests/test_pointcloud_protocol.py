@@ -248,3 +248,24 @@ def test_the_command_measures_two_files(tmp_path: Path, capsys):
     np.save(alone, shapes(0, 1, 64))
     with pytest.raises(ValueError, match="generated set must have at least 2 clouds, got 1"):
         evaluate_files(modality, str(alone), files[1], out=tmp_path)
+
+
+def test_large_sets_are_searched_and_give_what_all_pairs_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    make = lambda num, spread: [rng.normal(size=(64, 3)) * rng.uniform(0.2, spread, 3) for _ in range(num)]  # noqa: E731
+    sets = make(14, 0.6), make(12, 0.5), make(30, 0.6)
+    options = {"points": 64, "emd_points": 64, "progress": False, "cache": tmp_path}
+    whole = evaluate_sets(*sets, **options)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("modalities.pointcloud.metric.SEARCH", 10)
+    searched = evaluate_sets(*sets, **options)
+    assert searched.values == pytest.approx(whole.values, rel=1e-6)
+    assert searched.rows["oracle"] == pytest.approx(whole.rows["oracle"], rel=1e-6)
+    assert "solved exactly" in searched.protocol["emd search"]
+    assert list(tmp_path.iterdir())
+    again = evaluate_sets(*sets, **options)
+    assert again.values == searched.values
+    for name, (low, high) in searched.intervals.items():
+        assert low <= searched.values[name] <= high, name

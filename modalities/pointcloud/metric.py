@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ditmoe.modality import Report
 from modalities.pointcloud import interval, novelty
-from modalities.pointcloud.distance import Metric, num_cores
+from modalities.pointcloud.distance import Metric, is_approximate, num_cores
 from modalities.pointcloud.fidelity import dcd, f_score, roughness, uniformity
-from modalities.pointcloud.matrices import Job, Which, cross_jobs, measure, set_jobs
+from modalities.pointcloud.matrices import SEARCH, Job, Which, cross_jobs, measure, search, set_jobs
+from modalities.pointcloud.nearest import num_pairs
 from modalities.pointcloud.notes import warnings
 from modalities.pointcloud.occupancy import cells_of, divergence, jsd
 from modalities.pointcloud.protocol import CloudSet, Drawn, Options, describe, draw
@@ -35,6 +37,7 @@ def evaluate_sets(
     protocol: str = "set",
     batch: int = 8,
     normalisation: str = "none",
+    cache: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
@@ -70,6 +73,8 @@ def evaluate_sets(
         protocol: "set"; or "per_batch", the mean of 1-NNA, COV and MMD over consecutive pairs of mini-batches,
             as some code reports it: not comparable with the former, and named otherwise ("1-nna/cd/per-batch-8").
         batch: shapes in such a batch; an incomplete last one is left out.
+        cache: folder where distances of large sets are kept by the content of the sets, so that an interrupted
+            evaluation goes on, and those within a reference set are computed once; None keeps nothing.
         normalisation: what is done to the units: none, global, per_shape_box or unit_sphere (`normalise`).
         seed: of the points, of the oracle's shapes and of the intervals.
         workers: threads; None takes all cores.
@@ -82,6 +87,11 @@ def evaluate_sets(
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
     drawn = draw(given, options)
     M, *parts = measure(_jobs(drawn, options), workers, progress)
+    searches = {}
+    for kind in _searched(drawn, options):
+        clouds = {role: [c[: drawn.emd_points] for c in of] for role, of in drawn.sets.items()}
+        found, searches[kind] = search(clouds, kind, Path(cache) if cache else None, workers, progress)
+        M |= found
     cells = {role: cells_of(clouds) for role, clouds in drawn.sets.items() if role != "train"}
     each = {role: _of_each_shape(drawn.sets, M, role, workers) for role in cells}
 
@@ -98,8 +108,18 @@ def evaluate_sets(
         values |= novelty.nearest_train(ways["generated"], ways["reference"])
         intervals |= novelty.intervals(ways["generated"], ways["reference"], seed)
         rows["held-out"] |= novelty.nearest_train(ways["reference"], ways["reference"])
-    report = Report(values, describe(drawn, options), intervals, rows)
+    protocol_used = describe(drawn, options)
+    protocol_used |= {f"{kind} search": "; ".join(lines) for kind, lines in searches.items()}
+    report = Report(values, protocol_used, intervals, rows)
     return replace(report, notes=warnings(report, drawn, M, options))
+
+
+def _searched(drawn: Drawn, options: Options) -> list[Metric]:
+    """The distances whose nearest neighbours are searched rather than taken from all pairs."""
+    sets = drawn.sets["reference"], drawn.sets["generated"]
+    if options.protocol != "set" or num_pairs(*sets) < SEARCH:
+        return []
+    return [kind for kind in options.kinds if kind != "cd" and not is_approximate(kind)]
 
 
 def _jobs(drawn: Drawn, options: Options) -> list[dict[Which, Job]]:
@@ -111,10 +131,8 @@ def _jobs(drawn: Drawn, options: Options) -> list[dict[Which, Job]]:
     }
     whole = cross_jobs(clouds["cd"])
     if options.protocol == "set":
-        return [
-            whole
-            | {which: job for kind in options.kinds for which, job in set_jobs(clouds[kind], kind).items()}
-        ]
+        kinds = [kind for kind in options.kinds if kind not in _searched(drawn, options)]
+        return [whole | {which: job for kind in kinds for which, job in set_jobs(clouds[kind], kind).items()}]
     num = min(len(of) for role, of in drawn.sets.items() if role != "train") // options.batch
     parts = []
     for start in range(0, num * options.batch, options.batch):
