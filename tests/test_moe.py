@@ -10,6 +10,7 @@ import torch
 from ditmoe.moe import (
     Base,
     BatchPool,
+    Context,
     DiffMoE,
     ExpertChoice,
     ExpertRace,
@@ -22,6 +23,7 @@ from ditmoe.moe import (
     TokenChoice,
 )  # fmt: skip
 from ditmoe.moe.balance import balance_loss, similarity_loss, z_loss
+from ditmoe.moe.diff_moe import GridConvolution
 from ditmoe.moe.token_choice import within_capacity
 from tests.routers import ROUTERS, B, D, E, N, batch, layer
 
@@ -45,6 +47,25 @@ def test_balance_loss_evens_out_the_load() -> None:
         optimizer.step()
     assert before > 0.4
     assert moe(x, context)[1].load.max() < 0.3
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("grid", [(7,), (2, 3), (2, 2, 2), (3, 4, 6)])
+def test_the_convolution_has_the_same_gradient_in_half_precision(grid: tuple[int, ...], kernel: int) -> None:
+    branch = GridConvolution(16, kernel, len(grid))
+    context = Context(torch.zeros(2), torch.zeros(2, 16), torch.zeros(2, 16), grid, torch.zeros(2, 1, 16))
+    torch.manual_seed(0)
+    x, dy = torch.randn(2, 2, math.prod(grid), 16).bfloat16()
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        branch.weight.grad = None
+        # What is freed here is what a gradient that nobody writes would be made of.
+        del [torch.full((size,), math.nan) for size in range(100, 20_000, 100)][:]
+        branch(x.to(dtype), context).backward(dy.to(dtype))
+        return branch.weight.grad
+
+    exact = gradient(torch.float32)
+    assert (gradient(torch.bfloat16) - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 @torch.no_grad()

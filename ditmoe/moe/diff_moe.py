@@ -89,6 +89,8 @@ class GridConvolution(nn.Module):
         if len(grid) != self.axes or math.prod(grid) != x.shape[1]:
             raise ValueError(f"{x.shape[1]} tokens on {self.axes} axes do not lie on a grid of {grid}")
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
-        cells = x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+        # Copied: with the channels last, oneDNN's bfloat16 gradient of a volume thinner than the kernel is
+        # made of memory that nobody wrote (torch 2.13).
+        cells = x.transpose(1, 2).contiguous().view(x.shape[0], x.shape[2], *grid)
         y = convolve(cells, self.weight.to(x.dtype), padding="same", groups=x.shape[2])
         return y.flatten(2).transpose(1, 2)
