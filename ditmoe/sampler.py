@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ditmoe.process import FlowMatching, Process
+from ditmoe.process import HORIZON, FlowMatching, Process
 from ditmoe.seeding import torch_generator
 
 
@@ -93,8 +93,26 @@ def guided(
 
 
 def set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:
-    """Even steps from noise to data; flow-match Euler would else end with a step of almost no length."""
+    """Even steps from noise to data; what diffusers' own choice of times gets wrong is put right.
+
+    Raises:
+        ValueError: for more steps than a discrete process has.
+    """
     if type(scheduler).__name__ in ("FlowMatchEulerDiscreteScheduler", "FlowAncestralScheduler"):
+        # their own times would end with a step of almost no length
         scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
-    else:
-        scheduler.set_timesteps(steps, device=device)
+        return
+    discrete = scheduler.config.get("trained_betas") is not None
+    if discrete and steps > HORIZON:
+        raise ValueError(f"steps must be at most {HORIZON} for process ddpm, got {steps}")
+    scheduler.set_timesteps(steps, device=device)
+    if scheduler.config.get("use_flow_sigmas", False):
+        # The start is pure noise, but for what keeps the logarithm of the data's share finite. And times must not
+        # be cut to whole numbers: they would be off by up to 1, and two the same at 1000 steps.
+        scheduler.sigmas[0] = 1 - 1e-6
+        scheduler.timesteps = HORIZON * scheduler.sigmas[:-1].to(device)
+    elif discrete and len(scheduler.timesteps) > steps:
+        # at 61, 103, 121, ... steps rounding adds a time -1 to "trailing" ones, which is read as the last, all noise
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])

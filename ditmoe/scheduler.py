@@ -1,9 +1,12 @@
-"""A scheduler that diffusers lacks: Euler steps along a flow that renew part of the noise on the way."""
+"""Schedulers that diffusers lacks: Euler steps along a flow that renew part of the noise on the way, and DDIM for
+any number of steps."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
@@ -56,3 +59,28 @@ class FlowAncestralScheduler(FlowMatchEulerDiscreteScheduler):
         sample = (1 - r) * clean + r * ((1 - fresh**2) ** 0.5 * noise + fresh * z)
         self._step_index += 1
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=sample) if return_dict else (sample,)
+
+
+class EvenDDIMScheduler(DPMSolverMultistepScheduler):
+    """DDIM without fresh noise (arXiv 2010.02502), each step of which ends where the next begins.
+
+    The step of diffusers' own removes the noise of 1000 // steps times, however far the next time is: unless the
+    number of steps divides 1000, the network is told a time that the sample has not reached (600 steps leave a
+    Gaussian off by 0.6 of its deviation). First-order DPM-Solver++ is the same formula (arXiv 2211.01095).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        trained_betas: np.ndarray | Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        timestep_spacing: str = "trailing",
+    ) -> None:
+        super().__init__(
+            num_train_timesteps=num_train_timesteps,
+            trained_betas=trained_betas,
+            prediction_type=prediction_type,
+            timestep_spacing=timestep_spacing,
+            solver_order=1,
+        )
