@@ -16,7 +16,7 @@ LAYERS = {  # a module may import what stands in a line above it
     "evaluate": 6, "prepare": 6, "view": 6, "convert": 6,
     "train": 7,
 }  # fmt: skip
-SHARED = {"grid", "frechet"}
+SHARED = {"grid", "frechet", "codec", "digits", "sheet"}
 
 
 def imports(file: Path) -> set[str]:

@@ -5,10 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from modalities.sheet import sheet_size
 
 render = importlib.import_module("modalities.pointcloud.render")
-sheets = importlib.import_module("modalities.pointcloud.sheet")
+clouds = importlib.import_module("modalities.pointcloud.sheet")
 
 
 @pytest.fixture
@@ -131,22 +132,22 @@ def test_an_impossible_size_is_refused(cloud):
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (6, 5, 2), (7, 3, 3)])
 def test_the_size_of_a_sheet_follows_from_rows_and_columns(cloud, count, columns, rows):
-    sheet = sheets.contact_sheet([cloud] * count, columns=columns, cell=32)
-    width, height = sheets.sheet_size(rows, columns, 32)
+    sheet = clouds.contact_sheet([cloud] * count, columns=columns, cell=32)
+    width, height = sheet_size(rows, columns, 32)
     assert sheet.shape == (height, width, 3)
-    titled = sheets.contact_sheet([cloud] * count, columns=columns, cell=32, title="stools")
-    assert titled.shape == (sheets.sheet_size(rows, columns, 32, title=True)[1], width, 3)
+    titled = clouds.contact_sheet([cloud] * count, columns=columns, cell=32, title="stools")
+    assert titled.shape == (sheet_size(rows, columns, 32, title=True)[1], width, 3)
     assert not np.array_equal(titled[-height:], np.full_like(sheet, 255))
 
 
 def test_labels_appear(cloud):
-    plain = sheets.contact_sheet([cloud], cell=64)
-    assert not np.array_equal(plain, sheets.contact_sheet([cloud], ["stool"], cell=64))
-    assert np.array_equal(plain, sheets.contact_sheet([cloud], [""], cell=64))
+    plain = clouds.contact_sheet([cloud], cell=64)
+    assert not np.array_equal(plain, clouds.contact_sheet([cloud], ["stool"], cell=64))
+    assert np.array_equal(plain, clouds.contact_sheet([cloud], [""], cell=64))
 
 
 def test_a_label_never_leaves_its_cell(cloud):
-    sheet = sheets.contact_sheet(
+    sheet = clouds.contact_sheet(
         [cloud[:0]], ["a name far too long for the cell it lies under " * 3], cell=64
     )
     assert sheet.min() < 200
@@ -156,54 +157,18 @@ def test_a_label_never_leaves_its_cell(cloud):
 
 def test_the_label_says_what_is_missing(cloud):
     bad = np.concatenate([cloud, [[np.nan, 0, 0]]])
-    whole = sheets.contact_sheet([cloud], ["stool"], cell=64)
-    assert not np.array_equal(whole, sheets.contact_sheet([bad], ["stool"], cell=64))
-    assert sheets._label("stool", 501, 500) == "stool (1 not finite)"
-    assert sheets._label("stool", 5, 0) == "stool (all not finite)"
-    assert sheets._label("", 0, 0) == "(empty)"
-    assert sheets._label("stool", 5, 5) == "stool"
-
-
-def test_a_class_has_its_own_row_where_few_cells_stay_empty():
-    assert sheets._rows(["chair", "table", "chair", "table"], None) == [[0, 2], [1, 3]]
-    assert sheets._rows(["chair", "table", "chair", "table"], 3) == [[0, 1, 2], [3]]
-    many = sheets._rows(list("abcdefgh") * 2, None)  # two classes side by side, not eight rows
-    assert many == [[0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15]]
-    alone = sheets._rows(list("abcdefghij"), None)
-    assert list(itertools.chain(*alone)) == list(range(10))
-    assert 1 < len(alone) < 10
-
-
-@pytest.mark.parametrize("count", [1, 2, 9, 200])
-def test_every_cloud_is_on_the_sheet_once(count):
-    rng = np.random.default_rng(count)
-    rows = sheets._rows([f"{i}" for i in rng.integers(0, 4, count)], None)
-    assert sorted(itertools.chain(*rows)) == list(range(count))
-
-
-def test_classes_are_read_from_labels():
-    assert [sheets.class_of(name) for name in ("chair 12", "chair_0012", "chair", "12")] == ["chair"] * 3 + [
-        "12"
-    ]
+    whole = clouds.contact_sheet([cloud], ["stool"], cell=64)
+    assert not np.array_equal(whole, clouds.contact_sheet([bad], ["stool"], cell=64))
+    assert clouds._label("stool", 501, 500) == "stool (1 not finite)"
+    assert clouds._label("stool", 5, 0) == "stool (all not finite)"
+    assert clouds._label("", 0, 0) == "(empty)"
+    assert clouds._label("stool", 5, 5) == "stool"
 
 
 def test_a_sheet_of_nothing_is_refused(cloud):
     with pytest.raises(ValueError, match="clouds must be"):
-        sheets.contact_sheet([])
+        clouds.contact_sheet([])
     with pytest.raises(ValueError, match="labels must be"):
-        sheets.contact_sheet([cloud], ["a", "b"])
+        clouds.contact_sheet([cloud], ["a", "b"])
     with pytest.raises(ValueError, match="columns must be"):
-        sheets.contact_sheet([cloud], columns=0)
-
-
-def test_a_png_is_written_whole_or_not_at_all(tmp_path, cloud, monkeypatch):
-    image = render.render(cloud, 32)
-    path = sheets.save_png(tmp_path / "new" / "a.png", image)
-    with Image.open(path) as read:
-        assert np.array_equal(np.asarray(read), image)
-    monkeypatch.setattr(Image.Image, "save", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        sheets.save_png(path, image[::-1])
-    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
-    with Image.open(path) as read:
-        assert np.array_equal(np.asarray(read), image)
+        clouds.contact_sheet([cloud], columns=0)

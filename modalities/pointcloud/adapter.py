@@ -15,8 +15,9 @@ from modalities.pointcloud.metric import evaluate_sets
 from modalities.pointcloud.ply import write_ply
 from modalities.pointcloud.prepare import prepare
 from modalities.pointcloud.render import class_color
-from modalities.pointcloud.sheet import contact_sheet, save_png
+from modalities.pointcloud.sheet import contact_sheet
 from modalities.pointcloud.view import view
+from modalities.sheet import save_png
 
 
 class PointCloud(Modality):

@@ -25,7 +25,8 @@ from modalities.pointcloud.formats import (
     read_surface,
 )
 from modalities.pointcloud.render import class_color
-from modalities.pointcloud.sheet import class_of, contact_sheet, save_png
+from modalities.pointcloud.sheet import contact_sheet
+from modalities.sheet import class_of, save_png
 
 WINDOW = Path(__file__).with_name("window.py")
 MAX_SHAPES = 200
