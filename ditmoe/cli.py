@@ -91,7 +91,10 @@ def _known_options() -> set[str]:
     for file in config_folder().rglob("*.yaml"):
         group = file.parent.relative_to(config_folder()).as_posix()
         found.add(group) if group != "." else None
-        walk(OmegaConf.to_container(OmegaConf.load(file)), "" if group in (".", "experiment") else group)
+        walk(
+            OmegaConf.to_container(OmegaConf.load(file)),
+            "" if group in (".", "experiment", "recipe") else group,
+        )
     return found
 
 

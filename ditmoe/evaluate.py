@@ -10,18 +10,24 @@ import torch
 from ditmoe import build, cli
 from ditmoe.checkpoint import replacing
 from ditmoe.modality import Report
-from ditmoe.sample import draw_from
+from ditmoe.sample import draw_from, make_labels
 
 
 def evaluate_checkpoint(
     checkpoint: str | Path,
     split: str = "test",
+    reference: str | Path | None = None,
+    num: int | None = None,
+    label: str | int | None = None,
     top_k: int | None = None,
     out: str | Path | None = None,
     modality: dict[str, Any] | None = None,
     **options: Any,
 ) -> Report:
-    """Draw as many samples as the reference split has, with its labels, and measure them.
+    """Draw as many samples as the reference has, with its labels, or `num` of them, and measure them.
+
+    The reference is a split of the data, or a set made elsewhere. Labels of `num` samples are those of
+    `make_labels`: all classes in turn, or at random with label="random".
 
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's.
     """
@@ -36,12 +42,18 @@ def evaluate_checkpoint(
             "modality": restored.config["modality"] | {"evaluation": modality["evaluation"]}
         }
         restored = replace(restored, modality=build.make_modality(own, restored.modality.facts()))
-    reference, train = restored.modality.reference(split), restored.modality.reference("train")
-    labels = torch.as_tensor(reference.labels) if reference.labels is not None else None
-    if labels is None:
-        labels = torch.full((len(reference),), len(restored.modality.classes))
-    generated = draw_from(restored, labels, **options)
-    report = restored.modality.evaluate(generated, reference, train)
+    adapter = restored.modality
+    real = adapter.reference(split) if reference is None else adapter.read(Path(reference))
+    train = adapter.reference("train") if reference is None else None
+    if not (num or len(real)):
+        raise ValueError(
+            "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
+        )
+    if num is None and label is None and real.labels is not None:
+        labels = torch.as_tensor(real.labels)
+    else:
+        labels = make_labels(adapter, num or len(real), label, options.get("seed", 0))
+    report = adapter.evaluate(draw_from(restored, labels, **options), real, train)
     publish(report, Path(out) if out else restored.folder)
     return report
 
@@ -95,9 +107,9 @@ def evaluate(config: dict[str, Any]) -> None:
     """
     files = {key: config.pop(key, None) for key in ("modality", "generated", "reference", "train")}
     if config["checkpoint"]:
-        if files["generated"] or files["reference"]:
+        if files["generated"] or files["train"]:
             raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")
-        evaluate_checkpoint(modality=files["modality"], **config)
+        evaluate_checkpoint(modality=files["modality"], reference=files["reference"], **config)
     elif files["generated"] and files["reference"] and files["modality"]:
         evaluate_files(**files, out=config["out"])
     else:

@@ -145,7 +145,9 @@ class Modality(ABC):
 
     @abstractmethod
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """Write one set of files per sample and a picture of all; returns the paths, the picture first."""
+        """Write one set of files per sample and a picture of all, or all into one file where `folder` ends in .npz;
+        returns the paths, the picture first.
+        """
 
     @abstractmethod
     def save_picture(self, samples: Samples, file: Path) -> None:

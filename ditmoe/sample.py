@@ -1,5 +1,6 @@
 """python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,14 @@ def draw(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = next(model.parameters()).device
     batches = torch.arange(len(labels)).split(batch_size)
-    bar = tqdm(total=len(batches) * sampling.steps, desc="sampling", disable=not progress, leave=False)
+    often = 0.1 if sys.stderr.isatty() else 10  # a log file is no screen
+    bar = tqdm(
+        total=len(batches) * sampling.steps,
+        desc="sampling",
+        disable=not progress,
+        leave=False,
+        mininterval=often,
+    )
     done = []
     for indices in batches:
         samples = denoise(
@@ -103,13 +111,15 @@ def draw_from(
     return restored.modality.decode(x, labels)
 
 
-def make_labels(modality: Modality, num: int, label: str | int | None) -> Int[Tensor, " S"]:
-    """Labels to draw: all of one class, of none ("none"), or every class in turn."""
+def make_labels(modality: Modality, num: int, label: str | int | None, seed: int = 0) -> Int[Tensor, " S"]:
+    """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn."""
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
     classes = list(modality.classes)
     if label is None:
         return torch.arange(num) % len(classes)
+    if label == "random":
+        return torch.randint(len(classes), (num,), generator=torch_generator("labels", seed))
     index = len(classes) if label == "none" else build.label_index(classes, label)
     return torch.full((num,), index)
 
@@ -125,10 +135,12 @@ def sample_checkpoint(
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
 
-    Without `out` each class and seed has a folder of its own, so that sets do not mix.
+    Args:
+        out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
+            that sets do not mix.
     """
     restored = build.restore(checkpoint, top_k)
-    labels = make_labels(restored.modality, num, label)
+    labels = make_labels(restored.modality, num, label, seed)
     samples = draw_from(restored, labels, seed=seed, **options)
     folder = restored.folder / "-".join(["samples", *([] if label is None else [str(label)]), f"seed{seed}"])
     return restored.modality.write(samples, Path(out) if out else folder)
@@ -137,7 +149,8 @@ def sample_checkpoint(
 def sample(config: dict[str, Any]) -> None:
     """The command."""
     paths = sample_checkpoint(**config)
-    print(f"{paths[0]}\n{paths[0].parent}: {config['num']} samples")
+    where = paths[1] if paths[1].suffix == ".npz" else paths[0].parent
+    print(f"{paths[0]}\n{where}: {config['num']} samples")
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def train(config: dict[str, Any]) -> None:
     if not trainer.run():
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown)
+    finish(config["finish"], shown, modality.name, trainer.steps)
 
 
 def keep_freed_memory() -> None:
@@ -129,7 +129,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
     )
 
 
-def finish(options: dict[str, Any], folder: Path) -> None:
+def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> None:
     """Sample, measure, and say where everything is and what to type next."""
     lines = [f"  {folder / checkpoint.NAME}   the model"]
     if options["num"]:
@@ -143,7 +143,7 @@ def finish(options: dict[str, Any], folder: Path) -> None:
     print(
         f"\nNext:\n  {run}view {folder / 'samples'}\n"
         f"  {run}sample checkpoint={folder} num=16 label=0 seed=1\n"
-        f"  {run}train name=longer trainer.steps=24000"
+        f"  {run}train modality={modality} name=longer trainer.steps={4 * steps}"
     )
 
 

@@ -17,7 +17,7 @@ def modalities() -> list[type[Modality]]:
 
 
 def modality_of(paths: list[Path]) -> type[Modality]:
-    """The modality whose files these are, by their endings.
+    """The modality that most of these files belong to, by their endings.
 
     Raises:
         FileNotFoundError, ValueError: if a path does not exist or nobody opens it.
@@ -27,9 +27,10 @@ def modality_of(paths: list[Path]) -> type[Modality]:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
         endings += [f.suffix.lower() for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    for modality in modalities():
-        if any(ending in modality.suffixes for ending in endings):
-            return modality
+    counts = {m: sum(ending in m.suffixes for ending in endings) for m in modalities()}
+    best = max(counts, key=lambda m: counts[m])
+    if counts[best]:
+        return best
     known = sorted({s for m in modalities() for s in m.suffixes})
     raise ValueError(f"nothing to view in {', '.join(map(str, paths))}: files must end in {', '.join(known)}")
 

@@ -101,7 +101,11 @@ class PointCloud(Modality):
         return formats.read_set(path)
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """One PLY and one NPY per shape, and the contact sheet."""
+        """One PLY and one NPY per shape, and the contact sheet; or one .npz (points, labels), the sheet beside it."""
+        if folder.suffix == ".npz":
+            self.save_picture(samples, folder.with_suffix(".png"))
+            formats.write_npz(folder, samples)
+            return [folder.with_suffix(".png"), folder]
         folder.mkdir(parents=True, exist_ok=True)
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)

@@ -100,6 +100,13 @@ def write_npy(path: Path, points: Shaped[np.ndarray, "..."]) -> None:
         np.save(stream, points, allow_pickle=False)
 
 
+def write_npz(path: Path, samples: Samples) -> None:
+    """Write a set as `read_set` reads it, whole or not at all."""
+    labels = {} if samples.labels is None else {"labels": samples.labels}
+    with replacing(path) as stream:
+        np.savez(stream, points=samples.data, **labels)  # type: ignore[arg-type]
+
+
 @contextmanager
 def _blaming(path: Path) -> Iterator[None]:
     """Whatever a parser throws at bad content leaves as one ValueError that names the file."""
