@@ -1,1 +1,6 @@
-"""Images as latents of an autoencoder, cut into patches (DiT, arXiv 2212.09748)."""
+"""Images: 2-D latents of a codec, and FID that says what it is."""
+
+from modalities.image.adapter import Image
+from modalities.image.metric import evaluate_images
+
+__all__ = ["Image", "evaluate_images"]

@@ -1,0 +1,268 @@
+"""The image modality: puts the pieces of this folder behind the contract."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from ditmoe.checkpoint import replacing
+from ditmoe.modality import Modality, Report, Samples, Tokens
+from modalities.codec import Codec
+from modalities.image import latents, pictures, view
+from modalities.image.data import Pictures
+from modalities.image.metric import evaluate_images
+from modalities.sheet import lay_out, save_png
+
+FITTED_ON = 2048
+"""Training pictures that a codec without weights of its own is fitted on."""
+
+
+@dataclass(frozen=True)
+class ReferenceFile(Samples):
+    """A reference npz as ADM publishes it: statistics, with images or without."""
+
+    file: Path = Path()
+
+
+class Image(Modality):
+    """Pictures of one size, generated as the latents of a codec.
+
+    Args:
+        data: makes the data set (`Pictures`) for a size; called when data are first asked for.
+        codec: makes the codec between pixels and latents.
+        tokens: makes the patchifier for a width and a number of channels.
+        size: (H, W) in pixels.
+        latents: a folder that `prepare` wrote; training then neither reads nor encodes pictures.
+        evaluation: options of `evaluate_images`.
+        preparation: options of `latents.prepare`.
+        facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
+    """
+
+    name: ClassVar[str] = "image"
+    suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
+
+    def __init__(
+        self,
+        data: Callable[..., Pictures],
+        codec: Callable[[], Codec],
+        tokens: Callable[..., Tokens],
+        size: Sequence[int] = (32, 32),
+        latents: str | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+        preparation: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
+        self.size = tuple(size)
+        self._make_data, self._make_codec, self._make_tokens, self._latents = data, codec, tokens, latents
+        self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        self._facts = dict(facts) if facts else None
+
+    @cached_property
+    def data(self) -> Pictures:
+        """The pictures; read when first asked for."""
+        return self._make_data(size=self.size)
+
+    @cached_property
+    def cached(self) -> latents.Latents | None:
+        """The latents on disk, where there are some."""
+        if self._latents is None:
+            return None
+        found = latents.Latents(self._latents)
+        if found.record["size"] != list(self.size):
+            raise ValueError(
+                f"modality.size must be that of {self._latents}, {found.record['size']}, got {self.size}"
+            )
+        return found
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Between pixels and latents: as the checkpoint has it, or fitted to some training pictures."""
+        codec = self._make_codec()
+        shape = list(codec.shape(self.size))  # refuses a size that does not divide
+        if self._facts is not None and shape != self._facts["shape"]:
+            raise ValueError(
+                f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
+            )
+        if self._facts is not None:
+            restore(codec, self._facts["codec"])
+        elif self.cached is not None:
+            restore(codec, self.cached.codec())
+        else:
+            codec.fit(self._some())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return codec.to(device).eval().requires_grad_(False)
+
+    def facts(self) -> dict[str, Any]:
+        if self._facts is None:
+            self._facts = {
+                "classes": list((self.cached or self.data).classes),
+                "shape": list(self.codec.shape(self.size)),
+                "codec": learnt(self.codec),
+            }
+        return self._facts
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.facts()["classes"]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return tuple(self.facts()["shape"])
+
+    def tokens(self, hidden_size: int) -> Tokens:
+        tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0])
+        tokens.patchify(
+            torch.zeros(1, *self.sample_shape)
+        )  # a size that does not divide should say so at once
+        return tokens
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "B L h w"], Int[Tensor, " B"]]:
+        if self.cached is not None:
+            return self.cached.batch(size, seed, step, rank, world)
+        images, labels = self.data.batch(size, seed, step, rank, world)
+        return self.encode(images).cpu(), torch.from_numpy(labels)
+
+    def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
+        """Latents of pictures, on the codec's device."""
+        device = next(self.codec.buffers()).device
+        return self.codec.encode(to_pixels(images).to(device))
+
+    def decode(self, x: Float[Tensor, "S L h w"], labels: Int[Tensor, " S"]) -> Samples:
+        device = next(self.codec.buffers()).device
+        parts = [to_images(self.codec.decode(part.to(device))) for part in x.split(32)]
+        names = [f"{self._class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
+        return Samples(np.concatenate(parts), labels.numpy(), names)
+
+    def reference(self, split: str) -> Samples:
+        return self.data.reference(split)
+
+    def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        against = reference.file if isinstance(reference, ReferenceFile) else reference
+        return evaluate_images(generated, against, train, **self._evaluation)
+
+    def read(self, path: Path) -> Samples:
+        """A folder of pictures of one size, an npz with arr_0 (uint8), or one with ADM's statistics."""
+        return read_set(path)
+
+    def write(self, samples: Samples, folder: Path) -> list[Path]:
+        """One PNG per picture and a sheet of all; or one .npz as ADM's evaluator reads it, and the sheet beside it."""
+        if folder.suffix == ".npz":
+            sheet = folder.with_suffix(".png")
+            self.save_picture(samples, sheet)
+            labels = {} if samples.labels is None else {"arr_1": samples.labels}
+            with replacing(folder) as stream:
+                np.savez(stream, arr_0=samples.data, **labels)  # type: ignore[arg-type]
+            return [sheet, folder]
+        sheet, paths = folder / "samples.png", []
+        self.save_picture(samples, sheet)
+        for image, name in zip(samples.data, samples.names or map(str, range(len(samples))), strict=False):
+            paths.append(save_png(folder / f"{name}.png", image))
+        return [sheet, *paths]
+
+    def save_picture(self, samples: Samples, file: Path) -> None:
+        """A sheet of the first 200 pictures, small ones enlarged."""
+        labels = [] if samples.labels is None else samples.labels.tolist()
+        shown = samples.data[:200]
+        factor = max(1, 64 // shown.shape[1])
+        tiles = [image.repeat(factor, 0).repeat(factor, 1) for image in shown]
+        names = [self._class_name(label) for label in labels[:200]] or [""] * len(tiles)
+        save_png(file, lay_out(tiles, names))
+
+    @classmethod
+    def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
+        return view.view(paths, out)
+
+    def prepare(self, source: Path, out: Path) -> None:
+        """Encode the training pictures below `source` once, for `modality.latents=`."""
+        self.data.root = source
+        setting = {
+            "source": str(source.resolve()),
+            "size": list(self.size),
+            "codec": type(self.codec).__name__,
+        }
+        report = latents.prepare(
+            self.data, self.encode, out, setting, learnt(self.codec), **self._preparation
+        )
+        print(latents.summary(report, out))
+
+    def _some(self) -> list[Float[Tensor, "B 3 H W"]]:
+        rng = np.random.default_rng(0)
+        train = self.data.split("train")
+        order = rng.permutation(len(train))
+        read = (self.data.read(train[i]) for i in order)
+        images = list(islice((image for image in read if image is not None), FITTED_ON))
+        if not images:
+            raise ValueError(f"{self.data.root} must hold readable pictures, got none")
+        return [to_pixels(np.stack(images[i : i + 256])) for i in range(0, len(images), 256)]
+
+    def _class_name(self, label: int) -> str:
+        return self.classes[label] if label < len(self.classes) else "any"
+
+
+def learnt(codec: Codec) -> dict[str, Tensor]:
+    """What a codec learnt of the data, or was told by its configuration; published weights stay where they are."""
+    return {name: value.cpu() for name, value in codec.named_buffers(recurse=False)}
+
+
+def restore(codec: Codec, state: Mapping[str, Tensor]) -> None:
+    """Give a codec what it had learnt.
+
+    Raises:
+        ValueError: if it is another codec, or one of other latents.
+    """
+    own = dict(codec.named_buffers(recurse=False))
+    for name in [*own, *state]:
+        shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the codec must be the one that the latents were made with: its {name} was {shapes[0]}, is {shapes[1]}"
+            )
+    codec.load_state_dict(dict(state), strict=False)
+
+
+def to_pixels(images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    """8-bit pictures as numbers in [-1, 1], channels first."""
+    return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_images(x: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
+    """The reverse: rounded, and cut off at black and white."""
+    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()
+
+
+def read_set(path: Path) -> Samples:
+    """A set of pictures made elsewhere, see `Image.read`.
+
+    Raises:
+        ValueError: one line, if there is none.
+    """
+    if path.is_dir():
+        images, names, unreadable = pictures.read_pictures(path)
+        if unreadable:
+            print(f"{path}: left out {len(unreadable)} unreadable pictures, the first: {unreadable[0]}")
+        return Samples(images, None, names)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            keys = stored.files if hasattr(stored, "files") else []
+            if "mu" in keys or "mu_s" in keys:
+                return ReferenceFile(np.zeros((0, 1, 1, 3), np.uint8), file=path)
+            images = stored["arr_0"] if "arr_0" in keys else stored["images"]
+            labels = stored["arr_1"].astype(np.int64) if "arr_1" in keys else None
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be a folder of pictures or an npz with arr_0 (S, H, W, 3) uint8 or mu and sigma"
+        ) from error
+    return Samples(images, labels)

@@ -1,0 +1,151 @@
+"""A data set of pictures: what a training batch is, and which pictures stand for the real ones."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from ditmoe.modality import Samples
+from modalities.image.catalogue import SPLITS, Member, Picture, list_pictures
+from modalities.image.pictures import fitted, open_picture
+
+_EPOCH, _SAMPLE = 1, 2  # addresses of the two kinds of random streams
+
+
+class Pictures:
+    """Labelled pictures of one size, split into train, val and test (see `catalogue.list_pictures`).
+
+    Nothing is read before it is asked for. An unreadable picture is named on stderr and gives way to the next one
+    of its class.
+
+    Args:
+        root: a folder of class folders or of .tar shards; None is the built-in digits.
+        size: (H, W) that pictures are brought to.
+        mirror: left becomes right in half of the training samples.
+        limit: pictures that stand for a split when sets are measured.
+    """
+
+    def __init__(
+        self, size: Sequence[int], root: str | Path | None = None, mirror: bool = False, limit: int = 10_000
+    ) -> None:
+        self.root = None if root is None else Path(root).expanduser()
+        self.size = (int(size[0]), int(size[1]))
+        self.mirror, self.limit = mirror, limit
+        self.unreadable: dict[str, str] = {}
+        """Pictures found unreadable so far, and why."""
+        self._lock = Lock()
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a label is an index into them."""
+        return self._listing[0]
+
+    def split(self, name: str) -> list[Picture]:
+        """The pictures of a split.
+
+        Raises:
+            ValueError: if it is none of train, val and test, or empty.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+        if not (pictures := self._listing[1][name]):
+            raise ValueError(f"{self.root} must hold pictures of the split {name}, got none")
+        return pictures
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[UInt8[np.ndarray, "B H W 3"], Int64[np.ndarray, " B"]]:
+        """Training pictures and their labels: a function of its arguments alone.
+
+        Sample i is number (step * world + rank) * size + i of a stream that goes through a new permutation of the
+        pictures in each epoch.
+        """
+        pictures = self.split("train")
+        first = (step * world + rank) * size
+        turned = [turn(len(pictures), seed, number, self.mirror) for number in range(first, first + size)]
+        images = list(self._threads.map(lambda entry: self._nearest_readable(entry[0]), turned))
+        chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
+        return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
+
+    def reference(self, split: str) -> Samples:
+        """The readable pictures of a split, at most `limit` of them, drawn once and for all."""
+        pictures = self.split(split)
+        order = np.random.default_rng(0).permutation(len(pictures))[: self.limit]
+        pictures = [pictures[i] for i in np.sort(order)]
+        images = list(self._threads.map(self.read, pictures))
+        kept = [(p, image) for p, image in zip(pictures, images, strict=True) if image is not None]
+        if not kept:
+            raise self._nothing_readable()
+        labels = np.array([picture.label for picture, _ in kept], np.int64)
+        return Samples(np.stack([image for _, image in kept]), labels, [picture.name for picture, _ in kept])
+
+    def read(self, picture: Picture) -> UInt8[np.ndarray, "H W 3"] | None:
+        """A picture at the wanted size, or None where it is unreadable, which is told once."""
+        if isinstance(picture.source, np.ndarray):
+            return picture.source
+        try:
+            return fitted(_open(picture.source, picture.name), self.size)
+        except (ValueError, OSError) as error:
+            with self._lock:
+                self._tell(picture.name, str(error))
+            return None
+
+    def _tell(self, name: str, reason: str) -> None:
+        if name not in self.unreadable:
+            self.unreadable[name] = reason
+            count = len(self.unreadable)
+            if count <= 20:
+                last = " (further ones are only counted)" if count == 20 else ""
+                print(f"skipped unreadable picture {count}: {reason}{last}", file=sys.stderr)
+
+    def _nearest_readable(self, index: int) -> np.ndarray:
+        """A training picture, or the next readable one of its class."""
+        pictures = self.split("train")
+        if (image := self.read(pictures[index])) is not None:
+            return image
+        for other in (*pictures[index + 1 :], *pictures[:index]):
+            if other.label == pictures[index].label and (image := self.read(other)) is not None:
+                return image
+        raise self._nothing_readable()
+
+    def _nothing_readable(self) -> ValueError:
+        first = next(iter(self.unreadable.values()), "there was none")
+        return ValueError(
+            f"{self.root} must hold readable pictures, got {len(self.unreadable)} others: {first}"
+        )
+
+    @cached_property
+    def _listing(self) -> tuple[list[str], dict[str, list[Picture]]]:
+        return list_pictures(self.root, self.size)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """Decoders of pictures let go of Python's lock."""
+        return ThreadPoolExecutor(os.cpu_count())
+
+
+def _open(source: Path | Member, name: str) -> Image.Image:
+    if isinstance(source, Path):
+        return open_picture(source)
+    with open(source.tar, "rb") as stream:
+        stream.seek(source.start)
+        return open_picture(io.BytesIO(stream.read(source.size)), name)
+
+
+def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:
+    """Which of `length` items is number `number` of the training stream, and whether it is mirrored."""
+    index = int(_permutation(length, seed, number // length)[number % length])
+    return index, mirror and bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)
+
+
+@lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(length)
