@@ -40,10 +40,37 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
         self.out = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def forward(
+        self, x: Float[Tensor, "B N D"], angles: Float[Tensor, "N half"] | None = None
+    ) -> Float[Tensor, "B N D"]:
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        y = attend(self.q_norm(q).type_as(v), self.k_norm(k).type_as(v), v)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        y = attend(q.type_as(v), k.type_as(v), v)
         return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+def rotary_angles(
+    coordinates: Float[Tensor, "N A"], head_size: int, base: float = 10_000.0
+) -> Float[Tensor, "N half"]:
+    """Angles of axial rotary positions (RoFormer, arXiv 2104.09864): each of A axes turns its share of the pairs.
+
+    Pairs of axis a turn by coordinate_a base^(-i / share), so that attention sees differences of coordinates alone.
+    What A does not divide is left as it is, angle 0.
+    """
+    pairs, axes = head_size // 2, coordinates.shape[-1]
+    share = pairs // axes
+    frequencies = base ** (-torch.arange(share, device=coordinates.device) / max(share, 1))
+    angles = (coordinates.float()[..., None] * frequencies).flatten(-2)
+    return F.pad(angles, (0, pairs - angles.shape[-1]))
+
+
+def rotate(x: Float[Tensor, "B H N d"], angles: Float[Tensor, "N half"]) -> Float[Tensor, "B H N d"]:
+    """Turn the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
+    cos, sin = angles.cos(), angles.sin()
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def activate(x: Float[Tensor, "*n up"], activation: str) -> Float[Tensor, "*n inner"]:
@@ -116,8 +143,14 @@ class Modulation(nn.Module):
         self.num = num
         self.linear = nn.Linear(hidden_size, num * hidden_size)
 
-    def forward(self, c: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B 1 D"], ...]:
-        return self.linear(F.silu(c))[:, None].chunk(self.num, dim=-1)
+    def forward(self, c: Float[Tensor, "B *f D"], tokens: int = 1) -> tuple[Float[Tensor, "B _ D"], ...]:
+        """One set of vectors for all tokens of a sample; or, where c has one for each frame, for each of `tokens`."""
+        vectors = self.linear(F.silu(c))
+        if c.ndim == 2:
+            vectors = vectors[:, None]
+        else:
+            vectors = vectors.repeat_interleave(tokens // c.shape[1], dim=1)
+        return vectors.chunk(self.num, dim=-1)
 
 
 def normalize(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
@@ -126,7 +159,7 @@ def normalize(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
 
 
 def modulate(
-    x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]
+    x: Float[Tensor, "B N D"], shift: Float[Tensor, "B _ D"], scale: Float[Tensor, "B _ D"]
 ) -> Float[Tensor, "B N D"]:
     """The conditioning's scale and shift, after `normalize`."""
     return torch.addcmul(shift, x, 1 + scale)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -35,6 +36,11 @@ class Tokens(nn.Module, ABC):
     @abstractmethod
     def positions(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "N D"]:
         """Position embedding of each token, of the model's width."""
+
+    def coordinates(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "N A"]:
+        """Where each token lies along each axis, for rotary positions; by default counted in tokens."""
+        axes = [torch.arange(n, dtype=torch.float32, device=x.device) for n in self.counts(x)]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
 
     @abstractmethod
     def inverse(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -23,25 +24,38 @@ from ditmoe.layers import (
     TimestepEmbedding,
     modulate,
     normalize,
+    rotary_angles,
 )
 from ditmoe.modality import Tokens
 from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
 
 
+ATTENTION = {"full": ("all",), "factorised": ("space", "time")}
+"""What the tokens of a block attend to, block after block; "space" is the tokens of one place along the first axis."""
+
+
 class Block(nn.Module):
     """adaLN-Zero block: both branches are modulated before and gated after by the conditioning."""
 
-    def __init__(self, hidden_size: int, attention: Attention, feed_forward: FeedForward | MoE) -> None:
+    def __init__(
+        self, hidden_size: int, attention: Attention, feed_forward: FeedForward | MoE, along: str = "all"
+    ) -> None:
         super().__init__()
+        self.along = along
         self.modulation = Modulation(hidden_size, 6)
         self.attention = attention
         self.feed_forward = feed_forward
 
     def forward(
-        self, x: Float[Tensor, "B N D"], context: Context
+        self,
+        x: Float[Tensor, "B N D"],
+        context: Context,
+        c: Float[Tensor, "B *f D"],
+        angles: Float[Tensor, "N half"] | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Routing | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(context.c)
-        x = torch.addcmul(x, gate1, self.attention(modulate(normalize(x), shift1, scale1)))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, x.shape[1])
+        attended = self.attend(modulate(normalize(x), shift1, scale1), context.grid[0], angles)
+        x = torch.addcmul(x, gate1, attended)
         plain, routing = normalize(x), None
         y = modulate(plain, shift2, scale2)
         if isinstance(self.feed_forward, MoE):
@@ -49,6 +63,20 @@ class Block(nn.Module):
         else:
             y = self.feed_forward(y)
         return torch.addcmul(x, gate2, y), routing
+
+    def attend(
+        self, x: Float[Tensor, "B N D"], frames: int, angles: Float[Tensor, "N half"] | None
+    ) -> Float[Tensor, "B N D"]:
+        """Attention among all tokens, within each frame, or along time at each place (Latte, arXiv 2401.03048)."""
+        if self.along == "all":
+            return self.attention(x, angles)
+        if angles is not None:  # those of the other axes are the same for all who attend, and so cancel
+            table = rearrange(angles, "(f n) half -> f n half", f=frames)
+            angles = table[0] if self.along == "space" else table[:, 0]
+        one, other = "b (f n) d", "(b f) n d" if self.along == "space" else "(b n) f d"
+        size = {"f": frames, "n": x.shape[1] // frames}
+        y = self.attention(rearrange(x, f"{one} -> {other}", **size), angles)
+        return rearrange(y, f"{other} -> {one}", b=len(x), **size)
 
 
 class FinalLayer(nn.Module):
@@ -59,8 +87,8 @@ class FinalLayer(nn.Module):
         self.modulation = Modulation(hidden_size, 2)
         self.linear = nn.Linear(hidden_size, out_features)
 
-    def forward(self, x: Float[Tensor, "B N D"], c: Float[Tensor, "B D"]) -> Float[Tensor, "B N Q"]:
-        return self.linear(modulate(normalize(x), *self.modulation(c)))
+    def forward(self, x: Float[Tensor, "B N D"], c: Float[Tensor, "B *f D"]) -> Float[Tensor, "B N Q"]:
+        return self.linear(modulate(normalize(x), *self.modulation(c, x.shape[1])))
 
 
 class DiTMoE(nn.Module):
@@ -78,6 +106,9 @@ class DiTMoE(nn.Module):
             0 is none. DiT-MoE publishes "2 shared experts" as 2.
         dense_ratio, dense_activation: the feed-forward layer of dense blocks, DiT's by default.
         qk_norm: LayerNorm per head on queries and keys.
+        attention: "full", or "factorised": blocks attend in turns within the places along the first axis (frames) and
+            along it.
+        rope: rotary positions from the tokens' coordinates, in place of the added embedding.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
     """
 
@@ -96,12 +127,16 @@ class DiTMoE(nn.Module):
         dense_ratio: float = 4.0,
         dense_activation: str = "gelu_tanh",
         qk_norm: bool = False,
+        attention: str = "full",
+        rope: bool = False,
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
         sparse = range(depth) if sparse is None else sparse
         if unknown := [i for i in sparse if not 0 <= i < depth]:
             raise ValueError(f"sparse must name layers between 0 and {depth - 1}, got {unknown}")
+        if attention not in ATTENTION:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
 
         def feed_forward(layer: int) -> FeedForward | MoE:
             if router is None or layer not in sparse:
@@ -116,39 +151,51 @@ class DiTMoE(nn.Module):
         self.embed = nn.Linear(tokens.in_features, hidden_size)
         self.timestep = TimestepEmbedding(hidden_size, scale=time_scale)
         self.label = LabelEmbedding(num_classes, hidden_size)
+        self.rope, self.head_size = rope, hidden_size // num_heads
+        turns = ATTENTION[attention]
         self.blocks = nn.ModuleList(
-            Block(hidden_size, Attention(hidden_size, num_heads, qk_norm), feed_forward(layer))
+            Block(
+                hidden_size,
+                Attention(hidden_size, num_heads, qk_norm),
+                feed_forward(layer),
+                turns[layer % len(turns)],
+            )
             for layer in range(depth)
         )
         self.final = FinalLayer(hidden_size, tokens.out_features)
         self.initialize()
 
     def forward(
-        self, x: Float[Tensor, "B *sample"], t: Float[Tensor, " B"], y: Int[Tensor, " B"]
+        self, x: Float[Tensor, "B *sample"], t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *prediction"], list[Routing]]:
         """Predict from noisy samples.
 
         Args:
             x: noisy samples.
-            t: time of each sample from data (0) to noise (1000).
+            t: time of each sample from data (0) to noise (1000); or (B, F), of each place along the first axis of
+                the token grid, such as the frames of a clip. Routers and heads that know the time then see the mean.
             y: labels, `num_classes` for none.
 
         Returns:
             A prediction shaped like x (what it predicts is the process's business), and the routing of
             every sparse layer, from which the balance loss is computed.
         """
-        h = self.embed(self.tokens.patchify(x)) + self.tokens.positions(x)
-        time = self.timestep(t)
-        c = time + self.label(y)
+        h = self.embed(self.tokens.patchify(x))
+        angles = rotary_angles(self.tokens.coordinates(x), self.head_size) if self.rope else None
+        if angles is None:
+            h = h + self.tokens.positions(x)
+        time = self.timestep(t.flatten()).unflatten(0, t.shape)
+        per_frame = time + (self.label(y) if t.ndim == 1 else self.label(y)[:, None])
+        t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))
         context = Context(t, time, c, self.tokens.counts(x), h)
         routings = []
         for block in self.blocks:
-            h, routing = block(h, context)
+            h, routing = block(h, context, per_frame, angles)
             if routing is not None:
                 if routing.draft is not None:
                     routing = replace(routing, draft=self.tokens.inverse(routing.draft, x, t, c))
                 routings.append(routing)
-        return self.tokens.inverse(self.final(h, c), x, t, c), routings
+        return self.tokens.inverse(self.final(h, per_frame), x, t, c), routings
 
     @property
     def routers(self) -> list[Router]:

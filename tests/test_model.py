@@ -10,6 +10,8 @@ from ditmoe import DiTMoE
 from ditmoe.moe import TokenChoice
 from ditmoe.published import architecture, recipes, translate
 from ditmoe.weights import make
+from modalities.grid import coordinates
+from modalities.image.tokens import LatentTokens
 from modalities.pointcloud.tokens import VoxelTokens
 
 
@@ -90,6 +92,7 @@ def test_only_the_named_layers_have_experts() -> None:
         ({"sparse": [7]}, r"\[7\]"),
         ({"activation": "relu"}, "relu"),
         ({"dense_activation": "x", "sparse": []}, "x"),
+        ({"attention": "space"}, "attention must be one of full, factorised, got 'space'"),
     ],
 )
 def test_wrong_options_are_named(options: dict, words: str) -> None:
@@ -100,3 +103,69 @@ def test_wrong_options_are_named(options: dict, words: str) -> None:
 def test_heads_must_divide() -> None:
     with pytest.raises(ValueError, match="24 and 5"):
         DiTMoE(VoxelTokens(24, 8, 4), 3, 24, 1, 5)
+
+
+class Grid(LatentTokens):
+    """Clips of the smallest kind: a token a cell, places along the first axis are frames."""
+
+    axes = 2
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, channels=5, patch=1)
+
+
+def clips(along: str = "full", depth: int = 2, rope: bool = False) -> DiTMoE:
+    torch.manual_seed(0)
+    model = DiTMoE(Grid(24), 3, 24, depth, 2, sparse=[], attention=along, rope=rope)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1 and not p.any():
+                p.normal_(std=0.2)
+    return model.eval()
+
+
+X, Y = torch.randn(2, 5, 4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 2])
+
+
+@torch.no_grad()
+def test_factorised_blocks_see_their_frame_and_then_their_place() -> None:
+    changed, t = X.clone(), torch.tensor([5.0, 50.0])
+    changed[:, :, 1, 2] += 3.0
+
+    def moved(model: DiTMoE) -> torch.Tensor:
+        return (model(X, t, Y)[0] - model(changed, t, Y)[0]).abs().amax(dim=(0, 1)) > 1e-6
+
+    space = moved(clips("factorised", 1))
+    assert space[1].all()
+    assert space.sum() == 6
+    time = clips("factorised", 2)
+    time.blocks = time.blocks[1:]
+    assert moved(time)[:, 2].all()
+    assert moved(time).sum() == 4
+    assert moved(clips("factorised", 2)).all()
+
+
+@pytest.mark.parametrize("along", ["full", "factorised"])
+@torch.no_grad()
+def test_rotary_positions_know_differences_alone(along: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, t = clips(along, 4, rope=True), torch.tensor([5.0, 50.0])
+    plain = model(X, t, Y)[0]
+    where = model.tokens.coordinates(X)
+    assert where.tolist() == coordinates((4, 6)).tolist()
+    monkeypatch.setattr(model.tokens, "coordinates", lambda x: where + torch.tensor([70.0, -3.5]))
+    assert torch.allclose(model(X, t, Y)[0], plain, atol=1e-4)
+    monkeypatch.setattr(model.tokens, "coordinates", lambda x: where * torch.tensor([1.0, 1.5]))
+    assert not torch.allclose(model(X, t, Y)[0], plain, atol=1e-3)
+    assert not torch.allclose(model(X.flip(-1), t, Y)[0].flip(-1), plain, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_time_for_each_frame() -> None:
+    model, t = clips(), torch.tensor([5.0, 800.0])
+    frames = t[:, None].expand(2, 4).clone()
+    assert torch.allclose(model(X, frames, Y)[0], model(X, t, Y)[0], atol=1e-5)
+    model = clips("factorised", 1)
+    before = model(X, frames, Y)[0]
+    frames[0, 2] = 0.0
+    moved = (model(X, frames, Y)[0] - before).abs().amax(dim=(1, 3)) > 1e-6
+    assert moved.tolist() == [[False, False, True, False], [False] * 4]
