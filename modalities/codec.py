@@ -1,7 +1,7 @@
 """Between pixels and latents: the contract, and the codecs that need no download."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,25 @@ class Codec(nn.Module, ABC):
 
     def fit(self, batches: Batches) -> None:
         """Learn what the codec must know of the data from some of it, once, before all else; most know all."""
+
+    def learnt(self) -> dict[str, Tensor]:
+        """What it learnt of the data, or was told by its configuration; published weights stay where they are."""
+        return {name: value.cpu() for name, value in self.named_buffers(recurse=False)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `learnt` gave.
+
+        Raises:
+            ValueError: if it is another codec's.
+        """
+        own = self.learnt()
+        for name in [*own, *state]:
+            shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
+                )
+        self.load_state_dict(dict(state), strict=False)
 
     def shape(self, size: Sequence[int]) -> tuple[int, ...]:
         """(L, *cells) of the latents of a sample of this size in pixels.

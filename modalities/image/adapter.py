@@ -93,9 +93,9 @@ class Image(Modality):
                 f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
             )
         if self._facts is not None:
-            restore(codec, self._facts["codec"])
+            codec.restore(self._facts["codec"])
         elif self.cached is not None:
-            restore(codec, self.cached.codec())
+            codec.restore(self.cached.codec())
         else:
             codec.fit(self._some())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,7 +106,7 @@ class Image(Modality):
             self._facts = {
                 "classes": list((self.cached or self.data).classes),
                 "shape": list(self.codec.shape(self.size)),
-                "codec": learnt(self.codec),
+                "codec": self.codec.learnt(),
             }
         return self._facts
 
@@ -192,7 +192,7 @@ class Image(Modality):
             "codec": type(self.codec).__name__,
         }
         report = latents.prepare(
-            self.data, self.encode, out, setting, learnt(self.codec), **self._preparation
+            self.data, self.encode, out, setting, self.codec.learnt(), **self._preparation
         )
         print(latents.summary(report, out))
 
@@ -208,27 +208,6 @@ class Image(Modality):
 
     def _class_name(self, label: int) -> str:
         return self.classes[label] if label < len(self.classes) else "any"
-
-
-def learnt(codec: Codec) -> dict[str, Tensor]:
-    """What a codec learnt of the data, or was told by its configuration; published weights stay where they are."""
-    return {name: value.cpu() for name, value in codec.named_buffers(recurse=False)}
-
-
-def restore(codec: Codec, state: Mapping[str, Tensor]) -> None:
-    """Give a codec what it had learnt.
-
-    Raises:
-        ValueError: if it is another codec, or one of other latents.
-    """
-    own = dict(codec.named_buffers(recurse=False))
-    for name in [*own, *state]:
-        shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"the codec must be the one that the latents were made with: its {name} was {shapes[0]}, is {shapes[1]}"
-            )
-    codec.load_state_dict(dict(state), strict=False)
 
 
 def to_pixels(images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:

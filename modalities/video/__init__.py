@@ -1,0 +1,1 @@
+"""Short videos: spacetime patches of latents (Sora), a causal autoencoder, clips that are read exactly."""

@@ -1,0 +1,167 @@
+"""The built-in video autoencoder: causal in time, in closed form to begin with, refined by a minute of training."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from modalities.codec import Batches, Codec, PatchPCA
+
+Clip = Float[Tensor, "B C T H W"]
+Cells = Float[Tensor, "B L t h w"]
+REACH = 2
+"""Latent frames before its own that a block reads."""
+
+
+class CausalPatches(Codec):
+    """Principal components of spacetime patches, corrected by causal residual blocks.
+
+        z = (PCA(x) + e(x) - mean) / deviation,     x = PCA^-1(z') + d(z'),   z' = z deviation + mean
+
+    Frame 0 stands alone (repeated, it fills a group), then each group of `stride[0]` frames makes a latent frame: T = 1
+    + k stride[0], an image is a clip of one frame, and frames to come change nothing. e and d start at zero, so that
+    training begins where the best linear codec ends.
+
+    Args:
+        stride: frames, rows and columns of a patch.
+        channels: L, of the latents.
+        width: of the residual blocks.
+        depth: residual blocks on each side.
+        steps: of refinement in `fit`, on `batch` clips each; 0 leaves the closed form.
+        chunk: latent frames that are encoded or decoded at a time, which bounds the memory of long clips.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        stride: Sequence[int] = (4, 4, 4),
+        channels: int = 16,
+        width: int = 48,
+        depth: int = 2,
+        steps: int = 800,
+        batch: int = 4,
+        chunk: int = 16,
+    ) -> None:
+        super().__init__()
+        if min(chunk, batch) < 1 or steps < 0:
+            raise ValueError(f"chunk and batch must be at least 1, steps 0, got {chunk}, {batch} and {steps}")
+        self.stride, self.channels = tuple(stride), channels
+        self.steps, self.batch, self.chunk, self.context = steps, batch, chunk, REACH * depth
+        self.linear = PatchPCA(stride, channels)
+        numbers = len(self.linear.mean)
+        with torch.random.fork_rng(devices=[]):  # the same weights whoever asks
+            torch.manual_seed(0)
+            self.encoder = residual_blocks(numbers, width, depth, channels)
+            self.decoder = residual_blocks(channels, width, depth, numbers)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1, 1))
+
+    def shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        t, h, w = self.stride
+        if len(size) != 3 or min(size) < 1 or (size[0] - 1) % t or size[1] % h or size[2] % w:
+            raise ValueError(
+                f"frames must be 1 + a multiple of {t}, height and width multiples of {h} and {w}, got {list(size)}"
+            )
+        return self.channels, 1 + (size[0] - 1) // t, size[1] // h, size[2] // w
+
+    def encode(self, x: Clip) -> Cells:
+        self.shape(x.shape[2:])
+        t = self.stride[0]
+        x = torch.cat([x[:, :, :1].expand(-1, -1, t - 1, -1, -1), x], dim=2)
+        z = self._in_chunks(lambda begin, end: self._encode(x[:, :, t * begin : t * end]), x.shape[2] // t)
+        return (z - self.mean) / self.deviation
+
+    def decode(self, z: Cells) -> Clip:
+        z = z * self.deviation + self.mean
+        return self._in_chunks(lambda begin, end: self._decode(z[:, :, begin:end]), z.shape[2])[
+            :, :, self.stride[0] - 1 :
+        ]
+
+    def learnt(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu() for name, value in self.state_dict().items()}
+
+    def _encode(self, x: Clip) -> Cells:
+        return self.linear.encode(x) + self.encoder(unfold(x, self.stride))
+
+    def _decode(self, z: Cells) -> Clip:
+        return self.linear.decode(z) + fold(self.decoder(z), self.stride)
+
+    def _in_chunks(self, work: Callable[[int, int], Tensor], frames: int) -> Tensor:
+        """Work on latent frames begin to end, and keep those whose past was all there."""
+        parts = []
+        for start in range(0, frames, self.chunk):
+            begin, end = max(0, start - self.context), min(start + self.chunk, frames)
+            part = work(begin, end)
+            parts.append(part[:, :, (start - begin) * part.shape[2] // (end - begin) :])
+        return torch.cat(parts, dim=2)
+
+    def fit(self, batches: Batches) -> None:
+        """Principal components of the clips, then `steps` of Adam on their reconstruction; shows a bar."""
+        clips = torch.cat(list(batches))
+        t = self.stride[0]
+        whole = torch.cat([clips[:, :, :1].expand(-1, -1, t - 1, -1, -1), clips], dim=2)
+        self.linear.fit(whole.split(64))
+        self._refine(whole)
+        with torch.no_grad():
+            z = torch.cat([self.encode(part) for part in clips.split(16)])
+            z = z * self.deviation + self.mean
+            self.mean.copy_(z.mean((0, 2, 3, 4)).view(-1, 1, 1, 1))
+            self.deviation.copy_(z.std((0, 2, 3, 4)).clamp_min(1e-3).view(-1, 1, 1, 1))
+
+    def _refine(self, clips: Clip) -> None:
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(parameters, 2e-3, (0.9, 0.99))
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(1, self.steps))
+        generator = torch.Generator().manual_seed(0)
+        for _ in tqdm(
+            range(self.steps), desc="autoencoder", unit="step", mininterval=1, disable=not self.steps
+        ):
+            x = clips[torch.randint(len(clips), (self.batch,), generator=generator)]
+            error = self._decode(self._encode(x)) - x
+            loss = error.abs().mean() + error.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            rate.step()
+
+
+def residual_blocks(inputs: int, width: int, depth: int, outputs: int) -> nn.Module:
+    """A projection, causal residual blocks, and a projection that starts at zero."""
+    last = nn.Conv3d(width, outputs, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Conv3d(inputs, width, 1), *(CausalBlock(width) for _ in range(depth)), last)
+
+
+class CausalBlock(nn.Module):
+    """A convolution over space, then one over a latent frame and the two before it; no statistics over time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.space = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
+        self.time = nn.Conv3d(width, width, (1 + REACH, 1, 1))
+
+    def forward(self, x: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B D t h w"]:
+        y = self.space(F.silu(x))
+        return x + self.time(F.pad(F.silu(y), (0, 0, 0, 0, REACH, 0)))
+
+
+def unfold(x: Clip, stride: Sequence[int]) -> Float[Tensor, "B P t h w"]:
+    """The numbers of each spacetime patch as channels."""
+    t, h, w = stride
+    return rearrange(x, "b c (t i) (h j) (w k) -> b (c i j k) t h w", i=t, j=h, k=w)
+
+
+def fold(x: Float[Tensor, "B P t h w"], stride: Sequence[int]) -> Clip:
+    """The inverse of `unfold`."""
+    t, h, w = stride
+    return rearrange(x, "b (c i j k) t h w -> b c (t i) (h j) (w k)", i=t, j=h, k=w)
