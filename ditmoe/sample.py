@@ -52,8 +52,14 @@ def draw(
     seed: int,
     batch_size: int = 32,
     progress: bool = False,
+    shape: Sequence[int] | None = None,
 ) -> Float[Tensor, "S *sample"]:
-    """Draw one sample per label, in the model's space; sample i depends on (seed, i) and its label alone."""
+    """Draw one sample per label, in the model's space; sample i depends on (seed, i) and its label alone.
+
+    Args:
+        shape: of a sample; None is that of the training data.
+    """
+    shape = modality.sample_shape if shape is None else shape
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = next(model.parameters()).device
@@ -72,7 +78,7 @@ def draw(
             model,
             process,
             make_scheduler(scheduler, process),
-            draw_noise(indices.tolist(), modality.sample_shape, seed).to(device),
+            draw_noise(indices.tolist(), shape, seed).to(device),
             labels[indices].to(device),
             steps=sampling.steps,
             guidance=sampling.guidance,
@@ -94,8 +100,10 @@ def draw_from(
     guidance: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    frames: int | None = None,
+    size: Sequence[int] | None = None,
 ) -> Samples:
-    """Draw samples in data units from a restored checkpoint."""
+    """Draw samples in data units from a restored checkpoint, of another length or size if asked for."""
     sampling = Sampling.of(restored.config, steps, guidance)
     x = draw(
         restored.model,
@@ -107,6 +115,7 @@ def draw_from(
         seed=seed,
         batch_size=batch_size,
         progress=True,
+        shape=restored.modality.shape_of(frames, size),
     )
     return restored.modality.decode(x, labels)
 

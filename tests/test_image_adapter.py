@@ -255,6 +255,15 @@ def test_an_autoencoder_whose_latents_do_not_fit_is_one_line(tmp_path: Path) -> 
         sample_checkpoint(tmp_path / "run", num=2)
 
 
+def test_another_size_than_in_training_can_be_drawn(run, tmp_path: Path) -> None:
+    wide = sample_checkpoint(run[0], num=2, size=[8, 40], out=tmp_path / "wide")
+    assert Image.open(wide[1]).size == (40, 8)
+    with pytest.raises(ValueError, match=r"multiple of the codec's stride .* \[9, 40\]"):
+        sample_checkpoint(run[0], num=2, size=[9, 40])
+    with pytest.raises(ValueError, match="frames is not for image: leave it out"):
+        sample_checkpoint(run[0], num=2, frames=9)
+
+
 # --- measuring and looking
 
 

@@ -118,6 +118,9 @@ class Image(Modality):
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(self.facts()["shape"])
 
+    def shape_of(self, frames: int | None = None, size: Sequence[int] | None = None) -> tuple[int, ...]:
+        return super().shape_of(frames) if size is None else self.codec.shape(size)
+
     def tokens(self, hidden_size: int) -> Tokens:
         tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0])
         tokens.patchify(
