@@ -66,7 +66,9 @@ def _load(path: str, subfolder: str | None) -> Any:
     try:
         name = diffusers.AutoencoderKL.load_config(path, **options).get("_class_name")
         if name in KNOWN:
-            return getattr(diffusers, name).from_pretrained(path, use_safetensors=True, **options)
+            return getattr(diffusers, name).from_pretrained(
+                path, use_safetensors=True, low_cpu_mem_usage=False, **options
+            )
     except (OSError, ValueError) as error:
         where = Path(path, subfolder or "")
         raise ValueError(
