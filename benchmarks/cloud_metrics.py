@@ -61,16 +61,24 @@ def torch_chamfer(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(squares.min(0).values.mean() + squares.min(1).values.mean())
 
 
-def importable(module: str) -> bool:
+def importable(module: str, package: str) -> bool:
+    """Whether a rival is there; that it is not should be seen."""
     try:
         __import__(module)
     except ImportError:
+        print(f"  {package} is not installed and not compared")
         return False
     return True
 
 
+def pytorch3d_chamfer(x: torch.Tensor, y: torch.Tensor) -> float:
+    from pytorch3d.loss import chamfer_distance
+
+    return float(chamfer_distance(x[None], y[None])[0])
+
+
 def measure_emd(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Times, float, float]:
-    methods = {"scipy": scipy_emd} | ({"pot": pot_emd} if importable("ot") else {})
+    methods = {"scipy": scipy_emd} | ({"pot": pot_emd} if importable("ot", "POT") else {})
     times, largest_gap, difference = {name: [] for name in ("ours", *methods)}, 0.0, 0.0
     for x, y in pairs:
         ordered = kernels.ordered(x), kernels.ordered(y)
@@ -85,17 +93,18 @@ def measure_emd(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Times, floa
 
 
 def measure_chamfer(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Times, float]:
-    times, difference = {name: [] for name in ("ours", "cKDTree", "torch.cdist")}, 0.0
+    rivals = {"cKDTree": tree_chamfer, "torch.cdist": torch_chamfer}
+    if importable("pytorch3d.loss", "pytorch3d"):
+        rivals["pytorch3d"] = pytorch3d_chamfer
+    times, difference = {name: [] for name in ("ours", *rivals)}, 0.0
     for x, y in pairs:
         ordered = kernels.ordered(x), kernels.ordered(y)
         trees = cKDTree(x), cKDTree(y)
         tensors = torch.from_numpy(x).float(), torch.from_numpy(y).float()
         value, spent = seconds(lambda: kernels.chamfer(*ordered), 20)  # noqa: B023
         times["ours"].append(spent)
-        for name, method, clouds in (
-            ("cKDTree", tree_chamfer, trees),
-            ("torch.cdist", torch_chamfer, tensors),
-        ):
+        for name, method in rivals.items():
+            clouds = trees if name == "cKDTree" else tensors
             other, spent = seconds(lambda: method(*clouds), 3)  # noqa: B023
             times[name].append(spent)
             if name == "cKDTree":

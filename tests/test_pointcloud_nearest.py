@@ -1,5 +1,8 @@
 """Laws of the search for nearest clouds: bounds are below the distance, and the answer is that of all pairs."""
 
+import importlib
+from concurrent.futures import FIRST_COMPLETED, wait
+
 import numpy as np
 import pytest
 
@@ -200,6 +203,52 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
     again = nearest(reference, generated, workers=1, folder=tmp_path)
     assert again.reused == again.decided[Level.SOLVED] == found.decided[Level.SOLVED]
     np.testing.assert_array_equal(again.rs, found.rs)
+
+
+@compiled
+def test_what_is_kept_meanwhile_is_true(tmp_path, monkeypatch):
+    """Threads go on while it is written: nothing may be called solved that is not."""
+    search = importlib.import_module("modalities.pointcloud.nearest")
+    reference, generated = near_duplicates(60, 1), near_duplicates(60, 2)
+    clouds = [ordered(cloud) for cloud in (*reference, *generated)]
+    kept, store = [], cache.store
+    monkeypatch.setattr(search, "wait", lambda left, **_: wait(left, timeout=0, return_when=FIRST_COMPLETED))
+    monkeypatch.setattr(search, "FLUSH", 0.0)
+
+    def slow(file, **arrays):
+        kept.append((file, arrays))
+        store(file, **arrays)
+
+    monkeypatch.setattr(cache, "store", slow)
+    nearest(reference, generated, workers=2, folder=tmp_path)
+    assert len(kept) > 12  # of three files
+    offsets = dict(zip(dict.fromkeys(file for file, _ in kept), [(0, 0), (0, 60), (60, 60)], strict=True))
+    seen = set()
+    for file, arrays in kept:
+        for i, j, level, value in zip(
+            arrays["i"], arrays["j"], arrays["level"], arrays["value"], strict=True
+        ):
+            if level == Level.SOLVED and (file, i, j, value) not in seen:
+                seen.add((file, i, j, value))
+                a, b = offsets[file]
+                assert value == kernels.emd(clouds[i + a], clouds[j + b], False)[0]
+
+
+def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path, capsys):
+    reference, generated = SETS["varied"]
+    (tmp_path / "file").write_text("in the way")
+    found = nearest(reference, generated, folder=tmp_path / "file")
+    np.testing.assert_array_equal(found.rs, nearest(reference, generated).rs)
+    assert capsys.readouterr().err.count("distances cannot be kept in") == 1
+
+
+def test_a_set_against_itself_goes_on_where_it_was(tmp_path, monkeypatch):
+    clouds = SETS["varied"][0]
+    first = nearest(clouds, clouds, workers=1, folder=tmp_path)
+    monkeypatch.setattr(Ladder, "ask", lambda *args: pytest.fail("all was known"))
+    again = nearest(clouds, clouds, workers=1, folder=tmp_path)
+    np.testing.assert_array_equal(again.rs, first.rs)
+    np.testing.assert_array_equal(again.rr, first.rr)
 
 
 def test_the_reference_is_searched_once(tmp_path):

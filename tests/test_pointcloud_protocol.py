@@ -1,5 +1,6 @@
 """How sets are compared: options, units, mini-batches, warnings, and the command that measures files."""
 
+import importlib
 import json
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from modalities.pointcloud import interval
 from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.formats import read_set
 from modalities.pointcloud.metric import evaluate_sets
+from modalities.pointcloud.nearest import nearest
 from modalities.pointcloud.normalise import normalised
 from tests.test_pointcloud_metric import clouds, shapes
 
@@ -58,6 +60,27 @@ def test_per_batch_is_the_mean_over_consecutive_batches():
         assert report.protocol["protocol"].startswith("per_batch")
     with pytest.raises(ValueError, match="protocol=per_batch needs 12 shapes in each set, got 11"):
         measured(x, y, protocol="per_batch", batch=12)
+
+
+def test_the_oracle_has_batches_of_its_own():
+    x, y, train = shapes(0, 24), shapes(1, 24), shapes(2, 9)
+    alone = measured(x, y, protocol="per_batch", emd=None)
+    both = measured(x, y, train, protocol="per_batch", emd=None)
+    name = "1-nna/cd/per-batch-8"
+    assert both.values[name] == alone.values[name]
+    assert both.rows["oracle"][name] == measured(train, y[:9], protocol="per_batch", emd=None).values[name]
+    assert any("oracle's row is the mean of 1 batches, where 3 are measured" in note for note in both.notes)
+    few = measured(x, y, train[:5], protocol="per_batch", emd=None)
+    assert few.values[name] == alone.values[name]
+    assert name not in few.rows["oracle"]
+
+
+def test_batches_that_agree_by_chance_claim_no_certainty():
+    low, high = interval.of_batches(np.array([0.5, 0.5]), 16)
+    assert low < 0.35
+    assert high > 0.65
+    low, high = interval.of_batches(np.array([1.0, 3.0]), 0)
+    assert (low, high) == (0.0, pytest.approx(2 + 12.706, abs=1e-2))  # Student's t of one degree of freedom
 
 
 # --- variants
@@ -197,7 +220,10 @@ def test_files_of_others(tmp_path: Path, capsys):
     torch.save({"points": torch.from_numpy(points), "epoch": 3}, tmp_path / "named.pt")
     torch.save({"x": torch.from_numpy(points)}, tmp_path / "one.pt")
     torch.save([torch.from_numpy(cloud) for cloud in points], tmp_path / "list.pt")
-    for name in ("any.npz", "named.pt", "one.pt", "list.pt"):
+    torch.save(
+        {"ref": torch.from_numpy(points), "mean": torch.zeros(3), "std": torch.ones(3)}, tmp_path / "ref.pt"
+    )
+    for name in ("any.npz", "named.pt", "one.pt", "list.pt", "ref.pt"):
         np.testing.assert_array_equal(read_set(tmp_path / name).data, points)
     assert capsys.readouterr().err == ""
     torch.save([torch.from_numpy(points[0]), torch.from_numpy(points[1][:15])], tmp_path / "mixed.pt")
@@ -214,7 +240,7 @@ def test_files_of_others(tmp_path: Path, capsys):
             r"must be numbers of shape \(S, N, 3\), got float32 of \(4, 0, 3\)",
         ),
         (np.full((4, 9, 3), np.nan, np.float32), "finite, got 36 of 36 with NaN"),
-        ({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}, "must hold one dense tensor"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}, "must hold one of points, .*, got a, b"),
         ([torch.zeros(4, 3), torch.zeros(0, 3)], r"got float32 of \(0, 3\)"),
         (["a"], "must hold one dense tensor"),
     ],
@@ -248,6 +274,61 @@ def test_the_command_measures_two_files(tmp_path: Path, capsys):
     np.save(alone, shapes(0, 1, 64))
     with pytest.raises(ValueError, match="generated set must have at least 2 clouds, got 1"):
         evaluate_files(modality, str(alone), files[1], out=tmp_path)
+
+
+def test_files_that_could_not_be_read_are_told_in_the_report(tmp_path: Path):
+    for i, cloud in enumerate(shapes(0, 8, 32)):
+        np.save(tmp_path / f"{i}.npy", cloud * np.nan if i < 3 else cloud)
+    report = measured(read_set(tmp_path), shapes(1, 8, 32), emd=None)
+    assert report.protocol["generated"] == "5 shapes"
+    assert report.protocol["generated left out"] == "3 unreadable files"
+    assert any("3 files of the generated set could not be read" in note for note in report.notes)
+
+
+def test_an_approximate_evaluation_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    x, y = shapes(0, 20, 16), shapes(1, 18, 16)
+    options = {"emd": "approx_sq", "cache": tmp_path}
+    expected = measured(x, y, emd="approx_sq").values
+    matrices = importlib.import_module("modalities.pointcloud.matrices")
+    pairwise, asked = matrices.pairwise, []
+
+    def stopping(a, b, kind, *rest, **named):
+        asked.append((kind, len(a)))
+        if sum(name != "cd" for name, _ in asked) == 7:
+            raise KeyboardInterrupt
+        return pairwise(a, b, kind, *rest, **named)
+
+    monkeypatch.setattr(matrices, "pairwise", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        measured(x, y, **options)
+    assert f"kept in {tmp_path}; the same command goes on" in capsys.readouterr().err
+    before = len(list(tmp_path.iterdir()))
+    assert before > 0
+    asked.clear()
+
+    def counting(a, b, kind, *rest, **named):
+        asked.append((kind, len(a)))
+        return pairwise(a, b, kind, *rest, **named)
+
+    monkeypatch.setattr(matrices, "pairwise", counting)
+    assert measured(x, y, **options).values == pytest.approx(expected, rel=1e-6)
+    assert len(list(tmp_path.iterdir())) > before
+    asked.clear()
+    assert measured(x, y, **options).values == pytest.approx(expected, rel=1e-6)
+    assert {rows for kind, rows in asked if kind != "cd"} == {
+        1
+    }  # to tell the time: no block is computed again
+
+
+def test_mmd_of_a_search_is_not_surer_than_its_terms(monkeypatch: pytest.MonkeyPatch):
+    x, y = shapes(0, 30, 64), shapes(1, 30, 64)
+    monkeypatch.setattr("modalities.pointcloud.metric.SEARCH", 10)
+    report = measured(x, y)
+    terms = nearest(list(y), list(x)).low_rs.min(axis=1)
+    low, high = report.intervals["mmd/emd"]
+    assert high - low >= 0.999 * 2 * 1.96 * terms.std(ddof=1) / 30**0.5
 
 
 def test_large_sets_are_searched_and_give_what_all_pairs_give(

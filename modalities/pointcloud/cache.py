@@ -2,13 +2,25 @@
 
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from ditmoe.checkpoint import replacing
+
+
+@contextmanager
+def kept_in(folder: Path | None) -> Iterator[None]:
+    """Whoever stops this with Ctrl-C is told that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None:
+            print(f"\nwhat was computed is kept in {folder}; the same command goes on", file=sys.stderr)
+        raise
 
 
 def content_hash(clouds: Iterable[np.ndarray]) -> str:
@@ -35,7 +47,7 @@ def load(file: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         print(f"{file} is damaged and computed anew ({type(error).__name__})", file=sys.stderr)

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,16 @@ from modalities.pointcloud.ply import has_faces, read_columns, read_vertices
 
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", ".xyz", ".txt", ".pts", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
+TENSORS = ("points", "samples", "sample", "ref", "pred")
+"""Under which names programs of others keep a set in a .pt."""
 SET_SUFFIXES = (".ply", ".npy", ".xyz", ".obj")
+
+
+@dataclass(frozen=True)
+class ReadSet(Samples):
+    """A set from a folder, some files of which could not be read."""
+
+    left_out: int = 0
 
 
 def read_points(path: Path) -> Float32[np.ndarray, "N 3"]:
@@ -174,7 +184,12 @@ def _tensors(path: Path) -> np.ndarray:
     """A tensor, or a list of clouds brought to one size, by itself or as what a dictionary has."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, dict):
-        content = next(iter(content.values())) if len(content) == 1 else content.get("points")
+        named = [name for name in TENSORS if name in content] or (list(content) if len(content) == 1 else [])
+        if len(named) != 1:
+            raise ValueError(
+                f"a .pt of several tensors must hold one of {', '.join(TENSORS)}, got {', '.join(map(str, content))}"
+            )
+        content = content[named[0]]
     if isinstance(content, (list, tuple)) and content:
         return _equalised([_checked(_dense(tensor)) for tensor in content], 0, path)
     return _dense(content)
@@ -249,7 +264,7 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     if errors:
         print(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out", file=sys.stderr)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in clouds]
-    return Samples(_equalised(list(clouds.values()), seed, folder), names=names)
+    return ReadSet(_equalised(list(clouds.values()), seed, folder), names=names, left_out=len(errors))
 
 
 def _equalised(clouds: Sequence[np.ndarray], seed: int, place: Path) -> np.ndarray:

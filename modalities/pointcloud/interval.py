@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from scipy.special import stdtrit
 
 Kept = Int[np.ndarray, " _"]
 
@@ -52,6 +53,18 @@ def of_fraction(value: float, error: float, count: int) -> tuple[float, float]:
     z = 1.96**2 / n
     middle, half = (value + z / 2) / (1 + z), np.sqrt(z * value * (1 - value) + z**2 / 4) / (1 + z)
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def of_batches(values: np.ndarray, count: int) -> tuple[float, float]:
+    """Interval of a mean over independent batches, by Student's t; at least Wilson's where each is a fraction of
+    `count` shapes, for few batches may agree by chance.
+    """
+    mean = float(values.mean())
+    half = float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
+    if not count:
+        return max(0.0, mean - half), mean + half
+    low, high = of_fraction(mean, 0.0, count * len(values))
+    return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
 
 
 def bootstrap(

@@ -2,14 +2,14 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from modalities.pointcloud import nearest
-from modalities.pointcloud.distance import Metric, num_pairs, pairwise
+from modalities.pointcloud import cache, nearest
+from modalities.pointcloud.distance import Metric, is_approximate, num_cores, num_pairs, pairwise
 
 Which = tuple[str, str, Metric]
 """Which matrix: the set of its rows, the set of its columns, the distance."""
@@ -25,6 +25,8 @@ def set_jobs(sets: Mapping[str, Sequence[np.ndarray]], kind: Metric) -> dict[Whi
     return {(a, b, kind): (sets[a], sets[b], kind) for a, b in pairs}
 
 
+ROWS = 16
+"""Of an approximate matrix, that are computed and kept together."""
 SEARCH = 5_000
 """Pairs of two sets from which exact EMD is searched instead of computed for all."""
 
@@ -72,14 +74,17 @@ def cross_jobs(sets: Mapping[str, Sequence[np.ndarray]]) -> dict[Which, Job]:
 
 
 def measure(
-    jobs: Sequence[Mapping[Which, Job]], workers: int | None, progress: bool
+    jobs: Sequence[Mapping[Which, Job]], folder: Path | None, workers: int | None, progress: bool
 ) -> list[dict[Which, np.ndarray]]:
-    """The matrices of all jobs, group by group."""
+    """The matrices of all jobs, group by group; those of approximate distances, which take long, by way of `folder`."""
     every = [job for group in jobs for job in group.values()]
     # One bar for several metrics tells the time left only if it counts time, not pairs.
     cost = {kind: _seconds_a_pair([job for job in every if job[2] == kind]) for kind in {j[2] for j in every}}
+    total = sum(cost[job[2]] * num_pairs(*job) for job in every)
+    if (minutes := total / (workers or num_cores()) / 60) > 2:
+        print(f"distances will take about {minutes:.0f} minutes", file=sys.stderr)
     with tqdm(
-        total=sum(cost[job[2]] * num_pairs(*job) for job in every),
+        total=total,
         desc="distances",
         bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
         disable=not progress,
@@ -88,9 +93,30 @@ def measure(
     ) as bar:
 
         def matrix(job: Job) -> np.ndarray:
-            return pairwise(*job, workers, lambda done: bar.update(done * cost[job[2]]))
+            def told(done: int) -> None:
+                bar.update(done * cost[job[2]])
+
+            if folder is None or not is_approximate(job[2]):
+                return pairwise(*job, workers, told)
+            return _by_rows(job, folder, workers, told)
 
         return [{which: matrix(job) for which, job in group.items()} for group in jobs]
+
+
+def _by_rows(job: Job, folder: Path, workers: int | None, told: Callable[[int], None]) -> np.ndarray:
+    """`pairwise`, a few rows at a time, each kept by content, so that a stopped evaluation goes on."""
+    a, b, kind = job
+    columns, blocks = cache.content_hash(b), []
+    for start in range(0, len(a), ROWS):
+        some = a[start : start + ROWS]
+        file = cache.file_of(folder, f"{kind}-1", cache.content_hash(some), columns)
+        if (found := cache.load(file)) is not None:
+            told(len(some) * len(b))
+        else:
+            found = {"block": pairwise(some, b, kind, workers, told)}
+            cache.store(file, **found)
+        blocks.append(found["block"])
+    return np.concatenate(blocks)
 
 
 def _seconds_a_pair(jobs: Sequence[Job]) -> float:

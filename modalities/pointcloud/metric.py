@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from ditmoe.modality import Report
 from modalities.pointcloud import interval, novelty
+from modalities.pointcloud.cache import kept_in
 from modalities.pointcloud.distance import Metric, is_approximate, num_cores
 from modalities.pointcloud.fidelity import dcd, f_score, roughness, uniformity
 from modalities.pointcloud.matrices import SEARCH, Job, Which, cross_jobs, measure, search, set_jobs
@@ -86,12 +88,13 @@ def evaluate_sets(
     options = Options(points, emd, emd_points, protocol, batch, normalisation, seed)
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
     drawn = draw(given, options)
-    M, *parts = measure(_jobs(drawn, options), workers, progress)
-    searches = {}
-    for kind in _searched(drawn, options):
-        clouds = {role: [c[: drawn.emd_points] for c in of] for role, of in drawn.sets.items()}
-        found, searches[kind] = search(clouds, kind, Path(cache) if cache else None, workers, progress)
-        M |= found
+    folder, searches = Path(cache) if cache else None, {}
+    with kept_in(folder):
+        M, *parts = measure(_jobs(drawn, options), folder, workers, progress)
+        for kind in _searched(drawn, options):
+            clouds = {role: [c[: drawn.emd_points] for c in of] for role, of in drawn.sets.items()}
+            found, searches[kind] = search(clouds, kind, folder, workers, progress)
+            M |= found
     cells = {role: cells_of(clouds) for role, clouds in drawn.sets.items() if role != "train"}
     each = {role: _of_each_shape(drawn.sets, M, role, workers) for role in cells}
 
@@ -133,13 +136,14 @@ def _jobs(drawn: Drawn, options: Options) -> list[dict[Which, Job]]:
     if options.protocol == "set":
         kinds = [kind for kind in options.kinds if kind not in _searched(drawn, options)]
         return [whole | {which: job for kind in kinds for which, job in set_jobs(clouds[kind], kind).items()}]
-    num = min(len(of) for role, of in drawn.sets.items() if role != "train") // options.batch
+    num = min(len(drawn.sets[role]) for role in ("generated", "reference")) // options.batch
     parts = []
     for start in range(0, num * options.batch, options.batch):
         part: dict[Which, Job] = {}
         for kind in options.kinds:
             some = {role: of[start : start + options.batch] for role, of in clouds[kind].items()}
-            part |= set_jobs(some, kind)
+            whole_ones = {role: of for role, of in some.items() if len(of) == options.batch}
+            part |= set_jobs(whole_ones, kind)  # the oracle may have fewer batches
         parts.append(part)
     return [whole, *parts]
 
@@ -169,15 +173,16 @@ def _averages(
     parts: Sequence[Matrices], options: Options, role: str
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Means over mini-batches under names of their own, and intervals from the spread of the batches."""
-    scores = [_set_scores(part, options, role) for part in parts]
+    kind = options.kinds[0]
+    scores = [_set_scores(part, options, role) for part in parts if (role, role, kind) in part]
     values, intervals = {}, {}
     for name in (name for name in (scores[0] if scores else {}) if name.count("/") == 1):
         found = np.array([score[name] for score in scores])
         own = f"{name}/per-batch-{options.batch}"
         values[own] = float(found.mean())
         if len(found) > 1:
-            error = float(found.std(ddof=1)) / np.sqrt(len(found))
-            intervals[own] = interval.around(values[own], error, np.inf if name.startswith("mmd") else 1.0)
+            count = 0 if name.startswith("mmd") else options.batch * (2 if name.startswith("1-nna") else 1)
+            intervals[own] = interval.of_batches(found, count)
     return values, intervals
 
 
@@ -220,8 +225,12 @@ def _intervals(M: Matrices, cells: Cells, labels: Labels, options: Options) -> d
     for (name, value), error in zip(values.items(), errors.tolist(), strict=True):
         if name.startswith(("1-nna", "cov")) or name == "classes/agreement":
             out[name] = interval.of_fraction(value, error, _num_counted(name, num))
+        elif name.startswith("mmd"):
+            # Halves of a searched matrix see bounds in place of distances, and so too little of the spread.
+            terms = M["reference", "generated", cast(Metric, name.removeprefix("mmd/"))].min(axis=1)
+            out[name] = interval.around(value, max(error, float(terms.std(ddof=1)) / len(terms) ** 0.5))
         else:
-            out[name] = interval.around(value, error, high=np.inf if name.startswith("mmd") else 1.0)
+            out[name] = interval.around(value, error, high=1.0)
     return out
 
 

@@ -6,6 +6,7 @@ and at last by an exact solution, until the lowest bound is above the distance o
 bounds are true ones, so what was left out is farther: the answer is that of all pairs, ties included.
 """
 
+import sys
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from threading import Event, Lock
 import numpy as np
 from jaxtyping import Float, Int8
 
-from modalities.pointcloud import cache
+from modalities.pointcloud import cache, kernels
 from modalities.pointcloud.bounds import Ladder, Level, Projections, ordered
 from modalities.pointcloud.distance import num_cores
 
@@ -199,13 +200,17 @@ class _Kept:
     ):
         r, s, num_ref = cache.content_hash(reference), cache.content_hash(generated), len(reference)
         ref, gen = slice(0, num_ref), slice(num_ref, None)
-        blocks = {(r, r): (ref, ref), (r, s): (ref, gen), (s, s): (gen, gen)}
-        self.files = {
-            cache.file_of(folder, f"emd-exact_{cost}", *hashes): block for hashes, block in blocks.items()
-        }
+        # What could change a number: the code (2), and who solves, whose last digits may differ.
+        variant = f"emd-exact_{cost}-2-{'kernels' if kernels.available() else 'scipy'}"
+        self.files = [
+            (cache.file_of(folder, variant, r), (ref, ref)),
+            (cache.file_of(folder, variant, r, s), (ref, gen)),
+            (cache.file_of(folder, variant, s), (gen, gen)),
+        ]
+        self.failed = False
 
     def restore(self, search: _Search) -> None:
-        for file, (rows, columns) in self.files.items():
+        for file, (rows, columns) in self.files:
             found = cache.load(file)
             if found is None:
                 continue
@@ -216,11 +221,20 @@ class _Kept:
             search.level[i, j] = search.level[j, i] = levels
 
     def keep(self, search: _Search) -> None:
-        for file, (rows, columns) in self.files.items():
-            level = search.level[rows, columns]  # read before the numbers, which are written before it
+        """Write what is known now; where that cannot be written, say so once and let the search go on."""
+        with search.writing:  # or a bound would be read, and then that it is solved
+            every_level, every_low = search.level.copy(), search.low.copy()
+        for file, (rows, columns) in self.files:
+            level, low = every_level[rows, columns], every_low[rows, columns]
             i, j = np.nonzero(np.triu(level, 1) if rows == columns else level)
-            value = search.low[rows, columns][i, j]
-            cache.store(file, i=i.astype(np.int32), j=j.astype(np.int32), level=level[i, j], value=value)
+            try:
+                cache.store(
+                    file, i=i.astype(np.int32), j=j.astype(np.int32), level=level[i, j], value=low[i, j]
+                )
+            except OSError as error:
+                if not self.failed:
+                    print(f"distances cannot be kept in {file.parent}: {error.strerror}", file=sys.stderr)
+                self.failed = True
 
 
 def _run(search: _Search, workers: int, progress: Callable[[int], object], kept: _Kept | None) -> None:

@@ -16,7 +16,7 @@ def warnings(
     """Sentences about a report of these sets, the most important first."""
     sets = drawn.sets
     generated, reference = len(sets["generated"]), len(sets["reference"])
-    notes = [*_about_copies(M, sets), *_about_protocol(drawn, options)]
+    notes = [*_about_copies(M, sets), *_about_files(drawn), *_about_protocol(drawn, options)]
     if min(generated, reference) < 30:
         error = np.sqrt(0.25 / (generated + reference))
         notes.append(
@@ -64,6 +64,14 @@ def _about_values(report: Report) -> list[str]:
     return notes
 
 
+def _about_files(drawn: Drawn) -> list[str]:
+    return [
+        f"{num} files of the {role} set could not be read, NaN and infinity among them, and are left out: "
+        "the set looks better than it is"
+        for role, num in drawn.left_out.items()
+    ]
+
+
 def _about_protocol(drawn: Drawn, options: Options) -> list[str]:
     notes = []
     if options.protocol == "per_batch":
@@ -73,6 +81,8 @@ def _about_protocol(drawn: Drawn, options: Options) -> list[str]:
             f"per-batch numbers must not be compared with set-level ones: among {batch} shapes at a time a "
             f"generator that repeats a few shapes scores like a perfect one, and COV and MMD are higher{left}"
         )
+        if "oracle" in drawn.sets and (has := len(drawn.sets["oracle"]) // batch) < num // batch:
+            notes.append(f"the oracle's row is the mean of {has} batches, where {num // batch} are measured")
     if is_approximate(options.kinds[-1]):
         excess = "half to one and a half times" if options.kinds[-1].endswith("_sq") else "a tenth to a third"
         notes.append(
@@ -81,8 +91,8 @@ def _about_protocol(drawn: Drawn, options: Options) -> list[str]:
         )
     if options.emd and options.emd_points is None and drawn.emd_points < drawn.points:
         notes.append(
-            f"EMD is computed on {drawn.emd_points} of the {drawn.points} points, for time: more points lower it "
-            f"(emd_points={drawn.points} takes all)"
+            f"EMD is computed on {drawn.emd_points} of the {drawn.points} points, for {_why(options)}: more points "
+            f"lower it (emd_points={drawn.points} takes all)"
         )
     least, most = drawn.given
     if least < options.points:
@@ -91,6 +101,12 @@ def _about_protocol(drawn: Drawn, options: Options) -> list[str]:
             f"{mixed}, fewer than the {options.points} asked for: all sets are measured at {least} points"
         )
     return notes
+
+
+def _why(options: Options) -> str:
+    if is_approximate(options.kinds[-1]):
+        return "time, without a GPU"
+    return "time, since the kernels are not compiled (install ditmoe again where there is a C++ compiler)"
 
 
 def _about_copies(

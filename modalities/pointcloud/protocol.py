@@ -1,7 +1,7 @@
 """What the evaluation of clouds compares, and how: options, sets brought to equal points, a fair draw of real ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from ditmoe.modality import Samples
 from modalities.pointcloud import fidelity, kernels
 from modalities.pointcloud.distance import Metric, emd_metric, implementation, is_approximate
+from modalities.pointcloud.formats import ReadSet
 from modalities.pointcloud.normalise import normalised
 
 CloudSet = Samples | np.ndarray | Sequence[np.ndarray]
@@ -53,6 +54,7 @@ class Drawn:
         given: fewest and most points of the clouds before the draw.
         emd_points: of the points drawn, how many EMD is computed on.
         units: what was done to the units.
+        left_out: role -> files of a folder that could not be read, where there are any.
     """
 
     sets: Mapping[str, list[np.ndarray]]
@@ -60,6 +62,7 @@ class Drawn:
     given: tuple[int, int]
     emd_points: int
     units: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -87,7 +90,10 @@ def draw(given: Mapping[str, CloudSet], options: Options) -> Drawn:
         labels["reference"] = None
     if labels["generated"] is not None and not np.isin(labels["generated"], classes).any():
         labels["generated"] = None  # drawn without a class
-    return Drawn(sets, labels, (min(sizes), max(sizes)), min(_emd_points(options), count), units)
+    left_out = {
+        role: data.left_out for role, data in given.items() if isinstance(data, ReadSet) and data.left_out
+    }
+    return Drawn(sets, labels, (min(sizes), max(sizes)), min(_emd_points(options), count), units, left_out)
 
 
 def _emd_points(options: Options) -> int:
@@ -174,6 +180,7 @@ def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
         emd += ", approximate matching in float32, the real shape first"
     return {
         **{role: f"{len(clouds)} shapes" for role, clouds in drawn.sets.items()},
+        **{f"{role} left out": f"{num} unreadable files" for role, num in drawn.left_out.items()},
         "protocol": protocol,
         "points": drawn.points,
         "resampling": f"drawn without replacement from {least if least == most else f'{least} to {most}'}",
@@ -184,7 +191,9 @@ def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
         "dcd": f"alpha {fidelity.SHARPNESS:g}, each real shape with the one nearest by cd",
         "f-score": f"threshold {fidelity.THRESHOLD:g} of the real shape's diagonal, the same pairs",
         "normalisation": drawn.units,
-        "intervals": "95 % from random halves of the sets (of what each shape has by itself: bootstrap)",
+        "intervals": "95 % from random halves of the sets, MMD's at least from the spread of its terms (of what each "
+        "shape has by itself: bootstrap; of batches: Student's t, at least Wilson's); where a search decided "
+        "by bounds, halves see these, which can make them a tenth too narrow",
         "seed": options.seed,
         "version": f"ditmoe {version} scipy {scipy.__version__}",
     }
