@@ -74,7 +74,7 @@ def main() -> None:
     train, test = (restored.modality.reference(split) for split in ("train", "test"))
     learn(model, pixels(train), labels(train))
     model.eval()
-    asked = make_labels(restored.modality, options.num, None)
+    asked = make_labels(classes, options.num, None)
     drawn = draw_from(restored, asked, guidance=options.guidance, seed=options.seed)
     real, generated = right(model, pixels(test), labels(test)), right(model, pixels(drawn), asked)
     print(f"real, unseen: {real.float().mean():.1%} of {len(real)} recognised")

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 from ditmoe.model import DiTMoE
 
 if TYPE_CHECKING:
+    from ditmoe.pipeline import Pipeline
     from ditmoe.weights import load
 
-__all__ = ["DiTMoE", "__version__", "load"]
+__all__ = ["DiTMoE", "Pipeline", "__version__", "load"]
 __version__ = "0.1.0"
 
 
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from ditmoe.weights import load
 
         return load
+    if name == "Pipeline":  # and diffusers
+        from ditmoe.pipeline import Pipeline
+
+        return Pipeline
     raise AttributeError(f"module 'ditmoe' has no attribute {name!r}")

@@ -52,7 +52,7 @@ def evaluate_checkpoint(
     if num is None and label is None and real.labels is not None:
         labels = torch.as_tensor(real.labels)
     else:
-        labels = make_labels(adapter, num or len(real), label, options.get("seed", 0))
+        labels = make_labels(adapter.classes, num or len(real), label, options.get("seed", 0))
     report = adapter.evaluate(draw_from(restored, labels, **options), real, train)
     publish(report, Path(out) if out else restored.folder)
     return report

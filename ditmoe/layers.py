@@ -146,11 +146,8 @@ class Modulation(nn.Module):
     def forward(self, c: Float[Tensor, "B *f D"], tokens: int = 1) -> tuple[Float[Tensor, "B _ D"], ...]:
         """One set of vectors for all tokens of a sample; or, where c has one for each frame, for each of `tokens`."""
         vectors = self.linear(F.silu(c))
-        if c.ndim == 2:
-            vectors = vectors[:, None]
-        else:
-            vectors = vectors.repeat_interleave(tokens // c.shape[1], dim=1)
-        return vectors.chunk(self.num, dim=-1)
+        each = vectors[:, None] if c.ndim == 2 else vectors.repeat_interleave(tokens // c.shape[1], dim=1)
+        return each.chunk(self.num, dim=-1)
 
 
 def normalize(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:

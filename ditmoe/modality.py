@@ -148,6 +148,15 @@ class Modality(ABC):
     def decode(self, x: Float[Tensor, "S *sample"], labels: Int[Tensor, " S"]) -> Samples:
         """From the model's space to data units."""
 
+    @property
+    def autoencoder(self) -> Any:
+        """A published autoencoder (a model of diffusers) whose weights are in no checkpoint, if it uses one."""
+        return None
+
+    def attach(self, autoencoder: Any) -> None:
+        """Use this loaded autoencoder in place of the one that the configuration names."""
+        raise ValueError(f"{self.name} has no autoencoder to be replaced")
+
     @abstractmethod
     def reference(self, split: str) -> Samples:
         """A split of the data in data units, drawn by the evaluation protocol."""

@@ -29,7 +29,6 @@ from ditmoe.layers import (
 from ditmoe.modality import Tokens
 from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
 
-
 ATTENTION = {"full": ("all",), "factorised": ("space", "time")}
 """What the tokens of a block attend to, block after block; "space" is the tokens of one place along the first axis."""
 
@@ -183,7 +182,7 @@ class DiTMoE(nn.Module):
         h = self.embed(self.tokens.patchify(x))
         angles = rotary_angles(self.tokens.coordinates(x), self.head_size) if self.rope else None
         if angles is None:
-            h = h + self.tokens.positions(x)
+            h = h + self.tokens.positions(x).to(self.embed.weight.dtype)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         per_frame = time + (self.label(y) if t.ndim == 1 else self.label(y)[:, None])
         t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))

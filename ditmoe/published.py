@@ -95,6 +95,7 @@ class Architecture:
             "tokens": tokens,
             "router": {**router, "num_experts": self.num_experts, "top_k": top_k} if self.sparse else None,
             "num_classes": self.num_classes,
+            "size": self.size,
         }
 
 

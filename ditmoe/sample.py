@@ -120,11 +120,13 @@ def draw_from(
     return restored.modality.decode(x, labels)
 
 
-def make_labels(modality: Modality, num: int, label: str | int | None, seed: int = 0) -> Int[Tensor, " S"]:
+def make_labels(
+    classes: Sequence[str], num: int, label: str | int | None, seed: int = 0
+) -> Int[Tensor, " S"]:
     """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn."""
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
-    classes = list(modality.classes)
+    classes = list(classes)
     if label is None:
         return torch.arange(num) % len(classes)
     if label == "random":
@@ -149,7 +151,7 @@ def sample_checkpoint(
             that sets do not mix.
     """
     restored = build.restore(checkpoint, top_k)
-    labels = make_labels(restored.modality, num, label, seed)
+    labels = make_labels(restored.modality.classes, num, label, seed)
     samples = draw_from(restored, labels, seed=seed, **options)
     folder = restored.folder / "-".join(["samples", *([] if label is None else [str(label)]), f"seed{seed}"])
     return restored.modality.write(samples, Path(out) if out else folder)

@@ -50,7 +50,7 @@ def denoise(
     steps: int,
     guidance: float = 1.0,
     interval: Sequence[float] = (0.0, 1000.0),
-    generators: list[torch.Generator] | None = None,
+    generators: list[torch.Generator] | torch.Generator | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "B *sample"]:
     """From noise to samples.
@@ -62,7 +62,7 @@ def denoise(
         scheduler: from `make_scheduler`.
         labels: the class to draw, or the null class.
         steps: number of scheduler steps.
-        generators: one per sample, for schedulers that add noise.
+        generators: one per sample, or one for all, for schedulers that add noise.
         on_step: called after each step.
     """
     set_timesteps(scheduler, steps, noise.device)
@@ -82,12 +82,14 @@ def denoise(
 def guided(
     model: Any, x: Float[Tensor, "B *sample"], t: Tensor, labels: Int[Tensor, " B"], guidance: float
 ) -> Float[Tensor, "B *sample"]:
-    """The model's prediction with classifier-free guidance."""
-    times = t.expand(len(x)).float()
+    """The model's prediction with classifier-free guidance; a variance that it learnt beside it is left out."""
+    times, channels = t.expand(len(x)).float(), x.shape[1]
     if guidance == 1.0:
-        return model(x, times, labels)[0]
+        return model(x, times, labels)[0][:, :channels]
     null = torch.full_like(labels, model.num_classes)
-    both = model(x.repeat(2, *[1] * (x.ndim - 1)), times.repeat(2), torch.cat([labels, null]))[0]
+    both = model(x.repeat(2, *[1] * (x.ndim - 1)), times.repeat(2), torch.cat([labels, null]))[0][
+        :, :channels
+    ]
     conditional, unconditional = both.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 

@@ -1,12 +1,14 @@
 """Schedulers that diffusers lacks: Euler steps along a flow that renew part of the noise on the way, and DDIM for
 any number of steps."""
 
+import inspect
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import ConfigMixin, DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
@@ -15,8 +17,26 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+__all__ = [
+    "EvenDDIMScheduler",
+    "FlowAncestralScheduler",
+    "SchedulerMixin",
+]  # by the last diffusers loads ours
 
-class FlowAncestralScheduler(FlowMatchEulerDiscreteScheduler):
+
+class OwnOptions(ConfigMixin):
+    """Saves the options of its own constructor, and not those of the class that it is built on."""
+
+    def to_json_string(self) -> str:
+        own = inspect.signature(type(self).__init__).parameters
+        kept = {name: value for name, value in self.config.items() if name in own}
+        kept = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()
+        }
+        return json.dumps({"_class_name": type(self).__name__, **kept}, indent=2, sort_keys=True) + "\n"
+
+
+class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
     """Flow-match Euler with ancestral noise, as DDIM's eta adds it to DDPM (arXiv 2010.02502, eq. 16).
 
     On the path x = (1 - s) x0 + s e a velocity v gives x0 = x - s v and e = x + (1 - s) v. A step from s to r is
@@ -61,7 +81,7 @@ class FlowAncestralScheduler(FlowMatchEulerDiscreteScheduler):
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=sample) if return_dict else (sample,)
 
 
-class EvenDDIMScheduler(DPMSolverMultistepScheduler):
+class EvenDDIMScheduler(OwnOptions, DPMSolverMultistepScheduler):
     """DDIM without fresh noise (arXiv 2010.02502), each step of which ends where the next begins.
 
     The step of diffusers' own removes the noise of 1000 // steps times, however far the next time is: unless the

@@ -53,7 +53,7 @@ def write(
             file.chmod((partial / CONFIG).stat().st_mode)  # safetensors' files are for their owner alone
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        _replace(folder, partial)
+        replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [folder / name for name in shards]
@@ -84,7 +84,7 @@ def _check_replaceable(folder: Path) -> None:
             ) from error
 
 
-def _replace(folder: Path, new: Path) -> None:
+def replace(folder: Path, new: Path) -> None:
     """Put a complete folder where an old one may be; the old one comes back if that fails."""
     if not folder.exists():
         new.rename(folder)

@@ -170,9 +170,9 @@ def test_every_router_and_process_trains_and_samples(tmp_path: Path, router: str
     )
     run.run()
     restored = build.restore(tmp_path)
-    samples = draw_from(restored, make_labels(restored.modality, 3, None), batch_size=2)
+    samples = draw_from(restored, make_labels(restored.modality.classes, 3, None), batch_size=2)
     assert samples.data.shape == (3, 64, 3)
-    again = draw_from(restored, make_labels(restored.modality, 3, None), batch_size=3)
+    again = draw_from(restored, make_labels(restored.modality.classes, 3, None), batch_size=3)
     assert abs(samples.data - again.data).max() < 1e-4 * abs(samples.data).max()
 
 

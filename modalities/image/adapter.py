@@ -16,6 +16,7 @@ from ditmoe.checkpoint import replacing
 from ditmoe.modality import Modality, Report, Samples, Tokens
 from modalities.codec import Codec
 from modalities.image import latents, pictures, view
+from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures
 from modalities.image.metric import evaluate_images
 from modalities.sheet import lay_out, save_png
@@ -146,6 +147,13 @@ class Image(Modality):
         parts = [to_images(self.codec.decode(part.to(device))) for part in x.split(32)]
         names = [f"{self._class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
         return Samples(np.concatenate(parts), labels.numpy(), names)
+
+    @property
+    def autoencoder(self) -> Any:
+        return self.codec.model if isinstance(self.codec, Autoencoder) else None
+
+    def attach(self, autoencoder: Any) -> None:
+        self.codec = Autoencoder(autoencoder)
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalities.codec import Codec
 
@@ -21,7 +21,7 @@ class Autoencoder(Codec):
     scaling_factor. Where it has a posterior, its mode is taken: encoding has no randomness.
 
     Args:
-        path: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub.
+        path: a folder that `save_pretrained` wrote, a name on the Hugging Face hub, or the loaded model itself.
         subfolder: of it ("vae" in a pipeline's folder).
 
     Raises:
@@ -30,11 +30,12 @@ class Autoencoder(Codec):
 
     mean: Tensor
     scale: Tensor
+    model: Any
 
-    def __init__(self, path: str, subfolder: str | None = None) -> None:
+    def __init__(self, path: str | nn.Module, subfolder: str | None = None) -> None:
         super().__init__()
-        self.model = _load(path, subfolder).eval().requires_grad_(False)
-        config = self.model.config
+        model: Any = _load(path, subfolder) if isinstance(path, str) else path
+        self.model, config = model.eval().requires_grad_(False), model.config
         self.pixel_channels = config.get("in_channels", 3)
         raw = self._raw(torch.zeros(1, self.pixel_channels, 64, 64))
         self.channels, self.stride = raw.shape[1], (64 // raw.shape[2], 64 // raw.shape[3])
@@ -45,15 +46,16 @@ class Autoencoder(Codec):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L h w"]:
         self.shape(x.shape[2:])
-        return (self._raw(x) - self.mean) * self.scale
+        return (self._raw(x).to(x) - self.mean) * self.scale
 
     def decode(self, z: Float[Tensor, "B L h w"]) -> Float[Tensor, "B C H W"]:
+        raw = (z / self.scale + self.mean).to(self.model.device, self.model.dtype)
         with torch.no_grad():
-            return self.model.decode(z / self.scale + self.mean).sample
+            return self.model.decode(raw).sample.to(z)
 
     def _raw(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L h w"]:
         with torch.no_grad():
-            out = self.model.encode(x)
+            out = self.model.encode(x.to(self.model.device, self.model.dtype))
         if hasattr(out, "latent_dist"):
             return out.latent_dist.mode()
         return out.latents if hasattr(out, "latents") else out.latent
