@@ -91,3 +91,11 @@ def test_the_whole_way_in_a_tiny_run(tmp_path: Path) -> None:
     )
     assert measured.returncode == 0, measured.stderr
     assert (tmp_path / "m" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("capacity", ["1.5", "[1.5]", "[1,2]"])
+def test_a_capacity_is_one_number_or_one_for_each_layer(tmp_path: Path, capacity: str) -> None:
+    tiny = ["model=debug", "modality.num_points=64", "modality.tokens.resolution=8", "trainer.batch_size=2"]
+    more = ["trainer.steps=1", "finish.num=0", "finish.evaluate=false", "router=expert_choice"]
+    done = call("train", *tiny, *more, f"router.capacity={capacity}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

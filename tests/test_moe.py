@@ -333,6 +333,7 @@ def test_an_expert_nobody_chose_is_no_obstacle() -> None:
         (lambda: TokenChoice(D, E, 5), "num_experts = 4, got 5"),
         (lambda: TokenChoice(D, E, 2, score="tanh"), "score must be softmax or sigmoid, got 'tanh'"),
         (lambda: TokenChoice(D, E, 2, capacity=0), "capacity must be above 0, got 0"),
+        (lambda: ExpertChoice(D, E, []), r"capacity must be one number, or one for each layer, got \[\]"),
         (lambda: ExpertChoice(D, E, 4.5), "not above num_experts = 4, got 4.5"),
         (lambda: BatchPool(D, E, 0), "above 0 and not above num_experts = 4, got 0"),
         (lambda: BatchPool(D, E, momentum=1.0), r"momentum must lie in \[0, 1\), got 1.0"),

@@ -19,7 +19,7 @@ class ExpertChoice(Router):
     experts. Diffusion sees all tokens of a sample at once, so sampling needs nothing that training does not.
 
     Args:
-        capacity: experts per token, on average; one number, or one for each sparse layer.
+        capacity: experts per token, on average; one number for all sparse layers, or one for each.
         decoupled: score W [time embedding; x before modulation] in place of W x: the modulated tokens change their
             norm tenfold over the noise levels, which drowns what they hold (Nucleus-Image).
         renormalize: let the weights of a token sum to one over the experts that took it.
@@ -40,16 +40,17 @@ class ExpertChoice(Router):
         route_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        several = isinstance(capacity, Sequence)
-        capacities = [float(c) for c in capacity] if isinstance(capacity, Sequence) else [float(capacity)]
+        capacities = [capacity] if isinstance(capacity, int | float) else list(capacity)
+        if not capacities or not all(isinstance(value, int | float) for value in capacities):
+            raise ValueError(f"capacity must be one number, or one for each layer, got {capacity!r}")
         for value in capacities:
             if not 0 < value <= num_experts:
                 raise ValueError(
                     f"capacity must lie above 0 and not above num_experts = {num_experts}, got {value}"
                 )
         check_positive(route_scale=route_scale)
-        self.num_experts, self.active = num_experts, capacities[0]
-        self.capacities = capacities if several else None
+        self.num_experts, self.active = num_experts, float(capacities[0])
+        self.capacities = capacities if len(capacities) != 1 else None
         self.decoupled, self.renormalize, self.route_scale = decoupled, renormalize, route_scale
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         self.time_weight = nn.Parameter(torch.empty(num_experts, hidden_size)) if decoupled else None
@@ -62,7 +63,7 @@ class ExpertChoice(Router):
                 f"capacity must have one entry for each of {place.num_layers} layers with experts, "
                 f"got {len(self.capacities)}"
             )
-        self.active = self.capacities[place.layer]
+        self.active = float(self.capacities[place.layer])
 
     def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
         size, num_tokens, _ = x.shape
