@@ -11,27 +11,13 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ditmoe import build, checkpoint, cli, weights
-from ditmoe.pipeline import Memory, Pipeline, Transformer, check_folder
+from ditmoe.card import size_line, write_card
+from ditmoe.folder import check_replaceable, without_paths
+from ditmoe.parts import Memory, Transformer
+from ditmoe.pipeline import Pipeline
 from ditmoe.sampler import make_scheduler
 
-CARD = """---
-library_name: diffusers
-tags: [ditmoe, diffusion, mixture-of-experts, {name}]
----
-
-# {title}
-
-A model of {name}s of [ditmoe](https://github.com/ditmoe/ditmoe): {size}.
-
-```python
-import ditmoe
-
-pipe = ditmoe.Pipeline.from_pretrained(".")
-samples = pipe(label={label!r}, num_samples=4).samples
-```
-
-{facts}
-"""
+METRICS = "metrics.json"
 
 
 def export(
@@ -41,6 +27,7 @@ def export(
     autoencoder: str | None = None,
     scheduler: Mapping[str, Any] | None = None,
     max_shard_size: str = "5GB",
+    licence: str | None = None,
 ) -> str:
     """Write a pipeline's folder whole or not at all; returns one line that says what it is.
 
@@ -50,18 +37,21 @@ def export(
         autoencoder: of a converted model: a folder or a name on the hub, saved along; None gives latents.
         scheduler: a configuration; None is the run's, or what fits a converted model.
         max_shard_size: of the files of weights, as diffusers writes sizes.
+        licence: of the weights, for the card.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
-    out = Path(out).absolute()
+    source, out = Path(source), Path(out).absolute()
     check_replaceable(out)
-    if (Path(source) / weights.CONFIG).is_file():
-        pipeline, card = of_converted(Path(source), autoencoder, scheduler)
+    if (source / weights.CONFIG).is_file():
+        pipeline, told = of_converted(source, autoencoder, scheduler)
     elif autoencoder is not None:
         raise ValueError("autoencoder is for converted models: a run has its own")
     else:
-        pipeline, card = of_run(Path(source), scheduler)
+        pipeline, told = of_run(source, scheduler)
+    metrics = source.parent / METRICS if source.is_file() else source / METRICS
+    card = write_card(**told, metrics=metrics, licence=licence)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -69,9 +59,12 @@ def export(
         (draft / "README.md").write_text(card)
         for file in draft.rglob("*.safetensors"):
             file.chmod((draft / "README.md").stat().st_mode)  # they come for their owner alone
-        metrics = Path(source) / "metrics.json"
         if metrics.is_file():
-            shutil.copy(metrics, draft / "metrics.json")
+            shutil.copy(metrics, draft / METRICS)
+        for file in draft.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
         weights.replace(out, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -79,52 +72,65 @@ def export(
     return f"{out}: {parts}"
 
 
-def of_run(source: Path, scheduler: Mapping[str, Any] | None) -> tuple[Pipeline, str]:
-    """The pipeline of a run, with its averaged weights, and its card."""
+def of_run(source: Path, scheduler: Mapping[str, Any] | None) -> tuple[Pipeline, dict[str, Any]]:
+    """The pipeline of a run, with its averaged weights, and what its card says."""
     content = checkpoint.load(source)
     config, facts = content["config"], content["facts"]
     build.check_trusted(config, source)
-    plain = {name: value for name, value in facts.items() if name != "codec"}
-    parts = {name: config[name] for name in ("model", "router", "modality")}
-    transformer = Transformer(config=parts, facts=plain)
-    build.load_weights(transformer.net, content["ema"], source)
-    modality = build.make_modality(config, facts)
-    memory = remember(
-        {name: config[name] for name in ("modality", "process", "sampling")},
-        plain,
-        facts.get("codec", {}),
-        modality.sample_shape,
-        modality.classes,
+    modality, process = build.make_modality(config, facts), build.make(config["process"])
+    modality.tokens(
+        config["model"]["hidden_size"]
+    )  # what it asks of its codec must not be made while counting
+    plain, tensors = {name: v for name, v in facts.items() if name != "codec"}, facts.get("codec", {})
+    kept = without_paths(
+        {name: config[name] for name in ("model", "router", "modality", "process", "sampling")}
     )
-    steps = make_scheduler(build.make(scheduler or config["scheduler"]), build.make(config["process"]))
-    pipeline = Pipeline(transformer.eval(), steps, memory, modality.autoencoder)
-    facts_told = {
-        "classes": ", ".join(modality.classes[:20]) + (", ..." if len(modality.classes) > 20 else ""),
-        "training": f"{content['step']} steps of {config['trainer']['batch_size'] * config['trainer']['accumulate']}",
-        "process": f"{config['process']['_target_'].rpartition('.')[2]}, {config['process']['prediction']}",
-        "sampling": f"{config['sampling']['steps']} steps, guidance {config['sampling']['guidance']}",
+    transformer = Transformer(
+        config={name: kept[name] for name in ("model", "router", "modality")},
+        facts=plain,
+        tensors=shapes_of(tensors),
+    )
+    build.load_weights(transformer.net, content["ema"], source)
+    parts = {name: kept[name] for name in ("modality", "process", "sampling")}
+    memory = remember(parts, plain, tensors, modality.sample_shape, modality.classes)
+    steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
+    trainer, sampling = config["trainer"], config["sampling"]
+    told = {
+        "size": size_line(lambda: build.make_model(config, modality), modality.sample_shape),
+        "training": f"{content['step']} steps of {trainer['batch_size'] * trainer['accumulate']} samples",
+        "process": f"{type(process).__name__}, prediction {config['process']['prediction']}",
+        "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
     }
-    return pipeline, card(transformer, modality.name, config["name"], modality.classes[0], facts_told)
+    card = {"kind": modality.name, "title": config["name"], "classes": list(modality.classes), "facts": told}
+    return Pipeline(transformer.eval(), steps, memory, modality.autoencoder), card
 
 
 def of_converted(
     source: Path, autoencoder: str | None, scheduler: Mapping[str, Any] | None
-) -> tuple[Pipeline, str]:
+) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline of published weights; flow matching where they saw t in [0, 1], DDPM elsewhere."""
-    config, _ = weights.read(source)
-    model = weights.load(source, device="cpu")
-    transformer = Transformer(config={k: config[k] for k in ("model", "tokens", "router", "num_classes")})
-    transformer.net.load_state_dict(model.state_dict())
+    config, tensors = weights.read(source)
+    kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
+    with torch.device("meta"):
+        transformer = Transformer(config=kept)
+    transformer = transformer.to_empty(device="cpu")
+    build.load_weights(transformer.net, tensors, source)
     flow = config["model"].get("time_scale", 1.0) != 1.0
     sections, facts, vae = converted_sections(config, autoencoder, flow)
-    process = build.make(sections["process"])
-    chosen = build.make(scheduler or sections.pop("scheduler"))
-    sections.pop("scheduler", None)
+    steps = build.make(scheduler or sections["scheduler"])
     classes = facts.get("classes") or [str(i) for i in range(config["num_classes"])]
-    memory = remember(sections, facts, {}, facts["shape"], classes)
-    pipeline = Pipeline(transformer.eval(), make_scheduler(chosen, process), memory, vae)
-    told = {"converted from": config.get("found", "published weights"), "process": type(process).__name__}
-    return pipeline, card(transformer, "image", source.name, classes[0], told)
+    kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
+    memory = remember(kept, facts, {}, facts["shape"], classes)
+    process, sampling = build.make(sections["process"]), sections["sampling"]
+    steps = make_scheduler(steps, process)
+    told = {
+        "converted from": config.get("found", "published weights"),
+        "size": size_line(lambda: weights.make(config), facts["shape"]),
+        "process": f"{type(process).__name__}, prediction {sections['process']['prediction']}",
+        "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
+    }
+    card = {"kind": "image", "title": source.absolute().name, "classes": classes, "facts": told}
+    return Pipeline(transformer.eval(), steps, memory, vae), card
 
 
 def converted_sections(
@@ -141,11 +147,7 @@ def converted_sections(
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
         "process=ddpm", "scheduler=dpmpp"
     ]  # fmt: skip
-    words += [
-        "modality=image",
-        "codec@modality.codec=autoencoder",
-        f"modality.codec.path={autoencoder or 'none'}",
-    ]
+    words += ["modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null"]
     composed: Any = OmegaConf.to_container(compose_train(words), resolve=True)
     channels = tokens["channels"]
     shape = [channels, size, size]
@@ -153,17 +155,16 @@ def converted_sections(
     sections["sampling"] = {"steps": 50, "guidance": 4.0}
     if autoencoder is None:
         return sections, {"shape": shape}, None
-    modality = build.make_modality(composed)
-    stride = modality.codec.stride  # type: ignore[attr-defined]
-    if modality.codec.channels != channels:  # type: ignore[attr-defined]
+    composed["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
+    codec: Any = build.make_modality(composed).codec  # type: ignore[attr-defined]
+    if codec.channels != channels:
         raise ValueError(
-            f"autoencoder must have the {channels} latent channels of the model, got {modality.codec.channels}"  # type: ignore[attr-defined]
+            f"autoencoder must have the {channels} latent channels of the model, got {codec.channels}"
         )
-    section = composed["modality"] | {"size": [size * stride[0], size * stride[1]]}
+    section = composed["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
     section["tokens"] |= {"patch": tokens.get("patch", 2)}
-    section["codec"] = {"_target_": section["codec"]["_target_"], "_partial_": True, "path": "vae"}
     facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape}
-    return sections | {"modality": section}, facts, modality.autoencoder
+    return sections | {"modality": section}, facts, codec.model
 
 
 def compose_train(words: list[str]) -> Any:
@@ -185,37 +186,24 @@ def remember(
     classes: Any,
 ) -> Memory:
     """The memory of a pipeline."""
-    shapes = {name: list(value.shape) for name, value in tensors.items()}
-    memory = Memory(config=config, facts=facts, tensors=shapes, shape=list(shape), classes=list(classes))
+    memory = Memory(
+        config=config, facts=facts, tensors=shapes_of(tensors), shape=list(shape), classes=list(classes)
+    )
     for index, name in enumerate(memory.names):
         getattr(memory, f"fact{index}").copy_(tensors[name])
     return memory
 
 
-def card(transformer: Transformer, name: str, title: str, label: str, facts: Mapping[str, str]) -> str:
-    """The README of a pipeline's folder."""
-    size = f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.2f} M parameters"
-    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    return CARD.format(name=name, title=title, size=size, label=label, facts=lines)
-
-
-def check_replaceable(out: Path) -> None:
-    """Raises ValueError unless the folder is new, empty, or one that export wrote."""
-    if (out.is_dir() and not any(out.iterdir())) or not out.exists():
-        return
-    try:
-        check_folder(out)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"out must be new, or a folder that export wrote, but {out} holds something else"
-        ) from error
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
+    """What a configuration can say of tensors."""
+    return {name: list(value.shape) for name, value in tensors.items()}
 
 
 def command(config: dict[str, Any]) -> None:
     """The command."""
-    source = config.pop("checkpoint")
-    print(export(source, config.pop("out"), **config))
-    print("in Python: pipe = ditmoe.Pipeline.from_pretrained(...)")
+    source, out = config.pop("checkpoint"), config.pop("out")
+    print(export(source, out, **config))
+    print(f'in Python: pipe = ditmoe.Pipeline.from_pretrained("{out}")')
 
 
 def main() -> None:

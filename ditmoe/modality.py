@@ -154,8 +154,9 @@ class Modality(ABC):
         return None
 
     def attach(self, autoencoder: Any) -> None:
-        """Use this loaded autoencoder in place of the one that the configuration names."""
-        raise ValueError(f"{self.name} has no autoencoder to be replaced")
+        """Use this loaded autoencoder in place of the one that the configuration names; None: load none from there."""
+        if autoencoder is not None:
+            raise ValueError(f"{self.name} has no autoencoder to be replaced")
 
     @abstractmethod
     def reference(self, split: str) -> Samples:

@@ -1,9 +1,10 @@
 """Guidance and the denoising loop, over diffusers' schedulers."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,9 +20,30 @@ def make_scheduler(scheduler: Callable[..., Any], process: Process) -> Any:
         ValueError: where scheduler and process cannot meet: flow matching needs a scheduler of flows, DDPM one
             of discrete diffusion.
     """
-    target = scheduler.func if hasattr(scheduler, "func") else scheduler
-    known = inspect.signature(target.__init__).parameters
+    known = _check_kind(scheduler.func if hasattr(scheduler, "func") else scheduler, process)
     given = scheduler.keywords if hasattr(scheduler, "keywords") else {}
+    options = {k: v for k, v in process.scheduler_options().items() if k in known and k not in given}
+    return scheduler(**options)
+
+
+def check_scheduler(scheduler: Any, process: Process) -> None:
+    """Refuse a scheduler that was made elsewhere and cannot follow the process.
+
+    Raises:
+        ValueError: naming what it must have.
+    """
+    known, wanted = _check_kind(type(scheduler), process), process.scheduler_options()
+    for name in ("num_train_timesteps", "prediction_type", "use_flow_sigmas", "trained_betas"):
+        if name in wanted and name in known and not _same(scheduler.config[name], wanted[name]):
+            kind = type(scheduler).__name__
+            words = [f"{k}={v!r}" for k, v in wanted.items() if k in known and isinstance(v, str | bool)]
+            made = f"{kind}.from_config(pipe.scheduler.config, {', '.join(words)})"
+            raise ValueError(f"scheduler {kind} must have the process's {name}: {made}")
+
+
+def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
+    """The options of a scheduler's class, which must fit the process."""
+    known = inspect.signature(target.__init__).parameters
     flow_only = target.__name__.startswith("Flow")
     flows = "use_flow_sigmas" in known or flow_only
     if isinstance(process, FlowMatching) and not flows:
@@ -30,8 +52,15 @@ def make_scheduler(scheduler: Callable[..., Any], process: Process) -> Any:
         raise ValueError(
             f"scheduler {target.__name__} needs process flow_matching; for ddpm try ddim or dpmpp"
         )
-    options = {k: v for k, v in process.scheduler_options().items() if k in known and k not in given}
-    return scheduler(**options)
+    return known
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, np.ndarray):
+        return (
+            value is not None and len(value) == len(wanted) and np.allclose(value, wanted, rtol=1e-5, atol=0)
+        )
+    return value == wanted
 
 
 def draw_noise(indices: Sequence[int], shape: Sequence[int], seed: int) -> Float[Tensor, "B *sample"]:

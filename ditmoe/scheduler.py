@@ -102,5 +102,11 @@ class EvenDDIMScheduler(OwnOptions, DPMSolverMultistepScheduler):
             trained_betas=trained_betas,
             prediction_type=prediction_type,
             timestep_spacing=timestep_spacing,
-            solver_order=1,
         )
+
+    def step(self, *args: Any, **options: Any) -> Any:
+        """One step; the arguments of every diffusers scheduler."""
+        stepped = super().step(*args, **options)
+        # Keeps it at first order. With solver_order = 1 one that is made from this one's configuration would, too.
+        self.lower_order_nums = 0
+        return stepped

@@ -13,8 +13,8 @@ LAYERS = {  # a module may import what stands in a line above it
     "trainer": 3, "counting": 3, "published": 3, "transfer": 3,
     "build": 4,
     "sample": 5, "weights": 5, "plan": 5,
-    "evaluate": 6, "prepare": 6, "view": 6, "convert": 6, "pipeline": 6,
-    "train": 7, "export": 7,
+    "evaluate": 6, "prepare": 6, "view": 6, "convert": 6, "folder": 6, "parts": 6,
+    "train": 7, "pipeline": 7, "card": 7, "export": 8,
 }  # fmt: skip
 SHARED = {"grid", "frechet", "codec", "digits", "sheet"}
 

@@ -153,7 +153,10 @@ class Image(Modality):
         return self.codec.model if isinstance(self.codec, Autoencoder) else None
 
     def attach(self, autoencoder: Any) -> None:
-        self.codec = Autoencoder(autoencoder)
+        if autoencoder is not None:
+            self.codec = Autoencoder(autoencoder)
+        elif getattr(self._make_codec, "func", None) is Autoencoder:
+            raise ValueError("the folder must hold the autoencoder that its pictures need (vae/), got none")
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)

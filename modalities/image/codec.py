@@ -49,16 +49,20 @@ class Autoencoder(Codec):
         return (self._raw(x).to(x) - self.mean) * self.scale
 
     def decode(self, z: Float[Tensor, "B L h w"]) -> Float[Tensor, "B C H W"]:
-        raw = (z / self.scale + self.mean).to(self.model.device, self.model.dtype)
+        raw = (z / self.scale + self.mean).to(self._place(), self.model.dtype)
         with torch.no_grad():
             return self.model.decode(raw).sample.to(z)
 
     def _raw(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L h w"]:
         with torch.no_grad():
-            out = self.model.encode(x.to(self.model.device, self.model.dtype))
+            out = self.model.encode(x.to(self._place(), self.model.dtype))
         if hasattr(out, "latent_dist"):
             return out.latent_dist.mode()
         return out.latents if hasattr(out, "latents") else out.latent
+
+    def _place(self) -> torch.device:
+        """Where the model works; offloaded by a pipeline, it lies elsewhere until it does."""
+        return getattr(getattr(self.model, "_hf_hook", None), "execution_device", None) or self.model.device
 
 
 def _load(path: str, subfolder: str | None) -> Any:
