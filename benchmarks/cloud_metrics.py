@@ -12,6 +12,7 @@ again by brute force.
 """
 
 import argparse
+import importlib
 import itertools
 import platform
 import resource
@@ -64,9 +65,9 @@ def torch_chamfer(x: torch.Tensor, y: torch.Tensor) -> float:
 def importable(module: str, package: str) -> bool:
     """Whether a rival is there; that it is not should be seen."""
     try:
-        __import__(module)
+        importlib.import_module(module)
     except ImportError:
-        print(f"  {package} is not installed and not compared")
+        print(f"  {package}: not installed (pip install {package})")
         return False
     return True
 

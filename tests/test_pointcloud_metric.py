@@ -318,13 +318,25 @@ def test_intervals_hold_the_spread_of_repeated_draws():
 
     whole = np.arange(30)
     values = np.array([measure(draw(), whole, whole) for _ in range(200)])
-    errors = []
+    errors, of_nearest = [], []
     for seed in range(6):
         M = draw()
         errors.append(interval.half_sampling(lambda r, s, M=M: measure(M, r, s), 30, 30, seed))
+        of_nearest.append(interval.of_neighbours(M[:30, :30], M[:30, 30:], M[30:, 30:]))
     ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / values.std(axis=0)
     assert (ratio > 0.95).all()
     assert (ratio < 1.7).all()
+    ratio = np.sqrt(np.mean(np.square(of_nearest), axis=0)) / values.std(axis=0)[:4]
+    assert (ratio > 0.9).all()
+    assert (ratio < 1.5).all()
+
+
+def test_terms_of_the_same_shape_count_once():
+    terms = np.random.default_rng(0).normal(size=12)
+    alone = interval.of_dependent(terms, np.eye(12, dtype=bool))
+    assert alone == pytest.approx(terms.std() / 12**0.5, rel=1e-12)
+    twice = interval.of_dependent(np.repeat(terms, 2), np.repeat(np.eye(12, dtype=bool), 2, axis=0))
+    assert twice == pytest.approx(alone, rel=1e-12)
 
 
 def test_interval_of_a_fraction_claims_no_certainty():

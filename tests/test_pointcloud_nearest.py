@@ -1,6 +1,9 @@
 """Laws of the search for nearest clouds: bounds are below the distance, and the answer is that of all pairs."""
 
+import errno
 import importlib
+import os
+import time
 from concurrent.futures import FIRST_COMPLETED, wait
 
 import numpy as np
@@ -234,21 +237,79 @@ def test_what_is_kept_meanwhile_is_true(tmp_path, monkeypatch):
                 assert value == kernels.emd(clouds[i + a], clouds[j + b], False)[0]
 
 
+def test_what_is_kept_is_of_one_moment(tmp_path):
+    search = importlib.import_module("modalities.pointcloud.nearest")
+    reference, generated = SETS["varied"]
+    known = search._Search(reference, generated, False, 1)
+    known.level[0, 1] = known.level[1, 0] = Level.FINE
+
+    class Writing:
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):
+            known.level[:] = Level.SOLVED  # what a thread does as soon as it may
+
+    known.writing = Writing()
+    kept = search._Kept(tmp_path, reference, generated, "l2")
+    kept.keep(known)
+    assert [cache.load(file)["level"].tolist() for file, _ in kept.files] == [[Level.FINE], [], []]
+    assert known.level.min() == Level.SOLVED
+
+
 def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path, capsys):
     reference, generated = SETS["varied"]
     (tmp_path / "file").write_text("in the way")
-    found = nearest(reference, generated, folder=tmp_path / "file")
-    np.testing.assert_array_equal(found.rs, nearest(reference, generated).rs)
+    found = nearest(reference, generated, workers=1, folder=tmp_path / "file")
+    np.testing.assert_array_equal(found.rs, nearest(reference, generated, workers=1).rs)
     assert capsys.readouterr().err.count("distances cannot be kept in") == 1
 
 
+def test_a_full_disk_is_told_once_and_costs_no_result(tmp_path, monkeypatch, capsys):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "replacing", full)
+    reference, generated = SETS["varied"]
+    found = nearest(reference, generated, workers=1, folder=tmp_path)
+    np.testing.assert_array_equal(found.rs, nearest(reference, generated, workers=1).rs)
+    assert capsys.readouterr().err == f"distances cannot be kept in {tmp_path}: No space left on device\n"
+
+
 def test_a_set_against_itself_goes_on_where_it_was(tmp_path, monkeypatch):
-    clouds = SETS["varied"][0]
-    first = nearest(clouds, clouds, workers=1, folder=tmp_path)
+    clouds, ask, asked = SETS["near duplicates"][0], Ladder.ask, []
+    expected = nearest(clouds, clouds, neighbours=2, workers=1)
+
+    def stopping(*args):
+        asked.append(args)
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return ask(*args)
+
+    monkeypatch.setattr(Ladder, "ask", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        nearest(clouds, clouds, neighbours=2, workers=1, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # within the set, and across
+    first = nearest(clouds, clouds, neighbours=2, workers=1, folder=tmp_path)
     monkeypatch.setattr(Ladder, "ask", lambda *args: pytest.fail("all was known"))
-    again = nearest(clouds, clouds, workers=1, folder=tmp_path)
-    np.testing.assert_array_equal(again.rs, first.rs)
-    np.testing.assert_array_equal(again.rr, first.rr)
+    again = nearest(clouds, clouds, neighbours=2, workers=1, folder=tmp_path)
+    full = matrices(clouds, clouds, "l2")
+    for found in (first, again):
+        assert one_nna(found.rr, found.rs, found.ss) == one_nna(expected.rr, expected.rs, expected.ss)
+        for every, some in zip(full, (found.rr, found.rs, found.ss), strict=True):
+            known = np.isfinite(some)
+            np.testing.assert_array_equal(some[known], every[known])
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    old, young, other = (tmp_path / name for name in (".a.npz.1.tmp", ".b.npz.2.tmp", ".c.tmp"))
+    for file in (old, young, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (time.time() - 2 * cache.DAY,) * 2)
+    assert cache.writable(tmp_path) == tmp_path
+    assert set(tmp_path.iterdir()) == {young, other}
+    assert cache.writable(None) is None
 
 
 def test_the_reference_is_searched_once(tmp_path):

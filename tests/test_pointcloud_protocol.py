@@ -16,6 +16,7 @@ from modalities.pointcloud.formats import read_set
 from modalities.pointcloud.metric import evaluate_sets
 from modalities.pointcloud.nearest import nearest
 from modalities.pointcloud.normalise import normalised
+from modalities.pointcloud.protocol import draw_points
 from tests.test_pointcloud_metric import clouds, shapes
 
 
@@ -56,7 +57,8 @@ def test_per_batch_is_the_mean_over_consecutive_batches():
             expected = np.mean([part.values[name] for part in parts])
             assert report.values[f"{name}/per-batch-5"] == pytest.approx(expected, rel=1e-9)
         assert "must not be compared" in next(note for note in report.notes if "per-batch" in note)
-        assert any("(1 shapes at the end are left out)" in note for note in report.notes)
+        left = "(1 generated and 4 reference shapes at the end are left out)"
+        assert any(left in note for note in report.notes)
         assert report.protocol["protocol"].startswith("per_batch")
     with pytest.raises(ValueError, match="protocol=per_batch needs 12 shapes in each set, got 11"):
         measured(x, y, protocol="per_batch", batch=12)
@@ -69,10 +71,11 @@ def test_the_oracle_has_batches_of_its_own():
     name = "1-nna/cd/per-batch-8"
     assert both.values[name] == alone.values[name]
     assert both.rows["oracle"][name] == measured(train, y[:9], protocol="per_batch", emd=None).values[name]
-    assert any("oracle's row is the mean of 1 batches, where 3 are measured" in note for note in both.notes)
+    assert any("oracle's row is the mean of 1 of 3 batches: it has 9 shapes" in note for note in both.notes)
     few = measured(x, y, train[:5], protocol="per_batch", emd=None)
     assert few.values[name] == alone.values[name]
     assert name not in few.rows["oracle"]
+    assert any("oracle's row has no means: it has 5 shapes" in note for note in few.notes)
 
 
 def test_batches_that_agree_by_chance_claim_no_certainty():
@@ -225,7 +228,7 @@ def test_files_of_others(tmp_path: Path, capsys):
     )
     for name in ("any.npz", "named.pt", "one.pt", "list.pt", "ref.pt"):
         np.testing.assert_array_equal(read_set(tmp_path / name).data, points)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{tmp_path / 'ref.pt'}: ref is read as it is, without mean, std\n"
     torch.save([torch.from_numpy(points[0]), torch.from_numpy(points[1][:15])], tmp_path / "mixed.pt")
     assert read_set(tmp_path / "mixed.pt").data.shape == (2, 15, 3)
     assert "15 to 20 points, 15 of each were drawn" in capsys.readouterr().err
@@ -240,7 +243,12 @@ def test_files_of_others(tmp_path: Path, capsys):
             r"must be numbers of shape \(S, N, 3\), got float32 of \(4, 0, 3\)",
         ),
         (np.full((4, 9, 3), np.nan, np.float32), "finite, got 36 of 36 with NaN"),
-        ({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}, "must hold one of points, .*, got a, b"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}, "must hold just one of points, .*, got a, b"),
+        (
+            {"ref": torch.zeros(2, 3), "gen": torch.zeros(2, 3)},
+            "must hold just one of points, .*, got ref, gen",
+        ),
+        ({}, "must hold just one of points, .*, got none"),
         ([torch.zeros(4, 3), torch.zeros(0, 3)], r"got float32 of \(0, 3\)"),
         (["a"], "must hold one dense tensor"),
     ],
@@ -285,50 +293,96 @@ def test_files_that_could_not_be_read_are_told_in_the_report(tmp_path: Path):
     assert any("3 files of the generated set could not be read" in note for note in report.notes)
 
 
-def test_an_approximate_evaluation_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("emd", ["approx_sq", "exact_l2"])
+def test_an_evaluation_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, emd: str
 ):
-    x, y = shapes(0, 20, 16), shapes(1, 18, 16)
-    options = {"emd": "approx_sq", "cache": tmp_path}
-    expected = measured(x, y, emd="approx_sq").values
+    x, y, train = shapes(0, 20, 16), shapes(1, 18, 16), shapes(2, 30, 16)
+    expected = measured(x, y, train, emd=emd)
     matrices = importlib.import_module("modalities.pointcloud.matrices")
     pairwise, asked = matrices.pairwise, []
+    monkeypatch.setattr(matrices, "KEEP", 0.0)
+    monkeypatch.setattr(matrices, "BLOCK", 40)
 
-    def stopping(a, b, kind, *rest, **named):
-        asked.append((kind, len(a)))
-        if sum(name != "cd" for name, _ in asked) == 7:
+    def stopping(a, b, *rest):
+        asked.append((len(a), len(b)))
+        if len(asked) == stop:
             raise KeyboardInterrupt
-        return pairwise(a, b, kind, *rest, **named)
+        return pairwise(a, b, *rest)
 
-    monkeypatch.setattr(matrices, "pairwise", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        measured(x, y, **options)
-    assert f"kept in {tmp_path}; the same command goes on" in capsys.readouterr().err
-    before = len(list(tmp_path.iterdir()))
-    assert before > 0
-    asked.clear()
-
-    def counting(a, b, kind, *rest, **named):
-        asked.append((kind, len(a)))
-        return pairwise(a, b, kind, *rest, **named)
+    def counting(a, b, *rest, **named):
+        return pairwise(a, b, *rest, **named) if named else stopping(a, b, *rest)  # named: to tell the time
 
     monkeypatch.setattr(matrices, "pairwise", counting)
-    assert measured(x, y, **options).values == pytest.approx(expected, rel=1e-6)
-    assert len(list(tmp_path.iterdir())) > before
-    asked.clear()
-    assert measured(x, y, **options).values == pytest.approx(expected, rel=1e-6)
-    assert {rows for kind, rows in asked if kind != "cd"} == {
-        1
-    }  # to tell the time: no block is computed again
+    stop = 30
+    with pytest.raises(KeyboardInterrupt):
+        measured(x, y, train, emd=emd, cache=tmp_path)
+    assert capsys.readouterr().err.strip() == f"the same command goes on from what is kept in {tmp_path}"
+    assert len(list(tmp_path.iterdir())) == 29
+    stop, before, asked = 0, 29, []
+    assert measured(x, y, train, emd=emd, cache=tmp_path) == expected
+    assert len(list(tmp_path.iterdir())) == before + len(asked)
+    asked = []
+    assert measured(x, y, train, emd=emd, cache=tmp_path) == expected
+    assert not asked
 
 
-def test_mmd_of_a_search_is_not_surer_than_its_terms(monkeypatch: pytest.MonkeyPatch):
-    x, y = shapes(0, 30, 64), shapes(1, 30, 64)
+def test_blocks_make_up_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    matrices = importlib.import_module("modalities.pointcloud.matrices")
+    monkeypatch.setattr(matrices, "KEEP", 0.0)
+    monkeypatch.setattr(matrices, "BLOCK", 1)
+    a, b = list(shapes(0, 9, 16)), list(shapes(1, 40, 16))
+    kinds: tuple[Metric, ...] = ("cd", "emd", "emd-approx_l2")
+    jobs = {
+        (one, two, kind): (x, y, kind)
+        for kind in kinds
+        for one, x, two, y in (("a", a, "a", a), ("a", a, "b", b))
+    }
+    for _ in range(2):
+        for (_, _, kind), (x, y, _), found in zip(
+            jobs, jobs.values(), matrices.measure([jobs], tmp_path, 2, False)[0].values(), strict=True
+        ):
+            np.testing.assert_array_equal(found, matrices.pairwise(x, y, kind))
+
+
+def test_what_takes_long_is_told_before(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    matrices = importlib.import_module("modalities.pointcloud.matrices")
+    a = list(shapes(0, 5, 16))
+    matrices.measure([{("a", "a", "cd"): (a, a, "cd")}], None, 1, False)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(matrices, "_seconds_a_pair", lambda *args: 60.0)
+    matrices.measure([{("a", "a", "cd"): (a, a, "cd")}], None, 1, False)
+    assert capsys.readouterr().err == "distances take about 10 minutes, less what is kept of them\n"
+
+
+@pytest.mark.parametrize("emd", ["approx_l2", "exact_l2"])
+def test_an_evaluation_is_not_lost_where_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, emd: str
+):
+    x, y, train = shapes(0, 12, 16), shapes(1, 12, 16), shapes(2, 15, 16)
     monkeypatch.setattr("modalities.pointcloud.metric.SEARCH", 10)
-    report = measured(x, y)
-    terms = nearest(list(y), list(x)).low_rs.min(axis=1)
-    low, high = report.intervals["mmd/emd"]
-    assert high - low >= 0.999 * 2 * 1.96 * terms.std(ddof=1) / 30**0.5
+    expected = measured(x, y, train, emd=emd).values
+    monkeypatch.setattr("modalities.pointcloud.matrices.KEEP", 0.0)
+    (tmp_path / "file").write_text("in the way")
+    assert measured(x, y, train, emd=emd, cache=tmp_path / "file").values == expected
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_intervals_of_a_search_depend_on_the_sets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    x, y = shapes(0, 30, 64), shapes(1, 26, 64)
+    whole = measured(x, y)
+    monkeypatch.setattr("modalities.pointcloud.metric.SEARCH", 10)
+    intervals = measured(x, y, workers=1, cache=tmp_path / "first").intervals
+    more = nearest(
+        draw_points(list(y), 64, 0), draw_points(list(x), 64, 0), neighbours=9, folder=tmp_path / "second"
+    )
+    again = measured(x, y, workers=2, cache=tmp_path / "second")
+    assert again.intervals == intervals
+    assert again.protocol["emd search"] == f"generated {more.described()}"  # all from the cache
+    for name, (low, high) in intervals.items():
+        assert low <= whole.values[name] <= high
+        if "emd" not in name:
+            assert (low, high) == whole.intervals[name]
 
 
 def test_large_sets_are_searched_and_give_what_all_pairs_give(

@@ -1,15 +1,20 @@
 """Results that outlive the process, in files that are named after what they were computed from."""
 
+import functools
 import sys
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 
 from ditmoe.checkpoint import replacing
+
+DAY = 24 * 60 * 60
 
 
 @contextmanager
@@ -19,8 +24,26 @@ def kept_in(folder: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if folder is not None:
-            print(f"\nwhat was computed is kept in {folder}; the same command goes on", file=sys.stderr)
+            print(f"\nthe same command goes on from what is kept in {folder}", file=sys.stderr)
         raise
+
+
+def writable(folder: Path | None) -> Path | None:
+    """The folder, made, and rid of what killed processes left; None, and a line, where nothing can be kept in it."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        _tell_once(f"distances cannot be kept in {folder}: {error.strerror}")
+        return None
+    for draft in folder.glob(".*.npz.*.tmp"):
+        with suppress(OSError):  # another process may be as tidy
+            if draft.stat().st_mtime < time.time() - DAY:
+                draft.unlink()
+    return folder
 
 
 def content_hash(clouds: Iterable[np.ndarray]) -> str:
@@ -55,6 +78,14 @@ def load(file: Path) -> dict[str, np.ndarray] | None:
 
 
 def store(file: Path, **arrays: np.ndarray) -> None:
-    """Write arrays whole or not at all."""
-    with replacing(file) as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    """Write arrays whole or not at all; where they cannot be written, say so once and let the work go on."""
+    try:
+        with replacing(file) as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        _tell_once(f"distances cannot be kept in {file.parent}: {error.strerror}")
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)

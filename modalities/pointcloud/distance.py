@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy
+import torch
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
@@ -157,6 +158,13 @@ def is_approximate(metric: Metric) -> bool:
 def implementation() -> str:
     """What computes the distances here, as a report may state it."""
     return "compiled, certified" if kernels.available() else f"scipy {scipy.__version__}"
+
+
+def solver(metric: Metric) -> str:
+    """Who computes a metric here, in a word: between them the last digits may differ."""
+    if is_approximate(metric):
+        return "cuda" if torch.cuda.is_available() else "torch"
+    return "kernels" if kernels.available() else "scipy"
 
 
 def num_cores() -> int:

@@ -20,7 +20,7 @@ from modalities.pointcloud.ply import has_faces, read_columns, read_vertices
 
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", ".xyz", ".txt", ".pts", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
-TENSORS = ("points", "samples", "sample", "ref", "pred")
+TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference", "ref")
 """Under which names programs of others keep a set in a .pt."""
 SET_SUFFIXES = (".ply", ".npy", ".xyz", ".obj")
 
@@ -187,8 +187,12 @@ def _tensors(path: Path) -> np.ndarray:
         named = [name for name in TENSORS if name in content] or (list(content) if len(content) == 1 else [])
         if len(named) != 1:
             raise ValueError(
-                f"a .pt of several tensors must hold one of {', '.join(TENSORS)}, got {', '.join(map(str, content))}"
+                f"a .pt of several tensors must hold just one of {', '.join(TENSORS)}, got "
+                f"{', '.join(map(str, content)) or 'none'}"
             )
+        tensors = {str(key) for key, value in content.items() if isinstance(value, torch.Tensor)}
+        if others := sorted(tensors - {str(named[0])}):
+            print(f"{path}: {named[0]} is read as it is, without {', '.join(others)}", file=sys.stderr)
         content = content[named[0]]
     if isinstance(content, (list, tuple)) and content:
         return _equalised([_checked(_dense(tensor)) for tensor in content], 0, path)

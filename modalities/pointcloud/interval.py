@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 from scipy.special import stdtrit
 
 Kept = Int[np.ndarray, " _"]
@@ -35,6 +36,40 @@ def half_sampling(
     ]
     odds = max(keep_ref / (num_ref - keep_ref), keep_sample / (num_sample - keep_sample))
     return np.sqrt(odds * np.var(halves, axis=0))
+
+
+def of_neighbours(
+    M_rr: Float[np.ndarray, "R R"], M_rs: Float[np.ndarray, "R S"], M_ss: Float[np.ndarray, "S S"]
+) -> tuple[float, float, float, float]:
+    """Standard errors of `scores.one_nna` (overall, real, generated) and of MMD, from nearest neighbours alone.
+
+    For matrices that know no more, as those of a search: halves of them would miss their neighbours. COV is left
+    out: its terms shun each other, so that `of_fraction` without an error is wide enough (1.1 to 2 times).
+    """
+    M = np.block([[M_rr, M_rs], [M_rs.T, M_ss]])
+    np.fill_diagonal(M, np.inf)
+    near, real = _nearest(M), np.arange(len(M)) < len(M_rr)
+    right = (near & (real == real[:, None])).sum(axis=1) / near.sum(axis=1)
+    shapes = near | np.eye(len(M), dtype=bool)
+    sides = [of_dependent(right[side], shapes[side]) for side in (real | True, real, ~real)]
+    return sides[0], sides[1], sides[2], of_dependent(M_rs.min(axis=1), _nearest(M_rs))
+
+
+def of_dependent(terms: Float[np.ndarray, " n"], shapes: Bool[np.ndarray, "n A"]) -> float:
+    """Standard error of a mean of terms that depend on each other where they were made from the same shapes.
+
+    se² = 1/n² Σ_ij (x_i - m)(x_j - m) over the pairs that have a shape in common, at least over i = j: local
+    dependence (Chen and Shao, 2004, Ann. Probab. 32(3)). For nearest neighbours of 30 to 100 Gaussians in 2 to 10
+    dimensions, also shifted, shrunk or of a few modes, 0.9 to 1.3 of the true one.
+    """
+    made_from = csr_array(shapes).astype(np.float64)
+    apart = terms - terms.mean()
+    together = float(apart @ ((made_from @ made_from.T).sign() @ apart))
+    return max(together, float(apart @ apart)) ** 0.5 / len(terms)
+
+
+def _nearest(M: np.ndarray) -> np.ndarray:
+    return np.equal(M, M.min(axis=1, keepdims=True))
 
 
 def around(value: float, error: float, high: float = np.inf) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -60,8 +59,8 @@ def evaluate_sets(
     the reference itself has.
 
     Intervals are of 95 %, over the draw of shapes: from random halves of both sets
-    (`interval.half_sampling`, somewhat too wide rather than too narrow), by bootstrap for what each shape has
-    by itself.
+    (`interval.half_sampling`, somewhat too wide rather than too narrow), from the nearest neighbours alone where
+    these were searched (`interval.of_neighbours`), by bootstrap for what each shape has by itself.
 
     Args:
         generated, reference, train: `Samples`, (S, N, 3), or lists of (N_i, 3); sets may differ in size. All
@@ -75,7 +74,7 @@ def evaluate_sets(
         protocol: "set"; or "per_batch", the mean of 1-NNA, COV and MMD over consecutive pairs of mini-batches,
             as some code reports it: not comparable with the former, and named otherwise ("1-nna/cd/per-batch-8").
         batch: shapes in such a batch; an incomplete last one is left out.
-        cache: folder where distances of large sets are kept by the content of the sets, so that an interrupted
+        cache: folder where distances that take long are kept by the content of the sets, so that an interrupted
             evaluation goes on, and those within a reference set are computed once; None keeps nothing.
         normalisation: what is done to the units: none, global, per_shape_box or unit_sphere (`normalise`).
         seed: of the points, of the oracle's shapes and of the intervals.
@@ -103,7 +102,8 @@ def evaluate_sets(
         return averages | _scores(M, cells, drawn.labels, options, role) | _means(each[role])
 
     values = row("generated")
-    intervals = _averages(parts, options, "generated")[1] | _intervals(M, cells, drawn.labels, options)
+    intervals = _averages(parts, options, "generated")[1]
+    intervals |= _intervals(M, cells, drawn.labels, options, list(searches))
     intervals |= {n: interval.bootstrap(interval.mean, [v], seed) for n, v in each["generated"].items()}
     rows = ({"oracle": row("oracle")} if "oracle" in cells else {}) | {"held-out": _means(each["reference"])}
     if "train" in drawn.sets:
@@ -204,34 +204,47 @@ def _means(found: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in found.items()}
 
 
-def _intervals(M: Matrices, cells: Cells, labels: Labels, options: Options) -> dict[str, tuple[float, float]]:
+def _intervals(
+    M: Matrices, cells: Cells, labels: Labels, options: Options, searched: Sequence[Metric]
+) -> dict[str, tuple[float, float]]:
     """95 % interval of each of the `_scores` of the generated set."""
     values = _scores(M, cells, labels, options, "generated")
     num = {role: len(cells[role]) for role in ("reference", "generated")}
+    halved = replace(options, emd=None) if searched else options  # a search knows too little of halves
 
-    def scores(ref: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    def scores(ref: np.ndarray, sample: np.ndarray) -> dict[str, float]:
         keep = {"reference": ref, "generated": sample}
         part = {
             (a, b, kind): M[a, b, kind][np.ix_(keep[a], keep[b])]
             for a, b, kind in M
-            if a in keep and b in keep
+            if a in keep and b in keep and kind in halved.kinds
         }
         some = {role: cells[role][kept] for role, kept in keep.items()}
         named = {role: None if (of := labels[role]) is None else of[kept] for role, kept in keep.items()}
-        return np.array(list(_scores(part, some, named, options, "generated").values()))
+        return _scores(part, some, named, halved, "generated")
 
-    errors = interval.half_sampling(scores, num["reference"], num["generated"], options.seed)
+    counts = num["reference"], num["generated"]
+    spread = interval.half_sampling(
+        lambda *halves: np.array([*scores(*halves).values()]), *counts, options.seed
+    )
+    errors = dict(zip(scores(*map(np.arange, counts)), spread.tolist(), strict=True))
+    for kind in searched:
+        errors |= _neighbours_errors(M, kind)
     out = {}
-    for (name, value), error in zip(values.items(), errors.tolist(), strict=True):
+    for name, value in values.items():
         if name.startswith(("1-nna", "cov")) or name == "classes/agreement":
-            out[name] = interval.of_fraction(value, error, _num_counted(name, num))
-        elif name.startswith("mmd"):
-            # Halves of a searched matrix see bounds in place of distances, and so too little of the spread.
-            terms = M["reference", "generated", cast(Metric, name.removeprefix("mmd/"))].min(axis=1)
-            out[name] = interval.around(value, max(error, float(terms.std(ddof=1)) / len(terms) ** 0.5))
+            out[name] = interval.of_fraction(value, errors[name], _num_counted(name, num))
         else:
-            out[name] = interval.around(value, error, high=1.0)
+            out[name] = interval.around(value, errors[name], np.inf if name.startswith("mmd") else 1.0)
     return out
+
+
+def _neighbours_errors(M: Matrices, kind: Metric) -> dict[str, float]:
+    """Standard errors of the scores that were made from a search; none of COV, which stands as a plain fraction."""
+    pairs = ("reference", "reference"), ("reference", "generated"), ("generated", "generated")
+    errors = interval.of_neighbours(*(M[a, b, kind] for a, b in pairs))
+    names = f"1-nna/{kind}", f"1-nna/{kind}/real", f"1-nna/{kind}/generated", f"mmd/{kind}"
+    return {**dict(zip(names, errors, strict=True)), f"cov/{kind}": 0.0}
 
 
 def _num_counted(name: str, num: Mapping[str, int]) -> int:

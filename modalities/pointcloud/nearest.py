@@ -6,7 +6,6 @@ and at last by an exact solution, until the lowest bound is above the distance o
 bounds are true ones, so what was left out is farther: the answer is that of all pairs, ties included.
 """
 
-import sys
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
@@ -19,9 +18,9 @@ from threading import Event, Lock
 import numpy as np
 from jaxtyping import Float, Int8
 
-from modalities.pointcloud import cache, kernels
+from modalities.pointcloud import cache
 from modalities.pointcloud.bounds import Ladder, Level, Projections, ordered
-from modalities.pointcloud.distance import num_cores
+from modalities.pointcloud.distance import num_cores, solver
 
 FLUSH = 30.0
 """Seconds after which what was found is written to the cache."""
@@ -200,14 +199,13 @@ class _Kept:
     ):
         r, s, num_ref = cache.content_hash(reference), cache.content_hash(generated), len(reference)
         ref, gen = slice(0, num_ref), slice(num_ref, None)
-        # What could change a number: the code (2), and who solves, whose last digits may differ.
-        variant = f"emd-exact_{cost}-2-{'kernels' if kernels.available() else 'scipy'}"
+        # What could change a number: the code (2), and who solves.
+        variant = f"emd-exact_{cost}-2-{solver('emd')}"
         self.files = [
             (cache.file_of(folder, variant, r), (ref, ref)),
             (cache.file_of(folder, variant, r, s), (ref, gen)),
             (cache.file_of(folder, variant, s), (gen, gen)),
         ]
-        self.failed = False
 
     def restore(self, search: _Search) -> None:
         for file, (rows, columns) in self.files:
@@ -221,20 +219,14 @@ class _Kept:
             search.level[i, j] = search.level[j, i] = levels
 
     def keep(self, search: _Search) -> None:
-        """Write what is known now; where that cannot be written, say so once and let the search go on."""
+        """Write what is known now."""
         with search.writing:  # or a bound would be read, and then that it is solved
             every_level, every_low = search.level.copy(), search.low.copy()
         for file, (rows, columns) in self.files:
             level, low = every_level[rows, columns], every_low[rows, columns]
             i, j = np.nonzero(np.triu(level, 1) if rows == columns else level)
-            try:
-                cache.store(
-                    file, i=i.astype(np.int32), j=j.astype(np.int32), level=level[i, j], value=low[i, j]
-                )
-            except OSError as error:
-                if not self.failed:
-                    print(f"distances cannot be kept in {file.parent}: {error.strerror}", file=sys.stderr)
-                self.failed = True
+            places = {"i": i.astype(np.int32), "j": j.astype(np.int32)}
+            cache.store(file, **places, level=level[i, j], value=low[i, j])
 
 
 def _run(search: _Search, workers: int, progress: Callable[[int], object], kept: _Kept | None) -> None:

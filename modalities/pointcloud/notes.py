@@ -76,13 +76,16 @@ def _about_protocol(drawn: Drawn, options: Options) -> list[str]:
     notes = []
     if options.protocol == "per_batch":
         batch, num = options.batch, min(len(drawn.sets[role]) for role in ("generated", "reference"))
-        left = f" ({num % batch} shapes at the end are left out)" if num % batch else ""
+        last = {role: len(drawn.sets[role]) - num // batch * batch for role in ("generated", "reference")}
+        left = " and ".join(f"{extra} {role}" for role, extra in last.items() if extra)
+        left = left and f" ({left} shapes at the end are left out)"
         notes.append(
             f"per-batch numbers must not be compared with set-level ones: among {batch} shapes at a time a "
             f"generator that repeats a few shapes scores like a perfect one, and COV and MMD are higher{left}"
         )
         if "oracle" in drawn.sets and (has := len(drawn.sets["oracle"]) // batch) < num // batch:
-            notes.append(f"the oracle's row is the mean of {has} batches, where {num // batch} are measured")
+            mean = f"is the mean of {has} of {num // batch} batches" if has else "has no means"
+            notes.append(f"the oracle's row {mean}: it has {len(drawn.sets['oracle'])} shapes")
     if is_approximate(options.kinds[-1]):
         excess = "half to one and a half times" if options.kinds[-1].endswith("_sq") else "a tenth to a third"
         notes.append(

@@ -191,9 +191,9 @@ def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
         "dcd": f"alpha {fidelity.SHARPNESS:g}, each real shape with the one nearest by cd",
         "f-score": f"threshold {fidelity.THRESHOLD:g} of the real shape's diagonal, the same pairs",
         "normalisation": drawn.units,
-        "intervals": "95 % from random halves of the sets, MMD's at least from the spread of its terms (of what each "
-        "shape has by itself: bootstrap; of batches: Student's t, at least Wilson's); where a search decided "
-        "by bounds, halves see these, which can make them a tenth too narrow",
+        "intervals": "95 %: from random halves of the sets; of searched distances from the spread over nearest "
+        "neighbours, COV's as a plain fraction's; of what each shape has by itself by bootstrap; of batches by "
+        "Student's t, at least Wilson's",
         "seed": options.seed,
         "version": f"ditmoe {version} scipy {scipy.__version__}",
     }
