@@ -51,17 +51,19 @@ def make(
     rotation: tuple[int, bool] | None = None,
     faststart: bool = False,
     first: int = 0,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> Path:
     """Write frames `first` and on with a bar code; `times` are in ms, `rotation` is (degrees, mirrored)."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
         stream = container.add_stream(codec, 25, options=dict(options or {}))
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = WIDTH, HEIGHT, pixels, gop
+        stream.height, stream.width = size
+        stream.pix_fmt, stream.gop_size = pixels, gop
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation is not None:
             stream.set_display_rotation(rotation[0], hflip=rotation[1])
         for i in range(num):
-            frame = av.VideoFrame.from_ndarray(picture(first + i), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(first + i, *size), format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[i], Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -253,6 +255,14 @@ def truncate(source: Path, part: float = 0.6) -> Path:
     return target
 
 
+def lose(source: Path) -> Path:
+    """Leave out three of the packets of 188 bytes in the second half of a transport stream."""
+    data = source.read_bytes()
+    at = len(data) * 3 // 4 // 188 * 188
+    source.write_bytes(data[:at] + data[at + 3 * 188 :])
+    return source
+
+
 def flip(source: Path, target: Path, count: int, seed: int, head: float = 0.3) -> Path:
     """Change `count` random bytes after the first part of a file."""
     data, rng = bytearray(source.read_bytes()), np.random.default_rng(seed)
@@ -294,6 +304,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "webm": (lambda p: truncate(make(p / "a.webm", "libvpx", num=9)), "truncated"),
     "gif": (lambda p: truncate(make(p / "a.gif", "gif", pixels="rgb8")), "truncated"),
     "flv": (lambda p: truncate(make(p / "a.flv", "flv")), "damaged"),
+    "ts, packets lost": (lambda p: lose(make(p / "a.ts", options=_b())), "damaged"),
     "flipped header": (lambda p: flip(make(p / "a.mp4"), p / "b.mp4", 4000, 0, 0), "not a video"),
 }
 
@@ -348,19 +359,40 @@ def test_flipped_bytes_never_escape_as_another_error(name: str, codec: str, tmp_
     assert len(reasons) > 8
 
 
-def test_damage_outside_a_clip_does_not_touch_it_and_inside_is_told(tmp_path: Path) -> None:
+def test_pictures_that_the_decoder_makes_up_are_never_given_as_frames(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a.mp4", num=15, size=(240, 320), options={"x264-params": "bframes=0"})
+    with av.open(str(whole)) as container:
+        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == 12)  # a keyframe
+        begin, end = packet.pos + 5, packet.pos + packet.size
+    truth, told, broken = sequential(whole), 0, tmp_path / "b.mp4"
+    for seed in range(12):
+        data, rng = bytearray(whole.read_bytes()), np.random.default_rng(seed)
+        data[rng.integers(begin, end)] ^= int(rng.integers(1, 256))
+        broken.write_bytes(data)
+        try:
+            np.testing.assert_array_equal(read_clip(broken, 0, 15), truth)
+        except Unreadable:
+            told += 1
+    assert told > 8
+
+
+@pytest.mark.parametrize(("number", "part"), [(18, 0.2), (24, 0.5)])
+def test_damage_outside_a_clip_does_not_touch_it_and_inside_is_told(
+    number: int, part: float, tmp_path: Path
+) -> None:
     whole = make(tmp_path / "a.mp4", options={"x264-params": "bframes=0"})
     with av.open(str(whole)) as container:
-        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == 18)
-        data, place, size = bytearray(whole.read_bytes()), packet.pos, packet.size
-    data[place + 5 : place + size] = b"\xa5" * (size - 5)
+        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == number)
+        data, begin, end = bytearray(whole.read_bytes()), packet.pos, packet.pos + packet.size
+    begin += int(part * packet.size)  # the second half of a keyframe, which decoders make up without an error
+    data[begin:end] = b"\xa5" * (end - begin)
     broken = tmp_path / "b.mp4"
     broken.write_bytes(data)
     truth = sequential(whole)
     np.testing.assert_array_equal(read_clip(broken, 0, 12), truth[:12])
-    np.testing.assert_array_equal(read_clip(broken, 24, 12), truth[24:36])
+    np.testing.assert_array_equal(read_clip(broken, 36, 4), truth[36:])
     with pytest.raises(Unreadable) as caught:
-        read_clip(broken, 14, 8)
+        read_clip(broken, number, 8)
     assert caught.value.reason == "damaged"
     assert 0 < len(read_clip(broken, 0, NUM, salvage=True)) < NUM
 
@@ -393,9 +425,11 @@ def test_a_file_is_closed_after_an_error(tmp_path: Path) -> None:
         next(seen[0].demux(video=0))
 
 
-def test_names_with_colons_and_percents_are_names(tmp_path: Path) -> None:
-    for name in ("12:30.mp4", "concat:a|b.mp4", "a%03d.mp4", "http:.mp4", "a b.mp4"):
-        assert len(read_clip(make(tmp_path / "plain.mp4", num=2).rename(tmp_path / name), 0, 2)) == 2
+def test_names_with_colons_and_percents_are_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "concat:a|b.mp4", "a%03d.mp4", "http:.mp4", "a b.mp4", "-i.mp4"):
+        make(Path("plain.mp4"), num=2).rename(name)
+        assert len(read_clip(Path(name), 0, 2)) == 2
 
 
 def test_an_unreadable_file_survives_a_process_boundary() -> None:

@@ -1,4 +1,4 @@
-"""What is written is read again: exactly where it is lossless, nearly where it is not, and never by halves."""
+"""What is written is read again: exactly where lossless, nearly where not, and never by halves."""
 
 from collections.abc import Callable
 from pathlib import Path

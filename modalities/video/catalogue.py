@@ -13,8 +13,8 @@ from modalities.video.stills import PICTURES
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp", ".gif",
-    ".npy",
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
+    ".gif", ".npy",
 )  # fmt: skip
 """File endings of videos in a folder; a folder with pictures in it is a video too."""
 ALONE = "video"
@@ -34,10 +34,10 @@ class Clip:
 def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Clip]:
     """List the videos below a folder, sorted by name.
 
-    Where the folder has train, val or test in it, these are the splits and the rest is left out; otherwise `parts`
-    gives the share of each, taken by a hash of the relative path, so that other files do not change it. (Clips
-    that were cut from one video, `v_Name_g01_c02` in UCF-101, stay on one side.) Below that, folders of the
-    first level are classes.
+    Where the folder has train, val or test in it, these are the splits and the rest is left out; otherwise
+    `parts` gives the share of each, taken by a hash of the relative path, so that other files do not change
+    it. (Clips that were cut from one video, `v_Name_g01_c02` in UCF-101, stay on one side.) Below that,
+    folders of the first level are classes.
 
     Raises:
         ValueError: if there is no such folder, no video in it, or `parts` are no shares.
@@ -57,7 +57,7 @@ def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Cl
 
 
 def find_videos(root: Path) -> list[Path]:
-    """Video files, and folders that have pictures in them, below a folder and by name; hidden ones are left out.
+    """Video files, and folders with pictures in them, below a folder and by name, without hidden ones.
 
     Links are followed, each folder is entered once.
     """

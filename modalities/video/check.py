@@ -29,9 +29,9 @@ Entry = dict[str, Any]
 def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]:
     """Decode the videos below `source` and write `out/manifest.jsonl`, one line for each, by path.
 
-    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and reason, which
-    is "" for a video that is whole. Files whose size and time are those of an earlier manifest are not
-    decoded again, so that an interrupted run goes on.
+    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and
+    reason, which is "" for a video that is whole. Files whose size and time are those of an earlier manifest
+    are not decoded again, so that an interrupted run goes on.
 
     Args:
         source: folder of videos and of folders of frames.
@@ -139,7 +139,7 @@ def _same(entry: Entry | None, path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of the pictures in a folder; "" where it cannot be opened."""
+    """SHA-256 of a file, or of a folder's pictures and their names; "" where it cannot be opened."""
     try:
         if not path.is_dir():
             with open(path, "rb") as stream:
@@ -181,7 +181,7 @@ def _summary(report: dict[str, Any], entries: dict[str, Entry], manifest: Path) 
     broken = [(name, entry) for name, entry in sorted(entries.items()) if entry["reason"]]
     lines += [f"{entry['reason']}: {name} ({entry['frames']} frames decode)" for name, entry in broken[:5]]
     lines.append(
-        f"{report['videos']} videos, {report['frames']} frames, {len(broken)} videos not whole, {report['kept']} known "
-        f"from before, in {report['seconds']} s: {manifest}"
+        f"{report['videos']} videos, {report['frames']} frames, {len(broken)} videos not whole, "
+        f"{report['kept']} known from before, in {report['seconds']} s: {manifest}"
     )
     return "\n".join(lines)

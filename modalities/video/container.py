@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         # The prefix keeps a colon in a name from being taken for a protocol.
         with av.open(f"file:{path}", options=_GUARD, metadata_errors="replace") as container:
             stream = _first_video(path, container)
-            # With slices in threads FFmpeg neither conceals nor flags what is lost; files are the parallel unit.
+            # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
             stream.thread_type = "NONE"
             stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
             reason = "damaged"
@@ -73,7 +73,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Read the packets of a stream from where the container stands; the last one is empty and ends the stream."""
+    """Read packets from where the container stands; the last one is empty and ends the stream."""
     packets = container.demux(stream)
     while True:
         try:
@@ -88,8 +88,9 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
 def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = False) -> Iterator[VideoFrame]:
     """Decode from where the container stands, in presentation order.
 
-    With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where the
-    file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check (`is_corrupt`).
+    With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where
+    the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
+    (`is_corrupt`).
     """
     packets = packets_of(container, stream)
     while True:

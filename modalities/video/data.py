@@ -27,18 +27,19 @@ _NAMED = 20
 class Clips:
     """A labelled set of clips from the videos below a folder, split into train, val and test.
 
-    Folders of the first level are classes, without any the one class is "video"; UCF-101 works as it is. A video is
-    a file, a folder of PNG or JPEG frames, or a .npy (T, H, W, 3) uint8. Where the folder has train, val or test
-    in it, these are the splits and have the classes (see `list_videos`). Nothing is read before it is asked for.
+    Folders of the first level are classes, without any the one class is "video"; UCF-101 works as it is. A
+    video is a file, a folder of PNG or JPEG frames, or a .npy (T, H, W, 3) uint8. Where the folder has train,
+    val or test in it, these are the splits and have the classes (see `list_videos`). Nothing is read before
+    it is asked for.
 
     Args:
         root: the folder.
         size: (H, W) of a clip: the shorter side is resized, the middle is taken.
         frames: T of a clip.
         stride: from one of its frames to the next in the video, exactly.
-        policy: what becomes of a truncated or damaged video: "error" raises, "skip" takes the next readable one of
-            its class, "salvage" takes the frames that decode. Other faults, too few frames among them, are errors
-            or skipped.
+        policy: what becomes of a truncated or damaged video: "error" raises, "skip" takes the next readable
+            one of its class, "salvage" takes the frames that decode. Other faults, too few frames among them,
+            are errors or skipped.
         split: shares of train, val and test where no folders give them.
         backend: "pyav", or "decord" where that is installed.
         workers: threads that decode the clips of a batch; 0 decodes in the caller's.
@@ -62,7 +63,7 @@ class Clips:
             )
         if policy not in POLICIES or backend not in BACKENDS:
             raise ValueError(
-                f"policy must be error, skip or salvage and backend pyav or decord, got {policy} and {backend}"
+                f"policy must be error, skip or salvage, backend pyav or decord, got {policy} and {backend}"
             )
         self.root = builtin() if root is None else Path(root).expanduser()
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
@@ -117,8 +118,8 @@ class Clips:
     ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Int64[np.ndarray, " B"]]:
         """Training clips and labels: a function of its arguments alone.
 
-        Clip i of this call is number (step * world + rank) * size + i of a stream that goes through a new permutation
-        of the videos each epoch.
+        Clip i of this call is number (step * world + rank) * size + i of a stream that goes through a new
+        permutation of the videos each epoch.
         """
         first = (step * world + rank) * size
         count = len(self.split("train"))
@@ -140,7 +141,7 @@ class Clips:
         raise self._nothing_readable(f"train/{category}")
 
     def reference(self, split: str, count: int | None = None, seed: int | None = None) -> Samples:
-        """One clip of each video of a split: from its start, or with a `seed` from a start drawn for its name.
+        """One clip of each video of a split: from its start, or with a `seed` from one drawn for its name.
 
         `count` takes that many videos, chosen by the seed. Unreadable ones are left out and reported, never
         replaced, so that there may be fewer.
@@ -163,7 +164,7 @@ class Clips:
             return list(pool.map(function, items))
 
     def _read(self, video: Clip, place: float) -> np.ndarray | None:
-        """A clip that starts at a place in [0, 1) of where it can; None where it cannot be read, told once."""
+        """A clip from a place in [0, 1) of where it can start; None where it cannot be read, told once."""
         try:
             try:
                 return self._cut(video, place)
@@ -192,8 +193,8 @@ class Clips:
         return fit(frames, self.size)
 
     def _index(self, path: Path, fault: Unreadable | None) -> Index:
-        """The index of a video. A fault of the whole file is remembered, of a clip never: that would make a clip
-        depend on which others were read before.
+        """The index of a video. A fault of the whole file is remembered, of a clip never: a clip would depend
+        on which others were read before.
         """
         key = path, fault is not None
         if key not in self._indices:
@@ -234,7 +235,7 @@ def builtin() -> Path:
 
 
 def fit(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T H W 3"]:
-    """Resize so that a clip just covers `size` (H, W), by antialiased bilinear weights, and take its middle."""
+    """Resize a clip until it just covers `size` (H, W), bilinear and antialiased, and take its middle."""
     height, width = frames.shape[1:3]
     scale = max(size[0] / height, size[1] / width)
     whole = max(size[0], round(height * scale)), max(size[1], round(width * scale))

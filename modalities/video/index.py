@@ -12,10 +12,10 @@ from jaxtyping import Int64
 from modalities.video.container import Unreadable, frames_of, opened, packets_of, upright
 from modalities.video.whole import is_truncated
 
-# Codecs whose packets are frames. Others (VP8 with its invisible frames, fields of MPEG-2) are decoded to count.
+# Codecs whose packets are frames. Others (VP8's invisible frames, MPEG-2's fields) are decoded to count.
 _ONE_TO_ONE = {
-    "h264", "hevc", "vp9", "av1", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1", "wmv2",
-    "ffv1", "mjpeg", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "prores", "dnxhd",
+    "h264", "hevc", "vp9", "av1", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1",
+    "wmv2", "ffv1", "mjpeg", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "prores", "dnxhd",
 }  # fmt: skip
 
 
@@ -25,7 +25,7 @@ class Index:
 
     Attributes:
         times: (T,) presentation times in the stream's own unit; 0, 1, 2, ... where there are none.
-        keys: (K,) presentation times of the keyframes, ascending; without any, frames are counted from the start.
+        keys: (K,) presentation times of the keyframes, ascending; without any, frames are counted.
         rate: mean frames per second, or None where there are no times.
         height: of the frames as they are shown, after rotation.
         width: likewise.

@@ -72,8 +72,9 @@ def read_clip(
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Read frames start, start + stride, ... of a video as 8-bit RGB, as a player shows them.
 
-    Seeks to a keyframe and picks by presentation time; what is decoded on the way must be what the index lists,
-    or else the frames are counted from the start, so that the result always equals sequential decoding.
+    Seeks to a keyframe and picks by presentation time; what is decoded on the way must be what the index
+    lists, or else the frames are counted from the start, so that the result always equals sequential
+    decoding.
 
     Args:
         path: of a video file, a folder of pictures, or an array.
@@ -130,7 +131,7 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         return _decord(path, wanted, index)
     if not len(index.keys):
         return _counted(path, wanted, index)
-    # Seeking goes by decoding times in MPEG-TS and so misses the keyframe, but not if it aims at the one before.
+    # Seeking in MPEG-TS goes by decoding times and misses the keyframe, unless it aims at the one before.
     for ahead in (0, 1):
         with suppress(_Lost, Unreadable):
             return _sought(path, wanted, index, ahead)
@@ -155,7 +156,7 @@ def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
 
 
 def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndarray:
-    """Pick frames by presentation time, decoding from the keyframe before them, or that number of keyframes ahead."""
+    """Pick frames by presentation time, seeking to the keyframe before them or `ahead` keyframes earlier."""
     key = np.searchsorted(index.keys, index.times[wanted], "right") - 1
     first = np.searchsorted(index.times, index.keys[key])
     leaps = np.flatnonzero(first[1:] > wanted[:-1] + _AHEAD) + 1

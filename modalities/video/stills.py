@@ -36,7 +36,7 @@ def read_pictures(folder: Path, files: Sequence[Path]) -> UInt8[np.ndarray, "T H
 
 
 def index_pictures(folder: Path, fault: Unreadable | None = None) -> tuple[Index, list[Path]]:
-    """Index a folder of pictures, and list them: all, or with a known `fault` those that can be read and are alike."""
+    """Index and list the pictures of a folder: all, or with a `fault` those that are readable and alike."""
     files = list_pictures(folder)
     if not files:
         raise Unreadable(folder, "empty")
@@ -56,7 +56,7 @@ def read_array(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
 
 
 def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
-    """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that shape or of one video."""
+    """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that or of one."""
     if not path.is_file():
         raise Unreadable(path, "not a video" if path.exists() else "missing")
     try:

@@ -27,8 +27,8 @@ _LOSSLESS = {"ffv1", "rawvideo", "png", "apng", "huffyuv", "ffvhuff", "utvideo",
 def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float, crf: int = 18) -> None:
     """Write an H.264 video that plays everywhere (yuv420p, BT.601, index first); lossy, so to look at only.
 
-    An odd height or width is made even by repeating the last row or column, since colour has half the resolution.
-    `crf` is x264's quality, from 0 (best) to 51.
+    An odd height or width is made even by repeating the last row or column, since colour has half the
+    resolution. `crf` is x264's quality, from 0 (best) to 51.
     """
     _check(frames, fps)
     if not 0 <= crf <= 51:
@@ -82,8 +82,8 @@ def write_frames(folder: Path, frames: UInt8[np.ndarray, "T H W 3"]) -> list[Pat
 def is_lossless(path: Path) -> bool:
     """Whether a video can be told to be exactly what was written: a lossless codec with all colours kept.
 
-    FFV1, raw, PNG, Huffman codecs and the like in RGB or grey, arrays, and folders of nothing but PNG. A lossless
-    H.264 cannot be told from another one, and FFV1 in yuv420p has lost colour: both count as lossy.
+    FFV1, raw, PNG, Huffman codecs and the like in RGB or grey, arrays, and folders of nothing but PNG. A
+    lossless H.264 cannot be told from another one, and FFV1 in yuv420p has lost colour: both count as lossy.
 
     Raises:
         Unreadable: if it is no video.
@@ -124,7 +124,7 @@ def _encode(
         video = cast(VideoStream, container.add_stream(codec, rate, dict(options)))
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], pixels
         if pixels == "yuv420p":
-            # What FFmpeg converts to; untagged, a player takes large pictures for BT.709 and shifts their colours.
+            # What FFmpeg converts to; untagged, a player takes large pictures for BT.709, in other colours.
             video.codec_context.colorspace = Colorspace.SMPTE170M
             video.codec_context.color_range = ColorRange.MPEG
         for picture in frames:
