@@ -95,9 +95,12 @@ def restore(path: str | Path, top_k: int | None = None, device: torch.device | N
     config = content["config"]
     check_trusted(config, file)
     if top_k is not None:
-        if not config["router"].get("top_k"):
-            raise ValueError(f"top_k cannot be changed: the model in {file} has no router with top_k")
-        config["router"]["top_k"] = top_k
+        router = config["router"].get("router") or config["router"]  # the one within timestep's segments
+        if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
+            raise ValueError(
+                f"top_k cannot be changed: the router of {file} does not choose by it when sampling"
+            )
+        router["top_k"] = top_k
     modality = make_modality(config, content["facts"])
     model = make_model(config, modality)
     load_weights(model, content["ema"], file)

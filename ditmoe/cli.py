@@ -72,7 +72,7 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_option(key: str) -> str:
-    known = sorted(_known_options())
+    known = sorted(_known_options() - {key})  # it may be one elsewhere, as of another router
     return f"{key} is not an option; {_suggest(key, known)}"
 
 

@@ -132,6 +132,10 @@ class DiTMoE(nn.Module):
     ) -> None:
         super().__init__()
         sparse = range(depth) if sparse is None else sparse
+        if not isinstance(sparse, Sequence) or not all(isinstance(i, int) for i in sparse):
+            raise ValueError(f"sparse must be a list of layers, got {sparse!r}")
+        if min(ratios := (expert_ratio, shared_ratio, dense_ratio)) < 0:
+            raise ValueError(f"expert_ratio, shared_ratio and dense_ratio must not be below 0, got {ratios}")
         if unknown := [i for i in sparse if not 0 <= i < depth]:
             raise ValueError(f"sparse must name layers between 0 and {depth - 1}, got {unknown}")
         if attention not in ATTENTION:
@@ -150,7 +154,7 @@ class DiTMoE(nn.Module):
         self.embed = nn.Linear(tokens.in_features, hidden_size)
         self.timestep = TimestepEmbedding(hidden_size, scale=time_scale)
         self.label = LabelEmbedding(num_classes, hidden_size)
-        self.rope, self.head_size = rope, hidden_size // num_heads
+        self.rope, self.head_size = rope, hidden_size // max(1, num_heads)
         turns = ATTENTION[attention]
         self.blocks = nn.ModuleList(
             Block(

@@ -151,10 +151,10 @@ class Trainer:
             passes.append([routing.observed for routing in routings])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         numbers = dict(zip(losses, torch.stack(values).mean(0).tolist(), strict=True))
-        if not math.isfinite(loss := numbers["loss"]):
+        if not (math.isfinite(loss := numbers["loss"]) and bool(norm.isfinite())):
             raise ValueError(
-                f"the loss is {loss} at step {self.step}; {self.file} holds the last good state: "
-                "lower optimizer.lr, or use trainer.precision=fp32"
+                f"the loss is {loss}, its gradient's norm {float(norm)} at step {self.step}; "
+                f"{self.file} holds the last good state: lower optimizer.lr, or use trainer.precision=fp32"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -93,7 +93,8 @@ def upcycle(dense: DiTMoE, num_experts: int, top_k: int = 2, sparse: Sequence[in
 
     All experts of a layer are its feed-forward layer, and their weights are renormalised to sum to one, so that
     sum_k w_k f(x) = f(x) whatever the router, which starts at random, does. There are no shared experts.
-    On the command line: `train init=<dense run> router.renormalize=true model.shared_ratio=0`.
+    On the command line: `train init=<dense run> router.renormalize=true model.shared_ratio=0`, with
+    `model.activation` and `model.expert_ratio` as the dense layers have them.
 
     Args:
         dense: left as it is.

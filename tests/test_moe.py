@@ -24,7 +24,7 @@ from ditmoe.moe import (
 )  # fmt: skip
 from ditmoe.moe.balance import balance_loss, similarity_loss, z_loss
 from ditmoe.moe.diff_moe import GridConvolution
-from ditmoe.moe.token_choice import within_capacity
+from ditmoe.moe.token_choice import capacity, within_capacity
 from tests.routers import ROUTERS, B, D, E, N, batch, layer
 
 
@@ -176,6 +176,33 @@ def test_expert_choice_may_have_a_capacity_for_each_layer() -> None:
     assert active == [4.0, 2.0, 1.0]
     with pytest.raises(ValueError, match="one entry for each of 2 layers with experts, got 3"):
         ExpertChoice(D, E, [4.0, 2.0, 1.0]).settle(Place(0, 2, 6, 2))
+
+
+def test_room_is_not_rounded_up_by_round_off() -> None:
+    assert capacity(1.1, 100, 10) == 11
+    assert capacity(1.11, 100, 10) == 12
+
+
+def test_weights_are_numbers_even_where_nobody_is_liked() -> None:
+    context = batch()[1]
+    choice = ExpertChoice(3, 3, 1.0, renormalize=True)
+    with torch.no_grad():
+        choice.weight.copy_(torch.eye(3))
+    tokens = torch.tensor([[[50.0, 50, -100], [100, 0, -100], [0, 100, -100]]])
+    assert choice(tokens, context).weight.isfinite().all()
+    sigmoid = TokenChoice(3, 3, 2, score="sigmoid", renormalize=True)
+    with torch.no_grad():
+        sigmoid.weight.copy_(torch.eye(3))
+    found = sigmoid(torch.full((1, 2, 3), -120.0), context)
+    assert found.weight.isfinite().all()
+    assert found.scores.isfinite().all()
+
+
+def test_a_pool_without_room_names_its_numbers() -> None:
+    pool, (x, context) = BatchPool(D, E, 0.001), batch()
+    pool.initialize()
+    with pytest.raises(ValueError, match=r"at least one token per expert, got 0\.001 experts for each of"):
+        pool(x, context)
 
 
 def test_a_decoupled_router_does_not_see_the_modulation() -> None:
@@ -333,6 +360,9 @@ def test_an_expert_nobody_chose_is_no_obstacle() -> None:
         (lambda: TokenChoice(D, E, 5), "num_experts = 4, got 5"),
         (lambda: TokenChoice(D, E, 2, score="tanh"), "score must be softmax or sigmoid, got 'tanh'"),
         (lambda: TokenChoice(D, E, 2, capacity=0), "capacity must be above 0, got 0"),
+        (lambda: TokenChoice(D, E, 2, noise=-1), "noise must not be below 0, got -1"),
+        (lambda: TokenChoice(D, E, 2, bias_rate=-0.1), "bias_rate must not be below 0, got -0.1"),
+        (lambda: Sinkhorn(D, E, 2, bias_rate=0.1), "bias_rate is not for sinkhorn"),
         (lambda: ExpertChoice(D, E, []), r"capacity must be one number, or one for each layer, got \[\]"),
         (lambda: ExpertChoice(D, E, 4.5), "not above num_experts = 4, got 4.5"),
         (lambda: BatchPool(D, E, 0), "above 0 and not above num_experts = 4, got 0"),

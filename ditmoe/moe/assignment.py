@@ -42,6 +42,8 @@ class Sinkhorn(TokenChoice):
         **options: Any,
     ) -> None:
         super().__init__(hidden_size, num_experts, top_k, balance=balance, **options)
+        if self.bias_rate:
+            raise ValueError("bias_rate is not for sinkhorn, whose plan balances by itself: leave it out")
         check_positive(temperature=temperature, iterations=iterations)
         self.temperature, self.iterations = temperature, iterations
 

@@ -1,6 +1,7 @@
 """Expert choice: each expert takes the tokens that it likes best."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,8 @@ class ExpertChoice(Router):
         route_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        capacities = [capacity] if isinstance(capacity, int | float) else list(capacity)
+        several = isinstance(capacity, Sequence) and not isinstance(capacity, str)
+        capacities: list[Any] = list(capacity) if several else [capacity]  # type: ignore[arg-type]
         if not capacities or not all(isinstance(value, int | float) for value in capacities):
             raise ValueError(f"capacity must be one number, or one for each layer, got {capacity!r}")
         for value in capacities:
@@ -78,6 +80,8 @@ class ExpertChoice(Router):
         weight = weight.flatten()
         if self.renormalize:
             total = torch.zeros(size * num_tokens, device=x.device).index_add(0, token, weight)
-            weight = weight / total[token]
+            weight = weight / total[token].clamp_min(
+                1e-9
+            )  # of a token that only those took who do not want it
         expert = torch.arange(self.num_experts, device=x.device)[:, None].expand(size, -1, room).flatten()
         return Routing(token, expert, self.route_scale * weight, scores.flatten(0, 1))

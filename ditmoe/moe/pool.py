@@ -82,7 +82,12 @@ class BatchPool(Router):
             predicted = F.linear(F.silu(F.linear(x.detach().float(), *first)), *second)
         if not self.training:
             return assign(predicted.sigmoid() >= self.threshold.value.float(), scores, scores)
-        room = max(1, round(self.active * len(x) / self.num_experts))
+        room = round(self.active * len(x) / self.num_experts)
+        if room < 1:
+            raise ValueError(
+                f"the capacity must be at least one token per expert, got {self.active:g} experts for each of {len(x)} "
+                f"tokens, over {self.num_experts} experts"
+            )
         weight, token = scores.T.topk(room, dim=-1)  # (E, C)
         expert = torch.arange(self.num_experts, device=x.device)[:, None].expand(-1, room).flatten()
         token = token.flatten()

@@ -16,11 +16,11 @@ class ReLU(Router):
         L = lambda (1/T) sum_t sum_e f_e w_te,   f_e = E / (K T) * |{t: w_te > 0}|          (eq. 6, 8)
         lambda <- lambda * step  if experts per token > K,   lambda / step  otherwise       (eq. 7)
 
-    Continuous, so every choice can be learned and unlearned; `lambda` is steered until K experts per token are in
-    use on average. The paper steers one lambda by the mean over all layers, here each layer has its own, so each
-    reaches K. The bias b is ours, zero at birth: without it half of all tokens that lie evenly around zero stay
-    above it, whatever W. `lambda` stays between its start and 100: it would wind up as long as nothing comes of it,
-    and underflow for good. Sampling needs nothing that training does not. At birth about half the experts are in use.
+    Continuous, so every choice can be learned and unlearned. `lambda` presses until K experts per token are in use on
+    average, and down alone: a layer that by nature uses fewer is left so. The paper steers one lambda by the mean over
+    all layers, here each layer has its own. The bias b is ours, zero at birth: without it half of all tokens that lie
+    evenly around zero stay above it, whatever W. `lambda` stays between its start and 100: it would wind up as long as
+    nothing comes of it, and underflow for good. Sampling needs nothing that training does not.
 
     Args:
         top_k: K, experts per token on average that it is steered to.

@@ -197,6 +197,8 @@ def count(index: Int[Tensor, " A"], length: int) -> Int[Tensor, " length"]:
 
 def check_top_k(top_k: int, num_experts: int) -> None:
     """Raises ValueError unless a token can take that many experts."""
+    if not isinstance(top_k, int) or not isinstance(num_experts, int):
+        raise ValueError(f"top_k and num_experts must be whole numbers, got {top_k!r} and {num_experts!r}")
     if not 1 <= top_k <= num_experts:
         raise ValueError(f"top_k must lie between 1 and num_experts = {num_experts}, got {top_k}")
 
@@ -204,5 +206,12 @@ def check_top_k(top_k: int, num_experts: int) -> None:
 def check_positive(**options: float) -> None:
     """Raises ValueError naming the first option that is not above zero."""
     for name, value in options.items():
-        if not value > 0:
+        if not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_not_negative(**options: float) -> None:
+    """Raises ValueError naming the first option that is below zero."""
+    for name, value in options.items():
+        if not isinstance(value, int | float) or not value >= 0:
+            raise ValueError(f"{name} must not be below 0, got {value}")

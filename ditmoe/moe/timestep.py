@@ -36,6 +36,12 @@ class TimestepExperts(Router):
         self, hidden_size: int, boundaries: Sequence[float], router: Callable[..., Router] | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(boundaries, Sequence) or not all(isinstance(b, int | float) for b in boundaries):
+            raise ValueError(f"boundaries must be a list of times between 0 and 1000, got {boundaries!r}")
+        if router is not None and not callable(router):
+            raise ValueError(
+                "timestep takes a router with experts, or router.router=null for one expert per segment"
+            )
         edges = [0.0, *boundaries, 1000.0]
         if any(not a < b for a, b in pairwise(edges)):
             raise ValueError(f"boundaries must ascend between 0 and 1000, got {list(boundaries)}")

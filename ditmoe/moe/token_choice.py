@@ -8,7 +8,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.balance import balance_loss, z_loss
-from ditmoe.moe.routing import Context, Loss, Router, Routing, check_positive, check_top_k, count, project
+from ditmoe.moe.routing import (
+    Context,
+    Loss,
+    Router,
+    Routing,
+    check_not_negative,
+    check_positive,
+    check_top_k,
+    count,
+    project,
+)
 
 
 class TokenChoice(Router):
@@ -60,6 +70,7 @@ class TokenChoice(Router):
         if score not in ("softmax", "sigmoid"):
             raise ValueError(f"score must be softmax or sigmoid, got {score!r}")
         check_positive(route_scale=route_scale, **({} if capacity is None else {"capacity": capacity}))
+        check_not_negative(noise=noise, bias_rate=bias_rate, balance=balance, z_loss=z_loss)
         self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
         self.renormalize, self.route_scale, self.score = renormalize, route_scale, score
         self.bias_rate, self.capacity, self.priority = bias_rate, capacity, priority
@@ -76,9 +87,11 @@ class TokenChoice(Router):
         expert = self.choose(logits, scores, x.shape[1])
         weight = scores.gather(1, expert)
         if self.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True)
+            weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-20)
         weight = self.route_scale * weight
-        distribution = scores if self.score == "softmax" else scores / scores.sum(dim=-1, keepdim=True)
+        distribution = (
+            scores if self.score == "softmax" else scores / scores.sum(-1, keepdim=True).clamp_min(1e-20)
+        )
         counts = count(expert.flatten(), self.num_experts)
         losses = self._losses(counts, distribution, logits)
         token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
@@ -126,7 +139,7 @@ def capacity(experts_per_token: float, num_tokens: int, num_experts: int) -> int
             f"the capacity must be at least one token per expert, got {room:.3g}: {experts_per_token:g} experts "
             f"for each of {num_tokens} tokens, over {num_experts} experts"
         )
-    return min(math.ceil(room), num_tokens)
+    return min(math.ceil(room - 1e-9), num_tokens)  # 1.1 * 100 / 10 is a little more than 11
 
 
 def within_capacity(
