@@ -115,6 +115,9 @@ def test_a_clip_is_every_stride_th_frame_and_fewer_videos_are_told() -> None:
     assert report.values["flicker"] == 4
     assert report.protocol["generated left out"] == "2 by num"
     assert report.protocol["generated"] == "4 clips of 8 x 8"
+    more = measured(numbers, numbers, frames=5, stride=4, num=9, groups=0)
+    assert more.protocol["generated missing"] == "3 of num"
+    assert any("generated has 3 clips fewer than num asks for" in note for note in more.notes)
     again = measured(numbers, numbers, frames=5, stride=4, num=4, groups=0)
     assert again.values == report.values
 
@@ -125,6 +128,7 @@ def test_a_clip_is_every_stride_th_frame_and_fewer_videos_are_told() -> None:
         ({"features": "x"}, "features must be one of i3d, pixels, got x"),
         ({"features": "i3d", "frames": 8}, "frames must be at least 9 for I3D, got 8"),
         ({"frames": 9, "stride": 2}, "generated must have at least 17 frames for frames=9 stride=2, got 10"),
+        ({"num": 1}, "num must be at least 2, or null for all, got 1"),
         ({"start": "last"}, "start random or first, got 9, 1, last"),
     ],
 )

@@ -53,7 +53,7 @@ def evaluate_videos(
         generated, reference, train: `Samples` or arrays, uint8 RGB (S, T, H, W, 3).
         features, protocol, weights, device: see `features.make`.
         frames, stride, start: each side is measured by one clip of each video: `frames` frames, `stride` apart, from a
-            random place (by seed) or the first frame. Videos too short for that are left out and told.
+            random place (by seed) or the first frame; ValueError if the videos are too short for that.
         num: at most so many videos of each side, drawn by seed; None is all. Never repeated.
         groups: of the jackknife; 0 leaves out intervals and bias.
         cache: folder for features of real clips, named by content.
@@ -61,6 +61,8 @@ def evaluate_videos(
     Raises:
         ValueError: one line, for clips of another kind, fewer than two of them, or an option that makes no sense.
     """
+    if num is not None and num < 2:
+        raise ValueError(f"num must be at least 2, or null for all, got {num}")
     if min(frames, stride) < 1 or start not in STARTS:
         raise ValueError(
             f"frames and stride must be at least 1, start {' or '.join(STARTS)}, got {frames}, {stride}, {start}"
@@ -125,7 +127,7 @@ def checked(data: ClipSet, role: str) -> Clips:
 def _cut(
     videos: Clips, role: str, frames: int, stride: int, start: str, num: int | None, seed: int
 ) -> tuple[UInt8[np.ndarray, "_ F h w 3"], int]:
-    """A clip of each video, start + stride * (0, 1, ..., frames - 1); how many videos were left out by `num`."""
+    """A clip of each video, start + stride * (0, 1, ..., frames - 1); how many videos more there were than `num`."""
     room = videos.shape[1] - (frames - 1) * stride
     if room < 1:
         raise ValueError(
@@ -136,7 +138,7 @@ def _cut(
     chosen = np.sort(rng.permutation(len(videos))[:num])
     starts = rng.integers(room, size=len(videos)) if start == "random" else np.zeros(len(videos), int)
     places = starts[chosen, None] + stride * np.arange(frames)
-    return videos[chosen[:, None], places], len(videos) - len(chosen)
+    return videos[chosen[:, None], places], len(videos) - (len(videos) if num is None else num)
 
 
 def _distances(
@@ -193,7 +195,8 @@ def _protocol(
 ) -> dict[str, Any]:
     out: dict[str, Any] = dict(extractor.identity)
     out |= {role: f"{len(of)} clips of {of.shape[2]} x {of.shape[3]}" for role, of in sets.items()}
-    out |= {f"{role} left out": f"{number} by num" for role, number in left.items() if number}
+    out |= {f"{role} left out": f"{number} by num" for role, number in left.items() if number > 0}
+    out |= {f"{role} missing": f"{-number} of num" for role, number in left.items() if number < 0}
     out |= {"clips": f"{frames} frames, every {stride}, {start} start, of both sides alike", "seed": seed}
     return out | {"covariance": "divided by S - 1, float64", "colours": "0 to 255 as -1 to 1"}
 
@@ -225,6 +228,11 @@ def _notes(
         notes.append(f"about {bias:.3g} of {name} {value:.3g} is bias of the small sets (jackknife)")
     if name.startswith("fvd") and len(sets["generated"]) != 2048:
         notes.append(f"published tables take 2,048 clips, not {len(sets['generated'])}")
+    notes += [
+        f"{role} has {-number} clips fewer than num asks for; none is taken twice"
+        for role, number in left.items()
+        if number < 0
+    ]
     if name == "fd/pixels":
         notes.append(
             "fd/pixels compares colours, layout and change, no texture and no meaning: never with FVD"
