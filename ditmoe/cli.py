@@ -67,7 +67,8 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
         return _unknown_option(match[1])
     if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]} must be given: {match[1]}=..."
+        key = getattr(error, "full_key", None) or match[1]
+        return f"{key} must be given: {key}=..."
     return " ".join(text.split())
 
 

@@ -29,6 +29,11 @@ def call(command: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
         ("train", ["scheduler=ddim"], "cannot follow process flow_matching"),
         ("train", ["router.top_k=9"], "top_k must lie between 1 and num_experts = 8, got 9"),
         ("sample", [], "checkpoint must be given"),
+        (
+            "train",
+            ["modality=image", "codec@modality.codec=autoencoder"],
+            "error: modality.codec.path must be given",
+        ),
         ("sample", ["checkpoint=nowhere"], "nowhere does not exist"),
         ("evaluate", [], "give checkpoint=<run>, or"),
         ("evaluate", ["modality=pointcloud", "generated=a.npz", "reference=b.npz"], "a.npz"),
