@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import interleaved, keep_memory, table
 from ditmoe.layers import FeedForward
+from ditmoe.layout import Layout
 from ditmoe.moe import Context, MoE, TokenChoice
 from ditmoe.moe.balance import balance_loss
 from ditmoe.moe.routing import count
@@ -74,7 +75,7 @@ def layers(
         x = torch.randn(tokens // 256, 256, hidden)
         gradient = torch.randn_like(x)
         c = torch.zeros(len(x), hidden)
-    context = Context(torch.zeros(len(x), device=device), c, c, (256,), x)
+    context = Context(torch.zeros(len(x), device=device), c, c, Layout.even((256,), len(x), x.device), x)
 
     def with_loss(x: Tensor) -> tuple[Tensor, Tensor]:
         y, routing = moe(x, context)

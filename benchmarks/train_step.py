@@ -37,12 +37,13 @@ def main(overrides: list[str], steps: int = 40) -> None:
         seconds[name].append(time.perf_counter() - start)
 
     x = modality.batch(trainer.batch_size, 0, 0)[0].to(trainer.device)
+    tokens = trainer.model.tokens
     for step in range(steps):
         timed("whole step", trainer._train_step)
         timed(
             "data (draw, augment, normalise)", lambda step=step: modality.batch(trainer.batch_size, 1, step)
         )
-        timed("patchify (voxels)", lambda: trainer.model.tokens.patchify(x))
+        timed("patchify (voxels)", lambda: tokens.patchify(x, tokens.layout(x)))
         trainer.step += 1
     whole = statistics.median(seconds["whole step"])
     print(

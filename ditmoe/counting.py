@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditmoe.layers import Attention
+from ditmoe.layout import Layout
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Experts, MoE, Router, TimestepExperts, TokenChoice
 from ditmoe.moe.experts import Rows, Slices
@@ -75,7 +76,8 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
     with FakeTensorMode(), torch.device("cpu"):
         model = make()
         x, t, y = torch.empty(1, *sample_shape), torch.empty(1), torch.empty(1, dtype=torch.int64)
-        tokens = len(model.tokens.positions(x))
+        layout = model.tokens.layout(x)
+        tokens = sum(layout.lengths)
         rows: dict[Experts, int] = {}
         aim = _Aim(tokens)
         for module in model.modules():
@@ -101,7 +103,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         qk_norm=sum(_size(m.q_norm) + _size(m.k_norm) for m in attentions),
         positions=tokens * width,
         tokens=tokens,
-        products=sum(2 * tokens**2 * width for _ in attentions),
+        products=sum(2 * _pairs(layout, block) * width for block in model.blocks),
         multiply_adds=counter.get_total_flops() // 2,
         activations=kept.numbers,
         depth=len(model.blocks),
@@ -110,6 +112,12 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _pairs(layout: Layout, block: Any) -> int:
+    """Pairs of tokens that attend to each other."""
+    groups = layout.groups(block.within, block.window)
+    return sum(n * length**2 for n, length in groups.blocks) if groups else sum(layout.lengths) ** 2
 
 
 def _as_one_expert(

@@ -1,12 +1,15 @@
 """The parts of a diffusion transformer that know nothing of experts, tokens or noise."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from ditmoe.layout import Groups, Layout
 
 ACTIVATIONS = ("swiglu", "gelu", "gelu_tanh")
 
@@ -22,6 +25,55 @@ def attend(
     if q.device.type == "cpu" and q.shape[-2] <= 512:
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_within(
+    q: Float[Tensor, "B H N d"],
+    k: Float[Tensor, "B H N d"],
+    v: Float[Tensor, "B H N d"],
+    blocks: Sequence[tuple[int, int]],
+) -> Float[Tensor, "B H N d"]:
+    """Attention among tokens that stand in groups, n of L tokens for each (n, L) of `blocks`, one after the other.
+
+    On CUDA a packed row goes through one kernel of variable lengths, xformers' or, in half precision, torch's own;
+    elsewhere groups of one length are a batch.
+    """
+    if q.is_cuda and len(q) == 1 and sum(n for n, _ in blocks) > 1:
+        lengths = [length for n, length in blocks for _ in range(n)]
+        if (
+            y := _attend_varying(q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), lengths)
+        ) is not None:
+            return y.transpose(0, 1)[None]
+    parts = []
+    sizes = [n * length for n, length in blocks]
+    for (n, length), *part in zip(blocks, *(z.split(sizes, dim=-2) for z in (q, k, v)), strict=True):
+        if n == 1:
+            parts.append(attend(*part))
+        else:
+            several = (z.unflatten(-2, (n, length)).transpose(1, 2).flatten(0, 1) for z in part)
+            parts.append(attend(*several).unflatten(0, (len(q), n)).transpose(1, 2).flatten(-3, -2))
+    return torch.cat(parts, dim=-2)
+
+
+def _attend_varying(
+    q: Float[Tensor, "T H d"], k: Float[Tensor, "T H d"], v: Float[Tensor, "T H d"], lengths: Sequence[int]
+) -> Float[Tensor, "T H d"] | None:
+    """The same on CUDA in one call; None where no kernel serves."""
+    try:
+        from xformers.ops import fmha, memory_efficient_attention
+
+        mask = fmha.BlockDiagonalMask.from_seqlens(list(lengths))
+        return memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
+    except ImportError:
+        pass
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = F.pad(torch.tensor(lengths, device=q.device).cumsum(0), (1, 0)).to(torch.int32)
+    y = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, max(lengths), max(lengths))
+    assert isinstance(y, Tensor)
+    return y
 
 
 class Attention(nn.Module):
@@ -41,14 +93,23 @@ class Attention(nn.Module):
         self.out = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self, x: Float[Tensor, "B N D"], angles: Float[Tensor, "N half"] | None = None
+        self,
+        x: Float[Tensor, "B N D"],
+        angles: Float[Tensor, "N half"] | None = None,
+        groups: Groups | None = None,
     ) -> Float[Tensor, "B N D"]:
+        """Attention among all tokens of each row, or within groups of them."""
+        if groups is not None and groups.order is not None:
+            x = x.index_select(1, groups.order)
+            angles = None if angles is None else angles[groups.order]
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        y = attend(q.type_as(v), k.type_as(v), v)
-        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+        q, k = q.type_as(v), k.type_as(v)
+        y = attend(q, k, v) if groups is None else attend_within(q, k, v, groups.blocks)
+        y = self.out(rearrange(y, "b h n d -> b n (h d)"))
+        return y if groups is None or groups.back is None else y.index_select(1, groups.back)
 
 
 def rotary_angles(
@@ -143,11 +204,9 @@ class Modulation(nn.Module):
         self.num = num
         self.linear = nn.Linear(hidden_size, num * hidden_size)
 
-    def forward(self, c: Float[Tensor, "B *f D"], tokens: int = 1) -> tuple[Float[Tensor, "B _ D"], ...]:
-        """One set of vectors for all tokens of a sample; or, where c has one for each frame, for each of `tokens`."""
-        vectors = self.linear(F.silu(c))
-        each = vectors[:, None] if c.ndim == 2 else vectors.repeat_interleave(tokens // c.shape[1], dim=1)
-        return each.chunk(self.num, dim=-1)
+    def forward(self, c: Float[Tensor, "B *f D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
+        """Each shaped to meet the tokens; c has one row for each sample, or for each of its frames."""
+        return layout.spread(self.linear(F.silu(c))).chunk(self.num, dim=-1)
 
 
 def normalize(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:

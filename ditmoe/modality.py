@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from ditmoe.layout import Layout
 
 
 class Tokens(nn.Module, ABC):
@@ -26,26 +27,26 @@ class Tokens(nn.Module, ABC):
     """Of the grid on which the tokens lie: 1 a sequence, 2 an image, 3 a volume or a clip."""
 
     @abstractmethod
-    def patchify(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "B N P"]:
-        """Cut samples into tokens."""
+    def layout(self, x: Float[Tensor, "B *sample"]) -> Layout:
+        """Which tokens the samples have."""
 
     @abstractmethod
-    def counts(self, x: Float[Tensor, "B *sample"]) -> tuple[int, ...]:
-        """Tokens along each axis, in the order in which `patchify` lists them; N in all."""
+    def patchify(self, x: Float[Tensor, "B *sample"], layout: Layout) -> Float[Tensor, "R N P"]:
+        """Cut samples into the tokens of their layout."""
 
     @abstractmethod
-    def positions(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "N D"]:
+    def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
         """Position embedding of each token, of the model's width."""
 
-    def coordinates(self, x: Float[Tensor, "B *sample"]) -> Float[Tensor, "N A"]:
+    def coordinates(self, layout: Layout) -> Float[Tensor, "N A"]:
         """Where each token lies along each axis, for rotary positions; by default counted in tokens."""
-        axes = [torch.arange(n, dtype=torch.float32, device=x.device) for n in self.counts(x)]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+        return layout.cells.float()
 
     @abstractmethod
     def inverse(
         self,
-        tokens: Float[Tensor, "B N Q"],
+        tokens: Float[Tensor, "R N Q"],
+        layout: Layout,
         like: Float[Tensor, "B *sample"],
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -26,34 +25,41 @@ from ditmoe.layers import (
     normalize,
     rotary_angles,
 )
+from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
 from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
 
-ATTENTION = {"full": ("all",), "factorised": ("space", "time")}
-"""What the tokens of a block attend to, block after block; "space" is the tokens of one place along the first axis."""
+ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
+"""What the tokens of a block attend to, block after block (`ditmoe.layout.WITHIN`)."""
 
 
 class Block(nn.Module):
     """adaLN-Zero block: both branches are modulated before and gated after by the conditioning."""
 
     def __init__(
-        self, hidden_size: int, attention: Attention, feed_forward: FeedForward | MoE, along: str = "all"
+        self,
+        hidden_size: int,
+        attention: Attention,
+        feed_forward: FeedForward | MoE,
+        within: str = "all",
+        window: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.along = along
+        self.within, self.window = within, tuple(window)
         self.modulation = Modulation(hidden_size, 6)
         self.attention = attention
         self.feed_forward = feed_forward
 
     def forward(
         self,
-        x: Float[Tensor, "B N D"],
+        x: Float[Tensor, "R N D"],
         context: Context,
         c: Float[Tensor, "B *f D"],
         angles: Float[Tensor, "N half"] | None = None,
-    ) -> tuple[Float[Tensor, "B N D"], Routing | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, x.shape[1])
-        attended = self.attend(modulate(normalize(x), shift1, scale1), context.grid[0], angles)
+    ) -> tuple[Float[Tensor, "R N D"], Routing | None]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, context.layout)
+        groups = context.layout.groups(self.within, self.window)
+        attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
         x = torch.addcmul(x, gate1, attended)
         plain, routing = normalize(x), None
         y = modulate(plain, shift2, scale2)
@@ -62,20 +68,6 @@ class Block(nn.Module):
         else:
             y = self.feed_forward(y)
         return torch.addcmul(x, gate2, y), routing
-
-    def attend(
-        self, x: Float[Tensor, "B N D"], frames: int, angles: Float[Tensor, "N half"] | None
-    ) -> Float[Tensor, "B N D"]:
-        """Attention among all tokens, within each frame, or along time at each place (Latte, arXiv 2401.03048)."""
-        if self.along == "all":
-            return self.attention(x, angles)
-        if angles is not None:  # those of the other axes are the same for all who attend, and so cancel
-            table = rearrange(angles, "(f n) half -> f n half", f=frames)
-            angles = table[0] if self.along == "space" else table[:, 0]
-        one, other = "b (f n) d", "(b f) n d" if self.along == "space" else "(b n) f d"
-        size = {"f": frames, "n": x.shape[1] // frames}
-        y = self.attention(rearrange(x, f"{one} -> {other}", **size), angles)
-        return rearrange(y, f"{other} -> {one}", b=len(x), **size)
 
 
 class FinalLayer(nn.Module):
@@ -86,8 +78,10 @@ class FinalLayer(nn.Module):
         self.modulation = Modulation(hidden_size, 2)
         self.linear = nn.Linear(hidden_size, out_features)
 
-    def forward(self, x: Float[Tensor, "B N D"], c: Float[Tensor, "B *f D"]) -> Float[Tensor, "B N Q"]:
-        return self.linear(modulate(normalize(x), *self.modulation(c, x.shape[1])))
+    def forward(
+        self, x: Float[Tensor, "R N D"], c: Float[Tensor, "B *f D"], layout: Layout
+    ) -> Float[Tensor, "R N Q"]:
+        return self.linear(modulate(normalize(x), *self.modulation(c, layout)))
 
 
 class DiTMoE(nn.Module):
@@ -105,8 +99,10 @@ class DiTMoE(nn.Module):
             0 is none. DiT-MoE publishes "2 shared experts" as 2.
         dense_ratio, dense_activation: the feed-forward layer of dense blocks, DiT's by default.
         qk_norm: LayerNorm per head on queries and keys.
-        attention: "full", or "factorised": blocks attend in turns within the places along the first axis (frames) and
-            along it.
+        attention: "full"; or "factorised": blocks attend in turns within the places along the first axis (frames) and
+            along it (Latte, arXiv 2401.03048); or "window": in turns within windows of the token grid and within
+            windows moved by half their size (Swin, arXiv 2103.14030).
+        window: tokens of a window along each axis.
         rope: rotary positions from the tokens' coordinates, in place of the added embedding.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
     """
@@ -127,6 +123,7 @@ class DiTMoE(nn.Module):
         dense_activation: str = "gelu_tanh",
         qk_norm: bool = False,
         attention: str = "full",
+        window: Sequence[int] | None = None,
         rope: bool = False,
         time_scale: float = 1.0,
     ) -> None:
@@ -140,6 +137,8 @@ class DiTMoE(nn.Module):
             raise ValueError(f"sparse must name layers between 0 and {depth - 1}, got {unknown}")
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+        if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
+            raise ValueError(f"window must have {tokens.axes} sizes of at least 1 token, got {window}")
 
         def feed_forward(layer: int) -> FeedForward | MoE:
             if router is None or layer not in sparse:
@@ -162,6 +161,7 @@ class DiTMoE(nn.Module):
                 Attention(hidden_size, num_heads, qk_norm),
                 feed_forward(layer),
                 turns[layer % len(turns)],
+                window or (),
             )
             for layer in range(depth)
         )
@@ -183,22 +183,32 @@ class DiTMoE(nn.Module):
             A prediction shaped like x (what it predicts is the process's business), and the routing of
             every sparse layer, from which the balance loss is computed.
         """
-        h = self.embed(self.tokens.patchify(x))
-        angles = rotary_angles(self.tokens.coordinates(x), self.head_size) if self.rope else None
+        layout = self.tokens.layout(x)
+        tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y)
+        for i, routing in enumerate(routings):
+            if routing.draft is not None:
+                draft = self.tokens.inverse(routing.draft, layout, x, t, c)
+                routings[i] = replace(routing, draft=draft)
+        return self.tokens.inverse(tokens, layout, x, t, c), routings
+
+    def predict(
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
+        """What each token predicts, the routings, the time and the conditioning of each sample."""
+        h = self.embed(tokens)
+        angles = rotary_angles(self.tokens.coordinates(layout), self.head_size) if self.rope else None
         if angles is None:
-            h = h + self.tokens.positions(x).to(self.embed.weight.dtype)
+            h = h + self.tokens.positions(layout).to(self.embed.weight.dtype)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         per_frame = time + (self.label(y) if t.ndim == 1 else self.label(y)[:, None])
         t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))
-        context = Context(t, time, c, self.tokens.counts(x), h)
+        context = Context(t, time, c, layout, h)
         routings = []
         for block in self.blocks:
             h, routing = block(h, context, per_frame, angles)
             if routing is not None:
-                if routing.draft is not None:
-                    routing = replace(routing, draft=self.tokens.inverse(routing.draft, x, t, c))
                 routings.append(routing)
-        return self.tokens.inverse(self.final(h, per_frame), x, t, c), routings
+        return self.final(h, per_frame, layout), routings, t, c
 
     @property
     def routers(self) -> list[Router]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -35,13 +35,7 @@ def unpatchify(
     return x.reshape(len(x), *grid, -1)
 
 
-def coordinates(counts: Sequence[int], device: torch.device | None = None) -> Float[Tensor, "N A"]:
-    """Integer coordinates of the patches of a grid, in the order in which `patchify` lists them."""
-    axes = [torch.arange(c, dtype=torch.float32, device=device) for c in counts]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(counts))
-
-
-def sincos(coords: Float[Tensor, "N A"], hidden_size: int) -> Float[Tensor, "N D"]:
+def sincos(coords: Shaped[Tensor, "N A"], hidden_size: int) -> Float[Tensor, "N D"]:
     """Fixed sin-cos positions: D / A numbers per axis, [sin | cos], frequencies 10000^(-2i / (D / A)).
 
     Where D is no multiple of 2A, the numbers that are left over stay zero.

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ditmoe.layers import activate
+from ditmoe.layout import Layout
 from ditmoe.moe import (
     Base,
     BatchPool,
@@ -80,14 +81,14 @@ def batch(name: str = "token_choice", size: int = B, seed: int = 1) -> tuple[tor
     x, plain = (torch.randn(size, N, D, generator=g) for _ in range(2))
     time, c = (torch.randn(size, D, generator=g) for _ in range(2))
     t = torch.linspace(100, 900, size)
-    return x, Context(t, time, c, GRIDS[axes(name)], plain)
+    return x, Context(t, time, c, Layout.even(GRIDS[axes(name)], size, x.device), plain)
 
 
 def one(x: torch.Tensor, context: Context, i: int) -> tuple[torch.Tensor, Context]:
     """A sample by itself."""
     here = slice(i, i + 1)
     own = (v[here] for v in (context.t, context.time, context.c))
-    return x[here], Context(*own, context.grid, context.plain[here])
+    return x[here], Context(*own, context.layout.take([i]), context.plain[here])
 
 
 def expert(moe: MoE, e: int, h: torch.Tensor) -> torch.Tensor:
@@ -129,7 +130,7 @@ def soft(moe: MoE, x: torch.Tensor) -> torch.Tensor:
 
 def convolution(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
     """Each token plus its neighbours on the grid, each by the weight of where it lies."""
-    grid, weight = context.grid, moe.branch.weight[:, 0]
+    grid, weight = context.layout.grids[0], moe.branch.weight[:, 0]
     half = weight.shape[-1] // 2
     places = [tuple(p) for p in torch.cartesian_prod(*map(torch.arange, grid)).view(-1, len(grid)).tolist()]
     out = torch.zeros_like(x)
@@ -160,7 +161,8 @@ def _timestep(r: TimestepExperts, x: torch.Tensor, context: Context, training: b
     found = []
     for s, router in enumerate(r.routers):
         own = [b for b in range(len(x)) if segment[b] == s]
-        inside = Context(context.t[own], context.time[own], context.c[own], context.grid, context.plain[own])
+        layout = context.layout.take(own)
+        inside = Context(context.t[own], context.time[own], context.c[own], layout, context.plain[own])
         found += [(own[b], n, E * s + e, w) for b, n, e, w in assignments(router, x[own], inside, training)]
     return found
 
@@ -192,7 +194,7 @@ def _of_sample(r: Router, h: torch.Tensor, plain: torch.Tensor, time: torch.Tens
     logits = h @ r.weight.T
     scores = torch.sigmoid(logits) if r.score == "sigmoid" else torch.softmax(logits, -1)
     if isinstance(r, Sinkhorn | Base):
-        chosen = r.choose(logits, scores, N).tolist()  # has tests of its own
+        chosen = r.choose(logits, scores, Layout.even((N,), 1, h.device)).tolist()  # has tests of its own
     else:
         ranked = scores + (r.bias if r.bias_rate else 0)
         chosen = [sorted(range(E), key=lambda e: -ranked[n, e].item())[: r.top_k] for n in range(N)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ditmoe.cli import config_folder
 from ditmoe.layers import activate
+from ditmoe.layout import Layout
 from ditmoe.moe import Experts, Routing, experts
 from ditmoe.moe.experts import Rows, groups
 from ditmoe.plan import count_config
@@ -152,9 +153,10 @@ def test_a_token_may_have_any_number_of_experts() -> None:
     token, expert = torch.tensor([5, 0, 5, 2, 5]), torch.tensor([1, 0, 0, 1, 2])
     routing = Routing(token, expert, torch.ones(5), torch.zeros(6, 3))
     x = torch.randn(2, 3, D, requires_grad=True)
-    rows = routing.dispatch(x)
+    layout = Layout.even((3,), 2, x.device)
+    rows = routing.dispatch(x, layout)
     base = torch.randn(2, 3, D)
-    out = routing.combine(rows.x * 2, rows, base) - base
+    out = routing.combine(rows.x * 2, rows, base, layout) - base
     times = torch.tensor([1, 0, 1, 0, 0, 3]).view(2, 3, 1)
     assert torch.allclose(out, 2 * times * x, atol=1e-6)
     out.sum().backward()
@@ -163,13 +165,14 @@ def test_a_token_may_have_any_number_of_experts() -> None:
 
 COMPILED = """
 import torch
+from ditmoe.layout import Layout
 from ditmoe.moe import Context, MoE, TokenChoice
 moe = MoE(TokenChoice(16, 5, 2), 16, 24, 12, "swiglu")
 for p in moe.parameters():
     torch.nn.init.normal_(p, std=0.3)
 x = torch.randn(3, 20, 16, requires_grad=True)
 c = torch.zeros(3, 16)
-context = Context(torch.zeros(3), c, c, (20,), x)
+context = Context(torch.zeros(3), c, c, Layout.even((20,), 3, x.device), x)
 for layer in (moe, torch.compile(moe, backend="eager")):
     y = layer(x, context)[0]
     values = [y, *torch.autograd.grad(y.square().sum(), [x, *moe.parameters()])]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ditmoe import DiTMoE
+from ditmoe.layout import cells
 from ditmoe.moe import TokenChoice
 from ditmoe.published import architecture, recipes, translate
 from ditmoe.weights import make
-from modalities.grid import coordinates
 from modalities.image.tokens import LatentTokens
 from modalities.pointcloud.tokens import VoxelTokens
 
@@ -30,7 +30,9 @@ def test_equals_the_published_models(golden: Callable, file: str) -> None:
     z = golden(file)
     model = published(z)
     x, y = torch.tensor(z["x"]), torch.tensor(z["y"])
-    assert torch.allclose(model.tokens.positions(x), torch.tensor(z["w::pos_embed"])[0], atol=1e-6)
+    assert torch.allclose(
+        model.tokens.positions(model.tokens.layout(x)), torch.tensor(z["w::pos_embed"])[0], atol=1e-6
+    )
     for t, out in (("t", "out"), ("t_unscaled", "out_unscaled")):
         got = model(x, torch.tensor(z[t]).float(), y)[0]
         assert torch.allclose(got, torch.tensor(z[out]), atol=1e-5)
@@ -92,7 +94,7 @@ def test_only_the_named_layers_have_experts() -> None:
         ({"sparse": [7]}, r"\[7\]"),
         ({"activation": "relu"}, "relu"),
         ({"dense_activation": "x", "sparse": []}, "x"),
-        ({"attention": "space"}, "attention must be one of full, factorised, got 'space'"),
+        ({"attention": "space"}, "attention must be one of full, factorised, window, got 'space'"),
     ],
 )
 def test_wrong_options_are_named(options: dict, words: str) -> None:
@@ -150,11 +152,11 @@ def test_factorised_blocks_see_their_frame_and_then_their_place() -> None:
 def test_rotary_positions_know_differences_alone(along: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, t = clips(along, 4, rope=True), torch.tensor([5.0, 50.0])
     plain = model(X, t, Y)[0]
-    where = model.tokens.coordinates(X)
-    assert where.tolist() == coordinates((4, 6)).tolist()
-    monkeypatch.setattr(model.tokens, "coordinates", lambda x: where + torch.tensor([70.0, -3.5]))
+    where = model.tokens.coordinates(model.tokens.layout(X))
+    assert where.tolist() == cells((4, 6)).tolist()
+    monkeypatch.setattr(model.tokens, "coordinates", lambda layout: where + torch.tensor([70.0, -3.5]))
     assert torch.allclose(model(X, t, Y)[0], plain, atol=1e-4)
-    monkeypatch.setattr(model.tokens, "coordinates", lambda x: where * torch.tensor([1.0, 1.5]))
+    monkeypatch.setattr(model.tokens, "coordinates", lambda layout: where * torch.tensor([1.0, 1.5]))
     assert not torch.allclose(model(X, t, Y)[0], plain, atol=1e-3)
     assert not torch.allclose(model(X.flip(-1), t, Y)[0].flip(-1), plain, atol=1e-3)
 

@@ -3,10 +3,12 @@
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from ditmoe.layout import Layout
 from ditmoe.moe import (
     Base,
     BatchPool,
@@ -53,7 +55,8 @@ def test_balance_loss_evens_out_the_load() -> None:
 @pytest.mark.parametrize("grid", [(7,), (2, 3), (2, 2, 2), (3, 4, 6)])
 def test_the_convolution_has_the_same_gradient_in_half_precision(grid: tuple[int, ...], kernel: int) -> None:
     branch = GridConvolution(16, kernel, len(grid))
-    context = Context(torch.zeros(2), torch.zeros(2, 16), torch.zeros(2, 16), grid, torch.zeros(2, 1, 16))
+    layout, c = Layout.even(grid, 2, torch.device("cpu")), torch.zeros(2, 16)
+    context = Context(torch.zeros(2), c, c, layout, torch.zeros(2, 1, 16))
     torch.manual_seed(0)
     x, dy = torch.randn(2, 2, math.prod(grid), 16).bfloat16()
 
@@ -137,7 +140,8 @@ def test_noise_is_for_training_alone() -> None:
 def test_room_goes_to_first_choices_and_within_them_to_the_best(priority: bool, room: int) -> None:
     scores = torch.softmax(2 * torch.randn(B * N, E), -1)
     expert = scores.topk(2, dim=-1).indices
-    kept = within_capacity(scores, expert, N, room, priority)
+    layout = Layout.even((N,), B, scores.device)
+    kept = within_capacity(scores, expert, layout, room * E / N, priority)
     for b in range(B):
         here = slice(b * N, (b + 1) * N)
         for e in range(E):
@@ -184,7 +188,7 @@ def test_room_is_not_rounded_up_by_round_off() -> None:
 
 
 def test_weights_are_numbers_even_where_nobody_is_liked() -> None:
-    context = batch()[1]
+    context = replace(batch()[1], layout=Layout.even((3,), 1, torch.device("cpu")))
     choice = ExpertChoice(3, 3, 1.0, renormalize=True)
     with torch.no_grad():
         choice.weight.copy_(torch.eye(3))
@@ -277,7 +281,7 @@ def test_relu_is_steered_to_its_number_of_experts() -> None:
 def test_base_is_the_best_assignment_and_every_round_is_even() -> None:
     router = Base(D, 3, 2)
     logits = torch.randn(6, 3)
-    chosen = router.choose(logits, logits.sigmoid(), 6)
+    chosen = router.choose(logits, logits.sigmoid(), Layout.even((6,), 1, logits.device))
     even = [a for a in itertools.product(range(3), repeat=6) if all(a.count(e) == 2 for e in range(3))]
     best = max(sum(logits[n, e] for n, e in enumerate(a)) for a in even)
     assert torch.allclose(logits.gather(1, chosen[:, :1]).sum(), best)
@@ -305,8 +309,8 @@ def test_sinkhorn_is_evener_than_free_choice() -> None:
 def test_soft_mixes_are_convex() -> None:
     moe, (x, context) = layer("soft"), batch()
     routing = moe.router(x, context)
-    assert torch.allclose(routing.mix.sum(1), torch.ones(B, E, 3))
-    assert torch.allclose(routing.back.sum((2, 3)), torch.ones(B, N))
+    assert torch.allclose(routing.mix.view(B, N, E, 3).sum(1), torch.ones(B, E, 3))
+    assert torch.allclose(routing.back.sum((1, 2)), torch.ones(B * N))
     assert routing.counts.tolist() == [3 * B] * E
 
 
@@ -321,8 +325,12 @@ def test_experts_of_a_noise_segment_serve_it_alone() -> None:
 def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
     moe, (x, context) = layer("timestep, token_choice"), batch()
     routing = moe.router(x, context)  # t = 100 is below the edge, 500 and 900 are not
-    inside = [type(context)(*(v[h] for v in (context.t, context.time, context.c)), context.grid, context.plain[h])
-              for h in ([0], [1, 2])]  # fmt: skip
+    inside = [
+        type(context)(
+            *(v[h] for v in (context.t, context.time, context.c)), context.layout.take(h), context.plain[h]
+        )
+        for h in ([0], [1, 2])
+    ]
     parts = [
         r(x[h], c).losses["balance"].value
         for r, h, c in zip(moe.router.routers, ([0], [1, 2]), inside, strict=True)
@@ -333,7 +341,7 @@ def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
 
 def test_time_aware_experts_start_as_their_input_and_answer_to_the_time() -> None:
     moe, (x, context) = layer("diff_moe 2", shared=0), batch("diff_moe 2")
-    changed = type(context)(context.t, context.time, context.c + 1, context.grid, context.plain)
+    changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.plain)
     assert not torch.allclose(moe(x, context)[0], moe(x, changed)[0], atol=1e-3)
     fresh = MoE(moe.router, D, 24, 0, "swiglu")
     fresh.experts.initialize()
@@ -399,7 +407,9 @@ def test_the_gpu_equals_the_cpu(name: str) -> None:
     moe, (x, context) = layer(name), batch(name)
     moe.router.update([moe(x, context)[1].observed])
     there = type(context)(
-        *(v.cuda() for v in (context.t, context.time, context.c)), context.grid, context.plain.cuda()
+        *(v.cuda() for v in (context.t, context.time, context.c)),
+        replace(context.layout, device=torch.device("cuda")),
+        context.plain.cuda(),
     )
     on_gpu = copy.deepcopy(moe).cuda()
     assert torch.allclose(on_gpu.eval()(x.cuda(), there)[0].cpu(), moe.eval()(x, context)[0], atol=1e-3)

@@ -104,7 +104,7 @@ def test_counts_are_the_real_models(name: str) -> None:
     assert counts.routed == sum(n for name, n in sizes.items() if ".experts." in name)
     assert counts.shared == sum(n for name, n in sizes.items() if ".shared." in name)
     assert counts.qk_norm == sum(n for name, n in sizes.items() if "_norm." in name)
-    assert counts.positions == model.tokens.positions(torch.randn(1, *shape)).numel()
+    assert counts.positions == model.tokens.positions(model.tokens.layout(torch.randn(1, *shape))).numel()
     assert (counts.multiply_adds, counts.products) == real_multiply_adds(model, shape)
 
 

@@ -109,7 +109,7 @@ def test_half_precision_runs_and_scores_stay_float32(name: str, dtype: torch.dty
     assert routing.scores.dtype == torch.float32
     assert (out.float() - full).abs().median() < 0.03
     half = type(context)(
-        *(v.to(dtype) for v in (context.t, context.time, context.c)), context.grid, context.plain.to(dtype)
+        *(v.to(dtype) for v in (context.t, context.time, context.c)), context.layout, context.plain.to(dtype)
     )
     for training in (True, False):
         out, routing = moe.to(dtype).train(training)(x.to(dtype), half)
@@ -144,7 +144,7 @@ def test_the_order_of_the_samples_is_no_matter(name: str) -> None:
     moe, x, context = updated(name)
     order = torch.tensor([2, 0, 1])
     values = (v[order] for v in (context.t, context.time, context.c))
-    turned = type(context)(*values, context.grid, context.plain[order])
+    turned = type(context)(*values, context.layout, context.plain[order])
     for training in (True, False):
         moe.train(training)
         assert torch.allclose(moe(x[order], turned)[0], moe(x, context)[0][order], atol=1e-5)
@@ -155,7 +155,7 @@ def test_the_order_of_the_samples_is_no_matter(name: str) -> None:
 def test_the_order_of_the_tokens_is_no_matter_without_a_grid(name: str) -> None:
     moe, x, context = updated(name)
     order = torch.randperm(N)
-    turned = type(context)(context.t, context.time, context.c, context.grid, context.plain[:, order])
+    turned = type(context)(context.t, context.time, context.c, context.layout, context.plain[:, order])
     assert torch.allclose(moe(x[:, order], turned)[0], moe(x, context)[0][:, order], atol=1e-5)
 
 
@@ -174,7 +174,9 @@ def test_every_token_router_runs_within_noise_segments(name: str) -> None:
     part = whole.routers[0](
         x[early],
         type(context)(
-            *(v[early] for v in (context.t, context.time, context.c)), context.grid, context.plain[early]
+            *(v[early] for v in (context.t, context.time, context.c)),
+            context.layout.take(early),
+            context.plain[early],
         ),
     )
     assert len(part.expert) == int((routing.expert < E).sum())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modalities.grid import coordinates
+from ditmoe.layout import cells
 from modalities.video.codec import CausalPatches, fold, unfold
 from modalities.video.moving import MovingDigits
 from modalities.video.tokens import SpacetimeTokens
@@ -35,9 +35,9 @@ def test_frames_to_come_change_nothing_and_an_image_is_a_clip(trained: CausalPat
     x = clips(3, 17, seed=1)
     z = trained.encode(x)
     assert z.shape == (3, *trained.shape(x.shape[2:])) == (3, 8, 5, 4, 6)
-    for frames, cells in ((1, 1), (5, 2), (13, 4)):
-        assert torch.allclose(trained.encode(x[:, :, :frames]), z[:, :, :cells], atol=1e-5)
-        decoded = trained.decode(z[:, :, :cells])
+    for frames, latent in ((1, 1), (5, 2), (13, 4)):
+        assert torch.allclose(trained.encode(x[:, :, :frames]), z[:, :, :latent], atol=1e-5)
+        decoded = trained.decode(z[:, :, :latent])
         assert decoded.shape[2] == frames
         assert torch.allclose(decoded, trained.decode(z)[:, :, :frames], atol=1e-5)
 
@@ -92,30 +92,33 @@ def test_sizes_that_do_not_fit_are_one_line(trained: CausalPatches) -> None:
 @pytest.mark.parametrize("size", [(5, 8, 8), (1, 4, 6), (3, 6, 10)])
 def test_tokens_give_back_the_clip(size: tuple[int, int, int]) -> None:
     tokens, x = SpacetimeTokens(30, 4), torch.randn(2, 4, *size)
-    rows = tokens.patchify(x)
+    layout = tokens.layout(x)
+    rows = tokens.patchify(x, layout)
     t, c = torch.zeros(2), torch.zeros(2, 30)
-    assert torch.equal(tokens.inverse(rows, x, t, c), x)
-    assert rows.shape[1:] == (np.prod(tokens.counts(x)), tokens.in_features)
-    assert tokens.positions(x).shape == (rows.shape[1], 30)
+    assert torch.equal(tokens.inverse(rows, layout, x, t, c), x)
+    assert rows.shape[1:] == (layout.lengths[0], tokens.in_features)
+    assert tokens.positions(layout).shape == (rows.shape[1], 30)
 
 
 def test_positions_are_in_seconds_and_pixels() -> None:
     x = torch.zeros(1, 4, 5, 8, 8)
     base = SpacetimeTokens(36, 4)
-    assert torch.equal(base.coordinates(x), coordinates((5, 4, 4)))
+    layout, where = base.layout(x), cells((5, 4, 4))
+    assert base.coordinates(layout).tolist() == where.tolist()
     slow = SpacetimeTokens(36, 4, rate=4)  # half the frame rate: twice the time from frame to frame
-    assert torch.equal(slow.coordinates(x), coordinates((5, 4, 4)) * torch.tensor([2.0, 1.0, 1.0]))
+    assert torch.equal(slow.coordinates(layout), where * torch.tensor([2.0, 1.0, 1.0]))
     fine = SpacetimeTokens(36, 4, stride=(4, 2, 2))  # cells of half the pixels
-    assert torch.equal(fine.coordinates(x), coordinates((5, 4, 4)) * torch.tensor([1.0, 0.5, 0.5]))
+    assert torch.equal(fine.coordinates(layout), where * torch.tensor([1.0, 0.5, 0.5]))
     # Where a token of both lies at the same second and pixel, it has the same position.
-    one, other = base.positions(x).view(5, 4, 4, 36), slow.positions(x).view(5, 4, 4, 36)
+    one, other = base.positions(layout).view(5, 4, 4, 36), slow.positions(layout).view(5, 4, 4, 36)
     assert torch.equal(one[::2], other[:3])
 
 
 def test_an_image_of_the_clip_is_its_first_frame_of_tokens() -> None:
     tokens, x = SpacetimeTokens(36, 4), torch.randn(1, 4, 5, 8, 8)
-    assert torch.equal(tokens.patchify(x[:, :, :1]), tokens.patchify(x)[:, :16])
-    assert torch.equal(tokens.positions(x[:, :, :1]), tokens.positions(x)[:16])
+    one, all_ = tokens.layout(x[:, :, :1]), tokens.layout(x)
+    assert torch.equal(tokens.patchify(x[:, :, :1], one), tokens.patchify(x, all_)[:, :16])
+    assert torch.equal(tokens.positions(one), tokens.positions(all_)[:16])
 
 
 # --- the built-in clips

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ditmoe.layout import Layout
 from ditmoe.moe.routing import check_positive
 from ditmoe.moe.token_choice import TokenChoice
 
@@ -49,11 +50,14 @@ class Sinkhorn(TokenChoice):
 
     @torch.no_grad()
     def choose(
-        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], num_tokens: int
+        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], layout: Layout
     ) -> Int[Tensor, "T K"]:
-        plan = logits.view(-1, num_tokens, self.num_experts) / self.temperature
+        return torch.cat([self._chosen(sample) for sample in layout.blocks(logits)])
+
+    def _chosen(self, logits: Float[Tensor, "B N E"]) -> Int[Tensor, "T K"]:
+        plan, shift = logits / self.temperature, math.log(logits.shape[1] / self.num_experts)
         for _ in range(self.iterations):
-            plan = plan - plan.logsumexp(dim=1, keepdim=True) + math.log(num_tokens / self.num_experts)
+            plan = plan - plan.logsumexp(dim=1, keepdim=True) + shift
             plan = plan - plan.logsumexp(dim=2, keepdim=True)
         return plan.flatten(0, 1).topk(self.top_k, dim=-1).indices
 
@@ -78,11 +82,11 @@ class Base(TokenChoice):
 
     @torch.no_grad()
     def choose(
-        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], num_tokens: int
+        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], layout: Layout
     ) -> Int[Tensor, "T K"]:
-        values = logits.view(-1, num_tokens, self.num_experts).double().cpu().numpy()
-        chosen = np.stack([_rounds(sample, self.top_k) for sample in values])
-        return torch.from_numpy(chosen).to(logits.device).flatten(0, 1)
+        samples = [sample for block in layout.blocks(logits.double().cpu()) for sample in block.numpy()]
+        chosen = np.concatenate([_rounds(sample, self.top_k) for sample in samples])
+        return torch.from_numpy(chosen).to(logits.device)
 
 
 def _rounds(values: np.ndarray, top_k: int) -> np.ndarray:

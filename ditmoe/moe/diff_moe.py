@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ditmoe.layout import Layout
 from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.routing import Context, Place, check_positive
 from ditmoe.moe.token_choice import TokenChoice
@@ -84,8 +85,11 @@ class GridConvolution(nn.Module):
         self.axes = axes
         self.weight = nn.Parameter(torch.zeros(hidden_size, 1, *[kernel] * axes))
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Float[Tensor, "B N D"]:
-        grid = context.grid
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "R N D"]:
+        layout = context.layout
+        if layout.packed:
+            return self._over_cells(x, layout)
+        grid = layout.grids[0]
         if len(grid) != self.axes or math.prod(grid) != x.shape[1]:
             raise ValueError(f"{x.shape[1]} tokens on {self.axes} axes do not lie on a grid of {grid}")
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
@@ -94,3 +98,11 @@ class GridConvolution(nn.Module):
         cells = x.transpose(1, 2).contiguous().view(x.shape[0], x.shape[2], *grid)
         y = convolve(cells, self.weight.to(x.dtype), padding="same", groups=x.shape[2])
         return y.flatten(2).transpose(1, 2)
+
+    def _over_cells(self, x: Float[Tensor, "1 T D"], layout: Layout) -> Float[Tensor, "1 T D"]:
+        """The same where only some cells are tokens: the others count as zero and get nothing."""
+        weight = self.weight.flatten(1).to(x.dtype)
+        rows, y = F.pad(x[0], (0, 0, 0, 1)), torch.zeros_like(x[0])
+        for k, neighbour in enumerate(layout.neighbours(self.weight.shape[2])):
+            y = torch.addcmul(y, rows[neighbour], weight[:, k])
+        return y[None]

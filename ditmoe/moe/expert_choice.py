@@ -67,21 +67,32 @@ class ExpertChoice(Router):
             )
         self.active = float(self.capacities[place.layer])
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
-        size, num_tokens, _ = x.shape
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
+        layout = context.layout
         if self.time_weight is None:
             logits = project(x, self.weight)
         else:
-            logits = project(context.plain, self.weight) + project(context.time, self.time_weight)[:, None]
-        scores = logits.softmax(dim=-1)
-        room = room_of(self.active, num_tokens, self.num_experts)
-        weight, place = scores.transpose(1, 2).topk(room, dim=-1)  # (B, E, C)
-        token = (place + num_tokens * torch.arange(size, device=x.device)[:, None, None]).flatten()
-        weight = weight.flatten()
+            logits = project(context.plain, self.weight) + layout.spread(
+                project(context.time, self.time_weight)
+            )
+        scores = logits.softmax(dim=-1).flatten(0, 1)
+        taken, start = [], 0
+        for block in layout.blocks(scores):
+            taken.append(self._take(block, start))
+            start += block.shape[0] * block.shape[1]
+        token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
-            total = torch.zeros(size * num_tokens, device=x.device).index_add(0, token, weight)
+            total = torch.zeros(start, device=x.device).index_add(0, token, weight)
             weight = weight / total[token].clamp_min(
                 1e-9
             )  # of a token that only those took who do not want it
-        expert = torch.arange(self.num_experts, device=x.device)[:, None].expand(size, -1, room).flatten()
-        return Routing(token, expert, self.route_scale * weight, scores.flatten(0, 1))
+        return Routing(token, expert, self.route_scale * weight, scores)
+
+    def _take(self, scores: Float[Tensor, "B N E"], start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, numbered from `start`, experts and weights of samples of one length."""
+        size, num_tokens, _ = scores.shape
+        room = room_of(self.active, num_tokens, self.num_experts)
+        weight, place = scores.transpose(1, 2).topk(room, dim=-1)  # (B, E, C)
+        token = place + start + num_tokens * torch.arange(size, device=scores.device)[:, None, None]
+        expert = torch.arange(self.num_experts, device=scores.device)[:, None].expand(size, -1, room)
+        return token.flatten(), expert.flatten(), weight.flatten()

@@ -28,13 +28,13 @@ class MoE(nn.Module):
         self.shared = FeedForward(hidden_size, shared, activation) if shared else None
         self.branch = router.branch(hidden_size)
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> tuple[Float[Tensor, "B N D"], Routing]:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> tuple[Float[Tensor, "R N D"], Routing]:
         routing = self.router(x, context)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all that follow
-        rows = routing.dispatch(x)
+        rows = routing.dispatch(x, context.layout)
         routed = self.experts(rows, context.c)
         base = torch.zeros_like(x) if self.shared is None else self.shared(x)
         if self.branch is not None:
             base = base + self.branch(x, context)
-        return routing.combine(routed, rows, base), routing
+        return routing.combine(routed, rows, base, context.layout), routing

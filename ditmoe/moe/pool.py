@@ -74,7 +74,7 @@ class BatchPool(Router):
         self.second = nn.Linear(hidden_size, num_experts)
         self.threshold = Threshold([num_experts], 0.5, momentum)
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         x = x.flatten(0, 1)
         scores = project(x, self.weight).softmax(dim=-1)
         with torch.autocast(x.device.type, enabled=False):
@@ -138,7 +138,7 @@ class ExpertRace(Router):
         if self.draft_coefficient:
             self.draft = nn.Linear(self.first.in_features, place.out_features)
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         with torch.autocast(x.device.type, enabled=False):
             hidden = F.gelu(F.linear(x.float(), self.first.weight.float(), self.first.bias.float()))
             logits = F.linear(hidden, self.second.weight.float(), self.second.bias.float()).flatten(0, 1)

@@ -44,7 +44,7 @@ class ReLU(Router):
         self.bias = nn.Parameter(torch.zeros(num_experts))
         self.register_buffer("penalty", torch.tensor(start))
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         weights = (project(x.flatten(0, 1), self.weight) + self.bias.float()).relu()
         used = weights > 0
         counts = used.sum(dim=0)

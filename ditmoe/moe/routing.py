@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ditmoe.layout import Layout
 from ditmoe.moe.experts import Experts, Places, Rows
 
 
@@ -21,15 +22,15 @@ class Context:
         t: time of each sample, from data (0) to noise (1000).
         time: its embedding.
         c: the conditioning vector, time and label together.
-        grid: tokens along each axis, in the order in which they are listed; their product is N.
+        layout: which tokens belong to which sample, and where each lies.
         plain: the tokens after LayerNorm, before the conditioning's scale and shift.
     """
 
     t: Float[Tensor, " B"]
     time: Float[Tensor, "B D"]
     c: Float[Tensor, "B D"]
-    grid: tuple[int, ...]
-    plain: Float[Tensor, "B N D"]
+    layout: Layout
+    plain: Float[Tensor, "R N D"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Routing:
     """A sparse list of assignments and the dense scores behind it.
 
     Token choice gives A = T K rows, expert choice E C, a threshold any number; dispatch and combine are the
-    same for all of them. Tokens are numbered through the batch, T = B N.
+    same for all of them. Tokens are numbered through the batch, T in all.
 
     Attributes:
         token, expert, weight: one row per assignment.
@@ -97,18 +98,20 @@ class Routing:
         taken = torch.zeros(len(self.scores), device=self.token.device).index_fill(0, self.token, 1.0)
         return 1 - taken.mean()
 
-    def dispatch(self, x: Float[Tensor, "B N D"]) -> Rows:
+    def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
         """The rows that the experts work on, sorted by expert."""
         order = self.expert.argsort(stable=True)
         token = self.token[order]
         ends = count(token, len(self.scores)).cumsum(0)
         places = Places(token, token.argsort(stable=True), F.pad(ends, (1, 0)))
         rows = Gather.apply(x.flatten(0, 1), *places)
-        return Rows(rows, self.weight[order], self.expert[order], self.counts, token // x.shape[1], places)
+        return Rows(
+            rows, self.weight[order], self.expert[order], self.counts, layout.sample_of(token), places
+        )
 
     def combine(
-        self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "B N D"]
-    ) -> Float[Tensor, "B N D"]:
+        self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "R N D"], layout: Layout
+    ) -> Float[Tensor, "R N D"]:
         """Add the experts' results to `base` where they came from."""
         assert rows.places is not None
         return base + AddUp.apply(y, *rows.places).to(base.dtype).view(base.shape)
@@ -158,7 +161,7 @@ class Router(nn.Module, ABC):
     draft_coefficient: float = 0.0
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         """Route each token of each sample."""
 
     def settle(self, place: Place) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ditmoe.layout import Layout
 from ditmoe.moe.experts import Rows
 from ditmoe.moe.routing import Context, Router, Routing, check_positive
 
@@ -16,28 +17,33 @@ class SoftRouting(Routing):
     """A dense assignment: each slot mixes all tokens of a sample, each token all slots.
 
     Attributes:
-        mix: share of each token in each slot; sums to 1 over the tokens.
+        mix: share of each token in each slot; sums to 1 over the tokens of a sample.
         back: share of each slot in each token; sums to 1 over the slots.
     """
 
-    mix: Float[Tensor, "B N E S"] = field(default_factory=lambda: torch.empty(0, 0, 0, 0))
-    back: Float[Tensor, "B N E S"] = field(default_factory=lambda: torch.empty(0, 0, 0, 0))
+    mix: Float[Tensor, "T E S"] = field(default_factory=lambda: torch.empty(0, 0, 0))
+    back: Float[Tensor, "T E S"] = field(default_factory=lambda: torch.empty(0, 0, 0))
 
     @property
     def unrouted(self) -> Float[Tensor, ""]:
         return torch.zeros((), device=self.mix.device)
 
-    def dispatch(self, x: Float[Tensor, "B N D"]) -> Rows:
-        slots = torch.einsum("bnes,bnd->ebsd", self.mix.to(x.dtype), x)
-        sample = torch.arange(len(x), device=x.device)[None, :, None].expand(slots.shape[:3]).flatten()
+    def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
+        pairs = zip(layout.blocks(self.mix.to(x.dtype)), layout.blocks(x.flatten(0, 1)), strict=True)
+        slots = torch.cat([torch.einsum("bnes,bnd->ebsd", mix, part) for mix, part in pairs], dim=1)
+        sample = (
+            torch.arange(slots.shape[1], device=x.device)[None, :, None].expand(slots.shape[:3]).flatten()
+        )
         return Rows(slots.flatten(0, 2), self.weight, self.expert, self.counts, sample)
 
     def combine(
-        self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "B N D"]
-    ) -> Float[Tensor, "B N D"]:
-        size, _, num_experts, slots = self.back.shape
-        y = y.view(num_experts, size, slots, y.shape[-1])
-        return base + torch.einsum("bnes,ebsd->bnd", self.back.to(y.dtype), y).to(base.dtype)
+        self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "R N D"], layout: Layout
+    ) -> Float[Tensor, "R N D"]:
+        y = y.view(self.mix.shape[1], -1, self.mix.shape[2], y.shape[-1])
+        blocks = layout.blocks(self.back.to(y.dtype))
+        parts = zip(blocks, y.split([len(back) for back in blocks], dim=1), strict=True)
+        mixed = [torch.einsum("bnes,ebsd->bnd", back, part).flatten(0, 1) for back, part in parts]
+        return base + torch.cat(mixed).view(base.shape).to(base.dtype)
 
 
 class Soft(Router):
@@ -64,18 +70,17 @@ class Soft(Router):
         self.phi = nn.Parameter(torch.empty(num_experts * slots, hidden_size))
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> SoftRouting:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> SoftRouting:
         with torch.autocast(x.device.type, enabled=False):
             phi = F.normalize(self.phi.float(), dim=-1)
-            logits = self.scale.float() * F.linear(F.normalize(x.float(), dim=-1), phi)
-            mix, back = (
-                logits.softmax(dim=dim).unflatten(2, (self.num_experts, self.slots)) for dim in (1, 2)
-            )
-        rows = len(x) * self.slots
+            logits = self.scale.float() * F.linear(F.normalize(x.float(), dim=-1), phi).flatten(0, 1)
+            mix = torch.cat([part.softmax(dim=1).flatten(0, 1) for part in context.layout.blocks(logits)])
+            mix, back = (w.unflatten(1, (self.num_experts, self.slots)) for w in (mix, logits.softmax(dim=1)))
+        rows = len(context.layout.grids) * self.slots
         expert = torch.arange(self.num_experts, device=x.device).repeat_interleave(rows)
         weight = torch.ones(len(expert), device=x.device)
         token = torch.zeros_like(expert)
-        return SoftRouting(token, expert, weight, back.sum(-1).flatten(0, 1), mix=mix, back=back)
+        return SoftRouting(token, expert, weight, back.sum(-1), mix=mix, back=back)
 
     def initialize(self) -> None:
         super().initialize()

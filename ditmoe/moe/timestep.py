@@ -6,9 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ditmoe.layout import Layout
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
 from ditmoe.moe.soft import Soft
 
@@ -72,45 +73,47 @@ class TimestepExperts(Router):
         if self.routers:
             self.active = self.routers[0].active
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         edges = torch.tensor(self.boundaries, device=x.device, dtype=context.t.dtype)
         segment = torch.bucketize(context.t, edges, right=True)
         if self.routers:
             return self._within(x, context, segment)
-        expert = segment.repeat_interleave(x.shape[1])
+        num_tokens = x.shape[0] * x.shape[1]
+        token = torch.arange(num_tokens, device=x.device)
+        expert = segment[context.layout.sample_of(token)]
         scores = torch.nn.functional.one_hot(expert, self.num_experts).float()
-        token = torch.arange(len(expert), device=x.device)
-        return Routing(token, expert, torch.ones(len(expert), device=x.device), scores)
+        return Routing(token, expert, torch.ones(num_tokens, device=x.device), scores)
 
-    def _within(self, x: Float[Tensor, "B N D"], context: Context, segment: Tensor) -> Routing:
-        size, num_tokens, _ = x.shape
+    def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[Tensor, " B"]) -> Routing:
+        num_tokens, layout = x.shape[0] * x.shape[1], context.layout
+        of_token = segment[layout.sample_of(torch.arange(num_tokens, device=x.device))]
         parts = []
         for index, router in enumerate(self.routers):
             here = (segment == index).nonzero()[:, 0]
             if len(here):
+                own = (of_token == index).nonzero()[:, 0]
                 inside = replace(
                     context,
                     t=context.t[here],
                     time=context.time[here],
                     c=context.c[here],
-                    plain=context.plain[here],
+                    layout=layout.take(here.tolist()),
+                    plain=_only(context.plain, own, layout),
                 )
-                parts.append((index, here, router(x[here], inside)))
-        token = [here[r.token // num_tokens] * num_tokens + r.token % num_tokens for _, here, r in parts]
-        expert = [r.expert + index * self.per_segment for index, _, r in parts]
-        scores = x.new_zeros(size, num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
-        for index, here, r in parts:
-            scores[here, :, index] = r.scores.view(len(here), num_tokens, -1)
-        drafts = [(here, r.draft) for _, here, r in parts if r.draft is not None]
+                parts.append((index, len(here), own, router(_only(x, own, layout), inside)))
+        scores = x.new_zeros(num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
+        for index, _, own, r in parts:
+            scores[own, index] = r.scores
+        drafts = [(own, r.draft) for _, _, own, r in parts if r.draft is not None]
         return Routing(
-            torch.cat(token),
-            torch.cat(expert),
-            torch.cat([r.weight for _, _, r in parts]),
-            scores.view(size * num_tokens, self.num_experts),
-            _merged([(len(here) / size, r.losses) for _, here, r in parts]),
-            {f"{index}/{name}": value for index, _, r in parts for name, value in r.observed.items()},
-            sum(dropped) if (dropped := [r.dropped for _, _, r in parts if r.dropped is not None]) else None,
-            _scattered(drafts, size) if drafts else None,
+            torch.cat([own[r.token] for _, _, own, r in parts]),
+            torch.cat([r.expert + index * self.per_segment for index, _, _, r in parts]),
+            torch.cat([r.weight for _, _, _, r in parts]),
+            scores.flatten(1),
+            _merged([(number / len(segment), r.losses) for _, number, _, r in parts]),
+            {f"{index}/{name}": value for index, _, _, r in parts for name, value in r.observed.items()},
+            sum(dropped) if (dropped := [r.dropped for *_, r in parts if r.dropped is not None]) else None,
+            _scattered(drafts, x.shape[:2]) if drafts else None,
         )
 
     def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
@@ -133,8 +136,15 @@ def _merged(parts: Sequence[tuple[float, Mapping[str, Loss]]]) -> dict[str, Loss
     return merged
 
 
-def _scattered(drafts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
-    whole = drafts[0][1].new_zeros(size, *drafts[0][1].shape[1:])
-    for here, draft in drafts:
-        whole = whole.index_copy(0, here, draft)
-    return whole
+def _only(x: Float[Tensor, "R N D"], own: Int[Tensor, " T"], layout: Layout) -> Float[Tensor, "b n D"]:
+    """Some samples' tokens."""
+    rows = x.flatten(0, 1)[own]
+    return rows[None] if layout.packed else rows.unflatten(0, (-1, x.shape[1]))
+
+
+def _scattered(drafts: Sequence[tuple[Tensor, Tensor]], size: Sequence[int]) -> Float[Tensor, "R N Q"]:
+    features = drafts[0][1].shape[-1]
+    whole = drafts[0][1].new_zeros(size[0] * size[1], features)
+    for own, draft in drafts:
+        whole = whole.index_copy(0, own, draft.flatten(0, 1))
+    return whole.view(*size, features)

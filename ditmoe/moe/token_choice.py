@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ditmoe.layout import Layout
 from ditmoe.moe.balance import balance_loss, z_loss
 from ditmoe.moe.routing import (
     Context,
@@ -79,12 +80,12 @@ class TokenChoice(Router):
         if bias_rate:
             self.register_buffer("bias", torch.zeros(num_experts))
 
-    def forward(self, x: Float[Tensor, "B N D"], context: Context) -> Routing:
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         logits = project(x.flatten(0, 1), self.weight)
         if self.noise and self.training:
             logits = logits + self.noise / self.num_experts * torch.randn_like(logits)
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
-        expert = self.choose(logits, scores, x.shape[1])
+        expert = self.choose(logits, scores, context.layout)
         weight = scores.gather(1, expert)
         if self.renormalize:
             weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-20)
@@ -97,16 +98,17 @@ class TokenChoice(Router):
         token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
         assigned, dropped = (token, expert.flatten(), weight.flatten()), None
         if self.capacity is not None:
-            room = capacity(self.capacity * self.top_k, x.shape[1], self.num_experts)
-            kept = within_capacity(scores, expert, x.shape[1], room, self.priority).flatten()
+            kept = within_capacity(
+                scores, expert, context.layout, self.capacity * self.top_k, self.priority
+            ).flatten()
             dropped = (~kept).sum()
             assigned = token[kept], expert.flatten()[kept], weight.flatten()[kept]
         return Routing(*assigned, distribution, losses, {"counts": counts}, dropped)
 
     def choose(
-        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], num_tokens: int
+        self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], layout: Layout
     ) -> Int[Tensor, "T K"]:
-        """The experts of each token; samples are `num_tokens` long."""
+        """The experts of each token."""
         ranked = scores + self.bias.float() if self.bias_rate else scores
         return ranked.topk(self.top_k, dim=-1).indices
 
@@ -143,23 +145,34 @@ def capacity(experts_per_token: float, num_tokens: int, num_experts: int) -> int
 
 
 def within_capacity(
-    scores: Float[Tensor, "T E"], expert: Int[Tensor, "T K"], num_tokens: int, room: int, priority: bool
+    scores: Float[Tensor, "T E"],
+    expert: Int[Tensor, "T K"],
+    layout: Layout,
+    experts_per_token: float,
+    priority: bool,
 ) -> Bool[Tensor, "T K"]:
-    """Which choices find room: per sample and expert the first `room`, all first choices before the second ones.
+    """Which choices find room: per sample and expert the first `capacity`, all first choices before the second ones.
 
     Within a choice tokens stand in the order of their best score, or as they come without `priority`.
     """
-    total, top_k = expert.shape
-    place = torch.arange(total, device=expert.device) % num_tokens
+    pairs = zip(layout.blocks(scores), layout.blocks(expert), strict=True)
+    return torch.cat([_first(s, e, experts_per_token, priority) for s, e in pairs])
+
+
+def _first(
+    scores: Float[Tensor, "B N E"], expert: Int[Tensor, "B N K"], experts_per_token: float, priority: bool
+) -> Bool[Tensor, "T K"]:
+    (size, num_tokens, top_k), num_experts = expert.shape, scores.shape[2]
+    room = capacity(experts_per_token, num_tokens, num_experts)
+    place = torch.arange(num_tokens, device=expert.device).expand(size, -1)
     if priority:
-        best = scores.amax(dim=-1).view(-1, num_tokens)
-        place = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1).flatten()
-    place = place[:, None] + num_tokens * torch.arange(top_k, device=expert.device)
-    sample = torch.arange(total, device=expert.device)[:, None] // num_tokens
-    group = sample * scores.shape[1] + expert
+        best = scores.amax(dim=-1)
+        place = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    place = place[..., None] + num_tokens * torch.arange(top_k, device=expert.device)
+    group = num_experts * torch.arange(size, device=expert.device)[:, None, None] + expert
     order = (group * num_tokens * top_k + place).flatten().argsort()
     group = group.flatten()[order]
     position = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
     kept = torch.empty_like(position, dtype=torch.bool)
     kept[order] = position < room
-    return kept.view(expert.shape)
+    return kept.view(-1, top_k)

@@ -124,9 +124,8 @@ class Image(Modality):
 
     def tokens(self, hidden_size: int) -> Tokens:
         tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0])
-        tokens.patchify(
-            torch.zeros(1, *self.sample_shape)
-        )  # a size that does not divide should say so at once
+        x = torch.zeros(1, *self.sample_shape)
+        tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
         return tokens
 
     def batch(

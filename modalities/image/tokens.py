@@ -3,8 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
-from modalities.grid import coordinates, patchify, sincos, unpatchify
+from modalities.grid import patchify, sincos, unpatchify
 
 
 class LatentTokens(Tokens):
@@ -30,19 +31,19 @@ class LatentTokens(Tokens):
         self.in_features = channels * patch**2
         self.out_features = (2 if learn_sigma else 1) * self.in_features
 
-    def patchify(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N P"]:
+    def patchify(self, x: Float[Tensor, "B C H W"], layout: Layout) -> Float[Tensor, "B N P"]:
         return patchify(x.movedim(1, -1), [self.patch] * 2)
 
-    def counts(self, x: Float[Tensor, "B C H W"]) -> tuple[int, ...]:
-        return x.shape[2] // self.patch, x.shape[3] // self.patch
+    def layout(self, x: Float[Tensor, "B C H W"]) -> Layout:
+        return Layout.even((x.shape[2] // self.patch, x.shape[3] // self.patch), len(x), x.device)
 
-    def positions(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "N D"]:
-        yx = coordinates(self.counts(x), x.device)
-        return sincos(yx.flip(-1), self.hidden_size)  # DiT lists the horizontal axis first
+    def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
+        return sincos(layout.cells.flip(-1), self.hidden_size)  # DiT lists the horizontal axis first
 
     def inverse(
         self,
         tokens: Float[Tensor, "B N Q"],
+        layout: Layout,
         like: Float[Tensor, "B C H W"],
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
-from modalities.grid import coordinates, patchify, sincos, unpatchify
+from modalities.grid import patchify, sincos, unpatchify
 from modalities.pointcloud.branch import (
     NUM_LOCAL,
     NUM_MOMENTS,
@@ -41,19 +42,20 @@ class VoxelTokens(Tokens):
         self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
         self.in_features = self.out_features = 3 * patch**3
 
-    def patchify(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B N P"]:
+    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "B N P"]:
         grid, _ = voxelize(x, self.coords(x), self.resolution)
         return patchify(grid, [self.patch] * 3)
 
-    def counts(self, x: Float[Tensor, "B M 3"]) -> tuple[int, ...]:
-        return (self.resolution // self.patch,) * 3
+    def layout(self, x: Float[Tensor, "B M 3"]) -> Layout:
+        return Layout.even([self.resolution // self.patch] * 3, len(x), x.device)
 
-    def positions(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "N D"]:
-        return sincos(coordinates(self.counts(x), x.device), self.hidden_size)
+    def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
+        return sincos(layout.cells, self.hidden_size)
 
     def inverse(
         self,
         tokens: Float[Tensor, "B N Q"],
+        layout: Layout,
         like: Float[Tensor, "B M 3"],
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],
@@ -96,13 +98,14 @@ class PointVoxelTokens(VoxelTokens):
         num_inputs = features + 3 + 3 + 12 + NUM_LOCAL * len(self.resolutions)
         self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions))
 
-    def patchify(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B N P"]:
+    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "B N P"]:
         sums = moments(self.coords(x), self.resolution)
         return patchify(voxel_features(sums), [self.patch] * 3)
 
     def inverse(
         self,
         tokens: Float[Tensor, "B N Q"],
+        layout: Layout,
         like: Float[Tensor, "B M 3"],
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],

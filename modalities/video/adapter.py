@@ -130,9 +130,8 @@ class Video(Modality):
             stride=self.facts()["stride"],
             rate=self.rate,
         )
-        tokens.patchify(
-            torch.zeros(1, *self.sample_shape)
-        )  # a size that does not divide should say so at once
+        x = torch.zeros(1, *self.sample_shape)
+        tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
         return tokens
 
     def batch(

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
-from modalities.grid import coordinates, patchify, sincos, unpatchify
+from modalities.grid import patchify, sincos, unpatchify
 
 
 class SpacetimeTokens(Tokens):
@@ -48,21 +49,23 @@ class SpacetimeTokens(Tokens):
         steps = [patch[i] * stride[i] / unit for i, unit in enumerate((rate * seconds, pixels, pixels))]
         self.steps = tuple(steps)
 
-    def patchify(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N P"]:
+    def patchify(self, x: Float[Tensor, "B C T H W"], layout: Layout) -> Float[Tensor, "B N P"]:
         return patchify(x.movedim(1, -1), self.patch)
 
-    def counts(self, x: Float[Tensor, "B C T H W"]) -> tuple[int, ...]:
-        return tuple(n // p for n, p in zip(x.shape[2:], self.patch, strict=True))
+    def layout(self, x: Float[Tensor, "B C T H W"]) -> Layout:
+        grid = [n // p for n, p in zip(x.shape[2:], self.patch, strict=True)]
+        return Layout.even(grid, len(x), x.device)
 
-    def coordinates(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "N 3"]:
-        return coordinates(self.counts(x), x.device) * torch.tensor(self.steps, device=x.device)
+    def coordinates(self, layout: Layout) -> Float[Tensor, "N 3"]:
+        return layout.cells * torch.tensor(self.steps, device=layout.device)
 
-    def positions(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "N D"]:
-        return sincos(self.coordinates(x), self.hidden_size)
+    def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
+        return sincos(self.coordinates(layout), self.hidden_size)
 
     def inverse(
         self,
         tokens: Float[Tensor, "B N P"],
+        layout: Layout,
         like: Float[Tensor, "B C T H W"],
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],

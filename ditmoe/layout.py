@@ -1,0 +1,217 @@
+"""Where the tokens of a batch lie: one grid per sample, whole or in part, and sample after sample.
+
+Samples of one size keep a batch axis, tokens (B, N, D). Samples of different sizes, or of which only some cells are
+tokens, are packed end to end on one row, tokens (1, T, D), and the layout tells them apart (NaViT, arXiv 2307.06304).
+Shapes are written (R, N, D) where either serves: R is B, or 1. What works on all tokens alike need not know which.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+WITHIN = ("all", "space", "time", "window", "shifted")
+"""What a token may attend to: its sample, its place along the first axis, the tokens of its cell along all others, a
+window of the grid, or a window moved by half its size (Swin, arXiv 2103.14030)."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Tokens brought together, so that those who attend to each other stand in a row.
+
+    Attributes:
+        order: of the tokens; None leaves them as they are.
+        back: the reverse of `order`.
+        blocks: (n, L) for n groups of L tokens each, in that order.
+    """
+
+    order: Int[Tensor, " N"] | None
+    back: Int[Tensor, " N"] | None
+    blocks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The grids of a batch's samples, and which of their cells are tokens.
+
+    Attributes:
+        grids: tokens along each axis, of each sample.
+        device: of the tokens.
+        packed: whether they stand on one row.
+        kept: where not all cells are tokens, the axis-by-axis cell of each that is, (T, A), sample after sample, in
+            row-major order within each.
+        counts: then, how many of them each sample has.
+    """
+
+    grids: tuple[tuple[int, ...], ...]
+    device: torch.device
+    packed: bool = False
+    kept: Int[Tensor, "T A"] | None = None
+    counts: tuple[int, ...] | None = None
+
+    @staticmethod
+    def even(grid: Sequence[int], size: int, device: torch.device) -> "Layout":
+        """`size` samples of one grid, each cell a token."""
+        return Layout((tuple(grid),) * size, device)
+
+    @staticmethod
+    def pack(grids: Sequence[Sequence[int]], device: torch.device) -> "Layout":
+        """Samples of any grids, each cell a token."""
+        return Layout(tuple(tuple(grid) for grid in grids), device, packed=True)
+
+    @staticmethod
+    def partly(grid: Sequence[int], kept: Int[Tensor, "T A"], counts: Sequence[int]) -> "Layout":
+        """Samples of one grid of which some cells are tokens.
+
+        Raises:
+            ValueError: if a sample has none.
+        """
+        if min(counts) < 1:
+            raise ValueError(
+                f"sample {list(counts).index(min(counts))} of the batch has no token: it occupies nothing"
+            )
+        return Layout((tuple(grid),) * len(counts), kept.device, True, kept, tuple(counts))
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sample."""
+        return self.counts or tuple(torch.Size(grid).numel() for grid in self.grids)
+
+    @cached_property
+    def sample(self) -> Int[Tensor, " T"]:
+        """Number of each token's sample, counting tokens through the batch."""
+        return torch.arange(len(self.grids), device=self.device).repeat_interleave(
+            torch.tensor(self.lengths, device=self.device), output_size=sum(self.lengths)
+        )
+
+    @cached_property
+    def cells(self) -> Int[Tensor, "N A"]:
+        """The cell of each token along each axis: of one sample where there is a batch axis, else of all."""
+        if self.kept is not None:
+            return self.kept
+        grids = self.grids if self.packed else self.grids[:1]
+        return torch.cat([cells(grid, self.device) for grid in grids])
+
+    def sample_of(self, token: Int[Tensor, " A"]) -> Int[Tensor, " A"]:
+        """Numbers of the tokens' samples."""
+        return self.sample[token] if self.packed else token // self.lengths[0]
+
+    def spread(self, vectors: Float[Tensor, "B *f D"]) -> Float[Tensor, "R _ D"]:
+        """One vector per sample, shaped to meet its tokens: (B, 1, D), or (1, T, D) where they are packed; or one for
+        each place along the first axis, (B, N, D).
+        """
+        if vectors.ndim == 2:
+            return vectors.index_select(0, self.sample)[None] if self.packed else vectors[:, None]
+        if self.packed:
+            raise ValueError("samples of different sizes take one time each, not one per frame")
+        return vectors.repeat_interleave(self.lengths[0] // vectors.shape[1], dim=1)
+
+    def blocks(self, rows: Shaped[Tensor, "T *n"]) -> list[Shaped[Tensor, "b N *n"]]:
+        """Rows of tokens counted through the batch, as samples of one length at a time."""
+        if not self.packed:
+            return [rows.unflatten(0, (len(self.grids), self.lengths[0]))]
+        return [part[None] for part in rows.split(self.lengths)]
+
+    def take(self, samples: Sequence[int]) -> "Layout":
+        """That of some of the samples."""
+        grids = tuple(self.grids[i] for i in samples)
+        if self.kept is None:
+            return Layout(grids, self.device, self.packed)
+        parts = self.kept.split(self.lengths)
+        kept = torch.cat([parts[i] for i in samples])
+        return Layout(grids, self.device, True, kept, tuple(self.lengths[i] for i in samples))
+
+    def groups(self, within: str, window: Sequence[int] = ()) -> Groups | None:
+        """Who attends to whom, see `WITHIN`; None where that is each whole row of a batch.
+
+        Args:
+            window: cells along each axis.
+        """
+        if within == "all":
+            rows = tuple((1, length) for length in self.lengths)
+            return Groups(None, None, rows) if self.packed else None
+        key = (within, tuple(window))
+        if key not in self._known:
+            if self.packed:
+                found = bring_together(self.cells.cpu().numpy(), self.sample.cpu().numpy(), *key)
+            else:
+                found = _of_a_grid(self.grids[0], *key)
+            order, back = (None if i is None else torch.tensor(i, device=self.device) for i in found[:2])
+            self._known[key] = Groups(order, back, found[2])
+        return self._known[key]
+
+    def neighbours(self, kernel: int) -> list[Int[Tensor, " T"]]:
+        """For each of kernel^A offsets in row-major order, the token that lies so of each; T where there is none."""
+        key = ("neighbours", kernel)
+        if key not in self._known:
+            reach = kernel // 2
+            sizes = [max(sizes) + 2 * reach for sizes in zip(*self.grids, strict=True)]
+            own = _numbered(self.sample, self.cells + reach, sizes)  # ascending
+            found = []
+            for offset in itertools.product(range(-reach, reach + 1), repeat=len(sizes)):
+                shift = torch.tensor(offset, device=self.device)
+                wanted = _numbered(self.sample, self.cells + reach + shift, sizes)
+                token = torch.searchsorted(own, wanted).clamp(max=len(own) - 1)
+                found.append(torch.where(own[token] == wanted, token, len(own)))
+            self._known[key] = found
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple, Any]:
+        return {}
+
+
+def _numbered(
+    sample: Int[Tensor, " T"], cells: Int[Tensor, "T A"], sizes: Sequence[int]
+) -> Int[Tensor, " T"]:
+    key = sample
+    for size, column in zip(sizes, cells.unbind(-1), strict=True):
+        key = key * size + column
+    return key
+
+
+def cells(grid: Sequence[int], device: torch.device | None = None) -> Int[Tensor, "N A"]:
+    """All cells of a grid in row-major order."""
+    axes = [torch.arange(n, device=device) for n in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+
+
+Order = tuple[np.ndarray | None, np.ndarray | None, tuple[tuple[int, int], ...]]
+
+
+def bring_together(
+    cells: Int[np.ndarray, "N A"], sample: Int[np.ndarray, " N"], within: str, window: Sequence[int]
+) -> Order:
+    """The order, its reverse and the blocks that put those who attend to each other in a row.
+
+    Groups of one size stand side by side. On the host, where their number is needed.
+    """
+    if within == "space":
+        part = cells[:, :1]
+    elif within == "time":
+        part = cells[:, 1:]
+    else:
+        size = np.array(window)
+        part = (cells + (size // 2 if within == "shifted" else 0)) // size
+    key = sample
+    for column in part.T:
+        key = key * (column.max() + 1) + column
+    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
+    order = np.lexsort((group, sizes[group]))
+    lengths, number = np.unique(sizes, return_counts=True)
+    blocks = tuple(zip(number.tolist(), lengths.tolist(), strict=True))
+    if (order == np.arange(len(order))).all():
+        return None, None, blocks
+    return order, order.argsort(), blocks
+
+
+@lru_cache(maxsize=64)
+def _of_a_grid(grid: tuple[int, ...], within: str, window: tuple[int, ...]) -> Order:
+    all_cells = np.indices(grid).reshape(len(grid), -1).T
+    return bring_together(all_cells, np.zeros(len(all_cells), np.int64), within, window)
