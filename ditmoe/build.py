@@ -16,6 +16,7 @@ from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
 from ditmoe.process import Process
+from ditmoe.stored import Stored, in_memory
 
 TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
 """Packages whose classes a configuration that came with a checkpoint may name."""
@@ -90,33 +91,34 @@ def restore(path: str | Path, top_k: int | None = None, device: torch.device | N
     Raises:
         FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
     """
-    file = checkpoint.locate(path)
-    content = checkpoint.load(file)
-    config = content["config"]
-    check_trusted(config, file)
+    found = checkpoint.find(path, parts=("ema", "facts"))
+    config = found.part("config")
+    check_trusted(config, found.path)
     if top_k is not None:
         router = config["router"].get("router") or config["router"]  # the one within timestep's segments
         if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
             raise ValueError(
-                f"top_k cannot be changed: the router of {file} does not choose by it when sampling"
+                f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
             )
         router["top_k"] = top_k
-    modality = make_modality(config, content["facts"])
+    modality = make_modality(config, found.part("facts"))
     model = make_model(config, modality)
-    load_weights(model, content["ema"], file)
+    load_weights(model, found.tensors.get("ema", {}), found.path)
     model = model.to(device or default_device()).eval()
-    return Restored(model, modality, make(config["process"]), config, content["step"], file.parent)
+    return Restored(model, modality, make(config["process"]), config, found.plain["step"], found.run)
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Load weights that must fit exactly; the error names the first tensor that does not."""
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor | Stored], file: Path) -> None:
+    """Load weights that must fit exactly, from the disk one at a time; the error names the first that does not."""
     own = model.state_dict()
     for name in [*own, *weights]:
-        have, want = weights.get(name), own.get(name)
-        if have is None or want is None or have.shape != want.shape:
-            shapes = [("missing" if x is None else tuple(x.shape)) for x in (have, want)]
-            raise ValueError(f"{file} does not fit the model: {name} is {shapes[0]} there, {shapes[1]} here")
-    model.load_state_dict(weights)
+        shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
+            raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")
+    for name, value in own.items():
+        value.copy_(in_memory(weights[name]))
 
 
 def check_trusted(config: Any, file: Path) -> None:

@@ -1,15 +1,40 @@
-"""Files that are never half-written, and loading that never executes code."""
+"""Files that are never half-written, and checkpoints that prove whole and never execute code.
 
+A run's folder holds `checkpoints/step-0000500/`: a manifest and one safetensors file per part that has tensors.
+
+    manifest.json           format, step, plain values of all parts, size and SHA-256 of each file, and its own digest
+    ema.safetensors         averaged weights, all that sampling reads
+    model.safetensors optimizer.safetensors facts.safetensors ...
+
+A folder takes its name when all of it is on the disk; whatever lies under another name is litter.
+"""
+
+import copy
+import fcntl
+import hashlib
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
-FORMAT = "ditmoe-1"
-NAME = "checkpoint.pt"
+from ditmoe.stored import Stored, in_memory, open_file
+
+FORMAT = "ditmoe-2"
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+OLD_FORMAT, OLD_NAME = "ditmoe-1", "checkpoint.pt"
+LARGEST_MANIFEST = 100_000_000
 
 
 @contextmanager
@@ -31,39 +56,306 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint: tensors, and plain values only."""
-    with replacing(path) as stream:
-        torch.save({"format": FORMAT, **content}, stream)
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest is whole; tensors stay on the disk until they are asked for.
+
+    Attributes:
+        path: its folder, or a file of before there were folders.
+        plain: plain values by part: "step", "config", "facts", ...
+        tensors: by part and by their names in it, which are paths where the part is nested.
+    """
+
+    path: Path
+    plain: Mapping[str, Any]
+    tensors: Mapping[str, Mapping[str, Stored | Tensor]]
+
+    @property
+    def run(self) -> Path:
+        """The run's folder, or where the checkpoint lies if it was taken elsewhere."""
+        if self.path.is_file():
+            return self.path.parent
+        return self.path.parent.parent if self.path.parent.name == FOLDER else self.path
+
+    def part(self, name: str) -> Any:
+        """A part with its tensors in memory.
+
+        Raises:
+            ValueError: if there is no such part.
+        """
+        if name not in self.plain:
+            raise ValueError(f"{self.path} lacks its part {name}")
+        tensors = {k: in_memory(v) for k, v in self.tensors.get(name, {}).items()}
+        try:
+            return _join(self.plain[name], tensors)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
 
 
-def locate(path: str | Path) -> Path:
-    """The checkpoint file of a run's folder, or the file itself.
+def save(run: Path, step: int, parts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint whole or not at all, and return its folder.
+
+    Args:
+        run: the run's folder.
+        parts: of tensors and plain values, nested in dicts; lists hold plain values.
 
     Raises:
-        FileNotFoundError: if there is none.
+        OSError: if it cannot be written; what was there before is as it was.
+    """
+    folder = run / FOLDER / f"step-{step:07d}"
+    draft = _hidden(folder)
+    draft.mkdir(parents=True)
+    try:
+        plain, files = {}, {}
+        for name, part in parts.items():
+            plain[name], tensors = _split(part)
+            if tensors:
+                file = draft / f"{name}.safetensors"
+                save_file(tensors, file)
+                files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        content = {"format": FORMAT, "step": step, "parts": plain, "files": files}
+        (draft / MANIFEST).write_bytes(_sealed(content))
+        for file in draft.iterdir():
+            file.chmod((draft / MANIFEST).stat().st_mode)  # safetensors' files are for their owner alone
+            _sync(file)
+        _sync(draft)
+        _remove(
+            folder
+        )  # there only if it was damaged: whoever goes on from a whole one does not write it again
+        draft.rename(folder)
+        _sync(folder.parent)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def restate(found: Checkpoint, **parts: Any) -> None:
+    """Change plain parts of a checkpoint, such as the configuration of a run that goes on with other options."""
+    plain = {name: _split(part)[0] for name, part in parts.items()}
+    if found.path.is_dir() and plain != {name: found.plain.get(name) for name in parts}:
+        content = _manifest(found.path)
+        content["parts"] |= plain
+        with replacing(found.path / MANIFEST) as stream:
+            stream.write(_sealed(content))
+
+
+def keep(run: Path, last: int, every: int = 0) -> None:
+    """Remove all checkpoints of a run but the `last` ones and those at multiples of `every` steps (0: none)."""
+    for step, folder in _listed(run)[last:]:
+        if not (every and step % every == 0):
+            _remove(folder)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a run's folder holds a checkpoint, whole or not."""
+    return bool(_candidates(Path(path)))
+
+
+def find(path: str | Path, parts: Sequence[str] | None = None) -> Checkpoint:
+    """The newest whole checkpoint of a run's folder, or the checkpoint that `path` itself is.
+
+    A damaged newest one gives way to the one before, which a line on stderr says.
+
+    Args:
+        parts: those that will be read; the tensors of others are not looked at. None is all.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none, or none that is whole; one line.
     """
     path = Path(path)
-    file = path / NAME if path.is_dir() else path
-    if not file.is_file():
-        where = f"folder {path} holds no {NAME}" if path.is_dir() else f"{path} does not exist"
-        raise FileNotFoundError(f"checkpoint must be a run's folder or a file in it, but {where}")
-    return file
+    candidates = _candidates(path)
+    if not candidates:
+        where = f"folder {path} holds none" if path.is_dir() else f"{path} does not exist"
+        raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
+    for candidate in candidates:
+        try:
+            found = _opened(candidate, parts)
+        except (ValueError, OSError) as error:
+            if candidate == candidates[-1]:
+                raise
+            print(f"{error}; taking the one before", file=sys.stderr)
+            continue
+        return found
+    raise AssertionError
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without executing anything in it.
+    """All parts of a checkpoint, in memory; see `find`."""
+    found = find(path)
+    return {name: found.part(name) for name in found.plain}
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Be the only one that writes to a run's folder, and remove what killed ones left half-written.
 
     Raises:
-        ValueError: if the file is truncated, was written by another program, or holds more than plain values.
+        ValueError: if another process is training in it.
     """
-    file = locate(path)
+    run.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run, os.O_RDONLY)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # the unpickler's own words mean nothing to whoever named the wrong file
-        raise ValueError(f"{file} is no ditmoe checkpoint, or is damaged") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{file} is no ditmoe checkpoint: it lacks the entry format = {FORMAT}")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {run}: wait for it, or take another name="
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        for litter in [*run.glob(".*.tmp"), *(run / FOLDER).glob(".*.tmp")]:
+            _discard(litter)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _candidates(path: Path) -> list[Path]:
+    if path.name == FOLDER and not (path / FOLDER).exists():
+        path = path.parent
+    if path.is_file() or (path / MANIFEST).is_file():
+        return [path.parent if path.name == MANIFEST else path]
+    old = path / OLD_NAME
+    return [folder for _, folder in _listed(path)] + ([old] if old.is_file() else [])
+
+
+def _listed(run: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of a run's checkpoints, newest first."""
+    folders = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
+    found = ((re.fullmatch(r"step-(\d{7,18})", folder.name), folder) for folder in folders)
+    return sorted(((int(match[1]), folder) for match, folder in found if match), reverse=True)
+
+
+def _opened(path: Path, parts: Sequence[str] | None) -> Checkpoint:
+    if path.is_file():
+        return _opened_old(path)
+    content = _manifest(path)
+    plain, files = content["parts"], content["files"]
+    tensors = {}
+    for name in plain if parts is None else parts:
+        file = path / f"{name}.safetensors"
+        if (stated := files.get(file.name)) is None:
+            continue
+        if not file.is_file():
+            raise ValueError(f"{path} is damaged: {file.name} is missing")
+        if file.stat().st_size != stated["bytes"] or _digest(file) != stated["sha256"]:
+            raise ValueError(f"{path} is damaged: {file.name} is not what was written")
+        tensors[name] = open_file(file)
+    return Checkpoint(path, plain | {"step": content["step"]}, tensors)
+
+
+def _opened_old(file: Path) -> Checkpoint:
+    """A single file of torch.save, as runs wrote before."""
+    content = open_file(file)
+    if not isinstance(content, dict) or content.get("format") != OLD_FORMAT:
+        raise ValueError(f"{file} is no checkpoint of ditmoe: it lacks the entry format = {OLD_FORMAT}")
+    with zipfile.ZipFile(file) as archive:
+        try:
+            damaged = archive.testzip()
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+        if damaged:
+            raise ValueError(f"{file} is damaged: {damaged} is not what was written")
+    divided = {name: _split(part) for name, part in content.items() if name != "format"}
+    return Checkpoint(
+        file,
+        {n: plain for n, (plain, _) in divided.items()},
+        {n: tensors for n, (_, tensors) in divided.items()},
+    )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    try:
+        if file.stat().st_size > LARGEST_MANIFEST:
+            raise ValueError("it is too large")
+        content = json.loads(file.read_bytes())
+        digest = content.pop("digest")
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, must be {FORMAT!r}")
+        if digest != _digest_of(content):
+            raise ValueError("it is not what was written")
+        if not isinstance(content["parts"], dict) or type(content["step"]) is not int:
+            raise ValueError("it has no parts or no step")
+        if not all(isinstance(entry["sha256"], str) for entry in content["files"].values()):
+            raise ValueError("its list of files is none")
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no checkpoint of ditmoe: it lacks {MANIFEST}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{folder} is no checkpoint of ditmoe, or is damaged: {MANIFEST}: {error}"
+        ) from error
     return content
+
+
+def _split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
+    """Plain values, and tensors by path; keys become strings, as JSON has them."""
+    if not isinstance(part, Mapping):
+        return (list(part) if isinstance(part, tuple) else part), {}
+    plain: dict[Any, Any] = {}
+    tensors: dict[str, Any] = {}
+    for key, value in part.items():
+        if isinstance(value, Tensor):
+            tensors[f"{path}{key}"] = value.detach().contiguous()
+        elif isinstance(value, Stored):
+            tensors[f"{path}{key}"] = value
+        else:
+            plain[str(key)], inner = _split(value, f"{path}{key}/")
+            tensors |= inner
+    return plain, tensors
+
+
+def _join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    part: Any = copy.deepcopy(plain)
+    for path, value in tensors.items():
+        *outer, name = path.split("/")
+        node: Any = part
+        for key in outer:
+            node = node.setdefault(key, {})
+        node[name] = value
+    return part
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """A manifest as text, with its own digest."""
+    content = json.loads(json.dumps(content))  # as it will be read: no tuples, all keys strings
+    return (json.dumps({**content, "digest": _digest_of(content)}, indent=1) + "\n").encode()
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder away at once: whoever is killed in between leaves litter, not half a checkpoint."""
+    if folder.exists():
+        away = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
+        folder.rename(away)
+        _discard(away)
+
+
+def _discard(litter: Path) -> None:
+    if litter.is_dir():
+        shutil.rmtree(litter, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            litter.unlink()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

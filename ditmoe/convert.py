@@ -14,7 +14,7 @@ from torch import Tensor
 from ditmoe import cli, weights
 from ditmoe.modality import Tokens
 from ditmoe.published import Architecture, Recipe, architecture, check, recipes
-from ditmoe.stored import Stored, open_file
+from ditmoe.stored import Stored, in_memory, open_file
 
 WRAPPERS = ("ema", "model", "model_state", "state_dict")
 """Entries under which training programs put the weights, the averaged ones first."""
@@ -55,10 +55,6 @@ def _unprefixed(state: Mapping[Any, Any], file: Path) -> dict[str, Stored | Tens
             got = kind if isinstance(kind, torch.dtype | str) else type(kind).__name__
             raise ValueError(f"{file}: {key} must be a tensor of floats, got {got}")
     return {key.removeprefix(prefix): value for key, value in state.items()}
-
-
-def _tensor(value: Stored | Tensor) -> Tensor:
-    return value.read() if isinstance(value, Stored) else value
 
 
 def convert_file(
@@ -125,7 +121,7 @@ def check_positions(state: Mapping[str, Stored | Tensor], arch: Architecture, to
     size = arch.size or 0
     sample = (1, 1, 3) if arch.axes == 3 else (1, arch.in_channels, size, size)
     table, own = (
-        _tensor(state["pos_embed"]).float(),
+        in_memory(state["pos_embed"]).float(),
         tokens.positions(tokens.layout(torch.empty(sample)))[None],
     )
     if table.shape != own.shape:
@@ -139,7 +135,7 @@ def check_positions(state: Mapping[str, Stored | Tensor], arch: Architecture, to
 
 def _made(state: Mapping[str, Stored | Tensor], wanted: Mapping[str, Recipe]) -> Iterator[tuple[str, Tensor]]:
     for name, recipe in wanted.items():
-        yield name, recipe.join([_tensor(state[key]) for key in recipe.keys])
+        yield name, recipe.join([in_memory(state[key]) for key in recipe.keys])
 
 
 def convert(config: dict[str, Any]) -> None:

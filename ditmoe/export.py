@@ -46,11 +46,13 @@ def export(
     check_replaceable(out)
     if (source / weights.CONFIG).is_file():
         pipeline, told = of_converted(source, autoencoder, scheduler)
+        metrics = source / METRICS
     elif autoencoder is not None:
         raise ValueError("autoencoder is for converted models: a run has its own")
     else:
-        pipeline, told = of_run(source, scheduler)
-    metrics = source.parent / METRICS if source.is_file() else source / METRICS
+        found = checkpoint.find(source, parts=("ema", "facts"))
+        pipeline, told = of_run(found, scheduler)
+        metrics = found.run / METRICS
     card = write_card(**told, metrics=metrics, licence=licence)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
@@ -72,11 +74,12 @@ def export(
     return f"{out}: {parts}"
 
 
-def of_run(source: Path, scheduler: Mapping[str, Any] | None) -> tuple[Pipeline, dict[str, Any]]:
+def of_run(
+    found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None
+) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline of a run, with its averaged weights, and what its card says."""
-    content = checkpoint.load(source)
-    config, facts = content["config"], content["facts"]
-    build.check_trusted(config, source)
+    config, facts = found.part("config"), found.part("facts")
+    build.check_trusted(config, found.path)
     modality, process = build.make_modality(config, facts), build.make(config["process"])
     modality.tokens(
         config["model"]["hidden_size"]
@@ -90,14 +93,14 @@ def of_run(source: Path, scheduler: Mapping[str, Any] | None) -> tuple[Pipeline,
         facts=plain,
         tensors=shapes_of(tensors),
     )
-    build.load_weights(transformer.net, content["ema"], source)
+    build.load_weights(transformer.net, found.tensors.get("ema", {}), found.path)
     parts = {name: kept[name] for name in ("modality", "process", "sampling")}
     memory = remember(parts, plain, tensors, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
     trainer, sampling = config["trainer"], config["sampling"]
     told = {
         "size": size_line(lambda: build.make_model(config, modality), modality.sample_shape),
-        "training": f"{content['step']} steps of {trainer['batch_size'] * trainer['accumulate']} samples",
+        "training": f"{found.plain['step']} steps of {trainer['batch_size'] * trainer['accumulate']} samples",
         "process": f"{type(process).__name__}, prediction {config['process']['prediction']}",
         "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
     }

@@ -18,17 +18,26 @@ class Meter:
     def __init__(self, steps: int, samples_per_step: int) -> None:
         self.steps, self.samples_per_step = steps, samples_per_step
         self.sums: dict[str, float] = {}
-        self.num = 0
+        self.num = self.timed = 0
         self.latest: dict[str, Any] = {}
         self.since = time.perf_counter()
         self.pauses = 0.0
         self.seconds_per_step: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What makes the next record, all but the clock."""
+        return {"sums": self.sums, "num": self.num}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.sums, self.num = state["sums"], state["num"]
 
     def add(self, numbers: dict[str, Any]) -> None:
         """Take in one step."""
         for name, value in numbers["losses"].items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.num += 1
+        self.timed += 1
         self.latest = numbers
 
     def pause(self, work: Callable[[], None]) -> None:
@@ -40,7 +49,7 @@ class Meter:
     def record(self, step: int) -> dict[str, float]:
         """Numbers since the last record, by name; starts anew."""
         now = time.perf_counter()
-        seconds = (now - self.since - self.pauses) / self.num
+        seconds = (now - self.since - self.pauses) / self.timed
         smooth = self.seconds_per_step
         self.seconds_per_step = seconds if smooth is None else 0.7 * smooth + 0.3 * seconds
         record = {
@@ -63,7 +72,7 @@ class Meter:
             if routing.dropped is not None:
                 record[f"dropped/layer{layer:02d}"] = lost
         self.sums = {}
-        self.num, self.since, self.pauses = 0, now, 0.0
+        self.num, self.timed, self.since, self.pauses = 0, 0, now, 0.0
         return record
 
     def line(self, record: dict[str, float]) -> str:

@@ -20,8 +20,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types of floats in a safetensors file; the others are of no use as weights."""
+SAFETENSORS = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+"""Types in a safetensors file that a tensor here can have; of others only the name is kept."""
 LARGEST_HEADER = 100_000_000
 
 
@@ -50,6 +54,11 @@ class Stored:
             if file.readinto(values.view(torch.uint8).numpy().data) < values.nbytes:
                 raise ValueError(f"{self.file} is damaged: it ends too early")
         return values.as_strided(self.shape, self.stride).contiguous()
+
+
+def in_memory(value: Stored | Tensor) -> Tensor:
+    """The tensor itself, wherever it is."""
+    return value.read() if isinstance(value, Stored) else value
 
 
 def open_file(file: Path) -> Any:
@@ -90,6 +99,8 @@ def _check_plain(file: Path) -> None:
 def _stored(content: Any, file: Path) -> Any:
     if isinstance(content, Tensor):
         storage: Any = content.untyped_storage()
+        if content.numel() * content.element_size() > file.stat().st_size:
+            raise ValueError(f"a tensor of shape {tuple(content.shape)} is larger than the file")
         start = storage._checkpoint_offset + content.storage_offset() * content.element_size()
         return Stored(file, start, content.dtype, tuple(content.shape), content.stride())
     if isinstance(content, Mapping):
@@ -99,8 +110,8 @@ def _stored(content: Any, file: Path) -> Any:
 
 def _safetensors(file: Path) -> dict[str, Any]:
     with open(file, "rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if length > min(file.stat().st_size, LARGEST_HEADER):
+        length, size = int.from_bytes(handle.read(8), "little"), file.stat().st_size
+        if length > min(size, LARGEST_HEADER):
             raise ValueError("its header is longer than the file")
         header = json.loads(handle.read(length))
     found: dict[str, Any] = {}
@@ -114,6 +125,8 @@ def _safetensors(file: Path) -> dict[str, Any]:
         stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         if stop - start != math.prod(shape) * SAFETENSORS[dtype].itemsize or min(start, *shape, 0) < 0:
             raise ValueError(f"{key} does not fill its place")
+        if 8 + length + stop > size:
+            raise ValueError("it ends too early")
         found[key] = Stored(file, 8 + length + start, SAFETENSORS[dtype], shape, stride)
     return found
 

@@ -31,7 +31,7 @@ def train(config: dict[str, Any]) -> None:
     keep_freed_memory()
     modality = build.make_modality(config)
     trainer = make_trainer(config, modality, shown)
-    if trainer.file.exists():
+    if checkpoint.exists(trainer.folder):
         resume(trainer, config)
     elif config["init"]:
         start_from(config["init"], trainer, config["model"])
@@ -107,20 +107,21 @@ def start_from(source: str, trainer: Trainer, model: dict[str, Any]) -> None:
 
 
 def resume(trainer: Trainer, config: dict[str, Any]) -> None:
-    """Go on from the run's checkpoint.
+    """Go on from the run's newest whole checkpoint.
 
     Raises:
-        ValueError: if the run in this folder is another one.
+        ValueError: if the run in this folder is another one, or all its checkpoints are damaged.
     """
-    content = checkpoint.load(trainer.file)
+    found = checkpoint.find(trainer.folder)
+    earlier = found.part("config")
     for section in FIXED:
-        if content["config"].get(section) != config[section]:
+        if fixed(earlier.get(section)) != fixed(config[section]):
             raise ValueError(
                 f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
                 f"or remove the folder"
             )
-    build.load_weights(trainer.model, content["model"], trainer.file)
-    trainer.resume(content)
+    build.load_weights(trainer.model, found.tensors.get("model", {}), found.path)
+    trainer.resume(found)
     done = trainer.step >= trainer.steps
     print(
         f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
@@ -129,9 +130,14 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
     )
 
 
+def fixed(section: Any) -> Any:
+    """A section without the learning rate, which may change on the way."""
+    return {k: v for k, v in section.items() if k != "lr"} if isinstance(section, dict) else section
+
+
 def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> None:
     """Sample, measure, and say where everything is and what to type next."""
-    lines = [f"  {folder / checkpoint.NAME}   the model"]
+    lines = [f"  {folder / checkpoint.FOLDER}   the model"]
     if options["num"]:
         paths = sample_checkpoint(folder, num=options["num"], out=folder / "samples")
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]

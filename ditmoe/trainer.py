@@ -1,8 +1,8 @@
 """The training loop: one that can be stopped anywhere and goes on where it was."""
 
-import json
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ditmoe import checkpoint
 from ditmoe.ema import EMA
@@ -18,6 +19,7 @@ from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
 from ditmoe.process import Process
 from ditmoe.progress import Meter
+from ditmoe.record import Recorder
 from ditmoe.seeding import torch_generator
 
 
@@ -39,6 +41,7 @@ class Trainer:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         compile: use torch.compile (needs a C++ compiler on a CPU).
         log_every, save_every, preview_every: in steps; 0 is never.
+        keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
     """
 
     def __init__(
@@ -65,8 +68,11 @@ class Trainer:
         log_every: int = 50,
         save_every: int = 500,
         preview_every: int = 1000,
+        keep_last: int = 2,
+        keep_every: int = 0,
     ) -> None:
-        for name, value in {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}.items():
+        least = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "keep_last": keep_last}
+        for name, value in least.items():
             if value < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {value}")
         if decay not in ("constant", "linear", "cosine"):
@@ -85,66 +91,92 @@ class Trainer:
         self.label_dropout = label_dropout
         self.autocast_dtype = choose_precision(precision, self.device)
         self.log_every, self.save_every, self.preview_every = log_every, save_every, preview_every
-        self.step = 0
-        self.stop_requested = False
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self.meter = Meter(steps, batch_size * accumulate)
+        self.step = self.saved = 0
+        self.stop_requested = self.drawing = False
 
-    @property
-    def file(self) -> Path:
-        """The checkpoint."""
-        return self.folder / checkpoint.NAME
-
-    def save(self) -> None:
-        """Write the checkpoint atomically."""
-        state = {
-            "step": self.step,
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint holds, by part; the optimiser's state has the parameters' names."""
+        return {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
+            "meter": self.meter.state(),
+            **self.carried,
         }
-        checkpoint.save(self.file, {**state, **self.carried})
 
-    def resume(self, content: dict[str, Any]) -> None:
-        """Go on from the content of a checkpoint."""
-        self.model.load_state_dict(content["model"])
-        self.ema.model.load_state_dict(content["ema"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step = content["step"]
+    def save(self) -> None:
+        """Write a checkpoint, and remove those that are not to be kept.
+
+        Raises:
+            OSError: if it cannot be written; the earlier ones are as they were.
+        """
+        if self.saved < self.step:
+            checkpoint.save(self.folder, self.step, self.state())
+            self.saved = self.step
+            checkpoint.keep(self.folder, self.keep_last, self.keep_every)
+
+    def resume(self, found: checkpoint.Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        self.model.load_state_dict(found.part("model"))
+        self.ema.model.load_state_dict(found.part("ema"))
+        optimizer = found.part("optimizer")
+        if all(key.isdigit() for key in optimizer["state"]):  # as runs wrote before there were names
+            numbered = {int(key): value for key, value in optimizer["state"].items()}
+            self.optimizer.load_state_dict(optimizer | {"state": numbered})
+        else:
+            set_optimizer_state_dict(self.model, self.optimizer, optimizer)
+        if "meter" in found.plain:
+            self.meter.load_state(found.part("meter"))
+        self.step = self.saved = found.plain["step"]
+        checkpoint.restate(found, **{name: self.carried[name] for name in ("config",)})
 
     def run(self) -> bool:
         """Train up to `steps`; False if Ctrl-C or SIGTERM asked to stop first. Saves in both cases."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        meter = Meter(self.steps, self.batch_size * self.accumulate)
         with (
             self._stoppable(),
-            SummaryWriter(str(self.folder), purge_step=self.step) as board,
-            open(self.folder / "log.jsonl", "a") as log,
+            checkpoint.alone(self.folder),
+            Recorder(self.folder, self.step) as recorder,
         ):
             while self.step < self.steps and not self.stop_requested:
                 numbers = self._train_step()
+                if numbers is None:
+                    break
                 self.step += 1
-                meter.add(numbers)
+                self.meter.add(numbers)
                 if due(self.log_every, self.step) or self.step == self.steps:
-                    record = meter.record(self.step)
-                    print(meter.line(record), flush=True)
-                    log.write(json.dumps(record) + "\n")
-                    log.flush()
-                    for name, value in record.items():
-                        board.add_scalar(name, value, self.step)
+                    record = self.meter.record(self.step)
+                    print(self.meter.line(record), flush=True)
+                    recorder.write(record)
                 if due(self.save_every, self.step) and self.step < self.steps:
-                    self.save()
+                    self._save_if_possible(recorder)
                 if due(self.preview_every, self.step):
-                    meter.pause(self._preview)
+                    self.meter.pause(self._preview)
+            recorder.flush(sync=True)
             self.save()
         return not self.stop_requested
 
-    def _train_step(self) -> dict[str, Any]:
+    def _save_if_possible(self, recorder: Recorder) -> None:
+        try:
+            recorder.flush(sync=True)
+            self.save()
+        except OSError as error:
+            print(
+                f"step {self.step} was not saved: {error}; training goes on, step {self.saved} is safe",
+                file=sys.stderr,
+            )
+
+    def _train_step(self) -> dict[str, Any] | None:
+        """One step; None if a stop was asked for before all its passes were through, which leaves all as it was."""
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.rate(self.step)
         passes = []
         values: list[Tensor] = []
         for micro in range(self.accumulate):
+            if micro and self.stop_requested:
+                self.optimizer.zero_grad(set_to_none=True)
+                return None
             objective, losses, routings = self.losses(self.step * self.accumulate + micro)
             (objective / self.accumulate).backward()
             values.append(torch.stack(list(losses.values())))
@@ -153,8 +185,8 @@ class Trainer:
         numbers = dict(zip(losses, torch.stack(values).mean(0).tolist(), strict=True))
         if not (math.isfinite(loss := numbers["loss"]) and bool(norm.isfinite())):
             raise ValueError(
-                f"the loss is {loss}, its gradient's norm {float(norm)} at step {self.step}; "
-                f"{self.file} holds the last good state: lower optimizer.lr, or use trainer.precision=fp32"
+                f"the loss is {loss}, its gradient's norm {float(norm)} at step {self.step}; step {self.saved} "
+                f"is the last that was saved: lower optimizer.lr, or use trainer.precision=fp32"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -209,17 +241,30 @@ class Trainer:
         ]
 
     def _preview(self) -> None:
-        self.preview(self.ema.model, self.folder / "progress" / f"step-{self.step:07d}.png")
+        self.drawing = True
+        try:
+            self.preview(self.ema.model, self.folder / "progress" / f"step-{self.step:07d}.png")
+        except _StoppedError:
+            pass
+        except OSError as error:
+            print(f"no picture of step {self.step}: {error}", file=sys.stderr)
+        finally:
+            self.drawing = False
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop after the step at hand; a second Ctrl-C ends it at once."""
+        """Ctrl-C and SIGTERM end the loop after the pass at hand, and a picture at once, so that 30 s suffice.
+
+        A second Ctrl-C ends everything at once.
+        """
 
         def request(number: int, frame: Any) -> None:
             if self.stop_requested:
                 raise KeyboardInterrupt
-            print("\nstopping after this step (once more to stop at once)", flush=True)
+            print("\nstopping after this pass (once more to stop at once)", flush=True)
             self.stop_requested = True
+            if self.drawing:
+                raise _StoppedError
 
         previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -227,6 +272,10 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+class _StoppedError(BaseException):
+    """A stop was asked for while a picture was drawn."""
 
 
 def due(every: int, step: int) -> bool:

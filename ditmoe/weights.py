@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ditmoe import build, checkpoint
 from ditmoe.model import DiTMoE
+from ditmoe.stored import Stored, in_memory, open_file
 
 FORMAT = "ditmoe-weights-1"
 CONFIG = "config.json"
@@ -133,20 +133,15 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if (path / CONFIG).is_file():
         config = _read_config(path)
-        return config, _tensors(path, config["shards"])
-    content = checkpoint.load(path)
-    return content["config"], content["ema"]
+        return config, {name: in_memory(value) for name, value in _tensors(path, config["shards"]).items()}
+    found = checkpoint.find(path, parts=("ema",))
+    return found.part("config"), found.part("ema")
 
 
-def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
+def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, Stored]:
+    weights: dict[str, Stored] = {}
     for name in shards:
-        file = folder / Path(name).name
-        try:
-            with safe_open(file, "pt") as shard:
-                weights |= {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118  (no mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is no safetensors file, or is damaged: {error}") from error
+        weights |= open_file(folder / Path(name).name)
     return weights
 
 

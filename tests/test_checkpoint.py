@@ -10,40 +10,157 @@ import torch
 from ditmoe import build, checkpoint
 
 
+def content(step: int) -> dict:
+    torch.manual_seed(step)
+    return {
+        "ema": {"w": torch.randn(2, 2), "on": torch.tensor([True, False]), "none": torch.zeros(3, 0)},
+        "optimizer": {
+            "state": {"w": {"mean": torch.randn(3), "step": torch.tensor(4.0), "index": torch.tensor(7)}},
+            "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "maximize": False, "params": ["w"]}],
+        },
+        "config": {"a": [1, None, "x"]},
+        "facts": {"mean": [0.1, 1e-300], "codec": {"basis.weight": torch.randn(4).bfloat16()}, "empty": {}},
+    }
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
 def test_round_trip(tmp_path: Path) -> None:
-    content = {"step": 3, "model": {"w": torch.randn(2, 2)}, "config": {"a": [1, None, "x"]}}
-    checkpoint.save(tmp_path / "new" / checkpoint.NAME, content)
-    back = checkpoint.load(tmp_path / "new")
-    assert back["step"] == 3
-    assert back["config"] == content["config"]
-    assert torch.equal(back["model"]["w"], content["model"]["w"])
+    folder = checkpoint.save(tmp_path / "run", 3, content(3))
+    for path in (tmp_path / "run", folder, folder / "manifest.json", folder.parent):
+        assert checkpoint.find(path).run == tmp_path / "run"
+        assert same(checkpoint.load(path), {"step": 3, **content(3)})
+    folder.rename(tmp_path / "mine")  # taken elsewhere
+    assert checkpoint.find(tmp_path / "mine").run == tmp_path / "mine"
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
-    file = tmp_path / checkpoint.NAME
-    checkpoint.save(file, {"step": 1})
+def test_the_newest_whole_one_is_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for step in (5, 100, 20):
+        checkpoint.save(tmp_path, step, content(step))
+    (tmp_path / "checkpoints" / "step-0000200").mkdir()  # no manifest
+    (tmp_path / "checkpoints" / "best").mkdir()
+    assert checkpoint.find(tmp_path).plain["step"] == 100
+    assert "step-0000200 is no checkpoint of ditmoe: it lacks manifest.json; taking the one before" in (
+        capsys.readouterr().err
+    )
 
-    def write_to_a_full_disk() -> None:
+
+@pytest.mark.parametrize("name", ["manifest.json", "ema.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "longer"])
+def test_any_damage_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture, name: str, damage: str) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, content(step))
+    file = tmp_path / "checkpoints" / "step-0000002" / name
+    data = file.read_bytes()
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    new = {"flip": bytes(changed), "cut": data[:-3], "empty": b"", "longer": data + b"x"}
+    file.write_bytes(new[damage]) if damage in new else file.unlink()
+    assert same(checkpoint.load(tmp_path), {"step": 1, **content(1)})
+    told = capsys.readouterr().err
+    assert "step-0000002" in told
+    assert told.count("\n") == 1
+    with pytest.raises((ValueError, OSError), match="step-0000002"):  # asked for by name there is none before
+        checkpoint.load(file.parent)
+
+
+def test_what_is_not_read_is_not_looked_at(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, 1, content(1))
+    (folder / "optimizer.safetensors").unlink()
+    assert same(checkpoint.find(tmp_path, parts=("ema",)).part("ema"), content(1)["ema"])
+    with pytest.raises(ValueError, match=r"optimizer.safetensors is missing"):
+        checkpoint.find(tmp_path)
+    with pytest.raises(ValueError, match="lacks its part model"):
+        checkpoint.find(tmp_path, parts=("ema",)).part("model")
+
+
+def test_the_last_ones_and_every_so_many_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 11):
+        checkpoint.save(tmp_path, step, content(step))
+        checkpoint.keep(tmp_path, last=2, every=4)
+    left = sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir())
+    assert left == [f"step-{step:07d}" for step in (4, 8, 9, 10)]
+
+
+def test_only_what_is_plain_can_be_said_anew(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, content(1))
+    checkpoint.restate(checkpoint.find(tmp_path), config={"a": [2]})
+    assert same(checkpoint.load(tmp_path), {"step": 1, **content(1), "config": {"a": [2]}})
+
+
+def test_a_failed_write_leaves_the_old_ones_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 1, content(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("save_file", "_sync", "_digest"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, name, full)
+            with pytest.raises(OSError, match="No space"):
+                checkpoint.save(tmp_path, 2, content(2))
+        assert os.listdir(tmp_path / "checkpoints") == ["step-0000001"]
+    file = tmp_path / "notes.json"
+    file.write_text("old")
+
+    def replace() -> None:
         with checkpoint.replacing(file) as stream:
             stream.write(b"half")
-            raise OSError(28, "No space left on device")
+            full()
 
     with pytest.raises(OSError, match="No space"):
-        write_to_a_full_disk()
-    assert checkpoint.load(file)["step"] == 1
-    assert os.listdir(tmp_path) == [checkpoint.NAME]
+        replace()
+    assert file.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "notes.json"]
 
 
-def test_missing_truncated_and_foreign_files_are_named(tmp_path: Path) -> None:
+def test_one_process_at_a_time_and_no_litter_of_killed_ones(tmp_path: Path) -> None:
+    litter = tmp_path / "checkpoints" / ".step-0000007.123.tmp"
+    litter.mkdir(parents=True)
+    (litter / "ema.safetensors").write_bytes(b"half")
+    with checkpoint.alone(tmp_path):
+        assert os.listdir(tmp_path / "checkpoints") == []
+        with pytest.raises(ValueError, match="another process is training"), checkpoint.alone(tmp_path):
+            pass
+    with checkpoint.alone(tmp_path):
+        pass
+
+
+def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         checkpoint.load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=f"holds no {checkpoint.NAME}"):
+    with pytest.raises(FileNotFoundError, match="holds none"):
         checkpoint.load(tmp_path)
-    file = tmp_path / checkpoint.NAME
-    checkpoint.save(file, {"model": {"w": torch.randn(100)}})
-    file.write_bytes(file.read_bytes()[:300])
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        checkpoint.load(tmp_path / "a.txt")
+
+
+def test_files_of_earlier_versions(tmp_path: Path) -> None:
+    file = tmp_path / checkpoint.OLD_NAME
+    torch.save({"format": checkpoint.OLD_FORMAT, "step": 3, **content(3)}, file)
+    for path in (tmp_path, file):
+        assert checkpoint.find(path).run == tmp_path
+        assert same(checkpoint.load(path), {"step": 3, **content(3)})
+    data = bytearray(file.read_bytes())
+    start = data.index(content(3)["ema"]["w"].numpy().tobytes())
+    data[start] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="not what was written"):
+        checkpoint.load(tmp_path)
+    file.write_bytes(data[:300])
     with pytest.raises(ValueError, match="is damaged"):
-        checkpoint.load(file)
+        checkpoint.load(tmp_path)
     torch.save({"state_dict": {}}, file)
     with pytest.raises(ValueError, match="lacks the entry format"):
         checkpoint.load(file)
@@ -56,13 +173,18 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
         def __reduce__(self):
             return os.system, (f"touch {witness}",)
 
-    file = tmp_path / checkpoint.NAME
-    torch.save({"format": checkpoint.FORMAT, "model": Payload()}, file)
-    with pytest.raises(ValueError, match="no ditmoe checkpoint"):
+    file = tmp_path / checkpoint.OLD_NAME
+    torch.save({"format": checkpoint.OLD_FORMAT, "model": Payload()}, file)
+    with pytest.raises(ValueError, match=r"would execute code when it is read, refused: (posix|os).system"):
         checkpoint.load(file)
     file.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ValueError, match="no ditmoe checkpoint"):
+    with pytest.raises(ValueError, match=r"would execute code|no checkpoint"):
         checkpoint.load(file)
+    folder = checkpoint.save(tmp_path, 1, content(1))
+    (folder / "ema.safetensors").write_bytes(pickle.dumps(Payload()))
+    (folder / "manifest.json").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        checkpoint.load(folder)
     assert not witness.exists()
 
 

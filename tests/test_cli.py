@@ -68,7 +68,7 @@ def test_the_whole_way_in_a_tiny_run(tmp_path: Path) -> None:
     assert "Next:" in done.stdout
     run = tmp_path / "runs" / "x"
     for name in (
-        "checkpoint.pt",
+        "checkpoints/step-0000002/ema.safetensors",
         "metrics.json",
         "log.jsonl",
         "progress/step-0000002.png",

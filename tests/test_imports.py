@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # a module may import what stands in a line above it
-    "layers": 0, "seeding": 0, "modality": 0, "checkpoint": 0, "cli": 0, "scheduler": 0, "stored": 0,
-    "moe": 1, "process": 1, "ema": 1, "progress": 2,
+    "layers": 0, "seeding": 0, "modality": 0, "cli": 0, "scheduler": 0, "stored": 0,
+    "moe": 1, "process": 1, "ema": 1, "checkpoint": 1, "record": 1, "progress": 2,
     "model": 2, "sampler": 2,
     "trainer": 3, "counting": 3, "published": 3, "transfer": 3,
     "build": 4,

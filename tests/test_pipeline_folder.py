@@ -166,7 +166,7 @@ def test_the_card_and_what_stays_at_home(run: Path, tmp_path: Path) -> None:
         ),
         home,
     )
-    export(home / "checkpoint.pt", tmp_path / "pipe", licence="cc-by-4.0")
+    export(home / "checkpoints", tmp_path / "pipe", licence="cc-by-4.0")
     card = (tmp_path / "pipe/README.md").read_text()
     for words in ("license: cc-by-4.0", "classes: 0, 1, 2", "are active for a token", "2 steps of 4 samples",
                   "FlowMatching, prediction residual", "2 steps of FlowAncestralScheduler, guidance 1.5",
