@@ -20,7 +20,7 @@ class Statistics:
 
     Attributes:
         mu: (F,) float64.
-        sigma: (F, F) float64, divided by num - 1.
+        sigma: (F, F) float64, divided by num - ddof, 1 where nothing else is said.
         num: samples it was computed from; None where a file does not say.
         factor: (F, S) with factor factorᵀ = sigma, where a set has fewer samples than features.
     """
@@ -44,12 +44,12 @@ class Statistics:
         return vectors[:, -self.rank :] * np.sqrt(np.maximum(values[-self.rank :], 0))
 
     @staticmethod
-    def of(features: Features) -> "Statistics":
+    def of(features: Features, ddof: int = 1) -> "Statistics":
         """Those of a whole set."""
-        out = moments(features).statistics()
+        out = moments(features).statistics(ddof)
         if len(features) > len(out.mu):
             return out
-        return replace(out, factor=(features - out.mu).T / np.sqrt(len(features) - 1))
+        return replace(out, factor=(features - out.mu).T / np.sqrt(len(features) - ddof))
 
 
 class Moments:
@@ -92,10 +92,10 @@ class Moments:
         rest.scatter = self.scatter - part.scatter - shift
         return rest
 
-    def statistics(self) -> Statistics:
+    def statistics(self, ddof: int = 1) -> Statistics:
         if self.num < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.num}")
-        return Statistics(self.mean, self.scatter / (self.num - 1), self.num)
+        return Statistics(self.mean, self.scatter / (self.num - ddof), self.num)
 
 
 def moments(features: Features, chunk: int = 4096) -> Moments:
@@ -152,7 +152,7 @@ def distance(a: Statistics, b: Statistics) -> float:
 
 
 def jackknife(
-    a: Features | Statistics, b: Features | Statistics, groups: int = 10, seed: int = 0
+    a: Features | Statistics, b: Features | Statistics, groups: int = 10, seed: int = 0, ddof: int = 1
 ) -> Estimate:
     """The distance with its standard error and bias, by leaving out a group of samples at a time.
 
@@ -163,7 +163,7 @@ def jackknife(
     The bias is that part which falls as 1/S, and `corrected` the value without it, what FID∞ (arXiv 1911.07023) finds
     from a line over 1/S, with less noise. Both are sound from about twice as many samples as features.
     """
-    whole = [side if isinstance(side, Statistics) else Statistics.of(side) for side in (a, b)]
+    whole = [side if isinstance(side, Statistics) else Statistics.of(side, ddof) for side in (a, b)]
     value, variance, bias, used = distance(*whole), 0.0, 0.0, groups
     if groups < 2 or any(len(side) < 4 for side in (a, b) if not isinstance(side, Statistics)):
         return Estimate(value, np.nan)
@@ -171,20 +171,20 @@ def jackknife(
         if isinstance(side, Statistics):
             continue
         G = min(groups, len(side) // 2)
-        left = np.array([distance(rest, other) for rest in _left_out(side, G, seed)])
+        left = np.array([distance(rest, other) for rest in _left_out(side, G, seed, ddof)])
         variance += (G - 1) / G * float(((left - left.mean()) ** 2).sum())
         bias += (G - 1) * (float(left.mean()) - value)
         used = min(used, G)
     return Estimate(value, float(np.sqrt(variance)), bias, used - 1)
 
 
-def _left_out(features: Features, groups: int, seed: int) -> Iterator[Statistics]:
+def _left_out(features: Features, groups: int, seed: int, ddof: int) -> Iterator[Statistics]:
     order, whole = np.random.default_rng(seed).permutation(len(features)), moments(features)
     for g in range(groups):
         if len(features) <= features.shape[1]:
-            yield Statistics.of(np.delete(features, order[g::groups], axis=0))
+            yield Statistics.of(np.delete(features, order[g::groups], axis=0), ddof)
         else:
-            yield whole.without(moments(features[order[g::groups]])).statistics()
+            yield whole.without(moments(features[order[g::groups]])).statistics(ddof)
 
 
 def halves(num: int, seed: int = 0) -> tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]:

@@ -66,7 +66,7 @@ def test_samples_are_files_that_open_and_the_lossless_one_is_read(run, tmp_path:
     assert np.array_equal(read_clip(files[1], 0, 9), stored[0])
     found = read_set(tmp_path / "out")
     assert found.lossy == 0
-    assert np.array_equal(found.data, stored)
+    assert np.array_equal(np.stack(list(found.data)), stored)
     assert first.modality.sample_shape == (6, 3, 4, 6)
 
 

@@ -164,7 +164,12 @@ class Video(Modality):
                     f"{lossy} of the {len(data)} {role} files may be lossy, and compression on one side alone costs as "
                     "much as models differ by: measure FFV1, PNG frames or npz, or say modality.evaluation.lossy=true"
                 )
-        return evaluate_videos(generated, reference, train, **options)
+        autoencoder = None if self._facts is None else self.reconstruct
+        return evaluate_videos(generated, reference, train, reconstruct=autoencoder, **options)
+
+    def reconstruct(self, clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """A clip through the codec and back."""
+        return self.decode(self.encode(clip[None]), torch.zeros(1, dtype=torch.long)).data[0]
 
     def read(self, path: Path) -> Samples:
         return sets.read_set(path)

@@ -1,8 +1,9 @@
 """What two sets of clips are compared by: extractors by name, each with the way it prepares frames."""
 
+import math
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +17,12 @@ from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
 from modalities.video import i3d
+from modalities.video.sides import Side
 
-Clips = UInt8[np.ndarray, "S T H W 3"]
+Clips = UInt8[np.ndarray, "_ _ _ _ 3"] | Sequence[UInt8[np.ndarray, "_ _ _ 3"]]
+"""(S, T, H, W, 3); of any size, where they are a list."""
 FEATURES = ("i3d", "pixels")
-PROTOCOLS = ("whole", "cropped")
-SIDE = 224
+SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -38,40 +40,49 @@ class Extractor:
     identity: Mapping[str, str]
     run: Callable[[Clips], Float[Tensor, "B F"]]
 
-    def __call__(self, clips: Clips, batch: int = 4, progress: bool = False) -> Float32[np.ndarray, "S F"]:
-        """Features of a set, computed batch by batch."""
+    def __call__(
+        self, clips: Side | Clips, batch: int = 4, progress: bool = False
+    ) -> Float32[np.ndarray, "S F"]:
+        """Features of a set, read and computed batch by batch."""
         starts = range(0, len(clips), batch)
         name = self.distance.split("/")[0]
         with torch.inference_mode():
             parts = [
-                self.run(clips[start : start + batch]).float().cpu()
+                self.run(_some(clips, start, start + batch)).float().cpu()
                 for start in tqdm(starts, desc=name, unit="batch", leave=False, disable=not progress)
             ]
         return torch.cat(parts).numpy()
 
 
+def _some(clips: Side | Clips, start: int, end: int) -> Clips:
+    return [clip.read() for clip in clips.clips[start:end]] if isinstance(clips, Side) else clips[start:end]
+
+
 def make(
-    name: str, protocol: str = "whole", weights: str | Path | None = None, device: str | None = None
+    name: str,
+    resize: str = "whole",
+    weights: str | Path | None = None,
+    device: str | None = None,
+    label: str | None = None,
 ) -> Extractor:
     """The extractor of this name.
 
     "i3d" gives 400 logits (FVD, arXiv 1812.01717). Frames are resized one by one, bilinear with half-pixel centres and
     without antialiasing, to 224 x 224:
 
-    | protocol | frames                                           | as in                   |
-    |----------|--------------------------------------------------|-------------------------|
-    | whole    | the whole frame, its shape not kept              | StyleGAN-V, cd-fvd      |
-    | cropped  | shorter side to 224, then the middle is cut out  | common_metrics_on_video |
-
-    Those programs also differ in which clips they take (the first 2,048 by name; a random start that no seed fixes;
-    sets repeated until they are 2,048), in dividing covariances by N or N - 1 (no more than 0.01 at 2,048), and in the
-    stride of real and generated clips, which moves FVD by more than most papers do. Here all of that is an option of
-    `evaluate_videos`, the same for both sides, and is written into the report.
+    | resize  | frames                                           | as in                   |
+    |---------|--------------------------------------------------|-------------------------|
+    | whole   | the whole frame, its shape not kept              | StyleGAN-V, cd-fvd      |
+    | cropped | shorter side to 224, then the middle is cut out  | common_metrics_on_video |
 
     "pixels" needs no weights: mean colours of 4 x 4 areas and of quarters of the clip, and how much they change.
 
+    Args:
+        weights: of I3D, where the package is not installed.
+        label: what FVD and KVD are called after; the resize, where None.
+
     Raises:
-        ValueError: for another name or protocol, or where weights are missing.
+        ValueError: for another name, or where weights are missing.
     """
     if name not in FEATURES:
         raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {name}")
@@ -80,52 +91,57 @@ def make(
             "features": "mean colours of 4 x 4 areas in 4 parts of the clip, and mean changes, 0 to 1"
         }
         return Extractor("fd/pixels", "mmd/pixels", identity, pixels)
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network, digest = i3d.load(weights, device)
 
     def run(clips: Clips) -> Tensor:
-        return i3d.logits(network, prepared(clips, protocol).to(device))
+        return i3d.logits(network, prepared(clips, resize).to(device))
 
-    identity = {"features": "I3D, Kinetics-400, logits", "resize": protocol, "weights": digest}
-    return Extractor(f"fvd/{protocol}", f"kvd/{protocol}", identity, run)
+    identity = {"features": "I3D, Kinetics-400, logits", "resize": resize, "weights": digest}
+    label = label or resize
+    return Extractor(f"fvd/{label}", f"kvd/{label}", identity, run)
 
 
-def prepared(clips: Clips, protocol: str) -> Float[Tensor, "B 3 T 224 224"]:
+def prepared(clips: Clips, resize: str) -> Float[Tensor, "B 3 T 224 224"]:
     """Clips as I3D wants them, in [-1, 1]."""
-    size, (height, width) = (SIDE, SIDE), clips.shape[2:4]
-    if protocol == "cropped":
-        scale = SIDE / min(height, width)
-        size = max(SIDE, round(height * scale)), max(SIDE, round(width * scale))
-    frames = torch.from_numpy(np.ascontiguousarray(clips)).flatten(0, 1).movedim(-1, 1).float() / 127.5 - 1
-    frames = F.interpolate(frames, size, mode="bilinear", align_corners=False)
-    top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
-    frames = frames[:, :, top : top + SIDE, left : left + SIDE]
-    return frames.unflatten(0, clips.shape[:2]).movedim(1, 2)
+    return torch.stack([_frames(clip, resize) for clip in clips])
+
+
+def _frames(clip: UInt8[np.ndarray, "T h w 3"], resize: str) -> Float[Tensor, "3 T 224 224"]:
+    short = min(clip.shape[1:3])
+    height, width = (
+        SIZE if resize == "whole" or n == short else math.ceil(n * (SIZE / short)) for n in clip.shape[1:3]
+    )
+    frames = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 1).float() / 127.5 - 1
+    frames = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False)
+    top, left = (height - SIZE) // 2, (width - SIZE) // 2
+    return frames[:, :, top : top + SIZE, left : left + SIZE].movedim(0, 1)
 
 
 def pixels(clips: Clips) -> Float[Tensor, "B 384"]:
     """See `make`."""
-    x = torch.from_numpy(np.ascontiguousarray(clips)).movedim(-1, 1).float() / 255
-    change = F.pad(x.diff(dim=2).abs(), (0, 0, 0, 0, 0, 1)) if x.shape[2] > 1 else torch.zeros_like(x)
-    return torch.cat([F.adaptive_avg_pool3d(of, 4).flatten(1) for of in (x, change)], dim=1)
+    return torch.stack([_areas(clip) for clip in clips])
+
+
+def _areas(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
+    x = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 0).float() / 255
+    change = F.pad(x.diff(dim=1).abs(), (0, 0, 0, 0, 0, 1)) if x.shape[1] > 1 else torch.zeros_like(x)
+    return torch.cat([F.adaptive_avg_pool3d(of, 4).flatten() for of in (x, change)])
 
 
 def extract(
-    extractor: Extractor, clips: Clips, folder: Path | None = None, batch: int = 4, progress: bool = False
+    extractor: Extractor, side: Side, folder: Path | None = None, batch: int = 4, progress: bool = False
 ) -> Float32[np.ndarray, "S F"]:
     """Features of a set, from a file of `folder` named by content where the same was computed before."""
-    digest = sha256(repr((clips.shape, sorted(extractor.identity.items()))).encode())
-    digest.update(np.ascontiguousarray(clips).tobytes())
-    file = Path(folder or "") / f"{extractor.distance.replace('/', '-')}-{digest.hexdigest()[:32]}.npz"
+    digest = sha256(f"{side.digest} {sorted(extractor.identity.items())}".encode()).hexdigest()
+    file = Path(folder or "") / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"
     if folder is not None and file.is_file():
         try:
             with np.load(file, allow_pickle=False) as stored:
                 return stored["features"]
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             print(f"{file} is damaged and computed anew ({type(error).__name__})", file=sys.stderr)
-    found = extractor(clips, batch, progress)
+    found = extractor(side, batch, progress)
     if folder is not None:
         with replacing(file) as stream:
             np.savez(stream, features=found)

@@ -5,71 +5,93 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples
 from modalities.video.catalogue import find_videos
 from modalities.video.container import Unreadable
+from modalities.video.index import Index
 from modalities.video.reader import read_clip, read_index
 from modalities.video.stills import ARRAYS, read_arrays
 from modalities.video.writer import is_lossless
 
 OURS = "samples.gif"
 """What `sample` writes beside the clips."""
+_NAMED = 5
+
+
+class FileVideo:
+    """A video on disk, used like an array (T, H, W, 3) of which only the frames that are asked for are read.
+
+    Attributes:
+        shape: (T, H, W, 3).
+        dtype: uint8.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, index: Index) -> None:
+        self.path, self.index = path, index
+        self.shape = len(index), index.height, index.width, 3
+
+    def __getitem__(self, frames: Int64[np.ndarray, " F"]) -> UInt8[np.ndarray, "F H W 3"]:
+        """Frames by their numbers, which must be equally far apart.
+
+        Raises:
+            Unreadable: if they do not decode.
+        """
+        stride = int(frames[1] - frames[0]) if len(frames) > 1 else 1
+        return read_clip(self.path, int(frames[0]), len(frames), stride, index=self.index)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return self[np.arange(len(self.index))]
 
 
 @dataclass(frozen=True)
 class ReadClips(Samples):
-    """A set from files.
+    """A set from files: `data` is an array (S, T, H, W, 3), or (S,) of videos that are read when they are used.
 
     Attributes:
-        lossy: how many of them cannot be told to be what was written.
+        lossy: how many of them cannot be told to be what was written; None where nobody can know.
         left_out: how many could not be read.
     """
 
-    lossy: int = 0
+    lossy: int | None = None
     left_out: int = 0
 
 
 def read_set(path: Path) -> ReadClips:
     """Read a set: an .npz with `videos` (N, T, H, W, 3) uint8, an .npy of that shape, or a folder of videos.
 
-    Of a clip that lies there in several formats the lossless one is read. Clips of unequal length are cut to the
-    shortest, and stderr says so; unreadable ones are named there, left out and counted.
+    Videos may differ in length and size. Of a clip that lies there in several formats the lossless one is read; those
+    that are unreadable are named on stderr, left out and counted.
 
     Raises:
-        ValueError: if nothing can be read, or sizes differ.
+        ValueError: if nothing can be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_file() and path.suffix.lower() in ARRAYS:
         return ReadClips(read_arrays(path))
-    files = one_each([path] if path.is_file() else find_videos(path))
-    clips: list[np.ndarray] = []
+    videos: list[FileVideo] = []
     names: list[str] = []
-    errors: list[str] = []
-    lossy = 0
-    for file in files:
+    lossy = left_out = 0
+    for file in one_each([path] if path.is_file() else find_videos(path)):
         try:
-            clip = read_clip(file, 0, len(read_index(file)))
-            lossy += not is_lossless(file)
+            video, lossless = FileVideo(file, read_index(file)), is_lossless(file)
         except Unreadable as error:
-            errors.append(str(error))
+            left_out += 1
+            if left_out <= _NAMED:
+                print(f"left out: {error}", file=sys.stderr)
             continue
-        if clips and clip.shape[1:] != clips[0].shape[1:]:
-            raise ValueError(
-                f"clips to be measured must be of one size, got {names[0]} of {clips[0].shape[1:3]} and {file.name} of "
-                f"{clip.shape[1:3]}"
-            )
-        clips.append(clip)
+        videos.append(video)
         names.append(file.stem)
-    for told in errors[:5]:
-        print(told, file=sys.stderr)
-    if not clips:
-        raise ValueError(f"{path} must hold readable videos, got {len(errors)} others")
-    least, most = min(map(len, clips)), max(map(len, clips))
-    if least < most:
-        print(f"{path}: clips have {least} to {most} frames, the first {least} are taken", file=sys.stderr)
-    return ReadClips(np.stack([clip[:least] for clip in clips]), None, names, lossy, len(errors))
+        lossy += not lossless
+    if not videos:
+        raise ValueError(f"{path} must hold readable videos, got {left_out} others")
+    data = np.empty(len(videos), object)
+    data[:] = videos
+    return ReadClips(data, None, names, lossy, left_out)
 
 
 def one_each(files: list[Path]) -> list[Path]:
