@@ -124,7 +124,7 @@ class Layout:
         if self.kept is None:
             return Layout(grids, self.device, self.packed)
         parts = self.kept.split(self.lengths)
-        kept = torch.cat([parts[i] for i in samples])
+        kept = torch.cat([self.kept[:0], *(parts[i] for i in samples)])
         return Layout(grids, self.device, True, kept, tuple(self.lengths[i] for i in samples))
 
     def groups(self, within: str, window: Sequence[int] = ()) -> Groups | None:

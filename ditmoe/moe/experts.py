@@ -1,7 +1,7 @@
 """The routed experts: stacked weights, and how sorted rows go through them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ditmoe.layers import activate, up_features
+from ditmoe.ranks import local
 
 
 class Places(NamedTuple):
@@ -37,7 +38,7 @@ class Rows:
         weight: factor on each result.
         expert: of each row, ascending.
         counts: rows of each expert.
-        sample: of the batch, that each row belongs to.
+        sample: of the batch, that each row belongs to; None where rows came from elsewhere.
         places: of the rows, where each is a token.
     """
 
@@ -45,7 +46,7 @@ class Rows:
     weight: Float[Tensor, " A"]
     expert: Int[Tensor, " A"]
     counts: Int[Tensor, " E"]
-    sample: Int[Tensor, " A"]
+    sample: Int[Tensor, " A"] | None
     places: Places | None = None
 
 
@@ -53,7 +54,12 @@ class Experts(nn.Module):
     """E feed-forward layers of one shape, weights stacked along the first axis as (E, out, in).
 
     GELU experts carry biases as DiT's MLP does, so that a dense layer can become an expert exactly.
+
+    Attributes:
+        exchange: brings rows to the ranks among which the experts are spread; None where all are at hand.
     """
+
+    exchange: Callable[..., Float[Tensor, "A D"]] | None = None
 
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str) -> None:
         super().__init__()
@@ -74,6 +80,12 @@ class Experts(nn.Module):
 
         The weight is applied between the two matrices, so that its gradient needs no expert output.
         """
+        if self.exchange is not None:
+            return self.exchange(self.own, x, rows)
+        return self.own(x, rows)
+
+    def own(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
+        """The same, of experts that are all at hand."""
         device = x.device.type
         if torch.is_autocast_enabled(device):
             # On a CPU small products stay in float32: in bfloat16 they gain less than the casts cost.
@@ -81,6 +93,11 @@ class Experts(nn.Module):
             x = x.to(torch.float32 if small else torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
             return (on_cuda if x.is_cuda else on_cpu)(self, x, rows)
+
+    def at_hand(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """up, down and their biases, of the experts on this rank."""
+        up_bias, down_bias = (None if b is None else local(b) for b in (self.up_bias, self.down_bias))
+        return local(self.up), local(self.down), up_bias, down_bias
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -96,21 +113,21 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
     That is in bfloat16, for widths that are multiples of 8; float32 and float16 take PyTorch's own fallback.
     """
     ends = rows.counts.cumsum(0).to(torch.int32)
+    up, down, up_bias, down_bias = experts.at_hand()
     weight = rows.weight.to(x.dtype)[:, None]
-    h = F.grouped_mm(x, experts.up.to(x.dtype).transpose(1, 2), offs=ends)
-    if experts.up_bias is not None:
-        h = h + experts.up_bias.to(x.dtype)[rows.expert]
+    h = F.grouped_mm(x, up.to(x.dtype).transpose(1, 2), offs=ends)
+    if up_bias is not None:
+        h = h + up_bias.to(x.dtype)[rows.expert]
     inner = activate(h, experts.activation) * weight
-    y = F.grouped_mm(inner, experts.down.to(x.dtype).transpose(1, 2), offs=ends)
-    return y if experts.down_bias is None else y + weight * experts.down_bias.to(x.dtype)[rows.expert]
+    y = F.grouped_mm(inner, down.to(x.dtype).transpose(1, 2), offs=ends)
+    return y if down_bias is None else y + weight * down_bias.to(x.dtype)[rows.expert]
 
 
 @torch.compiler.disable
 def on_cpu(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
     """One expert after the other, each on its slice of the rows: their number is at hand."""
-    biases = experts.up_bias, experts.down_bias
     counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)
-    return Slices.apply(x, weight, experts.up, experts.down, *biases, counts, experts.activation)
+    return Slices.apply(x, weight, *experts.at_hand(), counts, experts.activation)
 
 
 class Slices(torch.autograd.Function):

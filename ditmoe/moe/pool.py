@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.balance import similarity_loss
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing, check_top_k, project
+from ditmoe.ranks import Ranks
 
 
 class Threshold(nn.Module):
@@ -55,6 +56,8 @@ class BatchPool(Router):
         momentum: of the thresholds.
     """
 
+    asks = True
+
     def __init__(
         self,
         hidden_size: int,
@@ -82,19 +85,23 @@ class BatchPool(Router):
             predicted = F.linear(F.silu(F.linear(x.detach().float(), *first)), *second)
         if not self.training:
             return assign(predicted.sigmoid() >= self.threshold.value.float(), scores, scores)
-        room = round(self.active * len(x) / self.num_experts)
+        everyone, first_own = self.pool.gather(scores)
+        tokens = len(everyone)
+        room = round(self.active * tokens / self.num_experts)
         if room < 1:
             raise ValueError(
-                f"the capacity must be at least one token per expert, got {self.active:g} experts for each of {len(x)} "
+                f"the capacity must be at least one token per expert, got {self.active:g} experts for each of {tokens} "
                 f"tokens, over {self.num_experts} experts"
             )
-        weight, token = scores.T.topk(room, dim=-1)  # (E, C)
-        expert = torch.arange(self.num_experts, device=x.device)[:, None].expand(-1, room).flatten()
-        token = token.flatten()
+        token = everyone.T.topk(room, dim=-1).indices.flatten()  # (E C)
+        expert = torch.arange(self.num_experts, device=x.device).repeat_interleave(room)
+        token, expert = own(token, expert, first_own, len(x), self.pool)
+        weight = scores.flatten().gather(0, token * self.num_experts + expert)
         taken = torch.zeros_like(scores).index_put_((token, expert), scores.new_ones(()))
-        loss = Loss(F.binary_cross_entropy_with_logits(predicted, taken), self.predictor_loss)
-        latest = predicted.detach().sigmoid().T.topk(room, dim=-1).values[:, -1]
-        return Routing(token, expert, weight.flatten(), scores, {"predictor": loss}, {"threshold": latest})
+        errors = F.binary_cross_entropy_with_logits(predicted, taken, reduction="sum")
+        loss = Loss(errors / self.pool.share(everyone.numel()), self.predictor_loss)
+        latest = self.pool.gather(predicted)[0].detach().sigmoid().T.topk(room, dim=-1).values[:, -1]
+        return Routing(token, expert, weight, scores, {"predictor": loss}, {"threshold": latest})
 
     def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
         self.threshold.update(torch.stack([o["threshold"] for o in observed]).mean(0))
@@ -115,6 +122,8 @@ class ExpertRace(Router):
             predicts the final target, which keeps shallow layers alive; 0 is off.
         momentum: of the threshold.
     """
+
+    asks = True
 
     def __init__(
         self,
@@ -145,15 +154,31 @@ class ExpertRace(Router):
         scores = logits.softmax(dim=-1)
         if not self.training:
             return assign(logits >= self.threshold.value.float(), logits, scores)
-        weight, winner = logits.flatten().topk(self.top_k * len(logits))
-        token, expert = winner // self.num_experts, winner % self.num_experts
+        everyone, first_own = self.pool.gather(logits)
+        best = everyone.flatten().topk(self.top_k * len(everyone))
+        token, expert = best.indices // self.num_experts, best.indices % self.num_experts
+        token, expert = own(token, expert, first_own, len(logits), self.pool)
+        weight = logits.flatten().gather(0, token * self.num_experts + expert)
         chosen = torch.zeros_like(scores).index_put_((token, expert), scores.new_ones(()))
-        losses = {"similarity": Loss(similarity_loss(scores, chosen), self.similarity)}
+        tokens = self.pool.share(len(everyone))
+        losses = {"similarity": Loss(similarity_loss(scores, chosen, self.pool, tokens), self.similarity)}
         draft = None if self.draft is None else self.draft(hidden.to(self.draft.weight.dtype))
-        return Routing(token, expert, weight, scores, losses, {"threshold": weight[-1].detach()}, draft=draft)
+        return Routing(
+            token, expert, weight, scores, losses, {"threshold": best.values[-1].detach()}, draft=draft
+        )
 
     def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
         self.threshold.update(torch.stack([o["threshold"] for o in observed]).mean(0))
+
+
+def own(
+    token: Int[Tensor, " A_all"], expert: Int[Tensor, " A_all"], first: int, num: int, ranks: Ranks
+) -> tuple[Int[Tensor, " A"], Int[Tensor, " A"]]:
+    """Of the assignments of all ranks those of one's own `num` tokens, which are numbered from `first` on."""
+    if ranks.size == 1:
+        return token, expert
+    mine = (token >= first) & (token < first + num)
+    return token[mine] - first, expert[mine]
 
 
 def assign(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class ReLU(Router):
     """
 
     penalty: Tensor
+    asks = True
 
     def __init__(
         self, hidden_size: int, num_experts: int, top_k: int, start: float = 1e-8, step: float = 1.2
@@ -47,11 +49,12 @@ class ReLU(Router):
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         weights = (project(x.flatten(0, 1), self.weight) + self.bias.float()).relu()
         used = weights > 0
-        counts = used.sum(dim=0)
-        share = self.num_experts / self.top_k * counts / len(weights)
-        loss = Loss((share * weights).sum() / len(weights), self.penalty.float())
+        sums = self.pool.total(F.pad(used.sum(dim=0), (0, 1), value=len(weights)))
+        counts, tokens = sums[:-1], sums[-1]
+        share = self.num_experts / self.top_k * counts / tokens
+        loss = Loss((share * weights).sum() / self.pool.share(tokens), self.penalty.float())
         scores = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-9)
-        observed = {"experts_per_token": counts.sum() / len(weights)}
+        observed = {"experts_per_token": counts.sum() / tokens}
         return assign(used, weights, scores, losses={"sparsity": loss}, observed=observed)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ditmoe.layout import Layout
 from ditmoe.moe.experts import Experts, Places, Rows
+from ditmoe.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,24 @@ class Router(nn.Module, ABC):
     Attributes:
         num_experts: E.
         active: experts per token that it aims at, on average.
+        ranks: the processes among which training batches are spread.
+        asks: whether its forward pass takes part in sums or collections over them.
     """
 
     num_experts: int
     active: float
     draft_coefficient: float = 0.0
+    ranks: Ranks = ALONE
+    asks: bool = False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         """Route each token of each sample."""
+
+    @property
+    def pool(self) -> Ranks:
+        """Whose tokens make up the batch: those of all ranks, but when sampling each process is for itself."""
+        return self.ranks if self.training else ALONE
 
     def settle(self, place: Place) -> None:
         """Told once by the model, before the layer is built: where the router stands."""

@@ -68,7 +68,7 @@ class Soft(Router):
         self.num_experts, self.slots = num_experts, slots
         self.active = 1.0
         self.phi = nn.Parameter(torch.empty(num_experts * slots, hidden_size))
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> SoftRouting:
         with torch.autocast(x.device.type, enabled=False):

@@ -87,10 +87,11 @@ class TimestepExperts(Router):
     def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[Tensor, " B"]) -> Routing:
         num_tokens, layout = x.shape[0] * x.shape[1], context.layout
         of_token = segment[layout.sample_of(torch.arange(num_tokens, device=x.device))]
+        sizes = self.pool.total(torch.bincount(segment, minlength=len(self.routers))).tolist()
         parts = []
         for index, router in enumerate(self.routers):
             here = (segment == index).nonzero()[:, 0]
-            if len(here):
+            if len(here) or (sizes[index] and router.asks):  # who has none still answers the other ranks
                 own = (of_token == index).nonzero()[:, 0]
                 inside = replace(
                     context,
@@ -100,18 +101,18 @@ class TimestepExperts(Router):
                     layout=layout.take(here.tolist()),
                     plain=_only(context.plain, own, layout),
                 )
-                parts.append((index, len(here), own, router(_only(x, own, layout), inside)))
+                parts.append((index, own, router(_only(x, own, layout), inside)))
         scores = x.new_zeros(num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
-        for index, _, own, r in parts:
+        for index, own, r in parts:
             scores[own, index] = r.scores
-        drafts = [(own, r.draft) for _, _, own, r in parts if r.draft is not None]
+        drafts = [(own, r.draft) for _, own, r in parts if r.draft is not None]
         return Routing(
-            torch.cat([own[r.token] for _, _, own, r in parts]),
-            torch.cat([r.expert + index * self.per_segment for index, _, _, r in parts]),
-            torch.cat([r.weight for _, _, _, r in parts]),
+            torch.cat([own[r.token] for _, own, r in parts]),
+            torch.cat([r.expert + index * self.per_segment for index, _, r in parts]),
+            torch.cat([r.weight for _, _, r in parts]),
             scores.flatten(1),
-            _merged([(number / len(segment), r.losses) for _, number, _, r in parts]),
-            {f"{index}/{name}": value for index, _, _, r in parts for name, value in r.observed.items()},
+            _merged([(sizes[index] / sum(sizes), r.losses) for index, _, r in parts]),
+            {f"{index}/{name}": value for index, _, r in parts for name, value in r.observed.items()},
             sum(dropped) if (dropped := [r.dropped for *_, r in parts if r.dropped is not None]) else None,
             _scattered(drafts, x.shape[:2]) if drafts else None,
         )

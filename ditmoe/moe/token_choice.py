@@ -50,6 +50,7 @@ class TokenChoice(Router):
     """
 
     bias: Tensor
+    asks = True
 
     def __init__(
         self,
@@ -83,9 +84,10 @@ class TokenChoice(Router):
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         logits = project(x.flatten(0, 1), self.weight)
         if self.noise and self.training:
-            logits = logits + self.noise / self.num_experts * torch.randn_like(logits)
+            logits = logits + self.noise / self.num_experts * self.pool.normal_like(logits)
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
-        expert = self.choose(logits, scores, context.layout)
+        here = len(scores) > 0  # a rank may have no sample within a segment of noise
+        expert = self.choose(logits, scores, context.layout) if here else scores.topk(self.top_k).indices
         weight = scores.gather(1, expert)
         if self.renormalize:
             weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-20)
@@ -93,11 +95,11 @@ class TokenChoice(Router):
         distribution = (
             scores if self.score == "softmax" else scores / scores.sum(-1, keepdim=True).clamp_min(1e-20)
         )
-        counts = count(expert.flatten(), self.num_experts)
+        counts = self.pool.total(count(expert.flatten(), self.num_experts))
         losses = self._losses(counts, distribution, logits)
         token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
         assigned, dropped = (token, expert.flatten(), weight.flatten()), None
-        if self.capacity is not None:
+        if self.capacity is not None and here:
             kept = within_capacity(
                 scores, expert, context.layout, self.capacity * self.top_k, self.priority
             ).flatten()
@@ -123,9 +125,10 @@ class TokenChoice(Router):
     def _losses(
         self, counts: Int[Tensor, " E"], scores: Float[Tensor, "T E"], logits: Float[Tensor, "T E"]
     ) -> dict[str, Loss]:
-        losses = {"balance": Loss(balance_loss(counts, scores), self.balance)}
+        tokens = self.pool.share(counts.sum() / self.top_k)
+        losses = {"balance": Loss(balance_loss(counts, scores, tokens), self.balance)}
         if self.z_loss:
-            losses["z"] = Loss(z_loss(logits), self.z_loss)
+            losses["z"] = Loss(z_loss(logits, tokens), self.z_loss)
         return losses
 
 

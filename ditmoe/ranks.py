@@ -1,0 +1,81 @@
+"""The processes that share a batch: sums over them, and what of a spread tensor lies here."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Sums and collections over the processes among which a batch is spread; without a group, of one process.
+
+    All of it happens at the same places on every rank, whatever its tokens, or the ranks would wait for each other. A
+    loss that a router writes as `sum / share(T)`, T being the tokens of all ranks, is the loss of the whole batch once
+    it is averaged over the ranks, as the gradients are.
+
+    Attributes:
+        group: a process group of torch.distributed.
+    """
+
+    group: Any = None
+
+    @property
+    def size(self) -> int:
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    def total(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
+        """Sum over the ranks, without gradient."""
+        if self.group is None:
+            return x
+        summed = x.detach().clone()
+        dist.all_reduce(summed, group=self.group)
+        return summed
+
+    def share(self, tokens: Any) -> Any:
+        """Of a number summed over the ranks, what falls to each on average."""
+        return tokens / self.size if self.size > 1 else tokens
+
+    def gather(self, x: Shaped[Tensor, "T n"]) -> tuple[Shaped[Tensor, "T_all n"], int]:
+        """The rows of all ranks in their order, without gradient, and where one's own begin; numbers may differ."""
+        if self.group is None:
+            return x, 0
+        own = torch.tensor([len(x)], device=x.device)
+        lengths = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(lengths, own, group=self.group)
+        counts = [int(length) for length in lengths]
+        padded = x.new_zeros(max(counts), x.shape[1])
+        padded[: len(x)] = x.detach()
+        rows = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(rows, padded, group=self.group)
+        kept = [row[:count] for row, count in zip(rows, counts, strict=True)]
+        return torch.cat(kept), sum(counts[: self.rank])
+
+    def collect(self, x: Any) -> list[Any] | None:
+        """What each rank has, on the first; None on the others."""
+        if self.group is None:
+            return [x]
+        parts = [None] * self.size
+        dist.gather_object(x, parts if self.rank == 0 else None, group=self.group)
+        return parts if self.rank == 0 else None
+
+    def normal_like(self, x: Float[Tensor, "T n"]) -> Float[Tensor, "T n"]:
+        """Standard normal numbers: one's own part of what one process would draw, where all have as many rows."""
+        if self.group is None:
+            return torch.randn_like(x)
+        return x.new_empty(self.size * len(x), x.shape[1]).normal_().view(self.size, *x.shape)[self.rank]
+
+
+ALONE = Ranks()
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a spread tensor (a DTensor) that is on this rank; any other tensor as it is."""
+    return x.to_local() if hasattr(x, "to_local") else x
