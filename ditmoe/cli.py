@@ -15,6 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ditmoe import launch
+
 PACKAGE = Path(__file__).parent
 
 
@@ -24,25 +26,35 @@ def config_folder() -> Path:
     return beside if (beside / "train.yaml").is_file() else inside
 
 
-def run(command: Callable[[dict[str, Any]], None], config_name: str) -> None:
+def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool = False) -> None:
     """Run one entry point under Hydra with the words of the command line.
 
     A user's mistake ends in one line on stderr and exit code 2; DITMOE_TRACE=1 shows where it was raised.
+
+    Args:
+        many: the command knows how to share its work among the processes of torchrun.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if launch.world() > 1 and not many:
+        guard(lambda: _refuse_many(config_name))
 
     def main(config: DictConfig) -> None:
         guard(lambda: _checked(config))  # in here, or Hydra adds lines of its own
 
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name)
-        command(cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True)))
+        words = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        with launch.processes():
+            command(words)
 
     guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
 
 
 def guard(main: Callable[[], Any]) -> None:
-    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130."""
+    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130.
+
+    Of several processes the first that has something to say says it.
+    """
     try:
         main()
     except KeyboardInterrupt:
@@ -50,8 +62,21 @@ def guard(main: Callable[[], Any]) -> None:
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
-        print(f"error: {explain(error)}", file=sys.stderr)
+        if launch.speaks():
+            print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if not launch.is_lost(error):
+            raise
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exc()
+        if launch.speaks():
+            print(f"error: {launch.LOST}", file=sys.stderr)
+        os._exit(1)  # no farewell to processes that do not answer
+
+
+def _refuse_many(name: str) -> None:
+    raise ValueError(f"python -m ditmoe.{name} is for one process: start it without torchrun")
 
 
 def explain(error: BaseException) -> str:

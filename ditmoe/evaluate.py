@@ -23,11 +23,13 @@ def evaluate_checkpoint(
     out: str | Path | None = None,
     modality: dict[str, Any] | None = None,
     **options: Any,
-) -> Report:
+) -> Report | None:
     """Draw as many samples as the reference has, with its labels, or `num` of them, and measure them.
 
     The reference is a split of the data, or a set made elsewhere. Labels of `num` samples are those of
     `make_labels`: all classes in turn, or at random with label="random".
+
+    Under torchrun all processes draw, and the first measures; the others get None.
 
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's.
     """
@@ -53,7 +55,9 @@ def evaluate_checkpoint(
         labels = torch.as_tensor(real.labels)
     else:
         labels = make_labels(adapter.classes, num or len(real), label, options.get("seed", 0))
-    report = adapter.evaluate(draw_from(restored, labels, **options), real, train)
+    if (drawn := draw_from(restored, labels, **options)) is None:
+        return None
+    report = adapter.evaluate(drawn, real, train)
     publish(report, Path(out) if out else restored.folder)
     return report
 
@@ -118,7 +122,7 @@ def evaluate(config: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point."""
-    cli.run(evaluate, "evaluate")
+    cli.run(evaluate, "evaluate", many=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ditmoe import build, cli
+from ditmoe import build, cli, launch
 from ditmoe.modality import Modality, Samples
 from ditmoe.process import Process
 from ditmoe.sampler import denoise, draw_noise, make_scheduler
@@ -53,17 +53,21 @@ def draw(
     batch_size: int = 32,
     progress: bool = False,
     shape: Sequence[int] | None = None,
+    numbers: Int[Tensor, " S"] | None = None,
 ) -> Float[Tensor, "S *sample"]:
     """Draw one sample per label, in the model's space; sample i depends on (seed, i) and its label alone.
 
     Args:
         shape: of a sample; None is that of the training data.
+        numbers: i of each sample; None counts from 0.
     """
     shape = modality.sample_shape if shape is None else shape
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = next(model.parameters()).device
-    batches = torch.arange(len(labels)).split(batch_size)
+    numbers = torch.arange(len(labels)) if numbers is None else numbers
+    pairs = zip(numbers.split(batch_size), labels.split(batch_size), strict=True)
+    batches = [pair for pair in pairs if len(pair[0])]
     often = 0.1 if sys.stderr.isatty() else 10  # a log file is no screen
     bar = tqdm(
         total=len(batches) * sampling.steps,
@@ -72,14 +76,14 @@ def draw(
         leave=False,
         mininterval=often,
     )
-    done = []
-    for indices in batches:
+    done = [torch.empty(0, *shape)]
+    for indices, asked in batches:
         samples = denoise(
             model,
             process,
             make_scheduler(scheduler, process),
             draw_noise(indices.tolist(), shape, seed).to(device),
-            labels[indices].to(device),
+            asked.to(device),
             steps=sampling.steps,
             guidance=sampling.guidance,
             interval=sampling.interval,
@@ -102,8 +106,16 @@ def draw_from(
     batch_size: int = 32,
     frames: int | None = None,
     size: Sequence[int] | None = None,
-) -> Samples:
-    """Draw samples in data units from a restored checkpoint, of another length or size if asked for."""
+) -> Samples | None:
+    """Draw samples in data units from a restored checkpoint, of another length or size if asked for.
+
+    Under torchrun the processes take whole batches in turns, so that each sample is to the bit what one process draws;
+    the first gets all samples, the others None.
+    """
+    ranks, numbers = launch.ranks(), torch.arange(len(labels))
+    turns = [numbers.split(max(1, batch_size))[rank :: ranks.size] for rank in range(ranks.size)]
+    shares = [torch.cat(batches) if batches else numbers[:0] for batches in turns]
+    own = shares[ranks.rank]
     sampling = Sampling.of(restored.config, steps, guidance)
     x = draw(
         restored.model,
@@ -111,12 +123,16 @@ def draw_from(
         restored.process,
         build.make(scheduler or restored.config["scheduler"]),
         sampling,
-        labels,
+        labels[own],
         seed=seed,
         batch_size=batch_size,
-        progress=True,
+        progress=ranks.rank == 0,
         shape=restored.modality.shape_of(frames, size),
+        numbers=own,
     )
+    if (parts := ranks.collect(x)) is None:
+        return None
+    x = torch.cat(parts)[torch.cat(shares).argsort()]
     return restored.modality.decode(x, labels)
 
 
@@ -146,6 +162,8 @@ def sample_checkpoint(
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
 
+    Under torchrun all processes draw; the first writes, the others return no paths.
+
     Args:
         out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
             that sets do not mix.
@@ -153,20 +171,23 @@ def sample_checkpoint(
     restored = build.restore(checkpoint, top_k)
     labels = make_labels(restored.modality.classes, num, label, seed)
     samples = draw_from(restored, labels, seed=seed, **options)
+    if samples is None:
+        return []
     folder = restored.folder / "-".join(["samples", *([] if label is None else [str(label)]), f"seed{seed}"])
     return restored.modality.write(samples, Path(out) if out else folder)
 
 
 def sample(config: dict[str, Any]) -> None:
     """The command."""
-    paths = sample_checkpoint(**config)
+    if not (paths := sample_checkpoint(**config)):
+        return
     where = paths[1] if paths[1].suffix == ".npz" else paths[0].parent
     print(f"{paths[0]}\n{where}: {config['num']} samples")
 
 
 def main() -> None:
     """Entry point."""
-    cli.run(sample, "sample")
+    cli.run(sample, "sample", many=True)
 
 
 if __name__ == "__main__":
