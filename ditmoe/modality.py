@@ -145,6 +145,10 @@ class Modality(ABC):
     ) -> tuple[Float[Tensor, "B *sample"], Int[Tensor, " B"]]:
         """Normalised training samples and labels; a function of its arguments alone, so that runs resume."""
 
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
+        """Names of the samples in that batch, if they are cheap to tell; they are asked for when it went wrong."""
+        return ()
+
     @abstractmethod
     def decode(self, x: Float[Tensor, "S *sample"], labels: Int[Tensor, " S"]) -> Samples:
         """From the model's space to data units."""

@@ -211,9 +211,14 @@ class DiTMoE(nn.Module):
         return self.final(h, per_frame, layout), routings, t, c
 
     @property
+    def mixtures(self) -> list[MoE]:
+        """The layers with experts, in the order of the routings."""
+        return [b.feed_forward for b in self.blocks if isinstance(b.feed_forward, MoE)]
+
+    @property
     def routers(self) -> list[Router]:
-        """The routers of the layers with experts, in the order of the routings."""
-        return [b.feed_forward.router for b in self.blocks if isinstance(b.feed_forward, MoE)]
+        """Their routers."""
+        return [mixture.router for mixture in self.mixtures]
 
     def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
         """After an optimiser step: what each layer's routing observed, for each of its forward passes."""

@@ -14,6 +14,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from ditmoe import checkpoint
 from ditmoe.ema import EMA
+from ditmoe.guard import Guard, keeping
+from ditmoe.health import tally
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
@@ -37,6 +39,8 @@ class Trainer:
         batch_size: samples per forward pass; `accumulate` passes make a step.
         warmup: steps of linear warm-up; then the rate follows `decay` ("constant", "linear", "cosine").
         clip: largest gradient norm.
+        zclip: norms of so many deviations above their moving mean are cut to less, see `Guard`; None is off.
+        patience: steps in a row that are skipped, because a number is not finite, before the run stops.
         label_dropout: share of samples whose label becomes the null class, for guidance.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         compile: use torch.compile (needs a C++ compiler on a CPU).
@@ -61,6 +65,8 @@ class Trainer:
         warmup: int = 100,
         decay: str = "cosine",
         clip: float = 1.0,
+        zclip: float | None = None,
+        patience: int = 10,
         ema_decay: float = 0.999,
         label_dropout: float = 0.1,
         precision: str = "auto",
@@ -87,7 +93,8 @@ class Trainer:
         self.forward = torch.compile(model) if compile else model
         self.folder, self.carried, self.preview = folder, carried, preview
         self.seed, self.steps, self.batch_size, self.accumulate = seed, steps, batch_size, accumulate
-        self.warmup, self.decay, self.clip = warmup, decay, clip
+        self.warmup, self.decay = warmup, decay
+        self.guard = Guard(clip, zclip, patience, self.device)
         self.label_dropout = label_dropout
         self.autocast_dtype = choose_precision(precision, self.device)
         self.log_every, self.save_every, self.preview_every = log_every, save_every, preview_every
@@ -103,6 +110,7 @@ class Trainer:
             "ema": self.ema.model.state_dict(),
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
             "meter": self.meter.state(),
+            "guard": self.guard.state(),
             **self.carried,
         }
 
@@ -129,6 +137,7 @@ class Trainer:
             set_optimizer_state_dict(self.model, self.optimizer, optimizer)
         if "meter" in found.plain:
             self.meter.load_state(found.part("meter"))
+            self.guard.load_state(found.part("guard"))
         self.step = self.saved = found.plain["step"]
         checkpoint.restate(found, **{name: self.carried[name] for name in ("config",)})
 
@@ -145,17 +154,41 @@ class Trainer:
                     break
                 self.step += 1
                 self.meter.add(numbers)
-                if due(self.log_every, self.step) or self.step == self.steps:
-                    record = self.meter.record(self.step)
+                logs = due(self.log_every, self.step) or self.step == self.steps
+                saves = due(self.save_every, self.step) and self.step < self.steps
+                failed = (logs or saves or self.guard.full) and self._settle()
+                if logs or failed:
+                    record = self.meter.record(self.step, self.model, self.guard)
                     print(self.meter.line(record), flush=True)
                     recorder.write(record)
-                if due(self.save_every, self.step) and self.step < self.steps:
+                if failed:
+                    break
+                if saves:
                     self._save_if_possible(recorder)
                 if due(self.preview_every, self.step):
                     self.meter.pause(self._preview)
+            self._settle()
             recorder.flush(sync=True)
             self.save()
+        if self.guard.exhausted:
+            raise ValueError(
+                f"{self.guard.streak} steps in a row had a loss or a gradient that is not finite; the state of step "
+                f"{self.step} is saved: lower optimizer.lr, use trainer.precision=fp32, or raise trainer.patience"
+            )
         return not self.stop_requested
+
+    def _settle(self) -> bool:
+        """Report the steps that were skipped; whether they are so many in a row that the run must end."""
+        for entry in self.guard.settle():
+            batches = [entry["step"] * self.accumulate + micro for micro in range(self.accumulate)]
+            names = [n for b in batches for n in self.modality.batch_names(self.batch_size, self.seed, b)]
+            self.meter.skipped.append({**entry, "seed": self.seed, "batches": batches, "samples": names})
+            print(
+                f"step {entry['step']} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']} "
+                f"(seed {self.seed}, batches {batches}{''.join(f' {name}' for name in names[:8])})",
+                file=sys.stderr,
+            )
+        return self.guard.exhausted
 
     def _save_if_possible(self, recorder: Recorder) -> None:
         try:
@@ -171,7 +204,7 @@ class Trainer:
         """One step; None if a stop was asked for before all its passes were through, which leaves all as it was."""
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.rate(self.step)
-        passes = []
+        passes, tallies = [], []
         values: list[Tensor] = []
         for micro in range(self.accumulate):
             if micro and self.stop_requested:
@@ -181,22 +214,22 @@ class Trainer:
             (objective / self.accumulate).backward()
             values.append(torch.stack(list(losses.values())))
             passes.append([routing.observed for routing in routings])
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        numbers = dict(zip(losses, torch.stack(values).mean(0).tolist(), strict=True))
-        if not (math.isfinite(loss := numbers["loss"]) and bool(norm.isfinite())):
-            raise ValueError(
-                f"the loss is {loss}, its gradient's norm {float(norm)} at step {self.step}; step {self.saved} "
-                f"is the last that was saved: lower optimizer.lr, or use trainer.precision=fp32"
-            )
-        self.optimizer.step()
+            tallies.append(tally(routings))
+        numbers = dict(zip(losses, torch.stack(values).mean(0), strict=True))
+        norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])
+        self.guard.note(self.step, good, numbers["loss"], norm)
+        self.guard.step(self.optimizer, good)
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.update_routers(passes)
+        with keeping(self.model.routers, good):
+            self.model.update_routers(passes)
         self.ema.update(self.model, self.step)
         return {
+            "good": good,
             "losses": numbers,
             "gradient_norm": norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "routings": routings,
+            "tally": torch.stack(tallies).sum(0),
         }
 
     def losses(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[Routing]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # a module may import what stands in a line above it
-    "layout": 0, "ranks": 0, "seeding": 0, "scheduler": 0, "stored": 0,
-    "layers": 1, "modality": 1, "launch": 1, "process": 1, "ema": 1, "checkpoint": 1, "record": 1,
-    "moe": 2, "cli": 2, "progress": 3,
-    "model": 3, "sampler": 3,
-    "mesh": 4, "counting": 4, "published": 4, "transfer": 4,
+    "layout": 0, "ranks": 0, "seeding": 0, "scheduler": 0, "stored": 0, "stop": 0, "precision": 0,
+    "layers": 1, "modality": 1, "launch": 1, "process": 1, "ema": 1, "checkpoint": 1, "record": 1, "guard": 1,
+    "moe": 2, "cli": 2,
+    "model": 3, "sampler": 3, "health": 3,
+    "mesh": 4, "counting": 4, "published": 4, "transfer": 4, "progress": 4,
     "build": 5, "trainer": 5,
     "sample": 6, "weights": 6, "plan": 6,
     "evaluate": 7, "prepare": 7, "view": 7, "convert": 7, "folder": 7, "parts": 7,

@@ -136,6 +136,9 @@ class Image(Modality):
         images, labels = self.data.batch(size, seed, step, rank, world)
         return self.encode(images).cpu(), torch.from_numpy(labels)
 
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        return [] if self.cached else self.data.batch_names(size, seed, step, rank, world)
+
     def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
         """Latents of pictures, on the codec's device."""
         device = next(self.codec.buffers()).device

@@ -75,6 +75,12 @@ class Pictures:
         chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
         return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
 
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Names of the pictures in that batch."""
+        pictures, first = self.split("train"), (step * world + rank) * size
+        numbers = range(first, first + size)
+        return [pictures[turn(len(pictures), seed, number, self.mirror)[0]].name for number in numbers]
+
     def reference(self, split: str) -> Samples:
         """The readable pictures of a split, at most `limit` of them, drawn once and for all."""
         pictures = self.split(split)

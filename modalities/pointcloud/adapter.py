@@ -85,6 +85,9 @@ class PointCloud(Modality):
         points, labels = self.data.batch(size, seed, step, rank, world)
         return torch.from_numpy(points), torch.from_numpy(labels)
 
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        return self.data.batch_names(size, seed, step, rank, world)
+
     def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
         facts = self.facts()
         points = x.double() * facts["scale"] + torch.tensor(facts["mean"], dtype=torch.float64)

@@ -1,7 +1,7 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -103,15 +103,24 @@ class Clouds:
         shapes = self.split("train")
         points = np.empty((size, self.num_points, 3), np.float32)
         labels = np.empty(size, np.int64)
-        for i in range(size):
-            number = (step * world + rank) * size + i
-            rng = np.random.default_rng([seed, _SAMPLE, number])
-            if self.balance:
-                index = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
-            else:
-                index = int(_permutation(len(shapes), seed, number // len(shapes))[number % len(shapes)])
+        for i, (index, rng) in enumerate(self._turns(size, seed, step * world + rank)):
             points[i], labels[i] = self.draw(index, rng, augment=True), shapes[index].label
         return (points - self.mean) / np.float32(self.scale), labels
+
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Names of the shapes in that batch."""
+        shapes = self.split("train")
+        return [shapes[index].name for index, _ in self._turns(size, seed, step * world + rank)]
+
+    def _turns(self, size: int, seed: int, batch: int) -> Iterator[tuple[int, np.random.Generator]]:
+        """Which shapes are in a batch, each with what is drawn at random for it."""
+        length = len(self.split("train"))
+        for number in range(batch * size, (batch + 1) * size):
+            rng = np.random.default_rng([seed, _SAMPLE, number])
+            if self.balance:
+                yield int(np.searchsorted(self._cumulative, rng.random(), side="right")), rng
+            else:
+                yield int(_permutation(length, seed, number // length)[number % length]), rng
 
     def reference(self, split: str, num_points: int | None = None) -> Samples:
         """The first reference points of each shape of a split, in data units; no randomness."""
