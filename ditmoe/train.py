@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from ditmoe import build, checkpoint, cli
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.modality import Modality
+from ditmoe.precision import repeat_exactly
 from ditmoe.sample import Sampling, draw, sample_checkpoint
 from ditmoe.sampler import make_scheduler
 from ditmoe.trainer import Trainer
@@ -59,6 +60,8 @@ def keep_freed_memory() -> None:
 
 def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Trainer:
     """Model, process, optimiser and trainer of a configuration."""
+    if config["trainer"].get("deterministic"):
+        repeat_exactly()  # before a codec is fitted
     torch.manual_seed(config["seed"])
     model = build.make_model(config, modality).to(build.default_device())
     process = build.make(config["process"])

@@ -1,10 +1,8 @@
 """The training loop: one that can be stopped anywhere and goes on where it was."""
 
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,12 @@ from ditmoe.health import tally
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
+from ditmoe.precision import choose_precision, repeat_exactly
 from ditmoe.process import Process
 from ditmoe.progress import Meter
 from ditmoe.record import Recorder
 from ditmoe.seeding import torch_generator
+from ditmoe.stop import Stop
 
 
 class Trainer:
@@ -43,6 +43,7 @@ class Trainer:
         patience: steps in a row that are skipped, because a number is not finite, before the run stops.
         label_dropout: share of samples whose label becomes the null class, for guidance.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
+        deterministic: do the same twice on a GPU too, see `repeat_exactly`.
         compile: use torch.compile (needs a C++ compiler on a CPU).
         log_every, save_every, preview_every: in steps; 0 is never.
         keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
@@ -70,6 +71,7 @@ class Trainer:
         ema_decay: float = 0.999,
         label_dropout: float = 0.1,
         precision: str = "auto",
+        deterministic: bool = False,
         compile: bool = False,
         log_every: int = 50,
         save_every: int = 500,
@@ -85,6 +87,8 @@ class Trainer:
             raise ValueError(f"trainer.decay must be constant, linear or cosine, got {decay!r}")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"trainer.label_dropout must lie in [0, 1], got {label_dropout}")
+        if deterministic:
+            repeat_exactly()
         self.device = next(model.parameters()).device
         self.model, self.process, self.modality = model, process, modality
         self.optimizer = optimizer(model)
@@ -101,7 +105,7 @@ class Trainer:
         self.keep_last, self.keep_every = keep_last, keep_every
         self.meter = Meter(steps, batch_size * accumulate)
         self.step = self.saved = 0
-        self.stop_requested = self.drawing = False
+        self.stop = Stop()
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds, by part; the optimiser's state has the parameters' names."""
@@ -144,11 +148,11 @@ class Trainer:
     def run(self) -> bool:
         """Train up to `steps`; False if Ctrl-C or SIGTERM asked to stop first. Saves in both cases."""
         with (
-            self._stoppable(),
+            self.stop.listening(),
             checkpoint.alone(self.folder),
             Recorder(self.folder, self.step) as recorder,
         ):
-            while self.step < self.steps and not self.stop_requested:
+            while self.step < self.steps and not self.stop.requested:
                 numbers = self._train_step()
                 if numbers is None:
                     break
@@ -175,7 +179,7 @@ class Trainer:
                 f"{self.guard.streak} steps in a row had a loss or a gradient that is not finite; the state of step "
                 f"{self.step} is saved: lower optimizer.lr, use trainer.precision=fp32, or raise trainer.patience"
             )
-        return not self.stop_requested
+        return not self.stop.requested
 
     def _settle(self) -> bool:
         """Report the steps that were skipped; whether they are so many in a row that the run must end."""
@@ -207,7 +211,7 @@ class Trainer:
         passes, tallies = [], []
         values: list[Tensor] = []
         for micro in range(self.accumulate):
-            if micro and self.stop_requested:
+            if micro and self.stop.requested:
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             objective, losses, routings = self.losses(self.step * self.accumulate + micro)
@@ -274,54 +278,14 @@ class Trainer:
         ]
 
     def _preview(self) -> None:
-        self.drawing = True
-        try:
-            self.preview(self.ema.model, self.folder / "progress" / f"step-{self.step:07d}.png")
-        except _StoppedError:
-            pass
-        except OSError as error:
-            print(f"no picture of step {self.step}: {error}", file=sys.stderr)
-        finally:
-            self.drawing = False
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop after the pass at hand, and a picture at once, so that 30 s suffice.
-
-        A second Ctrl-C ends everything at once.
-        """
-
-        def request(number: int, frame: Any) -> None:
-            if self.stop_requested:
-                raise KeyboardInterrupt
-            print("\nstopping after this pass (once more to stop at once)", flush=True)
-            self.stop_requested = True
-            if self.drawing:
-                raise _StoppedError
-
-        previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-class _StoppedError(BaseException):
-    """A stop was asked for while a picture was drawn."""
+        file = self.folder / "progress" / f"step-{self.step:07d}.png"
+        with self.stop.breaking():
+            try:
+                self.preview(self.ema.model, file)
+            except OSError as error:
+                print(f"{file} was not drawn: {error}", file=sys.stderr)
 
 
 def due(every: int, step: int) -> bool:
     """Whether something that happens every so many steps happens after this one."""
     return every > 0 and step % every == 0
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, None for plain float32."""
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {precision!r}")
-    gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if device.type == "cpu":
-        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        gains = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and gains) else None

@@ -156,7 +156,7 @@ def test_guards_and_averages_go_on_exactly(tmp_path: Path) -> None:
             step = run._train_step
 
             def stopping(run=run, step=step, stops=stops):
-                run.stop_requested = run.step + 1 in stops
+                run.stop.requested = run.step + 1 in stops
                 return step()
 
             run._train_step = stopping
