@@ -1,5 +1,6 @@
 """A clip is the frames of sequential decoding, whatever the file; a broken file is one line with a reason."""
 
+import gc
 import importlib.util
 import os
 import pickle
@@ -243,6 +244,18 @@ def test_memory_stays_flat_over_300_opens(file: Callable[[str], Path]) -> None:
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, cwd=root
     )
     assert float(out.stdout) < 8  # without closing, about 100
+
+
+def test_no_frame_waits_for_the_collector_of_garbage(file: Callable[[str], Path]) -> None:
+    """What waits holds its memory and FFmpeg's threads: up to a hundred of them for one clip."""
+    gc.collect()
+    gc.disable()
+    try:
+        clip = read_clip(file("g12.mp4"), 3, 8)
+        assert not [thing for thing in gc.get_objects() if issubclass(type(thing), av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert len(clip) == 8
 
 
 # ---------------------------------------------------------------------------------------- broken files

@@ -9,6 +9,7 @@ from typing import cast
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -120,8 +121,11 @@ def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         Unreadable: if the matrix is no quarter turn.
     """
-    picture = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # With its default, FFmpeg starts threads for each frame, which takes ten times as long for small ones. And
+    # `frame.side_data` keeps its container in the frame and so the frame, its memory and those threads, until a
+    # collection of garbage.
+    picture = frame.to_ndarray(format="rgb24", threads=1)
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # PyAV's stub has no constructor
     if matrix is None:
         return picture
     a, b, _, c, d = np.frombuffer(cast(bytes, matrix), np.int32)[:5].tolist()
