@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modalities.video import check as checking
+from modalities.video import isolation
 from modalities.video.catalogue import find_videos, list_videos
 from modalities.video.check import check
 from modalities.video.container import Unreadable
@@ -286,7 +287,7 @@ def test_check_tells_what_decodes_and_why_not(damaged: Path, tmp_path: Path) -> 
     write_frames(damaged / "Biking" / "frames", np.stack([picture(i) for i in range(6)]))
     Image.fromarray(picture(0)[:9]).save(damaged / "Biking" / "frames" / "00009.png")
     write_mp4(damaged / "Diving" / "x.mp4", np.stack([picture(i) for i in range(7)]), 25)
-    report = check(damaged, tmp_path / "out", workers=1)
+    report = check(damaged, tmp_path / "out", workers=0)
     lines = manifest(tmp_path / "out")
     assert report["videos"] == len(lines) == 14
     assert report["reasons"] == {"not a video": 1, "truncated": 1, "damaged": 1}
@@ -299,6 +300,8 @@ def test_check_tells_what_decodes_and_why_not(damaged: Path, tmp_path: Path) -> 
     assert lines["Archery/v_Archery_g02_c01.avi"]["frames"] == 0
     assert lines["Biking/frames"]["frames"] == 6
     assert report["frames"] == sum(line["frames"] for line in lines.values())
+    assert check(damaged, tmp_path / "apart", workers=1)["reasons"] == report["reasons"]
+    assert manifest(tmp_path / "apart") == lines
 
 
 def test_check_goes_on_where_it_was_interrupted(
@@ -316,16 +319,16 @@ def test_check_goes_on_where_it_was_interrupted(
 
     monkeypatch.setattr(checking, "examine", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        check(root, out, workers=1)
+        check(root, out, workers=0)
     assert len(manifest(out)) == 5
     monkeypatch.setattr(checking, "examine", lambda path: seen.append(path) or examine(path))
-    assert check(root, out)["kept"] == 5
+    assert check(root, out, workers=0)["kept"] == 5
     assert len(seen) == len(set(seen)) == 12
     changed = seen[0]
     make(changed, "mpeg4", num=9)
     gone = seen[1]
     gone.unlink()
-    report = check(root, out)
+    report = check(root, out, workers=0)
     assert (report["videos"], report["kept"], seen[12:]) == (11, 10, [changed])
     assert manifest(out)[changed.relative_to(root).as_posix()]["frames"] == 9
 
@@ -339,3 +342,34 @@ def test_check_refuses_what_is_not_its_own(ucf: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="can be written"):
         check(ucf, tmp_path / "file")
+
+
+FAKE = """
+import os, runpy, time
+def work(path):
+    if "hang" in path.name: time.sleep(60)
+    if "crash" in path.name: os.abort()
+    if "bug" in path.name: raise KeyError(path.name)
+    print("noise")
+    return dict(frames=3, reason="")
+runpy.run_path({file!r})["serve"](work)  # without what the package imports, which takes seconds
+"""
+
+
+def test_a_video_that_hangs_or_kills_its_decoder_is_counted_and_the_others_are_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "bug", "crash", "d", "hang", "line\nbreak", "z"]
+    for name in names:
+        (tmp_path / "set" / f"{name}.mp4").parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / f"{name}.mp4").write_bytes(b"x")
+    monkeypatch.setattr(checking, "CHILD", FAKE.format(file=isolation.__file__))
+    monkeypatch.setattr(checking, "Child", lambda code: isolation.Child(code, seconds=1, seconds_per_mb=0))
+    report = check(tmp_path / "set", tmp_path / "out", workers=1)
+    assert report["reasons"] == {"crash": 2, "timeout": 1}
+    lines = manifest(tmp_path / "out")
+    assert {name for name, line in lines.items() if not line["reason"]} == {
+        "a.mp4", "d.mp4", "line\nbreak.mp4", "z.mp4"
+    }  # fmt: skip
+    assert len(lines["hang.mp4"]["sha256"]) == 64
+    assert lines["hang.mp4"]["frames"] == 0

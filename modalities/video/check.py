@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from tqdm import tqdm
@@ -17,10 +18,12 @@ from ditmoe.checkpoint import replacing
 from modalities.video.catalogue import find_videos
 from modalities.video.container import Unreadable
 from modalities.video.index import Index, index_decoded
+from modalities.video.isolation import Child
 from modalities.video.reader import read_clip, read_index, salvaged_index
 from modalities.video.stills import ARRAYS, list_pictures
 
 MANIFEST = "manifest.jsonl"
+CHILD = "from modalities.video import check, isolation; isolation.serve(check.examine)"
 _EVERY = 10.0  # seconds between two states of the manifest on disk
 
 Entry = dict[str, Any]
@@ -31,12 +34,13 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
 
     A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and
     reason, which is "" for a video that is whole. Files whose size and time are those of an earlier manifest
-    are not decoded again, so that an interrupted run goes on.
+    are not decoded again, so that an interrupted run goes on. Decoders run in processes of their own: a video that
+    hangs one (longer than `isolation.SECONDS` allow) or kills it has the reason "timeout" or "crash".
 
     Args:
         source: folder of videos and of folders of frames.
         out: folder of the manifest, which is made.
-        workers: threads that decode; all cores by default.
+        workers: processes that decode; all cores by default. 0 decodes here, without protection.
 
     Returns:
         counts of videos, of those kept from an earlier manifest, of frames, of videos by reason, and seconds.
@@ -79,6 +83,10 @@ def examine(path: Path) -> Entry:
         reason = fault.reason
         with suppress(Unreadable):
             index = salvaged_index(path, fault)
+    return _entry(index, path, reason)
+
+
+def _entry(index: Index | None, path: Path, reason: str) -> Entry:
     return {
         "frames": len(index) if index else 0,
         "rate": index.rate if index else None,
@@ -107,11 +115,26 @@ def _examine_all(
     """Examine each video; what is done is on disk soon, and at the latest when this ends, however it does."""
     # Of the cores there are, those that this process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool, saved = ThreadPoolExecutor(workers or cores), time.monotonic()
+    workers = cores if workers is None else workers
+    children = [Child(CHILD) for _ in range(workers)]
+    idle: SimpleQueue[Child] = SimpleQueue()
+    for child in children:
+        idle.put(child)
+
+    def work(job: tuple[str, Path]) -> tuple[str, Entry]:
+        name, path = job
+        stamp = _stamp(path)
+        if not workers:
+            return name, stamp | examine(path)
+        child = idle.get()
+        try:
+            return name, stamp | _answered(child.ask(path, stamp["bytes"]), path)
+        finally:
+            idle.put(child)
+
+    pool, saved = ThreadPoolExecutor(max(1, workers)), time.monotonic()
     try:
-        ended: Iterable[tuple[str, Entry]] = pool.map(
-            lambda job: (job[0], _stamp(job[1]) | examine(job[1])), todo
-        )
+        ended: Iterable[tuple[str, Entry]] = pool.map(work, todo)
         total = len(done) + len(todo)
         for name, entry in tqdm(ended, "check", total, unit="video", initial=len(done), disable=not todo):
             done[name] = entry
@@ -119,8 +142,18 @@ def _examine_all(
                 _write(manifest, done)
                 saved = time.monotonic()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.kill()
+        pool.shutdown()
+        for child in children:
+            child.close()
         _write(manifest, done)
+
+
+def _answered(answer: Entry | str, path: Path) -> Entry:
+    """An entry, also for a video over which the decoder died."""
+    return answer if isinstance(answer, dict) else _entry(None, path, answer)
 
 
 def _stamp(path: Path) -> Entry:
