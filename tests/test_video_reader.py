@@ -22,7 +22,8 @@ from modalities.video import reader
 from modalities.video.container import REASONS, Unreadable, opened
 from modalities.video.reader import read_clip, read_frames, read_index
 from modalities.video.stills import read_arrays
-from modalities.video.whole import is_truncated
+from modalities.video.whole import is_truncated, sums_fit
+from modalities.video.writer import write_ffv1
 
 NUM, HEIGHT, WIDTH = 40, 48, 64
 
@@ -387,6 +388,29 @@ def test_pictures_that_the_decoder_makes_up_are_never_given_as_frames(tmp_path: 
         except Unreadable:
             told += 1
     assert told > 8
+
+
+def test_a_flipped_bit_in_a_lossless_frame_is_told_by_its_check_sum(tmp_path: Path) -> None:
+    """FFmpeg copies the slice from the frame before and flags nothing."""
+    path = tmp_path / "a.mkv"
+    frames = np.stack([picture(i) for i in range(8)])
+    write_ffv1(path, frames, 25)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert all(sums_fit(packet) for packet in packets)
+    whole = path.read_bytes()
+    for place in (len(packets[3]) // 3, len(packets[3]) - 7):  # in a slice, and in its length
+        data = bytearray(whole)
+        data[whole.index(packets[3]) + place] ^= 4
+        path.write_bytes(data)
+        index = read_index(path)
+        for start, count in ((0, 8), (2, 3)):
+            with pytest.raises(Unreadable, match="a check sum does not fit"):
+                read_clip(path, start, count, index=index)
+        assert np.array_equal(read_clip(path, 4, 4, index=index), frames[4:])
+        assert np.array_equal(read_clip(path, 0, 8, salvage=True), np.delete(frames, 3, axis=0))
+    bare = make(tmp_path / "b.mkv", "ffv1", pixels="bgr0", options={"level": "1"}, num=3)
+    assert len(read_clip(bare, 0, 3)) == 3
 
 
 @pytest.mark.parametrize(("number", "part"), [(18, 0.2), (24, 0.5)])

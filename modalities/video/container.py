@@ -15,6 +15,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from modalities.video.whole import sums_fit
+
 REASONS = {
     "missing": "an existing file, got nothing there",
     "empty": "a video, got an empty one",
@@ -91,9 +93,11 @@ def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = Fa
 
     With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where
     the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
-    (`is_corrupt`).
+    (`is_corrupt`); FFV1's check sums are looked at here, since FFmpeg conceals what they tell of without a flag.
     """
     packets = packets_of(container, stream)
+    # Whether there were sums so far.
+    summed = False if stream.codec_context.codec.canonical_name == "ffv1" else None
     while True:
         try:
             packet = next(packets)
@@ -104,6 +108,11 @@ def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = Fa
                 return
             raise
         try:
+            if summed is not None and packet.size:
+                fit = sums_fit(bytes(packet))
+                if fit is False or (summed and fit is None):
+                    raise av.InvalidDataError(0, "a check sum does not fit")
+                summed = summed or fit is True
             frames = packet.decode()
         except av.FFmpegError:
             if not salvage:

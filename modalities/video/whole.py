@@ -1,11 +1,13 @@
-"""Whether a file ends before its own headers say: FFmpeg reads what is left of such files without a word."""
+"""Whether a file is what its own headers and check sums say: FFmpeg reads what is left of one without a word."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot", b"moof", b"sidx", b"uuid"}
 _SEGMENT = 0x18538067
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def is_truncated(path: Path) -> bool:
@@ -76,3 +78,20 @@ def _vint(stream: BinaryIO) -> int | None:
     extra = 8 - first[0].bit_length()
     value = int.from_bytes(bytes([first[0] & (0x7F >> extra)]) + stream.read(extra), "big")
     return None if value == (1 << 7 * (extra + 1)) - 1 else value
+
+
+def sums_fit(packet: bytes) -> bool | None:
+    """Whether the check sums of a frame of FFV1 fit (RFC 9043, section 4.9); None where no sums can be found.
+
+    The slices lie one behind another, each with its length (24 bits), a status and a CRC-32 at its end, which makes the
+    sum over the whole slice 0.
+    """
+    end, sums = len(packet), []
+    while end >= 8:
+        start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
+        if start < 0:
+            return None
+        # zlib has its bits the other way round, and begins and ends with all ones.
+        sums.append(zlib.crc32(packet[start:end].translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF)
+        end = start
+    return not any(sums) if sums and not end else None
