@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 
 import torch
 from jaxtyping import Float
@@ -21,11 +22,13 @@ class Codec(nn.Module, ABC):
         stride: pixels per latent cell, along each axis.
         channels: L, of the latents.
         pixel_channels: C, of the pixels.
+        causal: whether the first latent frame of a clip is that of its first frame alone.
     """
 
     stride: tuple[int, ...]
     channels: int
     pixel_channels: int = 3
+    causal: bool = False
 
     @abstractmethod
     def encode(self, x: Pixels) -> Latents:
@@ -57,6 +60,14 @@ class Codec(nn.Module, ABC):
                 )
         self.load_state_dict(dict(state), strict=False)
 
+    def fingerprint(self) -> str:
+        """A hash of all that its latents depend on, published weights included."""
+        digest = sha256(type(self).__name__.encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def shape(self, size: Sequence[int]) -> tuple[int, ...]:
         """(L, *cells) of the latents of a sample of this size in pixels.
 
@@ -70,6 +81,27 @@ class Codec(nn.Module, ABC):
                 f"size must be a multiple of the codec's stride {list(self.stride)} on each axis, got {list(size)}"
             )
         return self.channels, *(n // s for n, s in zip(size, self.stride, strict=True))
+
+
+def cells_of_clip(
+    size: Sequence[int], stride: Sequence[int], group: int, what: str = ""
+) -> tuple[int, int, int]:
+    """(t, h, w), latent cells of a clip (T, H, W) of which frame 0 stands alone, in front of groups of frames.
+
+    Args:
+        group: frames by which lengths may differ, a multiple of `stride[0]`.
+        what: whose rule it is, for the error.
+
+    Raises:
+        ValueError: if the size does not fit.
+    """
+    t, h, w = stride
+    if len(size) != 3 or min(size) < 1 or (size[0] - 1) % group or size[1] % h or size[2] % w:
+        frames = f"1 + a multiple of {group}" if group > 1 else "at least 1"
+        raise ValueError(
+            f"frames must be {frames}, height and width multiples of {h} and {w}{what}, got {list(size)}"
+        )
+    return 1 + (size[0] - 1) // t, size[1] // h, size[2] // w
 
 
 class Identity(Codec):
