@@ -191,5 +191,8 @@ class Modality(ABC):
         """Open files in a window, or draw them into `out` where there is none; returns one line that says so."""
 
     @abstractmethod
-    def prepare(self, source: Path, out: Path) -> None:
-        """Turn a person's own files into a data set that this modality trains on; prints a summary."""
+    def prepare(self, source: Path, out: Path, check: bool = False) -> None:
+        """Turn a person's own files into a data set that this modality trains on; prints a summary.
+
+        With `check`, only look them through and write down what is wrong, where the modality knows how.
+        """

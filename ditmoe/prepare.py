@@ -1,5 +1,6 @@
 """python -m ditmoe.prepare source=meshes/ out=data/: turns a person's own files into a data set."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,12 @@ from ditmoe import build, cli
 
 def prepare(config: dict[str, Any]) -> None:
     """The command; each modality knows how."""
-    build.make(config["modality"]).prepare(Path(config["source"]), Path(config["out"]))
+    modality = build.make(config["modality"])
+    try:
+        modality.prepare(Path(config["source"]), Path(config["out"]), config["check"])
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
 from ditmoe.sample import sample_checkpoint
 from ditmoe.train import make_trainer, resume
 from ditmoe.view import modality_of, view
+from modalities.adapter import to_pixels
 from modalities.codec import Identity, PatchPCA
 from modalities.image import Image as Adapter
-from modalities.image.adapter import to_pixels
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from modalities import digits
-from modalities.image import latents
-from modalities.image.adapter import to_images, to_pixels
+from modalities.adapter import to_bytes, to_pixels
 from modalities.image.data import Pictures
 from modalities.image.pictures import fitted, open_picture, read_pictures
 
@@ -195,7 +193,7 @@ def test_the_built_in_digits_are_split_without_overlap_and_centred() -> None:
 
 def test_pixels_and_numbers_are_the_same() -> None:
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
-    assert np.array_equal(to_images(to_pixels(images)), images)
+    assert np.array_equal(to_bytes(to_pixels(images)), images)
 
 
 def test_a_set_to_be_measured_has_one_size(tmp_path: Path) -> None:
@@ -207,64 +205,3 @@ def test_a_set_to_be_measured_has_one_size(tmp_path: Path) -> None:
     picture(size=(9, 8)).save(tmp_path / "3.png")
     with pytest.raises(ValueError, match=r"one size, got 0.png of 8 x 8 and 3.png of 9 x 8"):
         read_pictures(tmp_path)
-
-
-def encode(images: np.ndarray) -> torch.Tensor:
-    return to_pixels(images)[:, :, ::3, ::3]
-
-
-def make_latents(tmp_path: Path, mirror: bool = False, **options) -> tuple[Pictures, Path, dict]:
-    root = tmp_path / "pictures"
-    data = Pictures((9, 9), root if root.exists() else folder(root, each=9, prefix="train"), mirror=mirror)
-    out = tmp_path / "latents"
-    report = latents.prepare(data, encode, out, {"size": [9, 9]}, {}, dtype="float32", batch=4, **options)
-    return data, out, report
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-def test_latents_on_disk_are_the_batches_that_encoding_on_the_fly_gives(tmp_path: Path, mirror: bool) -> None:
-    data, out, report = make_latents(tmp_path, mirror, shard=5)
-    assert report["shards"] == 4
-    stored = latents.Latents(out)
-    assert len(stored) == 18
-    assert stored.shape == (3, 3, 3)
-    for step in range(4):
-        z, y = stored.batch(7, 5, step)
-        images, labels = data.batch(7, 5, step)
-        assert torch.equal(z, encode(images))
-        assert np.array_equal(y.numpy(), labels)
-
-
-def test_an_interrupted_preparation_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
-    calls = []
-
-    def failing(images: np.ndarray) -> torch.Tensor:
-        calls.append(len(images))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return encode(images)
-
-    data = Pictures((9, 9), folder(tmp_path / "pictures", each=9, prefix="train"))
-    out, setting = tmp_path / "latents", {"size": [9, 9]}
-    with pytest.raises(KeyboardInterrupt):
-        latents.prepare(data, failing, out, setting, {}, shard=8, batch=4)
-    with pytest.raises(ValueError, match="is not complete: run the same prepare again"):
-        latents.Latents(out)
-    assert not list(out.glob(".*"))
-    assert latents.prepare(data, encode, out, setting, {}, shard=8, batch=4)["written"] == 10
-    assert len(latents.Latents(out)) == 18
-    with pytest.raises(ValueError, match=r"prepared in the same way, got .* with size \[9, 9\]"):
-        latents.prepare(data, encode, out, {"size": [8, 8]}, {}, shard=8, batch=4)
-    with pytest.raises(ValueError, match="holds something else"):
-        latents.prepare(data, encode, tmp_path / "pictures", setting, {})
-
-
-def test_unreadable_pictures_are_left_out_of_latents_and_named(tmp_path: Path) -> None:
-    root = folder(tmp_path / "pictures", each=9, prefix="train")
-    (root / "train/class0/4.png").write_bytes(b"broken")
-    _, out, report = make_latents(tmp_path, shard=5)
-    assert list(report["unreadable"]) == ["train/class0/4.png"]
-    assert len(latents.Latents(out)) == 17
-    (out / "latents-00001.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"latents-00001.safetensors is damaged"):
-        latents.Latents(out).batch(2, 0, 0)

@@ -1,8 +1,8 @@
 """The image modality: puts the pieces of this folder behind the contract."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +13,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.checkpoint import replacing
-from ditmoe.modality import Modality, Report, Samples, Tokens
+from ditmoe.modality import Report, Samples, Tokens
+from modalities import latents
+from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
-from modalities.image import latents, pictures, view
+from modalities.image import pictures, view
 from modalities.image.codec import Autoencoder
-from modalities.image.data import Pictures
+from modalities.image.data import Pictures, turn
 from modalities.image.metric import evaluate_images
 from modalities.sheet import lay_out, save_png
 
@@ -32,7 +34,7 @@ class ReferenceFile(Samples):
     file: Path = Path()
 
 
-class Image(Modality):
+class Image(LatentModality):
     """Pictures of one size, generated as the latents of a codec.
 
     Args:
@@ -48,6 +50,7 @@ class Image(Modality):
 
     name: ClassVar[str] = "image"
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
+    published = Autoencoder
 
     def __init__(
         self,
@@ -62,62 +65,35 @@ class Image(Modality):
     ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
+        super().__init__(codec, facts)
         self.size = tuple(size)
-        self._make_data, self._make_codec, self._make_tokens, self._latents = data, codec, tokens, latents
+        self._make_data, self._make_tokens, self._latents = data, tokens, latents
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
-        self._facts = dict(facts) if facts else None
+
+    @property
+    def pixel_size(self) -> tuple[int, ...]:
+        return self.size
 
     @cached_property
     def data(self) -> Pictures:
-        """The pictures; read when first asked for."""
-        return self._make_data(size=self.size)
+        """The pictures; read when first asked for. Without a root, those that the latents were made of."""
+        data = self._make_data(size=self.size)
+        if data.root is None and self.cached is not None:
+            data.root = Path(self.cached.record["source"])
+        return data
 
     @cached_property
     def cached(self) -> latents.Latents | None:
         """The latents on disk, where there are some."""
         if self._latents is None:
             return None
-        found = latents.Latents(self._latents)
-        if found.record["size"] != list(self.size):
-            raise ValueError(
-                f"modality.size must be that of {self._latents}, {found.record['size']}, got {self.size}"
-            )
+        mirror = latents.read_record(Path(self._latents).expanduser()).get("mirror")
+        found = latents.Latents(self._latents, partial(turn, mirror=bool(mirror)))
+        found.check(size=list(self.size))
         return found
 
-    @cached_property
-    def codec(self) -> Codec:
-        """Between pixels and latents: as the checkpoint has it, or fitted to some training pictures."""
-        codec = self._make_codec()
-        shape = list(codec.shape(self.size))  # refuses a size that does not divide
-        if self._facts is not None and shape != self._facts["shape"]:
-            raise ValueError(
-                f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
-            )
-        if self._facts is not None:
-            codec.restore(self._facts["codec"])
-        elif self.cached is not None:
-            codec.restore(self.cached.codec())
-        else:
-            codec.fit(self._some())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return codec.to(device).eval().requires_grad_(False)
-
-    def facts(self) -> dict[str, Any]:
-        if self._facts is None:
-            self._facts = {
-                "classes": list((self.cached or self.data).classes),
-                "shape": list(self.codec.shape(self.size)),
-                "codec": self.codec.learnt(),
-            }
-        return self._facts
-
-    @property
-    def classes(self) -> Sequence[str]:
-        return self.facts()["classes"]
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return tuple(self.facts()["shape"])
+    def class_names(self) -> list[str]:
+        return list((self.cached or self.data).classes)
 
     def shape_of(self, frames: int | None = None, size: Sequence[int] | None = None) -> tuple[int, ...]:
         return super().shape_of(frames) if size is None else self.codec.shape(size)
@@ -141,24 +117,12 @@ class Image(Modality):
 
     def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
         """Latents of pictures, on the codec's device."""
-        device = next(self.codec.buffers()).device
-        return self.codec.encode(to_pixels(images).to(device))
+        return self.encode_pixels(to_pixels(images))
 
     def decode(self, x: Float[Tensor, "S L h w"], labels: Int[Tensor, " S"]) -> Samples:
-        device = next(self.codec.buffers()).device
-        parts = [to_images(self.codec.decode(part.to(device))) for part in x.split(32)]
-        names = [f"{self._class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
+        parts = [to_bytes(self.decode_latents(part)) for part in x.split(32)]
+        names = [f"{self.class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
         return Samples(np.concatenate(parts), labels.numpy(), names)
-
-    @property
-    def autoencoder(self) -> Any:
-        return self.codec.model if isinstance(self.codec, Autoencoder) else None
-
-    def attach(self, autoencoder: Any) -> None:
-        if autoencoder is not None:
-            self.codec = Autoencoder(autoencoder)
-        elif getattr(self._make_codec, "func", None) is Autoencoder:
-            raise ValueError("the folder must hold the autoencoder that its pictures need (vae/), got none")
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -192,48 +156,44 @@ class Image(Modality):
         shown = samples.data[:200]
         factor = max(1, 64 // shown.shape[1])
         tiles = [image.repeat(factor, 0).repeat(factor, 1) for image in shown]
-        names = [self._class_name(label) for label in labels[:200]] or [""] * len(tiles)
+        names = [self.class_name(label) for label in labels[:200]] or [""] * len(tiles)
         save_png(file, lay_out(tiles, names))
 
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view.view(paths, out)
 
-    def prepare(self, source: Path, out: Path) -> None:
+    def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         """Encode the training pictures below `source` once, for `modality.latents=`."""
-        self.data.root = source
-        setting = {
-            "source": str(source.resolve()),
-            "size": list(self.size),
-            "codec": type(self.codec).__name__,
-        }
-        report = latents.prepare(
-            self.data, self.encode, out, setting, self.codec.learnt(), **self._preparation
+        if check:
+            raise ValueError("check is for videos: leave it out")
+        data = self.data
+        data.root = source
+        pictures = data.split("train")
+        self.codec = self.ready_codec(latents.read_codec(out))
+        setting = {"source": str(source.resolve()), "size": list(self.size), "mirror": data.mirror}
+        found = latents.Source(
+            "picture",
+            names=[picture.name for picture in pictures],
+            labels=[picture.label for picture in pictures],
+            classes=data.classes,
+            read=lambda numbers: data.views([pictures[i] for i in numbers]),
+            unreadable=data.unreadable,
         )
-        print(latents.summary(report, out))
+        report = latents.prepare(found, self.encode, out, setting, self.codec, **self._preparation)
+        print(latents.summary(report, "picture", out))
 
-    def _some(self) -> list[Float[Tensor, "B 3 H W"]]:
+    def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
         rng = np.random.default_rng(0)
         train = self.data.split("train")
-        order = rng.permutation(len(train))
-        read = (self.data.read(train[i]) for i in order)
-        images = list(islice((image for image in read if image is not None), FITTED_ON))
-        if not images:
+        read = (self.data.read(train[i]) for i in rng.permutation(len(train)))
+        images = islice((image for image in read if image is not None), FITTED_ON)
+        num = 0
+        while some := list(islice(images, 256)):
+            num += len(some)
+            yield to_pixels(np.stack(some))
+        if not num:
             raise ValueError(f"{self.data.root} must hold readable pictures, got none")
-        return [to_pixels(np.stack(images[i : i + 256])) for i in range(0, len(images), 256)]
-
-    def _class_name(self, label: int) -> str:
-        return self.classes[label] if label < len(self.classes) else "any"
-
-
-def to_pixels(images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
-    """8-bit pictures as numbers in [-1, 1], channels first."""
-    return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).float() / 127.5 - 1
-
-
-def to_images(x: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
-    """The reverse: rounded, and cut off at black and white."""
-    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()
 
 
 def read_set(path: Path) -> Samples:

@@ -93,6 +93,13 @@ class Pictures:
         labels = np.array([picture.label for picture, _ in kept], np.int64)
         return Samples(np.stack([image for _, image in kept]), labels, [picture.name for picture, _ in kept])
 
+    def views(self, pictures: Sequence[Picture]) -> list[UInt8[np.ndarray, "V H W 3"] | None]:
+        """Each picture, and its mirror image where training draws these; None for an unreadable one."""
+        images = self._threads.map(self.read, pictures)
+        if not self.mirror:
+            return [None if image is None else image[None] for image in images]
+        return [None if image is None else np.stack([image, image[:, ::-1]]) for image in images]
+
     def read(self, picture: Picture) -> UInt8[np.ndarray, "H W 3"] | None:
         """A picture at the wanted size, or None where it is unreadable, which is told once."""
         if isinstance(picture.source, np.ndarray):

@@ -127,7 +127,9 @@ class PointCloud(Modality):
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
 
-    def prepare(self, source: Path, out: Path) -> None:
+    def prepare(self, source: Path, out: Path, check: bool = False) -> None:
+        if check:
+            raise ValueError("check is for videos: leave it out")
         prepare(source, out, **self._preparation)
 
     def _class_name(self, label: int) -> str:

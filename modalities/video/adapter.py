@@ -1,6 +1,6 @@
 """The video modality: puts the pieces of this folder behind the contract."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,21 +11,24 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.checkpoint import replacing
-from ditmoe.modality import Modality, Report, Samples, Tokens
+from ditmoe.modality import Report, Samples, Tokens
+from modalities import latents
+from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
 from modalities.sheet import lay_out, save_png
 from modalities.video import sets, writer
-from modalities.video.check import check
-from modalities.video.data import Clips
+from modalities.video.autoencoder import Autoencoder
+from modalities.video.check import check as check_videos
+from modalities.video.data import Clips, pick
 from modalities.video.metric import evaluate_videos
 from modalities.video.moving import MovingDigits
 from modalities.video.view import enlarged, strip, view
 
-FITTED_ON = 384
-"""Training clips that the built-in autoencoder learns from."""
+FITTED_ON, FITTED_NUMBERS = 384, 2**27
+"""Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
 
 
-class Video(Modality):
+class Video(LatentModality):
     """Clips of one length, rate and size, generated as the latents of a codec.
 
     Args:
@@ -38,12 +41,19 @@ class Video(Modality):
         stride: between the frames of a video that a clip takes.
         rate: frames per second of a clip, as it is shown and as positions count time.
         images: share of the training batches that are clips of one frame.
+        pictures: makes the data set of pictures (`modalities.image.data.Pictures`) that these are, for a size; where
+            its root is None they are first frames of clips.
+        merge: whether a picture's class is that of the videos by the same name, or a new one behind them; otherwise
+            pictures have no class (the null class).
+        latents: a folder that `prepare` wrote; training then neither reads nor encodes videos.
         evaluation: options of `evaluate_videos`.
+        preparation: options of `latents.prepare`, and "starts": clips of each video, evenly spread over it.
         facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
     """
 
     name: ClassVar[str] = "video"
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
+    published = Autoencoder
 
     def __init__(
         self,
@@ -55,7 +65,11 @@ class Video(Modality):
         stride: int = 1,
         rate: float = 8.0,
         images: float = 0.0,
+        pictures: partial[Any] | None = None,
+        merge: bool = True,
+        latents: str | None = None,
         evaluation: Mapping[str, Any] | None = None,
+        preparation: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         if len(size) != 2 or min(size) < 1:
@@ -66,59 +80,82 @@ class Video(Modality):
             )
         if not 0 <= images <= 1:
             raise ValueError(f"modality.images must lie in [0, 1], got {images}")
-        self.size, self.frames, self.stride, self.rate, self.images = (
-            tuple(size),
-            frames,
-            stride,
-            rate,
-            images,
-        )
-        self._make_data, self._make_codec, self._make_tokens = data, codec, tokens
+        if not images and pictures is not None and pictures.keywords.get("root") is not None:
+            raise ValueError(
+                "modality.images, the share of pictures, must be above 0 to train on pictures.root"
+            )
+        super().__init__(codec, facts)
+        self.size, self.frames, self.stride, self.rate = tuple(size), frames, stride, rate
+        self.images, self.merge = images, merge
+        self._make_data, self._make_tokens, self._make_pictures = data, tokens, pictures
+        self._latents, self._preparation = latents, dict(preparation or {})
         self._evaluation = dict(evaluation or {})
-        self._facts = dict(facts) if facts else None
+
+    @property
+    def pixel_size(self) -> tuple[int, ...]:
+        return self.frames, *self.size
 
     @cached_property
     def data(self) -> Clips | MovingDigits:
-        """The clips; read when first asked for."""
-        if self._make_data.keywords.get("root") is None:
-            return MovingDigits(self.size, self.frames, self.stride)
-        return self._make_data(size=self.size, frames=self.frames, stride=self.stride)
+        """The clips; read when first asked for. Without a root, those that the latents were made of."""
+        if self._make_data.keywords.get("root") is not None:
+            return self.clips_of()
+        if self.cached is not None:
+            return self.clips_of(Path(self.cached.record["source"]))
+        return MovingDigits(self.size, self.frames, self.stride)
+
+    def clips_of(self, root: Path | None = None) -> Clips:
+        """The clips of a folder, that of the configuration by default."""
+        options = {} if root is None else {"root": root}
+        return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
 
     @cached_property
-    def codec(self) -> Codec:
-        """Between clips and latents: as the checkpoint has it, or fitted to some training clips."""
-        codec = self._make_codec()
-        shape = list(codec.shape((self.frames, *self.size)))
-        if self._facts is None:
-            batches = (self.data.batch(32, 0, step)[0] for step in range(FITTED_ON // 32))
-            codec.fit([to_pixels(clips) for clips in batches])
-        elif shape != self._facts["shape"]:
-            raise ValueError(
-                f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
-            )
-        else:
-            codec.restore(self._facts["codec"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return codec.to(device).eval().requires_grad_(False)
+    def pictures(self) -> Any:
+        """The pictures among which clips of one frame are drawn; None where they are first frames of clips."""
+        if self._make_pictures is None or self._make_pictures.keywords.get("root") is None:
+            return None
+        return self._make_pictures(size=self.size)
+
+    @cached_property
+    def cached(self) -> latents.Latents | None:
+        """The latents on disk, where there are some."""
+        if self._latents is None:
+            return None
+        starts = latents.read_record(Path(self._latents).expanduser()).get("starts", 1)
+
+        def pick_view(length: int, seed: int, number: int) -> tuple[int, int]:
+            index, place = pick(length, seed, number)
+            return index, int(place * starts)
+
+        found = latents.Latents(self._latents, pick_view)
+        found.check(frames=self.frames, size=list(self.size), stride=self.stride)
+        return found
+
+    def fitting_data(self) -> Iterator[Float[Tensor, "B 3 T H W"]]:
+        """Some training clips, and pictures as clips that stand still, by their share."""
+        numbers = 3 * self.frames * self.size[0] * self.size[1]
+        for step in range(max(1, min(FITTED_ON // 32, FITTED_NUMBERS // (32 * numbers)))):
+            yield self._pixels(32, 0, step)
+
+    def _pixels(self, size: int, seed: int, step: int) -> Float[Tensor, "B 3 T H W"]:
+        if self.pictures is not None and self._shows_images(seed, step):
+            return to_pixels(self.pictures.batch(size, seed, step)[0][:, None].repeat(self.frames, axis=1))
+        return to_pixels(self.data.batch(size, seed, step)[0])
 
     def facts(self) -> dict[str, Any]:
-        if self._facts is None:
-            codec = self.codec
-            self._facts = {
-                "classes": list(self.data.classes),
-                "shape": list(codec.shape((self.frames, *self.size))),
-                "stride": list(codec.stride),
-                "codec": codec.learnt(),
-            }
-        return self._facts
+        stored = self.images and self._latents is not None and self.pictures is None
+        if self._facts is None and stored and not self.codec.causal:
+            raise ValueError(
+                f"modality.images must be 0 or of modality.pictures.root: {type(self.codec.model).__name__} "  # type: ignore[attr-defined]
+                "is not causal, so that no latent on disk is that of one frame"
+            )
+        return super().facts()
 
-    @property
-    def classes(self) -> Sequence[str]:
-        return self.facts()["classes"]
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return tuple(self.facts()["shape"])
+    def class_names(self) -> list[str]:
+        names = list((self.cached or self.data).classes)
+        if self.pictures is None or not self.merge:
+            return names
+        return list(dict.fromkeys([*names, *self.pictures.classes]))
 
     def shape_of(self, frames: int | None = None, size: Sequence[int] | None = None) -> tuple[int, ...]:
         return self.codec.shape((frames or self.frames, *(size or self.size)))
@@ -137,19 +174,34 @@ class Video(Modality):
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L t h w"], Int[Tensor, " B"]]:
+        one_frame = self._shows_images(seed, step)
+        if one_frame and self.pictures is not None:
+            images, labels = self.pictures.batch(size, seed, step, rank, world)
+            return self.encode(images[:, None]).cpu(), torch.from_numpy(self._picture_labels[labels])
+        if self.cached is not None:
+            x, y = self.cached.batch(size, seed, step, rank, world)
+            return (x[:, :, :1] if one_frame else x), y
         clips, labels = self.data.batch(size, seed, step, rank, world)
-        if self.images and np.random.default_rng([seed, step]).random() < self.images:
-            clips = clips[:, :1]
-        return self.encode(clips).cpu(), torch.from_numpy(labels)
+        return self.encode(clips[:, :1] if one_frame else clips).cpu(), torch.from_numpy(labels)
+
+    def _shows_images(self, seed: int, step: int) -> bool:
+        """Whether a batch is of clips of one frame, for all ranks alike."""
+        return bool(self.images and np.random.default_rng([seed, step]).random() < self.images)
+
+    @cached_property
+    def _picture_labels(self) -> Int[np.ndarray, " _"]:
+        """Class of a picture -> class of the model."""
+        names = list(self.classes)
+        own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
+        return np.array(own, np.int64)
 
     def encode(self, clips: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B L t h w"]:
         """Latents of clips, on the codec's device."""
-        return self.codec.encode(to_pixels(clips).to(next(self.codec.buffers()).device))
+        return self.encode_pixels(to_pixels(clips))
 
     def decode(self, x: Float[Tensor, "S L t h w"], labels: Int[Tensor, " S"]) -> Samples:
-        device = next(self.codec.buffers()).device
-        parts = [to_clips(self.codec.decode(part.to(device))) for part in x.split(8)]
-        names = [f"{self._class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
+        parts = [to_bytes(self.decode_latents(part)) for part in x.split(8)]
+        names = [f"{self.class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
         return Samples(np.concatenate(parts), labels.numpy(), names)
 
     def reference(self, split: str) -> Samples:
@@ -201,9 +253,33 @@ class Video(Modality):
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
 
-    def prepare(self, source: Path, out: Path) -> None:
-        """Decode every video once and write a manifest of what came of it."""
-        check(source, out)
+    def prepare(self, source: Path, out: Path, check: bool = False) -> None:
+        """Encode clips of the training videos below `source` once, for `modality.latents=`.
+
+        With `check`, decode every video instead and write a manifest of what came of it.
+        """
+        if check:
+            check_videos(source, out)
+            return
+        options = dict(self._preparation)
+        starts = options.pop("starts", 1)
+        if starts < 1:
+            raise ValueError(f"modality.preparation.starts must be at least 1, got {starts}")
+        data = self.data = self.clips_of(source)
+        videos = data.split("train")
+        self.codec = self.ready_codec(latents.read_codec(out))
+        setting = {"source": str(source.resolve()), "frames": self.frames, "size": list(self.size),
+                   "stride": self.stride, "starts": starts, "policy": data.policy}  # fmt: skip
+        found = latents.Source(
+            "video",
+            names=[video.name for video in videos],
+            labels=data.labels("train").tolist(),
+            classes=data.classes,
+            read=lambda numbers: data.views([videos[i] for i in numbers], starts),
+            unreadable=data.unreadable,
+        )
+        report = latents.prepare(found, self.encode, out, setting, self.codec, **options)
+        print(latents.summary(report, "video", out))
 
     def _save_animation(self, samples: Samples, file: Path) -> Path:
         names = self._names(samples)[:40]
@@ -213,17 +289,4 @@ class Video(Modality):
 
     def _names(self, samples: Samples) -> list[str]:
         labels = [] if samples.labels is None else samples.labels.tolist()
-        return [self._class_name(label) for label in labels] or [""] * len(samples)
-
-    def _class_name(self, label: int) -> str:
-        return self.classes[label] if label < len(self.classes) else "any"
-
-
-def to_pixels(clips: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B 3 T H W"]:
-    """8-bit clips as numbers in [-1, 1], channels first."""
-    return torch.from_numpy(np.ascontiguousarray(clips)).movedim(-1, 1).float() / 127.5 - 1
-
-
-def to_clips(x: Float[Tensor, "B 3 T H W"]) -> UInt8[np.ndarray, "B T H W 3"]:
-    """The reverse: rounded, and cut off at black and white."""
-    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()
+        return [self.class_name(label) for label in labels] or [""] * len(samples)

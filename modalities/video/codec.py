@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from modalities.codec import Batches, Codec, PatchPCA
+from modalities.codec import Batches, Codec, PatchPCA, cells_of_clip
 
 Clip = Float[Tensor, "B C T H W"]
 Cells = Float[Tensor, "B L t h w"]
@@ -37,6 +37,7 @@ class CausalPatches(Codec):
 
     mean: Tensor
     deviation: Tensor
+    causal = True
 
     def __init__(
         self,
@@ -63,12 +64,7 @@ class CausalPatches(Codec):
         self.register_buffer("deviation", torch.ones(channels, 1, 1, 1))
 
     def shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        t, h, w = self.stride
-        if len(size) != 3 or min(size) < 1 or (size[0] - 1) % t or size[1] % h or size[2] % w:
-            raise ValueError(
-                f"frames must be 1 + a multiple of {t}, height and width multiples of {h} and {w}, got {list(size)}"
-            )
-        return self.channels, 1 + (size[0] - 1) // t, size[1] // h, size[2] // w
+        return self.channels, *cells_of_clip(size, self.stride, self.stride[0])
 
     def encode(self, x: Clip) -> Cells:
         self.shape(x.shape[2:])

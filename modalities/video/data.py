@@ -132,13 +132,21 @@ class Clips:
         A video that cannot be read gives way to the next of its class, each of which is tried once.
         """
         videos = self.split("train")
-        chosen = int(_permutation(len(videos), seed, epoch)[number])
-        place = np.random.default_rng([seed, _CLIP, epoch, number]).random()
+        chosen, place = pick(len(videos), seed, epoch * len(videos) + number)
         category = videos[chosen].category
         for video in [*videos[chosen:], *videos[:chosen]]:
             if video.category == category and (frames := self._read(video, place)) is not None:
                 return frames, self.classes.index(category)
         raise self._nothing_readable(f"train/{category}")
+
+    def views(self, videos: Sequence[Clip], starts: int) -> list[UInt8[np.ndarray, "V T H W 3"] | None]:
+        """Clips of each video from `starts` places, evenly from its first frame to its last; None for an unreadable
+        one.
+        """
+        places = [(video, (i + 0.5) / starts) for video in videos for i in range(starts)]
+        read = self._map(lambda at: self._read(*at), places)
+        each = [read[i : i + starts] for i in range(0, len(read), starts)]
+        return [None if any(clip is None for clip in clips) else np.stack(clips) for clips in each]
 
     def reference(self, split: str, count: int | None = None, seed: int | None = None) -> Samples:
         """One clip of each video of a split: from its start, or with a `seed` from one drawn for its name.
@@ -252,6 +260,13 @@ def _place(name: str, seed: int | None) -> float:
     if seed is None:
         return 0.0
     return float(np.random.default_rng([seed, _START, *name.encode("utf-8", "surrogateescape")]).random())
+
+
+def pick(length: int, seed: int, number: int) -> tuple[int, float]:
+    """Which of `length` videos is number `number` of the training stream, and from where in it, in [0, 1)."""
+    epoch, place = divmod(number, length)
+    rng = np.random.default_rng([seed, _CLIP, epoch, place])
+    return int(_permutation(length, seed, epoch)[place]), float(rng.random())
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,292 @@
+"""Latents on disk: encoded once by `python -m ditmoe.prepare`, read memory-mapped by training."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from ditmoe.checkpoint import replacing
+from modalities.codec import Codec
+
+RECORD, CODEC = "latents.json", "codec.safetensors"
+FORMAT = "ditmoe-latents-2"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Views = UInt8[np.ndarray, "V *size 3"]
+Encode = Callable[[UInt8[np.ndarray, "B *size 3"]], Float[Tensor, "B L *cells"]]
+Pick = Callable[[int, int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be encoded: pictures or videos, each seen in one or several views (mirrored, or from other starts).
+
+    Attributes:
+        kind: "picture" or "video", for the screen.
+        names, labels: of each, in order; a label is an index into `classes`.
+        read: numbers -> views of each, None for one that is unreadable, which is then in `unreadable`.
+        unreadable: name -> why, of those found so far.
+    """
+
+    kind: str
+    names: Sequence[str]
+    labels: Sequence[int]
+    classes: Sequence[str]
+    read: Callable[[Sequence[int]], Sequence[Views | None]]
+    unreadable: Mapping[str, str]
+
+
+def prepare(
+    source: Source,
+    encode: Encode,
+    out: Path,
+    setting: Mapping[str, Any],
+    codec: Codec,
+    *,
+    shard: int = 4096,
+    batch: int = 32,
+    dtype: str = "float16",
+) -> dict[str, Any]:
+    """Encode a source into `out`, shard by shard, each written whole or not at all; shows a bar.
+
+    A shard holds "latents" (n, V, L, *cells), and "labels" (n,). What is there already is kept, so that an interrupted
+    run goes on; what is unreadable is left out, counted and named. No more than a shard of latents and a batch of
+    views are in memory.
+
+    Args:
+        encode: views to latents.
+        setting: what the latents depend on, plain values; a folder made with another one is refused.
+        codec: its kind and a hash of it are recorded, and what it learnt of the data is kept beside the latents.
+        shard: pictures or videos of a shard.
+        batch: those that are read and views that are encoded at a time.
+        dtype: of the latents on disk.
+
+    Returns:
+        What was written to latents.json: the setting, classes, counts, and what was unreadable.
+
+    Raises:
+        ValueError: if an option is wrong, `out` holds something else, or nothing is readable.
+    """
+    if min(shard, batch) < 1 or dtype not in DTYPES:
+        raise ValueError(f"shard and batch must be at least 1 and dtype one of {', '.join(DTYPES)}, got "
+                         f"{shard}, {batch} and {dtype}")  # fmt: skip
+    record = {"format": FORMAT, **setting, "codec": type(codec).__name__, "fingerprint": codec.fingerprint(),
+              "dtype": dtype, "shard": shard, "classes": list(source.classes), "num": len(source.names)}  # fmt: skip
+    _claim(out / RECORD, record)
+    with replacing(out / CODEC) as stream:
+        stream.write(save({name: value.contiguous() for name, value in codec.learnt().items()}))
+    unreadable: dict[str, str] = {}
+    written = 0
+    with tqdm(total=len(source.names), desc="encoding", unit=source.kind) as bar:
+        for index, start in enumerate(range(0, len(source.names), shard)):
+            file, part = _shard(out, index), range(start, min(start + shard, len(source.names)))
+            if not file.is_file():
+                tensors = _encoded(source, part, encode, batch, DTYPES[dtype], bar.update)
+                names = (source.names[i] for i in part)
+                mine = {name: source.unreadable[name] for name in names if name in source.unreadable}
+                with replacing(file) as stream:
+                    stream.write(save(tensors, {"unreadable": json.dumps(mine)}))
+                written += len(tensors["labels"])
+            else:
+                bar.update(len(part))
+                bar.unpause()  # what was there is no measure of speed
+            unreadable |= _unreadable(file)
+    if len(unreadable) == len(source.names):
+        raise ValueError(f"source must hold readable {source.kind}s, got {len(source.names)} others")
+    report = record | {"shards": index + 1, "written": written, "unreadable": unreadable}
+    _write(out / RECORD, report)
+    return report
+
+
+def _encoded(
+    source: Source,
+    part: range,
+    encode: Encode,
+    batch: int,
+    dtype: torch.dtype,
+    progress: Callable[[int], Any],
+) -> dict[str, Tensor]:
+    latents, labels = [], []
+    for start in range(part.start, part.stop, batch):
+        chosen = range(start, min(start + batch, part.stop))
+        read = [(i, views) for i, views in zip(chosen, source.read(chosen), strict=True) if views is not None]
+        if read:
+            views = np.concatenate([views for _, views in read])
+            pieces = np.split(views, range(batch, len(views), batch))
+            encoded = torch.cat([encode(piece).cpu().to(dtype) for piece in pieces])
+            latents.append(encoded.unflatten(0, (len(read), -1)))
+            labels += [source.labels[i] for i, _ in read]
+        progress(len(chosen))
+    whole = torch.cat(latents) if latents else torch.zeros(0, dtype=dtype)
+    return {"latents": whole.contiguous(), "labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def _claim(file: Path, record: dict[str, Any]) -> None:
+    """Write the record, or see that the one there is of the same making."""
+    if file.is_file():
+        there = read_record(file.parent)
+        if other := [f"{key} {there.get(key)}" for key in record if there.get(key) != record[key]]:
+            raise ValueError(
+                f"out must be new or prepared in the same way, got {file.parent}, with {', '.join(other)}"
+            )
+        return
+    if file.parent.is_dir() and any(file.parent.iterdir()):
+        raise ValueError(f"out must be new or a folder of latents, but {file.parent} holds something else")
+    _write(file, record)
+
+
+def summary(report: Mapping[str, Any], kind: str, out: Path) -> str:
+    """What a person wants to know of it, and what to type next."""
+    unreadable = report["unreadable"]
+    lines = [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
+    lines.append(
+        f"{report['num'] - len(unreadable)} {kind}s are encoded in {out}, {report['written']} of them now; "
+        f"{len(unreadable)} unreadable ones left out (listed in {RECORD})"
+    )
+    return "\n".join(lines)
+
+
+def _shard(folder: Path, index: int) -> Path:
+    return folder / f"latents-{index:05d}.safetensors"
+
+
+def _write(file: Path, record: dict[str, Any]) -> None:
+    with replacing(file) as stream:
+        stream.write(json.dumps(record, indent=1).encode() + b"\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is known of a folder of latents.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    file = folder / RECORD
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"modality.latents must be a folder that prepare wrote, but {file} cannot be read"
+        ) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{file} was not written by this version's prepare: it lacks format = {FORMAT}")
+    return record
+
+
+def read_codec(folder: Path) -> dict[str, Tensor] | None:
+    """What the codec of a folder of latents had learnt of the data; None where there is no such folder yet."""
+    if not (folder / CODEC).is_file():
+        return None
+    with _opened(folder / CODEC) as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
+
+
+def _unreadable(file: Path) -> dict[str, str]:
+    with _opened(file) as stored:
+        return json.loads((stored.metadata() or {}).get("unreadable", "{}"))
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged: remove it and prepare again") from error
+
+
+class Latents:
+    """The latents of a folder that `prepare` wrote, as training reads them; they stay on disk.
+
+    Args:
+        pick: how many there are, a seed, a place in the training stream -> which one it is, and which of its views.
+
+    Raises:
+        ValueError: if the folder is not complete.
+    """
+
+    def __init__(self, folder: str | Path, pick: Pick) -> None:
+        self.folder, self._pick = Path(folder).expanduser(), pick
+        self.record = read_record(self.folder)
+        if "shards" not in self.record:
+            raise ValueError(f"{self.folder} is not complete: run the same prepare again")
+
+    def check(self, **setting: Any) -> None:
+        """Raises ValueError unless the latents were made with these values, given by the option's name."""
+        for name, value in setting.items():
+            if self.record[name] != value:
+                raise ValueError(
+                    f"modality.{name} must be that of {self.folder}, {self.record[name]}, got {value}"
+                )
+
+    def restore(self, codec: Codec) -> None:
+        """Give a codec back what it learnt of the data, and see that it is the one that the latents were made with.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        name = type(codec).__name__
+        if name != self.record["codec"]:
+            raise ValueError(
+                f"modality.codec must be the one of {self.folder}, {self.record['codec']}, got {name}"
+            )
+        codec.restore(read_codec(self.folder) or {})
+        if codec.fingerprint() != self.record["fingerprint"]:
+            raise ValueError(
+                f"modality.codec must be the one of {self.folder}, got {name} with other weights or options"
+            )
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a label is an index into them."""
+        return self.record["classes"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(L, *cells) of a latent."""
+        return tuple(self._slices[0].get_shape()[2:])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "B L *cells"], Int[Tensor, " B"]]:
+        """Latents and labels, float32: a function of its arguments alone, as a data set's own `batch`."""
+        first = (step * world + rank) * size
+        picked = [self._pick(len(self), seed, number) for number in range(first, first + size)]
+        latents = torch.stack([self._latent(index, view) for index, view in picked])
+        return latents, self._labels[[index for index, _ in picked]]
+
+    def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - (int(self._ends[shard - 1]) if shard else 0)
+        return self._slices[shard][row, int(view)].float()
+
+    @cached_property
+    def _shards(self) -> list[Any]:
+        opened = [_opened(_shard(self.folder, i)) for i in range(self.record["shards"])]
+        filled = [shard for shard in opened if shard.get_slice("labels").get_shape()[0]]
+        if not filled:
+            raise ValueError(f"{self.folder} holds no latents")
+        return filled
+
+    @cached_property
+    def _slices(self) -> list[Any]:
+        return [shard.get_slice("latents") for shard in self._shards]
+
+    @cached_property
+    def _labels(self) -> Int[Tensor, " S"]:
+        return torch.cat([shard.get_tensor("labels") for shard in self._shards])
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([shard.get_slice("labels").get_shape()[0] for shard in self._shards])
