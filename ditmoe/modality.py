@@ -1,7 +1,7 @@
 """The contract between the core and a modality: everything the core may know about what it generates."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -196,3 +196,10 @@ class Modality(ABC):
 
         With `check`, only look them through and write down what is wrong, where the modality knows how.
         """
+
+    def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Train the modality's own autoencoder alone into a folder, where it has one; shows progress.
+
+        The same call goes on where an earlier one ended. False, if `stopped` said so before the end.
+        """
+        raise ValueError(f"train_codec is for modalities that train an autoencoder, {self.name} has none")

@@ -16,9 +16,10 @@ from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
 from modalities.sheet import lay_out, save_png
-from modalities.video import sets, writer
+from modalities.video import sets, training, writer
 from modalities.video.autoencoder import Autoencoder
 from modalities.video.check import check as check_videos
+from modalities.video.codec import CausalPatches
 from modalities.video.data import Clips, pick
 from modalities.video.metric import evaluate_videos
 from modalities.video.moving import MovingDigits
@@ -26,6 +27,10 @@ from modalities.video.view import enlarged, strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
+
+
+HELD_OUT = 64
+"""Clips of the test split that a trained autoencoder is measured on."""
 
 
 class Video(LatentModality):
@@ -280,6 +285,28 @@ class Video(LatentModality):
         )
         report = latents.prepare(found, self.encode, out, setting, self.codec, **options)
         print(latents.summary(report, "video", out))
+
+    def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
+        codec = self._make_codec()
+        if not isinstance(codec, CausalPatches) or codec.path is not None:
+            raise ValueError(
+                "train_codec trains modality.codec=causal_patches, without a modality.codec.path"
+            )
+        self._shape(codec)
+        roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
+        setting = {**{name: root and str(root) for name, root in roots.items()}, "images": self.images,
+                   "frames": self.frames, "size": list(self.size), "stride": self.stride, "seed": seed}  # fmt: skip
+        held_out = self.data.reference("test", HELD_OUT)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return training.train_codec(
+            codec.to(device),
+            self.fitting_data,
+            lambda step: self._pixels(codec.batch, seed, step),
+            held_out.data,
+            setting,
+            out,
+            stopped=stopped,
+        )
 
     def _save_animation(self, samples: Samples, file: Path) -> Path:
         names = self._names(samples)[:40]

@@ -1,6 +1,8 @@
 """The built-in video autoencoder: causal in time, in closed form to begin with, refined by a minute of training."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ditmoe import checkpoint
 from modalities.codec import Batches, Codec, PatchPCA, cells_of_clip
 
 Clip = Float[Tensor, "B C T H W"]
 Cells = Float[Tensor, "B L t h w"]
 REACH = 2
 """Latent frames before its own that a block reads."""
+KIND = "CausalPatches"
+"""What checkpoints of `train_codec` say they hold."""
 
 
 class CausalPatches(Codec):
@@ -33,6 +38,8 @@ class CausalPatches(Codec):
         depth: residual blocks on each side.
         steps: of refinement in `fit`, on `batch` clips each; 0 leaves the closed form.
         chunk: latent frames that are encoded or decoded at a time, which bounds the memory of long clips.
+        path: a folder that `python -m ditmoe.train_codec` wrote, from which `fit` takes what it would learn; stride,
+            channels, width and depth must be those there.
     """
 
     mean: Tensor
@@ -48,11 +55,13 @@ class CausalPatches(Codec):
         steps: int = 800,
         batch: int = 4,
         chunk: int = 16,
+        path: str | None = None,
     ) -> None:
         super().__init__()
         if min(chunk, batch) < 1 or steps < 0:
             raise ValueError(f"chunk and batch must be at least 1, steps 0, got {chunk}, {batch} and {steps}")
-        self.stride, self.channels = tuple(stride), channels
+        self.stride, self.channels, self.path = tuple(stride), channels, path
+        self.options = {"stride": list(stride), "channels": channels, "width": width, "depth": depth}
         self.steps, self.batch, self.chunk, self.context = steps, batch, chunk, REACH * depth
         self.linear = PatchPCA(stride, channels)
         numbers = len(self.linear.mean)
@@ -69,7 +78,7 @@ class CausalPatches(Codec):
     def encode(self, x: Clip) -> Cells:
         self.shape(x.shape[2:])
         t = self.stride[0]
-        x = torch.cat([x[:, :, :1].expand(-1, -1, t - 1, -1, -1), x], dim=2)
+        x = self.padded(x)
         z = self._in_chunks(lambda begin, end: self._encode(x[:, :, t * begin : t * end]), x.shape[2] // t)
         return (z - self.mean) / self.deviation
 
@@ -98,36 +107,105 @@ class CausalPatches(Codec):
         return torch.cat(parts, dim=2)
 
     def fit(self, batches: Batches) -> None:
-        """Principal components of the clips, then `steps` of Adam on their reconstruction; shows a bar."""
-        clips = torch.cat(list(batches))
-        t = self.stride[0]
-        whole = torch.cat([clips[:, :, :1].expand(-1, -1, t - 1, -1, -1), clips], dim=2)
-        self.linear.fit(whole.split(64))
-        self._refine(whole)
-        with torch.no_grad():
-            z = torch.cat([self.encode(part) for part in clips.split(16)])
-            z = z * self.deviation + self.mean
-            self.mean.copy_(z.mean((0, 2, 3, 4)).view(-1, 1, 1, 1))
-            self.deviation.copy_(z.std((0, 2, 3, 4)).clamp_min(1e-3).view(-1, 1, 1, 1))
+        """Take what `train_codec` learnt; or principal components of the clips, then `steps` of refinement (a bar).
 
-    def _refine(self, clips: Clip) -> None:
-        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        optimizer = torch.optim.AdamW(parameters, 2e-3, (0.9, 0.99))
-        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(1, self.steps))
+        Raises:
+            ValueError: if the folder at `path` holds no trained codec, or another one.
+        """
+        if self.path is not None:
+            self.restore(read_codec(Path(self.path), self.options))
+            return
+        clips = torch.cat(list(batches))
+        self.begin(clips.split(64))
+        refinement = Refinement(self, self.steps)
         generator = torch.Generator().manual_seed(0)
         for _ in tqdm(
             range(self.steps), desc="autoencoder", unit="step", mininterval=1, disable=not self.steps
         ):
-            x = clips[torch.randint(len(clips), (self.batch,), generator=generator)]
-            error = self._decode(self._encode(x)) - x
-            loss = error.abs().mean() + error.square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            rate.step()
+            refinement.step(clips[torch.randint(len(clips), (self.batch,), generator=generator)])
+        self.whiten(clips.split(16))
+
+    def begin(self, batches: Batches) -> None:
+        """Take the closed form of some clips: their principal components."""
+        self.linear.fit(self.padded(x).to(self.mean.device) for x in batches)
+
+    @torch.no_grad()
+    def whiten(self, batches: Batches) -> None:
+        """Take mean and deviation of each channel over the latents of some clips."""
+        z = torch.cat([self.encode(x.to(self.mean.device)).cpu() for x in batches])
+        z = z * self.deviation.cpu() + self.mean.cpu()
+        self.mean.copy_(z.mean((0, 2, 3, 4)).view(-1, 1, 1, 1))
+        self.deviation.copy_(z.std((0, 2, 3, 4)).clamp_min(1e-3).view(-1, 1, 1, 1))
+
+    def reconstruct(self, x: Clip) -> Clip:
+        """Padded clips that were encoded and decoded, all at once."""
+        return self._decode(self._encode(x))
+
+    def padded(self, x: Clip) -> Float[Tensor, "B C P H W"]:
+        """Clips with frame 0 repeated in front, as often as its group lacks frames."""
+        return torch.cat([x[:, :, :1].expand(-1, -1, self.stride[0] - 1, -1, -1), x], dim=2)
+
+
+class Refinement:
+    """Steps of AdamW on the reconstruction of clips, from the closed form on.
+
+    Args:
+        codec: is trained, and its gradients switched on.
+        steps: in all, over which the learning rate rises and falls.
+    """
+
+    def __init__(self, codec: CausalPatches, steps: int) -> None:
+        self.codec, self.steps = codec, steps
+        self.parameters = [*codec.encoder.parameters(), *codec.decoder.parameters()]
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.parameters, 2e-3, (0.9, 0.99))
+        self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 2e-3, max(1, steps))
+
+    def step(self, clips: Clip) -> Float[Tensor, ""]:
+        """Learn from some clips; their mean squared error before."""
+        x = self.codec.padded(clips.to(self.codec.mean.device))
+        error = self.codec.reconstruct(x) - x
+        squared = error.square().mean()
+        loss = error.abs().mean() + squared
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.rate.step()
+        return squared.detach()
+
+    def resume(self, step: int, optimizer: dict[str, Any]) -> None:
+        """Go on after so many steps, with the optimiser's state then."""
+        numbered = {
+            int(number): value for number, value in optimizer["state"].items()
+        }  # JSON has no such keys
+        self.optimizer.load_state_dict(optimizer | {"state": numbered})
+        self.rate.last_epoch = step
+
+
+def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
+    """What a codec learnt that `train_codec` wrote.
+
+    Raises:
+        ValueError: if there is none, it is not finished, or it has other options.
+    """
+    try:
+        found = checkpoint.find(folder, parts=["learnt"])
+        if found.plain.get("kind") != KIND:
+            raise ValueError("it holds something else")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"codec.path must be a folder that train_codec wrote, got {folder}: {error}"
+        ) from error
+    if not found.plain["finished"]:
+        raise ValueError(f"{folder} is not finished: run the same train_codec again")
+    for name, value in options.items():
+        if found.plain["options"][name] != value:
+            raise ValueError(
+                f"codec.{name} must be that of {folder}, {found.plain['options'][name]}, got {value}"
+            )
+    return found.part("learnt")
 
 
 def residual_blocks(inputs: int, width: int, depth: int, outputs: int) -> nn.Module:

@@ -44,9 +44,9 @@ class MovingDigits:
         made = [self.clip("train", seed, number) for number in range(first, first + size)]
         return np.stack([clip for clip, _ in made]), np.array([label for _, label in made], np.int64)
 
-    def reference(self, split: str) -> Samples:
+    def reference(self, split: str, count: int = REFERENCE) -> Samples:
         """Clips of a split, always the same."""
-        made = [self.clip(split, 0, number) for number in range(REFERENCE)]
+        made = [self.clip(split, 0, number) for number in range(count)]
         labels = np.array([label for _, label in made], np.int64)
         names = [f"{CLASSES[label]}-{split}-{i:04d}" for i, label in enumerate(labels)]
         return Samples(np.stack([clip for clip, _ in made]), labels, names)
