@@ -30,7 +30,7 @@ def train(config: dict[str, Any]) -> None:
     except ValueError:
         shown = folder
     keep_freed_memory()
-    modality = build.make_modality(config)
+    modality = build.make_modality(config, known_facts(shown, config))
     trainer = make_trainer(config, modality, shown)
     if checkpoint.exists(trainer.folder):
         resume(trainer, config)
@@ -44,6 +44,14 @@ def train(config: dict[str, Any]) -> None:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
     finish(config["finish"], shown, modality.name, trainer.steps)
+
+
+def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run's checkpoint knows of the same data, so that going on fits nothing again; None for another run."""
+    if not checkpoint.exists(folder):
+        return None
+    found = checkpoint.find(folder, parts=("facts",))
+    return found.part("facts") if found.part("config").get("modality") == config["modality"] else None
 
 
 def keep_freed_memory() -> None:

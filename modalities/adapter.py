@@ -69,14 +69,16 @@ class LatentModality(Modality):
                     f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
                 )
             learnt = self._facts["codec"]
-        codec.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if isinstance(codec, self.published):
+            codec.to(device)  # others learn on the CPU, where all processes of a run learn the same
         if learnt is not None:
             codec.restore(learnt)
         elif self.cached is not None:
             self.cached.restore(codec)
         else:
             codec.fit(self.fitting_data())
-        return codec.eval().requires_grad_(False)
+        return codec.to(device).eval().requires_grad_(False)
 
     def _shape(self, codec: Codec) -> list[int]:
         if len(codec.stride) != len(self.pixel_size):

@@ -14,7 +14,7 @@ from ditmoe import build, checkpoint, cli
 from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
 from ditmoe.export import export
 from ditmoe.sample import sample_checkpoint
-from ditmoe.train import make_trainer
+from ditmoe.train import known_facts, make_trainer
 from ditmoe.view import modality_of, view
 from modalities.video import Video
 from modalities.video.reader import read_clip, read_index
@@ -68,6 +68,18 @@ def test_samples_are_files_that_open_and_the_lossless_one_is_read(run, tmp_path:
     assert found.lossy == 0
     assert np.array_equal(np.stack(list(found.data)), stored)
     assert first.modality.sample_shape == (6, 3, 4, 6)
+
+
+def test_a_run_that_goes_on_trains_no_autoencoder_again(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, first, settings = run
+    facts = known_facts(folder, settings)
+    monkeypatch.setattr("modalities.video.codec.CausalPatches.fit", lambda *_: pytest.fail("trained again"))
+    again = build.make_modality(settings, facts)
+    for mine, other in zip(again.batch(4, 0, 7), first.modality.batch(4, 0, 7), strict=True):
+        assert torch.equal(mine, other)
+    other = {**settings, "modality": settings["modality"] | {"rate": 4.0}}
+    assert known_facts(folder, other) is None
+    assert known_facts(folder / "nothing", settings) is None
 
 
 def test_any_length_and_size_can_be_drawn(run, tmp_path: Path) -> None:
