@@ -16,7 +16,7 @@ from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
 from ditmoe.process import Process
-from ditmoe.stored import Stored, in_memory
+from ditmoe.stored import in_memory
 
 TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
 """Packages whose classes a configuration that came with a checkpoint may name."""
@@ -64,9 +64,9 @@ def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | Non
     return make(config) if config and config.get("num_experts", 1) else None
 
 
-def make_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a configuration over all parameters of a model."""
-    return make(config["optimizer"])(model.parameters())
+def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:
+    """The optimiser of a configuration over parameters, or groups of them."""
+    return make(config["optimizer"])(parameters)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def restore(path: str | Path, top_k: int | None = None, device: torch.device | N
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor | Stored], file: Path) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
     """Load weights that must fit exactly, from the disk one at a time; the error names the first that does not."""
     own = model.state_dict()
     for name in [*own, *weights]:

@@ -6,6 +6,7 @@ A run's folder holds `checkpoints/step-0000500/`: a manifest and one safetensors
     ema.safetensors         averaged weights, all that sampling reads
     model.safetensors optimizer.safetensors facts.safetensors ...
 
+A part that is spread over processes is a folder of files, to which each of them wrote what it has (`ditmoe.sharded`).
 A folder takes its name when all of it is on the disk; whatever lies under another name is litter.
 """
 
@@ -28,6 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ditmoe import sharded
+from ditmoe.ranks import ALONE, Ranks, is_spread, put
+from ditmoe.sharded import Pieces
 from ditmoe.stored import Stored, in_memory, open_file
 
 FORMAT = "ditmoe-2"
@@ -68,7 +72,7 @@ class Checkpoint:
 
     path: Path
     plain: Mapping[str, Any]
-    tensors: Mapping[str, Mapping[str, Stored | Tensor]]
+    tensors: Mapping[str, Mapping[str, Stored | Pieces | Tensor]]
 
     @property
     def run(self) -> Path:
@@ -92,43 +96,87 @@ class Checkpoint:
             raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
 
 
-def save(run: Path, step: int, parts: Mapping[str, Any]) -> Path:
+def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -> Path:
     """Write a checkpoint whole or not at all, and return its folder.
 
     Args:
         run: the run's folder.
         parts: of tensors and plain values, nested in dicts; lists hold plain values.
+        ranks: all of which call this, with their part of what is spread.
 
     Raises:
         OSError: if it cannot be written; what was there before is as it was.
     """
     folder = run / FOLDER / f"step-{step:07d}"
-    draft = _hidden(folder)
-    draft.mkdir(parents=True)
-    try:
-        plain, files = {}, {}
-        for name, part in parts.items():
-            plain[name], tensors = _split(part)
-            if tensors:
-                file = draft / f"{name}.safetensors"
-                save_file(tensors, file)
-                files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
-        content = {"format": FORMAT, "step": step, "parts": plain, "files": files}
-        (draft / MANIFEST).write_bytes(_sealed(content))
-        for file in draft.iterdir():
-            file.chmod((draft / MANIFEST).stat().st_mode)  # safetensors' files are for their owner alone
-            _sync(file)
+    draft, first = ranks.of_first(_hidden(folder)), ranks.rank == 0
+    divided = {name: _split(part) for name, part in parts.items()}
+    spread = [name for name, (_, tensors) in divided.items() if any(map(is_spread, tensors.values()))]
+    files: dict[str, Any] = {}
+
+    def write_whole() -> None:
+        for name, (_, tensors) in divided.items():
+            if tensors and name not in spread and first:
+                written.append(_written(tensors, draft / f"{name}.safetensors"))
+        files.update(
+            {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in written}
+        )
+
+    def finish() -> None:
+        plain = {name: plain for name, (plain, _) in divided.items()}
+        (draft / MANIFEST).write_bytes(
+            _sealed({"format": FORMAT, "step": step, "parts": plain, "files": files})
+        )
+        for path in draft.rglob("*"):
+            if path.is_file():
+                path.chmod((draft / MANIFEST).stat().st_mode)  # safetensors' files are for their owner alone
+            _sync(path)
         _sync(draft)
         _remove(
             folder
         )  # there only if it was damaged: whoever goes on from a whole one does not write it again
         draft.rename(folder)
         _sync(folder.parent)
-    except SafetensorError as error:
-        raise OSError(f"{folder} cannot be written: {error}") from error
+
+    try:
+        ranks.together(lambda: draft.mkdir(parents=True) if first else None)
+        written = [f for name in spread for f in sharded.write(divided[name][1], draft / name, ranks)]
+        ranks.together(write_whole)
+        for stated in ranks.collect(files) or []:
+            files |= stated
+        ranks.together(lambda: finish() if first else None)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if first:
+            shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _written(tensors: dict[str, Tensor], file: Path) -> Path:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
+    return file
+
+
+def fill(found: Checkpoint, name: str, part: Any) -> None:
+    """Give the tensors of a part, spread or whole, the values that they have in a checkpoint.
+
+    Ranks read what they need where as many or as few had written; a checkpoint of one process all of them read whole,
+    tensor after tensor.
+
+    Raises:
+        ValueError: naming the first tensor that does not fit.
+    """
+    own, stored = _split(part)[1], found.tensors.get(name, {})
+    for key in [*own, *stored]:
+        shapes = [tuple(getattr(tensors.get(key), "shape", "-")) for tensors in (stored, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
+            raise ValueError(f"{found.path} does not fit the model: {key} is {there} there, {here} here")
+    if (found.path / name).is_dir() and any(map(is_spread, own.values())):
+        return sharded.read_into(own, found.path / name)
+    for key, value in own.items():
+        put(value, in_memory(stored[key]))
 
 
 def restate(found: Checkpoint, **parts: Any) -> None:
@@ -153,13 +201,14 @@ def exists(path: str | Path) -> bool:
     return bool(_candidates(Path(path)))
 
 
-def find(path: str | Path, parts: Sequence[str] | None = None) -> Checkpoint:
+def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = ALONE) -> Checkpoint:
     """The newest whole checkpoint of a run's folder, or the checkpoint that `path` itself is.
 
     A damaged newest one gives way to the one before, which a line on stderr says.
 
     Args:
         parts: those that will be read; the tensors of others are not looked at. None is all.
+        ranks: all of which ask for it, and each of which looks at some of the files.
 
     Raises:
         FileNotFoundError, ValueError: if there is none, or none that is whole; one line.
@@ -170,14 +219,18 @@ def find(path: str | Path, parts: Sequence[str] | None = None) -> Checkpoint:
         where = f"folder {path} holds none" if path.is_dir() else f"{path} does not exist"
         raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
     for candidate in candidates:
+        found, failure = None, None
         try:
-            found = _opened(candidate, parts)
+            found = _opened(candidate, parts, ranks)
         except (ValueError, OSError) as error:
-            if candidate == candidates[-1]:
-                raise
-            print(f"{error}; taking the one before", file=sys.stderr)
-            continue
-        return found
+            failure = error
+        told = ranks.told(failure)
+        if found and told is None:
+            return found
+        if candidate == candidates[-1]:
+            raise failure or ValueError(told)
+        if ranks.rank == 0:
+            print(f"{told}; taking the one before", file=sys.stderr)
     raise AssertionError
 
 
@@ -228,21 +281,29 @@ def _listed(run: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), folder) for match, folder in found if match), reverse=True)
 
 
-def _opened(path: Path, parts: Sequence[str] | None) -> Checkpoint:
+def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Checkpoint:
     if path.is_file():
         return _opened_old(path)
     content = _manifest(path)
     plain, files = content["parts"], content["files"]
-    tensors = {}
-    for name in plain if parts is None else parts:
-        file = path / f"{name}.safetensors"
-        if (stated := files.get(file.name)) is None:
+    wanted = list(plain if parts is None else parts)
+    of_part = {
+        name: [f for f in files if f == f"{name}.safetensors" or _in_folder(f, name)] for name in wanted
+    }
+    for number, file in enumerate(f for names in of_part.values() for f in names):
+        if not (path / file).is_file():
+            raise ValueError(f"{path} is damaged: {file} is missing")
+        if number % ranks.size != ranks.rank:
             continue
-        if not file.is_file():
-            raise ValueError(f"{path} is damaged: {file.name} is missing")
-        if file.stat().st_size != stated["bytes"] or _digest(file) != stated["sha256"]:
-            raise ValueError(f"{path} is damaged: {file.name} is not what was written")
-        tensors[name] = open_file(file)
+        if (path / file).stat().st_size != files[file]["bytes"] or _digest(path / file) != files[file][
+            "sha256"
+        ]:
+            raise ValueError(f"{path} is damaged: {file} is not what was written")
+    tensors: dict[str, Any] = {}
+    for name, names in of_part.items():
+        if names:
+            whole = names == [f"{name}.safetensors"]
+            tensors[name] = open_file(path / names[0]) if whole else sharded.open_folder(path, names)
     return Checkpoint(path, plain | {"step": content["step"]}, tensors)
 
 
@@ -264,6 +325,10 @@ def _opened_old(file: Path) -> Checkpoint:
         {n: plain for n, (plain, _) in divided.items()},
         {n: tensors for n, (_, tensors) in divided.items()},
     )
+
+
+def _in_folder(file: str, name: str) -> bool:
+    return bool(re.fullmatch(rf"{re.escape(name)}/[\w-]+\.safetensors", file))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from ditmoe.ranks import local
+
 
 class EMA:
     """Exponential moving average of a model's parameters; buffers are those of the latest step.
@@ -24,6 +26,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        means, weights = ([local(p) for p in m.parameters()] for m in (self.model, model))
+        torch._foreach_lerp_(means, weights, 1 - decay)
         for mean, latest in zip(self.model.buffers(), model.buffers(), strict=True):
             mean.copy_(latest)

@@ -1,6 +1,6 @@
 """What stands between a gradient and the weights: clipping, and skipping steps whose numbers are not finite."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ditmoe.ranks import local
+
 WARMUP = 25
 """Steps whose norms make the first mean and deviation (ZClip, section 3)."""
 MOMENTUM = 0.97
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """Norm of the whole gradient."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 class Guard:
@@ -27,9 +34,17 @@ class Guard:
         clip: largest norm.
         zclip: z0, 2.5 in the paper; None is off.
         patience: skipped steps in a row that end a run.
+        norm: of the gradient of parameters.
     """
 
-    def __init__(self, clip: float, zclip: float | None, patience: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        clip: float,
+        zclip: float | None,
+        patience: int,
+        device: torch.device,
+        norm: Callable[[list[nn.Parameter]], Tensor] = gradient_norm,
+    ) -> None:
         for name, value in {
             "clip": clip,
             "zclip": 1.0 if zclip is None else zclip,
@@ -37,7 +52,7 @@ class Guard:
         }.items():
             if not value > 0:
                 raise ValueError(f"trainer.{name} must be above 0, got {value}")
-        self.clip, self.zclip, self.patience = clip, zclip, patience
+        self.clip, self.zclip, self.patience, self.norm = clip, zclip, patience, norm
         zeros = torch.zeros((), dtype=torch.float64, device=device)
         self.numbers = {name: zeros.clone() for name in ("seen", "mean", "variance", "spikes")}
         self.pending: list[tuple[int, Tensor]] = []
@@ -48,8 +63,8 @@ class Guard:
         self, parameters: Iterable[nn.Parameter], loss: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
         """Clip in place; the norm before that, and whether the step counts."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        learning = [p for p in parameters if p.grad is not None]
+        gradients, norm = [local(p.grad) for p in learning], self.norm(learning)
         good = loss.isfinite() & norm.isfinite()
         limit = self._limit(norm.double(), good).clamp_max(self.clip).to(norm.dtype)
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_max(1.0))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe import Routing
+from ditmoe.ranks import local, whole
 
 EXPERTS_TAKE_ALL = 1.25
 """A layer has collapsed when its effective experts are at most so many times those that a token takes."""
@@ -35,7 +36,8 @@ def health(
         effective           exp of the entropy of the load: E when it is even, 1 when one expert has all
         entropy             of a token's scores, mean over the tokens, over log E: 1 when all are liked alike
         router_similarity   largest cosine between two rows of the router's matrix
-        expert_similarity   mean cosine between the weights of two experts; 1 after upcycling, 0 at birth
+        expert_similarity   mean cosine between the weights of two experts; 1 after upcycling, 0 at birth; not
+                            where they are spread over ranks
 
     Args:
         counts: assignments per expert since the last record.
@@ -50,11 +52,13 @@ def health(
         "effective": torch.special.entr(load).sum().exp(),
         "entropy": torch.special.entr(scores).sum(-1).mean() / max(math.log(num), 1e-20),
     }
-    rows = getattr(router, "weight", None)
+    rows = whole(getattr(router, "weight", None))
     if num > 1 and isinstance(rows, Tensor) and rows.ndim == 2 and len(rows) == num:
         numbers["router_similarity"] = _cosines(rows).max()
     matrices = [getattr(experts, name, None) for name in ("up", "down")]
-    stacked = [m for m in matrices if isinstance(m, Tensor) and m.ndim == 3 and len(m) == num]
+    stacked = [
+        m for m in matrices if isinstance(m, Tensor) and m is local(m) and m.ndim == 3 and len(m) == num
+    ]
     if num > 1 and stacked:
         numbers["expert_similarity"] = torch.stack([_cosines(m.flatten(1)).mean() for m in stacked]).mean()
     values = torch.stack([value.double() for value in numbers.values()]).tolist()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
@@ -49,6 +50,12 @@ def processes(timeout: float = 600) -> Iterator[None]:
 def ranks() -> Ranks:
     """All the processes that have joined; one alone without torchrun."""
     return Ranks(dist.group.WORLD) if dist.is_initialized() else ALONE
+
+
+def tell(line: str) -> None:
+    """A line on stderr, of the first process."""
+    if rank() == 0:
+        print(line, file=sys.stderr)
 
 
 def speaks() -> bool:

@@ -1,7 +1,6 @@
 """What a person sees of a training run: averages between two lines of the log, and the time that is left."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ditmoe import launch
 from ditmoe.guard import Guard
 from ditmoe.health import collapsed, health
 from ditmoe.model import DiTMoE
 from ditmoe.moe import MoE
+from ditmoe.ranks import ALONE, Ranks
 
 
 class Meter:
@@ -21,9 +22,11 @@ class Meter:
     Args:
         steps: of the whole run.
         samples_per_step: what a step takes in.
+        ranks: all of which must ask for each record.
     """
 
-    def __init__(self, steps: int, samples_per_step: int) -> None:
+    def __init__(self, steps: int, samples_per_step: int, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.steps, self.samples_per_step = steps, samples_per_step
         self.sums: dict[str, Tensor] = {}
         self.skipped: list[dict[str, Any]] = []
@@ -92,11 +95,10 @@ class Meter:
         numbers = health(counts, routing, mixture.router, mixture.experts)
         if not self.warned and collapsed(numbers, counts, mixture.router.active):
             self.warned = True
-            print(
+            launch.tell(
                 f"warning: the routing of {name} has collapsed: {numbers['effective']:.1f} of {len(counts)} experts "
                 f"do the work, {numbers['dead']:.0f} did none since the last line; more router.balance= keeps them "
-                f"in use",
-                file=sys.stderr,
+                f"in use"
             )
         load = counts / counts.sum().clamp_min(1)
         record = {f"load/{name}/expert{expert:02d}": share for expert, share in enumerate(load.tolist())}
@@ -104,7 +106,8 @@ class Meter:
         numbers["unrouted"] = float(routing.unrouted)
         if routing.dropped is not None:
             numbers["dropped"] = lost / max(1.0, lost + float(counts.sum()))
-        return record | {f"{key}/{name}": value for key, value in numbers.items()}
+        values = self.ranks.mean(torch.tensor(list(numbers.values()), dtype=torch.float64)).tolist()
+        return record | {f"{key}/{name}": value for key, value in zip(numbers, values, strict=True)}
 
     def line(self, record: dict[str, Any]) -> str:
         """One line for the screen; the load is the least and the most used expert's, 1 being an even share."""

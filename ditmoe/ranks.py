@@ -1,5 +1,6 @@
 """The processes that share a batch: sums over them, and what of a spread tensor lies here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,14 @@ class Ranks:
         dist.all_reduce(summed, group=self.group)
         return summed
 
+    def mean(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Mean over the ranks, without gradient."""
+        return self.total(x) / self.size if self.size > 1 else x
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on one of the ranks."""
+        return bool(self.total(torch.tensor(int(flag)))) if self.size > 1 else flag
+
     def share(self, tokens: Any) -> Any:
         """Of a number summed over the ranks, what falls to each on average."""
         return tokens / self.size if self.size > 1 else tokens
@@ -66,6 +75,37 @@ class Ranks:
         dist.gather_object(x, parts if self.rank == 0 else None, group=self.group)
         return parts if self.rank == 0 else None
 
+    def of_first(self, x: Any) -> Any:
+        """What the first rank has, on all."""
+        if self.group is None:
+            return x
+        shared = [x]
+        dist.broadcast_object_list(shared, group=self.group, group_src=0)
+        return shared[0]
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do something on each rank that all must succeed in.
+
+        Raises:
+            OSError: on all of them, if one of them had one.
+        """
+        own = None
+        try:
+            work()
+        except OSError as error:
+            own = error
+        if (told := self.told(own)) is not None:
+            raise own or OSError(told)
+
+    def told(self, error: Exception | None) -> str | None:
+        """The first error that one of the ranks has; they all must ask."""
+        own = None if error is None else str(error)
+        if self.group is None:
+            return own
+        errors: list[Any] = [None] * self.size
+        dist.all_gather_object(errors, own, group=self.group)
+        return next((error for error in errors if error is not None), None)
+
     def normal_like(self, x: Float[Tensor, "T n"]) -> Float[Tensor, "T n"]:
         """Standard normal numbers: one's own part of what one process would draw, where all have as many rows."""
         if self.group is None:
@@ -76,6 +116,27 @@ class Ranks:
 ALONE = Ranks()
 
 
-def local(x: Tensor) -> Tensor:
+def local(x: Any) -> Tensor:
     """The part of a spread tensor (a DTensor) that is on this rank; any other tensor as it is."""
-    return x.to_local() if hasattr(x, "to_local") else x
+    return x.to_local() if is_spread(x) else x
+
+
+def whole(x: Any) -> Any:
+    """A spread tensor with the parts of all ranks, who all must ask for it; anything else as it is."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def is_spread(x: Any) -> bool:
+    """Whether a tensor is a DTensor, of which each rank has its part or a copy."""
+    return hasattr(x, "to_local")
+
+
+@torch.no_grad()
+def put(target: Any, value: Tensor) -> None:
+    """Give a tensor, spread or whole, the values of a whole one that each rank has."""
+    if is_spread(target):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = value.to(target.device, target.dtype)
+        value = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None).to_local()
+    local(target).copy_(value)

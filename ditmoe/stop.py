@@ -5,12 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ditmoe.ranks import ALONE, Ranks
+
 
 class Stop:
     """Whether somebody asked for an end; a second time it is a KeyboardInterrupt."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.requested = self._breakable = False
+
+    def agreed(self) -> bool:
+        """Whether one of the ranks was asked; all of them must ask this, and then know."""
+        self.requested = self.ranks.any(self.requested)
+        return self.requested
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -24,8 +32,8 @@ class Stop:
 
     @contextmanager
     def breaking(self) -> Iterator[None]:
-        """Work that is given up at once when a stop is asked for."""
-        self._breakable = True
+        """Work that is given up at once when a stop is asked for, unless it is done together with other ranks."""
+        self._breakable = self.ranks.size == 1
         try:
             yield
         except _StoppedError:

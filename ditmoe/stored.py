@@ -56,9 +56,9 @@ class Stored:
         return values.as_strided(self.shape, self.stride).contiguous()
 
 
-def in_memory(value: Stored | Tensor) -> Tensor:
+def in_memory(value: Any) -> Tensor:
     """The tensor itself, wherever it is."""
-    return value.read() if isinstance(value, Stored) else value
+    return value if isinstance(value, Tensor) else value.read()
 
 
 def open_file(file: Path) -> Any:
@@ -108,14 +108,23 @@ def _stored(content: Any, file: Path) -> Any:
     return content
 
 
-def _safetensors(file: Path) -> dict[str, Any]:
+def remarks(file: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    return _header(file)[1].get("__metadata__", {})
+
+
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
     with open(file, "rb") as handle:
-        length, size = int.from_bytes(handle.read(8), "little"), file.stat().st_size
-        if length > min(size, LARGEST_HEADER):
+        length = int.from_bytes(handle.read(8), "little")
+        if length > min(file.stat().st_size, LARGEST_HEADER):
             raise ValueError("its header is longer than the file")
-        header = json.loads(handle.read(length))
+        return length, json.loads(handle.read(length))
+
+
+def _safetensors(file: Path) -> dict[str, Any]:
+    size, (length, entries) = file.stat().st_size, _header(file)
     found: dict[str, Any] = {}
-    for key, entry in header.items():
+    for key, entry in entries.items():
         if key == "__metadata__":
             continue
         shape, (start, stop), dtype = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from ditmoe import build, checkpoint, cli
+from ditmoe import build, checkpoint, cli, launch
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.modality import Modality
+from ditmoe.model import DiTMoE
 from ditmoe.precision import repeat_exactly
 from ditmoe.sample import Sampling, draw, sample_checkpoint
 from ditmoe.sampler import make_scheduler
@@ -30,20 +31,26 @@ def train(config: dict[str, Any]) -> None:
     except ValueError:
         shown = folder
     keep_freed_memory()
-    modality = build.make_modality(config, known_facts(shown, config))
-    trainer = make_trainer(config, modality, shown)
+    trainer = make_trainer(config, make_modality(config, shown), shown)
     if checkpoint.exists(trainer.folder):
         resume(trainer, config)
-    elif config["init"]:
-        start_from(config["init"], trainer, config["model"])
     num = sum(p.numel() for p in trainer.model.parameters())
-    print(
-        f"{modality.name}: {num / 1e6:.2f} M parameters on {trainer.device}, {config['trainer']['steps']} steps"
-    )
+    where = f"{trainer.device}{trainer.mesh}"
+    print(f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.steps} steps")
     if not trainer.run():
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown, modality.name, trainer.steps)
+    finish(config["finish"], shown, trainer.modality.name, trainer.steps)
+
+
+def make_modality(config: dict[str, Any], folder: Path) -> Modality:
+    """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first."""
+    ranks = launch.ranks()
+    if ranks.size == 1:
+        return build.make_modality(config, known_facts(folder, config))
+    modality = build.make_modality(config, known_facts(folder, config)) if ranks.rank == 0 else None
+    facts = ranks.of_first(modality.facts() if modality else None)
+    return modality or build.make_modality(config, facts)
 
 
 def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -70,8 +77,16 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
     """Model, process, optimiser and trainer of a configuration."""
     if config["trainer"].get("deterministic"):
         repeat_exactly()  # before a codec is fitted
+    mesh = build.make(config["mesh"])
     torch.manual_seed(config["seed"])
-    model = build.make_model(config, modality).to(build.default_device())
+    with torch.device(
+        "meta" if mesh.rank else "cpu"
+    ):  # rank 0 has the values, the others get their parts of them
+        model = build.make_model(config, modality)
+    if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
+        start_from(config["init"], model, config["model"])
+    if mesh.world == 1:
+        model = model.to(build.default_device())
     process = build.make(config["process"])
     scheduler = build.make(config["scheduler"])
     make_scheduler(scheduler, process)  # a pair that cannot meet should say so before the training
@@ -80,22 +95,24 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
 
     def preview(model: torch.nn.Module, file: Path) -> None:
         samples = draw(model, modality, process, scheduler, sampling, labels, seed=0)
-        modality.save_picture(modality.decode(samples, labels), file)
+        if mesh.rank == 0:
+            modality.save_picture(modality.decode(samples, labels), file)
 
     return build.make(
         config["trainer"],
         model=model,
         process=process,
         modality=modality,
-        optimizer=lambda module: build.make_optimizer(config, module),
+        optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
         carried={"config": config, "facts": modality.facts()},
         preview=preview,
+        mesh=mesh,
         seed=config["seed"],
     )
 
 
-def start_from(source: str, trainer: Trainer, model: dict[str, Any]) -> None:
+def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
     """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
 
     Raises:
@@ -107,13 +124,12 @@ def start_from(source: str, trainer: Trainer, model: dict[str, Any]) -> None:
             raise ValueError(
                 f"init: model.{option} must be that of {source}, {config['model'][option]}, got {model[option]}"
             )
-    report = transfer(trainer.model, weights)
+    report = transfer(target, weights)
     if report.copied and config["model"]["dense_activation"] != model["activation"]:
         raise ValueError(
             f"init: model.activation must be that of the dense layers of {source}, "
             f"{config['model']['dense_activation']}, got {model['activation']}"
         )
-    trainer.ema.model.load_state_dict(trainer.model.state_dict())
     print("\n".join([f"starting from {source}", *report.lines()]))
 
 
@@ -123,7 +139,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
     Raises:
         ValueError: if the run in this folder is another one, or all its checkpoints are damaged.
     """
-    found = checkpoint.find(trainer.folder)
+    found = checkpoint.find(trainer.folder, ranks=trainer.ranks)
     earlier = found.part("config")
     for section in FIXED:
         if fixed(earlier.get(section)) != fixed(config[section]):
@@ -131,7 +147,6 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
                 f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
                 f"or remove the folder"
             )
-    build.load_weights(trainer.model, found.tensors.get("model", {}), found.path)
     trainer.resume(found)
     done = trainer.step >= trainer.steps
     print(
@@ -149,8 +164,7 @@ def fixed(section: Any) -> Any:
 def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> None:
     """Sample, measure, and say where everything is and what to type next."""
     lines = [f"  {folder / checkpoint.FOLDER}   the model"]
-    if options["num"]:
-        paths = sample_checkpoint(folder, num=options["num"], out=folder / "samples")
+    if options["num"] and (paths := sample_checkpoint(folder, num=options["num"], out=folder / "samples")):
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
     if options["evaluate"]:
         evaluate_checkpoint(folder)
@@ -166,7 +180,7 @@ def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> 
 
 def main() -> None:
     """Entry point."""
-    cli.run(train, "train")
+    cli.run(train, "train", many=True)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """The training loop: one that can be stopped anywhere and goes on where it was."""
 
 import math
-import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from ditmoe import checkpoint
+from ditmoe import checkpoint, launch
 from ditmoe.ema import EMA
 from ditmoe.guard import Guard, keeping
 from ditmoe.health import tally
+from ditmoe.mesh import Mesh
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
@@ -35,8 +38,9 @@ class Trainer:
         folder: where the checkpoint, the log and the pictures go.
         carried: what the checkpoint carries besides the state: "config" and "facts".
         preview: draws a picture with the averaged weights into a file; called every `preview_every` steps.
+        mesh: how the model lies on many devices; None is one process. Every rank of it has a trainer.
         steps: optimiser steps in all.
-        batch_size: samples per forward pass; `accumulate` passes make a step.
+        batch_size: samples per forward pass, of all ranks together; `accumulate` passes make a step.
         warmup: steps of linear warm-up; then the rate follows `decay` ("constant", "linear", "cosine").
         clip: largest gradient norm.
         zclip: norms of so many deviations above their moving mean are cut to less, see `Guard`; None is off.
@@ -45,6 +49,7 @@ class Trainer:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         deterministic: do the same twice on a GPU too, see `repeat_exactly`.
         compile: use torch.compile (needs a C++ compiler on a CPU).
+        recompute: keep no activations within blocks, compute them again in the backward pass.
         log_every, save_every, preview_every: in steps; 0 is never.
         keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
     """
@@ -54,10 +59,11 @@ class Trainer:
         model: DiTMoE,
         process: Process,
         modality: Modality,
-        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        optimizer: Callable[[Any], torch.optim.Optimizer],
         folder: Path,
         carried: dict[str, Any],
         preview: Callable[[nn.Module, Path], None],
+        mesh: Mesh | None = None,
         *,
         seed: int,
         steps: int,
@@ -73,6 +79,7 @@ class Trainer:
         precision: str = "auto",
         deterministic: bool = False,
         compile: bool = False,
+        recompute: bool = False,
         log_every: int = 50,
         save_every: int = 500,
         preview_every: int = 1000,
@@ -89,23 +96,30 @@ class Trainer:
             raise ValueError(f"trainer.label_dropout must lie in [0, 1], got {label_dropout}")
         if deterministic:
             repeat_exactly()
-        self.device = next(model.parameters()).device
+        self.mesh = mesh or Mesh()
+        self.mesh.check_batch(batch_size)
+        self.ranks = self.mesh.ranks
+        self.device = self.mesh.device or next(model.parameters()).device
+        self.autocast_dtype = choose_precision(precision, self.device)
         self.model, self.process, self.modality = model, process, modality
-        self.optimizer = optimizer(model)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMA(model, ema_decay)
-        self.forward = torch.compile(model) if compile else model
+        if recompute:
+            recompute_blocks(model)
+        self.forward = self.mesh.compile(model) if compile else model
+        self.mesh.spread(model, self.autocast_dtype)
+        self.mesh.spread(self.ema.model)
+        self.optimizer = optimizer(self.mesh.groups(model))
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.folder, self.carried, self.preview = folder, carried, preview
         self.seed, self.steps, self.batch_size, self.accumulate = seed, steps, batch_size, accumulate
         self.warmup, self.decay = warmup, decay
-        self.guard = Guard(clip, zclip, patience, self.device)
+        self.guard = Guard(clip, zclip, patience, self.device, self.mesh.gradient_norm)
         self.label_dropout = label_dropout
-        self.autocast_dtype = choose_precision(precision, self.device)
         self.log_every, self.save_every, self.preview_every = log_every, save_every, preview_every
         self.keep_last, self.keep_every = keep_last, keep_every
-        self.meter = Meter(steps, batch_size * accumulate)
+        self.meter = Meter(steps, batch_size * accumulate, self.ranks)
         self.step = self.saved = 0
-        self.stop = Stop()
+        self.stop = Stop(self.ranks)
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds, by part; the optimiser's state has the parameters' names."""
@@ -125,34 +139,40 @@ class Trainer:
             OSError: if it cannot be written; the earlier ones are as they were.
         """
         if self.saved < self.step:
-            checkpoint.save(self.folder, self.step, self.state())
+            checkpoint.save(self.folder, self.step, self.state(), self.ranks)
             self.saved = self.step
-            checkpoint.keep(self.folder, self.keep_last, self.keep_every)
+            if self.mesh.rank == 0:
+                checkpoint.keep(self.folder, self.keep_last, self.keep_every)
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""
-        self.model.load_state_dict(found.part("model"))
-        self.ema.model.load_state_dict(found.part("ema"))
-        optimizer = found.part("optimizer")
-        if all(key.isdigit() for key in optimizer["state"]):  # as runs wrote before there were names
+        checkpoint.fill(found, "model", self.model.state_dict())
+        checkpoint.fill(found, "ema", self.ema.model.state_dict())
+        if all(
+            key.isdigit() for key in found.plain["optimizer"]["state"]
+        ):  # as runs wrote before there were names
+            optimizer = found.part("optimizer")
             numbered = {int(key): value for key, value in optimizer["state"].items()}
             self.optimizer.load_state_dict(optimizer | {"state": numbered})
         else:
-            set_optimizer_state_dict(self.model, self.optimizer, optimizer)
+            own = get_optimizer_state_dict(self.model, self.optimizer)
+            checkpoint.fill(found, "optimizer", own)
+            set_optimizer_state_dict(self.model, self.optimizer, own)
         if "meter" in found.plain:
             self.meter.load_state(found.part("meter"))
             self.guard.load_state(found.part("guard"))
         self.step = self.saved = found.plain["step"]
-        checkpoint.restate(found, **{name: self.carried[name] for name in ("config",)})
+        if self.mesh.rank == 0:
+            checkpoint.restate(found, config=self.carried["config"])
 
     def run(self) -> bool:
         """Train up to `steps`; False if Ctrl-C or SIGTERM asked to stop first. Saves in both cases."""
         with (
             self.stop.listening(),
-            checkpoint.alone(self.folder),
-            Recorder(self.folder, self.step) as recorder,
+            checkpoint.alone(self.folder) if self.mesh.rank == 0 else nullcontext(),
+            Recorder(self.folder, self.step) if self.mesh.rank == 0 else nullcontext() as recorder,
         ):
-            while self.step < self.steps and not self.stop.requested:
+            while self.step < self.steps and not self.stop.agreed():
                 numbers = self._train_step()
                 if numbers is None:
                     break
@@ -164,7 +184,8 @@ class Trainer:
                 if logs or failed:
                     record = self.meter.record(self.step, self.model, self.guard)
                     print(self.meter.line(record), flush=True)
-                    recorder.write(record)
+                    if recorder:
+                        recorder.write(record)
                 if failed:
                     break
                 if saves:
@@ -172,8 +193,7 @@ class Trainer:
                 if due(self.preview_every, self.step):
                     self.meter.pause(self._preview)
             self._settle()
-            recorder.flush(sync=True)
-            self.save()
+            self._save(recorder)
         if self.guard.exhausted:
             raise ValueError(
                 f"{self.guard.streak} steps in a row had a loss or a gradient that is not finite; the state of step "
@@ -187,21 +207,22 @@ class Trainer:
             batches = [entry["step"] * self.accumulate + micro for micro in range(self.accumulate)]
             names = [n for b in batches for n in self.modality.batch_names(self.batch_size, self.seed, b)]
             self.meter.skipped.append({**entry, "seed": self.seed, "batches": batches, "samples": names})
-            print(
+            launch.tell(
                 f"step {entry['step']} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']} "
-                f"(seed {self.seed}, batches {batches}{''.join(f' {name}' for name in names[:8])})",
-                file=sys.stderr,
+                f"(seed {self.seed}, batches {batches}{''.join(f' {name}' for name in names[:8])})"
             )
         return self.guard.exhausted
 
-    def _save_if_possible(self, recorder: Recorder) -> None:
+    def _save(self, recorder: Recorder | None) -> None:
+        self.ranks.together(lambda: recorder.flush(sync=True) if recorder else None)
+        self.save()
+
+    def _save_if_possible(self, recorder: Recorder | None) -> None:
         try:
-            recorder.flush(sync=True)
-            self.save()
+            self._save(recorder)
         except OSError as error:
-            print(
-                f"step {self.step} was not saved: {error}; training goes on, step {self.saved} is safe",
-                file=sys.stderr,
+            launch.tell(
+                f"step {self.step} was not saved: {error}; training goes on, step {self.saved} is safe"
             )
 
     def _train_step(self) -> dict[str, Any] | None:
@@ -211,15 +232,16 @@ class Trainer:
         passes, tallies = [], []
         values: list[Tensor] = []
         for micro in range(self.accumulate):
-            if micro and self.stop.requested:
+            if micro and self.stop.agreed():
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             objective, losses, routings = self.losses(self.step * self.accumulate + micro)
+            self.mesh.sum_copies(self.model, last=micro == self.accumulate - 1)
             (objective / self.accumulate).backward()
             values.append(torch.stack(list(losses.values())))
             passes.append([routing.observed for routing in routings])
             tallies.append(tally(routings))
-        numbers = dict(zip(losses, torch.stack(values).mean(0), strict=True))
+        numbers = dict(zip(losses, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
         norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])
         self.guard.note(self.step, good, numbers["loss"], norm)
         self.guard.step(self.optimizer, good)
@@ -233,7 +255,7 @@ class Trainer:
             "gradient_norm": norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "routings": routings,
-            "tally": torch.stack(tallies).sum(0),
+            "tally": self.ranks.total(torch.stack(tallies).sum(0)),
         }
 
     def losses(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[Routing]]:
@@ -242,11 +264,12 @@ class Trainer:
         The objective is the mean squared error plus the routers' own losses times their coefficients, summed
         over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
         """
-        x0, y = self.modality.batch(self.batch_size, self.seed, index)
-        generator = torch_generator("train", self.seed, index)
-        noise = torch.randn(x0.shape, generator=generator)
-        t = self.process.draw_times(len(x0), generator)
-        dropped = torch.rand(len(y), generator=generator) < self.label_dropout
+        rank, world = self.mesh.rank, self.mesh.world
+        x0, y = self.modality.batch(self.batch_size // world, self.seed, index, rank, world)
+        generator = torch_generator("train", self.seed, index)  # of the whole batch, on all ranks
+        noise = self.mesh.own(torch.randn(self.batch_size, *x0.shape[1:], generator=generator))
+        t = self.mesh.own(self.process.draw_times(self.batch_size, generator))
+        dropped = self.mesh.own(torch.rand(self.batch_size, generator=generator)) < self.label_dropout
         y = torch.where(dropped, len(self.modality.classes), y)
         x0, y, noise, t = (tensor.to(self.device, non_blocking=True) for tensor in (x0, y, noise, t))
         x_t = self.process.corrupt(x0, noise, t)
@@ -283,9 +306,15 @@ class Trainer:
             try:
                 self.preview(self.ema.model, file)
             except OSError as error:
-                print(f"{file} was not drawn: {error}", file=sys.stderr)
+                launch.tell(f"{file} was not drawn: {error}")
 
 
 def due(every: int, step: int) -> bool:
     """Whether something that happens every so many steps happens after this one."""
     return every > 0 and step % every == 0
+
+
+def recompute_blocks(model: DiTMoE) -> None:
+    """Let blocks keep their inputs alone, and compute what is within them again in the backward pass."""
+    for block in model.blocks:
+        block.forward = partial(torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)

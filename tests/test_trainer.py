@@ -145,15 +145,15 @@ def test_a_model_may_start_from_another_run(tmp_path: Path, capsys: pytest.Captu
     wide = ["model.dense_ratio=2.0", "model.dense_activation=swiglu"]
     dense, _ = trainer(tmp_path / "dense", "trainer.steps=2", "router=dense", *wide)
     dense.run()
-    run, settings = trainer(tmp_path / "mixture", "trainer.steps=1", "router.renormalize=true", *wide)
-    start_from(str(tmp_path / "dense"), run, settings["model"])
+    options = ["trainer.steps=1", "router.renormalize=true", f"init={tmp_path / 'dense'}", *wide]
+    run, settings = trainer(tmp_path / "mixture", *options)
     assert "copied to every expert" in capsys.readouterr().out
     x, t, y = torch.randn(2, 64, 3), torch.tensor([100.0, 900.0]), torch.tensor([0, 1])
     assert torch.allclose(run.ema.model(x, t, y)[0], dense.ema.model(x, t, y)[0], atol=1e-5)
     with pytest.raises(ValueError, match=r"model.num_heads must be that of .*, got 1"):
-        start_from(str(tmp_path / "dense"), run, settings["model"] | {"num_heads": 1})
+        trainer(tmp_path / "mixture", *options, "model.num_heads=1")
     with pytest.raises(ValueError, match=r"model.activation must be that of the dense layers of .* got gelu"):
-        start_from(str(tmp_path / "dense"), run, settings["model"] | {"activation": "gelu"})
+        start_from(str(tmp_path / "dense"), run.model, settings["model"] | {"activation": "gelu"})
 
 
 def test_accumulation_takes_new_data_for_every_part(tmp_path: Path) -> None:
