@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ditmoe.ranks import ALONE, Ranks
+from ditmoe.record import say
 
 LOST = "another process died or no longer answers; what was saved is whole, and the same command goes on from there"
 _SIGNS = re.compile(
@@ -55,7 +55,7 @@ def ranks() -> Ranks:
 def tell(line: str) -> None:
     """A line on stderr, of the first process."""
     if rank() == 0:
-        print(line, file=sys.stderr)
+        say(line, error=True)
 
 
 def speaks() -> bool:

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
+def say(text: str, error: bool = False) -> None:
+    """Print a line; that nobody can read it, or that its disk is full, ends no run."""
+    with suppress(OSError):
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
 class Recorder:
     """Writes records to `log.jsonl` and to TensorBoard, as whole lines or not at all.
 
@@ -72,7 +78,7 @@ class Recorder:
 
     def _tell(self, line: str) -> None:
         if not self.told:
-            print(line, file=sys.stderr)
+            say(line, error=True)
         self.told = True
 
 

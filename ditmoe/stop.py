@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ditmoe.ranks import ALONE, Ranks
+from ditmoe.record import say
 
 
 class Stop:
@@ -45,7 +46,7 @@ class Stop:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print("\nstopping after this pass (once more to stop at once)", flush=True)
+        say("\nstopping after this pass (once more to stop at once)")
         if self._breakable:
             raise _StoppedError
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ditmoe.moe import Routing
 from ditmoe.precision import choose_precision, repeat_exactly
 from ditmoe.process import Process
 from ditmoe.progress import Meter
-from ditmoe.record import Recorder
+from ditmoe.record import Recorder, say
 from ditmoe.seeding import torch_generator
 from ditmoe.stop import Stop
 
@@ -141,8 +141,9 @@ class Trainer:
         if self.saved < self.step:
             checkpoint.save(self.folder, self.step, self.state(), self.ranks)
             self.saved = self.step
-            if self.mesh.rank == 0:
-                checkpoint.keep(self.folder, self.keep_last, self.keep_every)
+            with suppress(OSError):  # the next save tries again
+                if self.mesh.rank == 0:
+                    checkpoint.keep(self.folder, self.keep_last, self.keep_every)
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -183,7 +184,7 @@ class Trainer:
                 failed = (logs or saves or self.guard.full) and self._settle()
                 if logs or failed:
                     record = self.meter.record(self.step, self.model, self.guard)
-                    print(self.meter.line(record), flush=True)
+                    say(self.meter.line(record))
                     if recorder:
                         recorder.write(record)
                 if failed:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # a module may import what stands in a line above it
-    "layout": 0, "ranks": 0, "seeding": 0, "scheduler": 0, "stored": 0, "precision": 0,
-    "layers": 1, "modality": 1, "launch": 1, "process": 1, "ema": 1, "record": 1, "guard": 1,
-    "sharded": 1, "stop": 1, "checkpoint": 2,
+    "layout": 0, "ranks": 0, "seeding": 0, "scheduler": 0, "stored": 0, "precision": 0, "record": 0,
+    "layers": 1, "modality": 1, "launch": 1, "process": 1, "ema": 1, "stop": 1, "guard": 1, "sharded": 1,
+    "checkpoint": 2,
     "moe": 2, "cli": 2,
     "model": 3, "sampler": 3, "health": 3,
     "mesh": 4, "counting": 4, "published": 4, "transfer": 4, "progress": 4,

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,10 @@ def test_nothing_is_lost_while_the_disk_is_full(
         recorder.write({"step": 4})
     assert steps(tmp_path) == [1, 2, 3, 4]
     assert capsys.readouterr().err.count("No space left") == 1
+
+
+def test_a_screen_that_cannot_be_written_to_ends_nothing() -> None:
+    code = "import sys; from ditmoe.record import say; say('a' * 10**6); print('went on', file=sys.stderr)"
+    with open("/dev/full", "w") as screen:
+        done = subprocess.run([sys.executable, "-c", code], stdout=screen, stderr=subprocess.PIPE, text=True)
+    assert "went on" in done.stderr
