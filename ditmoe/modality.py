@@ -27,8 +27,12 @@ class Tokens(nn.Module, ABC):
     """Of the grid on which the tokens lie: 1 a sequence, 2 an image, 3 a volume or a clip."""
 
     @abstractmethod
+    def grid(self, x: Float[Tensor, "B *sample"]) -> tuple[int, ...]:
+        """Tokens along each axis, of samples of one size."""
+
     def layout(self, x: Float[Tensor, "B *sample"]) -> Layout:
-        """Which tokens the samples have."""
+        """Which tokens the samples have; by default one for each cell of the grid."""
+        return Layout.even(self.grid(x), len(x), x.device)
 
     @abstractmethod
     def patchify(self, x: Float[Tensor, "B *sample"], layout: Layout) -> Float[Tensor, "R N P"]:

@@ -5,8 +5,10 @@ from functools import partial
 import torch
 
 from ditmoe import DiTMoE
+from ditmoe.layout import cells
 from ditmoe.moe import TokenChoice
 from modalities.pointcloud.branch import local_features, moments, products, solve, voxel_features
+from modalities.pointcloud.sparse import AllVoxels
 from modalities.pointcloud.tokens import PointVoxelTokens
 from modalities.pointcloud.voxel import grid_coordinates
 
@@ -60,11 +62,11 @@ def test_solve_equals_linear_algebra() -> None:
 
 def test_moments_and_voxel_features_equal_their_definition() -> None:
     coords = torch.rand(1, 60, 3, dtype=torch.float64) * 3
-    sums = moments(coords, 4)
-    features = voxel_features(sums)
-    cells = coords[0].round().long()
-    for where in cells.unique(dim=0):
-        own = coords[0][(cells == where).all(dim=1)]
+    sums = moments(coords, AllVoxels(1, 4)).view(1, 4, 4, 4, 10)
+    features = voxel_features(sums, cells([4] * 3).view(4, 4, 4, 3), 4)
+    voxel = coords[0].round().long()
+    for where in voxel.unique(dim=0):
+        own = coords[0][(voxel == where).all(dim=1)]
         x, y, z = where.tolist()
         expected = torch.cat([torch.tensor([float(len(own))]), (own - 2).sum(0), products(own - 2).sum(0)])
         assert torch.allclose(sums[0, x, y, z], expected)
@@ -83,7 +85,7 @@ def test_the_local_estimate_finds_the_noise_across_a_plane() -> None:
     x = plane + 0.1 * noise
     coords = grid_coordinates(x, 32, 3.0)
     unit = 32 / 6  # voxels per unit of length
-    estimate = local_features(moments(coords, 32), coords, torch.full((1, 1, 1), 0.1 * unit))[..., :3]
+    estimate = local_features(coords, AllVoxels(1, 32), torch.full((1, 1, 1), 0.1 * unit))[..., :3]
     inside = (x[0, :, [0, 2]].abs() < 1.5).all(dim=1)
     across, along = estimate[0, inside, 1], estimate[0, inside, 0]
     assert torch.corrcoef(torch.stack([across, noise[0, inside, 1]]))[0, 1] > 0.85

@@ -34,8 +34,8 @@ class LatentTokens(Tokens):
     def patchify(self, x: Float[Tensor, "B C H W"], layout: Layout) -> Float[Tensor, "B N P"]:
         return patchify(x.movedim(1, -1), [self.patch] * 2)
 
-    def layout(self, x: Float[Tensor, "B C H W"]) -> Layout:
-        return Layout.even((x.shape[2] // self.patch, x.shape[3] // self.patch), len(x), x.device)
+    def grid(self, x: Float[Tensor, "B C H W"]) -> tuple[int, ...]:
+        return x.shape[2] // self.patch, x.shape[3] // self.patch
 
     def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
         return sincos(layout.cells.flip(-1), self.hidden_size)  # DiT lists the horizontal axis first

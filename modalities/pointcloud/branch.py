@@ -8,10 +8,11 @@ network per point turns what it reads from the grid into a prediction.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from modalities.pointcloud.voxel import add_rows_, devoxelize, flat_index
+from modalities.pointcloud.sparse import Voxels
+from modalities.pointcloud.voxel import add_rows_, interpolate
 
 NUM_MOMENTS = 10
 NUM_LOCAL = 13
@@ -23,37 +24,35 @@ def products(u: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 6"]:
 
 
 @torch.no_grad()
-def moments(coords: Float[Tensor, "B M 3"], resolution: int) -> Float[Tensor, "B R R R 10"]:
+def moments(coords: Float[Tensor, "B M 3"], voxels: Voxels) -> Float[Tensor, "size 10"]:
     """Sums over the points of each voxel of 1, u and `products(u)`; u is the distance from the grid's middle.
 
     Lengths are in voxels.
     """
-    u = coords - resolution / 2
+    u = coords - voxels.resolution / 2
     rows = torch.cat([torch.ones_like(u[..., :1]), u, products(u)], dim=-1).flatten(0, 1)
-    index = flat_index(coords.round().long(), resolution)
-    sums = add_rows_(rows.new_zeros(len(coords) * resolution**3, NUM_MOMENTS), index, rows)
-    return sums.view(len(coords), *[resolution] * 3, NUM_MOMENTS)
+    index = voxels.find(coords.round().long()).flatten()
+    return add_rows_(rows.new_zeros(voxels.size, NUM_MOMENTS), index, rows)
 
 
 @torch.no_grad()
-def voxel_features(sums: Float[Tensor, "B R R R 10"]) -> Float[Tensor, "B R R R 10"]:
-    """What a token sees of a voxel: log count, mean offset from its centre, covariance; of order one."""
-    resolution = sums.shape[1]
+def voxel_features(
+    sums: Float[Tensor, "*n 10"], centre: Shaped[Tensor, "*m 3"], resolution: int
+) -> Float[Tensor, "*n 10"]:
+    """What a token sees of voxels centred there: log count, mean offset, covariance; of order one."""
     count = sums[..., :1]
     mean, second = (sums[..., 1:] / count.clamp_min(1)).split([3, 6], dim=-1)
-    axis = torch.arange(resolution, device=sums.device) - resolution / 2
-    centre = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    offset = torch.where(count > 0, mean - centre, 0)
+    offset = torch.where(count > 0, mean - (centre - resolution / 2), 0)
     return torch.cat([0.8 * count.log1p(), 3 * offset, 12 * (second - products(mean))], dim=-1)
 
 
 @torch.no_grad()
 def local_features(
-    sums: Float[Tensor, "B R R R 10"], coords: Float[Tensor, "B M 3"], noise: Float[Tensor, "B 1 1"]
+    coords: Float[Tensor, "B M 3"], voxels: Voxels, noise: Float[Tensor, "B 1 1"]
 ) -> Float[Tensor, "B M 13"]:
     """A Gaussian fitted to the neighbours of each point, and what it says of the point's noise.
 
-    The moments of the grid are interpolated at the point and give a mean m and a covariance C. If noise of
+    The moments of the voxels are interpolated at the point and give a mean m and a covariance C. If noise of
     deviation s was added to points of that distribution, Tweedie's formula says
         E[noise / s | u] = s C^-1 (u - m):
     across a thin surface C is little more than s^2 and the point is pulled onto it, along the surface C is
@@ -63,12 +62,12 @@ def local_features(
     Args:
         noise: s in voxels.
     """
-    at = devoxelize(sums, coords)
+    at = interpolate(moments(coords, voxels), coords, voxels)
     count = at[..., :1].clamp_min(1e-3)
     mean, second = (at[..., 1:] / count).split([3, 6], dim=-1)
     spread = second - products(mean)
     spread[..., :3].clamp_min_(0)
-    away = coords - coords.new_tensor(sums.shape[1] / 2) - mean
+    away = coords - coords.new_tensor(voxels.resolution / 2) - mean
     ridge = torch.cat([(0.002 + 0.02 / count).expand_as(mean), torch.zeros_like(mean)], dim=-1)
     estimate = noise * solve(spread + ridge, away)
     estimate = estimate / (1 + estimate.norm(dim=-1, keepdim=True) / 4)

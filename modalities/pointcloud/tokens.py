@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ditmoe.layout import Layout
+from ditmoe.layout import Layout, cells
 from ditmoe.modality import Tokens
 from modalities.grid import patchify, sincos, unpatchify
 from modalities.pointcloud.branch import (
@@ -15,7 +15,8 @@ from modalities.pointcloud.branch import (
     moments,
     voxel_features,
 )
-from modalities.pointcloud.voxel import devoxelize, grid_coordinates, voxelize
+from modalities.pointcloud.sparse import AllVoxels, PatchVoxels, PointVoxels, Voxels, touched
+from modalities.pointcloud.voxel import devoxelize, grid_coordinates, interpolate, mean_rows, voxelize
 
 
 class VoxelTokens(Tokens):
@@ -29,46 +30,72 @@ class VoxelTokens(Tokens):
         resolution: R, voxels per axis; a multiple of `patch`.
         patch: voxels per axis of a token.
         extent: None fits the grid to each cloud as DiT-3D does, see `grid_coordinates`.
+        kept: "all" patches are tokens, or "occupied": those alone that points lie in or are interpolated from, found
+            anew at each step. The prediction reads no others, but the transformer no longer attends to empty space.
     """
 
     axes = 3
 
     def __init__(
-        self, hidden_size: int, resolution: int = 32, patch: int = 4, extent: float | None = None
+        self,
+        hidden_size: int,
+        resolution: int = 32,
+        patch: int = 4,
+        extent: float | None = None,
+        kept: str = "all",
     ) -> None:
         super().__init__()
+        if kept not in ("all", "occupied"):
+            raise ValueError(f"kept must be all or occupied, got {kept!r}")
+        self.kept = kept
         if min(resolution, patch) < 1 or resolution % patch:
             raise ValueError(f"resolution must be a multiple of patch, got {resolution} and {patch}")
         self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
         self.in_features = self.out_features = 3 * patch**3
 
-    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "B N P"]:
-        grid, _ = voxelize(x, self.coords(x), self.resolution)
-        return patchify(grid, [self.patch] * 3)
+    def grid(self, x: Float[Tensor, "B M 3"]) -> tuple[int, ...]:
+        return (self.resolution // self.patch,) * 3
 
     def layout(self, x: Float[Tensor, "B M 3"]) -> Layout:
-        return Layout.even([self.resolution // self.patch] * 3, len(x), x.device)
+        if self.kept == "all":
+            return super().layout(x)
+        return touched(self.coords(x), self.resolution, self.patch)
+
+    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+        coords = self.coords(x)
+        if not layout.packed:
+            return patchify(voxelize(x, coords, self.resolution)[0], [self.patch] * 3)
+        return self.packed(mean_rows(x, coords, PatchVoxels(layout, self.patch)))
 
     def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
         return sincos(layout.cells, self.hidden_size)
 
     def inverse(
         self,
-        tokens: Float[Tensor, "B N Q"],
+        tokens: Float[Tensor, "R N Q"],
         layout: Layout,
         like: Float[Tensor, "B M 3"],
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],
     ) -> Float[Tensor, "B M 3"]:
-        return devoxelize(self.grid(tokens), self.coords(like))
+        return self.read(tokens, layout, self.coords(like))
+
+    def read(
+        self, tokens: Float[Tensor, "R N Q"], layout: Layout, coords: Float[Tensor, "B M 3"]
+    ) -> Float[Tensor, "B M F"]:
+        """What the voxels of the tokens say at points."""
+        if layout.packed:
+            rows = tokens.view(tokens.shape[1] * self.patch**3, -1)
+            return interpolate(rows, coords, PatchVoxels(layout, self.patch))
+        return devoxelize(unpatchify(tokens, [self.resolution] * 3, [self.patch] * 3), coords)
+
+    def packed(self, rows: Float[Tensor, "size C"]) -> Float[Tensor, "1 T P"]:
+        """Rows of the voxels of patches as tokens."""
+        return rows.view(1, -1, self.in_features)
 
     def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
         """Where the points lie in the grid."""
         return grid_coordinates(x, self.resolution, self.extent)
-
-    def grid(self, tokens: Float[Tensor, "B N Q"]) -> Float[Tensor, "B R R R F"]:
-        """Tokens laid out as voxels."""
-        return unpatchify(tokens, [self.resolution] * 3, [self.patch] * 3)
 
 
 class PointVoxelTokens(VoxelTokens):
@@ -90,21 +117,27 @@ class PointVoxelTokens(VoxelTokens):
         features: int = 16,
         width: int = 64,
         fine: int = 2,
+        kept: str = "all",
     ) -> None:
-        super().__init__(hidden_size, resolution, patch)
+        super().__init__(hidden_size, resolution, patch, kept=kept)
         self.reach = extent
         self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3
         self.resolutions = [resolution, fine * resolution] if fine > 1 else [resolution]
         num_inputs = features + 3 + 3 + 12 + NUM_LOCAL * len(self.resolutions)
         self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions))
 
-    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "B N P"]:
-        sums = moments(self.coords(x), self.resolution)
-        return patchify(voxel_features(sums), [self.patch] * 3)
+    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+        coords, size = self.coords(x), self.resolution
+        if layout.packed:
+            voxels = PatchVoxels(layout, self.patch)
+            return self.packed(voxel_features(moments(coords, voxels), voxels.centres(), size))
+        sums = moments(coords, AllVoxels(len(x), size)).view(len(x), *[size] * 3, -1)
+        centres = cells([size] * 3, x.device).view(*[size] * 3, 3)
+        return patchify(voxel_features(sums, centres, size), [self.patch] * 3)
 
     def inverse(
         self,
-        tokens: Float[Tensor, "B N Q"],
+        tokens: Float[Tensor, "R N Q"],
         layout: Layout,
         like: Float[Tensor, "B M 3"],
         t: Float[Tensor, " B"],
@@ -114,7 +147,7 @@ class PointVoxelTokens(VoxelTokens):
         coords = self.coords(like)
         z = like / unit
         waves = torch.cat([2.0 * z, 4.2 * z], dim=-1)
-        read = devoxelize(self.grid(tokens).float(), coords)
+        read = self.read(tokens.float(), layout, coords)
         features = [read, 0.7 * z, 2 * (coords - coords.floor()) - 1, waves.sin(), waves.cos()]
         estimates = []
         for resolution in self.resolutions:
@@ -123,10 +156,16 @@ class PointVoxelTokens(VoxelTokens):
             noise = (
                 t.view(-1, 1, 1) / 1000 / voxel
             )  # on the straight path; the gate learns the factor elsewhere
-            local = local_features(moments(fine, resolution), fine, noise)
+            local = local_features(fine, self.around(fine, resolution), noise)
             estimates.append(local[..., :3])
             features.append(local)
         return self.head(torch.cat(features, dim=-1), estimates, c)
+
+    def around(self, coords: Float[Tensor, "B M 3"], resolution: int) -> Voxels:
+        """Voxels for the statistics around points; which is a matter of speed alone."""
+        if resolution**3 > 32 * coords.shape[1]:
+            return PointVoxels(coords, resolution)
+        return AllVoxels(len(coords), resolution)
 
     def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
         return grid_coordinates(x / deviation(x), self.resolution, self.reach)

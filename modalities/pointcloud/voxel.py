@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from modalities.pointcloud.sparse import AllVoxels, Voxels
+
 
 def grid_coordinates(
     x: Float[Tensor, "B M 3"], resolution: int, extent: float | None = None
@@ -35,28 +37,49 @@ def voxelize(
     A point belongs to the voxel whose centre is nearest (halves go to the even one). Differentiable with
     respect to `values`. Clouds of a batch do not meet.
     """
-    batch, _, channels = values.shape
-    index = flat_index(coords.round().long(), resolution)
+    voxels = AllVoxels(len(values), resolution)
+    sums = sum_rows(values, coords, voxels).view(len(values), *[resolution] * 3, -1)
+    counts = sums[..., -1:].detach()
+    return sums[..., :-1] / counts.clamp_min(1), counts
+
+
+def mean_rows(
+    values: Float[Tensor, "B M C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
+) -> Float[Tensor, "size C"]:
+    """The means of `voxelize`, in rows of a table."""
+    sums = sum_rows(values, coords, voxels)
+    return sums[:, :-1] / sums[:, -1:].detach().clamp_min(1)
+
+
+def sum_rows(
+    values: Float[Tensor, "B M C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
+) -> Float[Tensor, "size C1"]:
+    """Sums of the values of the points in each voxel, and last how many they are."""
     rows = torch.cat([values, values.new_ones(*values.shape[:2], 1)], dim=-1).flatten(0, 1)
-    sums = add_rows_(rows.new_zeros(batch * resolution**3, channels + 1), index, rows)
-    sums = sums.view(batch, *[resolution] * 3, channels + 1)
-    counts = sums[..., channels:].detach()
-    return sums[..., :channels] / counts.clamp_min(1), counts
+    index = voxels.find(coords.round().long()).flatten()
+    return add_rows_(rows.new_zeros(voxels.size, rows.shape[1]), index, rows)
 
 
 def devoxelize(grid: Float[Tensor, "B R R R C"], coords: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M C"]:
     """Read a grid at points by trilinear interpolation; differentiable with respect to both."""
-    resolution = grid.shape[1]
+    return interpolate(grid.flatten(0, 3), coords, AllVoxels(len(grid), grid.shape[1]))
+
+
+def interpolate(
+    rows: Float[Tensor, "size C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
+) -> Float[Tensor, "B M C"]:
+    """The same from rows of a table."""
+    resolution = voxels.resolution
     low = coords.detach().floor().clamp(0, max(resolution - 2, 0))
     high_weight = (coords - low).flatten(0, 1)
     indices, weights = [], []
     for corner in itertools.product((0, 1), repeat=3):
         offset = torch.tensor(corner, device=coords.device)
-        indices.append(flat_index((low.long() + offset).clamp(max=resolution - 1), resolution))
+        indices.append(voxels.find((low.long() + offset).clamp(max=resolution - 1)).flatten())
         x, y, z = (h if c else 1 - h for c, h in zip(corner, high_weight.unbind(-1), strict=True))
         weights.append(x * y * z)
-    index, weight = torch.stack(indices, dim=-1), torch.stack(weights, dim=-1).type_as(grid)
-    return WeightedRows.apply(grid.flatten(0, 3), index, weight).view(*coords.shape[:2], -1)
+    index, weight = torch.stack(indices, dim=-1), torch.stack(weights, dim=-1).type_as(rows)
+    return WeightedRows.apply(rows, index, weight).view(*coords.shape[:2], -1)
 
 
 class WeightedRows(torch.autograd.Function):
@@ -82,13 +105,6 @@ class WeightedRows(torch.autograd.Function):
             parts = [(grad * rows.index_select(0, i)).sum(dim=-1) for i in index.unbind(-1)]
             grad_weight = torch.stack(parts, dim=-1)
         return grad_rows, None, grad_weight
-
-
-def flat_index(voxel: Tensor, resolution: int) -> Tensor:
-    """Row of each point's voxel in a batch of grids laid end to end: ((b R + x) R + y) R + z, flat (B M,)."""
-    batch = torch.arange(len(voxel), device=voxel.device)[:, None]
-    x, y, z = voxel.unbind(-1)
-    return (((batch * resolution + x) * resolution + y) * resolution + z).flatten()
 
 
 def add_rows_(

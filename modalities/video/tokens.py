@@ -52,9 +52,8 @@ class SpacetimeTokens(Tokens):
     def patchify(self, x: Float[Tensor, "B C T H W"], layout: Layout) -> Float[Tensor, "B N P"]:
         return patchify(x.movedim(1, -1), self.patch)
 
-    def layout(self, x: Float[Tensor, "B C T H W"]) -> Layout:
-        grid = [n // p for n, p in zip(x.shape[2:], self.patch, strict=True)]
-        return Layout.even(grid, len(x), x.device)
+    def grid(self, x: Float[Tensor, "B C T H W"]) -> tuple[int, ...]:
+        return tuple(n // p for n, p in zip(x.shape[2:], self.patch, strict=True))
 
     def coordinates(self, layout: Layout) -> Float[Tensor, "N 3"]:
         return layout.cells * torch.tensor(self.steps, device=layout.device)
