@@ -1,4 +1,4 @@
-"""The built-in clips: two real handwritten digits of one class that move and bounce."""
+"""The built-in clips: two real handwritten digits of one class that move, and bounce off the borders and each other."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,16 @@ from modalities.digits import CLASSES, SPLITS, digits
 
 REFERENCE = 256
 """Clips that stand for a split when sets are measured."""
-_SPEED = (0.5, 1.2)  # pixels per frame at 32 x 32
+_SPEED = (0.04, 0.1)  # sides of a digit per frame
+_NEAR = 0.85  # sides of a digit between the centres of two that meet
 
 
 class MovingDigits:
     """Clips of white digits on black, each a function of its address alone.
 
-    A label is the digit that both are; a split has digits of its own. Motion is even and finer than a pixel, and the
-    two pass through each other.
+    A label is the digit that both are, three eighths of the smaller side large; a split has digits of its own.
+    Motion is even and finer than a pixel; where two meet they exchange their speed along the axis on which they are
+    further apart.
 
     Args:
         size: (H, W), at least 16 on each side.
@@ -29,7 +31,7 @@ class MovingDigits:
         if min(size) < 16:
             raise ValueError(f"modality.size must be at least 16 for the built-in digits, got {list(size)}")
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
-        self.side = min(self.size) // 2
+        self.side = max(8, 3 * min(self.size) // 8)
 
     @property
     def classes(self) -> list[str]:
@@ -57,21 +59,32 @@ class MovingDigits:
         rng = np.random.default_rng([list(SPLITS).index(split), seed, number])
         label = int(rng.integers(len(CLASSES)))
         canvas = np.zeros((self.frames, *self.size), np.float32)
-        for digit in rng.choice(np.flatnonzero(labels == label), 2, replace=False):
-            for frame, place in zip(canvas, self._places(rng), strict=True):
+        pair = rng.choice(np.flatnonzero(labels == label), 2, replace=False)
+        for frame, places in zip(canvas, self._places(rng), strict=True):
+            for digit, place in zip(pair, places, strict=True):
                 _draw(frame, ink[digit], place)
         grey = canvas.round().astype(np.uint8)
         return grey[..., None].repeat(3, axis=-1), label
 
-    def _places(self, rng: np.random.Generator) -> Float[np.ndarray, "T 2"]:
-        """Corners of a square that moves evenly and is thrown back at the borders."""
-        room = np.array(self.size, float) - self.side
-        angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*_SPEED) * self.side / 16
-        steps = (
-            self.stride * np.arange(self.frames)[:, None] * speed * np.array([np.sin(angle), np.cos(angle)])
-        )
-        folded = (rng.uniform(0, 2, 2) * room + steps) % (2 * room)
-        return np.minimum(folded, 2 * room - folded)
+    def _places(self, rng: np.random.Generator) -> Float[np.ndarray, "T 2 2"]:
+        """Upper left corners of the two digits in each frame."""
+        room, near = np.array(self.size, float) - self.side, _NEAR * self.side
+        place = rng.uniform(0, room, (2, 2))
+        while (np.abs(place[1] - place[0]) < near).all():
+            place = rng.uniform(0, room, (2, 2))
+        angle, speed = rng.uniform(0, 2 * np.pi, 2), rng.uniform(*_SPEED, 2) * self.side
+        velocity = speed[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+        places = []
+        for _ in range(self.stride * (self.frames - 1) + 1):
+            places.append(place)
+            place = place + velocity
+            velocity = np.where((place < 0) | (place > room), -velocity, velocity)
+            place = room - np.abs(room - np.abs(place))
+            gap, closing = place[1] - place[0], velocity[1] - velocity[0]
+            axis = np.abs(gap).argmax()
+            if (np.abs(gap) < near).all() and gap[axis] * closing[axis] < 0:
+                velocity[:, axis] = velocity[::-1, axis]
+        return np.stack(places[:: self.stride])
 
 
 def _draw(
