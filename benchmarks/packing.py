@@ -1,18 +1,19 @@
-"""What empty space costs: python -m benchmarks.packing [--grids 16/4 32/4 64/4] [--width 128] [--once 128/4]
+"""What empty space costs: python -m benchmarks.packing [--grids 16/4 32/4 64/4] [--extent 4] [--once 128/4]
 
 A training step and a step of sampling of the default point-cloud model (nano, at the given width) on the built-in
-shapes, all patches as tokens against occupied ones, for grids of resolution/patch. Times of the processor, one thread,
+shapes, all patches as tokens against occupied ones, for grids of resolution/patch that cover `extent` standard
+deviations to each side. Times of the processor, one thread,
 in turns in one process; a training step is on a batch at random times, a step of sampling the mean over five times
 from noise to data. The memory of a step is the peak of a process of its own, less what it had before the step.
 `--once` grids take one round and batches of one: the larger `all` takes minutes there.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,11 +28,11 @@ from modalities.pointcloud.tokens import PointVoxelTokens
 TIMES = (50.0, 250.0, 500.0, 750.0, 950.0)
 
 
-def steps(kept: str, grid: str, width: int, batch: int) -> dict[str, Callable[[], object]]:
+def steps(kept: str, grid: str, extent: float, width: int, batch: int) -> dict[str, Callable[[], object]]:
     """A training step, and one of sampling, of a model of this grid."""
     torch.manual_seed(0)
     resolution, patch = map(int, grid.split("/"))
-    tokens = PointVoxelTokens(width, resolution, patch, kept=kept)
+    tokens = PointVoxelTokens(width, resolution, patch, extent, kept=kept)
     router = partial(TokenChoice, num_experts=8, top_k=2)
     model = DiTMoE(
         tokens, 6, width, 6, width // 32, router, sparse=[3, 4, 5], expert_ratio=0.5,
@@ -60,25 +61,41 @@ def steps(kept: str, grid: str, width: int, batch: int) -> dict[str, Callable[[]
     return {"training": train, "sampling": sample, "share": lambda: share}
 
 
-def peak(kept: str, grid: str, width: int, batch: int) -> float:
+def peak(kept: str, grid: str, extent: float, width: int, batch: int) -> float:
     """MiB that a training step adds to the memory of a fresh process."""
-    words = [sys.executable, "-m", "benchmarks.packing", "--peak", kept, grid, str(width), str(batch)]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.packing",
+        "--peak",
+        kept,
+        grid,
+        str(extent),
+        str(width),
+        str(batch),
+    ]
     return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_peak(kept: str, grid: str, width: int, batch: int) -> None:
+def measure_peak(kept: str, grid: str, extent: float, width: int, batch: int) -> None:
     """What `peak` runs."""
     torch.set_num_threads(1)
-    train = steps(kept, grid, width, batch)["training"]
-    unit = 1024 if sys.platform == "linux" else 1024**2
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    train = steps(kept, grid, extent, width, batch)["training"]
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = memory()
     train()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit - before)
+    print(memory() - before)
 
 
-def compare(grid: str, width: int, batch: int, rounds: int) -> None:
+def memory() -> float:
+    """MiB of this process at its peak; on Linux alone."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def compare(grid: str, extent: float, width: int, batch: int, rounds: int) -> None:
     """One line of the table."""
-    made = {kept: steps(kept, grid, width, batch) for kept in ("all", "occupied")}
+    made = {kept: steps(kept, grid, extent, width, batch) for kept in ("all", "occupied")}
     cells = [f"{grid:7s}", f"{made['occupied']['share']():6.1%}"]
     for kind in ("training", "sampling"):
         seconds = interleaved({kept: m[kind] for kept, m in made.items()}, rounds, torch.device("cpu"))
@@ -87,21 +104,22 @@ def compare(grid: str, width: int, batch: int, rounds: int) -> None:
         cells.append(
             f"{ratio(seconds, 'all', 'occupied'):6.1f} x ({min(each):.1f} .. {max(each):.1f}), {milliseconds:.0f} ms"
         )
-    memory = [peak(kept, grid, width, batch) for kept in ("all", "occupied")]
-    cells.append(f"{memory[0]:.0f} MiB / {memory[1]:.0f} MiB = {memory[0] / max(memory[1], 1):.1f}")
+    peaks = [peak(kept, grid, extent, width, batch) for kept in ("all", "occupied")]
+    cells.append(f"{peaks[0]:.0f} MiB / {peaks[1]:.0f} MiB = {peaks[0] / max(peaks[1], 1):.1f}")
     print("  ".join(cells), flush=True)
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
-        kept, grid, width, batch = sys.argv[2:]
-        measure_peak(kept, grid, int(width), int(batch))
+        kept, grid, extent, width, batch = sys.argv[2:]
+        measure_peak(kept, grid, float(extent), int(width), int(batch))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--grids", nargs="*", default=["16/4", "32/4", "64/4"])
     parser.add_argument("--once", nargs="*", default=[])
+    parser.add_argument("--extent", type=float, default=4.0)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -109,14 +127,16 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_memory()
     print(
-        f"all / occupied: torch {torch.__version__}, one thread, width {options.width}, batch {options.batch}, 2048 points,"
-        f" medians of {options.rounds} rounds and their range; ms of occupied per sample"
+        f"all / occupied: torch {torch.__version__}, one thread, extent {options.extent:g}, width {options.width}, "
+        f"batch {options.batch}, 2048 points, medians of {options.rounds} rounds; ms of occupied per sample"
     )
-    print("grid     tokens  training step               step of sampling            memory of a training step")
+    print(
+        "grid     tokens  training step               step of sampling            memory of a training step"
+    )
     for grid in options.grids:
-        compare(grid, options.width, options.batch, options.rounds)
+        compare(grid, options.extent, options.width, options.batch, options.rounds)
     for grid in options.once:
-        compare(grid, options.width, 1, 1)
+        compare(grid, options.extent, options.width, 1, 1)
 
 
 if __name__ == "__main__":
