@@ -296,7 +296,10 @@ class Video(LatentModality):
         roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
         setting = {**{name: root and str(root) for name, root in roots.items()}, "images": self.images,
                    "frames": self.frames, "size": list(self.size), "stride": self.stride, "seed": seed}  # fmt: skip
-        held_out = self.data.reference("test", HELD_OUT)
+        try:
+            held_out = self.data.reference("test", HELD_OUT)
+        except ValueError:  # a small folder may have videos for val alone
+            held_out = self.data.reference("val", HELD_OUT)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return training.train_codec(
             codec.to(device),
