@@ -32,6 +32,10 @@ class Ranks:
     def rank(self) -> int:
         return 0 if self.group is None else dist.get_rank(self.group)
 
+    def apart(self) -> "Ranks":
+        """The same ranks with collectives of their own on the host, for another thread."""
+        return self if self.group is None else Ranks(dist.new_group(backend="gloo"))
+
     def total(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
         """Sum over the ranks, without gradient."""
         if self.group is None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ditmoe.precision import choose_precision, repeat_exactly
 from ditmoe.process import Process
 from ditmoe.progress import Meter
 from ditmoe.record import Recorder, say
+from ditmoe.saver import Saver
 from ditmoe.seeding import torch_generator
 from ditmoe.stop import Stop
 
@@ -52,6 +53,7 @@ class Trainer:
         recompute: keep no activations within blocks, compute them again in the backward pass.
         log_every, save_every, preview_every: in steps; 0 is never.
         keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
+        background_save: train on while a checkpoint is written, from a copy in the host's memory.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Trainer:
         preview_every: int = 1000,
         keep_last: int = 2,
         keep_every: int = 0,
+        background_save: bool = False,
     ) -> None:
         least = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "keep_last": keep_last}
         for name, value in least.items():
@@ -116,9 +119,9 @@ class Trainer:
         self.guard = Guard(clip, zclip, patience, self.device, self.mesh.gradient_norm)
         self.label_dropout = label_dropout
         self.log_every, self.save_every, self.preview_every = log_every, save_every, preview_every
-        self.keep_last, self.keep_every = keep_last, keep_every
+        self.saver = Saver(folder, self.ranks, background_save, keep_last, keep_every)
         self.meter = Meter(steps, batch_size * accumulate, self.ranks)
-        self.step = self.saved = 0
+        self.step = 0
         self.stop = Stop(self.ranks)
 
     def state(self) -> dict[str, Any]:
@@ -138,12 +141,8 @@ class Trainer:
         Raises:
             OSError: if it cannot be written; the earlier ones are as they were.
         """
-        if self.saved < self.step:
-            checkpoint.save(self.folder, self.step, self.state(), self.ranks)
-            self.saved = self.step
-            with suppress(OSError):  # the next save tries again
-                if self.mesh.rank == 0:
-                    checkpoint.keep(self.folder, self.keep_last, self.keep_every)
+        if self.saver.begun < self.step:
+            self.saver.save(self.step, self.state())
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -162,7 +161,7 @@ class Trainer:
         if "meter" in found.plain:
             self.meter.load_state(found.part("meter"))
             self.guard.load_state(found.part("guard"))
-        self.step = self.saved = found.plain["step"]
+        self.step = self.saver.saved = self.saver.begun = found.plain["step"]
         if self.mesh.rank == 0:
             checkpoint.restate(found, config=self.carried["config"])
 
@@ -195,6 +194,7 @@ class Trainer:
                     self.meter.pause(self._preview)
             self._settle()
             self._save(recorder)
+            self.saver.finish()
         if self.guard.exhausted:
             raise ValueError(
                 f"{self.guard.streak} steps in a row had a loss or a gradient that is not finite; the state of step "
@@ -223,7 +223,7 @@ class Trainer:
             self._save(recorder)
         except OSError as error:
             launch.tell(
-                f"step {self.step} was not saved: {error}; training goes on, step {self.saved} is safe"
+                f"step {self.step} was not saved: {error}; training goes on, step {self.saver.saved} is safe"
             )
 
     def _train_step(self) -> dict[str, Any] | None:

@@ -44,12 +44,9 @@ def trained(folder: Path, steps: int, options: list[str]) -> None:
 
 
 def all_meshes(folder: Path, num: int) -> None:
+    extra = {2: ["trainer.recompute=true"], 1: ["trainer.background_save=true", "trainer.save_every=1"]}
     for mesh in MESHES[num]:
-        trained(
-            folder / f"{num}-{mesh}",
-            STEPS,
-            [*on(mesh), "trainer.recompute=true"] if mesh[1] == 2 else on(mesh),
-        )
+        trained(folder / f"{num}-{mesh}", STEPS, [*on(mesh), *extra[mesh[1]]])
 
 
 @pytest.fixture(scope="module")
