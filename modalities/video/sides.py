@@ -90,7 +90,7 @@ class Side:
 
 
 def take(data: ClipSet, role: str, protocol: Protocol, seed: int, progress: bool = False) -> Side:
-    """One clip of each video of a set, or of as many as the protocol takes.
+    """One clip of each video of a set, or of as many as the protocol takes; of the training set always of each.
 
     A random start is drawn by the seed and a video's first frame: equal videos give equal clips, wherever they stand.
     Videos that are too short or cannot be read are left out and counted, never replaced.
@@ -102,7 +102,8 @@ def take(data: ClipSet, role: str, protocol: Protocol, seed: int, progress: bool
     long = [video for video in videos if video.shape[0] >= protocol.span]
     if len(long) < 2:
         raise ValueError(_too_short(videos, len(long), role, protocol))
-    num, order = protocol.nums[side], np.arange(len(long))
+    num = None if role == "train" else protocol.nums[side]  # a copy may be of any training clip
+    order = np.arange(len(long))
     if protocol.choice == "random":
         order = np.random.default_rng([seed, len(long)]).permutation(len(long))
     chosen = np.sort(order[:num])
