@@ -373,6 +373,32 @@ def test_flipped_bytes_never_escape_as_another_error(name: str, codec: str, tmp_
     assert len(reasons) > 8
 
 
+@pytest.mark.parametrize("name", ["g12.mp4", "opengop.mkv", "vp9.webm", "transport.ts", "ffv1.mkv"])
+def test_damage_of_any_kind_is_told_and_what_is_read_is_sequential(
+    name: str, file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = file(name).read_bytes()
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        data, place = bytearray(whole), int(rng.integers(len(whole)))
+        if seed % 3 == 0:
+            data[place : place + int(rng.integers(1, 300))] = rng.bytes(int(rng.integers(1, 300)))
+        for i in rng.integers(min(len(data), (200, 2000, 10**9)[seed % 3]), size=int(rng.integers(1, 9))):
+            data[i] = rng.integers(256)
+        path = tmp_path / f"{seed}-{name}"
+        path.write_bytes(data)
+        for salvage in (False, True):
+            try:
+                index = read_index(path, salvage)
+                start = int(rng.integers(max(1, len(index) - 4)))
+                clip = read_clip(path, start, 3, index=index, salvage=salvage)
+                truth = read_clip(path, 0, len(index), index=index, salvage=salvage)
+            except Unreadable:
+                continue
+            # Salvaged frames are counted anew.
+            assert salvage or np.array_equal(clip, truth[start : start + 3])
+
+
 def test_pictures_that_the_decoder_makes_up_are_never_given_as_frames(tmp_path: Path) -> None:
     whole = make(tmp_path / "a.mp4", num=15, size=(240, 320), options={"x264-params": "bframes=0"})
     with av.open(str(whole)) as container:

@@ -122,7 +122,7 @@ def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = Fa
 
 
 def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture as a player shows it: RGB, turned and mirrored by the display matrix.
+    """The picture as a player shows it: RGB, turned and mirrored by the display matrix; a view of FFmpeg's memory.
 
     The matrix has x' = a x + c y and y' = b x + d y in 16.16 fixed point, stored as a b u c d v x y w. PyAV's
     `rotation` is the angle alone and takes a mirror image for a half turn.
@@ -133,8 +133,13 @@ def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     # With its default, FFmpeg starts threads for each frame, which takes ten times as long for small ones. And
     # `frame.side_data` keeps its container in the frame and so the frame, its memory and those threads, until a
     # collection of garbage.
-    picture = frame.to_ndarray(format="rgb24", threads=1)
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # PyAV's stub has no constructor
+    shown = frame.reformat(format="rgb24", threads=1)
+    plane = shown.planes[0]
+    picture = np.ndarray(
+        (shown.height, shown.width, 3), np.uint8, cast(bytes, plane), strides=(plane.line_size, 3, 1)
+    )
+    beside = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub has no constructor
+    matrix = beside.get("DISPLAYMATRIX") if len(beside) else None
     if matrix is None:
         return picture
     a, b, _, c, d = np.frombuffer(cast(bytes, matrix), np.int32)[:5].tolist()

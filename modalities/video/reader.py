@@ -174,15 +174,17 @@ def _run(
     path: Path, container: InputContainer, stream: VideoStream, times: np.ndarray, wanted: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Decode on from a keyframe: `times` are what must come, `wanted` the numbers in it to keep."""
-    chosen, number = set(wanted.tolist()), 0
+    chosen, last, number = set(wanted.tolist()), int(wanted[-1]), 0
+    expected = times.tolist()
     for frame in frames_of(container, stream):
-        if frame.pts is not None and frame.pts < times[0]:
+        time = frame.pts
+        if time is not None and time < expected[0]:
             continue  # shown before the keyframe, though decoded after it
-        if number == len(times) or frame.pts != times[number] or frame.is_corrupt:
+        if number == len(expected) or time != expected[number] or frame.is_corrupt:
             raise _Lost
         if number in chosen:
             yield upright(path, frame)
-        if number == wanted[-1]:
+        if number == last:
             return
         number += 1
     raise _Lost
