@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ class Tokens(nn.Module, ABC):
     """Q, numbers per token that `inverse` expects; P where the two are the same cut."""
     axes: int
     """Of the grid on which the tokens lie: 1 a sequence, 2 an image, 3 a volume or a clip."""
+    cut: tuple[int, ...]
+    """Cells of a token along each axis, of samples that may have any size."""
 
     @abstractmethod
     def grid(self, x: Float[Tensor, "B *sample"]) -> tuple[int, ...]:
@@ -37,6 +40,12 @@ class Tokens(nn.Module, ABC):
     @abstractmethod
     def patchify(self, x: Float[Tensor, "B *sample"], layout: Layout) -> Float[Tensor, "R N P"]:
         """Cut samples into the tokens of their layout."""
+
+    def pack(self, samples: Sequence[Float[Tensor, "C ..."]]) -> tuple[Float[Tensor, "T P"], Layout]:
+        """Samples of any sizes as rows of tokens, end to end."""
+        layouts = [self.layout(x[None]) for x in samples]
+        rows = [self.patchify(x[None], layout)[0] for x, layout in zip(samples, layouts, strict=True)]
+        return torch.cat(rows), Layout.pack([layout.grids[0] for layout in layouts], rows[0].device)
 
     @abstractmethod
     def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
@@ -152,6 +161,15 @@ class Modality(ABC):
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
         """Names of the samples in that batch, if they are cheap to tell; they are asked for when it went wrong."""
         return ()
+
+    @property
+    def native(self) -> bool:
+        """Whether training takes samples at their own sizes, from `packed_batch`."""
+        return False
+
+    def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "C ..."]], Int[Tensor, " B"]]:
+        """Training samples of different sizes, together no more than a budget of tokens, and their labels."""
+        raise NotImplementedError(f"{self.name} has samples of one size")
 
     @abstractmethod
     def decode(self, x: Float[Tensor, "S *sample"], labels: Int[Tensor, " S"]) -> Samples:

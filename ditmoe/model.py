@@ -169,20 +169,27 @@ class DiTMoE(nn.Module):
         self.initialize()
 
     def forward(
-        self, x: Float[Tensor, "B *sample"], t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B *prediction"], list[Routing]]:
+        self,
+        x: Float[Tensor, "R *sample"],
+        t: Float[Tensor, "B *f"],
+        y: Int[Tensor, " B"],
+        layout: Layout | None = None,
+    ) -> tuple[Float[Tensor, "R *prediction"], list[Routing]]:
         """Predict from noisy samples.
 
         Args:
-            x: noisy samples.
+            x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
             t: time of each sample from data (0) to noise (1000); or (B, F), of each place along the first axis of
                 the token grid, such as the frames of a clip. Routers and heads that know the time then see the mean.
             y: labels, `num_classes` for none.
+            layout: of samples of different sizes.
 
         Returns:
             A prediction shaped like x (what it predicts is the process's business), and the routing of
             every sparse layer, from which the balance loss is computed.
         """
+        if layout is not None:
+            return self.predict(x, layout, t, y)[:2]
         layout = self.tokens.layout(x)
         tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y)
         for i, routing in enumerate(routings):

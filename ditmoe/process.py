@@ -44,6 +44,10 @@ class Process(ABC):
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
         """Random training times in [0, 1000]."""
 
+    def shifted(self, t: Float[Tensor, " n"], tokens: Tensor | int) -> Float[Tensor, " n"]:
+        """Times of samples of so many tokens, in training and in sampling alike; by default as they are."""
+        return t
+
     @abstractmethod
     def corrupt(
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
@@ -73,17 +77,29 @@ class FlowMatching(Process):
     Args:
         prediction: "velocity", or "residual": the velocity less its linear part, of unit variance.
         mean, std: of the logit of s; (0, 1) weighs the middle, a negative mean the clean end.
+        tokens: n, of a sample whose times stay as they are; one of m tokens has s' = a s / (1 + (a - 1) s) with
+            a = sqrt(m / n), since the same noise hides less of a larger sample (arXiv 2403.03206, eq. 23). None is off.
     """
 
-    def __init__(self, prediction: str = "velocity", mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(
+        self, prediction: str = "velocity", mean: float = 0.0, std: float = 1.0, tokens: int | None = None
+    ) -> None:
+        if tokens is not None and tokens < 1:
+            raise ValueError(f"tokens must be at least 1, got {tokens}")
         if prediction not in ("velocity", "residual"):
             raise ValueError(f"prediction must be velocity or residual for flow matching, got {prediction!r}")
         if std <= 0:
             raise ValueError(f"std must be positive, got {std}")
-        self.prediction, self.mean, self.std = prediction, mean, std
+        self.prediction, self.mean, self.std, self.tokens = prediction, mean, std, tokens
 
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
         return HORIZON * torch.sigmoid(self.mean + self.std * torch.randn(num, generator=generator))
+
+    def shifted(self, t: Float[Tensor, " n"], tokens: Tensor | int) -> Float[Tensor, " n"]:
+        if self.tokens is None:
+            return t
+        a = torch.as_tensor(tokens, device=t.device).div(self.tokens).sqrt().to(t.dtype)
+        return a * t / (1 + (a - 1) * t / HORIZON)
 
     def corrupt(
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]

@@ -1,6 +1,7 @@
 """Guidance and the denoising loop, over diffusers' schedulers."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,10 @@ def denoise(
         on_step: called after each step.
     """
     set_timesteps(scheduler, steps, noise.device)
+    if getattr(process, "tokens", None) is not None:
+        tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
+        scheduler.timesteps = process.shifted(scheduler.timesteps, tokens)
+        scheduler.sigmas = process.shifted(HORIZON * scheduler.sigmas, tokens) / HORIZON
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)

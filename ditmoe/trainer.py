@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ditmoe import checkpoint, launch
 from ditmoe.ema import EMA
 from ditmoe.guard import Guard, keeping
 from ditmoe.health import tally
+from ditmoe.layout import Layout
 from ditmoe.mesh import Mesh
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -101,6 +103,8 @@ class Trainer:
             repeat_exactly()
         self.mesh = mesh or Mesh()
         self.mesh.check_batch(batch_size)
+        if modality.native and self.mesh.world > 1:
+            raise ValueError("samples of different sizes (modality.native) train on one process, for now")
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
         self.autocast_dtype = choose_precision(precision, self.device)
@@ -265,21 +269,28 @@ class Trainer:
         The objective is the mean squared error plus the routers' own losses times their coefficients, summed
         over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
         """
-        rank, world = self.mesh.rank, self.mesh.world
-        x0, y = self.modality.batch(self.batch_size // world, self.seed, index, rank, world)
+        x0, y, layout = self._batch(index)
+        size = len(y) if layout else self.batch_size
         generator = torch_generator("train", self.seed, index)  # of the whole batch, on all ranks
-        noise = self.mesh.own(torch.randn(self.batch_size, *x0.shape[1:], generator=generator))
-        t = self.mesh.own(self.process.draw_times(self.batch_size, generator))
-        dropped = self.mesh.own(torch.rand(self.batch_size, generator=generator)) < self.label_dropout
+        shape = x0.shape if layout else (size, *x0.shape[1:])
+        noise = self.mesh.own(torch.randn(shape, generator=generator))
+        t = self.mesh.own(self.process.draw_times(size, generator))
+        t = self.process.shifted(t, self._lengths(x0, layout))
+        dropped = self.mesh.own(torch.rand(size, generator=generator)) < self.label_dropout
         y = torch.where(dropped, len(self.modality.classes), y)
-        x0, y, noise, t = (tensor.to(self.device, non_blocking=True) for tensor in (x0, y, noise, t))
-        x_t = self.process.corrupt(x0, noise, t)
+        each = t if layout is None else t[layout.sample]  # a packed row has a time per token
+        x0, y, noise, t, each = (v.to(self.device, non_blocking=True) for v in (x0, y, noise, t, each))
+        x_t = self.process.corrupt(x0, noise, each)
         torch.manual_seed(
             torch_generator("router", self.seed, index).initial_seed()
         )  # for routers with noise
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            output, routings = self.forward(x_t, t, y)
-        target = self.process.target(x0, noise, t)
+            if layout is None:
+                output, routings = self.forward(x_t, t, y)
+            else:
+                output, routings = self.forward(x_t[None], t, y, replace(layout, device=self.device))
+        target = self.process.target(x0, noise, each)
+        target = target if layout is None else target[None]
         objective = (output.float() - target).square().mean()
         losses = {"loss": objective.detach()}
         for name in dict.fromkeys(name for routing in routings for name in routing.losses):
@@ -291,6 +302,19 @@ class Trainer:
                 error = (routing.draft.float() - target).square().mean()
                 objective = objective + router.draft_coefficient * error
         return objective, losses, routings
+
+    def _batch(self, index: int) -> tuple[Tensor, Tensor, Layout | None]:
+        """This rank's samples and their labels; samples of different sizes as tokens, and their layout."""
+        if self.modality.native:
+            samples, y = self.modality.packed_batch(self.seed, index)
+            rows, layout = self.model.tokens.pack(samples)
+            return rows, y, layout
+        rank, world = self.mesh.rank, self.mesh.world
+        return *self.modality.batch(self.batch_size // world, self.seed, index, rank, world), None
+
+    def _lengths(self, x0: Tensor, layout: Layout | None) -> Tensor | int:
+        """Tokens of each sample."""
+        return math.prod(self.model.tokens.grid(x0)) if layout is None else torch.tensor(layout.lengths)
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at a step."""

@@ -18,9 +18,11 @@ from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
 from modalities.image import pictures, view
+from modalities.image.catalogue import Picture
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, turn
 from modalities.image.metric import evaluate_images
+from modalities.native import Packing, encode_all, native_size
 from modalities.sheet import lay_out, save_png
 
 FITTED_ON = 2048
@@ -43,6 +45,8 @@ class Image(LatentModality):
         tokens: makes the patchifier for a width and a number of channels.
         size: (H, W) in pixels.
         latents: a folder that `prepare` wrote; training then neither reads nor encodes pictures.
+        native: train on pictures at their own sizes and proportions, shrunk to the area of `size` at most.
+        budget: then, tokens of a batch at most.
         evaluation: options of `evaluate_images`.
         preparation: options of `latents.prepare`.
         facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
@@ -59,6 +63,8 @@ class Image(LatentModality):
         tokens: Callable[..., Tokens],
         size: Sequence[int] = (32, 32),
         latents: str | None = None,
+        native: bool = False,
+        budget: int = 1024,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
@@ -66,7 +72,11 @@ class Image(LatentModality):
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
         super().__init__(codec, facts)
-        self.size = tuple(size)
+        if native and latents is not None:
+            raise ValueError(
+                "modality.native takes pictures as they are, and latents on disk are of one size"
+            )
+        self.size, self._native, self.budget = tuple(size), native, budget
         self._make_data, self._make_tokens, self._latents = data, tokens, latents
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
 
@@ -111,6 +121,28 @@ class Image(LatentModality):
             return self.cached.batch(size, seed, step, rank, world)
         images, labels = self.data.batch(size, seed, step, rank, world)
         return self.encode(images).cpu(), torch.from_numpy(labels)
+
+    @property
+    def native(self) -> bool:
+        return self._native
+
+    @cached_property
+    def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
+        """Which pictures make which batch; and the readable training pictures, each with the size it is brought to."""
+        probe = self.tokens(8)
+        unit = [s * p for s, p in zip(self.facts()["stride"], probe.cut, strict=True)]
+        area = self.size[0] * self.size[1]
+        sizes = [(p, self.data.own_size(p)) for p in self.data.split("train")]
+        kept = [(p, native_size(size, unit, area)) for p, size in sizes if size is not None]
+        packing = Packing([h * w // (unit[0] * unit[1]) for _, (h, w) in kept], self.budget)
+        print(f"{len(kept)} pictures at {len({s for _, s in kept})} sizes, {packing.told()}")
+        return packing, kept
+
+    def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
+        packing, pictures = self.packing
+        chosen = [pictures[i] for i in packing.batch(seed, step)[1]]
+        images = [self.data.read_whole(*each) for each in chosen]
+        return encode_all(images, self.encode), torch.tensor([picture.label for picture, _ in chosen])
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return [] if self.cached else self.data.batch_names(size, seed, step, rank, world)

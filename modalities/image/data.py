@@ -15,7 +15,7 @@ from PIL import Image
 
 from ditmoe.modality import Samples
 from modalities.image.catalogue import SPLITS, Member, Picture, list_pictures
-from modalities.image.pictures import fitted, open_picture
+from modalities.image.pictures import fitted, open_picture, size_of, stretched
 
 _EPOCH, _SAMPLE = 1, 2  # addresses of the two kinds of random streams
 
@@ -111,6 +111,27 @@ class Pictures:
                 self._tell(picture.name, str(error))
             return None
 
+    def own_size(self, picture: Picture) -> tuple[int, int] | None:
+        """(H, W) of a picture as it is, of a built-in digit that of its ink; None where it is unreadable."""
+        if isinstance(picture.source, np.ndarray):
+            return inked(picture.source).shape[:2]
+        try:
+            return size_of(_stream(picture.source))
+        except (ValueError, OSError) as error:
+            self._tell(picture.name, str(error))
+            return None
+
+    def read_whole(self, picture: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture, all of it, at a size; grey where it turns out to be unreadable, which is told once."""
+        if isinstance(picture.source, np.ndarray):
+            return stretched(Image.fromarray(inked(picture.source)), size)
+        try:
+            return stretched(_open(picture.source, picture.name), size)
+        except (ValueError, OSError) as error:
+            with self._lock:
+                self._tell(picture.name, str(error))
+            return np.full((*size, 3), 128, np.uint8)
+
     def _tell(self, name: str, reason: str) -> None:
         if name not in self.unreadable:
             self.unreadable[name] = reason
@@ -146,11 +167,21 @@ class Pictures:
 
 
 def _open(source: Path | Member, name: str) -> Image.Image:
+    return open_picture(_stream(source), name if isinstance(source, Member) else None)
+
+
+def _stream(source: Path | Member) -> Path | io.BytesIO:
     if isinstance(source, Path):
-        return open_picture(source)
+        return source
     with open(source.tar, "rb") as stream:
         stream.seek(source.start)
-        return open_picture(io.BytesIO(stream.read(source.size)), name)
+        return io.BytesIO(stream.read(source.size))
+
+
+def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A digit without the dark around it."""
+    rows, columns = (np.flatnonzero((image > 64).any(axis=(axis, 2))) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:

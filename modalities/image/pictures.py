@@ -69,6 +69,28 @@ def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
+def stretched(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize to `size` = (H, W), all of it, as `fitted` does."""
+    height, width = size
+    while min(image.height // height, image.width // width) >= 2:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def size_of(source: Path | BytesIO) -> Size:
+    """(H, W) of a picture, upright, from its header.
+
+    Raises:
+        ValueError: one line, if it has none.
+    """
+    try:
+        with Image.open(source) as opened:
+            turned = opened.getexif().get(0x0112, 1) >= 5
+            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except Exception as error:
+        raise ValueError(f"{source} is no readable picture") from error
+
+
 def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
     """All pictures below a folder, which must be of one size, in the order of their paths; their names, and what
     was unreadable.

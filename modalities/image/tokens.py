@@ -27,7 +27,7 @@ class LatentTokens(Tokens):
         for name, value in {"channels": channels, "patch": patch}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.hidden_size, self.patch = hidden_size, patch
+        self.hidden_size, self.patch, self.cut = hidden_size, patch, (patch, patch)
         self.in_features = channels * patch**2
         self.out_features = (2 if learn_sigma else 1) * self.in_features
 

@@ -15,6 +15,7 @@ from ditmoe.modality import Report, Samples, Tokens
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
+from modalities.native import encode_all
 from modalities.sheet import lay_out, save_png
 from modalities.video import sets, training, writer
 from modalities.video.autoencoder import Autoencoder
@@ -23,6 +24,7 @@ from modalities.video.codec import CausalPatches
 from modalities.video.data import Clips, pick
 from modalities.video.metric import evaluate_videos
 from modalities.video.moving import MovingDigits
+from modalities.video.native import NativeClips
 from modalities.video.view import enlarged, strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
@@ -51,6 +53,9 @@ class Video(LatentModality):
         merge: whether a picture's class is that of the videos by the same name, or a new one behind them; otherwise
             pictures have no class (the null class).
         latents: a folder that `prepare` wrote; training then neither reads nor encodes videos.
+        native: train on clips and pictures at their own lengths, sizes and proportions, up to `frames` and the area
+            of `size`; all of `pictures.root` then, whatever `images` says.
+        budget: then, tokens of a batch at most.
         evaluation: options of `evaluate_videos`.
         preparation: options of `latents.prepare`, and "starts": clips of each video, evenly spread over it.
         facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
@@ -73,6 +78,8 @@ class Video(LatentModality):
         pictures: partial[Any] | None = None,
         merge: bool = True,
         latents: str | None = None,
+        native: bool = False,
+        budget: int = 2048,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
@@ -85,11 +92,14 @@ class Video(LatentModality):
             )
         if not 0 <= images <= 1:
             raise ValueError(f"modality.images must lie in [0, 1], got {images}")
-        if not images and pictures is not None and pictures.keywords.get("root") is not None:
+        if not images and not native and pictures is not None and pictures.keywords.get("root") is not None:
             raise ValueError(
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
         super().__init__(codec, facts)
+        if native and latents is not None:
+            raise ValueError("modality.native takes clips as they are, and latents on disk are of one size")
+        self._native, self.budget = native, budget
         self.size, self.frames, self.stride, self.rate = tuple(size), frames, stride, rate
         self.images, self.merge = images, merge
         self._make_data, self._make_tokens, self._make_pictures = data, tokens, pictures
@@ -188,6 +198,25 @@ class Video(LatentModality):
             return (x[:, :, :1] if one_frame else x), y
         clips, labels = self.data.batch(size, seed, step, rank, world)
         return self.encode(clips[:, :1] if one_frame else clips).cpu(), torch.from_numpy(labels)
+
+    @property
+    def native(self) -> bool:
+        return self._native
+
+    @cached_property
+    def native_set(self) -> NativeClips:
+        """The training clips, and pictures where there are some, at their own lengths and sizes."""
+        cut = self.tokens(3).cut
+        shown = NativeClips(self.data, self.pictures, self.codec.shape, self.facts()["stride"], cut,
+                            (self.frames, self.size[0], self.size[1]), self.budget)  # fmt: skip
+        print(shown.told())
+        return shown
+
+    def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Int[Tensor, " B"]]:
+        clips, labels, of_pictures = self.native_set.batch(seed, step)
+        if of_pictures.any():
+            labels[of_pictures] = self._picture_labels[labels[of_pictures]]
+        return encode_all(clips, self.encode), torch.from_numpy(labels)
 
     def _shows_images(self, seed: int, step: int) -> bool:
         """Whether a batch is of clips of one frame, for all ranks alike."""

@@ -165,6 +165,32 @@ class Clips:
         labels = np.array([self.classes.index(video.category) for video, _ in kept], np.int64)
         return Samples(np.stack([frames for _, frames in kept]), labels, [video.name for video, _ in kept])
 
+    def own_size(self, video: Clip) -> tuple[int, int, int] | None:
+        """(T, H, W) of a video as it is, every `stride`-th frame counted; None where it cannot be read, told once."""
+        try:
+            index = self._index(video.path, None)
+        except Unreadable as error:
+            if self.policy == "error":
+                raise
+            self._tell(self.unreadable, "skipped unreadable video", video, error)
+            return None
+        return (len(index) - 1) // self.stride + 1, index.height, index.width
+
+    def read_whole(
+        self, video: Clip, place: float, size: tuple[int, int, int]
+    ) -> UInt8[np.ndarray, "T H W 3"] | None:
+        """T frames from a place in [0, 1), all of each, at (H, W); None where they cannot be read, told once."""
+        try:
+            index = self._index(video.path, None)
+            start = int(place * (len(index) - (size[0] - 1) * self.stride))
+            frames = read_clip(video.path, start, size[0], self.stride, index=index, backend=self.backend)
+        except Unreadable as error:
+            if self.policy == "error":
+                raise
+            self._tell(self.unreadable, "skipped unreadable video", video, error)
+            return None
+        return resized(frames, size[1:])
+
     def _map(self, function: Callable, items: Iterable) -> list:
         if not self.workers:
             return [function(item) for item in items]
@@ -247,12 +273,18 @@ def fit(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np
     height, width = frames.shape[1:3]
     scale = max(size[0] / height, size[1] / width)
     whole = max(size[0], round(height * scale)), max(size[1], round(width * scale))
-    if whole != (height, width):
-        x = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
-        x = F.interpolate(x, whole, mode="bilinear", align_corners=False, antialias=True)
-        frames = x.movedim(1, -1).numpy()
+    frames = resized(frames, whole)
     top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
     return np.ascontiguousarray(frames[:, top : top + size[0], left : left + size[1]])
+
+
+def resized(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T H W 3"]:
+    """Resize a clip, bilinear and antialiased."""
+    if size == frames.shape[1:3]:
+        return frames
+    x = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
+    x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+    return x.movedim(1, -1).numpy()
 
 
 def _place(name: str, seed: int | None) -> float:

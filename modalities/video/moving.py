@@ -25,13 +25,14 @@ class MovingDigits:
         size: (H, W), at least 16 on each side.
         frames: T, of a clip.
         stride: steps of the motion from frame to frame.
+        side: of a digit in pixels, if not three eighths.
     """
 
-    def __init__(self, size: Sequence[int], frames: int, stride: int = 1) -> None:
+    def __init__(self, size: Sequence[int], frames: int, stride: int = 1, side: int | None = None) -> None:
         if min(size) < 16:
             raise ValueError(f"modality.size must be at least 16 for the built-in digits, got {list(size)}")
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
-        self.side = max(8, 3 * min(self.size) // 8)
+        self.side = side or max(8, 3 * min(self.size) // 8)
 
     @property
     def classes(self) -> list[str]:

@@ -44,7 +44,8 @@ class SpacetimeTokens(Tokens):
             raise ValueError(f"patch must be [frames, rows, columns] of latent cells, got {list(patch)}")
         if min(rate, seconds, pixels) <= 0:
             raise ValueError(f"rate, seconds and pixels must be above 0, got {rate}, {seconds} and {pixels}")
-        self.hidden_size, self.patch = hidden_size, tuple(patch)
+        self.hidden_size = hidden_size
+        self.patch = self.cut = tuple(patch)
         self.in_features = self.out_features = channels * patch[0] * patch[1] * patch[2]
         steps = [patch[i] * stride[i] / unit for i, unit in enumerate((rate * seconds, pixels, pixels))]
         self.steps = tuple(steps)

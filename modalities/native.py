@@ -1,0 +1,117 @@
+"""Samples at their own sizes: what size each one is brought to, and which are packed together.
+
+NaViT (arXiv 2307.06304) for diffusion: nothing is cropped and nothing padded. A sample keeps its proportions, larger
+ones shrink to an area; batches are filled to a budget of tokens.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+_EPOCH = 7  # address of a random stream
+OPEN = 64
+"""Batches that are filled at a time."""
+
+
+def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[int, int]:
+    """(H, W) that a picture is resized to: as it is, or shrunk to an area, and to multiples of `unit` on each axis.
+
+    Of the neighbouring multiples those whose proportions are nearest, at least one of each.
+
+    Args:
+        size: its own (H, W) in pixels.
+        unit: pixels of a token on each axis.
+        area: pixels at most, if that is not below one token.
+    """
+    scale = min(1.0, math.sqrt(area / (size[0] * size[1])))
+    wanted = [n * scale / u for n, u in zip(size, unit, strict=True)]
+    options = [
+        (max(1, a), max(1, b))
+        for a in (math.floor(wanted[0]), math.ceil(wanted[0]))
+        for b in (math.floor(wanted[1]), math.ceil(wanted[1]))
+    ]
+    fitting = [o for o in options if o[0] * o[1] * unit[0] * unit[1] <= max(area, unit[0] * unit[1])]
+
+    def off(option: tuple[int, int]) -> float:
+        """How far from the wanted size."""
+        return sum(abs(math.log(n / w)) for n, w in zip(option, wanted, strict=True))
+
+    best = min(fitting or [(1, 1)], key=off)
+    return best[0] * unit[0], best[1] * unit[1]
+
+
+class Packing:
+    """Which samples make which batch, a new order in each epoch: first fit into as many open batches as `OPEN`.
+
+    Args:
+        lengths: tokens of each sample.
+        budget: tokens of a batch at most.
+
+    Raises:
+        ValueError: if a sample does not fit into the budget.
+    """
+
+    def __init__(self, lengths: Sequence[int], budget: int) -> None:
+        if max(lengths) > budget:
+            raise ValueError(
+                f"modality.budget must hold the largest sample, of {max(lengths)} tokens, got {budget}"
+            )
+        self.lengths, self.budget = tuple(lengths), budget
+
+    def batch(self, seed: int, step: int) -> tuple[int, list[int]]:
+        """The epoch of a step, and the numbers of its samples: a function of its arguments alone."""
+        epoch = 0
+        while step >= len(bins := _pack(self.lengths, self.budget, seed, epoch)):
+            step, epoch = step - len(bins), epoch + 1
+        return epoch, list(bins[step])
+
+    def told(self) -> str:
+        """One line for whoever waits."""
+        bins = _pack(self.lengths, self.budget, 0, 0)
+        return (
+            f"{len(self.lengths) / len(bins):.1f} on average in a batch of at most {self.budget} tokens, "
+            f"{self.waste:.1%} of which stay empty"
+        )
+
+    @property
+    def waste(self) -> float:
+        """Share of the budget that stays empty, in the first epoch."""
+        bins = _pack(self.lengths, self.budget, 0, 0)
+        return 1 - sum(self.lengths) / (self.budget * len(bins))
+
+
+def encode_all(
+    samples: Sequence[UInt8[np.ndarray, "... 3"]], encode: Callable[[np.ndarray], Tensor]
+) -> list[Float[Tensor, "L ..."]]:
+    """Latents of samples of different sizes; those of one size are encoded together."""
+    found: list[Tensor] = [torch.empty(0)] * len(samples)
+    for shape in dict.fromkeys(sample.shape for sample in samples):
+        own = [i for i, sample in enumerate(samples) if sample.shape == shape]
+        for i, z in zip(own, encode(np.stack([samples[i] for i in own])).cpu(), strict=True):
+            found[i] = z
+    return found
+
+
+@lru_cache(maxsize=8)
+def _pack(lengths: tuple[int, ...], budget: int, seed: int, epoch: int) -> tuple[tuple[int, ...], ...]:
+    done: list[list[int]] = []
+    filling: list[tuple[int, list[int]]] = []  # room, members
+    for i in np.random.default_rng([seed, _EPOCH, epoch]).permutation(len(lengths)).tolist():
+        fits = [(room, members) for room, members in filling if room >= lengths[i]]
+        if fits:
+            room, members = min(fits, key=lambda each: each[0])  # the fullest
+            filling.remove((room, members))
+        else:
+            room, members = budget, []
+            if len(filling) == OPEN:
+                fullest = min(filling, key=lambda each: each[0])
+                filling.remove(fullest)
+                done.append(fullest[1])
+        filling.append((room - lengths[i], [*members, i]))
+    order = np.random.default_rng([seed, _EPOCH, epoch, 1]).permutation(len(filling)).tolist()
+    return tuple(tuple(members) for members in [*done, *(filling[k][1] for k in order)])

@@ -1,0 +1,189 @@
+"""Samples at their own sizes: proportions are kept, budgets held, and training on them is training on each."""
+
+import itertools
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+from ditmoe import DiTMoE
+from ditmoe.moe import TokenChoice
+from ditmoe.process import FlowMatching
+from ditmoe.sampler import denoise, make_scheduler
+from ditmoe.scheduler import FlowAncestralScheduler
+from modalities.codec import PatchPCA
+from modalities.image import Image
+from modalities.image.data import Pictures
+from modalities.image.tokens import LatentTokens
+from modalities.native import Packing, native_size
+from modalities.video import Video
+from modalities.video.codec import CausalPatches
+from modalities.video.data import Clips
+from modalities.video.tokens import SpacetimeTokens
+from modalities.video.writer import write_ffv1
+
+
+@pytest.mark.parametrize("area", [64, 1024, 10_000])
+def test_native_sizes_are_multiples_within_the_area_and_near_the_proportions(area: int) -> None:
+    for size in itertools.product((5, 31, 64, 200, 1999), repeat=2):
+        height, width = native_size(size, (8, 8), area)
+        assert height % 8 == width % 8 == 0
+        assert height * width <= max(area, 64)
+        assert height <= max(8, size[0] + 8)
+        assert width <= max(8, size[1] + 8)
+        if min(height, width) >= 64:
+            assert abs(np.log(height / width * size[1] / size[0])) < 0.2
+    assert native_size((48, 80), (8, 8), 48 * 80) == (48, 80)
+
+
+def test_packing_holds_the_budget_takes_each_once_and_wastes_little() -> None:
+    lengths = np.random.default_rng(0).integers(4, 200, 1000).tolist()
+    packing = Packing(lengths, 1024)
+    first, seen, step = [], [], 0
+    while (found := packing.batch(3, step))[0] == 0:
+        assert sum(lengths[i] for i in found[1]) <= 1024
+        first.append(found[1])
+        seen += found[1]
+        step += 1
+    assert sorted(seen) == list(range(1000))
+    assert packing.waste < 0.05
+    assert [packing.batch(3, i)[1] for i in range(step)] == first
+    assert packing.batch(3, step)[1] != first[0]
+    assert packing.batch(4, 0)[1] != first[0]
+    with pytest.raises(ValueError, match=r"must hold the largest sample, of 199 tokens, got 100"):
+        Packing(lengths, 100)
+
+
+def image(root: Path | None, size: tuple[int, int] = (32, 32), budget: int = 64) -> Image:
+    data = partial(Pictures, root=root)
+    return Image(
+        data, partial(PatchPCA, (4, 4), 6), partial(LatentTokens, patch=2), size, native=True, budget=budget
+    )
+
+
+def video(root: Path | None, pictures: Path | None = None, budget: int = 200) -> Video:
+    codec = partial(CausalPatches, channels=4, steps=0)
+    return Video(
+        partial(Clips, root=root, split=(1, 0, 0)), codec, SpacetimeTokens, frames=9, size=(32, 32), native=True,
+        pictures=partial(Pictures, root=pictures), budget=budget,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Clips and pictures of several sizes; one picture is damaged."""
+    rng = np.random.default_rng(0)
+    for i, (frames, height, width) in enumerate([(9, 32, 32), (14, 24, 48), (3, 64, 32), (5, 20, 60)]):
+        clip = rng.integers(0, 256, (frames, height, width, 3), np.uint8)
+        write_ffv1(tmp_path / "clips" / "a" / f"{i}.mkv", clip, 8.0)
+    for i, (height, width) in enumerate([(40, 30), (16, 64), (33, 35), (100, 50)]):
+        file = tmp_path / "pictures" / "train" / "b" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(file)
+    (tmp_path / "pictures" / "train" / "b" / "bad.png").write_bytes(b"no picture")
+    return tmp_path / "clips", tmp_path / "pictures"
+
+
+def test_pictures_are_packed_at_their_sizes(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    modality = image(folders[1])
+    shapes = set()
+    for step in range(6):
+        samples, labels = modality.packed_batch(0, step)
+        assert sum(x[0].numel() // 4 for x in samples) <= 64
+        assert labels.tolist() == [0] * len(samples)
+        shapes |= {tuple(x.shape) for x in samples}
+        again, _ = modality.packed_batch(0, step)
+        assert all(torch.equal(a, b) for a, b in zip(samples, again, strict=True))
+    wanted = [native_size(size, (8, 8), 1024) for size in [(40, 30), (16, 64), (33, 35), (100, 50)]]
+    assert shapes == {(6, h // 4, w // 4) for h, w in wanted}
+    said = capsys.readouterr()
+    assert "4 pictures at 3 sizes" in said.out
+    assert "stay empty" in said.out
+    assert "bad.png is no readable picture" in said.err
+
+
+def test_clips_and_pictures_are_packed_together(folders: tuple[Path, Path]) -> None:
+    modality = video(*folders)
+    assert list(modality.classes) == ["a", "b"]
+    seen = set()
+    for step in range(8):
+        samples, labels = modality.packed_batch(1, step)
+        for x, label in zip(samples, labels.tolist(), strict=True):
+            seen.add((label, *x.shape))
+    assert {(label, frames) for label, _, frames, *_ in seen} == {(0, 3), (0, 1), (0, 2), (1, 1)}
+    assert (0, 4, 3, 6, 10) in seen  # 14 frames of 24 x 48: the first frames that fit, shrunk to the area
+    assert len(seen) == 7
+
+
+def test_built_in_samples_have_many_sizes() -> None:
+    for modality in (image(None), video(None)):
+        batches = [modality.packed_batch(0, step)[0] for step in range(5)]
+        assert len({x.shape for samples in batches for x in samples}) > 1
+
+
+def test_the_loss_of_a_packed_batch_is_that_of_its_samples() -> None:
+    torch.manual_seed(0)
+    net = DiTMoE(LatentTokens(24, 3), 10, 24, 2, 2, partial(TokenChoice, num_experts=4, top_k=2))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_(std=0.2)
+    samples = [torch.randn(3, *size) for size in ((4, 6), (8, 2), (4, 4))]
+    t, y, process = torch.tensor([100.0, 500.0, 800.0]), torch.tensor([1, 2, 10]), FlowMatching("residual")
+    rows, layout = net.tokens.pack(samples)
+    noise = torch.randn(rows.shape)
+    each = t[layout.sample]
+    error = net(process.corrupt(rows, noise, each)[None], t, y, layout)[0][0] - process.target(
+        rows, noise, each
+    )
+    ends = list(itertools.accumulate(layout.lengths, initial=0))
+    for i, x in enumerate(samples):
+        own = slice(ends[i], ends[i + 1])
+        like = x[None]
+        e = net.tokens.inverse(
+            noise[None, own], net.tokens.layout(like), like, t[i : i + 1], torch.zeros(1, 24)
+        )
+        target = process.target(like, e, t[i : i + 1])
+        alone = net(process.corrupt(like, e, t[i : i + 1]), t[i : i + 1], y[i : i + 1])[0] - target
+        assert torch.allclose(alone.square().mean(), error[own].square().mean(), rtol=1e-4)
+
+
+def test_times_shift_with_the_number_of_tokens() -> None:
+    process, t = FlowMatching(tokens=64), torch.linspace(0, 1000, 11)
+    assert torch.allclose(process.shifted(t, 64), t)
+    more, less = process.shifted(t, 256), process.shifted(t, 16)
+    assert (more[1:-1] > t[1:-1]).all()
+    assert (less[1:-1] < t[1:-1]).all()
+    assert torch.allclose(process.shifted(more, 16), t)  # half and twice the noise undo each other
+    assert more[[0, -1]].tolist() == [0, 1000]
+    # the noise-to-signal ratio s / (1 - s) is multiplied by sqrt(256 / 64)
+    s, shifted = t[1:-1] / 1000, more[1:-1] / 1000
+    assert torch.allclose(shifted / (1 - shifted), 2 * s / (1 - s), rtol=1e-4)
+    assert torch.equal(FlowMatching().shifted(t, 256), t)
+
+
+def test_sampling_follows_the_shifted_times() -> None:
+    seen = []
+
+    class Probe(DiTMoE):
+        def forward(self, x, t, y, layout=None):
+            seen.append(float(t[0]))
+            return super().forward(x, t, y, layout)
+
+    net = Probe(LatentTokens(24, 3), 10, 24, 1, 2)
+    for tokens in (None, 4):
+        process = FlowMatching(tokens=tokens)
+        scheduler = make_scheduler(FlowAncestralScheduler, process)
+        out = denoise(net, process, scheduler, torch.randn(1, 3, 8, 8), torch.tensor([0]), steps=4)
+        assert out.isfinite().all()
+    plain, shifted = torch.tensor(seen[:4]), torch.tensor(seen[4:])
+    assert torch.allclose(shifted, FlowMatching(tokens=4).shifted(plain, 16), atol=1e-2)
+
+
+def test_native_and_latents_on_disk_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="latents on disk are of one size"):
+        Image(Pictures, PatchPCA, LatentTokens, latents=str(tmp_path), native=True)
