@@ -127,6 +127,9 @@ class Modality(ABC):
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must remember of the data; plain values. Given back as the argument `facts`."""
 
+    def recall(self, facts: Mapping[str, Any]) -> None:  # noqa: B027  (most learn nothing)
+        """Take from facts of the same run what would else be learnt of its data again, when the run goes on."""
+
     @property
     @abstractmethod
     def classes(self) -> Sequence[str]:

@@ -46,15 +46,18 @@ def train(config: dict[str, Any]) -> None:
 def make_modality(config: dict[str, Any], folder: Path) -> Modality:
     """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first."""
     ranks = launch.ranks()
-    if ranks.size == 1:
-        return build.make_modality(config, known_facts(folder, config))
-    modality = build.make_modality(config, known_facts(folder, config)) if ranks.rank == 0 else None
-    facts = ranks.of_first(modality.facts() if modality else None)
-    return modality or build.make_modality(config, facts)
+    if ranks.rank > 0:
+        return build.make_modality(config, ranks.of_first(None))
+    modality = build.make_modality(config)
+    if facts := known_facts(folder, config):
+        modality.recall(facts)
+    if ranks.size > 1:
+        ranks.of_first(modality.facts())
+    return modality
 
 
 def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """What the run's checkpoint knows of the same data, so that going on fits nothing again; None for another run."""
+    """What the run's checkpoint knows of its data; None for a new run, or one of another modality."""
     if not checkpoint.exists(folder):
         return None
     found = checkpoint.find(folder, parts=("facts",))

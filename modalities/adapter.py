@@ -31,6 +31,7 @@ class LatentModality(Modality):
     def __init__(self, codec: Callable[..., Codec], facts: Mapping[str, Any] | None) -> None:
         self._make_codec = codec
         self._facts = dict(facts) if facts else None
+        self._learnt: Mapping[str, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -53,9 +54,12 @@ class LatentModality(Modality):
     @cached_property
     def codec(self) -> Codec:
         """As the checkpoint or the latents on disk have it, or fitted to some training data."""
-        return self.ready_codec()
+        return self.ready_codec(self._learnt)
 
-    def ready_codec(self, learnt: Mapping[str, Tensor] | None = None) -> Codec:
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        self._learnt = facts["codec"]
+
+    def ready_codec(self, learnt: Mapping[str, Tensor] | None) -> Codec:
         """A codec that knows what it must, which it learns where no one has it yet; on the device.
 
         Raises:
@@ -69,16 +73,14 @@ class LatentModality(Modality):
                     f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
                 )
             learnt = self._facts["codec"]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if isinstance(codec, self.published):
-            codec.to(device)  # others learn on the CPU, where all processes of a run learn the same
+        codec.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         if learnt is not None:
             codec.restore(learnt)
         elif self.cached is not None:
             self.cached.restore(codec)
         else:
             codec.fit(self.fitting_data())
-        return codec.to(device).eval().requires_grad_(False)
+        return codec.eval().requires_grad_(False)
 
     def _shape(self, codec: Codec) -> list[int]:
         if len(codec.stride) != len(self.pixel_size):

@@ -140,9 +140,13 @@ def _claim(file: Path, record: dict[str, Any]) -> None:
                 f"out must be new or prepared in the same way, got {file.parent}, with {', '.join(other)}"
             )
         return
-    if file.parent.is_dir() and any(file.parent.iterdir()):
-        raise ValueError(f"out must be new or a folder of latents, but {file.parent} holds something else")
+    _refuse_other(file.parent)
     _write(file, record)
+
+
+def _refuse_other(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise ValueError(f"out must be new or a folder of latents, but {folder} holds something else")
 
 
 def summary(report: Mapping[str, Any], kind: str, out: Path) -> str:
@@ -184,7 +188,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_codec(folder: Path) -> dict[str, Tensor] | None:
-    """What the codec of a folder of latents had learnt of the data; None where there is no such folder yet."""
+    """What the codec of a folder of latents had learnt of the data; None where there is no such folder yet.
+
+    Raises:
+        ValueError: if the folder holds something else.
+    """
+    _refuse_other(folder)
     if not (folder / CODEC).is_file():
         return None
     with _opened(folder / CODEC) as stored:

@@ -29,8 +29,6 @@ from modalities.video.view import enlarged, strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
-
-
 HELD_OUT = 64
 """Clips of the test split that a trained autoencoder is measured on."""
 
@@ -323,7 +321,7 @@ class Video(LatentModality):
             )
         self._shape(codec)
         roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
-        setting = {**{name: root and str(root) for name, root in roots.items()}, "images": self.images,
+        setting = {**{name: root and str(Path(root).resolve()) for name, root in roots.items()}, "images": self.images,
                    "frames": self.frames, "size": list(self.size), "stride": self.stride, "seed": seed}  # fmt: skip
         try:
             held_out = self.data.reference("test", HELD_OUT)

@@ -65,7 +65,7 @@ class Autoencoder(Published):
         path: str | nn.Module,
         subfolder: str | None = None,
         whiten: int = 16,
-        at_once: int = 64,
+        at_once: int = 32,
         tiling: bool = False,
     ) -> None:
         if whiten < 0 or at_once < 1:
