@@ -18,7 +18,7 @@ LAYERS = {  # a module may import what stands in a line above it
     "evaluate": 7, "prepare": 7, "train_codec": 7, "view": 7, "convert": 7, "folder": 7, "parts": 7,
     "train": 8, "pipeline": 8, "card": 8, "export": 9,
 }  # fmt: skip
-SHARED = {"grid", "frechet", "codec", "autoencoder", "adapter", "latents", "digits", "sheet"}
+SHARED = {"grid", "frechet", "codec", "autoencoder", "adapter", "latents", "native", "digits", "sheet"}
 
 
 def imports(file: Path) -> set[str]:
