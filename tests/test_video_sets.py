@@ -77,7 +77,7 @@ def test_memorised_clips_are_told_from_new_ones() -> None:
     assert not any("memoris" in note for note in new.notes)
     noisy = np.clip(train[:60].astype(int) + np.random.default_rng(0).normal(0, 4, train[:60].shape), 0, 255)
     near = measured(noisy.astype(np.uint8), held, train)
-    assert near.values["novelty"] < 0.05 < near.intervals["novelty"][1]
+    assert near.values["novelty"] < 0.1 < near.intervals["novelty"][1]
     assert near.values["nearest-train"] < 0.3 * new.values["nearest-train"]
     assert any("a sign of memorisation" in note for note in near.notes)
     copied = measured(train[:60], held, train, num=60).notes

@@ -96,7 +96,7 @@ def evaluate_videos(
     report = Report(
         values,
         notes.protocol(sets, chosen, extractor.identity, rows, seed),
-        _intervals(estimates, extractor, sets["generated"], values),
+        _intervals(estimates, extractor, sets["generated"], len(sets["reference"]), values),
         rows,
     )
     width = found["generated"].shape[1]
@@ -147,7 +147,11 @@ def _ways(sets: Mapping[str, Side]) -> dict[str, np.ndarray]:
 
 
 def _intervals(
-    estimates: Mapping[str, Estimate], extractor: Extractor, generated: Side, values: Mapping[str, float]
+    estimates: Mapping[str, Estimate],
+    extractor: Extractor,
+    generated: Side,
+    held_out: int,
+    values: Mapping[str, float],
 ) -> dict[str, tuple[float, float]]:
     out = {
         name: estimate.interval(-np.inf if name == extractor.kernel else 0.0)
@@ -159,7 +163,8 @@ def _intervals(
         mean, half = float(each.mean()), 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5
         out[name] = max(0.0, mean - half), mean + half
     if "novelty" in values:
-        out["novelty"] = frechet.wilson(values["novelty"], len(generated))
+        both = 1 / (1 / len(generated) + 1 / held_out)  # the limit is as uncertain as the share
+        out["novelty"] = frechet.wilson(values["novelty"], max(1, int(both)))
     return out
 
 
