@@ -74,6 +74,10 @@ class Saver:
     def _write(self, step: int, state: Mapping[str, Any]) -> None:
         checkpoint.save(self.folder, step, state, self.ranks)
         self.saved = step
+        self.prune()
+
+    def prune(self) -> None:
+        """Remove the checkpoints that are not to be kept, as far as that can be done."""
         with suppress(OSError):  # the next save tries again
             if self.ranks.rank == 0:
                 checkpoint.keep(self.folder, self.keep_last, self.keep_every)

@@ -147,6 +147,8 @@ class Trainer:
         """
         if self.saver.begun < self.step:
             self.saver.save(self.step, self.state())
+        else:  # the last one may have been cut off after its end
+            self.saver.prune()
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""

@@ -150,7 +150,10 @@ def attempt(
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        os._exit(_child(folder, arm, random.Random(seed), options))
+        try:
+            os._exit(_child(folder, arm, random.Random(seed), options))
+        finally:
+            os._exit(BROKEN)
     start = time.monotonic()
     if number is not None:
         while (
