@@ -1,7 +1,9 @@
 """From configuration to objects; the only module that knows Hydra's instantiate."""
 
 import difflib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,15 @@ from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
 from ditmoe.process import Process
+from ditmoe.sampler import make_scheduler, try_scheduler
 from ditmoe.stored import in_memory
 
 TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
 """Packages whose classes a configuration that came with a checkpoint may name."""
+LARGEST = 2**24
+"""No number of such a configuration is larger."""
+LARGEST_SAMPLE = 2**28
+"""Numbers of one sample, 1 GB of them."""
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -101,24 +108,82 @@ def restore(path: str | Path, top_k: int | None = None, device: torch.device | N
                 f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
             )
         router["top_k"] = top_k
-    modality = make_modality(config, found.part("facts"))
-    model = make_model(config, modality)
-    load_weights(model, found.tensors.get("ema", {}), found.path)
+    weights = found.tensors.get("ema", {})
+    with describing(found.path):
+        check_sizes(config, weights)
+        modality, process = make_modality(config, found.part("facts")), make(config["process"])
+        try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
+        check_shape(modality.sample_shape)
+        with torch.device("meta"):
+            check_fit(make_model(config, modality), weights, found.path)
+        model = make_model(config, modality)
+        load_weights(model, weights, found.path)
     model = model.to(device or default_device()).eval()
-    return Restored(model, modality, make(config["process"]), config, found.plain["step"], found.run)
+    return Restored(model, modality, process, config, found.plain["step"], found.run)
+
+
+@contextmanager
+def describing(file: Path) -> Iterator[None]:
+    """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
+    try:
+        yield
+    except (ValueError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")[:160]
+        raise ValueError(
+            f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def check_sizes(config: Any, weights: Mapping[str, Any]) -> None:
+    """Refuse a model with more layers than there are tensors, and numbers that only exhaust a machine.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    check_depth(config["model"], weights)
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"{name} is absurd, refused: {value}")
+        for key, inner in (
+            value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        ):
+            walk(inner, f"{name}.{key}")
+
+    for section in ("model", "router", "modality", "process", "scheduler", "sampling"):
+        walk(config[section], section)
+
+
+def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Raises ValueError if there are more layers than tensors, before any is made."""
+    if not isinstance(model["depth"], int) or model["depth"] > len(weights):
+        raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Raises ValueError if no sample has that shape."""
+    if not all(isinstance(n, int) and n > 0 for n in shape) or math.prod(shape) > LARGEST_SAMPLE:
+        raise ValueError(f"the shape of a sample is absurd, refused: {list(shape)}")
 
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
     """Load weights that must fit exactly, from the disk one at a time; the error names the first that does not."""
+    check_fit(model, weights, file)
+    for name, value in model.state_dict().items():
+        value.copy_(in_memory(weights[name]))
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError naming the first tensor that the model has not, or in another shape."""
     own = model.state_dict()
     for name in [*own, *weights]:
         shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
         if shapes[0] != shapes[1]:
             there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
             raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")
-    for name, value in own.items():
-        value.copy_(in_memory(weights[name]))
 
 
 def check_trusted(config: Any, file: Path) -> None:

@@ -51,7 +51,8 @@ def export(
         raise ValueError("autoencoder is for converted models: a run has its own")
     else:
         found = checkpoint.find(source, parts=("ema", "facts"))
-        pipeline, told = of_run(found, scheduler)
+        with build.describing(found.path):
+            pipeline, told = of_run(found, scheduler)
         metrics = found.run / METRICS
     card = write_card(**told, metrics=metrics, licence=licence)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,14 +53,16 @@ class Transformer(Part, PeftAdapterMixin):
         tensors: dict[str, list[int]] | None = None,
     ) -> None:
         super().__init__()
-        build.check_trusted(config, Path("transformer/config.json"))
-        if "modality" in config:
-            blank = {name: torch.zeros(shape) for name, shape in (tensors or {}).items()}
-            self.net = build.make_model(
-                config, build.make_modality(config, {**(facts or {}), "codec": blank})
-            )
-        else:
-            self.net = weights.make(config)
+        file = Path("transformer/config.json")
+        build.check_trusted(config, file)
+        with build.describing(file):
+            if "modality" in config:
+                blank = {name: torch.zeros(shape) for name, shape in (tensors or {}).items()}
+                self.net = build.make_model(
+                    config, build.make_modality(config, {**(facts or {}), "codec": blank})
+                )
+            else:
+                self.net = weights.make(config)
 
     @property
     def num_classes(self) -> int:
@@ -95,10 +97,14 @@ class Memory(Part):
         classes: list[str],
     ) -> None:
         super().__init__()
-        build.check_trusted(config, Path("memory/config.json"))
-        self.names = sorted(tensors)  # JSON sorts them too
-        for index, name in enumerate(self.names):
-            self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))
+        file = Path("memory/config.json")
+        build.check_trusted(config, file)
+        with build.describing(file):
+            build.check_shape(shape)
+            self.names = sorted(tensors)  # JSON sorts them too
+            for index, name in enumerate(self.names):
+                self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))
+            build.make(config["process"])
         self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
 
     @classmethod

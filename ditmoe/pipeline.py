@@ -23,7 +23,7 @@ from ditmoe.modality import Modality
 from ditmoe.parts import Memory, Transformer
 from ditmoe.process import Process
 from ditmoe.sample import make_labels
-from ditmoe.sampler import check_scheduler, denoise, draw_noise
+from ditmoe.sampler import check_scheduler, denoise, draw_noise, try_scheduler
 from ditmoe.seeding import torch_generator
 
 OUTPUTS = ("pil", "np", "pt", "latent")
@@ -81,10 +81,13 @@ class Pipeline(DiffusionPipeline):
         check_folder(Path(folder))
         options = {"low_cpu_mem_usage": is_accelerate_available()} | options
         try:
-            return super().from_pretrained(str(folder), **FIXED, **options)
+            pipe = super().from_pretrained(str(folder), **FIXED, **options)
+            with build.describing(Path(folder) / "scheduler"):
+                try_scheduler(pipe.scheduler, pipe.process)
+            return pipe
         except torch.OutOfMemoryError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:  # diffusers explains in paragraphs
+        except Exception as error:  # diffusers fails in many ways, and explains in paragraphs
             raise ValueError(" ".join(str(error).split())) from error
 
     @property

@@ -27,10 +27,16 @@ class Sampling:
     interval: Sequence[float] = (0.0, 1000.0)
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if len(self.interval) != 2:
-            raise ValueError(f"interval must be two times between 0 and 1000, got {list(self.interval)}")
+        if not isinstance(self.guidance, int | float):
+            raise ValueError(f"guidance must be a number, got {self.guidance!r}")
+        if (
+            not isinstance(self.interval, Sequence)
+            or len(self.interval) != 2
+            or not all(isinstance(time, int | float) for time in self.interval)
+        ):
+            raise ValueError(f"interval must be two times between 0 and 1000, got {self.interval!r}")
 
     @classmethod
     def of(

@@ -1,5 +1,6 @@
 """Guidance and the denoising loop, over diffusers' schedulers."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,29 @@ def check_scheduler(scheduler: Any, process: Process) -> None:
             words = [f"{k}={v!r}" for k, v in wanted.items() if k in known and isinstance(v, str | bool)]
             made = f"{kind}.from_config(pipe.scheduler.config, {', '.join(words)})"
             raise ValueError(f"scheduler {kind} must have the process's {name}: {made}")
+
+
+def try_scheduler(scheduler: Any, process: Process) -> None:
+    """Go two steps with a scheduler whose options came in a file; whatever is wrong with them shows.
+
+    Args:
+        scheduler: from `make_scheduler`, or of a pipeline; it is left as it is.
+    """
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor]:
+            return (torch.zeros_like(x),)
+
+    noise, generator = torch.zeros(1, 1, 2), torch.Generator()
+    denoise(
+        Nothing(),
+        process,
+        copy.deepcopy(scheduler),
+        noise,
+        torch.zeros(1).long(),
+        steps=2,
+        generators=[generator],
+    )
 
 
 def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:

@@ -143,14 +143,17 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         ValueError: if the run in this folder is another one, or all its checkpoints are damaged.
     """
     found = checkpoint.find(trainer.folder, ranks=trainer.ranks)
-    earlier = found.part("config")
-    for section in FIXED:
-        if fixed(earlier.get(section)) != fixed(config[section]):
-            raise ValueError(
-                f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
-                f"or remove the folder"
-            )
-    trainer.resume(found)
+    try:
+        earlier = found.part("config")
+        for section in FIXED:
+            if fixed(earlier.get(section)) != fixed(config[section]):
+                raise ValueError(
+                    f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
+                    f"or remove the folder"
+                )
+        trainer.resume(found)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
     done = trainer.step >= trainer.steps
     print(
         f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"

@@ -117,10 +117,14 @@ def load(
     folder = Path(folder)
     config = _read_config(folder)
     build.check_trusted(config, folder / CONFIG)
-    with torch.device("meta"):
-        model = make(config)
-    model = model.to(dtype).to_empty(device=device or build.default_device())
-    build.load_weights(model, _tensors(folder, config["shards"]), folder)
+    with build.describing(folder / CONFIG):
+        tensors = _tensors(folder, config["shards"])
+        build.check_depth(config["model"], tensors)
+        with torch.device("meta"):
+            model = make(config).to(dtype)
+        build.check_fit(model, tensors, folder)
+        model = model.to_empty(device=device or build.default_device())
+        build.load_weights(model, tensors, folder)
     return model.eval()
 
 

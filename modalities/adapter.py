@@ -30,7 +30,7 @@ class LatentModality(Modality):
 
     def __init__(self, codec: Callable[..., Codec], facts: Mapping[str, Any] | None) -> None:
         self._make_codec = codec
-        self._facts = dict(facts) if facts else None
+        self._facts = {**facts, "classes": [str(name) for name in facts["classes"]]} if facts else None
         self._learnt: Mapping[str, Tensor] | None = None
 
     @property

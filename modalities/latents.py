@@ -272,8 +272,11 @@ class Latents:
         """Latents and labels, float32: a function of its arguments alone, as a data set's own `batch`."""
         first = (step * world + rank) * size
         picked = [self._pick(len(self), seed, number) for number in range(first, first + size)]
-        latents = torch.stack([self._latent(index, view) for index, view in picked])
-        return latents, self._labels[[index for index, _ in picked]]
+        try:
+            latents = torch.stack([self._latent(index, view) for index, view in picked])
+            return latents, self._labels[[index for index, _ in picked]]
+        except (IndexError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
 
     def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
         shard = int(np.searchsorted(self._ends, index, side="right"))

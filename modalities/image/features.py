@@ -210,16 +210,20 @@ def read_reference(file: Path) -> tuple[dict[str, Statistics], Samples | None]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {
-                name: stored[name] for name in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if name in stored
+                name: np.asarray(stored[name])  # a member that is no array comes as bytes
+                for name in ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
+                if name in stored
             }
             keys = ", ".join(stored.files)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy fails in many ways
         raise ValueError(f"{file} is no npz, or is damaged") from error
     statistics = {}
     for kind, suffix in (("features", ""), ("spatial", "_s")):
         mu, sigma = arrays.get(f"mu{suffix}"), arrays.get(f"sigma{suffix}")
         if mu is not None and sigma is not None:
-            if mu.ndim != 1 or sigma.shape != 2 * mu.shape or not np.isfinite(mu.sum() + sigma.sum()):
+            numbers = mu.dtype.kind in "fiu" and sigma.dtype.kind in "fiu"
+            fits = numbers and mu.ndim == 1 and sigma.shape == 2 * mu.shape
+            if not fits or not np.isfinite(mu.sum() + sigma.sum()):
                 raise ValueError(
                     f"{file} must hold mu{suffix} (F,) and sigma{suffix} (F, F), finite, got {mu.shape} "
                     f"and {sigma.shape}"

@@ -50,7 +50,7 @@ class PointCloud(Modality):
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         self._data: Clouds | None = None
-        self._facts = dict(facts) if facts else None
+        self._facts = _numbers(facts) if facts else None
 
     @property
     def data(self) -> Clouds:
@@ -135,3 +135,11 @@ class PointCloud(Modality):
     def _class_name(self, label: int) -> str:
         classes = self.classes
         return classes[label] if label < len(classes) else "any"
+
+
+def _numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a checkpoint, whose types nobody has looked at."""
+    mean = [float(value) for value in facts["mean"]]
+    if len(mean) != 3:
+        raise ValueError(f"the mean of the points must have 3 numbers, got {mean}")
+    return {"classes": [str(name) for name in facts["classes"]], "mean": mean, "scale": float(facts["scale"])}

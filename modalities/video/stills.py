@@ -64,7 +64,7 @@ def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
             if not zipfile.is_zipfile(path):
                 raise Unreadable(path, "truncated" if path.stat().st_size else "empty")
             with np.load(path, allow_pickle=False) as archive:
-                videos = archive["videos"]
+                videos = np.asarray(archive["videos"])  # a member that is no array comes as bytes
         else:
             # Mapping the file compares its size with the header's promise before any memory is taken.
             videos = np.lib.format.open_memmap(path, mode="r")
