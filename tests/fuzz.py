@@ -1,0 +1,340 @@
+"""Malformed files for every reader: a clear line or a result, never a stack trace, a hang, or memory without end.
+
+    python -m tests.fuzz --inputs 10000          # in small this is a test
+
+Valid files are cut, flipped, spliced, and their numbers and JSON replaced by absurd ones; checkpoints are sealed again
+after that, as a stranger would. Each batch of inputs is read in a process of its own with a limit on its memory and on
+the time of each input.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+MEMORY = 1_500_000_000  # beyond what a process has when it begins
+SECONDS = 8.0  # of the processor, for one input
+REFUSALS = (ValueError, OSError)
+ABSURD = ("-1", "0", "1", "2147483648", "99999999999", "18446744073709551616", "1e400", "nan", "0x7f")
+VALUES: tuple[Any, ...] = (
+    None, True, -1, 0, 1, 7, 2**31, 2**63, 10**12, 10**30, -0.5, 1e308, float("nan"), float("inf"), "", "x", "a" * 1000,
+    "../../../etc/passwd", "/etc/passwd", "os.system", "builtins.eval", "torch.optim.AdamW", "ditmoe.model.DiTMoE",
+    "${oc.env:HOME}", [], [1], [[1]], [10**9, 10**9], {}, {"_target_": "os.system"}, {"a": {"a": {}}},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A way to read: from one file with an ending, or from a folder of which one file is malformed.
+
+    Attributes:
+        share: of the inputs that a quick reader gets.
+    """
+
+    name: str
+    seeds: list[Path]
+    read: Callable[[Path], Any]
+    spoil: Callable[[Path, random.Random], None] | None = None
+    share: float = 1.0
+
+
+def malformed(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:
+    """Valid bytes made invalid in one to three ways."""
+    for _ in range(rng.randint(1, 3)):
+        size = max(1, len(data))
+        at, length = rng.randrange(size), rng.choice([1, 2, 4, 8, 64, 1000])
+        kind = rng.randrange(11)
+        if kind == 0:
+            data = data[:at]
+        elif kind == 1 and data:
+            changed = bytearray(data)
+            for _ in range(rng.randint(1, 8)):
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+            data = bytes(changed)
+        elif kind == 2:
+            data = data[:at] + rng.randbytes(length) + data[at + length :]
+        elif kind == 3:
+            extreme = rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 1 << 40])
+            packed = struct.pack(rng.choice("<>") + "Q", extreme)[: rng.choice([4, 8])]
+            at = rng.randrange(min(size, 256)) if rng.random() < 0.7 else at
+            data = data[:at] + packed + data[at + len(packed) :]
+        elif kind == 4:
+            data = data[:at] + data[at + length :]
+        elif kind == 5:
+            data = data[:at] + data[at : at + length] * rng.choice([2, 50]) + data[at:]
+        elif kind in (6, 7, 8) and (numbers := list(re.finditer(rb"\d+", data[:4000]))):
+            found = rng.choice(numbers)
+            data = data[: found.start()] + rng.choice(ABSURD).encode() + data[found.end() :]
+        elif kind == 9:
+            data = data[:at] + other[rng.randrange(max(1, len(other))) :]
+        elif rng.random() < 0.2:
+            data = rng.choice([b"", b"\0" * 100, rng.randbytes(200), other, b"{" * 5000, b"[" * 100_000])
+    return data
+
+
+def spoilt(tree: Any, rng: random.Random) -> Any:
+    """A JSON value with one place in it replaced, removed or added to."""
+    if not isinstance(tree, dict | list) or not tree or rng.random() < 0.05:
+        return rng.choice(VALUES)
+    keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+    key = rng.choice(list(keys))
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    action = rng.random()
+    if action < 0.1:
+        del copy[key]
+    elif action < 0.15 and isinstance(copy, dict):
+        copy[rng.choice(["_target_", "_partial_", "_args_", "x", "__class__"])] = rng.choice(VALUES)
+    else:
+        copy[key] = spoilt(tree[key], rng)
+    return copy
+
+
+def spoil_some_file(folder: Path, rng: random.Random) -> None:
+    """Malform one file of a folder, its JSON as JSON two times of three."""
+    file = rng.choice(sorted(f for f in folder.rglob("*") if f.is_file()))
+    if file.suffix == ".json" and rng.random() < 0.7:
+        tree = json.loads(file.read_text())
+        for _ in range(rng.randint(1, 3)):
+            tree = spoilt(tree, rng)
+        file.write_text(json.dumps(tree))
+    else:
+        spoil_file(file, rng)
+
+
+def spoil_file(file: Path, rng: random.Random) -> None:
+    """Malform a file; of a safetensors file its header half of the times, of a zip a member."""
+    data = file.read_bytes()
+    if file.suffix == ".safetensors" and rng.random() < 0.5:
+        length = int.from_bytes(data[:8], "little")
+        header = json.dumps(spoilt(json.loads(data[8 : 8 + length]), rng)).encode()
+        data = len(header).to_bytes(8, "little") + header + data[8 + length :]
+    elif file.suffix in (".npz", ".pt") and rng.random() < 0.5:
+        data = _spoil_zip(data, rng)
+    else:
+        data = malformed(data, rng)
+    file.write_bytes(data)
+
+
+def _spoil_zip(data: bytes, rng: random.Random) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w") as new:
+        members = old.infolist()
+        chosen = rng.choice(members)
+        for info in members:
+            content = old.read(info)
+            name = (
+                rng.choice(["../../x", "/x", "x", info.filename])
+                if info is chosen and rng.random() < 0.2
+                else info.filename
+            )
+            new.writestr(name, malformed(content, rng) if info is chosen else content)
+    return stream.getvalue()
+
+
+def spoil_checkpoint(run: Path, rng: random.Random) -> None:
+    """As `spoil_some_file`, but what the manifest says of the files is made true again, and it is sealed."""
+    from ditmoe import checkpoint
+
+    folder = next((run / checkpoint.FOLDER).iterdir())
+    file = rng.choice([folder / checkpoint.MANIFEST] * 4 + sorted(folder.glob("*.safetensors")))
+    if file.name != checkpoint.MANIFEST:
+        spoil_file(file, rng)
+    content = json.loads((folder / checkpoint.MANIFEST).read_text())
+    content.pop("digest")
+    if file.name == checkpoint.MANIFEST:
+        for _ in range(rng.randint(1, 2)):
+            place = rng.choice(["config", "config", "config", "facts", "optimizer", "guard", "meter", None])
+            if place is None:
+                content = spoilt(content, rng)
+            elif (
+                isinstance(content, dict)
+                and isinstance(content.get("parts"), dict)
+                and place in content["parts"]
+            ):
+                content["parts"][place] = _spoilt_section(content["parts"][place], rng)
+    elif isinstance(content, dict):
+        content["files"][file.name] = {"bytes": file.stat().st_size, "sha256": checkpoint._digest(file)}
+    sealed = checkpoint._sealed(content) if isinstance(content, dict) else json.dumps(content).encode()
+    (folder / checkpoint.MANIFEST).write_bytes(sealed)
+
+
+def _spoilt_section(config: Any, rng: random.Random) -> Any:
+    """What sampling reads: model, router, modality, process, scheduler, sampling."""
+    names = (
+        [n for n in ("model", "router", "modality", "process", "scheduler", "sampling") if n in config]
+        if isinstance(config, dict)
+        else []
+    )
+    if not names or rng.random() < 0.1:
+        return spoilt(config, rng)
+    name = rng.choice(names)
+    return config | {name: spoilt(config[name], rng)}
+
+
+def readers(place: Path) -> list[Reader]:
+    """Every reader, with valid files to begin from."""
+    from tests import fuzz_seeds
+
+    return fuzz_seeds.readers(place)
+
+
+def strike(reader: Reader, place: Path, rng: random.Random) -> Any:
+    """Read one malformed input."""
+    seed = rng.choice(reader.seeds)
+    target = place / seed.name
+    if seed.is_dir():
+        shutil.copytree(seed, target)
+        (reader.spoil or spoil_some_file)(target, rng)
+    else:
+        shutil.copy(seed, target)
+        spoil_file(target, rng) if rng.random() < 0.9 else target.write_bytes(
+            malformed(seed.read_bytes(), rng, rng.choice(reader.seeds).read_bytes())
+        )
+    return reader.read(target)
+
+
+def fuzz(reader: Reader, inputs: int, seed: int) -> tuple[Counter, list[str]]:
+    """Outcomes by kind, and what went wrong: which input of which reader, and how."""
+    outcomes: Counter = Counter()
+    findings: list[str] = []
+    done = 0
+    while done < inputs:
+        with tempfile.TemporaryDirectory() as place:
+            end, last = _batch(reader, range(done, inputs), seed, Path(place), outcomes, findings)
+        if end:
+            findings.append(f"{reader.name} #{seed}:{last}: the process {end}")
+        done = last + 1
+    return outcomes, findings
+
+
+def _batch(
+    reader: Reader, numbers: range, seed: int, place: Path, outcomes: Counter, findings: list[str]
+) -> tuple[str, int]:
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(receive)
+            _read_all(reader, numbers, seed, place, send)
+        finally:
+            os._exit(0)
+    os.close(send)
+    last, end, started = numbers[0], "", time.monotonic()
+    buffer = b""
+    os.set_blocking(receive, False)
+    while True:
+        try:
+            part = os.read(receive, 1 << 16)
+            if not part:
+                break
+            buffer += part
+            *lines, buffer = buffer.split(b"\n")
+            for line in lines:
+                number, kind, text = json.loads(line)
+                last, started = number, time.monotonic()
+                if kind == "begin":
+                    continue
+                outcomes[kind] += 1
+                if kind not in ("read", "refused"):
+                    findings.append(f"{reader.name} #{seed}:{number}: {text}")
+        except BlockingIOError:
+            if time.monotonic() - started > 20 * SECONDS:
+                os.kill(child, signal.SIGKILL)
+                end = "hung"
+                break
+            time.sleep(0.002)
+    os.close(receive)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code and not end:
+        end = f"died of signal {-code}" if code < 0 else f"ended with {code}"
+    return end, last if end else numbers[-1]
+
+
+class Hang(BaseException):
+    """An input took too long."""
+
+
+def _read_all(reader: Reader, numbers: range, seed: int, place: Path, send: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+
+    def late(*_: Any) -> None:
+        raise Hang(f"took more than {SECONDS} s of the processor")
+
+    def say(*line: Any) -> None:
+        os.write(send, json.dumps(line).encode() + b"\n")
+
+    signal.signal(signal.SIGPROF, late)
+    for number in numbers:
+        rng = random.Random(f"{seed} {reader.name} {number}")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        say(number, "begin", "")
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            strike(reader, place, rng)
+            outcome, text = "read", ""
+        except REFUSALS:
+            outcome, text = "refused", ""
+        except BaseException as error:
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+            outcome, text = "wrong", f"{type(error).__name__}: {str(error)[:200]!r} at {where}"
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        say(number, outcome, text)
+
+
+def main() -> None:
+    """The whole of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=int, default=10_000, help="in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="readers whose name holds this")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    np.seterr(all="ignore")
+    total: Counter = Counter()
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as place:
+        chosen = [reader for reader in readers(Path(place)) if options.only in reader.name]
+        each = options.inputs / sum(reader.share for reader in chosen)
+        for reader in chosen:
+            outcomes, findings = fuzz(reader, math.ceil(each * reader.share), options.seed)
+            print(f"{reader.name:24} {dict(outcomes)}", flush=True)
+            for finding in findings:
+                print(f"  {finding}", flush=True)
+            total, wrong = total + outcomes, wrong + findings
+    print(
+        f"{sum(total.values())} inputs, {total['read']} read, {total['refused']} refused, {len(wrong)} wrong"
+    )
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

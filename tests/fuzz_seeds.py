@@ -1,0 +1,252 @@
+"""Valid files of every kind, tiny, and who reads them: where `tests.fuzz` begins."""
+
+import json
+import tarfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import trimesh
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import save_file
+
+import ditmoe
+from ditmoe import build, checkpoint, cli, convert, published, weights
+from ditmoe.card import metrics_line
+from ditmoe.export import export
+from ditmoe.sample import draw_from
+from ditmoe.train import make_trainer, resume
+from modalities.image import adapter as images
+from modalities.image.data import Pictures
+from modalities.image.features import read_reference
+from modalities.image.pictures import open_picture
+from modalities.pointcloud import cache, formats
+from modalities.pointcloud.ply import write_ply
+from modalities.video import sets
+from modalities.video.reader import read_clip, read_index
+from tests.fuzz import Reader, spoil_checkpoint
+
+SLOW = 0.25
+TINY = [
+    "model=debug",
+    "trainer.batch_size=2",
+    "trainer.steps=1",
+    "trainer.preview_every=0",
+    "sampling.steps=1",
+]
+CLOUD = ["modality=pointcloud", "modality.num_points=64", "modality.tokens.resolution=8"]
+IMAGE = ["modality=image", "modality.size=[8,8]", "modality.codec.channels=3"]
+
+
+def settings(*words: str) -> dict[str, Any]:
+    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", overrides=[*TINY, *words]), resolve=True)
+
+
+def trained(folder: Path, *words: str) -> Path:
+    config = settings(*words)
+    make_trainer(config, build.make_modality(config), folder).run()
+    return folder
+
+
+def sampled(path: Path) -> None:
+    """As the command does it."""
+    restored = build.restore(path)
+    draw_from(restored, torch.zeros(1, dtype=torch.long), steps=1)
+
+
+def old(run: Path, file: Path) -> Path:
+    content = checkpoint.load(run)
+    torch.save({"format": checkpoint.OLD_FORMAT, **content}, file)
+    return file
+
+
+def clouds(place: Path) -> list[Path]:
+    points = np.random.default_rng(0).random((40, 3)).astype(np.float32)
+    np.save(place / "a.npy", points)
+    np.savez(place / "a.npz", points=points)
+    torch.save(torch.from_numpy(points), place / "a.pt")
+    text = "\n".join(" ".join(map(str, row)) for row in points.tolist())
+    for name in ("a.xyz", "a.txt", "a.pts"):
+        (place / name).write_text(text)
+    write_ply(place / "a.ply", points)
+    axes = "".join(f"property float {axis}\n" for axis in "xyz")
+    head = f"ply\nformat ascii 1.0\nelement vertex 40\n{axes}end_header\n"
+    (place / "b.ply").write_text(head + text)
+    return sorted(place.iterdir())
+
+
+def meshes(place: Path) -> list[Path]:
+    box = trimesh.creation.box()
+    for ending in ("obj", "ply", "stl", "glb", "off"):
+        box.export(place / f"box.{ending}")
+    (place / "ascii.stl").write_text(trimesh.exchange.stl.export_stl_ascii(box))
+    (place / "ascii.ply").write_bytes(trimesh.exchange.ply.export_ply(box, encoding="ascii"))
+    data = trimesh.exchange.gltf.export_gltf(box)
+    for name, content in data.items():
+        if name.endswith(".gltf"):
+            (place / "box.gltf").write_bytes(content)
+    return sorted(f for f in place.iterdir())
+
+
+def pictures(place: Path) -> list[Path]:
+    array = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    image = Image.fromarray(array)
+    for ending in ("png", "jpg", "webp", "bmp", "gif", "tif", "ppm"):
+        image.save(place / f"a.{ending}")
+    image.convert("L").save(place / "grey.png")
+    Image.fromarray(array[..., 0].astype(np.uint16) * 200).save(place / "deep.png")
+    image.convert("RGBA").quantize(16).save(place / "palette.png")
+    return sorted(place.iterdir())
+
+
+def videos(place: Path) -> list[Path]:
+    for name, codec in {
+        "a.mp4": "libx264",
+        "a.mkv": "ffv1",
+        "a.webm": "libvpx-vp9",
+        "a.avi": "mjpeg",
+        "a.mpg": "mpeg4",
+    }.items():
+        if name == "a.mpg":
+            name = "b.mov"
+        with av.open(str(place / name), "w") as container:
+            stream = container.add_stream(codec, 25)
+            stream.width, stream.height = 48, 32
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for i in range(8):
+                frame = np.full((32, 48, 3), 20 * i, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+    frames = [Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)) for i in range(4)]
+    frames[0].save(place / "a.gif", save_all=True, append_images=frames[1:])
+    return sorted(place.iterdir())
+
+
+def read_video(path: Path) -> None:
+    index = read_index(path)
+    read_clip(path, 0, min(4, len(index)), index=index)
+    read_clip(path, 0, 2, salvage=True)
+
+
+def shards(place: Path) -> list[Path]:
+    """A webdataset's tar in a folder."""
+    root = place / "shards"
+    root.mkdir()
+    picture = pictures_bytes()
+    with tarfile.open(root / "train-000.tar", "w") as tar:
+        for i in range(6):
+            for ending, content in (
+                ("png", picture),
+                ("cls", str(i % 2).encode()),
+                ("json", b'{"label": 1}'),
+            ):
+                info = tarfile.TarInfo(f"{i:04d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, BytesIO(content))
+    return [root]
+
+
+def pictures_bytes() -> bytes:
+    stream = BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def dit(place: Path) -> list[Path]:
+    """Weights under DiT-MoE's and DiT's names."""
+    files = []
+    for family, sparse in (("DiT-MoE", (0, 1)), ("DiT", ())):
+        arch = published.Architecture(family, 2, 32, 2, 3, 2, 4, 8, 4, sparse, 4 if sparse else 0, 64 if sparse else 0,
+                                      128 if sparse else 0, 0 if sparse else 128, False, False)  # fmt: skip
+        with torch.device("meta"):
+            model = weights.make(arch.config(2, 1.0))
+        made: dict[str, torch.Tensor] = {}
+        for recipe in published.recipes(model, arch).values():
+            made |= {key: torch.randn(recipe.shape) for key in recipe.keys}
+        torch.save({"ema": made}, place / f"{family}.pt")
+        save_file(made, place / f"{family}.safetensors")
+        files += [place / f"{family}.pt", place / f"{family}.safetensors"]
+    return files
+
+
+def npz(place: Path) -> Mapping[str, list[Path]]:
+    rng = np.random.default_rng(0)
+    np.savez(place / "statistics.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(3), sigma_s=np.eye(3))
+    np.savez(place / "pictures.npz", arr_0=rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
+    np.savez(place / "clouds.npz", points=rng.random((3, 20, 3)), labels=np.arange(3))
+    np.savez(place / "videos.npz", videos=rng.integers(0, 256, (2, 4, 8, 8, 3), dtype=np.uint8))
+    np.save(place / "videos.npy", rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+    return {name: [place / f for f in files] for name, files in {
+        "reference": ["statistics.npz", "pictures.npz"], "pictures": ["pictures.npz"], "clouds": ["clouds.npz"],
+        "videos": ["videos.npz", "videos.npy"], "cache": ["statistics.npz"],
+    }.items()}  # fmt: skip
+
+
+def readers(place: Path) -> list[Reader]:
+    for name in ("clouds", "meshes", "pictures", "videos", "npz", "dit"):
+        (place / name).mkdir()
+    cloud, image = trained(place / "cloud", *CLOUD), trained(place / "image", *IMAGE)
+    arrays = npz(place / "npz")
+    converted, pipeline, encoded = place / "converted", place / "pipeline", place / "latents"
+    published_files = dit(place / "dit")
+    convert.convert_file(published_files[0], converted, size=4, num_heads=2)
+    export(image, pipeline)
+    folder = place / "some"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"{i}.png").write_bytes(pictures_bytes())
+    build.make_modality(settings(*IMAGE)).prepare(folder, encoded)
+    metrics = place / "metrics.json"
+    metrics.write_text(json.dumps({"fd/pixels": 1.5, "interval": {"fd/pixels": [1, 2]}, "notes": ["a"]}))
+    config = settings(*CLOUD)
+
+    facts = checkpoint.find(cloud).part("facts")
+
+    def goes_on(path: Path) -> None:
+        resume(make_trainer(config, build.make_modality(config, facts), path), config)
+
+    def drawn(path: Path) -> None:
+        ditmoe.Pipeline.from_pretrained(path)(num_samples=1, num_inference_steps=1, output_type="latent")
+
+    def latent_batch(path: Path) -> None:
+        words = settings(*IMAGE)
+        words["modality"]["latents"] = str(path)
+        build.make_modality(words).batch(2, 0, 0)
+
+    def tokens_of(path: Path) -> None:
+        model = ditmoe.load(path, "cpu")
+        model(torch.zeros(1, 4, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.long))
+
+    run_files = [old(cloud, place / "checkpoint.pt"), old(image, place / "image.pt")]
+    return [
+        Reader("checkpoint", [cloud, image], sampled, share=SLOW),
+        Reader("checkpoint, sealed", [cloud, image], sampled, spoil_checkpoint, SLOW),
+        Reader("checkpoint, resumed", [cloud], goes_on, spoil_checkpoint, SLOW),
+        Reader("checkpoint, one file", run_files, sampled, share=SLOW),
+        Reader("converted folder", [converted], tokens_of, share=SLOW),
+        Reader(
+            "published weights",
+            published_files,
+            lambda path: convert.convert_file(path, path.parent / "out", size=4, num_heads=2),
+        ),
+        Reader("pipeline", [pipeline], drawn, share=SLOW),
+        Reader("clouds", clouds(place / "clouds"), formats.read_points),
+        Reader("cloud sets", arrays["clouds"], formats.read_set),
+        Reader("kept distances", arrays["cache"], cache.load),
+        Reader("meshes", meshes(place / "meshes"), lambda path: formats.read_surface(path, 100, 0)),
+        Reader("pictures", pictures(place / "pictures"), open_picture),
+        Reader("picture sets", arrays["pictures"], images.read_set),
+        Reader("references", arrays["reference"], read_reference),
+        Reader("shards", shards(place), lambda path: Pictures((8, 8), root=path).batch(2, 0, 0)),
+        Reader("latents", [encoded], latent_batch),
+        Reader("videos", videos(place / "videos"), read_video),
+        Reader("video sets", arrays["videos"], sets.read_set),
+        Reader("metrics", [metrics], metrics_line),
+    ]
