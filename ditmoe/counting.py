@@ -35,6 +35,10 @@ class Counts:
         activations: numbers that autograd keeps for a backward pass, with an attention kernel that does not keep
             the N x N scores.
         depth: number of blocks.
+        width: D.
+        assignments: rows that the routed experts work on, of all layers.
+        routers: parameters of the routers.
+        outside: parameters outside the blocks.
     """
 
     trainable: int
@@ -48,6 +52,10 @@ class Counts:
     multiply_adds: int
     activations: int
     depth: int
+    width: int = 0
+    assignments: int = 0
+    routers: int = 0
+    outside: int = 0
 
     @property
     def total(self) -> int:
@@ -108,6 +116,10 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         multiply_adds=counter.get_total_flops() // 2,
         activations=kept.numbers,
         depth=len(model.blocks),
+        width=width,
+        assignments=sum(rows.values()),
+        routers=sum(_size(m.router) for m in mixtures),
+        outside=_size(model) - _size(model.blocks),
     )
 
 

@@ -50,8 +50,12 @@ class Mesh:
             self.grid = dist.init_device_mesh(
                 device, (self.replicate, self.shard, self.expert), mesh_dim_names=names
             )
-            dense = (self.replicate, self.shard * self.expert)
-            self.dense = dist.init_device_mesh(device, dense, mesh_dim_names=("copies", "parts"))
+            parts = self.shard * self.expert
+            if self.replicate == 1:
+                self.dense = dist.init_device_mesh(device, (parts,), mesh_dim_names=("parts",))
+            else:
+                dense = (self.replicate, parts)
+                self.dense = dist.init_device_mesh(device, dense, mesh_dim_names=("copies", "parts"))
 
     def __str__(self) -> str:
         return f", {self.replicate} x {self.shard} x {self.expert} processes" if self.world > 1 else ""
@@ -116,7 +120,7 @@ class Mesh:
         )  # of views, which nobody here changes in place
         exact = MixedPrecisionPolicy(cast_forward_inputs=False)
         low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        apart = self.grid["replicate", "shard"]
+        apart = self.grid["shard"] if self.replicate == 1 else self.grid["replicate", "shard"]
 
         def along(p: nn.Parameter) -> Any:  # the experts' own axis is taken
             return Shard(1 if p.ndim > 1 and p.shape[1] % self.shard == 0 else 0)

@@ -1,16 +1,16 @@
-"""python -m ditmoe.plan model=xl router.num_experts=8: parameters, multiply-adds and memory, before any is spent."""
+"""python -m ditmoe.plan model=xl router.num_experts=8: parameters, work, memory and traffic, before any is spent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ditmoe import build, cli
 from ditmoe.counting import Counts, count
 from ditmoe.model import DiTMoE
+from ditmoe.traffic import FLOATS, TOKENS, Machine, Spread, traffic
 
-BYTES = {"fp32": 4, "bf16": 2}
-SHARDINGS = ("none", "optimizer", "gradients", "full")
+BYTES = FLOATS
 
 
 @dataclass(frozen=True)
@@ -25,36 +25,40 @@ class Memory:
 
 
 def training_memory(
-    counts: Counts, *, precision: str, batch_size: int, gpus: int, sharding: str, moments: int, ema: bool
+    counts: Counts,
+    mesh: Spread,
+    *,
+    precision: str,
+    batch_size: int,
+    moments: int,
+    ema: bool,
+    recompute: bool = False,
 ) -> Memory:
-    """Memory of a training step on each of `gpus` devices, for W trainable parameters.
+    """Memory of a training step on each GPU of a mesh, for W trainable parameters.
 
-        weights      4 W in float32; in bf16 (autocast) 2 W more, the copies that the products read
+        weights      4 W in float32
         gradients    4 W
         moments      4 W each (AdamW keeps 2)
         EMA          4 W
-        activations  batch_size x numbers kept per sample x bytes of the precision
+        gathered     on one GPU the copies in bf16 that the products read, 2 W; else of two blocks at a time the weights
+                     in the precision, and of one the gradient in it and in float32, each expert where it belongs
+        activations  batch_size x numbers kept per sample x bytes of the precision; with `recompute` the inputs of all
+                     blocks and what one block keeps
 
-    Sharding divides by the number of GPUs: "optimizer" moments and EMA (ZeRO-1), "gradients" these and the
-    gradients (ZeRO-2), "full" also the weights (ZeRO-3, FSDP), of which two blocks at a time are whole
-    (arXiv 1910.02054). What a kernel needs while it runs, and what the allocator wastes, is not in it.
+    The first four are divided by shard x expert (`ditmoe.mesh`). What a kernel needs while it runs, and what the
+    allocator wastes, is not in it.
     """
-    _check(precision=precision, batch_size=batch_size, gpus=gpus, sharding=sharding, moments=moments)
-    level = SHARDINGS.index(sharding)
-    w, bytes_ = counts.trainable, BYTES[precision]
-    per_weight = 4 + (bytes_ if bytes_ < 4 else 0)
-    weights = float(per_weight * w)
-    if level == 3:
-        weights = weights / gpus + (0 if gpus == 1 else 2 * per_weight * w / counts.depth)
-    return Memory(
-        {
-            "weights": weights,
-            "gradients": 4 * w / (gpus if level >= 2 else 1),
-            "moments": 4 * moments * w / (gpus if level >= 1 else 1),
-            "EMA": (4 * w if ema else 0) / (gpus if level >= 1 else 1),
-            "activations": float(batch_size * counts.activations * bytes_),
-        }
-    )
+    _check(precision=precision, batch_size=batch_size, moments=moments)
+    w, low = counts.trainable, BYTES[precision]
+    parts = {"weights": 4 * w, "gradients": 4 * w, "moments": 4 * moments * w, "EMA": 4 * w if ema else 0}
+    held = {name: size / mesh.parts for name, size in parts.items()}
+    block = (w - counts.outside - counts.routed + counts.routed / mesh.expert) / counts.depth
+    one_gpu = low * w if low < 4 else 0
+    kept = float(counts.activations)
+    if recompute:
+        kept = counts.depth * counts.tokens * counts.width + counts.activations / counts.depth
+    gathered = one_gpu if mesh.gpus == 1 else (3 * low + 4) * block
+    return Memory({**held, "gathered": float(gathered), "activations": batch_size * kept * low})
 
 
 def sampling_memory(counts: Counts, *, precision: str, batch_size: int, guidance: bool) -> Memory:
@@ -73,10 +77,9 @@ def sampling_memory(counts: Counts, *, precision: str, batch_size: int, guidance
 
 
 def _check(**options: Any) -> None:
-    for name, allowed in {"precision": list(BYTES), "sharding": list(SHARDINGS)}.items():
-        if name in options and options[name] not in allowed:
-            raise ValueError(f"memory.{name} must be one of {', '.join(allowed)}, got {options[name]!r}")
-    for name, least in {"batch_size": 1, "gpus": 1, "moments": 0}.items():
+    if options["precision"] not in BYTES:
+        raise ValueError(f"memory.precision must be one of {', '.join(BYTES)}, got {options['precision']!r}")
+    for name, least in {"batch_size": 1, "moments": 0}.items():
         if name in options and options[name] < least:
             raise ValueError(f"memory.{name} must be at least {least}, got {options[name]}")
 
@@ -113,20 +116,66 @@ def plan(config: dict[str, Any]) -> None:
     """The command."""
     memory = dict(config["memory"])
     guidance, sampling_batch = memory.pop("guidance"), memory.pop("sampling_batch_size")
+    accumulate, recompute = memory.pop("accumulate"), memory["recompute"]
     _check(**memory)
+    mesh = spread_of(config["mesh"])
     counts, shape, classes = count_config(config)
-    training = training_memory(counts, **memory)
-    sampling = sampling_memory(
-        counts, precision=memory["precision"], batch_size=sampling_batch, guidance=guidance
-    )
+    training = training_memory(counts, mesh, **memory)
+    precision, batch_size = memory["precision"], memory["batch_size"]
+    sampling = sampling_memory(counts, precision=precision, batch_size=sampling_batch, guidance=guidance)
     print("\n".join(report(config, counts, shape, classes)))
     print(
-        f"memory per GPU, training in {memory['precision']}, batch {memory['batch_size']} on each of "
-        f"{memory['gpus']}, sharding {memory['sharding']} (estimate)"
+        f"memory per GPU, training in {precision}, batch {batch_size} on each of {mesh.gpus} "
+        f"({mesh.replicate} x {mesh.shard} x {mesh.expert}: copies, parts, experts), estimate"
     )
     print("\n".join(table(training)))
+    if mesh.gpus > 1:
+        machine = Machine(**config["machine"])
+        options = {"precision": precision, "accumulate": accumulate, "recompute": recompute}
+        sent = traffic(counts, mesh, batch_size=batch_size, **options)
+        print("\n".join(step_report(counts, mesh, machine, sent, batch_size * accumulate, recompute)))
     print(f"memory, sampling {sampling_batch} at once{' with guidance' if guidance else ''} (estimate)")
     print("\n".join(table(sampling)))
+
+
+def spread_of(mesh: Mapping[str, Any]) -> Spread:
+    """The mesh of a configuration.
+
+    Raises:
+        ValueError: unless all three sizes are given and at least 1.
+    """
+    sizes = {name: mesh[name] for name in ("replicate", "shard", "expert")}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"mesh.{name} must be a whole number from 1 on, got {size}")
+    return Spread(**sizes)
+
+
+def step_report(
+    counts: Counts, mesh: Spread, machine: Machine, sent: Mapping[str, float], samples: int, recompute: bool
+) -> list[str]:
+    """Lines that say what a step sends and how long it takes, from what is stated of the machine.
+
+    A backward pass costs two forward passes, recomputing another one. Gathering and scattering can go on beside the
+    products, tokens cannot: the time lies between all of it hidden that can be, and none.
+    """
+    passes = 4 if recompute else 3
+    compute = passes * 2 * counts.multiply_adds * samples / machine.flops
+    seconds = machine.seconds(sent, mesh)
+    tokens = seconds[TOKENS]
+    hidden = sum(seconds.values()) - tokens
+    rate = samples * mesh.gpus
+    lines = [f"sent by each GPU in a step of {rate} samples, and seconds by itself (from what is stated)"]
+    lines += [
+        f"{_row(kind, size / 2**30, 'GiB')}{seconds[kind]:>10.3f} s" for kind, size in sent.items() if size
+    ]
+    lines.append(f"  {'products':<18}{'':>14}{compute:>10.3f} s")
+    low, high = max(compute, hidden) + tokens, compute + hidden + tokens
+    lines.append(
+        f"  step: {low:.3f} s if all but the tokens hides behind the products, {high:.3f} s if nothing does; "
+        f"{rate / low:.0f} .. {rate / high:.0f} samples/s"
+    )
+    return lines
 
 
 def report(config: dict[str, Any], counts: Counts, shape: Sequence[int], classes: int) -> list[str]:
@@ -168,7 +217,7 @@ def table(memory: Memory) -> list[str]:
 
 def _row(name: str, number: float, unit: str) -> str:
     digits = 2 if number >= 0.01 or not number else 1 - math.floor(math.log10(number))
-    return f"  {name:<16}{number:>10.{digits}f} {unit}"
+    return f"  {name:<18}{number:>10.{digits}f} {unit}"
 
 
 def main() -> None:

@@ -81,10 +81,9 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
     if config["trainer"].get("deterministic"):
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
+    modality.tokens(config["model"]["hidden_size"])  # what it asks of codec and data must have values
     torch.manual_seed(config["seed"])
-    with torch.device(
-        "meta" if mesh.rank else "cpu"
-    ):  # rank 0 has the values, the others get their parts of them
+    with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
         model = build.make_model(config, modality)
     if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
         start_from(config["init"], model, config["model"])

@@ -1,6 +1,7 @@
 """The plan: the published table digit for digit, and counts that are the real model's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ditmoe.cli import config_folder
 from ditmoe.counting import Counts, count
 from ditmoe.moe import TokenChoice
 from ditmoe.plan import count_config, plan, sampling_memory, training_memory
+from ditmoe.traffic import COPIES, GATHER, SCATTER, TOKENS, Machine, Spread, traffic
 from modalities.image.tokens import LatentTokens
 from modalities.pointcloud.tokens import PointVoxelTokens
 
@@ -144,19 +146,41 @@ def test_nothing_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
 COUNTS = Counts(1000, 600, 100, 300, 0, 10, 16, 5, 50, 40, 4)
 
 
-def test_sharding_divides() -> None:
-    options = {"precision": "bf16", "batch_size": 3, "gpus": 4, "moments": 2, "ema": True}
-    whole = training_memory(COUNTS, sharding="none", **options).parts
-    assert whole == {"weights": 6e3, "gradients": 4e3, "moments": 8e3, "EMA": 4e3, "activations": 240}
-    one = training_memory(COUNTS, sharding="optimizer", **options).parts
-    assert (one["moments"], one["EMA"], one["gradients"]) == (2e3, 1e3, 4e3)
-    two = training_memory(COUNTS, sharding="gradients", **options).parts
-    assert (two["gradients"], two["weights"]) == (1e3, 6e3)
-    full = training_memory(COUNTS, sharding="full", **options).parts
-    assert full["weights"] == 6e3 / 4 + 2 * 6e3 / 4
-    for sharding in ("optimizer", "gradients", "full"):
-        alone = training_memory(COUNTS, sharding=sharding, **{**options, "gpus": 1}).parts
-        assert alone == whole
+def test_a_mesh_divides() -> None:
+    options = {"precision": "bf16", "batch_size": 3, "moments": 2, "ema": True}
+    whole = {"weights": 4e3, "gradients": 4e3, "moments": 8e3, "EMA": 4e3}
+    one = training_memory(COUNTS, Spread(), **options).parts
+    assert one == whole | {"gathered": 2e3, "activations": 240}
+    for mesh in (Spread(1, 4, 1), Spread(1, 2, 2), Spread(3, 1, 4), Spread(5, 1, 1)):
+        parts = training_memory(COUNTS, mesh, **options).parts
+        assert {name: parts[name] for name in whole} == {name: n / mesh.parts for name, n in whole.items()}
+        assert parts["gathered"] == (2 * 2 + 2 + 4) * (400 + 600 / mesh.expert) / 4
+    again = training_memory(replace(COUNTS, width=2), Spread(), recompute=True, **options)
+    assert again.parts["activations"] == 3 * (4 * 16 * 2 + 10) * 2
+
+
+def test_traffic_follows_the_mesh() -> None:
+    counts = replace(COUNTS, width=8, assignments=32, routers=10, outside=90)
+    options = {"precision": "bf16", "batch_size": 3}
+    assert set(traffic(counts, Spread(), **options).values()) == {0}
+    copies = traffic(counts, Spread(4, 1, 1), accumulate=2, **options)
+    assert copies == {GATHER: 0, SCATTER: 0, COPIES: 2 * 4000 * 3 / 4, TOKENS: 0}
+    parts = traffic(counts, Spread(1, 4, 1), accumulate=2, **options)
+    assert parts == {GATHER: 4 * (2 * 900 + 4 * 100) * 3 / 4, SCATTER: 2 * 4000 * 3 / 4, COPIES: 0, TOKENS: 0}
+    experts = traffic(counts, Spread(1, 1, 4), **options)
+    assert experts[TOKENS] == 2 * 3 * 32 * (2 * 8 * 2 + 4) * 3 / 4
+    assert experts[SCATTER] == 4 * 400 * 3 / 4  # experts stay where they are
+    again = traffic(counts, Spread(1, 1, 4), recompute=True, **options)
+    assert again[TOKENS] == 1.5 * experts[TOKENS]
+
+
+def test_a_link_is_as_slow_as_its_slowest_part() -> None:
+    machine = Machine(flops=1.0, per_node=8, inside=100.0, between=10.0)
+    sent = dict.fromkeys((GATHER, SCATTER, COPIES, TOKENS), 1000.0)
+    assert machine.seconds(sent, Spread(1, 2, 4)) == dict.fromkeys(sent, 10.0)
+    seconds = machine.seconds(sent, Spread(2, 1, 8))
+    assert (seconds[TOKENS], seconds[GATHER], seconds[COPIES]) == (10.0, 10.0, 100.0)
+    assert machine.seconds(sent, Spread(1, 2, 8)) == dict.fromkeys(sent, 100.0) | {TOKENS: 10.0}
 
 
 def test_sampling_keeps_one_block() -> None:
@@ -180,6 +204,7 @@ def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> Non
     ("words", "expected"),
     [
         (["memory.precision=fp8"], "memory.precision must be one of fp32, bf16, got 'fp8'"),
+        (["mesh.shard=0"], "mesh.shard must be a whole number from 1 on, got 0"),
     ],
 )
 def test_one_line_for_a_mistake(tmp_path: Path, words: list[str], expected: str) -> None:

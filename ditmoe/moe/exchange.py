@@ -39,7 +39,7 @@ class Exchange:
         inputs = self.swap(x, send, receive)[order]
         weight = self.swap(rows.weight, send, receive)[order]
         results = experts(inputs, Rows(inputs, weight, expert, asked.sum(dim=0), sample=None))
-        return self.swap(results[back], receive, send)
+        return self.swap(results[back].to(x.dtype), receive, send)
 
     def ask(self, counts: Int[Tensor, " E"]) -> Int[Tensor, "n E_own"]:
         """How many rows each rank has for each expert of this one."""
