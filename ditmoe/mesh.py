@@ -18,7 +18,7 @@ from ditmoe.moe.exchange import Exchange
 from ditmoe.moe.experts import Rows
 from ditmoe.moe.routing import Routing
 from ditmoe.moe.soft import SoftRouting
-from ditmoe.ranks import local
+from ditmoe.ranks import Ranks, local
 
 
 class Mesh:
@@ -33,13 +33,16 @@ class Mesh:
 
     Args:
         replicate, shard, expert: sizes; one of the first two may be None, what the number of processes leaves.
+        ranks: the processes; None is all that torchrun started.
 
     Raises:
         ValueError: if their product is not the number of processes.
     """
 
-    def __init__(self, replicate: int | None = 1, shard: int | None = None, expert: int = 1) -> None:
-        self.ranks = launch.ranks()
+    def __init__(
+        self, replicate: int | None = 1, shard: int | None = None, expert: int = 1, ranks: Ranks | None = None
+    ) -> None:
+        self.ranks = launch.ranks() if ranks is None else ranks
         self.world, self.rank = self.ranks.size, self.ranks.rank
         self.device: torch.device | None = None
         self.replicate, self.shard, self.expert = sizes(self.world, replicate, shard, expert)
