@@ -140,13 +140,20 @@ class Modality(ABC):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample as the model sees it."""
 
-    def shape_of(self, frames: int | None = None, size: Sequence[int] | None = None) -> tuple[int, ...]:
-        """Shape of a sample of another length or size, as far as the modality has such: (height, width) in pixels.
+    def shape_of(
+        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
+    ) -> tuple[int, ...]:
+        """Shape of a sample of another length, size or number of points, as far as the modality has such.
+
+        Args:
+            frames: of a clip.
+            size: (height, width) in pixels.
+            points: of a cloud.
 
         Raises:
             ValueError: if it has not, or they do not fit.
         """
-        for name, value in {"frames": frames, "size": size}.items():
+        for name, value in {"frames": frames, "size": size, "points": points}.items():
             if value is not None:
                 raise ValueError(f"{name} is not for {self.name}: leave it out")
         return self.sample_shape

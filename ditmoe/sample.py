@@ -112,8 +112,9 @@ def draw_from(
     batch_size: int = 32,
     frames: int | None = None,
     size: Sequence[int] | None = None,
+    points: int | None = None,
 ) -> Samples | None:
-    """Draw samples in data units from a restored checkpoint, of another length or size if asked for.
+    """Draw samples in data units from a restored checkpoint, of another length, size or number of points if asked for.
 
     Under torchrun the processes take whole batches in turns, so that each sample is to the bit what one process draws;
     the first gets all samples, the others None.
@@ -133,7 +134,7 @@ def draw_from(
         seed=seed,
         batch_size=batch_size,
         progress=ranks.rank == 0,
-        shape=restored.modality.shape_of(frames, size),
+        shape=restored.modality.shape_of(frames, size, points),
         numbers=own,
     )
     if (parts := ranks.collect(x)) is None:

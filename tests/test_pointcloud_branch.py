@@ -50,6 +50,18 @@ def test_points_that_share_a_voxel_are_told_apart() -> None:
     assert (out[0] - out[1]).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_a_larger_cloud_counts_as_one_of_the_size_that_was_learnt() -> None:
+    net, x = model(), torch.randn(2, 90, 3)
+    t, y = torch.tensor([50.0, 700.0]), torch.tensor([0, 2])
+    plain, more = net(x, t, y)[0], x.repeat(1, 5, 1)
+    assert not torch.allclose(net(more, t, y)[0][:, :90], plain, atol=1e-3)
+    net.tokens.points = 90
+    assert torch.equal(net(x, t, y)[0], plain)
+    for part in net(more, t, y)[0].split(90, dim=1):
+        assert torch.allclose(part, plain, atol=1e-4)
+
+
 def test_solve_equals_linear_algebra() -> None:
     a = torch.randn(50, 3, 3, dtype=torch.float64)
     matrix = a @ a.mT + 0.1 * torch.eye(3)

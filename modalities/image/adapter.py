@@ -105,8 +105,11 @@ class Image(LatentModality):
     def class_names(self) -> list[str]:
         return list((self.cached or self.data).classes)
 
-    def shape_of(self, frames: int | None = None, size: Sequence[int] | None = None) -> tuple[int, ...]:
-        return super().shape_of(frames) if size is None else self.codec.shape(size)
+    def shape_of(
+        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
+    ) -> tuple[int, ...]:
+        whole = super().shape_of(frames, None, points)
+        return whole if size is None else self.codec.shape(size)
 
     def tokens(self, hidden_size: int) -> Tokens:
         tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0])

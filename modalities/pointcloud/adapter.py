@@ -76,6 +76,14 @@ class PointCloud(Modality):
     def sample_shape(self) -> tuple[int, ...]:
         return (self.num_points, 3)
 
+    def shape_of(
+        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
+    ) -> tuple[int, ...]:
+        if points is not None and points < 1:
+            raise ValueError(f"points must be at least 1, got {points}")
+        num_points, axes = super().shape_of(frames, size)
+        return points or num_points, axes
+
     def tokens(self, hidden_size: int) -> Tokens:
         return self._make_tokens(hidden_size=hidden_size)
 

@@ -24,15 +24,15 @@ def products(u: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 6"]:
 
 
 @torch.no_grad()
-def moments(coords: Float[Tensor, "B M 3"], voxels: Voxels) -> Float[Tensor, "size 10"]:
+def moments(coords: Float[Tensor, "B M 3"], voxels: Voxels, weight: float = 1.0) -> Float[Tensor, "size 10"]:
     """Sums over the points of each voxel of 1, u and `products(u)`; u is the distance from the grid's middle.
 
-    Lengths are in voxels.
+    Lengths are in voxels; each point counts `weight` times.
     """
     u = coords - voxels.resolution / 2
     rows = torch.cat([torch.ones_like(u[..., :1]), u, products(u)], dim=-1).flatten(0, 1)
     index = voxels.find(coords.round().long()).flatten()
-    return add_rows_(rows.new_zeros(voxels.size, NUM_MOMENTS), index, rows)
+    return add_rows_(rows.new_zeros(voxels.size, NUM_MOMENTS), index, weight * rows)
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def voxel_features(
 ) -> Float[Tensor, "*n 10"]:
     """What a token sees of voxels centred there: log count, mean offset, covariance; of order one."""
     count = sums[..., :1]
-    mean, second = (sums[..., 1:] / count.clamp_min(1)).split([3, 6], dim=-1)
+    mean, second = (sums[..., 1:] / count.clamp_min(1e-6)).split([3, 6], dim=-1)
     offset = torch.where(count > 0, mean - (centre - resolution / 2), 0)
     return torch.cat([0.8 * count.log1p(), 3 * offset, 12 * (second - products(mean))], dim=-1)
 
 
 @torch.no_grad()
 def local_features(
-    coords: Float[Tensor, "B M 3"], voxels: Voxels, noise: Float[Tensor, "B 1 1"]
+    coords: Float[Tensor, "B M 3"], voxels: Voxels, noise: Float[Tensor, "B 1 1"], weight: float = 1.0
 ) -> Float[Tensor, "B M 13"]:
     """A Gaussian fitted to the neighbours of each point, and what it says of the point's noise.
 
@@ -62,7 +62,7 @@ def local_features(
     Args:
         noise: s in voxels.
     """
-    at = interpolate(moments(coords, voxels), coords, voxels)
+    at = interpolate(moments(coords, voxels, weight), coords, voxels)
     count = at[..., :1].clamp_min(1e-3)
     mean, second = (at[..., 1:] / count).split([3, 6], dim=-1)
     spread = second - products(mean)

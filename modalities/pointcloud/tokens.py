@@ -106,6 +106,8 @@ class PointVoxelTokens(VoxelTokens):
         features: F, numbers per voxel that the transformer hands to the points.
         width: of the head.
         fine: a second, finer grid for the local statistics has this many voxels per voxel; 1 is none.
+        points: a cloud counts as one of so many, whatever it has, so that the statistics of larger ones are those that
+            were learnt; None counts as it is.
     """
 
     def __init__(
@@ -118,8 +120,12 @@ class PointVoxelTokens(VoxelTokens):
         width: int = 64,
         fine: int = 2,
         kept: str = "all",
+        points: int | None = None,
     ) -> None:
         super().__init__(hidden_size, resolution, patch, kept=kept)
+        if points is not None and points < 1:
+            raise ValueError(f"points must be at least 1, got {points}")
+        self.points = points
         self.reach = extent
         self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3
         self.resolutions = [resolution, fine * resolution] if fine > 1 else [resolution]
@@ -130,8 +136,10 @@ class PointVoxelTokens(VoxelTokens):
         coords, size = self.coords(x), self.resolution
         if layout.packed:
             voxels = PatchVoxels(layout, self.patch)
-            return self.packed(voxel_features(moments(coords, voxels), voxels.centres(), size))
-        sums = moments(coords, AllVoxels(len(x), size)).view(len(x), *[size] * 3, -1)
+            return self.packed(
+                voxel_features(moments(coords, voxels, self.weight(x)), voxels.centres(), size)
+            )
+        sums = moments(coords, AllVoxels(len(x), size), self.weight(x)).view(len(x), *[size] * 3, -1)
         centres = cells([size] * 3, x.device).view(*[size] * 3, 3)
         return patchify(voxel_features(sums, centres, size), [self.patch] * 3)
 
@@ -156,10 +164,14 @@ class PointVoxelTokens(VoxelTokens):
             noise = (
                 t.view(-1, 1, 1) / 1000 / voxel
             )  # on the straight path; the gate learns the factor elsewhere
-            local = local_features(fine, self.around(fine, resolution), noise)
+            local = local_features(fine, self.around(fine, resolution), noise, self.weight(like))
             estimates.append(local[..., :3])
             features.append(local)
         return self.head(torch.cat(features, dim=-1), estimates, c)
+
+    def weight(self, x: Float[Tensor, "B M 3"]) -> float:
+        """How often a point counts."""
+        return 1.0 if self.points is None else self.points / max(1, x.shape[1])
 
     def around(self, coords: Float[Tensor, "B M 3"], resolution: int) -> Voxels:
         """Voxels for the statistics around points; which is a matter of speed alone."""

@@ -170,7 +170,10 @@ class Video(LatentModality):
             return names
         return list(dict.fromkeys([*names, *self.pictures.classes]))
 
-    def shape_of(self, frames: int | None = None, size: Sequence[int] | None = None) -> tuple[int, ...]:
+    def shape_of(
+        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
+    ) -> tuple[int, ...]:
+        super().shape_of(points=points)
         return self.codec.shape((frames or self.frames, *(size or self.size)))
 
     def tokens(self, hidden_size: int) -> Tokens:
