@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image as Picture
 
-from ditmoe import DiTMoE
+from ditmoe import DiTMoE, build, cli
 from ditmoe.moe import TokenChoice
 from ditmoe.process import FlowMatching
 from ditmoe.sampler import denoise, make_scheduler
 from ditmoe.scheduler import FlowAncestralScheduler
+from ditmoe.train import make_trainer, resume
+from ditmoe.trainer import Trainer
 from modalities.codec import PatchPCA
 from modalities.image import Image
 from modalities.image.data import Pictures
@@ -187,3 +191,29 @@ def test_sampling_follows_the_shifted_times() -> None:
 def test_native_and_latents_on_disk_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="latents on disk are of one size"):
         Image(Pictures, PatchPCA, LatentTokens, latents=str(tmp_path), native=True)
+
+
+def native_run(folder: Path, modality: str) -> tuple[Trainer, dict]:
+    options = [f"modality={modality}", "modality.native=true", "model=debug", "model.rope=true", "process.tokens=16",
+               "trainer.steps=4", "trainer.preview_every=0", "modality.budget=100"]  # fmt: skip
+    options += ["modality.codec.steps=0"] if modality == "video" else []
+    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=options), resolve=True)
+    return make_trainer(config, build.make_modality(config), folder), config
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_training_at_native_sizes_resumes_bit_for_bit(modality: str, tmp_path: Path) -> None:
+    whole, _ = native_run(tmp_path / "whole", modality)
+    whole.run()
+    first, config = native_run(tmp_path / "parts", modality)
+    first.steps = 2
+    first.run()
+    second, _ = native_run(tmp_path / "parts", modality)
+    resume(second, config)
+    assert second.step == 2
+    second.run()
+    before = native_run(tmp_path / "fresh", modality)[0].model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    assert any(not torch.equal(v, before[k]) for k, v in whole.model.state_dict().items())
