@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64, UInt8
 from ditmoe.modality import Samples
 from modalities.digits import CLASSES, SPLITS, digits
 
-REFERENCE = 256
+REFERENCE = 128
 """Clips that stand for a split when sets are measured."""
-_SPEED = (0.04, 0.1)  # sides of a digit per frame
+_SPEED = (0.025, 0.065)  # sides of a digit per frame
 _NEAR = 0.85  # sides of a digit between the centres of two that meet
 
 
