@@ -48,6 +48,8 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
 class Packing:
     """Which samples make which batch, a new order in each epoch: first fit into as many open batches as `OPEN`.
 
+    Where an epoch makes few batches, several are packed together.
+
     Args:
         lengths: tokens of each sample.
         budget: tokens of a batch at most.
@@ -61,14 +63,15 @@ class Packing:
             raise ValueError(
                 f"modality.budget must hold the largest sample, of {max(lengths)} tokens, got {budget}"
             )
-        self.lengths, self.budget = tuple(lengths), budget
+        self.num, self.budget = len(lengths), budget
+        self.lengths = tuple(lengths) * math.ceil(OPEN * budget / sum(lengths))
 
-    def batch(self, seed: int, step: int) -> tuple[int, list[int]]:
-        """The epoch of a step, and the numbers of its samples: a function of its arguments alone."""
+    def batch(self, seed: int, step: int) -> list[int]:
+        """Draws of a step, a function of its arguments alone; draw n is of sample n mod the number of samples."""
         epoch = 0
         while step >= len(bins := _pack(self.lengths, self.budget, seed, epoch)):
             step, epoch = step - len(bins), epoch + 1
-        return epoch, list(bins[step])
+        return [epoch * len(self.lengths) + i for i in bins[step]]
 
     def told(self) -> str:
         """One line for whoever waits."""

@@ -46,17 +46,30 @@ def test_native_sizes_are_multiples_within_the_area_and_near_the_proportions(are
 def test_packing_holds_the_budget_takes_each_once_and_wastes_little() -> None:
     lengths = np.random.default_rng(0).integers(4, 200, 1000).tolist()
     packing = Packing(lengths, 1024)
-    first, seen, step = [], [], 0
-    while (found := packing.batch(3, step))[0] == 0:
-        assert sum(lengths[i] for i in found[1]) <= 1024
-        first.append(found[1])
-        seen += found[1]
-        step += 1
-    assert sorted(seen) == list(range(1000))
+    first: list[list[int]] = []
+    while (found := packing.batch(3, len(first)))[0] < 1000:
+        assert sum(lengths[i] for i in found) <= 1024
+        first.append(found)
+    assert sorted(i for found in first for i in found) == list(range(1000))
     assert packing.waste < 0.05
-    assert [packing.batch(3, i)[1] for i in range(step)] == first
-    assert packing.batch(3, step)[1] != first[0]
-    assert packing.batch(4, 0)[1] != first[0]
+    assert [packing.batch(3, i) for i in range(len(first))] == first
+    assert [i % 1000 for i in packing.batch(3, len(first))] != first[0]
+    assert packing.batch(4, 0) != first[0]
+
+
+def test_few_samples_are_packed_over_several_epochs() -> None:
+    packing, counts = Packing([60, 50, 30], 100), np.zeros(3, int)
+    assert packing.waste < 0.15  # alone they would fill two batches and leave 30 % empty
+    step, last = 0, 0
+    while (found := packing.batch(0, step))[0] < len(packing.lengths):
+        counts += np.bincount(np.array(found) % 3, minlength=3)
+        step, last = step + 1, max(last, *found)
+    assert counts.tolist() == [len(packing.lengths) // 3] * 3
+    assert last < len(packing.lengths) <= min(packing.batch(0, step))
+
+
+def test_a_sample_beyond_the_budget_is_named() -> None:
+    lengths = [4, 199]
     with pytest.raises(ValueError, match=r"must hold the largest sample, of 199 tokens, got 100"):
         Packing(lengths, 100)
 

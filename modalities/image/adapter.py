@@ -143,7 +143,7 @@ class Image(LatentModality):
 
     def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
         packing, pictures = self.packing
-        chosen = [pictures[i] for i in packing.batch(seed, step)[1]]
+        chosen = [pictures[n % len(pictures)] for n in packing.batch(seed, step)]
         images = [self.data.read_whole(*each) for each in chosen]
         return encode_all(images, self.encode), torch.tensor([picture.label for picture, _ in chosen])
 

@@ -71,10 +71,9 @@ class NativeClips:
         self, seed: int, step: int
     ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Int64[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
         """Samples, labels, and which are pictures; what cannot be read is left out."""
-        epoch, numbers = self.packing.batch(seed, step)
-        read = [self._read(self.entries[n], seed, epoch * len(self.entries) + n) for n in numbers]
-        kept = [(clip, self.entries[n], label) for n, (clip, label) in zip(numbers, read, strict=True)
-                if clip is not None]  # fmt: skip
+        draws = [(self.entries[n % len(self.entries)], n) for n in self.packing.batch(seed, step)]
+        read = [(entry, *self._read(entry, seed, n)) for entry, n in draws]
+        kept = [(clip, entry, label) for entry, clip, label in read if clip is not None]
         if not kept:
             raise ValueError(f"batch {step} must hold a readable clip, got none")
         labels = np.array([label for _, _, label in kept], np.int64)
