@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ditmoe import build, weights
 from ditmoe.modality import Modality
+from ditmoe.sample import Sampling
 
 
 class Part(ModelMixin, ConfigMixin):
@@ -105,6 +106,7 @@ class Memory(Part):
             for index, name in enumerate(self.names):
                 self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))
             build.make(config["process"])
+            Sampling(**config["sampling"])
         self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
 
     @classmethod

@@ -144,5 +144,6 @@ def _reason(text: str) -> str:
     """What was wrong, without torch's advice to load the file all the same."""
     if found := re.search(r"GLOBAL:? (\S+)", text):
         return f"would execute code when it is read, refused: {found[1]}"
-    detail = "" if "weights" in text else f": {text.strip().split('. ')[0].splitlines()[0][:120]}"
+    first = next(iter(text.strip().split(". ")[0].splitlines()), "")
+    detail = "" if "weights" in text or not first else f": {first[:120]}"
     return f"is no checkpoint, or is damaged{detail}"

@@ -2,12 +2,17 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from ditmoe import build, checkpoint
+from ditmoe.evaluate import evaluate_checkpoint
+from ditmoe.export import export
+from ditmoe.sample import sample_checkpoint
+from tests.test_trainer import trainer
 
 
 def content(step: int) -> dict:
@@ -227,3 +232,63 @@ def test_the_first_tensor_that_does_not_fit_is_named() -> None:
         build.load_weights(model, torch.nn.Linear(4, 3).state_dict(), Path("x.pt"))
     with pytest.raises(ValueError, match=r"bias is missing there"):
         build.load_weights(model, {"weight": torch.zeros(3, 2)}, Path("x.pt"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    trainer(folder, "trainer.steps=1")[0].run()
+    return folder
+
+
+def resealed(run: Path, folder: Path, **sections: dict) -> Path:
+    """A copy with other options, sealed as a stranger would."""
+    shutil.copytree(run, folder)
+    found = checkpoint.find(folder)
+    config = found.part("config")
+    for name, options in sections.items():
+        config[name] |= options
+    checkpoint.restate(found, config=config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"model": {"_target_": "os.system", "command": "touch witness"}},
+            "not trusted, refused: 'os.system'",
+        ),
+        ({"scheduler": {"_target_": "subprocess.run"}}, "not trusted"),
+        ({"process": {"nested": [{"_target_": "builtins.eval"}]}}, "not trusted"),
+        ({"model": {"hidden_size": "${oc.env:HOME}"}}, "interpolation"),
+        ({"model": {"hidden_size": 48 * 10**6}}, "absurd"),
+        ({"model": {"hidden_size": 480_000}}, "does not fit the model"),
+        ({"model": {"depth": 10**9}}, "but there are"),
+        ({"modality": {"num_points": 10**8}}, "absurd"),
+        ({"modality": {"num_points": -1}}, "num_points"),
+        ({"router": {"num_experts": 10**6}}, "does not fit the model"),
+        ({"process": {"prediction": "nonsense"}}, "nonsense"),
+        ({"scheduler": {"num_train_timesteps": []}}, "nothing can be made|must be"),
+        ({"model": {"num_heads": "x"}}, "nothing can be made"),
+    ],
+)
+def test_every_reader_refuses_a_hostile_configuration(
+    run: Path, tmp_path: Path, sections: dict, words: str
+) -> None:
+    folder = resealed(run, tmp_path / "run", **sections)
+    for reader in (build.restore, sample_checkpoint, evaluate_checkpoint):
+        with pytest.raises(ValueError, match=words) as caught:
+            reader(folder)
+        assert len(str(caught.value).splitlines()) == 1
+    if words == "not trusted":
+        with pytest.raises(ValueError, match=words):
+            export(folder, tmp_path / "out")
+
+
+def test_names_of_tensors_lead_nowhere(run: Path, tmp_path: Path) -> None:
+    """They are keys; no path is ever made of them."""
+    folder = checkpoint.save(tmp_path, 1, {"ema": {"../../x": torch.zeros(1), "/etc/passwd": torch.zeros(1)}})
+    assert sorted(f.name for f in folder.iterdir()) == ["ema.safetensors", "manifest.json"]
+    assert checkpoint.find(tmp_path).tensors["ema"].keys() == {"../../x", "/etc/passwd"}
+    assert os.listdir(tmp_path) == ["checkpoints"]
