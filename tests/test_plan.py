@@ -70,9 +70,9 @@ def image(**options) -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
     return lambda: DiTMoE(LatentTokens(48, 4, 2, True), 5, 48, 3, 4, **options), (4, 12, 8)
 
 
-def cloud() -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
+def cloud(resolution: int) -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
     router = partial(TokenChoice, num_experts=4, top_k=2)
-    return lambda: DiTMoE(PointVoxelTokens(48, 8, 4), 3, 48, 2, 4, router=router), (50, 3)
+    return lambda: DiTMoE(PointVoxelTokens(48, resolution, 4), 3, 48, 2, 4, router=router), (50, 3)
 
 
 MODELS = {
@@ -80,7 +80,8 @@ MODELS = {
     "some layers": image(sparse=[1], shared_ratio=0, dense_activation="gelu"),
     "gelu experts": image(activation="gelu"),
     "dense": image(router=None),
-    "points": cloud(),
+    "points": cloud(8),
+    "points of a fine grid": cloud(16),
 }
 
 
