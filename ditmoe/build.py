@@ -43,12 +43,19 @@ def make(config: Mapping[str, Any], **arguments: Any) -> Any:
     options = instantiate({k: v for k, v in config.items() if k[0] != "_"}, _convert_="all") | arguments
     if config.get("_partial_"):
         return partial(target, **options)
-    try:
+    with _options_of(config["_target_"]):
         return target(**options)
+
+
+@contextmanager
+def _options_of(name: str) -> Iterator[None]:
+    """Turn the error of an option that something does not take into a line for whoever gave it."""
+    try:
+        yield
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
-        raise ValueError(f"{config['_target_']} does not take these options: {error}") from error
+        raise ValueError(f"{name} does not take these options: {error}") from error
 
 
 def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Modality:
@@ -58,9 +65,11 @@ def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = N
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     """A freshly initialised model for a modality."""
+    with _options_of(f"modality={modality.name}"):
+        tokens = modality.tokens(config["model"]["hidden_size"])
     return make(
         config["model"],
-        tokens=modality.tokens(config["model"]["hidden_size"]),
+        tokens=tokens,
         num_classes=len(modality.classes),
         router=make_router(config["router"]),
     )
