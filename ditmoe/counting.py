@@ -83,6 +83,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
     """
     with FakeTensorMode(), torch.device("cpu"):
         model = make()
+        model.training = False  # itself, not its routers: no token is dropped
         x, t, y = torch.empty(1, *sample_shape), torch.empty(1), torch.empty(1, dtype=torch.int64)
         layout = Layout.even(model.tokens.grid(x), 1, x.device)  # where only some cells are tokens, the most
         model.tokens.layout = lambda x: layout  # type: ignore[method-assign]

@@ -127,6 +127,11 @@ class Layout:
         kept = torch.cat([self.kept[:0], *(parts[i] for i in samples)])
         return Layout(grids, self.device, True, kept, tuple(self.lengths[i] for i in samples))
 
+    def only(self, tokens: Int[Tensor, " T"], counts: Sequence[int]) -> "Layout":
+        """That of some of the tokens, counted through the batch in ascending order, so many of each sample."""
+        every = self.cells if self.packed else self.cells.repeat(len(self.grids), 1)
+        return Layout(self.grids, self.device, True, every[tokens], tuple(counts))
+
     def groups(self, within: str, window: Sequence[int] = ()) -> Groups | None:
         """Who attends to whom, see `WITHIN`; None where that is each whole row of a batch.
 

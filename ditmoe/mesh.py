@@ -89,7 +89,7 @@ class Mesh:
             return
         whole = copy.deepcopy(model.state_dict()) if self.rank == 0 else {}
         for module in model.modules():
-            if isinstance(module, Router):
+            if hasattr(module, "ranks"):  # routers, and masks
                 module.ranks = self.ranks
             if isinstance(module, Experts) and self.expert > 1:
                 self._spread_experts(module)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.layout import Layout
@@ -50,6 +50,10 @@ class Tokens(nn.Module, ABC):
     @abstractmethod
     def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
         """Position embedding of each token, of the model's width."""
+
+    def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, "R N"]:
+        """Which tokens hold more than empty space; by default all."""
+        return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
     def coordinates(self, layout: Layout) -> Float[Tensor, "N A"]:
         """Where each token lies along each axis, for rotary positions; by default counted in tokens."""

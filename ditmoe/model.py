@@ -10,6 +10,7 @@ the same shape and never learns what the sample is: a modality's `Tokens` cut it
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int
@@ -153,6 +154,7 @@ class DiTMoE(nn.Module):
         self.embed = nn.Linear(tokens.in_features, hidden_size)
         self.timestep = TimestepEmbedding(hidden_size, scale=time_scale)
         self.label = LabelEmbedding(num_classes, hidden_size)
+        self.depth = depth
         self.rope, self.head_size = rope, hidden_size // max(1, num_heads)
         turns = ATTENTION[attention]
         self.blocks = nn.ModuleList(
@@ -202,20 +204,32 @@ class DiTMoE(nn.Module):
         self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
         """What each token predicts, the routings, the time and the conditioning of each sample."""
-        h = self.embed(tokens)
-        angles = rotary_angles(self.tokens.coordinates(layout), self.head_size) if self.rope else None
-        if angles is None:
-            h = h + self.tokens.positions(layout).to(self.embed.weight.dtype)
+        h, routings, context, c = self.encode(tokens, layout, t, y)
+        return self.final(h, c, layout), routings, context.t, context.c
+
+    def encode(
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context, Float[Tensor, "B *f D"]]:
+        """Tokens after `depth` blocks, the routings, what is known of the samples, and the conditioning of blocks."""
+        h, angles = self.place(self.embed(tokens), layout)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         per_frame = time + (self.label(y) if t.ndim == 1 else self.label(y)[:, None])
         t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))
         context = Context(t, time, c, layout, h)
         routings = []
-        for block in self.blocks:
+        for block in islice(self.blocks, self.depth):
             h, routing = block(h, context, per_frame, angles)
             if routing is not None:
                 routings.append(routing)
-        return self.final(h, per_frame, layout), routings, t, c
+        return h, routings, context, per_frame
+
+    def place(
+        self, h: Float[Tensor, "R N D"], layout: Layout
+    ) -> tuple[Float[Tensor, "R N D"], Float[Tensor, "N half"] | None]:
+        """Tokens that know where they are, or the angles by which rotary positions say so in attention."""
+        if self.rope:
+            return h, rotary_angles(self.tokens.coordinates(layout), self.head_size)
+        return h + self.tokens.positions(layout).to(self.embed.weight.dtype), None
 
     @property
     def mixtures(self) -> list[MoE]:
@@ -235,17 +249,23 @@ class DiTMoE(nn.Module):
     @torch.no_grad()
     def initialize(self) -> None:
         """All initialisation, as DiT does it: Xavier matrices, zero gates, so that every block is the identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, Experts | Router):
-                module.initialize()
+        initialize_layers(self)
         for layer in (self.timestep.first, self.timestep.second, self.label.table):
             nn.init.normal_(layer.weight, std=0.02)
-        for module in self.modules():
-            if isinstance(module, Modulation):
-                nn.init.zeros_(module.linear.weight)
         if not self.tokens.initialize():  # else the zero is in the head that follows
             nn.init.zeros_(self.final.linear.weight)
+
+
+@torch.no_grad()
+def initialize_layers(parent: nn.Module) -> None:
+    """Xavier matrices, zero gates: what all layers of one kind have in common."""
+    for module in parent.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Experts | Router):
+            module.initialize()
+    for module in parent.modules():
+        if isinstance(module, Modulation):
+            nn.init.zeros_(module.linear.weight)

@@ -1,7 +1,7 @@
 """How a cloud becomes tokens: voxels, cut into 3-D patches, read back at the points."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ditmoe.layout import Layout, cells
@@ -69,6 +69,9 @@ class VoxelTokens(Tokens):
 
     def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
         return sincos(layout.cells, self.hidden_size)
+
+    def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, "R N"]:
+        return tokens.any(dim=-1)  # what a patch without points holds is zero
 
     def inverse(
         self,
