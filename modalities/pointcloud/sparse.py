@@ -63,11 +63,14 @@ class PatchVoxels(Voxels):
 
 
 class PointVoxels(Voxels):
-    """Those that points lie in, and one more row for all others, which nothing is written to."""
+    """Those that points lie in, and one more row for all others, which nothing is written to.
+
+    A voxel of several points has the row of the first, so that the number of rows does not depend on data.
+    """
 
     def __init__(self, coords: Float[Tensor, "B M 3"], resolution: int) -> None:
         self.resolution = resolution
-        self.keys = numbered(coords.round().long(), resolution).unique()
+        self.keys = numbered(coords.round().long(), resolution).flatten().sort().values
         self.size = len(self.keys) + 1
 
     def find(self, voxel: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M"]:
