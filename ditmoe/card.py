@@ -77,6 +77,6 @@ def metrics_line(file: Path) -> str:
     try:
         content = json.loads(file.read_text())
         numbers = [f"{name} {value:.4g}" for name, value in content.items() if isinstance(value, float)]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} must be what evaluate wrote: remove it, or evaluate again") from error
     return f"{', '.join(numbers)} (intervals and protocol in {file.name})"

@@ -84,7 +84,7 @@ def check_replaceable(out: Path) -> None:
 def _read(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON, or is damaged") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")

@@ -90,7 +90,7 @@ def _whole(data: bytes, step: int) -> int:
             if json.loads(data[start:end])["step"] > step:
                 break
             kept = end
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         start = end
     return kept

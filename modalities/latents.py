@@ -178,7 +178,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     try:
         record = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"modality.latents must be a folder that prepare wrote, but {file} cannot be read"
         ) from error
@@ -225,15 +225,15 @@ class Latents:
     def __init__(self, folder: str | Path, pick: Pick) -> None:
         self.folder, self._pick = Path(folder).expanduser(), pick
         self.record = read_record(self.folder)
-        if "shards" not in self.record:
+        if not isinstance(self.record.get("shards"), int) or not isinstance(self.record.get("classes"), list):
             raise ValueError(f"{self.folder} is not complete: run the same prepare again")
 
     def check(self, **setting: Any) -> None:
         """Raises ValueError unless the latents were made with these values, given by the option's name."""
         for name, value in setting.items():
-            if self.record[name] != value:
+            if self.record.get(name) != value:
                 raise ValueError(
-                    f"modality.{name} must be that of {self.folder}, {self.record[name]}, got {value}"
+                    f"modality.{name} must be that of {self.folder}, {self.record.get(name)}, got {value}"
                 )
 
     def restore(self, codec: Codec) -> None:

@@ -153,7 +153,7 @@ def _members(shard: Path) -> Iterator[tuple[str | None, Picture]]:
                     stream = tar.extractfile(entry)
                     if (label := _label(stream.read() if stream else b"", ending)) is not None:
                         labels[key] = label
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{shard} is no readable tar: {error}") from error
     for key, member in pictures.items():
         yield split, Picture(f"{shard.name}/{key}", labels.get(key, 0), member)

@@ -123,7 +123,7 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
         raise ValueError(f"out must be a folder that can be written, got {out}: {error.strerror}") from error
     try:
         there = dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{record} must be the report of an earlier run, got something else") from error
     if other := [f"{key} {there.get(key)}" for key in setting if there.get(key) != setting[key]]:
         raise ValueError(

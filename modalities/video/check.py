@@ -194,7 +194,7 @@ def _earlier(manifest: Path) -> dict[str, Entry]:
     try:
         lines = [json.loads(line) for line in manifest.read_text().splitlines()]
         return {line.pop("path"): line for line in lines}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{manifest} must be the manifest of an earlier run, got something else") from error
 
 
