@@ -344,7 +344,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("it is not what was written")
         if not isinstance(content["parts"], dict) or type(content["step"]) is not int:
             raise ValueError("it has no parts or no step")
-        if not all(isinstance(entry["sha256"], str) for entry in content["files"].values()):
+        if not all(
+            isinstance(entry["sha256"], str) and "bytes" in entry for entry in content["files"].values()
+        ):
             raise ValueError("its list of files is none")
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is no checkpoint of ditmoe: it lacks {MANIFEST}") from error

@@ -44,7 +44,10 @@ class Sampling:
     ) -> "Sampling":
         """The settings of a checkpoint's configuration, changed where a command says so."""
         changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None}
-        return cls(**{**config["sampling"], **changed})
+        try:
+            return cls(**{**config["sampling"], **changed})
+        except TypeError as error:
+            raise ValueError(f"sampling has no such option: {error}") from error
 
 
 def draw(
