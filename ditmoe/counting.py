@@ -146,7 +146,7 @@ def _as_one_expert(
 
 
 class _Aim(TorchDispatchMode):
-    """Lets a mask without values have as many true entries as the router at work aims at, and numbers all differ."""
+    """Lets a mask without values have as many true entries as the router at work aims at."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -159,8 +159,6 @@ class _Aim(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten.nonzero.default:
             return torch.zeros(min(self.true, args[0].numel()), args[0].ndim, dtype=torch.int64)
-        if function is torch.ops.aten._unique2.default:  # the most there can be
-            return tuple(torch.zeros(args[0].numel(), dtype=args[0].dtype) for _ in range(3))
         if function is torch.ops.aten.index.Tensor and args[1][0].dtype == torch.bool:
             return function(args[0], [torch.zeros(min(self.true, args[1][0].numel()), dtype=torch.int64)])
         if function is torch.ops.aten._unique2.default:  # no two are the same
