@@ -1,0 +1,183 @@
+"""Masked training against occupied patches and all of them: python -m benchmarks.masking [--seconds 120] [--only all]
+
+The point-cloud model (nano) on the built-in shapes at resolution 32, patch 4, extent 4; what differs is which tokens
+the blocks see in training:
+
+- all, occupied: every patch of the grid, or those that points lie in or are interpolated from (also when sampling).
+- fastdit3d: 5 % of the patches that hold points and 1 % of the others, then a decoder of two windowed blocks.
+- random 95, random 99: 5 % or 1 % of all patches, the same decoder.
+- decoder alone: a mask that drops nothing, to tell what the decoder costs and does by itself.
+
+First a training step of each in turns, in one process (processor seconds, one thread; medians of the ratios), and the
+memory of a step as in `benchmarks.packing`. Then each trains from the same seed for so many seconds of the processor.
+Held-out loss: averaged weights, no token dropped, val and test, fixed noise at 4 times; also after `--steps` steps.
+Collapse would show there and in 1-NNA-CD (one draw of as many shapes, 20 steps, no guidance). Each finished run is a
+line of --out, so that the command can be stopped and goes on; at the end it prints the table.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from benchmarks.packing import memory
+from benchmarks.routers import held_out
+from benchmarks.timing import Seconds, interleaved, keep_memory, ratio
+from ditmoe import build, cli
+from ditmoe.modality import Samples
+from ditmoe.sample import Sampling, draw
+from ditmoe.train import make_trainer
+from ditmoe.trainer import Trainer
+
+TASK = [
+    "modality=pointcloud", "experiment=fastdit3d", "trainer.precision=fp32", "trainer.warmup=20",
+    "trainer.decay=constant", "trainer.ema_decay=0.98", "trainer.preview_every=0", "trainer.save_every=0",
+    "trainer.log_every=0", "trainer.steps=100000", "modality.evaluation.emd=null",
+]  # fmt: skip
+VARIANTS = {
+    "all": ["model=nano"],
+    "occupied": ["model=nano", "modality.tokens.kept=occupied"],
+    "fastdit3d": [],
+    "random 95": ["model.mask_ratio=0.95"],
+    "random 99": ["model.mask_ratio=0.99"],
+    "decoder alone": ["model.mask_ratio=0"],
+}
+
+
+def make(name: str) -> Trainer:
+    """A trainer of one variant."""
+    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=[*TASK, *VARIANTS[name]]), resolve=True)
+    with TemporaryDirectory() as folder:
+        return make_trainer(config, build.make_modality(config), Path(folder))  # type: ignore[arg-type]
+
+
+def step(trainer: Trainer) -> float:
+    """One training step; its loss."""
+    numbers = trainer._train_step()
+    trainer.step += 1
+    assert numbers is not None
+    return float(numbers["losses"]["loss"])
+
+
+@torch.no_grad()
+def held_out_loss(trainer: Trainer, samples: Samples) -> float:
+    """Mean squared error of the averaged weights, no token dropped."""
+    facts = trainer.modality.facts()
+    x = (torch.from_numpy(samples.data) - torch.tensor(facts["mean"])).float() / facts["scale"]
+    y, generator, losses = torch.from_numpy(samples.labels), torch.Generator().manual_seed(0), []
+    for t in torch.linspace(50, 950, 4):
+        noise, times = torch.randn(x.shape, generator=generator), t.expand(len(x))
+        corrupted, target = trainer.process.corrupt(x, noise, times), trainer.process.target(x, noise, times)
+        parts = zip(corrupted.split(8), times.split(8), y.split(8), strict=True)
+        output = torch.cat([trainer.ema.model(*part)[0] for part in parts])
+        losses.append((output - target).square().mean().item())
+    return statistics.mean(losses)
+
+
+def train(name: str, seconds: float, steps: int, num: int) -> dict[str, Any]:
+    """Train for a time, measuring on the way where it has done a number of steps."""
+    trainer, losses, used, result = make(name), [], 0.0, {"name": name, "seconds": seconds}
+    reference = held_out(trainer)
+    while used < seconds:
+        start = time.process_time()
+        losses.append(step(trainer))
+        used += time.process_time() - start
+        if trainer.step == steps:
+            result |= {"steps": steps, "loss at steps": held_out_loss(trainer, reference)}
+    result |= {"done": trainer.step, "training loss": statistics.mean(losses[-30:])}
+    result["loss"] = held_out_loss(trainer, reference)
+    labels = torch.from_numpy(reference.labels)[:num]
+    scheduler = build.make(trainer.carried["config"]["scheduler"])
+    model, modality = trainer.ema.model, trainer.modality
+    x = draw(model, modality, trainer.process, scheduler, Sampling(20), labels, seed=0, batch_size=8)
+    drawn = modality.decode(x, labels)
+    modality.save_picture(drawn, Path(f"runs/masking/{name.replace(' ', '-')}.png"))
+    own = Samples(reference.data[:num], reference.labels[:num])
+    result["1-nna"] = modality.evaluate(drawn, own).values["1-nna/cd"]
+    return result
+
+
+def peak(name: str) -> float:
+    """MiB that a training step adds to the memory of a fresh process."""
+    words = [sys.executable, "-m", "benchmarks.masking", "--peak", name]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def measure_peak(name: str) -> None:
+    """What `peak` runs."""
+    torch.set_num_threads(1)
+    trainer = make(name)
+    step(trainer)  # so that the optimiser's moments are there
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = memory()
+    step(trainer)
+    print(memory() - before)
+
+
+def table(results: list[dict[str, Any]], seconds: Seconds, peaks: dict[str, float], steps: int) -> str:
+    """All as Markdown."""
+    lines = [
+        "| tokens in training | a step is faster | memory of a step | steps in the time | training loss | "
+        f"held-out loss | the same after {steps} steps | 1-NNA-CD |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        name, faster, kept = r["name"], "", ""
+        if name in seconds:
+            each = [a / b for a, b in zip(seconds["all"], seconds[name], strict=True)]
+            faster = f"{ratio(seconds, 'all', name):.1f} x ({min(each):.1f} to {max(each):.1f})"
+            kept = f"{peaks[name]:.0f} MiB"
+        at = f"{r['loss at steps']:.3f}" if "loss at steps" in r else ""
+        lines.append(
+            f"| {name} | {faster} | {kept} | {r['done']} | {r['training loss']:.3f} | {r['loss']:.3f} | {at} | "
+            f"{r['1-nna']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--peak"]:
+        measure_peak(sys.argv[2])
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--num", type=int, default=38, help="shapes drawn for 1-NNA")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path("runs/masking"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_memory()
+    options.out.mkdir(parents=True, exist_ok=True)
+    trainers = {name: make(name) for name in dict.fromkeys(["all", *options.only])}
+    one = {name: partial(step, own) for name, own in trainers.items()}
+    seconds = interleaved(one, options.rounds, torch.device("cpu"))
+    peaks = {name: peak(name) for name in seconds}
+    print(json.dumps({"seconds": seconds, "peaks": peaks}), flush=True)
+    file = options.out / "runs.jsonl"
+    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    for name in options.only:
+        if not any((r["name"], r["seconds"]) == (name, options.seconds) for r in results):
+            results.append(train(name, options.seconds, options.steps, options.num))
+            with file.open("a") as out:
+                print(json.dumps(results[-1]), file=out)
+            print(json.dumps(results[-1]), flush=True)
+    print(table([r for r in results if r["seconds"] == options.seconds], seconds, peaks, options.steps))
+
+
+if __name__ == "__main__":
+    main()
