@@ -10,13 +10,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ditmoe.layers import Attention
 from ditmoe.layout import Layout
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Experts, MoE, Router, TimestepExperts, TokenChoice
 from ditmoe.moe.experts import Rows, Slices
+
+FUSED: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    )
+}
+"""What torch's own counter leaves out."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
             if isinstance(module, Router):
                 module.register_forward_pre_hook(aim.at)
         kept = _Kept(model, tokens)
-        with FlopCounterMode(display=False) as counter, aim, kept.hooks():
+        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter, aim, kept.hooks():
             model(x, t, y)
     width = model.embed.out_features
     attentions = [m for m in model.modules() if isinstance(m, Attention)]

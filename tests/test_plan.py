@@ -111,6 +111,13 @@ def test_counts_are_the_real_models(name: str) -> None:
     assert (counts.multiply_adds, counts.products) == real_multiply_adds(model, shape)
 
 
+def test_all_but_attention_grows_with_the_tokens_alone() -> None:
+    sizes = [(4, 32, 32), (4, 32, 64), (4, 64, 64)]  # 256 and 512 tokens, and 1024 in one fused kernel
+    few, some, many = (count(image()[0], size) for size in sizes)
+    rest = [counts.multiply_adds - counts.products for counts in (few, some, many)]
+    assert rest[2] - rest[1] == 2 * (rest[1] - rest[0]) > 0
+
+
 def test_active_is_what_a_token_meets() -> None:
     make, shape = MODELS["mixture"]
     counts = count(make, shape)
