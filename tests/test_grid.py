@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modalities.grid import coordinates, patchify, sincos, unpatchify
+from ditmoe.layout import cells
+from modalities.grid import patchify, sincos, unpatchify
 
 
 @settings(max_examples=40, deadline=None)
@@ -26,9 +27,9 @@ def test_tokens_are_listed_as_their_coordinates() -> None:
     grid, patch = [4, 6, 2], [2, 3, 1]
     where = torch.stack(torch.meshgrid(*[torch.arange(g) for g in grid], indexing="ij"), dim=-1)[None].float()
     tokens = patchify(where, patch).view(-1, 6, 3)  # every cell says where it was
-    assert torch.equal(tokens[:, 0] / torch.tensor(patch), coordinates([2, 2, 2]))
-    cells = list(itertools.product(range(2), range(3), range(1)))
-    assert torch.equal(tokens[0], torch.tensor(cells).float())
+    assert torch.equal(tokens[:, 0] / torch.tensor(patch), cells([2, 2, 2]).float())
+    inside = list(itertools.product(range(2), range(3), range(1)))
+    assert torch.equal(tokens[0], torch.tensor(inside).float())
 
 
 def test_patch_must_divide() -> None:
@@ -38,11 +39,11 @@ def test_patch_must_divide() -> None:
 
 def test_positions_equal_dit3d(golden) -> None:
     table = torch.tensor(golden("golden_dit3d_tiny.npz")["pos_embed_d48_g4"])
-    assert torch.allclose(sincos(coordinates([4] * 3), 48).double(), table, atol=1e-6)
+    assert torch.allclose(sincos(cells([4] * 3), 48).double(), table, atol=1e-6)
 
 
 @pytest.mark.parametrize(("axes", "hidden"), [(1, 8), (2, 16), (3, 128), (3, 1024)])
 def test_positions_differ_and_fill_any_width(axes: int, hidden: int) -> None:
-    table = sincos(coordinates([3] * axes), hidden)
+    table = sincos(cells([3] * axes), hidden)
     assert table.shape == (3**axes, hidden)
     assert torch.cdist(table, table).fill_diagonal_(9).min() > 0.1
