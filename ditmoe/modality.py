@@ -183,7 +183,7 @@ class Modality(ABC):
 
     def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "C ..."]], Int[Tensor, " B"]]:
         """Training samples of different sizes, together no more than a budget of tokens, and their labels."""
-        raise NotImplementedError(f"{self.name} has samples of one size")
+        raise ValueError(f"{self.name} has samples of one size")
 
     @abstractmethod
     def decode(self, x: Float[Tensor, "S *sample"], labels: Int[Tensor, " S"]) -> Samples:

@@ -148,7 +148,7 @@ class Image(LatentModality):
         return encode_all(images, self.encode), torch.tensor([picture.label for picture, _ in chosen])
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
-        return [] if self.cached else self.data.batch_names(size, seed, step, rank, world)
+        return [] if self.cached or self.native else self.data.batch_names(size, seed, step, rank, world)
 
     def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
         """Latents of pictures, on the codec's device."""
