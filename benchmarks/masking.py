@@ -9,10 +9,11 @@ the blocks see in training:
 - decoder alone: a mask that drops nothing, to tell what the decoder costs and does by itself.
 
 First a training step of each in turns, in one process (processor seconds, one thread; medians of the ratios), and the
-memory of a step as in `benchmarks.packing`. Then each trains from the same seed for so many seconds of the processor.
-Held-out loss: averaged weights, no token dropped, val and test, fixed noise at 4 times; also after `--steps` steps.
-Collapse would show there and in 1-NNA-CD (one draw of as many shapes, 20 steps, no guidance). Each finished run is a
-line of --out, so that the command can be stopped and goes on; at the end it prints the table.
+memory of a step as in `benchmarks.packing`. Then each trains from the same seed for so many seconds of the processor,
+its rate falling to nothing over them. Held-out loss: averaged weights, no token dropped, val and test, fixed noise at 4
+times. Collapse would show there and in 1-NNA and coverage by Chamfer distance: as many shapes as val and test have,
+of the same classes, 20 steps, no guidance; mean and range of `--draws` draws. Each finished run is a line of --out, so that
+the command can be stopped and goes on; at the end it prints the table. `--untimed` leaves the steps out.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from ditmoe.trainer import Trainer
 
 TASK = [
     "modality=pointcloud", "experiment=fastdit3d", "trainer.precision=fp32", "trainer.warmup=20",
-    "trainer.decay=constant", "trainer.ema_decay=0.98", "trainer.preview_every=0", "trainer.save_every=0",
+    "trainer.decay=constant", "trainer.ema_decay=0.995", "trainer.preview_every=0", "trainer.save_every=0",
     "trainer.log_every=0", "trainer.steps=100000", "modality.evaluation.emd=null",
 ]  # fmt: skip
 VARIANTS = {
@@ -85,26 +86,35 @@ def held_out_loss(trainer: Trainer, samples: Samples) -> float:
     return statistics.mean(losses)
 
 
-def train(name: str, seconds: float, steps: int, num: int) -> dict[str, Any]:
-    """Train for a time, measuring on the way where it has done a number of steps."""
-    trainer, losses, used, result = make(name), [], 0.0, {"name": name, "seconds": seconds}
-    reference = held_out(trainer)
+def train(name: str, seconds: float, draws: int, out: Path) -> dict[str, Any]:
+    """Train for a time, then measure; the averaged weights and a sheet of the first draw are left in `out`."""
+    trainer, losses, used = make(name), [], 0.0
+    rates = trainer.base_rates
     while used < seconds:
         start = time.process_time()
+        trainer.base_rates = [rate * (1 - used / seconds) for rate in rates]
         losses.append(step(trainer))
         used += time.process_time() - start
-        if trainer.step == steps:
-            result |= {"steps": steps, "loss at steps": held_out_loss(trainer, reference)}
-    result |= {"done": trainer.step, "training loss": statistics.mean(losses[-30:])}
+    result = {
+        "name": name,
+        "seconds": seconds,
+        "steps": trainer.step,
+        "training loss": statistics.mean(losses[-100:]),
+    }
+    model, modality, reference = trainer.ema.model, trainer.modality, held_out(trainer)
+    file = out / name.replace(" ", "-")
+    torch.save(model.state_dict(), file.with_suffix(".pt"))
     result["loss"] = held_out_loss(trainer, reference)
-    labels = torch.from_numpy(reference.labels)[:num]
-    scheduler = build.make(trainer.carried["config"]["scheduler"])
-    model, modality = trainer.ema.model, trainer.modality
-    x = draw(model, modality, trainer.process, scheduler, Sampling(20), labels, seed=0, batch_size=8)
-    drawn = modality.decode(x, labels)
-    modality.save_picture(drawn, Path(f"runs/masking/{name.replace(' ', '-')}.png"))
-    own = Samples(reference.data[:num], reference.labels[:num])
-    result["1-nna"] = modality.evaluate(drawn, own).values["1-nna/cd"]
+    labels = torch.from_numpy(reference.labels)
+    for seed in range(draws):
+        scheduler = build.make(trainer.carried["config"]["scheduler"])
+        x = draw(model, modality, trainer.process, scheduler, Sampling(20), labels, seed=seed, batch_size=8)
+        drawn = modality.decode(x, labels)
+        if not seed:
+            modality.save_picture(drawn, file.with_suffix(".png"))
+        values = modality.evaluate(drawn, reference).values
+        for metric in ("1-nna/cd", "cov/cd"):
+            result.setdefault(metric, []).append(values[metric])
     return result
 
 
@@ -125,24 +135,27 @@ def measure_peak(name: str) -> None:
     print(memory() - before)
 
 
-def table(results: list[dict[str, Any]], seconds: Seconds, peaks: dict[str, float], steps: int) -> str:
+def table(results: list[dict[str, Any]], seconds: Seconds, peaks: dict[str, float]) -> str:
     """All as Markdown."""
     lines = [
         "| tokens in training | a step is faster | memory of a step | steps in the time | training loss | "
-        f"held-out loss | the same after {steps} steps | 1-NNA-CD |",
+        "held-out loss | 1-NNA-CD | COV-CD |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for r in results:
-        name, faster, kept = r["name"], "", ""
+    for name in dict.fromkeys([*seconds, *(r["name"] for r in results)]):
+        cells = [name, "", "", "", "", "", "", ""]
         if name in seconds:
             each = [a / b for a, b in zip(seconds["all"], seconds[name], strict=True)]
-            faster = f"{ratio(seconds, 'all', name):.1f} x ({min(each):.1f} to {max(each):.1f})"
-            kept = f"{peaks[name]:.0f} MiB"
-        at = f"{r['loss at steps']:.3f}" if "loss at steps" in r else ""
-        lines.append(
-            f"| {name} | {faster} | {kept} | {r['done']} | {r['training loss']:.3f} | {r['loss']:.3f} | {at} | "
-            f"{r['1-nna']:.2f} |"
-        )
+            cells[1] = f"{ratio(seconds, 'all', name):.1f} x ({min(each):.1f} to {max(each):.1f})"
+            cells[2] = f"{peaks[name]:.0f} MiB"
+        for r in results:
+            if r["name"] == name:
+                cells[3:6] = [str(r["steps"]), f"{r['training loss']:.3f}", f"{r['loss']:.3f}"]
+                cells[6:] = [
+                    f"{statistics.mean(v):.3f} ({min(v):.3f} to {max(v):.3f})"
+                    for v in (r["1-nna/cd"], r["cov/cd"])
+                ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -155,28 +168,31 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--num", type=int, default=38, help="shapes drawn for 1-NNA")
+    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/masking"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()
     options.out.mkdir(parents=True, exist_ok=True)
-    trainers = {name: make(name) for name in dict.fromkeys(["all", *options.only])}
-    one = {name: partial(step, own) for name, own in trainers.items()}
-    seconds = interleaved(one, options.rounds, torch.device("cpu"))
-    peaks = {name: peak(name) for name in seconds}
-    print(json.dumps({"seconds": seconds, "peaks": peaks}), flush=True)
+    seconds, peaks = {}, {}
+    if not options.untimed:
+        trainers = {name: make(name) for name in dict.fromkeys(["all", *options.only])}
+        one = {name: partial(step, own) for name, own in trainers.items()}
+        seconds = interleaved(one, options.rounds, torch.device("cpu"))
+        peaks = {name: peak(name) for name in seconds}
+        del trainers, one
     file = options.out / "runs.jsonl"
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for name in options.only:
+        results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
         if not any((r["name"], r["seconds"]) == (name, options.seconds) for r in results):
-            results.append(train(name, options.seconds, options.steps, options.num))
+            result = train(name, options.seconds, options.draws, options.out)
             with file.open("a") as out:
-                print(json.dumps(results[-1]), file=out)
-            print(json.dumps(results[-1]), flush=True)
-    print(table([r for r in results if r["seconds"] == options.seconds], seconds, peaks, options.steps))
+                print(json.dumps(result), file=out)
+            print(json.dumps(result), flush=True)
+    results = [json.loads(line) for line in file.read_text().splitlines()]
+    print(table([r for r in results if r["seconds"] == options.seconds], seconds, peaks))
 
 
 if __name__ == "__main__":
