@@ -11,9 +11,9 @@ the blocks see in training:
 First a training step of each in turns, in one process (processor seconds, one thread; medians of the ratios), and the
 memory of a step as in `benchmarks.packing`. Then each trains from the same seed for so many seconds of the processor,
 its rate falling to nothing over them. Held-out loss: averaged weights, no token dropped, val and test, fixed noise at 4
-times. Collapse would show there and in 1-NNA and coverage by Chamfer distance: as many shapes as val and test have,
-of the same classes, 20 steps, no guidance; mean and range of `--draws` draws. Each finished run is a line of --out, so that
-the command can be stopped and goes on; at the end it prints the table. `--untimed` leaves the steps out.
+times. Collapse would show there and in 1-NNA and coverage by Chamfer distance: as many shapes as val and test have, of
+the same classes, 20 steps, no guidance; mean and range of `--draws` draws. Each finished run is a line of --out, so
+that the command can be stopped and goes on; at the end it prints the table. `--untimed` leaves the steps out.
 """
 
 import argparse

@@ -120,18 +120,11 @@ class MaskedDiTMoE(DiTMoE):
         for i in range(0, len(quotas), 2):
             if quotas[i] + quotas[i + 1] == 0:
                 quotas[i if sizes[i] else i + 1] = 1
-        order = self.draw_scores(layout).argsort()
+        order = self.ranks.drawn(torch.rand, layout.sample).argsort()
         order = order[kind[order].argsort(stable=True)]
         parts = zip(order.split(sizes), quotas, strict=True)
         kept = torch.cat([part[:quota] for part, quota in parts]).sort().values
         return kept, [sum(pair) for pair in zip(quotas[::2], quotas[1::2], strict=True)]
-
-    def draw_scores(self, layout: Layout) -> Float[Tensor, " T"]:
-        """A number for each token, as one process would draw it where all samples have as many tokens."""
-        shape = len(layout.lengths), max(layout.lengths)
-        drawn = torch.rand(self.ranks.size, *shape, device=layout.device)[self.ranks.rank]
-        lengths = torch.tensor(layout.lengths, device=layout.device)
-        return drawn[torch.arange(shape[1], device=layout.device) < lengths[:, None]]
 
 
 def put_back(

@@ -63,12 +63,10 @@ class Mesh:
     def __str__(self) -> str:
         return f", {self.replicate} x {self.shard} x {self.expert} processes" if self.world > 1 else ""
 
-    def check_batch(self, size: int) -> None:
-        """Raises ValueError unless the ranks can share out a batch evenly."""
+    def check_batch(self, name: str, size: int) -> None:
+        """Raises ValueError unless the ranks can share out a batch of this option evenly."""
         if size % self.world:
-            raise ValueError(
-                f"trainer.batch_size must be a multiple of the {self.world} processes, got {size}"
-            )
+            raise ValueError(f"{name} must be a multiple of the {self.world} processes, got {size}")
 
     def own(self, x: Tensor) -> Tensor:
         """The samples of a batch that are this rank's."""

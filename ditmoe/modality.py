@@ -177,11 +177,11 @@ class Modality(ABC):
         return ()
 
     @property
-    def native(self) -> bool:
-        """Whether training takes samples at their own sizes, from `packed_batch`."""
-        return False
+    def rows(self) -> int:
+        """Packed rows of a training batch of samples at their own sizes, from `packed_batch`; 0: they have one size."""
+        return 0
 
-    def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "C ..."]], Int[Tensor, " B"]]:
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Int[Tensor, " B"]]:
         """Training samples of different sizes, together no more than a budget of tokens, and their labels."""
         raise ValueError(f"{self.name} has samples of one size")
 

@@ -21,19 +21,18 @@ class Meter:
 
     Args:
         steps: of the whole run.
-        samples_per_step: what a step takes in.
         ranks: all of which must ask for each record.
     """
 
-    def __init__(self, steps: int, samples_per_step: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, steps: int, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
-        self.steps, self.samples_per_step = steps, samples_per_step
+        self.steps = steps
         self.sums: dict[str, Tensor] = {}
         self.skipped: list[dict[str, Any]] = []
         self.warned = False
         self.latest: dict[str, Any] = {}
         self.since = time.perf_counter()
-        self.pauses, self.timed = 0.0, 0
+        self.pauses, self.timed, self.samples = 0.0, 0, 0
         self.seconds_per_step: float | None = None
 
     def state(self) -> dict[str, Any]:
@@ -53,6 +52,7 @@ class Meter:
             value = torch.where(good, value.double(), 0)
             self.sums[name] = value + self.sums[name].to(value.device) if name in self.sums else value
         self.timed += 1
+        self.samples += numbers["samples"]
         self.latest = numbers
 
     def pause(self, work: Callable[[], None]) -> None:
@@ -77,7 +77,7 @@ class Meter:
             **means,
             "gradient_norm": norm if math.isfinite(norm := float(self.latest["gradient_norm"])) else None,
             "learning_rate": self.latest["learning_rate"],
-            "samples_per_second": self.samples_per_step / seconds,
+            "samples_per_second": self.samples / self.timed / seconds,
             "skipped": guard.skipped,
         }
         if guard.zclip is not None:
@@ -87,7 +87,7 @@ class Meter:
         for layer, (*counts, lost) in enumerate(tally.tolist()):
             record |= self._layer(f"layer{layer:02d}", torch.tensor(counts), lost, model.mixtures[layer])
         self.sums, self.skipped = {}, []
-        self.timed, self.since, self.pauses = 0, now, 0.0
+        self.timed, self.samples, self.since, self.pauses = 0, 0, now, 0.0
         return record
 
     def _layer(self, name: str, counts: Tensor, lost: float, mixture: MoE) -> dict[str, float]:
@@ -106,7 +106,8 @@ class Meter:
         numbers["unrouted"] = float(routing.unrouted)
         if routing.dropped is not None:
             numbers["dropped"] = lost / max(1.0, lost + float(counts.sum()))
-        values = self.ranks.mean(torch.tensor(list(numbers.values()), dtype=torch.float64)).tolist()
+        own = torch.tensor(list(numbers.values()), dtype=torch.float64)
+        values = self.ranks.mean(own, weight=len(routing.scores)).tolist()
         return record | {f"{key}/{name}": value for key, value in zip(numbers, values, strict=True)}
 
     def line(self, record: dict[str, Any]) -> str:

@@ -44,9 +44,17 @@ class Ranks:
         dist.all_reduce(summed, group=self.group)
         return summed
 
-    def mean(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """Mean over the ranks, without gradient."""
-        return self.total(x) / self.size if self.size > 1 else x
+    def mean(self, x: Float[Tensor, "*n"], weight: float = 1.0) -> Float[Tensor, "*n"]:
+        """Mean over the ranks, each with a weight of its own, without gradient; what weighs nothing is left out."""
+        if self.size == 1:
+            return x
+        own = (
+            torch.cat([weight * x.flatten(), x.new_tensor([weight])])
+            if weight
+            else x.new_zeros(x.numel() + 1)
+        )
+        *sums, weights = self.total(own).unbind()
+        return torch.stack(sums).view_as(x) / weights
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on one of the ranks."""
@@ -60,16 +68,22 @@ class Ranks:
         """The rows of all ranks in their order, without gradient, and where one's own begin; numbers may differ."""
         if self.group is None:
             return x, 0
-        own = torch.tensor([len(x)], device=x.device)
-        lengths = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(lengths, own, group=self.group)
-        counts = [int(length) for length in lengths]
+        counts = self.counts(len(x), x.device)
         padded = x.new_zeros(max(counts), x.shape[1])
         padded[: len(x)] = x.detach()
         rows = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(rows, padded, group=self.group)
         kept = [row[:count] for row, count in zip(rows, counts, strict=True)]
         return torch.cat(kept), sum(counts[: self.rank])
+
+    def counts(self, own: int, device: torch.device) -> list[int]:
+        """A number of each rank."""
+        if self.group is None:
+            return [own]
+        sent = torch.tensor([own], device=device)
+        numbers = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(numbers, sent, group=self.group)
+        return [int(number) for number in numbers]
 
     def collect(self, x: Any) -> list[Any] | None:
         """What each rank has, on the first; None on the others."""
@@ -110,11 +124,15 @@ class Ranks:
         dist.all_gather_object(errors, own, group=self.group)
         return next((error for error in errors if error is not None), None)
 
-    def normal_like(self, x: Float[Tensor, "T n"]) -> Float[Tensor, "T n"]:
-        """Standard normal numbers: one's own part of what one process would draw, where all have as many rows."""
-        if self.group is None:
-            return torch.randn_like(x)
-        return x.new_empty(self.size * len(x), x.shape[1]).normal_().view(self.size, *x.shape)[self.rank]
+    def drawn(self, draw: Callable[..., Tensor], x: Shaped[Tensor, "T *n"]) -> Float[Tensor, "T *n"]:
+        """Random numbers for the rows of all ranks, by `torch.randn` or another, of which these are one's own.
+
+        As one process would draw them, if all have torch's generator in the same state.
+        """
+        counts = self.counts(len(x), x.device)
+        dtype = x.dtype if x.is_floating_point() else None
+        drawn = draw(sum(counts), *x.shape[1:], device=x.device, dtype=dtype)
+        return drawn[(first := sum(counts[: self.rank])) : first + len(x)]
 
 
 ALONE = Ranks()

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ditmoe import checkpoint, launch
+from ditmoe.batches import Batches
 from ditmoe.ema import EMA
 from ditmoe.guard import Guard, keeping
 from ditmoe.health import tally
-from ditmoe.layout import Layout
 from ditmoe.mesh import Mesh
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -102,9 +101,7 @@ class Trainer:
         if deterministic:
             repeat_exactly()
         self.mesh = mesh or Mesh()
-        self.mesh.check_batch(batch_size)
-        if modality.native and self.mesh.world > 1:
-            raise ValueError("samples of different sizes (modality.native) train on one process, for now")
+        self.batches = Batches(modality, model.tokens, process, self.mesh, seed, batch_size, label_dropout)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
         self.autocast_dtype = choose_precision(precision, self.device)
@@ -121,10 +118,9 @@ class Trainer:
         self.seed, self.steps, self.batch_size, self.accumulate = seed, steps, batch_size, accumulate
         self.warmup, self.decay = warmup, decay
         self.guard = Guard(clip, zclip, patience, self.device, self.mesh.gradient_norm)
-        self.label_dropout = label_dropout
         self.log_every, self.save_every, self.preview_every = log_every, save_every, preview_every
         self.saver = Saver(folder, self.ranks, background_save, keep_last, keep_every)
-        self.meter = Meter(steps, batch_size * accumulate, self.ranks)
+        self.meter = Meter(steps, self.ranks)
         self.step = 0
         self.stop = Stop(self.ranks)
 
@@ -236,18 +232,19 @@ class Trainer:
         """One step; None if a stop was asked for before all its passes were through, which leaves all as it was."""
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.rate(self.step)
-        passes, tallies = [], []
+        passes, tallies, samples = [], [], 0
         values: list[Tensor] = []
         for micro in range(self.accumulate):
             if micro and self.stop.agreed():
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
-            objective, losses, routings = self.losses(self.step * self.accumulate + micro)
+            objective, losses, routings, size = self.losses(self.step * self.accumulate + micro)
             self.mesh.sum_copies(self.model, last=micro == self.accumulate - 1)
             (objective / self.accumulate).backward()
             values.append(torch.stack(list(losses.values())))
             passes.append([routing.observed for routing in routings])
             tallies.append(tally(routings))
+            samples += size
         numbers = dict(zip(losses, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
         norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])
         self.guard.note(self.step, good, numbers["loss"], norm)
@@ -262,38 +259,26 @@ class Trainer:
             "gradient_norm": norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "routings": routings,
+            "samples": samples,
             "tally": self.ranks.total(torch.stack(tallies).sum(0)),
         }
 
-    def losses(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[Routing]]:
-        """What is optimised on one batch, its parts by name, and the routings.
+    def losses(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[Routing], int]:
+        """What is optimised on one batch, its parts by name, the routings, and the samples of all ranks.
 
         The objective is the mean squared error plus the routers' own losses times their coefficients, summed
         over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
         """
-        x0, y, layout = self._batch(index)
-        size = len(y) if layout else self.batch_size
-        generator = torch_generator("train", self.seed, index)  # of the whole batch, on all ranks
-        shape = x0.shape if layout else (size, *x0.shape[1:])
-        noise = self.mesh.own(torch.randn(shape, generator=generator))
-        t = self.mesh.own(self.process.draw_times(size, generator))
-        t = self.process.shifted(t, self._lengths(x0, layout))
-        dropped = self.mesh.own(torch.rand(size, generator=generator)) < self.label_dropout
-        y = torch.where(dropped, len(self.modality.classes), y)
-        each = t if layout is None else t[layout.sample]  # a packed row has a time per token
-        x0, y, noise, t, each = (v.to(self.device, non_blocking=True) for v in (x0, y, noise, t, each))
-        x_t = self.process.corrupt(x0, noise, each)
+        batch = self.batches(index).to(self.device)
+        target = batch.shaped(self.process.target(batch.x0, batch.noise, batch.each))
+        x_t = batch.shaped(self.process.corrupt(batch.x0, batch.noise, batch.each))
         torch.manual_seed(
             torch_generator("router", self.seed, index).initial_seed()
         )  # for routers with noise
+        sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            if layout is None:
-                output, routings = self.forward(x_t, t, y)
-            else:
-                output, routings = self.forward(x_t[None], t, y, replace(layout, device=self.device))
-        target = self.process.target(x0, noise, each)
-        target = target if layout is None else target[None]
-        objective = (output.float() - target).square().mean()
+            output, routings = self.forward(x_t, batch.t, batch.y, *sizes)
+        objective = batch.mean_square(output.float() - target)
         losses = {"loss": objective.detach()}
         for name in dict.fromkeys(name for routing in routings for name in routing.losses):
             parts = [routing.losses[name] for routing in routings if name in routing.losses]
@@ -301,22 +286,9 @@ class Trainer:
             losses[name] = torch.stack([part.value.detach().float() for part in parts]).mean()
         for router, routing in zip(self.model.routers, routings, strict=True):
             if routing.draft is not None:
-                error = (routing.draft.float() - target).square().mean()
+                error = batch.mean_square(routing.draft.float() - target)
                 objective = objective + router.draft_coefficient * error
-        return objective, losses, routings
-
-    def _batch(self, index: int) -> tuple[Tensor, Tensor, Layout | None]:
-        """This rank's samples and their labels; samples of different sizes as tokens, and their layout."""
-        if self.modality.native:
-            samples, y = self.modality.packed_batch(self.seed, index)
-            rows, layout = self.model.tokens.pack(samples)
-            return rows, y, layout
-        rank, world = self.mesh.rank, self.mesh.world
-        return *self.modality.batch(self.batch_size // world, self.seed, index, rank, world), None
-
-    def _lengths(self, x0: Tensor, layout: Layout | None) -> Tensor | int:
-        """Tokens of each sample."""
-        return math.prod(self.model.tokens.grid(x0)) if layout is None else torch.tensor(layout.lengths)
+        return objective, losses, routings, batch.size
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at a step."""

@@ -1,7 +1,7 @@
 """Samples at their own sizes: what size each one is brought to, and which are packed together.
 
 NaViT (arXiv 2307.06304) for diffusion: nothing is cropped and nothing padded. A sample keeps its proportions, larger
-ones shrink to an area; batches are filled to a budget of tokens.
+ones shrink to an area; rows are filled to a budget of tokens.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 _EPOCH = 7  # address of a random stream
 OPEN = 64
-"""Batches that are filled at a time."""
+"""Rows that are filled at a time."""
 
 
 def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[int, int]:
@@ -46,13 +46,13 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
 
 
 class Packing:
-    """Which samples make which batch, a new order in each epoch: first fit into as many open batches as `OPEN`.
+    """Which samples share which row, a new order in each epoch: first fit into as many open rows as `OPEN`.
 
-    Where an epoch makes few batches, several are packed together.
+    Where an epoch makes few rows, several are packed together.
 
     Args:
         lengths: tokens of each sample.
-        budget: tokens of a batch at most.
+        budget: tokens of a row at most.
 
     Raises:
         ValueError: if a sample does not fit into the budget.
@@ -66,18 +66,18 @@ class Packing:
         self.num, self.budget = len(lengths), budget
         self.lengths = tuple(lengths) * math.ceil(OPEN * budget / sum(lengths))
 
-    def batch(self, seed: int, step: int) -> list[int]:
-        """Draws of a step, a function of its arguments alone; draw n is of sample n mod the number of samples."""
+    def row(self, seed: int, number: int) -> list[int]:
+        """Draws of a row, a function of its arguments alone; draw n is of sample n mod the number of samples."""
         epoch = 0
-        while step >= len(bins := _pack(self.lengths, self.budget, seed, epoch)):
-            step, epoch = step - len(bins), epoch + 1
-        return [epoch * len(self.lengths) + i for i in bins[step]]
+        while number >= len(bins := _pack(self.lengths, self.budget, seed, epoch)):
+            number, epoch = number - len(bins), epoch + 1
+        return [epoch * len(self.lengths) + i for i in bins[number]]
 
     def told(self) -> str:
         """One line for whoever waits."""
         bins = _pack(self.lengths, self.budget, 0, 0)
         return (
-            f"{len(self.lengths) / len(bins):.1f} on average in a batch of at most {self.budget} tokens, "
+            f"{len(self.lengths) / len(bins):.1f} on average in a row of at most {self.budget} tokens, "
             f"{self.waste:.1%} of which stay empty"
         )
 

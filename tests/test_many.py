@@ -14,6 +14,7 @@ from ditmoe.ranks import local
 from ditmoe.sample import draw_from, make_labels
 from ditmoe.train import resume
 from tests.many import together
+from tests.test_native import native_run
 from tests.test_trainer import trainer
 
 RUN = ["trainer.batch_size=4", "trainer.accumulate=2", "trainer.precision=fp32", "trainer.clip=0.15"]
@@ -139,8 +140,35 @@ def test_sizes_that_do_not_fit_are_named() -> None:
             sizes(*given)
 
 
+NATIVE = ["modality.rows=4", "trainer.log_every=1", "trainer.accumulate=2", *RUN[2:]]
+MODELS = {"debug": [], "masked": ["model=masked", "model.hidden_size=32", "model.depth=2", "model.sparse=null",
+                                  "model.rope=true", "model.mask_ratio=0.5", "model.decoder_window=2"]}  # fmt: skip
+
+
+def trained_natively(folder: Path, steps: int, name: str, options: list[str]) -> int:
+    """Samples of the next batch, those of all processes."""
+    run, settings = native_run(folder, "image", *NATIVE, *MODELS[name], *options, f"trainer.steps={steps}")
+    if checkpoint.exists(folder):
+        resume(run, settings)
+    run.run()
+    return run.batches(2 * steps).size
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_many_share_the_packed_rows_of_one(name: str, tmp_path: Path) -> None:
+    size = trained_natively(tmp_path / "one", 3, name, [])
+    together(trained_natively, 2, tmp_path / "many", 1, name, on((1, 1, 2)))
+    assert together(trained_natively, 4, tmp_path / "many", 3, name, on((2, 2, 1))) == size > 4
+    one, many = curve(tmp_path / "one"), curve(tmp_path / "many")
+    assert len(one) == len(many) == 3
+    for a, b in zip(one, many, strict=True):
+        for key in ("loss", "balance", "z", "gradient_norm", "experts_per_token/layer00", "entropy/layer01"):
+            assert b[key] == pytest.approx(a[key], abs=1e-5), key
+
+
 REFUSED = {
     "trainer.batch_size must be a multiple of the 2 processes, got 3": ["trainer.batch_size=3"],
+    "modality.rows must be a multiple of the 2 processes, got 1": ["image"],
     "mesh.expert must divide the 3 experts of a layer, got 2": ["mesh.expert=2", "router.num_experts=3"],
     "mesh.expert must be 1 for router=diff_moe": ["mesh.expert=2", "router=diff_moe"],
     "must be the number of processes that torchrun started, 2": ["mesh.expert=4"],
@@ -149,8 +177,9 @@ REFUSED = {
 
 def all_refused(folder: Path) -> None:
     for words, options in REFUSED.items():
+        start = native_run if options == ["image"] else trainer
         with pytest.raises(ValueError, match=words):
-            trainer(folder, *options)
+            start(folder, *options)
 
 
 def test_what_cannot_be_spread_is_named(tmp_path: Path) -> None:

@@ -47,25 +47,25 @@ def test_packing_holds_the_budget_takes_each_once_and_wastes_little() -> None:
     lengths = np.random.default_rng(0).integers(4, 200, 1000).tolist()
     packing = Packing(lengths, 1024)
     first: list[list[int]] = []
-    while (found := packing.batch(3, len(first)))[0] < 1000:
+    while (found := packing.row(3, len(first)))[0] < 1000:
         assert sum(lengths[i] for i in found) <= 1024
         first.append(found)
     assert sorted(i for found in first for i in found) == list(range(1000))
     assert packing.waste < 0.05
-    assert [packing.batch(3, i) for i in range(len(first))] == first
-    assert [i % 1000 for i in packing.batch(3, len(first))] != first[0]
-    assert packing.batch(4, 0) != first[0]
+    assert [packing.row(3, i) for i in range(len(first))] == first
+    assert [i % 1000 for i in packing.row(3, len(first))] != first[0]
+    assert packing.row(4, 0) != first[0]
 
 
 def test_few_samples_are_packed_over_several_epochs() -> None:
     packing, counts = Packing([60, 50, 30], 100), np.zeros(3, int)
     assert packing.waste < 0.15  # alone they would fill two batches and leave 30 % empty
     step, last = 0, 0
-    while (found := packing.batch(0, step))[0] < len(packing.lengths):
+    while (found := packing.row(0, step))[0] < len(packing.lengths):
         counts += np.bincount(np.array(found) % 3, minlength=3)
         step, last = step + 1, max(last, *found)
     assert counts.tolist() == [len(packing.lengths) // 3] * 3
-    assert last < len(packing.lengths) <= min(packing.batch(0, step))
+    assert last < len(packing.lengths) <= min(packing.row(0, step))
 
 
 def test_a_sample_beyond_the_budget_is_named() -> None:
@@ -206,10 +206,11 @@ def test_native_and_latents_on_disk_exclude_each_other(tmp_path: Path) -> None:
         Image(Pictures, PatchPCA, LatentTokens, latents=str(tmp_path), native=True)
 
 
-def native_run(folder: Path, modality: str) -> tuple[Trainer, dict]:
+def native_run(folder: Path, modality: str, *more: str) -> tuple[Trainer, dict]:
     options = [f"modality={modality}", "modality.native=true", "model=debug", "model.rope=true", "process.tokens=16",
                "trainer.steps=4", "trainer.preview_every=0", "modality.budget=100"]  # fmt: skip
     options += ["modality.codec.steps=0"] if modality == "video" else []
+    options += more
     with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", overrides=options), resolve=True)
     return make_trainer(config, build.make_modality(config), folder), config

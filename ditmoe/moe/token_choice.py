@@ -84,7 +84,7 @@ class TokenChoice(Router):
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         logits = project(x.flatten(0, 1), self.weight)
         if self.noise and self.training:
-            logits = logits + self.noise / self.num_experts * self.pool.normal_like(logits)
+            logits = logits + self.noise / self.num_experts * self.pool.drawn(torch.randn, logits)
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
         here = len(scores) > 0  # a rank may have no sample within a segment of noise
         expert = self.choose(logits, scores, context.layout) if here else scores.topk(self.top_k).indices

@@ -46,7 +46,8 @@ class Image(LatentModality):
         size: (H, W) in pixels.
         latents: a folder that `prepare` wrote; training then neither reads nor encodes pictures.
         native: train on pictures at their own sizes and proportions, shrunk to the area of `size` at most.
-        budget: then, tokens of a batch at most.
+        budget: then, tokens at most of each packed row of a batch.
+        rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_images`.
         preparation: options of `latents.prepare`.
         facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
@@ -65,6 +66,7 @@ class Image(LatentModality):
         latents: str | None = None,
         native: bool = False,
         budget: int = 1024,
+        rows: int = 1,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
@@ -76,7 +78,7 @@ class Image(LatentModality):
             raise ValueError(
                 "modality.native takes pictures as they are, and latents on disk are of one size"
             )
-        self.size, self._native, self.budget = tuple(size), native, budget
+        self.size, self.budget, self._rows = tuple(size), budget, rows if native else 0
         self._make_data, self._make_tokens, self._latents = data, tokens, latents
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
 
@@ -126,12 +128,12 @@ class Image(LatentModality):
         return self.encode(images).cpu(), torch.from_numpy(labels)
 
     @property
-    def native(self) -> bool:
-        return self._native
+    def rows(self) -> int:
+        return self._rows
 
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
-        """Which pictures make which batch; and the readable training pictures, each with the size it is brought to."""
+        """Which pictures share which row; and the readable training pictures, each with the size it is brought to."""
         probe = self.tokens(8)
         unit = [s * p for s, p in zip(self.facts()["stride"], probe.cut, strict=True)]
         area = self.size[0] * self.size[1]
@@ -141,14 +143,14 @@ class Image(LatentModality):
         print(f"{len(kept)} pictures at {len({s for _, s in kept})} sizes, {packing.told()}")
         return packing, kept
 
-    def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
         packing, pictures = self.packing
-        chosen = [pictures[n % len(pictures)] for n in packing.batch(seed, step)]
+        chosen = [pictures[n % len(pictures)] for n in packing.row(seed, row)]
         images = [self.data.read_whole(*each) for each in chosen]
         return encode_all(images, self.encode), torch.tensor([picture.label for picture, _ in chosen])
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
-        return [] if self.cached or self.native else self.data.batch_names(size, seed, step, rank, world)
+        return [] if self.cached or self.rows else self.data.batch_names(size, seed, step, rank, world)
 
     def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
         """Latents of pictures, on the codec's device."""

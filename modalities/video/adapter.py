@@ -53,7 +53,8 @@ class Video(LatentModality):
         latents: a folder that `prepare` wrote; training then neither reads nor encodes videos.
         native: train on clips and pictures at their own lengths, sizes and proportions, up to `frames` and the area
             of `size`; all of `pictures.root` then, whatever `images` says.
-        budget: then, tokens of a batch at most.
+        budget: then, tokens at most of each packed row of a batch.
+        rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_videos`.
         preparation: options of `latents.prepare`, and "starts": clips of each video, evenly spread over it.
         facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
@@ -78,6 +79,7 @@ class Video(LatentModality):
         latents: str | None = None,
         native: bool = False,
         budget: int = 2048,
+        rows: int = 1,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
@@ -97,7 +99,7 @@ class Video(LatentModality):
         super().__init__(codec, facts)
         if native and latents is not None:
             raise ValueError("modality.native takes clips as they are, and latents on disk are of one size")
-        self._native, self.budget = native, budget
+        self.budget, self._rows = budget, rows if native else 0
         self.size, self.frames, self.stride, self.rate = tuple(size), frames, stride, rate
         self.images, self.merge = images, merge
         self._make_data, self._make_tokens, self._make_pictures = data, tokens, pictures
@@ -201,8 +203,8 @@ class Video(LatentModality):
         return self.encode(clips[:, :1] if one_frame else clips).cpu(), torch.from_numpy(labels)
 
     @property
-    def native(self) -> bool:
-        return self._native
+    def rows(self) -> int:
+        return self._rows
 
     @cached_property
     def native_set(self) -> NativeClips:
@@ -213,8 +215,8 @@ class Video(LatentModality):
         print(shown.told())
         return shown
 
-    def packed_batch(self, seed: int, step: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Int[Tensor, " B"]]:
-        clips, labels, of_pictures = self.native_set.batch(seed, step)
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Int[Tensor, " B"]]:
+        clips, labels, of_pictures = self.native_set.batch(seed, row)
         if of_pictures.any():
             labels[of_pictures] = self._picture_labels[labels[of_pictures]]
         return encode_all(clips, self.encode), torch.from_numpy(labels)

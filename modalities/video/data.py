@@ -123,7 +123,7 @@ class Clips:
         """
         first = (step * world + rank) * size
         count = len(self.split("train"))
-        made = self._map(lambda n: self.clip(seed, *divmod(n, count)), range(first, first + size))
+        made = self.parallel(lambda n: self.clip(seed, *divmod(n, count)), range(first, first + size))
         return np.stack([clip for clip, _ in made]), np.array([label for _, label in made], np.int64)
 
     def clip(self, seed: int, epoch: int, number: int) -> tuple[UInt8[np.ndarray, "T H W 3"], int]:
@@ -144,7 +144,7 @@ class Clips:
         one.
         """
         places = [(video, (i + 0.5) / starts) for video in videos for i in range(starts)]
-        read = self._map(lambda at: self._read(*at), places)
+        read = self.parallel(lambda at: self._read(*at), places)
         each = [read[i : i + starts] for i in range(0, len(read), starts)]
         return [None if any(clip is None for clip in clips) else np.stack(clips) for clips in each]
 
@@ -158,12 +158,19 @@ class Clips:
         if count is not None and count < len(videos):
             order = np.random.default_rng([seed or 0, _CHOICE]).permutation(len(videos))
             videos = [videos[i] for i in sorted(order[:count])]
-        read = self._map(lambda video: self._read(video, _place(video.name, seed)), videos)
+        read = self.parallel(lambda video: self._read(video, _place(video.name, seed)), videos)
         kept = [(video, frames) for video, frames in zip(videos, read, strict=True) if frames is not None]
         if not kept:
             raise self._nothing_readable(split)
         labels = np.array([self.classes.index(video.category) for video, _ in kept], np.int64)
         return Samples(np.stack([frames for _, frames in kept]), labels, [video.name for video, _ in kept])
+
+    def parallel(self, function: Callable, items: Iterable) -> list:
+        """Results in order, from as many threads as there are workers."""
+        if not self.workers:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(function, items))
 
     def own_size(self, video: Clip) -> tuple[int, int, int] | None:
         """(T, H, W) of a video as it is, every `stride`-th frame counted; None where it cannot be read, told once."""
@@ -190,12 +197,6 @@ class Clips:
             self._tell(self.unreadable, "skipped unreadable video", video, error)
             return None
         return resized(frames, size[1:])
-
-    def _map(self, function: Callable, items: Iterable) -> list:
-        if not self.workers:
-            return [function(item) for item in items]
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(function, items))
 
     def _read(self, video: Clip, place: float) -> np.ndarray | None:
         """A clip from a place in [0, 1) of where it can start; None where it cannot be read, told once."""

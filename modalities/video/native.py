@@ -38,7 +38,7 @@ class NativeClips:
         stride: frames and pixels per latent cell.
         cut: latent cells of a token.
         most: (T, H, W): frames at most, and the area at most.
-        budget: tokens of a batch at most.
+        budget: tokens of a packed row at most.
     """
 
     def __init__(
@@ -68,14 +68,15 @@ class NativeClips:
         return math.prod(n // c for n, c in zip(self.shape(size)[1:], self.cut, strict=True))
 
     def batch(
-        self, seed: int, step: int
+        self, seed: int, row: int
     ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Int64[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
         """Samples, labels, and which are pictures; what cannot be read is left out."""
-        draws = [(self.entries[n % len(self.entries)], n) for n in self.packing.batch(seed, step)]
-        read = [(entry, *self._read(entry, seed, n)) for entry, n in draws]
+        draws = [(self.entries[n % len(self.entries)], n) for n in self.packing.row(seed, row)]
+        each = self.data.parallel if isinstance(self.data, Clips) else map
+        read = each(lambda drawn: (drawn[0], *self._read(drawn[0], seed, drawn[1])), draws)
         kept = [(clip, entry, label) for entry, clip, label in read if clip is not None]
         if not kept:
-            raise ValueError(f"batch {step} must hold a readable clip, got none")
+            raise ValueError(f"row {row} must hold a readable clip, got none")
         labels = np.array([label for _, _, label in kept], np.int64)
         return [clip for clip, _, _ in kept], labels, np.array([entry.is_picture for _, entry, _ in kept])
 
