@@ -13,8 +13,8 @@ LAYERS = {  # a module may import what stands in a line above it
     "moe": 2, "cli": 2,
     "model": 3, "sampler": 3, "health": 3,
     "mesh": 4, "masked": 4, "counting": 4, "published": 4, "transfer": 4, "progress": 4, "saver": 4,
-    "build": 5, "trainer": 5, "traffic": 5,
-    "sample": 6, "weights": 6, "plan": 6,
+    "build": 5, "batches": 5, "traffic": 5,
+    "sample": 6, "trainer": 6, "weights": 6, "plan": 6,
     "evaluate": 7, "prepare": 7, "train_codec": 7, "view": 7, "convert": 7, "folder": 7, "parts": 7,
     "train": 8, "pipeline": 8, "card": 8, "export": 9,
 }  # fmt: skip
