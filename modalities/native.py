@@ -45,6 +45,19 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
     return best[0] * unit[0], best[1] * unit[1]
 
 
+def packed_rows(native: bool, rows: int, latents: str | None) -> int:
+    """Packed rows of a training batch, 0 where samples are brought to one size.
+
+    Raises:
+        ValueError: naming the option that does not fit.
+    """
+    if rows < 1:
+        raise ValueError(f"modality.rows must be at least 1, got {rows}")
+    if native and latents is not None:
+        raise ValueError("modality.native takes samples as they are, and latents on disk are of one size")
+    return rows if native else 0
+
+
 class Packing:
     """Which samples share which row, a new order in each epoch: first fit into as many open rows as `OPEN`.
 

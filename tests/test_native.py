@@ -206,6 +206,11 @@ def test_native_and_latents_on_disk_exclude_each_other(tmp_path: Path) -> None:
         Image(Pictures, PatchPCA, LatentTokens, latents=str(tmp_path), native=True)
 
 
+def test_rows_are_at_least_one() -> None:
+    with pytest.raises(ValueError, match=r"modality.rows must be at least 1, got 0"):
+        Image(Pictures, PatchPCA, LatentTokens, rows=0, native=True)
+
+
 def native_run(folder: Path, modality: str, *more: str) -> tuple[Trainer, dict]:
     options = [f"modality={modality}", "modality.native=true", "model=debug", "model.rope=true", "process.tokens=16",
                "trainer.steps=4", "trainer.preview_every=0", "modality.budget=100"]  # fmt: skip

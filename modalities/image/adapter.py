@@ -22,7 +22,7 @@ from modalities.image.catalogue import Picture
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, turn
 from modalities.image.metric import evaluate_images
-from modalities.native import Packing, encode_all, native_size
+from modalities.native import Packing, encode_all, native_size, packed_rows
 from modalities.sheet import lay_out, save_png
 
 FITTED_ON = 2048
@@ -74,11 +74,7 @@ class Image(LatentModality):
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
         super().__init__(codec, facts)
-        if native and latents is not None:
-            raise ValueError(
-                "modality.native takes pictures as they are, and latents on disk are of one size"
-            )
-        self.size, self.budget, self._rows = tuple(size), budget, rows if native else 0
+        self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
         self._make_data, self._make_tokens, self._latents = data, tokens, latents
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
 

@@ -15,7 +15,7 @@ from ditmoe.modality import Report, Samples, Tokens
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
-from modalities.native import encode_all
+from modalities.native import encode_all, packed_rows
 from modalities.sheet import lay_out, save_png
 from modalities.video import sets, training, writer
 from modalities.video.autoencoder import Autoencoder
@@ -97,9 +97,7 @@ class Video(LatentModality):
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
         super().__init__(codec, facts)
-        if native and latents is not None:
-            raise ValueError("modality.native takes clips as they are, and latents on disk are of one size")
-        self.budget, self._rows = budget, rows if native else 0
+        self.budget, self._rows = budget, packed_rows(native, rows, latents)
         self.size, self.frames, self.stride, self.rate = tuple(size), frames, stride, rate
         self.images, self.merge = images, merge
         self._make_data, self._make_tokens, self._make_pictures = data, tokens, pictures
