@@ -1,4 +1,4 @@
-"""Files that are never half-written, and checkpoints that prove whole and never execute code.
+"""Checkpoints that are never half-written, prove whole and never execute code.
 
 A run's folder holds `checkpoints/step-0000500/`: a manifest and one safetensors file per part that has tensors.
 
@@ -10,54 +10,30 @@ A part that is spread over processes is a folder of files, to which each of them
 A folder takes its name when all of it is on the disk; whatever lies under another name is litter.
 """
 
-import copy
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ditmoe import sharded
+from ditmoe import manifest, sharded
+from ditmoe.files import digest, discard, hidden, remove, replacing, sync
 from ditmoe.ranks import ALONE, Ranks, is_spread, put
 from ditmoe.sharded import Pieces
 from ditmoe.stored import Stored, in_memory, open_file
 
-FORMAT = "ditmoe-2"
 FOLDER = "checkpoints"
-MANIFEST = "manifest.json"
 OLD_FORMAT, OLD_NAME = "ditmoe-1", "checkpoint.pt"
-LARGEST_MANIFEST = 100_000_000
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file whole or not at all: into a hidden neighbour, which takes the name at the end.
-
-    A crash, a kill or a full disk leaves the old file as it was. Folders are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -91,7 +67,7 @@ class Checkpoint:
             raise ValueError(f"{self.path} lacks its part {name}")
         tensors = {k: in_memory(v) for k, v in self.tensors.get(name, {}).items()}
         try:
-            return _join(self.plain[name], tensors)
+            return manifest.join(self.plain[name], tensors)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
 
@@ -108,8 +84,8 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
         OSError: if it cannot be written; what was there before is as it was.
     """
     folder = run / FOLDER / f"step-{step:07d}"
-    draft, first = ranks.of_first(_hidden(folder)), ranks.rank == 0
-    divided = {name: _split(part) for name, part in parts.items()}
+    draft, first = ranks.of_first(hidden(folder)), ranks.rank == 0
+    divided = {name: manifest.split(part) for name, part in parts.items()}
     spread = [name for name, (_, tensors) in divided.items() if any(map(is_spread, tensors.values()))]
     files: dict[str, Any] = {}
 
@@ -118,24 +94,26 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
             if tensors and name not in spread and first:
                 written.append(_written(tensors, draft / f"{name}.safetensors"))
         files.update(
-            {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in written}
+            {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": digest(f)} for f in written}
         )
 
     def finish() -> None:
         plain = {name: plain for name, (plain, _) in divided.items()}
-        (draft / MANIFEST).write_bytes(
-            _sealed({"format": FORMAT, "step": step, "parts": plain, "files": files})
+        (draft / manifest.NAME).write_bytes(
+            manifest.sealed({"format": manifest.FORMAT, "step": step, "parts": plain, "files": files})
         )
         for path in draft.rglob("*"):
             if path.is_file():
-                path.chmod((draft / MANIFEST).stat().st_mode)  # safetensors' files are for their owner alone
-            _sync(path)
-        _sync(draft)
-        _remove(
+                path.chmod(
+                    (draft / manifest.NAME).stat().st_mode
+                )  # safetensors' files are for their owner alone
+            sync(path)
+        sync(draft)
+        remove(
             folder
         )  # there only if it was damaged: whoever goes on from a whole one does not write it again
         draft.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
 
     try:
         ranks.together(lambda: draft.mkdir(parents=True) if first else None)
@@ -167,7 +145,7 @@ def fill(found: Checkpoint, name: str, part: Any) -> None:
     Raises:
         ValueError: naming the first tensor that does not fit.
     """
-    own, stored = _split(part)[1], found.tensors.get(name, {})
+    own, stored = manifest.split(part)[1], found.tensors.get(name, {})
     for key in [*own, *stored]:
         shapes = [tuple(getattr(tensors.get(key), "shape", "-")) for tensors in (stored, own)]
         if shapes[0] != shapes[1]:
@@ -181,19 +159,19 @@ def fill(found: Checkpoint, name: str, part: Any) -> None:
 
 def restate(found: Checkpoint, **parts: Any) -> None:
     """Change plain parts of a checkpoint, such as the configuration of a run that goes on with other options."""
-    plain = {name: _split(part)[0] for name, part in parts.items()}
+    plain = {name: manifest.split(part)[0] for name, part in parts.items()}
     if found.path.is_dir() and plain != {name: found.plain.get(name) for name in parts}:
-        content = _manifest(found.path)
+        content = manifest.read(found.path)
         content["parts"] |= plain
-        with replacing(found.path / MANIFEST) as stream:
-            stream.write(_sealed(content))
+        with replacing(found.path / manifest.NAME) as stream:
+            stream.write(manifest.sealed(content))
 
 
 def keep(run: Path, last: int, every: int = 0) -> None:
     """Remove all checkpoints of a run but the `last` ones and those at multiples of `every` steps (0: none)."""
     for step, folder in _listed(run)[last:]:
         if not (every and step % every == 0):
-            _remove(folder)
+            remove(folder)
 
 
 def exists(path: str | Path) -> bool:
@@ -259,7 +237,7 @@ def alone(run: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         for litter in [*run.glob(".*.tmp"), *(run / FOLDER).glob(".*.tmp")]:
-            _discard(litter)
+            discard(litter)
         yield
     finally:
         os.close(handle)
@@ -268,8 +246,8 @@ def alone(run: Path) -> Iterator[None]:
 def _candidates(path: Path) -> list[Path]:
     if path.name == FOLDER and not (path / FOLDER).exists():
         path = path.parent
-    if path.is_file() or (path / MANIFEST).is_file():
-        return [path.parent if path.name == MANIFEST else path]
+    if path.is_file() or (path / manifest.NAME).is_file():
+        return [path.parent if path.name == manifest.NAME else path]
     old = path / OLD_NAME
     return [folder for _, folder in _listed(path)] + ([old] if old.is_file() else [])
 
@@ -284,7 +262,7 @@ def _listed(run: Path) -> list[tuple[int, Path]]:
 def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Checkpoint:
     if path.is_file():
         return _opened_old(path)
-    content = _manifest(path)
+    content = manifest.read(path)
     plain, files = content["parts"], content["files"]
     wanted = list(plain if parts is None else parts)
     of_part = {
@@ -295,7 +273,7 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
             raise ValueError(f"{path} is damaged: {file} is missing")
         if number % ranks.size != ranks.rank:
             continue
-        if (path / file).stat().st_size != files[file]["bytes"] or _digest(path / file) != files[file][
+        if (path / file).stat().st_size != files[file]["bytes"] or digest(path / file) != files[file][
             "sha256"
         ]:
             raise ValueError(f"{path} is damaged: {file} is not what was written")
@@ -319,7 +297,7 @@ def _opened_old(file: Path) -> Checkpoint:
             raise ValueError(f"{file} is damaged: {error}") from error
         if damaged:
             raise ValueError(f"{file} is damaged: {damaged} is not what was written")
-    divided = {name: _split(part) for name, part in content.items() if name != "format"}
+    divided = {name: manifest.split(part) for name, part in content.items() if name != "format"}
     return Checkpoint(
         file,
         {n: plain for n, (plain, _) in divided.items()},
@@ -329,100 +307,3 @@ def _opened_old(file: Path) -> Checkpoint:
 
 def _in_folder(file: str, name: str) -> bool:
     return bool(re.fullmatch(rf"{re.escape(name)}/[\w-]+\.safetensors", file))
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    try:
-        if file.stat().st_size > LARGEST_MANIFEST:
-            raise ValueError("it is too large")
-        content = json.loads(file.read_bytes())
-        digest = content.pop("digest")
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, must be {FORMAT!r}")
-        if digest != _digest_of(content):
-            raise ValueError("it is not what was written")
-        if not isinstance(content["parts"], dict) or type(content["step"]) is not int:
-            raise ValueError("it has no parts or no step")
-        if not all(
-            isinstance(entry["sha256"], str) and "bytes" in entry for entry in content["files"].values()
-        ):
-            raise ValueError("its list of files is none")
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} is no checkpoint of ditmoe: it lacks {MANIFEST}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{folder} is no checkpoint of ditmoe, or is damaged: {MANIFEST}: {error}"
-        ) from error
-    return content
-
-
-def _split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
-    """Plain values, and tensors by path; keys become strings, as JSON has them."""
-    if not isinstance(part, Mapping):
-        return (list(part) if isinstance(part, tuple) else part), {}
-    plain: dict[Any, Any] = {}
-    tensors: dict[str, Any] = {}
-    for key, value in part.items():
-        if isinstance(value, Tensor):
-            tensors[f"{path}{key}"] = value.detach().contiguous()
-        elif isinstance(value, Stored):
-            tensors[f"{path}{key}"] = value
-        else:
-            plain[str(key)], inner = _split(value, f"{path}{key}/")
-            tensors |= inner
-    return plain, tensors
-
-
-def _join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    part: Any = copy.deepcopy(plain)
-    for path, value in tensors.items():
-        *outer, name = path.split("/")
-        node: Any = part
-        for key in outer:
-            node = node.setdefault(key, {})
-        node[name] = value
-    return part
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    """A manifest as text, with its own digest."""
-    content = json.loads(json.dumps(content))  # as it will be read: no tuples, all keys strings
-    return (json.dumps({**content, "digest": _digest_of(content)}, indent=1) + "\n").encode()
-
-
-def _digest_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder away at once: whoever is killed in between leaves litter, not half a checkpoint."""
-    if folder.exists():
-        away = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
-        folder.rename(away)
-        _discard(away)
-
-
-def _discard(litter: Path) -> None:
-    if litter.is_dir():
-        shutil.rmtree(litter, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            litter.unlink()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ditmoe import build, cli
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from ditmoe.modality import Report
 from ditmoe.sample import draw_from, make_labels
 

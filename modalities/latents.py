@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from modalities.codec import Codec
 
 RECORD, CODEC = "latents.json", "codec.safetensors"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 
 
 def lay_out(

@@ -153,15 +153,16 @@ def _spoil_zip(data: bytes, rng: random.Random) -> bytes:
 
 def spoil_checkpoint(run: Path, rng: random.Random) -> None:
     """As `spoil_some_file`, but what the manifest says of the files is made true again, and it is sealed."""
-    from ditmoe import checkpoint
+    from ditmoe import checkpoint, manifest
+    from ditmoe.files import digest
 
     folder = next((run / checkpoint.FOLDER).iterdir())
-    file = rng.choice([folder / checkpoint.MANIFEST] * 4 + sorted(folder.glob("*.safetensors")))
-    if file.name != checkpoint.MANIFEST:
+    file = rng.choice([folder / manifest.NAME] * 4 + sorted(folder.glob("*.safetensors")))
+    if file.name != manifest.NAME:
         spoil_file(file, rng)
-    content = json.loads((folder / checkpoint.MANIFEST).read_text())
+    content = json.loads((folder / manifest.NAME).read_text())
     content.pop("digest")
-    if file.name == checkpoint.MANIFEST:
+    if file.name == manifest.NAME:
         for _ in range(rng.randint(1, 2)):
             place = rng.choice(["config", "config", "config", "facts", "optimizer", "guard", "meter", None])
             if place is None:
@@ -173,9 +174,9 @@ def spoil_checkpoint(run: Path, rng: random.Random) -> None:
             ):
                 content["parts"][place] = _spoilt_section(content["parts"][place], rng)
     elif isinstance(content, dict):
-        content["files"][file.name] = {"bytes": file.stat().st_size, "sha256": checkpoint._digest(file)}
-    sealed = checkpoint._sealed(content) if isinstance(content, dict) else json.dumps(content).encode()
-    (folder / checkpoint.MANIFEST).write_bytes(sealed)
+        content["files"][file.name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+    sealed = manifest.sealed(content) if isinstance(content, dict) else json.dumps(content).encode()
+    (folder / manifest.NAME).write_bytes(sealed)
 
 
 def _spoilt_section(config: Any, rng: random.Random) -> Any:

@@ -11,6 +11,7 @@ import torch
 from ditmoe import build, checkpoint
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
+from ditmoe.files import replacing
 from ditmoe.sample import sample_checkpoint
 from tests.test_trainer import trainer
 
@@ -109,7 +110,7 @@ def test_a_failed_write_leaves_the_old_ones_and_no_litter(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for name in ("save_file", "_sync", "_digest"):
+    for name in ("save_file", "sync", "digest"):
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, name, full)
             with pytest.raises(OSError, match="No space"):
@@ -119,7 +120,7 @@ def test_a_failed_write_leaves_the_old_ones_and_no_litter(
     file.write_text("old")
 
     def replace() -> None:
-        with checkpoint.replacing(file) as stream:
+        with replacing(file) as stream:
             stream.write(b"half")
             full()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ditmoe import build, checkpoint
+from ditmoe import build, checkpoint, manifest
 from ditmoe.record import _whole
 from ditmoe.stored import open_file
 
@@ -45,8 +45,8 @@ def test_any_manifest_is_a_checkpoint_or_refused(tmp_path: Path, content: object
 @FOLDER
 @given(parts=st.dictionaries(st.sampled_from(["config", "facts", "ema"]), PLAIN), step=PLAIN)
 def test_any_sealed_manifest_is_refused_in_one_line(tmp_path: Path, parts: dict, step: object) -> None:
-    content = {"format": checkpoint.FORMAT, "step": step, "parts": parts, "files": {}}
-    (tmp_path / "manifest.json").write_bytes(checkpoint._sealed(content))
+    content = {"format": manifest.FORMAT, "step": step, "parts": parts, "files": {}}
+    (tmp_path / "manifest.json").write_bytes(manifest.sealed(content))
     with pytest.raises((ValueError, OSError)):
         build.restore(tmp_path)
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from ditmoe.modality import Report, Samples, Tokens
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from ditmoe.modality import Samples
 from modalities.frechet import Statistics
 from modalities.image import efficientnet, published

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 
 DAY = 24 * 60 * 60
 

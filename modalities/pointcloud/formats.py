@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Shaped
 from numpy.typing import DTypeLike
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from ditmoe.modality import Samples
 from modalities.pointcloud.ply import has_faces, read_columns, read_vertices
 

@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from modalities.pointcloud.catalogue import SPLITS
 from modalities.pointcloud.formats import read_surface, write_npy
 from modalities.pointcloud.pool import run_isolated

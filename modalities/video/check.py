@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import digest, replacing
 from modalities.video.catalogue import find_videos
 from modalities.video.container import Unreadable
 from modalities.video.index import Index, index_decoded
@@ -175,8 +175,7 @@ def _digest(path: Path) -> str:
     """SHA-256 of a file, or of a folder's pictures and their names; "" where it cannot be opened."""
     try:
         if not path.is_dir():
-            with open(path, "rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return digest(path)
         lines = "".join(f"{file.name} {_digest(file)}\n" for file in _files(path))
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     except OSError:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from modalities.video import i3d
 from modalities.video.sides import Side
 

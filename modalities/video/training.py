@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditmoe import checkpoint
+from ditmoe.files import replacing
 from modalities.adapter import to_bytes, to_pixels
 from modalities.codec import Batches
 from modalities.video.codec import KIND, CausalPatches, Refinement
@@ -80,7 +81,7 @@ def train_codec(
         reached = quality(codec, held_out)
         protocol = {"clips": len(held_out), "frames": held_out.shape[1], "size": list(held_out.shape[2:4])}
         report = {"closed form": closed, "trained": reached, "held out": protocol, **record}
-        with checkpoint.replacing(out / REPORT) as stream:
+        with replacing(out / REPORT) as stream:
             stream.write(json.dumps(report, indent=1).encode() + b"\n")
         _save(out, record, refinement, step, closed, finished=True)
     print(summary(report, out))

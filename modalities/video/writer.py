@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 from PIL import Image
 
-from ditmoe.checkpoint import replacing
+from ditmoe.files import replacing
 from modalities.video.container import opened
 from modalities.video.stills import ARRAYS, list_pictures
 
