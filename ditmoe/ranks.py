@@ -53,8 +53,8 @@ class Ranks:
             if weight
             else x.new_zeros(x.numel() + 1)
         )
-        *sums, weights = self.total(own).unbind()
-        return torch.stack(sums).view_as(x) / weights
+        total = self.total(own)
+        return total[:-1].view_as(x) / total[-1]
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on one of the ranks."""
