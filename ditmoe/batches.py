@@ -83,9 +83,8 @@ class Batches:
         size: int,
         label_dropout: float,
     ) -> None:
-        if modality.rows:
-            mesh.check_batch("modality.rows", modality.rows)
-        mesh.check_batch("trainer.batch_size", size)
+        given = ("modality.rows", modality.rows) if modality.rows else ("trainer.batch_size", size)
+        mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
         self.seed, self.size, self.label_dropout = seed, size, label_dropout
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -48,11 +49,7 @@ class Ranks:
         """Mean over the ranks, each with a weight of its own, without gradient; what weighs nothing is left out."""
         if self.size == 1:
             return x
-        own = (
-            torch.cat([weight * x.flatten(), x.new_tensor([weight])])
-            if weight
-            else x.new_zeros(x.numel() + 1)
-        )
+        own = F.pad(weight * x.flatten(), (0, 1), value=weight) if weight else x.new_zeros(x.numel() + 1)
         total = self.total(own)
         return total[:-1].view_as(x) / total[-1]
 
@@ -83,7 +80,7 @@ class Ranks:
         sent = torch.tensor([own], device=device)
         numbers = [torch.empty_like(sent) for _ in range(self.size)]
         dist.all_gather(numbers, sent, group=self.group)
-        return [int(number) for number in numbers]
+        return torch.cat(numbers).tolist()
 
     def collect(self, x: Any) -> list[Any] | None:
         """What each rank has, on the first; None on the others."""

@@ -5,7 +5,8 @@ ones shrink to an area; rows are filled to a budget of tokens.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -29,13 +30,18 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
         area: pixels at most, if that is not below one token.
     """
     scale = min(1.0, math.sqrt(area / (size[0] * size[1])))
+    most = max(1, area // (unit[0] * unit[1]))
     wanted = [n * scale / u for n, u in zip(size, unit, strict=True)]
+    if min(wanted) < 1:  # one token high or wide, and as long as it may be
+        wanted = [
+            min(max(1.0, n / u), most) if w > 1 else 1.0 for n, u, w in zip(size, unit, wanted, strict=True)
+        ]
     options = [
         (max(1, a), max(1, b))
         for a in (math.floor(wanted[0]), math.ceil(wanted[0]))
         for b in (math.floor(wanted[1]), math.ceil(wanted[1]))
     ]
-    fitting = [o for o in options if o[0] * o[1] * unit[0] * unit[1] <= max(area, unit[0] * unit[1])]
+    fitting = [o for o in options if o[0] * o[1] <= most]
 
     def off(option: tuple[int, int]) -> float:
         """How far from the wanted size."""
@@ -59,7 +65,7 @@ def packed_rows(native: bool, rows: int, latents: str | None) -> int:
 
 
 class Packing:
-    """Which samples share which row, a new order in each epoch: first fit into as many open rows as `OPEN`.
+    """Which samples share which row, a new order in each epoch: the fullest of `OPEN` rows that it fits into.
 
     Where an epoch makes few rows, several are packed together.
 
@@ -68,23 +74,34 @@ class Packing:
         budget: tokens of a row at most.
 
     Raises:
-        ValueError: if a sample does not fit into the budget.
+        ValueError: if there are no samples, or one does not fit into the budget.
     """
 
     def __init__(self, lengths: Sequence[int], budget: int) -> None:
+        if not lengths:
+            raise ValueError("there must be readable samples of at least one token for train, got none")
         if max(lengths) > budget:
             raise ValueError(
                 f"modality.budget must hold the largest sample, of {max(lengths)} tokens, got {budget}"
             )
         self.num, self.budget = len(lengths), budget
         self.lengths = tuple(lengths) * math.ceil(OPEN * budget / sum(lengths))
+        self._firsts: dict[int, list[int]] = {}
+        """First row of each epoch, by seed, as far as it is known."""
 
     def row(self, seed: int, number: int) -> list[int]:
         """Draws of a row, a function of its arguments alone; draw n is of sample n mod the number of samples."""
-        epoch = 0
-        while number >= len(bins := _pack(self.lengths, self.budget, seed, epoch)):
-            number, epoch = number - len(bins), epoch + 1
-        return [epoch * len(self.lengths) + i for i in bins[number]]
+        firsts = self._firsts.setdefault(seed, [0])
+        while number >= firsts[-1]:
+            rows = _pack(self.lengths, self.budget, seed, len(firsts) - 1)
+            firsts.append(firsts[-1] + len(rows))
+        epoch = bisect_right(firsts, number) - 1
+        rows = _pack(self.lengths, self.budget, seed, epoch)
+        return [epoch * len(self.lengths) + i for i in rows[number - firsts[epoch]]]
+
+    def rows_from(self, seed: int, number: int) -> Iterator[list[int]]:
+        """A row, and those after it, of an epoch in all: for when nothing of it can be read."""
+        yield from (self.row(seed, number + i) for i in range(len(_pack(self.lengths, self.budget, seed, 0))))
 
     def told(self) -> str:
         """One line for whoever waits."""
@@ -113,7 +130,7 @@ def encode_all(
     return found
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _pack(lengths: tuple[int, ...], budget: int, seed: int, epoch: int) -> tuple[tuple[int, ...], ...]:
     done: list[list[int]] = []
     filling: list[tuple[int, list[int]]] = []  # room, members

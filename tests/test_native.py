@@ -18,6 +18,7 @@ from ditmoe.sampler import denoise, make_scheduler
 from ditmoe.scheduler import FlowAncestralScheduler
 from ditmoe.train import make_trainer, resume
 from ditmoe.trainer import Trainer
+from modalities import native
 from modalities.codec import PatchPCA
 from modalities.image import Image
 from modalities.image.data import Pictures
@@ -66,6 +67,31 @@ def test_few_samples_are_packed_over_several_epochs() -> None:
         step, last = step + 1, max(last, *found)
     assert counts.tolist() == [len(packing.lengths) // 3] * 3
     assert last < len(packing.lengths) <= min(packing.row(0, step))
+
+
+def test_late_rows_are_found_without_packing_all_epochs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.random.default_rng(1).integers(1, 9, 40).tolist()
+    packing, pack, epochs = Packing(lengths, 10), native._pack, []
+
+    def counted(*of: object) -> tuple:
+        epochs.append(of[-1])
+        return pack(*of)
+
+    late = packing.row(0, 2500)
+    assert late == Packing(lengths, 10).row(0, 2500)
+    monkeypatch.setattr(native, "_pack", counted)
+    for row in range(2500, 2520):
+        packing.row(0, row)
+    assert min(epochs) > 8
+    assert len(epochs) <= 25
+
+
+@pytest.mark.parametrize("size", [(20, 400), (32, 1000), (1000, 8), (3, 9)])
+def test_long_pictures_stay_long(size: tuple[int, int]) -> None:
+    height, width = native_size(size, (8, 8), 1024)
+    assert height * width <= 1024
+    assert (height > width) == (size[0] > size[1])
+    assert max(height, width) >= min(128, max(size) - 7)
 
 
 def test_a_sample_beyond_the_budget_is_named() -> None:
@@ -135,6 +161,66 @@ def test_clips_and_pictures_are_packed_together(folders: tuple[Path, Path]) -> N
     assert {(label, frames) for label, _, frames, *_ in seen} == {(0, 3), (0, 1), (0, 2), (1, 1)}
     assert (0, 4, 3, 6, 10) in seen  # 14 frames of 24 x 48: the first frames that fit, shrunk to the area
     assert len(seen) == 7
+
+
+def test_pictures_are_mirrored_in_half_of_the_draws(folders: tuple[Path, Path]) -> None:
+    plain, mirrored = image(folders[1]), image(folders[1])
+    mirrored.data.mirror = True
+    mirrored.recall(plain.facts())
+    turned = []
+    for row in range(6):
+        for a, b in zip(plain.packed_batch(0, row)[0], mirrored.packed_batch(0, row)[0], strict=True):
+            turned.append(not torch.equal(a, b))
+    assert 0.2 < np.mean(turned) < 0.8
+
+
+def test_what_becomes_unreadable_is_left_out(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, clips = image(folders[1], budget=16), video(folders[0], budget=64)
+    before = pictures.packed_batch(0, 0), clips.packed_batch(0, 0)
+    gone = {pictures.packing[1][n % 4][0].name for n in pictures.packing[0].row(0, 0)}
+    read = Pictures.read_whole
+    monkeypatch.setattr(
+        Pictures, "read_whole", lambda self, p, *of: None if p.name in gone else read(self, p, *of)
+    )
+    after = pictures.packed_batch(0, 0)
+    assert len(after[0]) > 0
+    assert [x.shape for x in after[0]] != [x.shape for x in before[0][0]]
+    monkeypatch.setattr(Clips, "read_whole", lambda *of: None)
+    with pytest.raises(ValueError, match="must be readable clips"):
+        clips.packed_batch(0, 0)
+
+
+def test_clips_shorter_than_a_token_are_left_out_and_told(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    codec = partial(CausalPatches, channels=4, steps=0, stride=(1, 4, 4))
+    modality = Video(
+        partial(Clips, root=folders[0], split=(1, 0, 0)), codec, partial(SpacetimeTokens, patch=(4, 2, 2)), frames=8,
+        size=(32, 32), native=True, budget=100,
+    )  # fmt: skip
+    assert all(x.shape[1] % 4 == 0 for row in range(4) for x in modality.packed_batch(0, row)[0])
+    assert "3 clips of 3 lengths and sizes, without 1 that have fewer frames" in capsys.readouterr().out
+
+
+def test_a_codec_learns_from_clips_of_any_length(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    for i, frames in enumerate([5, 9]):
+        write_ffv1(tmp_path / f"{i}.mkv", rng.integers(0, 256, (frames, 32, 32, 3), np.uint8), 8.0)
+    modality = Video(
+        partial(Clips, root=tmp_path, split=(1, 0, 0)), partial(CausalPatches, channels=4, steps=0), SpacetimeTokens,
+        frames=13, size=(32, 32), native=True, budget=100,
+    )  # fmt: skip
+    assert {x.shape[1] for row in range(4) for x in modality.packed_batch(0, row)[0]} == {2, 3}
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_pictures_lie_in_pixels() -> None:
+    layout = LatentTokens(24, 3).layout(torch.zeros(1, 3, 4, 4))
+    coarse = LatentTokens(24, 3, patch=2, stride=(8, 8)).coordinates(layout)
+    assert torch.equal(coarse, 2 * LatentTokens(24, 3, patch=2, stride=(4, 4)).coordinates(layout))
+    assert coarse.max() == 16 / 8  # the second token begins 16 pixels from the first
 
 
 def test_built_in_samples_have_many_sizes() -> None:

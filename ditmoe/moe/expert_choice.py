@@ -78,7 +78,7 @@ class ExpertChoice(Router):
         scores = logits.softmax(dim=-1).flatten(0, 1)
         taken, start = [], 0
         for block in layout.blocks(scores):
-            taken.append(self._take(block, start))
+            taken.append(self._take(block, start, layout.packed))
             start += block.shape[0] * block.shape[1]
         token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
@@ -88,10 +88,12 @@ class ExpertChoice(Router):
             )  # of a token that only those took who do not want it
         return Routing(token, expert, self.route_scale * weight, scores)
 
-    def _take(self, scores: Float[Tensor, "B N E"], start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _take(
+        self, scores: Float[Tensor, "B N E"], start: int, packed: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, numbered from `start`, experts and weights of samples of one length."""
         size, num_tokens, _ = scores.shape
-        room = room_of(self.active, num_tokens, self.num_experts)
+        room = room_of(self.active, num_tokens, self.num_experts, packed)
         weight, place = scores.transpose(1, 2).topk(room, dim=-1)  # (B, E, C)
         token = place + start + num_tokens * torch.arange(size, device=scores.device)[:, None, None]
         expert = torch.arange(self.num_experts, device=scores.device)[:, None].expand(size, -1, room)

@@ -132,14 +132,14 @@ class TokenChoice(Router):
         return losses
 
 
-def capacity(experts_per_token: float, num_tokens: int, num_experts: int) -> int:
+def capacity(experts_per_token: float, num_tokens: int, num_experts: int, packed: bool = False) -> int:
     """Tokens of a sample that an expert has room for, ceil(experts_per_token N / E), at most N.
 
     Raises:
-        ValueError: if that is less than one token before rounding.
+        ValueError: if that is less than one token before rounding; samples that are packed may be as small.
     """
     room = experts_per_token * num_tokens / num_experts
-    if room < 1:
+    if room < 1 and not packed:
         raise ValueError(
             f"the capacity must be at least one token per expert, got {room:.3g}: {experts_per_token:g} experts "
             f"for each of {num_tokens} tokens, over {num_experts} experts"
@@ -159,14 +159,18 @@ def within_capacity(
     Within a choice tokens stand in the order of their best score, or as they come without `priority`.
     """
     pairs = zip(layout.blocks(scores), layout.blocks(expert), strict=True)
-    return torch.cat([_first(s, e, experts_per_token, priority) for s, e in pairs])
+    return torch.cat([_first(s, e, experts_per_token, priority, layout.packed) for s, e in pairs])
 
 
 def _first(
-    scores: Float[Tensor, "B N E"], expert: Int[Tensor, "B N K"], experts_per_token: float, priority: bool
+    scores: Float[Tensor, "B N E"],
+    expert: Int[Tensor, "B N K"],
+    experts_per_token: float,
+    priority: bool,
+    packed: bool,
 ) -> Bool[Tensor, "T K"]:
     (size, num_tokens, top_k), num_experts = expert.shape, scores.shape[2]
-    room = capacity(experts_per_token, num_tokens, num_experts)
+    room = capacity(experts_per_token, num_tokens, num_experts, packed)
     place = torch.arange(num_tokens, device=expert.device).expand(size, -1)
     if priority:
         best = scores.amax(dim=-1)

@@ -20,7 +20,7 @@ from modalities.codec import Codec
 from modalities.image import pictures, view
 from modalities.image.catalogue import Picture
 from modalities.image.codec import Autoencoder
-from modalities.image.data import Pictures, turn
+from modalities.image.data import Pictures, flipped, turn
 from modalities.image.metric import evaluate_images
 from modalities.native import Packing, encode_all, native_size, packed_rows
 from modalities.sheet import lay_out, save_png
@@ -110,7 +110,8 @@ class Image(LatentModality):
         return whole if size is None else self.codec.shape(size)
 
     def tokens(self, hidden_size: int) -> Tokens:
-        tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0])
+        stride = self.facts()["stride"]
+        tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0], stride=stride)
         x = torch.zeros(1, *self.sample_shape)
         tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
         return tokens
@@ -133,20 +134,33 @@ class Image(LatentModality):
         probe = self.tokens(8)
         unit = [s * p for s, p in zip(self.facts()["stride"], probe.cut, strict=True)]
         area = self.size[0] * self.size[1]
-        sizes = [(p, self.data.own_size(p)) for p in self.data.split("train")]
-        kept = [(p, native_size(size, unit, area)) for p, size in sizes if size is not None]
+        kept = [(p, native_size(size, unit, area)) for p, size in self.data.own_sizes()]
         packing = Packing([h * w // (unit[0] * unit[1]) for _, (h, w) in kept], self.budget)
         print(f"{len(kept)} pictures at {len({s for _, s in kept})} sizes, {packing.told()}")
         return packing, kept
 
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
         packing, pictures = self.packing
-        chosen = [pictures[n % len(pictures)] for n in packing.row(seed, row)]
-        images = [self.data.read_whole(*each) for each in chosen]
-        return encode_all(images, self.encode), torch.tensor([picture.label for picture, _ in chosen])
+        for members in packing.rows_from(seed, row):
+            chosen = [(*pictures[n % len(pictures)], flipped(seed, n) and self.data.mirror) for n in members]
+            images = self.data.read_wholes(chosen)
+            kept = [
+                (image, p.label) for image, (p, *_) in zip(images, chosen, strict=True) if image is not None
+            ]
+            if kept:
+                return encode_all([image for image, _ in kept], self.encode), torch.tensor(
+                    [y for _, y in kept]
+                )
+        raise self.data.nothing_readable()
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
-        return [] if self.cached or self.rows else self.data.batch_names(size, seed, step, rank, world)
+        if self.cached:
+            return []
+        if not self.rows:
+            return self.data.batch_names(size, seed, step, rank, world)
+        packing, pictures = self.packing
+        rows = range(step * self.rows, (step + 1) * self.rows)
+        return [pictures[n % len(pictures)][0].name for row in rows for n in packing.row(seed, row)]
 
     def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
         """Latents of pictures, on the codec's device."""

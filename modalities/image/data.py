@@ -89,7 +89,7 @@ class Pictures:
         images = list(self._threads.map(self.read, pictures))
         kept = [(p, image) for p, image in zip(pictures, images, strict=True) if image is not None]
         if not kept:
-            raise self._nothing_readable()
+            raise self.nothing_readable()
         labels = np.array([picture.label for picture, _ in kept], np.int64)
         return Samples(np.stack([image for _, image in kept]), labels, [picture.name for picture, _ in kept])
 
@@ -107,9 +107,14 @@ class Pictures:
         try:
             return fitted(_open(picture.source, picture.name), self.size)
         except (ValueError, OSError) as error:
-            with self._lock:
-                self._tell(picture.name, str(error))
+            self._tell(picture.name, str(error))
             return None
+
+    def own_sizes(self) -> list[tuple[Picture, tuple[int, int]]]:
+        """The training pictures that have a size, each with it."""
+        pictures = self.split("train")
+        sizes = self._threads.map(self.own_size, pictures)
+        return [(p, size) for p, size in zip(pictures, sizes, strict=True) if size is not None]
 
     def own_size(self, picture: Picture) -> tuple[int, int] | None:
         """(H, W) of a picture as it is, of a built-in digit that of its ink; None where it is unreadable."""
@@ -121,22 +126,35 @@ class Pictures:
             self._tell(picture.name, str(error))
             return None
 
-    def read_whole(self, picture: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-        """A picture, all of it, at a size; grey where it turns out to be unreadable, which is told once."""
-        if isinstance(picture.source, np.ndarray):
-            return stretched(Image.fromarray(inked(picture.source)), size)
+    def read_wholes(
+        self, wanted: Sequence[tuple[Picture, tuple[int, int], bool]]
+    ) -> list[UInt8[np.ndarray, "H W 3"] | None]:
+        """Pictures, all of each, at a size, and mirrored or not; None for what is unreadable after all, told once."""
+        return list(self._threads.map(lambda each: self.read_whole(*each), wanted))
+
+    def read_whole(
+        self, picture: Picture, size: tuple[int, int], flip: bool = False
+    ) -> UInt8[np.ndarray, "H W 3"] | None:
+        """One of `read_wholes`."""
         try:
-            return stretched(_open(picture.source, picture.name), size)
+            source = picture.source
+            image = (
+                Image.fromarray(inked(source))
+                if isinstance(source, np.ndarray)
+                else _open(source, picture.name)
+            )
+            whole = stretched(image, size)
         except (ValueError, OSError) as error:
-            with self._lock:
-                self._tell(picture.name, str(error))
-            return np.full((*size, 3), 128, np.uint8)
+            self._tell(picture.name, str(error))
+            return None
+        return whole[:, ::-1] if flip else whole
 
     def _tell(self, name: str, reason: str) -> None:
-        if name not in self.unreadable:
+        with self._lock:
+            if name in self.unreadable:
+                return
             self.unreadable[name] = reason
-            count = len(self.unreadable)
-            if count <= 20:
+            if (count := len(self.unreadable)) <= 20:
                 last = " (further ones are only counted)" if count == 20 else ""
                 print(f"skipped unreadable picture {count}: {reason}{last}", file=sys.stderr)
 
@@ -148,9 +166,10 @@ class Pictures:
         for other in (*pictures[index + 1 :], *pictures[:index]):
             if other.label == pictures[index].label and (image := self.read(other)) is not None:
                 return image
-        raise self._nothing_readable()
+        raise self.nothing_readable()
 
-    def _nothing_readable(self) -> ValueError:
+    def nothing_readable(self) -> ValueError:
+        """What is wrong where no picture can be read."""
         first = next(iter(self.unreadable.values()), "there was none")
         return ValueError(
             f"{self.root} must hold readable pictures, got {len(self.unreadable)} others: {first}"
@@ -187,7 +206,12 @@ def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:
     """Which of `length` items is number `number` of the training stream, and whether it is mirrored."""
     index = int(_permutation(length, seed, number // length)[number % length])
-    return index, mirror and bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)
+    return index, mirror and flipped(seed, number)
+
+
+def flipped(seed: int, number: int) -> bool:
+    """Whether number `number` of the training stream is mirrored, where half of them are."""
+    return bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)
 
 
 @lru_cache(maxsize=4)

@@ -117,10 +117,15 @@ class Video(LatentModality):
             return self.clips_of(Path(self.cached.record["source"]))
         return MovingDigits(self.size, self.frames, self.stride)
 
-    def clips_of(self, root: Path | None = None) -> Clips:
+    def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
         """The clips of a folder, that of the configuration by default."""
-        options = {} if root is None else {"root": root}
+        options |= {} if root is None else {"root": root}
         return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
+
+    @cached_property
+    def shown(self) -> Clips | MovingDigits:
+        """The clips that a codec learns from; where training takes any length, short ones stand still at the end."""
+        return self.clips_of(hold=True) if self.rows and isinstance(self.data, Clips) else self.data
 
     @cached_property
     def pictures(self) -> Any:
@@ -153,7 +158,7 @@ class Video(LatentModality):
     def _pixels(self, size: int, seed: int, step: int) -> Float[Tensor, "B 3 T H W"]:
         if self.pictures is not None and self._shows_images(seed, step):
             return to_pixels(self.pictures.batch(size, seed, step)[0][:, None].repeat(self.frames, axis=1))
-        return to_pixels(self.data.batch(size, seed, step)[0])
+        return to_pixels(self.shown.batch(size, seed, step)[0])
 
     def facts(self) -> dict[str, Any]:
         stored = self.images and self._latents is not None and self.pictures is None

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from modalities.video.container import Unreadable
 from modalities.video.index import Index
 from modalities.video.reader import BACKENDS, BROKEN, read_clip, read_index, salvaged_index
 
+T = TypeVar("T")
 POLICIES = ("error", "skip", "salvage")
 _EPOCH, _CLIP, _CHOICE, _START = 1, 2, 3, 4  # addresses of the kinds of random streams
 _NAMED = 20
@@ -43,6 +45,7 @@ class Clips:
         split: shares of train, val and test where no folders give them.
         backend: "pyav", or "decord" where that is installed.
         workers: threads that decode the clips of a batch; 0 decodes in the caller's.
+        hold: a video of fewer frames than a clip holds its last one, and is not too short.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Clips:
         split: Sequence[float] = (0.8, 0.1, 0.1),
         backend: str = "pyav",
         workers: int = 0,
+        hold: bool = False,
     ) -> None:
         if len(size) != 2 or min(*size, frames, stride) < 1 or workers < 0:
             got = f"{list(size)}, {frames}, {stride} and {workers}"
@@ -68,6 +72,7 @@ class Clips:
         self.root = builtin() if root is None else Path(root).expanduser()
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.policy, self.parts, self.backend, self.workers = policy, tuple(split), backend, workers
+        self.hold = hold
         self.unreadable: dict[str, str] = {}
         """Name -> reason of the videos that were left out for at least one clip so far."""
         self.salvaged: dict[str, str] = {}
@@ -92,11 +97,6 @@ class Clips:
     def classes(self) -> list[str]:
         """Class names; a label is an index into them."""
         return sorted({clip.category for clip in self._listing})
-
-    @property
-    def span(self) -> int:
-        """Frames of a video from the first to the last of a clip."""
-        return (self.frames - 1) * self.stride + 1
 
     def split(self, name: str) -> Sequence[Clip]:
         """The videos of a split, by name."""
@@ -174,58 +174,51 @@ class Clips:
 
     def own_size(self, video: Clip) -> tuple[int, int, int] | None:
         """(T, H, W) of a video as it is, every `stride`-th frame counted; None where it cannot be read, told once."""
-        try:
-            index = self._index(video.path, None)
-        except Unreadable as error:
-            if self.policy == "error":
-                raise
-            self._tell(self.unreadable, "skipped unreadable video", video, error)
-            return None
-        return (len(index) - 1) // self.stride + 1, index.height, index.width
+        index = self._try(video, lambda fault: self._index(video.path, fault))
+        return None if index is None else (self._room(index), index.height, index.width)
 
     def read_whole(
         self, video: Clip, place: float, size: tuple[int, int, int]
     ) -> UInt8[np.ndarray, "T H W 3"] | None:
         """T frames from a place in [0, 1), all of each, at (H, W); None where they cannot be read, told once."""
-        try:
-            index = self._index(video.path, None)
-            start = int(place * (len(index) - (size[0] - 1) * self.stride))
-            frames = read_clip(video.path, start, size[0], self.stride, index=index, backend=self.backend)
-        except Unreadable as error:
-            if self.policy == "error":
-                raise
-            self._tell(self.unreadable, "skipped unreadable video", video, error)
-            return None
-        return resized(frames, size[1:])
+        frames = self._try(video, lambda fault: self._frames(video, place, size[0], fault))
+        return None if frames is None else resized(frames, size[1:])
 
     def _read(self, video: Clip, place: float) -> np.ndarray | None:
         """A clip from a place in [0, 1) of where it can start; None where it cannot be read, told once."""
+        frames = self._try(video, lambda fault: self._frames(video, place, self.frames, fault))
+        return None if frames is None else fit(frames, self.size)
+
+    def _try(self, video: Clip, read: Callable[[Unreadable | None], T]) -> T | None:
+        """What is read by the policy, which may be told of a fault and then salvages; None where it cannot be read."""
         try:
             try:
-                return self._cut(video, place)
+                return read(None)
             except Unreadable as fault:
                 if self.policy != "salvage" or fault.reason not in BROKEN:
                     raise
-                frames = self._cut(video, place, fault)
+                found = read(fault)
                 self._tell(self.salvaged, "salvaged part of video", video, fault)
-                return frames
+                return found
         except Unreadable as error:
             if self.policy == "error":
                 raise
             self._tell(self.unreadable, "skipped unreadable video", video, error)
             return None
 
-    def _cut(self, video: Clip, place: float, fault: Unreadable | None = None) -> np.ndarray:
-        index = self._index(video.path, fault)
-        room = len(index) - self.span
-        start = int(place * (room + 1)) if room > 0 else 0
+    def _frames(self, video: Clip, place: float, count: int, fault: Unreadable | None) -> np.ndarray:
+        index, span = self._index(video.path, fault), (count - 1) * self.stride + 1
+        start = int(place * (max(0, len(index) - span) + 1))
         backend = "pyav" if fault else self.backend
-        frames = read_clip(video.path, start, self.frames, self.stride, index=index, backend=backend)
-        if len(frames) < self.frames:
-            raise Unreadable(
-                video.path, "too short", f"{len(index)} frames decode, the clip needs {self.span}"
-            )
-        return fit(frames, self.size)
+        there = min(count, self._room(index)) if self.hold else count
+        frames = read_clip(video.path, start, there, self.stride, index=index, backend=backend)
+        if len(frames) < there:
+            raise Unreadable(video.path, "too short", f"{len(index)} frames decode, the clip needs {span}")
+        return np.concatenate([frames, frames[-1:].repeat(count - there, axis=0)])
+
+    def _room(self, index: Index) -> int:
+        """Frames of the longest clip."""
+        return (len(index) - 1) // self.stride + 1
 
     def _index(self, path: Path, fault: Unreadable | None) -> Index:
         """The index of a video. A fault of the whole file is remembered, of a clip never: a clip would depend

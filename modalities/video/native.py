@@ -1,7 +1,7 @@
 """Clips, and pictures among them, at their own lengths and sizes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from modalities.video.moving import MovingDigits
 MOVING = 512
 """Built-in clips of an epoch; each epoch has others."""
 PROPORTIONS = ((1, 1), (3, 4), (4, 3), (1, 2), (2, 1))
-_CLIP = 8  # address of a random stream
+_CLIP, _FLIP = 8, 9  # addresses of random streams
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,19 @@ class NativeClips:
     ) -> None:
         self.data, self.pictures, self.shape, self.cut = data, pictures, shape, tuple(cut)
         self.unit, self.most = [s * c for s, c in zip(stride[1:], cut[1:], strict=True)], most
+        self.short: list[str] = []
+        """Names of the samples that have fewer frames than a token."""
         self.entries = [*self._clips(), *self._pictures()]
-        if not self.entries:
-            raise ValueError("there must be readable clips for train, got none")
         self.packing = Packing([self.tokens(entry.size) for entry in self.entries], budget)
 
     def told(self) -> str:
         """One line for whoever waits."""
-        sizes = {entry.size for entry in self.entries}
-        return f"{len(self.entries)} clips of {len(sizes)} lengths and sizes, {self.packing.told()}"
+        sizes, less = {entry.size for entry in self.entries}, ""
+        if self.short:
+            less = (
+                f", without {len(self.short)} that have fewer frames than a token, the first: {self.short[0]}"
+            )
+        return f"{len(self.entries)} clips of {len(sizes)} lengths and sizes{less}, {self.packing.told()}"
 
     def tokens(self, size: Sequence[int]) -> int:
         """Of a sample of this size in pixels."""
@@ -71,18 +75,21 @@ class NativeClips:
         self, seed: int, row: int
     ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Int64[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
         """Samples, labels, and which are pictures; what cannot be read is left out."""
-        draws = [(self.entries[n % len(self.entries)], n) for n in self.packing.row(seed, row)]
         each = self.data.parallel if isinstance(self.data, Clips) else map
-        read = each(lambda drawn: (drawn[0], *self._read(drawn[0], seed, drawn[1])), draws)
-        kept = [(clip, entry, label) for entry, clip, label in read if clip is not None]
-        if not kept:
-            raise ValueError(f"row {row} must hold a readable clip, got none")
-        labels = np.array([label for _, _, label in kept], np.int64)
-        return [clip for clip, _, _ in kept], labels, np.array([entry.is_picture for _, entry, _ in kept])
+        for members in self.packing.rows_from(seed, row):
+            draws = [(self.entries[n % len(self.entries)], n) for n in members]
+            read = each(lambda drawn: (drawn[0], *self._read(drawn[0], seed, drawn[1])), draws)
+            kept = [(clip, label, entry.is_picture) for entry, clip, label in read if clip is not None]
+            if kept:
+                clips, labels, of_pictures = zip(*kept, strict=True)
+                return list(clips), np.array(labels, np.int64), np.array(of_pictures)
+        raise ValueError("there must be readable clips for train, got none")
 
     def _read(self, entry: Entry, seed: int, number: int) -> tuple[np.ndarray | None, int]:
         if entry.is_picture:
-            return self.pictures.read_whole(entry.source, entry.size[1:])[None], entry.label
+            flip = self.pictures.mirror and bool(np.random.default_rng([seed, _FLIP, number]).random() < 0.5)
+            image = self.pictures.read_whole(entry.source, entry.size[1:], flip)
+            return None if image is None else image[None], entry.label
         if isinstance(self.data, MovingDigits):
             frames, *size = entry.size
             return MovingDigits(size, frames, self.data.stride, self.data.side).clip("train", seed, number)
@@ -91,14 +98,11 @@ class NativeClips:
 
     def _clips(self) -> list[Entry]:
         if isinstance(self.data, MovingDigits):
-            return [Entry(None, 0, self._fitted(*own)) for own in self._moving(self.data.side)]
-        labels = self.data.labels("train").tolist()
-        sizes = [self.data.own_size(video) for video in self.data.split("train")]
-        return [
-            Entry(video, label, self._fitted(*size))
-            for video, label, size in zip(self.data.split("train"), labels, sizes, strict=True)
-            if size is not None
-        ]
+            return self._made((None, 0, own, False) for own in self._moving(self.data.side))
+        videos, labels = self.data.split("train"), self.data.labels("train").tolist()
+        sizes = self.data.parallel(self.data.own_size, videos)
+        found = zip(videos, labels, sizes, strict=True)
+        return self._made((video, label, size, False) for video, label, size in found if size is not None)
 
     def _moving(self, side: int) -> list[tuple[int, int, int]]:
         """Lengths and sizes of the built-in clips, of the area of `size` and of any of some proportions."""
@@ -113,11 +117,20 @@ class NativeClips:
     def _pictures(self) -> list[Entry]:
         if self.pictures is None:
             return []
-        found = [(p, self.pictures.own_size(p)) for p in self.pictures.split("train")]
-        return [Entry(p, p.label, self._fitted(1, *size), True) for p, size in found if size is not None]
+        return self._made((p, p.label, (1, *size), True) for p, size in self.pictures.own_sizes())
 
-    def _fitted(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """What a sample of this size is brought to: as many frames as fit, of `native_size`."""
+    def _made(self, found: Iterable[tuple[Any, int, tuple[int, int, int], bool]]) -> list[Entry]:
+        """Entries of sources, labels, own sizes, and which are pictures."""
+        entries = []
+        for source, label, own, is_picture in found:
+            if (size := self._fitted(*own)) is not None:
+                entries.append(Entry(source, label, size, is_picture))
+            elif source is not None:
+                self.short.append(source.name)
+        return entries
+
+    def _fitted(self, frames: int, height: int, width: int) -> tuple[int, int, int] | None:
+        """What a sample of this size is brought to: as many frames as fit, of `native_size`; None if none do."""
         size = native_size((height, width), self.unit, self.most[1] * self.most[2])
         for length in range(min(frames, self.most[0]), 0, -1):
             try:
@@ -125,6 +138,4 @@ class NativeClips:
                     return length, *size
             except ValueError:
                 continue
-        raise ValueError(
-            f"modality.size must hold a clip of one token, got {frames} frames of {height} x {width}"
-        )
+        return None
