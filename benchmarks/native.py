@@ -36,18 +36,19 @@ def model(tokens: LatentTokens | SpacetimeTokens, width: int, **attention: objec
     )  # fmt: skip
 
 
-def step(net: DiTMoE, samples: Sequence[torch.Tensor], packed: bool) -> Callable[[], None]:
-    """A training step on samples (C, ...): on one row, or as a batch of one size."""
+def step(net: DiTMoE, *batches: Sequence[torch.Tensor], packed: bool = False) -> Callable[[], None]:
+    """A training step on samples (C, ...), on one row or as a batch of one size, or on several such after another."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, fused=True)
-    t, y = torch.linspace(50, 950, len(samples)), torch.zeros(len(samples), dtype=torch.long)
 
     def run() -> None:
-        if packed:
-            rows, layout = net.tokens.pack(samples)
-            output = net(rows[None], t, y, layout)[0]
-        else:
-            output = net(torch.stack(list(samples)), t, y)[0]
-        output.float().square().mean().backward()
+        for samples in batches:
+            t, y = torch.linspace(50, 950, len(samples)), torch.zeros(len(samples), dtype=torch.long)
+            if packed:
+                rows, layout = net.tokens.pack(samples)
+                output = net(rows[None], t, y, layout)[0]
+            else:
+                output = net(torch.stack(list(samples)), t, y)[0]
+            output.float().square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -61,18 +62,17 @@ def pictures(width: int) -> dict[str, Callable[[], object]]:
     largest = [torch.randn(4, 2 * max(h for h, _ in PICTURES), 2 * max(w for _, w in PICTURES))] * len(
         PICTURES
     )
-    alone = [step(net, [sample], packed=False) for sample in samples]
     return {
         "packed": step(net, samples, packed=True),
-        "padded to the largest": step(net, largest, packed=False),
-        "one by one": lambda: [run() for run in alone],
+        "padded to the largest": step(net, largest),
+        "one by one": step(net, *([sample] for sample in samples)),
     }
 
 
 def one_size(width: int) -> dict[str, Callable[[], object]]:
     """The second."""
     net, samples = model(LatentTokens(width), width), [torch.randn(4, 16, 16) for _ in range(16)]
-    return {"a batch": step(net, samples, packed=False), "packed": step(net, samples, packed=True)}
+    return {"a batch": step(net, samples), "packed": step(net, samples, packed=True)}
 
 
 def windows(width: int) -> dict[str, Callable[[], object]]:
@@ -84,7 +84,7 @@ def windows(width: int) -> dict[str, Callable[[], object]]:
         "frames and time in turns": model(make(), width, attention="factorised"),
     }
     clip, other = (torch.randn(4, t, 2 * h, 2 * w) for t, h, w in (CLIP, OTHER))
-    steps: dict[str, Callable[[], object]] = {n: step(net, [clip], packed=False) for n, net in nets.items()}
+    steps: dict[str, Callable[[], object]] = {n: step(net, [clip]) for n, net in nets.items()}
     for name in ("within windows", "full"):
         steps[f"{name}, packed with another"] = step(nets[name], [clip, other], packed=True)
     return steps

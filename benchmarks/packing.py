@@ -100,7 +100,8 @@ def compare(grid: str, extent: float, width: int, batch: int, rounds: int) -> No
     for kind in ("training", "sampling"):
         seconds = interleaved({kept: m[kind] for kept, m in made.items()}, rounds, torch.device("cpu"))
         each = [a / b for a, b in zip(seconds["all"], seconds["occupied"], strict=True)]
-        milliseconds = 1e3 * min(seconds["occupied"]) / batch
+        steps_taken = len(TIMES) if kind == "sampling" and batch > 1 else 1
+        milliseconds = 1e3 * min(seconds["occupied"]) / batch / steps_taken
         cells.append(
             f"{ratio(seconds, 'all', 'occupied'):6.1f} x ({min(each):.1f} .. {max(each):.1f}), {milliseconds:.0f} ms"
         )

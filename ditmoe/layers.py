@@ -1,7 +1,6 @@
 """The parts of a diffusion transformer that know nothing of experts, tokens or noise."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,25 +27,20 @@ def attend(
 
 
 def attend_within(
-    q: Float[Tensor, "B H N d"],
-    k: Float[Tensor, "B H N d"],
-    v: Float[Tensor, "B H N d"],
-    blocks: Sequence[tuple[int, int]],
+    q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"], groups: Groups
 ) -> Float[Tensor, "B H N d"]:
-    """Attention among tokens that stand in groups, n of L tokens for each (n, L) of `blocks`, one after the other.
+    """Attention among tokens that stand in groups, one after the other.
 
     On CUDA a packed row goes through one kernel of variable lengths, xformers' or, in half precision, torch's own;
-    elsewhere groups of one length are a batch.
+    elsewhere, and where neither takes such heads, groups of one length are a batch.
     """
-    if q.is_cuda and len(q) == 1 and sum(n for n, _ in blocks) > 1:
-        lengths = [length for n, length in blocks for _ in range(n)]
-        if (
-            y := _attend_varying(q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), lengths)
-        ) is not None:
+    if q.is_cuda and len(q) == 1 and len(groups.lengths) > 1:
+        rows = [z[0].transpose(0, 1) for z in (q, k, v)]
+        if (y := _attend_varying(rows[0], rows[1], rows[2], groups)) is not None:
             return y.transpose(0, 1)[None]
     parts = []
-    sizes = [n * length for n, length in blocks]
-    for (n, length), *part in zip(blocks, *(z.split(sizes, dim=-2) for z in (q, k, v)), strict=True):
+    sizes = [n * length for n, length in groups.blocks]
+    for (n, length), *part in zip(groups.blocks, *(z.split(sizes, dim=-2) for z in (q, k, v)), strict=True):
         if n == 1:
             parts.append(attend(*part))
         else:
@@ -56,22 +50,23 @@ def attend_within(
 
 
 def _attend_varying(
-    q: Float[Tensor, "T H d"], k: Float[Tensor, "T H d"], v: Float[Tensor, "T H d"], lengths: Sequence[int]
+    q: Float[Tensor, "T H d"], k: Float[Tensor, "T H d"], v: Float[Tensor, "T H d"], groups: Groups
 ) -> Float[Tensor, "T H d"] | None:
     """The same on CUDA in one call; None where no kernel serves."""
     try:
         from xformers.ops import fmha, memory_efficient_attention
 
-        mask = fmha.BlockDiagonalMask.from_seqlens(list(lengths))
+        mask = fmha.BlockDiagonalMask.from_seqlens(groups.lengths)
         return memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
-    except ImportError:
+    except (ImportError, NotImplementedError):  # not there, or not for such heads
         pass
-    if q.dtype not in (torch.float16, torch.bfloat16):
+    small = torch.cuda.get_device_capability(q.device) < (8, 0)
+    if small or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] % 8 or q.shape[-1] > 256:
         return None
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = F.pad(torch.tensor(lengths, device=q.device).cumsum(0), (1, 0)).to(torch.int32)
-    y = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, max(lengths), max(lengths))
+    ends, longest = groups.ends(q.device), max(groups.lengths)
+    y = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest)
     assert isinstance(y, Tensor)
     return y
 
@@ -107,7 +102,7 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         q, k = q.type_as(v), k.type_as(v)
-        y = attend(q, k, v) if groups is None else attend_within(q, k, v, groups.blocks)
+        y = attend(q, k, v) if groups is None else attend_within(q, k, v, groups)
         y = self.out(rearrange(y, "b h n d -> b n (h d)"))
         return y if groups is None or groups.back is None else y.index_select(1, groups.back)
 

@@ -35,6 +35,23 @@ class Groups:
     back: Int[Tensor, " N"] | None
     blocks: tuple[tuple[int, int], ...]
 
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each group."""
+        return [length for n, length in self.blocks for _ in range(n)]
+
+    def ends(self, device: torch.device) -> Int[Tensor, " n_1"]:
+        """Where the groups begin, and where the last one ends; brought to a device once."""
+        if device not in self._ends:
+            self._ends[device] = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32).to(
+                device
+            )
+        return self._ends[device]
+
+    @cached_property
+    def _ends(self) -> dict[torch.device, Tensor]:
+        return {}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -87,7 +104,7 @@ class Layout:
     def sample(self) -> Int[Tensor, " T"]:
         """Number of each token's sample, counting tokens through the batch."""
         return torch.arange(len(self.grids), device=self.device).repeat_interleave(
-            torch.tensor(self.lengths, device=self.device), output_size=sum(self.lengths)
+            torch.tensor(self.lengths, dtype=torch.long, device=self.device), output_size=sum(self.lengths)
         )
 
     @cached_property
@@ -138,12 +155,13 @@ class Layout:
         Args:
             window: cells along each axis.
         """
-        if within == "all":
-            rows = tuple((1, length) for length in self.lengths)
-            return Groups(None, None, rows) if self.packed else None
+        if within == "all" and not self.packed:
+            return None
         key = (within, tuple(window))
         if key not in self._known:
-            if self.packed:
+            if within == "all":
+                found: Order = None, None, tuple((1, length) for length in self.lengths)
+            elif self.packed:
                 found = bring_together(self.cells.cpu().numpy(), self.sample.cpu().numpy(), *key)
             else:
                 found = _of_a_grid(self.grids[0], *key)

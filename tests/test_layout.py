@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ditmoe import DiTMoE
 from ditmoe.layers import attend, attend_within
-from ditmoe.layout import WITHIN, Layout
-from ditmoe.moe import Context, TokenChoice
+from ditmoe.layout import WITHIN, Groups, Layout
+from ditmoe.moe import Context, ExpertChoice, TokenChoice
 from modalities.image.tokens import LatentTokens
 from modalities.video.tokens import SpacetimeTokens
 from tests.routers import POOLED, ROUTERS, D, axes, layer
@@ -77,7 +77,7 @@ def test_attention_stays_within_segments(lengths: tuple[int, ...]) -> None:
     sample = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     scores = (q @ k.transpose(-2, -1) * 8**-0.5).masked_fill(sample[:, None] != sample, -torch.inf)
     groups = Layout.pack([(n,) for n in lengths], CPU).groups("all")
-    found = [scores.softmax(-1) @ v, attend_within(q, k, v, groups.blocks)]
+    found = [scores.softmax(-1) @ v, attend_within(q, k, v, groups)]
     gradients = [torch.autograd.grad(y.sin().sum(), (q, k, v)) for y in found]
     assert torch.allclose(*found, atol=1e-5)
     for one, other in zip(*gradients, strict=True):
@@ -91,7 +91,7 @@ def friends(layout: Layout, within: str, window: tuple[int, ...]) -> Tensor:
         return torch.ones(n, n, dtype=torch.bool)
     order, back = (torch.arange(n) if i is None else i for i in (groups.order, groups.back))
     zero, v = torch.zeros(1, 1, n, n), torch.eye(n)[order][None, None]
-    return attend_within(zero, zero, v, groups.blocks)[0, 0, back] > 0
+    return attend_within(zero, zero, v, groups)[0, 0, back] > 0
 
 
 @pytest.mark.parametrize("within", WITHIN)
@@ -119,6 +119,20 @@ def test_groups_are_what_they_say(within: str, kind: str) -> None:
     if kind != "even":
         expected &= layout.sample[:, None] == layout.sample
     assert torch.equal(friends(layout, within, window), expected)
+
+
+@pytest.mark.parametrize(
+    "router", [partial(ExpertChoice, capacity=1.0), partial(TokenChoice, top_k=1, capacity=1.0)]
+)
+def test_experts_have_room_for_one_token_of_a_small_packed_sample(router: partial) -> None:
+    torch.manual_seed(0)
+    net = router(8, num_experts=4)
+    torch.nn.init.normal_(net.weight)
+    x, t, c = torch.randn(1, 17, 8), torch.full((2,), 500.0), torch.zeros(2, 8)
+    routing = net(x, Context(t, c, c, Layout.pack([(1, 1), (4, 4)], CPU), x))
+    assert (routing.token == 0).any()
+    with pytest.raises(ValueError, match="at least one token per expert"):
+        net(x[:, :2], Context(t[:1], c[:1], c[:1], Layout.even((1, 2), 1, CPU), x[:, :2]))
 
 
 def model(tokens, attention: str = "full", rope: bool = False) -> DiTMoE:
@@ -185,9 +199,10 @@ def test_one_time_per_frame_is_for_samples_of_one_size() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernel_of_variable_lengths_agrees(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("head_size", [12, 32])
+def test_the_kernel_of_variable_lengths_agrees(dtype: torch.dtype, head_size: int) -> None:
     lengths = (5, 120, 1, 33)
-    q, k, v = torch.randn(3, 1, 4, sum(lengths), 32, device="cuda").to(dtype)
-    found = attend_within(q, k, v, [(1, n) for n in lengths])
+    q, k, v = torch.randn(3, 1, 4, sum(lengths), head_size, device="cuda").to(dtype)
+    found = attend_within(q, k, v, Groups(None, None, tuple((1, n) for n in lengths)))
     parts = [attend(*part) for part in zip(*(z.split(lengths, dim=-2) for z in (q, k, v)), strict=True)]
     assert torch.allclose(found, torch.cat(parts, dim=-2), atol=1e-2 if dtype == torch.bfloat16 else 1e-3)
