@@ -6,6 +6,7 @@ the blocks see in training:
 - all, occupied: every patch of the grid, or those that points lie in or are interpolated from (also when sampling).
 - fastdit3d: 5 % of the patches that hold points and 1 % of the others, then a decoder of two windowed blocks.
 - random 95, random 99: 5 % or 1 % of all patches, the same decoder.
+- milder: half of the patches that hold points, 10 % of the others.
 - decoder alone: a mask that drops nothing, to tell what the decoder costs and does by itself.
 
 First a training step of each in turns, in one process (processor seconds, one thread; medians of the ratios), and the
@@ -51,6 +52,7 @@ VARIANTS = {
     "fastdit3d": [],
     "random 95": ["model.mask_ratio=0.95"],
     "random 99": ["model.mask_ratio=0.99"],
+    "milder": ["model.mask_ratio=[0.5,0.9]"],
     "decoder alone": ["model.mask_ratio=0"],
 }
 
