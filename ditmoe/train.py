@@ -168,19 +168,19 @@ def fixed(section: Any) -> Any:
 
 def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> None:
     """Sample, measure, and say where everything is and what to type next."""
-    lines = [f"  {folder / checkpoint.FOLDER}   the model"]
+    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
+    lines, following = [f"  {folder / checkpoint.FOLDER}   the model"], []
     if options["num"] and (paths := sample_checkpoint(folder, num=options["num"], out=folder / "samples")):
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
+        following = [f"  {run}view {paths[0].parent}"]
     if options["evaluate"]:
         evaluate_checkpoint(folder)
         lines += [f"  {folder / 'metrics.json'}   the numbers above"]
-    print("\nWhere things are:\n" + "\n".join(lines))
-    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
-    print(
-        f"\nNext:\n  {run}view {folder / 'samples'}\n"
-        f"  {run}sample checkpoint={folder} num=16 label=0 seed=1\n"
-        f"  {run}train modality={modality} name=longer trainer.steps={4 * steps}"
-    )
+    following += [
+        f"  {run}sample checkpoint={folder} num=16 label=0 seed=1",
+        f"  {run}train modality={modality} name=longer trainer.steps={4 * steps}",
+    ]
+    print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from PIL import Image as Picture
 from ditmoe import DiTMoE, build, cli
 from ditmoe.moe import TokenChoice
 from ditmoe.process import FlowMatching
+from ditmoe.sample import draw_from
 from ditmoe.sampler import denoise, make_scheduler
 from ditmoe.scheduler import FlowAncestralScheduler
 from ditmoe.train import make_trainer, resume
@@ -322,3 +323,13 @@ def test_training_at_native_sizes_resumes_bit_for_bit(modality: str, tmp_path: P
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
     assert any(not torch.equal(v, before[k]) for k, v in whole.model.state_dict().items())
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_a_run_at_native_sizes_draws_sizes_that_it_never_saw(modality: str, tmp_path: Path) -> None:
+    native_run(tmp_path, modality)[0].run()
+    frames = 1 if modality == "video" else None
+    for size in ([24, 56], [56, 24]):
+        restored = build.restore(tmp_path)
+        samples = draw_from(restored, torch.tensor([0, 1]), size=size, frames=frames)
+        assert list(samples.data.shape[-3:]) == [*size, 3]
