@@ -51,7 +51,7 @@ def test_points_that_share_a_voxel_are_told_apart() -> None:
 
 
 @torch.no_grad()
-def test_a_larger_cloud_counts_as_one_of_the_size_that_was_learnt() -> None:
+def test_the_points_of_a_larger_cloud_are_read_from_the_field_of_the_first() -> None:
     net, x = model(), torch.randn(2, 90, 3)
     t, y = torch.tensor([50.0, 700.0]), torch.tensor([0, 2])
     plain, more = net(x, t, y)[0], x.repeat(1, 5, 1)
@@ -60,6 +60,11 @@ def test_a_larger_cloud_counts_as_one_of_the_size_that_was_learnt() -> None:
     assert torch.equal(net(x, t, y)[0], plain)
     for part in net(more, t, y)[0].split(90, dim=1):
         assert torch.allclose(part, plain, atol=1e-4)
+    others = torch.cat([x, 2 * torch.randn(2, 200, 3)], dim=1)
+    assert torch.allclose(net(others, t, y)[0][:, :90], plain, atol=1e-5)
+    assert net.tokens.parts(290) == [90, 67, 67, 66]
+    net.tokens.kept = "occupied"
+    assert net(others, t, y)[0].isfinite().all()
 
 
 def test_solve_equals_linear_algebra() -> None:

@@ -109,8 +109,9 @@ class PointVoxelTokens(VoxelTokens):
         features: F, numbers per voxel that the transformer hands to the points.
         width: of the head.
         fine: a second, finer grid for the local statistics has this many voxels per voxel; 1 is none.
-        points: a cloud counts as one of so many, whatever it has, so that the statistics of larger ones are those that
-            were learnt; None counts as it is.
+        points: of a larger cloud the first so many make the tokens, and all are read from the field that these become:
+            voxels of more points would be less noisy than any in training. A smaller one counts as one of so many. None
+            takes all as they are.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class PointVoxelTokens(VoxelTokens):
         self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions))
 
     def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+        x = self.first(x)
         coords, size = self.coords(x), self.resolution
         if layout.packed:
             voxels = PatchVoxels(layout, self.patch)
@@ -154,7 +156,7 @@ class PointVoxelTokens(VoxelTokens):
         t: Float[Tensor, " B"],
         c: Float[Tensor, "B D"],
     ) -> Float[Tensor, "B M 3"]:
-        unit = deviation(like)
+        unit = deviation(self.first(like))
         coords = self.coords(like)
         z = like / unit
         waves = torch.cat([2.0 * z, 4.2 * z], dim=-1)
@@ -167,10 +169,26 @@ class PointVoxelTokens(VoxelTokens):
             noise = (
                 t.view(-1, 1, 1) / 1000 / voxel
             )  # on the straight path; the gate learns the factor elsewhere
-            local = local_features(fine, self.around(fine, resolution), noise, self.weight(like))
+            parts = [
+                local_features(part, self.around(part, resolution), noise, self.weight(part))
+                for part in fine.split(self.parts(fine.shape[1]), dim=1)
+            ]
+            local = torch.cat(parts, dim=1)
             estimates.append(local[..., :3])
             features.append(local)
         return self.head(torch.cat(features, dim=-1), estimates, c)
+
+    def first(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B L 3"]:
+        """The points that make the tokens."""
+        return x[:, : self.points]
+
+    def parts(self, num: int) -> list[int]:
+        """A cloud of so many points as clouds of the size that training saw, about; each is its own neighbourhood."""
+        if self.points is None or num <= self.points:
+            return [num]
+        left = num - self.points
+        size, more = divmod(left, count := -(-left // self.points))
+        return [self.points, *(size + (i < more) for i in range(count))]
 
     def weight(self, x: Float[Tensor, "B M 3"]) -> float:
         """How often a point counts."""
@@ -183,7 +201,7 @@ class PointVoxelTokens(VoxelTokens):
         return AllVoxels(len(coords), resolution)
 
     def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
-        return grid_coordinates(x / deviation(x), self.resolution, self.reach)
+        return grid_coordinates(x / deviation(self.first(x)), self.resolution, self.reach)
 
     def initialize(self) -> bool:
         self.head.initialize()
