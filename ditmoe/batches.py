@@ -20,6 +20,7 @@ class Batch:
     """What a forward pass sees: of this process its part, counted over all of them.
 
     Attributes:
+        index: its number.
         x0: (B, *sample) samples of one size; or (T, P) the tokens of samples of different sizes, end to end.
         noise: like `x0`.
         t: (B,) times.
@@ -29,6 +30,7 @@ class Batch:
         share: numbers of x0 of all processes together, over the number of processes.
     """
 
+    index: int
     x0: Float[Tensor, "..."]
     noise: Float[Tensor, "..."]
     t: Float[Tensor, " B"]
@@ -98,7 +100,7 @@ class Batches:
         noise, t, dropped = self._drawn((self.size, *x0.shape[1:]), self.size, index)
         noise, t, dropped = (self.mesh.own(x) for x in (noise, t, dropped))
         t = self.process.shifted(t, torch.Size(self.tokens.grid(x0)).numel())
-        return Batch(x0, noise, t, self._with_null(y, dropped), None, self.size, x0.numel())
+        return Batch(index, x0, noise, t, self._with_null(y, dropped), None, self.size, x0.numel())
 
     def _packed(self, index: int) -> Batch:
         own = self.modality.rows // self.mesh.world
@@ -114,7 +116,7 @@ class Batches:
         x0, noise, t, y = (torch.cat(parts) for parts in zip(*rows, strict=True))
         layout = Layout.pack(list(itertools.chain(*grids)), x0.device)
         size, numbers = self.mesh.ranks.total(torch.tensor([len(y), x0.numel()])).tolist()
-        return Batch(x0, noise, t, y, layout, size, numbers / self.mesh.world)
+        return Batch(index, x0, noise, t, y, layout, size, numbers / self.mesh.world)
 
     def _drawn(self, shape: Sequence[int], size: int, address: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise, times, and whose labels are dropped."""

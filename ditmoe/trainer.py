@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ditmoe import checkpoint, launch
-from ditmoe.batches import Batches
+from ditmoe.batches import Batch, Batches
 from ditmoe.ema import EMA
 from ditmoe.guard import Guard, keeping
 from ditmoe.health import tally
@@ -238,13 +238,14 @@ class Trainer:
             if micro and self.stop.agreed():
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
-            objective, losses, routings, size = self.losses(self.step * self.accumulate + micro)
+            batch = self.batches(self.step * self.accumulate + micro).to(self.device)
+            objective, losses, routings = self.losses(batch)
             self.mesh.sum_copies(self.model, last=micro == self.accumulate - 1)
             (objective / self.accumulate).backward()
             values.append(torch.stack(list(losses.values())))
             passes.append([routing.observed for routing in routings])
             tallies.append(tally(routings))
-            samples += size
+            samples += batch.size
         numbers = dict(zip(losses, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
         norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])
         self.guard.note(self.step, good, numbers["loss"], norm)
@@ -263,17 +264,16 @@ class Trainer:
             "tally": self.ranks.total(torch.stack(tallies).sum(0)),
         }
 
-    def losses(self, index: int) -> tuple[Tensor, dict[str, Tensor], list[Routing], int]:
-        """What is optimised on one batch, its parts by name, the routings, and the samples of all ranks.
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], list[Routing]]:
+        """What is optimised on one batch, its parts by name, and the routings.
 
         The objective is the mean squared error plus the routers' own losses times their coefficients, summed
         over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
         """
-        batch = self.batches(index).to(self.device)
         target = batch.shaped(self.process.target(batch.x0, batch.noise, batch.each))
         x_t = batch.shaped(self.process.corrupt(batch.x0, batch.noise, batch.each))
         torch.manual_seed(
-            torch_generator("router", self.seed, index).initial_seed()
+            torch_generator("router", self.seed, batch.index).initial_seed()
         )  # for routers with noise
         sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
@@ -288,7 +288,7 @@ class Trainer:
             if routing.draft is not None:
                 error = batch.mean_square(routing.draft.float() - target)
                 objective = objective + router.draft_coefficient * error
-        return objective, losses, routings, batch.size
+        return objective, losses, routings
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at a step."""

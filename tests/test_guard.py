@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ditmoe import checkpoint
+from ditmoe.batches import Batch
 from ditmoe.guard import MOMENTUM, WARMUP, Guard
 from ditmoe.train import resume
 from tests.test_trainer import same, trainer
@@ -97,9 +98,9 @@ def poison(run: object, steps: set[int]) -> None:
     """Let some steps' gradients overflow."""
     losses = run.losses
 
-    def poisoned(index: int):
-        objective, parts, routings = losses(index)
-        return (objective * math.inf if index in steps else objective), parts, routings
+    def poisoned(batch: Batch):
+        objective, parts, routings = losses(batch)
+        return (objective * math.inf if batch.index in steps else objective), parts, routings
 
     run.losses = poisoned
 
