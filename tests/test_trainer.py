@@ -160,7 +160,7 @@ def test_accumulation_takes_new_data_for_every_part(tmp_path: Path) -> None:
     run, _ = trainer(tmp_path, "trainer.steps=1", "trainer.accumulate=3")
     seen = []
     losses = run.losses
-    run.losses = lambda index: (seen.append(index), losses(index))[1]
+    run.losses = lambda batch: (seen.append(batch.index), losses(batch))[1]
     run._train_step()
     run.step = 1
     run._train_step()
