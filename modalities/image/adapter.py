@@ -20,7 +20,7 @@ from modalities.codec import Codec
 from modalities.image import pictures, view
 from modalities.image.catalogue import Picture
 from modalities.image.codec import Autoencoder
-from modalities.image.data import Pictures, flipped, turn
+from modalities.image.data import Pictures, turn
 from modalities.image.metric import evaluate_images
 from modalities.native import Packing, encode_all, native_size, packed_rows
 from modalities.sheet import lay_out, save_png
@@ -142,7 +142,7 @@ class Image(LatentModality):
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
         packing, pictures = self.packing
         for members in packing.rows_from(seed, row):
-            chosen = [(*pictures[n % len(pictures)], flipped(seed, n) and self.data.mirror) for n in members]
+            chosen = [(*pictures[n % len(pictures)], seed, n) for n in members]
             images = self.data.read_wholes(chosen)
             kept = [
                 (image, p.label) for image, (p, *_) in zip(images, chosen, strict=True) if image is not None

@@ -127,13 +127,13 @@ class Pictures:
             return None
 
     def read_wholes(
-        self, wanted: Sequence[tuple[Picture, tuple[int, int], bool]]
+        self, wanted: Sequence[tuple[Picture, tuple[int, int], int, int]]
     ) -> list[UInt8[np.ndarray, "H W 3"] | None]:
-        """Pictures, all of each, at a size, and mirrored or not; None for what is unreadable after all, told once."""
+        """Pictures, all of each, at sizes, for numbers of a seed's stream; None for what is unreadable, told once."""
         return list(self._threads.map(lambda each: self.read_whole(*each), wanted))
 
     def read_whole(
-        self, picture: Picture, size: tuple[int, int], flip: bool = False
+        self, picture: Picture, size: tuple[int, int], seed: int, number: int
     ) -> UInt8[np.ndarray, "H W 3"] | None:
         """One of `read_wholes`."""
         try:
@@ -147,7 +147,7 @@ class Pictures:
         except (ValueError, OSError) as error:
             self._tell(picture.name, str(error))
             return None
-        return whole[:, ::-1] if flip else whole
+        return whole[:, ::-1] if self.mirror and _flipped(seed, number) else whole
 
     def _tell(self, name: str, reason: str) -> None:
         with self._lock:
@@ -206,10 +206,10 @@ def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:
     """Which of `length` items is number `number` of the training stream, and whether it is mirrored."""
     index = int(_permutation(length, seed, number // length)[number % length])
-    return index, mirror and flipped(seed, number)
+    return index, mirror and _flipped(seed, number)
 
 
-def flipped(seed: int, number: int) -> bool:
+def _flipped(seed: int, number: int) -> bool:
     """Whether number `number` of the training stream is mirrored, where half of them are."""
     return bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)
 

@@ -15,7 +15,7 @@ from modalities.video.moving import MovingDigits
 MOVING = 512
 """Built-in clips of an epoch; each epoch has others."""
 PROPORTIONS = ((1, 1), (3, 4), (4, 3), (1, 2), (2, 1))
-_CLIP, _FLIP = 8, 9  # addresses of random streams
+_CLIP = 8  # address of a random stream
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class NativeClips:
 
     def _read(self, entry: Entry, seed: int, number: int) -> tuple[np.ndarray | None, int]:
         if entry.is_picture:
-            flip = self.pictures.mirror and bool(np.random.default_rng([seed, _FLIP, number]).random() < 0.5)
-            image = self.pictures.read_whole(entry.source, entry.size[1:], flip)
+            image = self.pictures.read_whole(entry.source, entry.size[1:], seed, number)
             return None if image is None else image[None], entry.label
         if isinstance(self.data, MovingDigits):
             frames, *size = entry.size
