@@ -102,16 +102,14 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
         (draft / manifest.NAME).write_bytes(
             manifest.sealed({"format": manifest.FORMAT, "step": step, "parts": plain, "files": files})
         )
+        mode = (draft / manifest.NAME).stat().st_mode  # safetensors' files are for their owner alone
         for path in draft.rglob("*"):
             if path.is_file():
-                path.chmod(
-                    (draft / manifest.NAME).stat().st_mode
-                )  # safetensors' files are for their owner alone
+                path.chmod(mode)
             sync(path)
         sync(draft)
-        remove(
-            folder
-        )  # there only if it was damaged: whoever goes on from a whole one does not write it again
+        # there only if it was damaged: whoever goes on from a whole one does not write it again
+        remove(folder)
         draft.rename(folder)
         sync(folder.parent)
 

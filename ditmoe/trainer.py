@@ -270,8 +270,8 @@ class Trainer:
         The objective is the mean squared error plus the routers' own losses times their coefficients, summed
         over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
         """
-        target = batch.shaped(self.process.target(batch.x0, batch.noise, batch.each))
-        x_t = batch.shaped(self.process.corrupt(batch.x0, batch.noise, batch.each))
+        noised = batch.x0, batch.noise, batch.each
+        x_t, target = (batch.shaped(of(*noised)) for of in (self.process.corrupt, self.process.target))
         torch.manual_seed(
             torch_generator("router", self.seed, batch.index).initial_seed()
         )  # for routers with noise
