@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
 from torch import nn
 
-from ditmoe import checkpoint
+from ditmoe import checkpoint, trust
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
@@ -21,30 +20,34 @@ from ditmoe.process import Process
 from ditmoe.sampler import make_scheduler, try_scheduler
 from ditmoe.stored import in_memory
 
-TRUSTED = ("ditmoe", "modalities", "diffusers", "torch.optim")
-"""Packages whose classes a configuration that came with a checkpoint may name."""
-LARGEST = 2**24
-"""No number of such a configuration is larger."""
-LARGEST_SAMPLE = 2**28
-"""Numbers of one sample, 1 GB of them."""
+SECTIONS = ("model", "router", "modality", "process", "scheduler", "sampling")
+"""Of a checkpoint's configuration: what sampling needs."""
+LARGEST = 2**26
+"""Numbers of one sample, and of its tokens in the model: 256 MB."""
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
-    """Call what a section of the configuration names with its options and `arguments`.
+    """Call what a section of the configuration names (`_target_`) with its options and `arguments`.
 
-    Hydra makes the options, nested sections included, but not the call: it would take an argument that holds
-    a `_target_` itself (a checkpoint's configuration) for one more section. With `_partial_` the call is
-    left to whoever has the arguments that are still missing.
+    Sections within the options are made first. With `_partial_` the call is left to whoever has the arguments that are
+    still missing.
+
+    Raises:
+        ValueError: if there is no such thing, or it does not take these options.
     """
-    try:
-        target = get_object(config["_target_"])
-    except Exception as error:
-        raise ValueError(f"{config['_target_']} cannot be found: {error}") from error
-    options = instantiate({k: v for k, v in config.items() if k[0] != "_"}, _convert_="all") | arguments
+    target = trust.find(config["_target_"])
+    options = {name: _made(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
+    options |= arguments
     if config.get("_partial_"):
         return partial(target, **options)
     with _options_of(config["_target_"]):
         return target(**options)
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, dict):
+        return make(value) if "_target_" in value else {name: _made(inner) for name, inner in value.items()}
+    return [_made(inner) for inner in value] if isinstance(value, list) else value
 
 
 @contextmanager
@@ -97,21 +100,27 @@ class Restored:
     folder: Path
 
 
-def restore(path: str | Path, top_k: int | None = None, device: torch.device | None = None) -> Restored:
+def restore(
+    path: str | Path,
+    top_k: int | None = None,
+    device: torch.device | None = None,
+    trusted: trust.Trust = False,
+) -> Restored:
     """Build the model of a checkpoint with its averaged weights, in evaluation mode.
 
     Args:
-        path: a run's folder or its checkpoint file.
+        path: a run's folder or a checkpoint in it.
         top_k: activate another number of experts per token than training did.
+        trusted: paths and hub names that the checkpoint may open, see `ditmoe.trust`.
 
     Raises:
         FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
     """
     found = checkpoint.find(path, parts=("ema", "facts"))
-    config = found.part("config")
-    check_trusted(config, found.path)
+    config, facts = admitted(found, trusted)
     if top_k is not None:
-        router = config["router"].get("router") or config["router"]  # the one within timestep's segments
+        router = config["router"] or {}
+        router = router.get("router") or router  # the one within timestep's segments
         if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
             raise ValueError(
                 f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
@@ -119,12 +128,9 @@ def restore(path: str | Path, top_k: int | None = None, device: torch.device | N
         router["top_k"] = top_k
     weights = found.tensors.get("ema", {})
     with describing(found.path):
-        check_sizes(config, weights)
-        modality, process = make_modality(config, found.part("facts")), make(config["process"])
+        modality, process = make_modality(config, facts), make(config["process"])
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
-        check_shape(modality.sample_shape)
-        with torch.device("meta"):
-            check_fit(make_model(config, modality), weights, found.path)
+        check_model(config, modality, weights, found.path, trusted)
         model = make_model(config, modality)
         load_weights(model, weights, found.path)
     model = model.to(device or default_device()).eval()
@@ -145,26 +151,6 @@ def describing(file: Path) -> Iterator[None]:
         ) from error
 
 
-def check_sizes(config: Any, weights: Mapping[str, Any]) -> None:
-    """Refuse a model with more layers than there are tensors, and numbers that only exhaust a machine.
-
-    Raises:
-        ValueError: naming the first.
-    """
-    check_depth(config["model"], weights)
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise ValueError(f"{name} is absurd, refused: {value}")
-        for key, inner in (
-            value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
-        ):
-            walk(inner, f"{name}.{key}")
-
-    for section in ("model", "router", "modality", "process", "scheduler", "sampling"):
-        walk(config[section], section)
-
-
 def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     """Raises ValueError if there are more layers than tensors, before any is made."""
     if not isinstance(model["depth"], int) or model["depth"] > len(weights):
@@ -173,8 +159,60 @@ def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
 
 def check_shape(shape: Sequence[int]) -> None:
     """Raises ValueError if no sample has that shape."""
-    if not all(isinstance(n, int) and n > 0 for n in shape) or math.prod(shape) > LARGEST_SAMPLE:
+    if not all(type(n) is int and n > 0 for n in shape) or math.prod(shape) > LARGEST:
         raise ValueError(f"the shape of a sample is absurd, refused: {list(shape)}")
+
+
+def check_model(
+    config: Mapping[str, Any],
+    modality: Modality,
+    weights: Mapping[str, Any],
+    file: Path,
+    trusted: trust.Trust = False,
+) -> None:
+    """Refuse a model that the weights do not fit, or that would exhaust the machine, before any memory is taken.
+
+    Raises:
+        ValueError: one line.
+    """
+    check_depth(config["model"], weights)
+    check_shape(modality.sample_shape)
+    with torch.device("meta"):
+        model = make_model(config, modality)
+    check_fit(model, weights, file)
+    if trusted is not True:
+        check_work(model, modality.sample_shape)
+
+
+def check_work(model: DiTMoE, shape: Sequence[int]) -> None:
+    """Refuse a checkpoint whose few weights would cut a sample into more tokens than a machine can hold.
+
+    Raises:
+        ValueError: saying how many.
+    """
+    tokens, x = model.tokens, torch.empty(1, *shape, device="meta")
+    number = math.prod(tokens.grid(x))
+    width = max(tokens.in_features, tokens.out_features, model.embed.out_features)
+    if number * width > LARGEST:
+        raise ValueError(
+            f"a sample would be {number} tokens of {width} numbers: if you know why, say trust=true"
+        )
+
+
+def admitted(
+    found: checkpoint.Checkpoint, trusted: trust.Trust = False, *others: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a checkpoint (`SECTIONS` and others), and what it knows of its data.
+
+    Raises:
+        ValueError: if either holds what a stranger's may not, see `ditmoe.trust`.
+    """
+    config = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
+    facts = found.part("facts")
+    trust.check_plain(found.plain["facts"], f"the facts of {found.path}")
+    if type(facts) is not dict:
+        raise ValueError(f"the facts of {found.path} must be a dict, got {type(facts).__name__}")
+    return config, facts
 
 
 @torch.no_grad()
@@ -193,37 +231,6 @@ def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
         if shapes[0] != shapes[1]:
             there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
             raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")
-
-
-def check_trusted(config: Any, file: Path) -> None:
-    """Refuse a configuration that names anything but classes of the trusted packages.
-
-    Raises:
-        ValueError: naming the target.
-    """
-    if isinstance(config, str) and "${" in config:
-        raise ValueError(f"{file} holds an interpolation in its configuration, refused: {config!r}")
-    if isinstance(config, list):
-        for value in config:
-            check_trusted(value, file)
-    if isinstance(config, dict):
-        if "_target_" in config and not _is_trusted(config["_target_"]):
-            raise ValueError(f"{file} names a class that is not trusted, refused: {config['_target_']!r}")
-        for value in config.values():
-            check_trusted(value, file)
-
-
-def _is_trusted(target: Any) -> bool:
-    def inside(name: str) -> bool:
-        return any(name == package or name.startswith(f"{package}.") for package in TRUSTED)
-
-    if not isinstance(target, str) or not inside(target):
-        return False
-    try:
-        found = get_object(target)
-    except Exception:
-        return False
-    return isinstance(found, type) and inside(found.__module__)
 
 
 def default_device() -> torch.device:

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +27,12 @@ from torch import Tensor
 
 from ditmoe import manifest, sharded
 from ditmoe.files import digest, discard, hidden, remove, replacing, sync
+from ditmoe.outside import is_regular
 from ditmoe.ranks import ALONE, Ranks, is_spread, put
 from ditmoe.sharded import Pieces
 from ditmoe.stored import Stored, in_memory, open_file
 
 FOLDER = "checkpoints"
-OLD_FORMAT, OLD_NAME = "ditmoe-1", "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Checkpoint:
     """A checkpoint whose manifest is whole; tensors stay on the disk until they are asked for.
 
     Attributes:
-        path: its folder, or a file of before there were folders.
+        path: its folder.
         plain: plain values by part: "step", "config", "facts", ...
         tensors: by part and by their names in it, which are paths where the part is nested.
     """
@@ -53,8 +52,6 @@ class Checkpoint:
     @property
     def run(self) -> Path:
         """The run's folder, or where the checkpoint lies if it was taken elsewhere."""
-        if self.path.is_file():
-            return self.path.parent
         return self.path.parent.parent if self.path.parent.name == FOLDER else self.path
 
     def part(self, name: str) -> Any:
@@ -192,7 +189,8 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
     path = Path(path)
     candidates = _candidates(path)
     if not candidates:
-        where = f"folder {path} holds none" if path.is_dir() else f"{path} does not exist"
+        state = "is none" if path.exists() else "does not exist"
+        where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
         raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
     for candidate in candidates:
         found, failure = None, None
@@ -244,10 +242,9 @@ def alone(run: Path) -> Iterator[None]:
 def _candidates(path: Path) -> list[Path]:
     if path.name == FOLDER and not (path / FOLDER).exists():
         path = path.parent
-    if path.is_file() or (path / manifest.NAME).is_file():
-        return [path.parent if path.name == manifest.NAME else path]
-    old = path / OLD_NAME
-    return [folder for _, folder in _listed(path)] + ([old] if old.is_file() else [])
+    if path.name == manifest.NAME:
+        path = path.parent
+    return [path] if is_regular(path / manifest.NAME) else [folder for _, folder in _listed(path)]
 
 
 def _listed(run: Path) -> list[tuple[int, Path]]:
@@ -258,8 +255,6 @@ def _listed(run: Path) -> list[tuple[int, Path]]:
 
 
 def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Checkpoint:
-    if path.is_file():
-        return _opened_old(path)
     content = manifest.read(path)
     plain, files = content["parts"], content["files"]
     wanted = list(plain if parts is None else parts)
@@ -267,7 +262,7 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
         name: [f for f in files if f == f"{name}.safetensors" or _in_folder(f, name)] for name in wanted
     }
     for number, file in enumerate(f for names in of_part.values() for f in names):
-        if not (path / file).is_file():
+        if not is_regular(path / file):
             raise ValueError(f"{path} is damaged: {file} is missing")
         if number % ranks.size != ranks.rank:
             continue
@@ -281,26 +276,6 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
             whole = names == [f"{name}.safetensors"]
             tensors[name] = open_file(path / names[0]) if whole else sharded.open_folder(path, names)
     return Checkpoint(path, plain | {"step": content["step"]}, tensors)
-
-
-def _opened_old(file: Path) -> Checkpoint:
-    """A single file of torch.save, as runs wrote before."""
-    content = open_file(file)
-    if not isinstance(content, dict) or content.get("format") != OLD_FORMAT:
-        raise ValueError(f"{file} is no checkpoint of ditmoe: it lacks the entry format = {OLD_FORMAT}")
-    with zipfile.ZipFile(file) as archive:
-        try:
-            damaged = archive.testzip()
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
-        if damaged:
-            raise ValueError(f"{file} is damaged: {damaged} is not what was written")
-    divided = {name: manifest.split(part) for name, part in content.items() if name != "format"}
-    return Checkpoint(
-        file,
-        {n: plain for n, (plain, _) in divided.items()},
-        {n: tensors for n, (_, tensors) in divided.items()},
-    )
 
 
 def _in_folder(file: str, name: str) -> bool:

@@ -11,6 +11,7 @@ from ditmoe import build, cli
 from ditmoe.files import replacing
 from ditmoe.modality import Report
 from ditmoe.sample import draw_from, make_labels
+from ditmoe.trust import Trust
 
 
 def evaluate_checkpoint(
@@ -22,6 +23,7 @@ def evaluate_checkpoint(
     top_k: int | None = None,
     out: str | Path | None = None,
     modality: dict[str, Any] | None = None,
+    trust: Trust = False,
     **options: Any,
 ) -> Report | None:
     """Draw as many samples as the reference has, with its labels, or `num` of them, and measure them.
@@ -31,9 +33,10 @@ def evaluate_checkpoint(
 
     Under torchrun all processes draw, and the first measures; the others get None.
 
-    Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's.
+    Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
+    may open only the paths and hub names that `trust` allows (`ditmoe.trust`).
     """
-    restored = build.restore(checkpoint, top_k)
+    restored = build.restore(checkpoint, top_k, trusted=trust)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
         raise ValueError(
             f"modality must be that of {checkpoint}, {restored.config['modality']['_target_']}, "

@@ -13,9 +13,11 @@ from omegaconf import OmegaConf
 from ditmoe import build, checkpoint, cli, weights
 from ditmoe.card import size_line, write_card
 from ditmoe.folder import check_replaceable, without_paths
+from ditmoe.outside import is_regular
 from ditmoe.parts import Memory, Transformer
 from ditmoe.pipeline import Pipeline
 from ditmoe.sampler import make_scheduler
+from ditmoe.trust import Trust
 
 METRICS = "metrics.json"
 
@@ -28,6 +30,7 @@ def export(
     scheduler: Mapping[str, Any] | None = None,
     max_shard_size: str = "5GB",
     licence: str | None = None,
+    trust: Trust = False,
 ) -> str:
     """Write a pipeline's folder whole or not at all; returns one line that says what it is.
 
@@ -38,13 +41,14 @@ def export(
         scheduler: a configuration; None is the run's, or what fits a converted model.
         max_shard_size: of the files of weights, as diffusers writes sizes.
         licence: of the weights, for the card.
+        trust: paths and hub names that the checkpoint may open, see `ditmoe.trust`.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
     source, out = Path(source), Path(out).absolute()
     check_replaceable(out)
-    if (source / weights.CONFIG).is_file():
+    if is_regular(source / weights.CONFIG):
         pipeline, told = of_converted(source, autoencoder, scheduler)
         metrics = source / METRICS
     elif autoencoder is not None:
@@ -52,7 +56,7 @@ def export(
     else:
         found = checkpoint.find(source, parts=("ema", "facts"))
         with build.describing(found.path):
-            pipeline, told = of_run(found, scheduler)
+            pipeline, told = of_run(found, scheduler, trust)
         metrics = found.run / METRICS
     card = write_card(**told, metrics=metrics, licence=licence)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,7 @@ def export(
         (draft / "README.md").write_text(card)
         for file in draft.rglob("*.safetensors"):
             file.chmod((draft / "README.md").stat().st_mode)  # they come for their owner alone
-        if metrics.is_file():
+        if is_regular(metrics):
             shutil.copy(metrics, draft / METRICS)
         for file in draft.rglob("*"):
             if file.is_file():
@@ -76,27 +80,27 @@ def export(
 
 
 def of_run(
-    found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None
+    found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None, trust: Trust = False
 ) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline of a run, with its averaged weights, and what its card says."""
-    config, facts = found.part("config"), found.part("facts")
-    build.check_trusted(config, found.path)
+    config, facts = build.admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, facts), build.make(config["process"])
-    modality.tokens(
-        config["model"]["hidden_size"]
-    )  # what it asks of its codec must not be made while counting
-    plain, tensors = {name: v for name, v in facts.items() if name != "codec"}, facts.get("codec", {})
+    tensors = found.tensors.get("ema", {})
+    # its tokens ask for the codec, which must not be made while counting
+    modality.tokens(config["model"]["hidden_size"])
+    build.check_model(config, modality, tensors, found.path, trust)
+    plain, codec = {name: v for name, v in facts.items() if name != "codec"}, facts.get("codec", {})
     kept = without_paths(
         {name: config[name] for name in ("model", "router", "modality", "process", "sampling")}
     )
     transformer = Transformer(
         config={name: kept[name] for name in ("model", "router", "modality")},
         facts=plain,
-        tensors=shapes_of(tensors),
+        tensors=shapes_of(codec),
     )
-    build.load_weights(transformer.net, found.tensors.get("ema", {}), found.path)
+    build.load_weights(transformer.net, tensors, found.path)
     parts = {name: kept[name] for name in ("modality", "process", "sampling")}
-    memory = remember(parts, plain, tensors, modality.sample_shape, modality.classes)
+    memory = remember(parts, plain, codec, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
     trainer, sampling = config["trainer"], config["sampling"]
     told = {
@@ -105,7 +109,8 @@ def of_run(
         "process": f"{type(process).__name__}, prediction {config['process']['prediction']}",
         "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
     }
-    card = {"kind": modality.name, "title": config["name"], "classes": list(modality.classes), "facts": told}
+    title = str(found.part("config").get("name"))
+    card = {"kind": modality.name, "title": title, "classes": list(modality.classes), "facts": told}
     return Pipeline(transformer.eval(), steps, memory, modality.autoencoder), card
 
 

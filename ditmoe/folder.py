@@ -1,16 +1,17 @@
 """What may stand in a pipeline's folder, which can come from a stranger: no code, no pickle, no path to elsewhere."""
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 
-from ditmoe import scheduler
+from ditmoe import build, scheduler, trust
+from ditmoe.outside import entries_below, is_regular, read_json
+from ditmoe.stored import open_file
 
-INDEX = "model_index.json"
+INDEX, CONFIG = "model_index.json", "config.json"
 PARTS = ("transformer", "scheduler", "memory")
 FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
 """All that export writes."""
@@ -25,45 +26,76 @@ def check_folder(folder: Path) -> None:
         FileNotFoundError, ValueError: one line.
     """
     file = folder / INDEX
-    if not file.is_file():
+    if not is_regular(file):
         raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
+    for path, plain in entries_below(folder, hidden=True):
+        if path.suffix.lower() in FORBIDDEN:
+            raise ValueError(
+                f"{path} could hold code, refused: weights must be safetensors, and nothing else runs"
+            )
+        if not plain:
+            raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
     index = _read(file)
-    for name, value in index.items():
-        if isinstance(value, list | dict) and value != [None, None] and not _is_known(name, value):
-            raise ValueError(f"{file} names what is not trusted, refused: {name} = {value}")
     for part in PARTS:
         if part not in index:
             raise ValueError(f"{file} was not written by export: it lacks {part}")
-    for found in sorted(folder.rglob("*")):
-        if found.suffix.lower() in FORBIDDEN:
-            raise ValueError(
-                f"{found} could hold code, refused: weights must be safetensors, and nothing else runs"
-            )
+    configs = {part: _read_config(folder / part) for part in OURS}
+    autoencoders = trust.autoencoders(configs["memory"])
+    for name, value in index.items():
+        if (
+            isinstance(value, list | dict)
+            and value != [None, None]
+            and not _is_known(name, value, autoencoders)
+        ):
+            raise ValueError(f"{file} names what is not trusted, refused: {name} = {value}")
     for part in OURS:
         if not list((folder / part).glob("*.safetensors")):
             raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
-        check_no_paths(_read(folder / part / "config.json").get("config"), folder / part / "config.json")
+    if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
+        check_fits(getattr(diffusers, index["vae"][1]), folder / "vae")
 
 
-def check_no_paths(config: Any, file: Path) -> None:
-    """Refuse an option that leads out of the folder: to another file, or to the hub.
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What one of our parts is built from, admitted."""
+    file, config = folder / CONFIG, _read(folder / CONFIG).get("config")
+    admitted = trust.admit(config, list(config) if isinstance(config, dict) else [], file)
+    for option, value in trust.withheld(admitted):
+        if trust.is_path(value):
+            raise ValueError(f"{file} holds a path in its configuration, refused: {option} = {value!r}")
+    return admitted
+
+
+def check_fits(kind: Any, folder: Path) -> None:
+    """Refuse a model of diffusers whose weights are not those that its configuration makes, before memory is taken.
+
+    Args:
+        kind: its class, a ModelMixin.
+        folder: config.json and safetensors of it.
 
     Raises:
-        ValueError: naming it.
+        ValueError: naming the first tensor that does not fit.
     """
-    if isinstance(config, str) and _is_path(config):
-        raise ValueError(f"{file} holds a path in its configuration, refused: {config!r}")
-    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        check_no_paths(value, file)
+    config = _read(folder / CONFIG)
+    if "quantization_config" in config:
+        raise ValueError(f"{folder / CONFIG} asks for quantised weights, which nobody here reads")
+    tensors: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= open_file(file)
+    with build.describing(folder / CONFIG), torch.device("meta"):
+        model = kind.from_config(config)
+    build.check_fit(model, tensors, folder)
 
 
 def without_paths(config: Any) -> Any:
     """A configuration whose paths are null: whoever samples needs none, and they tell of the machine it was made on."""
     if isinstance(config, dict):
-        return {name: without_paths(value) for name, value in config.items()}
+        kept = {name: without_paths(value) for name, value in config.items()}
+        for option in trust.opens(config):
+            trust.put(kept, option, None)
+        return kept
     if isinstance(config, list):
         return [without_paths(value) for value in config]
-    return None if isinstance(config, str) and _is_path(config) else config
+    return None if isinstance(config, str) and trust.is_path(config) else config
 
 
 def check_replaceable(out: Path) -> None:
@@ -81,21 +113,14 @@ def check_replaceable(out: Path) -> None:
         )
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON, or is damaged") from error
+def _read(file: Path) -> dict[str, Any]:
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
     return content
 
 
-def _is_path(text: str) -> bool:
-    return "/" in text or os.sep in text or "\\" in text or text.startswith(("~", ".."))
-
-
-def _is_known(name: str, value: Any) -> bool:
+def _is_known(name: str, value: Any, autoencoders: Sequence[str]) -> bool:
     if name in OURS:
         return value == OURS[name]
     module, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
@@ -103,7 +128,6 @@ def _is_known(name: str, value: Any) -> bool:
         return False
     if name == "scheduler" and module == scheduler.__name__:
         return kind in scheduler.__all__
-    begins, ends = {"scheduler": ("", "Scheduler"), "vae": ("Autoencoder", "")}.get(name, ("/", "/"))
-    return (
-        module == "diffusers" and kind.startswith(begins) and kind.endswith(ends) and hasattr(diffusers, kind)
-    )
+    if name == "vae":
+        return module == "diffusers" and kind in autoencoders
+    return name == "scheduler" and module == "diffusers" and trust.is_allowed(f"diffusers.{kind}")

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ditmoe.outside import file_name, read_json
 from ditmoe.stored import Stored
 
 FORMAT = "ditmoe-2"
 NAME = "manifest.json"
-LARGEST = 100_000_000
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -24,9 +24,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     file = folder / NAME
     try:
-        if file.stat().st_size > LARGEST:
-            raise ValueError("it is too large")
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         stated = content.pop("digest")
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, must be {FORMAT!r}")
@@ -34,6 +32,8 @@ def read(folder: Path) -> dict[str, Any]:
             raise ValueError("it is not what was written")
         if not isinstance(content["parts"], dict) or type(content["step"]) is not int:
             raise ValueError("it has no parts or no step")
+        if not all(file_name(name) == name for name in content["parts"]):
+            raise ValueError("a part has a name that is none")
         if not all(
             isinstance(entry["sha256"], str) and "bytes" in entry for entry in content["files"].values()
         ):

@@ -126,6 +126,12 @@ class Modality(ABC):
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     """File endings that `ditmoe.view` opens with this modality."""
+    opens: ClassVar[Sequence[str]] = ()
+    """Options, with dots where they are nested, that open a path or a name on the hub: a checkpoint's are not obeyed
+    unless the person's command allows it. Each class that a YAML names states its own so (`ditmoe.trust`)."""
+
+    autoencoders: ClassVar[Sequence[str]] = ()
+    """Classes of diffusers that may be its published autoencoder."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

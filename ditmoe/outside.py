@@ -1,13 +1,16 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
+import json
 import os
 import re
 import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+LARGEST_JSON = 100_000_000
+"""Bytes of a file of JSON that says what something is; a manifest of a thousand files has a hundredth."""
 LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
 _UNSAFE = re.compile(r'[/\\<>:"|?*]')
@@ -72,15 +75,36 @@ def open_regular(path: Path) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, of at most `LARGEST_JSON` bytes.
+
+    Raises:
+        OSError, ValueError: one line, if it cannot be opened, is too large, or is no JSON.
+    """
+    with open_regular(path) as stream:
+        text = stream.read(LARGEST_JSON + 1)
+    if len(text) > LARGEST_JSON:
+        raise ValueError(f"{printable(path)} must be at most {LARGEST_JSON} bytes of JSON, it has more")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error
+
+
 def files_below(top: Path, hidden: bool = False) -> Iterator[Path]:
     """Plain files below a folder, in order of their paths; links are followed, each real folder once.
 
     Args:
         hidden: also what begins with a dot.
     """
+    return (path for path, plain in entries_below(top, hidden) if plain)
+
+
+def entries_below(top: Path, hidden: bool = False) -> Iterator[tuple[Path, bool]]:
+    """What lies below a folder but is none itself, in order, and whether it is a plain file; see `files_below`."""
     seen: set[tuple[int, int]] = set()
 
-    def walk(folder: Path) -> Iterator[Path]:
+    def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
         about = os.stat(folder)
         if (about.st_dev, about.st_ino) in seen:
             return
@@ -91,11 +115,12 @@ def files_below(top: Path, hidden: bool = False) -> Iterator[Path]:
             )
         for entry in here:
             try:
-                if entry.is_dir():
-                    yield from walk(Path(entry.path))
-                elif entry.is_file():
-                    yield Path(entry.path)
-            except OSError:  # a link to itself, or gone meanwhile
-                continue
+                folder_too, plain = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                folder_too = plain = False
+            if folder_too:
+                yield from walk(Path(entry.path))
+            else:
+                yield Path(entry.path), plain
 
     yield from walk(Path(top))

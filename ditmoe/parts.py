@@ -12,7 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 
-from ditmoe import build, weights
+from ditmoe import build, trust, weights
+from ditmoe.folder import check_fits
 from ditmoe.modality import Modality
 from ditmoe.sample import Sampling
 
@@ -22,12 +23,8 @@ class Part(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, folder: Any, **options: Any) -> Any:  # type: ignore[override]
-        model, found = super().from_pretrained(folder, output_loading_info=True, **options)
-        for what in ("missing_keys", "unexpected_keys"):
-            if found[what]:
-                kind = f"{cls.__name__}: {what.removesuffix('_keys')} {sorted(found[what])[0]}"
-                raise ValueError(f"{folder} must hold exactly the weights of its {kind}")
-        return model
+        check_fits(cls, Path(folder))
+        return super().from_pretrained(folder, **options)
 
 
 class Transformer(Part, PeftAdapterMixin):
@@ -55,7 +52,7 @@ class Transformer(Part, PeftAdapterMixin):
     ) -> None:
         super().__init__()
         file = Path("transformer/config.json")
-        build.check_trusted(config, file)
+        config = trust.admit(config, list(config), file)
         with build.describing(file):
             if "modality" in config:
                 blank = {name: torch.zeros(shape) for name, shape in (tensors or {}).items()}
@@ -99,14 +96,15 @@ class Memory(Part):
     ) -> None:
         super().__init__()
         file = Path("memory/config.json")
-        build.check_trusted(config, file)
+        self.admitted = trust.admit(config, list(config), file)
+        trust.check_plain(facts, "facts")
         with build.describing(file):
             build.check_shape(shape)
             self.names = sorted(tensors)  # JSON sorts them too
             for index, name in enumerate(self.names):
                 self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))
-            build.make(config["process"])
-            Sampling(**config["sampling"])
+            build.make(self.admitted["process"])
+            Sampling(**self.admitted["sampling"])
         self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
 
     @classmethod
@@ -124,10 +122,10 @@ class Memory(Part):
 
     def modality(self, autoencoder: Any = None) -> Modality | None:
         """The modality, with its facts and this autoencoder."""
-        if "modality" not in self.config.config:
+        if "modality" not in self.admitted:
             return None
         facts = dict(self.config.facts)
         codec = {name: getattr(self, f"fact{i}").float().cpu() for i, name in enumerate(self.names)}
-        modality = build.make_modality(self.config.config, facts | {"codec": codec})
+        modality = build.make_modality(self.admitted, facts | {"codec": codec})
         modality.attach(autoencoder)
         return modality

@@ -105,7 +105,7 @@ class Pipeline(DiffusionPipeline):
     @property
     def process(self) -> Process:
         """What the model predicts."""
-        return build.make(dict(self.memory.config.config["process"]))
+        return build.make(self.memory.admitted["process"])
 
     @torch.no_grad()
     def __call__(

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from ditmoe import build, cli, launch
 from ditmoe.modality import Modality, Samples
+from ditmoe.outside import file_name
 from ditmoe.process import Process
 from ditmoe.sampler import denoise, draw_noise, make_scheduler
 from ditmoe.seeding import torch_generator
+from ditmoe.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def sample_checkpoint(
     seed: int = 0,
     top_k: int | None = None,
     out: str | Path | None = None,
+    trust: Trust = False,
     **options: Any,
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
@@ -177,13 +180,15 @@ def sample_checkpoint(
     Args:
         out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
             that sets do not mix.
+        trust: paths and hub names that the checkpoint may open, see `ditmoe.trust`.
     """
-    restored = build.restore(checkpoint, top_k)
+    restored = build.restore(checkpoint, top_k, trusted=trust)
     labels = make_labels(restored.modality.classes, num, label, seed)
     samples = draw_from(restored, labels, seed=seed, **options)
     if samples is None:
         return []
-    folder = restored.folder / "-".join(["samples", *([] if label is None else [str(label)]), f"seed{seed}"])
+    words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
+    folder = restored.folder / file_name("-".join(words))
     return restored.modality.write(samples, Path(out) if out else folder)
 
 

@@ -170,11 +170,13 @@ def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> 
     """Sample, measure, and say where everything is and what to type next."""
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
     lines, following = [f"  {folder / checkpoint.FOLDER}   the model"], []
-    if options["num"] and (paths := sample_checkpoint(folder, num=options["num"], out=folder / "samples")):
+    # the paths in this checkpoint are those of the command that wrote it, just now
+    out = folder / "samples"
+    if options["num"] and (paths := sample_checkpoint(folder, num=options["num"], out=out, trust=True)):
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
         following = [f"  {run}view {paths[0].parent}"]
     if options["evaluate"]:
-        evaluate_checkpoint(folder)
+        evaluate_checkpoint(folder, trust=True)
         lines += [f"  {folder / 'metrics.json'}   the numbers above"]
     following += [
         f"  {run}sample checkpoint={folder} num=16 label=0 seed=1",

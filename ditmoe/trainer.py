@@ -150,19 +150,11 @@ class Trainer:
         """Go on from a checkpoint."""
         checkpoint.fill(found, "model", self.model.state_dict())
         checkpoint.fill(found, "ema", self.ema.model.state_dict())
-        if all(
-            key.isdigit() for key in found.plain["optimizer"]["state"]
-        ):  # as runs wrote before there were names
-            optimizer = found.part("optimizer")
-            numbered = {int(key): value for key, value in optimizer["state"].items()}
-            self.optimizer.load_state_dict(optimizer | {"state": numbered})
-        else:
-            own = get_optimizer_state_dict(self.model, self.optimizer)
-            checkpoint.fill(found, "optimizer", own)
-            set_optimizer_state_dict(self.model, self.optimizer, own)
-        if "meter" in found.plain:
-            self.meter.load_state(found.part("meter"))
-            self.guard.load_state(found.part("guard"))
+        own = get_optimizer_state_dict(self.model, self.optimizer)
+        checkpoint.fill(found, "optimizer", own)
+        set_optimizer_state_dict(self.model, self.optimizer, own)
+        self.meter.load_state(found.part("meter"))
+        self.guard.load_state(found.part("guard"))
         self.step = self.saver.saved = self.saver.begun = found.plain["step"]
         if self.mesh.rank == 0:
             checkpoint.restate(found, config=self.carried["config"])

@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ditmoe import build, checkpoint
+from ditmoe import build, checkpoint, trust
 from ditmoe.model import DiTMoE
+from ditmoe.outside import is_regular, read_json
 from ditmoe.stored import Stored, in_memory, open_file
 
 FORMAT = "ditmoe-weights-1"
 CONFIG = "config.json"
+SECTIONS = ("model", "tokens", "router", "num_classes")
 
 
 def write(
@@ -115,8 +117,7 @@ def load(
         FileNotFoundError, ValueError: one line each, if there is no such folder or it does not fit.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    build.check_trusted(config, folder / CONFIG)
+    config = admitted(folder)
     with build.describing(folder / CONFIG):
         tensors = _tensors(folder, config["shards"])
         build.check_depth(config["model"], tensors)
@@ -128,6 +129,16 @@ def load(
     return model.eval()
 
 
+def admitted(folder: Path) -> dict[str, Any]:
+    """The configuration of a folder that convert wrote, fit to be made into a model.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each.
+    """
+    config = _read_config(folder)
+    return config | trust.admit(config, SECTIONS, folder / CONFIG)
+
+
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and weights of a run (averaged ones) or of a folder that convert wrote, as they are.
 
@@ -135,11 +146,11 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError, ValueError: one line each.
     """
     path = Path(path)
-    if (path / CONFIG).is_file():
-        config = _read_config(path)
+    if is_regular(path / CONFIG):
+        config = admitted(path)
         return config, {name: in_memory(value) for name, value in _tensors(path, config["shards"]).items()}
     found = checkpoint.find(path, parts=("ema",))
-    return found.part("config"), found.part("ema")
+    return trust.admit(found.part("config"), ("model",), found.path), found.part("ema")
 
 
 def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, Stored]:
@@ -158,15 +169,16 @@ def make(config: dict[str, Any]) -> DiTMoE:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
-    if not file.is_file():
+    if not is_regular(file):
         raise FileNotFoundError(f"{folder} must be a folder that convert wrote, but it holds no {CONFIG}")
-    try:
-        config = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON, or is damaged: {error}") from error
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{file} was not written by convert: it lacks format = {FORMAT}")
-    for key in ("model", "tokens", "router", "num_classes", "shards"):
+    for key in (*SECTIONS, "shards"):
         if key not in config:
             raise ValueError(f"{file} is damaged: it lacks {key}")
+    trust.check_plain(config, f"the configuration of {file}")
+    shards = config["shards"]
+    if not isinstance(shards, list) or not all(type(name) is str for name in shards):
+        raise ValueError(f"{file} is damaged: its list of shards is none")
     return config

@@ -1,5 +1,6 @@
 """What images and clips share: samples that are latents of a codec, encoded on the way or read from a disk."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -11,9 +12,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ditmoe.modality import Modality
+from ditmoe.outside import printable
 from modalities.autoencoder import Published
 from modalities.codec import Batches, Codec
 from modalities.latents import Latents
+
+LARGEST = 2**27
+"""Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
 
 
 class LatentModality(Modality):
@@ -30,7 +35,7 @@ class LatentModality(Modality):
 
     def __init__(self, codec: Callable[..., Codec], facts: Mapping[str, Any] | None) -> None:
         self._make_codec = codec
-        self._facts = {**facts, "classes": [str(name) for name in facts["classes"]]} if facts else None
+        self._facts = {**facts, "classes": [printable(name) for name in facts["classes"]]} if facts else None
         self._learnt: Mapping[str, Tensor] | None = None
 
     @property
@@ -65,6 +70,9 @@ class LatentModality(Modality):
         Raises:
             ValueError: if the size does not fit it, or its latents are not the model's.
         """
+        if self._facts is not None and not self._is_published:
+            with torch.device("meta"):  # what does not fit is refused before it takes memory
+                self._make_codec().check(self._facts["codec"])
         codec = self._make_codec()
         shape = self._shape(codec)
         if self._facts is not None:
@@ -73,7 +81,8 @@ class LatentModality(Modality):
                     f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
                 )
             learnt = self._facts["codec"]
-        codec.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        if next(codec.buffers()).device.type != "meta":  # there it is only asked for shapes
+            codec.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         if learnt is not None:
             codec.restore(learnt)
         elif self.cached is not None:
@@ -87,6 +96,8 @@ class LatentModality(Modality):
             raise ValueError(
                 f"modality.codec must be one for {self.name}s, got {type(codec).__module__}.{type(codec).__name__}"
             )
+        if math.prod(self.pixel_size) > LARGEST:
+            raise ValueError(f"a {self.name} must have at most {LARGEST} pixels, got {list(self.pixel_size)}")
         return list(codec.shape(self.pixel_size))
 
     def facts(self) -> dict[str, Any]:
@@ -120,8 +131,12 @@ class LatentModality(Modality):
     def autoencoder(self) -> Any:
         return self.codec.model if isinstance(self.codec, self.published) else None
 
+    @property
+    def _is_published(self) -> bool:
+        return getattr(self._make_codec, "func", None) is self.published
+
     def attach(self, autoencoder: Any) -> None:
-        own = getattr(self._make_codec, "func", None) is self.published
+        own = self._is_published
         if autoencoder is None and own:
             raise ValueError(
                 f"the folder must hold the autoencoder that its {self.name}s need (vae/), got none"

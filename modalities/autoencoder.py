@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,13 +30,16 @@ class Published(Codec):
     """
 
     known: ClassVar[Sequence[str]]
+    opens: ClassVar[Sequence[str]] = ("path", "subfolder")
     mean: Tensor
     scale: Tensor
     model: Any
 
-    def __init__(self, path: str | nn.Module, subfolder: str | None = None) -> None:
+    def __init__(self, path: str | PathLike | nn.Module, subfolder: str | PathLike | None = None) -> None:
         super().__init__()
-        model: Any = load(path, subfolder, self.known) if isinstance(path, str) else path
+        model: Any = path
+        if not isinstance(path, nn.Module):
+            model = load(fspath(path), None if subfolder is None else fspath(subfolder), self.known)
         self.model = model.eval().requires_grad_(False)
         axes, config = len(self.stride), model.config
         mean, deviation = (statistic(model, name) for name in ("latents_mean", "latents_std"))

@@ -1,5 +1,6 @@
 """Between pixels and latents: the contract, and the codecs that need no download."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -41,9 +42,23 @@ class Codec(nn.Module, ABC):
     def fit(self, batches: Batches) -> None:
         """Learn what the codec must know of the data from some of it, once, before all else; most know all."""
 
-    def learnt(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """What it learnt of the data, or was told by its configuration; published weights stay where they are."""
-        return {name: value.cpu() for name, value in self.named_buffers(recurse=False)}
+        return dict(self.named_buffers(recurse=False))
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Its state, on the host."""
+        return {name: value.detach().cpu() for name, value in self.state().items()}
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Raises ValueError if a state is another codec's."""
+        own = self.state()
+        for name in [*own, *state]:
+            shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
+                )
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `learnt` gave.
@@ -51,13 +66,7 @@ class Codec(nn.Module, ABC):
         Raises:
             ValueError: if it is another codec's.
         """
-        own = self.learnt()
-        for name in [*own, *state]:
-            shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
-                )
+        self.check(state)
         self.load_state_dict(dict(state), strict=False)
 
     def fingerprint(self) -> str:
@@ -155,11 +164,11 @@ class PatchPCA(Codec):
     def __init__(self, patch: Sequence[int], channels: int) -> None:
         super().__init__()
         self.stride, self.channels = tuple(patch), channels
-        numbers = self.pixel_channels * int(torch.tensor(self.stride).prod())
+        numbers = self.pixel_channels * math.prod(self.stride)
         if not 1 <= channels <= numbers:
             raise ValueError(f"channels must lie between 1 and the {numbers} of a patch, got {channels}")
         self.register_buffer("mean", torch.zeros(numbers))
-        self.register_buffer("basis", torch.eye(numbers)[:, :channels].contiguous())
+        self.register_buffer("basis", torch.eye(numbers, channels))
         self.register_buffer("scale", torch.ones(channels))
 
     def encode(self, x: Pixels) -> Latents:

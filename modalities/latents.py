@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ class Latents:
         ValueError: if the folder is not complete.
     """
 
-    def __init__(self, folder: str | Path, pick: Pick) -> None:
+    def __init__(self, folder: str | PathLike, pick: Pick) -> None:
         self.folder, self._pick = Path(folder).expanduser(), pick
         self.record = read_record(self.folder)
         if not isinstance(self.record.get("shards"), int) or not isinstance(self.record.get("classes"), list):

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from os import PathLike
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
     return best[0] * unit[0], best[1] * unit[1]
 
 
-def packed_rows(native: bool, rows: int, latents: str | None) -> int:
+def packed_rows(native: bool, rows: int, latents: str | PathLike | None) -> int:
     """Packed rows of a training batch, 0 where samples are brought to one size.
 
     Raises:

@@ -61,12 +61,6 @@ def sampled(path: Path) -> None:
     draw_from(restored, torch.zeros(1, dtype=torch.long), steps=1)
 
 
-def old(run: Path, file: Path) -> Path:
-    content = checkpoint.load(run)
-    torch.save({"format": checkpoint.OLD_FORMAT, **content}, file)
-    return file
-
-
 def clouds(place: Path) -> list[Path]:
     points = np.random.default_rng(0).random((40, 3)).astype(np.float32)
     np.save(place / "a.npy", points)
@@ -224,12 +218,10 @@ def readers(place: Path) -> list[Reader]:
         model = ditmoe.load(path, "cpu")
         model(torch.zeros(1, 4, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.long))
 
-    run_files = [old(cloud, place / "checkpoint.pt"), old(image, place / "image.pt")]
     return [
         Reader("checkpoint", [cloud, image], sampled, share=SLOW),
         Reader("checkpoint, sealed", [cloud, image], sampled, spoil_checkpoint, SLOW),
         Reader("checkpoint, resumed", [cloud], goes_on, spoil_checkpoint, SLOW),
-        Reader("checkpoint, one file", run_files, sampled, share=SLOW),
         Reader("converted folder", [converted], tokens_of, share=SLOW),
         Reader(
             "published weights",

@@ -148,28 +148,8 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds none"):
         checkpoint.load(tmp_path)
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"a\.txt is none"):
         checkpoint.load(tmp_path / "a.txt")
-
-
-def test_files_of_earlier_versions(tmp_path: Path) -> None:
-    file = tmp_path / checkpoint.OLD_NAME
-    torch.save({"format": checkpoint.OLD_FORMAT, "step": 3, **content(3)}, file)
-    for path in (tmp_path, file):
-        assert checkpoint.find(path).run == tmp_path
-        assert same(checkpoint.load(path), {"step": 3, **content(3)})
-    data = bytearray(file.read_bytes())
-    start = data.index(content(3)["ema"]["w"].numpy().tobytes())
-    data[start] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(ValueError, match="not what was written"):
-        checkpoint.load(tmp_path)
-    file.write_bytes(data[:300])
-    with pytest.raises(ValueError, match="is damaged"):
-        checkpoint.load(tmp_path)
-    torch.save({"state_dict": {}}, file)
-    with pytest.raises(ValueError, match="lacks the entry format"):
-        checkpoint.load(file)
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
@@ -179,52 +159,12 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
         def __reduce__(self):
             return os.system, (f"touch {witness}",)
 
-    file = tmp_path / checkpoint.OLD_NAME
-    torch.save({"format": checkpoint.OLD_FORMAT, "model": Payload()}, file)
-    with pytest.raises(ValueError, match=r"would execute code when it is read, refused: (posix|os).system"):
-        checkpoint.load(file)
-    file.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ValueError, match=r"would execute code|no checkpoint"):
-        checkpoint.load(file)
     folder = checkpoint.save(tmp_path, 1, content(1))
     (folder / "ema.safetensors").write_bytes(pickle.dumps(Payload()))
     (folder / "manifest.json").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(ValueError, match="no checkpoint"):
         checkpoint.load(folder)
     assert not witness.exists()
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        "ditmoe.checkpoint.os.system",
-        "ditmoe.build.make",
-        "torch.load",
-        "torch.optim",
-        3,
-    ],
-)
-def test_a_hostile_configuration_is_refused(target: object) -> None:
-    config = {"model": {"nested": [{"_target_": target}]}}
-    with pytest.raises(ValueError, match="not trusted"):
-        build.check_trusted(config, Path("x.pt"))
-
-
-def test_interpolations_from_outside_are_refused() -> None:
-    with pytest.raises(ValueError, match="interpolation"):
-        build.check_trusted({"a": "${oc.env:HOME}"}, Path("x.pt"))
-
-
-def test_the_projects_own_configuration_is_trusted() -> None:
-    for target in (
-        "ditmoe.model.DiTMoE",
-        "diffusers.DDIMScheduler",
-        "torch.optim.AdamW",
-        "ditmoe.moe.TokenChoice",
-    ):
-        build.check_trusted({"_target_": target}, Path("x.pt"))
 
 
 def test_the_first_tensor_that_does_not_fit_is_named() -> None:
@@ -258,17 +198,18 @@ def resealed(run: Path, folder: Path, **sections: dict) -> Path:
     [
         (
             {"model": {"_target_": "os.system", "command": "touch witness"}},
-            "not trusted, refused: 'os.system'",
+            "not trusted, refused: model._target_ = 'os.system'",
         ),
         ({"scheduler": {"_target_": "subprocess.run"}}, "not trusted"),
         ({"process": {"nested": [{"_target_": "builtins.eval"}]}}, "not trusted"),
         ({"model": {"hidden_size": "${oc.env:HOME}"}}, "interpolation"),
         ({"model": {"hidden_size": 48 * 10**6}}, "absurd"),
         ({"model": {"hidden_size": 480_000}}, "does not fit the model"),
-        ({"model": {"depth": 10**9}}, "but there are"),
+        ({"model": {"depth": 4000}}, "but there are"),
+        ({"model": {"depth": 10**9}}, "absurd"),
         ({"modality": {"num_points": 10**8}}, "absurd"),
         ({"modality": {"num_points": -1}}, "num_points"),
-        ({"router": {"num_experts": 10**6}}, "does not fit the model"),
+        ({"router": {"num_experts": 10**4}}, "does not fit the model"),
         ({"process": {"prediction": "nonsense"}}, "nonsense"),
         ({"scheduler": {"num_train_timesteps": []}}, "nothing can be made|must be"),
         ({"model": {"num_heads": "x"}}, "nothing can be made"),

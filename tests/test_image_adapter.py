@@ -233,7 +233,7 @@ def test_training_on_latents_equals_encoding_on_the_fly(tmp_path: Path) -> None:
         assert torch.allclose(a[0], b[0], atol=1e-5)
         assert torch.equal(a[1], b[1])
     trained(tmp_path / "run", f"modality.latents={tmp_path / 'latents'}", f"modality.data.root={source}")
-    report = evaluate_checkpoint(tmp_path / "run", split="val")
+    report = evaluate_checkpoint(tmp_path / "run", split="val", trust=True)
     assert np.isfinite(report.values["fd/pixels"])
     with pytest.raises(ValueError, match=r"modality.size must be that of .*, \[16, 24\], got"):
         build.make_modality(
@@ -246,12 +246,12 @@ def test_an_autoencoder_whose_latents_do_not_fit_is_one_line(tmp_path: Path) -> 
     overrides = ["codec@modality.codec=autoencoder", f"modality.codec.path={tmp_path / 'vae'}"]
     run, _ = trained(tmp_path / "run", *overrides)
     assert run.modality.sample_shape == (4, 8, 12)
-    assert len(sample_checkpoint(tmp_path / "run", num=2)) == 3
+    assert len(sample_checkpoint(tmp_path / "run", num=2, trust=True)) == 3
     autoencoder("sd3").save_pretrained(tmp_path / "vae")
     with pytest.raises(
         ValueError, match=r"codec's latents must be \[4, 8, 12\] as the model's, got \[16, 8, 12\]"
     ):
-        sample_checkpoint(tmp_path / "run", num=2)
+        sample_checkpoint(tmp_path / "run", num=2, trust=True)
 
 
 def test_another_size_than_in_training_can_be_drawn(run, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ LAYERS = {  # a module may import what stands in a line above it
     "layers": 1, "modality": 1, "launch": 1, "process": 1, "ema": 1, "stop": 1, "guard": 1, "sharded": 1, "manifest": 1,
     "checkpoint": 2,
     "moe": 2, "cli": 2,
-    "model": 3, "sampler": 3, "health": 3,
+    "model": 3, "sampler": 3, "health": 3, "trust": 3,
     "mesh": 4, "masked": 4, "counting": 4, "published": 4, "transfer": 4, "progress": 4, "saver": 4,
     "build": 5, "batches": 5, "traffic": 5,
     "sample": 6, "trainer": 6, "weights": 6, "plan": 6,
-    "evaluate": 7, "prepare": 7, "train_codec": 7, "view": 7, "convert": 7, "folder": 7, "parts": 7,
-    "train": 8, "pipeline": 8, "card": 8, "export": 9,
+    "evaluate": 7, "prepare": 7, "train_codec": 7, "view": 7, "convert": 7, "folder": 7,
+    "train": 8, "parts": 8, "pipeline": 9, "card": 9, "export": 10,
 }  # fmt: skip
 SHARED = {"grid", "frechet", "codec", "autoencoder", "adapter", "latents", "native", "digits", "sheet"}
 

@@ -79,25 +79,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -
     assert losses[0] == losses[1]
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """One file of torch.save, the optimiser's state by number."""
-    old, settings = trainer(tmp_path / "old", "trainer.steps=4")
-    old._train_step()
-    old.step = 1
-    content = old.state() | {"step": 1, "optimizer": old.optimizer.state_dict()}
-    del content["meter"]
-    old.folder.mkdir()
-    torch.save({"format": checkpoint.OLD_FORMAT, **content}, old.folder / checkpoint.OLD_NAME)
-    new, _ = trainer(tmp_path / "old", "trainer.steps=4")
-    resume(new, settings)
-    assert new.step == 1
-    new.run()
-    whole, _ = trainer(tmp_path / "new", "trainer.steps=4")
-    whole.run()
-    for part in ("model", "ema", "optimizer"):
-        assert same(checkpoint.load(tmp_path / "old")[part], checkpoint.load(tmp_path / "new")[part]), part
-
-
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     first, _ = trainer(tmp_path, "trainer.steps=1")
     first.run()

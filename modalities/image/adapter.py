@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,7 +56,8 @@ class Image(LatentModality):
 
     name: ClassVar[str] = "image"
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
-    published = Autoencoder
+    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
+    published, autoencoders = Autoencoder, Autoencoder.known
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class Image(LatentModality):
         codec: Callable[[], Codec],
         tokens: Callable[..., Tokens],
         size: Sequence[int] = (32, 32),
-        latents: str | None = None,
+        latents: str | PathLike | None = None,
         native: bool = False,
         budget: int = 1024,
         rows: int = 1,

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from os import PathLike
 from pathlib import Path
 from threading import Lock
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -33,8 +35,14 @@ class Pictures:
         limit: pictures that stand for a split when sets are measured.
     """
 
+    opens: ClassVar[Sequence[str]] = ("root",)
+
     def __init__(
-        self, size: Sequence[int], root: str | Path | None = None, mirror: bool = False, limit: int = 10_000
+        self,
+        size: Sequence[int],
+        root: str | PathLike | None = None,
+        mirror: bool = False,
+        limit: int = 10_000,
     ) -> None:
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ class Extractor:
 
 
 def make(
-    name: str, protocol: str = "adm", weights: str | Path | None = None, device: str | None = None
+    name: str, protocol: str = "adm", weights: str | PathLike | None = None, device: str | None = None
 ) -> Extractor:
     """The extractor of this name.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def evaluate_images(
     *,
     features: str = "pixels",
     protocol: str = "adm",
-    weights: str | Path | None = None,
+    weights: str | PathLike | None = None,
     k: int = 3,
     split: int = 5000,
     block: int = 1000,
     groups: int = 10,
     seed: int = 0,
     batch: int = 32,
-    cache: str | Path | None = None,
+    cache: str | PathLike | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> Report:

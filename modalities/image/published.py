@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ GRAPH = (
 PORT_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
-def load(weights: str | Path | None) -> tuple[Inception, str]:
+def load(weights: str | PathLike | None) -> tuple[Inception, str]:
     """The network with its published weights, and the SHA-256 of their file; nothing in the file is executed.
 
     Args:

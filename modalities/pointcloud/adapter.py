@@ -1,5 +1,6 @@
 """The point-cloud modality: puts the pieces of this folder behind the contract."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ditmoe.modality import Modality, Report, Samples, Tokens
+from ditmoe.outside import printable
 from modalities.pointcloud import formats
 from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.metric import evaluate_sets
@@ -34,6 +36,7 @@ class PointCloud(Modality):
 
     name: ClassVar[str] = "pointcloud"
     suffixes: ClassVar[tuple[str, ...]] = (*formats.CLOUD_SUFFIXES, *formats.MESH_SUFFIXES)
+    opens: ClassVar[Sequence[str]] = ("evaluation.cache",)
 
     def __init__(
         self,
@@ -148,6 +151,12 @@ class PointCloud(Modality):
 def _numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint, whose types nobody has looked at."""
     mean = [float(value) for value in facts["mean"]]
-    if len(mean) != 3:
-        raise ValueError(f"the mean of the points must have 3 numbers, got {mean}")
-    return {"classes": [str(name) for name in facts["classes"]], "mean": mean, "scale": float(facts["scale"])}
+    if len(mean) != 3 or not all(map(math.isfinite, mean)):
+        raise ValueError(f"the mean of the points must have 3 finite numbers, got {mean}")
+    if not 0 < float(facts["scale"]) < math.inf:
+        raise ValueError(f"the scale of the points must be positive, got {facts['scale']}")
+    return {
+        "classes": [printable(name) for name in facts["classes"]],
+        "mean": mean,
+        "scale": float(facts["scale"]),
+    }

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
+from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -33,9 +35,11 @@ class Clouds:
         balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
     """
 
+    opens: ClassVar[Sequence[str]] = ("root",)
+
     def __init__(
         self,
-        root: str | Path | None = None,
+        root: str | PathLike | None = None,
         classes: Sequence[str | int] | str | None = None,
         num_points: int = 2048,
         mirror: bool = False,

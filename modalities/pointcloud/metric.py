@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def evaluate_sets(
     protocol: str = "set",
     batch: int = 8,
     normalisation: str = "none",
-    cache: str | Path | None = None,
+    cache: str | PathLike | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,

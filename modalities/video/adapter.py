@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,7 +63,8 @@ class Video(LatentModality):
 
     name: ClassVar[str] = "video"
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
-    published = Autoencoder
+    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
+    published, autoencoders = Autoencoder, Autoencoder.known
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Video(LatentModality):
         images: float = 0.0,
         pictures: partial[Any] | None = None,
         merge: bool = True,
-        latents: str | None = None,
+        latents: str | PathLike | None = None,
         native: bool = False,
         budget: int = 2048,
         rows: int = 1,

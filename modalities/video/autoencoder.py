@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import islice
+from os import PathLike
 from typing import Any
 
 import torch
@@ -62,8 +63,8 @@ class Autoencoder(Published):
 
     def __init__(
         self,
-        path: str | nn.Module,
-        subfolder: str | None = None,
+        path: str | PathLike | nn.Module,
+        subfolder: str | PathLike | None = None,
         whiten: int = 16,
         at_once: int = 32,
         tiling: bool = False,

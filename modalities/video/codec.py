@@ -1,8 +1,9 @@
 """The built-in video autoencoder: causal in time, in closed form to begin with, refined by a minute of training."""
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,8 @@ class CausalPatches(Codec):
     deviation: Tensor
     causal = True
 
+    opens: ClassVar[Sequence[str]] = ("path",)
+
     def __init__(
         self,
         stride: Sequence[int] = (4, 4, 4),
@@ -55,7 +58,7 @@ class CausalPatches(Codec):
         steps: int = 800,
         batch: int = 4,
         chunk: int = 16,
-        path: str | None = None,
+        path: str | PathLike | None = None,
     ) -> None:
         super().__init__()
         if min(chunk, batch) < 1 or steps < 0:
@@ -88,8 +91,8 @@ class CausalPatches(Codec):
             :, :, self.stride[0] - 1 :
         ]
 
-    def learnt(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self.state_dict().items()}
+    def state(self) -> dict[str, Tensor]:
+        return self.state_dict()
 
     def _encode(self, x: Clip) -> Cells:
         return self.linear.encode(x) + self.encoder(unfold(x, self.stride))

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from os import PathLike
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -48,9 +49,11 @@ class Clips:
         hold: a video of fewer frames than a clip holds its last one, and is not too short.
     """
 
+    opens: ClassVar[Sequence[str]] = ("root",)
+
     def __init__(
         self,
-        root: str | Path | None = None,
+        root: str | PathLike | None = None,
         size: Sequence[int] = (32, 32),
         frames: int = 17,
         stride: int = 1,

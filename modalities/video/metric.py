@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def evaluate_videos(
     features: str = "i3d",
     preset: str | None = None,
     protocol: str = "whole",
-    weights: str | Path | None = None,
+    weights: str | PathLike | None = None,
     frames: int = 16,
     stride: int = 1,
     start: str = "random",
@@ -37,7 +38,7 @@ def evaluate_videos(
     groups: int = 10,
     seed: int = 0,
     batch: int = 4,
-    cache: str | Path | None = None,
+    cache: str | PathLike | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> Report:

@@ -1,0 +1,345 @@
+"""Strangers' checkpoints and folders, by every command: no process, no socket, no file touched outside the output."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ditmoe
+from ditmoe import checkpoint, manifest, weights
+from ditmoe.evaluate import evaluate_checkpoint
+from ditmoe.export import export
+from ditmoe.sample import sample_checkpoint
+from ditmoe.view import view
+from tests.test_image_adapter import trained as trained_image
+from tests.test_trainer import trainer
+
+PROCESSES = (
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "pty.",
+    "ctypes.dlopen",
+)
+NETWORK = ("socket.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.")
+CHANGES = (
+    "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
+    "os.utime", "shutil.", "pickle.find_class",
+)  # fmt: skip
+_watching: list[tuple[Path, list[str]]] = []
+
+
+def _hook(event: str, arguments: tuple) -> None:
+    if not _watching:
+        return
+    allowed, seen = _watching[-1]
+    if event.startswith((*PROCESSES, *NETWORK)):
+        seen.append(f"{event} {arguments}")
+    writes = (
+        event == "open"
+        and isinstance(arguments[2], int)
+        and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    )
+    if writes or event.startswith(CHANGES):
+        paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
+        real = [os.path.realpath(p) for p in paths if p not in ("w", "wb", "r+", "x", "xb", os.devnull)]
+        seen.extend(f"{event} {p}" for p in real if not Path(p).is_relative_to(allowed))
+
+
+@contextmanager
+def watched(allowed: Path) -> Iterator[list[str]]:
+    """What is done meanwhile beside reading, and writing below one folder."""
+    if not getattr(sys, "ditmoe_audit", False):  # a hook stays for good
+        sys.addaudithook(_hook)
+        sys.ditmoe_audit = True  # type: ignore[attr-defined]
+    seen: list[str] = []
+    _watching.append((allowed.resolve(), seen))
+    try:
+        yield seen
+    finally:
+        _watching.pop()
+
+
+GADGETS: list[Any] = [
+    {"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"},
+    {"_target_": "os.system", "command": "touch PWNED"},
+    {"_target_": "subprocess.Popen", "args": ["touch", "PWNED"]},
+    {"_target_": "builtins.open", "file": "PWNED", "mode": "w"},
+    {"_target_": "shutil.rmtree", "path": "victim"},
+    {"_target_": "torch.hub.load", "repo_or_dir": "a", "model": "b"},
+    {"_target_": "diffusers.ModularPipeline", "pretrained_model_name_or_path": "someone/model"},
+    {"_target_": "diffusers.AutoencoderKL.from_pretrained", "pretrained_model_name_or_path": "someone/model"},
+    {"_target_": "modalities.image.codec.Autoencoder", "path": "someone/model"},
+    {"_target_": "modalities.image.codec.Autoencoder", "path": "victim"},
+    {"_target_": "modalities.video.codec.CausalPatches", "path": "victim", "width": 2**24, "depth": 4000},
+    {"_target_": "ditmoe.files.discard", "litter": "victim"},
+    {"_target_": "webbrowser.open", "url": "x"},
+    {"_target_": "importlib.import_module", "name": "planted"},
+    "${oc.env:HOME}",
+    "someone/model",
+    "/etc/hostname",
+]
+SECTIONS = (
+    "model",
+    "router",
+    "modality",
+    "process",
+    "scheduler",
+    "sampling",
+    "trainer",
+    "optimizer",
+    "mesh",
+    "finish",
+)
+
+
+def planted(config: dict[str, Any], section: str, gadget: Any) -> Iterator[dict[str, Any]]:
+    """The gadget as the section, as an option that is there, as a new one, within lists, and beside `_target_`."""
+    spoilt = [gadget, {**config[section], "x": gadget}, {**config[section], "x": [[{"y": gadget}]]}]
+    first = next((k for k in config[section] if k != "_target_"), "x")
+    spoilt += [{**config[section], first: gadget}, {**config[section], "_args_": [gadget]}]
+    for value in spoilt:
+        yield config | {section: value}
+
+
+PLACES: list[tuple[str, Any]] = [
+    ("modality.evaluation.cache", "victim"),
+    ("modality.evaluation.weights", "victim/weights.pt"),
+    ("modality.evaluation.x", [{"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"}]),
+    ("modality.preparation", {"out": "victim"}),
+    ("modality.data.root", "victim"),
+    ("modality.latents", "victim"),
+    ("name", "../../victim\x1b[31m\n# forged"),
+    ("sampling.steps", 2**24),
+    ("sampling.interval", [0, "x"]),
+]
+CLASSES = [
+    ["../victim/x"], ["/victim"], ["a\nerror: forged"], ["\x1b[2J"], [".."], [""], ["x" * 5000], [3], "no", None,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("runs")
+    trainer(place / "cloud", "trainer.steps=1")[0].run()
+    trained_image(place / "image")
+    export(place / "image", place / "pipe")
+    return {name: place / name for name in ("cloud", "image", "pipe")}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, with something to lose beside the output."""
+    (tmp_path / "home" / "victim").mkdir(parents=True)
+    for name in ("diary.txt", ".diary.npz.1.tmp"):
+        (tmp_path / "home" / "victim" / name).write_text("dear diary")
+    monkeypatch.chdir(tmp_path / "home")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "home")])
+    (tmp_path / "home" / "planted.py").write_text("open('PWNED', 'w')")
+    return tmp_path / "home"
+
+
+def untouched(home: Path) -> None:
+    assert sorted(f.name for f in home.iterdir()) == ["planted.py", "victim"]
+    assert sorted(f.name for f in (home / "victim").iterdir()) == [".diary.npz.1.tmp", "diary.txt"]
+
+
+def tried(command: Callable[[], Any], out: Path, home: Path) -> None:
+    """Whatever comes of it, one line or a result, nothing else happened."""
+    said = ""
+    with watched(out) as seen:
+        try:
+            command()
+        except (ValueError, OSError) as error:
+            said = str(error)
+    assert len(said.splitlines()) <= 1 or "Type-check" in said  # the tests check types, where users do not
+    assert seen == []
+    untouched(home)
+
+
+def resealed(run: Path, folder: Path, config: Any = None, facts: Any = None) -> Path:
+    """A copy of a run with another configuration, or other facts, sealed as a stranger would."""
+    if not folder.exists():
+        shutil.copytree(run, folder)
+    place = next((folder / checkpoint.FOLDER).iterdir())
+    content = json.loads((next((run / checkpoint.FOLDER).iterdir()) / manifest.NAME).read_text())
+    content.pop("digest")
+    if config is not None:
+        content["parts"]["config"] = config
+    if facts is not None:
+        content["parts"]["facts"] |= facts
+    (place / manifest.NAME).write_bytes(manifest.sealed(content))
+    return folder
+
+
+def commands(run: Path, out: Path) -> list[Callable[[], Any]]:
+    return [
+        lambda: sample_checkpoint(run, num=1, steps=1, out=out / "samples"),
+        lambda: export(run, out / "pipe"),
+        lambda: evaluate_checkpoint(run, num=2, steps=1, out=out),
+    ]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_gadgets_in_a_configuration(runs: dict[str, Path], home: Path, tmp_path: Path, section: str) -> None:
+    config = checkpoint.find(runs["cloud"]).part("config")
+    made_of = section not in ("trainer", "optimizer", "mesh", "finish")
+    for number, gadget in enumerate(GADGETS if made_of else GADGETS[:1]):
+        ways = list(planted(config, section, gadget))
+        for spoilt in ways if number == 0 and made_of else [ways[number % len(ways)]]:
+            run = resealed(runs["cloud"], tmp_path / "run", spoilt)
+            for command in commands(run, tmp_path / "out")[: 3 if number < 2 else 1]:
+                tried(command, tmp_path, home)
+
+
+@pytest.mark.parametrize("kind", ["cloud", "image"])
+def test_paths_counts_and_names_in_a_checkpoint(
+    runs: dict[str, Path], home: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture
+) -> None:
+    for dotted, value in PLACES:
+        config = checkpoint.find(runs[kind]).part("config")
+        section: Any = config
+        *outer, last = dotted.split(".")
+        for key in outer:
+            section = section[key]
+        section[last] = value
+        for command in commands(resealed(runs[kind], tmp_path / "run", config), tmp_path / "out"):
+            tried(command, tmp_path, home)
+    for classes in CLASSES:
+        run = resealed(runs[kind], tmp_path / "run", facts={"classes": classes})
+        for command in commands(run, tmp_path / "out"):
+            tried(command, tmp_path, home)
+    printed = "".join(capsys.readouterr())
+    assert "\x1b[2J" not in printed
+    assert "\nerror: forged" not in printed
+
+
+def test_files_that_are_no_checkpoint_are_never_unpickled(home: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.system, ("touch PWNED",)
+
+    (tmp_path / "run").mkdir()
+    torch.save({"format": "ditmoe-1", "model": Payload()}, tmp_path / "run" / "checkpoint.pt")
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoint.pt"):
+        for command in commands(path, tmp_path / "out"):
+            tried(command, tmp_path, home)
+
+
+def test_a_converted_folder(home: Path, tmp_path: Path) -> None:
+    config = {
+        "model": {"_target_": "ditmoe.model.DiTMoE", "hidden_size": 16, "depth": 1, "num_heads": 2},
+        "tokens": {"_target_": "modalities.image.tokens.LatentTokens", "channels": 4, "patch": 2},
+        "num_classes": 3,
+        "router": None,
+        "size": 8,
+    }
+    state = weights.make(config).state_dict()
+    weights.write(tmp_path / "converted", config, state.items())
+    written = json.loads((tmp_path / "converted" / weights.CONFIG).read_text())
+    assert ditmoe.load(tmp_path / "converted", "cpu")
+    for number, gadget in enumerate([*GADGETS, 2**30, [1], None]):
+        for section in ("model", "tokens", "router", "num_classes", "shards", "size", "found"):
+            options = written.get(section) if isinstance(written.get(section), dict) else {}
+            ways = list(planted({**written, section: options}, section, gadget))
+            (tmp_path / "converted" / weights.CONFIG).write_text(json.dumps(ways[number % len(ways)]))
+            tried(lambda: ditmoe.load(tmp_path / "converted", "cpu"), tmp_path, home)
+
+
+def test_an_exported_folder(runs: dict[str, Path], home: Path, tmp_path: Path) -> None:
+    def spoil(file: str, change: Callable[[dict], Any]) -> Path:
+        shutil.rmtree(tmp_path / "pipe", ignore_errors=True)
+        shutil.copytree(runs["pipe"], tmp_path / "pipe")
+        content = json.loads((tmp_path / "pipe" / file).read_text())
+        change(content)
+        (tmp_path / "pipe" / file).write_text(json.dumps(content))
+        return tmp_path / "pipe"
+
+    def drawn() -> None:
+        pipe = ditmoe.Pipeline.from_pretrained(tmp_path / "pipe")
+        pipe(num_samples=1, num_inference_steps=1)
+
+    for gadget in GADGETS[::2]:
+        for file, section in (
+            ("transformer/config.json", "model"), ("transformer/config.json", "modality"),
+            ("memory/config.json", "process"), ("memory/config.json", "modality"), ("memory/config.json", "sampling"),
+        ):  # fmt: skip
+            spoil(file, lambda c, s=section, g=gadget: c["config"][s].update(x=g))
+            tried(drawn, tmp_path, home)
+    for name in ("scheduler", "vae", "transformer", "memory", "more", "_class_name"):
+        for value in (["os", "system"], ["diffusers", "AutoencoderRAE"], ["diffusers", "ModularPipeline"],
+                      ["diffusers", "DiffusionPipeline"], ["planted", "x"], {"a": "b"}):  # fmt: skip
+            spoil("model_index.json", lambda c, n=name, v=value: c.update({n: v}))
+            tried(drawn, tmp_path, home)
+    for file in ("transformer/config.json", "scheduler/scheduler_config.json", "memory/config.json"):
+        for key, value in (
+            ("quantization_config", {"quant_method": "torchao"}), ("auto_map", {"AutoModel": "planted.X"}),
+            ("_class_name", "planted.X"), ("_name_or_path", "someone/model"), ("num_train_timesteps", 2**40),
+        ):  # fmt: skip
+            spoil(file, lambda c, k=key, v=value: c.update({k: v}))
+            tried(drawn, tmp_path, home)
+    spoil("memory/config.json", lambda c: c.update(classes=["../victim/x", "\x1b[2J"] * 20))
+    tried(drawn, tmp_path, home)
+
+
+@pytest.mark.parametrize("place", ["manifest.json", "ema.safetensors"])
+def test_special_files_in_a_checkpoint_hold_nobody_up(
+    runs: dict[str, Path], home: Path, tmp_path: Path, place: str
+) -> None:
+    run = resealed(runs["cloud"], tmp_path / "run")
+    file = checkpoint.find(run).path / place
+    file.unlink()
+    os.mkfifo(file)
+    for command in commands(run, tmp_path / "out"):
+        tried(command, tmp_path, home)
+    pipe = shutil.copytree(runs["pipe"], tmp_path / "pipe")
+    os.mkfifo(pipe / "vae")
+    tried(lambda: ditmoe.Pipeline.from_pretrained(pipe), tmp_path, home)
+
+
+def test_weights_that_are_larger_than_the_files(runs: dict[str, Path], home: Path, tmp_path: Path) -> None:
+    """Sizes come from the tensors that are there; an absurd one is refused before memory is taken."""
+    for change in ({"model": {"hidden_size": 2**20}}, {"model": {"depth": 4000}}, {"router": {"num_experts": 60_000}},
+                   {"modality": {"num_points": 2**24}}):  # fmt: skip
+        config = checkpoint.find(runs["cloud"]).part("config")
+        for name, options in change.items():
+            config[name] = config[name] | options
+        run = resealed(runs["cloud"], tmp_path / "run", config)
+        with pytest.raises(ValueError, match=r"^[^\n]*$"):
+            sample_checkpoint(run, num=1, steps=1, out=tmp_path / "out")
+    pipe = shutil.copytree(runs["pipe"], tmp_path / "pipe")
+    content = json.loads((pipe / "transformer/config.json").read_text())
+    content["config"]["model"]["hidden_size"] = 2**20
+    (pipe / "transformer/config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="does not fit the model"):
+        ditmoe.Pipeline.from_pretrained(pipe)
+    file = pipe / "memory/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    assert tensors
+    with suppress(OSError):
+        save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        ditmoe.Pipeline.from_pretrained(pipe)
+
+
+def test_viewing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    (folder / "a\x1b[2J.npy").write_bytes(
+        b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+    )
+    os.mkfifo(folder / "b.npy")
+    (folder / "c.npy").symlink_to("/dev/zero")
+    tried(lambda: view([str(folder), "--out", str(tmp_path / "out")]), tmp_path, home)
