@@ -130,4 +130,6 @@ def _is_known(name: str, value: Any, autoencoders: Sequence[str]) -> bool:
         return kind in scheduler.__all__
     if name == "vae":
         return module == "diffusers" and kind in autoencoders
-    return name == "scheduler" and module == "diffusers" and trust.is_allowed(f"diffusers.{kind}")
+    return (
+        name == "scheduler" and module == "diffusers" and trust.is_allowed(f"diffusers.{kind}", "scheduler")
+    )

@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 import pkgutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -123,9 +124,14 @@ def autoencoders(config: Mapping[str, Any]) -> Sequence[str]:
 def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
     _check_values(section, name, file)
     for place, inner in _sections(section, name):
-        if not is_allowed(inner["_target_"], trust is True):
+        target = inner["_target_"]
+        if not is_allowed(target, None if trust is True else place):
             raise ValueError(
-                f"{file} names a class that is not trusted, refused: {place}._target_ = {inner['_target_']!r}"
+                f"{file} names a class that is not trusted, refused: {place}._target_ = {target!r}"
+            )
+        if place != name and inner.get("_partial_") is not True:
+            raise ValueError(
+                f"{file} wants {place} to be made before anybody asks, refused: it lacks _partial_"
             )
     kept, openable = _copy(section), dict(opened(section, name))
     named = {trust} if isinstance(trust, str) else set() if isinstance(trust, bool) else set(map(str, trust))
@@ -153,28 +159,27 @@ def _check_values(section: Any, name: str, file: Path) -> None:
             raise ValueError(f"{file} holds an option that nobody has, refused: {place}")
 
 
-def is_allowed(target: Any, any_class: bool = False) -> bool:
-    """Whether a configuration of a stranger may name this to be made: a class of the list, see the module.
+def is_allowed(target: Any, place: str | None) -> bool:
+    """Whether a configuration of a stranger may name this to be made.
 
     Args:
-        any_class: the person trusts whoever made it: any class, but no function.
+        place: where, as `modality.tokens`: our YAML files must name it in a section called so. None: the person trusts
+            whoever made it, and any class will do, but no function.
     """
     if type(target) is not str:
         return False
     package, _, name = target.rpartition(".")
-    kinds = {"diffusers": _is_scheduler, "torch.optim": _is_optimizer}
-    if not (
-        any_class
-        or target in classes()
-        or (package == "diffusers" and name.endswith("Scheduler"))
-        or package == "torch.optim"
-    ):
+    listed = place is None or target in classes(place)
+    of_others = (place == "scheduler" and package == "diffusers" and name.endswith("Scheduler")) or (
+        place == "optimizer" and package == "torch.optim"
+    )
+    if not listed and not of_others:
         return False
     try:
         found = _find(target)
     except (ValueError, AttributeError):
         return False
-    return inspect.isclass(found) and (any_class or target in classes() or kinds[package](found))
+    return inspect.isclass(found) and (listed or _is_scheduler(found) or _is_optimizer(found))
 
 
 def _is_scheduler(found: type) -> bool:
@@ -186,21 +191,23 @@ def _is_optimizer(found: type) -> bool:
 
 
 @cache
-def _shipped() -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
-    """Classes that our YAML files name, and all other strings in them with the option's name."""
-    targets, words = set(), set()
+def _shipped() -> tuple[Mapping[str, frozenset[str]], frozenset[tuple[str, str]]]:
+    """Classes that our YAML files name, by the name of their section; and all other strings by that of their option."""
+    targets, words = defaultdict(set), set()
     for file in sorted(config_folder().rglob("*.yaml")):
-        for place, text in _strings(yaml.safe_load(file.read_bytes()), ""):
+        group = file.parent.relative_to(config_folder()).as_posix()
+        top = "" if group in (".", "experiment", "recipe") else group
+        for place, text in _strings(yaml.safe_load(file.read_bytes()), top):
             if _last(place) == "_target_":
-                targets.add(text)
+                targets[_last(place.removesuffix("._target_"))].add(text)
             else:
                 words.add((_last(place), text))
-    return frozenset(targets), frozenset(words)
+    return {place: frozenset(names) for place, names in targets.items()}, frozenset(words)
 
 
-def classes() -> frozenset[str]:
-    """What a stranger's configuration may name to be made: what ditmoe's own YAML files name."""
-    return _shipped()[0]
+def classes(place: str) -> frozenset[str]:
+    """What a stranger's configuration may name at a place: what ditmoe's own YAML files name at one called so."""
+    return _shipped()[0].get(_last(place), frozenset())
 
 
 def is_path(text: str) -> bool:

@@ -30,13 +30,14 @@ PROCESSES = (
     "os.spawn",
     "os.fork",
     "pty.",
-    "ctypes.dlopen",
 )
 NETWORK = ("socket.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.")
 CHANGES = (
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
     "os.utime", "shutil.", "pickle.find_class",
 )  # fmt: skip
+OURS = (str(Path(__file__).resolve().parents[1]), sys.prefix, sys.base_prefix)
+"""Where libraries may be loaded from."""
 _watching: list[tuple[Path, list[str]]] = []
 
 
@@ -45,6 +46,8 @@ def _hook(event: str, arguments: tuple) -> None:
         return
     allowed, seen = _watching[-1]
     if event.startswith((*PROCESSES, *NETWORK)):
+        seen.append(f"{event} {arguments}")
+    if event == "ctypes.dlopen" and not str(arguments[0] or OURS[0]).startswith(OURS):
         seen.append(f"{event} {arguments}")
     writes = (
         event == "open"

@@ -57,7 +57,8 @@ def test_what_is_plain_passes_as_it_is(value: Any) -> None:
     assert type(admitted) is type(value)
 
 
-def test_depth_and_number_are_bounded() -> None:
+def test_depth_and_number_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "MOST", 100)
     deep: Any = 1
     for _ in range(trust.DEEPEST + 1):
         deep = [deep]
@@ -74,19 +75,32 @@ def test_no_other_class_is_made(target: Any) -> None:
 
 
 def test_the_list_is_what_our_yaml_names() -> None:
-    listed = trust.classes()
-    assert {
-        "ditmoe.model.DiTMoE",
-        "modalities.pointcloud.PointCloud",
-        "diffusers.UniPCMultistepScheduler",
-    } <= listed
-    for target in listed:
-        assert trust.is_allowed(target)
-        assert inspect.isclass(trust.find(target))
-    assert trust.is_allowed("diffusers.DEISMultistepScheduler")
-    assert trust.is_allowed("torch.optim.SGD")
-    assert trust.is_allowed("collections.OrderedDict", any_class=True)
-    assert not trust.is_allowed("os.system", any_class=True)  # a function, whoever is trusted
+    named = {
+        "model": "ditmoe.model.DiTMoE",
+        "modality": "modalities.pointcloud.PointCloud",
+        "modality.codec": "modalities.codec.PatchPCA",
+        "router.router": "ditmoe.moe.TokenChoice",
+        "scheduler": "diffusers.UniPCMultistepScheduler",
+        "tokens": "modalities.image.tokens.LatentTokens",
+    }
+    for place, target in named.items():
+        assert target in trust.classes(place)
+        for other in trust.classes(place):
+            assert trust.is_allowed(other, place)
+            assert inspect.isclass(trust.find(other))
+        assert not trust.is_allowed(target, "sampling")
+    assert not trust.is_allowed("modalities.codec.PatchPCA", "process")
+    assert trust.is_allowed("diffusers.DEISMultistepScheduler", "scheduler")
+    assert trust.is_allowed("torch.optim.SGD", "optimizer")
+    assert trust.is_allowed("collections.OrderedDict", None)
+    assert not trust.is_allowed("os.system", None)  # a function, whoever is trusted
+
+
+def test_nothing_is_made_before_somebody_asks() -> None:
+    codec = {"_target_": "modalities.codec.PatchPCA", "patch": [1000, 1000], "channels": 8}
+    with pytest.raises(ValueError, match="lacks _partial_"):
+        admit({"codec": codec})
+    assert admit({"codec": codec | {"_partial_": True}})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +108,7 @@ def test_the_list_is_what_our_yaml_names() -> None:
     [
         ("${oc.env:HOME}", "interpolation"),
         ({"_args_": [1]}, "option that nobody has"),
-        ({"_target_": "ditmoe.process.DDPM", "_recursive_": False}, "option that nobody has"),
+        ({"_target_": "modalities.image.Image", "_recursive_": False}, "option that nobody has"),
         ({"seed": 2**65}, "absurd"),
         ({"x": 2**24 + 1}, "absurd"),
         ({"evaluation": {"workers": 1000}}, "absurd"),
