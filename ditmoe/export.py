@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra import compose
@@ -13,9 +13,11 @@ from omegaconf import OmegaConf
 from ditmoe import build, checkpoint, cli, weights
 from ditmoe.card import size_line, write_card
 from ditmoe.folder import check_replaceable, without_paths
-from ditmoe.parts import Memory, Transformer
-from ditmoe.pipeline import Pipeline
 from ditmoe.sampler import make_scheduler
+
+if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait for
+    import ditmoe.parts
+    import ditmoe.pipeline
 
 METRICS = "metrics.json"
 
@@ -77,8 +79,11 @@ def export(
 
 def of_run(
     found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None
-) -> tuple[Pipeline, dict[str, Any]]:
+) -> tuple["ditmoe.pipeline.Pipeline", dict[str, Any]]:
     """The pipeline of a run, with its averaged weights, and what its card says."""
+    from ditmoe.parts import Transformer
+    from ditmoe.pipeline import Pipeline
+
     config, facts = found.part("config"), found.part("facts")
     build.check_trusted(config, found.path)
     modality, process = build.make_modality(config, facts), build.make(config["process"])
@@ -111,8 +116,11 @@ def of_run(
 
 def of_converted(
     source: Path, autoencoder: str | None, scheduler: Mapping[str, Any] | None
-) -> tuple[Pipeline, dict[str, Any]]:
+) -> tuple["ditmoe.pipeline.Pipeline", dict[str, Any]]:
     """The pipeline of published weights; flow matching where they saw t in [0, 1], DDPM elsewhere."""
+    from ditmoe.parts import Transformer
+    from ditmoe.pipeline import Pipeline
+
     config, tensors = weights.read(source)
     kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
     with torch.device("meta"):
@@ -188,8 +196,10 @@ def remember(
     tensors: Mapping[str, torch.Tensor],
     shape: Any,
     classes: Any,
-) -> Memory:
+) -> "ditmoe.parts.Memory":
     """The memory of a pipeline."""
+    from ditmoe.parts import Memory
+
     memory = Memory(
         config=config, facts=facts, tensors=shapes_of(tensors), shape=list(shape), classes=list(classes)
     )

@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
-
-from ditmoe import scheduler
-
 INDEX = "model_index.json"
 PARTS = ("transformer", "scheduler", "memory")
 FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
@@ -96,6 +92,10 @@ def _is_path(text: str) -> bool:
 
 
 def _is_known(name: str, value: Any) -> bool:
+    import diffusers
+
+    from ditmoe import scheduler
+
     if name in OURS:
         return value == OURS[name]
     module, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
