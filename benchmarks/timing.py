@@ -11,18 +11,25 @@ import torch
 Seconds = dict[str, list[float]]
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> Seconds:
+def interleaved(
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[torch.device], float] | None = None,
+) -> Seconds:
     """Seconds of each variant in each round, after one round to warm up.
 
-    On a CPU seconds of the processor, so that other work on the machine counts little; on a GPU seconds of the wall.
+    On a CPU seconds of the processor, so that other work on the machine counts little; on a GPU seconds of the wall;
+    or what `clock` says.
     """
+    clock = clock or now
     seconds: Seconds = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name in list(variants)[:: 1 if turn % 2 else -1]:
-            start = now(device)
+            start = clock(device)
             variants[name]()
             if turn:
-                seconds[name].append(now(device) - start)
+                seconds[name].append(clock(device) - start)
     return seconds
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra import compose
@@ -14,10 +14,12 @@ from ditmoe import build, checkpoint, cli, weights
 from ditmoe.card import size_line, write_card
 from ditmoe.folder import check_replaceable, without_paths
 from ditmoe.outside import is_regular
-from ditmoe.parts import Memory, Transformer
-from ditmoe.pipeline import Pipeline
 from ditmoe.sampler import make_scheduler
 from ditmoe.trust import Trust
+
+if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait for
+    import ditmoe.parts
+    import ditmoe.pipeline
 
 METRICS = "metrics.json"
 
@@ -81,8 +83,11 @@ def export(
 
 def of_run(
     found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None, trust: Trust = False
-) -> tuple[Pipeline, dict[str, Any]]:
+) -> tuple["ditmoe.pipeline.Pipeline", dict[str, Any]]:
     """The pipeline of a run, with its averaged weights, and what its card says."""
+    from ditmoe.parts import Transformer
+    from ditmoe.pipeline import Pipeline
+
     config, facts = build.admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, facts), build.make(config["process"])
     tensors = found.tensors.get("ema", {})
@@ -116,8 +121,11 @@ def of_run(
 
 def of_converted(
     source: Path, autoencoder: str | None, scheduler: Mapping[str, Any] | None
-) -> tuple[Pipeline, dict[str, Any]]:
+) -> tuple["ditmoe.pipeline.Pipeline", dict[str, Any]]:
     """The pipeline of published weights; flow matching where they saw t in [0, 1], DDPM elsewhere."""
+    from ditmoe.parts import Transformer
+    from ditmoe.pipeline import Pipeline
+
     config, tensors = weights.read(source)
     kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
     with torch.device("meta"):
@@ -193,8 +201,10 @@ def remember(
     tensors: Mapping[str, torch.Tensor],
     shape: Any,
     classes: Any,
-) -> Memory:
+) -> "ditmoe.parts.Memory":
     """The memory of a pipeline."""
+    from ditmoe.parts import Memory
+
     memory = Memory(
         config=config, facts=facts, tensors=shapes_of(tensors), shape=list(shape), classes=list(classes)
     )

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 
-from ditmoe import build, scheduler, trust
+from ditmoe import build, trust
 from ditmoe.outside import entries_below, is_regular, read_json
 from ditmoe.stored import open_file
 
@@ -52,7 +51,7 @@ def check_folder(folder: Path) -> None:
         if not list((folder / part).glob("*.safetensors")):
             raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
     if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
-        check_fits(getattr(diffusers, index["vae"][1]), folder / "vae")
+        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -121,6 +120,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _is_known(name: str, value: Any, autoencoders: Sequence[str]) -> bool:
+    from ditmoe import scheduler
+
     if name in OURS:
         return value == OURS[name]
     module, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)

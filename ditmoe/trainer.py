@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ditmoe import checkpoint, launch
 from ditmoe.batches import Batch, Batches
@@ -126,6 +125,9 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds, by part; the optimiser's state has the parameters' names."""
+        # loads DTensor and SymPy, a second that only who trains should wait for
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
@@ -148,6 +150,8 @@ class Trainer:
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
         checkpoint.fill(found, "model", self.model.state_dict())
         checkpoint.fill(found, "ema", self.ema.model.state_dict())
         own = get_optimizer_state_dict(self.model, self.optimizer)

@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import rel_entr, stdtrit
 
 Features = Float[np.ndarray, "_ F"]
 
@@ -129,6 +128,8 @@ class Estimate:
 
     def interval(self, low: float = -np.inf) -> tuple[float, float]:
         """95 %, by Student's t, not below `low`; of the expected value at these counts, bias included."""
+        from scipy.special import stdtrit
+
         half = float(stdtrit(self.df, 0.975)) * self.error
         return max(low, self.value - half), self.value + half
 
@@ -256,6 +257,8 @@ def inception_score(probabilities: Float[np.ndarray, "S K"], split: int = 5000) 
     p(y) is the mean over a split, so samples of a class must not lie together: ADM's evaluator takes 5,000 at a
     time. An incomplete last split is left out, unless it is the only one; few samples score low.
     """
+    from scipy.special import rel_entr
+
     ends = range(split, len(probabilities) + 1, split) or [len(probabilities)]
     parts = [probabilities[max(0, end - split) : end].astype(np.float64) for end in ends]
     scores = [float(np.exp(rel_entr(p, p.mean(axis=0)).sum(axis=1).mean())) for p in parts]

@@ -1,13 +1,14 @@
 """Shapes in annotations are checked while the tests run; free in production."""
 
 import os
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 from tests import typecheck  # noqa: F401  (the hook looks it up as an attribute)
+from tests.golden import Numbers, load
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 hook = install_import_hook(["ditmoe", "modalities"], "tests.typecheck.check")
@@ -19,17 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def golden():
-    """Numbers that others' reference code computed; they lie beside the checkout, not in it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "golden"
-
-    def load(name: str):
-        import numpy as np
-
-        if not (folder / name).is_file():
-            pytest.skip(f"{name} is not beside this checkout (../shared/golden)")
-        return np.load(folder / name, allow_pickle=False)
-
+def golden() -> Callable[[str], Numbers]:
+    """Opens numbers that others' reference code computed (tests/golden/)."""
     return load
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ditmoe import export as exporting
 from ditmoe.evaluate import publish
 from ditmoe.export import export
 from ditmoe.modality import Report
+from ditmoe.pipeline import Pipeline
 from modalities.image import Image
 from tests.test_image_adapter import autoencoder, trained
 from tests.test_pipeline import latents, opened
@@ -154,7 +154,7 @@ def test_a_folder_is_whole_or_not_there(
     def full(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(exporting.Pipeline, "save_pretrained", full)
+    monkeypatch.setattr(Pipeline, "save_pretrained", full)
     for out in ("pipe", "new"):
         with pytest.raises(OSError, match="disk full"):
             export(run, tmp_path / out)

@@ -92,7 +92,13 @@ class Experts(nn.Module):
             small = not x.is_cuda and len(x) * self.up[0].numel() < len(self.up) * SMALL
             x = x.to(torch.float32 if small else torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
-            return (on_cuda if x.is_cuda else on_cpu)(self, x, rows)
+            if x.is_cuda:
+                return on_cuda(self, x, rows)
+            if torch.compiler.is_compiling():
+                from ditmoe.moe import uncompiled
+
+                return uncompiled.on_cpu(self, x, rows)
+            return on_cpu(self, x, rows)
 
     def at_hand(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """up, down and their biases, of the experts on this rank."""
@@ -123,7 +129,6 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
     return y if down_bias is None else y + weight * down_bias.to(x.dtype)[rows.expert]
 
 
-@torch.compiler.disable
 def on_cpu(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
     """One expert after the other, each on its slice of the rows: their number is at hand."""
     counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)

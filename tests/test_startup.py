@@ -1,0 +1,47 @@
+"""What a start does not wait for: libraries that take seconds are loaded by what uses them, no earlier."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = sorted(f.stem for f in (ROOT / "ditmoe").glob("*.py") if '__name__ == "__main__"' in f.read_text())
+SLOW = {
+    "av", "diffusers", "open3d", "scipy", "sympy", "tensorboard", "torch._dynamo", "torch.distributed.checkpoint",
+    "torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.tensorboard", "transformers", "trimesh",
+}  # fmt: skip
+MISTAKES = """
+import json, runpy, sys
+from hydra.core.global_hydra import GlobalHydra
+codes = {}
+for command in sys.argv[1:]:
+    sys.argv[1:] = ["no_such_word=1"]
+    try:
+        runpy.run_module(f"ditmoe.{command}", run_name="__main__")
+    except SystemExit as end:
+        codes[command] = end.code
+    GlobalHydra.instance().clear()
+print(json.dumps([codes, sorted(sys.modules)]))
+"""
+
+
+def said(*words: str) -> str:
+    """What a fresh interpreter prints last."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_package() -> None:
+    code = "import json, sys, ditmoe; assert ditmoe.DiTMoE; print(json.dumps(sorted(sys.modules)))"
+    modules = set(json.loads(said("-c", code)))
+    assert "torch" in modules
+    assert not modules & (SLOW | {"hydra", "PIL"})
+
+
+def test_a_mistake_on_the_command_line() -> None:
+    assert {"train", "sample", "export", "plan", "view"} <= set(COMMANDS)
+    codes, modules = json.loads(said("-c", MISTAKES, *COMMANDS))
+    assert codes == dict.fromkeys(COMMANDS, 2)
+    assert not set(modules) & SLOW
