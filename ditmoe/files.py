@@ -36,9 +36,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _cleared(path.parent.absolute())
-    draft, handle = _begun(path, lambda name: os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    draft, handle = _begun(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        with open(draft, "wb", opener=lambda *_: handle) as stream:
+        # To read, too: to what can only be written NumPy writes by C's buffers, which hide that the disk is full.
+        with open(draft, "w+b", opener=lambda *_: handle) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ditmoe import files
@@ -167,3 +169,18 @@ def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {oct(f.stat().st_mode & 0o777) for f in (tmp_path / "model").iterdir()} == {"0o640"}
+
+
+def test_no_writer_hides_that_the_disk_is_full(tmp_path: Path) -> None:
+    """NumPy's own way to write arrays to files loses the last buffer in silence."""
+    if (child := os.fork()) == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        try:
+            with replacing(tmp_path / "a.npy") as stream:
+                np.save(stream, np.ones(100))
+        except OSError:
+            os._exit(3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert os.listdir(tmp_path) == []
