@@ -110,7 +110,12 @@ def test_a_failed_write_leaves_the_old_ones_and_no_litter(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for module, name in ((checkpoint, "save_file"), (files, "sync"), (checkpoint, "digest"), (files, "_take")):
+    for module, name in (
+        (checkpoint, "save_file"),
+        (files, "sync"),
+        (checkpoint, "digest"),
+        (files, "_take"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space"):

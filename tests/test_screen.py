@@ -33,7 +33,8 @@ cli.guard(work)
 @pytest.mark.parametrize(
     ("where", "told"),
     [("> /dev/full", "stdout cannot be written: No space left on device; the work goes on\n"),
-     (">&-", ""), ("| head -n 1 > /dev/null", ""), ("> /dev/full 2>&1", ""), (">&- 2>&-", ""), ("2>&- > /dev/null", "")],
+     (">&-", ""), ("| head -n 1 > /dev/null", ""), ("> /dev/full 2>&1", ""), (">&- 2>&-", ""),
+     ("2>&- > /dev/null", "")],
 )  # fmt: skip
 def test_the_work_goes_on_whatever_becomes_of_the_screen(
     tmp_path: Path, where: str, told: str, lines: str
@@ -59,8 +60,11 @@ def test_results_are_written_before_they_are_printed(tmp_path: Path) -> None:
     words = ["modality=pointcloud", "generated=a.npz", "reference=a.npz", "out=m",
              "modality.evaluation.cache=null", "modality.evaluation.emd_points=16"]  # fmt: skip
     with open("/dev/full", "w") as screen:
-        done = subprocess.run([sys.executable, "-m", "ditmoe.evaluate", *words], cwd=tmp_path, stdout=screen,
-                              stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "ditmoe.evaluate", *words]
+        done = subprocess.run(
+            line, cwd=tmp_path, stdout=screen, stderr=subprocess.PIPE, text=True, env=environment
+        )
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith("stdout cannot be written: No space left on device; the work goes on\n")
     assert (tmp_path / "m" / "metrics.json").is_file()
@@ -83,7 +87,9 @@ def test_bars_draw_as_ever() -> None:
     drawn = []
     for wrap in (Screen, lambda stream: stream):
         stream = io.StringIO()
-        for _ in tqdm(range(3), file=wrap(stream), bar_format="{bar}{n}", ncols=20, mininterval=0, leave=False):
+        for _ in tqdm(
+            range(3), file=wrap(stream), bar_format="{bar}{n}", ncols=20, mininterval=0, leave=False
+        ):
             for _ in tqdm(range(2), file=wrap(stream), bar_format="{bar}{n}", ncols=20, mininterval=0):
                 pass
         drawn.append(stream.getvalue())
