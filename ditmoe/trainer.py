@@ -209,9 +209,9 @@ class Trainer:
                 failed = (logs or saves or self.guard.full) and self._settle()
                 if logs or failed:
                     record = self.meter.record(self.step, self.model, self.guard)
-                    say(self.meter.line(record))
                     if recorder:
                         recorder.write(record)
+                    say(self.meter.line(record))
                 if failed:
                     break
                 if saves:

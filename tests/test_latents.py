@@ -87,6 +87,8 @@ def test_an_interrupted_preparation_goes_on_and_another_one_is_refused(tmp_path:
         return encode(images)
 
     out = tmp_path / "latents"
+    out.mkdir()
+    (out / ".latents.json.01234567.ditmoe-draft").write_bytes(b"left by a kill")
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, failing, shard=8)
     with pytest.raises(ValueError, match="is not complete: run the same prepare again"):
