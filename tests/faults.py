@@ -183,6 +183,7 @@ def _child(work: Work, place: Path, arm: Callable[[], None], screen: int) -> int
     os.setpgid(0, 0)
     os.dup2(screen, 1)
     os.dup2(screen, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))  # not pytest's
     torch.set_num_threads(1)
     files._cleared.cache_clear()
     try:
