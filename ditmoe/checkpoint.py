@@ -13,20 +13,18 @@ A folder takes its name when all of it is on the disk; whatever lies under anoth
 import fcntl
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ditmoe import manifest, sharded
-from ditmoe.files import digest, discard, hidden, remove, replacing, sync
+from ditmoe.files import clear, digest, remove, replacing, replacing_folder, writing
 from ditmoe.outside import is_regular
 from ditmoe.ranks import ALONE, Ranks, is_spread, put
 from ditmoe.sharded import Pieces
@@ -81,10 +79,16 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
         OSError: if it cannot be written; what was there before is as it was.
     """
     folder = run / FOLDER / f"step-{step:07d}"
-    draft, first = ranks.of_first(hidden(folder)), ranks.rank == 0
+    first = ranks.rank == 0
     divided = {name: manifest.split(part) for name, part in parts.items()}
     spread = [name for name, (_, tensors) in divided.items() if any(map(is_spread, tensors.values()))]
     files: dict[str, Any] = {}
+    drafts: list[Path] = []
+
+    def begin() -> None:
+        if first:
+            # The folder is there only if it was damaged: whoever goes on from a whole one does not write it again.
+            drafts.append(stack.enter_context(replacing_folder(folder)))
 
     def write_whole() -> None:
         for name, (_, tensors) in divided.items():
@@ -96,38 +100,26 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
 
     def finish() -> None:
         plain = {name: plain for name, (plain, _) in divided.items()}
-        (draft / manifest.NAME).write_bytes(
-            manifest.sealed({"format": manifest.FORMAT, "step": step, "parts": plain, "files": files})
-        )
-        mode = (draft / manifest.NAME).stat().st_mode  # safetensors' files are for their owner alone
-        for path in draft.rglob("*"):
-            if path.is_file():
-                path.chmod(mode)
-            sync(path)
-        sync(draft)
-        # there only if it was damaged: whoever goes on from a whole one does not write it again
-        remove(folder)
-        draft.rename(folder)
-        sync(folder.parent)
+        if first:
+            (draft / manifest.NAME).write_bytes(
+                manifest.sealed({"format": manifest.FORMAT, "step": step, "parts": plain, "files": files})
+            )
+            stack.close()
 
-    try:
-        ranks.together(lambda: draft.mkdir(parents=True) if first else None)
+    with ExitStack() as stack:
+        ranks.together(begin)
+        draft = ranks.of_first(drafts[0] if first else None)
         written = [f for name in spread for f in sharded.write(divided[name][1], draft / name, ranks)]
         ranks.together(write_whole)
         for stated in ranks.collect(files) or []:
             files |= stated
-        ranks.together(lambda: finish() if first else None)
-    finally:
-        if first:
-            shutil.rmtree(draft, ignore_errors=True)
+        ranks.together(finish)
     return folder
 
 
 def _written(tensors: dict[str, Tensor], file: Path) -> Path:
-    try:
+    with writing(file):
         save_file(tensors, file)
-    except SafetensorError as error:
-        raise OSError(f"{file} cannot be written: {error}") from error
     return file
 
 
@@ -232,8 +224,8 @@ def alone(run: Path) -> Iterator[None]:
             ) from error
         except OSError:  # a file system without locks
             pass
-        for litter in [*run.glob(".*.tmp"), *(run / FOLDER).glob(".*.tmp")]:
-            discard(litter)
+        for folder in (run, run / FOLDER, *(folder for _, folder in _listed(run))):
+            clear(folder)
         yield
     finally:
         os.close(handle)

@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ditmoe import launch
+from ditmoe import launch, screen
+from ditmoe.outside import printable
 
 PACKAGE = Path(__file__).parent
 
@@ -53,8 +54,9 @@ def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool 
 def guard(main: Callable[[], Any]) -> None:
     """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130.
 
-    Of several processes the first that has something to say says it.
+    Of several processes the first that has something to say says it. What is printed goes through a `Screen`.
     """
+    screen.install()
     try:
         main()
     except KeyboardInterrupt:
@@ -63,7 +65,7 @@ def guard(main: Callable[[], Any]) -> None:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            print(f"error: {explain(error)}", file=sys.stderr)
+            print(f"error: {printable(explain(error))}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         if not launch.is_lost(error):
@@ -72,6 +74,7 @@ def guard(main: Callable[[], Any]) -> None:
             traceback.print_exc()
         if launch.speaks():
             print(f"error: {launch.LOST}", file=sys.stderr)
+        sys.stdout.flush()
         os._exit(1)  # no farewell to processes that do not answer
 
 

@@ -81,13 +81,13 @@ def evaluate_files(
 
 
 def publish(report: Report, folder: Path) -> None:
-    """Print the table and write metrics.json beside it."""
-    print(table(report))
+    """Write metrics.json and print the table, in this order: a screen can fail."""
     content = {**report.values, "interval": report.intervals, **report.rows}
     content |= {"protocol": report.protocol, "notes": list(report.notes)}
     text = json.dumps(content, indent=2, default=float)
     with replacing(folder / "metrics.json") as stream:
         stream.write(text.encode())
+    print(table(report))
 
 
 def table(report: Report) -> str:

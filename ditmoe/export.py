@@ -1,6 +1,5 @@
 """python -m ditmoe.export checkpoint=RUN out=FOLDER: writes a pipeline of diffusers, see `ditmoe.Pipeline`."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ditmoe import build, checkpoint, cli, weights
 from ditmoe.card import size_line, write_card
+from ditmoe.files import recover, replacing_folder, writing
 from ditmoe.folder import check_replaceable, without_paths
 from ditmoe.outside import is_regular
 from ditmoe.sampler import make_scheduler
@@ -49,6 +49,8 @@ def export(
         FileNotFoundError, ValueError: one line.
     """
     source, out = Path(source), Path(out).absolute()
+    recover(source)
+    recover(out)
     check_replaceable(out)
     if is_regular(source / weights.CONFIG):
         pipeline, told = of_converted(source, autoencoder, scheduler)
@@ -61,22 +63,12 @@ def export(
             pipeline, told = of_run(found, scheduler, trust)
         metrics = found.run / METRICS
     card = write_card(**told, metrics=metrics, licence=licence)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        pipeline.save_pretrained(draft, max_shard_size=max_shard_size)
+    with replacing_folder(out) as draft:
+        with writing(out):
+            pipeline.save_pretrained(draft, max_shard_size=max_shard_size)
         (draft / "README.md").write_text(card)
-        for file in draft.rglob("*.safetensors"):
-            file.chmod((draft / "README.md").stat().st_mode)  # they come for their owner alone
         if is_regular(metrics):
             shutil.copy(metrics, draft / METRICS)
-        for file in draft.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        weights.replace(out, draft)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     parts = ", ".join(name for name, part in pipeline.components.items() if part is not None)
     return f"{out}: {parts}"
 

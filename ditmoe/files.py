@@ -1,59 +1,135 @@
-"""Files and folders that are whole or not there, whoever is killed in between."""
+"""Files and folders that are whole or not there, whoever is killed in between.
 
+What is being written lies beside its name as `.NAME.1a2b3c4d.ditmoe-draft`, locked by whoever writes it. The lock dies
+with its process, on any machine or container that shares the file system, so that a draft without one is litter.
+"""
+
+import ctypes
+import errno
+import fcntl
+import functools
 import hashlib
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from safetensors import SafetensorError
+
+DAY = 24 * 60 * 60
+DRAFT, OLD = "draft", "old"
+_HIDDEN = re.compile(rf"\.(.+)\.[0-9a-f]{{8}}\.ditmoe-({DRAFT}|{OLD})", re.DOTALL)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file whole or not at all: into a hidden neighbour, which takes the name at the end.
 
-    A crash, a kill or a full disk leaves the old file as it was. Folders are made.
+    A crash, a kill or a full disk leaves the old file as it was. Folders are made. The first file that a process writes
+    into a folder clears it of what killed ones left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = hidden(path)
+    _cleared(path.parent.absolute())
+    draft, handle = _begun(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        with open(draft, "wb") as stream:
+        # To read, too: to what can only be written NumPy writes by C's buffers, which hide that the disk is full.
+        with open(draft, "w+b", opener=lambda *_: handle) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(draft, path)
+            os.replace(draft, path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        discard(draft)
         raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Write a folder whole or not at all: fill the one that this gives, which takes the name at the end.
+
+    An older folder of that name, empty or not, is there until the new one is, and is then removed. Files get the mode
+    that the umask gives, and are on the disk before the name is taken. A link keeps pointing where it did.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
+    clear(path.parent)
+    draft, handle = _begun(path, _made)
+    try:
+        yield draft
+        mode = draft.stat().st_mode & 0o666
+        for found in sorted(draft.rglob("*"), reverse=True):  # names in a folder after what they name
+            if found.is_file():
+                found.chmod(mode)  # safetensors' files are for their owner alone
+            sync(found)
+        sync(draft)
+        _take(draft, path)
+        sync(path.parent)
+    finally:
+        recover(path)
+        discard(draft)  # what was not finished, or the old folder
+        os.close(handle)
+        clear(path.parent)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Write safetensors: that the disk is full is an OSError, not one of theirs."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{place} cannot be written: {error}") from error
+
+
+def recover(path: Path) -> None:
+    """Put a folder back that was moved away by a writer who was then killed. Whoever opens one asks this first.
+
+    That happens only on file systems that cannot exchange two names.
+    """
+    if not os.path.lexists(path):
+        old = [place for place, name, kind in _hidden(path.parent) if (name, kind) == (path.name, OLD)]
+        for place in sorted(old, key=_changed, reverse=True):
+            with suppress(OSError):  # another process did
+                os.rename(place, path)
+                return
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed processes left in a folder; what living ones are writing stays."""
+    for place, name, kind in _hidden(folder):
+        if kind == DRAFT:
+            _discard_unlocked(place)
+        elif os.path.lexists(folder / name):  # looked at after the list was made: one of its time or later
+            discard(place)
+
+
+def remove(folder: Path) -> None:
+    """Take a folder away at once: whoever is killed in between leaves litter, not half a folder."""
+    if folder.exists():
+        litter = _beside(folder, DRAFT)
+        folder.rename(litter)
+        discard(litter)
+
+
+def discard(litter: Path) -> None:
+    """Take away what nobody needs, as far as it can be."""
+    with suppress(OSError):
+        if litter.is_dir() and not litter.is_symlink():
+            shutil.rmtree(litter, ignore_errors=True)
+        else:
+            litter.unlink()
 
 
 def digest(file: Path) -> str:
     """SHA-256 of a file."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def hidden(path: Path) -> Path:
-    """Where something is written that is to become `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def remove(folder: Path) -> None:
-    """Take a folder away at once: whoever is killed in between leaves litter, not half a folder."""
-    if folder.exists():
-        away = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
-        folder.rename(away)
-        discard(away)
-
-
-def discard(litter: Path) -> None:
-    """Take away what nobody needs, as far as it can be."""
-    if litter.is_dir():
-        shutil.rmtree(litter, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            litter.unlink()
 
 
 def sync(path: Path) -> None:
@@ -63,3 +139,102 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _take(draft: Path, path: Path) -> None:
+    """Give a whole folder its name. What had it is then under the draft's name, or under one that `recover` knows."""
+    while True:
+        try:
+            os.rename(draft, path)  # no folder has the name, or an empty one
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with suppress(FileNotFoundError):  # another process moved it away
+            if _exchange(draft, path):
+                return
+            os.rename(path, _beside(path, OLD))
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two names at once, by Linux's renameat2; False where the kernel or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    sys.audit("os.rename", str(a), str(b), -1, -1)  # as os.rename does
+    here, rename_exchange = -100, 2
+    if call(here, os.fsencode(a), here, os.fsencode(b), rename_exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(a), None, str(b))
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.ditmoe-{kind}")
+
+
+def _hidden(folder: Path) -> list[tuple[Path, str, str]]:
+    """Drafts and folders that were moved away: where they are, of which name, and which of both."""
+    try:
+        matches = [match for match in map(_HIDDEN.fullmatch, os.listdir(folder)) if match]
+    except OSError:
+        return []
+    return [(folder / match[0], match[1], match[2]) for match in matches]
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return 0
+
+
+def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new draft of a path, locked, and a handle on it."""
+    while True:
+        draft = _beside(path, DRAFT)
+        try:
+            handle = make(draft)
+        except FileExistsError:
+            continue
+        if _lock(handle) is not False and draft.exists():  # nobody took it for litter between the two
+            return draft, handle
+        os.close(handle)
+
+
+def _made(draft: Path) -> int:
+    draft.mkdir()
+    return os.open(draft, os.O_RDONLY)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock until it is closed: whether that could be; None on a file system without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+
+
+def _discard_unlocked(draft: Path) -> None:
+    """Discard a draft whose writer is dead; without locks that is one of a day ago."""
+    kind = os.O_RDONLY if draft.is_dir() else os.O_RDWR  # NFS locks what may be written
+    try:
+        handle = os.open(draft, kind | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        locked = _lock(handle)
+        if locked or (locked is None and os.fstat(handle).st_mtime < time.time() - DAY):
+            discard(draft)
+    finally:
+        os.close(handle)
+
+
+@functools.cache
+def _cleared(folder: Path) -> None:
+    clear(folder)

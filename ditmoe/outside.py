@@ -23,14 +23,17 @@ def _is_hidden(letter: str) -> bool:
     return unicodedata.category(letter) in _HIDDEN and letter not in _JOINERS
 
 
-def printable(text: object) -> str:
+def printable(text: object, keep: str = "") -> str:
     r"""Text of a stranger on one line, as it may reach a terminal, a log or a page: controls become \x1b, \u202e, ...
 
     Ordinary letters of any script stay; names of files that are not UTF-8 show their bytes as \xe9.
+
+    Args:
+        keep: controls that stay, such as the ends of lines.
     """
 
     def shown(letter: str) -> str:
-        if not _is_hidden(letter):
+        if letter in keep or not _is_hidden(letter):
             return letter
         code = ord(letter)
         if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode

@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ditmoe import build
+from ditmoe.files import recover
 from ditmoe.folder import check_folder
 from ditmoe.modality import Modality
 from ditmoe.parts import Memory, Transformer
@@ -78,6 +79,7 @@ class Pipeline(DiffusionPipeline):
         for name, only in FIXED.items():
             if (given := options.pop(name, only)) != only:
                 raise ValueError(f"{name} must be {only}: a folder runs no code; got {given!r}")
+        recover(Path(folder))
         check_folder(Path(folder))
         options = {"low_cpu_mem_usage": is_accelerate_available()} | options
         try:

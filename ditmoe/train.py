@@ -32,12 +32,14 @@ def train(config: dict[str, Any]) -> None:
         shown = folder
     keep_freed_memory()
     trainer = make_trainer(config, make_modality(config, shown), shown)
-    if checkpoint.exists(trainer.folder):
-        resume(trainer, config)
-    num = sum(p.numel() for p in trainer.model.parameters())
-    where = f"{trainer.device}{trainer.mesh}"
-    print(f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.steps} steps")
-    if not trainer.run():
+    with trainer.alone():
+        if checkpoint.exists(trainer.folder):
+            resume(trainer, config)
+        num = sum(p.numel() for p in trainer.model.parameters())
+        where = f"{trainer.device}{trainer.mesh}"
+        print(f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.steps} steps")
+        finished = trainer.run()
+    if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
     finish(config["finish"], shown, trainer.modality.name, trainer.steps)

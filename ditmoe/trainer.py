@@ -1,8 +1,8 @@
 """The training loop: one that can be stopped anywhere and goes on where it was."""
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class Trainer:
         self.meter = Meter(steps, self.ranks)
         self.step = 0
         self.stop = Stop(self.ranks)
+        self._alone = False
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds, by part; the optimiser's state has the parameters' names."""
@@ -149,7 +150,7 @@ class Trainer:
             self.saver.prune()
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint, within `alone`."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
         checkpoint.fill(found, "model", self.model.state_dict())
@@ -163,11 +164,34 @@ class Trainer:
         if self.mesh.rank == 0:
             checkpoint.restate(found, config=self.carried["config"])
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the run's folder to oneself; nothing is read of it to go on from, or written into it, before.
+
+        Raises:
+            ValueError: on all ranks, if another process is training in it.
+        """
+        if self._alone:
+            yield
+            return
+        with ExitStack() as stack:
+            refused = None
+            try:
+                if self.mesh.rank == 0:
+                    stack.enter_context(checkpoint.alone(self.folder))
+            except (ValueError, OSError) as error:
+                refused = error
+            if (told := self.ranks.told(refused)) is not None:
+                raise refused or ValueError(told)
+            self._alone = True
+            stack.callback(setattr, self, "_alone", False)
+            yield
+
     def run(self) -> bool:
         """Train up to `steps`; False if Ctrl-C or SIGTERM asked to stop first. Saves in both cases."""
         with (
             self.stop.listening(),
-            checkpoint.alone(self.folder) if self.mesh.rank == 0 else nullcontext(),
+            self.alone(),
             Recorder(self.folder, self.step) if self.mesh.rank == 0 else nullcontext() as recorder,
         ):
             while self.step < self.steps and not self.stop.agreed():
@@ -181,9 +205,9 @@ class Trainer:
                 failed = (logs or saves or self.guard.full) and self._settle()
                 if logs or failed:
                     record = self.meter.record(self.step, self.model, self.guard)
-                    say(self.meter.line(record))
                     if recorder:
                         recorder.write(record)
+                    say(self.meter.line(record))
                 if failed:
                     break
                 if saves:

@@ -1,8 +1,6 @@
 """Folders that hold a model: safetensors shards and the configuration that opens them."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ditmoe import build, checkpoint, trust
+from ditmoe.files import recover, replacing_folder, writing
 from ditmoe.model import DiTMoE
 from ditmoe.outside import is_regular, read_json
 from ditmoe.stored import Stored, in_memory, open_file
@@ -40,24 +39,15 @@ def write(
     """
     folder = Path(folder).absolute()
     _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial.mkdir()
-    try:
-        shards: list[str] = []
+    shards: list[str] = []
+    with replacing_folder(folder) as draft:
         for shard in _shards(tensors, max_shard_bytes):
             shards.append(f"weights-{len(shards) + 1:05d}.safetensors")
-            save_file(shard, partial / shards[-1])
+            with writing(folder):
+                save_file(shard, draft / shards[-1])
             shard.clear()
         content = {"format": FORMAT, **config, "shards": shards}
-        (partial / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-        for file in partial.iterdir():
-            file.chmod((partial / CONFIG).stat().st_mode)  # safetensors' files are for their owner alone
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
     return [folder / name for name in shards]
 
 
@@ -75,6 +65,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], limit: float) -> Iterable[dic
 
 
 def _check_replaceable(folder: Path) -> None:
+    recover(folder)
     if not folder.exists():
         return
     try:
@@ -84,21 +75,6 @@ def _check_replaceable(folder: Path) -> None:
             raise ValueError(
                 f"{folder} must be new, or a folder that convert wrote: it holds something else"
             ) from error
-
-
-def replace(folder: Path, new: Path) -> None:
-    """Put a complete folder where an old one may be; the old one comes back if that fails."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
 
 
 def load(
@@ -117,6 +93,7 @@ def load(
         FileNotFoundError, ValueError: one line each, if there is no such folder or it does not fit.
     """
     folder = Path(folder)
+    recover(folder)
     config = admitted(folder)
     with build.describing(folder / CONFIG):
         tensors = _tensors(folder, config["shards"])
@@ -146,6 +123,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError, ValueError: one line each.
     """
     path = Path(path)
+    recover(path)
     if is_regular(path / CONFIG):
         config = admitted(path)
         return config, {name: in_memory(value) for name, value in _tensors(path, config["shards"]).items()}

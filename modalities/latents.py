@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from ditmoe.files import replacing
+from ditmoe.files import clear, replacing
 from modalities.codec import Codec
 
 RECORD, CODEC = "latents.json", "codec.safetensors"
@@ -146,6 +146,7 @@ def _claim(file: Path, record: dict[str, Any]) -> None:
 
 
 def _refuse_other(folder: Path) -> None:
+    clear(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise ValueError(f"out must be new or a folder of latents, but {folder} holds something else")
 

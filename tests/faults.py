@@ -1,19 +1,22 @@
-"""Kill a tiny run a hundred times, fill its disk, and let its writes fail: nothing is lost, and the curve is the same.
+"""Kill tiny commands hundreds of times, fill their disk, and let writes fail: nothing is lost, and the end is the same.
 
-    python -m tests.faults --kills 100          # about ten minutes on one core; in small this is a test
+    python -m tests.faults                      # in small this is a test
+    python -m tests.faults --works train --kills 100
 
-Each attempt is a process of its own that goes on as the same command would. Half of the kills hit a checkpoint that is
-being written: at a random one of its operations on the disk, or in the middle of a file. After each, the newest
-checkpoint that was whole before must still be found or a newer one, and all of it must load.
+Each attempt is a process of its own that does what the same command would (`tests.fault_works`). A kill hits any
+moment, any operation on the disk, or the middle of a file. After each, what the command writes must be the old or the
+new, whole, and at last equal what nobody disturbed wrote, without litter.
 """
 
 import argparse
-import json
+import io
+import mmap
 import os
 import random
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,16 +24,15 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ditmoe import checkpoint
-from ditmoe.train import resume
-from tests.test_trainer import same, trainer
+from ditmoe import cli, files
+from tests.fault_works import WORKS, Work, contents
 
-OPTIONS = ("trainer.steps=36", "trainer.save_every=2", "trainer.log_every=3", "trainer.accumulate=2")
 OPERATIONS = (
     "open",
     "os.rename",
@@ -41,248 +43,241 @@ OPERATIONS = (
     "os.truncate",
     "shutil.rmtree",
 )
-DONE, ASKED, FAILED, BROKEN = 0, 130, 3, 1
-GRACE = 30
-Arm = Callable[[Path, random.Random], None]
+DONE, ASKED, FAILED, BROKEN = 0, 130, 2, 1
+KILLED, ENDED = -signal.SIGKILL, -signal.SIGTERM
+GRACE, LONGEST = 30, 120
+"""Seconds from a request to the end, and of an attempt."""
 
 
-def killed(folder: Path) -> None:
-    struck(folder).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+class Shared:
+    """Numbers that all processes of an attempt have in common: operations so far, and whether the fault has struck."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, 16)
+
+    def __getitem__(self, index: int) -> int:
+        return struct.unpack_from("q", self.memory, 8 * index)[0]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        struct.pack_into("q", self.memory, 8 * index, value)
 
 
-def failed(folder: Path) -> None:
-    struck(folder).touch()
-    raise OSError(5, "Input/output error")
+COUNT, STRUCK = 0, 1
+Then = Callable[[], None]
+Arm = Callable[[Path, random.Random, "Scale", Shared], None]
 
 
-def full(folder: Path) -> None:
-    struck(folder).touch()
-    raise OSError(28, "No space left on device")
+@dataclass(frozen=True)
+class Scale:
+    """What an undisturbed attempt is like: its operations on the disk, its largest file, its time."""
+
+    operations: int
+    largest: int
+    seconds: float
 
 
-def struck(folder: Path) -> Path:
-    """Exists once a fault has."""
-    return folder.with_suffix(".struck")
+def kill() -> None:
+    os.killpg(0, signal.SIGKILL)  # with the processes that it started
 
 
-def at_an_operation(then: Callable[[Path], None]) -> Arm:
-    """The n-th operation that a checkpoint needs on the disk does not happen."""
+def fail(code: int) -> Then:
+    def then() -> None:
+        raise OSError(code, os.strerror(code))
 
-    def arm(folder: Path, rng: random.Random) -> None:
-        left = rng.randrange(1, 150)
-        place = str(folder / checkpoint.FOLDER)
+    return then
+
+
+def at_an_operation(then: Then) -> Arm:
+    """The n-th operation on the disk does not happen."""
+
+    def arm(place: Path, rng: random.Random, scale: Scale, shared: Shared) -> None:
+        chosen = rng.randint(1, scale.operations)
 
         def hook(event: str, arguments: tuple) -> None:
-            nonlocal left
-            if event in OPERATIONS and any(place in str(a) for a in arguments[:2]):
-                left -= 1
-                if left == 0:
-                    then(folder)
+            if event in OPERATIONS and any(str(place) in str(a) for a in arguments[:2]):
+                shared[COUNT] += 1
+                if shared[COUNT] == chosen:
+                    shared[STRUCK] = 1
+                    then()
 
         sys.addaudithook(hook)
 
     return arm
 
 
-def within_a_file(then: Callable[[Path], None]) -> Arm:
-    """The n-th file of tensors is written up to a random byte."""
+def within_a_file(then: Then | None) -> Arm:
+    """The kernel writes no byte beyond a random size, as a quota does."""
 
-    def arm(folder: Path, rng: random.Random) -> None:
-        left, whole = rng.randrange(1, 13), checkpoint.save_file
+    def arm(place: Path, rng: random.Random, scale: Scale, shared: Shared) -> None:
+        def beyond(*_: object) -> None:
+            shared[STRUCK] = 1
+            if then:
+                then()
 
-        def torn(tensors: dict, file: Path) -> None:
-            nonlocal left
-            whole(tensors, file)
-            left -= 1
-            if left == 0:
-                os.truncate(file, rng.randrange(file.stat().st_size))
-                then(folder)
-
-        checkpoint.save_file = torn
+        size = int(scale.largest ** rng.random())  # small files, too
+        signal.signal(signal.SIGXFSZ, beyond)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return arm
 
 
-def files_too_large(folder: Path, rng: random.Random) -> None:
-    """The kernel refuses files beyond a random size, as a quota does."""
-    size = rng.randrange(1, 300_000)
-    struck(folder).touch()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def nothing(folder: Path, rng: random.Random) -> None:
+def nothing(*_: object) -> None:
     pass
 
 
-FAULTS: dict[str, tuple[Arm, int | None]] = {
-    "kill at any moment": (nothing, signal.SIGKILL),
-    "kill at an operation of a checkpoint": (at_an_operation(killed), None),
-    "kill within a file": (within_a_file(killed), None),
-    "SIGTERM": (nothing, signal.SIGTERM),
-    "Ctrl-C": (nothing, signal.SIGINT),
-    "disk full at an operation": (at_an_operation(full), None),
-    "disk full within a file": (within_a_file(full), None),
-    "write error at an operation": (at_an_operation(failed), None),
-    "files too large": (files_too_large, None),
-    "none": (nothing, None),
-}
-KILLS = (
-    "kill at any moment",
-    "kill at an operation of a checkpoint",
-    "kill at any moment",
-    "kill within a file",
-)
-OTHERS = [name for name in FAULTS if name not in (*KILLS, "none")]
+FAULTS: dict[str, tuple[Arm, int | None, tuple[int, ...]]] = {
+    "kill at any moment": (nothing, signal.SIGKILL, (KILLED,)),
+    "kill at an operation": (at_an_operation(kill), None, (KILLED,)),
+    "kill within a file": (within_a_file(kill), None, (KILLED,)),
+    "SIGTERM": (nothing, signal.SIGTERM, (ASKED, ENDED)),
+    "Ctrl-C": (nothing, signal.SIGINT, (ASKED,)),
+    "disk full at an operation": (at_an_operation(fail(28)), None, (FAILED,)),
+    "write error at an operation": (at_an_operation(fail(5)), None, (FAILED,)),
+    "files too large": (within_a_file(None), None, (FAILED,)),
+    "none": (at_an_operation(nothing), None, ()),
+}  # and how an attempt may end, but for its usual end
+KILLS = ("kill at any moment", "kill at an operation", "kill at any moment", "kill within a file")
+OTHERS = tuple(name for name in FAULTS if name not in (*KILLS, "none"))
 
 
 def attempt(
-    folder: Path, fault: str, rng: random.Random, options: tuple[str, ...] = OPTIONS, longest: float = 1.0
-) -> int:
-    """Go on with a run under a fault; the exit code, negative for a signal.
-
-    Args:
-        longest: signals come within so many seconds.
-    """
-    arm, number = FAULTS[fault]
-    seed, delay = rng.random(), rng.uniform(0.0, longest)
-    struck(folder).unlink(missing_ok=True)
+    work: Work, place: Path, fault: str, rng: random.Random, scale: Scale, shared: Shared
+) -> tuple[int, str]:
+    """Do the work under a fault: exit code, negative for a signal, and what was printed."""
+    arm, number, _ = FAULTS[fault]
+    seed, delay = rng.random(), rng.uniform(0.0, scale.seconds) if number else LONGEST
+    shared[COUNT] = shared[STRUCK] = 0
     sys.stdout.flush()
+    screen, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os._exit(_child(folder, arm, random.Random(seed), options))
+            os.close(screen)
+            os._exit(_child(work, place, lambda: arm(place, random.Random(seed), scale, shared), theirs))
         finally:
             os._exit(BROKEN)
-    start = time.monotonic()
-    if number is not None:
-        while (
-            time.monotonic() - start < delay
-            and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        ):
-            time.sleep(0.001)
-        os.kill(child, number)
-        start = time.monotonic()
-    limit = GRACE if number in (signal.SIGTERM, signal.SIGINT) else 120
+    os.close(theirs)
+    os.set_blocking(screen, False)
+    printed, limit, asked = b"", time.monotonic() + delay, number is None
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() - start > limit:
-            os.kill(child, signal.SIGKILL)
-            raise AssertionError(f"{fault}: no end after {limit} s")
-        time.sleep(0.002)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        printed += _read(screen)
+        if time.monotonic() > limit:
+            assert not asked, f"{work.name}, {fault}: no end: {printed.decode()[-2000:]}"
+            os.killpg(child, number) if number == signal.SIGKILL else os.kill(child, number)
+            limit, asked = time.monotonic() + GRACE, True
+        time.sleep(0.001)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    printed += _read(screen)
+    os.close(screen)
+    return code, printed.decode()
 
 
-def _child(folder: Path, arm: Arm, rng: random.Random, options: tuple[str, ...]) -> int:
-    log = os.open(folder.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    torch.set_num_threads(1)
+def _read(screen: int) -> bytes:
     try:
-        arm(folder, rng)
-        run, settings = trainer(folder, *options)
-        if checkpoint.exists(folder):
-            resume(run, settings)
-        return DONE if run.run() else ASKED
+        return os.read(screen, 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
+def _child(work: Work, place: Path, arm: Callable[[], None], screen: int) -> int:
+    os.setpgid(0, 0)
+    os.dup2(screen, 1)
+    os.dup2(screen, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))  # not pytest's
+    torch.set_num_threads(1)
+    files._cleared.cache_clear()
+    try:
+        arm()
+        cli.guard(lambda: work.run(place))
+        return DONE
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else BROKEN
     except KeyboardInterrupt:
         return ASKED
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return FAILED
     except BaseException:
         traceback.print_exc()
         return BROKEN
+    finally:
+        sys.stdout.flush()
 
 
-def check(folder: Path, before: int) -> int:
-    """The newest whole checkpoint's step, 0 for none; it must load and not be older than before."""
-    if not checkpoint.exists(folder):
-        assert before == 0, f"{folder}: step {before} is lost"
-        return 0
-    content = checkpoint.load(folder)
-    assert content["step"] >= before, f"{folder}: step {before} is lost, {content['step']} is left"
-    return content["step"]
+def begin(work: Work, place: Path) -> None:
+    with redirect_stdout(io.StringIO()):
+        work.begin(place)
 
 
-def curve(folder: Path) -> list[dict[str, Any]]:
-    """The log without the clock."""
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "samples_per_second"} for record in records]
+def undisturbed(work: Work, place: Path, rng: random.Random) -> tuple[Scale, object, object]:
+    """What an attempt is like, what was there before, and what was made of it."""
+    shared, largest = Shared(), 1
+    begin(work, place)
+    before = contents(place)
+    start = time.monotonic()
+    code, printed = attempt(work, place, "none", rng, Scale(1, 1, 1.0), shared)
+    assert code == DONE, printed[-2000:]
+    seconds = time.monotonic() - start
+    largest = max(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    return Scale(shared[COUNT], largest, 1.2 * seconds), before, contents(place)
 
 
-def compare(folder: Path, whole: Path) -> None:
-    """The run equals the one that nobody disturbed, bit for bit, and left nothing else behind."""
-    assert curve(folder) == curve(whole), f"{folder}: another curve"
-    a, b = checkpoint.load(folder), checkpoint.load(whole)
-    for part in b:
-        assert same(a[part], b[part]), f"{folder}: another {part}"
-    names = {f.name for f in (folder / checkpoint.FOLDER).iterdir()}
-    assert names == {f.name for f in (whole / checkpoint.FOLDER).iterdir()}, f"{folder}: {names}"
-
-
-def suite(place: Path, wanted: list[str], seed: int = 0, options: tuple[str, ...] = ()) -> Counter:
-    """Runs until all these faults have struck; how often which did."""
-    rng, options = random.Random(seed), (*OPTIONS, *options)
-    counts: Counter = Counter()
-    place.mkdir(exist_ok=True)
-    whole, start = place / "whole", time.monotonic()
-    assert _finish(whole, rng, options) == DONE
-    longest = 0.6 * (time.monotonic() - start)
+def suite(work: Work, home: Path, wanted: list[str], seed: int = 0) -> Counter:
+    """Do the work until all these faults have struck; how often which did."""
+    rng, counts, shared = random.Random(seed), Counter(), Shared()
+    scale, old, new = undisturbed(work, home / f"{work.name}-whole", rng)
     rng.shuffle(wanted)
-    runs = 0
     while wanted:
-        runs += 1
-        folder, step = place / f"run{runs}", 0
+        counts["runs"] += 1
+        place, mark = home / f"{work.name}-{counts['runs']}", None
+        begin(work, place)
         while wanted:
             fault = wanted[-1]
-            code = attempt(folder, fault, rng, options, longest)
-            assert code != BROKEN, f"{fault}: {folder.with_suffix('.out').read_text()[-2000:]}"
-            step = check(folder, step)
-            if struck(folder).exists() or code not in (DONE, FAILED):
+            code, printed = attempt(work, place, fault, rng, scale, shared)
+            assert code in (DONE, *FAULTS[fault][2]), f"{work.name}, {fault}: {code}: {printed[-2000:]}"
+            said = [line for line in printed.splitlines() if line.startswith("error: ")]
+            assert len(said) == (code == FAILED), f"{work.name}, {fault}: {printed[-2000:]}"
+            mark = work.whole(place, mark, old, new)
+            if shared[STRUCK] or code != DONE:
                 counts[fault] += 1
                 wanted.pop()
             if code == DONE:
                 break
-        assert _finish(folder, rng, options) == DONE, folder.with_suffix(".out").read_text()[-2000:]
-        compare(folder, whole)
-        print(f"run {runs}: {sum(counts.values())} faults struck, equal to the undisturbed run bit for bit")
-        shutil.rmtree(folder)
-    counts["runs"] = runs
+        code, printed = attempt(work, place, "none", rng, scale, shared)
+        assert code == DONE, f"{work.name}: {printed[-2000:]}"
+        assert contents(place) == new, f"{work.name}: {place} is not as if nothing had happened"
+        litter = [str(found) for found in place.parent.rglob(".*")]
+        assert not litter, f"{work.name}: {litter}"
+        shutil.rmtree(place)
     return counts
 
 
-def _finish(folder: Path, rng: random.Random, options: tuple[str, ...] = OPTIONS) -> int:
-    return attempt(folder, "none", rng, options)
-
-
-def full_disk(place: Path, seed: int) -> None:
+def full_disk(work: Work, home: Path, seed: int, rounds: int = 6) -> None:
     """In a namespace of its own: a real file system of 24 MB that fills up, is emptied again, and becomes read-only."""
-    rng, whole, disk = random.Random(seed), place / "whole", place / "disk"
-    assert _finish(whole, rng) == DONE
+    rng, shared, disk = random.Random(seed), Shared(), home / f"{work.name}-disk"
+    scale, old, new = undisturbed(work, home / f"{work.name}-whole", rng)
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
-    (disk / "run").mkdir()
-    folder, step, codes = place / "run", 0, Counter()
-    folder.symlink_to(disk / "run")
-    for round_ in range(6):
-        filler = disk / "filler"
-        room = rng.randrange(0, 14_000_000)
-        with open(filler, "wb") as stream:
-            left = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - room
-            stream.write(bytes(max(0, left)))
-        code = attempt(folder, "none", rng, (*OPTIONS[1:], f"trainer.steps={6 * round_ + 6}"))
+    codes: Counter = Counter()
+    for number in range(rounds):
+        place = disk / str(number)
+        begin(work, place)
+        with open(disk / "filler", "wb") as filler:
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            filler.write(bytes(max(0, free - rng.randrange(3 * scale.largest))))
+        code, printed = attempt(work, place, "none", rng, scale, shared)
         codes[code] += 1
-        assert code in (DONE, FAILED), folder.with_suffix(".out").read_text()[-2000:]
-        step = check(folder, step)
-        filler.unlink()
-        again = attempt(folder, "none", rng, (*OPTIONS[1:], f"trainer.steps={6 * round_ + 6}"))
-        assert again == DONE, folder.with_suffix(".out").read_text()[-2000:]
+        assert code in (DONE, FAILED), printed[-2000:]
+        mark = work.whole(place, None, old, new)
+        (disk / "filler").unlink()
+        code, printed = attempt(work, place, "none", rng, scale, shared)
+        assert code == DONE, printed[-2000:]
+        assert contents(place) == new
+        assert not list(disk.rglob(".*"))
+        if number < rounds - 1:
+            shutil.rmtree(place)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    code = attempt(folder, "none", rng)
-    assert code == FAILED, code
-    check(folder, 36)
-    print(
-        f"full disk: {codes[FAILED]} of 6 runs could not save, all went on and stayed whole; read-only: still loads"
-    )
+    code, printed = attempt(work, place, "none", rng, scale, shared)
+    assert code in (DONE, FAILED), printed[-2000:]
+    work.whole(place, mark, old, new)
+    print(f"{work.name}: {codes[FAILED]} of {rounds} could not write on a full disk; read-only: still whole")
 
 
 def main() -> None:
@@ -290,23 +285,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--others", type=int, default=8, help="of each other fault")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--kills", type=int, default=20, help="of each work")
+    parser.add_argument("--others", type=int, default=2, help="of each other fault")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--within", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.within:
-        full_disk(Path(options.within), options.seed)
+        for name in options.works:
+            full_disk(WORKS[name](Path(options.within)), Path(options.within), options.seed)
         return
-    with tempfile.TemporaryDirectory() as place:
-        wanted = [KILLS[i % len(KILLS)] for i in range(options.kills)] + options.others * OTHERS
-        counts = suite(Path(place), wanted, options.seed)
-        for name, count in counts.items():
-            print(f"{count:5d}  {name}")
-    with tempfile.TemporaryDirectory() as place:
-        line = [sys.executable, "-m", "tests.faults", "--within", place, "--seed", str(options.seed)]
-        if subprocess.run(["unshare", "-Urm", *line]).returncode:
+    for name in options.works:
+        with tempfile.TemporaryDirectory() as home:
+            wanted = [KILLS[i % len(KILLS)] for i in range(options.kills)] + options.others * list(OTHERS)
+            counts = suite(WORKS[name](Path(home)), Path(home), wanted, options.seed)
+        print(
+            f"{name}: " + ", ".join(f"{count} {fault}" for fault, count in sorted(counts.items())), flush=True
+        )
+    with tempfile.TemporaryDirectory() as home:
+        line = [sys.executable, "-m", "tests.faults", "--within", home, "--seed", str(options.seed)]
+        if subprocess.run(["unshare", "-Urm", *line, "--works", *options.works]).returncode:
             print("full disk: FAILED, or this machine lets nobody mount (unshare -Urm)")
             sys.exit(1)
 

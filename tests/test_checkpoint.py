@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ditmoe import build, checkpoint
+from ditmoe import build, checkpoint, files
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
 from ditmoe.files import replacing
@@ -110,9 +110,14 @@ def test_a_failed_write_leaves_the_old_ones_and_no_litter(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for name in ("save_file", "sync", "digest"):
+    for module, name in (
+        (checkpoint, "save_file"),
+        (files, "sync"),
+        (checkpoint, "digest"),
+        (files, "_take"),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, name, full)
+            patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space"):
                 checkpoint.save(tmp_path, 2, content(2))
         assert os.listdir(tmp_path / "checkpoints") == ["step-0000001"]
@@ -131,7 +136,7 @@ def test_a_failed_write_leaves_the_old_ones_and_no_litter(
 
 
 def test_one_process_at_a_time_and_no_litter_of_killed_ones(tmp_path: Path) -> None:
-    litter = tmp_path / "checkpoints" / ".step-0000007.123.tmp"
+    litter = tmp_path / "checkpoints" / ".step-0000007.01234567.ditmoe-draft"
     litter.mkdir(parents=True)
     (litter / "ema.safetensors").write_bytes(b"half")
     with checkpoint.alone(tmp_path):

@@ -1,11 +1,22 @@
-"""A few kills and failing writes; `python -m tests.faults` has a hundred."""
+"""A few kills and failing writes of each command; `python -m tests.faults` has hundreds."""
 
 from pathlib import Path
 
+import pytest
+
+from tests.fault_works import WORKS
 from tests.faults import KILLS, suite
 
+FEW = ("kill at an operation", "kill within a file", "files too large", "disk full at an operation")
 
-def test_nothing_is_lost_and_the_curve_is_the_same(tmp_path: Path) -> None:
+
+def test_nothing_of_a_run_is_lost_and_the_curve_is_the_same(tmp_path: Path) -> None:
     wanted = [*KILLS[1:], "SIGTERM", "disk full at an operation"]
-    counts = suite(tmp_path, list(wanted), seed=1, options=("trainer.steps=12",))
+    counts = suite(WORKS["train"](tmp_path), tmp_path, list(wanted), seed=1)
     assert sum(counts.values()) - counts["runs"] == len(wanted)
+
+
+@pytest.mark.parametrize("name", ["convert", "convert-moved", "export", "clouds", "images", "evaluate"])
+def test_what_a_command_writes_is_whole_or_not_there(tmp_path: Path, name: str) -> None:
+    counts = suite(WORKS[name](tmp_path), tmp_path, list(FEW), seed=2)
+    assert sum(counts.values()) - counts["runs"] == len(FEW)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ditmoe import files
 from modalities import latents
 from modalities.adapter import to_pixels
 from modalities.codec import Identity, PatchPCA
@@ -86,13 +87,17 @@ def test_an_interrupted_preparation_goes_on_and_another_one_is_refused(tmp_path:
         return encode(images)
 
     out = tmp_path / "latents"
+    out.mkdir()
+    (out / ".latents.json.01234567.ditmoe-draft").write_bytes(b"left by a kill")
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, failing, shard=8)
     with pytest.raises(ValueError, match="is not complete: run the same prepare again"):
         stored(out)
     assert not list(out.glob(".*"))
-    (out / ".latents-00001.safetensors.1.tmp").write_bytes(b"left by a kill")
+    (out / ".latents-00001.safetensors.01234567.ditmoe-draft").write_bytes(b"left by a kill")
+    files.clear(out)
     assert make(tmp_path, shard=8)[2]["written"] == 10
+    assert not list(out.glob(".*"))
     assert len(stored(out)) == 18
     before = {file.name: file.read_bytes() for file in out.glob("latents-*")}
     assert make(tmp_path, failing, shard=8)[2]["written"] == 0

@@ -62,3 +62,25 @@ def test_a_rank_that_dies_ends_all_and_fewer_go_on(tmp_path: Path) -> None:
     resume(alone, settings)
     assert alone.run()
     assert alone.step == saved + 1
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_a_refused_second_process_changes_no_byte_of_the_run(tmp_path: Path, num: int) -> None:
+    first, _ = trainer(tmp_path, *OPTIONS, "trainer.steps=1", "trainer.preview_every=1")
+    assert first.run()
+
+    def state() -> dict[str, tuple[int, bytes]]:
+        found = [tmp_path, *sorted(tmp_path.rglob("*"))]
+        return {str(f): (f.stat().st_mtime_ns, f.read_bytes() if f.is_file() else b"") for f in found}
+
+    with checkpoint.alone(tmp_path):
+        before = state()
+        second = torchrun(num, "ditmoe.train", *OPTIONS, "trainer.steps=9", "sampling.guidance=9",
+                          "trainer.batch_size=4", f"hydra.run.dir={tmp_path}")  # fmt: skip
+        output, _ = second.communicate(timeout=120)
+    assert second.returncode != 0
+    said = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, output
+    assert "another process is training" in said[0]
+    assert "[rank" not in output  # no stack trace
+    assert state() == before

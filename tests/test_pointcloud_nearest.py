@@ -1,9 +1,8 @@
 """Laws of the search for nearest clouds: bounds are below the distance, and the answer is that of all pairs."""
 
 import errno
+import fcntl
 import importlib
-import os
-import time
 from concurrent.futures import FIRST_COMPLETED, wait
 
 import numpy as np
@@ -302,13 +301,14 @@ def test_a_set_against_itself_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
-    old, young, other = (tmp_path / name for name in (".a.npz.1.tmp", ".b.npz.2.tmp", ".c.tmp"))
-    for file in (old, young, other):
+    dead, alive, other = (tmp_path / name for name in (
+        ".a.npz.01234567.ditmoe-draft", ".b.npz.01234567.ditmoe-draft", ".c.npz.1.tmp"))  # fmt: skip
+    for file in (dead, alive, other):
         file.touch()
-    for file in (old, other):
-        os.utime(file, (time.time() - 2 * cache.DAY,) * 2)
-    assert cache.writable(tmp_path) == tmp_path
-    assert set(tmp_path.iterdir()) == {young, other}
+    with open(alive) as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        assert cache.writable(tmp_path) == tmp_path
+    assert set(tmp_path.iterdir()) == {alive, other}
     assert cache.writable(None) is None
 
 

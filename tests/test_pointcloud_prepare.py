@@ -94,6 +94,19 @@ def test_the_split_of_a_shape_outlasts_other_shapes(source: Path, tmp_path: Path
     assert all(before[name] == after[name] for name in both)
 
 
+def test_a_shape_that_cannot_be_written_is_not_called_unreadable(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modalities.pointcloud.prepare.write_npy", failing)
+        with pytest.raises(OSError, match=r"Input/output error.*out/"):
+            prepare(source, tmp_path / "out", num_points=64, workers=1)
+    assert prepare(source, tmp_path / "out", num_points=64, workers=1)["written"] == 11
+
+
 def test_bad_requests_are_told_in_one_line(source: Path, tmp_path: Path) -> None:
     def told(message: str, *arguments: Path, **options: object) -> None:
         with pytest.raises(ValueError, match=message) as error:

@@ -78,6 +78,27 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(
     assert "is trained; another out= starts anew" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["before the first checkpoint", "before the last one"])
+def test_a_write_that_fails_leaves_a_folder_in_which_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    save = checkpoint.save
+
+    def failing(out: Path, step: int, parts: dict) -> Path:
+        if parts["finished"] or "first" in place:
+            (out / checkpoint.FOLDER).mkdir(exist_ok=True)
+            raise OSError(5, "Input/output error")
+        return save(out, step, parts)
+
+    short = "modality.codec.steps=2"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            modality(short).train_codec(tmp_path)
+    assert modality(short).train_codec(tmp_path)
+    assert read_codec(tmp_path, {})
+
+
 def test_another_training_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:
     for word, name in {"modality.codec.steps=61": "steps", "modality.frames=9": "frames",
                        "modality.codec.width=16": "width"}.items():  # fmt: skip

@@ -2,18 +2,15 @@
 
 import functools
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
 
-from ditmoe.files import replacing
-
-DAY = 24 * 60 * 60
+from ditmoe.files import clear, replacing
 
 
 @contextmanager
@@ -38,10 +35,7 @@ def writable(folder: Path | None) -> Path | None:
     except OSError as error:
         _tell_once(f"distances cannot be kept in {folder}: {error.strerror}")
         return None
-    for draft in folder.glob(".*.npz.*.tmp"):
-        with suppress(OSError):  # another process may be as tidy
-            if draft.stat().st_mtime < time.time() - DAY:
-                draft.unlink()
+    clear(folder)
     return folder
 
 

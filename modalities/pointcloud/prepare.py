@@ -1,6 +1,5 @@
 """Makes a data set of a person's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
-import errno
 import hashlib
 import json
 import os
@@ -35,6 +34,10 @@ class Job:
     split: str
     num_points: int
     seed: int
+
+
+class UnwritableError(OSError):
+    """What was to be written could not be, which is not the fault of the file that was read."""
 
 
 def prepare(
@@ -166,7 +169,7 @@ def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float)
     reasons: dict[str, str] = {}
     ended = run_isolated(_sample, todo, workers or cores, timeout)
     for job, error in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(error, UnwritableError):
             raise error
         if error is not None:
             reasons[job.name] = str(error).removeprefix(f"{job.source}: ")
@@ -179,8 +182,11 @@ def _sample(job: Job) -> None:
     diagonal = float(np.linalg.norm(high - low))
     if not 0 < diagonal < np.inf:
         raise ValueError(f"points must have an extent, got a bounding-box diagonal of {diagonal}")
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
+    except OSError as error:
+        raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

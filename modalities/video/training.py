@@ -127,7 +127,7 @@ def _refine(
     stopped: Callable[[], bool],
     save: Callable[[int], None],
 ) -> int:
-    """Refine from a step on, to the end or until it is stopped; saves now and then and when stopped."""
+    """Refine from a step on, to the end or until it is stopped; saves now and then and at last."""
     saved, kept, error = time.monotonic(), step, math.nan
     with tqdm(total=refinement.steps, initial=step, desc="autoencoder", unit="step", mininterval=1) as bar:
         while step < refinement.steps and not stopped():
@@ -139,7 +139,7 @@ def _refine(
             if time.monotonic() - saved > SAVE_EVERY:
                 save(step)
                 saved, kept = time.monotonic(), step
-    if kept < step < refinement.steps or step == 0:
+    if kept < step or step == 0:
         save(step)
     return step
 
@@ -161,7 +161,7 @@ def _save(
 def _earlier(out: Path, record: Mapping[str, Any]) -> checkpoint.Checkpoint | None:
     """The checkpoint that an earlier call left, which must be of the same training."""
     if not checkpoint.exists(out):
-        if other := [file.name for file in out.iterdir()]:
+        if other := [file.name for file in out.iterdir() if file.name != checkpoint.FOLDER]:
             raise ValueError(f"out must be new or a folder of train_codec, but {out} holds {other[0]}")
         return None
     found = checkpoint.find(out)

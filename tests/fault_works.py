@@ -1,0 +1,214 @@
+"""What `tests.faults` disturbs: commands on tiny inputs, what must be whole of them at any time, and at the end."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from ditmoe import checkpoint, cli, files
+from ditmoe.convert import convert
+from ditmoe.evaluate import evaluate
+from ditmoe.export import command as export
+from ditmoe.prepare import prepare
+from ditmoe.train import resume
+from ditmoe.train_codec import train_codec
+from modalities.video import training
+from modalities.video.moving import MovingDigits
+from tests import fuzz_seeds
+from tests.test_trainer import trainer
+
+CLOCKS = ("seconds", "samples_per_second", "written", "kept", "source")
+"""Entries of records that tell when and how something was made."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command that writes below a place.
+
+    Attributes:
+        run: does it, or goes on with it.
+        begin: makes what is there before.
+        whole: whether what is there is whole after an attempt; from what is below the place at the beginning and at
+            the end, and from what this gave after the attempt before.
+    """
+
+    name: str
+    run: Callable[[Path], object]
+    begin: Callable[[Path], object]
+    whole: Callable[[Path, Any, Any, Any], Any]
+
+
+def contents(place: Path) -> dict[str, Any]:
+    """Files below a place, but for hidden ones; of records what does not tell the time."""
+    return {
+        str(path.relative_to(place)): _content(path)
+        for path in sorted(place.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts)
+        and not path.name.startswith("events.")
+    }  # fmt: skip
+
+
+def _content(path: Path) -> Any:
+    if path.suffix not in (".json", ".jsonl"):
+        return path.read_bytes()
+    records = map(
+        json.loads, path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    )
+    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in records]
+
+
+def swapped(folder: str) -> Callable[..., bool]:
+    """The folder is the old one or the new one, which never becomes the old one again."""
+
+    def whole(place: Path, mark: bool | None, old: dict, new: dict) -> bool:
+        files.recover(place / folder)  # as whoever opens it does
+        found = contents(place)
+        assert found == new or (found == old and not mark), f"{place} holds {list(found)}"
+        return found == new
+
+    return whole
+
+
+def piecewise(place: Path, mark: Any, old: dict, new: dict) -> None:
+    """Each file is the old one or the new one; records may be on their way."""
+    for name, content in contents(place).items():
+        known = content in (old.get(name), new.get(name))
+        assert known or (name.endswith(".json") and content[0]), f"{place / name} is another"
+
+
+def no_step_is_lost(place: Path, mark: int | None, old: dict, new: dict) -> int:
+    """The newest whole checkpoint is not older than it was, and loads."""
+    if not checkpoint.exists(place / "out"):
+        assert not mark, f"{place}: step {mark} is lost"
+        return 0
+    step = checkpoint.load(place / "out")["step"]
+    assert step >= (mark or 0), f"{place}: step {mark} is lost, {step} is left"
+    return step
+
+
+def config(command: str, *words: str) -> dict[str, Any]:
+    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
+        composed = compose(command, overrides=["hydra.run.dir=.", *words])
+    return OmegaConf.to_container(composed, resolve=True)
+
+
+def made(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
+def of_train(home: Path) -> Work:
+    words = ["trainer.steps=12", "trainer.save_every=2", "trainer.log_every=3", "trainer.accumulate=2"]
+
+    def run(place: Path) -> None:
+        one, settings = trainer(place / "out", *words)
+        with one.alone():
+            if checkpoint.exists(one.folder):
+                resume(one, settings)
+            if not one.run():
+                raise KeyboardInterrupt
+
+    return Work("train", run, made, no_step_is_lost)
+
+
+def of_convert(home: Path, name: str = "convert") -> Work:
+    sources = fuzz_seeds.dit(made(home / "sources"))
+    settings = config("convert", "source=x", "out=y", "size=4", "num_heads=2", "max_shard_gb=1e-4")
+
+    def run(place: Path, source: Path = sources[0]) -> None:
+        if name != "convert":
+            files._exchange = lambda *_: False
+        convert(settings | {"source": str(source), "out": str(place / "out")})
+
+    return Work(name, run, lambda place: run(made(place), sources[2]), swapped("out"))
+
+
+def of_convert_without_exchange(home: Path) -> Work:
+    return of_convert(home, "convert-moved")
+
+
+def of_export(home: Path) -> Work:
+    for seed in "01":
+        one, _ = trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")
+        one.run()
+
+    def run(place: Path, source: str = "run1") -> None:
+        export({"checkpoint": str(home / source), "out": str(place / "out")})
+
+    return Work("export", run, lambda place: run(made(place), "run0"), swapped("out"))
+
+
+def of_clouds(home: Path) -> Work:
+    rng = np.random.default_rng(0)
+    for name in "abcdef":
+        (folder := home / "source" / f"class{name}").mkdir(parents=True)
+        np.save(folder / f"{name}.npy", rng.normal(size=(90, 3)))
+    words = ["modality.preparation.num_points=64", "modality.preparation.workers=2"]
+    return _prepared("clouds", home, "modality=pointcloud", *words)
+
+
+def of_images(home: Path) -> Work:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        (folder := home / "source" / "train" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    return _prepared("images", home, "modality=image", "modality.preparation.shard=3")
+
+
+def of_videos(home: Path) -> Work:
+    for number, clip in enumerate(MovingDigits((16, 16), 8).batch(8, 0, 0)[0]):
+        (folder := home / "source" / "train" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{number}.npy", clip)
+    words = ["modality.codec.channels=6", "modality.codec.steps=2", "modality.codec.width=8"]
+    return _prepared("videos", home, *VIDEO, *words, "modality.preparation.shard=2")
+
+
+VIDEO = ["modality=video", "modality.frames=5", "modality.size=[16,16]", "modality.data.workers=0"]
+
+
+def _prepared(name: str, home: Path, *words: str) -> Work:
+    settings = config("prepare", f"source={home / 'source'}", "out=y", *words)
+    return Work(name, lambda place: prepare(settings | {"out": str(place / "out")}), made, piecewise)
+
+
+def of_train_codec(home: Path) -> Work:
+    words = ["modality.codec.channels=6", "modality.codec.steps=6", "modality.codec.width=8"]
+    settings = config("train_codec", "out=y", *VIDEO, *words)
+
+    def run(place: Path) -> None:
+        training.SAVE_EVERY = 0.0  # as if each step took long
+        train_codec(settings | {"out": str(place / "out")})
+
+    return Work("train_codec", run, made, no_step_is_lost)
+
+
+def of_evaluate(home: Path) -> Work:
+    rng = np.random.default_rng(0)
+    for name in ("old", "new", "reference"):
+        np.savez(home / f"{name}.npz", points=rng.normal(size=(4, 64, 3)))
+
+    def run(place: Path, generated: str = "new") -> None:
+        words = [f"generated={home / generated}.npz", f"reference={home / 'reference.npz'}", f"out={place / 'out'}",
+                 f"modality.evaluation.cache={place / 'cache'}", "modality.evaluation.emd_points=32"]  # fmt: skip
+        evaluate(config("evaluate", "modality=pointcloud", *words))
+
+    return Work("evaluate", run, lambda place: run(made(place), "old"), piecewise)
+
+
+WORKS: dict[str, Callable[[Path], Work]] = {
+    "train": of_train,
+    "convert": of_convert,
+    "convert-moved": of_convert_without_exchange,
+    "export": of_export,
+    "clouds": of_clouds,
+    "images": of_images,
+    "videos": of_videos,
+    "train_codec": of_train_codec,
+    "evaluate": of_evaluate,
+}
