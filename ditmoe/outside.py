@@ -1,15 +1,19 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
+import io
 import os
 import re
 import stat
+import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
+FREE, GROWTH = 128 * 2**20, 100
+"""What a compressed file may become in memory: so many bytes, or so many times its own (`may_hold`)."""
 _UNSAFE = re.compile(r'[/\\<>:"|?*]')
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode categories that a screen obeys or hides: controls, directions, lone surrogates, line ends."""
@@ -38,16 +42,48 @@ def printable(text: object) -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(shown, text))
 
 
-def file_name(text: object) -> str:
+def file_name(text: object, longest: int = LONGEST) -> str:
     """A name, as of a class, as part of a file's name on any system: it leads nowhere, hides nothing, is not too long.
 
-    What cannot stand becomes `_`; two names may become one, so a number must follow where files are not to meet.
+    What cannot stand becomes `_`, and the end is cut off behind `longest` bytes; two names may become one, so a number must follow where files are not to meet.
     """
     name = "".join("_" if _is_hidden(c) else c for c in str(text))
     name = _UNSAFE.sub("_", name).strip(" ")
     name = re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), name)
-    name = name.encode()[:LONGEST].decode(errors="ignore").rstrip(" .")
+    name = name.encode()[:longest].decode(errors="ignore").rstrip(" .")
     return name or "_"
+
+
+def file_names(names: Iterable[object], taken: Collection[str] = ()) -> list[str]:
+    """Names as parts of file names that differ from each other, also where capitals are small letters.
+
+    Args:
+        taken: further names that none of them may have.
+    """
+    seen = {name.casefold() for name in taken}
+    given: list[str] = []
+    for name in names:
+        first = safe = file_name(name, LONGEST + 40)  # with the number of one that was cut
+        number = 1
+        while safe.casefold() in seen:
+            number += 1
+            safe = f"{first}-{number}"
+        seen.add(safe.casefold())
+        given.append(safe)
+    return given
+
+
+def tell(text: object, file: TextIO | None = None) -> None:
+    """Print what holds a stranger's words on stderr, or another stream, as one line."""
+    print(printable(text), file=file or sys.stderr)
+
+
+def may_hold(stored: int) -> int:
+    """Bytes in memory that a compressed file of so many bytes may ask for, before any are taken.
+
+    Data that are smaller still when compressed are honest but rare: raise `FREE` or `GROWTH`, or store them plainly.
+    """
+    return max(FREE, GROWTH * stored)
 
 
 def is_regular(path: Path) -> bool:
@@ -58,44 +94,86 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a plain file for reading; nothing else is waited for.
+class Plain(io.BufferedReader):
+    """A plain file whose reader is never given memory for more than the file has, whatever it asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > 2**16:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def open_regular(path: Path, most: int | None = None) -> Plain:
+    """Open a plain file for reading; nothing else is opened or waited for.
+
+    Args:
+        most: bytes that it may have.
 
     Raises:
         OSError: if it cannot be opened.
-        ValueError: if it is a FIFO, a device, a socket or a folder.
+        ValueError: if it is a FIFO, a device, a socket or a folder, or larger.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    about = os.stat(path)  # before it is opened, which some devices take for an order
+    if stat.S_ISREG(about.st_mode):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        about = os.fstat(handle)
+        if stat.S_ISREG(about.st_mode) and (most is None or about.st_size <= most):
+            return Plain(io.FileIO(handle, "rb"))
         os.close(handle)
-        raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
-    return os.fdopen(handle, "rb")
+    if stat.S_ISREG(about.st_mode):
+        raise ValueError(f"{printable(path)} must have at most {most} bytes, got {about.st_size}")
+    raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
 
 
-def files_below(top: Path, hidden: bool = False) -> Iterator[Path]:
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a plain file; errors as of `open_regular`."""
+    with open_regular(path, most) as stream:
+        return stream.read()
+
+
+def files_below(top: Path, hidden: bool = False, special: bool = False) -> Iterator[Path]:
     """Plain files below a folder, in order of their paths; links are followed, each real folder once.
+
+    A folder that lies in `top` is where it lies, whatever links lead to it.
 
     Args:
         hidden: also what begins with a dot.
+        special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
     """
     seen: set[tuple[int, int]] = set()
+    own: set[tuple[int, int]] | None = None
+
+    def listed(folder: Path) -> list[os.DirEntry[str]]:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if hidden or e.name[0] != "."), key=lambda e: e.name)
+
+    def real(folder: Path) -> Iterator[tuple[int, int]]:
+        yield _identity(folder)
+        for entry in listed(folder):
+            if entry.is_dir(follow_symlinks=False):
+                yield from real(Path(entry.path))
 
     def walk(folder: Path) -> Iterator[Path]:
-        about = os.stat(folder)
-        if (about.st_dev, about.st_ino) in seen:
+        nonlocal own
+        if (identity := _identity(folder)) in seen:
             return
-        seen.add((about.st_dev, about.st_ino))
-        with os.scandir(folder) as entries:
-            here = sorted(
-                (entry for entry in entries if hidden or entry.name[0] != "."), key=lambda e: e.name
-            )
-        for entry in here:
+        seen.add(identity)
+        for entry in listed(folder):
             try:
-                if entry.is_dir():
-                    yield from walk(Path(entry.path))
-                elif entry.is_file():
-                    yield Path(entry.path)
+                folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
             except OSError:  # a link to itself, or gone meanwhile
-                continue
+                folded = plain = linked = False
+            if plain or (special and not folded):
+                yield Path(entry.path)
+            if folded and linked:
+                own = set(real(Path(top))) if own is None else own
+                folded = _identity(Path(entry.path)) not in own
+            if folded:
+                yield from walk(Path(entry.path))
 
     yield from walk(Path(top))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ditmoe.modality import Modality
+from ditmoe.outside import printable
 from modalities.autoencoder import Published
 from modalities.codec import Batches, Codec
 from modalities.latents import Latents
@@ -30,7 +31,7 @@ class LatentModality(Modality):
 
     def __init__(self, codec: Callable[..., Codec], facts: Mapping[str, Any] | None) -> None:
         self._make_codec = codec
-        self._facts = {**facts, "classes": [str(name) for name in facts["classes"]]} if facts else None
+        self._facts = {**facts, "classes": [printable(name) for name in facts["classes"]]} if facts else None
         self._learnt: Mapping[str, Tensor] | None = None
 
     @property
@@ -130,10 +131,6 @@ class LatentModality(Modality):
             self.codec = self._make_codec(path=autoencoder) if own else self.published(autoencoder)
             if own and self._facts and self._facts.get("codec"):
                 self.codec.restore(self._facts["codec"])
-
-    def class_name(self, label: int) -> str:
-        """Of a label; the null class is "any"."""
-        return self.classes[label] if label < len(self.classes) else "any"
 
 
 def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:

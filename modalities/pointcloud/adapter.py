@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ditmoe.modality import Modality, Report, Samples, Tokens
+from ditmoe.outside import printable
 from modalities.pointcloud import formats
 from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.metric import evaluate_sets
@@ -99,8 +100,7 @@ class PointCloud(Modality):
     def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
         facts = self.facts()
         points = x.double() * facts["scale"] + torch.tensor(facts["mean"], dtype=torch.float64)
-        names = [self._class_name(label) for label in labels.tolist()]
-        return Samples(points.float().numpy(), labels.numpy(), [f"{n}-{i:04d}" for i, n in enumerate(names)])
+        return Samples(points.float().numpy(), labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -120,7 +120,7 @@ class PointCloud(Modality):
         folder.mkdir(parents=True, exist_ok=True)
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)
-        for points, name in zip(samples.data, samples.names or map(str, range(len(samples))), strict=False):
+        for points, name in zip(samples.data, samples.file_names(), strict=True):
             write_ply(folder / f"{name}.ply", points)
             formats.write_npy(folder / f"{name}.npy", points)
             paths += [folder / f"{name}.ply", folder / f"{name}.npy"]
@@ -128,7 +128,7 @@ class PointCloud(Modality):
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         labels = [] if samples.labels is None else samples.labels.tolist()
-        names, colors = [self._class_name(i) for i in labels], [class_color(i) for i in labels]
+        names, colors = [self.class_name(i) for i in labels], [class_color(i) for i in labels]
         save_png(file, contact_sheet(list(samples.data), names or None, colors=colors or None))
 
     @classmethod
@@ -140,14 +140,11 @@ class PointCloud(Modality):
             raise ValueError("check is for videos: leave it out")
         prepare(source, out, **self._preparation)
 
-    def _class_name(self, label: int) -> str:
-        classes = self.classes
-        return classes[label] if label < len(classes) else "any"
-
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint, whose types nobody has looked at."""
     mean = [float(value) for value in facts["mean"]]
     if len(mean) != 3:
         raise ValueError(f"the mean of the points must have 3 numbers, got {mean}")
-    return {"classes": [str(name) for name in facts["classes"]], "mean": mean, "scale": float(facts["scale"])}
+    classes = [printable(name) for name in facts["classes"]]
+    return {"classes": classes, "mean": mean, "scale": float(facts["scale"])}
