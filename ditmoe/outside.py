@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
@@ -45,7 +45,8 @@ def printable(text: object) -> str:
 def file_name(text: object, longest: int = LONGEST) -> str:
     """A name, as of a class, as part of a file's name on any system: it leads nowhere, hides nothing, is not too long.
 
-    What cannot stand becomes `_`, and the end is cut off behind `longest` bytes; two names may become one, so a number must follow where files are not to meet.
+    What cannot stand becomes `_`, and the end is cut off behind `longest` bytes; two names may become one, so a number
+    must follow where files are not to meet (`file_names`).
     """
     name = "".join("_" if _is_hidden(c) else c for c in str(text))
     name = _UNSAFE.sub("_", name).strip(" ")
@@ -73,7 +74,7 @@ def file_names(names: Iterable[object], taken: Collection[str] = ()) -> list[str
     return given
 
 
-def tell(text: object, file: TextIO | None = None) -> None:
+def tell(text: object, file: Any = None) -> None:
     """Print what holds a stranger's words on stderr, or another stream, as one line."""
     print(printable(text), file=file or sys.stderr)
 

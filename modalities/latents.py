@@ -233,14 +233,14 @@ class Latents:
     def __init__(self, folder: str | Path, pick: Pick) -> None:
         self.folder, self._pick = Path(folder).expanduser(), pick
         self.record = read_record(self.folder)
-        kinds = {"shards": int, "classes": list, "codec": str, "fingerprint": str, "source": str}
+        kinds = {"shards": int, "classes": list, "codec": str, "fingerprint": str}
         if any(type(self.record.get(name)) is not kind for name, kind in kinds.items()):
             raise ValueError(f"{printable(self.folder)} is not complete: run the same prepare again")
         self._classes = [printable(name) for name in self.record["classes"]]
 
     def without_root(self) -> ValueError:
         """What a person must say before what the latents were made of is read: a record is not his word."""
-        source = printable(self.record["source"])
+        source = printable(self.record.get("source"))
         return ValueError(
             f"modality.data.root must be given where real data are read, as for an evaluation; the record of "
             f"{printable(self.folder)} names {source}: modality.data.root=..."

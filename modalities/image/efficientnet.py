@@ -5,7 +5,6 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor

@@ -9,6 +9,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 
+from ditmoe.outside import is_regular
 from modalities.video.container import Unreadable, frames_of, opened, upright
 from modalities.video.index import Index, index_container, index_decoded
 from modalities.video.stills import (
@@ -16,6 +17,7 @@ from modalities.video.stills import (
     index_array,
     index_pictures,
     list_pictures,
+    may_take,
     read_array,
     read_pictures,
 )
@@ -127,6 +129,9 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         return read_pictures(path, [files[i] for i in _within(path, wanted, index, False)])
     if path.suffix.lower() in ARRAYS:
         return np.array(read_array(path)[wanted])
+    size = len(wanted) * index.height * index.width * 3
+    if is_regular(path) and size > may_take(path.stat().st_size):
+        raise Unreadable(path, "too large", f"{len(wanted)} frames of {index.width} x {index.height}")
     if backend == "decord":
         return _decord(path, wanted, index)
     if not len(index.keys):
