@@ -1,6 +1,5 @@
 """NumPy's files of strangers: no array is made before it is known that the file can have it."""
 
-import io
 import math
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -93,7 +92,7 @@ class Arrays(Mapping[str, np.ndarray]):
         return array
 
 
-def _header(stream: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its version is {version}")

@@ -119,7 +119,7 @@ def open_regular(path: Path, most: int | None = None) -> Plain:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         about = os.fstat(handle)
         if stat.S_ISREG(about.st_mode) and (most is None or about.st_size <= most):
-            return Plain(io.FileIO(handle, "rb"))
+            return Plain(io.FileIO(path, "rb", opener=lambda *_: handle))  # which knows its name
         os.close(handle)
     if stat.S_ISREG(about.st_mode):
         raise ValueError(f"{printable(path)} must have at most {most} bytes, got {about.st_size}")

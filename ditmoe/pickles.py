@@ -129,7 +129,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.copied = 0
         try:
-            for operation, argument, _ in pickletools.genops(self.stream):
+            for operation, argument, _ in pickletools.genops(self.stream):  # type: ignore[arg-type]
                 if operation.name == "STOP":
                     return self.stack.pop()
                 self._run(operation.name, argument)
@@ -158,7 +158,7 @@ class Machine:
             stack[-count:] = [tuple(stack[-count:])]
         elif name in ("TUPLE", "LIST", "DICT"):
             items = self._marked()
-            stack.append({"TUPLE": tuple, "LIST": list, "DICT": _paired}[name](items))
+            stack.append(items if name == "LIST" else tuple(items) if name == "TUPLE" else _paired(items))
         elif name in ("APPEND", "APPENDS"):
             items = [stack.pop()] if name == "APPEND" else self._marked()
             _of(stack[-1], list).extend(items)

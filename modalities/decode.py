@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
@@ -26,7 +26,7 @@ def decoded(
     source: Path | io.BytesIO,
     make: Callable[[Image.Image], T],
     max_pixels: int = MAX_PIXELS,
-    kinds: Sequence[str] = KINDS,
+    kinds: tuple[str, ...] = KINDS,
 ) -> T:
     """What `make` makes of a picture, whose size is known and whose pixels are not read yet.
 
