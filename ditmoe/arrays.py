@@ -42,8 +42,12 @@ class Arrays(Mapping[str, np.ndarray]):
             members = {info.filename: info for info in self._zip.infolist()}
         except Exception as error:  # zipfile fails in many ways
             self._stream.close()
-            raise ValueError("an npz must be a whole zip archive, got something else or a truncated one") from error
-        self._members = {name.removesuffix(".npy"): of for name, of in members.items() if name.endswith(".npy")}
+            raise ValueError(
+                "an npz must be a whole zip archive, got something else or a truncated one"
+            ) from error
+        self._members = {
+            name.removesuffix(".npy"): of for name, of in members.items() if name.endswith(".npy")
+        }
 
     def __enter__(self) -> "Arrays":
         return self

@@ -120,7 +120,9 @@ class Machine:
         ValueError: if a pickle names what it may not, or is damaged.
     """
 
-    def __init__(self, stream: io.BufferedIOBase, storage: Callable[[str, torch.dtype, int], Storage]) -> None:
+    def __init__(
+        self, stream: io.BufferedIOBase, storage: Callable[[str, torch.dtype, int], Storage]
+    ) -> None:
         self.stream, self._storage = stream, storage
 
     def load(self) -> Any:
@@ -130,7 +132,7 @@ class Machine:
         self.copied = 0
         try:
             for operation, argument, _ in pickletools.genops(self.stream):  # type: ignore[arg-type]
-                if operation.name == "STOP":
+                if operation.name == "STOP" and len(self.stack) == 1 and self.stack[0] is not _MARK:
                     return self.stack.pop()
                 self._run(operation.name, argument)
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -250,4 +252,3 @@ def load_old(stream: io.BufferedIOBase, size: int) -> Any:
     if any(found.offset < 0 for found in storages.values()):
         raise ValueError("it ends too early")
     return content
-

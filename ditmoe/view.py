@@ -34,7 +34,9 @@ def modality_of(paths: list[Path]) -> type[Modality]:
     if counts[best]:
         return best
     known = sorted({s for m in modalities() for s in m.suffixes})
-    raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: files must end in {', '.join(known)}")
+    raise ValueError(
+        f"nothing to view in {', '.join(map(printable, paths))}: files must end in {', '.join(known)}"
+    )
 
 
 def view(arguments: list[str] | None = None) -> None:

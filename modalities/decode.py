@@ -8,15 +8,16 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, TypeVar
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin, WebPImagePlugin  # the others Pillow knows by itself
 
 from ditmoe.outside import open_regular
 
 T = TypeVar("T")
-KINDS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow knows further ones, of which some start other programs (EPS)."""
 MAX_PIXELS = 89_478_485
 """Of a picture, where no one says otherwise: a quarter of a gigabyte as RGB, as much as Pillow takes in silence."""
+_PLUGINS = TiffImagePlugin, WebPImagePlugin
 LARGE = 2**24
 """Pixels from which pictures are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
@@ -36,10 +37,13 @@ def decoded(
     with _stream(source) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about odd metadata
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is here
-        with Image.open(stream, formats=kinds) as picture:
+        Image.preinit()
+        with Image.open(stream, formats=[kind for kind in kinds if kind in Image.OPEN]) as picture:
             pixels = picture.width * picture.height
             if not 1 <= pixels <= max_pixels:
-                raise ValueError(f"it must have at most {max_pixels} pixels, got {picture.width} x {picture.height}")
+                raise ValueError(
+                    f"it must have at most {max_pixels} pixels, got {picture.width} x {picture.height}"
+                )
             with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
                 return make(picture)
 

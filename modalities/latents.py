@@ -186,7 +186,9 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"modality.latents must be a folder that prepare wrote, but {file} cannot be read"
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"{printable(file)} was not written by this version's prepare: it lacks format = {FORMAT}")
+        raise ValueError(
+            f"{printable(file)} was not written by this version's prepare: it lacks format = {FORMAT}"
+        )
     return record
 
 
@@ -322,7 +324,11 @@ class Latents:
     @cached_property
     def _labels(self) -> Int[Tensor, " S"]:
         labels = torch.cat([shard.get_tensor("labels") for shard in self._shards])
-        if labels.dtype != torch.int64 or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < len(self.classes):
+        if (
+            labels.dtype != torch.int64
+            or labels.ndim != 1
+            or not 0 <= labels.min() <= labels.max() < len(self.classes)
+        ):
             raise RuntimeError(f"labels must be whole numbers below {len(self.classes)}, got others")
         return labels
 

@@ -90,11 +90,18 @@ def _tensor(shape: tuple[int, ...], length: int) -> bytes:
     strides = b"(" + b"K\x00" * len(shape) + b"t"
     storage = (b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
                b"\x8a\x08" + struct.pack("<q", length) + b"tQ")  # fmt: skip
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + sizes + strides + b"\x89ccollections\nOrderedDict\n)RtR"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00"
+        + sizes
+        + strides
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 PICKLES = {
-    "bytearray": _program(b"cbuiltins\nbytearray\n\x8a\x08", struct.pack("<q", 4 * 10**9), b"\x85R"),
+    "bytearray": _program(b"cbuiltins\nbytearray\n\x8a\x08", struct.pack("<q", 2 * 10**9), b"\x85R"),
     "repeat": _program(b"citertools\nrepeat\nK\x01\x8a\x08", struct.pack("<q", 4 * 10**9), b"\x86R"),
     "command": _program(b"cos\nsystem\nX\x0b\0\0\0touch /tmp/x\x85R"),
     "run": _program(b"ctorch.utils.collect_env\nrun\nX\x02\0\0\0ls\x85R"),
@@ -178,7 +185,9 @@ def _patched(place: Path, name: bytes, size: int, kind: bytes = b"0") -> Path:
         pass
     file = place / "train-0.tar"
     data = file.read_bytes().rstrip(b"\0")
-    file.write_bytes(data.ljust(-(-len(data) // 512) * 512, b"\0") + info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 512)
+    file.write_bytes(
+        data.ljust(-(-len(data) // 512) * 512, b"\0") + info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 512
+    )
     return place
 
 
@@ -194,17 +203,17 @@ def long_pax(place: Path) -> Path:
 
 
 def bomb(name: str) -> Maker:
-    """A small .npz of 600 MB of zeros."""
+    """A small .npz of 400 MB of zeros."""
 
     def make(place: Path) -> Path:
-        shape = {"mu": (600 * 10**6,), "videos": (2, 100, 1000, 1000, 3)}.get(name, (200, 1000, 1000, 3)[-4:])
-        shape = (100, 2 * 10**6, 3) if name == "points" else shape
+        shape = {"mu": (400 * 10**6,), "videos": (2, 66, 1000, 1000, 3)}.get(name, (133, 1000, 1000, 3))
+        shape = (100, 1333333, 3) if name == "points" else shape
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
         with zipfile.ZipFile(place / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open(f"{name}.npy", "w") as stream:
                 stream.write(head.getvalue())
-                for _ in range(600):
+                for _ in range(400):
                     stream.write(bytes(10**6))
         return place / "a.npz"
 
@@ -237,7 +246,9 @@ def wide_gif(place: Path) -> Path:
 
 
 def postscript(place: Path) -> Path:
-    (place / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    (place / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
     return place / "a.png"
 
 
@@ -254,7 +265,7 @@ def frames(place: Path) -> Path:
 
 _BOX = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}]}  # fmt: skip
-_ZEROS = {"componentType": 5126, "type": "VEC3", "count": 3 * 10**8}
+_ZEROS = {"componentType": 5126, "type": "VEC3", "count": 10**8}
 _POINTS = {"buffers": [{"byteLength": 36, "uri": "data:;base64," + "A" * 48}],
            "bufferViews": [{"buffer": 0, "byteLength": 36}],
            "accessors": [{"bufferView": 0, "componentType": 5126, "type": "VEC3", "count": 3}]}  # fmt: skip
@@ -321,19 +332,17 @@ def loop(place: Path) -> Path:
 def named(place: Path) -> Path:
     """Files and folders with names of bytes that are no letters, and that a terminal obeys."""
     top = os.fsencode(place) + b"/root/"
-    for name in NAMES:
+    for number, name in enumerate(NAMES):
         os.makedirs(top + name)
         for i in range(9):
             stem = top + name + b"/" + name + str(i).encode()
-            for ending, content in ((b".png", png()), (b".npy", _npy())):
+            for ending, content in ((b".png", png()), (b".npy", _npy(9 * number + i))):
                 with open(stem + ending, "wb") as stream:
                     stream.write(content)
     return place / "root"
 
 
-def _npy() -> bytes:
+def _npy(number: int) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, np.eye(3, dtype=np.float32))
+    np.save(stream, np.eye(3, dtype=np.float32) * (1 + number))
     return stream.getvalue()
-
-

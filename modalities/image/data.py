@@ -157,7 +157,9 @@ class Pictures:
         self, picture: Picture, make: Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]]
     ) -> UInt8[np.ndarray, "H W 3"]:
         source = _stream(picture.source)  # type: ignore[arg-type]
-        return open_picture(source, picture.name if isinstance(source, io.BytesIO) else None, make, self.max_pixels)
+        return open_picture(
+            source, picture.name if isinstance(source, io.BytesIO) else None, make, self.max_pixels
+        )
 
     def _tell(self, name: str, reason: str) -> None:
         with self._lock:
@@ -201,7 +203,9 @@ def _stream(source: Path | Member) -> Path | io.BytesIO:
     with open_regular(source.tar) as stream:
         there = os.fstat(stream.fileno()).st_size - source.start
         if not 0 <= source.size <= there:
-            raise ValueError(f"a picture in {printable(source.tar)} must lie there as it is, got a sparse or cut one")
+            raise ValueError(
+                f"a picture in {printable(source.tar)} must lie there as it is, got a sparse or cut one"
+            )
         stream.seek(source.start)
         return io.BytesIO(stream.read(source.size))
 

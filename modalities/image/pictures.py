@@ -44,10 +44,14 @@ def open_picture(
     try:
         return decoded(source, lambda picture: make(_rgb(ImageOps.exif_transpose(picture))), max_pixels)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{printable(name or source)} is no readable picture: its kind is not known") from error
+        raise ValueError(
+            f"{printable(name or source)} is no readable picture: its kind is not known"
+        ) from error
     except Exception as error:  # decoders fail in many ways
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{printable(name or source)} is no readable picture: {printable(reason[:160])}") from error
+        raise ValueError(
+            f"{printable(name or source)} is no readable picture: {printable(reason[:160])}"
+        ) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

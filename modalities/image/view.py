@@ -44,7 +44,9 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     size = tiles[0].height, tiles[0].width
     sheet = lay_out([fitted(tile, size) for tile in tiles], names)
     file = save_png(out or _beside(paths[0]), sheet)
-    shown = f"{len(tiles)} pictures on {printable(file)}" + (f", {unreadable} unreadable" if unreadable else "")
+    shown = f"{len(tiles)} pictures on {printable(file)}" + (
+        f", {unreadable} unreadable" if unreadable else ""
+    )
     if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
         Image.fromarray(sheet).show(title=str(file))
         return f"{shown}, opened in a window"

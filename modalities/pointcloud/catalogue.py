@@ -57,7 +57,9 @@ def list_shapes(
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     for label, (name, splits) in enumerate(zip(classes, entries, strict=True)):
         for split in SPLITS:
-            shapes[split] += [Shape(f"{name}/{printable(stem)}", label, source) for stem, source in splits[split]]
+            shapes[split] += [
+                Shape(f"{name}/{printable(stem)}", label, source) for stem, source in splits[split]
+            ]
     return classes, shapes
 
 

@@ -208,7 +208,9 @@ def _check_sizes(tensors: Sequence[object], path: Path) -> None:
     """One tensor may be in a list a million times."""
     size = sum(math.prod(tensor.shape) * 4 for tensor in tensors if isinstance(tensor, Stored))
     if size > may_hold(path.stat().st_size):
-        raise ValueError(f"a .pt must hold the clouds of its list, got {size} bytes of them in a smaller file")
+        raise ValueError(
+            f"a .pt must hold the clouds of its list, got {size} bytes of them in a smaller file"
+        )
 
 
 def _dense(tensor: object) -> np.ndarray:
@@ -234,7 +236,11 @@ def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         content = io.BytesIO(stream.read())
     beside = gltf.Beside(path.parent)
     scene = trimesh.load_scene(
-        content, file_type=suffix[1:], resolver=beside, process=False, skip_materials=True  # type: ignore[arg-type]
+        content,
+        file_type=suffix[1:],
+        resolver=beside,
+        process=False,
+        skip_materials=True,  # type: ignore[arg-type]
     )
     vertices, faces, count = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
     left = may_hold(path.stat().st_size)

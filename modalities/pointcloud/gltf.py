@@ -30,7 +30,10 @@ def check(path: Path) -> None:
     limit = len(content) + sum(other.stat().st_size for other in beside if is_regular(other))
     whole = 0
     for accessor in _entries(tree, "accessors"):
-        counts = [accessor.get("count", 0), *(part.get("count", 0) for part in _parts(accessor.get("sparse")))]
+        counts = [
+            accessor.get("count", 0),
+            *(part.get("count", 0) for part in _parts(accessor.get("sparse"))),
+        ]
         if any(type(count) is not int or count < 0 for count in counts):
             raise ValueError(f"a glTF must count in whole numbers, got {printable(counts)[:60]}")
         if max(counts) > limit:
@@ -43,7 +46,9 @@ def check(path: Path) -> None:
 
 
 def _check_tree(nodes: list[dict[str, Any]]) -> None:
-    below = [[c for c in node.get("children", []) if type(c) is int and 0 <= c < len(nodes)] for node in nodes]
+    below = [
+        [c for c in node.get("children", []) if type(c) is int and 0 <= c < len(nodes)] for node in nodes
+    ]
     children = {c for those in below for c in those}
     level, depth, left, steps = [n for n in range(len(nodes)) if n not in children], 0, len(nodes), 0
     while level:

@@ -85,7 +85,8 @@ def prepare(
         "kept": len(kept),
         "unreadable": unreadable,
         "duplicates": {
-            printable(_name(path, source)): printable(_name(first, source)) for path, first in duplicates.items()
+            printable(_name(path, source)): printable(_name(first, source))
+            for path, first in duplicates.items()
         },
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -42,7 +42,9 @@ _GUARD = {
 }
 
 
-_MOST_PIXELS = 8192 * 4608  # of a frame, which is 8K: one flipped bit in a header asks for gigabytes otherwise
+_MOST_PIXELS = (
+    8192 * 4608
+)  # of a frame, which is 8K: one flipped bit in a header asks for gigabytes otherwise
 
 
 class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies catch)

@@ -9,7 +9,6 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 
-from ditmoe.outside import is_regular
 from modalities.video.container import Unreadable, frames_of, opened, upright
 from modalities.video.index import Index, index_container, index_decoded
 from modalities.video.stills import (
@@ -20,6 +19,7 @@ from modalities.video.stills import (
     may_take,
     read_array,
     read_pictures,
+    size_of,
 )
 
 BACKENDS = ("pyav", "decord")
@@ -126,12 +126,12 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
     if path.is_dir():
         fault = Unreadable(path, index.fault) if index.fault else None
         files = index_pictures(path, fault)[1] if fault else list_pictures(path)
-        return read_pictures(path, [files[i] for i in _within(path, wanted, index, False)])
+        chosen = [files[i] for i in _within(path, wanted, index, False)]
+        _check_size(path, wanted, index, chosen)
+        return read_pictures(path, chosen)
     if path.suffix.lower() in ARRAYS:
         return np.array(read_array(path)[wanted])
-    size = len(wanted) * index.height * index.width * 3
-    if is_regular(path) and size > may_take(path.stat().st_size):
-        raise Unreadable(path, "too large", f"{len(wanted)} frames of {index.width} x {index.height}")
+    _check_size(path, wanted, index, [path])
     if backend == "decord":
         return _decord(path, wanted, index)
     if not len(index.keys):
@@ -142,6 +142,11 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
             return _sought(path, wanted, index, ahead)
     # Some files cannot be sought, and some frames lean on what lies before a keyframe (gradual refresh).
     return _counted(path, wanted, index)
+
+
+def _check_size(path: Path, wanted: np.ndarray, index: Index, files: list[Path]) -> None:
+    if len(wanted) * index.height * index.width * 3 > may_take(size_of(files)):
+        raise Unreadable(path, "too large", f"{len(wanted)} frames of {index.width} x {index.height}")
 
 
 def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:

@@ -26,6 +26,11 @@ def may_take(stored: int) -> int:
     return max(LARGEST_CLIP, GROWTH * stored)
 
 
+def size_of(files: Sequence[Path]) -> int:
+    """Bytes of the plain ones of some files."""
+    return sum(file.stat().st_size for file in files if is_regular(file))
+
+
 def list_pictures(folder: Path) -> list[Path]:
     """The PNG and JPEG files of a folder in natural order (frame 2 before frame 10), hidden ones left out."""
     try:
@@ -38,7 +43,7 @@ def list_pictures(folder: Path) -> list[Path]:
 def read_pictures(folder: Path, files: Sequence[Path]) -> UInt8[np.ndarray, "T H W 3"]:
     """Read pictures of one size; Unreadable, which names the folder, where one is broken or differs."""
     frames: list[np.ndarray] = []
-    left = may_take(sum(file.stat().st_size for file in files if is_regular(file)))
+    left = may_take(size_of(files))
     for file in files:
         frames.append(_picture(folder, file))
         if (left := left - frames[-1].nbytes) < 0:
@@ -73,7 +78,9 @@ def read_array(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
 def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
     """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that or of one."""
     if not is_regular(path):
-        raise Unreadable(path, ("not a video" if path.is_dir() else "special") if path.exists() else "missing")
+        raise Unreadable(
+            path, ("not a video" if path.is_dir() else "special") if path.exists() else "missing"
+        )
     try:
         if path.suffix.lower() == ".npz":
             if not zipfile.is_zipfile(path):
@@ -107,7 +114,7 @@ def _natural(part: str) -> tuple[int, int, str]:
 def _picture(folder: Path, file: Path) -> np.ndarray:
     """One picture as (H, W, 3), turned as its camera says."""
     try:
-        return decoded(file, _pixels, kinds=("PNG", "JPEG", "MPO"))
+        return decoded(file, _pixels, kinds=("PNG", "JPEG"))
     except Exception as error:  # Pillow's plugins throw many kinds
         reason = "damaged" if file.exists() else "missing"
         detail = next(iter(str(error).splitlines()), "").replace(printable(file), printable(file.name))[:100]
