@@ -49,7 +49,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
         + [(far_cloud, formats.read_points)],
-        "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), lambda path: picture_view.view([path], path / "view.png")),
+        "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
                   (pipe("z.mp4"), sets.read_set), (pipe("classes.txt", tar=True), pictures),
@@ -58,6 +58,10 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "links": [(loop, pictures), (loop, images.read_set), (loop, formats.read_set), (loop, sets.read_set)],
         "names": [(named, pictures), (named, images.read_set), (named, formats.read_set), (named, sets.read_set)],
     }  # fmt: skip
+
+
+def seen(path: Path) -> str:
+    return picture_view.view([path], path / "view.png")
 
 
 def _pictures(path: Path) -> Any:
@@ -210,11 +214,11 @@ def bomb(name: str) -> Maker:
         shape = (100, 1333333, 3) if name == "points" else shape
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        with zipfile.ZipFile(place / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            with archive.open(f"{name}.npy", "w") as stream:
-                stream.write(head.getvalue())
-                for _ in range(400):
-                    stream.write(bytes(10**6))
+        archive = zipfile.ZipFile(place / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        with archive, archive.open(f"{name}.npy", "w") as stream:
+            stream.write(head.getvalue())
+            for _ in range(400):
+                stream.write(bytes(10**6))
         return place / "a.npz"
 
     return make

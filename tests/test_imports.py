@@ -21,7 +21,18 @@ LAYERS = {  # a module may import what stands in a line above it
     "train": 8, "pipeline": 8, "card": 8, "export": 9,
 }  # fmt: skip
 ALLOWED = {"modality", "layers", "layout", "files", "outside", "arrays", "stored", "checkpoint"}
-SHARED = {"grid", "frechet", "codec", "autoencoder", "adapter", "latents", "native", "digits", "sheet", "decode"}
+SHARED = {
+    "grid",
+    "frechet",
+    "codec",
+    "autoencoder",
+    "adapter",
+    "latents",
+    "native",
+    "digits",
+    "sheet",
+    "decode",
+}
 
 
 def imports(file: Path) -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -234,13 +235,13 @@ def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         logger.addHandler(logging.NullHandler())
     with open_regular(path) as stream:
         content = io.BytesIO(stream.read())
-    beside = gltf.Beside(path.parent)
+    beside: Any = gltf.Beside(path.parent)
     scene = trimesh.load_scene(
         content,
         file_type=suffix[1:],
         resolver=beside,
         process=False,
-        skip_materials=True,  # type: ignore[arg-type]
+        skip_materials=True,
     )
     vertices, faces, count = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
     left = may_hold(path.stat().st_size)
