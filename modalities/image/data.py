@@ -14,7 +14,6 @@ from PIL import Image
 
 from ditmoe.modality import Samples
 from ditmoe.outside import open_regular, printable, tell
-from modalities.decode import MAX_PIXELS
 from modalities.image.catalogue import SPLITS, Member, Picture, list_pictures
 from modalities.image.pictures import fitted, open_picture, size_of, stretched
 
@@ -32,7 +31,7 @@ class Pictures:
         size: (H, W) that pictures are brought to.
         mirror: left becomes right in half of the training samples.
         limit: pictures that stand for a split when sets are measured.
-        max_pixels: of a picture; larger ones are unreadable.
+        max_megapixels: of a picture; larger ones are unreadable.
     """
 
     def __init__(
@@ -41,11 +40,11 @@ class Pictures:
         root: str | Path | None = None,
         mirror: bool = False,
         limit: int = 10_000,
-        max_pixels: int = MAX_PIXELS,
+        max_megapixels: float = 89,
     ) -> None:
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))
-        self.mirror, self.limit, self.max_pixels = mirror, limit, max_pixels
+        self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
         self.unreadable: dict[str, str] = {}
         """Pictures found unreadable so far, and why."""
         self._lock = Lock()
