@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ditmoe import build, trust
-from ditmoe.outside import entries_below, is_regular, read_json
+from ditmoe.outside import files_below, is_regular, read_json
 from ditmoe.stored import open_file
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -27,12 +27,12 @@ def check_folder(folder: Path) -> None:
     file = folder / INDEX
     if not is_regular(file):
         raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
-    for path, plain in entries_below(folder, hidden=True):
+    for path in files_below(folder, hidden=True, special=True):
         if path.suffix.lower() in FORBIDDEN:
             raise ValueError(
                 f"{path} could hold code, refused: weights must be safetensors, and nothing else runs"
             )
-        if not plain:
+        if not is_regular(path):
             raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
     index = _read(file)
     for part in PARTS:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.layout import Layout
+from ditmoe.outside import file_name, file_names
 
 
 class Tokens(nn.Module, ABC):
@@ -85,7 +86,7 @@ class Samples:
     Attributes:
         data: (S, *sample), in the units of the data set.
         labels: (S,) class indices, or None where the set has no classes.
-        names: one name per sample, used for files.
+        names: one name per sample, used for files (`file_names`).
     """
 
     data: np.ndarray
@@ -94,6 +95,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def file_names(self) -> list[str]:
+        """A name for the file of each sample: of letters that lead nowhere, and no two alike."""
+        names = list(self.names or ())[: len(self)]
+        return file_names([*names, *range(len(names), len(self))], taken=("samples", "view"))
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,14 @@ class Modality(ABC):
     @abstractmethod
     def classes(self) -> Sequence[str]:
         """Class names; a label is an index into them and `len(classes)` is the null class."""
+
+    def class_name(self, label: int) -> str:
+        """Of a label; the null class is "any"."""
+        return self.classes[label] if 0 <= label < len(self.classes) else "any"
+
+    def sample_names(self, labels: Sequence[int]) -> list[str]:
+        """Names of generated samples: their class and number, fit for files."""
+        return [f"{file_name(self.class_name(label))}-{i:04d}" for i, label in enumerate(labels)]
 
     @property
     @abstractmethod

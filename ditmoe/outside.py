@@ -1,18 +1,22 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
+import io
 import json
 import os
 import re
 import stat
+import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 LARGEST_JSON = 100_000_000
 """Bytes of a file of JSON that says what something is; a manifest of a thousand files has a hundredth."""
 LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
+FREE, GROWTH = 128 * 2**20, 100
+"""What a compressed file may become in memory: so many bytes, or so many times its own (`may_hold`)."""
 _UNSAFE = re.compile(r'[/\\<>:"|?*]')
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode categories that a screen obeys or hides: controls, directions, lone surrogates, line ends."""
@@ -44,16 +48,49 @@ def printable(text: object, keep: str = "") -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(shown, text))
 
 
-def file_name(text: object) -> str:
+def file_name(text: object, longest: int = LONGEST) -> str:
     """A name, as of a class, as part of a file's name on any system: it leads nowhere, hides nothing, is not too long.
 
-    What cannot stand becomes `_`; two names may become one, so a number must follow where files are not to meet.
+    What cannot stand becomes `_`, and the end is cut off behind `longest` bytes; two names may become one, so a number
+    must follow where files are not to meet (`file_names`).
     """
     name = "".join("_" if _is_hidden(c) else c for c in str(text))
     name = _UNSAFE.sub("_", name).strip(" ")
     name = re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), name)
-    name = name.encode()[:LONGEST].decode(errors="ignore").rstrip(" .")
+    name = name.encode()[:longest].decode(errors="ignore").rstrip(" .")
     return name or "_"
+
+
+def file_names(names: Iterable[object], taken: Collection[str] = ()) -> list[str]:
+    """Names as parts of file names that differ from each other, also where capitals are small letters.
+
+    Args:
+        taken: further names that none of them may have.
+    """
+    seen = {name.casefold() for name in taken}
+    given: list[str] = []
+    for name in names:
+        first = safe = file_name(name, LONGEST + 40)  # with the number of one that was cut
+        number = 1
+        while safe.casefold() in seen:
+            number += 1
+            safe = f"{first}-{number}"
+        seen.add(safe.casefold())
+        given.append(safe)
+    return given
+
+
+def tell(text: object, file: Any = None) -> None:
+    """Print what holds a stranger's words on stderr, or another stream, as one line."""
+    print(printable(text), file=file or sys.stderr)
+
+
+def may_hold(stored: int) -> int:
+    """Bytes in memory that a compressed file of so many bytes may ask for, before any are taken.
+
+    Data that are smaller still when compressed are honest but rare: raise `FREE` or `GROWTH`, or store them plainly.
+    """
+    return max(FREE, GROWTH * stored)
 
 
 def is_regular(path: Path) -> bool:
@@ -64,18 +101,41 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a plain file for reading; nothing else is waited for.
+class Plain(io.BufferedReader):
+    """A plain file whose reader is never given memory for more than the file has, whatever it asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > 2**16:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def open_regular(path: Path, most: int | None = None) -> Plain:
+    """Open a plain file for reading; nothing else is opened or waited for.
+
+    Args:
+        most: bytes that it may have.
 
     Raises:
         OSError: if it cannot be opened.
-        ValueError: if it is a FIFO, a device, a socket or a folder.
+        ValueError: if it is a FIFO, a device, a socket or a folder, or larger.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    about = os.stat(path)  # before it is opened, which some devices take for an order
+    if stat.S_ISREG(about.st_mode):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        about = os.fstat(handle)
+        if stat.S_ISREG(about.st_mode) and (most is None or about.st_size <= most):
+            return Plain(io.FileIO(path, "rb", opener=lambda *_: handle))  # which knows its name
         os.close(handle)
-        raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
-    return os.fdopen(handle, "rb")
+    if stat.S_ISREG(about.st_mode):
+        raise ValueError(f"{printable(path)} must have at most {most} bytes, got {about.st_size}")
+    raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a plain file; errors as of `open_regular`."""
+    with open_regular(path, most) as stream:
+        return stream.read()
 
 
 def read_json(path: Path) -> Any:
@@ -84,46 +144,56 @@ def read_json(path: Path) -> Any:
     Raises:
         OSError, ValueError: one line, if it cannot be opened, is too large, or is no JSON.
     """
-    with open_regular(path) as stream:
-        text = stream.read(LARGEST_JSON + 1)
-    if len(text) > LARGEST_JSON:
-        raise ValueError(f"{printable(path)} must be at most {LARGEST_JSON} bytes of JSON, it has more")
+    text = read_regular(path, LARGEST_JSON)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error
 
 
-def files_below(top: Path, hidden: bool = False) -> Iterator[Path]:
+def files_below(top: Path, hidden: bool = False, special: bool = False) -> Iterator[Path]:
     """Plain files below a folder, in order of their paths; links are followed, each real folder once.
+
+    A folder that lies in `top` is where it lies, whatever links lead to it.
 
     Args:
         hidden: also what begins with a dot.
+        special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
     """
-    return (path for path, plain in entries_below(top, hidden) if plain)
-
-
-def entries_below(top: Path, hidden: bool = False) -> Iterator[tuple[Path, bool]]:
-    """What lies below a folder but is none itself, in order, and whether it is a plain file; see `files_below`."""
     seen: set[tuple[int, int]] = set()
+    own: set[tuple[int, int]] | None = None
 
-    def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
-        about = os.stat(folder)
-        if (about.st_dev, about.st_ino) in seen:
-            return
-        seen.add((about.st_dev, about.st_ino))
+    def listed(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
-            here = sorted(
-                (entry for entry in entries if hidden or entry.name[0] != "."), key=lambda e: e.name
-            )
-        for entry in here:
+            return sorted((e for e in entries if hidden or e.name[0] != "."), key=lambda e: e.name)
+
+    def real(folder: Path) -> Iterator[tuple[int, int]]:
+        yield _identity(folder)
+        for entry in listed(folder):
+            if entry.is_dir(follow_symlinks=False):
+                yield from real(Path(entry.path))
+
+    def walk(folder: Path) -> Iterator[Path]:
+        nonlocal own
+        if (identity := _identity(folder)) in seen:
+            return
+        seen.add(identity)
+        for entry in listed(folder):
             try:
-                folder_too, plain = entry.is_dir(), entry.is_file()
-            except OSError:  # a link to itself
-                folder_too = plain = False
-            if folder_too:
+                folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
+            except OSError:  # a link to itself, or gone meanwhile
+                folded = plain = linked = False
+            if plain or (special and not folded):
+                yield Path(entry.path)
+            if folded and linked:
+                own = set(real(Path(top))) if own is None else own
+                folded = _identity(Path(entry.path)) not in own
+            if folded:
                 yield from walk(Path(entry.path))
-            else:
-                yield Path(entry.path), plain
 
     yield from walk(Path(top))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino

@@ -1,6 +1,7 @@
 """python -m ditmoe.view FILE_OR_FOLDER ...: opens samples in a window, or draws them where there is none."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 
 from ditmoe import cli
 from ditmoe.modality import Modality
+from ditmoe.outside import files_below, printable, tell
 
 
 def modalities() -> list[type[Modality]]:
@@ -25,14 +27,16 @@ def modality_of(paths: list[Path]) -> type[Modality]:
     endings = []
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
-        endings += [f.suffix.lower() for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
+            raise FileNotFoundError(f"{printable(path)} does not exist")
+        endings += [f.suffix.lower() for f in (files_below(path) if path.is_dir() else [path])]
     counts = {m: sum(ending in m.suffixes for ending in endings) for m in modalities()}
     best = max(counts, key=lambda m: counts[m])
     if counts[best]:
         return best
     known = sorted({s for m in modalities() for s in m.suffixes})
-    raise ValueError(f"nothing to view in {', '.join(map(str, paths))}: files must end in {', '.join(known)}")
+    raise ValueError(
+        f"nothing to view in {', '.join(map(printable, paths))}: files must end in {', '.join(known)}"
+    )
 
 
 def view(arguments: list[str] | None = None) -> None:
@@ -42,7 +46,7 @@ def view(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where to draw, if no window can be opened")
     options = parser.parse_args(arguments)
     paths = [p / "samples" if (p / "samples").is_dir() else p for p in options.paths]
-    print(modality_of(paths).view(paths, options.out))
+    tell(modality_of(paths).view(paths, options.out), sys.stdout)
 
 
 def main() -> None:

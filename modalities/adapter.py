@@ -146,10 +146,6 @@ class LatentModality(Modality):
             if own and self._facts and self._facts.get("codec"):
                 self.codec.restore(self._facts["codec"])
 
-    def class_name(self, label: int) -> str:
-        """Of a label; the null class is "any"."""
-        return self.classes[label] if label < len(self.classes) else "any"
-
 
 def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:
     """8-bit pictures or clips as numbers in [-1, 1], channels first."""

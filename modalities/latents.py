@@ -17,9 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditmoe.files import clear, replacing
+from ditmoe.outside import is_regular, printable, read_regular
 from modalities.codec import Codec
 
 RECORD, CODEC = "latents.json", "codec.safetensors"
+LARGEST_RECORD = 2**28
+"""Bytes of a record, which names what was unreadable."""
 FORMAT = "ditmoe-latents-2"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -159,7 +162,7 @@ def summary(report: Mapping[str, Any], kind: str, out: Path) -> str:
         f"{report['num'] - len(unreadable)} {kind}s are encoded in {out}, {report['written']} of them now; "
         f"{len(unreadable)} unreadable ones left out (listed in {RECORD})"
     )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _shard(folder: Path, index: int) -> Path:
@@ -179,13 +182,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     file = folder / RECORD
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(read_regular(file, LARGEST_RECORD))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"modality.latents must be a folder that prepare wrote, but {file} cannot be read"
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"{file} was not written by this version's prepare: it lacks format = {FORMAT}")
+        raise ValueError(
+            f"{printable(file)} was not written by this version's prepare: it lacks format = {FORMAT}"
+        )
     return record
 
 
@@ -204,11 +209,16 @@ def read_codec(folder: Path) -> dict[str, Tensor] | None:
 
 def _unreadable(file: Path) -> dict[str, str]:
     with _opened(file) as stored:
-        return json.loads((stored.metadata() or {}).get("unreadable", "{}"))
+        try:
+            return dict(json.loads((stored.metadata() or {}).get("unreadable", "{}")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged: remove it and prepare again") from error
 
 
 def _opened(file: Path) -> Any:
     try:
+        if not is_regular(file):
+            raise OSError("it is no plain file")
         return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged: remove it and prepare again") from error
@@ -227,15 +237,26 @@ class Latents:
     def __init__(self, folder: str | PathLike, pick: Pick) -> None:
         self.folder, self._pick = Path(folder).expanduser(), pick
         self.record = read_record(self.folder)
-        if not isinstance(self.record.get("shards"), int) or not isinstance(self.record.get("classes"), list):
-            raise ValueError(f"{self.folder} is not complete: run the same prepare again")
+        kinds = {"shards": int, "classes": list, "codec": str, "fingerprint": str}
+        if any(type(self.record.get(name)) is not kind for name, kind in kinds.items()):
+            raise ValueError(f"{printable(self.folder)} is not complete: run the same prepare again")
+        self._classes = [printable(name) for name in self.record["classes"]]
+
+    def without_root(self) -> ValueError:
+        """What a person must say before what the latents were made of is read: a record is not his word."""
+        source = printable(self.record.get("source"))
+        return ValueError(
+            f"modality.data.root must be given where real data are read, as for an evaluation; the record of "
+            f"{printable(self.folder)} names {source}: modality.data.root=..."
+        )
 
     def check(self, **setting: Any) -> None:
         """Raises ValueError unless the latents were made with these values, given by the option's name."""
         for name, value in setting.items():
             if self.record.get(name) != value:
                 raise ValueError(
-                    f"modality.{name} must be that of {self.folder}, {self.record.get(name)}, got {value}"
+                    f"modality.{name} must be that of {self.folder}, {printable(self.record.get(name))[:80]}, "
+                    f"got {value}"
                 )
 
     def restore(self, codec: Codec) -> None:
@@ -247,7 +268,7 @@ class Latents:
         name = type(codec).__name__
         if name != self.record["codec"]:
             raise ValueError(
-                f"modality.codec must be the one of {self.folder}, {self.record['codec']}, got {name}"
+                f"modality.codec must be the one of {self.folder}, {printable(self.record['codec'])[:80]}, got {name}"
             )
         codec.restore(read_codec(self.folder) or {})
         if codec.fingerprint() != self.record["fingerprint"]:
@@ -258,7 +279,7 @@ class Latents:
     @property
     def classes(self) -> list[str]:
         """Class names; a label is an index into them."""
-        return self.record["classes"]
+        return self._classes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -288,7 +309,12 @@ class Latents:
     @cached_property
     def _shards(self) -> list[Any]:
         opened = [_opened(_shard(self.folder, i)) for i in range(self.record["shards"])]
-        filled = [shard for shard in opened if shard.get_slice("labels").get_shape()[0]]
+        filled = []
+        for shard in opened:
+            latents, labels = (shard.get_slice(name).get_shape() for name in ("latents", "labels"))
+            if len(labels) != 1 or latents[:1] != labels:
+                raise RuntimeError(f"there must be a label for each latent, got {latents} and {labels}")
+            filled += [shard] if labels[0] else []
         if not filled:
             raise ValueError(f"{self.folder} holds no latents")
         return filled
@@ -299,7 +325,14 @@ class Latents:
 
     @cached_property
     def _labels(self) -> Int[Tensor, " S"]:
-        return torch.cat([shard.get_tensor("labels") for shard in self._shards])
+        labels = torch.cat([shard.get_tensor("labels") for shard in self._shards])
+        if (
+            labels.dtype != torch.int64
+            or labels.ndim != 1
+            or not 0 <= labels.min() <= labels.max() < len(self.classes)
+        ):
+            raise RuntimeError(f"labels must be whole numbers below {len(self.classes)}, got others")
+        return labels
 
     @cached_property
     def _ends(self) -> np.ndarray:

@@ -3,8 +3,9 @@
     python -m tests.fuzz --inputs 10000          # in small this is a test
 
 Valid files are cut, flipped, spliced, and their numbers and JSON replaced by absurd ones; checkpoints are sealed again
-after that, as a stranger would. Each batch of inputs is read in a process of its own with a limit on its memory and on
-the time of each input.
+after that, as a stranger would. What was made to do harm (`tests.hostile`) is read as it is. Each batch of inputs is
+read in a process of its own with a limit on its memory and on the time of each input; there, no program may be started,
+no socket opened, and nothing written or removed outside the folder of the input.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import time
 import traceback
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,13 @@ from typing import Any
 import numpy as np
 import torch
 
-MEMORY = 1_500_000_000  # beyond what a process has when it begins
+MEMORY = 2**30  # beyond what a process has when it begins
 SECONDS = 8.0  # of the processor, for one input
+PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn"}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {"os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.mkdir": 1, "os.link": 2, "os.truncate": 1, "os.chmod": 1,
+           "os.chown": 1, "os.utime": 1}  # fmt: skip
+"""Events of the audit, and how many of their arguments are paths."""
 REFUSALS = (ValueError, OSError)
 ABSURD = ("-1", "0", "1", "2147483648", "99999999999", "18446744073709551616", "1e400", "nan", "0x7f")
 VALUES: tuple[Any, ...] = (
@@ -49,6 +55,7 @@ class Reader:
 
     Attributes:
         share: of the inputs that a quick reader gets.
+        hostile: instead of these, makers of inputs and who reads them, one after another.
     """
 
     name: str
@@ -56,6 +63,7 @@ class Reader:
     read: Callable[[Path], Any]
     spoil: Callable[[Path, random.Random], None] | None = None
     share: float = 1.0
+    hostile: Sequence[tuple[Callable[[Path], Path], Callable[[Path], Any]]] = ()
 
 
 def malformed(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:
@@ -196,11 +204,21 @@ def readers(place: Path) -> list[Reader]:
     """Every reader, with valid files to begin from."""
     from tests import fuzz_seeds
 
-    return fuzz_seeds.readers(place)
+    return fuzz_seeds.readers(place) + harmful()
 
 
-def strike(reader: Reader, place: Path, rng: random.Random) -> Any:
+def harmful() -> list[Reader]:
+    """Every kind of what was made to do harm."""
+    from tests.hostile import hostile
+
+    return [Reader(f"hostile {kind}", [], lambda _: None, hostile=made) for kind, made in hostile().items()]
+
+
+def strike(reader: Reader, number: int, place: Path, rng: random.Random) -> Any:
     """Read one malformed input."""
+    if reader.hostile:
+        make, read = reader.hostile[number % len(reader.hostile)]
+        return read(make(place))
     seed = rng.choice(reader.seeds)
     target = place / seed.name
     if seed.is_dir():
@@ -237,8 +255,9 @@ def _batch(
         try:
             os.close(receive)
             _read_all(reader, numbers, seed, place, send)
-        finally:
             os._exit(0)
+        finally:
+            os._exit(3)
     os.close(send)
     last, end, started = numbers[0], "", time.monotonic()
     buffer = b""
@@ -280,7 +299,10 @@ def _read_all(reader: Reader, numbers: range, seed: int, place: Path, send: int)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+    # What is made to do harm is measured: a limit would turn what it asks for into an error that readers catch.
+    most = size + (3 * MEMORY if reader.hostile else MEMORY)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    deeds = watched(place)
 
     def late(*_: Any) -> None:
         raise Hang(f"took more than {SECONDS} s of the processor")
@@ -294,9 +316,11 @@ def _read_all(reader: Reader, numbers: range, seed: int, place: Path, send: int)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         say(number, "begin", "")
+        deeds.clear()
+        before = peak(reset=True)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            strike(reader, place, rng)
+            strike(reader, number, place, rng)
             outcome, text = "read", ""
         except REFUSALS:
             outcome, text = "refused", ""
@@ -306,7 +330,45 @@ def _read_all(reader: Reader, numbers: range, seed: int, place: Path, send: int)
             outcome, text = "wrong", f"{type(error).__name__}: {str(error)[:200]!r} at {where}"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+        if reader.hostile and (taken := peak() - before) > MEMORY:
+            outcome, text = "wrong", f"took {taken / 2**30:.1f} GiB"
+        if deeds:
+            outcome, text = "wrong", f"did {deeds[0]}"
         say(number, outcome, text)
+
+
+def peak(reset: bool = False) -> int:
+    """Bytes of memory that this process had at most, since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+
+
+def watched(place: Path) -> list[str]:
+    """From now on, what this process does to others is refused, and written down in this list."""
+    deeds: list[str] = []
+    sys.dont_write_bytecode = True
+    allowed = (str(place), os.path.realpath(place), os.devnull, "/proc/self/clear_refs")
+
+    def elsewhere(path: Any, folder: Any = -1) -> bool:
+        if isinstance(path, int):
+            return False
+        above = os.readlink(f"/proc/self/fd/{folder}") if isinstance(folder, int) and folder >= 0 else ""
+        return not os.path.join(above, os.fsdecode(path)).startswith(allowed)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        done = event in PROGRAMS or event.startswith(("socket.", "ctypes.dlopen"))
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
+            done = elsewhere(arguments[0])
+        elif event in CHANGES:
+            done = any(elsewhere(path, arguments[-1]) for path in arguments[: CHANGES[event]])
+        if done:
+            deeds.append(f"{event} {arguments!r}"[:200])
+            raise RuntimeError(deeds[-1])
+
+    sys.addaudithook(hook)
+    return deeds
 
 
 def main() -> None:
@@ -323,10 +385,12 @@ def main() -> None:
     total: Counter = Counter()
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as place:
-        chosen = [reader for reader in readers(Path(place)) if options.only in reader.name]
+        known = harmful() if options.only.startswith("hostile") else readers(Path(place))
+        chosen = [reader for reader in known if options.only in reader.name]
         each = options.inputs / sum(reader.share for reader in chosen)
         for reader in chosen:
-            outcomes, findings = fuzz(reader, math.ceil(each * reader.share), options.seed)
+            count = len(reader.hostile) or math.ceil(each * reader.share)
+            outcomes, findings = fuzz(reader, count, options.seed)
             print(f"{reader.name:24} {dict(outcomes)}", flush=True)
             for finding in findings:
                 print(f"  {finding}", flush=True)

@@ -140,12 +140,14 @@ def test_a_run_trains_on_latents_and_is_measured_on_the_videos(
             videos, tmp_path / "latents"
         )  # takes the codec that is there
         words = [*OWN, f"modality.latents={tmp_path / 'latents'}"]
-        run = trained(tmp_path / "run", *words, "modality.images=0.5")
+        run = trained(tmp_path / "run", *words, "modality.images=0.5", f"modality.data.root={videos}")
     assert made == (tmp_path / "latents" / latents.CODEC).read_bytes()
     shapes = {run.modality.batch(2, 0, step)[0].shape[2] for step in range(8)}
     assert shapes == {1, 2}
     assert len(evaluate_checkpoint(tmp_path / "run", split="test", num=3, trust=True).values)
     assert run.modality.reference("test").data.shape == (3, 5, 16, 16, 3)
+    with pytest.raises(ValueError, match=r"modality.data.root must be given .* names .*videos0"):
+        modality(*words).reference("test")
     for option, value in {"frames": 9, "size": [16, 32], "stride": 2}.items():
         with pytest.raises(ValueError, match=rf"modality.{option} must be that of .*latents, "):
             modality(*words, f"modality.{option}={value}".replace(" ", "")).facts()

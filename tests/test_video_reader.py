@@ -311,7 +311,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (lambda p: text(p / "a.avi", ""), "empty"),
     "audio only": (lambda p: audio(p / "a.mp4"), "no video stream"),
     "missing": (lambda p: p / "none.mp4", "missing"),
-    "pipe": (lambda p: os.mkfifo(p / "a.mp4") or p / "a.mp4", "not a video"),
+    "pipe": (lambda p: os.mkfifo(p / "a.mp4") or p / "a.mp4", "special"),
     "mp4, index at the end": (lambda p: truncate(make(p / "a.mp4")), "truncated"),
     "mp4, index first": (lambda p: truncate(make(p / "a.mp4", faststart=True), 0.9), "truncated"),
     "avi": (lambda p: truncate(make(p / "a.avi", "mpeg4"), 0.9), "truncated"),

@@ -1,5 +1,6 @@
 """The image modality: puts the pieces of this folder behind the contract."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,8 +14,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from ditmoe.arrays import Arrays
 from ditmoe.files import replacing
 from ditmoe.modality import Report, Samples, Tokens
+from ditmoe.outside import is_regular, printable, tell
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
@@ -86,10 +89,14 @@ class Image(LatentModality):
 
     @cached_property
     def data(self) -> Pictures:
-        """The pictures; read when first asked for. Without a root, those that the latents were made of."""
+        """The pictures; read when first asked for.
+
+        Raises:
+            ValueError: if training has latents on disk, and no one said where their pictures are.
+        """
         data = self._make_data(size=self.size)
         if data.root is None and self.cached is not None:
-            data.root = Path(self.cached.record["source"])
+            raise self.cached.without_root()
         return data
 
     @cached_property
@@ -170,8 +177,7 @@ class Image(LatentModality):
 
     def decode(self, x: Float[Tensor, "S L h w"], labels: Int[Tensor, " S"]) -> Samples:
         parts = [to_bytes(self.decode_latents(part)) for part in x.split(32)]
-        names = [f"{self.class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
-        return Samples(np.concatenate(parts), labels.numpy(), names)
+        return Samples(np.concatenate(parts), labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -195,7 +201,7 @@ class Image(LatentModality):
             return [sheet, folder]
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)
-        for image, name in zip(samples.data, samples.names or map(str, range(len(samples))), strict=False):
+        for image, name in zip(samples.data, samples.file_names(), strict=True):
             paths.append(save_png(folder / f"{name}.png", image))
         return [sheet, *paths]
 
@@ -220,7 +226,7 @@ class Image(LatentModality):
         data.root = source
         pictures = data.split("train")
         self.codec = self.ready_codec(latents.read_codec(out))
-        setting = {"source": str(source.resolve()), "size": list(self.size), "mirror": data.mirror}
+        setting = {"source": printable(source.resolve()), "size": list(self.size), "mirror": data.mirror}
         found = latents.Source(
             "picture",
             names=[picture.name for picture in pictures],
@@ -242,7 +248,7 @@ class Image(LatentModality):
             num += len(some)
             yield to_pixels(np.stack(some))
         if not num:
-            raise ValueError(f"{self.data.root} must hold readable pictures, got none")
+            raise ValueError(f"{printable(self.data.root)} must hold readable pictures, got none")
 
 
 def read_set(path: Path) -> Samples:
@@ -254,19 +260,20 @@ def read_set(path: Path) -> Samples:
     if path.is_dir():
         images, names, unreadable = pictures.read_pictures(path)
         if unreadable:
-            print(f"{path}: left out {len(unreadable)} unreadable pictures, the first: {unreadable[0]}")
+            told = f"{path}: left out {len(unreadable)} unreadable pictures, the first: {unreadable[0]}"
+            tell(told, sys.stdout)
         return Samples(images, None, names)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+    if not is_regular(path):
+        raise FileNotFoundError(f"{path} does not exist" + (" as a plain file" if path.exists() else ""))
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            keys = stored.files if hasattr(stored, "files") else []
-            if "mu" in keys or "mu_s" in keys:
+        with Arrays(path) as stored:
+            if "mu" in stored or "mu_s" in stored:
                 return ReferenceFile(np.zeros((0, 1, 1, 3), np.uint8), file=path)
-            images = stored["arr_0"] if "arr_0" in keys else stored["images"]
-            labels = stored["arr_1"].astype(np.int64) if "arr_1" in keys else None
+            images = stored["arr_0"] if "arr_0" in stored else stored["images"]
+            labels = stored["arr_1"].astype(np.int64) if "arr_1" in stored else None
     except Exception as error:
         raise ValueError(
-            f"{path} must be a folder of pictures or an npz with arr_0 (S, H, W, 3) uint8 or mu and sigma"
+            f"{printable(path)} must be a folder of pictures or an npz with arr_0 (S, H, W, 3) uint8 or mu and sigma"
+            f"{f': {error}' if isinstance(error, ValueError) else ''}"
         ) from error
     return Samples(images, labels)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ditmoe.outside import files_below, open_regular, printable, read_regular
 from modalities import digits
 from modalities.image.pictures import SUFFIXES
 
@@ -18,11 +19,13 @@ SPLITS = ("train", "val", "test")
 FOLDERS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 SHARES = (0.9, 0.05)
 """Of train and val, where the data have no splits of their own; the rest is test."""
+MOST_TEXT = 2**24
+"""Bytes of a list of classes, or of what a tar says beside a picture."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar: `size` bytes from `start`."""
+    """A file in a tar: `size` bytes from `start`; -1 where it does not lie there as it is (sparse)."""
 
     tar: Path
     start: int
@@ -54,14 +57,14 @@ def list_pictures(root: Path | None, size: tuple[int, int]) -> Listing:
     if root is None:
         return _digits(size)
     if not root.is_dir():
-        raise ValueError(f"modality.data.root must be a folder, got {root}")
+        raise ValueError(f"modality.data.root must be a folder, got {printable(root)}")
     shards = sorted(p for p in root.iterdir() if p.suffix == ".tar")
     classes, found = _shards(root, shards) if shards else _folders(root)
     pictures = {split: [p for own, p in found if own == split] for split in SPLITS}
     pictures["test"] = pictures["test"] or pictures["val"]
     if not any(pictures.values()):
         raise ValueError(
-            f"{root} must hold pictures ({' '.join(SUFFIXES)}) in class folders, or .tar shards, got none"
+            f"{printable(root)} must hold pictures ({' '.join(SUFFIXES)}) in class folders, or .tar shards, got none"
         )
     return classes, pictures
 
@@ -85,29 +88,28 @@ def _digits(size: tuple[int, int]) -> Listing:
 
 
 def _folders(root: Path) -> tuple[list[str], list[tuple[str, Picture]]]:
-    own = {split: root / name for name, split in FOLDERS.items() if (root / name).is_dir()}
-    tops: list[tuple[str | None, Path]] = [*own.items()] if "train" in own else [(None, root)]
-    files = [(split, top, file) for split, top in tops for file in _pictures_below(top)]
-    names = {file.relative_to(top).parts[0] for _, top, file in files if file.parent != top}
+    own = {split: name for name, split in FOLDERS.items() if (root / name).is_dir()}
+    tops = {name: split for split, name in own.items()} if "train" in own else {}
+    files: dict[str, list[tuple[tuple[str, ...], Path]]] = {top: [] for top in tops or [""]}
+    above = len(root.parts)
+    for file in files_below(root, special=True):
+        if file.name.lower().endswith(SUFFIXES):
+            parts = file.parts[above:]
+            top, parts = (parts[0], parts[1:]) if tops else ("", parts)
+            if parts and top in files:
+                files[top].append((parts, file))
+    names = {printable(parts[0]) for those in files.values() for parts, _ in those if len(parts) > 1}
     classes = sorted(names) or ["picture"]
+    labels = {name: label for label, name in enumerate(classes)}
     found = []
-    for split, top, file in files:
-        name = file.relative_to(top).as_posix()
-        if names and "/" not in name:
-            continue  # beside the class folders: a read-me's picture, not data
-        label = classes.index(name.split("/")[0]) if names else 0
-        found.append((split or _hashed(name), Picture(file.relative_to(root).as_posix(), label, file)))
+    for top, those in files.items():
+        for parts, file in those:
+            if names and len(parts) == 1:
+                continue  # beside the class folders: a read-me's picture, not data
+            label = labels[printable(parts[0])] if names else 0
+            shown = printable("/".join((top, *parts) if top else parts))
+            found.append((tops.get(top) or _hashed("/".join(parts)), Picture(shown, label, file)))
     return classes, found
-
-
-def _pictures_below(top: Path) -> list[Path]:
-    found = (
-        Path(folder, name)
-        for folder, _, names in os.walk(top, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
-    return sorted(found)
 
 
 def _split_named(name: str) -> str | None:
@@ -117,7 +119,7 @@ def _split_named(name: str) -> str | None:
 
 
 def _hashed(name: str) -> str:
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
     return SPLITS[int(np.searchsorted(np.cumsum(SHARES), place, side="right"))]
 
 
@@ -125,14 +127,18 @@ def _shards(root: Path, shards: list[Path]) -> tuple[list[str], list[tuple[str, 
     """Members of all shards; a sample is the files of one key, a picture and its class (.cls, or "label" in .json)."""
     found = [entry for shard in shards for entry in _members(shard)]
     labels = {picture.label for _, picture in found}
-    names = root / "classes.txt"
-    classes = (
-        names.read_text().splitlines()
-        if names.is_file()
-        else [str(i) for i in range(max(labels, default=0) + 1)]
-    )
-    if labels and max(labels) >= len(classes):
-        raise ValueError(f"{names} must name {max(labels) + 1} classes, got {len(classes)}")
+    names, most = root / "classes.txt", max(labels, default=0)
+    if names.exists():
+        lines = read_regular(names, MOST_TEXT).decode(errors="surrogateescape").splitlines()
+        classes = [printable(line) for line in lines]
+    elif most > 10 * len(labels) + 1000:
+        raise ValueError(
+            f"{printable(root)} must have a classes.txt for labels of up to {most}, of which {len(labels)} are used"
+        )
+    else:
+        classes = [str(i) for i in range(most + 1)]
+    if labels and most >= len(classes):
+        raise ValueError(f"{printable(names)} must name {most + 1} classes, got {len(classes)}")
     if not any(split for split, _ in found):
         return classes, [(_hashed(picture.name), picture) for _, picture in found]
     return classes, [(split or "train", picture) for split, picture in found]
@@ -143,20 +149,23 @@ def _members(shard: Path) -> Iterator[tuple[str | None, Picture]]:
     pictures: dict[str, Member] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for entry in tar:
-                key, _, ending = entry.name.rpartition("/")[2].partition(".")
-                key = f"{entry.name.rpartition('/')[0]}/{key}".lstrip("/")
-                if entry.isfile() and f".{ending.lower()}" in SUFFIXES:
-                    pictures[key] = Member(shard, entry.offset_data, entry.size)
-                elif entry.isfile() and ending in ("cls", "json"):
-                    stream = tar.extractfile(entry)
-                    if (label := _label(stream.read() if stream else b"", ending)) is not None:
+                folder, _, name = entry.name.rpartition("/")
+                key, _, ending = name.partition(".")
+                key = f"{folder}/{key}".lstrip("/")
+                if not entry.isfile():
+                    continue
+                if f".{ending.lower()}" in SUFFIXES:
+                    pictures[key] = Member(shard, entry.offset_data, -1 if entry.issparse() else entry.size)
+                elif ending in ("cls", "json") and not entry.issparse() and entry.size <= MOST_TEXT:
+                    stream.seek(entry.offset_data)
+                    if (label := _label(stream.read(entry.size), ending)) is not None:
                         labels[key] = label
-    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{shard} is no readable tar: {error}") from error
+    except (tarfile.TarError, OSError, ValueError, RecursionError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{printable(shard)} is no readable tar: {printable(error)}") from error
     for key, member in pictures.items():
-        yield split, Picture(f"{shard.name}/{key}", labels.get(key, 0), member)
+        yield split, Picture(printable(f"{shard.name}/{key}"), labels.get(key, 0), member)
 
 
 def _label(content: bytes, ending: str) -> int | None:

@@ -2,8 +2,7 @@
 
 import io
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from os import PathLike
@@ -16,6 +15,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ditmoe.modality import Samples
+from ditmoe.outside import open_regular, printable, tell
 from modalities.image.catalogue import SPLITS, Member, Picture, list_pictures
 from modalities.image.pictures import fitted, open_picture, size_of, stretched
 
@@ -33,6 +33,7 @@ class Pictures:
         size: (H, W) that pictures are brought to.
         mirror: left becomes right in half of the training samples.
         limit: pictures that stand for a split when sets are measured.
+        max_megapixels: of a picture; larger ones are unreadable.
     """
 
     opens: ClassVar[Sequence[str]] = ("root",)
@@ -43,10 +44,11 @@ class Pictures:
         root: str | PathLike | None = None,
         mirror: bool = False,
         limit: int = 10_000,
+        max_megapixels: float = 89,
     ) -> None:
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))
-        self.mirror, self.limit = mirror, limit
+        self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
         self.unreadable: dict[str, str] = {}
         """Pictures found unreadable so far, and why."""
         self._lock = Lock()
@@ -65,7 +67,7 @@ class Pictures:
         if name not in SPLITS:
             raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
         if not (pictures := self._listing[1][name]):
-            raise ValueError(f"{self.root} must hold pictures of the split {name}, got none")
+            raise ValueError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
         return pictures
 
     def batch(
@@ -113,7 +115,7 @@ class Pictures:
         if isinstance(picture.source, np.ndarray):
             return picture.source
         try:
-            return fitted(_open(picture.source, picture.name), self.size)
+            return self._open(picture, lambda image: fitted(image, self.size))
         except (ValueError, OSError) as error:
             self._tell(picture.name, str(error))
             return None
@@ -129,7 +131,7 @@ class Pictures:
         if isinstance(picture.source, np.ndarray):
             return inked(picture.source).shape[:2]
         try:
-            return size_of(_stream(picture.source))
+            return size_of(_stream(picture.source), picture.name, self.max_pixels)
         except (ValueError, OSError) as error:
             self._tell(picture.name, str(error))
             return None
@@ -145,17 +147,22 @@ class Pictures:
     ) -> UInt8[np.ndarray, "H W 3"] | None:
         """One of `read_wholes`."""
         try:
-            source = picture.source
-            image = (
-                Image.fromarray(inked(source))
-                if isinstance(source, np.ndarray)
-                else _open(source, picture.name)
-            )
-            whole = stretched(image, size)
+            if isinstance(picture.source, np.ndarray):
+                whole = stretched(Image.fromarray(inked(picture.source)), size)
+            else:
+                whole = self._open(picture, lambda image: stretched(image, size))
         except (ValueError, OSError) as error:
             self._tell(picture.name, str(error))
             return None
         return whole[:, ::-1] if self.mirror and _flipped(seed, number) else whole
+
+    def _open(
+        self, picture: Picture, make: Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]]
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        source = _stream(picture.source)  # type: ignore[arg-type]
+        return open_picture(
+            source, picture.name if isinstance(source, io.BytesIO) else None, make, self.max_pixels
+        )
 
     def _tell(self, name: str, reason: str) -> None:
         with self._lock:
@@ -164,7 +171,7 @@ class Pictures:
             self.unreadable[name] = reason
             if (count := len(self.unreadable)) <= 20:
                 last = " (further ones are only counted)" if count == 20 else ""
-                print(f"skipped unreadable picture {count}: {reason}{last}", file=sys.stderr)
+                tell(f"skipped unreadable picture {count}: {reason}{last}")
 
     def _nearest_readable(self, index: int) -> np.ndarray:
         """A training picture, or the next readable one of its class."""
@@ -180,7 +187,7 @@ class Pictures:
         """What is wrong where no picture can be read."""
         first = next(iter(self.unreadable.values()), "there was none")
         return ValueError(
-            f"{self.root} must hold readable pictures, got {len(self.unreadable)} others: {first}"
+            f"{printable(self.root)} must hold readable pictures, got {len(self.unreadable)} others: {first}"
         )
 
     @cached_property
@@ -193,14 +200,15 @@ class Pictures:
         return ThreadPoolExecutor(os.cpu_count())
 
 
-def _open(source: Path | Member, name: str) -> Image.Image:
-    return open_picture(_stream(source), name if isinstance(source, Member) else None)
-
-
 def _stream(source: Path | Member) -> Path | io.BytesIO:
     if isinstance(source, Path):
         return source
-    with open(source.tar, "rb") as stream:
+    with open_regular(source.tar) as stream:
+        there = os.fstat(stream.fileno()).st_size - source.start
+        if not 0 <= source.size <= there:
+            raise ValueError(
+                f"a picture in {printable(source.tar)} must lie there as it is, got a sparse or cut one"
+            )
         stream.seek(source.start)
         return io.BytesIO(stream.read(source.size))
 

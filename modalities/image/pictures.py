@@ -1,18 +1,32 @@
 """Picture files of any kind, as RGB of a wanted size."""
 
-import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ditmoe.outside import files_below, printable
+from modalities.decode import MAX_PIXELS, decoded
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 Size = tuple[int, int]
+T = TypeVar("T")
 
 
-def open_picture(source: Path | BytesIO, name: str | None = None) -> Image.Image:
+def _itself(image: Image.Image) -> Image.Image:
+    return image
+
+
+def open_picture(
+    source: Path | BytesIO,
+    name: str | None = None,
+    make: Callable[[Image.Image], T] = _itself,  # type: ignore[assignment]
+    max_pixels: int = MAX_PIXELS,
+) -> T:
     """Decode a picture to 8-bit RGB, upright by its EXIF data.
 
     Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white; of an animation
@@ -21,36 +35,46 @@ def open_picture(source: Path | BytesIO, name: str | None = None) -> Image.Image
     Args:
         source: a file, or its bytes.
         name: for errors; the file's by default.
+        make: what is made of it, such as something smaller: large pictures are decoded and made one at a time.
+        max_pixels: that it may have.
 
     Raises:
-        ValueError: one line that names the picture, if it is truncated, too large or none.
+        ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # about odd metadata
-            with Image.open(source) as opened:
-                opened.load()
-                return _rgb(ImageOps.exif_transpose(opened))
+        return decoded(source, lambda picture: make(_rgb(ImageOps.exif_transpose(picture))), max_pixels)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name or source} is no readable picture: its kind is not known") from error
+        raise ValueError(
+            f"{printable(name or source)} is no readable picture: its kind is not known"
+        ) from error
     except Exception as error:  # decoders fail in many ways
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{name or source} is no readable picture: {reason[:160]}") from error
+        raise ValueError(
+            f"{printable(name or source)} is no readable picture: {printable(reason[:160])}"
+        ) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        if image.mode != "F":  # 16 bits, which Pillow may hold in 32
-            values = values / 257 if values.max(initial=0) <= 65535 else values / (values.max() / 255)
-        elif values.min(initial=0) < 0 or values.max(initial=0) > 255:
-            raise ValueError("values of a floating-point picture must lie between 0 and 255")
-        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+        image = _eight_bits(image)
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of more bits, in strips: as doubles it would take eight times its own memory."""
+    whole, rows = np.asarray(image), max(1, 2**20 // image.width)
+    most, least = whole.max(initial=0), whole.min(initial=0)
+    if image.mode == "F" and not (least >= 0 and most <= 255):
+        raise ValueError("values of a floating-point picture must lie between 0 and 255")
+    # 16 bits, which Pillow may hold in 32
+    divisor = 1.0 if image.mode == "F" else 257.0 if most <= 65535 else float(most) / 255
+    out = np.empty(whole.shape, np.uint8)
+    for top in range(0, len(whole), rows):
+        out[top : top + rows] = (whole[top : top + rows].astype(np.float64) / divisor).round().clip(0, 255)
+    return Image.fromarray(out)
 
 
 def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
@@ -77,18 +101,21 @@ def stretched(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def size_of(source: Path | BytesIO) -> Size:
+def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Size:
     """(H, W) of a picture, upright, from its header.
 
     Raises:
         ValueError: one line, if it has none.
     """
     try:
-        with Image.open(source) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5
-            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+        return decoded(source, _upright_size, max_pixels)
     except Exception as error:
-        raise ValueError(f"{source} is no readable picture") from error
+        raise ValueError(f"{printable(name or source)} is no readable picture") from error
+
+
+def _upright_size(picture: Image.Image) -> Size:
+    turned = picture.getexif().get(0x0112, 1) >= 5
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
@@ -98,23 +125,25 @@ def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str]
     Raises:
         ValueError: if there are none, or their sizes differ.
     """
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.name != "samples.png")
+    below = files_below(folder, special=True)
+    files = [f for f in below if f.suffix.lower() in SUFFIXES and f.name != "samples.png"]
     images: list[np.ndarray] = []
     names: list[str] = []
     unreadable: list[str] = []
     for file in files:
         try:
-            image = np.asarray(open_picture(file))
+            image = open_picture(file, None, np.asarray)
         except ValueError as error:
             unreadable.append(str(error))
             continue
         if images and image.shape != images[0].shape:
             one, other = ("{1} x {0}".format(*of.shape) for of in (images[0], image))
             raise ValueError(
-                f"pictures to be measured must be of one size, got {names[0]} of {one} and {file.name} of {other}"
+                f"pictures to be measured must be of one size, got {names[0]} of {one} and "
+                f"{printable(file.name)} of {other}"
             )
         images.append(image)
-        names.append(file.name)
+        names.append(printable(file.name))
     if not images:
-        raise ValueError(f"{folder} must hold readable pictures, got none in {len(files)} files")
+        raise ValueError(f"{printable(folder)} must hold readable pictures, got none in {len(files)} files")
     return np.stack(images), names, unreadable

@@ -1,5 +1,6 @@
 """Inception's published weights: the PyTorch port's file, or the frozen TensorFlow graph without TensorFlow."""
 
+import math
 from collections.abc import Iterator
 from hashlib import sha256
 from os import PathLike
@@ -10,12 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.stored import in_memory, open_file
 from modalities.image.inception import BLOCKS, STEM, Inception
 
 PORT = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 GRAPH = (
     "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/classify_image_graph_def.pb"
 )
+MOST = 2**28
+"""Bytes of weights, more than twice what either file has."""
 PORT_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
@@ -34,28 +39,28 @@ def load(weights: str | PathLike | None) -> tuple[Inception, str]:
             f"graph, {GRAPH}), or one of these addresses; features=pixels needs none"
         )
     file = _fetched(str(weights)) if "://" in str(weights) else Path(weights)
-    if not file.is_file():
+    if not is_regular(file):
         raise ValueError(
             f"weights must be the Inception file of FID, but {file} does not exist; it is at {PORT}"
         )
-    content = file.read_bytes()
+    content = read_regular(file, MOST)
     try:
-        tensors = _from_graph(content) if content[:1] == b"\n" else torch.load(file, "cpu", weights_only=True)
-        tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+        tensors = _from_graph(content) if content[:1] == b"\n" else open_file(file)
+        kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     except Exception as error:  # it fails in many ways, none of which tells a person more
         raise ValueError(f"weights must be FID's Inception file; {file} is not, or is damaged") from error
     network = Inception()
     wanted = {n: v for n, v in network.state_dict().items() if not n.endswith("num_batches_tracked")}
-    shapes = {name: getattr(value, "shape", None) for name, value in tensors.items()}
+    shapes = {str(name): tuple(getattr(value, "shape", ())) for name, value in kept.items()}
     wrong = sorted(
-        n for n in wanted.keys() | shapes.keys() if n not in wanted or wanted[n].shape != shapes.get(n)
+        n for n in wanted.keys() | shapes.keys() if n not in wanted or tuple(wanted[n].shape) != shapes.get(n)
     )
     if wrong:
         raise ValueError(
             f"weights must be the 1,008-class Inception of FID, from {PORT}; in {file}, {len(wrong)} tensors are "
-            f"missing, unknown or of another shape, as {wrong[0]}"
+            f"missing, unknown or of another shape, as {printable(wrong[0])}"
         )
-    network.load_state_dict(tensors, strict=False)
+    network.load_state_dict({name: in_memory(value) for name, value in kept.items()}, strict=False)
     return network, sha256(content).hexdigest()
 
 
@@ -117,6 +122,7 @@ def _constants(content: memoryview) -> Iterator[tuple[str, np.ndarray]]:
     """Float constants of a GraphDef by name: node = 1 {name = 1, op = 2, attr = 5 {key = 1, value = 2}}; the value's
     tensor = 8 {dtype = 1, shape = 2 {dim = 2 {size = 1}}, content = 4, float_val = 5}.
     """
+    left = MOST // 4
     for number, node in _fields(content):
         fields = list(_fields(node)) if number == 1 else []
         if (2, b"Const") not in fields:
@@ -129,6 +135,8 @@ def _constants(content: memoryview) -> Iterator[tuple[str, np.ndarray]]:
                 dict(_fields(dim)).get(1, 0) for key, shape in tensor if key == 2 for _, dim in _fields(shape)
             ]
             values = np.frombuffer(b"".join(v for k, v in tensor if k in (4, 5)), "<f4")
+            if (left := left - math.prod(sizes)) < 0:
+                raise ValueError("its constants are larger than the network")
             yield name, np.broadcast_to(values[0], sizes) if len(values) == 1 else values.reshape(sizes)
 
 
@@ -154,3 +162,5 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
         value, shift = value | (byte & 127) << shift, shift + 7
         if byte < 128:
             return value, at
+        if shift > 63:
+            raise ValueError("an integer has more than 64 bits")

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ditmoe.outside import files_below, printable, tell
 from modalities.image.pictures import SUFFIXES, fitted, open_picture
 from modalities.sheet import lay_out, save_png
 
 MAX_PICTURES = 200
+LARGEST = 4096
+"""Pixels of a side of one picture as it is shown; of several less, so that all have as many."""
 
 
 def view(paths: Sequence[Path], out: Path | None = None) -> str:
@@ -23,31 +26,39 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     Raises:
         ValueError: if none can be read.
     """
-    files = [f for path in paths for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    files = [f for path in paths for f in (files_below(path, special=True) if path.is_dir() else [path])]
     files = [f for f in files if f.suffix.lower() in SUFFIXES and f.name not in ("samples.png", "view.png")]
     tiles, names, unreadable = [], [], 0
+    most = int(LARGEST / max(1, min(len(files), MAX_PICTURES)) ** 0.5)
     for file in files[:MAX_PICTURES]:
         try:
-            image = open_picture(file)
+            image = open_picture(file, None, lambda picture: _drawn(picture, most))
         except ValueError as error:
             unreadable += 1
-            print(error, file=sys.stderr)
+            tell(error)
             continue
-        side = max(64, min(256, image.height))
-        factor = max(1, side // image.height)
-        enlarged = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
-        tiles.append(Image.fromarray(enlarged))
-        names.append(file.stem)
+        tiles.append(image)
+        names.append(printable(file.stem))
     if not tiles:
-        raise ValueError(f"nothing to view in {', '.join(map(str, paths))}: no picture could be read")
+        raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: no picture could be read")
     size = tiles[0].height, tiles[0].width
     sheet = lay_out([fitted(tile, size) for tile in tiles], names)
     file = save_png(out or _beside(paths[0]), sheet)
-    shown = f"{len(tiles)} pictures on {file}" + (f", {unreadable} unreadable" if unreadable else "")
+    shown = f"{len(tiles)} pictures on {printable(file)}" + (
+        f", {unreadable} unreadable" if unreadable else ""
+    )
     if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
         Image.fromarray(sheet).show(title=str(file))
         return f"{shown}, opened in a window"
     return shown
+
+
+def _drawn(image: Image.Image, most: int) -> Image.Image:
+    """As it is shown: small ones enlarged, large ones with at most so many pixels a side."""
+    if max(image.size) > most:
+        image.thumbnail((most, most))
+    factor = max(1, 64 // image.height)
+    return Image.fromarray(np.asarray(image).repeat(factor, 0).repeat(factor, 1))
 
 
 def _beside(path: Path) -> Path:

@@ -102,8 +102,7 @@ class PointCloud(Modality):
     def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
         facts = self.facts()
         points = x.double() * facts["scale"] + torch.tensor(facts["mean"], dtype=torch.float64)
-        names = [self._class_name(label) for label in labels.tolist()]
-        return Samples(points.float().numpy(), labels.numpy(), [f"{n}-{i:04d}" for i, n in enumerate(names)])
+        return Samples(points.float().numpy(), labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -123,7 +122,7 @@ class PointCloud(Modality):
         folder.mkdir(parents=True, exist_ok=True)
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)
-        for points, name in zip(samples.data, samples.names or map(str, range(len(samples))), strict=False):
+        for points, name in zip(samples.data, samples.file_names(), strict=True):
             write_ply(folder / f"{name}.ply", points)
             formats.write_npy(folder / f"{name}.npy", points)
             paths += [folder / f"{name}.ply", folder / f"{name}.npy"]
@@ -131,7 +130,7 @@ class PointCloud(Modality):
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         labels = [] if samples.labels is None else samples.labels.tolist()
-        names, colors = [self._class_name(i) for i in labels], [class_color(i) for i in labels]
+        names, colors = [self.class_name(i) for i in labels], [class_color(i) for i in labels]
         save_png(file, contact_sheet(list(samples.data), names or None, colors=colors or None))
 
     @classmethod
@@ -143,10 +142,6 @@ class PointCloud(Modality):
             raise ValueError("check is for videos: leave it out")
         prepare(source, out, **self._preparation)
 
-    def _class_name(self, label: int) -> str:
-        classes = self.classes
-        return classes[label] if label < len(classes) else "any"
-
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint, whose types nobody has looked at."""
@@ -155,8 +150,5 @@ def _numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the mean of the points must have 3 finite numbers, got {mean}")
     if not 0 < float(facts["scale"]) < math.inf:
         raise ValueError(f"the scale of the points must be positive, got {facts['scale']}")
-    return {
-        "classes": [printable(name) for name in facts["classes"]],
-        "mean": mean,
-        "scale": float(facts["scale"]),
-    }
+    classes = [printable(name) for name in facts["classes"]]
+    return {"classes": classes, "mean": mean, "scale": float(facts["scale"])}

@@ -10,7 +10,9 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
+from ditmoe.arrays import Arrays
 from ditmoe.files import clear, replacing
+from ditmoe.outside import printable, tell
 
 
 @contextmanager
@@ -20,7 +22,7 @@ def kept_in(folder: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if folder is not None:
-            print(f"\nthe same command goes on from what is kept in {folder}", file=sys.stderr)
+            print(f"\nthe same command goes on from what is kept in {printable(folder)}", file=sys.stderr)
         raise
 
 
@@ -61,12 +63,12 @@ def file_of(folder: Path, variant: str, *hashes: str) -> Path:
 def load(file: Path) -> dict[str, np.ndarray] | None:
     """The arrays that `store` wrote, or None where there are none; of a damaged file it says so in one line."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        with Arrays(file) as stored:
+            return dict(stored)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # NumPy fails in many ways
-        print(f"{file} is damaged and computed anew ({type(error).__name__})", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        tell(f"{file} is damaged and computed anew ({type(error).__name__})")
         return None
 
 
@@ -81,4 +83,4 @@ def store(file: Path, **arrays: np.ndarray) -> None:
 
 @functools.cache
 def _tell_once(line: str) -> None:
-    print(line, file=sys.stderr)
+    tell(line)

@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ditmoe.outside import printable
+
 SPLITS = ("train", "val", "test")
 BUILT_IN = Path(__file__).parent / "data" / "furniture.npz"
 
@@ -50,12 +52,14 @@ def list_shapes(
     names or synset ids, None for all. ValueError where the layout or a class is not there.
     """
     known: dict[str, Path] | dict[str, Splits] = _built_in() if root is None else _class_folders(root)
-    classes = _choose(wanted, sorted(known), str(root or "the built-in set"))
+    classes = _choose(wanted, sorted(known), printable(root or "the built-in set"))
     entries = [_files(entry) if isinstance(entry, Path) else entry for entry in (known[c] for c in classes)]
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     for label, (name, splits) in enumerate(zip(classes, entries, strict=True)):
         for split in SPLITS:
-            shapes[split] += [Shape(f"{name}/{stem}", label, source) for stem, source in splits[split]]
+            shapes[split] += [
+                Shape(f"{name}/{printable(stem)}", label, source) for stem, source in splits[split]
+            ]
     return classes, shapes
 
 
@@ -84,16 +88,16 @@ def _built_in() -> dict[str, Splits]:
 
 def _class_folders(root: Path) -> dict[str, Path]:
     """Class name -> folder, for the folders that have a split."""
-    layout = f"{root} must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
+    layout = f"{printable(root)} must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
     if not root.is_dir():
         raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
     folders: dict[str, Path] = {}
     for folder in sorted(root.iterdir()):
         if any((folder / split).is_dir() for split in SPLITS):
-            name = class_name(folder.name)
+            name = printable(class_name(folder.name))
             if name in folders:
-                both = f"{folders[name].name} and {folder.name}"
-                raise ValueError(f"{root} must have one folder for the class {name}, got {both}")
+                both = printable(f"{folders[name].name} and {folder.name}")
+                raise ValueError(f"{printable(root)} must have one folder for the class {name}, got {both}")
             folders[name] = folder
     if not folders:
         raise ValueError(f"{layout}, got no such folder in it (`ditmoe.prepare` writes them)")

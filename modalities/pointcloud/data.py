@@ -1,6 +1,5 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from os import PathLike
@@ -12,6 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
+from ditmoe.outside import printable, tell
 from modalities.pointcloud.catalogue import SPLITS, Shape, list_shapes
 from modalities.pointcloud.formats import read_points
 
@@ -166,7 +166,7 @@ class Clouds:
                 count = len(self.unreadable)
                 if count <= 20:
                     last = " (further ones are only counted)" if count == 20 else ""
-                    print(f"skipped unreadable file {count}: {error}{last}", file=sys.stderr)
+                    tell(f"skipped unreadable file {count}: {error}{last}")
             return None
 
     def _nothing_readable(self, place: str) -> ValueError:
@@ -175,14 +175,14 @@ class Clouds:
 
     @property
     def _place(self) -> str:
-        return "the built-in set" if self.root is None else str(self.root)
+        return "the built-in set" if self.root is None else printable(self.root)
 
     @cached_property
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
         classes, shapes = list_shapes(self.root, self.wanted)
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:
-            print(f"{self._place}: no training shapes in {', '.join(bare)}", file=sys.stderr)
+            tell(f"{self._place}: no training shapes in {', '.join(bare)}")
         return classes, shapes
 
     @cached_property
@@ -196,7 +196,7 @@ class Clouds:
         if not count:
             raise self._nothing_readable("train")
         scale = float(np.sqrt(np.mean(squares / count - (total / count) ** 2)))
-        if not scale > 0:
+        if not scale > np.finfo(np.float32).tiny:  # below, a float32 has lost its digits
             raise ValueError(f"{self._place} must hold points that differ, got standard deviation {scale}")
         return (total / count).astype(np.float32), scale
 

@@ -1,27 +1,33 @@
 """Files of points and meshes: whatever a person brings is read here, and written atomically."""
 
+import io
 import logging
-import re
-import sys
-import zipfile
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int, Shaped
 from numpy.typing import DTypeLike
 
+from ditmoe.arrays import Arrays, map_array
 from ditmoe.files import replacing
 from ditmoe.modality import Samples
+from ditmoe.outside import files_below, may_hold, open_regular, printable, tell
+from ditmoe.stored import Stored, open_file
+from modalities.pointcloud import gltf
 from modalities.pointcloud.ply import has_faces, read_columns, read_vertices
 
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", ".xyz", ".txt", ".pts", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
 TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference", "ref")
 """Under which names programs of others keep a set in a .pt."""
+FARTHEST = 1e18
+"""Coordinates beyond it have squares that a float32 cannot hold."""
 SET_SUFFIXES = (".ply", ".npy", ".xyz", ".obj")
 
 
@@ -125,10 +131,10 @@ def _blaming(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and str(error.filename) == str(path):
             raise
-        reason = next(iter(str(error).splitlines()), "")[:200]
+        reason = printable(next(iter(str(error).splitlines()), "").removeprefix(f"{path} ")[:200])
         if not isinstance(error, ValueError):
-            reason = f"not a readable {path.suffix[1:]} file ({type(error).__name__}: {reason})"
-        raise ValueError(f"{path}: {reason}") from error
+            reason = f"not a readable {printable(path.suffix[1:])} file ({type(error).__name__}: {reason})"
+        raise ValueError(f"{printable(path)}: {reason}") from error
 
 
 def _checked(points: np.ndarray, dtype: DTypeLike = np.float32, ndim: int = 2) -> np.ndarray:
@@ -144,6 +150,8 @@ def _checked(points: np.ndarray, dtype: DTypeLike = np.float32, ndim: int = 2) -
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(-1).sum())
         raise ValueError(f"points must be finite, got {bad} of {points.size // 3} with NaN or infinity")
+    if (farthest := max(points.max(), -points.min())) > FARTHEST:
+        raise ValueError(f"coordinates must lie within {FARTHEST:g} of 0, got {farthest:g}")
     return points
 
 
@@ -151,8 +159,7 @@ def _points(path: Path) -> np.ndarray:
     """The array in a file of points, unchecked."""
     match path.suffix.lower():
         case ".npy":
-            # Mapping the file compares its size with the header's promise before any memory is taken.
-            return np.lib.format.open_memmap(path, mode="r")
+            return map_array(path)
         case ".npz":
             return _npz(path)["points"]
         case ".pt":
@@ -160,18 +167,16 @@ def _points(path: Path) -> np.ndarray:
         case ".ply":
             return read_vertices(path)
         case ".xyz" | ".txt" | ".pts":
-            with open(path, encoding="utf-8-sig") as lines:
+            with open_regular(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
                 return read_columns(lines)
         case other:
-            raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {other or 'no suffix'}")
+            got = printable(other) or "no suffix"
+            raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {got}")
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays `points` and, where there are, `labels`."""
-    if not zipfile.is_zipfile(path):
-        path.stat()
-        raise ValueError("an npz must be a whole zip archive, got something else or a truncated one")
-    with np.load(path, allow_pickle=False) as archive:
+    with Arrays(path) as archive:
         others = [key for key in archive if key != "labels"]
         name = "points" if "points" in archive or len(others) != 1 else others[0]
         if name not in archive:
@@ -182,7 +187,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 def _tensors(path: Path) -> np.ndarray:
     """A tensor, or a list of clouds brought to one size, by itself or as what a dictionary has."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = open_file(path)
     if isinstance(content, dict):
         named = [name for name in TENSORS if name in content] or (list(content) if len(content) == 1 else [])
         if len(named) != 1:
@@ -190,21 +195,30 @@ def _tensors(path: Path) -> np.ndarray:
                 f"a .pt of several tensors must hold just one of {', '.join(TENSORS)}, got "
                 f"{', '.join(map(str, content)) or 'none'}"
             )
-        tensors = {str(key) for key, value in content.items() if isinstance(value, torch.Tensor)}
+        tensors = {str(key) for key, value in content.items() if isinstance(value, Stored)}
         if others := sorted(tensors - {str(named[0])}):
-            print(f"{path}: {named[0]} is read as it is, without {', '.join(others)}", file=sys.stderr)
+            tell(f"{path}: {named[0]} is read as it is, without {', '.join(others)}")
         content = content[named[0]]
     if isinstance(content, (list, tuple)) and content:
+        _check_sizes(content, path)
         return _equalised([_checked(_dense(tensor)) for tensor in content], 0, path)
     return _dense(content)
 
 
+def _check_sizes(tensors: Sequence[object], path: Path) -> None:
+    """One tensor may be in a list a million times."""
+    size = sum(math.prod(tensor.shape) * 4 for tensor in tensors if isinstance(tensor, Stored))
+    if size > may_hold(path.stat().st_size):
+        raise ValueError(
+            f"a .pt must hold the clouds of its list, got {size} bytes of them in a smaller file"
+        )
+
+
 def _dense(tensor: object) -> np.ndarray:
-    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_complex():
-        raise ValueError(f"a .pt must hold one dense tensor of real numbers, got {type(tensor).__name__}")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"a tensor must store each number, got an expanded view of {tuple(tensor.shape)}")
-    return tensor.detach().to(torch.float32).numpy()
+    if not isinstance(tensor, Stored) or tensor.dtype.is_complex:
+        got = type(tensor).__name__ if not isinstance(tensor, Stored) else tensor.dtype
+        raise ValueError(f"a .pt must hold one dense tensor of real numbers, got {got}")
+    return tensor.read().to(torch.float32).numpy()
 
 
 def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -213,18 +227,31 @@ def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if suffix not in MESH_SUFFIXES or (suffix == ".ply" and not has_faces(path)):
         return _points(path), None
     if suffix in (".glb", ".gltf"):
-        _check_gltf(path)
+        gltf.check(path)
     import trimesh  # takes a second, which only those who read meshes should wait for
 
     if not (logger := logging.getLogger("trimesh")).handlers:
         # Without a handler its warnings, stack traces among them, would go to stderr.
         logger.addHandler(logging.NullHandler())
-    scene = trimesh.load_scene(path, process=False, skip_materials=True)
+    with open_regular(path) as stream:
+        content = io.BytesIO(stream.read())
+    beside: Any = gltf.Beside(path.parent)
+    scene = trimesh.load_scene(
+        content,
+        file_type=suffix[1:],
+        resolver=beside,
+        process=False,
+        skip_materials=True,
+    )
     vertices, faces, count = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
+    left = may_hold(path.stat().st_size)
     for node in sorted(scene.graph.nodes_geometry):
         transform, name = scene.graph[node]
         part = scene.geometry[name]
         if hasattr(part, "faces") or suffix == ".obj":
+            left -= 24 * (len(part.vertices) + len(getattr(part, "faces", [])))
+            if left < 0:
+                raise ValueError("a scene must not show its parts so often that they fill the memory")
             vertices.append(trimesh.transform_points(part.vertices, transform))
             faces.append(np.reshape(getattr(part, "faces", []), (-1, 3)).astype(np.int64) + count)
             count += len(part.vertices)
@@ -232,20 +259,8 @@ def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return np.concatenate(vertices), None if suffix == ".obj" and not len(triangles) else triangles
 
 
-def _check_gltf(path: Path) -> None:
-    """An accessor without a buffer stands for zeros, any number of them: refuse more than a file can mean."""
-    content = path.read_bytes()
-    limit = len(content) + sum(other.stat().st_size for other in path.parent.glob("*.bin"))
-    binary = content[:4] == b"glTF"
-    header = content[20 : 20 + int.from_bytes(content[12:16], "little")] if binary else content
-    largest = max(map(int, re.findall(rb'"count"\s*:\s*(\d{1,18})', header)), default=0)
-    if largest > limit:
-        raise ValueError(f"a glTF must hold the {largest} values it counts, got {limit} bytes")
-
-
 def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SET_SUFFIXES and path.is_file())
-    seen = [path for path in found if not path.name.startswith(".")]
+    seen = [path for path in files_below(folder, special=True) if path.suffix.lower() in SET_SUFFIXES]
     # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
     seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
     files = sorted({path.with_suffix(""): path for path in seen}.values())
@@ -262,12 +277,12 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
             errors.append(str(error))
     if not clouds:
         got = f"{len(errors)} unreadable files, the first: {errors[0]}" if errors else "no such file"
-        raise ValueError(f"{folder} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
+        raise ValueError(f"{printable(folder)} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
     for told in errors[:5]:
-        print(told, file=sys.stderr)
+        tell(told)
     if errors:
-        print(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out", file=sys.stderr)
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in clouds]
+        tell(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
+    names = [printable(path.relative_to(folder).with_suffix("").as_posix()) for path in clouds]
     return ReadSet(_equalised(list(clouds.values()), seed, folder), names=names, left_out=len(errors))
 
 
@@ -276,6 +291,6 @@ def _equalised(clouds: Sequence[np.ndarray], seed: int, place: Path) -> np.ndarr
     sizes = [len(points) for points in clouds]
     least, most = min(sizes), max(sizes)
     if least < most:
-        print(f"{place}: clouds have {least} to {most} points, {least} of each were drawn", file=sys.stderr)
+        tell(f"{place}: clouds have {least} to {most} points, {least} of each were drawn")
     rng = np.random.default_rng(seed)
     return np.stack([p if len(p) == least else rng.choice(p, least, replace=False) for p in clouds])

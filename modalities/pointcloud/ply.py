@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditmoe.files import replacing
+from ditmoe.outside import open_regular
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -20,7 +21,7 @@ _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 def read_vertices(path: Path) -> Float[np.ndarray, "N 3"]:
     """Read the x, y, z of a PLY's vertices; ValueError where the file holds fewer than its header says."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         order, elements = _header(stream)
         count, fields = elements.get("vertex", (0, {}))
         if not count or not {"x", "y", "z"} <= fields.keys():
@@ -46,7 +47,7 @@ def read_vertices(path: Path) -> Float[np.ndarray, "N 3"]:
 
 def has_faces(path: Path) -> bool:
     """Whether a PLY is a mesh; ValueError where its header counts more rows than the file has bytes."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         _, elements = _header(stream)
     rows, size = sum(count for count, _ in elements.values()), path.stat().st_size
     if rows > size:

@@ -16,10 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.files import replacing
+from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
 from modalities.pointcloud.catalogue import SPLITS
 from modalities.pointcloud.formats import read_surface, write_npy
 from modalities.pointcloud.pool import run_isolated
 
+LARGEST_RECORD = 2**28
+"""Bytes of prepare.json."""
 SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off", ".npy", ".npz", ".xyz", ".pts")
 
 
@@ -69,7 +72,7 @@ def prepare(
         )
     source, out = source.resolve(), out.resolve()
     files = _find(source, out)
-    setting = {"source": str(source), "num_points": num_points, "split": list(split), "seed": seed}
+    setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
     _claim(out, setting)
     unique, duplicates = _unique(files)
     jobs = [_job(path, source, out, num_points, split, seed) for path in unique]
@@ -84,7 +87,10 @@ def prepare(
         "written": len(done) - len(kept),
         "kept": len(kept),
         "unreadable": unreadable,
-        "duplicates": {_name(path, source): _name(first, source) for path, first in duplicates.items()},
+        "duplicates": {
+            printable(_name(path, source)): printable(_name(first, source))
+            for path, first in duplicates.items()
+        },
         "seconds": round(time.monotonic() - began, 1),
     }
     _write_json(out / "prepare.json", report)
@@ -102,9 +108,7 @@ def _find(source: Path, out: Path) -> list[Path]:
         raise ValueError(f"source must be a folder, got {source}, which {state}")
     if out.is_relative_to(source):
         raise ValueError(f"out must not lie in source, got {out} in {source}")
-    below = (Path(folder, name) for folder, _, names in os.walk(source) for name in names)
-    files = [p for p in below if p.suffix.lower() in SUFFIXES and p.is_file()]
-    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+    files = [p for p in files_below(source, special=True) if p.suffix.lower() in SUFFIXES]
     if not files:
         raise ValueError(f"source must hold shapes ({' '.join(SUFFIXES)}), got none in {source}")
     return sorted(files, key=lambda p: _name(p, source))
@@ -121,7 +125,7 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if not record.exists():
             _write_json(record, setting)
-        text = record.read_bytes()
+        text = read_regular(record, LARGEST_RECORD)
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {out}: {error.strerror}") from error
     try:
@@ -136,30 +140,34 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
 
 def _unique(files: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
     """Files of different content in their order, and duplicate -> first; only equal sizes are read."""
-    sizes = Counter(path.stat().st_size for path in files)
+    sizes = Counter(map(_size, files))
     first: dict[Hashable, Path] = {}
     duplicates: dict[Path, Path] = {}
     for path in files:
         key: Hashable = path
-        if sizes[path.stat().st_size] > 1:
+        if sizes[_size(path)] > 1:
             # A file that cannot be opened is left to be reported with the other unreadable ones.
-            with suppress(OSError), open(path, "rb") as stream:
+            with suppress(OSError, ValueError), open_regular(path) as stream:
                 key = hashlib.file_digest(stream, "sha256").digest()
         if first.setdefault(key, path) is not path:
             duplicates[path] = first[key]
     return [path for path in files if path not in duplicates], duplicates
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if is_regular(path) else -1
+
+
 def _job(path: Path, source: Path, out: Path, num_points: int, split: Sequence[float], seed: int) -> Job:
     """Class, split, seed and target all follow from the relative path, so that they outlast other files."""
     name = _name(path, source)
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(os.fsencode(f"{seed}:{name}")).digest()
     place, own_seed = int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[8:16], "big")
     part = SPLITS[int(np.searchsorted(np.cumsum(split)[:2], place, side="right"))]
     category = name.split("/")[0] if "/" in name else "shape"
     stem = re.sub(r"[^\w.-]+", "_", path.stem)[:80]
     target = out / category / part / f"{stem}-{digest[:4].hex()}.npy"
-    return Job(path, target, name, category, part, num_points, own_seed)
+    return Job(path, target, printable(name), printable(category), part, num_points, own_seed)
 
 
 def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
@@ -172,7 +180,7 @@ def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float)
         if isinstance(error, UnwritableError):
             raise error
         if error is not None:
-            reasons[job.name] = str(error).removeprefix(f"{job.source}: ")
+            reasons[job.name] = printable(error).removeprefix(f"{printable(job.source)}: ")
     return dict(sorted(reasons.items()))
 
 
@@ -206,4 +214,4 @@ def _summary(report: dict[str, Any], out: Path) -> str:
         f"{len(report['duplicates'])} duplicate and {len(unreadable)} unreadable files left out "
         "(listed in prepare.json)"
     )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

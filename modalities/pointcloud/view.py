@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from ditmoe.outside import files_below, printable
 from modalities.pointcloud.formats import (
     CLOUD_SUFFIXES,
     MESH_SUFFIXES,
@@ -82,18 +83,18 @@ def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
     for path in paths:
         files = _files(path) if path.is_dir() else [path]
         if not files:
-            errors.append(f"{path}: no cloud or mesh in this folder")
+            errors.append(f"{printable(path)}: no cloud or mesh in this folder")
         for file in files:
             try:
                 shapes.extend(_shapes(file))
             except (ValueError, OSError) as error:
-                errors.append(" ".join(str(error).split()))
+                errors.append(printable(" ".join(str(error).split())))
     return shapes, errors
 
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder that hold shapes; one for each name, as a sample may lie there in two formats."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = list(files_below(folder, special=True))
     for suffixes in (SET_SUFFIXES, (*CLOUD_SUFFIXES, *MESH_SUFFIXES)):
         if files := [path for path in found if path.suffix.lower() in suffixes]:
             return list({path.with_suffix(""): path for path in reversed(files)}.values())[::-1]
@@ -104,12 +105,12 @@ def _shapes(path: Path) -> Iterator[Shape]:
     if path.suffix.lower() in (".npy", ".npz", ".pt"):
         samples = read_set(path)
         for i, points in enumerate(samples.data):
-            name = path.stem if len(samples) == 1 else f"{path.stem} {i}"
+            name = printable(path.stem if len(samples) == 1 else f"{path.stem} {i}")
             yield Shape(name, points, None if samples.labels is None else int(samples.labels[i]))
     elif path.suffix.lower() in (".xyz", ".txt", ".pts"):
-        yield Shape(path.stem, read_points(path))
+        yield Shape(printable(path.stem), read_points(path))
     else:
-        yield Shape(path.stem, read_surface(path, MESH_POINTS, seed=0))
+        yield Shape(printable(path.stem), read_surface(path, MESH_POINTS, seed=0))
 
 
 def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
@@ -130,12 +131,12 @@ def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
             if failure is None:
                 with Image.open(picture) as image:
                     save_png(out, np.asarray(image.convert("RGB")))
-                return f"{reason}: drew {count} with Open3D off-screen into {out}"
+                return f"{reason}: drew {count} with Open3D off-screen into {printable(out)}"
             reason = f"Open3D cannot draw here ({failure})"
     colors = [class_color(index) for index in _classes(shapes)]
     sheet = contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
     save_png(out, sheet)
-    return f"{reason}: drew {count} with the built-in renderer into {out}"
+    return f"{reason}: drew {count} with the built-in renderer into {printable(out)}"
 
 
 def _has_display() -> bool:

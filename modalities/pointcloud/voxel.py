@@ -26,7 +26,8 @@ def grid_coordinates(
         coords = (centred / (2 * radius[:, None, None]) + 0.5) * resolution
     else:
         coords = (x / (2 * extent) + 0.5) * resolution - 0.5
-    return coords.clamp(0, resolution - 1)
+    # A point that is no number must not become an index; what is computed of it stays no number.
+    return coords.nan_to_num(0.0).clamp(0, resolution - 1)
 
 
 def voxelize(

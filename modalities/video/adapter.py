@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ditmoe.files import replacing
 from ditmoe.modality import Report, Samples, Tokens
+from ditmoe.outside import printable
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
@@ -112,11 +113,15 @@ class Video(LatentModality):
 
     @cached_property
     def data(self) -> Clips | MovingDigits:
-        """The clips; read when first asked for. Without a root, those that the latents were made of."""
+        """The clips; read when first asked for.
+
+        Raises:
+            ValueError: if training has latents on disk, and no one said where their videos are.
+        """
         if self._make_data.keywords.get("root") is not None:
             return self.clips_of()
         if self.cached is not None:
-            return self.clips_of(Path(self.cached.record["source"]))
+            raise self.cached.without_root()
         return MovingDigits(self.size, self.frames, self.stride)
 
     def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
@@ -142,6 +147,8 @@ class Video(LatentModality):
         if self._latents is None:
             return None
         starts = latents.read_record(Path(self._latents).expanduser()).get("starts", 1)
+        if type(starts) is not int or starts < 1:
+            raise ValueError(f"{self._latents} is damaged: its record has starts {printable(starts)}")
 
         def pick_view(length: int, seed: int, number: int) -> tuple[int, int]:
             index, place = pick(length, seed, number)
@@ -243,8 +250,7 @@ class Video(LatentModality):
 
     def decode(self, x: Float[Tensor, "S L t h w"], labels: Int[Tensor, " S"]) -> Samples:
         parts = [to_bytes(self.decode_latents(part)) for part in x.split(8)]
-        names = [f"{self.class_name(label)}-{i:04d}" for i, label in enumerate(labels.tolist())]
-        return Samples(np.concatenate(parts), labels.numpy(), names)
+        return Samples(np.concatenate(parts), labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -280,7 +286,7 @@ class Video(LatentModality):
             return [folder.with_suffix(".png"), folder]
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)
-        for clip, name in zip(samples.data, samples.names or map(str, range(len(samples))), strict=False):
+        for clip, name in zip(samples.data, samples.file_names(), strict=True):
             writer.write_mp4(folder / f"{name}.mp4", enlarged(clip), self.rate)
             writer.write_ffv1(folder / f"{name}.mkv", clip, self.rate)
             paths += [folder / f"{name}.mp4", folder / f"{name}.mkv"]
@@ -310,7 +316,7 @@ class Video(LatentModality):
         data = self.data = self.clips_of(source)
         videos = data.split("train")
         self.codec = self.ready_codec(latents.read_codec(out))
-        setting = {"source": str(source.resolve()), "frames": self.frames, "size": list(self.size),
+        setting = {"source": printable(source.resolve()), "frames": self.frames, "size": list(self.size),
                    "stride": self.stride, "starts": starts, "policy": data.policy}  # fmt: skip
         found = latents.Source(
             "video",

@@ -1,7 +1,6 @@
 """What videos there are below a folder: their names, classes and splits."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ditmoe.outside import files_below, printable
 from modalities.video.stills import PICTURES
 
 SPLITS = ("train", "val", "test")
@@ -45,11 +45,11 @@ def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Cl
     if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
         raise ValueError(f"parts must be three shares that sum to 1, got {list(parts)}")
     if not root.is_dir():
-        raise ValueError(f"root must be a folder of videos, got {root}, which is {_what(root)}")
+        raise ValueError(f"root must be a folder of videos, got {printable(root)}, which is {_what(root)}")
     paths = find_videos(root)
     if not paths:
         raise ValueError(
-            f"root must hold videos ({' '.join(SUFFIXES)}) or folders of frames, got none in {root}"
+            f"root must hold videos ({' '.join(SUFFIXES)}) or folders of frames, got none in {printable(root)}"
         )
     split = any(_parts(path, root)[0] in SPLITS and len(_parts(path, root)) > 1 for path in paths)
     clips = [_clip(path, root, split, parts) for path in paths]
@@ -61,19 +61,15 @@ def find_videos(root: Path) -> list[Path]:
 
     Links are followed, each folder is entered once.
     """
-    found, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        names = [name for name in names if not name.startswith(".")]
-        videos = [Path(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
-        pictures = any(name.lower().endswith(PICTURES) for name in names)
-        if pictures and not videos and Path(folder) != root:  # pictures beside videos are their thumbnails
-            videos = [Path(folder)]
+    folders: dict[Path, list[Path]] = {}
+    for file in files_below(root, special=True):
+        folders.setdefault(file.parent, []).append(file)
+    found: list[Path] = []
+    for folder, files in folders.items():
+        videos = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+        pictures = any(file.name.lower().endswith(PICTURES) for file in files)
+        if pictures and not videos and folder != root:  # pictures beside videos are their thumbnails
+            videos = [folder]
         found += videos
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
@@ -84,7 +80,8 @@ def _clip(path: Path, root: Path, split: bool, parts: Sequence[float]) -> Clip:
         side, names = names[0] if names[0] in SPLITS else "", names[1:]
     else:
         side = _side("/".join(names), parts)
-    return Clip(path.relative_to(root).as_posix(), path, names[0] if len(names) > 1 else ALONE, side)
+    category = printable(names[0]) if len(names) > 1 else ALONE
+    return Clip(printable(path.relative_to(root).as_posix()), path, category, side)
 
 
 def _side(name: str, parts: Sequence[float]) -> str:

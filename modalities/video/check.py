@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ditmoe.files import digest, replacing
+from ditmoe.outside import is_regular, printable, read_regular
 from modalities.video.catalogue import find_videos
 from modalities.video.container import Unreadable
 from modalities.video.index import Index, index_decoded
@@ -24,6 +25,7 @@ from modalities.video.stills import ARRAYS, list_pictures
 
 MANIFEST = "manifest.jsonl"
 CHILD = "from modalities.video import check, isolation; isolation.serve(check.examine)"
+LARGEST_MANIFEST = 2**31
 _EVERY = 10.0  # seconds between two states of the manifest on disk
 
 Entry = dict[str, Any]
@@ -57,7 +59,7 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
     if not paths:
         raise ValueError(f"source must hold videos or folders of frames, got none in {source}")
     before = _earlier(out / MANIFEST)
-    entries = {path.relative_to(source).as_posix(): path for path in paths}
+    entries = {printable(path.relative_to(source).as_posix()): path for path in paths}
     done = {name: before[name] for name, path in entries.items() if _same(before.get(name), path)}
     kept = len(done)
     todo = [(name, path) for name, path in entries.items() if name not in done]
@@ -158,7 +160,7 @@ def _answered(answer: Entry | str, path: Path) -> Entry:
 
 def _stamp(path: Path) -> Entry:
     """Size and time of last change of a video's files."""
-    stats = [file.stat() for file in _files(path)]
+    stats = [file.lstat() if not file.exists() else file.stat() for file in _files(path)]
     return {
         "bytes": sum(stat.st_size for stat in stats),
         "modified": max((s.st_mtime_ns for s in stats), default=0),
@@ -175,7 +177,7 @@ def _digest(path: Path) -> str:
     """SHA-256 of a file, or of a folder's pictures and their names; "" where it cannot be opened."""
     try:
         if not path.is_dir():
-            return digest(path)
+            return digest(path) if is_regular(path) else ""
         lines = "".join(f"{file.name} {_digest(file)}\n" for file in _files(path))
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     except OSError:
@@ -191,7 +193,7 @@ def _earlier(manifest: Path) -> dict[str, Entry]:
     if not manifest.exists():
         return {}
     try:
-        lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+        lines = [json.loads(line) for line in read_regular(manifest, LARGEST_MANIFEST).splitlines()]
         return {line.pop("path"): line for line in lines}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{manifest} must be the manifest of an earlier run, got something else") from error
@@ -216,4 +218,4 @@ def _summary(report: dict[str, Any], entries: dict[str, Entry], manifest: Path) 
         f"{report['videos']} videos, {report['frames']} frames, {len(broken)} videos not whole, "
         f"{report['kept']} known from before, in {report['seconds']} s: {manifest}"
     )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

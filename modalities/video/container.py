@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -15,10 +15,13 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from ditmoe.outside import is_regular, open_regular, printable
 from modalities.video.whole import sums_fit
 
 REASONS = {
     "missing": "an existing file, got nothing there",
+    "special": "a plain file or a folder, got a pipe, a device or a socket",
+    "too large": "small enough for the memory, got more",
     "empty": "a video, got an empty one",
     "not a video": "a video, got something else or a damaged header",
     "no video stream": "a video, got a file without pictures",
@@ -39,14 +42,17 @@ _GUARD = {
 }
 
 
-_MOST_PIXELS = 8192 * 8192  # of a frame: one flipped bit in a header asks for gigabytes otherwise
+_MOST_PIXELS = (
+    8192 * 4608
+)  # of a frame, which is 8K: one flipped bit in a header asks for gigabytes otherwise
 
 
 class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies catch)
     """A video that cannot be read as it was asked for: `reason` is a key of `REASONS`, `path` the file."""
 
     def __init__(self, path: Path, reason: str, detail: str = "") -> None:
-        super().__init__(f"{path} must be {REASONS[reason]}{f' ({detail})' if detail else ''}")
+        what = REASONS[reason] + (f" ({printable(detail)})" if detail else "")
+        super().__init__(f"{printable(path)} must be {what}")
         self.path, self.reason, self.detail = path, reason, detail
 
     def __reduce__(self) -> tuple[type["Unreadable"], tuple[Path, str, str]]:
@@ -60,9 +66,10 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     FFmpeg's errors, here and in the body, leave as `Unreadable`.
     """
     reason = "not a video"
+    if path.exists() and not is_regular(path):
+        raise Unreadable(path, "special")
     try:
-        # The prefix keeps a colon in a name from being taken for a protocol.
-        with av.open(f"file:{path}", options=_GUARD, metadata_errors="replace") as container:
+        with _source(path) as source, av.open(source, options=_GUARD, metadata_errors="replace") as container:
             stream = _first_video(path, container)
             # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
             stream.thread_type = "NONE"
@@ -71,8 +78,15 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
     except av.FFmpegError as error:
         raise Unreadable(path, _state(path) or reason, error.strerror or type(error).__name__) from error
-    except UnicodeEncodeError as error:
-        raise Unreadable(path, reason, "its name is no UTF-8") from error
+
+
+def _source(path: Path) -> AbstractContextManager[Any]:
+    """What FFmpeg opens: a name, which its prefix keeps from being taken for a protocol; it knows UTF-8 alone."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return open_regular(path)
+    return nullcontext(f"file:{path}")
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

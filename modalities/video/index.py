@@ -9,6 +9,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import Int64
 
+from ditmoe.outside import is_regular
 from modalities.video.container import Unreadable, frames_of, opened, packets_of, upright
 from modalities.video.whole import is_truncated
 
@@ -54,8 +55,8 @@ def index_container(path: Path) -> Index:
         Unreadable: for whatever is wrong with the file.
     """
     try:
-        if not path.is_file():
-            raise Unreadable(path, "not a video" if path.exists() else "missing")
+        if not is_regular(path):
+            raise Unreadable(path, "special" if path.exists() else "missing")
         if not path.stat().st_size:
             raise Unreadable(path, "empty")
         if is_truncated(path):

@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import Any
 
+from ditmoe.outside import tell
+
 SECONDS, SECONDS_PER_MB = 60.0, 10.0
 """What a file may take: ten times as long as a slow core needs for a long film of low rate."""
 READY = b"ready\n"
@@ -96,7 +98,7 @@ def serve(work: Callable[[Path], Any]) -> None:
         try:
             answer = work(path)
         except Exception as error:
-            print(f"{path}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            tell(f"{path}: {type(error).__name__}: {error}")
             answer = "crash"
         out.write(json.dumps(answer).encode() + b"\n")
         out.flush()

@@ -16,8 +16,10 @@ from modalities.video.stills import (
     index_array,
     index_pictures,
     list_pictures,
+    may_take,
     read_array,
     read_pictures,
+    size_of,
 )
 
 BACKENDS = ("pyav", "decord")
@@ -124,9 +126,12 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
     if path.is_dir():
         fault = Unreadable(path, index.fault) if index.fault else None
         files = index_pictures(path, fault)[1] if fault else list_pictures(path)
-        return read_pictures(path, [files[i] for i in _within(path, wanted, index, False)])
+        chosen = [files[i] for i in _within(path, wanted, index, False)]
+        _check_size(path, wanted, index, chosen)
+        return read_pictures(path, chosen)
     if path.suffix.lower() in ARRAYS:
         return np.array(read_array(path)[wanted])
+    _check_size(path, wanted, index, [path])
     if backend == "decord":
         return _decord(path, wanted, index)
     if not len(index.keys):
@@ -137,6 +142,11 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
             return _sought(path, wanted, index, ahead)
     # Some files cannot be sought, and some frames lean on what lies before a keyframe (gradual refresh).
     return _counted(path, wanted, index)
+
+
+def _check_size(path: Path, wanted: np.ndarray, index: Index, files: list[Path]) -> None:
+    if len(wanted) * index.height * index.width * 3 > may_take(size_of(files)):
+        raise Unreadable(path, "too large", f"{len(wanted)} frames of {index.width} x {index.height}")
 
 
 def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Sets of clips made elsewhere: arrays, folders of videos, folders of folders of frames."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples
+from ditmoe.outside import printable, tell
 from modalities.video.catalogue import find_videos
 from modalities.video.container import Unreadable
 from modalities.video.index import Index
@@ -70,25 +70,25 @@ def read_set(path: Path) -> ReadClips:
         ValueError: if nothing can be read.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(f"{printable(path)} does not exist")
     if path.is_file() and path.suffix.lower() in ARRAYS:
         return ReadClips(read_arrays(path))
     videos: list[FileVideo] = []
     names: list[str] = []
     lossy = left_out = 0
-    for file in one_each([path] if path.is_file() else find_videos(path)):
+    for file in one_each(find_videos(path) if path.is_dir() else [path]):
         try:
             video, lossless = FileVideo(file, read_index(file)), is_lossless(file)
         except Unreadable as error:
             left_out += 1
             if left_out <= _NAMED:
-                print(f"left out: {error}", file=sys.stderr)
+                tell(f"left out: {error}")
             continue
         videos.append(video)
-        names.append(file.stem)
+        names.append(printable(file.stem))
         lossy += not lossless
     if not videos:
-        raise ValueError(f"{path} must hold readable videos, got {left_out} others")
+        raise ValueError(f"{printable(path)} must hold readable videos, got {left_out} others")
     data = np.empty(len(videos), object)
     data[:] = videos
     return ReadClips(data, None, names, lossy, left_out)
@@ -99,5 +99,5 @@ def one_each(files: list[Path]) -> list[Path]:
     best: dict[Path, Path] = {}
     for file in sorted(files, key=lambda f: (f.suffix == ".mkv", f)):
         if file.name != OURS:
-            best[file.with_suffix("") if file.is_file() else file] = file
+            best[file if file.is_dir() else file.with_suffix("")] = file
     return sorted(best.values())

@@ -1,6 +1,5 @@
 """A set as it is measured: one clip of each video, looked through once and read again when it is needed."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,6 +10,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
+from ditmoe.outside import tell
 from modalities.video.container import Unreadable
 from modalities.video.novelty import thumbnails
 from modalities.video.protocol import Protocol
@@ -136,7 +136,7 @@ def look(
         except Unreadable as error:
             failed += 1
             if failed <= _NAMED:
-                print(f"left out: {error}", file=sys.stderr)
+                tell(f"left out: {error}")
             continue
         digest = sha256(repr(frames.shape).encode() + frames.tobytes()).digest()
         clips.append(Clip(video, numbers, digest, frames.shape[1:3], *_movement(frames), thumbnails(frames)))

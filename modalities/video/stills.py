@@ -9,11 +9,26 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from ditmoe.arrays import Arrays, map_array
+from ditmoe.outside import GROWTH, is_regular, printable
+from modalities.decode import decoded
 from modalities.video.container import Unreadable
 from modalities.video.index import Index
 
 PICTURES = (".png", ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")
+LARGEST_CLIP = 2**29
+"""Bytes of the frames that are read at once of a small file; of a large one 100 times its size."""
+
+
+def may_take(stored: int) -> int:
+    """Bytes in memory that the frames of a clip may take, of a file of so many bytes."""
+    return max(LARGEST_CLIP, GROWTH * stored)
+
+
+def size_of(files: Sequence[Path]) -> int:
+    """Bytes of the plain ones of some files."""
+    return sum(file.stat().st_size for file in files if is_regular(file))
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -27,7 +42,12 @@ def list_pictures(folder: Path) -> list[Path]:
 
 def read_pictures(folder: Path, files: Sequence[Path]) -> UInt8[np.ndarray, "T H W 3"]:
     """Read pictures of one size; Unreadable, which names the folder, where one is broken or differs."""
-    frames = [_picture(folder, file) for file in files]
+    frames: list[np.ndarray] = []
+    left = may_take(size_of(files))
+    for file in files:
+        frames.append(_picture(folder, file))
+        if (left := left - frames[-1].nbytes) < 0:
+            raise Unreadable(folder, "too large", f"{len(files)} pictures")
     if not frames:
         raise Unreadable(folder, "empty")
     if len({frame.shape for frame in frames}) > 1:
@@ -57,17 +77,18 @@ def read_array(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
 
 def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
     """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that or of one."""
-    if not path.is_file():
-        raise Unreadable(path, "not a video" if path.exists() else "missing")
+    if not is_regular(path):
+        raise Unreadable(
+            path, ("not a video" if path.is_dir() else "special") if path.exists() else "missing"
+        )
     try:
         if path.suffix.lower() == ".npz":
             if not zipfile.is_zipfile(path):
                 raise Unreadable(path, "truncated" if path.stat().st_size else "empty")
-            with np.load(path, allow_pickle=False) as archive:
-                videos = np.asarray(archive["videos"])  # a member that is no array comes as bytes
+            with Arrays(path) as archive:
+                videos = archive["videos"]
         else:
-            # Mapping the file compares its size with the header's promise before any memory is taken.
-            videos = np.lib.format.open_memmap(path, mode="r")
+            videos = map_array(path)
     except Unreadable:
         raise
     except Exception as error:
@@ -93,14 +114,17 @@ def _natural(part: str) -> tuple[int, int, str]:
 def _picture(folder: Path, file: Path) -> np.ndarray:
     """One picture as (H, W, 3), turned as its camera says."""
     try:
-        with Image.open(file) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"more than 8 bits, mode {picture.mode}")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return decoded(file, _pixels, kinds=("PNG", "JPEG"))
     except Exception as error:  # Pillow's plugins throw many kinds
         reason = "damaged" if file.exists() else "missing"
-        detail = next(iter(str(error).splitlines()), "")[:100].replace(str(file), file.name)
+        detail = next(iter(str(error).splitlines()), "").replace(printable(file), printable(file.name))[:100]
         raise Unreadable(folder, reason, f"{file.name}: {detail}") from error
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"more than 8 bits, mode {picture.mode}")
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 def _alike(folder: Path, files: Sequence[Path]) -> list[Path]:

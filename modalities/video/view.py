@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
+from ditmoe.outside import files_below, printable, tell
 from modalities.sheet import lay_out, save_png
 from modalities.video.container import Unreadable
-from modalities.video.data import fit
+from modalities.video.data import fit, resized
 from modalities.video.reader import read_clip, read_index
 from modalities.video.sets import one_each
 from modalities.video.writer import SUFFIXES
 
 MAX_CLIPS = 40
+LARGEST = 2048
+"""Pixels of a side of the frames of one clip as they are shown; of several less, so that all have as many."""
 SHOWN = 6
 """Frames of a clip on a sheet."""
 
@@ -30,25 +33,27 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     Raises:
         ValueError: if none can be read.
     """
-    found = [f for path in paths for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    found = [f for path in paths for f in (files_below(path, special=True) if path.is_dir() else [path])]
     files = one_each([f for f in found if f.suffix.lower() in (*SUFFIXES, ".avi", ".mov", ".webm")])
     strips: list[np.ndarray] = []
     names: list[str] = []
+    most = int(LARGEST / max(1, min(len(files), MAX_CLIPS)) ** 0.5)
     for file in files[:MAX_CLIPS]:
         try:
-            clip = read_clip(file, 0, len(read_index(file)))
+            index = read_index(file)
+            frames = [read_clip(file, int(at), 1, index=index) for at in _places(len(index))]
+            drawn = strip(np.concatenate([_smaller(frame, most) for frame in frames]))
         except Unreadable as error:
-            print(error, file=sys.stderr)
+            tell(error)
             continue
         size = strips[0].shape[:2] if strips else None
-        drawn = strip(clip)
         strips.append(drawn if size in (None, drawn.shape[:2]) else fit(drawn[None], size)[0])
-        names.append(file.stem)
+        names.append(printable(file.stem))
     if not strips:
-        raise ValueError(f"nothing to view in {', '.join(map(str, paths))}: no video could be read")
+        raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: no video could be read")
     sheet = lay_out(strips, names)
     place = out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "view.png"
-    shown = f"{len(strips)} clips on {save_png(place, sheet)}"
+    shown = f"{len(strips)} clips on {printable(save_png(place, sheet))}"
     if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
         Image.fromarray(sheet).show(title=str(place))
         return f"{shown}, opened in a window"
@@ -57,8 +62,18 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
 
 def strip(clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """A few frames of a clip side by side, from the first to the last."""
-    at = np.linspace(0, len(clip) - 1, min(SHOWN, len(clip))).round().astype(int)
-    return np.concatenate(list(enlarged(clip[at])), axis=1)
+    return np.concatenate(list(enlarged(clip[_places(len(clip))])), axis=1)
+
+
+def _places(length: int) -> Int64[np.ndarray, " F"]:
+    return np.linspace(0, length - 1, min(SHOWN, length)).round().astype(np.int64)
+
+
+def _smaller(frames: UInt8[np.ndarray, "T H W 3"], most: int) -> UInt8[np.ndarray, "T h w 3"]:
+    height, width = frames.shape[1:3]
+    if (side := max(height, width)) <= most:
+        return frames
+    return resized(frames, (max(1, height * most // side), max(1, width * most // side)))
 
 
 def enlarged(clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:

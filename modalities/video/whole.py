@@ -5,6 +5,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from ditmoe.outside import open_regular
+
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot", b"moof", b"sidx", b"uuid"}
 _SEGMENT = 0x18538067
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -17,7 +19,7 @@ def is_truncated(path: Path) -> bool:
     elements that state no size, such as those of a live recording.
     """
     size = os.path.getsize(path)
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(12)
         if head[:4] == b"RIFF":
             return _riff_end(stream, size) > size

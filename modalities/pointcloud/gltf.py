@@ -1,0 +1,107 @@
+"""What a glTF promises and names, looked at before it is read: how many numbers, how many parts, which other files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ditmoe.outside import is_regular, may_hold, printable, read_regular
+
+LARGEST_FILE = 2**31
+"""Bytes of a glTF, and of each file beside it."""
+MOST_STEPS = 10**6
+"""Of all nodes of a scene together, from the root to each: placing one takes as many steps."""
+_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
+_NUMBERS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+
+
+def check(path: Path) -> None:
+    """See that a .gltf or .glb can be what it says.
+
+    An accessor without a buffer stands for zeros, any number of them; one buffer may be read any number of times.
+
+    Raises:
+        OSError, ValueError: if it is no plain file, no glTF, or promises more than it can mean.
+    """
+    content = read_regular(path, LARGEST_FILE)
+    length = int.from_bytes(content[12:16], "little")
+    tree = json.loads(content[20 : 20 + length] if content[:4] == b"glTF" else content)
+    names = [_text(buffer.get("uri")) for buffer in _entries(tree, "buffers")]
+    beside = (path.parent / name for name in names if not name.startswith("data:"))
+    limit = len(content) + sum(other.stat().st_size for other in beside if is_regular(other))
+    whole = 0
+    for accessor in _entries(tree, "accessors"):
+        counts = [
+            accessor.get("count", 0),
+            *(part.get("count", 0) for part in _parts(accessor.get("sparse"))),
+        ]
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ValueError(f"a glTF must count in whole numbers, got {printable(counts)[:60]}")
+        if max(counts) > limit:
+            raise ValueError(f"a glTF must hold the {max(counts)} values it counts, got {limit} bytes")
+        kind, type_ = accessor.get("componentType"), accessor.get("type")
+        whole += counts[0] * _BYTES.get(kind if type(kind) is int else 0, 4) * _NUMBERS.get(_text(type_), 16)
+    if whole > may_hold(limit):
+        raise ValueError(f"a glTF must hold the {whole} bytes of its accessors, got {limit}")
+    _check_tree(_entries(tree, "nodes"))
+
+
+def _check_tree(nodes: list[dict[str, Any]]) -> None:
+    below = [
+        [c for c in node.get("children", []) if type(c) is int and 0 <= c < len(nodes)] for node in nodes
+    ]
+    children = {c for those in below for c in those}
+    level, depth, left, steps = [n for n in range(len(nodes)) if n not in children], 0, len(nodes), 0
+    while level:
+        left, depth, steps = left - len(level), depth + 1, steps + len(level) * (depth + 1)
+        level = [c for n in level for c in below[n]]
+        if left < 0 or steps > MOST_STEPS:
+            raise ValueError("the nodes of a glTF must be a tree that is not too deep")
+    if left:
+        raise ValueError("the nodes of a glTF must be a tree, got a circle")
+
+
+def _entries(tree: Any, name: str) -> list[dict[str, Any]]:
+    entries = tree.get(name, []) if isinstance(tree, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"a glTF must be an object with a list of {name}")
+    return entries
+
+
+def _parts(value: Any) -> list[dict[str, Any]]:
+    return [value] if isinstance(value, dict) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "data:"
+
+
+class Beside:
+    """Gives trimesh the other files of a mesh: plain ones in its own folder, and no others; as its resolvers do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: Any) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            ValueError: if it lies elsewhere.
+        """
+        file = self.folder / str(name)
+        if not file.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"a mesh must not name files outside its folder, got {printable(name)[:100]}")
+        return read_regular(file, LARGEST_FILE)
+
+    __getitem__ = get
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def keys(self) -> list[str]:
+        return [file.name for file in self.folder.iterdir() if is_regular(file)]
+
+    def namespaced(self, namespace: str) -> "Beside":
+        return Beside(self.folder / namespace)
+
+    def write(self, name: str, data: Any) -> None:
+        raise ValueError("nothing is written beside a mesh that is read")

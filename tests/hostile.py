@@ -1,0 +1,352 @@
+"""Files that someone made to do harm, and who reads them: each is refused in one line, or read for what it is.
+
+A maker writes its files into a folder of its own and gives the path that is then read.
+"""
+
+import io
+import json
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ditmoe.stored import open_file
+from modalities import latents
+from modalities.image import adapter as images
+from modalities.image import view as picture_view
+from modalities.image.data import Pictures
+from modalities.image.features import read_reference
+from modalities.image.pictures import open_picture
+from modalities.pointcloud import cache, formats
+from modalities.pointcloud.data import Clouds
+from modalities.video import sets
+from modalities.video.data import Clips
+from modalities.video.reader import read_clip, read_index
+
+Maker = Callable[[Path], Path]
+NAMES = (b"caf\xe9", b"a\nb", b"\x1b[31mred", "\u202egnp".encode(), b"'; rm -rf ~")
+
+
+def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
+    """By kind."""
+    pictures, clouds, clips = _pictures, Clouds, Clips
+    return {
+        "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
+        + [(twice, formats.read_set), (overlapping, open_file)],
+        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member)],
+        "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"), sets.read_set),
+                  (bomb("mu"), read_reference), (bomb("points"), cache.load)],
+        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript)]
+        + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index)],
+        "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
+        + [(far_cloud, formats.read_points)],
+        "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
+                  (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
+                  (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
+                  (pipe("z.mp4"), sets.read_set), (pipe("classes.txt", tar=True), pictures),
+                  (pipe("latents.json"), lambda path: latents.read_record(path))]
+        + [(pipe(f"z.{ending}", alone=True), read) for ending, read in ALONE],
+        "links": [(loop, pictures), (loop, images.read_set), (loop, formats.read_set), (loop, sets.read_set)],
+        "names": [(named, pictures), (named, images.read_set), (named, formats.read_set), (named, sets.read_set)],
+    }  # fmt: skip
+
+
+def seen(path: Path) -> str:
+    return picture_view.view([path], path / "view.png")
+
+
+def _pictures(path: Path) -> Any:
+    data = Pictures((8, 8), root=path)
+    assert sum(len(data.split(split)) for split in ("train",)) <= 50, "pictures were multiplied"
+    return data.batch(2, 0, 0)
+
+
+ALONE = [(e, formats.read_points) for e in ("npy", "npz", "ply", "xyz", "pt")] + [
+    (e, lambda path: formats.read_surface(path, 9, 0)) for e in ("obj", "glb", "stl")
+] + [("png", open_picture), ("npz", images.read_set), ("npz", sets.read_set), ("mp4", read_index), ("npz", cache.load),
+     ("npz", read_reference), ("pt", open_file), ("safetensors", open_file)]  # fmt: skip
+
+
+def png(size: tuple[int, int] = (8, 8)) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+# --- pickles
+
+
+def _program(*parts: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+def _tensor(shape: tuple[int, ...], length: int) -> bytes:
+    sizes = b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in shape) + b"t"
+    strides = b"(" + b"K\x00" * len(shape) + b"t"
+    storage = (b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+               b"\x8a\x08" + struct.pack("<q", length) + b"tQ")  # fmt: skip
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00"
+        + sizes
+        + strides
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
+
+
+PICKLES = {
+    "bytearray": _program(b"cbuiltins\nbytearray\n\x8a\x08", struct.pack("<q", 2 * 10**9), b"\x85R"),
+    "repeat": _program(b"citertools\nrepeat\nK\x01\x8a\x08", struct.pack("<q", 4 * 10**9), b"\x86R"),
+    "command": _program(b"cos\nsystem\nX\x0b\0\0\0touch /tmp/x\x85R"),
+    "run": _program(b"ctorch.utils.collect_env\nrun\nX\x02\0\0\0ls\x85R"),
+    "memo": _program(b"]r\xff\xff\xff\x7f"),
+    "expanded": _program(_tensor((10**10, 3), 4)),
+    "large storage": _program(_tensor((4,), 10**10)),
+    "hash": _program(b"}", b")q\x01", b"h\x01h\x01\x86q\x01" * 60, b"K\x01s"),
+    "laughs": _program(b"]q\x01", b"h\x01h\x01h\x01\x87q\x01" * 60),
+    "copies": _program(b"ctorch\nSize\nq\x01(", b"K\x01" * 1000, b"tq\x02", b"h\x01h\x02\x85R" * 2000),
+    "long": _program(b"\x8b" + struct.pack("<i", 500_000) + b"\x7f" * 500_000),
+    "deep": _program(b"(" * 200_000),
+}  # fmt: skip
+
+
+def pt(content: bytes) -> Maker:
+    def make(place: Path) -> Path:
+        with zipfile.ZipFile(place / "a.pt", "w") as archive:
+            archive.writestr("a/data.pkl", content)
+            archive.writestr("a/data/0", b"\0" * 16)
+            archive.writestr("a/version", b"3\n")
+        return place / "a.pt"
+
+    return make
+
+
+def twice(place: Path) -> Path:
+    """A list with one tensor a million times."""
+    cloud = torch.zeros(1000, 3)
+    torch.save([cloud] * 100_000, place / "a.pt")
+    return place / "a.pt"
+
+
+def overlapping(place: Path) -> Path:
+    header = {f"{i}": {"dtype": "U8", "shape": [100_000], "data_offsets": [0, 100_000]} for i in range(5000)}
+    text = json.dumps(header).encode()
+    (place / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 100_000)
+    return place / "a.safetensors"
+
+
+# --- tars
+
+
+@contextmanager
+def _tar(place: Path) -> Iterator[tarfile.TarFile]:
+    with tarfile.open(place / "train-0.tar", "w") as tar:
+        for name, content in {"a.png": png(), "a.cls": b"0"}.items():
+            add(tar, name, content)
+        yield tar
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def large_label(place: Path) -> Path:
+    with _tar(place) as tar:
+        add(tar, "b.png", png())
+        add(tar, "b.cls", b"30000000")
+    return place
+
+
+def sparse(place: Path) -> Path:
+    """A member that says it has 12 GB, of which one block is there."""
+    with _tar(place) as tar:
+        info = tarfile.TarInfo("b.png")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "b.png",
+                            "GNU.sparse.realsize": str(12 * 10**9)}  # fmt: skip
+        content = b"1\n0\n512\n".ljust(512, b"\0") + b"\0" * 512
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return place
+
+
+def _patched(place: Path, name: bytes, size: int, kind: bytes = b"0") -> Path:
+    """The size of the last member made another one."""
+    info = tarfile.TarInfo(name.decode())
+    info.size, info.type = size, kind
+    with _tar(place):
+        pass
+    file = place / "train-0.tar"
+    data = file.read_bytes().rstrip(b"\0")
+    file.write_bytes(
+        data.ljust(-(-len(data) // 512) * 512, b"\0") + info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 512
+    )
+    return place
+
+
+def cut_member(place: Path) -> Path:
+    return _patched(place, b"b.png", 12 * 10**9)
+
+
+def long_pax(place: Path) -> Path:
+    return _patched(place, b"b", 8 * 10**9, b"x")
+
+
+# --- bombs
+
+
+def bomb(name: str) -> Maker:
+    """A small .npz of 400 MB of zeros."""
+
+    def make(place: Path) -> Path:
+        shape = {"mu": (400 * 10**6,), "videos": (2, 66, 1000, 1000, 3)}.get(name, (133, 1000, 1000, 3))
+        shape = (100, 1333333, 3) if name == "points" else shape
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        archive = zipfile.ZipFile(place / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        with archive, archive.open(f"{name}.npy", "w") as stream:
+            stream.write(head.getvalue())
+            for _ in range(400):
+                stream.write(bytes(10**6))
+        return place / "a.npz"
+
+    return make
+
+
+# --- pixels
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep_png(place: Path) -> Path:
+    """9400 x 9400 of 16 bits, black: 200 kB."""
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 2 * 9400)) for _ in range(9400)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 16, 0, 0, 0, 0))
+    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    return place / "a.png"
+
+
+def wide_gif(place: Path) -> Path:
+    data = io.BytesIO()
+    Image.new("P", (4, 4)).save(data, "GIF")
+    content = bytearray(data.getvalue())
+    content[6:10] = b"\xff" * 4
+    (place / "a.gif").write_bytes(content)
+    return place / "a.gif"
+
+
+def postscript(place: Path) -> Path:
+    (place / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    return place / "a.png"
+
+
+def frames(place: Path) -> Path:
+    folder = place / "clip"
+    folder.mkdir()
+    (folder / "00.png").write_bytes(png((5000, 6000)))
+    for number in range(1, 20):
+        os.link(folder / "00.png", folder / f"{number:02d}.png")
+    return folder
+
+
+# --- meshes
+
+_BOX = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}]}  # fmt: skip
+_ZEROS = {"componentType": 5126, "type": "VEC3", "count": 10**8}
+_POINTS = {"buffers": [{"byteLength": 36, "uri": "data:;base64," + "A" * 48}],
+           "bufferViews": [{"buffer": 0, "byteLength": 36}],
+           "accessors": [{"bufferView": 0, "componentType": 5126, "type": "VEC3", "count": 3}]}  # fmt: skip
+TREES = {
+    "escaped": json.dumps({**_BOX, "accessors": [_ZEROS]}).replace('"count"', '"\\u0063ount"'),
+    "many zeros": json.dumps({**_BOX, "accessors": [{**_ZEROS, "count": 400}] * 400_0}),
+    "elsewhere": json.dumps({**_BOX, **_POINTS, "buffers": [{"byteLength": 36, "uri": "../../../../etc/passwd"}]}),
+    "endless": json.dumps({**_BOX, **_POINTS, "buffers": [{"byteLength": 36, "uri": "/dev/zero"}]}),
+    "chain": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [i + 1]} for i in range(20_000)] + [{"mesh": 0}]}),
+    "circle": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [1]}, {"children": [0], "mesh": 0}]}),
+    "deep": "[" * 100_000,
+}  # fmt: skip
+
+
+def gltf(tree: str) -> Maker:
+    def make(place: Path) -> Path:
+        (place / "a.gltf").write_text(tree)
+        return place / "a.gltf"
+
+    return make
+
+
+def far_cloud(place: Path) -> Path:
+    np.save(place / "a.npy", np.full((9, 3), 1e38, np.float32))
+    return place / "a.npy"
+
+
+# --- names, links and pipes
+
+
+def pipe(name: str, alone: bool = False, tar: bool = False) -> Maker:
+    """A FIFO; with something readable beside it, unless it is read itself."""
+
+    def make(place: Path) -> Path:
+        file = place / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(file)
+        if tar:
+            with _tar(place):
+                pass
+        elif file.suffix == ".png":
+            (place / "a.png").write_bytes(png())
+        elif file.suffix == ".npy":
+            np.save(file.with_name("a.npy"), np.random.default_rng(0).random((9, 3), np.float32))
+        return file if alone else place
+
+    return make
+
+
+def loop(place: Path) -> Path:
+    """Class folders with a link to the folder above, to themselves and to each other."""
+    root = place / "root"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            (root / name / f"{i}.png").write_bytes(png())
+            np.save(root / name / f"{i}.npy", np.eye(3, dtype=np.float32))
+        for number, target in enumerate((root, root / name, root / "b", place)):
+            (root / name / f"link{number}").symlink_to(target)
+        (root / name / "nowhere.png").symlink_to(root / name / "nowhere.png")
+    return root
+
+
+def named(place: Path) -> Path:
+    """Files and folders with names of bytes that are no letters, and that a terminal obeys."""
+    top = os.fsencode(place) + b"/root/"
+    for number, name in enumerate(NAMES):
+        os.makedirs(top + name)
+        for i in range(9):
+            stem = top + name + b"/" + name + str(i).encode()
+            for ending, content in ((b".png", png()), (b".npy", _npy(9 * number + i))):
+                with open(stem + ending, "wb") as stream:
+                    stream.write(content)
+    return place / "root"
+
+
+def _npy(number: int) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.eye(3, dtype=np.float32) * (1 + number))
+    return stream.getvalue()
