@@ -67,6 +67,10 @@ def test_nothing_is_overlooked() -> None:
     for words in SAID:
         if ours(list(words)) is None:
             assert words[0] in OTHERS or words[0] == "./run", f"no rule for {shlex.join(words)}"
+        if words[0] == "./run":
+            assert re.search(
+                rf"^    [a-z_| ]*\b{words[1]}\b[a-z_| ]*\)", (ROOT / "run").read_text(), re.MULTILINE
+            )
     said = {word for command in COMMANDS for word in command}
     assert not set(NOT_RUN) - said, "rules for commands that nobody names"
     assert len(COMMANDS) > 80
