@@ -1,8 +1,8 @@
 """How each metric of clouds answers to what can be wrong with a generator: python -m benchmarks.cloud_sensitivity
 
-Writes docs/metrics.md. Real shapes are split in three: what a model was trained on, the reference, and fresh ones,
-which stand for a perfect generator. Then the fresh ones are spoilt in one known way at a time and measured. All
-is drawn from fixed seeds, so the page comes out the same; about four minutes on one core.
+Writes docs/results/cloud_metrics.md. Real shapes are split in three: what a model was trained on, the reference, and
+fresh ones, which stand for a perfect generator. Then the fresh ones are spoilt in one known way at a time and measured.
+All is drawn from fixed seeds, so the page comes out the same; about four minutes on one core.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.distance import pairwise
 from modalities.pointcloud.formats import read_set
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "cloud_metrics.md"
 COLLAPSED, OUTLIERS, STRETCH, DROPPED, DENSITY = 12, 0.02, 0.15, 0.2, 10
 BATCH = 8
 FRESH, NOISY, MEMORISED = "**fresh real shapes**", "jitter 1 %", "memorised training shapes"
