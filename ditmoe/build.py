@@ -1,11 +1,10 @@
-"""From configuration to objects; the only module that knows Hydra's instantiate."""
+"""From configuration to objects."""
 
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from torch import nn
 
 from ditmoe import checkpoint, trust
-from ditmoe.modality import Modality
+from ditmoe.modality import Modality, Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
+from ditmoe.options import Part, call, check_number, check_options
 from ditmoe.process import Process
 from ditmoe.sampler import make_scheduler, try_scheduler
 from ditmoe.stored import in_memory
@@ -35,13 +35,12 @@ def make(config: Mapping[str, Any], **arguments: Any) -> Any:
     Raises:
         ValueError: if there is no such thing, or it does not take these options.
     """
-    target = trust.find(config["_target_"])
-    options = {name: _made(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
-    options |= arguments
+    target, name = find_target(config)
+    options = {key: _made(value) for key, value in config.items() if key not in ("_target_", "_partial_")}
+    check_options(name, target, options)
     if config.get("_partial_"):
-        return partial(target, **options)
-    with _options_of(config["_target_"]):
-        return target(**options)
+        return Part.of(name, target, options | arguments)
+    return call(name, target, **(options | arguments))
 
 
 def _made(value: Any) -> Any:
@@ -50,15 +49,18 @@ def _made(value: Any) -> Any:
     return [_made(inner) for inner in value] if isinstance(value, list) else value
 
 
-@contextmanager
-def _options_of(name: str) -> Iterator[None]:
-    """Turn the error of an option that something does not take into a line for whoever gave it."""
-    try:
-        yield
-    except TypeError as error:
-        if "keyword argument" not in str(error):
-            raise
-        raise ValueError(f"{name} does not take these options: {error}") from error
+def find_target(config: Any) -> tuple[Callable[..., Any], str]:
+    """What a section of the configuration names, and under which name.
+
+    Raises:
+        ValueError: if it names nothing that can be called.
+    """
+    if not isinstance(config, Mapping) or not isinstance(name := config.get("_target_"), str):
+        raise ValueError(f"a section must name a class in _target_, got {config!r}")
+    target = trust.find(name)
+    if not callable(target):
+        raise ValueError(f"{name} is no class, but a {type(target).__name__}")
+    return target, name
 
 
 def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Modality:
@@ -68,14 +70,21 @@ def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = N
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     """A freshly initialised model for a modality."""
-    with _options_of(f"modality={modality.name}"):
-        tokens = modality.tokens(config["model"]["hidden_size"])
     return make(
         config["model"],
-        tokens=tokens,
+        tokens=make_tokens(config, modality),
         num_classes=len(modality.classes),
         router=make_router(config["router"]),
     )
+
+
+def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
+    """The patchifier of a model; made before it, so that a width that is none is refused here."""
+    model = config["model"]
+    if not isinstance(model, Mapping) or "hidden_size" not in model:
+        raise ValueError(f"model must be a section with a hidden_size, got {model!r}")
+    check_number("hidden_size", model["hidden_size"], 1, whole=True)
+    return modality.tokens(model["hidden_size"])
 
 
 def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:
@@ -138,7 +147,7 @@ def restore(
 
 
 @contextmanager
-def describing(file: Path) -> Iterator[None]:
+def describing(file: Path | str) -> Iterator[None]:
     """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
     try:
         yield
@@ -217,10 +226,14 @@ def admitted(
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Load weights that must fit exactly, from the disk one at a time; the error names the first that does not."""
+    """Load weights that must fit exactly, and be finite, from the disk one at a time; the error names the first that
+    does not.
+    """
     check_fit(model, weights, file)
     for name, value in model.state_dict().items():
         value.copy_(in_memory(weights[name]))
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{file} holds numbers that are not finite: {name}")
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
