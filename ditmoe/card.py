@@ -1,12 +1,14 @@
 """The README of a pipeline's folder: what the model is, how it was trained and drawn from, what it scored."""
 
-import json
+import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ditmoe.counting import count
 from ditmoe.model import DiTMoE
+from ditmoe.outside import is_regular, printable, read_json
 
 CARD = """---
 library_name: diffusers
@@ -43,20 +45,29 @@ def write_card(
         metrics: metrics.json of the run, if there is one.
         licence: of the weights, as the hub abbreviates licences.
     """
-    some = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if len(classes) > 20 else "")
+    some = ", ".join(str(name)[:100] for name in classes[:20]) + (
+        f", ... ({len(classes)} in all)" if len(classes) > 20 else ""
+    )
     told = {
         "classes": some,
         **facts,
         "licence": licence or "of the weights not stated; the code is Apache-2.0",
     }
-    if metrics.is_file():
+    if is_regular(metrics):
         told["metrics"] = metrics_line(metrics)
     return CARD.format(
         kind=kind,
-        title=title,
-        label=classes[0],
+        title=plain_text(title),
+        label=classes[0] if re.fullmatch(r"[\w -]+", classes[0]) else 0,
         front=f"license: {licence}\n" if licence else "",
-        facts="\n".join(f"- {name}: {value}" for name, value in told.items()),
+        facts="\n".join(f"- {name}: {plain_text(value)}" for name, value in told.items()),
+    )
+
+
+def plain_text(text: Any) -> str:
+    """A stranger's words as a page of Markdown shows them: on one line, without marks or tags that it would obey."""
+    return re.sub(
+        r"([\\`*\[\]<>#|!~]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(printable(text), quote=False)[:2000]
     )
 
 
@@ -75,8 +86,8 @@ def metrics_line(file: Path) -> str:
         ValueError: if it is none.
     """
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         numbers = [f"{name} {value:.4g}" for name, value in content.items() if isinstance(value, float)]
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} must be what evaluate wrote: remove it, or evaluate again") from error
     return f"{', '.join(numbers)} (intervals and protocol in {file.name})"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ditmoe.card import write_card
 from ditmoe.evaluate import publish
 from ditmoe.export import export
 from ditmoe.modality import Report
@@ -198,3 +199,14 @@ def test_tokens_may_ask_the_codec(run: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Image, "tokens", lambda self, width: tokens(self, self.codec.stride and width))
     export(run, tmp_path / "pipe")
     assert opened(tmp_path / "pipe")().samples
+
+
+def test_a_card_obeys_no_name(tmp_path: Path) -> None:
+    hostile = "x\n# forged\n---\n<script>alert(1)</script> ![a](b) ``` \x1b[2J"
+    (tmp_path / "metrics.json").write_text(json.dumps({hostile: 1.5}))
+    card = write_card("image", hostile, [hostile, "b"], {"found": hostile}, tmp_path / "metrics.json")
+    plain = write_card("image", "x", ["a", "b"], {"found": "x"}, tmp_path / "metrics.json")
+    assert len(card.splitlines()) == len(plain.splitlines())
+    assert not any(mark in card for mark in ("<script", "![a]", "\x1b", "\n# forged", "x\n"))
+    assert card.count("```") == 2
+    assert "label=0" in card

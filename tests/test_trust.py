@@ -39,7 +39,7 @@ def admit(value: Any, allowed: trust.Trust = False) -> Any:
     return trust.admit({"modality": value}, ["modality"], FILE, allowed)["modality"]
 
 
-@pytest.mark.parametrize("value", NOT_PLAIN, ids=repr)
+@pytest.mark.parametrize("value", NOT_PLAIN, ids=[f"{i}-{type(v).__name__}" for i, v in enumerate(NOT_PLAIN)])
 def test_only_plain_values_pass(value: Any) -> None:
     for place in (value, [value], {"a": {"b": [[value]]}}, {"_target_": "ditmoe.model.DiTMoE", "x": value}):
         with pytest.raises(ValueError, match=r"^the configuration of [^\n]* must h[^\n]*$"):
