@@ -22,8 +22,8 @@ from ditmoe.stored import in_memory
 
 SECTIONS = ("model", "router", "modality", "process", "scheduler", "sampling")
 """Of a checkpoint's configuration: what sampling needs."""
-LARGEST = 2**26
-"""Numbers of one sample, and of its tokens in the model: 256 MB."""
+LARGEST_SAMPLE, LARGEST_TOKENS = 2**22, 2**26
+"""Numbers of one sample, and of its tokens in the model, unless the person trusts the checkpoint: 16 and 256 MB."""
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -166,10 +166,12 @@ def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
         raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
 
 
-def check_shape(shape: Sequence[int]) -> None:
-    """Raises ValueError if no sample has that shape."""
-    if not all(type(n) is int and n > 0 for n in shape) or math.prod(shape) > LARGEST:
-        raise ValueError(f"the shape of a sample is absurd, refused: {list(shape)}")
+def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:
+    """Raises ValueError if no sample has that shape, or it has more numbers."""
+    if not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"no sample has the shape {list(shape)}")
+    if math.prod(shape) > most:
+        raise ValueError(f"a sample would be {list(shape)} numbers: if you know why, say trust=true")
 
 
 def check_model(
@@ -185,7 +187,7 @@ def check_model(
         ValueError: one line.
     """
     check_depth(config["model"], weights)
-    check_shape(modality.sample_shape)
+    check_shape(modality.sample_shape, math.inf if trusted is True else LARGEST_SAMPLE)
     with torch.device("meta"):
         model = make_model(config, modality)
     check_fit(model, weights, file)
@@ -202,7 +204,7 @@ def check_work(model: DiTMoE, shape: Sequence[int]) -> None:
     tokens, x = model.tokens, torch.empty(1, *shape, device="meta")
     number = math.prod(tokens.grid(x))
     width = max(tokens.in_features, tokens.out_features, model.embed.out_features)
-    if number * width > LARGEST:
+    if number * width > LARGEST_TOKENS:
         raise ValueError(
             f"a sample would be {number} tokens of {width} numbers: if you know why, say trust=true"
         )

@@ -57,7 +57,11 @@ def _hook(event: str, arguments: tuple) -> None:
     if writes or event.startswith(CHANGES):
         paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
         real = [os.path.realpath(p) for p in paths if p not in ("w", "wb", "r+", "x", "xb", os.devnull)]
-        seen.extend(f"{event} {p}" for p in real if not Path(p).is_relative_to(allowed))
+        cache = Path.cwd() / "runs"  # where ditmoe's own configuration keeps features of real samples
+        places = (allowed, cache)
+        seen.extend(
+            f"{event} {p}" for p in real if not any(Path(p).is_relative_to(place) for place in places)
+        )
 
 
 @contextmanager
@@ -125,7 +129,7 @@ PLACES: list[tuple[str, Any]] = [
     ("modality.latents", "victim"),
     ("name", "../../victim\x1b[31m\n# forged"),
     ("sampling.steps", 2**24),
-    ("sampling.interval", [0, "x"]),
+    ("sampling.interval", [0, 1e300]),
 ]
 CLASSES = [
     ["../victim/x"], ["/victim"], ["a\nerror: forged"], ["\x1b[2J"], [".."], [""], ["x" * 5000], [3], "no", None,
@@ -154,7 +158,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def untouched(home: Path) -> None:
-    assert sorted(f.name for f in home.iterdir()) == ["planted.py", "victim"]
+    assert sorted({f.name for f in home.iterdir()} - {"runs"}) == ["planted.py", "victim"]
     assert sorted(f.name for f in (home / "victim").iterdir()) == [".diary.npz.1.tmp", "diary.txt"]
 
 
