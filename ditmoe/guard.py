@@ -48,7 +48,7 @@ class Guard:
     ) -> None:
         check_number("trainer.clip", clip, above=0)
         check_number("trainer.zclip", 1.0 if zclip is None else zclip, above=0)
-        check_number("trainer.patience", patience, 1, whole=True)
+        check_number("trainer.patience", patience, above=0, whole=True)
         self.clip, self.zclip, self.patience, self.norm = clip, zclip, patience, norm
         zeros = torch.zeros((), dtype=torch.float64, device=device)
         self.numbers = {name: zeros.clone() for name in ("seen", "mean", "variance", "spikes")}

@@ -60,14 +60,16 @@ def check_number(
         ValueError: one line that says what must hold and what came.
     """
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if number and abs(value) < math.inf and least <= value <= most and above < value < below:
+    number = number and abs(value) < math.inf
+    if number and least <= value <= most and above < value < below:
         return
-    bounds = {"of at least": least, "of at most": most, "above": above, "below": below}
-    words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     if math.isfinite(least) and math.isfinite(most):
         words = f"between {least} and {most}"
-    kind = "a whole number" if whole else "a number" if words else "a finite number"
-    raise ValueError(f"{name} must be {' '.join([kind, words]).strip()}, got {value!r}")
+    else:
+        bounds = {"at least": least, "at most": most, "above": above, "below": below}
+        words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    kind = "" if number else "a whole number" if whole else "a finite number"
+    raise ValueError(f"{name} must be {', '.join(filter(None, (kind, words)))}, got {value!r}")
 
 
 class Part(partial):
