@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from hydra.utils import get_object, instantiate
 from torch import nn
 
 from ditmoe import checkpoint
-from ditmoe.modality import Modality
+from ditmoe.modality import Modality, Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
+from ditmoe.options import Part, as_parts, call, check_number, check_options
 from ditmoe.process import Process
 from ditmoe.sampler import make_scheduler, try_scheduler
 from ditmoe.stored import in_memory
@@ -36,26 +36,29 @@ def make(config: Mapping[str, Any], **arguments: Any) -> Any:
     a `_target_` itself (a checkpoint's configuration) for one more section. With `_partial_` the call is
     left to whoever has the arguments that are still missing.
     """
-    try:
-        target = get_object(config["_target_"])
-    except Exception as error:
-        raise ValueError(f"{config['_target_']} cannot be found: {error}") from error
-    options = instantiate({k: v for k, v in config.items() if k[0] != "_"}, _convert_="all") | arguments
+    target, name = find_target(config)
+    options = as_parts(instantiate({k: v for k, v in config.items() if k[0] != "_"}, _convert_="all"))
+    check_options(name, target, options)
     if config.get("_partial_"):
-        return partial(target, **options)
-    with _options_of(config["_target_"]):
-        return target(**options)
+        return Part.of(name, target, options | arguments)
+    return call(name, target, **(options | arguments))
 
 
-@contextmanager
-def _options_of(name: str) -> Iterator[None]:
-    """Turn the error of an option that something does not take into a line for whoever gave it."""
+def find_target(config: Any) -> tuple[Callable[..., Any], str]:
+    """What a section of the configuration names, and under which name.
+
+    Raises:
+        ValueError: if it names nothing that can be called.
+    """
+    if not isinstance(config, Mapping) or not isinstance(name := config.get("_target_"), str):
+        raise ValueError(f"a section must name a class in _target_, got {config!r}")
     try:
-        yield
-    except TypeError as error:
-        if "keyword argument" not in str(error):
-            raise
-        raise ValueError(f"{name} does not take these options: {error}") from error
+        target = get_object(name)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be found: {error}") from error
+    if not callable(target):
+        raise ValueError(f"{name} is no class, but a {type(target).__name__}")
+    return target, name
 
 
 def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Modality:
@@ -65,14 +68,21 @@ def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = N
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     """A freshly initialised model for a modality."""
-    with _options_of(f"modality={modality.name}"):
-        tokens = modality.tokens(config["model"]["hidden_size"])
     return make(
         config["model"],
-        tokens=tokens,
+        tokens=make_tokens(config, modality),
         num_classes=len(modality.classes),
         router=make_router(config["router"]),
     )
+
+
+def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
+    """The patchifier of a model; made before it, so that a width that is none is refused here."""
+    model = config["model"]
+    if not isinstance(model, Mapping) or "hidden_size" not in model:
+        raise ValueError(f"model must be a section with a hidden_size, got {model!r}")
+    check_number("hidden_size", model["hidden_size"], 1, whole=True)
+    return modality.tokens(model["hidden_size"])
 
 
 def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:
@@ -132,7 +142,7 @@ def restore(path: str | Path, top_k: int | None = None, device: torch.device | N
 
 
 @contextmanager
-def describing(file: Path) -> Iterator[None]:
+def describing(file: Path | str) -> Iterator[None]:
     """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
     try:
         yield
@@ -179,10 +189,14 @@ def check_shape(shape: Sequence[int]) -> None:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Load weights that must fit exactly, from the disk one at a time; the error names the first that does not."""
+    """Load weights that must fit exactly, and be finite, from the disk one at a time; the error names the first that
+    does not.
+    """
     check_fit(model, weights, file)
     for name, value in model.state_dict().items():
         value.copy_(in_memory(weights[name]))
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{file} holds numbers that are not finite: {name}")
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ditmoe import launch
+from ditmoe.options import check_numbers
 
 PACKAGE = Path(__file__).parent
 
@@ -44,6 +45,7 @@ def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool 
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name)
         words = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        check_numbers(words)
         with launch.processes():
             command(words)
 
@@ -65,7 +67,13 @@ def guard(main: Callable[[], Any]) -> None:
         if launch.speaks():
             print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if is_memory(error):
+            if os.environ.get("DITMOE_TRACE"):
+                traceback.print_exc()
+            if launch.speaks():
+                print(f"error: not enough memory: {explain(error) or 'for what was asked'}", file=sys.stderr)
+            sys.exit(2)
         if not launch.is_lost(error):
             raise
         if os.environ.get("DITMOE_TRACE"):
@@ -73,6 +81,13 @@ def guard(main: Callable[[], Any]) -> None:
         if launch.speaks():
             print(f"error: {launch.LOST}", file=sys.stderr)
         os._exit(1)  # no farewell to processes that do not answer
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is at an end: Python's and NumPy's, torch's on a GPU and on a CPU."""
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    signs = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, kinds) or any(sign in str(error) for sign in signs)
 
 
 def _refuse_many(name: str) -> None:
@@ -117,10 +132,14 @@ def _known_options() -> set[str]:
     for file in config_folder().rglob("*.yaml"):
         group = file.parent.relative_to(config_folder()).as_posix()
         found.add(group) if group != "." else None
-        walk(
-            OmegaConf.to_container(OmegaConf.load(file)),
-            "" if group in (".", "experiment", "recipe") else group,
-        )
+        within = {
+            ".": "",
+            "experiment": "",
+            "recipe": "",
+            "codec": "modality.codec",
+            "tokens": "modality.tokens",
+        }
+        walk(OmegaConf.to_container(OmegaConf.load(file)), within.get(group, group))
     return found
 
 
@@ -157,3 +176,5 @@ def check_types(config: DictConfig, config_name: str) -> None:
             wanted = "a number" if isinstance(expected, float) and not number else None
         if wanted:
             raise ValueError(f"{dotted} must be {wanted}, got {got!r}")
+        if isinstance(OmegaConf.select(default, dotted), DictConfig) and not isinstance(got, DictConfig):
+            raise ValueError(f"{dotted} is a section: give {dotted}.<option>=..., got {got!r}")

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from ditmoe.options import check_number
 from ditmoe.ranks import local
 
 
@@ -17,8 +18,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {decay}")
+        check_number("trainer.ema_decay", decay, 0, below=1)
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

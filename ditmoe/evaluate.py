@@ -10,7 +10,7 @@ import torch
 from ditmoe import build, cli
 from ditmoe.files import replacing
 from ditmoe.modality import Report
-from ditmoe.sample import draw_from, make_labels
+from ditmoe.sample import check_request, draw_from, make_labels
 
 
 def evaluate_checkpoint(
@@ -51,6 +51,7 @@ def evaluate_checkpoint(
         raise ValueError(
             "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
         )
+    check_request(adapter, num or len(real), **options)
     if num is None and label is None and real.labels is not None:
         labels = torch.as_tensor(real.labels)
     else:

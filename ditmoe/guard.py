@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ditmoe.options import check_number
 from ditmoe.ranks import local
 
 WARMUP = 25
@@ -45,13 +46,9 @@ class Guard:
         device: torch.device,
         norm: Callable[[list[nn.Parameter]], Tensor] = gradient_norm,
     ) -> None:
-        for name, value in {
-            "clip": clip,
-            "zclip": 1.0 if zclip is None else zclip,
-            "patience": patience,
-        }.items():
-            if not value > 0:
-                raise ValueError(f"trainer.{name} must be above 0, got {value}")
+        check_number("trainer.clip", clip, above=0)
+        check_number("trainer.zclip", 1.0 if zclip is None else zclip, above=0)
+        check_number("trainer.patience", patience, above=0, whole=True)
         self.clip, self.zclip, self.patience, self.norm = clip, zclip, patience, norm
         zeros = torch.zeros((), dtype=torch.float64, device=device)
         self.numbers = {name: zeros.clone() for name in ("seen", "mean", "variance", "spikes")}

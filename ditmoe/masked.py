@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ditmoe.layers import Attention, FeedForward
 from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
-from ditmoe.model import ATTENTION, Block, DiTMoE, FinalLayer, initialize_layers
+from ditmoe.model import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer, initialize_layers
 from ditmoe.moe import Router, Routing
+from ditmoe.options import check_number
 from ditmoe.ranks import ALONE, Ranks
 
 
@@ -56,10 +57,8 @@ class MaskedDiTMoE(DiTMoE):
         others |= {"dense_ratio": dense_ratio, "dense_activation": dense_activation, "qk_norm": qk_norm}
         super().__init__(tokens, num_classes, hidden_size, depth, num_heads, router, **others)
         self.mask_ratio = check_ratio(mask_ratio)
-        if min(decoder_depth, decoder_window) < 1:
-            raise ValueError(
-                f"decoder_depth and decoder_window must be at least 1, got {decoder_depth} and {decoder_window}"
-            )
+        check_number("decoder_depth", decoder_depth, 1, MOST_LAYERS, whole=True)
+        check_number("decoder_window", decoder_window, 1, whole=True)
         inner, turns = round(dense_ratio * hidden_size), ATTENTION["window"]
         decoder = [
             Block(

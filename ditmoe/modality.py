@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.layout import Layout
+from ditmoe.options import check_number as check_number
+from ditmoe.options import check_options as check_options
 
 
 class Tokens(nn.Module, ABC):
@@ -202,6 +204,13 @@ class Modality(ABC):
     @abstractmethod
     def reference(self, split: str) -> Samples:
         """A split of the data in data units, drawn by the evaluation protocol."""
+
+    def check_evaluation(self, split: str = "test") -> None:  # noqa: B027  (most need not)
+        """Look whether a run could be measured against a split when it has ended, without reading the samples.
+
+        Raises:
+            ValueError: if it could not, since there are too few samples, or an option or weights are missing.
+        """
 
     @abstractmethod
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:

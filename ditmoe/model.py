@@ -29,7 +29,9 @@ from ditmoe.layers import (
 from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
 from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
+from ditmoe.options import check_number
 
+MOST_LAYERS = 10_000
 ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
 """What the tokens of a block attend to, block after block (`ditmoe.layout.WITHIN`)."""
 
@@ -129,11 +131,14 @@ class DiTMoE(nn.Module):
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        check_number("hidden_size", hidden_size, 1, whole=True)
+        check_number("depth", depth, 1, MOST_LAYERS, whole=True)
         sparse = range(depth) if sparse is None else sparse
         if not isinstance(sparse, Sequence) or not all(isinstance(i, int) for i in sparse):
             raise ValueError(f"sparse must be a list of layers, got {sparse!r}")
-        if min(ratios := (expert_ratio, shared_ratio, dense_ratio)) < 0:
-            raise ValueError(f"expert_ratio, shared_ratio and dense_ratio must not be below 0, got {ratios}")
+        check_number("expert_ratio", expert_ratio, 0.5 / hidden_size)  # rounded, one unit
+        check_number("shared_ratio", shared_ratio, 0)
+        check_number("dense_ratio", dense_ratio, 0)
         if unknown := [i for i in sparse if not 0 <= i < depth]:
             raise ValueError(f"sparse must name layers between 0 and {depth - 1}, got {unknown}")
         if attention not in ATTENTION:

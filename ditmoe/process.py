@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.options import check_number
+
 HORIZON = 1000
 """The time of pure noise; one scale for both processes and for diffusers' schedulers."""
 
@@ -88,8 +90,8 @@ class FlowMatching(Process):
             raise ValueError(f"tokens must be at least 1, got {tokens}")
         if prediction not in ("velocity", "residual"):
             raise ValueError(f"prediction must be velocity or residual for flow matching, got {prediction!r}")
-        if std <= 0:
-            raise ValueError(f"std must be positive, got {std}")
+        check_number("mean", mean)
+        check_number("std", std, above=0)
         self.prediction, self.mean, self.std, self.tokens = prediction, mean, std, tokens
 
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:

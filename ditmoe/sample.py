@@ -1,7 +1,9 @@
 """python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
 
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,14 @@ from tqdm import tqdm
 
 from ditmoe import build, cli, launch
 from ditmoe.modality import Modality, Samples
-from ditmoe.process import Process
+from ditmoe.options import call, check_number
+from ditmoe.process import HORIZON, Process
 from ditmoe.sampler import denoise, draw_noise, make_scheduler
 from ditmoe.seeding import torch_generator
+
+MOST_STEPS, MOST_GUIDANCE = 10_000, 1000
+COPIES = 4
+"""Of a batch in memory at the very least: noise, state, the model's input and its output."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +34,23 @@ class Sampling:
     interval: Sequence[float] = (0.0, 1000.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not isinstance(self.guidance, int | float):
-            raise ValueError(f"guidance must be a number, got {self.guidance!r}")
-        if (
-            not isinstance(self.interval, Sequence)
-            or len(self.interval) != 2
-            or not all(isinstance(time, int | float) for time in self.interval)
-        ):
-            raise ValueError(f"interval must be two times between 0 and 1000, got {self.interval!r}")
+        check_number("steps", self.steps, 1, MOST_STEPS, whole=True)
+        check_number("guidance", self.guidance, -MOST_GUIDANCE, MOST_GUIDANCE)
+        times = self.interval
+        if not isinstance(times, list | tuple) or len(times) != 2:
+            raise ValueError(f"interval must be two times between 0 and {HORIZON}, got {times!r}")
+        check_number("the start of interval", times[0], 0, HORIZON)
+        check_number("the end of interval", times[1], times[0], HORIZON)
 
     @classmethod
     def of(
         cls, config: dict[str, Any], steps: int | None = None, guidance: float | None = None
     ) -> "Sampling":
-        """The settings of a checkpoint's configuration, changed where a command says so."""
+        """The settings of a configuration, changed where a command says so."""
         changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None}
-        try:
-            return cls(**{**config["sampling"], **changed})
-        except TypeError as error:
-            raise ValueError(f"sampling has no such option: {error}") from error
+        if not isinstance(config["sampling"], Mapping):
+            raise ValueError(f"sampling must be a section, got {config['sampling']!r}")
+        return call("sampling", cls, **{**config["sampling"], **changed})
 
 
 def draw(
@@ -71,8 +74,7 @@ def draw(
         numbers: i of each sample; None counts from 0.
     """
     shape = modality.sample_shape if shape is None else shape
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_number("batch_size", batch_size, 1, whole=True)
     device = next(model.parameters()).device
     numbers = torch.arange(len(labels)) if numbers is None else numbers
     pairs = zip(numbers.split(batch_size), labels.split(batch_size), strict=True)
@@ -146,12 +148,47 @@ def draw_from(
     return restored.modality.decode(x, labels)
 
 
+def check_request(
+    modality: Modality,
+    num: int,
+    batch_size: int = 32,
+    frames: int | None = None,
+    size: Sequence[int] | None = None,
+    points: int | None = None,
+    **others: Any,
+) -> None:
+    """Refuse what no machine of this size can draw, before anything is allocated.
+
+    Raises:
+        ValueError: naming the number that is wrong, or the memory that is missing.
+    """
+    counts = {"num": num, "batch_size": batch_size, "frames": frames, "points": points}
+    counts |= {"size": None} if size is None else {f"size[{i}]": n for i, n in enumerate(size)}
+    for name, value in counts.items():
+        if value is not None:
+            check_number(name, value, 1, whole=True)
+    shape = tuple(modality.shape_of(frames, size, points))
+    needed = 4 * math.prod(shape) * (num + COPIES * min(num, batch_size))
+    if needed > (there := memory()):
+        raise ValueError(
+            f"{num} samples of shape {shape}, {min(num, batch_size)} at a time, need more than {needed / 1e9:.0f} GB, "
+            f"this machine has {there / 1e9:.0f} GB: fewer or smaller ones, or a smaller batch_size"
+        )
+
+
+def memory() -> float:
+    """Bytes of this machine; without end where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
 def make_labels(
     classes: Sequence[str], num: int, label: str | int | None, seed: int = 0
 ) -> Int[Tensor, " S"]:
     """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn."""
-    if num < 1:
-        raise ValueError(f"num must be at least 1, got {num}")
+    check_number("num", num, 1, whole=True)
     classes = list(classes)
     if label is None:
         return torch.arange(num) % len(classes)
@@ -179,6 +216,7 @@ def sample_checkpoint(
             that sets do not mix.
     """
     restored = build.restore(checkpoint, top_k)
+    check_request(restored.modality, num, **options)
     labels = make_labels(restored.modality.classes, num, label, seed)
     samples = draw_from(restored, labels, seed=seed, **options)
     if samples is None:

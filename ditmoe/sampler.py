@@ -121,6 +121,9 @@ def denoise(
         steps: number of scheduler steps.
         generators: one per sample, or one for all, for schedulers that add noise.
         on_step: called after each step.
+
+    Raises:
+        ValueError: as soon as a number is not finite.
     """
     set_timesteps(scheduler, steps, noise.device)
     if getattr(process, "tokens", None) is not None:
@@ -136,6 +139,11 @@ def denoise(
         output = guided(model, scaled, t, labels, guidance if inside else 1.0)
         output = process.for_scheduler(output, scaled, t.expand(len(x)).float())
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
+        if not x.isfinite().all():
+            raise ValueError(
+                f"samples are no longer finite at time {float(t):.0f}: lower guidance={guidance:g}, take another "
+                "scheduler, or train on"
+            )
         on_step()
     return x
 

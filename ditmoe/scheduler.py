@@ -17,6 +17,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ditmoe.options import check_number
+
 __all__ = [
     "EvenDDIMScheduler",
     "FlowAncestralScheduler",
@@ -54,8 +56,10 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         eta: float = 1.0,
         interval: Sequence[float] = (0.15, 0.6),
     ) -> None:
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {eta}")
+        check_number("shift", shift, above=0)
+        check_number("eta", eta, 0, 1)
+        if len(interval) != 2:
+            raise ValueError(f"interval must be two shares of noise, got {list(interval)}")
         super().__init__(num_train_timesteps=num_train_timesteps, shift=shift)
 
     def step(

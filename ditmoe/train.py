@@ -12,9 +12,10 @@ from ditmoe import build, checkpoint, cli, launch
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
+from ditmoe.options import check_number
 from ditmoe.precision import repeat_exactly
-from ditmoe.sample import Sampling, draw, sample_checkpoint
-from ditmoe.sampler import make_scheduler
+from ditmoe.sample import Sampling, check_request, draw, memory, sample_checkpoint
+from ditmoe.sampler import make_scheduler, set_timesteps, try_scheduler
 from ditmoe.trainer import Trainer
 from ditmoe.transfer import transfer
 from ditmoe.weights import read
@@ -31,7 +32,9 @@ def train(config: dict[str, Any]) -> None:
     except ValueError:
         shown = folder
     keep_freed_memory()
-    trainer = make_trainer(config, make_modality(config, shown), shown)
+    modality = make_modality(config, shown)
+    check_finish(config, modality)
+    trainer = make_trainer(config, modality, shown)
     if checkpoint.exists(trainer.folder):
         resume(trainer, config)
     num = sum(p.numel() for p in trainer.model.parameters())
@@ -54,6 +57,22 @@ def make_modality(config: dict[str, Any], folder: Path) -> Modality:
     if ranks.size > 1:
         ranks.of_first(modality.facts())
     return modality
+
+
+def check_finish(config: dict[str, Any], modality: Modality) -> None:
+    """Refuse before the training what would fail after it.
+
+    Raises:
+        ValueError: if the samples cannot be drawn, or not be measured.
+    """
+    options = config["finish"]
+    check_number("finish.num", options["num"], 0, whole=True)
+    if launch.ranks().rank > 0 or not options["evaluate"]:
+        return
+    try:
+        modality.check_evaluation()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{error} (or finish.evaluate=false)") from error
 
 
 def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -81,7 +100,8 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
     if config["trainer"].get("deterministic"):
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
-    modality.tokens(config["model"]["hidden_size"])  # what it asks of codec and data must have values
+    check_width(config["model"])
+    build.make_tokens(config, modality)  # what it asks of codec and data must have values
     torch.manual_seed(config["seed"])
     with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
         model = build.make_model(config, modality)
@@ -91,8 +111,13 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
         model = model.to(build.default_device())
     process = build.make(config["process"])
     scheduler = build.make(config["scheduler"])
-    make_scheduler(scheduler, process)  # a pair that cannot meet should say so before the training
-    sampling = Sampling(**config["sampling"])
+    sampling = Sampling.of(config)
+    made = make_scheduler(scheduler, process)
+    with build.describing("scheduler"):  # what cannot meet says so before the training
+        try_scheduler(made, process)
+    set_timesteps(made, sampling.steps, torch.device("cpu"))
+    if config["finish"]["num"]:
+        check_request(modality, config["finish"]["num"])
     labels = torch.arange(8) % len(modality.classes)
 
     def preview(model: torch.nn.Module, file: Path) -> None:
@@ -112,6 +137,20 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
         mesh=mesh,
         seed=config["seed"],
     )
+
+
+def check_width(model: dict[str, Any]) -> None:
+    """Refuse what would be filled for minutes before it ends: matrices of attention that outgrow this machine.
+
+    Raises:
+        ValueError: saying what they need.
+    """
+    width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
+    if (needed := 16 * width**2 * depth) > memory():
+        raise ValueError(
+            f"attention of hidden_size={width} and depth={depth} needs {needed / 1e9:.0f} GB, "
+            f"this machine has {memory() / 1e9:.0f} GB"
+        )
 
 
 def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:

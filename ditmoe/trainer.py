@@ -21,6 +21,7 @@ from ditmoe.mesh import Mesh
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
+from ditmoe.options import check_number
 from ditmoe.precision import choose_precision, repeat_exactly
 from ditmoe.process import Process
 from ditmoe.progress import Meter
@@ -90,14 +91,15 @@ class Trainer:
         keep_every: int = 0,
         background_save: bool = False,
     ) -> None:
-        least = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "keep_last": keep_last}
-        for name, value in least.items():
-            if value < 1:
-                raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+        counts = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "keep_last": keep_last}
+        for name, value in counts.items():
+            check_number(f"trainer.{name}", value, 1, whole=True)
+        counts = {"warmup": warmup, "log_every": log_every, "save_every": save_every}
+        for name, value in (counts | {"preview_every": preview_every, "keep_every": keep_every}).items():
+            check_number(f"trainer.{name}", value, 0, whole=True)
         if decay not in ("constant", "linear", "cosine"):
             raise ValueError(f"trainer.decay must be constant, linear or cosine, got {decay!r}")
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"trainer.label_dropout must lie in [0, 1], got {label_dropout}")
+        check_number("trainer.label_dropout", label_dropout, 0, 1)
         if deterministic:
             repeat_exactly()
         self.mesh = mesh or Mesh()
@@ -304,7 +306,7 @@ class Trainer:
         with self.stop.breaking():
             try:
                 self.preview(self.ema.model, file)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # samples of an untrained model may be no numbers
                 launch.tell(f"{file} was not drawn: {error}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # a module may import what stands in a line above it
     "layout": 0, "ranks": 0, "seeding": 0, "scheduler": 0, "stored": 0, "precision": 0, "record": 0, "files": 0,
-    "outside": 0,
+    "outside": 0, "options": -1,
     "layers": 1, "modality": 1, "launch": 1, "process": 1, "ema": 1, "stop": 1, "guard": 1, "sharded": 1, "manifest": 1,
     "checkpoint": 2,
     "moe": 2, "cli": 2,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ditmoe.layout import Layout
 from ditmoe.moe.experts import Experts, Places, Rows
+from ditmoe.options import check_number
 from ditmoe.ranks import ALONE, Ranks
 
 
@@ -217,14 +218,12 @@ def check_top_k(top_k: int, num_experts: int) -> None:
 
 
 def check_positive(**options: float) -> None:
-    """Raises ValueError naming the first option that is not above zero."""
+    """Raises ValueError naming the first option that is no finite number above zero."""
     for name, value in options.items():
-        if not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+        check_number(name, value, above=0)
 
 
 def check_not_negative(**options: float) -> None:
-    """Raises ValueError naming the first option that is below zero."""
+    """Raises ValueError naming the first option that is no finite number of at least zero."""
     for name, value in options.items():
-        if not isinstance(value, int | float) or not value >= 0:
-            raise ValueError(f"{name} must not be below 0, got {value}")
+        check_number(name, value, 0)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.files import replacing
-from ditmoe.modality import Report, Samples, Tokens
+from ditmoe.modality import Report, Samples, Tokens, check_options
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
@@ -21,7 +21,9 @@ from modalities.image import pictures, view
 from modalities.image.catalogue import Picture
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, turn
+from modalities.image.features import make as make_extractor
 from modalities.image.metric import evaluate_images
+from modalities.latents import prepare as write_latents
 from modalities.native import Packing, encode_all, native_size, packed_rows
 from modalities.sheet import lay_out, save_png
 
@@ -77,6 +79,8 @@ class Image(LatentModality):
         self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
         self._make_data, self._make_tokens, self._latents = data, tokens, latents
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        check_options("modality.evaluation", evaluate_images, self._evaluation)
+        check_options("modality.preparation", write_latents, self._preparation)
 
     @property
     def pixel_size(self) -> tuple[int, ...]:
@@ -173,6 +177,17 @@ class Image(LatentModality):
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
+
+    def check_evaluation(self, split: str = "test") -> None:
+        if (num := min(len(self.data.split(split)), self.data.limit)) < 2:
+            raise ValueError(f"an evaluation needs at least 2 real pictures, {split} has {num}")
+        chosen = self._evaluation
+        make_extractor(
+            chosen.get("features", "pixels"),
+            chosen.get("protocol", "adm"),
+            chosen.get("weights"),
+            chosen.get("device"),
+        )
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         against = reference.file if isinstance(reference, ReferenceFile) else reference

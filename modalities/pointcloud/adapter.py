@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.modality import Modality, Report, Samples, Tokens
+from ditmoe.modality import Modality, Report, Samples, Tokens, check_options
 from modalities.pointcloud import formats
 from modalities.pointcloud.data import Clouds
-from modalities.pointcloud.metric import evaluate_sets
+from modalities.pointcloud.metric import check_set, evaluate_sets
 from modalities.pointcloud.ply import write_ply
 from modalities.pointcloud.prepare import prepare
 from modalities.pointcloud.render import class_color
@@ -49,6 +49,8 @@ class PointCloud(Modality):
         self.num_points = num_points
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        check_options("modality.evaluation", evaluate_sets, self._evaluation)
+        check_options("modality.preparation", prepare, self._preparation)
         self._data: Clouds | None = None
         self._facts = _numbers(facts) if facts else None
 
@@ -104,6 +106,9 @@ class PointCloud(Modality):
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
+
+    def check_evaluation(self, split: str = "test") -> None:
+        check_set(self.data.split(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         return evaluate_sets(generated, reference, train, **self._evaluation)

@@ -1,9 +1,11 @@
 """How good a set of generated clouds is: quality, variety, how real its surfaces are, whether it was memorised."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +117,17 @@ def evaluate_sets(
     protocol_used |= {f"{kind} search": "; ".join(lines) for kind, lines in searches.items()}
     report = Report(values, protocol_used, intervals, rows)
     return replace(report, notes=warnings(report, drawn, M, options))
+
+
+def check_set(clouds: Sized, options: Mapping[str, Any]) -> None:
+    """Raises ValueError if `evaluate_sets` could not measure against so many clouds, or not with these options."""
+    defaults = inspect.signature(evaluate_sets).parameters
+    chosen = Options(**{f.name: options.get(f.name, defaults[f.name].default) for f in fields(Options)})
+    if (workers := options.get("workers")) is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    least = chosen.batch if chosen.protocol == "per_batch" else 2
+    if len(clouds) < least:
+        raise ValueError(f"an evaluation needs at least {least} real clouds, the data has {len(clouds)}")
 
 
 def _searched(drawn: Drawn, options: Options) -> list[Metric]:

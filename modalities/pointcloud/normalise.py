@@ -32,8 +32,7 @@ def normalised(
 
     Raises ValueError for another mode, or a shape (a set, for global) without any extent.
     """
-    if mode not in MEANING:
-        raise ValueError(f"normalisation must be one of {', '.join(MEANING)}, got {mode!r}")
+    check_mode(mode)
     role = "train" if "train" in sets else "reference"
     sentence = f"{mode}: {MEANING[mode].format(role=role)}"
     if mode == "none":
@@ -49,6 +48,12 @@ def normalised(
         name: [_by_itself(cloud, mode, f"shape {i} of the {name} set") for i, cloud in enumerate(clouds)]
         for name, clouds in sets.items()
     }, sentence
+
+
+def check_mode(mode: str) -> None:
+    """Raises ValueError for another mode than those of `MEANING`."""
+    if mode not in MEANING:
+        raise ValueError(f"normalisation must be one of {', '.join(MEANING)}, got {mode!r}")
 
 
 def _by_itself(cloud: np.ndarray, mode: str, which: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from ditmoe.modality import Samples
 from modalities.pointcloud import fidelity, kernels
 from modalities.pointcloud.distance import Metric, emd_metric, implementation, is_approximate
 from modalities.pointcloud.formats import ReadSet
-from modalities.pointcloud.normalise import normalised
+from modalities.pointcloud.normalise import check_mode, normalised
 
 CloudSet = Samples | np.ndarray | Sequence[np.ndarray]
 PROTOCOLS = ("set", "per_batch")
@@ -37,6 +37,9 @@ class Options:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+        if self.emd is not None:
+            emd_metric(self.emd)
+        check_mode(self.normalisation)
 
     @property
     def kinds(self) -> list[Metric]:

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ditmoe.layout import Layout, cells
-from ditmoe.modality import Tokens
+from ditmoe.modality import Tokens, check_number
 from modalities.grid import patchify, sincos, unpatchify
 from modalities.pointcloud.branch import (
     NUM_LOCAL,
@@ -48,6 +48,8 @@ class VoxelTokens(Tokens):
         if kept not in ("all", "occupied"):
             raise ValueError(f"kept must be all or occupied, got {kept!r}")
         self.kept = kept
+        if extent is not None:
+            check_number("extent", extent, above=0)
         if min(resolution, patch) < 1 or resolution % patch:
             raise ValueError(f"resolution must be a multiple of patch, got {resolution} and {patch}")
         self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
@@ -129,6 +131,9 @@ class PointVoxelTokens(VoxelTokens):
         super().__init__(hidden_size, resolution, patch, kept=kept)
         if points is not None and points < 1:
             raise ValueError(f"points must be at least 1, got {points}")
+        for name, value in {"features": features, "width": width, "fine": fine}.items():
+            check_number(name, value, 1, whole=True)
+        check_number("extent", extent, above=0)
         self.points = points
         self.reach = extent
         self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3

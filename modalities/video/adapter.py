@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.files import replacing
-from ditmoe.modality import Report, Samples, Tokens
+from ditmoe.modality import Report, Samples, Tokens, check_options
 from modalities import latents
 from modalities.adapter import LatentModality, to_bytes, to_pixels
 from modalities.codec import Codec
@@ -22,7 +22,7 @@ from modalities.video.autoencoder import Autoencoder
 from modalities.video.check import check as check_videos
 from modalities.video.codec import CausalPatches
 from modalities.video.data import Clips, pick
-from modalities.video.metric import evaluate_videos
+from modalities.video.metric import choose, evaluate_videos
 from modalities.video.moving import MovingDigits
 from modalities.video.native import NativeClips
 from modalities.video.view import enlarged, strip, view
@@ -103,6 +103,8 @@ class Video(LatentModality):
         self._make_data, self._make_tokens, self._make_pictures = data, tokens, pictures
         self._latents, self._preparation = latents, dict(preparation or {})
         self._evaluation = dict(evaluation or {})
+        kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}
+        check_options("modality.evaluation", evaluate_videos, kept)
 
     @property
     def pixel_size(self) -> tuple[int, ...]:
@@ -246,6 +248,11 @@ class Video(LatentModality):
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
+
+    def check_evaluation(self, split: str = "test") -> None:
+        if isinstance(self.data, Clips) and (num := len(self.data.split(split))) < 2:
+            raise ValueError(f"an evaluation needs at least 2 real clips, {split} has {num}")
+        choose(**self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         options = dict(self._evaluation)

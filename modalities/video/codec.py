@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ditmoe import checkpoint
+from ditmoe.modality import check_number
 from modalities.codec import Batches, Codec, PatchPCA, cells_of_clip
 
 Clip = Float[Tensor, "B C T H W"]
@@ -60,6 +61,8 @@ class CausalPatches(Codec):
         super().__init__()
         if min(chunk, batch) < 1 or steps < 0:
             raise ValueError(f"chunk and batch must be at least 1, steps 0, got {chunk}, {batch} and {steps}")
+        check_number("width", width, 1, whole=True)
+        check_number("depth", depth, 0, whole=True)
         self.stride, self.channels, self.path = tuple(stride), channels, path
         self.options = {"stride": list(stride), "channels": channels, "width": width, "depth": depth}
         self.steps, self.batch, self.chunk, self.context = steps, batch, chunk, REACH * depth

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,12 +74,7 @@ def evaluate_videos(
     Raises:
         ValueError: one line, for clips of another kind, fewer than two of them, or an option that makes no sense.
     """
-    chosen = protocols.make(preset, protocol, frames, stride, start, num)
-    if features == "i3d" and frames < LEAST_FRAMES:
-        raise ValueError(f"frames must be at least {LEAST_FRAMES} for I3D, got {frames}")
-    if preset and features != "i3d":
-        raise ValueError(f"preset {preset} is a way to take FVD: it needs features=i3d, got {features}")
-    extractor = make(features, chosen.resize, weights, device, chosen.name)
+    chosen, extractor = choose(features, preset, protocol, weights, frames, stride, start, num, device)
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
     sets = {role: sides.take(data, role, chosen, seed, progress) for role, data in given.items()}
     others, why_not = _others(sets, reconstruct, seed)
@@ -102,6 +98,31 @@ def evaluate_videos(
     width = found["generated"].shape[1]
     told = notes.warnings(report, sets, estimates[extractor.distance].bias, width, ways)
     return replace(report, notes=[*told, *why_not])
+
+
+def choose(
+    features: str = "i3d",
+    preset: str | None = None,
+    protocol: str = "whole",
+    weights: str | Path | None = None,
+    frames: int = 16,
+    stride: int = 1,
+    start: str = "random",
+    num: int | None = None,
+    device: str | None = None,
+    **others: Any,
+) -> tuple[protocols.Protocol, Extractor]:
+    """Which clips are taken and what looks at them, by the options of `evaluate_videos`.
+
+    Raises:
+        ValueError: for options that make no sense, or weights that are missing.
+    """
+    chosen = protocols.make(preset, protocol, frames, stride, start, num)
+    if features == "i3d" and frames < LEAST_FRAMES:
+        raise ValueError(f"frames must be at least {LEAST_FRAMES} for I3D, got {frames}")
+    if preset and features != "i3d":
+        raise ValueError(f"preset {preset} is a way to take FVD: it needs features=i3d, got {features}")
+    return chosen, make(features, chosen.resize, weights, device, chosen.name)
 
 
 def _others(
