@@ -3,7 +3,7 @@
 import platform
 import sys
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 FOLDER = "modalities/pointcloud/kernels"
 SOURCES = [f"{FOLDER}/{name}.cpp" for name in ("bound", "chamfer", "emd", "level", "order")]
@@ -17,6 +17,7 @@ LEVELS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4", "-m
 
 x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 setup(
+    packages=[*find_packages(include=["ditmoe*", "modalities*"]), "ditmoe.configs"],
     ext_modules=[
         Extension(
             f"modalities.pointcloud.kernels.{level}",
@@ -28,5 +29,5 @@ setup(
         )
         for level, flags in LEVELS.items()
         if x86 or level == "base"
-    ]
+    ],
 )

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from ditmoe import build, cli
-from ditmoe.files import replacing
+from ditmoe.checkpoint import replacing
+from ditmoe.config import build, cli
+from ditmoe.config.trust import Trust
+from ditmoe.diffusion import make_labels
 from ditmoe.modality import Report
-from ditmoe.sample import check_request, draw_from, make_labels
-from ditmoe.trust import Trust
+from ditmoe.sample import check_request, draw_from
 
 
 def evaluate_checkpoint(
@@ -34,7 +35,7 @@ def evaluate_checkpoint(
     Under torchrun all processes draw, and the first measures; the others get None.
 
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
-    may open only the paths and hub names that `trust` allows (`ditmoe.trust`).
+    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`).
     """
     restored = build.restore(checkpoint, top_k, trusted=trust)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:

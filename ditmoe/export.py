@@ -9,17 +9,19 @@ import torch
 from hydra import compose
 from omegaconf import OmegaConf
 
-from ditmoe import build, checkpoint, cli, weights
-from ditmoe.card import size_line, write_card
-from ditmoe.files import recover, replacing_folder, writing
-from ditmoe.folder import check_replaceable, without_paths
+from ditmoe import checkpoint
+from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.config import build, cli
+from ditmoe.config.trust import Trust
+from ditmoe.diffusion import make_scheduler
 from ditmoe.outside import is_regular
-from ditmoe.sampler import make_scheduler
-from ditmoe.trust import Trust
+from ditmoe.pipelines.card import size_line, write_card
+from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
+from ditmoe.pretrained import weights
 
 if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait for
-    import ditmoe.parts
-    import ditmoe.pipeline
+    import ditmoe.pipelines.components
+    import ditmoe.pipelines.pipeline
 
 METRICS = "metrics.json"
 
@@ -43,7 +45,7 @@ def export(
         scheduler: a configuration; None is the run's, or what fits a converted model.
         max_shard_size: of the files of weights, as diffusers writes sizes.
         licence: of the weights, for the card.
-        trust: paths and hub names that the checkpoint may open, see `ditmoe.trust`.
+        trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
 
     Raises:
         FileNotFoundError, ValueError: one line.
@@ -75,10 +77,9 @@ def export(
 
 def of_run(
     found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None, trust: Trust = False
-) -> tuple["ditmoe.pipeline.Pipeline", dict[str, Any]]:
+) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
     """The pipeline of a run, with its averaged weights, and what its card says."""
-    from ditmoe.parts import Transformer
-    from ditmoe.pipeline import Pipeline
+    from ditmoe.pipelines import Pipeline, Transformer
 
     config, facts = build.admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, facts), build.make(config["process"])
@@ -113,10 +114,9 @@ def of_run(
 
 def of_converted(
     source: Path, autoencoder: str | None, scheduler: Mapping[str, Any] | None
-) -> tuple["ditmoe.pipeline.Pipeline", dict[str, Any]]:
+) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
     """The pipeline of published weights; flow matching where they saw t in [0, 1], DDPM elsewhere."""
-    from ditmoe.parts import Transformer
-    from ditmoe.pipeline import Pipeline
+    from ditmoe.pipelines import Pipeline, Transformer
 
     config, tensors = weights.read(source)
     kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
@@ -193,9 +193,9 @@ def remember(
     tensors: Mapping[str, torch.Tensor],
     shape: Any,
     classes: Any,
-) -> "ditmoe.parts.Memory":
+) -> "ditmoe.pipelines.Memory":
     """The memory of a pipeline."""
-    from ditmoe.parts import Memory
+    from ditmoe.pipelines import Memory
 
     memory = Memory(
         config=config, facts=facts, tensors=shapes_of(tensors), shape=list(shape), classes=list(classes)

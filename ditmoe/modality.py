@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ditmoe.layout import Layout
-from ditmoe.options import check_number as check_number
-from ditmoe.options import check_options as check_options
+from ditmoe.nn import Layout
+from ditmoe.outside import check_number as check_number
 from ditmoe.outside import file_name, file_names
+from ditmoe.outside.options import check_options as check_options
 
 
 class Tokens(nn.Module, ABC):
@@ -136,7 +136,7 @@ class Modality(ABC):
     """File endings that `ditmoe.view` opens with this modality."""
     opens: ClassVar[Sequence[str]] = ()
     """Options, with dots where they are nested, that open a path or a name on the hub: a checkpoint's are not obeyed
-    unless the person's command allows it. Each class that a YAML names states its own so (`ditmoe.trust`)."""
+    unless the person's command allows it. Each class that a YAML names states its own so (`ditmoe.config.trust`)."""
 
     autoencoders: ClassVar[Sequence[str]] = ()
     """Classes of diffusers that may be its published autoencoder."""

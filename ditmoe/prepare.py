@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ditmoe import build, cli
+from ditmoe.config import build, cli
 
 
 def prepare(config: dict[str, Any]) -> None:

@@ -3,8 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +12,23 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ditmoe import build, cli, launch
+from ditmoe.config import build, cli
+from ditmoe.config.trust import Trust
+from ditmoe.diffusion import (
+    Process,
+    Sampling,
+    denoise,
+    draw_noise,
+    make_labels,
+    make_scheduler,
+    torch_generator,
+)
+from ditmoe.distributed import launch
 from ditmoe.modality import Modality, Samples
-from ditmoe.options import call, check_number
-from ditmoe.outside import file_name
-from ditmoe.process import HORIZON, Process
-from ditmoe.sampler import denoise, draw_noise, make_scheduler
-from ditmoe.seeding import torch_generator
-from ditmoe.trust import Trust
+from ditmoe.outside import check_number, file_name
 
-MOST_STEPS, MOST_GUIDANCE = 10_000, 1000
 COPIES = 4
 """Of a batch in memory at the very least: noise, state, the model's input and its output."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a model is sampled: scheduler steps, guidance and the times at which it is on."""
-
-    steps: int = 50
-    guidance: float = 1.0
-    interval: Sequence[float] = (0.0, 1000.0)
-
-    def __post_init__(self) -> None:
-        check_number("steps", self.steps, 1, MOST_STEPS, whole=True)
-        check_number("guidance", self.guidance, -MOST_GUIDANCE, MOST_GUIDANCE)
-        times = self.interval
-        if not isinstance(times, list | tuple) or len(times) != 2:
-            raise ValueError(f"interval must be two times between 0 and {HORIZON}, got {times!r}")
-        check_number("the start of interval", times[0], 0, HORIZON)
-        check_number("the end of interval", times[1], times[0], HORIZON)
-
-    @classmethod
-    def of(
-        cls, config: dict[str, Any], steps: int | None = None, guidance: float | None = None
-    ) -> "Sampling":
-        """The settings of a configuration, changed where a command says so."""
-        changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None}
-        if not isinstance(config["sampling"], Mapping):
-            raise ValueError(f"sampling must be a section, got {config['sampling']!r}")
-        return call("sampling", cls, **{**config["sampling"], **changed})
 
 
 def draw(
@@ -186,20 +162,6 @@ def memory() -> float:
         return math.inf
 
 
-def make_labels(
-    classes: Sequence[str], num: int, label: str | int | None, seed: int = 0
-) -> Int[Tensor, " S"]:
-    """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn."""
-    check_number("num", num, 1, whole=True)
-    classes = list(classes)
-    if label is None:
-        return torch.arange(num) % len(classes)
-    if label == "random":
-        return torch.randint(len(classes), (num,), generator=torch_generator("labels", seed))
-    index = len(classes) if label == "none" else build.label_index(classes, label)
-    return torch.full((num,), index)
-
-
 def sample_checkpoint(
     checkpoint: str | Path,
     num: int = 32,
@@ -217,7 +179,7 @@ def sample_checkpoint(
     Args:
         out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
             that sets do not mix.
-        trust: paths and hub names that the checkpoint may open, see `ditmoe.trust`.
+        trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
     """
     restored = build.restore(checkpoint, top_k, trusted=trust)
     check_request(restored.modality, num, **options)

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from ditmoe import build, checkpoint, cli, launch
+from ditmoe import checkpoint
+from ditmoe.config import build, cli
+from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
+from ditmoe.diffusion.sampler import set_timesteps
+from ditmoe.distributed import launch
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.modality import Modality
-from ditmoe.model import DiTMoE
-from ditmoe.options import check_number
-from ditmoe.precision import repeat_exactly
-from ditmoe.sample import Sampling, check_request, draw, memory, sample_checkpoint
-from ditmoe.sampler import make_scheduler, set_timesteps, try_scheduler
-from ditmoe.trainer import Trainer
-from ditmoe.transfer import transfer
-from ditmoe.weights import read
+from ditmoe.model import DiTMoE, transfer
+from ditmoe.outside import check_number
+from ditmoe.pretrained.weights import read
+from ditmoe.sample import check_request, draw, memory, sample_checkpoint
+from ditmoe.training import Trainer, repeat_exactly
 
 FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
 """Sections that must not change between a run and its continuation."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ditmoe import build, cli
+from ditmoe.config import build, cli
 
 
 def train_codec(config: dict[str, Any]) -> None:

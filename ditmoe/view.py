@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from ditmoe import cli
+from ditmoe.config import cli
 from ditmoe.modality import Modality
 from ditmoe.outside import files_below, printable, tell
 

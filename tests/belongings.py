@@ -9,7 +9,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from .autoencoders import video_autoencoder
+from tests.autoencoders import video_autoencoder
 
 
 @cache

@@ -11,17 +11,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ditmoe import checkpoint, cli, files
+from ditmoe import checkpoint
+from ditmoe.checkpoint import atomic
+from ditmoe.config import cli
 from ditmoe.convert import convert
 from ditmoe.evaluate import evaluate
 from ditmoe.export import command as export
 from ditmoe.prepare import prepare
 from ditmoe.train import resume
 from ditmoe.train_codec import train_codec
-from modalities.video import training
-from modalities.video.moving import MovingDigits
+from modalities.video.codec import training
+from modalities.video.data import MovingDigits
 from tests import fuzz_seeds
-from tests.test_trainer import trainer
+from tests.training.test_trainer import trainer
 
 CLOCKS = ("seconds", "samples_per_second", "written", "kept", "source")
 """Entries of records that tell when and how something was made."""
@@ -67,7 +69,7 @@ def swapped(folder: str) -> Callable[..., bool]:
     """The folder is the old one or the new one, which never becomes the old one again."""
 
     def whole(place: Path, mark: bool | None, old: dict, new: dict) -> bool:
-        files.recover(place / folder)  # as whoever opens it does
+        atomic.recover(place / folder)  # as whoever opens it does
         found = contents(place)
         assert found == new or (found == old and not mark), f"{place} holds {list(found)}"
         return found == new
@@ -123,7 +125,7 @@ def of_convert(home: Path, name: str = "convert") -> Work:
 
     def run(place: Path, source: Path = sources[0]) -> None:
         if name != "convert":
-            files._exchange = lambda *_: False
+            atomic._exchange = lambda *_: False
         convert(settings | {"source": str(source), "out": str(place / "out")})
 
     return Work(name, run, lambda place: run(made(place), sources[2]), swapped("out"))

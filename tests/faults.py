@@ -30,7 +30,8 @@ from pathlib import Path
 
 import torch
 
-from ditmoe import cli, files
+from ditmoe.checkpoint import atomic
+from ditmoe.config import cli
 from tests.fault_works import WORKS, Work, contents
 
 OPERATIONS = (
@@ -185,7 +186,7 @@ def _child(work: Work, place: Path, arm: Callable[[], None], screen: int) -> int
     os.dup2(screen, 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))  # not pytest's
     torch.set_num_threads(1)
-    files._cleared.cache_clear()
+    atomic._cleared.cache_clear()
     try:
         arm()
         cli.guard(lambda: work.run(place))

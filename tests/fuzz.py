@@ -161,8 +161,8 @@ def _spoil_zip(data: bytes, rng: random.Random) -> bytes:
 
 def spoil_checkpoint(run: Path, rng: random.Random) -> None:
     """As `spoil_some_file`, but what the manifest says of the files is made true again, and it is sealed."""
-    from ditmoe import checkpoint, manifest
-    from ditmoe.files import digest
+    from ditmoe import checkpoint
+    from ditmoe.checkpoint import digest, manifest
 
     folder = next((run / checkpoint.FOLDER).iterdir())
     file = rng.choice([folder / manifest.NAME] * 4 + sorted(folder.glob("*.safetensors")))

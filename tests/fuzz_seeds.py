@@ -17,19 +17,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import ditmoe
-from ditmoe import build, checkpoint, cli, convert, published, weights
-from ditmoe.card import metrics_line
+from ditmoe import checkpoint
+from ditmoe.config import build, cli
 from ditmoe.export import export
+from ditmoe.pipelines.card import metrics_line
+from ditmoe.pretrained import convert_file, published, weights
 from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer, resume
+from modalities.image import Pictures
 from modalities.image import adapter as images
-from modalities.image.data import Pictures
-from modalities.image.features import read_reference
-from modalities.image.pictures import open_picture
-from modalities.pointcloud import cache, formats
-from modalities.pointcloud.ply import write_ply
-from modalities.video import sets
-from modalities.video.reader import read_clip, read_index
+from modalities.image.data.pictures import open_picture
+from modalities.image.metrics.features import read_reference
+from modalities.pointcloud.data import formats
+from modalities.pointcloud.data.ply import write_ply
+from modalities.pointcloud.metrics import cache
+from modalities.video.data import clip_folders
+from modalities.video.io.reader import read_clip, read_index
 from tests.fuzz import Reader, spoil_checkpoint
 
 SLOW = 0.25
@@ -190,7 +193,7 @@ def readers(place: Path) -> list[Reader]:
     arrays = npz(place / "npz")
     converted, pipeline, encoded = place / "converted", place / "pipeline", place / "latents"
     published_files = dit(place / "dit")
-    convert.convert_file(published_files[0], converted, size=4, num_heads=2)
+    convert_file(published_files[0], converted, size=4, num_heads=2)
     export(image, pipeline)
     folder = place / "some"
     folder.mkdir()
@@ -226,7 +229,7 @@ def readers(place: Path) -> list[Reader]:
         Reader(
             "published weights",
             published_files,
-            lambda path: convert.convert_file(path, path.parent / "out", size=4, num_heads=2),
+            lambda path: convert_file(path, path.parent / "out", size=4, num_heads=2),
         ),
         Reader("pipeline", [pipeline], drawn, share=SLOW),
         Reader("clouds", clouds(place / "clouds"), formats.read_points),
@@ -239,6 +242,6 @@ def readers(place: Path) -> list[Reader]:
         Reader("shards", shards(place), lambda path: Pictures((8, 8), root=path).batch(2, 0, 0)),
         Reader("latents", [encoded], latent_batch),
         Reader("videos", videos(place / "videos"), read_video),
-        Reader("video sets", arrays["videos"], sets.read_set),
+        Reader("video sets", arrays["videos"], clip_folders.read_set),
         Reader("metrics", [metrics], metrics_line),
     ]

@@ -19,18 +19,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ditmoe.stored import open_file
-from modalities import latents
+from ditmoe.checkpoint import open_file
+from modalities.image import Pictures
 from modalities.image import adapter as images
 from modalities.image import view as picture_view
-from modalities.image.data import Pictures
-from modalities.image.features import read_reference
-from modalities.image.pictures import open_picture
-from modalities.pointcloud import cache, formats
-from modalities.pointcloud.data import Clouds
-from modalities.video import sets
-from modalities.video.data import Clips
-from modalities.video.reader import read_clip, read_index
+from modalities.image.data.pictures import open_picture
+from modalities.image.metrics.features import read_reference
+from modalities.latent import latent_cache
+from modalities.pointcloud import Clouds
+from modalities.pointcloud.data import formats
+from modalities.pointcloud.metrics import cache
+from modalities.video import Clips
+from modalities.video.data import clip_folders
+from modalities.video.io.reader import read_clip, read_index
 
 Maker = Callable[[Path], Path]
 NAMES = (b"caf\xe9", b"a\nb", b"\x1b[31mred", "\u202egnp".encode(), b"'; rm -rf ~")
@@ -43,7 +44,8 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
         + [(twice, formats.read_set), (overlapping, open_file)],
         "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member)],
-        "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"), sets.read_set),
+        "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
+        clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), cache.load)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript)]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index)],
@@ -52,11 +54,12 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
-                  (pipe("z.mp4"), sets.read_set), (pipe("classes.txt", tar=True), pictures),
-                  (pipe("latents.json"), lambda path: latents.read_record(path))]
+                  (pipe("z.mp4"), clip_folders.read_set), (pipe("classes.txt", tar=True), pictures),
+                  (pipe("latents.json"), lambda path: latent_cache.read_record(path))]
         + [(pipe(f"z.{ending}", alone=True), read) for ending, read in ALONE],
-        "links": [(loop, pictures), (loop, images.read_set), (loop, formats.read_set), (loop, sets.read_set)],
-        "names": [(named, pictures), (named, images.read_set), (named, formats.read_set), (named, sets.read_set)],
+        "links": [(loop, pictures), (loop, images.read_set), (loop, formats.read_set), (loop, clip_folders.read_set)],
+        "names": [(named, pictures), (named, images.read_set), (named, formats.read_set), (named,
+        clip_folders.read_set)],
     }  # fmt: skip
 
 
@@ -72,7 +75,8 @@ def _pictures(path: Path) -> Any:
 
 ALONE = [(e, formats.read_points) for e in ("npy", "npz", "ply", "xyz", "pt")] + [
     (e, lambda path: formats.read_surface(path, 9, 0)) for e in ("obj", "glb", "stl")
-] + [("png", open_picture), ("npz", images.read_set), ("npz", sets.read_set), ("mp4", read_index), ("npz", cache.load),
+] + [("png", open_picture), ("npz", images.read_set), ("npz", clip_folders.read_set), ("mp4", read_index), ("npz",
+cache.load),
      ("npz", read_reference), ("pt", open_file), ("safetensors", open_file)]  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ditmoe import launch
+from ditmoe.distributed import launch
 from ditmoe.moe import Experts, MoE, Router
-from ditmoe.moe.exchange import Exchange
+from ditmoe.parallel import Exchange
 from tests.routers import batch, layer
 
 LIMIT = 120
@@ -26,7 +26,7 @@ def together(check: Callable[..., Any], num: int, *given: Any) -> Any:
     They are forked from a server that has imported all this once.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.many", "tests.test_trainer"])
+    context.set_forkserver_preload(["tests.many", "tests.training.test_trainer"])
     receive, send = context.Pipe(duplex=False)
     port = free_port()
     processes = [

@@ -6,9 +6,7 @@ from math import ceil
 import torch
 from torch.nn import functional as F
 
-from ditmoe.layers import activate
-from ditmoe.layout import Layout
-from ditmoe.moe import (
+from ditmoe.moe import (  # fmt: skip
     Base,
     BatchPool,
     Context,
@@ -23,7 +21,9 @@ from ditmoe.moe import (
     Soft,
     TimestepExperts,
     TokenChoice,
-)  # fmt: skip
+)
+from ditmoe.nn import Layout
+from ditmoe.nn.layers import activate
 
 B, N, D, E = 3, 12, 16, 4
 GRIDS = {1: (12,), 2: (3, 4), 3: (3, 2, 2)}

@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ditmoe
-from ditmoe import checkpoint, manifest, weights
+from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
+from ditmoe.pretrained import weights
 from ditmoe.sample import sample_checkpoint
 from ditmoe.view import view
-from tests.test_image_adapter import trained as trained_image
-from tests.test_trainer import trainer
+from tests.modalities.image.test_adapter import trained as trained_image
+from tests.training.test_trainer import trainer
 
 PROCESSES = (
     "subprocess.",
@@ -87,10 +89,10 @@ GADGETS: list[Any] = [
     {"_target_": "torch.hub.load", "repo_or_dir": "a", "model": "b"},
     {"_target_": "diffusers.ModularPipeline", "pretrained_model_name_or_path": "someone/model"},
     {"_target_": "diffusers.AutoencoderKL.from_pretrained", "pretrained_model_name_or_path": "someone/model"},
-    {"_target_": "modalities.image.codec.Autoencoder", "path": "someone/model"},
-    {"_target_": "modalities.image.codec.Autoencoder", "path": "victim"},
-    {"_target_": "modalities.video.codec.CausalPatches", "path": "victim", "width": 2**24, "depth": 4000},
-    {"_target_": "ditmoe.files.discard", "litter": "victim"},
+    {"_target_": "modalities.image.Autoencoder", "path": "someone/model"},
+    {"_target_": "modalities.image.Autoencoder", "path": "victim"},
+    {"_target_": "modalities.video.CausalPatches", "path": "victim", "width": 2**24, "depth": 4000},
+    {"_target_": "ditmoe.checkpoint.atomic.discard", "litter": "victim"},
     {"_target_": "webbrowser.open", "url": "x"},
     {"_target_": "importlib.import_module", "name": "planted"},
     "${oc.env:HOME}",
@@ -247,7 +249,7 @@ def test_files_that_are_no_checkpoint_are_never_unpickled(home: Path, tmp_path: 
 def test_a_converted_folder(home: Path, tmp_path: Path) -> None:
     config = {
         "model": {"_target_": "ditmoe.model.DiTMoE", "hidden_size": 16, "depth": 1, "num_heads": 2},
-        "tokens": {"_target_": "modalities.image.tokens.LatentTokens", "channels": 4, "patch": 2},
+        "tokens": {"_target_": "modalities.image.LatentTokens", "channels": 4, "patch": 2},
         "num_classes": 3,
         "router": None,
         "size": 8,

@@ -19,8 +19,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from .belongings import write_all
-from .pages import (
+from tests.belongings import write_all
+from tests.pages import (
     BLOCKS,
     COMMANDS,
     PAGES,

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ditmoe import build, checkpoint, manifest
-from ditmoe.record import _whole
-from ditmoe.stored import open_file
+from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest, open_file
+from ditmoe.config import build
+from ditmoe.training.run_log import _whole
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = st.recursive(

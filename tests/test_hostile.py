@@ -12,17 +12,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ditmoe import build, cli
-from ditmoe.arrays import Arrays
+from ditmoe.checkpoint import in_memory, open_file
+from ditmoe.config import build, cli
 from ditmoe.modality import Samples
-from ditmoe.outside import file_names, files_below
-from ditmoe.stored import in_memory, open_file
-from modalities.image.data import Pictures
-from modalities.image.pictures import open_picture
-from modalities.pointcloud.data import Clouds
-from modalities.pointcloud.prepare import prepare
-from modalities.pointcloud.voxel import grid_coordinates
-from modalities.video.catalogue import list_videos
+from ditmoe.outside import Arrays, file_names, files_below
+from modalities.image import Pictures
+from modalities.image.data.pictures import open_picture
+from modalities.pointcloud import Clouds
+from modalities.pointcloud.data.prepare import prepare
+from modalities.pointcloud.tokens.voxel import grid_coordinates
+from modalities.video.data.catalogue import list_videos
 from tests import hostile
 
 CLASSES = ["/tmp/X", "../X", "a/b", "", "..", "é" * 300, "é" * 299, "a\nb", "\x1b[2J", "a\nB"]

@@ -1,14 +1,16 @@
 """Mixture of experts: who goes where (a routing), the experts, the layer around them, and the routers."""
 
-from ditmoe.moe.assignment import Base, Sinkhorn
+from ditmoe.moe.base import Base
+from ditmoe.moe.batch_pool import BatchPool
 from ditmoe.moe.diff_moe import DiffMoE
 from ditmoe.moe.expert_choice import ExpertChoice
-from ditmoe.moe.experts import Experts
+from ditmoe.moe.expert_race import ExpertRace
+from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.layer import MoE
-from ditmoe.moe.pool import BatchPool, ExpertRace
 from ditmoe.moe.relu import ReLU
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
-from ditmoe.moe.soft import Soft
+from ditmoe.moe.sinkhorn import Sinkhorn
+from ditmoe.moe.soft import Soft, SoftRouting
 from ditmoe.moe.timestep import TimestepExperts
 from ditmoe.moe.token_choice import TokenChoice
 
@@ -26,8 +28,10 @@ __all__ = [
     "ReLU",
     "Router",
     "Routing",
+    "Rows",
     "Sinkhorn",
     "Soft",
+    "SoftRouting",
     "TimestepExperts",
     "TokenChoice",
 ]

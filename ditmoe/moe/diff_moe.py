@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.layout import Layout
 from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.routing import Context, Place, check_positive
 from ditmoe.moe.token_choice import TokenChoice
+from ditmoe.nn import Layout
 
 
 class DiffMoE(TokenChoice):

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ditmoe.layers import activate, up_features
-from ditmoe.ranks import local
+from ditmoe.distributed import local
+from ditmoe.nn.layers import activate, up_features
 
 
 class Places(NamedTuple):

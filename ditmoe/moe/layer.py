@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.layers import FeedForward
 from ditmoe.moe.routing import Context, Router, Routing
+from ditmoe.nn import FeedForward
 
 
 class MoE(nn.Module):

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.pool import assign
-from ditmoe.moe.routing import Context, Loss, Router, Routing, check_positive, check_top_k, project
+from ditmoe.moe.routing import Context, Loss, Router, Routing, assign, check_positive, check_top_k, project
 
 
 class ReLU(Router):

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ditmoe.layout import Layout
+from ditmoe.distributed import ALONE, Ranks
 from ditmoe.moe.experts import Experts, Places, Rows
-from ditmoe.options import check_number
-from ditmoe.ranks import ALONE, Ranks
+from ditmoe.nn import Layout
+from ditmoe.outside import check_number
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,17 @@ class Router(nn.Module, ABC):
         for weight in self.parameters(recurse=False):
             if weight.ndim > 1:
                 nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+
+
+def assign(
+    chosen: Bool[Tensor, "T E"],
+    weights: Float[Tensor, "T E"],
+    scores: Float[Tensor, "T E"],
+    **extra: dict,
+) -> Routing:
+    """The routing of a mask; how many rows it has depends on the data, so that a GPU must be waited for."""
+    token, expert = chosen.nonzero(as_tuple=True)
+    return Routing(token, expert, weights[token, expert], scores, **extra)  # type: ignore[arg-type]
 
 
 def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "*n E"]:

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.layout import Layout
 from ditmoe.moe.experts import Rows
 from ditmoe.moe.routing import Context, Router, Routing, check_positive
+from ditmoe.nn import Layout
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ditmoe.layout import Layout
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
 from ditmoe.moe.soft import Soft
+from ditmoe.nn import Layout
 
 
 class TimestepExperts(Router):

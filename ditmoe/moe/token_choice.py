@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ditmoe.layout import Layout
-from ditmoe.moe.balance import balance_loss, z_loss
+from ditmoe.moe.losses import balance_loss, z_loss
 from ditmoe.moe.routing import (
     Context,
     Loss,
@@ -20,6 +19,7 @@ from ditmoe.moe.routing import (
     count,
     project,
 )
+from ditmoe.nn import Layout
 
 
 class TokenChoice(Router):

@@ -14,22 +14,21 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.arrays import Arrays
-from ditmoe.files import replacing
+from ditmoe.checkpoint import replacing
 from ditmoe.modality import Report, Samples, Tokens, check_options
-from ditmoe.outside import is_regular, printable, tell
-from modalities import latents
-from modalities.adapter import LatentModality, to_bytes, to_pixels
-from modalities.codec import Codec
-from modalities.image import pictures, view
-from modalities.image.catalogue import Picture
+from ditmoe.outside import Arrays, is_regular, printable, tell
+from modalities.image import view
 from modalities.image.codec import Autoencoder
-from modalities.image.data import Pictures, turn
-from modalities.image.features import make as make_extractor
-from modalities.image.metric import evaluate_images
-from modalities.latents import prepare as write_latents
-from modalities.native import Packing, encode_all, native_size, packed_rows
-from modalities.sheet import lay_out, save_png
+from modalities.image.data import Pictures, pictures
+from modalities.image.data.catalogue import Picture
+from modalities.image.data.dataset import turn
+from modalities.image.metrics.evaluation import evaluate_images
+from modalities.image.metrics.features import make as make_extractor
+from modalities.latent import Codec, LatentModality, Packing, latent_cache
+from modalities.latent.adapter import to_bytes, to_pixels
+from modalities.latent.latent_cache import prepare as write_latents
+from modalities.latent.packing import encode_all, native_size, packed_rows
+from modalities.shared import lay_out, save_png
 
 FITTED_ON = 2048
 """Training pictures that a codec without weights of its own is fitted on."""
@@ -55,7 +54,7 @@ class Image(LatentModality):
         budget: then, tokens at most of each packed row of a batch.
         rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_images`.
-        preparation: options of `latents.prepare`.
+        preparation: options of `latent_cache.prepare`.
         facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
     """
 
@@ -104,12 +103,12 @@ class Image(LatentModality):
         return data
 
     @cached_property
-    def cached(self) -> latents.Latents | None:
+    def cached(self) -> latent_cache.Latents | None:
         """The latents on disk, where there are some."""
         if self._latents is None:
             return None
-        mirror = latents.read_record(Path(self._latents).expanduser()).get("mirror")
-        found = latents.Latents(self._latents, partial(turn, mirror=bool(mirror)))
+        mirror = latent_cache.read_record(Path(self._latents).expanduser()).get("mirror")
+        found = latent_cache.Latents(self._latents, partial(turn, mirror=bool(mirror)))
         found.check(size=list(self.size))
         return found
 
@@ -240,9 +239,9 @@ class Image(LatentModality):
         data = self.data
         data.root = source
         pictures = data.split("train")
-        self.codec = self.ready_codec(latents.read_codec(out))
+        self.codec = self.ready_codec(latent_cache.read_codec(out))
         setting = {"source": printable(source.resolve()), "size": list(self.size), "mirror": data.mirror}
-        found = latents.Source(
+        found = latent_cache.Source(
             "picture",
             names=[picture.name for picture in pictures],
             labels=[picture.label for picture in pictures],
@@ -250,8 +249,8 @@ class Image(LatentModality):
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,
         )
-        report = latents.prepare(found, self.encode, out, setting, self.codec, **self._preparation)
-        print(latents.summary(report, "picture", out))
+        report = latent_cache.prepare(found, self.encode, out, setting, self.codec, **self._preparation)
+        print(latent_cache.summary(report, "picture", out))
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
         rng = np.random.default_rng(0)

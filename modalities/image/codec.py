@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from modalities.autoencoder import Published
+from modalities.latent import Published
 
 
 class Autoencoder(Published):

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ditmoe.outside import files_below, printable, tell
-from modalities.image.pictures import SUFFIXES, fitted, open_picture
-from modalities.sheet import lay_out, save_png
+from modalities.image.data.pictures import SUFFIXES, fitted, open_picture
+from modalities.shared import lay_out, save_png
 
 MAX_PICTURES = 200
 LARGEST = 4096

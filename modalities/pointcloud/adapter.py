@@ -11,15 +11,14 @@ from torch import Tensor
 
 from ditmoe.modality import Modality, Report, Samples, Tokens, check_options
 from ditmoe.outside import printable
-from modalities.pointcloud import formats
-from modalities.pointcloud.data import Clouds
-from modalities.pointcloud.metric import check_set, evaluate_sets
-from modalities.pointcloud.ply import write_ply
-from modalities.pointcloud.prepare import prepare
-from modalities.pointcloud.render import class_color
-from modalities.pointcloud.sheet import contact_sheet
-from modalities.pointcloud.view import view
-from modalities.sheet import save_png
+from modalities.pointcloud.data import Clouds, formats
+from modalities.pointcloud.data.ply import write_ply
+from modalities.pointcloud.data.prepare import prepare
+from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
+from modalities.pointcloud.viz.contact_sheet import contact_sheet
+from modalities.pointcloud.viz.render import class_color
+from modalities.pointcloud.viz.view import view
+from modalities.shared import save_png
 
 
 class PointCloud(Modality):

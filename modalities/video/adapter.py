@@ -11,22 +11,19 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.files import replacing
+from ditmoe.checkpoint import replacing
 from ditmoe.modality import Report, Samples, Tokens, check_options
 from ditmoe.outside import printable
-from modalities import latents
-from modalities.adapter import LatentModality, to_bytes, to_pixels
-from modalities.codec import Codec
-from modalities.native import encode_all, packed_rows
-from modalities.sheet import lay_out, save_png
-from modalities.video import sets, training, writer
-from modalities.video.autoencoder import Autoencoder
-from modalities.video.check import check as check_videos
-from modalities.video.codec import CausalPatches
-from modalities.video.data import Clips, pick
-from modalities.video.metric import choose, evaluate_videos
-from modalities.video.moving import MovingDigits
-from modalities.video.native import NativeClips
+from modalities.latent import Codec, LatentModality, latent_cache
+from modalities.latent.adapter import to_bytes, to_pixels
+from modalities.latent.packing import encode_all, packed_rows
+from modalities.shared import lay_out, save_png
+from modalities.video.codec import Autoencoder, CausalPatches, training
+from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
+from modalities.video.data.check import check as check_videos
+from modalities.video.data.dataset import pick
+from modalities.video.io import writer
+from modalities.video.metrics.evaluation import choose, evaluate_videos
 from modalities.video.view import enlarged, strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
@@ -48,7 +45,7 @@ class Video(LatentModality):
         stride: between the frames of a video that a clip takes.
         rate: frames per second of a clip, as it is shown and as positions count time.
         images: share of the training batches that are clips of one frame.
-        pictures: makes the data set of pictures (`modalities.image.data.Pictures`) that these are, for a size; where
+        pictures: makes the data set of pictures (`modalities.image.Pictures`) that these are, for a size; where
             its root is None they are first frames of clips.
         merge: whether a picture's class is that of the videos by the same name, or a new one behind them; otherwise
             pictures have no class (the null class).
@@ -58,7 +55,7 @@ class Video(LatentModality):
         budget: then, tokens at most of each packed row of a batch.
         rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_videos`.
-        preparation: options of `latents.prepare`, and "starts": clips of each video, evenly spread over it.
+        preparation: options of `latent_cache.prepare`, and "starts": clips of each video, evenly spread over it.
         facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
     """
 
@@ -144,11 +141,11 @@ class Video(LatentModality):
         return self._make_pictures(size=self.size)
 
     @cached_property
-    def cached(self) -> latents.Latents | None:
+    def cached(self) -> latent_cache.Latents | None:
         """The latents on disk, where there are some."""
         if self._latents is None:
             return None
-        starts = latents.read_record(Path(self._latents).expanduser()).get("starts", 1)
+        starts = latent_cache.read_record(Path(self._latents).expanduser()).get("starts", 1)
         if type(starts) is not int or starts < 1:
             raise ValueError(f"{self._latents} is damaged: its record has starts {printable(starts)}")
 
@@ -156,7 +153,7 @@ class Video(LatentModality):
             index, place = pick(length, seed, number)
             return index, int(place * starts)
 
-        found = latents.Latents(self._latents, pick_view)
+        found = latent_cache.Latents(self._latents, pick_view)
         found.check(frames=self.frames, size=list(self.size), stride=self.stride)
         return found
 
@@ -279,7 +276,7 @@ class Video(LatentModality):
         return self.decode(self.encode(clip[None]), torch.zeros(1, dtype=torch.long)).data[0]
 
     def read(self, path: Path) -> Samples:
-        return sets.read_set(path)
+        return clip_folders.read_set(path)
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
         """Per clip an MP4 to look at and a lossless MKV to measure, a GIF of all, and a sheet with frames of each; or
@@ -322,10 +319,10 @@ class Video(LatentModality):
             raise ValueError(f"modality.preparation.starts must be at least 1, got {starts}")
         data = self.data = self.clips_of(source)
         videos = data.split("train")
-        self.codec = self.ready_codec(latents.read_codec(out))
+        self.codec = self.ready_codec(latent_cache.read_codec(out))
         setting = {"source": printable(source.resolve()), "frames": self.frames, "size": list(self.size),
                    "stride": self.stride, "starts": starts, "policy": data.policy}  # fmt: skip
-        found = latents.Source(
+        found = latent_cache.Source(
             "video",
             names=[video.name for video in videos],
             labels=data.labels("train").tolist(),
@@ -333,8 +330,8 @@ class Video(LatentModality):
             read=lambda numbers: data.views([videos[i] for i in numbers], starts),
             unreadable=data.unreadable,
         )
-        report = latents.prepare(found, self.encode, out, setting, self.codec, **options)
-        print(latents.summary(report, "video", out))
+        report = latent_cache.prepare(found, self.encode, out, setting, self.codec, **options)
+        print(latent_cache.summary(report, "video", out))
 
     def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
         codec = self._make_codec()

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ditmoe.layout import Layout
 from ditmoe.modality import Tokens
-from modalities.grid import patchify, sincos, unpatchify
+from ditmoe.nn import Layout
+from modalities.shared import patchify, sincos, unpatchify
 
 
 class SpacetimeTokens(Tokens):

@@ -10,12 +10,12 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ditmoe.outside import files_below, printable, tell
-from modalities.sheet import lay_out, save_png
-from modalities.video.container import Unreadable
-from modalities.video.data import fit, resized
-from modalities.video.reader import read_clip, read_index
-from modalities.video.sets import one_each
-from modalities.video.writer import SUFFIXES
+from modalities.shared import lay_out, save_png
+from modalities.video.data.clip_folders import one_each
+from modalities.video.data.dataset import fit, resized
+from modalities.video.io.container import Unreadable
+from modalities.video.io.reader import read_clip, read_index
+from modalities.video.io.writer import SUFFIXES
 
 MAX_CLIPS = 40
 LARGEST = 2048

@@ -1,0 +1,197 @@
+"""Tensors that stay in their file until each is asked for, so that a file may be larger than memory.
+
+Mapping the whole file would not do: torch and safetensors map it privately and writable, which Linux refuses
+for a file larger than memory.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ditmoe.checkpoint import pickles
+from ditmoe.outside import Plain, is_regular, open_regular, printable
+
+SAFETENSORS = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+"""Types in a safetensors file that a tensor here can have; of others only the name is kept."""
+LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: where its bytes are, and how they are laid out."""
+
+    file: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own.
+
+        Raises:
+            ValueError: if the file ends before it does.
+        """
+        if 0 in self.shape:
+            return torch.empty(self.shape, dtype=self.dtype)
+        span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        values = torch.empty(span, dtype=self.dtype)
+        with open_regular(self.file) as file:
+            file.seek(self.offset)
+            if file.readinto(values.view(torch.uint8).numpy().data) < values.nbytes:
+                raise ValueError(f"{self.file} is damaged: it ends too early")
+        return values.as_strided(self.shape, self.stride).contiguous()
+
+
+def in_memory(value: Any) -> Tensor:
+    """The tensor itself, wherever it is."""
+    return value if isinstance(value, Tensor) else value.read()
+
+
+def open_file(file: Path) -> Any:
+    """What a .safetensors file or one of torch.save holds, with `Stored` in place of tensors; executes nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is not there, is damaged, or would execute code.
+    """
+    if not is_regular(file):
+        raise FileNotFoundError(f"{file} does not exist" + (" as a plain file" if file.exists() else ""))
+    try:
+        if file.suffix == ".safetensors":
+            return _safetensors(file)
+        with open_regular(file) as stream:
+            return _torch(stream, file)
+    except Exception as error:
+        raise ValueError(f"{file} {_reason(str(error))}") from error
+
+
+def _torch(stream: Plain, file: Path) -> Any:
+    size = os.fstat(stream.fileno()).st_size
+    if not zipfile.is_zipfile(stream):
+        stream.seek(0)
+        return _stored(pickles.load_old(stream, size), file, size, {})
+    with zipfile.ZipFile(stream) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        _check_plain(archive, size)
+        found = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(found) != 1 or members[found[0]].file_size > LARGEST_HEADER:
+            raise ValueError("it was not written by torch.save")
+        prefix = found[0].removesuffix("data.pkl")
+
+        def storage(key: str, dtype: torch.dtype, length: int) -> pickles.Storage:
+            info = members[f"{prefix}data/{key}"]
+            if length * dtype.itemsize > info.file_size:
+                raise ValueError(f"a storage of {length} numbers is larger than its record")
+            return pickles.Storage(dtype, length, _start(stream, info))
+
+        content = pickles.Machine(io.BytesIO(archive.read(found[0])), storage).load()
+    return _stored(content, file, size, {})
+
+
+def _check_plain(archive: zipfile.ZipFile, size: int) -> None:
+    """The records must lie in the file as they will in memory, each in a place of its own."""
+    if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+        raise ValueError("it is compressed, as torch.save does not do")
+    if sum(info.file_size for info in archive.infolist()) > size:
+        raise ValueError("it ends too early")
+    for info in archive.infolist():
+        if info.filename.endswith("/byteorder") and archive.read(info).decode() != sys.byteorder:
+            raise ValueError(f"it is of another byte order than {sys.byteorder}")
+
+
+def _start(stream: Plain, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a record begin: behind its own header, whose name and extras may be longer (APPNOTE 4.3.7)."""
+    before = stream.tell()
+    stream.seek(info.header_offset)
+    head = stream.read(30)
+    stream.seek(before)
+    if head[:4] != b"PK\3\4" or len(head) < 30:
+        raise ValueError("a record is not where its archive says")
+    name, extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+    return info.header_offset + 30 + name + extra
+
+
+def _stored(content: Any, file: Path, size: int, seen: dict[int, Any]) -> Any:
+    """The same with `Stored`; what is there several times is one object, as it was."""
+    if id(content) in seen:
+        return seen[id(content)]
+    made = content
+    if isinstance(content, pickles.Place):
+        length, origin = math.prod(content.shape) * content.dtype.itemsize, content.storage
+        if length > size:
+            raise ValueError(f"a tensor must store each number, got an expanded view of {content.shape}")
+        start = origin.offset + content.offset * content.dtype.itemsize
+        span = length and 1 + sum((n - 1) * s for n, s in zip(content.shape, content.stride, strict=True))
+        if start + span * content.dtype.itemsize > size:
+            raise ValueError("it ends too early")
+        made = Stored(file, start, content.dtype, content.shape, content.stride)
+    elif isinstance(content, Mapping):
+        made = {key: _stored(value, file, size, seen) for key, value in content.items()}
+    elif isinstance(content, (list, tuple)):
+        made = type(content)(_stored(value, file, size, seen) for value in content)
+    seen[id(content)] = made
+    return made
+
+
+def remarks(file: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    return _header(file)[1].get("__metadata__", {})
+
+
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
+    with open_regular(file) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length > min(file.stat().st_size, LARGEST_HEADER):
+            raise ValueError("its header is longer than the file")
+        return length, json.loads(handle.read(length))
+
+
+def _safetensors(file: Path) -> dict[str, Any]:
+    size, (length, entries) = file.stat().st_size, _header(file)
+    found: dict[str, Any] = {}
+    taken: list[tuple[int, int]] = []
+    for key, entry in entries.items():
+        if key == "__metadata__":
+            continue
+        shape, (start, stop), dtype = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
+        if len(shape) > pickles.MOST_AXES or any(type(n) is not int or n < 0 for n in (start, stop, *shape)):
+            raise ValueError(f"{printable(key)[:60]} must have a shape and a place of whole numbers")
+        taken.append((start, stop))
+        if dtype not in SAFETENSORS:
+            found[key] = str(dtype)
+            continue
+        stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        if stop - start != math.prod(shape) * SAFETENSORS[dtype].itemsize:
+            raise ValueError(f"{printable(key)[:60]} does not fill its place")
+        if 8 + length + stop > size:
+            raise ValueError("it ends too early")
+        found[key] = Stored(file, 8 + length + start, SAFETENSORS[dtype], shape, stride)
+    taken.sort()
+    if any(stop > start for (_, stop), (start, _) in pairwise(taken)):
+        raise ValueError("its tensors share places")
+    return found
+
+
+def _reason(text: str) -> str:
+    """What was wrong, without torch's advice to load the file all the same."""
+    if found := re.search(r"^GLOBAL (\S+)", text):
+        return f"would execute code when it is read, refused: {found[1]}"
+    first = next(iter(text.strip().split(". ")[0].splitlines()), "")
+    detail = "" if "weights" in text or not first else f": {first[:120]}"
+    return f"is no checkpoint, or is damaged{detail}"

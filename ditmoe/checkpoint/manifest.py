@@ -1,0 +1,84 @@
+"""What a checkpoint's folder says of itself: plain values in JSON, and digests that prove it whole."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ditmoe.checkpoint.lazy_tensors import Stored
+from ditmoe.outside import file_name, read_json
+
+FORMAT = "ditmoe-2"
+NAME = "manifest.json"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """That of a checkpoint's folder.
+
+    Raises:
+        ValueError: if it has none, or one that is not what was written.
+    """
+    file = folder / NAME
+    try:
+        content = read_json(file)
+        stated = content.pop("digest")
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, must be {FORMAT!r}")
+        if stated != _digest_of(content):
+            raise ValueError("it is not what was written")
+        if not isinstance(content["parts"], dict) or type(content["step"]) is not int:
+            raise ValueError("it has no parts or no step")
+        if not all(file_name(name) == name for name in content["parts"]):
+            raise ValueError("a part has a name that is none")
+        if not all(
+            isinstance(entry["sha256"], str) and "bytes" in entry for entry in content["files"].values()
+        ):
+            raise ValueError("its list of files is none")
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no checkpoint of ditmoe: it lacks {NAME}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{folder} is no checkpoint of ditmoe, or is damaged: {NAME}: {error}") from error
+    return content
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """A manifest as text, with its own digest."""
+    content = json.loads(json.dumps(content))  # as it will be read: no tuples, all keys strings
+    return (json.dumps({**content, "digest": _digest_of(content)}, indent=1) + "\n").encode()
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
+    """Plain values, and tensors by path; keys become strings, as JSON has them."""
+    if not isinstance(part, Mapping):
+        return (list(part) if isinstance(part, tuple) else part), {}
+    plain: dict[Any, Any] = {}
+    tensors: dict[str, Any] = {}
+    for key, value in part.items():
+        if isinstance(value, Tensor):
+            tensors[f"{path}{key}"] = value.detach().contiguous()
+        elif isinstance(value, Stored):
+            tensors[f"{path}{key}"] = value
+        else:
+            plain[str(key)], inner = split(value, f"{path}{key}/")
+            tensors |= inner
+    return plain, tensors
+
+
+def join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `split` took apart."""
+    part: Any = copy.deepcopy(plain)
+    for path, value in tensors.items():
+        *outer, name = path.split("/")
+        node: Any = part
+        for key in outer:
+            node = node.setdefault(key, {})
+        node[name] = value
+    return part

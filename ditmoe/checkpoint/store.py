@@ -1,0 +1,276 @@
+"""Checkpoints that are never half-written, prove whole and never execute code.
+
+A run's folder holds `checkpoints/step-0000500/`: a manifest and one safetensors file per part that has tensors.
+
+    manifest.json           format, step, plain values of all parts, size and SHA-256 of each file, and its own digest
+    ema.safetensors         averaged weights, all that sampling reads
+    model.safetensors optimizer.safetensors facts.safetensors ...
+
+A part that is spread over processes is a folder of files, to which each of them wrote what it has
+(`ditmoe.checkpoint.sharded`). A folder takes its name when all of it is on the disk; whatever lies under another name
+is litter.
+"""
+
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ditmoe.checkpoint import manifest, sharded
+from ditmoe.checkpoint.atomic import clear, digest, remove, replacing, replacing_folder, writing
+from ditmoe.checkpoint.lazy_tensors import Stored, in_memory, open_file
+from ditmoe.checkpoint.sharded import Pieces
+from ditmoe.distributed import ALONE, Ranks, is_spread
+from ditmoe.distributed.ranks import put
+from ditmoe.outside import is_regular
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest is whole; tensors stay on the disk until they are asked for.
+
+    Attributes:
+        path: its folder.
+        plain: plain values by part: "step", "config", "facts", ...
+        tensors: by part and by their names in it, which are paths where the part is nested.
+    """
+
+    path: Path
+    plain: Mapping[str, Any]
+    tensors: Mapping[str, Mapping[str, Stored | Pieces | Tensor]]
+
+    @property
+    def run(self) -> Path:
+        """The run's folder, or where the checkpoint lies if it was taken elsewhere."""
+        return self.path.parent.parent if self.path.parent.name == FOLDER else self.path
+
+    def part(self, name: str) -> Any:
+        """A part with its tensors in memory.
+
+        Raises:
+            ValueError: if there is no such part.
+        """
+        if name not in self.plain:
+            raise ValueError(f"{self.path} lacks its part {name}")
+        tensors = {k: in_memory(v) for k, v in self.tensors.get(name, {}).items()}
+        try:
+            return manifest.join(self.plain[name], tensors)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
+
+
+def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -> Path:
+    """Write a checkpoint whole or not at all, and return its folder.
+
+    Args:
+        run: the run's folder.
+        parts: of tensors and plain values, nested in dicts; lists hold plain values.
+        ranks: all of which call this, with their part of what is spread.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is as it was.
+    """
+    folder = run / FOLDER / f"step-{step:07d}"
+    first = ranks.rank == 0
+    divided = {name: manifest.split(part) for name, part in parts.items()}
+    spread = [name for name, (_, tensors) in divided.items() if any(map(is_spread, tensors.values()))]
+    files: dict[str, Any] = {}
+    drafts: list[Path] = []
+
+    def begin() -> None:
+        if first:
+            # The folder is there only if it was damaged: whoever goes on from a whole one does not write it again.
+            drafts.append(stack.enter_context(replacing_folder(folder)))
+
+    def write_whole() -> None:
+        for name, (_, tensors) in divided.items():
+            if tensors and name not in spread and first:
+                written.append(_written(tensors, draft / f"{name}.safetensors"))
+        files.update(
+            {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": digest(f)} for f in written}
+        )
+
+    def finish() -> None:
+        plain = {name: plain for name, (plain, _) in divided.items()}
+        if first:
+            (draft / manifest.NAME).write_bytes(
+                manifest.sealed({"format": manifest.FORMAT, "step": step, "parts": plain, "files": files})
+            )
+            stack.close()
+
+    with ExitStack() as stack:
+        ranks.together(begin)
+        draft = ranks.of_first(drafts[0] if first else None)
+        written = [f for name in spread for f in sharded.write(divided[name][1], draft / name, ranks)]
+        ranks.together(write_whole)
+        for stated in ranks.collect(files) or []:
+            files |= stated
+        ranks.together(finish)
+    return folder
+
+
+def _written(tensors: dict[str, Tensor], file: Path) -> Path:
+    with writing(file):
+        save_file(tensors, file)
+    return file
+
+
+def fill(found: Checkpoint, name: str, part: Any) -> None:
+    """Give the tensors of a part, spread or whole, the values that they have in a checkpoint.
+
+    Ranks read what they need where as many or as few had written; a checkpoint of one process all of them read whole,
+    tensor after tensor.
+
+    Raises:
+        ValueError: naming the first tensor that does not fit.
+    """
+    own, stored = manifest.split(part)[1], found.tensors.get(name, {})
+    for key in [*own, *stored]:
+        shapes = [tuple(getattr(tensors.get(key), "shape", "-")) for tensors in (stored, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
+            raise ValueError(f"{found.path} does not fit the model: {key} is {there} there, {here} here")
+    if (found.path / name).is_dir() and any(map(is_spread, own.values())):
+        return sharded.read_into(own, found.path / name)
+    for key, value in own.items():
+        put(value, in_memory(stored[key]))
+
+
+def restate(found: Checkpoint, **parts: Any) -> None:
+    """Change plain parts of a checkpoint, such as the configuration of a run that goes on with other options."""
+    plain = {name: manifest.split(part)[0] for name, part in parts.items()}
+    if found.path.is_dir() and plain != {name: found.plain.get(name) for name in parts}:
+        content = manifest.read(found.path)
+        content["parts"] |= plain
+        with replacing(found.path / manifest.NAME) as stream:
+            stream.write(manifest.sealed(content))
+
+
+def keep(run: Path, last: int, every: int = 0) -> None:
+    """Remove all checkpoints of a run but the `last` ones and those at multiples of `every` steps (0: none)."""
+    for step, folder in _listed(run)[last:]:
+        if not (every and step % every == 0):
+            remove(folder)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a run's folder holds a checkpoint, whole or not."""
+    return bool(_candidates(Path(path)))
+
+
+def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = ALONE) -> Checkpoint:
+    """The newest whole checkpoint of a run's folder, or the checkpoint that `path` itself is.
+
+    A damaged newest one gives way to the one before, which a line on stderr says.
+
+    Args:
+        parts: those that will be read; the tensors of others are not looked at. None is all.
+        ranks: all of which ask for it, and each of which looks at some of the files.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none, or none that is whole; one line.
+    """
+    path = Path(path)
+    candidates = _candidates(path)
+    if not candidates:
+        state = "is none" if path.exists() else "does not exist"
+        where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
+        raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
+    for candidate in candidates:
+        found, failure = None, None
+        try:
+            found = _opened(candidate, parts, ranks)
+        except (ValueError, OSError) as error:
+            failure = error
+        told = ranks.told(failure)
+        if found and told is None:
+            return found
+        if candidate == candidates[-1]:
+            raise failure or ValueError(told)
+        if ranks.rank == 0:
+            print(f"{told}; taking the one before", file=sys.stderr)
+    raise AssertionError
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """All parts of a checkpoint, in memory; see `find`."""
+    found = find(path)
+    return {name: found.part(name) for name in found.plain}
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Be the only one that writes to a run's folder, and remove what killed ones left half-written.
+
+    Raises:
+        ValueError: if another process is training in it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {run}: wait for it, or take another name="
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        for folder in (run, run / FOLDER, *(folder for _, folder in _listed(run))):
+            clear(folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _candidates(path: Path) -> list[Path]:
+    if path.name == FOLDER and not (path / FOLDER).exists():
+        path = path.parent
+    if path.name == manifest.NAME:
+        path = path.parent
+    return [path] if is_regular(path / manifest.NAME) else [folder for _, folder in _listed(path)]
+
+
+def _listed(run: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of a run's checkpoints, newest first."""
+    folders = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
+    found = ((re.fullmatch(r"step-(\d{7,18})", folder.name), folder) for folder in folders)
+    return sorted(((int(match[1]), folder) for match, folder in found if match), reverse=True)
+
+
+def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Checkpoint:
+    content = manifest.read(path)
+    plain, files = content["parts"], content["files"]
+    wanted = list(plain if parts is None else parts)
+    of_part = {
+        name: [f for f in files if f == f"{name}.safetensors" or _in_folder(f, name)] for name in wanted
+    }
+    for number, file in enumerate(f for names in of_part.values() for f in names):
+        if not is_regular(path / file):
+            raise ValueError(f"{path} is damaged: {file} is missing")
+        if number % ranks.size != ranks.rank:
+            continue
+        if (path / file).stat().st_size != files[file]["bytes"] or digest(path / file) != files[file][
+            "sha256"
+        ]:
+            raise ValueError(f"{path} is damaged: {file} is not what was written")
+    tensors: dict[str, Any] = {}
+    for name, names in of_part.items():
+        if names:
+            whole = names == [f"{name}.safetensors"]
+            tensors[name] = open_file(path / names[0]) if whole else sharded.open_folder(path, names)
+    return Checkpoint(path, plain | {"step": content["step"]}, tensors)
+
+
+def _in_folder(file: str, name: str) -> bool:
+    return bool(re.fullmatch(rf"{re.escape(name)}/[\w-]+\.safetensors", file))

@@ -1,0 +1,183 @@
+"""What all commands share: finding the configuration, and mistakes that end in one clear line."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ditmoe.config import screen
+from ditmoe.distributed import launch
+from ditmoe.outside import check_numbers, printable
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def config_folder() -> Path:
+    """The YAML files: beside the package in a checkout, inside it when installed from a wheel."""
+    beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
+    return beside if (beside / "train.yaml").is_file() else inside
+
+
+def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool = False) -> None:
+    """Run one entry point under Hydra with the words of the command line.
+
+    A user's mistake ends in one line on stderr and exit code 2; DITMOE_TRACE=1 shows where it was raised.
+
+    Args:
+        many: the command knows how to share its work among the processes of torchrun.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if launch.world() > 1 and not many:
+        guard(lambda: _refuse_many(config_name))
+
+    def main(config: DictConfig) -> None:
+        guard(lambda: _checked(config))  # in here, or Hydra adds lines of its own
+
+    def _checked(config: DictConfig) -> None:
+        check_types(config, config_name)
+        words = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        check_numbers(words)
+        with launch.processes():
+            command(words)
+
+    guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
+
+
+def guard(main: Callable[[], Any]) -> None:
+    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130.
+
+    Of several processes the first that has something to say says it. What is printed goes through a `Screen`.
+    """
+    screen.install()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exc()
+        if launch.speaks():
+            print(f"error: {printable(explain(error))}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if is_memory(error):
+            if os.environ.get("DITMOE_TRACE"):
+                traceback.print_exc()
+            if launch.speaks():
+                print(f"error: not enough memory: {explain(error) or 'for what was asked'}", file=sys.stderr)
+            sys.exit(2)
+        if not launch.is_lost(error):
+            raise
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exc()
+        if launch.speaks():
+            print(f"error: {launch.LOST}", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(1)  # no farewell to processes that do not answer
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is at an end: Python's and NumPy's, torch's on a GPU and on a CPU."""
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    signs = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, kinds) or any(sign in str(error) for sign in signs)
+
+
+def _refuse_many(name: str) -> None:
+    raise ValueError(f"python -m ditmoe.{name} is for one process: start it without torchrun")
+
+
+def explain(error: BaseException) -> str:
+    """One line for an error, with what was probably meant."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_option(match[1])
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        known = sorted(re.findall(r"^\t(\S+)$", text, re.MULTILINE))
+        return f"{match[1]}={match[2]} does not exist; {_suggest(match[2], known)}"
+    if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
+        return _unknown_option(match[1])
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        key = getattr(error, "full_key", None) or match[1]
+        return f"{key} must be given: {key}=..."
+    return " ".join(text.split())
+
+
+def _unknown_option(key: str) -> str:
+    known = sorted(_known_options() - {key})  # it may be one elsewhere, as of another router
+    return f"{key} is not an option; {_suggest(key, known)}"
+
+
+def _known_options() -> set[str]:
+    """Dotted names of all options of all commands, read from the YAML files without composing them."""
+    found: set[str] = set()
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                name = f"{prefix}.{key}" if prefix else str(key)
+                if key != "defaults" and not str(key).startswith("_") and key != "hydra":
+                    found.add(name)
+                    walk(value, name)
+
+    for file in config_folder().rglob("*.yaml"):
+        group = file.parent.relative_to(config_folder()).as_posix()
+        found.add(group) if group != "." else None
+        within = {
+            ".": "",
+            "experiment": "",
+            "recipe": "",
+            "codec": "modality.codec",
+            "tokens": "modality.tokens",
+        }
+        walk(OmegaConf.to_container(OmegaConf.load(file)), within.get(group, group))
+    return found
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:  # a right name in the wrong section is the commonest mistake
+        near = [k for k in known if k.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:1]
+    return (
+        f"did you mean {near[0]}?" if near else f"choose from {', '.join(k for k in known if '.' not in k)}"
+    )
+
+
+def check_types(config: DictConfig, config_name: str) -> None:
+    """Numbers must stay numbers and switches switches.
+
+    Raises:
+        ValueError: naming the option, what it must be, and what came.
+    """
+    hydra_config = HydraConfig.get()
+    groups = hydra_config.runtime.choices
+    chosen = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0].split("@")[0] in groups]
+    default = hydra.compose(config_name=config_name, overrides=chosen)
+    for dotted in (o.lstrip("+~").split("=")[0] for o in hydra_config.overrides.task if o not in chosen):
+        expected = OmegaConf.select(default, dotted, throw_on_missing=False)
+        got = OmegaConf.select(config, dotted)
+        if got is None or expected is None:
+            continue
+        number = isinstance(got, (int, float)) and not isinstance(got, bool)
+        if isinstance(expected, bool):
+            wanted = None if isinstance(got, bool) else "true or false"
+        elif isinstance(expected, int):
+            wanted = None if number and isinstance(got, int) else "a whole number"
+        else:
+            wanted = "a number" if isinstance(expected, float) and not number else None
+        if wanted:
+            raise ValueError(f"{dotted} must be {wanted}, got {got!r}")
+        if isinstance(OmegaConf.select(default, dotted), DictConfig) and not isinstance(got, DictConfig):
+            raise ValueError(f"{dotted} is a section: give {dotted}.<option>=..., got {got!r}")

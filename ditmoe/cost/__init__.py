@@ -1,0 +1,17 @@
+"""What a model costs before it is built: parameters, multiply-adds, memory, communication."""
+
+from ditmoe.cost.communication import Machine, Measured, Spread, traffic
+from ditmoe.cost.flops import Counts, count
+from ditmoe.cost.memory import Memory, sampling_memory, training_memory
+
+__all__ = [
+    "Counts",
+    "Machine",
+    "Measured",
+    "Memory",
+    "Spread",
+    "count",
+    "sampling_memory",
+    "traffic",
+    "training_memory",
+]

@@ -1,0 +1,50 @@
+"""Noise and back: the processes that corrupt data, the loop that takes the noise away, and its schedulers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ditmoe.diffusion.labels import label_index, make_labels
+from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
+from ditmoe.diffusion.sampler import (
+    Sampling,
+    check_scheduler,
+    denoise,
+    draw_noise,
+    make_scheduler,
+    try_scheduler,
+)
+from ditmoe.diffusion.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from ditmoe.diffusion.schedulers import EvenDDIMScheduler, FlowAncestralScheduler, SchedulerMixin
+
+_LAZY = {  # they need diffusers, which importing this room should not bring
+    "EvenDDIMScheduler": "schedulers",
+    "FlowAncestralScheduler": "schedulers",
+    "SchedulerMixin": "schedulers",
+}
+
+__all__ = [
+    "DDPM",
+    "HORIZON",
+    "EvenDDIMScheduler",
+    "FlowAncestralScheduler",
+    "FlowMatching",
+    "Process",
+    "Sampling",
+    "SchedulerMixin",
+    "check_scheduler",
+    "denoise",
+    "draw_noise",
+    "label_index",
+    "make_labels",
+    "make_scheduler",
+    "torch_generator",
+    "try_scheduler",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,18 @@
+"""The backbone: a diffusion transformer with mixtures of experts, its masked variant, and how one model starts
+from another.
+"""
+
+from ditmoe.model.backbone import ATTENTION, Block, DiTMoE, FinalLayer
+from ditmoe.model.masked import MaskedDiTMoE
+from ditmoe.model.upcycling import Transfer, transfer, upcycle
+
+__all__ = [
+    "ATTENTION",
+    "Block",
+    "DiTMoE",
+    "FinalLayer",
+    "MaskedDiTMoE",
+    "Transfer",
+    "transfer",
+    "upcycle",
+]

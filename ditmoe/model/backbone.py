@@ -1,0 +1,276 @@
+"""The backbone: a diffusion transformer whose feed-forward layers are mixtures of experts.
+
+DiT (arXiv 2212.09748) with the layers of DiT-MoE (arXiv 2407.11633). It maps a noisy sample to a prediction of
+the same shape and never learns what the sample is: a modality's `Tokens` cut it up and put it together again.
+
+    h = W patchify(x) + positions          c = timestep(t) + label(y)
+    h = h + gate1 * Attention(modulate(h)),   h = h + gate2 * MoE(modulate(h))        [depth times]
+    prediction = inverse(W' modulate(h))
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ditmoe.modality import Tokens
+from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
+from ditmoe.nn import (
+    Attention,
+    FeedForward,
+    LabelEmbedding,
+    Layout,
+    Modulation,
+    TimestepEmbedding,
+    modulate,
+    normalize,
+    rotary_angles,
+)
+from ditmoe.outside import check_number
+
+MOST_LAYERS = 10_000
+ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
+"""What the tokens of a block attend to, block after block (`ditmoe.nn.layout.WITHIN`)."""
+
+
+class Block(nn.Module):
+    """adaLN-Zero block: both branches are modulated before and gated after by the conditioning."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        attention: Attention,
+        feed_forward: FeedForward | MoE,
+        within: str = "all",
+        window: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.within, self.window = within, tuple(window)
+        self.modulation = Modulation(hidden_size, 6)
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def forward(
+        self,
+        x: Float[Tensor, "R N D"],
+        context: Context,
+        c: Float[Tensor, "B *f D"],
+        angles: Float[Tensor, "N half"] | None = None,
+    ) -> tuple[Float[Tensor, "R N D"], Routing | None]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, context.layout)
+        groups = context.layout.groups(self.within, self.window)
+        attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
+        x = torch.addcmul(x, gate1, attended)
+        plain, routing = normalize(x), None
+        y = modulate(plain, shift2, scale2)
+        if isinstance(self.feed_forward, MoE):
+            y, routing = self.feed_forward(y, replace(context, plain=plain))
+        else:
+            y = self.feed_forward(y)
+        return torch.addcmul(x, gate2, y), routing
+
+
+class FinalLayer(nn.Module):
+    """Modulated LayerNorm and the projection to what a token predicts."""
+
+    def __init__(self, hidden_size: int, out_features: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(hidden_size, 2)
+        self.linear = nn.Linear(hidden_size, out_features)
+
+    def forward(
+        self, x: Float[Tensor, "R N D"], c: Float[Tensor, "B *f D"], layout: Layout
+    ) -> Float[Tensor, "R N Q"]:
+        return self.linear(modulate(normalize(x), *self.modulation(c, layout)))
+
+
+class DiTMoE(nn.Module):
+    """Diffusion transformer with a mixture of experts in the layers `sparse`.
+
+    Args:
+        tokens: how samples become tokens; owns no weights unless the modality needs a head of its own.
+        num_classes: label `num_classes` is the null class of classifier-free guidance.
+        hidden_size: D, a multiple of `num_heads`.
+        router: makes the router of one layer from D; None is a dense DiT.
+        sparse: indices of the layers with experts; None is every layer.
+        activation: of routed and shared experts, "swiglu" or "gelu" or "gelu_tanh".
+        expert_ratio: width of a routed expert over D.
+        shared_ratio: width of all shared experts together over D (they are one feed-forward layer);
+            0 is none. DiT-MoE publishes "2 shared experts" as 2.
+        dense_ratio, dense_activation: the feed-forward layer of dense blocks, DiT's by default.
+        qk_norm: LayerNorm per head on queries and keys.
+        attention: "full"; or "factorised": blocks attend in turns within the places along the first axis (frames) and
+            along it (Latte, arXiv 2401.03048); or "window": in turns within windows of the token grid and within
+            windows moved by half their size (Swin, arXiv 2103.14030).
+        window: tokens of a window along each axis.
+        rope: rotary positions from the tokens' coordinates, in place of the added embedding.
+        time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        num_classes: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        router: Callable[..., Router] | None = None,
+        sparse: Sequence[int] | None = None,
+        activation: str = "swiglu",
+        expert_ratio: float = 4.0,
+        shared_ratio: float = 2.0,
+        dense_ratio: float = 4.0,
+        dense_activation: str = "gelu_tanh",
+        qk_norm: bool = False,
+        attention: str = "full",
+        window: Sequence[int] | None = None,
+        rope: bool = False,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_number("hidden_size", hidden_size, 1, whole=True)
+        check_number("depth", depth, 1, MOST_LAYERS, whole=True)
+        sparse = range(depth) if sparse is None else sparse
+        if not isinstance(sparse, Sequence) or not all(isinstance(i, int) for i in sparse):
+            raise ValueError(f"sparse must be a list of layers, got {sparse!r}")
+        check_number("expert_ratio", expert_ratio, 0.5 / hidden_size)  # rounded, one unit
+        check_number("shared_ratio", shared_ratio, 0)
+        check_number("dense_ratio", dense_ratio, 0)
+        if unknown := [i for i in sparse if not 0 <= i < depth]:
+            raise ValueError(f"sparse must name layers between 0 and {depth - 1}, got {unknown}")
+        if attention not in ATTENTION:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+        if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
+            raise ValueError(f"window must have {tokens.axes} sizes of at least 1 token, got {window}")
+
+        def feed_forward(layer: int) -> FeedForward | MoE:
+            if router is None or layer not in sparse:
+                return FeedForward(hidden_size, round(dense_ratio * hidden_size), dense_activation)
+            route = router(hidden_size=hidden_size)
+            route.settle(Place(sorted(sparse).index(layer), len(sparse), tokens.out_features, tokens.axes))
+            inner, shared = (round(ratio * hidden_size) for ratio in (expert_ratio, shared_ratio))
+            return MoE(route, hidden_size, inner, shared, activation)
+
+        self.tokens = tokens
+        self.num_classes = num_classes
+        self.embed = nn.Linear(tokens.in_features, hidden_size)
+        self.timestep = TimestepEmbedding(hidden_size, scale=time_scale)
+        self.label = LabelEmbedding(num_classes, hidden_size)
+        self.depth = depth
+        self.rope, self.head_size = rope, hidden_size // max(1, num_heads)
+        turns = ATTENTION[attention]
+        self.blocks = nn.ModuleList(
+            Block(
+                hidden_size,
+                Attention(hidden_size, num_heads, qk_norm),
+                feed_forward(layer),
+                turns[layer % len(turns)],
+                window or (),
+            )
+            for layer in range(depth)
+        )
+        self.final = FinalLayer(hidden_size, tokens.out_features)
+        self.initialize()
+
+    def forward(
+        self,
+        x: Float[Tensor, "R *sample"],
+        t: Float[Tensor, "B *f"],
+        y: Int[Tensor, " B"],
+        layout: Layout | None = None,
+    ) -> tuple[Float[Tensor, "R *prediction"], list[Routing]]:
+        """Predict from noisy samples.
+
+        Args:
+            x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
+            t: time of each sample from data (0) to noise (1000); or (B, F), of each place along the first axis of
+                the token grid, such as the frames of a clip. Routers and heads that know the time then see the mean.
+            y: labels, `num_classes` for none.
+            layout: of samples of different sizes.
+
+        Returns:
+            A prediction shaped like x (what it predicts is the process's business), and the routing of
+            every sparse layer, from which the balance loss is computed.
+        """
+        if layout is not None:
+            return self.predict(x, layout, t, y)[:2]
+        layout = self.tokens.layout(x)
+        tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y)
+        for i, routing in enumerate(routings):
+            if routing.draft is not None:
+                draft = self.tokens.inverse(routing.draft, layout, x, t, c)
+                routings[i] = replace(routing, draft=draft)
+        return self.tokens.inverse(tokens, layout, x, t, c), routings
+
+    def predict(
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
+        """What each token predicts, the routings, the time and the conditioning of each sample."""
+        h, routings, context, c = self.encode(tokens, layout, t, y)
+        return self.final(h, c, layout), routings, context.t, context.c
+
+    def encode(
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context, Float[Tensor, "B *f D"]]:
+        """Tokens after `depth` blocks, the routings, what is known of the samples, and the conditioning of blocks."""
+        h, angles = self.place(self.embed(tokens), layout)
+        time = self.timestep(t.flatten()).unflatten(0, t.shape)
+        per_frame = time + (self.label(y) if t.ndim == 1 else self.label(y)[:, None])
+        t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))
+        context = Context(t, time, c, layout, h)
+        routings = []
+        for block in islice(self.blocks, self.depth):
+            h, routing = block(h, context, per_frame, angles)
+            if routing is not None:
+                routings.append(routing)
+        return h, routings, context, per_frame
+
+    def place(
+        self, h: Float[Tensor, "R N D"], layout: Layout
+    ) -> tuple[Float[Tensor, "R N D"], Float[Tensor, "N half"] | None]:
+        """Tokens that know where they are, or the angles by which rotary positions say so in attention."""
+        if self.rope:
+            return h, rotary_angles(self.tokens.coordinates(layout), self.head_size)
+        return h + self.tokens.positions(layout).to(self.embed.weight.dtype), None
+
+    @property
+    def mixtures(self) -> list[MoE]:
+        """The layers with experts, in the order of the routings."""
+        return [b.feed_forward for b in self.blocks if isinstance(b.feed_forward, MoE)]
+
+    @property
+    def routers(self) -> list[Router]:
+        """Their routers."""
+        return [mixture.router for mixture in self.mixtures]
+
+    def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
+        """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
+        for router, observed in zip(self.routers, zip(*passes, strict=True), strict=True):
+            router.update(observed)
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """All initialisation, as DiT does it: Xavier matrices, zero gates, so that every block is the identity."""
+        initialize_layers(self)
+        for layer in (self.timestep.first, self.timestep.second, self.label.table):
+            nn.init.normal_(layer.weight, std=0.02)
+        if not self.tokens.initialize():  # else the zero is in the head that follows
+            nn.init.zeros_(self.final.linear.weight)
+
+
+@torch.no_grad()
+def initialize_layers(parent: nn.Module) -> None:
+    """Xavier matrices, zero gates: what all layers of one kind have in common."""
+    for module in parent.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Experts | Router):
+            module.initialize()
+    for module in parent.modules():
+        if isinstance(module, Modulation):
+            nn.init.zeros_(module.linear.weight)

@@ -1,0 +1,164 @@
+"""A model starts from another one's weights: dense layers become experts, blocks move to other kinds of data."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ditmoe.model.backbone import DiTMoE
+from ditmoe.moe import MoE, Sinkhorn, TokenChoice
+from ditmoe.nn import Attention, FeedForward
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What came from where; names of tensors.
+
+    Attributes:
+        taken: as they were.
+        copied: of experts, each a copy of the dense layer (sparse upcycling, arXiv 2212.05055).
+        new: left at their initialisation, shared experts beside copies at zero.
+        unused: of the source.
+        exact: whether feed-forward layers compute what they did in the source.
+    """
+
+    taken: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    exact: bool = True
+
+    def lines(self) -> list[str]:
+        """A report for people."""
+        counts = {"taken": self.taken, "copied to every expert": self.copied, "new": self.new}
+        lines = [f"  {len(names):4d} tensors {what}{_some(names)}" for what, names in counts.items() if names]
+        if self.unused:
+            lines.append(f"  {len(self.unused):4d} of the source not used{_some(self.unused)}")
+        if not self.exact:
+            lines.append(
+                "  experts start as copies, but their weights do not sum to one: "
+                "router=token_choice router.renormalize=true makes the first prediction the dense model's"
+            )
+        return lines
+
+
+@torch.no_grad()
+def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
+    """Start `model` from `weights`, in place.
+
+    A tensor is taken where name and shape fit. Where the source has a dense layer and the model a mixture, every
+    routed expert becomes a copy, and shared experts start at zero. All else stays as it was initialised: from a
+    2-D model the blocks serve clouds or clips, while embedding, output and labels are new (DiT-3D's
+    transfer, arXiv 2307.01831, section 3.4).
+
+    Raises:
+        ValueError: if no block fits.
+    """
+    own = model.state_dict()
+    found = {name: source for name in own if (source := _source(name, own[name], weights)) is not None}
+    for index in range(len(model.blocks)):  # half of an expert is none
+        experts = [name for name in own if name.startswith(f"blocks.{index}.feed_forward.experts.")]
+        if not all(name in found for name in experts):
+            found = {name: source for name, source in found.items() if name not in experts}
+    if not any(name.startswith("blocks.") for name in found):
+        name = "blocks.0.attention.out.weight"
+        there = tuple(weights[name].shape) if name in weights else "missing"
+        raise ValueError(f"no block fits: {name} is {there} there, {tuple(own[name].shape)} here")
+    copied = [name for name, (source, _) in found.items() if source != name]
+    for name, (_, value) in found.items():
+        own[name].copy_(value)
+    exact = True
+    for index, block in enumerate(model.blocks):
+        layer = block.feed_forward
+        if isinstance(layer, MoE) and f"blocks.{index}.feed_forward.experts.down" in copied:
+            exact &= _sums_to_one(layer)
+            for parameter in layer.shared.down.parameters() if layer.shared else ():
+                parameter.zero_()
+    used = {source for source, _ in found.values()}
+    return Transfer(
+        taken=[name for name in found if name not in copied],
+        copied=copied,
+        new=[name for name in own if name not in found],
+        unused=[name for name in weights if name not in used],
+        exact=exact,
+    )
+
+
+@torch.no_grad()
+def upcycle(dense: DiTMoE, num_experts: int, top_k: int = 2, sparse: Sequence[int] | None = None) -> DiTMoE:
+    """A mixture that predicts what the dense model predicts, up to rounding, and trains on from there.
+
+    All experts of a layer are its feed-forward layer, and their weights are renormalised to sum to one, so that
+    sum_k w_k f(x) = f(x) whatever the router, which starts at random, does. There are no shared experts.
+    On the command line: `train init=<dense run> router.renormalize=true model.shared_ratio=0`, with
+    `model.activation` and `model.expert_ratio` as the dense layers have them.
+
+    Args:
+        dense: left as it is.
+        num_experts: of each layer.
+        top_k: experts per token.
+        sparse: layers that become mixtures; None is all.
+
+    Raises:
+        ValueError: if the model has experts already, or an option does not fit.
+    """
+    layers = [layer for block in dense.blocks if isinstance(layer := block.feed_forward, FeedForward)]
+    if len(layers) < len(dense.blocks):
+        raise ValueError("the model to upcycle must be dense, but it has experts")
+    hidden = dense.embed.out_features
+    attention = next(module for module in dense.modules() if isinstance(module, Attention))
+    ratio, activation = layers[0].down.in_features / hidden, layers[0].activation
+    model = DiTMoE(
+        copy.deepcopy(dense.tokens),
+        dense.num_classes,
+        hidden,
+        len(layers),
+        attention.num_heads,
+        router=partial(TokenChoice, num_experts=num_experts, top_k=top_k, renormalize=True),
+        sparse=sparse,
+        activation=activation,
+        expert_ratio=ratio,
+        shared_ratio=0,
+        dense_ratio=ratio,
+        dense_activation=activation,
+        qk_norm=isinstance(attention.q_norm, torch.nn.LayerNorm),
+        time_scale=dense.timestep.scale,
+    )
+    transfer(model, dense.state_dict())
+    reference = dense.embed.weight
+    return model.to(reference.device, reference.dtype).train(dense.training)
+
+
+def _source(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
+    """The tensor of the source that becomes this one, by its name there; a dense layer's for an expert's."""
+    if name in weights:
+        return (name, weights[name]) if weights[name].shape == own.shape else None
+    for part in ("up", "down"):
+        for expert, dense in (
+            (f"experts.{part}", f"{part}.weight"),
+            (f"experts.{part}_bias", f"{part}.bias"),
+        ):
+            if name.endswith(f"feed_forward.{expert}"):
+                source = name.removesuffix(expert) + dense
+                if source in weights and weights[source].shape == own.shape[1:]:
+                    return source, weights[source]
+    return None
+
+
+def _sums_to_one(layer: MoE) -> bool:
+    router = layer.router
+    plain = type(router) in (TokenChoice, Sinkhorn) and router.renormalize
+    return bool(plain and router.route_scale == 1 and router.capacity is None)
+
+
+def _some(names: Sequence[str], limit: int = 6) -> str:
+    """What the names begin with, without repetition."""
+    parts = list(
+        dict.fromkeys(
+            ".".join(n.split(".")[2:4] if n.startswith("blocks.") else n.split(".")[:1]) for n in names
+        )
+    )
+    return f": {', '.join(parts[:limit])}{', ...' if len(parts) > limit else ''}"

@@ -1,0 +1,80 @@
+"""Batch pool: experts choose over the whole batch, and a predictor learns whom, for sampling."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.moe.routing import Context, Loss, Router, Routing, assign, project
+from ditmoe.moe.threshold import Threshold, own
+
+
+class BatchPool(Router):
+    """DiffMoE (arXiv 2503.14487): experts choose over the whole batch; a predictor learns whom, for sampling.
+
+        training:  s = softmax(W x), expert e takes the capacity T / E largest of s[:, e] over the whole batch
+                   p = sigmoid(V' silu(V sg(x))),  L = BCE(p, who was taken)          (sg: no gradient)
+                   tau_e = moving average of the (capacity T / E)-th largest p[:, e]
+        sampling:  expert e takes every token with p[:, e] >= tau_e
+        both:      w = s
+
+    The predictor learns beside the model from tokens without gradient, so its loss moves nothing else. What
+    sampling needs are its weights and the thresholds; the experts per token then follow the sample.
+
+    Args:
+        capacity: experts per token, on average over the batch.
+        predictor_loss: coefficient of the predictor's loss.
+        momentum: of the thresholds.
+    """
+
+    asks = True
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        capacity: float = 1.0,
+        predictor_loss: float = 0.01,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__()
+        if not 0 < capacity <= num_experts:
+            raise ValueError(
+                f"capacity must lie above 0 and not above num_experts = {num_experts}, got {capacity}"
+            )
+        self.num_experts, self.active, self.predictor_loss = num_experts, float(capacity), predictor_loss
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        self.first = nn.Linear(hidden_size, hidden_size)
+        self.second = nn.Linear(hidden_size, num_experts)
+        self.threshold = Threshold([num_experts], 0.5, momentum)
+
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
+        x = x.flatten(0, 1)
+        scores = project(x, self.weight).softmax(dim=-1)
+        with torch.autocast(x.device.type, enabled=False):
+            first, second = ((m.weight.float(), m.bias.float()) for m in (self.first, self.second))
+            predicted = F.linear(F.silu(F.linear(x.detach().float(), *first)), *second)
+        if not self.training:
+            return assign(predicted.sigmoid() >= self.threshold.value.float(), scores, scores)
+        everyone, first_own = self.pool.gather(scores)
+        tokens = len(everyone)
+        room = round(self.active * tokens / self.num_experts)
+        if room < 1:
+            raise ValueError(
+                f"the capacity must be at least one token per expert, got {self.active:g} experts for each of {tokens} "
+                f"tokens, over {self.num_experts} experts"
+            )
+        token = everyone.T.topk(room, dim=-1).indices.flatten()  # (E C)
+        expert = torch.arange(self.num_experts, device=x.device).repeat_interleave(room)
+        token, expert = own(token, expert, first_own, len(x), self.pool)
+        weight = scores.flatten().gather(0, token * self.num_experts + expert)
+        taken = torch.zeros_like(scores).index_put_((token, expert), scores.new_ones(()))
+        errors = F.binary_cross_entropy_with_logits(predicted, taken, reduction="sum")
+        loss = Loss(errors / self.pool.share(everyone.numel()), self.predictor_loss)
+        latest = self.pool.gather(predicted)[0].detach().sigmoid().T.topk(room, dim=-1).values[:, -1]
+        return Routing(token, expert, weight, scores, {"predictor": loss}, {"threshold": latest})
+
+    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
+        self.threshold.update(torch.stack([o["threshold"] for o in observed]).mean(0))

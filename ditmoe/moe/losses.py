@@ -1,0 +1,52 @@
+"""Losses that keep the experts in use and apart."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ditmoe.distributed import ALONE, Ranks
+
+
+def balance_loss(
+    counts: Int[Tensor, " E"], scores: Float[Tensor, "T E"], tokens: float | Tensor | None = None
+) -> Float[Tensor, ""]:
+    """Expert-level balance loss of a layer, E sum_i f_i P_i.
+
+    f_i is the share of assignments that went to expert i (no gradient), P_i the mean score that the tokens
+    gave it, scores being distributions (DiT-MoE, arXiv 2407.11633, eq. 6; Switch, arXiv 2101.03961, eq. 4).
+    1 when balanced, up to E when one expert takes all. It is returned, never injected into `backward`: its
+    gradient follows the loss scale as that of any other loss does.
+
+    Args:
+        counts: of the whole batch, scores being those of the tokens at hand.
+        tokens: what the sum of the scores is divided by for P; where a batch is spread over ranks, `Ranks.share` of
+            its tokens.
+    """
+    mean = scores.float().sum(dim=0) / (len(scores) if tokens is None else tokens)
+    return len(counts) * (counts / counts.sum().clamp_min(1) * mean).sum()
+
+
+def z_loss(logits: Float[Tensor, "T E"], tokens: float | Tensor | None = None) -> Float[Tensor, ""]:
+    """Keeps logits small: mean over the tokens of logsumexp(logits)² (ST-MoE, arXiv 2202.08906, eq. 5)."""
+    return logits.logsumexp(dim=-1).square().sum() / (len(logits) if tokens is None else tokens)
+
+
+def similarity_loss(
+    probabilities: Float[Tensor, "T E"], chosen: Float[Tensor, "T E"], ranks: Ranks = ALONE, tokens: float = 0
+) -> Float[Tensor, ""]:
+    """Router similarity loss of Expert Race (arXiv 2503.16057): experts should differ in whom they like.
+
+        P' = P^T P,  M' = M^T M,    L = (1/T) sum_ij W_ij P'_ij,
+        W_ii = E M'_ii / sum_k M'_kk,    W_ij = (E² - E) M'_ij / sum_{k != l} M'_kl     (no gradient)
+
+    with the softmax P of the logits and the mask M of the assignments. Balance is its diagonal; the rest
+    presses upon pairs that are chosen together. 1 where all scores are even.
+    """
+    num_experts = probabilities.shape[1]
+    with torch.autocast(probabilities.device.type, enabled=False):  # half precision cannot count that far
+        together, alike = ranks.total(chosen.T @ chosen), probabilities.T @ probabilities
+    alone = together.diagonal()
+    pairs = together - torch.diag(alone)
+    weight = torch.diag(num_experts * alone / alone.sum().clamp_min(1))
+    weight = weight + (num_experts**2 - num_experts) * pairs / pairs.sum().clamp_min(1)
+    return (weight * alike).sum() / (tokens or len(probabilities))

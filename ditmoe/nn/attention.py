@@ -1,0 +1,125 @@
+"""Attention among the tokens of a sample or of a group of them, and rotary positions."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.nn.layout import Groups
+
+
+def attend(
+    q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"]
+) -> Float[Tensor, "B H N d"]:
+    """Softmax attention, softmax(q k^T / sqrt(d)) v.
+
+    Short sequences on a CPU are written out: there the backward pass of the fused kernel costs more than
+    the matrix that it avoids.
+    """
+    if q.device.type == "cpu" and q.shape[-2] <= 512:
+        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_within(
+    q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"], groups: Groups
+) -> Float[Tensor, "B H N d"]:
+    """Attention among tokens that stand in groups, one after the other.
+
+    On CUDA a packed row goes through one kernel of variable lengths, xformers' or, in half precision, torch's own;
+    elsewhere, and where neither takes such heads, groups of one length are a batch.
+    """
+    if q.is_cuda and len(q) == 1 and len(groups.lengths) > 1:
+        rows = [z[0].transpose(0, 1) for z in (q, k, v)]
+        if (y := _attend_varying(rows[0], rows[1], rows[2], groups)) is not None:
+            return y.transpose(0, 1)[None]
+    parts = []
+    sizes = [n * length for n, length in groups.blocks]
+    for (n, length), *part in zip(groups.blocks, *(z.split(sizes, dim=-2) for z in (q, k, v)), strict=True):
+        if n == 1:
+            parts.append(attend(*part))
+        else:
+            several = (z.unflatten(-2, (n, length)).transpose(1, 2).flatten(0, 1) for z in part)
+            parts.append(attend(*several).unflatten(0, (len(q), n)).transpose(1, 2).flatten(-3, -2))
+    return torch.cat(parts, dim=-2)
+
+
+def _attend_varying(
+    q: Float[Tensor, "T H d"], k: Float[Tensor, "T H d"], v: Float[Tensor, "T H d"], groups: Groups
+) -> Float[Tensor, "T H d"] | None:
+    """The same on CUDA in one call; None where no kernel serves."""
+    try:
+        from xformers.ops import fmha, memory_efficient_attention
+
+        mask = fmha.BlockDiagonalMask.from_seqlens(groups.lengths)
+        return memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
+    except (ImportError, NotImplementedError):  # not there, or not for such heads
+        pass
+    small = torch.cuda.get_device_capability(q.device) < (8, 0)
+    if small or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] % 8 or q.shape[-1] > 256:
+        return None
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends, longest = groups.ends(q.device), max(groups.lengths)
+    y = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest)
+    assert isinstance(y, Tensor)
+    return y
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; `qk_norm` puts a LayerNorm per head on queries and keys (arXiv 2302.05442)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        if num_heads < 1 or hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}"
+            )
+        self.num_heads = num_heads
+        head_size = hidden_size // num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        angles: Float[Tensor, "N half"] | None = None,
+        groups: Groups | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Attention among all tokens of each row, or within groups of them."""
+        if groups is not None and groups.order is not None:
+            x = x.index_select(1, groups.order)
+            angles = None if angles is None else angles[groups.order]
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        q, k = q.type_as(v), k.type_as(v)
+        y = attend(q, k, v) if groups is None else attend_within(q, k, v, groups)
+        y = self.out(rearrange(y, "b h n d -> b n (h d)"))
+        return y if groups is None or groups.back is None else y.index_select(1, groups.back)
+
+
+def rotary_angles(
+    coordinates: Float[Tensor, "N A"], head_size: int, base: float = 10_000.0
+) -> Float[Tensor, "N half"]:
+    """Angles of axial rotary positions (RoFormer, arXiv 2104.09864): each of A axes turns its share of the pairs.
+
+    Pairs of axis a turn by coordinate_a base^(-i / share), so that attention sees differences of coordinates alone.
+    What A does not divide is left as it is, angle 0.
+    """
+    pairs, axes = head_size // 2, coordinates.shape[-1]
+    share = pairs // axes
+    frequencies = base ** (-torch.arange(share, device=coordinates.device) / max(share, 1))
+    angles = (coordinates.float()[..., None] * frequencies).flatten(-2)
+    return F.pad(angles, (0, pairs - angles.shape[-1]))
+
+
+def rotate(x: Float[Tensor, "B H N d"], angles: Float[Tensor, "N half"]) -> Float[Tensor, "B H N d"]:
+    """Turn the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
+    cos, sin = angles.cos(), angles.sin()
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,0 +1,35 @@
+"""What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
+
+from ditmoe.outside.arrays import Arrays, map_array
+from ditmoe.outside.options import check_number, check_numbers
+from ditmoe.outside.paths import (
+    Plain,
+    file_name,
+    file_names,
+    files_below,
+    is_regular,
+    may_hold,
+    open_regular,
+    printable,
+    read_json,
+    read_regular,
+    tell,
+)
+
+__all__ = [
+    "Arrays",
+    "Plain",
+    "check_number",
+    "check_numbers",
+    "file_name",
+    "file_names",
+    "files_below",
+    "is_regular",
+    "map_array",
+    "may_hold",
+    "open_regular",
+    "printable",
+    "read_json",
+    "read_regular",
+    "tell",
+]

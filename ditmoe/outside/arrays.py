@@ -1,0 +1,105 @@
+"""NumPy's files of strangers: no array is made before it is known that the file can have it."""
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ditmoe.outside.paths import is_regular, may_hold, open_regular, printable
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of a .npy, which stays on disk; mapping compares the file's size with its header's promise.
+
+    Raises:
+        OSError, ValueError: if it is no plain file or has no array of plain numbers.
+    """
+    if not is_regular(path):
+        open_regular(path).close()  # says why
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of a .npz by name, each read when it is asked for; close it, or use it in a `with` statement.
+
+    All that is read together may be what `outside.may_hold` of the file's size; members that are no arrays are not
+    there.
+
+    Raises:
+        OSError, ValueError: if it is no plain file or no whole zip archive; with an array, if that is damaged, of
+            objects, or larger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = open_regular(path)
+        self._left = may_hold(path.stat().st_size)
+        try:
+            self._zip = zipfile.ZipFile(self._stream)
+            members = {info.filename: info for info in self._zip.infolist()}
+        except Exception as error:  # zipfile fails in many ways
+            self._stream.close()
+            raise ValueError(
+                "an npz must be a whole zip archive, got something else or a truncated one"
+            ) from error
+        self._members = {
+            name.removesuffix(".npy"): of for name, of in members.items() if name.endswith(".npy")
+        }
+
+    def __enter__(self) -> "Arrays":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._zip.close()
+        self._stream.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members  # Mapping's own would read it
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        info = self._members[name]
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"an npz must be stored or deflated, got {printable(name)} otherwise")
+        try:
+            with self._zip.open(info) as stream:
+                shape, dtype = _header(stream)
+            size = math.prod(shape) * dtype.itemsize
+            if dtype.hasobject or min(shape, default=0) < 0 or size > info.file_size:
+                raise ValueError(f"its header promises {dtype} of {shape}")
+            if size > self._left:
+                raise MemoryError
+            with self._zip.open(info) as stream:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+        except MemoryError:
+            raise ValueError(
+                f"an npz must not be a bomb: {printable(name)} would take {size} bytes of memory, more than "
+                f"{self._left} (ditmoe.outside.paths.GROWTH)"
+            ) from None
+        except Exception as error:  # as above, and NumPy too
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise ValueError(f"the array {printable(name)} is damaged: {printable(reason)}") from error
+        self._left -= size
+        return array
+
+
+def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its version is {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype

@@ -1,0 +1,230 @@
+"""How a model lies on many devices: replicated, sharded (FSDP2), with experts spread, or all of these."""
+
+import copy
+import warnings
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ditmoe.distributed import Ranks, launch, local
+from ditmoe.model import DiTMoE
+from ditmoe.moe import Experts, Router, Routing, Rows, SoftRouting
+from ditmoe.parallel.expert_parallel import Exchange
+
+
+class Mesh:
+    """Devices in a grid of replicate x shard x expert, all of which work on samples of their own.
+
+        experts         E / expert on each; of these each weight cut into `shard` parts, in `replicate` copies
+        everything else cut into shard x expert parts, in `replicate` copies
+
+    Weights, gradients, moments and average lie alike. Neighbouring ranks are of one `expert` group, so that tokens
+    travel within a machine, if that is large enough; then of one `shard` group. torch does the work: fully_shard
+    (FSDP2, with HSDP for copies) on DTensors, all_to_all_single for tokens. One process alone is none of this.
+
+    Args:
+        replicate, shard, expert: sizes; one of the first two may be None, what the number of processes leaves.
+        ranks: the processes; None is all that torchrun started.
+
+    Raises:
+        ValueError: if their product is not the number of processes.
+    """
+
+    def __init__(
+        self, replicate: int | None = 1, shard: int | None = None, expert: int = 1, ranks: Ranks | None = None
+    ) -> None:
+        self.ranks = launch.ranks() if ranks is None else ranks
+        self.world, self.rank = self.ranks.size, self.ranks.rank
+        self.device: torch.device | None = None
+        self.replicate, self.shard, self.expert = sizes(self.world, replicate, shard, expert)
+        if self.world > 1:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.device = torch.device(device)
+            names = ("replicate", "shard", "expert")
+            self.grid = dist.init_device_mesh(
+                device, (self.replicate, self.shard, self.expert), mesh_dim_names=names
+            )
+            parts = self.shard * self.expert
+            if self.replicate == 1:
+                self.dense = dist.init_device_mesh(device, (parts,), mesh_dim_names=("parts",))
+            else:
+                dense = (self.replicate, parts)
+                self.dense = dist.init_device_mesh(device, dense, mesh_dim_names=("copies", "parts"))
+
+    def __str__(self) -> str:
+        return f", {self.replicate} x {self.shard} x {self.expert} processes" if self.world > 1 else ""
+
+    def check_batch(self, name: str, size: int) -> None:
+        """Raises ValueError unless the ranks can share out a batch of this option evenly."""
+        if size % self.world:
+            raise ValueError(f"{name} must be a multiple of the {self.world} processes, got {size}")
+
+    def own(self, x: Tensor) -> Tensor:
+        """The samples of a batch that are this rank's."""
+        return x if self.world == 1 else x.chunk(self.world)[self.rank]
+
+    def spread(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        """Put a model on the mesh, with the weights and buffers that it has on rank 0.
+
+        Args:
+            model: the same on all ranks, though on all but rank 0 it may lie on the meta device.
+            dtype: of the weights that are gathered and multiplied, but for the routers'; gradients are summed in
+                float32.
+
+        Raises:
+            ValueError: if experts cannot be spread evenly, or know more than their rows.
+        """
+        if self.world == 1:
+            return
+        whole = copy.deepcopy(model.state_dict()) if self.rank == 0 else {}
+        for module in model.modules():
+            if hasattr(module, "ranks"):  # routers, and masks
+                module.ranks = self.ranks
+            if isinstance(module, Experts) and self.expert > 1:
+                self._spread_experts(module)
+        self._shard(model, dtype)
+        _fill(model, whole, self.dense.device_type)
+
+    def _spread_experts(self, experts: Experts) -> None:
+        from torch.distributed.tensor import Shard, distribute_tensor
+
+        if type(experts) is not Experts:
+            raise ValueError(
+                "mesh.expert must be 1 for router=diff_moe, whose experts know the sample of each token; use mesh.shard"
+            )
+        if len(experts.up) % self.expert:
+            raise ValueError(
+                f"mesh.expert must divide the {len(experts.up)} experts of a layer, got {self.expert}"
+            )
+        for name, p in list(experts.named_parameters()):
+            spread = distribute_tensor(p.detach(), self.grid["expert"], [Shard(0)], src_data_rank=None)
+            setattr(experts, name, nn.Parameter(spread))
+        experts.exchange = Exchange(self.grid["expert"].get_group())
+
+    def _shard(self, model: DiTMoE, dtype: torch.dtype | None) -> None:
+        """Bottom up: experts, routers where they are more exact than the rest, blocks, and what is left."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.tensor import Shard
+
+        _let_fsdp_see(Rows, Routing, SoftRouting)
+        warnings.filterwarnings(
+            "ignore", "FSDP2-wrapped module"
+        )  # of views, which nobody here changes in place
+        exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+        low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        apart = self.grid["shard"] if self.replicate == 1 else self.grid["replicate", "shard"]
+
+        def along(p: nn.Parameter) -> Any:  # the experts' own axis is taken
+            return Shard(1 if p.ndim > 1 and p.shape[1] % self.shard == 0 else 0)
+
+        for module in model.modules():
+            if isinstance(module, Experts) and self.expert > 1:
+                fully_shard(module, mesh=apart, mp_policy=low, shard_placement_fn=along)
+            elif isinstance(module, Router) and dtype is not None:
+                fully_shard(module, mesh=self.dense, mp_policy=exact)
+        for block in model.blocks:
+            fully_shard(block, mesh=self.dense, mp_policy=low)
+        # the root too lets go of what it gathered, or its average would be moved in vain after a picture
+        fully_shard(model, mesh=self.dense, mp_policy=exact, reshard_after_forward=True)
+
+    def compile(self, model: DiTMoE) -> Any:
+        """What to call in the model's place: it is compiled as a whole, or block by block where each is gathered."""
+        if self.world == 1:
+            return torch.compile(model)
+        for block in model.blocks:
+            block.compile()
+        return model
+
+    def sum_copies(self, model: nn.Module, last: bool) -> None:
+        """Whether the coming backward pass adds up the gradients of the copies: only the last one of a step does."""
+        if self.world > 1:
+            model.set_requires_all_reduce(last)  # type: ignore[operator]
+
+    def groups(self, model: nn.Module) -> Any:
+        """Parameters by the way they lie, as an optimiser's groups: its fused kernels take no two at once."""
+        if self.world == 1:
+            return model.parameters()
+        by_way: dict[Any, list[nn.Parameter]] = {}
+        for p in model.parameters():
+            by_way.setdefault(getattr(p, "device_mesh", None), []).append(p)
+        return [{"params": group} for group in by_way.values()]
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Of the whole gradient, each of its numbers counted once however many ranks have a copy.
+
+        Before that makes the gradients of spread experts means over all ranks: fully_shard takes the mean over those
+        that own the same experts, and the others' samples came in as sums.
+        """
+        if self.world == 1:
+            return gradient_norm(list(parameters))
+        squares = torch.zeros((), device=self.dense.device_type)
+        for p in parameters:
+            if p.grad is None:
+                continue
+            gradient = local(p.grad)
+            if _is_spread(p):
+                gradient.div_(self.expert)
+            squares += gradient.float().square().sum() / copies(p)
+        dist.all_reduce(squares)
+        return squares.sqrt()
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """Norm of the whole gradient."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def sizes(world: int, replicate: int | None, shard: int | None, expert: int) -> tuple[int, int, int]:
+    """The three sizes of the mesh, the one that is None filled in.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    given = {"replicate": replicate, "shard": shard, "expert": expert}
+    if expert is None or (replicate is None and shard is None):
+        raise ValueError("one of mesh.replicate and mesh.shard may be null, and mesh.expert not")
+    for name, size in given.items():
+        if size is not None and size < 1:
+            raise ValueError(f"mesh.{name} must be at least 1, got {size}")
+    known = prod(size for size in given.values() if size is not None)
+    left = world // known
+    if known * left != world or (None not in given.values() and left != 1):
+        raise ValueError(
+            f"mesh.replicate x shard x expert must be the number of processes that torchrun started, {world}, "
+            f"got {' x '.join('?' if size is None else str(size) for size in given.values())}"
+        )
+    return tuple(left if size is None else size for size in given.values())  # type: ignore[return-value]
+
+
+def copies(p: Any) -> int:
+    """How many ranks hold the same part of a parameter."""
+    pairs = zip(p.placements, p.device_mesh.shape, strict=True)
+    return prod(size for placement, size in pairs if placement.is_replicate())
+
+
+def _is_spread(p: Any) -> bool:
+    return "expert" in (p.device_mesh.mesh_dim_names or ())
+
+
+def _fill(model: nn.Module, whole: dict[str, Tensor], device: str) -> None:
+    """Give a spread model the weights and buffers that rank 0 has, tensor by tensor."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    if any(p.is_meta for p in model.parameters()):
+        model.to_empty(device=device)
+    state: dict[str, Any] = dict(whole)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, state, options=options)
+
+
+def _let_fsdp_see(*kinds: type) -> None:
+    """Let fully_shard find the tensors in these dataclasses, or it would not know when their gradients are done."""
+    from torch.utils import _pytree
+
+    for kind in kinds:
+        if kind not in _pytree.SUPPORTED_NODES:
+            _pytree.register_dataclass(kind)

@@ -1,0 +1,135 @@
+"""What a pipeline is made of: models of diffusers, built from the configuration that lies beside their weights.
+
+Folders name the room and these classes: `__module__` says so to diffusers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from torch import Tensor
+
+from ditmoe.config import build, trust
+from ditmoe.diffusion import Sampling
+from ditmoe.modality import Modality
+from ditmoe.pipelines.trusted_folder import check_fits
+from ditmoe.pretrained import weights
+
+
+class Part(ModelMixin, ConfigMixin):
+    """A model of diffusers that is loaded whole: diffusers would leave what a file lacks at random values."""
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, **options: Any) -> Any:  # type: ignore[override]
+        check_fits(cls, Path(folder))
+        return super().from_pretrained(folder, **options)
+
+
+class Transformer(Part, PeftAdapterMixin):
+    """The backbone, `net`, as a model of diffusers: `transformer(x, t, y)` is `net(x, t, y)`.
+
+    LoRA of linear layers is diffusers' own, where peft is installed: `add_adapter(LoraConfig(target_modules=
+    ["attention.qkv", "attention.out"]))`, `save_lora_adapter`, `load_lora_adapter`. The stacked experts can be
+    adapted (`target_parameters`) and saved, but diffusers cannot load that back.
+
+    Args:
+        config: what builds it: "model", "router", and either "modality" (a run) or "tokens" and "num_classes" (a
+            converted model).
+        facts: what the modality must know of its data, plain values.
+        tensors: name -> shape of those facts that are tensors; their values are the memory's.
+    """
+
+    __module__ = "ditmoe.pipelines"
+    _no_split_modules = ["Block"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        config: dict[str, Any],
+        facts: dict[str, Any] | None = None,
+        tensors: dict[str, list[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        file = Path("transformer/config.json")
+        config = trust.admit(config, list(config), file)
+        with build.describing(file):
+            if "modality" in config:
+                blank = {name: torch.zeros(shape) for name, shape in (tensors or {}).items()}
+                self.net = build.make_model(
+                    config, build.make_modality(config, {**(facts or {}), "codec": blank})
+                )
+            else:
+                self.net = weights.make(config)
+
+    @property
+    def num_classes(self) -> int:
+        return self.net.num_classes
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Any:
+        """Predictions in the type of x, whatever that of the weights is, and the routings."""
+        # As in training: samples keep their digits, products do not.
+        half = self.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x.device.type, self.dtype, enabled=half):
+            output, routings = self.net(x if half else x.to(self.dtype), t, y)
+        return output.to(x.dtype), routings
+
+
+class Memory(Part):
+    """What a model must remember beside its weights: how its samples become data, and how they are drawn.
+
+    Args:
+        config: "process" and "sampling"; "modality", unless it is to give latents alone.
+        facts: of the modality, plain values.
+        tensors: name -> shape of those facts that are tensors (a codec's), which are its buffers.
+        shape, classes: of a sample as the model sees it; names of the classes.
+    """
+
+    __module__ = "ditmoe.pipelines"
+
+    @register_to_config
+    def __init__(
+        self,
+        config: dict[str, Any],
+        facts: dict[str, Any],
+        tensors: dict[str, list[int]],
+        shape: list[int],
+        classes: list[str],
+    ) -> None:
+        super().__init__()
+        file = Path("memory/config.json")
+        self.admitted = trust.admit(config, list(config), file)
+        trust.check_plain(facts, "facts")
+        with build.describing(file):
+            build.check_shape(shape)
+            self.names = sorted(tensors)  # JSON sorts them too
+            for index, name in enumerate(self.names):
+                self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))
+            build.make(self.admitted["process"])
+            Sampling(**self.admitted["sampling"])
+        self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, **options: Any) -> "Memory":
+        """In float32 whatever the transformer is in: a rounded codec would blur every picture."""
+        kept = {name: value for name, value in options.items() if name not in ("dtype", "torch_dtype")}
+        return super().from_pretrained(folder, **kept)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Memory":
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(kept, recurse)
+
+    def modality(self, autoencoder: Any = None) -> Modality | None:
+        """The modality, with its facts and this autoencoder."""
+        if "modality" not in self.admitted:
+            return None
+        facts = dict(self.config.facts)
+        codec = {name: getattr(self, f"fact{i}").float().cpu() for i, name in enumerate(self.names)}
+        modality = build.make_modality(self.admitted, facts | {"codec": codec})
+        modality.attach(autoencoder)
+        return modality

@@ -1,0 +1,136 @@
+"""What may stand in a pipeline's folder, which can come from a stranger: no code, no pickle, no path to elsewhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditmoe.checkpoint import open_file
+from ditmoe.config import build, trust
+from ditmoe.outside import files_below, is_regular, read_json
+
+INDEX, CONFIG = "model_index.json", "config.json"
+PARTS = ("transformer", "scheduler", "memory")
+FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
+"""All that export writes."""
+OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.pipelines", "Memory"]}
+FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds code or pickles or names what is not ours or diffusers', before any is looked up.
+
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    file = folder / INDEX
+    if not is_regular(file):
+        raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
+    for path in files_below(folder, hidden=True, special=True):
+        if path.suffix.lower() in FORBIDDEN:
+            raise ValueError(
+                f"{path} could hold code, refused: weights must be safetensors, and nothing else runs"
+            )
+        if not is_regular(path):
+            raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
+    index = _read(file)
+    for part in PARTS:
+        if part not in index:
+            raise ValueError(f"{file} was not written by export: it lacks {part}")
+    configs = {part: _read_config(folder / part) for part in OURS}
+    autoencoders = trust.autoencoders(configs["memory"])
+    for name, value in index.items():
+        if (
+            isinstance(value, list | dict)
+            and value != [None, None]
+            and not _is_known(name, value, autoencoders)
+        ):
+            raise ValueError(f"{file} names what is not trusted, refused: {name} = {value}")
+    for part in OURS:
+        if not list((folder / part).glob("*.safetensors")):
+            raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
+    if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
+        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What one of our parts is built from, admitted."""
+    file, config = folder / CONFIG, _read(folder / CONFIG).get("config")
+    admitted = trust.admit(config, list(config) if isinstance(config, dict) else [], file)
+    for option, value in trust.withheld(admitted):
+        if trust.is_path(value):
+            raise ValueError(f"{file} holds a path in its configuration, refused: {option} = {value!r}")
+    return admitted
+
+
+def check_fits(kind: Any, folder: Path) -> None:
+    """Refuse a model of diffusers whose weights are not those that its configuration makes, before memory is taken.
+
+    Args:
+        kind: its class, a ModelMixin.
+        folder: config.json and safetensors of it.
+
+    Raises:
+        ValueError: naming the first tensor that does not fit.
+    """
+    config = _read(folder / CONFIG)
+    if "quantization_config" in config:
+        raise ValueError(f"{folder / CONFIG} asks for quantised weights, which nobody here reads")
+    tensors: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= open_file(file)
+    with build.describing(folder / CONFIG), torch.device("meta"):
+        model = kind.from_config(config)
+    build.check_fit(model, tensors, folder)
+
+
+def without_paths(config: Any) -> Any:
+    """A configuration whose paths are null: whoever samples needs none, and they tell of the machine it was made on."""
+    if isinstance(config, dict):
+        kept = {name: without_paths(value) for name, value in config.items()}
+        for option in trust.opens(config):
+            trust.put(kept, option, None)
+        return kept
+    if isinstance(config, list):
+        return [without_paths(value) for value in config]
+    return None if isinstance(config, str) and trust.is_path(config) else config
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises ValueError unless the folder is new, empty, or holds what export wrote and nothing else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        check_folder(out)
+        other = sorted({found.name for found in out.iterdir()} - FILES)
+    except (ValueError, OSError):
+        other = ["something else"]
+    if other:
+        raise ValueError(
+            f"out must be new, or a folder that export wrote, but {out} holds {', '.join(other)}"
+        )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _is_known(name: str, value: Any, autoencoders: Sequence[str]) -> bool:
+    from ditmoe.diffusion import schedulers
+
+    if name in OURS:
+        return value == OURS[name]
+    module, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    if not isinstance(kind, str):
+        return False
+    if name == "scheduler" and module == "ditmoe.diffusion":
+        return kind in schedulers.__all__
+    if name == "vae":
+        return module == "diffusers" and kind in autoencoders
+    return (
+        name == "scheduler" and module == "diffusers" and trust.is_allowed(f"diffusers.{kind}", "scheduler")
+    )

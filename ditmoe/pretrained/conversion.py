@@ -1,0 +1,142 @@
+"""Published weights of DiT, DiT-MoE and DiT-3D become ours.
+
+The source is never unpickled into code, and is read and rewritten tensor by tensor. Clouds are (B, M, 3) here,
+where DiT-3D has (B, 3, M).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ditmoe.checkpoint import Stored, in_memory, open_file
+from ditmoe.modality import Tokens
+from ditmoe.pretrained import weights
+from ditmoe.pretrained.published import Architecture, Recipe, architecture, check, recipes
+
+WRAPPERS = ("ema", "model", "model_state", "state_dict")
+"""Entries under which training programs put the weights, the averaged ones first."""
+
+
+TIMES = {"scaled": 1.0, "unscaled": 0.001}
+
+
+EMBED = "x_embedder.proj.weight"
+
+
+def read(file: Path, entry: str | None = None) -> tuple[dict[str, Stored | Tensor], str]:
+    """The state dict in a checkpoint, still on disk, and the name of the entry that it was in.
+
+    Args:
+        file: .safetensors, or anything that torch.save wrote.
+        entry: which of a training checkpoint's entries; None prefers "ema".
+
+    Raises:
+        FileNotFoundError, ValueError: if it is not there, is damaged, would execute code, or holds no such model.
+    """
+    content = open_file(file)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{file} must hold a state dict, got {type(content).__name__}")
+    wrapped = [name for name in content if isinstance(content[name], Mapping)]
+    if entry is None:
+        entry = next((name for name in WRAPPERS if name in wrapped), "")
+    elif entry not in wrapped:
+        raise ValueError(f"{file} has no entry {entry}; it has {', '.join(map(str, wrapped)) or 'none'}")
+    return _unprefixed(content[entry] if entry else content, file), entry
+
+
+def _unprefixed(state: Mapping[Any, Any], file: Path) -> dict[str, Stored | Tensor]:
+    """Without what wrappers of modules put before all names ("module.", "model.module.")."""
+    prefix = next((str(key)[: -len(EMBED)] for key in state if str(key).endswith(EMBED)), None)
+    if prefix is None:
+        some = ", ".join(map(str, list(state)[:3])) or "nothing"
+        raise ValueError(f"{file} is no DiT, DiT-MoE or DiT-3D: there is no {EMBED}, but {some}")
+    for key, value in state.items():
+        kind = value.dtype if isinstance(value, Stored | Tensor) else value
+        if not isinstance(key, str) or not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            got = kind if isinstance(kind, torch.dtype | str) else type(kind).__name__
+            raise ValueError(f"{file}: {key} must be a tensor of floats, got {got}")
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def convert_file(
+    source: str | Path,
+    out: str | Path,
+    *,
+    num_heads: int | None = None,
+    top_k: int | None = None,
+    size: int | None = None,
+    time: str = "scaled",
+    entry: str | None = None,
+    max_shard_gb: float = 2.0,
+) -> str:
+    """Convert one checkpoint; returns one line that says what it is.
+
+    Args:
+        num_heads: None takes it from the QK LayerNorm, or that of the published model of this depth and width.
+        top_k: experts per token; None is 2, as in all published models.
+        size: cells per axis of a sample, if there is no position table.
+        time: "unscaled" for rectified-flow checkpoints, which saw t in [0, 1].
+        entry: which weights of a training checkpoint; None prefers "ema".
+        max_shard_gb: size of the largest file.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each; nothing is written then.
+    """
+    options = {"num_heads": num_heads, "top_k": top_k, "size": size}
+    for name, value in options.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+    if time not in TIMES:
+        raise ValueError(f"time must be {' or '.join(TIMES)}, got {time!r}")
+    if max_shard_gb <= 0:
+        raise ValueError(f"max_shard_gb must be positive, got {max_shard_gb}")
+    source = Path(source)
+    state, found = read(source, entry)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    try:
+        arch = architecture(shapes, num_heads, size)
+        if top_k is not None and not arch.sparse:
+            raise ValueError("top_k cannot be given: there are no experts")
+        config = arch.config(top_k or 2, TIMES[time])
+        with torch.device("meta"):
+            model = weights.make(config)
+        wanted = recipes(model, arch)
+        check(shapes, wanted)
+        check_positions(state, arch, model.tokens)
+    except ValueError as error:
+        raise ValueError(f"{source} does not fit: {error}") from error
+    line = f"{arch}{f', top {top_k or 2}' if arch.sparse else ''}; time {time}{f'; weights {found}' if found else ''}"
+    config["found"] = line
+    weights.write(out, config, _made(state, wanted), max_shard_gb * 1e9)
+    return line
+
+
+def check_positions(state: Mapping[str, Stored | Tensor], arch: Architecture, tokens: Tokens) -> None:
+    """Our positions are computed; a checkpoint's table must be the same.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if "pos_embed" not in state:
+        return
+    size = arch.size or 0
+    sample = (1, 1, 3) if arch.axes == 3 else (1, arch.in_channels, size, size)
+    table, own = (
+        in_memory(state["pos_embed"]).float(),
+        tokens.positions(tokens.layout(torch.empty(sample)))[None],
+    )
+    if table.shape != own.shape:
+        raise ValueError(f"pos_embed is {tuple(table.shape)}, must be {tuple(own.shape)}")
+    difference = (table - own).abs().max().item()
+    if not difference < 5e-3:  # bf16 rounds 1 by as much
+        raise ValueError(
+            f"pos_embed is not the sin-cos table of {size} cells per axis: off by {difference:.3g}"
+        )
+
+
+def _made(state: Mapping[str, Stored | Tensor], wanted: Mapping[str, Recipe]) -> Iterator[tuple[str, Tensor]]:
+    for name, recipe in wanted.items():
+        yield name, recipe.join([in_memory(state[key]) for key in recipe.keys])

@@ -1,0 +1,163 @@
+"""Folders that hold a model: safetensors shards and the configuration that opens them."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ditmoe import checkpoint
+from ditmoe.checkpoint import Stored, in_memory, open_file
+from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.config import build, trust
+from ditmoe.model import DiTMoE
+from ditmoe.outside import is_regular, read_json
+
+FORMAT = "ditmoe-weights-1"
+CONFIG = "config.json"
+SECTIONS = ("model", "tokens", "router", "num_classes")
+
+
+def write(
+    folder: str | Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+    max_shard_bytes: float = 2e9,
+) -> list[Path]:
+    """Write a model's folder whole or not at all; one shard's tensors are in memory at a time.
+
+    Args:
+        folder: new, or one that this function wrote, which is replaced when the new one is complete.
+        config: "model", "tokens", "num_classes" and "router" (or None), as `load` needs them.
+        tensors: names and values, made one after the other.
+        max_shard_bytes: a shard is closed before it grows larger; a single larger tensor gets its own.
+
+    Raises:
+        ValueError: if the folder holds something else.
+    """
+    folder = Path(folder).absolute()
+    _check_replaceable(folder)
+    shards: list[str] = []
+    with replacing_folder(folder) as draft:
+        for shard in _shards(tensors, max_shard_bytes):
+            shards.append(f"weights-{len(shards) + 1:05d}.safetensors")
+            with writing(folder):
+                save_file(shard, draft / shards[-1])
+            shard.clear()
+        content = {"format": FORMAT, **config, "shards": shards}
+        (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    return [folder / name for name in shards]
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], limit: float) -> Iterable[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > limit:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+        del tensor
+    yield shard
+
+
+def _check_replaceable(folder: Path) -> None:
+    recover(folder)
+    if not folder.exists():
+        return
+    try:
+        _read_config(folder)
+    except (ValueError, OSError) as error:
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} must be new, or a folder that convert wrote: it holds something else"
+            ) from error
+
+
+def load(
+    folder: str | Path, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> DiTMoE:
+    """The model in a folder that `python -m ditmoe.convert` wrote, in evaluation mode.
+
+    Its `model(x, t, y)` takes t from 0 (data) to 1000 (noise), whatever the published code wanted. Nothing in
+    the folder is executed.
+
+    Args:
+        device: where to put it; the GPU where there is one.
+        dtype: of its weights; that of the samples it will see.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each, if there is no such folder or it does not fit.
+    """
+    folder = Path(folder)
+    recover(folder)
+    config = admitted(folder)
+    with build.describing(folder / CONFIG):
+        tensors = _tensors(folder, config["shards"])
+        build.check_depth(config["model"], tensors)
+        with torch.device("meta"):
+            model = make(config).to(dtype)
+        build.check_fit(model, tensors, folder)
+        model = model.to_empty(device=device or build.default_device())
+        build.load_weights(model, tensors, folder)
+    return model.eval()
+
+
+def admitted(folder: Path) -> dict[str, Any]:
+    """The configuration of a folder that convert wrote, fit to be made into a model.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each.
+    """
+    config = _read_config(folder)
+    return config | trust.admit(config, SECTIONS, folder / CONFIG)
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a run (averaged ones) or of a folder that convert wrote, as they are.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each.
+    """
+    path = Path(path)
+    recover(path)
+    if is_regular(path / CONFIG):
+        config = admitted(path)
+        return config, {name: in_memory(value) for name, value in _tensors(path, config["shards"]).items()}
+    found = checkpoint.find(path, parts=("ema",))
+    return trust.admit(found.part("config"), ("model",), found.path), found.part("ema")
+
+
+def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, Stored]:
+    weights: dict[str, Stored] = {}
+    for name in shards:
+        weights |= open_file(folder / Path(name).name)
+    return weights
+
+
+def make(config: dict[str, Any]) -> DiTMoE:
+    """A freshly initialised model of a folder's configuration."""
+    tokens = build.make(config["tokens"], hidden_size=config["model"]["hidden_size"])
+    router = build.make_router(config["router"])
+    return build.make(config["model"], tokens=tokens, num_classes=config["num_classes"], router=router)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not is_regular(file):
+        raise FileNotFoundError(f"{folder} must be a folder that convert wrote, but it holds no {CONFIG}")
+    config = read_json(file)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{file} was not written by convert: it lacks format = {FORMAT}")
+    for key in (*SECTIONS, "shards"):
+        if key not in config:
+            raise ValueError(f"{file} is damaged: it lacks {key}")
+    trust.check_plain(config, f"the configuration of {file}")
+    shards = config["shards"]
+    if not isinstance(shards, list) or not all(type(name) is str for name in shards):
+        raise ValueError(f"{file} is damaged: its list of shards is none")
+    return config

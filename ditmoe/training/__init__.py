@@ -1,0 +1,23 @@
+"""The training loop: batches, moving average, clipped gradients, and what a run writes down."""
+
+from ditmoe.training.batches import Batch, Batches
+from ditmoe.training.ema import EMA
+from ditmoe.training.grad_guard import Guard
+from ditmoe.training.meter import Meter
+from ditmoe.training.precision import choose_precision, repeat_exactly
+from ditmoe.training.run_log import Recorder
+from ditmoe.training.signals import Stop
+from ditmoe.training.trainer import Trainer
+
+__all__ = [
+    "EMA",
+    "Batch",
+    "Batches",
+    "Guard",
+    "Meter",
+    "Recorder",
+    "Stop",
+    "Trainer",
+    "choose_precision",
+    "repeat_exactly",
+]

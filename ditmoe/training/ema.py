@@ -1,0 +1,32 @@
+"""Moving average of the weights: what is saved for sampling."""
+
+import copy
+
+import torch
+from torch import nn
+
+from ditmoe.distributed import local
+from ditmoe.outside import check_number
+
+
+class EMA:
+    """Exponential moving average of a model's parameters; buffers are those of the latest step.
+
+        e <- d e + (1 - d) w,   d = min(decay, (1 + step) / (10 + step))
+
+    The warm-up of d lets a short run forget its random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        check_number("trainer.ema_decay", decay, 0, below=1)
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        means, weights = ([local(p) for p in m.parameters()] for m in (self.model, model))
+        torch._foreach_lerp_(means, weights, 1 - decay)
+        for mean, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            mean.copy_(latest)

@@ -1,0 +1,144 @@
+"""What stands between a gradient and the weights: clipping, and skipping steps whose numbers are not finite."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ditmoe.distributed import local
+from ditmoe.outside import check_number
+from ditmoe.parallel import gradient_norm
+
+WARMUP = 25
+"""Steps whose norms make the first mean and deviation (ZClip, section 3)."""
+MOMENTUM = 0.97
+
+
+class Guard:
+    """Clips gradients and decides which steps count, on the device: nobody waits for a number at each step.
+
+    A step with a loss or a gradient norm that is not finite leaves weights and optimiser as they are, and is
+    counted; `settle` reads the counts. With `zclip`, a norm g that lies more than z0 = `zclip` deviations above
+    its moving mean is cut (ZClip, arXiv 2504.02507, reciprocal clipping), the more the larger it is:
+
+        z = (g - mean) / deviation > z0:    g* = mean + (z0² / z) deviation
+        mean <- a mean + (1 - a) g*,    variance <- a variance + (1 - a) (g* - mean)²,    a = 0.97
+
+    Args:
+        clip: largest norm.
+        zclip: z0, 2.5 in the paper; None is off.
+        patience: skipped steps in a row that end a run.
+        norm: of the gradient of parameters.
+    """
+
+    def __init__(
+        self,
+        clip: float,
+        zclip: float | None,
+        patience: int,
+        device: torch.device,
+        norm: Callable[[list[nn.Parameter]], Tensor] = gradient_norm,
+    ) -> None:
+        check_number("trainer.clip", clip, above=0)
+        check_number("trainer.zclip", 1.0 if zclip is None else zclip, above=0)
+        check_number("trainer.patience", patience, above=0, whole=True)
+        self.clip, self.zclip, self.patience, self.norm = clip, zclip, patience, norm
+        zeros = torch.zeros((), dtype=torch.float64, device=device)
+        self.numbers = {name: zeros.clone() for name in ("seen", "mean", "variance", "spikes")}
+        self.pending: list[tuple[int, Tensor]] = []
+        self.skipped = self.streak = 0
+
+    @torch.no_grad()
+    def clip_gradients(
+        self, parameters: Iterable[nn.Parameter], loss: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
+        """Clip in place; the norm before that, and whether the step counts."""
+        learning = [p for p in parameters if p.grad is not None]
+        gradients, norm = [local(p.grad) for p in learning], self.norm(learning)
+        good = loss.isfinite() & norm.isfinite()
+        limit = self._limit(norm.double(), good).clamp_max(self.clip).to(norm.dtype)
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_max(1.0))
+        return norm, good
+
+    def step(self, optimizer: torch.optim.Optimizer, good: Bool[Tensor, ""]) -> None:
+        """The optimiser's step if it counts. Fused optimisers look at the flag on the device; others wait for it."""
+        fused: Any = optimizer
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # the door that GradScaler uses
+            fused.grad_scale, fused.found_inf = None, (~good).float()
+            optimizer.step()
+            del fused.grad_scale, fused.found_inf
+        elif good:
+            optimizer.step()
+
+    def note(self, step: int, good: Tensor, loss: Tensor, norm: Tensor) -> None:
+        """Remember how a step went, unread."""
+        self.pending.append((step, torch.stack([good.double(), loss.double(), norm.double()])))
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is unread that a run might have to end."""
+        return len(self.pending) >= self.patience
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many steps in a row were skipped, as far as they are read."""
+        return self.streak >= self.patience
+
+    def settle(self) -> list[dict[str, Any]]:
+        """Read what was noted; the skipped ones of these steps: step, loss and gradient norm."""
+        if not self.pending:
+            return []
+        steps, values = zip(*self.pending, strict=True)
+        self.pending, found = [], []
+        for step, (good, loss, norm) in zip(steps, torch.stack(values).tolist(), strict=True):
+            if good:
+                self.streak = self.streak if self.exhausted else 0
+                continue
+            self.skipped, self.streak = self.skipped + 1, self.streak + 1
+            found.append({"step": step, "loss": f"{loss:g}", "gradient_norm": f"{norm:g}"})
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; to be called when all is settled."""
+        return {"numbers": self.numbers, "skipped": self.skipped, "streak": self.streak}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state; a run that ended for its streak gets another one."""
+        for name, value in self.numbers.items():
+            value.copy_(state["numbers"][name])
+        self.skipped = state["skipped"]
+        self.streak = state["streak"] if state["streak"] < self.patience else 0
+
+    def _limit(self, norm: Float[Tensor, ""], good: Bool[Tensor, ""]) -> Float[Tensor, ""]:
+        if self.zclip is None:
+            return torch.full_like(norm, torch.inf)
+        seen, mean, variance, spikes = self.numbers.values()
+        deviation = variance.sqrt().clamp_min(1e-12)
+        z = (norm - mean) / deviation
+        spike = (seen >= WARMUP) & (z > self.zclip)
+        limit = torch.where(spike, mean + self.zclip**2 / z * deviation, torch.inf)
+        taken = torch.minimum(norm, limit)
+        rate = torch.where(seen < WARMUP, 1 / (seen + 1), 1 - MOMENTUM)
+        new = torch.lerp(mean, taken, rate)
+        # Welford's variance in the warm-up, where the deviation from the old mean counts as well
+        distance = torch.where(seen < WARMUP, (taken - mean) * (taken - new), (taken - new).square())
+        for number, value in zip(
+            self.numbers.values(),
+            (seen + 1, new, torch.lerp(variance, distance, rate), spikes + spike),
+            strict=True,
+        ):
+            number.copy_(torch.where(good, value, number))
+        return limit
+
+
+@contextmanager
+def keeping(modules: Sequence[nn.Module], good: Bool[Tensor, ""]) -> Iterator[None]:
+    """What moves the buffers of these modules moves them only if the step counts."""
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, earlier in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(good, buffer, earlier))

@@ -1,0 +1,91 @@
+"""The curve of a run: log.jsonl, which has each step once whatever happened, and TensorBoard's events."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ditmoe.distributed import say
+
+
+class Recorder:
+    """Writes records to `log.jsonl` and to TensorBoard, as whole lines or not at all.
+
+    A run that goes on from step N had perhaps logged steps beyond it, or half a line, before it was killed: these
+    are taken away. A full disk does not end a run: what could not be written is kept and written with the next.
+
+    Args:
+        folder: of the run; made if need be.
+        step: the step at which the run goes on.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "log.jsonl"
+        self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        self.size = _whole(self.file.read_bytes(), step)
+        os.truncate(self.handle, self.size)
+        self.pending = b""
+        self.told = False
+        self.board: Any = None
+        try:
+            self.board = SummaryWriter(str(folder), purge_step=step)
+        except OSError as error:
+            self._tell(f"TensorBoard's events cannot be written: {error}")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add one record; nested values go to the log alone."""
+        self.pending += (json.dumps(record) + "\n").encode()
+        try:
+            self.flush()
+        except OSError as error:
+            self._tell(f"{self.file} cannot be written and will be when there is room: {error.strerror}")
+        try:
+            for name, value in record.items():
+                if self.board and isinstance(value, int | float):
+                    self.board.add_scalar(name, value, record["step"])
+        except OSError:  # its thread has ended
+            self.board = None
+
+    def flush(self, sync: bool = False) -> None:
+        """Write what is pending, and with `sync` down to the disk.
+
+        Raises:
+            OSError: if that fails; the next call goes on where this one stopped.
+        """
+        while self.pending:
+            written = os.pwrite(self.handle, self.pending, self.size)
+            self.size, self.pending = self.size + written, self.pending[written:]
+        if sync:
+            os.fsync(self.handle)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        os.close(self.handle)
+        with suppress(OSError):
+            if self.board:
+                self.board.close()
+
+    def _tell(self, line: str) -> None:
+        if not self.told:
+            say(line, error=True)
+        self.told = True
+
+
+def _whole(data: bytes, step: int) -> int:
+    """Length of the part that is whole lines of steps up to this one."""
+    kept = start = 0
+    while end := data.find(b"\n", start) + 1:
+        try:
+            if json.loads(data[start:end])["step"] > step:
+                break
+            kept = end
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        start = end
+    return kept

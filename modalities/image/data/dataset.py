@@ -1,0 +1,235 @@
+"""A data set of pictures: what a training batch is, and which pictures stand for the real ones."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from ditmoe.modality import Samples
+from ditmoe.outside import open_regular, printable, tell
+from modalities.image.data.catalogue import SPLITS, Member, Picture, list_pictures
+from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
+
+_EPOCH, _SAMPLE = 1, 2  # addresses of the two kinds of random streams
+
+
+class Pictures:
+    """Labelled pictures of one size, split into train, val and test (see `catalogue.list_pictures`).
+
+    Nothing is read before it is asked for. An unreadable picture is named on stderr and gives way to the next one
+    of its class.
+
+    Args:
+        root: a folder of class folders or of .tar shards; None is the built-in digits.
+        size: (H, W) that pictures are brought to.
+        mirror: left becomes right in half of the training samples.
+        limit: pictures that stand for a split when sets are measured.
+        max_megapixels: of a picture; larger ones are unreadable.
+    """
+
+    opens: ClassVar[Sequence[str]] = ("root",)
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        root: str | PathLike | None = None,
+        mirror: bool = False,
+        limit: int = 10_000,
+        max_megapixels: float = 89,
+    ) -> None:
+        self.root = None if root is None else Path(root).expanduser()
+        self.size = (int(size[0]), int(size[1]))
+        self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
+        self.unreadable: dict[str, str] = {}
+        """Pictures found unreadable so far, and why."""
+        self._lock = Lock()
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a label is an index into them."""
+        return self._listing[0]
+
+    def split(self, name: str) -> list[Picture]:
+        """The pictures of a split.
+
+        Raises:
+            ValueError: if it is none of train, val and test, or empty.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+        if not (pictures := self._listing[1][name]):
+            raise ValueError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
+        return pictures
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[UInt8[np.ndarray, "B H W 3"], Int64[np.ndarray, " B"]]:
+        """Training pictures and their labels: a function of its arguments alone.
+
+        Sample i is number (step * world + rank) * size + i of a stream that goes through a new permutation of the
+        pictures in each epoch.
+        """
+        pictures = self.split("train")
+        first = (step * world + rank) * size
+        turned = [turn(len(pictures), seed, number, self.mirror) for number in range(first, first + size)]
+        images = list(self._threads.map(lambda entry: self._nearest_readable(entry[0]), turned))
+        chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
+        return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
+
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Names of the pictures in that batch."""
+        pictures, first = self.split("train"), (step * world + rank) * size
+        numbers = range(first, first + size)
+        return [pictures[turn(len(pictures), seed, number, self.mirror)[0]].name for number in numbers]
+
+    def reference(self, split: str) -> Samples:
+        """The readable pictures of a split, at most `limit` of them, drawn once and for all."""
+        pictures = self.split(split)
+        order = np.random.default_rng(0).permutation(len(pictures))[: self.limit]
+        pictures = [pictures[i] for i in np.sort(order)]
+        images = list(self._threads.map(self.read, pictures))
+        kept = [(p, image) for p, image in zip(pictures, images, strict=True) if image is not None]
+        if not kept:
+            raise self.nothing_readable()
+        labels = np.array([picture.label for picture, _ in kept], np.int64)
+        return Samples(np.stack([image for _, image in kept]), labels, [picture.name for picture, _ in kept])
+
+    def views(self, pictures: Sequence[Picture]) -> list[UInt8[np.ndarray, "V H W 3"] | None]:
+        """Each picture, and its mirror image where training draws these; None for an unreadable one."""
+        images = self._threads.map(self.read, pictures)
+        if not self.mirror:
+            return [None if image is None else image[None] for image in images]
+        return [None if image is None else np.stack([image, image[:, ::-1]]) for image in images]
+
+    def read(self, picture: Picture) -> UInt8[np.ndarray, "H W 3"] | None:
+        """A picture at the wanted size, or None where it is unreadable, which is told once."""
+        if isinstance(picture.source, np.ndarray):
+            return picture.source
+        try:
+            return self._open(picture, lambda image: fitted(image, self.size))
+        except (ValueError, OSError) as error:
+            self._tell(picture.name, str(error))
+            return None
+
+    def own_sizes(self) -> list[tuple[Picture, tuple[int, int]]]:
+        """The training pictures that have a size, each with it."""
+        pictures = self.split("train")
+        sizes = self._threads.map(self.own_size, pictures)
+        return [(p, size) for p, size in zip(pictures, sizes, strict=True) if size is not None]
+
+    def own_size(self, picture: Picture) -> tuple[int, int] | None:
+        """(H, W) of a picture as it is, of a built-in digit that of its ink; None where it is unreadable."""
+        if isinstance(picture.source, np.ndarray):
+            return inked(picture.source).shape[:2]
+        try:
+            return size_of(_stream(picture.source), picture.name, self.max_pixels)
+        except (ValueError, OSError) as error:
+            self._tell(picture.name, str(error))
+            return None
+
+    def read_wholes(
+        self, wanted: Sequence[tuple[Picture, tuple[int, int], int, int]]
+    ) -> list[UInt8[np.ndarray, "H W 3"] | None]:
+        """Pictures, all of each, at sizes, for numbers of a seed's stream; None for what is unreadable, told once."""
+        return list(self._threads.map(lambda each: self.read_whole(*each), wanted))
+
+    def read_whole(
+        self, picture: Picture, size: tuple[int, int], seed: int, number: int
+    ) -> UInt8[np.ndarray, "H W 3"] | None:
+        """One of `read_wholes`."""
+        try:
+            if isinstance(picture.source, np.ndarray):
+                whole = stretched(Image.fromarray(inked(picture.source)), size)
+            else:
+                whole = self._open(picture, lambda image: stretched(image, size))
+        except (ValueError, OSError) as error:
+            self._tell(picture.name, str(error))
+            return None
+        return whole[:, ::-1] if self.mirror and _flipped(seed, number) else whole
+
+    def _open(
+        self, picture: Picture, make: Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]]
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        source = _stream(picture.source)  # type: ignore[arg-type]
+        return open_picture(
+            source, picture.name if isinstance(source, io.BytesIO) else None, make, self.max_pixels
+        )
+
+    def _tell(self, name: str, reason: str) -> None:
+        with self._lock:
+            if name in self.unreadable:
+                return
+            self.unreadable[name] = reason
+            if (count := len(self.unreadable)) <= 20:
+                last = " (further ones are only counted)" if count == 20 else ""
+                tell(f"skipped unreadable picture {count}: {reason}{last}")
+
+    def _nearest_readable(self, index: int) -> np.ndarray:
+        """A training picture, or the next readable one of its class."""
+        pictures = self.split("train")
+        if (image := self.read(pictures[index])) is not None:
+            return image
+        for other in (*pictures[index + 1 :], *pictures[:index]):
+            if other.label == pictures[index].label and (image := self.read(other)) is not None:
+                return image
+        raise self.nothing_readable()
+
+    def nothing_readable(self) -> ValueError:
+        """What is wrong where no picture can be read."""
+        first = next(iter(self.unreadable.values()), "there was none")
+        return ValueError(
+            f"{printable(self.root)} must hold readable pictures, got {len(self.unreadable)} others: {first}"
+        )
+
+    @cached_property
+    def _listing(self) -> tuple[list[str], dict[str, list[Picture]]]:
+        return list_pictures(self.root, self.size)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """Decoders of pictures let go of Python's lock."""
+        return ThreadPoolExecutor(os.cpu_count())
+
+
+def _stream(source: Path | Member) -> Path | io.BytesIO:
+    if isinstance(source, Path):
+        return source
+    with open_regular(source.tar) as stream:
+        there = os.fstat(stream.fileno()).st_size - source.start
+        if not 0 <= source.size <= there:
+            raise ValueError(
+                f"a picture in {printable(source.tar)} must lie there as it is, got a sparse or cut one"
+            )
+        stream.seek(source.start)
+        return io.BytesIO(stream.read(source.size))
+
+
+def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A digit without the dark around it."""
+    rows, columns = (np.flatnonzero((image > 64).any(axis=(axis, 2))) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:
+    """Which of `length` items is number `number` of the training stream, and whether it is mirrored."""
+    index = int(_permutation(length, seed, number // length)[number % length])
+    return index, mirror and _flipped(seed, number)
+
+
+def _flipped(seed: int, number: int) -> bool:
+    """Whether number `number` of the training stream is mirrored, where half of them are."""
+    return bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)
+
+
+@lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(length)

@@ -1,0 +1,149 @@
+"""Picture files of any kind, as RGB of a wanted size."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ditmoe.outside import files_below, printable
+from modalities.shared.decode import MAX_PIXELS, decoded
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+Size = tuple[int, int]
+T = TypeVar("T")
+
+
+def _itself(image: Image.Image) -> Image.Image:
+    return image
+
+
+def open_picture(
+    source: Path | BytesIO,
+    name: str | None = None,
+    make: Callable[[Image.Image], T] = _itself,  # type: ignore[assignment]
+    max_pixels: int = MAX_PIXELS,
+) -> T:
+    """Decode a picture to 8-bit RGB, upright by its EXIF data.
+
+    Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white; of an animation
+    the first frame is taken.
+
+    Args:
+        source: a file, or its bytes.
+        name: for errors; the file's by default.
+        make: what is made of it, such as something smaller: large pictures are decoded and made one at a time.
+        max_pixels: that it may have.
+
+    Raises:
+        ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
+    """
+    try:
+        return decoded(source, lambda picture: make(_rgb(ImageOps.exif_transpose(picture))), max_pixels)
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{printable(name or source)} is no readable picture: its kind is not known"
+        ) from error
+    except Exception as error:  # decoders fail in many ways
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(
+            f"{printable(name or source)} is no readable picture: {printable(reason[:160])}"
+        ) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of more bits, in strips: as doubles it would take eight times its own memory."""
+    whole, rows = np.asarray(image), max(1, 2**20 // image.width)
+    most, least = whole.max(initial=0), whole.min(initial=0)
+    if image.mode == "F" and not (least >= 0 and most <= 255):
+        raise ValueError("values of a floating-point picture must lie between 0 and 255")
+    # 16 bits, which Pillow may hold in 32
+    divisor = 1.0 if image.mode == "F" else 257.0 if most <= 65535 else float(most) / 255
+    out = np.empty(whole.shape, np.uint8)
+    for top in range(0, len(whole), rows):
+        out[top : top + rows] = (whole[top : top + rows].astype(np.float64) / divisor).round().clip(0, 255)
+    return Image.fromarray(out)
+
+
+def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
+    """Shrink or enlarge to cover `size` = (H, W), and cut the middle out: ADM's preparation, for any shape.
+
+    Halved by area as long as it stays twice as large, then bicubic (guided-diffusion, arXiv 2105.05233).
+    """
+    height, width = size
+    while min(image.height // height, image.width // width) >= 2:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(height / image.height, width / image.width)
+    covering = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    if covering != image.size:
+        image = image.resize(covering, Image.Resampling.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def stretched(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize to `size` = (H, W), all of it, as `fitted` does."""
+    height, width = size
+    while min(image.height // height, image.width // width) >= 2:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Size:
+    """(H, W) of a picture, upright, from its header.
+
+    Raises:
+        ValueError: one line, if it has none.
+    """
+    try:
+        return decoded(source, _upright_size, max_pixels)
+    except Exception as error:
+        raise ValueError(f"{printable(name or source)} is no readable picture") from error
+
+
+def _upright_size(picture: Image.Image) -> Size:
+    turned = picture.getexif().get(0x0112, 1) >= 5
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
+    """All pictures below a folder, which must be of one size, in the order of their paths; their names, and what
+    was unreadable.
+
+    Raises:
+        ValueError: if there are none, or their sizes differ.
+    """
+    below = files_below(folder, special=True)
+    files = [f for f in below if f.suffix.lower() in SUFFIXES and f.name != "samples.png"]
+    images: list[np.ndarray] = []
+    names: list[str] = []
+    unreadable: list[str] = []
+    for file in files:
+        try:
+            image = open_picture(file, None, np.asarray)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        if images and image.shape != images[0].shape:
+            one, other = ("{1} x {0}".format(*of.shape) for of in (images[0], image))
+            raise ValueError(
+                f"pictures to be measured must be of one size, got {names[0]} of {one} and "
+                f"{printable(file.name)} of {other}"
+            )
+        images.append(image)
+        names.append(printable(file.name))
+    if not images:
+        raise ValueError(f"{printable(folder)} must hold readable pictures, got none in {len(files)} files")
+    return np.stack(images), names, unreadable

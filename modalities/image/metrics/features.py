@@ -1,0 +1,232 @@
+"""What two sets of images are compared by: extractors by name, each with the way it resizes and scales images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ditmoe.checkpoint import replacing
+from ditmoe.modality import Samples
+from ditmoe.outside import Arrays, is_regular, printable, tell
+from modalities.image.metrics import efficientnet, inception_weights
+from modalities.shared.frechet import Statistics
+
+Images = UInt8[np.ndarray, "S H W 3"]
+Found = dict[str, Tensor]
+ImageSet = Samples | np.ndarray
+EXTRACTORS = ("pixels", "efficientnet-lite0", "inception")
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Turns images into features, under the names that numbers computed from them may carry.
+
+    Attributes:
+        name: of the variant: "adm", "clean", "pytorch-fid", "efficientnet-lite0", "pixels".
+        distance, kernel: what the Fréchet and the kernel distance are called: FID and KID with Inception alone.
+        identity: what decides about the numbers (network, hash of its weights, resize), for protocol and cache.
+        run: images to "features" (B, F), and by the protocol of ADM "spatial" and "probabilities" too.
+    """
+
+    name: str
+    distance: str
+    kernel: str
+    identity: Mapping[str, str]
+    run: Callable[[Images], Found]
+
+    def __call__(self, images: Images, batch: int = 32, progress: bool = False) -> dict[str, np.ndarray]:
+        """Features of a set, float32 (S, F) each, computed batch by batch."""
+        starts = range(0, len(images), batch)
+        shown = tqdm(starts, desc=self.name, unit="batch", leave=False, disable=not progress)
+        with torch.inference_mode():
+            parts = [self.run(images[start : start + batch]) for start in shown]
+        return {kind: torch.cat([part[kind].float().cpu() for part in parts]).numpy() for kind in parts[0]}
+
+
+def make(
+    name: str, protocol: str = "adm", weights: str | PathLike | None = None, device: str | None = None
+) -> Extractor:
+    """The extractor of this name.
+
+    Args:
+        name: one of `EXTRACTORS`.
+        protocol: with inception, how images are brought to it: one of `PROTOCOLS`.
+        weights: with inception, its published weights (`inception_weights.load`).
+        device: of the networks; None takes a GPU where there is one.
+
+    Raises ValueError for another name, or where weights are missing.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "pixels":
+        identity = {"features": "mean colour of 8 x 8 areas, 0 to 1"}
+        return Extractor(name, "fd/pixels", "mmd/pixels", identity, pixels)
+    if name == "efficientnet-lite0":
+        return _lite0(device)
+    if name != "inception":
+        raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}, got {name}")
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol}")
+    network, digest = inception_weights.load(weights)
+    network.to(device)
+
+    def run(images: Images) -> Found:
+        pool, spatial, probabilities = network(PROTOCOLS[protocol](images).to(device))
+        more = {"spatial": spatial, "probabilities": probabilities} if protocol == "adm" else {}
+        return {"features": pool, **more}
+
+    identity = {"features": "Inception 2015-12-05, pool 3", "resize": protocol, "weights": digest}
+    return Extractor(protocol, f"fid/{protocol}", f"kid/{protocol}", identity, run)
+
+
+def extract(
+    extractor: Extractor, images: Images, folder: Path | None = None, batch: int = 32, progress: bool = False
+) -> dict[str, np.ndarray]:
+    """Features of a set and their statistics, from a file of `folder` where the same was computed before.
+
+    The file is named after the hash of the images and of what decides about the numbers, and holds beside the
+    features what a reference file of ADM does: mu, sigma, and mu_s, sigma_s where there are spatial features.
+    """
+    digest = sha256(repr((images.shape, sorted(extractor.identity.items()))).encode())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    file = Path(folder or "") / f"{extractor.name}-{digest.hexdigest()[:32]}.npz"
+    if folder is not None and is_regular(file):
+        try:
+            with Arrays(file) as stored:
+                return dict(stored)
+        except (OSError, ValueError) as error:
+            tell(f"{file} is damaged and computed anew ({type(error).__name__})")
+    found = extractor(images, batch, progress)
+    for kind, suffix in (("features", ""), ("spatial", "_s")):
+        if kind in found:
+            whole = Statistics.of(found[kind])
+            found |= {f"mu{suffix}": whole.mu, f"sigma{suffix}": whole.sigma}
+    if folder is not None:
+        with replacing(file) as stream:
+            np.savez(stream, **found)  # type: ignore[arg-type]
+    return found
+
+
+def legacy_bilinear(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:
+    """TensorFlow 1's bilinear resize: pixel i of n lies at i n_in / n_out of the input (corners aligned at the
+    top left alone, no half pixel), between two neighbours, without antialiasing, without rounding. 0 to 255.
+    """
+    x = torch.from_numpy(images).movedim(-1, 1).float()
+    for axis in (3, 2):
+        count = x.shape[axis]
+        at = torch.arange(size, dtype=torch.float32) * float(np.float32(count) / np.float32(size))
+        low = at.long()
+        shape = [-1 if i == axis else 1 for i in range(4)]
+        a, b = x.index_select(axis, low), x.index_select(axis, (low + 1).clamp(max=count - 1))
+        x = a + (b - a) * (at - low).reshape(shape)
+    return x
+
+
+def bicubic(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:
+    """PIL's bicubic resize of each channel in float: antialiased, not rounded, cut to 0 to 255 (arXiv 2104.11222)."""
+    out = np.empty((len(images), 3, size, size), np.float32)
+    for image, target in zip(images, out, strict=True):
+        for channel in range(3):
+            plane = Image.fromarray(image[..., channel].astype(np.float32))
+            target[channel] = np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(out.clip(0, 255))
+
+
+def _adm(images: Images) -> Float[Tensor, "S 3 299 299"]:
+    """What the graph itself does to the pixels it is fed, as the evaluators of FID's authors and of ADM let it
+    (arXiv 1706.08500, 2105.05233): legacy bilinear, (x - 128) / 128.
+    """
+    return (legacy_bilinear(images) - 128) / 128
+
+
+def _clean(images: Images) -> Float[Tensor, "S 3 299 299"]:
+    """clean-fid's (arXiv 2104.11222): bicubic, antialiased; (x - 128) / 128."""
+    return (bicubic(images) - 128) / 128
+
+
+def _pytorch_fid(images: Images) -> Float[Tensor, "S 3 299 299"]:
+    """pytorch-fid's: bilinear with half pixels, not antialiased; 2 x / 255 - 1."""
+    x = torch.from_numpy(images).movedim(-1, 1).float() / 255
+    return 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
+
+
+PROTOCOLS: Mapping[str, Callable[[Images], Tensor]] = {
+    "adm": _adm,
+    "clean": _clean,
+    "pytorch-fid": _pytorch_fid,
+}
+
+
+def pixels(images: Images, size: int = 8) -> Found:
+    """Mean colour of size x size equal areas, exactly (pixels count by the part that lies within), 0 to 1."""
+
+    def shares(count: int) -> Tensor:
+        edges = torch.arange(size + 1, dtype=torch.float64) * count / size
+        pixel = torch.arange(count, dtype=torch.float64)
+        upper = torch.minimum(edges[1:, None], pixel + 1)
+        return (upper - torch.maximum(edges[:-1, None], pixel)).clamp(min=0) * size / count
+
+    x = torch.from_numpy(images).double() / 255
+    down, across = shares(images.shape[1]), shares(images.shape[2])
+    return {"features": torch.einsum("yh, shwc, xw -> syxc", down, x, across).flatten(1)}
+
+
+def _lite0(device: str) -> Extractor:
+    """Bicubic, antialiased, to 224 x 224; (x - 127) / 128; the 1,280 pooled features."""
+    weights, digest = efficientnet.load(device)
+
+    def run(images: Images) -> Found:
+        return {"features": efficientnet.pooled(weights, (bicubic(images, 224).to(device) - 127) / 128)}
+
+    name = "efficientnet-lite0"
+    identity = {"features": f"{name}, pooled", "resize": "bicubic, antialiased, 224", "weights": digest}
+    return Extractor(name, f"fd/{name}", f"mmd/{name}", identity, run)
+
+
+def checked(of: ImageSet, role: str) -> Samples:
+    samples = of if isinstance(of, Samples) else Samples(of)
+    data = samples.data
+    if data.ndim != 4 or data.shape[3] != 3 or data.dtype != np.uint8 or 0 in data.shape[1:]:
+        raise ValueError(f"{role} must be uint8 RGB (S, H, W, 3), got {data.dtype} of shape {data.shape}")
+    if len(data) < 2:
+        raise ValueError(f"{role} must hold at least 2 images, got {len(data)}")
+    if samples.labels is not None and len(samples.labels) != len(data):
+        raise ValueError(f"{role} must have a label per image, got {len(samples.labels)} for {len(data)}")
+    return samples
+
+
+def read_reference(file: Path) -> tuple[dict[str, Statistics], Samples | None]:
+    """Statistics and images of a reference file, whichever it has."""
+    if not is_regular(file):
+        raise ValueError(f"reference must be an npz of statistics or images, but {file} does not exist")
+    try:
+        with Arrays(file) as stored:
+            arrays = {n: stored[n] for n in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if n in stored}
+            keys = printable(", ".join(stored))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{printable(file)} is no npz, or is damaged: {error}") from error
+    statistics = {}
+    for kind, suffix in (("features", ""), ("spatial", "_s")):
+        mu, sigma = arrays.get(f"mu{suffix}"), arrays.get(f"sigma{suffix}")
+        if mu is not None and sigma is not None:
+            numbers = mu.dtype.kind in "fiu" and sigma.dtype.kind in "fiu"
+            fits = numbers and mu.ndim == 1 and sigma.shape == 2 * mu.shape
+            if not fits or not np.isfinite(mu.sum() + sigma.sum()):
+                raise ValueError(
+                    f"{file} must hold mu{suffix} (F,) and sigma{suffix} (F, F), finite, got {mu.shape} "
+                    f"and {sigma.shape}"
+                )
+            statistics[kind] = Statistics(mu.astype(np.float64), sigma.astype(np.float64))
+    if "features" not in statistics and "arr_0" not in arrays:
+        raise ValueError(
+            f"{file} must hold mu and sigma (for sFID mu_s and sigma_s), or arr_0, but has {keys}"
+        )
+    return statistics, checked(arrays["arr_0"], f"arr_0 of {file}") if "arr_0" in arrays else None

@@ -1,0 +1,122 @@
+"""What published autoencoders of diffusers share: how they are loaded, and how their latents become white."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from modalities.latent.codec import Codec, Latents, Pixels
+
+
+class Published(Codec):
+    """An autoencoder of diffusers, whose weights stay where they are: no checkpoint has them.
+
+        z = (raw - mean) scale
+
+    mean and scale are latents_mean and scaling_factor / latents_std per channel, where the model has these statistics,
+    else shift_factor and scaling_factor. Where it has a posterior, its mode is taken: encoding has no randomness.
+
+    Args:
+        path: a folder that `save_pretrained` wrote, a name on the Hugging Face hub, or the loaded model itself.
+        subfolder: of it ("vae" in a pipeline's folder).
+
+    Raises:
+        ValueError: if it is no autoencoder of a `known` class, or cannot be had.
+    """
+
+    known: ClassVar[Sequence[str]]
+    opens: ClassVar[Sequence[str]] = ("path", "subfolder")
+    mean: Tensor
+    scale: Tensor
+    model: Any
+
+    def __init__(self, path: str | PathLike | nn.Module, subfolder: str | PathLike | None = None) -> None:
+        super().__init__()
+        model: Any = path
+        if not isinstance(path, nn.Module):
+            model = load(fspath(path), None if subfolder is None else fspath(subfolder), self.known)
+        self.model = model.eval().requires_grad_(False)
+        axes, config = len(self.stride), model.config
+        mean, deviation = (statistic(model, name) for name in ("latents_mean", "latents_std"))
+        self.register_buffer("mean", _spread(config.get("shift_factor") if mean is None else mean, 0.0, axes))
+        scale = _spread(config.get("scaling_factor"), 1.0, axes) / _spread(deviation, 1.0, axes)
+        self.register_buffer("scale", scale)
+
+    def encode(self, x: Pixels) -> Latents:
+        self.shape(x.shape[2:])
+        return (self._raw(x).to(x) - self.mean) * self.scale
+
+    def decode(self, z: Latents) -> Pixels:
+        raw = (z / self.scale + self.mean).to(self._place(), self.model.dtype)
+        with torch.no_grad():
+            return self._pixels(raw).to(z)
+
+    def _place(self) -> torch.device:
+        """Where the model works; offloaded by a pipeline, it lies elsewhere until it does."""
+        return getattr(getattr(self.model, "_hf_hook", None), "execution_device", None) or self.model.device
+
+    @torch.no_grad()
+    def modes(self, x: Float[Tensor, "N C *size"]) -> Float[Tensor, "N L *cells"]:
+        """What the model's own `encode` gives, however it calls it."""
+        out = self.model.encode(x.to(self._place(), self.model.dtype))
+        if hasattr(out, "latent_dist"):
+            return out.latent_dist.mode()
+        return out.latents if hasattr(out, "latents") else out.latent
+
+    @abstractmethod
+    def _raw(self, x: Pixels) -> Latents:
+        """Latents in the model's own scale."""
+
+    @abstractmethod
+    def _pixels(self, raw: Latents) -> Pixels:
+        """The reverse."""
+
+
+def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
+    """A model of one of these classes of diffusers.
+
+    Raises:
+        ValueError: one line, if there is none.
+    """
+    import diffusers
+
+    options = {"subfolder": subfolder} if subfolder else {}
+    try:
+        name = diffusers.AutoencoderKL.load_config(path, **options).get("_class_name")
+        if name in known:
+            return getattr(diffusers, name).from_pretrained(
+                path, use_safetensors=True, low_cpu_mem_usage=False, **options
+            )
+    except (OSError, ValueError) as error:
+        where = Path(path, subfolder or "")
+        raise ValueError(
+            f"codec.path must hold an autoencoder of diffusers, got {where}: {_first(error)}"
+        ) from error
+    raise ValueError(f"codec.path must hold one of {', '.join(known)}, got {path} with {name}")
+
+
+def statistic(model: Any, name: str) -> Any:
+    """latents_mean or latents_std of a model, which some keep among their weights; per channel.
+
+    Cosmos has one for each latent frame of its training clips: their mean.
+    """
+    value = model.config.get(name)
+    value = dict(model.named_buffers(recurse=False)).get(name) if value is None else value
+    if value is None:
+        return None
+    value, channels = torch.as_tensor(value, dtype=torch.float32), model.config.get("latent_channels")
+    return value.view(channels, -1).mean(1) if channels and value.numel() > channels else value
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+def _spread(value: Any, default: float, axes: int) -> Float[Tensor, "1 _ *ones"]:
+    tensor = torch.as_tensor(default if value is None else value, dtype=torch.float32)
+    return tensor.reshape(1, -1, *[1] * axes)

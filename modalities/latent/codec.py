@@ -1,0 +1,200 @@
+"""Between pixels and latents: the contract, and the codecs that need no download."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from modalities.shared import patchify, unpatchify
+
+Pixels = Float[Tensor, "B C *size"]
+Latents = Float[Tensor, "B L *cells"]
+Batches = Iterable[Float[Tensor, "_ C *size"]]
+
+
+class Codec(nn.Module, ABC):
+    """Turns pixels in [-1, 1] into latents of about mean 0 and deviation 1 in each channel, and back.
+
+    Attributes:
+        stride: pixels per latent cell, along each axis.
+        channels: L, of the latents.
+        pixel_channels: C, of the pixels.
+        causal: whether the first latent frame of a clip is that of its first frame alone.
+    """
+
+    stride: tuple[int, ...]
+    channels: int
+    pixel_channels: int = 3
+    causal: bool = False
+
+    @abstractmethod
+    def encode(self, x: Pixels) -> Latents:
+        """Latents of pixels, whose sizes must be multiples of `stride`; no randomness."""
+
+    @abstractmethod
+    def decode(self, z: Latents) -> Pixels:
+        """Pixels of latents; may leave [-1, 1] a little."""
+
+    def fit(self, batches: Batches) -> None:
+        """Learn what the codec must know of the data from some of it, once, before all else; most know all."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it learnt of the data, or was told by its configuration; published weights stay where they are."""
+        return dict(self.named_buffers(recurse=False))
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Its state, on the host."""
+        return {name: value.detach().cpu() for name, value in self.state().items()}
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Raises ValueError if a state is another codec's."""
+        own = self.state()
+        for name in [*own, *state]:
+            shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
+                )
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `learnt` gave.
+
+        Raises:
+            ValueError: if it is another codec's.
+        """
+        self.check(state)
+        self.load_state_dict(dict(state), strict=False)
+
+    def fingerprint(self) -> str:
+        """A hash of all that its latents depend on, published weights included."""
+        digest = sha256(type(self).__name__.encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(L, *cells) of the latents of a sample of this size in pixels.
+
+        Raises:
+            ValueError: if an axis is no multiple of its stride.
+        """
+        if len(size) != len(self.stride) or any(
+            n < s or n % s for n, s in zip(size, self.stride, strict=True)
+        ):
+            raise ValueError(
+                f"size must be a multiple of the codec's stride {list(self.stride)} on each axis, got {list(size)}"
+            )
+        return self.channels, *(n // s for n, s in zip(size, self.stride, strict=True))
+
+
+def cells_of_clip(
+    size: Sequence[int], stride: Sequence[int], group: int, what: str = ""
+) -> tuple[int, int, int]:
+    """(t, h, w), latent cells of a clip (T, H, W) of which frame 0 stands alone, in front of groups of frames.
+
+    Args:
+        group: frames by which lengths may differ, a multiple of `stride[0]`.
+        what: whose rule it is, for the error.
+
+    Raises:
+        ValueError: if the size does not fit.
+    """
+    t, h, w = stride
+    if len(size) != 3 or min(size) < 1 or (size[0] - 1) % group or size[1] % h or size[2] % w:
+        frames = f"1 + a multiple of {group}" if group > 1 else "at least 1"
+        raise ValueError(
+            f"frames must be {frames}, height and width multiples of {h} and {w}{what}, got {list(size)}"
+        )
+    return 1 + (size[0] - 1) // t, size[1] // h, size[2] // w
+
+
+class Identity(Codec):
+    """Pixels are latents, scaled to deviation 1.
+
+    Args:
+        axes: of a sample: 2 an image, 3 a clip.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, axes: int = 2) -> None:
+        super().__init__()
+        self.stride, self.channels = (1,) * axes, self.pixel_channels
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def encode(self, x: Pixels) -> Latents:
+        return (x - self.mean) / self.scale
+
+    def decode(self, z: Latents) -> Pixels:
+        return z * self.scale + self.mean
+
+    def fit(self, batches: Batches) -> None:
+        x = torch.cat(list(batches))
+        self.mean.copy_(x.mean())
+        self.scale.copy_(x.std().clamp_min(1e-3))
+
+
+class PatchPCA(Codec):
+    """The best linear codec: principal components of patches, each at deviation 1.
+
+        z = (patch - mean) V / s,      patch = mean + (z s) V^T
+
+    with the L leading eigenvectors V of the patches' covariance and the roots s of their eigenvalues. In closed
+    form, from some of the training data; a patch is one latent cell.
+
+    Args:
+        patch: pixels per cell, along each axis.
+        channels: L, components that are kept.
+
+    Raises:
+        ValueError: if more components are asked for than a patch has numbers.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
+    def __init__(self, patch: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.stride, self.channels = tuple(patch), channels
+        numbers = self.pixel_channels * math.prod(self.stride)
+        if not 1 <= channels <= numbers:
+            raise ValueError(f"channels must lie between 1 and the {numbers} of a patch, got {channels}")
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("basis", torch.eye(numbers, channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def encode(self, x: Pixels) -> Latents:
+        self.shape(x.shape[2:])
+        tokens = patchify(x.movedim(1, -1), self.stride)
+        z = (tokens - self.mean) @ (self.basis / self.scale)
+        cells = [n // s for n, s in zip(x.shape[2:], self.stride, strict=True)]
+        return z.unflatten(1, cells).movedim(-1, 1)
+
+    def decode(self, z: Latents) -> Pixels:
+        tokens = z.movedim(1, -1).flatten(1, -2) @ (self.basis * self.scale).T + self.mean
+        size = [n * s for n, s in zip(z.shape[2:], self.stride, strict=True)]
+        return unpatchify(tokens, size, self.stride).movedim(-1, 1)
+
+    @torch.no_grad()
+    def fit(self, batches: Batches) -> None:
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for x in batches:
+            rows = patchify(x.movedim(1, -1), self.stride).flatten(0, 1).double()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.T @ rows
+        mean = total / count
+        values, vectors = torch.linalg.eigh(squares / count - torch.outer(mean, mean))
+        kept = vectors[:, -self.channels :].flip(-1)
+        kept = (
+            kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
+        )  # of either sign, else by chance
+        self.mean.copy_(mean)
+        self.basis.copy_(kept)
+        self.scale.copy_(values[-self.channels :].flip(-1).clamp_min(1e-6).sqrt())

@@ -1,0 +1,42 @@
+"""Real handwritten digits, built in: what images and clips are made of where nothing is downloaded."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int64, UInt8
+
+FILE = Path(__file__).parent / "assets" / "digits.npz"
+CLASSES = [str(digit) for digit in range(10)]
+SPLITS = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, 1797)}
+"""Of a fixed permutation, so that every split has all writers and digits."""
+
+
+def digits(split: str, size: int = 8) -> tuple[UInt8[np.ndarray, "S size size"], Int64[np.ndarray, " S"]]:
+    """White digits on black, 0 to 255, enlarged from 8 x 8 by smooth interpolation, and their labels.
+
+    Raises:
+        ValueError: for another split than train, val and test, or a size below 8.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if size < 8:
+        raise ValueError(f"size must be at least 8, the size of the built-in digits, got {size}")
+    return _enlarged(size)[SPLITS[split]], _stored()[1][SPLITS[split]]
+
+
+@lru_cache(maxsize=1)
+def _stored() -> tuple[np.ndarray, np.ndarray]:
+    with np.load(FILE, allow_pickle=False) as stored:
+        images, labels = stored["images"], stored["labels"].astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return images[order], labels[order]
+
+
+@lru_cache(maxsize=4)
+def _enlarged(size: int) -> np.ndarray:
+    ink = torch.from_numpy(_stored()[0])[:, None].float() * (255 / 16)
+    large = F.interpolate(ink, (size, size), mode="bicubic", align_corners=False)
+    return large[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()

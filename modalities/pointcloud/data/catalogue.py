@@ -1,0 +1,123 @@
+"""What shapes there are: class names, and where the points of each split lie."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from ditmoe.outside import printable
+
+SPLITS = ("train", "val", "test")
+BUILT_IN = Path(__file__).parents[1] / "assets" / "furniture.npz"
+
+Splits = dict[str, list[tuple[str, Path | np.ndarray]]]
+"""Split -> the name of each shape and its points, or the file that has them."""
+
+_TABLE = """
+02691156 airplane    02747177 can         02773838 bag         02801938 basket      02808440 bathtub
+02818832 bed         02828884 bench       02843684 birdhouse   02871439 bookshelf   02876657 bottle
+02880940 bowl        02924116 bus         02933112 cabinet     02942699 camera      02946921 tin_can
+02954340 cap         02958343 car         02992529 cellphone   03001627 chair       03046257 clock
+03085013 keyboard    03207941 dishwasher  03211117 monitor     03261776 earphone    03325088 faucet
+03337140 file        03467517 guitar      03513137 helmet      03593526 jar         03624134 knife
+03636649 lamp        03642806 laptop      03691459 speaker     03710193 mailbox     03759954 microphone
+03761084 microwave   03790512 motorcycle  03797390 mug         03928116 piano       03938244 pillow
+03948459 pistol      03991062 pot         04004475 printer     04074963 remote_control  04090263 rifle
+04099429 rocket      04225987 skateboard  04256520 sofa        04330267 stove       04379243 table
+04401088 telephone   04460130 tower       04468005 train       04530566 vessel      04554684 washer
+"""
+
+SYNSETS = MappingProxyType(dict(zip(_TABLE.split()[::2], _TABLE.split()[1::2], strict=True)))
+"""The 55 synsets of ShapeNetCore.v2: id -> the name PointFlow gave it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One shape of a split: its name, its class index, and its points or the file that has them."""
+
+    name: str
+    label: int
+    source: Path | np.ndarray
+
+
+def list_shapes(
+    root: Path | None, wanted: Sequence[str | int] | None
+) -> tuple[list[str], dict[str, list[Shape]]]:
+    """List a data set: class names, and for each split its shapes by class and name.
+
+    `root` is a folder laid out as `<class>/{train,val,test}/*.npy` or None for the built-in set; `wanted` has
+    names or synset ids, None for all. ValueError where the layout or a class is not there.
+    """
+    known: dict[str, Path] | dict[str, Splits] = _built_in() if root is None else _class_folders(root)
+    classes = _choose(wanted, sorted(known), printable(root or "the built-in set"))
+    entries = [_files(entry) if isinstance(entry, Path) else entry for entry in (known[c] for c in classes)]
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
+    for label, (name, splits) in enumerate(zip(classes, entries, strict=True)):
+        for split in SPLITS:
+            shapes[split] += [
+                Shape(f"{name}/{printable(stem)}", label, source) for stem, source in splits[split]
+            ]
+    return classes, shapes
+
+
+def class_name(given: str | int) -> str:
+    """The name of a class that is given as a name or as a synset id.
+
+    YAML 1.1 reads an unquoted 03001627 as an octal number and drops the zero of others: integers are
+    taken back to the id they were written as.
+    """
+    if isinstance(given, int):
+        return next((SYNSETS[i] for i in (f"{given:08o}", f"{given:08d}") if i in SYNSETS), str(given))
+    return SYNSETS.get(given, given)
+
+
+def _built_in() -> dict[str, Splits]:
+    """Class -> split -> (name, points). The file has them in the order of a curve, so each is shuffled."""
+    with np.load(BUILT_IN) as file:
+        steps, categories, splits, names = (file[key] for key in ("steps", "category", "split", "name"))
+    clouds = np.moveaxis(np.cumsum(steps, axis=2, dtype=np.float32) / 2048, 0, 2)
+    tree: dict[str, Splits] = {}
+    for i, (cloud, category, split, name) in enumerate(zip(clouds, categories, splits, names, strict=True)):
+        shape = f"{i:03d}-{name}", np.random.default_rng(i).permutation(cloud)
+        tree.setdefault(str(category), {s: [] for s in SPLITS})[str(split)].append(shape)
+    return tree
+
+
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Class name -> folder, for the folders that have a split."""
+    layout = f"{printable(root)} must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
+    if not root.is_dir():
+        raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
+    folders: dict[str, Path] = {}
+    for folder in sorted(root.iterdir()):
+        if any((folder / split).is_dir() for split in SPLITS):
+            name = printable(class_name(folder.name))
+            if name in folders:
+                both = printable(f"{folders[name].name} and {folder.name}")
+                raise ValueError(f"{printable(root)} must have one folder for the class {name}, got {both}")
+            folders[name] = folder
+    if not folders:
+        raise ValueError(f"{layout}, got no such folder in it (`ditmoe.prepare` writes them)")
+    return folders
+
+
+def _files(folder: Path) -> Splits:
+    """Split -> (name, file) of one class, by name whatever the order of the file system."""
+    files = {split: sorted((folder / split).glob("[!.]*.npy")) for split in SPLITS}
+    return {split: [(path.stem, path) for path in paths] for split, paths in files.items()}
+
+
+def _choose(wanted: Sequence[str | int] | None, known: list[str], place: str) -> list[str]:
+    if wanted is None:
+        return known
+    names = [class_name(given) for given in wanted]
+    for given, name in zip(wanted, names, strict=True):
+        if name not in known:
+            near = get_close_matches(name, known, n=3) or known
+            raise ValueError(f"classes must be in {place}, got {given!r}; the nearest are {', '.join(near)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"classes must name one or more, each once, got {list(wanted)}")
+    return names

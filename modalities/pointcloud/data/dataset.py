@@ -1,0 +1,233 @@
+"""Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from tqdm import tqdm
+
+from ditmoe.modality import Samples
+from ditmoe.outside import printable, tell
+from modalities.pointcloud.data.catalogue import SPLITS, Shape, list_shapes
+from modalities.pointcloud.data.formats import read_points
+
+_EPOCH, _SAMPLE = 1, 2  # addresses of the two kinds of random streams
+
+
+class Clouds:
+    """A labelled set of point clouds, split into train, val and test.
+
+    `root` is a folder laid out as PC15k, `<class>/{train,val,test}/*.npy`, each file (N, 3); None is the
+    built-in furniture (CC0, 4,096 points a shape, bounding-box diagonal 1, y up). Nothing is read before it
+    is asked for. An unreadable file is named on stderr and gives way to the next one of its class; a layout
+    or a number of points that cannot serve is a ValueError.
+
+    Args:
+        root: the folder, or None.
+        classes: names or synset ids, in the order of their labels; None for all, sorted by name.
+        num_points: points of a training sample, drawn anew each time and without replacement.
+        mirror: flip x in half of the training samples.
+        scale_jitter: s in [0, 1); each axis is scaled by 1-s to 1+s, the bounding-box diagonal kept.
+        balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
+    """
+
+    opens: ClassVar[Sequence[str]] = ("root",)
+
+    def __init__(
+        self,
+        root: str | PathLike | None = None,
+        classes: Sequence[str | int] | str | None = None,
+        num_points: int = 2048,
+        mirror: bool = False,
+        scale_jitter: float = 0.0,
+        balance: float = 0.0,
+    ) -> None:
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}")
+        if not 0 <= scale_jitter < 1:
+            raise ValueError(f"scale_jitter must be in [0, 1), got {scale_jitter}")
+        self.root = None if root is None else Path(root).expanduser()
+        self.wanted = [classes] if isinstance(classes, str) else classes
+        self.num_points, self.mirror = num_points, mirror
+        self.scale_jitter, self.balance = scale_jitter, balance
+        self.unreadable: dict[Path, str] = {}
+        """Files found unreadable so far, and why."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a label is an index into them."""
+        return self._listing[0]
+
+    @property
+    def mean(self) -> Float32[np.ndarray, "3"]:
+        """Mean of all training points."""
+        return self._moments[0]
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation of all training points around `mean`, one number for the three axes."""
+        return self._moments[1]
+
+    def split(self, name: str) -> Sequence[Shape]:
+        """The shapes of a split, by class and name."""
+        if name not in SPLITS:
+            raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+        shapes = self._listing[1][name]
+        if not shapes:
+            raise ValueError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none")
+        return shapes
+
+    def labels(self, split: str) -> Int64[np.ndarray, " S"]:
+        """Class index of each shape of a split."""
+        return np.array([shape.label for shape in self.split(split)], np.int64)
+
+    def draw(
+        self, index: int, rng: np.random.Generator, split: str = "train", augment: bool = False
+    ) -> Float32[np.ndarray, "N 3"]:
+        """Draw `num_points` of the training points of a shape, in data units."""
+        points = self._training_points(index, split)
+        if len(points) < self.num_points:
+            name = self.split(split)[index].name
+            raise ValueError(f"num_points must be at most the {len(points)} of {name}, got {self.num_points}")
+        points = points[rng.choice(len(points), self.num_points, replace=False)]
+        return _augmented(points, rng, self.mirror, self.scale_jitter) if augment else points
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float32[np.ndarray, "B N 3"], Int64[np.ndarray, " B"]]:
+        """Normalised, augmented training samples and labels: a function of its arguments alone.
+
+        Sample i of this call is number (step * world + rank) * size + i of a stream that goes through a new
+        permutation of the shapes each epoch, or, where `balance` is set, draws shapes by weight.
+        """
+        shapes = self.split("train")
+        points = np.empty((size, self.num_points, 3), np.float32)
+        labels = np.empty(size, np.int64)
+        for i, (index, rng) in enumerate(self._turns(size, seed, step * world + rank)):
+            points[i], labels[i] = self.draw(index, rng, augment=True), shapes[index].label
+        return (points - self.mean) / np.float32(self.scale), labels
+
+    def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Names of the shapes in that batch."""
+        shapes = self.split("train")
+        return [shapes[index].name for index, _ in self._turns(size, seed, step * world + rank)]
+
+    def _turns(self, size: int, seed: int, batch: int) -> Iterator[tuple[int, np.random.Generator]]:
+        """Which shapes are in a batch, each with what is drawn at random for it."""
+        length = len(self.split("train"))
+        for number in range(batch * size, (batch + 1) * size):
+            rng = np.random.default_rng([seed, _SAMPLE, number])
+            if self.balance:
+                yield int(np.searchsorted(self._cumulative, rng.random(), side="right")), rng
+            else:
+                yield int(_permutation(length, seed, number // length)[number % length]), rng
+
+    def reference(self, split: str, num_points: int | None = None) -> Samples:
+        """The first reference points of each shape of a split, in data units; no randomness."""
+        count = self.num_points if num_points is None else num_points
+        shapes, clouds = [], []
+        for shape in self.split(split):
+            if (points := self._read(shape)) is None:
+                continue
+            points = _reference_part(points)
+            if len(points) < count:
+                raise ValueError(f"num_points must be at most the {len(points)} of {shape.name}, got {count}")
+            shapes.append(shape)
+            clouds.append(points[:count])
+        if not clouds:
+            raise self._nothing_readable(split)
+        labels = np.array([shape.label for shape in shapes], np.int64)
+        return Samples(np.stack(clouds), labels, [shape.name for shape in shapes])
+
+    def _training_points(self, index: int, split: str) -> np.ndarray:
+        """Training points of a shape, or of the next readable one of its class."""
+        shapes = self.split(split)
+        points = self._read(shapes[index])
+        if points is None:
+            kin = (s for s in [*shapes[index + 1 :], *shapes[:index]] if s.label == shapes[index].label)
+            points = next((p for shape in kin if (p := self._read(shape)) is not None), None)
+        if points is None:
+            raise self._nothing_readable(f"{self.classes[shapes[index].label]}/{split}")
+        return _training_part(points)
+
+    def _read(self, shape: Shape) -> np.ndarray | None:
+        """All points of a shape, or None where its file is unreadable, which is told once."""
+        if isinstance(shape.source, np.ndarray):
+            return shape.source
+        try:
+            return read_points(shape.source)
+        except (ValueError, OSError) as error:
+            if shape.source not in self.unreadable:
+                self.unreadable[shape.source] = str(error)
+                count = len(self.unreadable)
+                if count <= 20:
+                    last = " (further ones are only counted)" if count == 20 else ""
+                    tell(f"skipped unreadable file {count}: {error}{last}")
+            return None
+
+    def _nothing_readable(self, place: str) -> ValueError:
+        first = next(iter(self.unreadable.values()), "none was there")
+        return ValueError(f"{self._place} must hold readable files of points in {place}, got none: {first}")
+
+    @property
+    def _place(self) -> str:
+        return "the built-in set" if self.root is None else printable(self.root)
+
+    @cached_property
+    def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
+        classes, shapes = list_shapes(self.root, self.wanted)
+        trained = {shape.label for shape in shapes["train"]}
+        if bare := [name for label, name in enumerate(classes) if label not in trained]:
+            tell(f"{self._place}: no training shapes in {', '.join(bare)}")
+        return classes, shapes
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, float]:
+        count, total, squares = 0, np.zeros(3), np.zeros(3)
+        for shape in tqdm(self.split("train"), "normalisation", delay=2, leave=False):
+            if (points := self._read(shape)) is None:
+                continue
+            points = _training_part(points).astype(np.float64)
+            count, total, squares = count + len(points), total + points.sum(0), squares + (points**2).sum(0)
+        if not count:
+            raise self._nothing_readable("train")
+        scale = float(np.sqrt(np.mean(squares / count - (total / count) ** 2)))
+        if not scale > np.finfo(np.float32).tiny:  # below, a float32 has lost its digits
+            raise ValueError(f"{self._place} must hold points that differ, got standard deviation {scale}")
+        return (total / count).astype(np.float32), scale
+
+    @cached_property
+    def _cumulative(self) -> Float64[np.ndarray, " S"]:
+        labels = self.labels("train")
+        ends = np.cumsum(np.bincount(labels)[labels] ** -float(self.balance))
+        return ends / ends[-1]
+
+
+def _training_part(points: np.ndarray) -> np.ndarray:
+    """PointFlow (arXiv 1906.12320) parts 15,000 points in 10,000 and 5,000; others serve for both."""
+    return points[:10_000] if len(points) == 15_000 else points
+
+
+def _reference_part(points: np.ndarray) -> np.ndarray:
+    return points[10_000:] if len(points) == 15_000 else points
+
+
+@lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(length)
+
+
+def _augmented(points: np.ndarray, rng: np.random.Generator, mirror: bool, scale_jitter: float) -> np.ndarray:
+    factor = np.ones(3, np.float32)
+    if scale_jitter:
+        factor = rng.uniform(1 - scale_jitter, 1 + scale_jitter, 3).astype(np.float32)
+        extent = np.array([np.ptp(axis) for axis in points.T])  # three columns go faster than axis=0
+        diagonal = np.linalg.norm(extent * factor)
+        factor *= np.linalg.norm(extent) / diagonal if diagonal > 0 else 1
+    if mirror and rng.random() < 0.5:
+        factor[0] = -factor[0]
+    return points * factor

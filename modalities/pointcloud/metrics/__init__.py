@@ -1,0 +1,1 @@
+"""How good a set of clouds is, and how sure that is."""

@@ -1,0 +1,213 @@
+"""Distances between point clouds: Chamfer and earth mover's, for one pair or all pairs of two sets.
+
+Four numbers of the literature are called EMD; only the first is "emd" here, the others "emd-exact_sq" and so on:
+
+    exact_l2     mean distance of the best one-to-one matching (PointFlow without its CUDA kernel)
+    exact_sq     mean squared distance of the matching that is best by squared distance
+    approx_l2    the approximate matching of `approximate`, mean distance (PointFlow, DPM, latent_3d_points)
+    approx_sq    the same, mean squared distance (PVD, DiT-3D, LION)
+
+CD and the exact ones are computed by compiled kernels, or by SciPy where these were not compiled: the same
+values to the last few digits, at a fraction of the time (benchmarks/speed/cloud_metrics.py). `implementation` says
+which.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from threading import Event
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+import scipy
+import torch
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+from modalities.pointcloud import kernels
+from modalities.pointcloud.metrics.approximate import pairwise_approx
+
+Metric = Literal["cd", "emd", "emd-exact_sq", "emd-approx_l2", "emd-approx_sq"]
+Clouds = Float[np.ndarray, "_ _ 3"] | Sequence[Float[np.ndarray, "_ 3"]]
+
+
+EMD: Mapping[str, Metric] = MappingProxyType(
+    {
+        "exact_l2": "emd",
+        "exact_sq": "emd-exact_sq",
+        "approx_l2": "emd-approx_l2",
+        "approx_sq": "emd-approx_sq",
+    }
+)
+"""Variant of EMD -> the name under which it is computed and reported."""
+
+
+def emd_metric(variant: str) -> Metric:
+    """The metric that a variant of EMD is; ValueError where there is no such variant."""
+    if variant not in EMD:
+        raise ValueError(f"emd must be one of {', '.join(EMD)}, got {variant!r}")
+    return EMD[variant]
+
+
+def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
+    """Chamfer distance of two clouds: how far each point is from the other cloud.
+
+    CD(x, y) = mean_i min_j |x_i - y_j|² + mean_j min_i |x_i - y_j|²: squared, the two means added, not
+    halved (PointFlow, arXiv 1906.12320, section 5.1, with means for sums). In squared units of the coordinates.
+
+    Differences are taken before squares, in float64, so a cloud far from the origin loses nothing.
+    Raises ValueError where a cloud is empty, not (N, 3), or not finite.
+    """
+    return _chamfer(*_prepared([x, y], "cd"))
+
+
+def emd(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], variant: str = "exact_l2") -> float:
+    """Earth mover's distance of two clouds: the mean way of a point under the best one-to-one matching.
+
+    EMD(x, y) = min_φ (1/N) Σ_i |x_i - y_φ(i)| over all bijections φ: the exact assignment on L2, not on
+    its square (PointFlow, arXiv 1906.12320, section 5.1, with the mean for the sum). In units of the
+    coordinates; of their square for the variants that end in sq. Time grows about as N² by the kernels, as
+    N³ by SciPy. The approximate variants depend on which cloud is x: `approximate.approx_emd`.
+
+    Raises ValueError where the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
+    """
+    return float(pairwise([x], [y], emd_metric(variant), workers=1)[0, 0])
+
+
+def pairwise(
+    a: Clouds,
+    b: Clouds,
+    metric: Metric,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Float[np.ndarray, "A B"]:
+    """Distances of every cloud of `a` to every cloud of `b`, on all cores.
+
+    Where `b` is the same object as `a`, half the pairs are computed and the diagonal is zero; but of the
+    approximate variants all, which are not symmetric: `a` offers, `b` receives. Threads, not processes: kernels
+    and SciPy leave the interpreter's lock during all the work, so they run side by side, and nothing needs to
+    be copied, forked or guarded by `__main__`. The result does not depend on `workers`.
+
+    Args:
+        a, b: (A, N, 3) and (B, M, 3), or lists of clouds of any sizes (equal ones for EMD).
+        metric: "cd" (`chamfer`), "emd" (`emd`) or another of its variants, as `emd_metric` names them.
+        workers: threads; None takes as many as this process has cores. The approximate variants run on the
+            GPU, or where there is none in torch's threads.
+        progress: called with the number of pairs that were finished since the last call, as a tqdm bar's
+            `update` wants it; the calls add up to `num_pairs(a, b, metric)`.
+
+    Raises ValueError as `chamfer` and `emd` do, and for an unknown metric or fewer than one worker.
+    """
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+    workers = num_cores() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    symmetric = b is a
+    left = _prepared(a, metric)
+    right = left if symmetric else _prepared(b, metric)
+    if metric != "cd":
+        _check_equal_sizes([*left, *right])
+    if is_approximate(metric):
+        return pairwise_approx(left, right, metric.endswith("_sq"), progress)
+    distance = _chamfer if metric == "cd" else partial(_emd, squared=metric.endswith("_sq"))
+    out = np.zeros((len(left), len(right)))
+    rows, columns = np.triu_indices(len(left), 1) if symmetric else np.indices(out.shape).reshape(2, -1)
+
+    interrupted = Event()
+
+    def measure(block: slice) -> int:
+        for i, j in zip(rows[block], columns[block], strict=True):
+            if interrupted.is_set():
+                break
+            out[i, j] = distance(left[i], right[j])
+        return len(rows[block])
+
+    # Small enough that no worker idles long at the end, large enough that handing them out costs nothing.
+    step = min(64, len(rows) // (16 * workers) + 1)
+    blocks = [slice(start, start + step) for start in range(0, len(rows), step)]
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for job in as_completed([pool.submit(measure, block) for block in blocks]):
+                done = job.result()
+                if progress is not None:
+                    progress(done)
+        except BaseException:
+            # Leaving the pool waits for its threads: after Ctrl-C that is one pair each, not the whole matrix.
+            interrupted.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return out + out.T if symmetric else out
+
+
+def num_pairs(a: Sequence | np.ndarray, b: Sequence | np.ndarray, metric: Metric = "cd") -> int:
+    """How many distances `pairwise` computes for these sets."""
+    half = b is a and not is_approximate(metric)
+    return len(a) * (len(a) - 1) // 2 if half else len(a) * len(b)
+
+
+def is_approximate(metric: Metric) -> bool:
+    """Whether a metric is a matching that is neither the best nor symmetric."""
+    return metric.startswith("emd-approx")
+
+
+def implementation() -> str:
+    """What computes the distances here, as a report may state it."""
+    return "compiled, certified" if kernels.available() else f"scipy {scipy.__version__}"
+
+
+def solver(metric: Metric) -> str:
+    """Who computes a metric here, in a word: between them the last digits may differ."""
+    if is_approximate(metric):
+        return "cuda" if torch.cuda.is_available() else "torch"
+    return "kernels" if kernels.available() else "scipy"
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepared(clouds: Clouds, metric: Metric) -> list:
+    """What each cloud needs once however many others it is compared with."""
+    arrays = [_cloud(cloud) for cloud in clouds]
+    if kernels.available() and not is_approximate(metric):
+        return [kernels.ordered(array) for array in arrays]
+    return [cKDTree(array) for array in arrays] if metric == "cd" else arrays
+
+
+def _chamfer(x: Any, y: Any) -> float:
+    """Of two clouds as `_prepared` gives them: ordered points for the kernels, trees for SciPy."""
+    found = None if isinstance(x, cKDTree) else kernels.chamfer(x, y)
+    if found is not None:
+        return found
+    to_y, _ = y.query(x.data)
+    to_x, _ = x.query(y.data)
+    return float(np.mean(to_y**2) + np.mean(to_x**2))
+
+
+def _emd(x: np.ndarray, y: np.ndarray, squared: bool) -> float:
+    certified = kernels.emd(x, y, squared)
+    if certified is not None and certified[1] <= kernels.TOLERANCE:
+        return certified[0]
+    ways = cdist(x, y, "sqeuclidean" if squared else "euclidean")
+    return float(ways[linear_sum_assignment(ways)].mean())
+
+
+def _cloud(points: np.ndarray) -> np.ndarray:
+    array = np.asarray(points, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
+        raise ValueError(f"a cloud must be (N, 3) with at least one point, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("the points of a cloud must be finite, got NaN or infinity")
+    return array
+
+
+def _check_equal_sizes(clouds: Sequence[np.ndarray]) -> None:
+    sizes = sorted({len(cloud) for cloud in clouds})
+    if len(sizes) > 1:
+        raise ValueError(f"EMD needs equal numbers of points, got {sizes[0]} and {sizes[-1]}")

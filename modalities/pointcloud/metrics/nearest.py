@@ -1,0 +1,271 @@
+"""Who is nearest to whom by EMD, exactly, without solving most pairs.
+
+1-NNA, COV and MMD only ask for the nearest clouds of each cloud. Those are found by a best-first search: of all
+pairs of a cloud the one with the lowest bound is looked at more closely, by a dearer bound (`bounds.Ladder`)
+and at last by an exact solution, until the lowest bound is above the distance of the nearest found. All
+bounds are true ones, so what was left out is farther: the answer is that of all pairs, ties included.
+"""
+
+import time
+from bisect import insort
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+from threading import Event, Lock
+
+import numpy as np
+from jaxtyping import Float, Int8
+
+from modalities.pointcloud.metrics import cache
+from modalities.pointcloud.metrics.bounds import Ladder, Level, Projections, ordered
+from modalities.pointcloud.metrics.distance import num_cores, solver
+
+FLUSH = 30.0
+"""Seconds after which what was found is written to the cache."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Distances of all pairs that are nearest ones; infinity stands for the others, which are farther.
+
+    `scores.one_nna(rr, rs, ss)` and `scores.mmd_cov(rs)` of these matrices are those of the full ones.
+
+    Attributes:
+        rr, rs, ss: distances; the diagonals of rr and ss are zero.
+        low_rr, low_rs, low_ss: lower bounds of all pairs, the distance where it is known.
+        decided: level -> pairs that were known to this level and no better when the search ended.
+        reused: of the pairs solved, those that the cache had.
+    """
+
+    rr: Float[np.ndarray, "R R"]
+    rs: Float[np.ndarray, "R S"]
+    ss: Float[np.ndarray, "S S"]
+    low_rr: Float[np.ndarray, "R R"]
+    low_rs: Float[np.ndarray, "R S"]
+    low_ss: Float[np.ndarray, "S S"]
+    decided: dict[Level, int]
+    reused: int
+
+    @property
+    def num_pairs(self) -> int:
+        return sum(self.decided.values())
+
+    def described(self) -> str:
+        """How many pairs each bound decided, in a line for people."""
+        share = {level: 100 * count / max(1, self.num_pairs) for level, count in self.decided.items()}
+        return (
+            f"{self.num_pairs:,} pairs: {share[Level.PROJECTED]:.1f} % decided by projections, "
+            f"{share[Level.COARSE] + share[Level.FINE] + share[Level.PRICED]:.1f} % by dual bounds, "
+            f"{share[Level.SOLVED]:.2f} % solved exactly"
+        )
+
+
+def nearest(
+    reference: Sequence[np.ndarray],
+    generated: Sequence[np.ndarray],
+    *,
+    cost: str = "l2",
+    neighbours: int = 1,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    folder: Path | None = None,
+) -> Nearest:
+    """The nearest clouds by exact EMD of every cloud of two sets: in the other set, and in both together.
+
+    Args:
+        reference, generated: (R, N, 3) and (S, N, 3), or lists of (N, 3), all finite and of equal N.
+        cost: "l2" or "sq", the ground cost of the EMD: `distance.emd`.
+        neighbours: how many nearest ones, each with all that are as near.
+        workers: threads; None takes as many as this process has cores. The distances do not depend on it.
+        progress: called with the number of pairs decided since the last call, as a tqdm bar's `update` wants it;
+            the calls add up to `num_pairs(reference, generated)`.
+        folder: where results are kept, so that the same search goes on where it was interrupted, and another
+            one with the same reference finds the distances within it. None keeps nothing.
+
+    Raises ValueError for sets that are empty or of unequal numbers of points, points that are not finite, or an
+    unknown cost.
+    """
+    if cost not in ("l2", "sq"):
+        raise ValueError(f"cost must be l2 or sq, got {cost!r}")
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
+    workers = num_cores() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    search = _Search(reference, generated, cost == "sq", neighbours)
+    kept = None if folder is None else _Kept(Path(folder), reference, generated, cost)
+    reused = 0
+    if kept is not None:
+        kept.restore(search)
+        reused = int(np.triu(search.level == Level.SOLVED, 1).sum())
+    try:
+        _run(search, workers, progress or (lambda done: None), kept)
+    finally:
+        if kept is not None:
+            kept.keep(search)
+    return search.result(reused)
+
+
+def num_pairs(reference: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> int:
+    """Pairs among the clouds of both sets."""
+    count = len(reference) + len(generated)
+    return count * (count - 1) // 2
+
+
+class _Search:
+    """What is known of all pairs of the clouds of both sets, the reference first.
+
+    Threads share it, and read it without a lock: numbers only get better.
+    """
+
+    low: Float[np.ndarray, "A A"]
+    level: Int8[np.ndarray, "A A"]
+
+    def __init__(
+        self, reference: Sequence[np.ndarray], generated: Sequence[np.ndarray], squared: bool, neighbours: int
+    ):
+        self.num_ref, self.neighbours = len(reference), neighbours
+        self.clouds = [ordered(cloud) for cloud in _checked(reference, generated)]
+        self.ladder = Ladder(len(self.clouds[0]), squared)
+        projections = Projections(self.clouds, squared)
+        self.low = np.array([projections.bounds(i) for i in range(len(self.clouds))])
+        self.low = np.minimum(self.low, self.low.T)  # the same up to rounding
+        self.level = np.zeros(self.low.shape, np.int8)
+        self.interrupted, self.writing = Event(), Lock()
+
+    def row(self, i: int) -> None:
+        """Finds the nearest clouds of cloud i."""
+        across = (np.arange(len(self.clouds)) < self.num_ref) != (i < self.num_ref)
+        solved = self.level[i] == Level.SOLVED
+        solved[i] = True
+        known = solved & (np.arange(len(self.clouds)) != i)
+        # The distances of the nearest ones so far, in the other set and in both.
+        other = sorted(self.low[i, known & across].tolist())[: self.neighbours]
+        both = sorted(self.low[i, known].tolist())[: self.neighbours]
+        heap = [(float(self.low[i, j]), int(j)) for j in np.flatnonzero(~solved)]
+        heapify(heap)
+        while heap and not self.interrupted.is_set():
+            bound, j = heappop(heap)
+            limit = self._farthest(other if across[j] else both)
+            if bound > limit:
+                if across[j]:
+                    return  # what is left has higher bounds, and those of the own set have a lower limit
+                continue
+            if self.low[i, j] <= bound and self.level[i, j] != Level.SOLVED:
+                self._ask(i, j, limit)
+            if self.level[i, j] != Level.SOLVED:
+                heappush(heap, (float(self.low[i, j]), j))
+                continue
+            for distances in (other, both) if across[j] else (both,):
+                insort(distances, float(self.low[i, j]))
+                del distances[self.neighbours :]
+
+    def _farthest(self, distances: list[float]) -> float:
+        return distances[-1] if len(distances) == self.neighbours else np.inf
+
+    def _ask(self, i: int, j: int, limit: float) -> None:
+        """Takes one step up the ladder."""
+        i, j = min(i, j), max(i, j)
+        level = self.ladder.above(Level(self.level[i, j]))
+        value, level = self.ladder.ask(self.clouds[i], self.clouds[j], level, limit)
+        with self.writing:
+            if level < self.level[i, j] or self.level[i, j] == Level.SOLVED:
+                return  # another thread was here and knows better
+            # The number before its level: whoever reads "solved" finds the distance.
+            self.low[i, j] = self.low[j, i] = value if level == Level.SOLVED else max(value, self.low[i, j])
+            self.level[i, j] = self.level[j, i] = level
+
+    def result(self, reused: int) -> Nearest:
+        np.fill_diagonal(self.level, Level.SOLVED)
+        np.fill_diagonal(self.low, 0)
+        exact = np.where(self.level == Level.SOLVED, self.low, np.inf)
+        r = self.num_ref
+        upper = self.level[np.triu_indices(len(self.level), 1)]
+        return Nearest(
+            *(exact[:r, :r], exact[:r, r:], exact[r:, r:]),
+            *(self.low[:r, :r], self.low[:r, r:], self.low[r:, r:]),
+            decided={level: int((upper == level).sum()) for level in Level},
+            reused=reused,
+        )
+
+
+class _Kept:
+    """The files of a search: within the reference, across, within the generated set."""
+
+    def __init__(
+        self, folder: Path, reference: Sequence[np.ndarray], generated: Sequence[np.ndarray], cost: str
+    ):
+        r, s, num_ref = cache.content_hash(reference), cache.content_hash(generated), len(reference)
+        ref, gen = slice(0, num_ref), slice(num_ref, None)
+        # What could change a number: the code (2), and who solves.
+        variant = f"emd-exact_{cost}-2-{solver('emd')}"
+        self.files = [
+            (cache.file_of(folder, variant, r), (ref, ref)),
+            (cache.file_of(folder, variant, r, s), (ref, gen)),
+            (cache.file_of(folder, variant, s), (gen, gen)),
+        ]
+
+    def restore(self, search: _Search) -> None:
+        for file, (rows, columns) in self.files:
+            found = cache.load(file)
+            if found is None:
+                continue
+            i, j = found["i"] + (rows.start or 0), found["j"] + (columns.start or 0)
+            better = found["level"] > search.level[i, j]
+            i, j, values, levels = i[better], j[better], found["value"][better], found["level"][better]
+            search.low[i, j] = search.low[j, i] = values
+            search.level[i, j] = search.level[j, i] = levels
+
+    def keep(self, search: _Search) -> None:
+        """Write what is known now."""
+        with search.writing:  # or a bound would be read, and then that it is solved
+            every_level, every_low = search.level.copy(), search.low.copy()
+        for file, (rows, columns) in self.files:
+            level, low = every_level[rows, columns], every_low[rows, columns]
+            i, j = np.nonzero(np.triu(level, 1) if rows == columns else level)
+            places = {"i": i.astype(np.int32), "j": j.astype(np.int32)}
+            cache.store(file, **places, level=level[i, j], value=low[i, j])
+
+
+def _run(search: _Search, workers: int, progress: Callable[[int], object], kept: _Kept | None) -> None:
+    count = len(search.clouds)
+    # In random order, so that what is done tells about what is left.
+    rows = np.random.default_rng(0).permutation(count).tolist()
+    total, told = count * (count - 1) // 2, 0
+    flushed = time.monotonic()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            left = {pool.submit(search.row, i) for i in rows}
+            while left:
+                done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for job in done:
+                    job.result()
+                # Of its pairs a row finds some dealt with by the rows before it: by measure, about half of them.
+                part = 1 - len(left) / count
+                told, before = round(total * part * (3 - part) / 2), told
+                progress(told - before)
+                if kept is not None and time.monotonic() > flushed + FLUSH:
+                    kept.keep(search)
+                    flushed = time.monotonic()
+        except BaseException:
+            # Leaving the pool waits for its threads: after Ctrl-C that is one pair each.
+            search.interrupted.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _checked(reference: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if len(reference) == 0 or len(generated) == 0:
+        raise ValueError(f"both sets must have at least one cloud, got {len(reference)} and {len(generated)}")
+    clouds = [np.ascontiguousarray(cloud, dtype=np.float64) for cloud in (*reference, *generated)]
+    for cloud in clouds:
+        if cloud.ndim != 2 or cloud.shape[1] != 3 or len(cloud) == 0:
+            raise ValueError(f"a cloud must be (N, 3) with at least one point, got {cloud.shape}")
+        if not np.isfinite(cloud).all():
+            raise ValueError("the points of a cloud must be finite, got NaN or infinity")
+    sizes = sorted({len(cloud) for cloud in clouds})
+    if len(sizes) > 1:
+        raise ValueError(f"EMD needs equal numbers of points, got {sizes[0]} and {sizes[-1]}")
+    return clouds

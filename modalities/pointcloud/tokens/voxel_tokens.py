@@ -1,0 +1,218 @@
+"""How a cloud becomes tokens: voxels, cut into 3-D patches, read back at the points."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ditmoe.modality import Tokens, check_number
+from ditmoe.nn import Layout, cells
+from modalities.pointcloud.tokens.point_head import (
+    NUM_LOCAL,
+    NUM_MOMENTS,
+    PointHead,
+    local_features,
+    moments,
+    voxel_features,
+)
+from modalities.pointcloud.tokens.voxel import devoxelize, grid_coordinates, interpolate, mean_rows, voxelize
+from modalities.pointcloud.tokens.voxel_tables import AllVoxels, PatchVoxels, PointVoxels, Voxels, touched
+from modalities.shared import patchify, sincos, unpatchify
+
+
+class VoxelTokens(Tokens):
+    """DiT-3D's tokens (arXiv 2307.01831): the mean coordinates per voxel in, a vector per voxel out.
+
+    The grid is fitted to each cloud, and the prediction at a point is read from the grid by trilinear
+    interpolation, so points in one voxel are told apart by nothing else. Owns no weights.
+
+    Args:
+        hidden_size: width of the position embedding.
+        resolution: R, voxels per axis; a multiple of `patch`.
+        patch: voxels per axis of a token.
+        extent: None fits the grid to each cloud as DiT-3D does, see `grid_coordinates`.
+        kept: "all" patches are tokens, or "occupied": those alone that points lie in or are interpolated from, found
+            anew at each step. The prediction reads no others, but the transformer no longer attends to empty space.
+    """
+
+    axes = 3
+
+    def __init__(
+        self,
+        hidden_size: int,
+        resolution: int = 32,
+        patch: int = 4,
+        extent: float | None = None,
+        kept: str = "all",
+    ) -> None:
+        super().__init__()
+        if kept not in ("all", "occupied"):
+            raise ValueError(f"kept must be all or occupied, got {kept!r}")
+        self.kept = kept
+        if extent is not None:
+            check_number("extent", extent, above=0)
+        if min(resolution, patch) < 1 or resolution % patch:
+            raise ValueError(f"resolution must be a multiple of patch, got {resolution} and {patch}")
+        self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
+        self.in_features = self.out_features = 3 * patch**3
+
+    def grid(self, x: Float[Tensor, "B M 3"]) -> tuple[int, ...]:
+        return (self.resolution // self.patch,) * 3
+
+    def layout(self, x: Float[Tensor, "B M 3"]) -> Layout:
+        if self.kept == "all":
+            return super().layout(x)
+        return touched(self.coords(x), self.resolution, self.patch)
+
+    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+        coords = self.coords(x)
+        if not layout.packed:
+            return patchify(voxelize(x, coords, self.resolution)[0], [self.patch] * 3)
+        return self.packed(mean_rows(x, coords, PatchVoxels(layout, self.patch)))
+
+    def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
+        return sincos(layout.cells, self.hidden_size)
+
+    def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, "R N"]:
+        return tokens.any(dim=-1)  # what a patch without points holds is zero
+
+    def inverse(
+        self,
+        tokens: Float[Tensor, "R N Q"],
+        layout: Layout,
+        like: Float[Tensor, "B M 3"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B M 3"]:
+        return self.read(tokens, layout, self.coords(like))
+
+    def read(
+        self, tokens: Float[Tensor, "R N Q"], layout: Layout, coords: Float[Tensor, "B M 3"]
+    ) -> Float[Tensor, "B M F"]:
+        """What the voxels of the tokens say at points."""
+        if layout.packed:
+            rows = tokens.view(tokens.shape[1] * self.patch**3, -1)
+            return interpolate(rows, coords, PatchVoxels(layout, self.patch))
+        return devoxelize(unpatchify(tokens, [self.resolution] * 3, [self.patch] * 3), coords)
+
+    def packed(self, rows: Float[Tensor, "size C"]) -> Float[Tensor, "1 T P"]:
+        """Rows of the voxels of patches as tokens."""
+        return rows.view(1, -1, self.in_features)
+
+    def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
+        """Where the points lie in the grid."""
+        return grid_coordinates(x, self.resolution, self.extent)
+
+
+class PointVoxelTokens(VoxelTokens):
+    """Voxels that know how their points lie, and a head that answers for each point (see `point_head`).
+
+    Args:
+        extent: the grid covers this many standard deviations of each cloud.
+        features: F, numbers per voxel that the transformer hands to the points.
+        width: of the head.
+        fine: a second, finer grid for the local statistics has this many voxels per voxel; 1 is none.
+        points: of a larger cloud the first so many make the tokens, and all are read from the field that these become:
+            voxels of more points would be less noisy than any in training. A smaller one counts as one of so many. None
+            takes all as they are.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        resolution: int = 16,
+        patch: int = 4,
+        extent: float = 3.0,
+        features: int = 16,
+        width: int = 64,
+        fine: int = 2,
+        kept: str = "all",
+        points: int | None = None,
+    ) -> None:
+        super().__init__(hidden_size, resolution, patch, kept=kept)
+        if points is not None and points < 1:
+            raise ValueError(f"points must be at least 1, got {points}")
+        for name, value in {"features": features, "width": width, "fine": fine}.items():
+            check_number(name, value, 1, whole=True)
+        check_number("extent", extent, above=0)
+        self.points = points
+        self.reach = extent
+        self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3
+        self.resolutions = [resolution, fine * resolution] if fine > 1 else [resolution]
+        num_inputs = features + 3 + 3 + 12 + NUM_LOCAL * len(self.resolutions)
+        self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions))
+
+    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+        x = self.first(x)
+        coords, size = self.coords(x), self.resolution
+        if layout.packed:
+            voxels = PatchVoxels(layout, self.patch)
+            return self.packed(
+                voxel_features(moments(coords, voxels, self.weight(x)), voxels.centres(), size)
+            )
+        sums = moments(coords, AllVoxels(len(x), size), self.weight(x)).view(len(x), *[size] * 3, -1)
+        centres = cells([size] * 3, x.device).view(*[size] * 3, 3)
+        return patchify(voxel_features(sums, centres, size), [self.patch] * 3)
+
+    def inverse(
+        self,
+        tokens: Float[Tensor, "R N Q"],
+        layout: Layout,
+        like: Float[Tensor, "B M 3"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B M 3"]:
+        unit = deviation(self.first(like))
+        coords = self.coords(like)
+        z = like / unit
+        waves = torch.cat([2.0 * z, 4.2 * z], dim=-1)
+        read = self.read(tokens.float(), layout, coords)
+        features = [read, 0.7 * z, 2 * (coords - coords.floor()) - 1, waves.sin(), waves.cos()]
+        estimates = []
+        for resolution in self.resolutions:
+            fine = grid_coordinates(z, resolution, self.reach)
+            voxel = unit * 2 * self.reach / resolution
+            noise = (
+                t.view(-1, 1, 1) / 1000 / voxel
+            )  # on the straight path; the gate learns the factor elsewhere
+            parts = [
+                local_features(part, self.around(part, resolution), noise, self.weight(part))
+                for part in fine.split(self.parts(fine.shape[1]), dim=1)
+            ]
+            local = torch.cat(parts, dim=1)
+            estimates.append(local[..., :3])
+            features.append(local)
+        return self.head(torch.cat(features, dim=-1), estimates, c)
+
+    def first(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B L 3"]:
+        """The points that make the tokens."""
+        return x[:, : self.points]
+
+    def parts(self, num: int) -> list[int]:
+        """A cloud of so many points as clouds of the size that training saw, about; each is its own neighbourhood."""
+        if self.points is None or num <= self.points:
+            return [num]
+        left = num - self.points
+        size, more = divmod(left, count := -(-left // self.points))
+        return [self.points, *(size + (i < more) for i in range(count))]
+
+    def weight(self, x: Float[Tensor, "B M 3"]) -> float:
+        """How often a point counts."""
+        return 1.0 if self.points is None else self.points / max(1, x.shape[1])
+
+    def around(self, coords: Float[Tensor, "B M 3"], resolution: int) -> Voxels:
+        """Voxels for the statistics around points; which is a matter of speed alone."""
+        if resolution**3 > 32 * coords.shape[1]:
+            return PointVoxels(coords, resolution)
+        return AllVoxels(len(coords), resolution)
+
+    def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
+        return grid_coordinates(x / deviation(self.first(x)), self.resolution, self.reach)
+
+    def initialize(self) -> bool:
+        self.head.initialize()
+        return True
+
+
+def deviation(x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B 1 1"]:
+    """Root mean square of the coordinates of each cloud: the unit of its grid, whatever the noise in it."""
+    return x.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)

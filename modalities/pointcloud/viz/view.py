@@ -1,0 +1,189 @@
+"""Opens clouds and meshes for a person: a window of Open3D, or a picture where there is no display.
+
+Open3D runs in a process of its own (window.py): a driver that fails takes only that process with it.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from ditmoe.outside import files_below, printable
+from modalities.pointcloud.data.formats import (
+    CLOUD_SUFFIXES,
+    MESH_SUFFIXES,
+    SET_SUFFIXES,
+    read_points,
+    read_set,
+    read_surface,
+)
+from modalities.pointcloud.viz.contact_sheet import contact_sheet
+from modalities.pointcloud.viz.render import class_color
+from modalities.shared import save_png
+from modalities.shared.contact_sheet import class_of
+
+WINDOW = Path(__file__).with_name("window.py")
+MAX_SHAPES = 200
+MESH_POINTS = 16384
+OFFSCREEN_SECONDS = 120
+HEIGHT_COLORS = np.array([[58, 76, 140], [52, 140, 160], [110, 186, 130], [240, 196, 84]]) / 255
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One cloud to look at; `label` is the class index where the file knows it."""
+
+    name: str
+    points: Float[np.ndarray, "N 3"]
+    label: int | None = None
+
+
+def view(paths: Sequence[Path], out: Path | None = None) -> str:
+    """Open files or folders side by side in a window, or draw them into a PNG where there is no display.
+
+    Every shape is scaled to the same size; a mesh is shown by points on its surface. At most 200 shapes.
+
+    Args:
+        paths: files of `formats`, sets (.npz, .npy, .pt of (S, N, 3)) and folders.
+        out: the PNG; by default `view.png` in a folder given first, `<name>.view.png` beside a file.
+    Returns:
+        One line that says what was shown, how, and which files were left out.
+    Raises:
+        ValueError: where nothing could be read.
+    """
+    paths = [Path(path) for path in paths]
+    shapes, errors = _read(paths)
+    if not shapes:
+        raise ValueError(
+            f"view must be given at least one readable cloud, got {'; '.join(errors) or 'no file'}"
+        )
+    count = f"{len(shapes)} shape{'s' * (len(shapes) > 1)}"
+    if len(shapes) > MAX_SHAPES:
+        shapes, count = shapes[:MAX_SHAPES], f"the first {MAX_SHAPES} of {len(shapes)} shapes"
+    left_out = f"; left out {'; '.join(errors[:3])}" if errors else ""
+    left_out += f" and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return _show(shapes, out or _beside(paths[0]), count) + left_out
+
+
+def _beside(path: Path) -> Path:
+    return path / "view.png" if path.is_dir() else path.with_name(f"{path.stem}.view.png")
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
+    """Shapes of all files, and a sentence for each file that could not be read."""
+    shapes: list[Shape] = []
+    errors: list[str] = []
+    for path in paths:
+        files = _files(path) if path.is_dir() else [path]
+        if not files:
+            errors.append(f"{printable(path)}: no cloud or mesh in this folder")
+        for file in files:
+            try:
+                shapes.extend(_shapes(file))
+            except (ValueError, OSError) as error:
+                errors.append(printable(" ".join(str(error).split())))
+    return shapes, errors
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that hold shapes; one for each name, as a sample may lie there in two formats."""
+    found = list(files_below(folder, special=True))
+    for suffixes in (SET_SUFFIXES, (*CLOUD_SUFFIXES, *MESH_SUFFIXES)):
+        if files := [path for path in found if path.suffix.lower() in suffixes]:
+            return list({path.with_suffix(""): path for path in reversed(files)}.values())[::-1]
+    return []
+
+
+def _shapes(path: Path) -> Iterator[Shape]:
+    if path.suffix.lower() in (".npy", ".npz", ".pt"):
+        samples = read_set(path)
+        for i, points in enumerate(samples.data):
+            name = printable(path.stem if len(samples) == 1 else f"{path.stem} {i}")
+            yield Shape(name, points, None if samples.labels is None else int(samples.labels[i]))
+    elif path.suffix.lower() in (".xyz", ".txt", ".pts"):
+        yield Shape(printable(path.stem), read_points(path))
+    else:
+        yield Shape(printable(path.stem), read_surface(path, MESH_POINTS, seed=0))
+
+
+def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
+    """The window, else Open3D without a window, else the renderer of this package; says which and why."""
+    if importlib.util.find_spec("open3d") is None:
+        reason = "Open3D is not installed (pip install 'ditmoe[view]')"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            scene, picture = Path(folder, "scene.npz"), Path(folder, "scene.png")
+            _write_scene(shapes, scene)
+            reason = "there is no display"
+            if _has_display():
+                failure = _open3d(scene, None)
+                if failure is None:
+                    return f"showed {count} in Open3D's window"
+                reason = f"Open3D's window did not open ({failure})"
+            failure = _open3d(scene, picture)
+            if failure is None:
+                with Image.open(picture) as image:
+                    save_png(out, np.asarray(image.convert("RGB")))
+                return f"{reason}: drew {count} with Open3D off-screen into {printable(out)}"
+            reason = f"Open3D cannot draw here ({failure})"
+    colors = [class_color(index) for index in _classes(shapes)]
+    sheet = contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
+    save_png(out, sheet)
+    return f"{reason}: drew {count} with the built-in renderer into {printable(out)}"
+
+
+def _has_display() -> bool:
+    return sys.platform != "linux" or any(os.environ.get(key) for key in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _classes(shapes: Sequence[Shape]) -> list[int]:
+    """A class for every shape: the label of its file, else the name without its number."""
+    if all(shape.label is not None for shape in shapes):
+        return [shape.label for shape in shapes if shape.label is not None]
+    names = [class_of(shape.name) for shape in shapes]
+    order = list(dict.fromkeys(names))
+    return [order.index(name) for name in names]
+
+
+def _write_scene(shapes: Sequence[Shape], path: Path) -> None:
+    """What Open3D's process needs: points of one size around zero, colours, and where each shape ends."""
+    classes = _classes(shapes)
+    points, colors = [], []
+    for shape, index in zip(shapes, classes, strict=True):
+        low, high = shape.points.min(0), shape.points.max(0)
+        cloud = (shape.points - (low + high) / 2) / (np.linalg.norm(high - low) or 1.0)
+        height = (cloud[:, 1] - cloud[:, 1].min()) / (np.ptp(cloud[:, 1]) or 1.0)
+        color = np.array(class_color(index)) / 255 * (0.6 + 0.4 * height[:, None])
+        if len(set(classes)) == 1:
+            at = np.linspace(0, 1, len(HEIGHT_COLORS))
+            color = np.stack([np.interp(height, at, channel) for channel in HEIGHT_COLORS.T], 1)
+        points.append(cloud)
+        colors.append(color)
+    ends = np.cumsum([len(cloud) for cloud in points])
+    np.savez(path, points=np.concatenate(points), colors=np.concatenate(colors), ends=ends)
+
+
+def _open3d(scene: Path, picture: Path | None) -> str | None:
+    """Run Open3D on a scene, in a window or into a picture; None, or why it failed."""
+    # -P: the files beside this one must not hide installed packages of the same name.
+    command = [sys.executable, "-P", str(WINDOW), str(scene), *([str(picture)] if picture else [])]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=OFFSCREEN_SECONDS if picture else None
+        )
+    except subprocess.TimeoutExpired:
+        return f"no picture after {OFFSCREEN_SECONDS} s"
+    if run.returncode == 0 and (picture is None or picture.is_file()):
+        return None
+    said = run.stderr.split("\n") + run.stdout.split("\n")
+    lines = [line.strip() for line in said if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or [f"exit status {run.returncode}"])[-1][:200]

@@ -1,0 +1,110 @@
+"""Contact sheets: many pictures in one, each with its label."""
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from ditmoe.checkpoint import replacing
+
+
+def lay_out(
+    tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
+    labels: Sequence[str],
+    columns: int | None = None,
+    title: str | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Put pictures of one size on a sheet, a label under each.
+
+    Args:
+        tiles: at least one.
+        labels: one per tile; "chair", "chair 12" and "chair_12" are one class.
+        columns: tiles per row, in the order given. By default each class gets its own rows where that
+            leaves few places empty, and a sheet a little wider than high otherwise.
+        title: a line above the sheet.
+    Returns:
+        (H, W, 3) sRGB, whose size is `sheet_size` of the rows and columns.
+    Raises:
+        ValueError: where there is nothing to show or the lengths differ.
+    """
+    if not 0 < len(tiles) == len(labels):
+        raise ValueError(f"labels must be one per picture, at least one; got {len(labels)} for {len(tiles)}")
+    height, width = tiles[0].shape[:2]
+    rows = _rows([class_of(label) for label in labels], columns, width / height)
+    across = columns or max(map(len, rows))
+    gap, line = _gap(height), _line(height)
+    sheet = Image.new("RGB", sheet_size(len(rows), across, height, title is not None, width), "white")
+    pen = ImageDraw.Draw(sheet)
+    top = gap
+    if title is not None:
+        top += 2 * line
+        _write(pen, title, sheet.width / 2, gap + line * 0.75, sheet.width - 2 * gap, line)
+    for i, row in enumerate(rows):
+        for j, index in enumerate(row):
+            x, y = gap + j * (width + gap), top + i * (height + line + gap)
+            sheet.paste(Image.fromarray(tiles[index]), (x, y))
+            _write(pen, labels[index], x + width / 2, y + height + line / 2, width, line * 0.72)
+    return np.asarray(sheet)
+
+
+def class_of(label: str) -> str:
+    """The class that a label or a file name speaks of: "chair 12" and "chair_0012" are chairs."""
+    return re.sub(r"[\W\d_]+$", "", label) or label
+
+
+def sheet_size(
+    rows: int, columns: int, height: int, title: bool = False, width: int | None = None
+) -> tuple[int, int]:
+    """Width and height in pixels of a sheet of pictures so high, and so wide or square."""
+    gap, line = _gap(height), _line(height)
+    across = gap + columns * ((width or height) + gap)
+    return across, gap + rows * (height + line + gap) + (2 * line if title else 0)
+
+
+def _gap(height: int) -> int:
+    return max(4, height // 16)
+
+
+def _line(height: int) -> int:
+    return max(14, height // 9)
+
+
+def _rows(classes: Sequence[str], columns: int | None, aspect: float = 1.0) -> list[list[int]]:
+    """Indices of the pictures in each row of the sheet; aspect is a picture's width over its height."""
+    everything = range(len(classes))
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    groups = [[i for i in everything if classes[i] == name] for name in dict.fromkeys(classes)]
+    if columns is None and len(groups) > 1:
+        width = min(10, max(map(len, groups)))
+        rows = [group[i : i + width] for group in groups for i in range(0, len(group), width)]
+        if len(classes) >= 0.6 * width * len(rows) and width > 1:
+            if (
+                len(rows) > 6 and width <= 6 and {len(row) for row in rows} == {width}
+            ):  # else the sheet is a tower
+                rows = [list(chain(*rows[i : i + 2])) for i in range(0, len(rows), 2)]
+            return rows
+    width = columns or int(np.ceil(np.sqrt(1.4 * len(classes) / aspect)))
+    return [list(everything[i : i + width]) for i in range(0, len(classes), width)]
+
+
+def _write(pen: ImageDraw.ImageDraw, text: str, x: float, y: float, width: float, height: float) -> None:
+    """Write one centred line, smaller and then shorter where it is too wide."""
+    font = ImageFont.load_default(size=height)
+    if (wide := pen.textlength(text, font)) > width:
+        font = ImageFont.load_default(size=max(9.0, height * width / wide))
+    while text and pen.textlength(text, font) > width:
+        text = text.removesuffix("...")[:-1].rstrip() + ("..." if len(text) > 4 else "")
+    pen.text((x, y), text, (70, 74, 82), font, anchor="mm")
+
+
+def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
+    """Write a PNG whole or not at all; folders are made. Returns the path."""
+    path = Path(path)
+    with replacing(path) as stream:
+        Image.fromarray(image).save(stream, "PNG", optimize=True)
+    return path

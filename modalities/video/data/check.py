@@ -1,0 +1,221 @@
+"""Decodes every video of a folder once and writes down what came of it: a manifest to trust or to mend by."""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from tqdm import tqdm
+
+from ditmoe.checkpoint import digest, replacing
+from ditmoe.outside import is_regular, printable, read_regular
+from modalities.video.data.catalogue import find_videos
+from modalities.video.data.isolation import Child
+from modalities.video.io.container import Unreadable
+from modalities.video.io.frame_folders import ARRAYS, list_pictures
+from modalities.video.io.index import Index, index_decoded
+from modalities.video.io.reader import read_clip, read_index, salvaged_index
+
+MANIFEST = "manifest.jsonl"
+CHILD = "from modalities.video.data import check, isolation; isolation.serve(check.examine)"
+LARGEST_MANIFEST = 2**31
+_EVERY = 10.0  # seconds between two states of the manifest on disk
+
+Entry = dict[str, Any]
+
+
+def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]:
+    """Decode the videos below `source` and write `out/manifest.jsonl`, one line for each, by path.
+
+    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and
+    reason, which is "" for a video that is whole. Files whose size and time are those of an earlier manifest
+    are not decoded again, so that an interrupted run goes on. Decoders run in processes of their own: a video that
+    hangs one (longer than `isolation.SECONDS` allow) or kills it has the reason "timeout" or "crash".
+
+    Args:
+        source: folder of videos and of folders of frames.
+        out: folder of the manifest, which is made.
+        workers: processes that decode; all cores by default. 0 decodes here, without protection.
+
+    Returns:
+        counts of videos, of those kept from an earlier manifest, of frames, of videos by reason, and seconds.
+
+    Raises:
+        ValueError: if there are no videos, or `out` cannot be written or has another manifest.
+    """
+    began = time.monotonic()
+    if not source.is_dir():
+        raise ValueError(
+            f"source must be a folder, got {source}, which is {'a file' if source.exists() else 'not there'}"
+        )
+    paths = find_videos(source)
+    if not paths:
+        raise ValueError(f"source must hold videos or folders of frames, got none in {source}")
+    before = _earlier(out / MANIFEST)
+    entries = {printable(path.relative_to(source).as_posix()): path for path in paths}
+    done = {name: before[name] for name, path in entries.items() if _same(before.get(name), path)}
+    kept = len(done)
+    todo = [(name, path) for name, path in entries.items() if name not in done]
+    _write(out / MANIFEST, done)
+    _examine_all(todo, done, out / MANIFEST, workers)
+    report = {
+        "videos": len(done),
+        "kept": kept,
+        "frames": sum(entry["frames"] for entry in done.values()),
+        "reasons": dict(Counter(entry["reason"] for entry in done.values() if entry["reason"]).most_common()),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    print(_summary(report, done, out / MANIFEST))
+    return report
+
+
+def examine(path: Path) -> Entry:
+    """Decode one video from end to end: what can be told of it, and why it is not whole, if it is not."""
+    reason, index = "", None
+    try:
+        index = _decoded(path)
+    except Unreadable as fault:
+        reason = fault.reason
+        with suppress(Unreadable):
+            index = salvaged_index(path, fault)
+    return _entry(index, path, reason)
+
+
+def _entry(index: Index | None, path: Path, reason: str) -> Entry:
+    return {
+        "frames": len(index) if index else 0,
+        "rate": index.rate if index else None,
+        "height": index.height if index else 0,
+        "width": index.width if index else 0,
+        "codec": index.codec if index else "",
+        "sha256": _digest(path),
+        "reason": reason,
+    }
+
+
+def _decoded(path: Path) -> Index:
+    """The index of a video of which every frame decodes."""
+    index = read_index(path)
+    if path.is_dir():
+        for number in range(len(index)):  # one at a time, since all may not fit into memory
+            if read_clip(path, number, 1, index=index).shape[1:3] != (index.height, index.width):
+                raise Unreadable(path, "damaged", "pictures differ in size")
+        return index
+    return index if path.suffix.lower() in ARRAYS else index_decoded(path)
+
+
+def _examine_all(
+    todo: list[tuple[str, Path]], done: dict[str, Entry], manifest: Path, workers: int | None
+) -> None:
+    """Examine each video; what is done is on disk soon, and at the latest when this ends, however it does."""
+    # Of the cores there are, those that this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores if workers is None else workers
+    children = [Child(CHILD) for _ in range(workers)]
+    idle: SimpleQueue[Child] = SimpleQueue()
+    for child in children:
+        idle.put(child)
+
+    def work(job: tuple[str, Path]) -> tuple[str, Entry]:
+        name, path = job
+        stamp = _stamp(path)
+        if not workers:
+            return name, stamp | examine(path)
+        child = idle.get()
+        try:
+            return name, stamp | _answered(child.ask(path, stamp["bytes"]), path)
+        finally:
+            idle.put(child)
+
+    pool, saved = ThreadPoolExecutor(max(1, workers)), time.monotonic()
+    try:
+        ended: Iterable[tuple[str, Entry]] = pool.map(work, todo)
+        total = len(done) + len(todo)
+        for name, entry in tqdm(ended, "check", total, unit="video", initial=len(done), disable=not todo):
+            done[name] = entry
+            if time.monotonic() - saved > _EVERY:
+                _write(manifest, done)
+                saved = time.monotonic()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.kill()
+        pool.shutdown()
+        for child in children:
+            child.close()
+        _write(manifest, done)
+
+
+def _answered(answer: Entry | str, path: Path) -> Entry:
+    """An entry, also for a video over which the decoder died."""
+    return answer if isinstance(answer, dict) else _entry(None, path, answer)
+
+
+def _stamp(path: Path) -> Entry:
+    """Size and time of last change of a video's files."""
+    stats = [file.lstat() if not file.exists() else file.stat() for file in _files(path)]
+    return {
+        "bytes": sum(stat.st_size for stat in stats),
+        "modified": max((s.st_mtime_ns for s in stats), default=0),
+    }
+
+
+def _same(entry: Entry | None, path: Path) -> bool:
+    with suppress(OSError, Unreadable):
+        return entry is not None and all(entry.get(key) == value for key, value in _stamp(path).items())
+    return False
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's pictures and their names; "" where it cannot be opened."""
+    try:
+        if not path.is_dir():
+            return digest(path) if is_regular(path) else ""
+        lines = "".join(f"{file.name} {_digest(file)}\n" for file in _files(path))
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+    except OSError:
+        return ""
+
+
+def _files(path: Path) -> list[Path]:
+    return list_pictures(path) if path.is_dir() else [path]
+
+
+def _earlier(manifest: Path) -> dict[str, Entry]:
+    """Path -> line of a manifest that is there."""
+    if not manifest.exists():
+        return {}
+    try:
+        lines = [json.loads(line) for line in read_regular(manifest, LARGEST_MANIFEST).splitlines()]
+        return {line.pop("path"): line for line in lines}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{manifest} must be the manifest of an earlier run, got something else") from error
+
+
+def _write(manifest: Path, entries: dict[str, Entry]) -> None:
+    try:
+        with replacing(manifest) as stream:
+            for name, entry in sorted(entries.items()):
+                stream.write(json.dumps({"path": name, **entry}).encode() + b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"out must be a folder that can be written, got {manifest.parent}: {error.strerror}"
+        ) from error
+
+
+def _summary(report: dict[str, Any], entries: dict[str, Entry], manifest: Path) -> str:
+    lines = [f"{reason:16}{count:8}" for reason, count in report["reasons"].items()]
+    broken = [(name, entry) for name, entry in sorted(entries.items()) if entry["reason"]]
+    lines += [f"{entry['reason']}: {name} ({entry['frames']} frames decode)" for name, entry in broken[:5]]
+    lines.append(
+        f"{report['videos']} videos, {report['frames']} frames, {len(broken)} videos not whole, "
+        f"{report['kept']} known from before, in {report['seconds']} s: {manifest}"
+    )
+    return "\n".join(map(printable, lines))

@@ -1,0 +1,103 @@
+"""Sets of clips made elsewhere: arrays, folders of videos, folders of folders of frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from ditmoe.modality import Samples
+from ditmoe.outside import printable, tell
+from modalities.video.data.catalogue import find_videos
+from modalities.video.io.container import Unreadable
+from modalities.video.io.frame_folders import ARRAYS, read_arrays
+from modalities.video.io.index import Index
+from modalities.video.io.reader import read_clip, read_index
+from modalities.video.io.writer import is_lossless
+
+OURS = "samples.gif"
+"""What `sample` writes beside the clips."""
+_NAMED = 5
+
+
+class FileVideo:
+    """A video on disk, used like an array (T, H, W, 3) of which only the frames that are asked for are read.
+
+    Attributes:
+        shape: (T, H, W, 3).
+        dtype: uint8.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, index: Index) -> None:
+        self.path, self.index = path, index
+        self.shape = len(index), index.height, index.width, 3
+
+    def __getitem__(self, frames: Int64[np.ndarray, " F"]) -> UInt8[np.ndarray, "F H W 3"]:
+        """Frames by their numbers, which must be equally far apart.
+
+        Raises:
+            Unreadable: if they do not decode.
+        """
+        stride = int(frames[1] - frames[0]) if len(frames) > 1 else 1
+        return read_clip(self.path, int(frames[0]), len(frames), stride, index=self.index)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return self[np.arange(len(self.index))]
+
+
+@dataclass(frozen=True)
+class ReadClips(Samples):
+    """A set from files: `data` is an array (S, T, H, W, 3), or (S,) of videos that are read when they are used.
+
+    Attributes:
+        lossy: how many of them cannot be told to be what was written; None where nobody can know.
+        left_out: how many could not be read.
+    """
+
+    lossy: int | None = None
+    left_out: int = 0
+
+
+def read_set(path: Path) -> ReadClips:
+    """Read a set: an .npz with `videos` (N, T, H, W, 3) uint8, an .npy of that shape, or a folder of videos.
+
+    Videos may differ in length and size. Of a clip that lies there in several formats the lossless one is read; those
+    that are unreadable are named on stderr, left out and counted.
+
+    Raises:
+        ValueError: if nothing can be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{printable(path)} does not exist")
+    if path.is_file() and path.suffix.lower() in ARRAYS:
+        return ReadClips(read_arrays(path))
+    videos: list[FileVideo] = []
+    names: list[str] = []
+    lossy = left_out = 0
+    for file in one_each(find_videos(path) if path.is_dir() else [path]):
+        try:
+            video, lossless = FileVideo(file, read_index(file)), is_lossless(file)
+        except Unreadable as error:
+            left_out += 1
+            if left_out <= _NAMED:
+                tell(f"left out: {error}")
+            continue
+        videos.append(video)
+        names.append(printable(file.stem))
+        lossy += not lossless
+    if not videos:
+        raise ValueError(f"{printable(path)} must hold readable videos, got {left_out} others")
+    data = np.empty(len(videos), object)
+    data[:] = videos
+    return ReadClips(data, None, names, lossy, left_out)
+
+
+def one_each(files: list[Path]) -> list[Path]:
+    """Of files that differ in their ending alone one, the lossless one."""
+    best: dict[Path, Path] = {}
+    for file in sorted(files, key=lambda f: (f.suffix == ".mkv", f)):
+        if file.name != OURS:
+            best[file if file.is_dir() else file.with_suffix("")] = file
+    return sorted(best.values())

@@ -1,0 +1,141 @@
+"""Clips, and pictures among them, at their own lengths and sizes."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8
+
+from modalities.latent import Packing
+from modalities.latent.packing import native_size
+from modalities.video.data.dataset import Clips
+from modalities.video.data.moving_digits import MovingDigits
+
+MOVING = 512
+"""Built-in clips of an epoch; each epoch has others."""
+PROPORTIONS = ((1, 1), (3, 4), (4, 3), (1, 2), (2, 1))
+_CLIP = 8  # address of a random stream
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training sample: a built-in clip (None), a video or a picture, and (T, H, W) that it is brought to."""
+
+    source: Any
+    label: int
+    size: tuple[int, int, int]
+    is_picture: bool = False
+
+
+class NativeClips:
+    """Training samples of different lengths and sizes, packed.
+
+    Args:
+        data: the clips.
+        pictures: those that are clips of one frame, or None.
+        shape: of the latents of a size in pixels, which refuses sizes that do not fit.
+        stride: frames and pixels per latent cell.
+        cut: latent cells of a token.
+        most: (T, H, W): frames at most, and the area at most.
+        budget: tokens of a packed row at most.
+    """
+
+    def __init__(
+        self,
+        data: Clips | MovingDigits,
+        pictures: Any,
+        shape: Callable[[Sequence[int]], Sequence[int]],
+        stride: Sequence[int],
+        cut: Sequence[int],
+        most: tuple[int, int, int],
+        budget: int,
+    ) -> None:
+        self.data, self.pictures, self.shape, self.cut = data, pictures, shape, tuple(cut)
+        self.unit, self.most = [s * c for s, c in zip(stride[1:], cut[1:], strict=True)], most
+        self.short: list[str] = []
+        """Names of the samples that have fewer frames than a token."""
+        self.entries = [*self._clips(), *self._pictures()]
+        self.packing = Packing([self.tokens(entry.size) for entry in self.entries], budget)
+
+    def told(self) -> str:
+        """One line for whoever waits."""
+        sizes, less = {entry.size for entry in self.entries}, ""
+        if self.short:
+            less = (
+                f", without {len(self.short)} that have fewer frames than a token, the first: {self.short[0]}"
+            )
+        return f"{len(self.entries)} clips of {len(sizes)} lengths and sizes{less}, {self.packing.told()}"
+
+    def tokens(self, size: Sequence[int]) -> int:
+        """Of a sample of this size in pixels."""
+        return math.prod(n // c for n, c in zip(self.shape(size)[1:], self.cut, strict=True))
+
+    def batch(
+        self, seed: int, row: int
+    ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Int64[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+        """Samples, labels, and which are pictures; what cannot be read is left out."""
+        each = self.data.parallel if isinstance(self.data, Clips) else map
+        for members in self.packing.rows_from(seed, row):
+            draws = [(self.entries[n % len(self.entries)], n) for n in members]
+            read = each(lambda drawn: (drawn[0], *self._read(drawn[0], seed, drawn[1])), draws)
+            kept = [(clip, label, entry.is_picture) for entry, clip, label in read if clip is not None]
+            if kept:
+                clips, labels, of_pictures = zip(*kept, strict=True)
+                return list(clips), np.array(labels, np.int64), np.array(of_pictures)
+        raise ValueError("there must be readable clips for train, got none")
+
+    def _read(self, entry: Entry, seed: int, number: int) -> tuple[np.ndarray | None, int]:
+        if entry.is_picture:
+            image = self.pictures.read_whole(entry.source, entry.size[1:], seed, number)
+            return None if image is None else image[None], entry.label
+        if isinstance(self.data, MovingDigits):
+            frames, *size = entry.size
+            return MovingDigits(size, frames, self.data.stride, self.data.side).clip("train", seed, number)
+        place = float(np.random.default_rng([seed, _CLIP, number]).random())
+        return self.data.read_whole(entry.source, place, entry.size), entry.label
+
+    def _clips(self) -> list[Entry]:
+        if isinstance(self.data, MovingDigits):
+            return self._made((None, 0, own, False) for own in self._moving(self.data.side))
+        videos, labels = self.data.split("train"), self.data.labels("train").tolist()
+        sizes = self.data.parallel(self.data.own_size, videos)
+        found = zip(videos, labels, sizes, strict=True)
+        return self._made((video, label, size, False) for video, label, size in found if size is not None)
+
+    def _moving(self, side: int) -> list[tuple[int, int, int]]:
+        """Lengths and sizes of the built-in clips, of the area of `size` and of any of some proportions."""
+        rng = np.random.default_rng(0)
+        most, area, made = self.most[0], self.most[1] * self.most[2], []
+        for _ in range(MOVING):
+            a, b = PROPORTIONS[rng.integers(len(PROPORTIONS))]
+            scale = max(math.sqrt(area / (a * b)), 2 * side / min(a, b))
+            made.append((int(rng.integers(1, most + 1)), round(a * scale), round(b * scale)))
+        return made
+
+    def _pictures(self) -> list[Entry]:
+        if self.pictures is None:
+            return []
+        return self._made((p, p.label, (1, *size), True) for p, size in self.pictures.own_sizes())
+
+    def _made(self, found: Iterable[tuple[Any, int, tuple[int, int, int], bool]]) -> list[Entry]:
+        """Entries of sources, labels, own sizes, and which are pictures."""
+        entries = []
+        for source, label, own, is_picture in found:
+            if (size := self._fitted(*own)) is not None:
+                entries.append(Entry(source, label, size, is_picture))
+            elif source is not None:
+                self.short.append(source.name)
+        return entries
+
+    def _fitted(self, frames: int, height: int, width: int) -> tuple[int, int, int] | None:
+        """What a sample of this size is brought to: as many frames as fit, of `native_size`; None if none do."""
+        size = native_size((height, width), self.unit, self.most[1] * self.most[2])
+        for length in range(min(frames, self.most[0]), 0, -1):
+            try:
+                if not self.shape((length, *size))[1] % self.cut[0]:
+                    return length, *size
+            except ValueError:
+                continue
+        return None

@@ -1,0 +1,1 @@
+"""Video files, read exactly and written whole: container, index, frames."""

@@ -1,0 +1,181 @@
+"""One video file, open: its packets and frames, with every fault as one sentence and a reason."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from ditmoe.outside import is_regular, open_regular, printable
+from modalities.video.io.integrity import sums_fit
+
+REASONS = {
+    "missing": "an existing file, got nothing there",
+    "special": "a plain file or a folder, got a pipe, a device or a socket",
+    "too large": "small enough for the memory, got more",
+    "empty": "a video, got an empty one",
+    "not a video": "a video, got something else or a damaged header",
+    "no video stream": "a video, got a file without pictures",
+    "no decoder": "a video that FFmpeg decodes, got a codec it does not know",
+    "truncated": "a whole video, got a truncated one",
+    "damaged": "a whole video, got a damaged one",
+    "odd rotation": "a video turned by quarter turns, got another display matrix",
+    "too short": "long enough for the clip, got too few frames",
+    "disagrees": "read alike by both backends, got another number of frames from decord",
+}
+"""Why a video is not read: reason -> what it must be and what came."""
+
+# Without these a text file named .mp4 may be a play list that opens other files or addresses.
+_GUARD = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,avi,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,nut,mxf,dv,rm,ivf,"
+    "yuv4mpegpipe,h264,hevc,m4v,av1,obu,apng,mjpeg",
+}
+
+
+_MOST_PIXELS = (
+    8192 * 4608
+)  # of a frame, which is 8K: one flipped bit in a header asks for gigabytes otherwise
+
+
+class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies catch)
+    """A video that cannot be read as it was asked for: `reason` is a key of `REASONS`, `path` the file."""
+
+    def __init__(self, path: Path, reason: str, detail: str = "") -> None:
+        what = REASONS[reason] + (f" ({printable(detail)})" if detail else "")
+        super().__init__(f"{printable(path)} must be {what}")
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __reduce__(self) -> tuple[type["Unreadable"], tuple[Path, str, str]]:
+        return Unreadable, (self.path, self.reason, self.detail)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the first video stream of a file and close it whatever happens.
+
+    FFmpeg's errors, here and in the body, leave as `Unreadable`.
+    """
+    reason = "not a video"
+    if path.exists() and not is_regular(path):
+        raise Unreadable(path, "special")
+    try:
+        with _source(path) as source, av.open(source, options=_GUARD, metadata_errors="replace") as container:
+            stream = _first_video(path, container)
+            # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
+            stream.thread_type = "NONE"
+            stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
+            reason = "damaged"
+            yield container, stream
+    except av.FFmpegError as error:
+        raise Unreadable(path, _state(path) or reason, error.strerror or type(error).__name__) from error
+
+
+def _source(path: Path) -> AbstractContextManager[Any]:
+    """What FFmpeg opens: a name, which its prefix keeps from being taken for a protocol; it knows UTF-8 alone."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return open_regular(path)
+    return nullcontext(f"file:{path}")
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Read packets from where the container stands; the last one is empty and ends the stream."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except IndexError as error:  # PyAV stumbles over a stream that first shows itself in the middle
+            raise av.InvalidDataError(0, "another stream begins in the middle") from error
+        yield packet
+
+
+def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = False) -> Iterator[VideoFrame]:
+    """Decode from where the container stands, in presentation order.
+
+    With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where
+    the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
+    (`is_corrupt`); FFV1's check sums are looked at here, since FFmpeg conceals what they tell of without a flag.
+    """
+    packets = packets_of(container, stream)
+    # Whether there were sums so far.
+    summed = False if stream.codec_context.codec.canonical_name == "ffv1" else None
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError:
+            if salvage:
+                return
+            raise
+        try:
+            if summed is not None and packet.size:
+                fit = sums_fit(bytes(packet))
+                if fit is False or (summed and fit is None):
+                    raise av.InvalidDataError(0, "a check sum does not fit")
+                summed = summed or fit is True
+            frames = packet.decode()
+        except av.FFmpegError:
+            if not salvage:
+                raise
+            continue
+        yield from (frame for frame in frames if not (salvage and frame.is_corrupt))
+
+
+def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture as a player shows it: RGB, turned and mirrored by the display matrix; a view of FFmpeg's memory.
+
+    The matrix has x' = a x + c y and y' = b x + d y in 16.16 fixed point, stored as a b u c d v x y w. PyAV's
+    `rotation` is the angle alone and takes a mirror image for a half turn.
+
+    Raises:
+        Unreadable: if the matrix is no quarter turn.
+    """
+    # With its default, FFmpeg starts threads for each frame, which takes ten times as long for small ones. And
+    # `frame.side_data` keeps its container in the frame and so the frame, its memory and those threads, until a
+    # collection of garbage.
+    shown = frame.reformat(format="rgb24", threads=1)
+    plane = shown.planes[0]
+    picture = np.ndarray(
+        (shown.height, shown.width, 3), np.uint8, cast(bytes, plane), strides=(plane.line_size, 3, 1)
+    )
+    beside = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub has no constructor
+    matrix = beside.get("DISPLAYMATRIX") if len(beside) else None
+    if matrix is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(cast(bytes, matrix), np.int32)[:5].tolist()
+    if a and d and not b and not c:
+        return picture[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
+    if b and c and not a and not d:
+        return picture.swapaxes(0, 1)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
+    raise Unreadable(path, "odd rotation", f"{frame.rotation} degrees")
+
+
+def _first_video(path: Path, container: InputContainer) -> VideoStream:
+    """The first stream of pictures that is not the cover of a song."""
+    for stream in container.streams.video:
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        if stream.codec_context is None:
+            raise Unreadable(path, "no decoder")
+        return stream
+    raise Unreadable(path, "no video stream")
+
+
+def _state(path: Path) -> str | None:
+    if not path.exists():
+        return "missing"
+    return None if os.path.getsize(path) else "empty"

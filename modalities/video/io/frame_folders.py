@@ -1,0 +1,142 @@
+"""Videos that are no video files: folders of pictures, and arrays."""
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from ditmoe.outside import Arrays, is_regular, map_array, printable
+from ditmoe.outside.paths import GROWTH
+from modalities.shared.decode import decoded
+from modalities.video.io.container import Unreadable
+from modalities.video.io.index import Index
+
+PICTURES = (".png", ".jpg", ".jpeg")
+ARRAYS = (".npy", ".npz")
+LARGEST_CLIP = 2**29
+"""Bytes of the frames that are read at once of a small file; of a large one 100 times its size."""
+
+
+def may_take(stored: int) -> int:
+    """Bytes in memory that the frames of a clip may take, of a file of so many bytes."""
+    return max(LARGEST_CLIP, GROWTH * stored)
+
+
+def size_of(files: Sequence[Path]) -> int:
+    """Bytes of the plain ones of some files."""
+    return sum(file.stat().st_size for file in files if is_regular(file))
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder in natural order (frame 2 before frame 10), hidden ones left out."""
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+    except OSError as error:
+        raise Unreadable(folder, "missing", error.strerror or "") from error
+    return sorted(files, key=lambda p: ([_natural(part) for part in re.split(r"(\d+)", p.stem)], p.name))
+
+
+def read_pictures(folder: Path, files: Sequence[Path]) -> UInt8[np.ndarray, "T H W 3"]:
+    """Read pictures of one size; Unreadable, which names the folder, where one is broken or differs."""
+    frames: list[np.ndarray] = []
+    left = may_take(size_of(files))
+    for file in files:
+        frames.append(_picture(folder, file))
+        if (left := left - frames[-1].nbytes) < 0:
+            raise Unreadable(folder, "too large", f"{len(files)} pictures")
+    if not frames:
+        raise Unreadable(folder, "empty")
+    if len({frame.shape for frame in frames}) > 1:
+        raise Unreadable(folder, "damaged", "pictures differ in size")
+    return np.stack(frames)
+
+
+def index_pictures(folder: Path, fault: Unreadable | None = None) -> tuple[Index, list[Path]]:
+    """Index and list the pictures of a folder: all, or with a `fault` those that are readable and alike."""
+    files = list_pictures(folder)
+    if not files:
+        raise Unreadable(folder, "empty")
+    if fault and not (files := _alike(folder, files)):
+        raise fault
+    height, width, _ = _picture(folder, files[0]).shape
+    reason = fault.reason if fault else ""
+    return Index(np.arange(len(files)), np.empty(0, np.int64), None, height, width, "", reason), files
+
+
+def read_array(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
+    """One video from a .npy (T, H, W, 3), or from a file of sets that has only one; a .npy stays on disk."""
+    videos = read_arrays(path)
+    if len(videos) != 1:
+        raise Unreadable(path, "not a video", f"a set of {len(videos)}")
+    return videos[0]
+
+
+def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
+    """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that or of one."""
+    if not is_regular(path):
+        raise Unreadable(
+            path, ("not a video" if path.is_dir() else "special") if path.exists() else "missing"
+        )
+    try:
+        if path.suffix.lower() == ".npz":
+            if not zipfile.is_zipfile(path):
+                raise Unreadable(path, "truncated" if path.stat().st_size else "empty")
+            with Arrays(path) as archive:
+                videos = archive["videos"]
+        else:
+            videos = map_array(path)
+    except Unreadable:
+        raise
+    except Exception as error:
+        reason = "not a video" if path.stat().st_size else "empty"
+        raise Unreadable(path, reason, next(iter(str(error).splitlines()), "")[:100]) from error
+    videos = videos[None] if videos.ndim == 4 else videos
+    if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not videos.size:
+        got = f"{videos.dtype} of {videos.shape}, not uint8 of (N, T, H, W, 3)"
+        raise Unreadable(path, "not a video", got)
+    return videos
+
+
+def index_array(path: Path) -> Index:
+    """Index a video that is an array."""
+    length, height, width, _ = read_array(path).shape
+    return Index(np.arange(length), np.empty(0, np.int64), None, height, width)
+
+
+def _natural(part: str) -> tuple[int, int, str]:
+    return (0, int(part), part) if part.isdecimal() else (1, 0, part)
+
+
+def _picture(folder: Path, file: Path) -> np.ndarray:
+    """One picture as (H, W, 3), turned as its camera says."""
+    try:
+        return decoded(file, _pixels, kinds=("PNG", "JPEG"))
+    except Exception as error:  # Pillow's plugins throw many kinds
+        reason = "damaged" if file.exists() else "missing"
+        detail = next(iter(str(error).splitlines()), "").replace(printable(file), printable(file.name))[:100]
+        raise Unreadable(folder, reason, f"{file.name}: {detail}") from error
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"more than 8 bits, mode {picture.mode}")
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def _alike(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The pictures that can be read and have the size of the first such one."""
+    good: list[Path] = []
+    size: tuple[int, ...] | None = None
+    for file in files:
+        try:
+            shape = _picture(folder, file).shape
+        except Unreadable:
+            continue
+        size = size or shape
+        if shape == size:
+            good.append(file)
+    return good

@@ -1,0 +1,135 @@
+"""Where the frames of a video are: presentation times and keyframes, without decoding it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from av.video.stream import VideoStream
+from jaxtyping import Int64
+
+from ditmoe.outside import is_regular
+from modalities.video.io.container import Unreadable, frames_of, opened, packets_of, upright
+from modalities.video.io.integrity import is_truncated
+
+# Codecs whose packets are frames. Others (VP8's invisible frames, MPEG-2's fields) are decoded to count.
+_ONE_TO_ONE = {
+    "h264", "hevc", "vp9", "av1", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1",
+    "wmv2", "ffv1", "mjpeg", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "prores", "dnxhd",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The frames of one video, in the order in which they are shown.
+
+    Attributes:
+        times: (T,) presentation times in the stream's own unit; 0, 1, 2, ... where there are none.
+        keys: (K,) presentation times of the keyframes, ascending; without any, frames are counted.
+        rate: mean frames per second, or None where there are no times.
+        height: of the frames as they are shown, after rotation.
+        width: likewise.
+        codec: FFmpeg's name of the codec, or "" where there is none.
+        fault: why there is no more of the file, for what was salvaged of it; "" for a whole file.
+    """
+
+    times: Int64[np.ndarray, " T"]
+    keys: Int64[np.ndarray, " K"]
+    rate: float | None
+    height: int
+    width: int
+    codec: str = ""
+    fault: str = ""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def index_container(path: Path) -> Index:
+    """Index a whole video file by reading its packets; of its frames only the first is decoded.
+
+    A file that cannot be counted by its packets is decoded once.
+
+    Raises:
+        Unreadable: for whatever is wrong with the file.
+    """
+    try:
+        if not is_regular(path):
+            raise Unreadable(path, "special" if path.exists() else "missing")
+        if not path.stat().st_size:
+            raise Unreadable(path, "empty")
+        if is_truncated(path):
+            raise Unreadable(path, "truncated")
+    except OSError as error:
+        raise Unreadable(path, "missing", error.strerror or "") from error
+    return _demuxed(path) or index_decoded(path)
+
+
+def index_decoded(path: Path, fault: Unreadable | None = None) -> Index:
+    """Index a video file by decoding it: all of it, or where it has a known `fault`, what decodes."""
+    times: list[int | None] = []
+    keys: list[int] = []
+    shape = (0, 0)
+    with _still(fault), opened(path) as (container, stream):
+        for frame in frames_of(container, stream, salvage=fault is not None):
+            if frame.is_corrupt:
+                raise Unreadable(path, "damaged", f"frame {len(times)}")
+            shape = shape if times else upright(path, frame).shape[:2]
+            times.append(frame.pts)
+            if frame.key_frame and frame.pts is not None:
+                keys.append(frame.pts)
+        if not times:
+            raise Unreadable(path, "damaged", "no frame decodes")
+        known = [time for time in times if time is not None]
+        if fault is None and len(known) == len(times) and (np.diff(known) > 0).all():
+            return _index(stream, known, keys, shape)
+        return _index(stream, range(len(times)), [], shape, fault.reason if fault else "")
+
+
+def _demuxed(path: Path) -> Index | None:
+    """Index by packets alone; None where their times are not those of the frames."""
+    with opened(path) as (container, stream):
+        times: list[int | None] = []
+        keys: list[int] = []
+        first = None
+        for packet in packets_of(container, stream):
+            if packet.is_corrupt:
+                raise Unreadable(path, "damaged", f"packet {len(times)}")
+            first = first or next(iter(packet.decode()), None)
+            if not packet.size:  # the one that ends the stream
+                continue
+            if not packet.is_discard:  # of an edit list: decoded, but not shown
+                times.append(packet.pts)
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)
+        if first is None or first.is_corrupt:
+            raise Unreadable(path, "damaged", "no frame decodes" if times or stream.frames else "no packets")
+        known = sorted(time for time in times if time is not None)
+        told = bool(known and keys) and len(set(known)) == len(times) and first.pts == known[0] >= min(keys)
+        if not told or stream.codec_context.codec.canonical_name not in _ONE_TO_ONE:
+            return None
+        return _index(stream, known, keys, upright(path, first).shape[:2])
+
+
+def _index(
+    stream: VideoStream, times: Iterable[int], keys: Iterable[int], shape: tuple[int, ...], fault: str = ""
+) -> Index:
+    return Index(
+        times=np.fromiter(times, np.int64),
+        keys=np.unique(np.fromiter(keys, np.int64)),
+        rate=float(stream.average_rate) if stream.average_rate else None,
+        height=shape[0],
+        width=shape[1],
+        codec=stream.codec_context.codec.canonical_name,
+        fault=fault,
+    )
+
+
+@contextmanager
+def _still(fault: Unreadable | None) -> Iterator[None]:
+    """A file that was found truncated stays so, whatever else is wrong with what is left of it."""
+    try:
+        yield
+    except Unreadable as error:
+        raise fault or error from error

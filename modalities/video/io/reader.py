@@ -1,0 +1,225 @@
+"""Clips from videos: frame start + stride * i in the order in which a player shows them, exactly."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from jaxtyping import Int64, UInt8
+
+from modalities.video.io.container import Unreadable, frames_of, opened, upright
+from modalities.video.io.frame_folders import (
+    ARRAYS,
+    index_array,
+    index_pictures,
+    list_pictures,
+    may_take,
+    read_array,
+    read_pictures,
+    size_of,
+)
+from modalities.video.io.index import Index, index_container, index_decoded
+
+BACKENDS = ("pyav", "decord")
+BROKEN = ("truncated", "damaged")
+"""Reasons for which something may be salvaged."""
+
+_AHEAD = 16  # frames that a decoder may hold back: to skip fewer saves nothing
+
+
+class _Lost(Exception):  # noqa: N818
+    """Seeking did not lead where the index says."""
+
+
+def read_index(path: Path, salvage: bool = False) -> Index:
+    """Find the frames of a video: a file, a folder of pictures, or an array (.npy, .npz).
+
+    Args:
+        path: of the video.
+        salvage: where a file is truncated or damaged, index the frames that decode and name the `fault`.
+
+    Raises:
+        Unreadable: for whatever else is wrong, with one reason of `REASONS`.
+    """
+    try:
+        if path.is_dir():
+            return index_pictures(path)[0]
+        return index_array(path) if path.suffix.lower() in ARRAYS else index_container(path)
+    except Unreadable as fault:
+        if not salvage or fault.reason not in BROKEN:
+            raise
+        return salvaged_index(path, fault)
+
+
+def salvaged_index(path: Path, fault: Unreadable) -> Index:
+    """Index the frames that decode of a video that is truncated or damaged; `fault`, where there are none."""
+    if path.is_dir():
+        return index_pictures(path, fault)[0]
+    if path.suffix.lower() in ARRAYS:
+        raise fault
+    return index_decoded(path, fault)
+
+
+def read_clip(
+    path: Path,
+    start: int,
+    count: int,
+    stride: int = 1,
+    *,
+    index: Index | None = None,
+    backend: str = "pyav",
+    salvage: bool = False,
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Read frames start, start + stride, ... of a video as 8-bit RGB, as a player shows them.
+
+    Seeks to a keyframe and picks by presentation time; what is decoded on the way must be what the index
+    lists, or else the frames are counted from the start, so that the result always equals sequential
+    decoding.
+
+    Args:
+        path: of a video file, a folder of pictures, or an array.
+        start: number of the first frame, from 0.
+        count: frames of the clip.
+        stride: from one to the next.
+        index: of `read_index`, which otherwise is called here.
+        backend: "decord" decodes video files with that package, where it is installed.
+        salvage: count only the frames that decode, and give fewer than `count` where there are fewer.
+
+    Raises:
+        Unreadable: if the video does not have these frames.
+    """
+    if start < 0 or count < 1 or stride < 1:
+        raise ValueError(
+            f"start, count - 1 and stride - 1 must not be negative, got {start}, {count}, {stride}"
+        )
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be pyav or decord, got {backend}")
+    index = index or read_index(path, salvage)
+    wanted = start + stride * np.arange(count)
+    try:
+        return _read(path, _within(path, wanted, index, bool(index.fault)), index, backend)
+    except Unreadable as error:
+        if not salvage or index.fault or error.reason not in BROKEN:
+            raise
+        index = salvaged_index(path, error)
+        return _read(path, _within(path, wanted, index, True), index, backend)
+
+
+def read_frames(folder: Path) -> UInt8[np.ndarray, "T H W 3"]:
+    """Read a folder of PNG or JPEG frames of one size, in natural order (2 before 10)."""
+    if not folder.is_dir():
+        raise Unreadable(folder, "not a video" if folder.exists() else "missing")
+    return read_pictures(folder, list_pictures(folder))
+
+
+def _within(path: Path, wanted: np.ndarray, index: Index, shorten: bool) -> np.ndarray:
+    """The frames that there are; all of them must be, unless the clip may be shortened."""
+    there = wanted[wanted < len(index)]
+    if len(there) == len(wanted) or (shorten and len(there)):
+        return there
+    raise Unreadable(path, "too short", f"{len(index)} frames, the clip needs {wanted[-1] + 1}")
+
+
+def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: str) -> np.ndarray:
+    if path.is_dir():
+        fault = Unreadable(path, index.fault) if index.fault else None
+        files = index_pictures(path, fault)[1] if fault else list_pictures(path)
+        chosen = [files[i] for i in _within(path, wanted, index, False)]
+        _check_size(path, wanted, index, chosen)
+        return read_pictures(path, chosen)
+    if path.suffix.lower() in ARRAYS:
+        return np.array(read_array(path)[wanted])
+    _check_size(path, wanted, index, [path])
+    if backend == "decord":
+        return _decord(path, wanted, index)
+    if not len(index.keys):
+        return _counted(path, wanted, index)
+    # Seeking in MPEG-TS goes by decoding times and misses the keyframe, unless it aims at the one before.
+    for ahead in (0, 1):
+        with suppress(_Lost, Unreadable):
+            return _sought(path, wanted, index, ahead)
+    # Some files cannot be sought, and some frames lean on what lies before a keyframe (gradual refresh).
+    return _counted(path, wanted, index)
+
+
+def _check_size(path: Path, wanted: np.ndarray, index: Index, files: list[Path]) -> None:
+    if len(wanted) * index.height * index.width * 3 > may_take(size_of(files)):
+        raise Unreadable(path, "too large", f"{len(wanted)} frames of {index.width} x {index.height}")
+
+
+def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
+    """Pick frames by number, decoding from the start: the truth, and slow."""
+    chosen, pictures, salvage = set(wanted.tolist()), [], bool(index.fault)
+    with opened(path) as (container, stream):
+        for number, frame in enumerate(frames_of(container, stream, salvage)):
+            if frame.is_corrupt and not salvage:
+                raise Unreadable(path, "damaged", f"frame {number}")
+            if number in chosen:
+                pictures.append(upright(path, frame))
+            if number == wanted[-1]:
+                break
+        else:
+            raise Unreadable(path, "too short", f"{len(pictures)} of {len(wanted)} frames of the clip decode")
+    return _stacked(path, pictures)
+
+
+def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndarray:
+    """Pick frames by presentation time, seeking to the keyframe before them or `ahead` keyframes earlier."""
+    key = np.searchsorted(index.keys, index.times[wanted], "right") - 1
+    first = np.searchsorted(index.times, index.keys[key])
+    leaps = np.flatnonzero(first[1:] > wanted[:-1] + _AHEAD) + 1
+    with opened(path) as (container, stream):
+        pictures: list[np.ndarray] = []
+        for run in np.split(np.arange(len(wanted)), leaps):
+            container.seek(int(index.keys[max(key[run[0]] - ahead, 0)]), stream=stream)
+            pictures += _run(
+                path, container, stream, index.times[first[run[0]] :], wanted[run] - first[run[0]]
+            )
+    return _stacked(path, pictures)
+
+
+def _run(
+    path: Path, container: InputContainer, stream: VideoStream, times: np.ndarray, wanted: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Decode on from a keyframe: `times` are what must come, `wanted` the numbers in it to keep."""
+    chosen, last, number = set(wanted.tolist()), int(wanted[-1]), 0
+    expected = times.tolist()
+    for frame in frames_of(container, stream):
+        time = frame.pts
+        if time is not None and time < expected[0]:
+            continue  # shown before the keyframe, though decoded after it
+        if number == len(expected) or time != expected[number] or frame.is_corrupt:
+            raise _Lost
+        if number in chosen:
+            yield upright(path, frame)
+        if number == last:
+            return
+        number += 1
+    raise _Lost
+
+
+def _stacked(path: Path, pictures: list[np.ndarray]) -> np.ndarray:
+    if len({picture.shape for picture in pictures}) > 1:
+        raise Unreadable(path, "damaged", "frames differ in size")
+    return np.stack(pictures)
+
+
+def _decord(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
+    """The same frames by another decoder, which repeats frames of edit lists: only where both count alike."""
+    try:
+        import decord
+    except ImportError as error:
+        raise ValueError(
+            "backend must be pyav where the package decord is not installed, got decord"
+        ) from error
+    if index.fault:
+        raise ValueError("backend must be pyav to salvage frames, got decord")
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        if len(reader) == len(index):
+            return reader.get_batch(wanted.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise Unreadable(path, "damaged", "decord cannot read it") from error
+    raise Unreadable(path, "disagrees", f"{len(reader)} for {len(index)}")

@@ -1,0 +1,209 @@
+"""How good a set of generated clips is: Fréchet and kernel distance in features of video, motion, flicker, novelty."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ditmoe.modality import Report
+from modalities.shared import frechet
+from modalities.shared.frechet import Estimate
+from modalities.video.metrics import clip_sets, memorisation, warnings
+from modalities.video.metrics import protocol as protocols
+from modalities.video.metrics.clip_sets import ClipSet, Frames, Side
+from modalities.video.metrics.features import Extractor, extract, make
+from modalities.video.metrics.i3d import LEAST_FRAMES
+from modalities.video.metrics.reconstruction import reconstruction
+
+MOVEMENT = ("flicker", "motion")
+
+
+def evaluate_videos(
+    generated: ClipSet,
+    reference: ClipSet,
+    train: ClipSet | None = None,
+    *,
+    reconstruct: Callable[[Frames], Frames] | None = None,
+    features: str = "i3d",
+    preset: str | None = None,
+    protocol: str = "whole",
+    weights: str | PathLike | None = None,
+    frames: int = 16,
+    stride: int = 1,
+    start: str = "random",
+    num: int | None = None,
+    groups: int = 10,
+    seed: int = 0,
+    batch: int = 4,
+    cache: str | PathLike | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Measure generated clips against real ones.
+
+        from modalities.video import evaluate_videos
+        report = evaluate_videos(clips, real)          # uint8 (S, T, H, W, 3) each, with I3D's weights installed
+        report.values["fvd/whole"], report.rows["floor"]["fvd/whole"]
+
+    Values: fvd/<protocol> and kvd/<protocol> with I3D, else under the features' own name (fd/, mmd/); flicker, the mean
+    absolute change from frame to frame of 0 to 255; motion, the share of pixels that change by more than 16; and with
+    `train` nearest-train and novelty (see `memorisation`).
+
+    Rows: "floor", one random half of the reference against the other, what a perfect model has with so few clips;
+    "oracle", as many training clips as there are generated ones, in their place; "autoencoder", the reference's
+    reconstruction in their place, what no model behind that autoencoder can undercut by much, with its PSNR and SSIM;
+    "held-out", what the reference itself has. Intervals are of 95 %, by jackknife, from blocks (kernel), over the
+    clips, or Wilson's (novelty).
+
+    Args:
+        generated, reference, train: `Samples`, arrays uint8 RGB (S, T, H, W, 3), or lists of videos (T, H, W, 3) of
+            any lengths and sizes.
+        reconstruct: a video through an autoencoder and back.
+        features, weights, device: see `features.make`.
+        preset: styleganv, cdfvd or common: resize, starts, choice of videos and covariance as there (`protocol`).
+        protocol, start, num: where there is no preset: how frames are resized (whole, cropped); whether the one clip
+            of each video starts at a random place (by seed) or at the first frame; and how many videos of each side
+            are drawn at most, by seed. None is taken twice.
+        frames, stride: of the clips, on both sides.
+        groups: of the jackknife; 0 leaves out intervals and bias.
+        cache: folder for features of real clips, named by content.
+
+    Raises:
+        ValueError: one line, for clips of another kind, fewer than two of them, or an option that makes no sense.
+    """
+    chosen, extractor = choose(features, preset, protocol, weights, frames, stride, start, num, device)
+    given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
+    sets = {role: clip_sets.take(data, role, chosen, seed, progress) for role, data in given.items()}
+    others, why_not = _others(sets, reconstruct, seed)
+    folder = None if cache is None else Path(cache)
+    found = {
+        role: extract(extractor, side, None if role == "generated" else folder, batch, progress)
+        for role, side in {"generated": sets["generated"], "reference": sets["reference"], **others}.items()
+    }
+    distances = partial(_distances, extractor=extractor, ddof=chosen.ddof, seed=seed)
+    estimates = distances(found["generated"], found["reference"], groups=groups)
+    ways = _ways(sets)
+    rows = _rows(found, sets, others, distances, seed)
+    rows["held-out"] |= memorisation.values(ways, "reference")
+    values = _plain(estimates) | _movement(sets["generated"]) | memorisation.values(ways, "generated")
+    report = Report(
+        values,
+        warnings.protocol(sets, chosen, extractor.identity, rows, seed),
+        _intervals(estimates, extractor, sets["generated"], len(sets["reference"]), values),
+        rows,
+    )
+    width = found["generated"].shape[1]
+    told = warnings.warnings(report, sets, estimates[extractor.distance].bias, width, ways)
+    return replace(report, notes=[*told, *why_not])
+
+
+def choose(
+    features: str = "i3d",
+    preset: str | None = None,
+    protocol: str = "whole",
+    weights: str | PathLike | None = None,
+    frames: int = 16,
+    stride: int = 1,
+    start: str = "random",
+    num: int | None = None,
+    device: str | None = None,
+    **others: Any,
+) -> tuple[protocols.Protocol, Extractor]:
+    """Which clips are taken and what looks at them, by the options of `evaluate_videos`.
+
+    Raises:
+        ValueError: for options that make no sense, or weights that are missing.
+    """
+    chosen = protocols.make(preset, protocol, frames, stride, start, num)
+    if features == "i3d" and frames < LEAST_FRAMES:
+        raise ValueError(f"frames must be at least {LEAST_FRAMES} for I3D, got {frames}")
+    if preset and features != "i3d":
+        raise ValueError(f"preset {preset} is a way to take FVD: it needs features=i3d, got {features}")
+    return chosen, make(features, chosen.resize, weights, device, chosen.name)
+
+
+def _others(
+    sets: Mapping[str, Side], reconstruct: Callable[[Frames], Frames] | None, seed: int
+) -> tuple[dict[str, Side], list[str]]:
+    """What is put in the generated clips' place for comparison, and a sentence about what could not be."""
+    others: dict[str, Side] = {}
+    if "train" in sets:
+        rows = np.random.default_rng(seed).permutation(len(sets["train"]))[: len(sets["generated"])]
+        others["oracle"] = sets["train"].take(np.sort(rows))
+    if reconstruct is None:
+        return others, []
+    try:
+        others["autoencoder"] = sets["reference"].changed(reconstruct)
+    except ValueError as error:  # a length or a size that it does not take
+        return others, [f"there is no row of the autoencoder: {error}"]
+    return others, []
+
+
+def _distances(
+    a: np.ndarray, b: np.ndarray, extractor: Extractor, ddof: int, seed: int, groups: int = 0
+) -> dict[str, Estimate]:
+    return {
+        extractor.distance: frechet.jackknife(a, b, groups, seed, ddof),
+        extractor.kernel: frechet.kid(a, b, seed=seed),
+    }
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in estimates.items()}
+
+
+def _movement(side: Side) -> dict[str, float]:
+    return {name: float(side.of(name).mean()) for name in MOVEMENT}
+
+
+def _ways(sets: Mapping[str, Side]) -> dict[str, np.ndarray]:
+    """Distance of each generated and reference clip to the nearest training clip, where there are such."""
+    if "train" not in sets:
+        return {}
+    small = {role: [clip.small for clip in side.clips] for role, side in sets.items()}
+    return {role: memorisation.nearest(small[role], small["train"]) for role in ("generated", "reference")}
+
+
+def _intervals(
+    estimates: Mapping[str, Estimate],
+    extractor: Extractor,
+    generated: Side,
+    held_out: int,
+    values: Mapping[str, float],
+) -> dict[str, tuple[float, float]]:
+    out = {
+        name: estimate.interval(-np.inf if name == extractor.kernel else 0.0)
+        for name, estimate in estimates.items()
+        if np.isfinite(estimate.error)
+    }
+    for name in MOVEMENT:
+        each = generated.of(name)
+        mean, half = float(each.mean()), 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5
+        out[name] = max(0.0, mean - half), mean + half
+    if "novelty" in values:
+        both = 1 / (1 / len(generated) + 1 / held_out)  # the limit is as uncertain as the share
+        out["novelty"] = frechet.wilson(values["novelty"], max(1, int(both)))
+    return out
+
+
+def _rows(
+    found: Mapping[str, np.ndarray],
+    sets: Mapping[str, Side],
+    others: Mapping[str, Side],
+    distances: Callable[[np.ndarray, np.ndarray], dict[str, Estimate]],
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    rows: dict[str, dict[str, float]] = {}
+    real = found["reference"]
+    if len(real) >= 4:
+        one, other = (real[half] for half in frechet.halves(len(real), seed))
+        rows["floor"] = _plain(distances(one, other))
+    for role, side in others.items():
+        rows[role] = _plain(distances(found[role], real)) | _movement(side)
+    if "autoencoder" in others:
+        rows["autoencoder"] |= reconstruction(sets["reference"], others["autoencoder"])
+    return rows | {"held-out": _movement(sets["reference"])}

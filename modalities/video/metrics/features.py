@@ -1,0 +1,148 @@
+"""What two sets of clips are compared by: extractors by name, each with the way it prepares frames."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from ditmoe.checkpoint import replacing
+from ditmoe.outside import Arrays, is_regular, tell
+from modalities.video.metrics import i3d
+from modalities.video.metrics.clip_sets import Side
+
+Clips = UInt8[np.ndarray, "_ _ _ _ 3"] | Sequence[UInt8[np.ndarray, "_ _ _ 3"]]
+"""(S, T, H, W, 3); of any size, where they are a list."""
+FEATURES = ("i3d", "pixels")
+SIZE = 224
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Turns clips into features, under the names that numbers computed from them may carry.
+
+    Attributes:
+        distance, kernel: what the Fréchet and the kernel distance are called: FVD and KVD with I3D alone.
+        identity: what decides about the numbers, for protocol and cache.
+        run: clips to features (B, F).
+    """
+
+    distance: str
+    kernel: str
+    identity: Mapping[str, str]
+    run: Callable[[Clips], Float[Tensor, "B F"]]
+
+    def __call__(
+        self, clips: Side | Clips, batch: int = 4, progress: bool = False
+    ) -> Float32[np.ndarray, "S F"]:
+        """Features of a set, read and computed batch by batch."""
+        starts = range(0, len(clips), batch)
+        name = self.distance.split("/")[0]
+        with torch.inference_mode():
+            parts = [
+                self.run(_some(clips, start, start + batch)).float().cpu()
+                for start in tqdm(starts, desc=name, unit="batch", leave=False, disable=not progress)
+            ]
+        return torch.cat(parts).numpy()
+
+
+def _some(clips: Side | Clips, start: int, end: int) -> Clips:
+    return [clip.read() for clip in clips.clips[start:end]] if isinstance(clips, Side) else clips[start:end]
+
+
+def make(
+    name: str,
+    resize: str = "whole",
+    weights: str | PathLike | None = None,
+    device: str | None = None,
+    label: str | None = None,
+) -> Extractor:
+    """The extractor of this name.
+
+    "i3d" gives 400 logits (FVD, arXiv 1812.01717). Frames are resized one by one, bilinear with half-pixel centres and
+    without antialiasing, to 224 x 224:
+
+    | resize  | frames                                           | as in                   |
+    |---------|--------------------------------------------------|-------------------------|
+    | whole   | the whole frame, its shape not kept              | StyleGAN-V, cd-fvd      |
+    | cropped | shorter side to 224, then the middle is cut out  | common_metrics_on_video |
+
+    "pixels" needs no weights: mean colours of 4 x 4 areas and of quarters of the clip, and how much they change.
+
+    Args:
+        weights: of I3D, where the package is not installed.
+        label: what FVD and KVD are called after; the resize, where None.
+
+    Raises:
+        ValueError: for another name, or where weights are missing.
+    """
+    if name not in FEATURES:
+        raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {name}")
+    if name == "pixels":
+        identity = {
+            "features": "mean colours of 4 x 4 areas in 4 parts of the clip, and mean changes, 0 to 1"
+        }
+        return Extractor("fd/pixels", "mmd/pixels", identity, pixels)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network, digest = i3d.load(weights, device)
+
+    def run(clips: Clips) -> Tensor:
+        return i3d.logits(network, prepared(clips, resize).to(device))
+
+    identity = {"features": "I3D, Kinetics-400, logits", "resize": resize, "weights": digest}
+    label = label or resize
+    return Extractor(f"fvd/{label}", f"kvd/{label}", identity, run)
+
+
+def prepared(clips: Clips, resize: str) -> Float[Tensor, "B 3 T 224 224"]:
+    """Clips as I3D wants them, in [-1, 1]."""
+    return torch.stack([_frames(clip, resize) for clip in clips])
+
+
+def _frames(clip: UInt8[np.ndarray, "T h w 3"], resize: str) -> Float[Tensor, "3 T 224 224"]:
+    short = min(clip.shape[1:3])
+    height, width = (
+        SIZE if resize == "whole" or n == short else math.ceil(n * (SIZE / short)) for n in clip.shape[1:3]
+    )
+    frames = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 1).float() / 127.5 - 1
+    frames = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False)
+    top, left = (height - SIZE) // 2, (width - SIZE) // 2
+    return frames[:, :, top : top + SIZE, left : left + SIZE].movedim(0, 1)
+
+
+def pixels(clips: Clips) -> Float[Tensor, "B 384"]:
+    """See `make`."""
+    return torch.stack([_areas(clip) for clip in clips])
+
+
+def _areas(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
+    x = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 0).float() / 255
+    change = F.pad(x.diff(dim=1).abs(), (0, 0, 0, 0, 0, 1)) if x.shape[1] > 1 else torch.zeros_like(x)
+    return torch.cat([F.adaptive_avg_pool3d(of, 4).flatten() for of in (x, change)])
+
+
+def extract(
+    extractor: Extractor, side: Side, folder: Path | None = None, batch: int = 4, progress: bool = False
+) -> Float32[np.ndarray, "S F"]:
+    """Features of a set, from a file of `folder` named by content where the same was computed before."""
+    digest = sha256(f"{side.digest} {sorted(extractor.identity.items())}".encode()).hexdigest()
+    file = Path(folder or "") / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"
+    if folder is not None and is_regular(file):
+        try:
+            with Arrays(file) as stored:
+                return stored["features"]
+        except (OSError, ValueError, KeyError) as error:
+            tell(f"{file} is damaged and computed anew ({type(error).__name__})")
+    found = extractor(side, batch, progress)
+    if folder is not None:
+        with replacing(file) as stream:
+            np.savez(stream, features=found)
+    return found

@@ -1,0 +1,99 @@
+"""Tensors left in their file: read as they were written, one at a time, however large the file."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ditmoe.checkpoint import Stored, open_file
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    made = {str(dtype): torch.randn(3, 5, 2).to(dtype) for dtype in DTYPES}
+    return {**made, "scalar": torch.tensor(2.5), "empty": torch.ones(3, 0)}
+
+
+def same(found: dict, expected: dict) -> bool:
+    return found.keys() == expected.keys() and all(
+        torch.equal(found[k].read(), v) and found[k].shape == v.shape and found[k].dtype == v.dtype
+        for k, v in expected.items()
+    )
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "a.safetensors", metadata={"format": "pt"})
+    assert same(open_file(tmp_path / "a.safetensors"), tensors())
+
+
+def test_torch(tmp_path: Path) -> None:
+    big = torch.randn(6, 7)
+    odd = {"transposed": big.T, "row": big[2], "corner": big[3:, ::3], "expanded": big[:1].expand(4, 7)}
+    torch.save({"deep": {"er": {**tensors(), **odd}}, "step": 3}, tmp_path / "a.pt")
+    content = open_file(tmp_path / "a.pt")
+    assert content["step"] == 3
+    assert same(content["deep"]["er"], {**tensors(), **odd})
+
+
+def test_files_larger_than_memory(tmp_path: Path) -> None:
+    rows, size = 10**6, 50_000
+    last = rows * size * 4
+    places = {"huge": ([rows, size], [0, last]), "last": ([2], [last, last + 8])}
+    header = {k: {"dtype": "F32", "shape": s, "data_offsets": o} for k, (s, o) in places.items()}
+    text = json.dumps(header).encode()
+    file = tmp_path / "huge.safetensors"
+    with open(file, "wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        handle.seek(last, 1)  # 200 GB of nothing, which take no place
+        handle.write(torch.tensor([1.5, -2.0]).numpy().tobytes())
+    content = open_file(file)
+    assert content["huge"].shape == (rows, size)
+    assert content["last"].read().tolist() == [1.5, -2.0]
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    for data, words in [
+        (b"\xff" * 64, "header is longer"),
+        (b"hello", "damaged"),
+        ((2).to_bytes(8, "little") + b"[]", "damaged"),
+        (
+            b'\x3d\x00\x00\x00\x00\x00\x00\x00{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,800000]}}  ',
+            "its place",
+        ),
+    ]:
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=words):
+            open_file(file)
+    save_file(tensors(), file)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="ends too early"):
+        [value.read() for value in open_file(file).values()]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_file(tmp_path / "nowhere.pt")
+
+
+def test_compressed_and_swapped_files_are_refused(tmp_path: Path) -> None:
+    torch.save(tensors(), tmp_path / "a.pt")
+    for name, change in (("compressed", zipfile.ZIP_DEFLATED), ("byte order", zipfile.ZIP_STORED)):
+        with (
+            zipfile.ZipFile(tmp_path / "a.pt") as old,
+            zipfile.ZipFile(tmp_path / "b.pt", "w", change) as new,
+        ):
+            for info in old.infolist():
+                swap = name == "byte order" and info.filename.endswith("byteorder")
+                new.writestr(info.filename, b"big" if swap else old.read(info))
+        with pytest.raises(ValueError, match=name):
+            open_file(tmp_path / "b.pt")
+
+
+def test_stored_is_what_it_says(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(6.0).view(2, 3)}, tmp_path / "a.pt")
+    value = open_file(tmp_path / "a.pt")["a"]
+    assert isinstance(value, Stored)
+    assert (value.shape, value.stride, value.dtype) == ((2, 3), (3, 1), torch.float32)

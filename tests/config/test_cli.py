@@ -1,0 +1,106 @@
+"""A user's mistake: one clear line on stderr, exit code 2, nothing lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(command: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", f"ditmoe.{command}", *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "expected"),
+    [
+        ("train", ["trainer.stepz=5"], "trainer.stepz is not an option; did you mean trainer.steps?"),
+        ("train", ["steps=5"], "steps is not an option; did you mean"),
+        ("train", ["trainer.steps=many"], "trainer.steps must be a whole number, got 'many'"),
+        ("train", ["trainer.compile=maybe"], "trainer.compile must be true or false, got 'maybe'"),
+        ("train", ["modality=pontcloud"], "modality=pontcloud does not exist; did you mean pointcloud?"),
+        ("train", ["model=huge"], "model=huge does not exist; choose from"),
+        ("train", ["modality.data.root=nowhere"], "nowhere"),
+        ("train", ["scheduler=ddim"], "cannot follow process flow_matching"),
+        ("train", ["router.top_k=9"], "top_k must lie between 1 and num_experts = 8, got 9"),
+        ("sample", [], "checkpoint must be given"),
+        (
+            "train",
+            ["modality=image", "codec@modality.codec=autoencoder"],
+            "error: modality.codec.path must be given",
+        ),
+        ("sample", ["checkpoint=nowhere"], "nowhere does not exist"),
+        ("evaluate", [], "give checkpoint=<run>, or"),
+        ("evaluate", ["modality=pointcloud", "generated=a.npz", "reference=b.npz"], "a.npz"),
+        ("prepare", ["source=nowhere", "out=data"], "nowhere"),
+        ("view", ["nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_one_line_and_exit_code_2(tmp_path: Path, command: str, words: list[str], expected: str) -> None:
+    done = call(command, *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert expected in done.stderr
+
+
+def test_the_whole_way_in_a_tiny_run(tmp_path: Path) -> None:
+    """Train, then resume to more steps, sample, evaluate two files, view: as the README tells it."""
+    tiny = [
+        "modality=pointcloud",
+        "model=debug",
+        "modality.num_points=64",
+        "trainer.steps=2",
+        "trainer.preview_every=2",
+        "modality.evaluation.emd_points=32",
+        "sampling.steps=2",
+        "finish.num=3",
+        "hydra.run.dir=runs/x",
+    ]
+    done = call("train", *tiny, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1-nna/emd" in done.stdout
+    assert "Next:" in done.stdout
+    run = tmp_path / "runs" / "x"
+    for name in (
+        "checkpoints/step-0000002/ema.safetensors",
+        "metrics.json",
+        "log.jsonl",
+        "progress/step-0000002.png",
+        "samples/samples.png",
+    ):
+        assert (run / name).is_file(), name
+    again = call("train", *[w for w in tiny if "steps=2" not in w], "trainer.steps=3", "sampling.steps=2",
+                 "finish.evaluate=false", cwd=tmp_path)  # fmt: skip
+    assert "going on from step 2" in again.stdout, again.stderr
+
+    sampled = call(
+        "sample", "checkpoint=runs/x", "num=2", "label=chair", "steps=2", "out=chairs", cwd=tmp_path
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    assert len(list((tmp_path / "chairs").glob("chair-*.ply"))) == 2
+    wrong = call("sample", "checkpoint=runs/x", "label=chiar", cwd=tmp_path)
+    assert "did you mean chair?" in wrong.stderr
+    measured = call(
+        "evaluate",
+        "modality=pointcloud",
+        "generated=chairs",
+        "reference=runs/x/samples",
+        "out=m",
+        cwd=tmp_path,
+    )
+    assert measured.returncode == 0, measured.stderr
+    assert (tmp_path / "m" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("capacity", ["1.5", "[1.5]", "[1,2]"])
+def test_a_capacity_is_one_number_or_one_for_each_layer(tmp_path: Path, capacity: str) -> None:
+    tiny = ["model=debug", "modality.num_points=64", "modality.tokens.resolution=8", "trainer.batch_size=2"]
+    more = ["trainer.steps=1", "finish.num=0", "finish.evaluate=false", "router=expert_choice"]
+    done = call("train", *tiny, *more, f"router.capacity={capacity}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,204 @@
+"""The gate: a stranger's configuration is plain, names listed classes, opens nothing and exhausts nobody."""
+
+import collections
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ditmoe.config import build, cli, trust
+
+FILE = Path("run/checkpoints/step-0000001")
+NOT_PLAIN = [
+    (1,), {1}, frozenset(), b"x", bytearray(2), 1j, Path("x"), torch.zeros(1), torch.Size([1]), torch.float32,
+    torch.device("cpu"), np.float64(1), np.zeros(2), collections.OrderedDict(a=1), collections.defaultdict(int),
+    collections.Counter(), float("nan"), float("inf"), {1: 2}, {(1,): 2}, {None: 1}, object(), os.system, range(3),
+    [({"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"},)],
+]  # fmt: skip
+"""Among them all that a restricted unpickler hands out."""
+GADGETS = [
+    "os.system", "subprocess.run", "builtins.eval", "builtins.open", "torch.utils.collect_env.run", "torch.load",
+    "torch.hub.load", "torch.optim", "torch.optim.Optimizer.__init__", "torch.optim.lr_scheduler.LambdaLR", "diffusers",
+    "diffusers.ModularPipeline", "diffusers.DiffusionPipeline.from_pretrained", "diffusers.AutoencoderKL",
+    "diffusers.utils.import_utils.os.system", "diffusers.schedulers.scheduling_ddim.DDIMScheduler.from_pretrained",
+    "diffusers.FlaxDDIMScheduler", "ditmoe.config.build.make", "ditmoe.checkpoint.save",
+    "ditmoe.sample.sample_checkpoint", "ditmoe.pretrained.weights.read", "ditmoe.config.trust.os.system",
+    "modalities.pointcloud.data.prepare.prepare", "modalities.latent.autoencoder.load", "hydra.utils.instantiate",
+    "shutil.rmtree", "", ".", "..", "os.", "ditmoe", "a b", "ditmoe.model.DiTMoE ", "DITMOE.model.DiTMoE", None, 3,
+    ["os.system"], True,
+]  # fmt: skip
+
+
+def admit(value: Any, allowed: trust.Trust = False) -> Any:
+    return trust.admit({"modality": value}, ["modality"], FILE, allowed)["modality"]
+
+
+@pytest.mark.parametrize("value", NOT_PLAIN, ids=[f"{i}-{type(v).__name__}" for i, v in enumerate(NOT_PLAIN)])
+def test_only_plain_values_pass(value: Any) -> None:
+    for place in (value, [value], {"a": {"b": [[value]]}}, {"_target_": "ditmoe.model.DiTMoE", "x": value}):
+        with pytest.raises(ValueError, match=r"^the configuration of [^\n]* must h[^\n]*$"):
+            admit(place)
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["full", "swiglu", "x y", "Стул"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("abcde", min_size=1), inner),
+))  # fmt: skip
+def test_what_is_plain_passes_as_it_is(value: Any) -> None:
+    admitted = admit(value)
+    assert admitted == value
+    assert type(admitted) is type(value)
+
+
+def test_depth_and_number_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "MOST", 100)
+    deep: Any = 1
+    for _ in range(trust.DEEPEST + 1):
+        deep = [deep]
+    for value in (deep, [0] * (trust.MOST + 1), {str(i): None for i in range(trust.MOST + 1)}):
+        with pytest.raises(ValueError, match="nested too deeply or holds too much"):
+            admit(value)
+
+
+@pytest.mark.parametrize("target", GADGETS, ids=repr)
+def test_no_other_class_is_made(target: Any) -> None:
+    for place in ({"_target_": target}, {"x": [{"y": {"_target_": target, "_partial_": True}}]}):
+        with pytest.raises(ValueError, match=r"^[^\n]*(not trusted|path where none)[^\n]*$"):
+            admit(place)
+
+
+def test_the_list_is_what_our_yaml_names() -> None:
+    named = {
+        "model": "ditmoe.model.DiTMoE",
+        "modality": "modalities.pointcloud.PointCloud",
+        "modality.codec": "modalities.latent.PatchPCA",
+        "router.router": "ditmoe.moe.TokenChoice",
+        "scheduler": "diffusers.UniPCMultistepScheduler",
+        "tokens": "modalities.image.LatentTokens",
+    }
+    for place, target in named.items():
+        assert target in trust.classes(place)
+        for other in trust.classes(place):
+            assert trust.is_allowed(other, place)
+            assert inspect.isclass(trust.find(other))
+        assert not trust.is_allowed(target, "sampling")
+    assert not trust.is_allowed("modalities.latent.PatchPCA", "process")
+    assert trust.is_allowed("diffusers.DEISMultistepScheduler", "scheduler")
+    assert trust.is_allowed("torch.optim.SGD", "optimizer")
+    assert trust.is_allowed("collections.OrderedDict", None)
+    assert not trust.is_allowed("os.system", None)  # a function, whoever is trusted
+
+
+def test_nothing_is_made_before_somebody_asks() -> None:
+    codec = {"_target_": "modalities.latent.PatchPCA", "patch": [1000, 1000], "channels": 8}
+    with pytest.raises(ValueError, match="lacks _partial_"):
+        admit({"codec": codec})
+    assert admit({"codec": codec | {"_partial_": True}})
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("${oc.env:HOME}", "interpolation"),
+        ({"_args_": [1]}, "option that nobody has"),
+        ({"_target_": "modalities.image.Image", "_recursive_": False}, "option that nobody has"),
+        ({"seed": 2**65}, "absurd"),
+        ({"x": 2**24 + 1}, "absurd"),
+        ({"evaluation": {"workers": 1000}}, "absurd"),
+        ({"x": "/etc/passwd"}, "path where none"),
+        ({"x": ["someone/model"]}, "path where none"),
+        ({"_target_": "modalities.pointcloud.PointCloud", "num_points": "~/x"}, "path where none"),
+    ],
+)
+def test_other_mischief(value: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        admit(value)
+
+
+def sections(node: Any) -> Any:
+    """Every dict of a YAML file that names a class."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for inner in node.values():
+            yield from sections(inner)
+
+
+def test_every_option_that_could_be_a_path_is_withheld() -> None:
+    """By name or by type: whatever class a YAML names must say of such an option that it opens something."""
+    seen = set()
+    for file in cli.config_folder().rglob("*.yaml"):
+        if file.parent.name not in ("modality", "codec", "model", "router", "process", "scheduler"):
+            continue
+        for node in sections(yaml.safe_load(file.read_text())):
+            target, opens = trust.find(node["_target_"]), trust.opens(node)
+            if target.__module__.startswith("diffusers"):
+                continue
+            for name, parameter in inspect.signature(target).parameters.items():
+                path_like = any(word in str(parameter.annotation) for word in ("Path", "PathLike"))
+                if path_like or name in (
+                    "path",
+                    "root",
+                    "cache",
+                    "weights",
+                    "folder",
+                    "file",
+                    "subfolder",
+                    "latents",
+                ):
+                    assert name in opens, (node["_target_"], name)
+                    seen.add(name)
+            for group in ("evaluation", "preparation"):
+                for name in node.get(group) or {}:
+                    if name in ("cache", "weights", "root", "path"):
+                        assert f"{group}.{name}" in opens, (node["_target_"], name)
+                        seen.add(name)
+    assert {"root", "path", "cache", "weights", "latents", "subfolder"} <= seen
+
+
+def test_what_would_be_opened_needs_the_persons_word() -> None:
+    clouds = {"_target_": "modalities.pointcloud.Clouds", "_partial_": True, "root": "somewhere"}
+    evaluation = {"cache": "/victim", "emd": "exact_l2"}
+    value = {"_target_": "modalities.pointcloud.PointCloud", "data": clouds, "evaluation": evaluation}
+    assert dict(trust.opened(value, "modality")) == {
+        "modality.data.root": "somewhere",
+        "modality.evaluation.cache": "/victim",
+    }
+    for allowed, open_ones in (
+        (False, []),
+        (["/victim"], ["/victim"]),
+        ("somewhere", ["somewhere"]),
+        (["x"], []),
+    ):
+        kept = admit(value, allowed)
+        for found in (kept["data"]["root"], kept["evaluation"]["cache"]):
+            if isinstance(found, str):
+                assert found in open_ones
+                continue
+            with pytest.raises(ValueError, match=r"^[^\n]* wants to open [^\n]*trust=true[^\n]*$"):
+                Path(found)
+    assert admit(value, True) == value
+    assert value["data"]["root"] == "somewhere"  # what came is left as it was
+    value["evaluation"]["cache"] = "runs/cache"  # as ditmoe's own YAML has it
+    assert admit(value)["evaluation"]["cache"] == "runs/cache"
+
+
+def test_made_of_plain_sections() -> None:
+    made = build.make(
+        {"_target_": "builtins.dict", "a": [{"_target_": "builtins.dict", "b": 1}], "c": {"d": [2]}}, e=3
+    )
+    assert made == {"a": [{"b": 1}], "c": {"d": [2]}, "e": 3}
+    later = build.make({"_target_": "builtins.dict", "_partial_": True, "a": {"_target_": "builtins.dict"}})
+    assert later(b=1) == {"a": {}, "b": 1}
+    argument = {"_target_": "os.system"}
+    assert build.make({"_target_": "builtins.dict"}, x=argument) == {"x": argument}  # not one more section
+    with pytest.raises(ValueError, match=r"nowhere\.X cannot be found"):
+        build.make({"_target_": "nowhere.X"})

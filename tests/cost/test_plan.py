@@ -1,0 +1,221 @@
+"""The plan: the published table digit for digit, and counts that are the real model's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from ditmoe import DiTMoE
+from ditmoe.config.cli import config_folder
+from ditmoe.cost import Counts, Machine, Spread, count, sampling_memory, traffic, training_memory
+from ditmoe.cost.communication import COPIES, GATHER, SCATTER, TOKENS
+from ditmoe.moe import TokenChoice
+from ditmoe.plan import count_config, plan
+from modalities.image import LatentTokens
+from modalities.pointcloud import PointVoxelTokens
+from tests.config.test_cli import call
+
+
+def configuration(*words: str) -> dict:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("plan", list(words)), resolve=True)
+    assert isinstance(config, dict)
+    return config
+
+
+# preset, experts: total M, active M, routed M, shared M, multiply-adds G, and without QK^T and AV
+TABLE = [
+    ("s", 8, "199.31", "71.91", "169.87", "10.62", "16.03", "15.43"),
+    ("s", 16, "369.21", "71.94", "339.74", "10.62", "16.04", "15.44"),
+    ("b", 8, "795.86", "286.25", "679.48", "42.47", "62.89", "61.68"),
+    ("b", 16, "1475.41", "286.33", None, None, "62.91", None),
+    ("l", 8, "2823.76", "1011.82", "2415.92", "150.99", "222.48", "219.26"),
+    ("l", 16, "5239.88", "1012.02", None, None, "222.53", None),
+    ("xl", 8, "4168.16", "1492.72", "3567.26", "222.95", "327.97", "323.74"),
+    ("xl", 16, "7735.68", "1492.98", None, None, "328.03", None),
+    ("g", 8, "8890.60", "3181.11", "7612.66", "475.79", "698.21", None),
+    ("g", 16, "16503.72", "3181.56", "15225.32", "475.79", "698.33", "690.94"),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_the_published_table(row: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DiTMoE, "initialize", lambda self: None)  # shapes have no values
+    model, experts, *expected = row
+    counts, shape, classes = count_config(configuration(f"model={model}", f"router.num_experts={experts}"))
+    assert (shape, classes, counts.tokens) == ((4, 32, 32), 1000, 256)
+    millions = [counts.total, counts.active, counts.routed, counts.shared]
+    billions = [counts.multiply_adds, counts.multiply_adds - counts.products]
+    got = [f"{n / 1e6:.2f}" for n in millions] + [f"{n / 1e9:.2f}" for n in billions]
+    assert [g for g, e in zip(got, expected, strict=True) if e] == [e for e in expected if e]
+
+
+@pytest.mark.parametrize(("model", "total", "products"), [("s", "32.96", "6.06"), ("b", "130.51", "23.01")])
+def test_dense_models(model: str, total: str, products: str) -> None:
+    counts = count_config(configuration(f"model={model}", "router=dense"))[0]
+    assert (f"{counts.total / 1e6:.2f}", f"{counts.multiply_adds / 1e9:.2f}") == (total, products)
+    assert counts.active == counts.total
+    assert counts.routed == counts.shared == 0
+
+
+def image(**options) -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
+    options = {"router": partial(TokenChoice, num_experts=4, top_k=3), **options}
+    return lambda: DiTMoE(LatentTokens(48, 4, 2, True), 5, 48, 3, 4, **options), (4, 12, 8)
+
+
+def cloud(resolution: int) -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
+    router = partial(TokenChoice, num_experts=4, top_k=2)
+    return lambda: DiTMoE(PointVoxelTokens(48, resolution, 4), 3, 48, 2, 4, router=router), (50, 3)
+
+
+MODELS = {
+    "mixture": image(qk_norm=True),
+    "some layers": image(sparse=[1], shared_ratio=0, dense_activation="gelu"),
+    "gelu experts": image(activation="gelu"),
+    "dense": image(router=None),
+    "points": cloud(8),
+    "points of a fine grid": cloud(16),
+}
+
+
+def real_multiply_adds(model: DiTMoE, shape: tuple[int, ...]) -> tuple[int, int]:
+    """In all, and of the products of two activations within attention."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, *shape), torch.tensor([500.0]), torch.tensor([0]))
+    products = sum(
+        flops
+        for name, operations in counter.get_flop_counts().items()
+        for operation, flops in operations.items()
+        if name.endswith("attention") and "bmm" in str(operation)
+    )
+    return counter.get_total_flops() // 2, products // 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_counts_are_the_real_models(name: str) -> None:
+    make, shape = MODELS[name]
+    model, counts = make(), count(make, shape)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    assert counts.trainable == sum(sizes.values())
+    assert counts.routed == sum(n for name, n in sizes.items() if ".experts." in name)
+    assert counts.shared == sum(n for name, n in sizes.items() if ".shared." in name)
+    assert counts.qk_norm == sum(n for name, n in sizes.items() if "_norm." in name)
+    assert counts.positions == model.tokens.positions(model.tokens.layout(torch.randn(1, *shape))).numel()
+    assert (counts.multiply_adds, counts.products) == real_multiply_adds(model, shape)
+
+
+def test_all_but_attention_grows_with_the_tokens_alone() -> None:
+    sizes = [(4, 32, 32), (4, 32, 64), (4, 64, 64)]  # 256 and 512 tokens, and 1024 in one fused kernel
+    few, some, many = (count(image()[0], size) for size in sizes)
+    rest = [counts.multiply_adds - counts.products for counts in (few, some, many)]
+    assert rest[2] - rest[1] == 2 * (rest[1] - rest[0]) > 0
+
+
+def test_active_is_what_a_token_meets() -> None:
+    make, shape = MODELS["mixture"]
+    counts = count(make, shape)
+    assert counts.active == counts.total - counts.routed // 4  # top 3 of 4
+
+
+@pytest.mark.parametrize("name", ["mixture", "dense", "points"])
+def test_activations_are_what_autograd_keeps(name: str) -> None:
+    make, shape = MODELS[name]
+    model, batch = make(), 4
+    counts = count(make, shape)
+    kept: dict[int, torch.Tensor] = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in own and tensor.is_floating_point() and tensor.shape[-2:] != (counts.tokens,) * 2:
+            kept[pointer] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.randn(batch, *shape), torch.rand(batch), torch.zeros(batch, dtype=torch.int64))
+    real = sum(t.untyped_storage().nbytes() // t.element_size() for t in kept.values())
+    assert real == pytest.approx(batch * counts.activations, rel=0.1)
+
+
+def test_nothing_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DiTMoE, "initialize", lambda self: None)
+    huge = partial(TokenChoice, num_experts=4096, top_k=2)
+    make = lambda: DiTMoE(LatentTokens(4096), 1000, 4096, 2, 16, router=huge)  # noqa: E731
+    assert count(make, (4, 16, 16)).trainable > 1e12
+
+
+COUNTS = Counts(1000, 600, 100, 300, 0, 10, 16, 5, 50, 40, 4)
+
+
+def test_a_mesh_divides() -> None:
+    options = {"precision": "bf16", "batch_size": 3, "moments": 2, "ema": True}
+    whole = {"weights": 4e3, "gradients": 4e3, "moments": 8e3, "EMA": 4e3}
+    one = training_memory(COUNTS, Spread(), **options).parts
+    assert one == whole | {"gathered": 2e3, "activations": 240}
+    for mesh in (Spread(1, 4, 1), Spread(1, 2, 2), Spread(3, 1, 4), Spread(5, 1, 1)):
+        parts = training_memory(COUNTS, mesh, **options).parts
+        assert {name: parts[name] for name in whole} == {name: n / mesh.parts for name, n in whole.items()}
+        assert parts["gathered"] == (2 * 2 + 2 + 4) * (400 + 600 / mesh.expert) / 4
+    again = training_memory(replace(COUNTS, width=2), Spread(), recompute=True, **options)
+    assert again.parts["activations"] == 3 * (4 * 16 * 2 + 10) * 2
+
+
+def test_traffic_follows_the_mesh() -> None:
+    counts = replace(COUNTS, width=8, assignments=32, routers=10, outside=90)
+    options = {"precision": "bf16", "batch_size": 3}
+    assert set(traffic(counts, Spread(), **options).values()) == {0}
+    copies = traffic(counts, Spread(4, 1, 1), accumulate=2, **options)
+    assert copies == {GATHER: 0, SCATTER: 0, COPIES: 2 * 4000 * 3 / 4, TOKENS: 0}
+    parts = traffic(counts, Spread(1, 4, 1), accumulate=2, **options)
+    assert parts == {GATHER: 4 * (2 * 900 + 4 * 100) * 3 / 4, SCATTER: 2 * 4000 * 3 / 4, COPIES: 0, TOKENS: 0}
+    experts = traffic(counts, Spread(1, 1, 4), **options)
+    assert experts[TOKENS] == 2 * 3 * 32 * (2 * 8 * 2 + 4) * 3 / 4
+    assert experts[SCATTER] == 4 * 400 * 3 / 4  # experts stay where they are
+    again = traffic(counts, Spread(1, 1, 4), recompute=True, **options)
+    assert again[TOKENS] == 1.5 * experts[TOKENS]
+
+
+def test_a_link_is_as_slow_as_its_slowest_part() -> None:
+    machine = Machine(flops=1.0, per_node=8, inside=100.0, between=10.0)
+    sent = dict.fromkeys((GATHER, SCATTER, COPIES, TOKENS), 1000.0)
+    assert machine.seconds(sent, Spread(1, 2, 4)) == dict.fromkeys(sent, 10.0)
+    seconds = machine.seconds(sent, Spread(2, 1, 8))
+    assert (seconds[TOKENS], seconds[GATHER], seconds[COPIES]) == (10.0, 10.0, 100.0)
+    assert machine.seconds(sent, Spread(1, 2, 8)) == dict.fromkeys(sent, 100.0) | {TOKENS: 10.0}
+
+
+def test_sampling_keeps_one_block() -> None:
+    memory = sampling_memory(COUNTS, precision="fp32", batch_size=2, guidance=True)
+    assert memory.parts == {"weights": 4e3, "activations": 4 * 40 * 4 / 4}
+
+
+def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> None:
+    plan(configuration("modality=pointcloud", "model=debug", "num_classes=7", "modality.num_points=64"))
+    text = capsys.readouterr().out
+    for words in (
+        "8 experts, top 2; 64 tokens of a sample 64 x 3, 7 classes",
+        "total",
+        "minus attention",
+        "EMA",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["memory.precision=fp8"], "memory.precision must be one of fp32, bf16, got 'fp8'"),
+        (["mesh.shard=0"], "mesh.shard must be a whole number from 1 on, got 0"),
+    ],
+)
+def test_one_line_for_a_mistake(tmp_path: Path, words: list[str], expected: str) -> None:
+    done = call("plan", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert expected in done.stderr

@@ -1,0 +1,163 @@
+"""Latents on disk: the batches that encoding on the way gives, from folders that are whole or refused."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ditmoe.checkpoint import atomic
+from modalities.image import Pictures
+from modalities.image.data.dataset import turn
+from modalities.latent import Identity, PatchPCA, latent_cache
+from modalities.latent.adapter import to_pixels
+
+SIZE = (9, 9)
+
+
+def pictures(root: Path, each: int = 9, mirror: bool = False) -> Pictures:
+    """Two classes of pictures, none like another."""
+    rng = np.random.default_rng(0)
+    for label in range(0 if root.exists() else 2):
+        (place := root / "train" / f"class{label}").mkdir(parents=True)
+        for i in range(each):
+            Image.fromarray(rng.integers(0, 256, (*SIZE, 3), np.uint8)).save(place / f"{i}.png")
+    return Pictures(SIZE, root, mirror=mirror)
+
+
+def source(data: Pictures) -> latent_cache.Source:
+    chosen = data.split("train")
+
+    def read(numbers: Sequence[int]) -> list:
+        return data.views([chosen[i] for i in numbers])
+
+    names, labels = [p.name for p in chosen], [p.label for p in chosen]
+    return latent_cache.Source("picture", names, labels, data.classes, read, data.unreadable)
+
+
+def encode(images: np.ndarray) -> torch.Tensor:
+    return to_pixels(images)[:, :, ::3, ::3]
+
+
+def make(tmp_path: Path, encode=encode, codec=None, setting=None, **options) -> tuple[Pictures, Path, dict]:
+    data = pictures(tmp_path / "pictures", mirror=options.pop("mirror", False))
+    options = {"dtype": "float32", "batch": 4, **options}
+    report = latent_cache.prepare(
+        source(data),
+        encode,
+        tmp_path / "latents",
+        setting or {"size": [9, 9]},
+        codec or Identity(),
+        **options,
+    )
+    return data, tmp_path / "latents", report
+
+
+def stored(folder: Path, mirror: bool = False) -> latent_cache.Latents:
+    return latent_cache.Latents(folder, partial(turn, mirror=mirror))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_latents_on_disk_are_the_batches_that_encoding_on_the_fly_gives(tmp_path: Path, mirror: bool) -> None:
+    data, out, report = make(tmp_path, mirror=mirror, shard=5)
+    assert report["shards"] == 4
+    found = stored(out, mirror)
+    assert len(found) == 18
+    assert found.shape == (3, 3, 3)
+    for step in range(4):
+        z, y = found.batch(7, 5, step)
+        images, labels = data.batch(7, 5, step)
+        assert torch.equal(z, encode(images))
+        assert np.array_equal(y.numpy(), labels)
+    halves = [found.batch(3, 1, 1, rank, 2)[0] for rank in range(2)]
+    assert torch.equal(torch.cat(halves), found.batch(6, 1, 1)[0])
+
+
+def test_an_interrupted_preparation_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
+    calls = []
+
+    def failing(images: np.ndarray) -> torch.Tensor:
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(images)
+
+    out = tmp_path / "latents"
+    out.mkdir()
+    (out / ".latents.json.01234567.ditmoe-draft").write_bytes(b"left by a kill")
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, failing, shard=8)
+    with pytest.raises(ValueError, match="is not complete: run the same prepare again"):
+        stored(out)
+    assert not list(out.glob(".*"))
+    (out / ".latents-00001.safetensors.01234567.ditmoe-draft").write_bytes(b"left by a kill")
+    atomic.clear(out)
+    assert make(tmp_path, shard=8)[2]["written"] == 10
+    assert not list(out.glob(".*"))
+    assert len(stored(out)) == 18
+    before = {file.name: file.read_bytes() for file in out.glob("latents-*")}
+    assert make(tmp_path, failing, shard=8)[2]["written"] == 0
+    assert before == {file.name: file.read_bytes() for file in out.glob("latents-*")}
+    with pytest.raises(ValueError, match=r"prepared in the same way, got .* with size \[9, 9\]"):
+        make(tmp_path, setting={"size": [8, 8]}, shard=8)
+    with pytest.raises(ValueError, match=r"prepared in the same way, got .* with codec Identity"):
+        make(tmp_path, codec=PatchPCA([3, 3], 4), shard=8)
+    with pytest.raises(ValueError, match="holds something else"):
+        latent_cache.prepare(
+            source(pictures(tmp_path / "pictures")), encode, tmp_path / "pictures", {}, Identity()
+        )
+
+
+def test_a_codec_comes_back_or_another_one_is_refused(tmp_path: Path) -> None:
+    codec = PatchPCA([3, 3], 4)
+    codec.fit([torch.randn(64, 3, 9, 9)])
+    _, out, _ = make(tmp_path, codec=codec)
+    found, other = stored(out), PatchPCA([3, 3], 4)
+    found.restore(other)
+    assert torch.equal(other.basis, codec.basis)
+    with pytest.raises(ValueError, match=r"modality.codec must be the one of .*, PatchPCA, got Identity"):
+        found.restore(Identity())
+    with pytest.raises(ValueError, match=r"basis was \(27, 4\), is \(27, 5\)"):
+        found.restore(PatchPCA([3, 3], 5))
+    record = json.loads((out / latent_cache.RECORD).read_text())
+    (out / latent_cache.RECORD).write_text(json.dumps(record | {"fingerprint": "0"}))
+    with pytest.raises(ValueError, match="got PatchPCA with other weights or options"):
+        stored(out).restore(other)
+    (out / latent_cache.RECORD).write_text(json.dumps(record | {"format": "ditmoe-latents-1"}))
+    with pytest.raises(ValueError, match="was not written by this version's prepare"):
+        stored(out)
+
+
+def test_unreadable_pictures_are_left_out_of_latents_and_named(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures")
+    (tmp_path / "pictures/train/class0/4.png").write_bytes(b"broken")
+    _, out, report = make(tmp_path, shard=5)
+    assert list(report["unreadable"]) == ["train/class0/4.png"]
+    assert len(stored(out)) == 17
+    (out / "latents-00001.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"latents-00001.safetensors is damaged"):
+        stored(out).batch(2, 0, 0)
+    for file in (tmp_path / "pictures").rglob("*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(ValueError, match="source must hold readable pictures, got 18 others"):
+        latent_cache.prepare(
+            source(pictures(tmp_path / "pictures")), encode, tmp_path / "none", {}, Identity()
+        )
+
+
+def test_no_more_than_a_batch_of_views_is_encoded_at_once(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def counting(images: np.ndarray) -> torch.Tensor:
+        sizes.append(len(images))
+        return encode(images)
+
+    make(tmp_path, counting, mirror=True, batch=4, shard=7)
+    assert max(sizes) == 4
+    assert sum(sizes) == 2 * 18
+    with pytest.raises(ValueError, match="shard and batch must be at least 1"):
+        make(tmp_path, batch=0)

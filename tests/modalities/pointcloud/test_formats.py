@@ -1,0 +1,291 @@
+"""Files of points: what is written is read, whatever the format, and bad content ends in one clear sentence."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modalities.pointcloud.data.formats import (
+    CLOUD_SUFFIXES,
+    MESH_SUFFIXES,
+    read_points,
+    read_set,
+    read_surface,
+    write_npy,
+)
+from modalities.pointcloud.data.ply import write_ply
+
+POINTS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+FUZZ = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def write_cloud(path: Path, points: np.ndarray = POINTS) -> Path:
+    match path.suffix:
+        case ".npy":
+            write_npy(path, points)
+        case ".npz":
+            np.savez(path, points=points)
+        case ".ply":
+            write_ply(path, points)
+        case ".pt":
+            torch.save(torch.from_numpy(points), path)
+        case _:
+            np.savetxt(path, points, fmt="%.9g")
+    return path
+
+
+def write_mesh(path: Path) -> Path:
+    trimesh.creation.box((1, 2, 3)).export(path)
+    return path
+
+
+def write_any(path: Path) -> Path:
+    return write_mesh(path) if path.suffix in MESH_SUFFIXES else write_cloud(path)
+
+
+@pytest.mark.parametrize("suffix", CLOUD_SUFFIXES)
+def test_a_written_cloud_is_read_back(tmp_path: Path, suffix: str) -> None:
+    read = read_points(write_cloud(tmp_path / f"a{suffix}"))
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, POINTS)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary"])
+def test_a_ply_of_another_writer_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.ply"
+    path.write_bytes(trimesh.exchange.ply.export_ply(trimesh.creation.box(), encoding=encoding))
+    np.testing.assert_allclose(read_points(path), trimesh.creation.box().vertices)
+
+
+def test_a_ply_may_be_big_endian_double_and_have_more_properties(tmp_path: Path) -> None:
+    header = "ply\nformat binary_big_endian 1.0\ncomment c\nelement camera 2\nproperty int id\n"
+    header += f"element vertex {len(POINTS)}\nproperty uchar red\n"
+    header += "".join(f"property double {axis}\n" for axis in "zyx") + "end_header\n"
+    rows = b"".join(struct.pack(">B3d", 7, z, y, x) for x, y, z in POINTS)
+    (tmp_path / "a.ply").write_bytes(header.encode() + struct.pack(">2i", 1, 2) + rows)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.ply"), POINTS)
+
+
+def test_a_written_ply_is_what_trimesh_reads(tmp_path: Path) -> None:
+    colors = np.arange(150, dtype=np.uint8).reshape(50, 3)
+    write_ply(tmp_path / "a.ply", POINTS, colors)
+    cloud = trimesh.load(tmp_path / "a.ply")
+    np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), POINTS)
+    np.testing.assert_array_equal(cloud.colors[:, :3], colors)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
+
+
+@pytest.mark.parametrize("text", ["3\n0 0 0 9\n1 2 3 9\n4 5 6 9\n", "# x\n0,0,0\n1, 2,3\n4;5;6 // end\n\n"])
+def test_columns_come_in_many_dresses(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.pts").write_text(text)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.pts"), [[0, 0, 0], [1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize("suffix", [*MESH_SUFFIXES])
+def test_a_surface_is_sampled_by_area(tmp_path: Path, suffix: str) -> None:
+    path = write_mesh(tmp_path / f"a{suffix}")
+    points = read_surface(path, 20_000, seed=1)
+    np.testing.assert_array_equal(points, read_surface(path, 20_000, seed=1))
+    assert not np.array_equal(points, read_surface(path, 20_000, seed=2))
+    on_face = np.isclose(np.abs(points), [0.5, 1, 1.5], atol=1e-6)
+    assert on_face.any(axis=1).all()
+    # Of the surface of a 1 x 2 x 3 box, 6/11 is across x, 3/11 across y and 2/11 across z.
+    np.testing.assert_allclose(on_face.mean(axis=0), [6 / 11, 3 / 11, 2 / 11], atol=0.02)
+
+
+def test_the_parts_of_a_scene_are_in_place(tmp_path: Path) -> None:
+    scene = trimesh.Scene([trimesh.creation.box()])
+    scene.add_geometry(
+        trimesh.creation.box(), transform=trimesh.transformations.translation_matrix([10, 0, 0])
+    )
+    scene.export(tmp_path / "a.glb")
+    x = read_surface(tmp_path / "a.glb", 1000, seed=0)[:, 0]
+    assert x.min() == pytest.approx(-0.5)
+    assert x.max() == pytest.approx(10.5)
+    assert not ((x > 0.51) & (x < 9.49)).any()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".ply", ".xyz"])
+def test_points_of_a_cloud_are_drawn_without_replacement(tmp_path: Path, suffix: str) -> None:
+    path = write_cloud(tmp_path / f"a{suffix}")
+    assert len(np.unique(read_surface(path, 20, seed=0), axis=0)) == 20
+    assert {tuple(p) for p in read_surface(path, 99, seed=0).astype(np.float32)} == {tuple(p) for p in POINTS}
+
+
+BAD_ARRAYS = {
+    "finite, got 1 of 50": np.where(np.arange(150).reshape(50, 3) == 4, np.nan, POINTS),
+    "shape (N, 3), got float32 of (50, 2)": POINTS[:, :2],
+    "got float32 of (0, 3)": POINTS[:0],
+    "got complex64": POINTS.astype(np.complex64),
+    "got float32 of (1, 50, 3)": POINTS[None],
+    "finite, got 50": np.full((50, 3), 1e300),
+}
+
+
+@pytest.mark.parametrize("message", BAD_ARRAYS)
+def test_bad_points_are_named(tmp_path: Path, message: str) -> None:
+    np.save(tmp_path / "a.npy", BAD_ARRAYS[message])
+    with pytest.raises(ValueError, match=r"a\.npy: points must be") as error:
+        read_points(tmp_path / "a.npy")
+    assert message in str(error.value)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    np.savez(tmp_path / "a.npz", points=np.array([{"a": 1}]))
+    torch.save({"a": Path("b")}, tmp_path / "a.pt")
+    for suffix in (".npy", ".npz", ".pt"):
+        with pytest.raises(ValueError, match=rf"a\{suffix}: "):
+            read_points(tmp_path / f"a{suffix}")
+
+
+BAD_TEXTS = {
+    "empty.npy": b"",
+    "huge.npy": b"\x93NUMPY\x01\x00v\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 3), }".ljust(117)
+    + b"\n",
+    "huge.ply": b"ply\nformat binary_little_endian 1.0\nelement vertex 99999999999\nproperty float x\n"
+    b"property float y\nproperty float z\nend_header\n",
+    "short.ply": b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+    b"property float z\nend_header\n0 0 0\n1 1 1\n",
+    "words.xyz": b"three little words\n",
+    "narrow.xyz": b"1 2\n3 4\n",
+    "empty.xyz": b"# nothing\n",
+    "other.doc": b"",
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXTS)
+def test_a_bad_file_ends_in_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(BAD_TEXTS[name])
+    for read in (read_points, read_set, lambda path: read_surface(path, 10, seed=0)):
+        with pytest.raises(ValueError, match=name) as error:
+            read(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+BAD_MESHES = {
+    "flat.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "zero area"),
+    "nan.obj": (b"v nan 0 0\nv 1 0 0\nv 2 1 0\nf 1 2 3\n", "finite"),
+    "bare.off": (b"OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n", "faces"),
+    "out.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "face"),
+    "huge.off": (b"OFF\n99999999999 1 0\n0 0 0\n", "huge.off"),
+    "empty.stl": (b"", "empty.stl"),
+    "huge.gltf": (
+        json.dumps(
+            {"asset": {"version": "2.0"}, "accessors": [{"count": 10**12, "componentType": 5126}]}
+        ).encode(),
+        "1000000000000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MESHES)
+def test_a_bad_mesh_ends_in_one_sentence(tmp_path: Path, name: str) -> None:
+    content, message = BAD_MESHES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_surface(tmp_path / name, 10, seed=0)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_expanded_tensor_takes_no_memory(tmp_path: Path) -> None:
+    torch.save(torch.zeros(1).expand(10**10, 3), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="expanded view"):
+        read_points(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("suffix", sorted({*CLOUD_SUFFIXES, *MESH_SUFFIXES}))
+@FUZZ
+@given(data=st.data())
+def test_only_value_and_os_errors_come_out_of_broken_files(
+    tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    content = (whole if whole.exists() else write_any(whole)).read_bytes()
+    cut = data.draw(st.integers(0, len(content)))
+    middle = data.draw(st.binary(max_size=20))
+    skip = data.draw(st.integers(0, 20))
+    tail = content[cut + skip :] if data.draw(st.booleans()) else b""
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes(content[:cut] + middle + tail)
+    for read in (lambda path: read_surface(path, 10, seed=0), read_points, read_set):
+        try:
+            read(broken)
+        except (ValueError, OSError) as error:
+            assert broken.name in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
+def test_a_set_is_read_from_one_file(tmp_path: Path, suffix: str) -> None:
+    sets = np.stack([POINTS, POINTS + 1])
+    path = write_cloud(tmp_path / f"a{suffix}", sets)
+    if suffix == ".npz":
+        np.savez(path, points=sets, labels=np.array([3, 1], np.int32))
+    samples = read_set(path)
+    np.testing.assert_array_equal(samples.data, sets)
+    assert (samples.labels is not None) == (suffix == ".npz")
+
+
+def test_labels_must_match(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", points=POINTS[None], labels=np.array([0.5]))
+    with pytest.raises(ValueError, match="labels must be 1 integers"):
+        read_set(tmp_path / "a.npz")
+
+
+def test_a_folder_is_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b").mkdir()
+    write_cloud(tmp_path / "b" / "c.npy", POINTS[:40])
+    write_cloud(tmp_path / "a.ply")
+    write_mesh(tmp_path / "z.obj")
+    (tmp_path / "v.obj").write_text("".join(f"v {x:.9g} {y:.9g} {z:.9g}\n" for x, y, z in POINTS[:40]))
+    for i in range(7):
+        (tmp_path / f"bad{i}.npy").write_bytes(b"x")
+    (tmp_path / ".hidden.ply").write_bytes(b"x")
+    samples = read_set(tmp_path)
+    assert list(samples.names) == ["a", "b/c", "v", "z"]
+    assert samples.data.shape == (4, 40, 3)
+    np.testing.assert_array_equal(samples.data, read_set(tmp_path).data)
+    assert len(np.unique(samples.data[0], axis=0)) == 40
+    np.testing.assert_array_equal(samples.data[1], POINTS[:40])
+    np.testing.assert_array_equal(samples.data[2], POINTS[:40])
+    told = capsys.readouterr().err
+    assert "7 of 11 files" in told
+    assert "bad4.npy" in told
+    assert "bad5.npy" not in told
+    assert "40 to 2048 points" in told
+
+
+def test_a_folder_without_a_cloud_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        read_set(tmp_path)
+    (tmp_path / "a.npy").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"1 unreadable files, the first: .*a\.npy"):
+        read_set(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    write_npy(tmp_path / "a.npy", POINTS)
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_npy(tmp_path / "a.npy", np.array([{}]))
+    np.testing.assert_array_equal(read_points(tmp_path / "a.npy"), POINTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_a_shape_in_two_formats_is_one_shape(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_ply(tmp_path / f"{name}.ply", POINTS)
+        write_npy(tmp_path / f"{name}.npy", POINTS)
+    assert read_set(tmp_path).names == ["a", "b"]

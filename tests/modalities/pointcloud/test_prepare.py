@@ -1,0 +1,158 @@
+"""Preparing a person's shapes: one bad file costs only itself, and what is there is never done twice."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from modalities.pointcloud import Clouds
+from modalities.pointcloud.data.isolation import run_isolated
+from modalities.pointcloud.data.prepare import prepare
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two classes and a shape at the top; of each kind of file one, and each kind of trouble."""
+    source = tmp_path / "source"
+    (source / "box" / "deep").mkdir(parents=True)
+    (source / "cloud").mkdir()
+    rng = np.random.default_rng(0)
+    for i, suffix in enumerate(("obj", "ply", "stl", "glb", "off")):
+        trimesh.creation.box((1, 2 + i, 3)).export(source / "box" / "deep" / f"a b{i}.{suffix}")
+    for i in range(4):
+        np.save(source / "cloud" / f"c{i}.npy", rng.normal(size=(90 if i else 40, 3)) + 1e6)
+    np.savez(source / "cloud" / "z.npz", points=rng.normal(size=(90, 3)))
+    np.savetxt(source / "top.xyz", rng.normal(size=(90, 3)))
+    (source / "cloud" / "twin.npy").write_bytes((source / "cloud" / "c1.npy").read_bytes())
+    (source / "box" / "bad.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    np.save(source / "cloud" / "still.npy", np.zeros((90, 3)))
+    (source / "README.txt").write_text("not a shape")
+    return source
+
+
+def test_a_folder_of_shapes_becomes_a_data_set(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    report = prepare(source, out, num_points=64, split=(0.5, 0.25, 0.25), workers=2)
+    assert {name: sum(row.values()) for name, row in report["counts"].items()} == {
+        "box": 5,
+        "cloud": 5,
+        "shape": 1,
+    }
+    assert (report["written"], report["kept"]) == (11, 0)
+    assert report["duplicates"] == {"cloud/twin.npy": "cloud/c1.npy"}
+    assert list(report["unreadable"]) == ["box/bad.obj", "cloud/still.npy"]
+    assert "zero area" in report["unreadable"]["box/bad.obj"]
+    assert "11 shapes written" in capsys.readouterr().out
+    assert json.loads((out / "prepare.json").read_text()) == report
+    files = sorted(out.rglob("*.npy"))
+    assert len(files) == 11
+    for path in files:
+        points = np.load(path)
+        assert points.dtype == np.float32
+        assert points.shape == (40 if path.name.startswith("c0-") else 64, 3)
+        low, high = points.min(axis=0), points.max(axis=0)
+        assert np.linalg.norm(high - low) == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(low + high, 0, atol=1e-6)
+    clouds = Clouds(out, num_points=32)
+    assert clouds.classes == ["box", "cloud", "shape"]
+    assert clouds.batch(4, 0, 0)[0].shape == (4, 32, 3)
+
+
+def test_a_second_run_keeps_the_first(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = prepare(source, out, num_points=64, workers=1)
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
+    lost = next(iter(sorted(times)))
+    content = lost.read_bytes()
+    lost.unlink()
+    second = prepare(source, out, num_points=64, workers=1)
+    assert (second["written"], second["kept"]) == (1, 10)
+    assert second["counts"] == first["counts"]
+    assert lost.read_bytes() == content
+    assert all(path.stat().st_mtime_ns == was for path, was in times.items() if path != lost)
+    with pytest.raises(ValueError, match=r"prepared in the same way, got .*num_points 64"):
+        prepare(source, out, num_points=32)
+
+
+def test_the_split_of_a_shape_outlasts_other_shapes(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "a", num_points=8, workers=1)
+    before = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.npy")}
+    (source / "cloud" / "c2.npy").unlink()
+    np.save(source / "another.npy", np.eye(3))
+    prepare(source, tmp_path / "b", num_points=8, workers=1)
+    after = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.npy")}
+    both = before.keys() & after.keys()
+    assert len(both) == 10
+    assert all(before[name] == after[name] for name in both)
+
+
+def test_a_shape_that_cannot_be_written_is_not_called_unreadable(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modalities.pointcloud.data.prepare.write_npy", failing)
+        with pytest.raises(OSError, match=r"Input/output error.*out/"):
+            prepare(source, tmp_path / "out", num_points=64, workers=1)
+    assert prepare(source, tmp_path / "out", num_points=64, workers=1)["written"] == 11
+
+
+def test_bad_requests_are_told_in_one_line(source: Path, tmp_path: Path) -> None:
+    def told(message: str, *arguments: Path, **options: object) -> None:
+        with pytest.raises(ValueError, match=message) as error:
+            prepare(*arguments, **options)
+        assert "\n" not in str(error.value)
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    told("which is not there", tmp_path / "no", tmp_path / "out")
+    told("which is a file", source / "top.xyz", tmp_path / "out")
+    told("must hold shapes .* got none", empty, tmp_path / "out")
+    told("out must not lie in source", source, source / "out")
+    told("out must not lie in source", source, source)
+    told("split sum to 1", source, tmp_path / "out", split=(0.5, 0.1, 0.1))
+    (tmp_path / "file").write_text("")
+    told("out must be a folder that can be written", source, tmp_path / "file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "prepare.json").write_text("[1]")
+    told("must be the report of an earlier run", source, tmp_path / "other")
+    (empty / "a.obj").write_text("hello")
+    told(r"must hold readable shapes, got 1 others: a\.obj", empty, tmp_path / "out", workers=1)
+
+
+def trouble(job: str) -> None:
+    match job:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(3)
+        case "hang":
+            time.sleep(60)
+        case "bug":
+            raise KeyError("k")
+        case "bad":
+            raise ValueError("bad content")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_trouble_costs_only_its_own_job(workers: int) -> None:
+    jobs = ["good1", "crash", "good2", "hang", "exit", "bug", "bad", "good3", "crash2"]
+    began = time.monotonic()
+    work: Callable[[str], None] = trouble
+    ended = {job: error and str(error) for job, error in run_isolated(work, jobs, workers, timeout=2)}
+    assert time.monotonic() - began < 30
+    assert ended == {
+        "good1": None, "good2": None, "good3": None, "crash2": None,
+        "crash": "ended its process with exit code -9", "exit": "ended its process with exit code 3",
+        "hang": "took more than 2 seconds", "bug": "KeyError: 'k'", "bad": "bad content",
+    }  # fmt: skip

@@ -1,0 +1,106 @@
+"""Starting from other weights: a mixture that begins as the dense model, blocks that move to other data."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from ditmoe.model import DiTMoE, transfer
+from ditmoe.moe import ExpertChoice, Sinkhorn, TokenChoice
+from modalities.image import LatentTokens
+from modalities.pointcloud import PointVoxelTokens, VoxelTokens
+
+D = 24
+
+
+def image_model(**options) -> DiTMoE:
+    torch.manual_seed(0)
+    model = DiTMoE(LatentTokens(D), 3, D, depth=2, num_heads=4, dense_activation="swiglu", **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def mixture(router: type = TokenChoice, tokens: type = LatentTokens, **options) -> DiTMoE:
+    chosen = {"capacity": 2.0} if router is ExpertChoice else {"top_k": 2, "renormalize": True}
+    torch.manual_seed(1)
+    route = partial(router, num_experts=4, **{**chosen, **options})
+    return DiTMoE(tokens(D), 3, D, depth=2, num_heads=4, router=route)
+
+
+@pytest.mark.parametrize("router", [TokenChoice, Sinkhorn])
+def test_a_mixture_starts_as_the_dense_model_shared_experts_included(router: type) -> None:
+    dense, model = image_model(), mixture(router)
+    report = transfer(model, dense.state_dict())
+    x, t, y = torch.randn(2, 4, 8, 8), torch.tensor([100.0, 900.0]), torch.tensor([0, 3])
+    assert torch.allclose(model(x, t, y)[0], dense(x, t, y)[0], atol=1e-5)
+    assert report.exact
+    assert not report.unused
+    assert {name.split(".")[3] for name in report.new} == {"router", "shared"}
+    assert all("experts" in name for name in report.copied)
+    assert len(report.taken) + len(report.copied) + len(report.new) == len(model.state_dict())
+    model(x, t, y)[0].square().mean().backward()
+    for block in model.blocks:
+        assert block.feed_forward.router.weight.grad is not None
+        assert block.feed_forward.shared.down.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("router", "options"),
+    [(TokenChoice, {"renormalize": False}), (TokenChoice, {"capacity": 1.0}), (ExpertChoice, {})],
+)
+def test_where_weights_do_not_sum_to_one_the_report_says_so(router: type, options: dict) -> None:
+    report = transfer(mixture(router, **options), image_model().state_dict())
+    assert not report.exact
+    assert "renormalize=true" in report.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    "tokens", [partial(VoxelTokens, resolution=8), partial(PointVoxelTokens, resolution=8)]
+)
+def test_blocks_of_an_image_model_serve_clouds(tokens: partial) -> None:
+    dense = image_model()
+    torch.manual_seed(2)
+    model = DiTMoE(tokens(D), 7, D, depth=2, num_heads=4, dense_activation="swiglu")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = transfer(model, dense.state_dict())
+    assert {n for n in report.taken if n.startswith("blocks.")} == {
+        n for n in before if n.startswith("blocks.")
+    }
+    assert {"embed.weight", "final.linear.weight", "label.table.weight"} <= set(report.new)
+    assert {"embed.weight", "final.linear.weight", "label.table.weight"} <= set(report.unused)
+    after = model.state_dict()
+    for name in report.taken:
+        assert torch.equal(after[name], dense.state_dict()[name]), name
+    for name in report.new:
+        assert torch.equal(after[name], before[name]), name
+    out = model(torch.randn(2, 32, 3), torch.tensor([1.0, 999.0]), torch.tensor([0, 7]))[0]
+    assert out.shape == (2, 32, 3)
+    assert out.isfinite().all()
+
+
+def test_a_deeper_source_leaves_blocks_over_and_a_shallower_one_leaves_some_new() -> None:
+    dense = image_model()
+    deep = DiTMoE(LatentTokens(D), 3, D, depth=3, num_heads=4, dense_activation="swiglu")
+    assert all(name.startswith("blocks.2.") for name in transfer(deep, dense.state_dict()).new)
+    report = transfer(image_model(), deep.state_dict())
+    assert report.unused
+    assert all(name.startswith("blocks.2.") for name in report.unused)
+
+
+def test_half_an_expert_is_none() -> None:
+    dense = DiTMoE(
+        LatentTokens(D), 3, D, depth=2, num_heads=4, dense_activation="gelu"
+    )  # only `down` would fit
+    report = transfer(mixture(), dense.state_dict())
+    assert not report.copied
+    assert any("experts.down" in name for name in report.new)
+
+
+def test_weights_of_another_width_are_refused() -> None:
+    narrow = DiTMoE(LatentTokens(16), 3, 16, depth=2, num_heads=4)
+    with pytest.raises(ValueError, match=r"no block fits: .* is \(24, 24\) there, \(16, 16\) here"):
+        transfer(narrow, image_model().state_dict())
+    with pytest.raises(ValueError, match="is missing there"):
+        transfer(narrow, {"weight": torch.zeros(3)})

@@ -1,0 +1,68 @@
+"""What strangers call their files leads nowhere, hides nothing and holds nobody up."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ditmoe.outside import file_name, files_below, is_regular, open_regular, printable
+from ditmoe.outside.paths import LONGEST
+
+
+@given(
+    st.text()
+    | st.sampled_from(["..", "/etc/x", "../a", "a\nb", "\x1b[31m", ".", "CON", "a\u202eb", "\udcff"])
+)
+def test_any_name_is_one_harmless_part_of_a_path(name: str) -> None:
+    safe = file_name(name)
+    assert safe not in ("", ".", "..")
+    assert not safe.startswith(".")
+    assert Path("o", safe).parts == ("o", safe)
+    assert len(safe.encode()) <= LONGEST
+    assert not set(safe) & set('/\\\n\x1b\0:*?"<>|')
+    assert file_name(safe) == safe
+
+
+@given(st.text())
+def test_what_is_printed_is_one_line_and_says_all(text: str) -> None:
+    shown = printable(text)
+    assert len(shown.splitlines()) <= 1
+    assert not set("\x1b\u202e") & set(shown)
+    shown.encode()
+    assert printable("chair Стул 椅子 é-1") == "chair Стул 椅子 é-1"
+
+
+def test_bytes_that_are_no_letters_are_shown() -> None:
+    assert printable(os.fsdecode(b"caf\xe9\n")) == r"caf\xe9\x0a"
+
+
+def test_only_plain_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    os.mkfifo(tmp_path / "b")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "c"))
+    (tmp_path / "d").symlink_to("a")
+    (tmp_path / "e").symlink_to("e")
+    assert [is_regular(tmp_path / name) for name in "abcde"] == [True, False, False, True, False]
+    with open_regular(tmp_path / "d") as stream:
+        assert stream.read() == b"1"
+    for name in "bc":
+        with pytest.raises((ValueError, OSError)):
+            open_regular(tmp_path / name)
+    with pytest.raises(ValueError, match="plain file"):
+        open_regular(tmp_path)
+    assert [p.name for p in files_below(tmp_path)] == ["a", "d"]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x").touch()
+    (tmp_path / "one" / "up").symlink_to("..")
+    (tmp_path / "one" / "self").symlink_to(".")
+    (tmp_path / "two").symlink_to("one")
+    (tmp_path / ".hidden").touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path)] == ["one/x"]
+    assert {p.name for p in files_below(tmp_path, hidden=True)} == {"x", ".hidden"}

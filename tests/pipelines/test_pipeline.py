@@ -1,0 +1,260 @@
+"""Pipelines of diffusers: the same samples as the command, and what diffusers users expect."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import ditmoe
+from ditmoe.config import build
+from ditmoe.diffusion import Sampling
+from ditmoe.export import export
+from ditmoe.pipelines import Pipeline
+from ditmoe.sample import draw, sample_checkpoint
+from modalities.image import Autoencoder as Codec
+from tests.modalities.image.test_adapter import autoencoder, trained
+from tests.pretrained.test_conversion import converted, state_of
+from tests.training.test_trainer import trainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    trained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pipes") / "digits"
+    export(run, out)
+    return out
+
+
+def opened(folder: Path, **options) -> Pipeline:
+    pipe = ditmoe.Pipeline.from_pretrained(folder, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def bits(pictures: np.ndarray) -> np.ndarray:
+    """8-bit pictures again."""
+    assert (pictures.dtype, pictures.min() >= 0, pictures.max() <= 1) == (np.float32, True, True)
+    return (pictures * 255).round().astype(np.uint8)
+
+
+def latents(pipe: Pipeline, **options) -> torch.Tensor:
+    return pipe(**{"num_samples": 2, **options}, output_type="latent").samples
+
+
+def test_images_are_those_of_the_command_bit_for_bit(run: Path, exported: Path, tmp_path: Path) -> None:
+    file = sample_checkpoint(run, num=5, seed=3, batch_size=2, out=tmp_path / "s.npz")[1]
+    found = opened(exported)(num_samples=5, seed=3, batch_size=2, output_type="np")
+    assert np.array_equal(np.load(file)["arr_0"], bits(found.samples))
+    assert found.labels.tolist() == [0, 1, 2, 3, 4]
+    moved = shutil.copytree(exported, tmp_path / "moved")
+    assert np.array_equal(
+        opened(moved)(num_samples=5, seed=3, batch_size=2, output_type="np").samples, found.samples
+    )
+
+
+def test_latents_are_those_of_the_loop_whatever_the_batch(run: Path, exported: Path) -> None:
+    restored, pipe = build.restore(run, device=torch.device("cpu")), opened(exported)
+    for guidance in (1.0, 3.0):
+        sampling = Sampling(4, guidance, restored.config["sampling"]["interval"])
+        steps = build.make(restored.config["scheduler"])
+        labels = torch.arange(5)
+        x = draw(
+            restored.model, restored.modality, restored.process, steps, sampling, labels, seed=1, batch_size=5
+        )
+        options = {"num_samples": 5, "num_inference_steps": 4, "guidance_scale": guidance, "seed": 1}
+        assert torch.equal(latents(pipe, **options), x)
+        assert torch.allclose(latents(pipe, **options, batch_size=2), x, atol=1e-4)
+    assert not torch.equal(latents(pipe, seed=1), latents(pipe, seed=2))
+
+
+def test_clouds_are_those_of_the_command_bit_for_bit(tmp_path: Path) -> None:
+    trainer(tmp_path / "run", "trainer.steps=2")[0].run()
+    export(tmp_path / "run", tmp_path / "pipe")
+    file = sample_checkpoint(tmp_path / "run", num=3, label="chair", out=tmp_path / "s.npz")[1]
+    found = opened(tmp_path / "pipe")(label="chair", num_samples=3)
+    assert np.array_equal(np.load(file)["points"], found.samples)
+
+
+def test_what_it_gives(exported: Path) -> None:
+    pipe = opened(exported)
+    assert pipe(label=np.array([4, 2]), num_inference_steps=1).labels.tolist() == [4, 2]
+    pictures = pipe(label=["3", 7, "none"]).samples
+    assert [picture.size for picture in pictures] == [(24, 16)] * 3
+    assert pipe(label=["3", 7, "none"]).labels.tolist() == [3, 7, 10]
+    assert pipe(output_type="latent", num_inference_steps=1).samples.shape == (1, 3, 4, 6)
+    one = pipe(output_type="pt", num_inference_steps=1)
+    assert (one.samples.shape, one.samples.dtype) == ((1, 3, 16, 24), torch.float32)
+    assert one.images is one.samples
+    samples, labels = pipe(num_samples=2, return_dict=False, num_inference_steps=1)
+    assert (len(samples), labels.tolist()) == (2, [0, 1])
+
+    def drawn(seed: int) -> np.ndarray:
+        return pipe(num_samples=2, generator=torch.Generator().manual_seed(seed), output_type="np").samples
+
+    assert np.array_equal(drawn(1), drawn(1))
+    assert not np.array_equal(drawn(1), drawn(2))
+    each = [torch.Generator().manual_seed(i) for i in range(3)]
+    again = [torch.Generator().manual_seed(i) for i in range(3)]
+    whole = pipe(label="1", num_samples=3, generator=each, output_type="latent").samples
+    parts = pipe(label="1", num_samples=3, generator=again, batch_size=1, output_type="latent").samples
+    assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_what_diffusers_does_with_pipelines_works(exported: Path, tmp_path: Path) -> None:
+    pipe = opened(exported)
+    before = pipe(num_samples=2, output_type="np").samples
+    pipe.save_pretrained(tmp_path / "again", max_shard_size="100KB")
+    assert len(list((tmp_path / "again/transformer").glob("*.safetensors"))) > 1
+    assert np.array_equal(opened(tmp_path / "again")(num_samples=2, output_type="np").samples, before)
+    assert opened(exported).to(torch.float64)(num_samples=1, num_inference_steps=1).samples
+    assert "vae" not in {name for name, part in pipe.components.items() if part is not None}
+
+
+def test_an_autoencoder_travels_in_the_folder(tmp_path: Path) -> None:
+    autoencoder("sd").save_pretrained(tmp_path / "vae")
+    words = ["codec@modality.codec=autoencoder", f"modality.codec.path={tmp_path / 'vae'}"]
+    trained(tmp_path / "run", *words)
+    expected = np.load(sample_checkpoint(tmp_path / "run", num=2, out=tmp_path / "s.npz", trust=True)[1])[
+        "arr_0"
+    ]
+    export(tmp_path / "run", tmp_path / "pipe", trust=True)
+    shutil.rmtree(tmp_path / "vae")
+    found = opened(tmp_path / "pipe")(num_samples=2, output_type="np").samples
+    assert np.array_equal(bits(found), expected)
+    pipe = opened(tmp_path / "pipe")
+    pictures = pipe(output_type="np").samples
+    pipe.vae = type(pipe.vae)(**{k: v for k, v in pipe.vae.config.items() if not k.startswith("_")})
+    assert not np.array_equal(pipe(output_type="np").samples, pictures)  # another one is used
+
+
+@pytest.mark.parametrize("time", ["scaled", "unscaled"])
+def test_converted_models_become_pipelines(golden: Callable, tmp_path: Path, time: str) -> None:
+    converted(state_of(golden("dit_moe_tiny.npz")), tmp_path, time=time)
+    export(tmp_path / "out", tmp_path / "latents")
+    pipe = opened(tmp_path / "latents")
+    drawn = pipe(label=1, num_samples=2, num_inference_steps=3).samples
+    size = golden("dit_moe_tiny.npz")["x"].shape[1:]
+    assert drawn.shape == (2, *size)
+    assert torch.equal(latents(pipe, label=1, num_inference_steps=3), drawn)
+    assert type(pipe.process).__name__ == {"scaled": "DDPM", "unscaled": "FlowMatching"}[time]
+    autoencoder("sd").save_pretrained(tmp_path / "vae")
+    shutil.move(tmp_path / "vae", tmp_path / "a vae, of ours")
+    export(tmp_path / "out", tmp_path / "pictures", autoencoder=str(tmp_path / "a vae, of ours"))
+    shutil.rmtree(tmp_path / "a vae, of ours")
+    picture = opened(tmp_path / "pictures")(label=1, num_inference_steps=3).samples[0]
+    assert picture.size == (2 * size[2], 2 * size[1])
+    autoencoder("sd3").save_pretrained(tmp_path / "vae")
+    with pytest.raises(ValueError, match="must have the 4 latent channels of the model, got 16"):
+        export(tmp_path / "out", tmp_path / "wrong", autoencoder=str(tmp_path / "vae"))
+    assert not list(tmp_path.glob(".wrong*"))
+
+
+def test_wrong_words_are_one_line(run: Path, exported: Path, tmp_path: Path) -> None:
+    pipe = opened(exported)
+    for words, line in (
+        ({"label": "chair"}, "label 'chair' is not a class of this model"),
+        ({"num_samples": 0}, "num_samples must be a whole number from 1, got 0"),
+        ({"label": []}, "label must name at least one class, got an empty list"),
+        (
+            {"num_samples": 2, "generator": [torch.Generator()]},
+            "generator must be one, or one for each of 2 samples",
+        ),
+        ({"output_type": "jpg"}, "output_type must be one of pil, np, pt, latent, got 'jpg'"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            pipe(**words)
+    with pytest.raises(FileNotFoundError, match=r"holds no model_index.json"):
+        Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a run has its own"):
+        export(run, tmp_path / "new", autoencoder="x")
+    assert not (tmp_path / "new").exists()
+
+
+def test_half_precision_blurs_neither_codec_nor_noise(exported: Path, tmp_path: Path) -> None:
+    pipe = opened(exported)
+    before = latents(pipe)
+    for half in (opened(exported, dtype=torch.bfloat16), opened(exported).to(torch.bfloat16)):
+        assert half.dtype == half.transformer.net.embed.weight.dtype == torch.bfloat16
+        near = latents(half)
+        assert near.dtype == torch.float32
+        assert 0 < (near - before).abs().mean() < 0.05
+        assert all(torch.equal(v, half.memory.state_dict()[k]) for k, v in pipe.memory.state_dict().items())
+    half.save_pretrained(tmp_path / "half")
+    again = opened(tmp_path / "half").memory.state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in pipe.memory.state_dict().items())
+
+
+def test_clouds_in_half_precision(tmp_path: Path) -> None:
+    trainer(tmp_path / "run", "trainer.steps=2")[0].run()
+    export(tmp_path / "run", tmp_path / "pipe")
+    near, whole = (latents(opened(tmp_path / "pipe", dtype=d)) for d in (torch.bfloat16, torch.float32))
+    assert 0 < (near - whole).abs().mean() < 0.1
+
+
+def test_schedulers_are_swapped_where_the_process_allows(exported: Path, tmp_path: Path) -> None:
+    pipe = opened(exported)
+    before, given = latents(pipe), pipe.scheduler.config
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(given)
+    euler = latents(pipe, num_inference_steps=50)
+    assert not torch.equal(latents(pipe), before)
+    for kind, line in ((diffusers.DDIMScheduler, "cannot follow process flow_matching"),
+                       (diffusers.UniPCMultistepScheduler, "must have the process's prediction_type")):  # fmt: skip
+        pipe.scheduler = kind.from_config(given)
+        with pytest.raises(ValueError, match=line) as found:
+            latents(pipe)
+    assert "prediction_type='flow_prediction', use_flow_sigmas=True" in str(found.value)
+    options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(given, **options)
+    assert (latents(pipe, num_inference_steps=50) - euler).abs().mean() < 0.02
+
+
+def test_discrete_schedulers_inherit_the_process(tmp_path: Path) -> None:
+    trained(tmp_path / "run", "process=ddpm", "scheduler=ddim")
+    export(tmp_path / "run", tmp_path / "pipe")
+    pipe = opened(tmp_path / "pipe")
+    before, given = latents(pipe, num_inference_steps=20), pipe.scheduler.config
+    for kind, order in ((diffusers.DDIMScheduler, None), (diffusers.DPMSolverMultistepScheduler, 2),
+                        (diffusers.EulerDiscreteScheduler, None)):  # fmt: skip
+        pipe.scheduler = kind.from_config(given)  # clipping to [-1, 1] would be far off
+        assert (latents(pipe, num_inference_steps=20) - before).abs().mean() < 0.02 * before.abs().mean(), (
+            kind
+        )
+        assert pipe.scheduler.config.get("solver_order") == order
+    pipe.save_pretrained(tmp_path / "again")
+    assert type(opened(tmp_path / "again").scheduler) is diffusers.EulerDiscreteScheduler
+    for other, line in ((diffusers.FlowMatchEulerDiscreteScheduler(), "needs process flow_matching"),
+                        (diffusers.DDIMScheduler(), "must have the process's trained_betas")):  # fmt: skip
+        pipe.scheduler = other
+        with pytest.raises(ValueError, match=line):
+            latents(pipe)
+
+
+def test_one_generator_is_independent_of_the_batch_without_fresh_noise(exported: Path) -> None:
+    pipe = opened(exported)
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    whole, parts = (
+        latents(pipe, num_samples=4, generator=torch.Generator().manual_seed(5), batch_size=size)
+        for size in (4, 3)
+    )
+    assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_an_offloaded_autoencoder_gets_its_input_where_it_works() -> None:
+    codec = Codec(autoencoder("sd"))
+    codec.model._hf_hook = SimpleNamespace(execution_device=torch.device("meta"))
+    assert codec._place() == torch.device("meta")
+    del codec.model._hf_hook
+    assert codec._place() == torch.device("cpu")

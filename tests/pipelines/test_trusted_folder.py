@@ -1,0 +1,212 @@
+"""Folders of pipelines: what export writes, what it never replaces, and what strangers put there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ditmoe.evaluate import publish
+from ditmoe.export import export
+from ditmoe.modality import Report
+from ditmoe.pipelines import Pipeline
+from ditmoe.pipelines.card import write_card
+from modalities.image import Image
+from tests.modalities.image.test_adapter import autoencoder, trained
+from tests.pipelines.test_pipeline import latents, opened
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+CODEC = {"_target_": "modalities.image.Autoencoder", "_partial_": True, "path": "sd-vae"}
+HUB = CODEC | {"path": "someone/sd-vae"}
+EVAL = {"_target_": "builtins.eval"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    trained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pipes") / "digits"
+    export(run, out)
+    return out
+
+
+def tampered(exported: Path, tmp_path: Path, file: str, change: Callable[[dict], None]) -> Path:
+    folder = shutil.copytree(exported, tmp_path / "tampered")
+    content = json.loads((folder / file).read_text())
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("model_index.json", lambda c: c.update(transformer=["os", "system"]), "trusted"),
+        ("model_index.json", lambda c: c.update(vae=["ditmoe.pipelines", "Transformer"]), "trusted"),
+        ("model_index.json", lambda c: c.update(vae=["diffusers", "UNet2DModel"]), "trusted"),
+        ("model_index.json", lambda c: c.update(scheduler=["diffusers", "UNet2DModel"]), "trusted"),
+        ("model_index.json", lambda c: c.update(scheduler=["ditmoe.diffusion", "../../x"]), "trusted"),
+        ("model_index.json", lambda c: c.update(more=["subprocess", "Popen"]), "trusted"),
+        ("model_index.json", lambda c: c.update(_class_name=["pipeline", "Evil"]), "trusted"),
+        ("model_index.json", lambda c: c.pop("memory"), "lacks memory"),
+        ("transformer/config.json", lambda c: c["config"]["router"].update(_target_="os.system"), "trusted"),
+        ("transformer/config.json", lambda c: c["config"]["modality"].update(data=EVAL), "trusted"),
+        ("memory/config.json", lambda c: c["config"]["process"].update(_target_="subprocess.Popen"), "trusted"),
+        ("memory/config.json", lambda c: c["config"]["process"].update(prediction="${oc.env:HOME}"), "interpolation"),
+        ("memory/config.json", lambda c: c["config"]["modality"].update(latents="../../secret"), "holds a path"),
+        ("memory/config.json", lambda c: c["config"]["modality"].update(codec=HUB), "holds a path"),
+        ("transformer/config.json", lambda c: c["config"]["modality"]["data"].update(root="/etc"), "holds a path"),
+    ],
+)  # fmt: skip
+def test_strangers_configurations(
+    exported: Path, tmp_path: Path, file: str, change: Callable, words: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*$"):
+        opened(tampered(exported, tmp_path, file, change))
+
+
+def test_an_autoencoder_that_is_not_there_is_not_fetched(exported: Path, tmp_path: Path) -> None:
+    def change(content: dict) -> None:
+        content["config"]["modality"].update(codec=CODEC)
+
+    with pytest.raises(ValueError, match=r"must hold the autoencoder .* \(vae/\), got none"):
+        opened(tampered(exported, tmp_path, "memory/config.json", change))()
+
+
+def test_code_pickles_and_paths_of_strangers(exported: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    code = f"import os\nos.mkdir({str(ran)!r})\nclass Transformer: pass\n"
+    for name in ("transformer/ditmoe.pipelines.py", "pipeline.py", "vae/__init__.py"):
+        folder = shutil.copytree(exported, tmp_path / "code", dirs_exist_ok=True)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(code)
+        with pytest.raises(ValueError, match=r"^[^\n]*could hold code, refused[^\n]*$"):
+            opened(folder)
+        (folder / name).unlink()
+    for option in ({"trust_remote_code": True}, {"custom_pipeline": "x"}, {"use_safetensors": False}):
+        with pytest.raises(ValueError, match=rf"{next(iter(option))} must be [^\n]*: a folder runs no code"):
+            opened(exported, **option)
+    folder = shutil.copytree(exported, tmp_path / "pickle")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="transformer must hold its weights as safetensors"):
+        opened(folder)
+    torch.save({}, (folder / WEIGHTS).with_suffix(".bin"))
+    with pytest.raises(ValueError, match="could hold code, refused"):
+        opened(folder)
+    opened(exported).save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
+    index = tmp_path / "sharded/transformer/diffusion_pytorch_model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"] = dict.fromkeys(content["weight_map"], "../../pipes/x.safetensors")
+    index.write_text(json.dumps(content))
+    with pytest.raises((ValueError, OSError), match=r"^[^\n]*path separator[^\n]*$"):
+        opened(tmp_path / "sharded")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "more", "shape", "cut"])
+def test_damaged_weights_are_named_and_never_made_up(exported: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(exported, tmp_path / "damaged")
+    weights = load_file(folder / WEIGHTS)
+    if damage == "cut":
+        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000])
+    else:
+        embed = weights.pop("net.embed.weight")
+        weights |= {"missing": {}, "more": {"net.embed.weight": embed, "net.x": embed.clone()}}.get(
+            damage, {"net.embed.weight": torch.zeros(2, 2)}
+        )
+        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    words = {
+        "missing": "net.embed.weight is missing",
+        "more": "net.x is .* missing here",
+        "shape": "net.embed.weight",
+    }
+    with pytest.raises((ValueError, OSError), match=rf"^[^\n]*{words.get(damage, WEIGHTS)}[^\n]*$"):
+        opened(folder)
+
+
+def test_nothing_else_is_ever_replaced(run: Path, exported: Path, tmp_path: Path) -> None:
+    for folder, file in (
+        (tmp_path / "full", "mine.txt"),
+        (shutil.copytree(exported, tmp_path / "pipe"), "thesis.txt"),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_text("keep")
+        with pytest.raises(ValueError, match=r"out must be new, or a folder that export wrote, but .* holds"):
+            export(run, folder)
+        assert (folder / file).read_text() == "keep"
+    (tmp_path / "pipe/thesis.txt").unlink()
+    export(run, tmp_path / "pipe")  # one that export wrote is replaced
+
+
+def test_a_folder_is_whole_or_not_there(
+    run: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(exported, tmp_path / "pipe")
+    before = latents(opened(tmp_path / "pipe"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Pipeline, "save_pretrained", full)
+    for out in ("pipe", "new"):
+        with pytest.raises(OSError, match="disk full"):
+            export(run, tmp_path / out)
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+    assert torch.equal(latents(opened(tmp_path / "pipe")), before)
+
+
+def test_the_card_and_what_stays_at_home(run: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(run, tmp_path / "home")
+    publish(
+        Report(
+            {"fd/pixels": 1.25}, {"split": "test"}, {"fd/pixels": (1.0, 2.0)}, {"floor": {"fd/pixels": 0.5}}
+        ),
+        home,
+    )
+    export(home / "checkpoints", tmp_path / "pipe", licence="cc-by-4.0")
+    card = (tmp_path / "pipe/README.md").read_text()
+    for words in ("license: cc-by-4.0", "classes: 0, 1, 2", "are active for a token", "2 steps of 4 samples",
+                  "FlowMatching, prediction residual", "2 steps of FlowAncestralScheduler, guidance 1.5",
+                  "metrics: fd/pixels 1.25 (intervals", "licence: cc-by-4.0"):  # fmt: skip
+        assert words in card
+    assert (tmp_path / "pipe/metrics.json").is_file()
+    (home / "metrics.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"metrics\.json must be what evaluate wrote"):
+        export(home, tmp_path / "other")
+    autoencoder("sd").save_pretrained(tmp_path / "alice/vae")
+    words = ["codec@modality.codec=autoencoder", f"modality.codec.path={tmp_path / 'alice/vae'}"]
+    trained(tmp_path / "run", *words)
+    with pytest.raises(
+        ValueError, match=r"wants to open modality.codec.path = '[^\n]*alice/vae': [^\n]*trust=true"
+    ):
+        export(tmp_path / "run", tmp_path / "public")
+    export(tmp_path / "run", tmp_path / "public", trust=str(tmp_path / "alice/vae"))
+    for part in ("transformer", "memory"):
+        assert "alice" not in (tmp_path / "public" / part / "config.json").read_text()
+
+
+def test_tokens_may_ask_the_codec(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of clips do: the codec's tensors are the memory's, and the transformer must be built before them."""
+    tokens = Image.tokens
+    monkeypatch.setattr(Image, "tokens", lambda self, width: tokens(self, self.codec.stride and width))
+    export(run, tmp_path / "pipe")
+    assert opened(tmp_path / "pipe")().samples
+
+
+def test_a_card_obeys_no_name(tmp_path: Path) -> None:
+    hostile = "x\n# forged\n---\n<script>alert(1)</script> ![a](b) ``` \x1b[2J"
+    (tmp_path / "metrics.json").write_text(json.dumps({hostile: 1.5}))
+    card = write_card("image", hostile, [hostile, "b"], {"found": hostile}, tmp_path / "metrics.json")
+    plain = write_card("image", "x", ["a", "b"], {"found": "x"}, tmp_path / "metrics.json")
+    assert len(card.splitlines()) == len(plain.splitlines())
+    assert not any(mark in card for mark in ("<script", "![a]", "\x1b", "\n# forged", "x\n"))
+    assert card.count("```") == 2
+    assert "label=0" in card
