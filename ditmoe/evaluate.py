@@ -47,7 +47,7 @@ def evaluate_checkpoint(
         own = restored.config | {
             "modality": restored.config["modality"] | {"evaluation": modality["evaluation"]}
         }
-        restored = replace(restored, modality=build.make_modality(own, restored.modality.facts()))
+        restored = replace(restored, modality=build.make_modality(own, restored.modality.data_facts()))
     adapter = restored.modality
     real = adapter.reference(split) if reference is None else adapter.read(Path(reference))
     train = adapter.reference("train") if reference is None else None

@@ -81,19 +81,19 @@ def of_run(
     """The pipeline of a run, with its averaged weights, and what its card says."""
     from ditmoe.pipelines import Pipeline, Transformer
 
-    config, facts = build.admitted(found, trust, "trainer")
-    modality, process = build.make_modality(config, facts), build.make(config["process"])
+    config, data_facts = build.admitted(found, trust, "trainer")
+    modality, process = build.make_modality(config, data_facts), build.make(config["process"])
     tensors = found.tensors.get("ema", {})
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
     build.check_model(config, modality, tensors, found.path, trust)
-    plain, codec = {name: v for name, v in facts.items() if name != "codec"}, facts.get("codec", {})
+    plain, codec = {name: v for name, v in data_facts.items() if name != "codec"}, data_facts.get("codec", {})
     kept = without_paths(
         {name: config[name] for name in ("model", "router", "modality", "process", "sampling")}
     )
     transformer = Transformer(
         config={name: kept[name] for name in ("model", "router", "modality")},
-        facts=plain,
+        data_facts=plain,
         tensors=shapes_of(codec),
     )
     build.load_weights(transformer.net, tensors, found.path)
@@ -125,16 +125,16 @@ def of_converted(
     transformer = transformer.to_empty(device="cpu")
     build.load_weights(transformer.net, tensors, source)
     flow = config["model"].get("time_scale", 1.0) != 1.0
-    sections, facts, vae = converted_sections(config, autoencoder, flow)
+    sections, data_facts, vae = converted_sections(config, autoencoder, flow)
     steps = build.make(scheduler or sections["scheduler"])
-    classes = facts.get("classes") or [str(i) for i in range(config["num_classes"])]
+    classes = data_facts.get("classes") or [str(i) for i in range(config["num_classes"])]
     kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
-    memory = remember(kept, facts, {}, facts["shape"], classes)
+    memory = remember(kept, data_facts, {}, data_facts["shape"], classes)
     process, sampling = build.make(sections["process"]), sections["sampling"]
     steps = make_scheduler(steps, process)
     told = {
         "converted from": config.get("found", "published weights"),
-        "size": size_line(lambda: weights.make(config), facts["shape"]),
+        "size": size_line(lambda: weights.make(config), data_facts["shape"]),
         "process": f"{type(process).__name__}, prediction {sections['process']['prediction']}",
         "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
     }
@@ -172,8 +172,8 @@ def converted_sections(
         )
     section = composed["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
     section["tokens"] |= {"patch": tokens.get("patch", 2)}
-    facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape}
-    return sections | {"modality": section}, facts, codec.model
+    data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape}
+    return sections | {"modality": section}, data_facts, codec.model
 
 
 def compose_train(words: list[str]) -> Any:
@@ -189,7 +189,7 @@ def compose_train(words: list[str]) -> Any:
 
 def remember(
     config: dict[str, Any],
-    facts: dict[str, Any],
+    data_facts: dict[str, Any],
     tensors: Mapping[str, torch.Tensor],
     shape: Any,
     classes: Any,
@@ -198,7 +198,11 @@ def remember(
     from ditmoe.pipelines import Memory
 
     memory = Memory(
-        config=config, facts=facts, tensors=shapes_of(tensors), shape=list(shape), classes=list(classes)
+        config=config,
+        data_facts=data_facts,
+        tensors=shapes_of(tensors),
+        shape=list(shape),
+        classes=list(classes),
     )
     for index, name in enumerate(memory.names):
         getattr(memory, f"fact{index}").copy_(tensors[name])

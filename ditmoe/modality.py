@@ -26,10 +26,10 @@ class Tokens(nn.Module, ABC):
     in_features: int
     """P, numbers per token that `patchify` gives."""
     out_features: int
-    """Q, numbers per token that `inverse` expects; P where the two are the same cut."""
+    """Q, numbers per token that `unpatchify` expects; P where the two are the same cut."""
     axes: int
     """Of the grid on which the tokens lie: 1 a sequence, 2 an image, 3 a volume or a clip."""
-    cut: tuple[int, ...]
+    patch_size: tuple[int, ...]
     """Cells of a token along each axis, of samples that may have any size."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Tokens(nn.Module, ABC):
         return layout.cells.float()
 
     @abstractmethod
-    def inverse(
+    def unpatchify(
         self,
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
@@ -128,7 +128,7 @@ class Modality(ABC):
 
     A modality is built from its YAML; the data set is read when it is first asked for, so that sampling
     from a checkpoint needs no data: what sampling must know of the data (class names, normalisation) comes
-    back as `facts`, which the checkpoint carries.
+    back as `data_facts`, which the checkpoint carries.
     """
 
     name: ClassVar[str]
@@ -142,10 +142,10 @@ class Modality(ABC):
     """Classes of diffusers that may be its published autoencoder."""
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint must remember of the data; plain values. Given back as the argument `facts`."""
+    def data_facts(self) -> dict[str, Any]:
+        """What a checkpoint must remember of the data; plain values. Given back as the argument `data_facts`."""
 
-    def recall(self, facts: Mapping[str, Any]) -> None:  # noqa: B027  (most learn nothing)
+    def restore_facts(self, data_facts: Mapping[str, Any]) -> None:  # noqa: B027  (most learn nothing)
         """Take from facts of the same run what would else be learnt of its data again, when the run goes on."""
 
     @property

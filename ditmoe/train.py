@@ -36,7 +36,7 @@ def train(config: dict[str, Any]) -> None:
     modality = make_modality(config, shown)
     check_finish(config, modality)
     trainer = make_trainer(config, modality, shown)
-    with trainer.alone():
+    with trainer.exclusive_lock():
         if checkpoint.exists(trainer.folder):
             resume(trainer, config)
         num = sum(p.numel() for p in trainer.model.parameters())
@@ -53,12 +53,12 @@ def make_modality(config: dict[str, Any], folder: Path) -> Modality:
     """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first."""
     ranks = launch.ranks()
     if ranks.rank > 0:
-        return build.make_modality(config, ranks.of_first(None))
+        return build.make_modality(config, ranks.broadcast(None))
     modality = build.make_modality(config)
-    if facts := known_facts(folder, config):
-        modality.recall(facts)
+    if data_facts := known_facts(folder, config):
+        modality.restore_facts(data_facts)
     if ranks.size > 1:
-        ranks.of_first(modality.facts())
+        ranks.broadcast(modality.data_facts())
     return modality
 
 
@@ -135,7 +135,7 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
         modality=modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
-        carried={"config": config, "facts": modality.facts()},
+        carried={"config": config, "facts": modality.data_facts()},
         preview=preview,
         mesh=mesh,
         seed=config["seed"],

@@ -110,7 +110,7 @@ def of_train(home: Path) -> Work:
 
     def run(place: Path) -> None:
         one, settings = trainer(place / "out", *words)
-        with one.alone():
+        with one.exclusive_lock():
             if checkpoint.exists(one.folder):
                 resume(one, settings)
             if not one.run():

@@ -204,10 +204,10 @@ def readers(place: Path) -> list[Reader]:
     metrics.write_text(json.dumps({"fd/pixels": 1.5, "interval": {"fd/pixels": [1, 2]}, "notes": ["a"]}))
     config = settings(*CLOUD)
 
-    facts = checkpoint.find(cloud).part("facts")
+    data_facts = checkpoint.find(cloud).part("facts")
 
     def goes_on(path: Path) -> None:
-        resume(make_trainer(config, build.make_modality(config, facts), path), config)
+        resume(make_trainer(config, build.make_modality(config, data_facts), path), config)
 
     def drawn(path: Path) -> None:
         ditmoe.Pipeline.from_pretrained(path)(num_samples=1, num_inference_steps=1, output_type="latent")

@@ -85,7 +85,7 @@ def _layer(name: str, spread: bool) -> dict[str, torch.Tensor]:
     moe, (x, context), out = layer(name), batch(name, size=5), {}
     own = torch.arange(5).tensor_split([4] if ranks.size == 2 else ranks.size)[ranks.rank]
     there = (getattr(context, key)[own] for key in ("t", "time", "c"))
-    part = type(context)(*there, context.layout.take(own.tolist()), context.plain[own])
+    part = type(context)(*there, context.layout.take(own.tolist()), context.unmodulated[own])
     _split(moe, ranks, spread)
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))[own]
     x = x[own].requires_grad_()
@@ -98,7 +98,7 @@ def _layer(name: str, spread: bool) -> dict[str, torch.Tensor]:
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / ranks.size
         out[f"gradient of {key}"] = gradient
     sums = {f"loss {key}": value.detach() / ranks.size for key, value in losses.items()}
-    sums |= {key: value.float() / ranks.size for key, value in routing.observed.items()}
+    sums |= {key: value.float() / ranks.size for key, value in routing.batch_stats.items()}
     return _merged(out, ranks, spread) | {key: ranks.total(value) for key, value in sums.items()}
 
 

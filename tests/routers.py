@@ -67,7 +67,7 @@ def layer(name: str, activation: str = "swiglu", shared: int = 8) -> MoE:
     """A layer with weights that are nowhere zero."""
     torch.manual_seed(0)
     router: Router = ROUTERS[name](hidden_size=D)
-    router.settle(Place(layer=0, num_layers=1, out_features=6, axes=axes(name)))
+    router.bind(Place(layer=0, num_layers=1, out_features=6, axes=axes(name)))
     moe = MoE(router, D, 24, shared, activation)
     with torch.no_grad():
         for parameter in moe.parameters():
@@ -78,17 +78,17 @@ def layer(name: str, activation: str = "swiglu", shared: int = 8) -> MoE:
 def batch(name: str = "token_choice", size: int = B, seed: int = 1) -> tuple[torch.Tensor, Context]:
     """Tokens and what is known beside them; the samples' times lie in different segments."""
     g = torch.Generator().manual_seed(seed)
-    x, plain = (torch.randn(size, N, D, generator=g) for _ in range(2))
+    x, unmodulated = (torch.randn(size, N, D, generator=g) for _ in range(2))
     time, c = (torch.randn(size, D, generator=g) for _ in range(2))
     t = torch.linspace(100, 900, size)
-    return x, Context(t, time, c, Layout.even(GRIDS[axes(name)], size, x.device), plain)
+    return x, Context(t, time, c, Layout.even(GRIDS[axes(name)], size, x.device), unmodulated)
 
 
 def one(x: torch.Tensor, context: Context, i: int) -> tuple[torch.Tensor, Context]:
     """A sample by itself."""
     here = slice(i, i + 1)
     own = (v[here] for v in (context.t, context.time, context.c))
-    return x[here], Context(*own, context.layout.take([i]), context.plain[here])
+    return x[here], Context(*own, context.layout.take([i]), context.unmodulated[here])
 
 
 def expert(moe: MoE, e: int, h: torch.Tensor) -> torch.Tensor:
@@ -150,7 +150,7 @@ def assignments(r: Router, x: torch.Tensor, context: Context, training: bool) ->
         return _pooled(r, x, training)
     found = []
     for b in range(len(x)):
-        found += [(b, *rest) for rest in _of_sample(r, x[b], context.plain[b], context.time[b])]
+        found += [(b, *rest) for rest in _of_sample(r, x[b], context.unmodulated[b], context.time[b])]
     return found
 
 
@@ -162,7 +162,7 @@ def _timestep(r: TimestepExperts, x: torch.Tensor, context: Context, training: b
     for s, router in enumerate(r.routers):
         own = [b for b in range(len(x)) if segment[b] == s]
         layout = context.layout.take(own)
-        inside = Context(context.t[own], context.time[own], context.c[own], layout, context.plain[own])
+        inside = Context(context.t[own], context.time[own], context.c[own], layout, context.unmodulated[own])
         found += [(own[b], n, E * s + e, w) for b, n, e, w in assignments(router, x[own], inside, training)]
     return found
 
@@ -186,11 +186,11 @@ def _pooled(r: Router, x: torch.Tensor, training: bool) -> list:
     return [(n // N, n % N, e, value[n, e]) for n, e in taken]
 
 
-def _of_sample(r: Router, h: torch.Tensor, plain: torch.Tensor, time: torch.Tensor) -> list:
+def _of_sample(r: Router, h: torch.Tensor, unmodulated: torch.Tensor, time: torch.Tensor) -> list:
     if isinstance(r, ReLU):
         return [(n, e, w) for n in range(N) for e in range(E) if (w := r.weight[e] @ h[n] + r.bias[e]) > 0]
     if isinstance(r, ExpertChoice):
-        return _expert_choice(r, h, plain, time)
+        return _expert_choice(r, h, unmodulated, time)
     logits = h @ r.weight.T
     scores = torch.sigmoid(logits) if r.score == "sigmoid" else torch.softmax(logits, -1)
     if isinstance(r, Sinkhorn | Base):
@@ -213,8 +213,8 @@ def _of_sample(r: Router, h: torch.Tensor, plain: torch.Tensor, time: torch.Tens
     return kept
 
 
-def _expert_choice(r: ExpertChoice, h: torch.Tensor, plain: torch.Tensor, time: torch.Tensor) -> list:
-    logits = plain @ r.weight.T + r.time_weight @ time if r.decoupled else h @ r.weight.T
+def _expert_choice(r: ExpertChoice, h: torch.Tensor, unmodulated: torch.Tensor, time: torch.Tensor) -> list:
+    logits = unmodulated @ r.weight.T + r.time_weight @ time if r.decoupled else h @ r.weight.T
     scores = torch.softmax(logits, -1)
     room = ceil(r.active * N / E)
     taken = [(n, e) for e in range(E) for n in sorted(range(N), key=lambda n: -scores[n, e])[:room]]

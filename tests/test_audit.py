@@ -177,7 +177,7 @@ def tried(command: Callable[[], Any], out: Path, home: Path) -> None:
     untouched(home)
 
 
-def resealed(run: Path, folder: Path, config: Any = None, facts: Any = None) -> Path:
+def resealed(run: Path, folder: Path, config: Any = None, data_facts: Any = None) -> Path:
     """A copy of a run with another configuration, or other facts, sealed as a stranger would."""
     if not folder.exists():
         shutil.copytree(run, folder)
@@ -186,8 +186,8 @@ def resealed(run: Path, folder: Path, config: Any = None, facts: Any = None) -> 
     content.pop("digest")
     if config is not None:
         content["parts"]["config"] = config
-    if facts is not None:
-        content["parts"]["facts"] |= facts
+    if data_facts is not None:
+        content["parts"]["facts"] |= data_facts
     (place / manifest.NAME).write_bytes(manifest.sealed(content))
     return folder
 
@@ -226,7 +226,7 @@ def test_paths_counts_and_names_in_a_checkpoint(
         for command in commands(resealed(runs[kind], tmp_path / "run", config), tmp_path / "out"):
             tried(command, tmp_path, home)
     for classes in CLASSES:
-        run = resealed(runs[kind], tmp_path / "run", facts={"classes": classes})
+        run = resealed(runs[kind], tmp_path / "run", data_facts={"classes": classes})
         for command in commands(run, tmp_path / "out"):
             tried(command, tmp_path, home)
     printed = "".join(capsys.readouterr())

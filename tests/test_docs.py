@@ -45,14 +45,16 @@ OTHERS = {  # programs that are not ours: why they are not run
 }  # fmt: skip
 
 # Words that make a command small; they stand behind its own.
-MODEL = "model.hidden_size=24 model.depth=2 model.num_heads=2 model.sparse=[1] sampling.steps=2 finish.num=2"
+MODEL = (
+    "model.hidden_size=24 model.depth=2 model.num_heads=2 model.moe_layers=[1] sampling.steps=2 finish.num=2"
+)
 LOOP = "trainer.steps=1 trainer.batch_size=2 trainer.accumulate=1 finish.evaluate=false"
 LIMITS = {
     "train": f"{MODEL} {LOOP}",
     "sample": "num=2 steps=2",
     "evaluate": "num=4 steps=2",
     "convert": "size=32 num_heads=2",
-    "plan": "model.depth=2 model.sparse=null",
+    "plan": "model.depth=2 model.moe_layers=null",
 }
 SIZES = {
     "pointcloud": "modality.num_points=64 modality.tokens.resolution=16 modality.evaluation.points=64",

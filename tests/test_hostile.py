@@ -27,10 +27,10 @@ from tests import hostile
 CLASSES = ["/tmp/X", "../X", "a/b", "", "..", "é" * 300, "é" * 299, "a\nb", "\x1b[2J", "a\nB"]
 
 
-def modality(name: str, *words: str, facts: dict | None = None):
+def modality(name: str, *words: str, data_facts: dict | None = None):
     with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
         config = compose("train", overrides=[f"modality={name}", "model=debug", *words])
-    return build.make_modality(OmegaConf.to_container(config, resolve=True), facts)
+    return build.make_modality(OmegaConf.to_container(config, resolve=True), data_facts)
 
 
 def test_links_multiply_nothing(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_classes_of_tars_are_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pointcloud", "image", "video"])
 def test_class_names_are_no_paths(name: str, tmp_path: Path) -> None:
     shape = {"pointcloud": (9, 3), "image": (8, 8, 3), "video": (2, 8, 8, 3)}[name]
-    facts: dict = {
+    data_facts: dict = {
         "classes": CLASSES,
         "mean": [0, 0, 0],
         "scale": 1.0,
@@ -111,7 +111,7 @@ def test_class_names_are_no_paths(name: str, tmp_path: Path) -> None:
         "stride": [1],
         "codec": {},
     }
-    adapter = modality(name, facts=facts)
+    adapter = modality(name, data_facts=data_facts)
     labels = np.arange(len(CLASSES))
     data = np.zeros((len(CLASSES), *shape), np.float32 if name == "pointcloud" else np.uint8)
     data[:, 0] = 1

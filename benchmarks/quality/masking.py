@@ -79,8 +79,8 @@ def step(trainer: Trainer) -> float:
 @torch.no_grad()
 def held_out_loss(trainer: Trainer, samples: Samples) -> float:
     """Mean squared error of the averaged weights, no token dropped."""
-    facts = trainer.modality.facts()
-    x = (torch.from_numpy(samples.data) - torch.tensor(facts["mean"])).float() / facts["scale"]
+    data_facts = trainer.modality.data_facts()
+    x = (torch.from_numpy(samples.data) - torch.tensor(data_facts["mean"])).float() / data_facts["scale"]
     y, generator, losses = torch.from_numpy(samples.labels), torch.Generator().manual_seed(0), []
     for t in torch.linspace(50, 950, 4):
         noise, times = torch.randn(x.shape, generator=generator), t.expand(len(x))

@@ -31,7 +31,7 @@ from ditmoe.train import keep_freed_memory, make_trainer
 from ditmoe.training import Trainer
 
 TASK = [
-    "modality=pointcloud", "modality.num_points=512", "model=nano", "model.depth=3", "model.sparse=null",
+    "modality=pointcloud", "modality.num_points=512", "model=nano", "model.depth=3", "model.moe_layers=null",
     "model.shared_ratio=1.0", "model.expert_ratio=1.0", "model.dense_ratio=3.0", "trainer.precision=fp32",
     "modality.evaluation.emd_points=64",
     "trainer.warmup=100", "trainer.preview_every=0", "trainer.save_every=0", "trainer.log_every=500",
@@ -74,8 +74,8 @@ def held_out(trainer: Trainer) -> Samples:
 @torch.no_grad()
 def held_out_loss(trainer: Trainer, samples: Samples) -> dict[str, float]:
     """Mean squared error of the averaged weights, and what its routers do meanwhile."""
-    facts = trainer.modality.facts()
-    x = torch.from_numpy((samples.data - np.array(facts["mean"])) / facts["scale"]).float()
+    data_facts = trainer.modality.data_facts()
+    x = torch.from_numpy((samples.data - np.array(data_facts["mean"])) / data_facts["scale"]).float()
     y = torch.from_numpy(samples.labels)
     model, generator = trainer.ema.model, torch.Generator().manual_seed(0)
     losses, counts, active = [], [], []

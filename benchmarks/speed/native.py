@@ -31,7 +31,7 @@ def model(tokens: LatentTokens | SpacetimeTokens, width: int, **attention: objec
     torch.manual_seed(0)
     router = partial(TokenChoice, num_experts=8, top_k=2)
     return DiTMoE(
-        tokens, 10, width, 6, width // 32, router, sparse=[3, 4, 5], expert_ratio=0.5, dense_ratio=3.0,
+        tokens, 10, width, 6, width // 32, router, moe_layers=[3, 4, 5], expert_ratio=0.5, dense_ratio=3.0,
         dense_activation="swiglu", rope=True, **attention,
     )  # fmt: skip
 

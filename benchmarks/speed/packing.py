@@ -34,7 +34,7 @@ def steps(kept: str, grid: str, extent: float, width: int, batch: int) -> dict[s
     tokens = PointVoxelTokens(width, resolution, patch, extent, kept=kept)
     router = partial(TokenChoice, num_experts=8, top_k=2)
     model = DiTMoE(
-        tokens, 6, width, 6, width // 32, router, sparse=[3, 4, 5], expert_ratio=0.5,
+        tokens, 6, width, 6, width // 32, router, moe_layers=[3, 4, 5], expert_ratio=0.5,
         dense_ratio=3.0, dense_activation="swiglu",
     )  # fmt: skip
     data, process = Clouds(root=None), FlowMatching("residual")

@@ -3,17 +3,28 @@ there.
 """
 
 from ditmoe.checkpoint.atomic import digest, replacing
-from ditmoe.checkpoint.lazy_tensors import Stored, in_memory, open_file
+from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
 from ditmoe.checkpoint.saver import Saver
-from ditmoe.checkpoint.store import FOLDER, Checkpoint, alone, exists, fill, find, keep, load, restate, save
+from ditmoe.checkpoint.store import (
+    FOLDER,
+    Checkpoint,
+    exclusive_lock,
+    exists,
+    fill,
+    find,
+    keep,
+    load,
+    restate,
+    save,
+)
 
 __all__ = [
     "FOLDER",
     "Checkpoint",
+    "LazyTensor",
     "Saver",
-    "Stored",
-    "alone",
     "digest",
+    "exclusive_lock",
     "exists",
     "fill",
     "find",

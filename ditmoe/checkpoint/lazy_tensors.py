@@ -33,7 +33,7 @@ LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyTensor:
     """A tensor in a file: where its bytes are, and how they are laid out."""
 
     file: Path
@@ -65,7 +65,7 @@ def in_memory(value: Any) -> Tensor:
 
 
 def open_file(file: Path) -> Any:
-    """What a .safetensors file or one of torch.save holds, with `Stored` in place of tensors; executes nothing.
+    """What a .safetensors file or one of torch.save holds, with `LazyTensor` in place of tensors; executes nothing.
 
     Raises:
         FileNotFoundError, ValueError: if it is not there, is damaged, or would execute code.
@@ -128,7 +128,7 @@ def _start(stream: Plain, info: zipfile.ZipInfo) -> int:
 
 
 def _stored(content: Any, file: Path, size: int, seen: dict[int, Any]) -> Any:
-    """The same with `Stored`; what is there several times is one object, as it was."""
+    """The same with `LazyTensor`; what is there several times is one object, as it was."""
     if id(content) in seen:
         return seen[id(content)]
     made = content
@@ -140,7 +140,7 @@ def _stored(content: Any, file: Path, size: int, seen: dict[int, Any]) -> Any:
         span = length and 1 + sum((n - 1) * s for n, s in zip(content.shape, content.stride, strict=True))
         if start + span * content.dtype.itemsize > size:
             raise ValueError("it ends too early")
-        made = Stored(file, start, content.dtype, content.shape, content.stride)
+        made = LazyTensor(file, start, content.dtype, content.shape, content.stride)
     elif isinstance(content, Mapping):
         made = {key: _stored(value, file, size, seen) for key, value in content.items()}
     elif isinstance(content, (list, tuple)):
@@ -181,7 +181,7 @@ def _safetensors(file: Path) -> dict[str, Any]:
             raise ValueError(f"{printable(key)[:60]} does not fill its place")
         if 8 + length + stop > size:
             raise ValueError("it ends too early")
-        found[key] = Stored(file, 8 + length + start, SAFETENSORS[dtype], shape, stride)
+        found[key] = LazyTensor(file, 8 + length + start, SAFETENSORS[dtype], shape, stride)
     taken.sort()
     if any(stop > start for (_, stop), (start, _) in pairwise(taken)):
         raise ValueError("its tensors share places")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ditmoe.checkpoint.lazy_tensors import Stored
+from ditmoe.checkpoint.lazy_tensors import LazyTensor
 from ditmoe.outside import file_name, read_json
 
 FORMAT = "ditmoe-2"
@@ -64,7 +64,7 @@ def split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
     for key, value in part.items():
         if isinstance(value, Tensor):
             tensors[f"{path}{key}"] = value.detach().contiguous()
-        elif isinstance(value, Stored):
+        elif isinstance(value, LazyTensor):
             tensors[f"{path}{key}"] = value
         else:
             plain[str(key)], inner = split(value, f"{path}{key}/")

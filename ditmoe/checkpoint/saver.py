@@ -30,7 +30,7 @@ class Saver:
     def __init__(
         self, folder: Path, ranks: Ranks, background: bool, keep_last: int, keep_every: int = 0
     ) -> None:
-        self.folder, self.ranks = folder, ranks.apart() if background else ranks
+        self.folder, self.ranks = folder, ranks.separate_group() if background else ranks
         self.background, self.keep_last, self.keep_every = background, keep_last, keep_every
         self.saved = self.begun = 0
         self.thread: threading.Thread | None = None

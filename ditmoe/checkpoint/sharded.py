@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ditmoe.checkpoint.lazy_tensors import Stored, open_file, remarks
+from ditmoe.checkpoint.lazy_tensors import LazyTensor, open_file, remarks
 from ditmoe.distributed import Ranks
 
 PER_FILE = 2**32
@@ -31,7 +31,7 @@ class Pieces:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    pieces: tuple[tuple[tuple[int, ...], Stored], ...]
+    pieces: tuple[tuple[tuple[int, ...], LazyTensor], ...]
 
     def read(self) -> Tensor:
         """The whole, in memory of its own."""
@@ -84,7 +84,7 @@ def open_folder(folder: Path, files: Iterable[str]) -> dict[str, Pieces]:
     Raises:
         ValueError: if the pieces of a tensor are not the whole of it.
     """
-    found: dict[str, list[tuple[tuple[int, ...], Stored]]] = {}
+    found: dict[str, list[tuple[tuple[int, ...], LazyTensor]]] = {}
     for name in files:
         begins = _begins(folder / name)
         for key, piece in open_file(folder / name).items():
@@ -100,7 +100,7 @@ def _begins(file: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"{file} is damaged: it does not say where its pieces begin") from error
 
 
-def _joined(key: str, pieces: list[tuple[tuple[int, ...], Stored]], folder: Path) -> Pieces:
+def _joined(key: str, pieces: list[tuple[tuple[int, ...], LazyTensor]], folder: Path) -> Pieces:
     ranks = {len(begin) for begin, _ in pieces} | {len(piece.shape) for _, piece in pieces}
     if len(ranks) != 1 or min((b for begin, _ in pieces for b in begin), default=0) < 0:
         raise ValueError(f"{folder} is damaged: the pieces of {key} are of different kinds")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint import manifest, sharded
 from ditmoe.checkpoint.atomic import clear, digest, remove, replacing, replacing_folder, writing
-from ditmoe.checkpoint.lazy_tensors import Stored, in_memory, open_file
+from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
@@ -47,7 +47,7 @@ class Checkpoint:
 
     path: Path
     plain: Mapping[str, Any]
-    tensors: Mapping[str, Mapping[str, Stored | Pieces | Tensor]]
+    tensors: Mapping[str, Mapping[str, LazyTensor | Pieces | Tensor]]
 
     @property
     def run(self) -> Path:
@@ -109,13 +109,13 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
             stack.close()
 
     with ExitStack() as stack:
-        ranks.together(begin)
-        draft = ranks.of_first(drafts[0] if first else None)
+        ranks.all_or_raise(begin)
+        draft = ranks.broadcast(drafts[0] if first else None)
         written = [f for name in spread for f in sharded.write(divided[name][1], draft / name, ranks)]
-        ranks.together(write_whole)
+        ranks.all_or_raise(write_whole)
         for stated in ranks.collect(files) or []:
             files |= stated
-        ranks.together(finish)
+        ranks.all_or_raise(finish)
     return folder
 
 
@@ -192,7 +192,7 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
             found = _opened(candidate, parts, ranks)
         except (ValueError, OSError) as error:
             failure = error
-        told = ranks.told(failure)
+        told = ranks.first_error(failure)
         if found and told is None:
             return found
         if candidate == candidates[-1]:
@@ -209,7 +209,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 @contextmanager
-def alone(run: Path) -> Iterator[None]:
+def exclusive_lock(run: Path) -> Iterator[None]:
     """Be the only one that writes to a run's folder, and remove what killed ones left half-written.
 
     Raises:

@@ -63,9 +63,9 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
     return target, name
 
 
-def make_modality(config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Modality:
-    """The modality of a configuration; `facts` come from a checkpoint and stand in for the data set."""
-    return make(config["modality"], facts=facts)
+def make_modality(config: Mapping[str, Any], data_facts: Mapping[str, Any] | None = None) -> Modality:
+    """The modality of a configuration; `data_facts` come from a checkpoint and stand in for the data set."""
+    return make(config["modality"], data_facts=data_facts)
 
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
@@ -126,7 +126,7 @@ def restore(
         FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
     """
     found = checkpoint.find(path, parts=("ema", "facts"))
-    config, facts = admitted(found, trusted)
+    config, data_facts = admitted(found, trusted)
     if top_k is not None:
         router = config["router"] or {}
         router = router.get("router") or router  # the one within timestep's segments
@@ -137,7 +137,7 @@ def restore(
         router["top_k"] = top_k
     weights = found.tensors.get("ema", {})
     with describing(found.path):
-        modality, process = make_modality(config, facts), make(config["process"])
+        modality, process = make_modality(config, data_facts), make(config["process"])
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
         check_model(config, modality, weights, found.path, trusted)
         model = make_model(config, modality)
@@ -219,11 +219,11 @@ def admitted(
         ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
     """
     config = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
-    facts = found.part("facts")
+    data_facts = found.part("facts")
     trust.check_plain(found.plain["facts"], f"the facts of {found.path}")
-    if type(facts) is not dict:
-        raise ValueError(f"the facts of {found.path} must be a dict, got {type(facts).__name__}")
-    return config, facts
+    if type(data_facts) is not dict:
+        raise ValueError(f"the facts of {found.path} must be a dict, got {type(data_facts).__name__}")
+    return config, data_facts
 
 
 @torch.no_grad()

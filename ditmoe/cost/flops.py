@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Experts, MoE, Router, Rows, TimestepExperts, TokenChoice
-from ditmoe.moe.experts import Slices
+from ditmoe.moe.experts import SlicedExperts
 from ditmoe.nn import Attention, Layout
 
 FUSED: dict[Any, Any] = {
@@ -148,7 +148,7 @@ def _as_one_expert(
     matrices = [
         None if p is None else p[:1] for p in (experts.up, experts.down, experts.up_bias, experts.down_bias)
     ]
-    return Slices.apply(x, given.weight.to(x.dtype), *matrices, [len(x)], experts.activation)
+    return SlicedExperts.apply(x, given.weight.to(x.dtype), *matrices, [len(x)], experts.activation)
 
 
 class _Aim(TorchDispatchMode):

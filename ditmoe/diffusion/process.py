@@ -63,7 +63,7 @@ class Process(ABC):
         """What the network's output is compared with, by mean squared error."""
 
     @abstractmethod
-    def for_scheduler(
+    def to_scheduler_output(
         self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
     ) -> Float[Tensor, "B *sample"]:
         """The network's output as the quantity that diffusers' scheduler steps with."""
@@ -117,7 +117,7 @@ class FlowMatching(Process):
         skip, scale = self._linear_part(t, x0)
         return (velocity - skip * self.corrupt(x0, noise, t)) / scale
 
-    def for_scheduler(
+    def to_scheduler_output(
         self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
     ) -> Float[Tensor, "B *sample"]:
         if self.prediction == "velocity":
@@ -178,7 +178,7 @@ class DDPM(Process):
         a, b = self._mix(t, x0)
         return a * noise - b * x0
 
-    def for_scheduler(
+    def to_scheduler_output(
         self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
     ) -> Float[Tensor, "B *sample"]:
         return output

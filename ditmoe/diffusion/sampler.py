@@ -170,7 +170,7 @@ def denoise(
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         output = guided(model, scaled, t, labels, guidance if inside else 1.0)
-        output = process.for_scheduler(output, scaled, t.expand(len(x)).float())
+        output = process.to_scheduler_output(output, scaled, t.expand(len(x)).float())
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
         if not x.isfinite().all():
             raise ValueError(

@@ -33,7 +33,7 @@ class Ranks:
     def rank(self) -> int:
         return 0 if self.group is None else dist.get_rank(self.group)
 
-    def apart(self) -> "Ranks":
+    def separate_group(self) -> "Ranks":
         """The same ranks with collectives of their own on the host, for another thread."""
         return self if self.group is None else Ranks(dist.new_group(backend="gloo"))
 
@@ -90,7 +90,7 @@ class Ranks:
         dist.gather_object(x, parts if self.rank == 0 else None, group=self.group)
         return parts if self.rank == 0 else None
 
-    def of_first(self, x: Any) -> Any:
+    def broadcast(self, x: Any) -> Any:
         """What the first rank has, on all."""
         if self.group is None:
             return x
@@ -98,7 +98,7 @@ class Ranks:
         dist.broadcast_object_list(shared, group=self.group, group_src=0)
         return shared[0]
 
-    def together(self, work: Callable[[], None]) -> None:
+    def all_or_raise(self, work: Callable[[], None]) -> None:
         """Do something on each rank that all must succeed in.
 
         Raises:
@@ -109,10 +109,10 @@ class Ranks:
             work()
         except OSError as error:
             own = error
-        if (told := self.told(own)) is not None:
+        if (told := self.first_error(own)) is not None:
             raise own or OSError(told)
 
-    def told(self, error: Exception | None) -> str | None:
+    def first_error(self, error: Exception | None) -> str | None:
         """The first error that one of the ranks has; they all must ask."""
         own = None if error is None else str(error)
         if self.group is None:

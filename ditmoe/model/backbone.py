@@ -5,7 +5,7 @@ the same shape and never learns what the sample is: a modality's `Tokens` cut it
 
     h = W patchify(x) + positions          c = timestep(t) + label(y)
     h = h + gate1 * Attention(modulate(h)),   h = h + gate2 * MoE(modulate(h))        [depth times]
-    prediction = inverse(W' modulate(h))
+    prediction = unpatchify(W' modulate(h))
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,10 +64,10 @@ class Block(nn.Module):
         groups = context.layout.groups(self.within, self.window)
         attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
         x = torch.addcmul(x, gate1, attended)
-        plain, routing = normalize(x), None
-        y = modulate(plain, shift2, scale2)
+        unmodulated, routing = normalize(x), None
+        y = modulate(unmodulated, shift2, scale2)
         if isinstance(self.feed_forward, MoE):
-            y, routing = self.feed_forward(y, replace(context, plain=plain))
+            y, routing = self.feed_forward(y, replace(context, unmodulated=unmodulated))
         else:
             y = self.feed_forward(y)
         return torch.addcmul(x, gate2, y), routing
@@ -88,14 +88,14 @@ class FinalLayer(nn.Module):
 
 
 class DiTMoE(nn.Module):
-    """Diffusion transformer with a mixture of experts in the layers `sparse`.
+    """Diffusion transformer with a mixture of experts in the layers `moe_layers`.
 
     Args:
         tokens: how samples become tokens; owns no weights unless the modality needs a head of its own.
         num_classes: label `num_classes` is the null class of classifier-free guidance.
         hidden_size: D, a multiple of `num_heads`.
         router: makes the router of one layer from D; None is a dense DiT.
-        sparse: indices of the layers with experts; None is every layer.
+        moe_layers: indices of the layers with experts; None is every layer.
         activation: of routed and shared experts, "swiglu" or "gelu" or "gelu_tanh".
         expert_ratio: width of a routed expert over D.
         shared_ratio: width of all shared experts together over D (they are one feed-forward layer);
@@ -118,7 +118,7 @@ class DiTMoE(nn.Module):
         depth: int,
         num_heads: int,
         router: Callable[..., Router] | None = None,
-        sparse: Sequence[int] | None = None,
+        moe_layers: Sequence[int] | None = None,
         activation: str = "swiglu",
         expert_ratio: float = 4.0,
         shared_ratio: float = 2.0,
@@ -133,24 +133,26 @@ class DiTMoE(nn.Module):
         super().__init__()
         check_number("hidden_size", hidden_size, 1, whole=True)
         check_number("depth", depth, 1, MOST_LAYERS, whole=True)
-        sparse = range(depth) if sparse is None else sparse
-        if not isinstance(sparse, Sequence) or not all(isinstance(i, int) for i in sparse):
-            raise ValueError(f"sparse must be a list of layers, got {sparse!r}")
+        moe_layers = range(depth) if moe_layers is None else moe_layers
+        if not isinstance(moe_layers, Sequence) or not all(isinstance(i, int) for i in moe_layers):
+            raise ValueError(f"moe_layers must be a list of layers, got {moe_layers!r}")
         check_number("expert_ratio", expert_ratio, 0.5 / hidden_size)  # rounded, one unit
         check_number("shared_ratio", shared_ratio, 0)
         check_number("dense_ratio", dense_ratio, 0)
-        if unknown := [i for i in sparse if not 0 <= i < depth]:
-            raise ValueError(f"sparse must name layers between 0 and {depth - 1}, got {unknown}")
+        if unknown := [i for i in moe_layers if not 0 <= i < depth]:
+            raise ValueError(f"moe_layers must name layers between 0 and {depth - 1}, got {unknown}")
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
             raise ValueError(f"window must have {tokens.axes} sizes of at least 1 token, got {window}")
 
         def feed_forward(layer: int) -> FeedForward | MoE:
-            if router is None or layer not in sparse:
+            if router is None or layer not in moe_layers:
                 return FeedForward(hidden_size, round(dense_ratio * hidden_size), dense_activation)
             route = router(hidden_size=hidden_size)
-            route.settle(Place(sorted(sparse).index(layer), len(sparse), tokens.out_features, tokens.axes))
+            route.bind(
+                Place(sorted(moe_layers).index(layer), len(moe_layers), tokens.out_features, tokens.axes)
+            )
             inner, shared = (round(ratio * hidden_size) for ratio in (expert_ratio, shared_ratio))
             return MoE(route, hidden_size, inner, shared, activation)
 
@@ -200,10 +202,10 @@ class DiTMoE(nn.Module):
         layout = self.tokens.layout(x)
         tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y)
         for i, routing in enumerate(routings):
-            if routing.draft is not None:
-                draft = self.tokens.inverse(routing.draft, layout, x, t, c)
-                routings[i] = replace(routing, draft=draft)
-        return self.tokens.inverse(tokens, layout, x, t, c), routings
+            if routing.aux_prediction is not None:
+                aux_prediction = self.tokens.unpatchify(routing.aux_prediction, layout, x, t, c)
+                routings[i] = replace(routing, aux_prediction=aux_prediction)
+        return self.tokens.unpatchify(tokens, layout, x, t, c), routings
 
     def predict(
         self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
@@ -248,8 +250,8 @@ class DiTMoE(nn.Module):
 
     def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
         """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
-        for router, observed in zip(self.routers, zip(*passes, strict=True), strict=True):
-            router.update(observed)
+        for router, batch_stats in zip(self.routers, zip(*passes, strict=True), strict=True):
+            router.update(batch_stats)
 
     @torch.no_grad()
     def initialize(self) -> None:

@@ -90,9 +90,13 @@ class MaskedDiTMoE(DiTMoE):
             everywhere = self.mask_token.expand(*tokens.shape[:2], -1)
             h = put_back(seen, kept, everywhere)
             for i, routing in enumerate(routings):
-                if routing.draft is not None:
-                    nothing = routing.draft.new_zeros(*tokens.shape[:2], routing.draft.shape[-1])
-                    routings[i] = replace(routing, draft=put_back(routing.draft, kept, nothing))
+                if routing.aux_prediction is not None:
+                    nothing = routing.aux_prediction.new_zeros(
+                        *tokens.shape[:2], routing.aux_prediction.shape[-1]
+                    )
+                    routings[i] = replace(
+                        routing, aux_prediction=put_back(routing.aux_prediction, kept, nothing)
+                    )
         h, angles = self.place(h, layout)
         for block in self.blocks[self.depth :]:
             h, _ = block(h, replace(context, layout=layout), c, angles)

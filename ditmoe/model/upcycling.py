@@ -88,7 +88,9 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
 
 
 @torch.no_grad()
-def upcycle(dense: DiTMoE, num_experts: int, top_k: int = 2, sparse: Sequence[int] | None = None) -> DiTMoE:
+def upcycle(
+    dense: DiTMoE, num_experts: int, top_k: int = 2, moe_layers: Sequence[int] | None = None
+) -> DiTMoE:
     """A mixture that predicts what the dense model predicts, up to rounding, and trains on from there.
 
     All experts of a layer are its feed-forward layer, and their weights are renormalised to sum to one, so that
@@ -100,7 +102,7 @@ def upcycle(dense: DiTMoE, num_experts: int, top_k: int = 2, sparse: Sequence[in
         dense: left as it is.
         num_experts: of each layer.
         top_k: experts per token.
-        sparse: layers that become mixtures; None is all.
+        moe_layers: layers that become mixtures; None is all.
 
     Raises:
         ValueError: if the model has experts already, or an option does not fit.
@@ -118,7 +120,7 @@ def upcycle(dense: DiTMoE, num_experts: int, top_k: int = 2, sparse: Sequence[in
         len(layers),
         attention.num_heads,
         router=partial(TokenChoice, num_experts=num_experts, top_k=top_k, renormalize=True),
-        sparse=sparse,
+        moe_layers=moe_layers,
         activation=activation,
         expert_ratio=ratio,
         shared_ratio=0,

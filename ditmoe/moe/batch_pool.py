@@ -29,7 +29,7 @@ class BatchPool(Router):
         momentum: of the thresholds.
     """
 
-    asks = True
+    uses_collectives = True
 
     def __init__(
         self,
@@ -76,5 +76,5 @@ class BatchPool(Router):
         latest = self.pool.gather(predicted)[0].detach().sigmoid().T.topk(room, dim=-1).values[:, -1]
         return Routing(token, expert, weight, scores, {"predictor": loss}, {"threshold": latest})
 
-    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
-        self.threshold.update(torch.stack([o["threshold"] for o in observed]).mean(0))
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
+        self.threshold.update(torch.stack([o["threshold"] for o in batch_stats]).mean(0))

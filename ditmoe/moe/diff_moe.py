@@ -44,7 +44,7 @@ class DiffMoE(TokenChoice):
             raise ValueError(f"kernel must be odd, or 0 for no convolution, got {kernel}")
         self.rank, self.kernel, self.axes = rank, kernel, 1
 
-    def settle(self, place: Place) -> None:
+    def bind(self, place: Place) -> None:
         self.axes = place.axes
 
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:

@@ -57,7 +57,7 @@ class ExpertChoice(Router):
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         self.time_weight = nn.Parameter(torch.empty(num_experts, hidden_size)) if decoupled else None
 
-    def settle(self, place: Place) -> None:
+    def bind(self, place: Place) -> None:
         if self.capacities is None:
             return
         if len(self.capacities) != place.num_layers:
@@ -72,7 +72,7 @@ class ExpertChoice(Router):
         if self.time_weight is None:
             logits = project(x, self.weight)
         else:
-            logits = project(context.plain, self.weight) + layout.spread(
+            logits = project(context.unmodulated, self.weight) + layout.spread(
                 project(context.time, self.time_weight)
             )
         scores = logits.softmax(dim=-1).flatten(0, 1)

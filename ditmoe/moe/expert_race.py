@@ -28,7 +28,7 @@ class ExpertRace(Router):
         momentum: of the threshold.
     """
 
-    asks = True
+    uses_collectives = True
 
     def __init__(
         self,
@@ -42,15 +42,15 @@ class ExpertRace(Router):
         super().__init__()
         check_top_k(top_k, num_experts)
         self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
-        self.similarity, self.draft_coefficient = similarity, regularization
+        self.similarity, self.aux_coefficient = similarity, regularization
         self.first = nn.Linear(hidden_size, hidden_size)
         self.second = nn.Linear(hidden_size, num_experts)
-        self.draft: nn.Linear | None = None
+        self.aux_head: nn.Linear | None = None
         self.threshold = Threshold([], 0.0, momentum)
 
-    def settle(self, place: Place) -> None:
-        if self.draft_coefficient:
-            self.draft = nn.Linear(self.first.in_features, place.out_features)
+    def bind(self, place: Place) -> None:
+        if self.aux_coefficient:
+            self.aux_head = nn.Linear(self.first.in_features, place.out_features)
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         with torch.autocast(x.device.type, enabled=False):
@@ -67,10 +67,18 @@ class ExpertRace(Router):
         chosen = torch.zeros_like(scores).index_put_((token, expert), scores.new_ones(()))
         tokens = self.pool.share(len(everyone))
         losses = {"similarity": Loss(similarity_loss(scores, chosen, self.pool, tokens), self.similarity)}
-        draft = None if self.draft is None else self.draft(hidden.to(self.draft.weight.dtype))
+        aux_prediction = (
+            None if self.aux_head is None else self.aux_head(hidden.to(self.aux_head.weight.dtype))
+        )
         return Routing(
-            token, expert, weight, scores, losses, {"threshold": best.values[-1].detach()}, draft=draft
+            token,
+            expert,
+            weight,
+            scores,
+            losses,
+            {"threshold": best.values[-1].detach()},
+            aux_prediction=aux_prediction,
         )
 
-    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
-        self.threshold.update(torch.stack([o["threshold"] for o in observed]).mean(0))
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
+        self.threshold.update(torch.stack([o["threshold"] for o in batch_stats]).mean(0))

@@ -100,7 +100,7 @@ class Experts(nn.Module):
                 return uncompiled.on_cpu(self, x, rows)
             return on_cpu(self, x, rows)
 
-    def at_hand(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def local_weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """up, down and their biases, of the experts on this rank."""
         up_bias, down_bias = (None if b is None else local(b) for b in (self.up_bias, self.down_bias))
         return local(self.up), local(self.down), up_bias, down_bias
@@ -119,7 +119,7 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
     That is in bfloat16, for widths that are multiples of 8; float32 and float16 take PyTorch's own fallback.
     """
     ends = rows.counts.cumsum(0).to(torch.int32)
-    up, down, up_bias, down_bias = experts.at_hand()
+    up, down, up_bias, down_bias = experts.local_weights()
     weight = rows.weight.to(x.dtype)[:, None]
     h = F.grouped_mm(x, up.to(x.dtype).transpose(1, 2), offs=ends)
     if up_bias is not None:
@@ -132,10 +132,10 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
 def on_cpu(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
     """One expert after the other, each on its slice of the rows: their number is at hand."""
     counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)
-    return Slices.apply(x, weight, *experts.at_hand(), counts, experts.activation)
+    return SlicedExperts.apply(x, weight, *experts.local_weights(), counts, experts.activation)
 
 
-class Slices(torch.autograd.Function):
+class SlicedExperts(torch.autograd.Function):
     """The experts on a CPU: what a few of them need stays in the cache from product to product.
 
     Weights are cast expert by expert, and their gradients written where they belong in the stacked ones. Kept for the
@@ -190,8 +190,8 @@ class Slices(torch.autograd.Function):
             for e, here, count in group.slices:
                 within, exact = group.within(here), slice(here.start, here.start + count)
                 x_e, dy_e = rows(x, here, count), rows(weighted, within, count)
-                into(dup[e], dh[within].T, x_e)
-                into(ddown[e], dy_e.T, inner[within])
+                mm_out(dup[e], dh[within].T, x_e)
+                mm_out(ddown[e], dy_e.T, inner[within])
                 torch.mm(dh[within], ups[e].to(x.dtype), out=dx[here])
                 if dup_bias is not None and ddown_bias is not None:
                     dup_bias[e], ddown_bias[e] = dh[within][:count].sum(dim=0), dy_e.sum(dim=0)
@@ -251,7 +251,7 @@ def rows(x: Tensor, here: slice, count: int | None = None) -> Tensor:
     return part if len(part) == length else F.pad(part, (0, 0, 0, length - len(part)))
 
 
-def into(out: Tensor, a: Tensor, b: Tensor) -> None:
+def mm_out(out: Tensor, a: Tensor, b: Tensor) -> None:
     """out = a b, whatever the precision of either side."""
     if out.dtype == a.dtype:
         torch.mm(a, b, out=out)

@@ -29,7 +29,7 @@ class ReLU(Router):
     """
 
     penalty: Tensor
-    asks = True
+    uses_collectives = True
 
     def __init__(
         self, hidden_size: int, num_experts: int, top_k: int, start: float = 1e-8, step: float = 1.2
@@ -53,11 +53,11 @@ class ReLU(Router):
         share = self.num_experts / self.top_k * counts / tokens
         loss = Loss((share * weights).sum() / self.pool.share(tokens), self.penalty.float())
         scores = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-9)
-        observed = {"experts_per_token": counts.sum() / tokens}
-        return assign(used, weights, scores, losses={"sparsity": loss}, observed=observed)
+        batch_stats = {"experts_per_token": counts.sum() / tokens}
+        return assign(used, weights, scores, losses={"sparsity": loss}, batch_stats=batch_stats)
 
     @torch.no_grad()
-    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
-        used = torch.stack([o["experts_per_token"] for o in observed]).mean()
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
+        used = torch.stack([o["experts_per_token"] for o in batch_stats]).mean()
         factor = torch.where(used > self.top_k, self.step, 1 / self.step)
         self.penalty.mul_(factor).clamp_(self.start, max(self.start, 100.0))

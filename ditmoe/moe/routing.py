@@ -25,14 +25,14 @@ class Context:
         time: its embedding.
         c: the conditioning vector, time and label together.
         layout: which tokens belong to which sample, and where each lies.
-        plain: the tokens after LayerNorm, before the conditioning's scale and shift.
+        unmodulated: the tokens after LayerNorm, before the conditioning's scale and shift.
     """
 
     t: Float[Tensor, " B"]
     time: Float[Tensor, "B D"]
     c: Float[Tensor, "B D"]
     layout: Layout
-    plain: Float[Tensor, "R N D"]
+    unmodulated: Float[Tensor, "R N D"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Routing:
         token, expert, weight: one row per assignment.
         scores: how much each token likes each expert; a distribution over the experts where there is one.
         losses: the router's own, by name.
-        observed: what `Router.update` must know of this batch.
+        batch_stats: what `Router.update` must know of this batch.
         dropped: assignments that an expert had no room for.
-        draft: per token, what the router's hidden layer makes of the final target (Expert Race).
+        aux_prediction: per token, what the router's hidden layer makes of the final target (Expert Race).
     """
 
     token: Int[Tensor, " A"]
@@ -80,9 +80,9 @@ class Routing:
     weight: Float[Tensor, " A"]
     scores: Float[Tensor, "T E"]
     losses: Mapping[str, Loss] = field(default_factory=dict)
-    observed: Mapping[str, Tensor] = field(default_factory=dict)
+    batch_stats: Mapping[str, Tensor] = field(default_factory=dict)
     dropped: Int[Tensor, ""] | None = None
-    draft: Float[Tensor, "B *n"] | None = None
+    aux_prediction: Float[Tensor, "B *n"] | None = None
 
     @property
     def counts(self) -> Int[Tensor, " E"]:
@@ -157,14 +157,14 @@ class Router(nn.Module, ABC):
         num_experts: E.
         active: experts per token that it aims at, on average.
         ranks: the processes among which training batches are spread.
-        asks: whether its forward pass takes part in sums or collections over them.
+        uses_collectives: whether its forward pass takes part in sums or collections over them.
     """
 
     num_experts: int
     active: float
-    draft_coefficient: float = 0.0
+    aux_coefficient: float = 0.0
     ranks: Ranks = ALONE
-    asks: bool = False
+    uses_collectives: bool = False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
@@ -175,11 +175,11 @@ class Router(nn.Module, ABC):
         """Whose tokens make up the batch: those of all ranks, but when sampling each process is for itself."""
         return self.ranks if self.training else ALONE
 
-    def settle(self, place: Place) -> None:
+    def bind(self, place: Place) -> None:
         """Told once by the model, before the layer is built: where the router stands."""
 
-    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
-        """Told after each optimiser step: what its forward passes observed (`Routing.observed`)."""
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
+        """Told after each optimiser step: what its forward passes observed (`Routing.batch_stats`)."""
 
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
         """The experts that it routes to."""

@@ -60,16 +60,16 @@ class TimestepExperts(Router):
         self.per_segment = self.routers[0].num_experts if router else 1
         self.num_experts = segments * self.per_segment
         self.active = self.routers[0].active if router else 1.0
-        self.draft_coefficient = self.routers[0].draft_coefficient if router else 0.0
+        self.aux_coefficient = self.routers[0].aux_coefficient if router else 0.0
 
     @property
     def routers(self) -> list[Any]:
         """Those within the segments, none if it stands alone."""
         return list(self.inner)
 
-    def settle(self, place: Place) -> None:
+    def bind(self, place: Place) -> None:
         for router in self.routers:
-            router.settle(place)
+            router.bind(place)
         if self.routers:
             self.active = self.routers[0].active
 
@@ -91,7 +91,9 @@ class TimestepExperts(Router):
         parts = []
         for index, router in enumerate(self.routers):
             here = (segment == index).nonzero()[:, 0]
-            if len(here) or (sizes[index] and router.asks):  # who has none still answers the other ranks
+            if len(here) or (
+                sizes[index] and router.uses_collectives
+            ):  # who has none still answers the other ranks
                 own = (of_token == index).nonzero()[:, 0]
                 inside = replace(
                     context,
@@ -99,28 +101,28 @@ class TimestepExperts(Router):
                     time=context.time[here],
                     c=context.c[here],
                     layout=layout.take(here.tolist()),
-                    plain=_only(context.plain, own, layout),
+                    unmodulated=_only(context.unmodulated, own, layout),
                 )
                 parts.append((index, own, router(_only(x, own, layout), inside)))
         scores = x.new_zeros(num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
         for index, own, r in parts:
             scores[own, index] = r.scores
-        drafts = [(own, r.draft) for _, own, r in parts if r.draft is not None]
+        aux_predictions = [(own, r.aux_prediction) for _, own, r in parts if r.aux_prediction is not None]
         return Routing(
             torch.cat([own[r.token] for _, own, r in parts]),
             torch.cat([r.expert + index * self.per_segment for index, _, r in parts]),
             torch.cat([r.weight for _, _, r in parts]),
             scores.flatten(1),
             _merged([(sizes[index] / sum(sizes), r.losses) for index, _, r in parts]),
-            {f"{index}/{name}": value for index, _, r in parts for name, value in r.observed.items()},
+            {f"{index}/{name}": value for index, _, r in parts for name, value in r.batch_stats.items()},
             sum(dropped) if (dropped := [r.dropped for *_, r in parts if r.dropped is not None]) else None,
-            _scattered(drafts, x.shape[:2]) if drafts else None,
+            _scattered(aux_predictions, x.shape[:2]) if aux_predictions else None,
         )
 
-    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         for index, router in enumerate(self.routers):
             prefix = f"{index}/"
-            own = [{k[len(prefix) :]: v for k, v in o.items() if k.startswith(prefix)} for o in observed]
+            own = [{k[len(prefix) :]: v for k, v in o.items() if k.startswith(prefix)} for o in batch_stats]
             if own := [o for o in own if o]:
                 router.update(own)
 
@@ -143,9 +145,11 @@ def _only(x: Float[Tensor, "R N D"], own: Int[Tensor, " T"], layout: Layout) -> 
     return rows[None] if layout.packed else rows.unflatten(0, (-1, x.shape[1]))
 
 
-def _scattered(drafts: Sequence[tuple[Tensor, Tensor]], size: Sequence[int]) -> Float[Tensor, "R N Q"]:
-    features = drafts[0][1].shape[-1]
-    whole = drafts[0][1].new_zeros(size[0] * size[1], features)
-    for own, draft in drafts:
-        whole = whole.index_copy(0, own, draft.flatten(0, 1))
+def _scattered(
+    aux_predictions: Sequence[tuple[Tensor, Tensor]], size: Sequence[int]
+) -> Float[Tensor, "R N Q"]:
+    features = aux_predictions[0][1].shape[-1]
+    whole = aux_predictions[0][1].new_zeros(size[0] * size[1], features)
+    for own, aux_prediction in aux_predictions:
+        whole = whole.index_copy(0, own, aux_prediction.flatten(0, 1))
     return whole.view(*size, features)

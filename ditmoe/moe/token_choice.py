@@ -50,7 +50,7 @@ class TokenChoice(Router):
     """
 
     bias: Tensor
-    asks = True
+    uses_collectives = True
 
     def __init__(
         self,
@@ -115,10 +115,10 @@ class TokenChoice(Router):
         return ranked.topk(self.top_k, dim=-1).indices
 
     @torch.no_grad()
-    def update(self, observed: Sequence[Mapping[str, Tensor]]) -> None:
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         if not self.bias_rate:
             return
-        counts = torch.stack([o["counts"] for o in observed]).sum(0).float()
+        counts = torch.stack([o["counts"] for o in batch_stats]).sum(0).float()
         self.bias += self.bias_rate * (counts.mean() - counts).sign()
         self.bias -= self.bias.mean()
 

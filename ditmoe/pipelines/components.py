@@ -38,7 +38,7 @@ class Transformer(Part, PeftAdapterMixin):
     Args:
         config: what builds it: "model", "router", and either "modality" (a run) or "tokens" and "num_classes" (a
             converted model).
-        facts: what the modality must know of its data, plain values.
+        data_facts: what the modality must know of its data, plain values.
         tensors: name -> shape of those facts that are tensors; their values are the memory's.
     """
 
@@ -49,7 +49,7 @@ class Transformer(Part, PeftAdapterMixin):
     def __init__(
         self,
         config: dict[str, Any],
-        facts: dict[str, Any] | None = None,
+        data_facts: dict[str, Any] | None = None,
         tensors: dict[str, list[int]] | None = None,
     ) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Transformer(Part, PeftAdapterMixin):
             if "modality" in config:
                 blank = {name: torch.zeros(shape) for name, shape in (tensors or {}).items()}
                 self.net = build.make_model(
-                    config, build.make_modality(config, {**(facts or {}), "codec": blank})
+                    config, build.make_modality(config, {**(data_facts or {}), "codec": blank})
                 )
             else:
                 self.net = weights.make(config)
@@ -82,7 +82,7 @@ class Memory(Part):
 
     Args:
         config: "process" and "sampling"; "modality", unless it is to give latents alone.
-        facts: of the modality, plain values.
+        data_facts: of the modality, plain values.
         tensors: name -> shape of those facts that are tensors (a codec's), which are its buffers.
         shape, classes: of a sample as the model sees it; names of the classes.
     """
@@ -93,7 +93,7 @@ class Memory(Part):
     def __init__(
         self,
         config: dict[str, Any],
-        facts: dict[str, Any],
+        data_facts: dict[str, Any],
         tensors: dict[str, list[int]],
         shape: list[int],
         classes: list[str],
@@ -101,7 +101,7 @@ class Memory(Part):
         super().__init__()
         file = Path("memory/config.json")
         self.admitted = trust.admit(config, list(config), file)
-        trust.check_plain(facts, "facts")
+        trust.check_plain(data_facts, "facts")
         with build.describing(file):
             build.check_shape(shape)
             self.names = sorted(tensors)  # JSON sorts them too
@@ -128,8 +128,8 @@ class Memory(Part):
         """The modality, with its facts and this autoencoder."""
         if "modality" not in self.admitted:
             return None
-        facts = dict(self.config.facts)
+        data_facts = dict(self.config.data_facts)
         codec = {name: getattr(self, f"fact{i}").float().cpu() for i, name in enumerate(self.names)}
-        modality = build.make_modality(self.admitted, facts | {"codec": codec})
+        modality = build.make_modality(self.admitted, data_facts | {"codec": codec})
         modality.attach(autoencoder)
         return modality

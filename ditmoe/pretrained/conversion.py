@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ditmoe.checkpoint import Stored, in_memory, open_file
+from ditmoe.checkpoint import LazyTensor, in_memory, open_file
 from ditmoe.modality import Tokens
 from ditmoe.pretrained import weights
 from ditmoe.pretrained.published import Architecture, Recipe, architecture, check, recipes
@@ -26,7 +26,7 @@ TIMES = {"scaled": 1.0, "unscaled": 0.001}
 EMBED = "x_embedder.proj.weight"
 
 
-def read(file: Path, entry: str | None = None) -> tuple[dict[str, Stored | Tensor], str]:
+def read(file: Path, entry: str | None = None) -> tuple[dict[str, LazyTensor | Tensor], str]:
     """The state dict in a checkpoint, still on disk, and the name of the entry that it was in.
 
     Args:
@@ -47,14 +47,14 @@ def read(file: Path, entry: str | None = None) -> tuple[dict[str, Stored | Tenso
     return _unprefixed(content[entry] if entry else content, file), entry
 
 
-def _unprefixed(state: Mapping[Any, Any], file: Path) -> dict[str, Stored | Tensor]:
+def _unprefixed(state: Mapping[Any, Any], file: Path) -> dict[str, LazyTensor | Tensor]:
     """Without what wrappers of modules put before all names ("module.", "model.module.")."""
     prefix = next((str(key)[: -len(EMBED)] for key in state if str(key).endswith(EMBED)), None)
     if prefix is None:
         some = ", ".join(map(str, list(state)[:3])) or "nothing"
         raise ValueError(f"{file} is no DiT, DiT-MoE or DiT-3D: there is no {EMBED}, but {some}")
     for key, value in state.items():
-        kind = value.dtype if isinstance(value, Stored | Tensor) else value
+        kind = value.dtype if isinstance(value, LazyTensor | Tensor) else value
         if not isinstance(key, str) or not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             got = kind if isinstance(kind, torch.dtype | str) else type(kind).__name__
             raise ValueError(f"{file}: {key} must be a tensor of floats, got {got}")
@@ -98,7 +98,7 @@ def convert_file(
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     try:
         arch = architecture(shapes, num_heads, size)
-        if top_k is not None and not arch.sparse:
+        if top_k is not None and not arch.moe_layers:
             raise ValueError("top_k cannot be given: there are no experts")
         config = arch.config(top_k or 2, TIMES[time])
         with torch.device("meta"):
@@ -108,13 +108,14 @@ def convert_file(
         check_positions(state, arch, model.tokens)
     except ValueError as error:
         raise ValueError(f"{source} does not fit: {error}") from error
-    line = f"{arch}{f', top {top_k or 2}' if arch.sparse else ''}; time {time}{f'; weights {found}' if found else ''}"
+    experts = f", top {top_k or 2}" if arch.moe_layers else ""
+    line = f"{arch}{experts}; time {time}{f'; weights {found}' if found else ''}"
     config["found"] = line
     weights.write(out, config, _made(state, wanted), max_shard_gb * 1e9)
     return line
 
 
-def check_positions(state: Mapping[str, Stored | Tensor], arch: Architecture, tokens: Tokens) -> None:
+def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture, tokens: Tokens) -> None:
     """Our positions are computed; a checkpoint's table must be the same.
 
     Raises:
@@ -137,6 +138,8 @@ def check_positions(state: Mapping[str, Stored | Tensor], arch: Architecture, to
         )
 
 
-def _made(state: Mapping[str, Stored | Tensor], wanted: Mapping[str, Recipe]) -> Iterator[tuple[str, Tensor]]:
+def _made(
+    state: Mapping[str, LazyTensor | Tensor], wanted: Mapping[str, Recipe]
+) -> Iterator[tuple[str, Tensor]]:
     for name, recipe in wanted.items():
         yield name, recipe.join([in_memory(state[key]) for key in recipe.keys])

@@ -25,7 +25,7 @@ class Architecture:
 
     Attributes:
         family: "DiT", "DiT-MoE" or "DiT-3D".
-        sparse: the layers that have experts.
+        moe_layers: the layers that have experts.
         expert_width, shared_width, dense_width: inner widths of the feed-forward layers, 0 where there is none.
         size: cells per axis of a sample, None if the checkpoint does not say.
         fused: attention is in the layout with `attn.Wqkv`.
@@ -40,7 +40,7 @@ class Architecture:
     in_channels: int
     out_channels: int
     size: int | None
-    sparse: tuple[int, ...]
+    moe_layers: tuple[int, ...]
     num_experts: int
     expert_width: int
     shared_width: int
@@ -58,7 +58,7 @@ class Architecture:
         parts = [
             f"{self.depth} layers, {self.hidden_size} wide, {self.num_heads} heads",
             "QK LayerNorm" if self.qk_norm else "",
-            f"{self.num_experts} experts of width {self.expert_width}" if self.sparse else "",
+            f"{self.num_experts} experts of width {self.expert_width}" if self.moe_layers else "",
             f"shared width {self.shared_width}" if self.shared_width else "",
             f"patch {self.patch} of {grid} with {self.in_channels} channels",
             "learned sigma" if self.out_channels > self.in_channels else "",
@@ -83,7 +83,7 @@ class Architecture:
                 "hidden_size": width,
                 "depth": self.depth,
                 "num_heads": self.num_heads,
-                "sparse": list(self.sparse),
+                "moe_layers": list(self.moe_layers),
                 "activation": "swiglu",
                 "expert_ratio": self.expert_width / width,
                 "shared_ratio": self.shared_width / width,
@@ -93,7 +93,9 @@ class Architecture:
                 "time_scale": time_scale,
             },
             "tokens": tokens,
-            "router": {**router, "num_experts": self.num_experts, "top_k": top_k} if self.sparse else None,
+            "router": {**router, "num_experts": self.num_experts, "top_k": top_k}
+            if self.moe_layers
+            else None,
             "num_classes": self.num_classes,
             "size": self.size,
         }
@@ -119,11 +121,11 @@ def architecture(
     missing = min(set(range(len(layers) + 1)) - layers)
     if missing < len(layers) or not layers:
         raise ValueError(f"blocks.{missing} is missing among the {len(layers)} blocks")
-    sparse = tuple(i for i in sorted(layers) if f"blocks.{i}.moe.gate.weight" in shapes)
-    dense = sorted(layers - set(sparse))
+    moe_layers = tuple(i for i in sorted(layers) if f"blocks.{i}.moe.gate.weight" in shapes)
+    dense = sorted(layers - set(moe_layers))
     experts = shared = 0
-    if sparse:
-        moe = f"blocks.{sparse[0]}.moe"
+    if moe_layers:
+        moe = f"blocks.{moe_layers[0]}.moe"
         experts = _shape(shapes, f"{moe}.experts.0.gate_proj.weight")[0]
         shared = shapes.get(f"{moe}.shared_experts.gate_proj.weight", (0,))[0]
     norm = next((shape for key, shape in shapes.items() if key.endswith("attn.q_norm.weight")), None)
@@ -131,7 +133,7 @@ def architecture(
     if heads is None:
         raise ValueError(f"num_heads must be given for {len(layers)} layers of width {hidden}: num_heads=...")
     return Architecture(
-        family="DiT-3D" if axes == 3 else "DiT-MoE" if sparse else "DiT",
+        family="DiT-3D" if axes == 3 else "DiT-MoE" if moe_layers else "DiT",
         depth=len(layers),
         hidden_size=hidden,
         num_heads=heads,
@@ -140,8 +142,8 @@ def architecture(
         in_channels=channels,
         out_channels=_shape(shapes, "final_layer.linear.weight")[0] // patch**axes,
         size=_size(shapes.get("pos_embed"), patch, axes, size),
-        sparse=sparse,
-        num_experts=_shape(shapes, f"blocks.{sparse[0]}.moe.gate.weight")[0] if sparse else 0,
+        moe_layers=moe_layers,
+        num_experts=_shape(shapes, f"blocks.{moe_layers[0]}.moe.gate.weight")[0] if moe_layers else 0,
         expert_width=experts,
         shared_width=shared,
         dense_width=_shape(shapes, f"blocks.{dense[0]}.mlp.fc1.weight")[0] if dense else 0,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ditmoe import checkpoint
-from ditmoe.checkpoint import Stored, in_memory, open_file
+from ditmoe.checkpoint import LazyTensor, in_memory, open_file
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.config import build, trust
 from ditmoe.model import DiTMoE
@@ -132,8 +132,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return trust.admit(found.part("config"), ("model",), found.path), found.part("ema")
 
 
-def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, Stored]:
-    weights: dict[str, Stored] = {}
+def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, LazyTensor]:
+    weights: dict[str, LazyTensor] = {}
     for name in shards:
         weights |= open_file(folder / Path(name).name)
     return weights

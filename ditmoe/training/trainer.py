@@ -152,7 +152,7 @@ class Trainer:
             self.saver.prune()
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
-        """Go on from a checkpoint, within `alone`."""
+        """Go on from a checkpoint, within `exclusive_lock`."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
         checkpoint.fill(found, "model", self.model.state_dict())
@@ -167,7 +167,7 @@ class Trainer:
             checkpoint.restate(found, config=self.carried["config"])
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """Have the run's folder to oneself; nothing is read of it to go on from, or written into it, before.
 
         Raises:
@@ -180,10 +180,10 @@ class Trainer:
             refused = None
             try:
                 if self.mesh.rank == 0:
-                    stack.enter_context(checkpoint.alone(self.folder))
+                    stack.enter_context(checkpoint.exclusive_lock(self.folder))
             except (ValueError, OSError) as error:
                 refused = error
-            if (told := self.ranks.told(refused)) is not None:
+            if (told := self.ranks.first_error(refused)) is not None:
                 raise refused or ValueError(told)
             self._alone = True
             stack.callback(setattr, self, "_alone", False)
@@ -193,7 +193,7 @@ class Trainer:
         """Train up to `steps`; False if Ctrl-C or SIGTERM asked to stop first. Saves in both cases."""
         with (
             self.stop.listening(),
-            self.alone(),
+            self.exclusive_lock(),
             Recorder(self.folder, self.step) if self.mesh.rank == 0 else nullcontext() as recorder,
         ):
             while self.step < self.steps and not self.stop.agreed():
@@ -239,7 +239,7 @@ class Trainer:
         return self.guard.exhausted
 
     def _save(self, recorder: Recorder | None) -> None:
-        self.ranks.together(lambda: recorder.flush(sync=True) if recorder else None)
+        self.ranks.all_or_raise(lambda: recorder.flush(sync=True) if recorder else None)
         self.save()
 
     def _save_if_possible(self, recorder: Recorder | None) -> None:
@@ -265,7 +265,7 @@ class Trainer:
             self.mesh.sum_copies(self.model, last=micro == self.accumulate - 1)
             (objective / self.accumulate).backward()
             values.append(torch.stack(list(losses.values())))
-            passes.append([routing.observed for routing in routings])
+            passes.append([routing.batch_stats for routing in routings])
             tallies.append(tally(routings))
             samples += batch.size
         numbers = dict(zip(losses, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
@@ -307,9 +307,9 @@ class Trainer:
             objective = objective + sum(part.coefficient * part.value for part in parts)
             losses[name] = torch.stack([part.value.detach().float() for part in parts]).mean()
         for router, routing in zip(self.model.routers, routings, strict=True):
-            if routing.draft is not None:
-                error = batch.mean_square(routing.draft.float() - target)
-                objective = objective + router.draft_coefficient * error
+            if routing.aux_prediction is not None:
+                error = batch.mean_square(routing.aux_prediction.float() - target)
+                objective = objective + router.aux_coefficient * error
         return objective, losses, routings
 
     def rate(self, step: int) -> float:

@@ -55,7 +55,7 @@ class Image(LatentModality):
         rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_images`.
         preparation: options of `latent_cache.prepare`.
-        facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
+        data_facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
     """
 
     name: ClassVar[str] = "image"
@@ -75,11 +75,11 @@ class Image(LatentModality):
         rows: int = 1,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        data_facts: Mapping[str, Any] | None = None,
     ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
-        super().__init__(codec, facts)
+        super().__init__(codec, data_facts)
         self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
         self._make_data, self._make_tokens, self._latents = data, tokens, latents
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
@@ -122,7 +122,7 @@ class Image(LatentModality):
         return whole if size is None else self.codec.shape(size)
 
     def tokens(self, hidden_size: int) -> Tokens:
-        stride = self.facts()["stride"]
+        stride = self.data_facts()["stride"]
         tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0], stride=stride)
         x = torch.zeros(1, *self.sample_shape)
         tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
@@ -144,7 +144,7 @@ class Image(LatentModality):
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
         """Which pictures share which row; and the readable training pictures, each with the size it is brought to."""
         probe = self.tokens(8)
-        unit = [s * p for s, p in zip(self.facts()["stride"], probe.cut, strict=True)]
+        unit = [s * p for s, p in zip(self.data_facts()["stride"], probe.patch_size, strict=True)]
         area = self.size[0] * self.size[1]
         kept = [(p, native_size(size, unit, area)) for p, size in self.data.own_sizes()]
         packing = Packing([h * w // (unit[0] * unit[1]) for _, (h, w) in kept], self.budget)

@@ -38,7 +38,7 @@ class LatentTokens(Tokens):
         for name, value in {"channels": channels, "patch": patch, "pixels": pixels}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.hidden_size, self.patch, self.cut = hidden_size, patch, (patch, patch)
+        self.hidden_size, self.patch, self.patch_size = hidden_size, patch, (patch, patch)
         self.in_features = channels * patch**2
         self.steps = tuple(patch * s / pixels for s in stride) if stride else (1.0, 1.0)
         self.out_features = (2 if learn_sigma else 1) * self.in_features
@@ -55,7 +55,7 @@ class LatentTokens(Tokens):
     def coordinates(self, layout: Layout) -> Float[Tensor, "N 2"]:
         return layout.cells * torch.tensor(self.steps, device=layout.device)
 
-    def inverse(
+    def unpatchify(
         self,
         tokens: Float[Tensor, "B N Q"],
         layout: Layout,

@@ -26,17 +26,21 @@ class LatentModality(Modality):
 
     Args:
         codec: makes the codec.
-        facts: class names, shape of the latents and what the codec learnt, from a checkpoint; None finds them from the
-            data.
+        data_facts: class names, shape of the latents and what the codec learnt, from a checkpoint; None finds them from
+            the data.
     """
 
     published: ClassVar[type[Published]]
     """The codec whose weights are in no checkpoint."""
 
-    def __init__(self, codec: Callable[..., Codec], facts: Mapping[str, Any] | None) -> None:
+    def __init__(self, codec: Callable[..., Codec], data_facts: Mapping[str, Any] | None) -> None:
         self._make_codec = codec
-        self._facts = {**facts, "classes": [printable(name) for name in facts["classes"]]} if facts else None
-        self._learnt: Mapping[str, Tensor] | None = None
+        self._facts = (
+            {**data_facts, "classes": [printable(name) for name in data_facts["classes"]]}
+            if data_facts
+            else None
+        )
+        self._fitted_state: Mapping[str, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -59,12 +63,12 @@ class LatentModality(Modality):
     @cached_property
     def codec(self) -> Codec:
         """As the checkpoint or the latents on disk have it, or fitted to some training data."""
-        return self.ready_codec(self._learnt)
+        return self.ready_codec(self._fitted_state)
 
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        self._learnt = facts["codec"]
+    def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
+        self._fitted_state = data_facts["codec"]
 
-    def ready_codec(self, learnt: Mapping[str, Tensor] | None) -> Codec:
+    def ready_codec(self, fitted_state: Mapping[str, Tensor] | None) -> Codec:
         """A codec that knows what it must, which it learns where no one has it yet; on the device.
 
         Raises:
@@ -80,11 +84,11 @@ class LatentModality(Modality):
                 raise ValueError(
                     f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
                 )
-            learnt = self._facts["codec"]
+            fitted_state = self._facts["codec"]
         if next(codec.buffers()).device.type != "meta":  # there it is only asked for shapes
             codec.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        if learnt is not None:
-            codec.restore(learnt)
+        if fitted_state is not None:
+            codec.restore(fitted_state)
         elif self.cached is not None:
             self.cached.restore(codec)
         else:
@@ -100,24 +104,24 @@ class LatentModality(Modality):
             raise ValueError(f"a {self.name} must have at most {LARGEST} pixels, got {list(self.pixel_size)}")
         return list(codec.shape(self.pixel_size))
 
-    def facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
         if self._facts is None:
             codec = self.codec
             self._facts = {
                 "classes": self.class_names(),
                 "shape": self._shape(codec),
                 "stride": list(codec.stride),
-                "codec": codec.learnt(),
+                "codec": codec.fitted_state(),
             }
         return self._facts
 
     @property
     def classes(self) -> Sequence[str]:
-        return self.facts()["classes"]
+        return self.data_facts()["classes"]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        return tuple(self.facts()["shape"])
+        return tuple(self.data_facts()["shape"])
 
     def encode_pixels(self, x: Float[Tensor, "B C *size"]) -> Float[Tensor, "B L *cells"]:
         """Latents, on the codec's device."""

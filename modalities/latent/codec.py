@@ -46,7 +46,7 @@ class Codec(nn.Module, ABC):
         """What it learnt of the data, or was told by its configuration; published weights stay where they are."""
         return dict(self.named_buffers(recurse=False))
 
-    def learnt(self) -> dict[str, Tensor]:
+    def fitted_state(self) -> dict[str, Tensor]:
         """Its state, on the host."""
         return {name: value.detach().cpu() for name, value in self.state().items()}
 
@@ -61,7 +61,7 @@ class Codec(nn.Module, ABC):
                 )
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `learnt` gave.
+        """Take back what `fitted_state` gave.
 
         Raises:
             ValueError: if it is another codec's.

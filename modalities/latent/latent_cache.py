@@ -89,7 +89,7 @@ def prepare(
               "dtype": dtype, "shard": shard, "classes": list(source.classes), "num": len(source.names)}  # fmt: skip
     _claim(out / RECORD, record)
     with replacing(out / CODEC) as stream:
-        stream.write(save({name: value.contiguous() for name, value in codec.learnt().items()}))
+        stream.write(save({name: value.contiguous() for name, value in codec.fitted_state().items()}))
     unreadable: dict[str, str] = {}
     written = 0
     with tqdm(total=len(source.names), desc="encoding", unit=source.kind) as bar:

@@ -30,7 +30,7 @@ class PointCloud(Modality):
         num_points: points of a training sample and of a generated one.
         evaluation: options of `evaluate_sets`.
         preparation: options of `prepare`.
-        facts: class names and normalisation from a checkpoint; None reads them from the data.
+        data_facts: class names and normalisation from a checkpoint; None reads them from the data.
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -44,7 +44,7 @@ class PointCloud(Modality):
         num_points: int = 2048,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        data_facts: Mapping[str, Any] | None = None,
     ) -> None:
         if num_points < 1:
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
@@ -54,7 +54,7 @@ class PointCloud(Modality):
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
         check_options("modality.preparation", prepare, self._preparation)
         self._data: Clouds | None = None
-        self._facts = _numbers(facts) if facts else None
+        self._facts = _numbers(data_facts) if data_facts else None
 
     @property
     def data(self) -> Clouds:
@@ -63,7 +63,7 @@ class PointCloud(Modality):
             self._data = self._make_data(num_points=self.num_points)
         return self._data
 
-    def facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
         if self._facts is None:
             self._facts = {
                 "classes": list(self.data.classes),
@@ -74,7 +74,7 @@ class PointCloud(Modality):
 
     @property
     def classes(self) -> Sequence[str]:
-        return self.facts()["classes"]
+        return self.data_facts()["classes"]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -101,8 +101,8 @@ class PointCloud(Modality):
         return self.data.batch_names(size, seed, step, rank, world)
 
     def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
-        facts = self.facts()
-        points = x.double() * facts["scale"] + torch.tensor(facts["mean"], dtype=torch.float64)
+        data_facts = self.data_facts()
+        points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
         return Samples(points.float().numpy(), labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
@@ -147,12 +147,12 @@ class PointCloud(Modality):
         prepare(source, out, **self._preparation)
 
 
-def _numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint, whose types nobody has looked at."""
-    mean = [float(value) for value in facts["mean"]]
+    mean = [float(value) for value in data_facts["mean"]]
     if len(mean) != 3 or not all(map(math.isfinite, mean)):
         raise ValueError(f"the mean of the points must have 3 finite numbers, got {mean}")
-    if not 0 < float(facts["scale"]) < math.inf:
-        raise ValueError(f"the scale of the points must be positive, got {facts['scale']}")
-    classes = [printable(name) for name in facts["classes"]]
-    return {"classes": classes, "mean": mean, "scale": float(facts["scale"])}
+    if not 0 < float(data_facts["scale"]) < math.inf:
+        raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
+    classes = [printable(name) for name in data_facts["classes"]]
+    return {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}

@@ -56,7 +56,7 @@ class Video(LatentModality):
         rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_videos`.
         preparation: options of `latent_cache.prepare`, and "starts": clips of each video, evenly spread over it.
-        facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
+        data_facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
     """
 
     name: ClassVar[str] = "video"
@@ -82,7 +82,7 @@ class Video(LatentModality):
         rows: int = 1,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        data_facts: Mapping[str, Any] | None = None,
     ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
@@ -96,7 +96,7 @@ class Video(LatentModality):
             raise ValueError(
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
-        super().__init__(codec, facts)
+        super().__init__(codec, data_facts)
         self.budget, self._rows = budget, packed_rows(native, rows, latents)
         self.size, self.frames, self.stride, self.rate = tuple(size), frames, stride, rate
         self.images, self.merge = images, merge
@@ -168,14 +168,14 @@ class Video(LatentModality):
             return to_pixels(self.pictures.batch(size, seed, step)[0][:, None].repeat(self.frames, axis=1))
         return to_pixels(self.shown.batch(size, seed, step)[0])
 
-    def facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
         stored = self.images and self._latents is not None and self.pictures is None
         if self._facts is None and stored and not self.codec.causal:
             raise ValueError(
                 f"modality.images must be 0 or of modality.pictures.root: {type(self.codec.model).__name__} "  # type: ignore[attr-defined]
                 "is not causal, so that no latent on disk is that of one frame"
             )
-        return super().facts()
+        return super().data_facts()
 
     def class_names(self) -> list[str]:
         names = list((self.cached or self.data).classes)
@@ -193,7 +193,7 @@ class Video(LatentModality):
         tokens = self._make_tokens(
             hidden_size=hidden_size,
             channels=self.sample_shape[0],
-            stride=self.facts()["stride"],
+            stride=self.data_facts()["stride"],
             rate=self.rate,
         )
         x = torch.zeros(1, *self.sample_shape)
@@ -220,8 +220,8 @@ class Video(LatentModality):
     @cached_property
     def native_set(self) -> NativeClips:
         """The training clips, and pictures where there are some, at their own lengths and sizes."""
-        cut = self.tokens(3).cut
-        shown = NativeClips(self.data, self.pictures, self.codec.shape, self.facts()["stride"], cut,
+        patch_size = self.tokens(3).patch_size
+        shown = NativeClips(self.data, self.pictures, self.codec.shape, self.data_facts()["stride"], patch_size,
                             (self.frames, self.size[0], self.size[1]), self.budget)  # fmt: skip
         print(shown.told())
         return shown

@@ -45,7 +45,7 @@ class SpacetimeTokens(Tokens):
         if min(rate, seconds, pixels) <= 0:
             raise ValueError(f"rate, seconds and pixels must be above 0, got {rate}, {seconds} and {pixels}")
         self.hidden_size = hidden_size
-        self.patch = self.cut = tuple(patch)
+        self.patch = self.patch_size = tuple(patch)
         self.in_features = self.out_features = channels * patch[0] * patch[1] * patch[2]
         steps = [patch[i] * stride[i] / unit for i, unit in enumerate((rate * seconds, pixels, pixels))]
         self.steps = tuple(steps)
@@ -62,7 +62,7 @@ class SpacetimeTokens(Tokens):
     def positions(self, layout: Layout) -> Float[Tensor, "N D"]:
         return sincos(self.coordinates(layout), self.hidden_size)
 
-    def inverse(
+    def unpatchify(
         self,
         tokens: Float[Tensor, "B N P"],
         layout: Layout,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ditmoe.checkpoint import Stored, open_file
+from ditmoe.checkpoint import LazyTensor, open_file
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -95,5 +95,5 @@ def test_compressed_and_swapped_files_are_refused(tmp_path: Path) -> None:
 def test_stored_is_what_it_says(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(6.0).view(2, 3)}, tmp_path / "a.pt")
     value = open_file(tmp_path / "a.pt")["a"]
-    assert isinstance(value, Stored)
+    assert isinstance(value, LazyTensor)
     assert (value.shape, value.stride, value.dtype) == ((2, 3), (3, 1), torch.float32)

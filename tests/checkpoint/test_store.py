@@ -139,11 +139,11 @@ def test_one_process_at_a_time_and_no_litter_of_killed_ones(tmp_path: Path) -> N
     litter = tmp_path / "checkpoints" / ".step-0000007.01234567.ditmoe-draft"
     litter.mkdir(parents=True)
     (litter / "ema.safetensors").write_bytes(b"half")
-    with store.alone(tmp_path):
+    with store.exclusive_lock(tmp_path):
         assert os.listdir(tmp_path / "checkpoints") == []
-        with pytest.raises(ValueError, match="another process is training"), store.alone(tmp_path):
+        with pytest.raises(ValueError, match="another process is training"), store.exclusive_lock(tmp_path):
             pass
-    with store.alone(tmp_path):
+    with store.exclusive_lock(tmp_path):
         pass
 
 

@@ -23,7 +23,7 @@ CASES = [
 
 def model() -> DiTMoE:
     router = partial(ExpertChoice, num_experts=8, capacity=2.0)  # used evenly, as a plan takes experts to be
-    return DiTMoE(LatentTokens(48, 4, 2), 5, 48, 3, 4, router=router, sparse=[1, 2])
+    return DiTMoE(LatentTokens(48, 4, 2), 5, 48, 3, 4, router=router, moe_layers=[1, 2])
 
 
 def measured() -> list[dict[str, float]]:

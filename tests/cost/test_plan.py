@@ -76,7 +76,7 @@ def cloud(resolution: int) -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
 
 MODELS = {
     "mixture": image(qk_norm=True),
-    "some layers": image(sparse=[1], shared_ratio=0, dense_activation="gelu"),
+    "some layers": image(moe_layers=[1], shared_ratio=0, dense_activation="gelu"),
     "gelu experts": image(activation="gelu"),
     "dense": image(router=None),
     "points": cloud(8),

@@ -31,7 +31,7 @@ def test_the_true_target_leads_back_to_the_data(process: Process) -> None:
     """With a perfect answer one can solve for x0: v = e - x0 on the straight path, the DDPM algebra else."""
     x0, noise, t = mixed()
     x_t = process.corrupt(x0, noise, t)
-    out = process.for_scheduler(process.target(x0, noise, t), x_t, t)
+    out = process.to_scheduler_output(process.target(x0, noise, t), x_t, t)
     if isinstance(process, FlowMatching):
         back = x_t - t.view(-1, 1, 1) / 1000 * out
     else:

@@ -84,16 +84,16 @@ def test_order_of_points_does_not_matter() -> None:
 
 
 def test_only_the_named_layers_have_experts() -> None:
-    model = tiny(sparse=[1])
+    model = tiny(moe_layers=[1])
     assert len(model(torch.randn(1, 20, 3), torch.tensor([5.0]), torch.tensor([0]))[1]) == 1
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sparse": [7]}, r"\[7\]"),
+        ({"moe_layers": [7]}, r"\[7\]"),
         ({"activation": "relu"}, "relu"),
-        ({"dense_activation": "x", "sparse": []}, "x"),
+        ({"dense_activation": "x", "moe_layers": []}, "x"),
         ({"attention": "space"}, "attention must be one of full, factorised, window, got 'space'"),
     ],
 )
@@ -118,7 +118,7 @@ class Grid(LatentTokens):
 
 def clips(along: str = "full", depth: int = 2, rope: bool = False) -> DiTMoE:
     torch.manual_seed(0)
-    model = DiTMoE(Grid(24), 3, 24, depth, 2, sparse=[], attention=along, rope=rope)
+    model = DiTMoE(Grid(24), 3, 24, depth, 2, moe_layers=[], attention=along, rope=rope)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim > 1 and not p.any():

@@ -150,9 +150,11 @@ def test_samples_do_not_see_each_other(name: str) -> None:
 def test_every_weight_learns() -> None:
     net = model("points", router=partial(ExpertRace, num_experts=4, top_k=2), mask_ratio=[0.5, 0.9])
     prediction, routings = net(*batch("points"))
-    drafts = [routing.draft for routing in routings]
-    assert all(draft.shape == prediction.shape for draft in drafts)
-    objective = prediction.square().mean() + sum(draft.square().mean() for draft in drafts)
+    aux_predictions = [routing.aux_prediction for routing in routings]
+    assert all(aux_prediction.shape == prediction.shape for aux_prediction in aux_predictions)
+    objective = prediction.square().mean() + sum(
+        aux_prediction.square().mean() for aux_prediction in aux_predictions
+    )
     (objective + sum(r.losses["similarity"].value for r in routings)).backward()
     assert net.mask_token.grad.abs().sum() > 0
     assert {n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()} == set()
@@ -167,7 +169,13 @@ def test_the_plan_counts_a_pass_that_drops_nothing() -> None:
     assert (counts.multiply_adds, counts.products) == real_multiply_adds(make().eval(), (70, 3))
 
 
-SMALL = ["model=masked", "model.hidden_size=48", "model.depth=2", "model.sparse=[1]", "model.mask_ratio=0.6"]
+SMALL = [
+    "model=masked",
+    "model.hidden_size=48",
+    "model.depth=2",
+    "model.moe_layers=[1]",
+    "model.mask_ratio=0.6",
+]
 SMALL += ["trainer.precision=fp32", "trainer.clip=0.15", "trainer.batch_size=4", "modality.tokens.patch=2"]
 
 

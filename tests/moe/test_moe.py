@@ -79,7 +79,7 @@ def test_a_bias_that_moves_evens_out_the_load_without_a_gradient() -> None:
     assert moe(x, context)[1].load.max() > 0.4
     weights = moe.router.weight.clone()
     for _ in range(200):
-        moe.router.update([moe(x, context)[1].observed])
+        moe.router.update([moe(x, context)[1].batch_stats])
     assert moe(x, context)[1].load.max() < 0.28
     assert moe(x, context)[1].load.min() > 0.22
     assert moe.router.bias.mean().abs() < 1e-6
@@ -155,7 +155,7 @@ def test_dropped_assignments_are_counted() -> None:
     routing = moe.router(x, context)
     assert routing.dropped > 0
     assert routing.dropped + len(routing.token) == 2 * B * N
-    assert routing.observed["counts"].sum() == 2 * B * N
+    assert routing.batch_stats["counts"].sum() == 2 * B * N
     roomy = TokenChoice(D, E, 2, capacity=float(E))
     roomy.initialize()
     assert roomy(x, context).dropped == 0
@@ -175,11 +175,11 @@ def test_expert_choice_may_have_a_capacity_for_each_layer() -> None:
     active = []
     for index in range(3):
         router = ExpertChoice(D, E, [4.0, 2.0, 1.0])
-        router.settle(Place(index, 3, 6, 2))
+        router.bind(Place(index, 3, 6, 2))
         active.append(router.active)
     assert active == [4.0, 2.0, 1.0]
     with pytest.raises(ValueError, match="one entry for each of 2 layers with experts, got 3"):
-        ExpertChoice(D, E, [4.0, 2.0, 1.0]).settle(Place(0, 2, 6, 2))
+        ExpertChoice(D, E, [4.0, 2.0, 1.0]).bind(Place(0, 2, 6, 2))
 
 
 def test_room_is_not_rounded_up_by_round_off() -> None:
@@ -218,10 +218,10 @@ def test_a_decoupled_router_does_not_see_the_modulation() -> None:
 def test_the_pools_thresholds_follow_a_moving_average() -> None:
     for name in ("batch_pool", "race"):
         moe, (x, context) = layer(name), batch()
-        first = moe.router(x, context).observed
+        first = moe.router(x, context).batch_stats
         moe.router.update([first])
         assert torch.equal(moe.router.threshold.value, first["threshold"])
-        second = moe.router(2 * x, context).observed
+        second = moe.router(2 * x, context).batch_stats
         moe.router.update([second])
         expected = 0.95 * first["threshold"] + 0.05 * second["threshold"]
         assert torch.allclose(moe.router.threshold.value, expected)
@@ -239,7 +239,7 @@ def test_the_predictor_of_a_batch_pool_learns_who_is_taken_and_moves_nothing_els
         routing = moe.router(x, context)
         routing.losses["predictor"].value.backward()
         optimizer.step()
-    moe.router.update([routing.observed])
+    moe.router.update([routing.batch_stats])
     trained, sampled = ({*zip(r.token.tolist(), r.expert.tolist(), strict=True)} for r in (
         moe.train().router(x, context), moe.eval().router(x, context)))  # fmt: skip
     assert len(trained & sampled) > 0.9 * len(trained)
@@ -271,7 +271,7 @@ def test_relu_is_steered_to_its_number_of_experts() -> None:
         loss = routing.losses["sparsity"]
         ((out - target).square().mean() + loss.coefficient * loss.value).backward()
         optimizer.step()
-        moe.router.update([routing.observed])
+        moe.router.update([routing.batch_stats])
         used.append(len(routing.token) / len(routing.scores))
     assert used[0] > 3
     assert sum(used[-50:]) / 50 == pytest.approx(2, abs=0.3)
@@ -327,7 +327,9 @@ def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
     routing = moe.router(x, context)  # t = 100 is below the edge, 500 and 900 are not
     inside = [
         type(context)(
-            *(v[h] for v in (context.t, context.time, context.c)), context.layout.take(h), context.plain[h]
+            *(v[h] for v in (context.t, context.time, context.c)),
+            context.layout.take(h),
+            context.unmodulated[h],
         )
         for h in ([0], [1, 2])
     ]
@@ -341,7 +343,7 @@ def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
 
 def test_time_aware_experts_start_as_their_input_and_answer_to_the_time() -> None:
     moe, (x, context) = layer("diff_moe 2", shared=0), batch("diff_moe 2")
-    changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.plain)
+    changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.unmodulated)
     assert not torch.allclose(moe(x, context)[0], moe(x, changed)[0], atol=1e-3)
     fresh = MoE(moe.router, D, 24, 0, "swiglu")
     fresh.experts.initialize()
@@ -405,11 +407,11 @@ def test_a_capacity_below_one_token_names_its_numbers(router) -> None:
 @torch.no_grad()
 def test_the_gpu_equals_the_cpu(name: str) -> None:
     moe, (x, context) = layer(name), batch(name)
-    moe.router.update([moe(x, context)[1].observed])
+    moe.router.update([moe(x, context)[1].batch_stats])
     there = type(context)(
         *(v.cuda() for v in (context.t, context.time, context.c)),
         replace(context.layout, device=torch.device("cuda")),
-        context.plain.cuda(),
+        context.unmodulated.cuda(),
     )
     on_gpu = copy.deepcopy(moe).cuda()
     assert torch.allclose(on_gpu.eval()(x.cuda(), there)[0].cpu(), moe.eval()(x, context)[0], atol=1e-3)

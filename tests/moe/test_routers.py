@@ -15,7 +15,7 @@ EVERY = pytest.mark.parametrize("name", list(ROUTERS))
 def updated(name: str) -> tuple[MoE, torch.Tensor, object]:
     """A layer whose state has seen the batch once."""
     moe, (x, context) = layer(name), batch(name)
-    moe.router.update([moe(x, context)[1].observed])
+    moe.router.update([moe(x, context)[1].batch_stats])
     return moe, x, context
 
 
@@ -67,15 +67,15 @@ def test_the_same_result_in_both_modes(name: str) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_reach_every_expert_and_the_router(name: str, training: bool) -> None:
     moe, (x, context) = layer(name), batch(name, size=24)
-    moe.router.update([moe(x, context)[1].observed])
+    moe.router.update([moe(x, context)[1].batch_stats])
     out, routing = moe.train(training)(x, context)
     extra = sum(loss.value for loss in routing.losses.values())
-    if routing.draft is not None:
-        extra = extra + routing.draft.square().mean()
+    if routing.aux_prediction is not None:
+        extra = extra + routing.aux_prediction.square().mean()
     (out.square().mean() + extra).backward()
     for own, p in moe.named_parameters():
         if training or not any(
-            part in own for part in ("draft", "batch_pool", "router.first", "router.second")
+            part in own for part in ("aux_head", "batch_pool", "router.first", "router.second")
         ):
             assert p.grad is not None, own
             assert p.grad.any(), own
@@ -109,7 +109,9 @@ def test_half_precision_runs_and_scores_stay_float32(name: str, dtype: torch.dty
     assert routing.scores.dtype == torch.float32
     assert (out.float() - full).abs().median() < 0.03
     half = type(context)(
-        *(v.to(dtype) for v in (context.t, context.time, context.c)), context.layout, context.plain.to(dtype)
+        *(v.to(dtype) for v in (context.t, context.time, context.c)),
+        context.layout,
+        context.unmodulated.to(dtype),
     )
     for training in (True, False):
         out, routing = moe.to(dtype).train(training)(x.to(dtype), half)
@@ -123,10 +125,10 @@ def test_half_precision_runs_and_scores_stay_float32(name: str, dtype: torch.dty
 def test_a_forward_pass_changes_nothing_and_state_travels(name: str) -> None:
     moe, (x, context) = layer(name), batch(name)
     before = copy.deepcopy(moe.state_dict())
-    observed = moe(x, context)[1].observed
+    batch_stats = moe(x, context)[1].batch_stats
     assert all(torch.equal(v, before[k]) for k, v in moe.state_dict().items())
     ema = EMA(moe, 0.9)
-    moe.router.update([observed])
+    moe.router.update([batch_stats])
     moved = [k for k, v in moe.state_dict().items() if not torch.equal(v, before[k])]
     assert set(moved) <= {k for k, _ in moe.named_buffers()}
     assert bool(moved) == (name in POOLED or name in ("relu", "sigmoid and bias"))
@@ -144,7 +146,7 @@ def test_the_order_of_the_samples_is_no_matter(name: str) -> None:
     moe, x, context = updated(name)
     order = torch.tensor([2, 0, 1])
     values = (v[order] for v in (context.t, context.time, context.c))
-    turned = type(context)(*values, context.layout, context.plain[order])
+    turned = type(context)(*values, context.layout, context.unmodulated[order])
     for training in (True, False):
         moe.train(training)
         assert torch.allclose(moe(x[order], turned)[0], moe(x, context)[0][order], atol=1e-5)
@@ -155,7 +157,7 @@ def test_the_order_of_the_samples_is_no_matter(name: str) -> None:
 def test_the_order_of_the_tokens_is_no_matter_without_a_grid(name: str) -> None:
     moe, x, context = updated(name)
     order = torch.randperm(N)
-    turned = type(context)(context.t, context.time, context.c, context.layout, context.plain[:, order])
+    turned = type(context)(context.t, context.time, context.c, context.layout, context.unmodulated[:, order])
     assert torch.allclose(moe(x[:, order], turned)[0], moe(x, context)[0][:, order], atol=1e-5)
 
 
@@ -176,9 +178,9 @@ def test_every_token_router_runs_within_noise_segments(name: str) -> None:
         type(context)(
             *(v[early] for v in (context.t, context.time, context.c)),
             context.layout.take(early),
-            context.plain[early],
+            context.unmodulated[early],
         ),
     )
     assert len(part.expert) == int((routing.expert < E).sum())
     assert routing.scores.shape == (B * N, 2 * E)
-    whole.update([routing.observed])
+    whole.update([routing.batch_stats])

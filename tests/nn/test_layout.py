@@ -24,23 +24,23 @@ def packed(name: str) -> tuple[Tensor, Context]:
     """Three samples of different sizes on one row."""
     layout = Layout.pack(GRIDS[axes(name)], CPU)
     g = torch.Generator().manual_seed(3)
-    x, plain = (torch.randn(1, sum(layout.lengths), D, generator=g) for _ in range(2))
+    x, unmodulated = (torch.randn(1, sum(layout.lengths), D, generator=g) for _ in range(2))
     time, c = (torch.randn(3, D, generator=g) for _ in range(2))
-    return x, Context(torch.tensor([100.0, 500.0, 900.0]), time, c, layout, plain)
+    return x, Context(torch.tensor([100.0, 500.0, 900.0]), time, c, layout, unmodulated)
 
 
 def alone(x: Tensor, context: Context, i: int) -> tuple[Tensor, Context]:
     """One of them on a row of a batch."""
     own, grid = context.layout.sample == i, context.layout.grids[i]
     t, time, c = (v[i : i + 1] for v in (context.t, context.time, context.c))
-    return x[:, own], Context(t, time, c, Layout.even(grid, 1, CPU), context.plain[:, own])
+    return x[:, own], Context(t, time, c, Layout.even(grid, 1, CPU), context.unmodulated[:, own])
 
 
 @pytest.mark.parametrize("name", list(ROUTERS))
 @torch.no_grad()
 def test_a_sample_does_not_depend_on_what_it_is_packed_with(name: str) -> None:
     moe, (x, context) = layer(name), packed(name)
-    moe.router.update([moe.router(x, context).observed])
+    moe.router.update([moe.router(x, context).batch_stats])
     for training in (True, False):
         if training and name in POOLED:
             continue
@@ -56,9 +56,9 @@ def test_equal_samples_are_the_same_packed_or_not(name: str) -> None:
     moe, (_, context) = layer(name), packed(name)
     grid = GRIDS[axes(name)][0]
     n = context.layout.lengths[0]
-    x, plain = torch.randn(2, 1, 3 * n, D)
-    row = replace(context, layout=Layout.pack([grid] * 3, CPU), plain=plain)
-    batch = replace(context, layout=Layout.even(grid, 3, CPU), plain=plain.view(3, n, D))
+    x, unmodulated = torch.randn(2, 1, 3 * n, D)
+    row = replace(context, layout=Layout.pack([grid] * 3, CPU), unmodulated=unmodulated)
+    batch = replace(context, layout=Layout.even(grid, 3, CPU), unmodulated=unmodulated.view(3, n, D))
     found = []
     for tokens, inside in ((x, row), (x.view(3, n, D), batch)):
         moe.zero_grad()

@@ -286,7 +286,7 @@ def test_dit3d_is_what_was_published(tmp_path: Path) -> None:
     config: Any = OmegaConf.to_container(composed)
     made = Architecture(
         family="DiT-3D", depth=12, hidden_size=384, num_heads=6, num_classes=1, patch=4, in_channels=3,
-        out_channels=3, size=32, sparse=(), num_experts=0, expert_width=0, shared_width=0, dense_width=1536,
+        out_channels=3, size=32, moe_layers=(), num_experts=0, expert_width=0, shared_width=0, dense_width=1536,
         qk_norm=False, fused=False,
     ).config(top_k=1, time_scale=1.0)  # fmt: skip
     for name in ("hidden_size", "depth", "num_heads", "dense_ratio", "dense_activation", "qk_norm"):

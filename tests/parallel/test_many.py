@@ -143,7 +143,7 @@ def test_sizes_that_do_not_fit_are_named() -> None:
 
 
 NATIVE = ["modality.rows=4", "trainer.log_every=1", "trainer.accumulate=2", *RUN[2:]]
-MODELS = {"debug": [], "masked": ["model=masked", "model.hidden_size=32", "model.depth=2", "model.sparse=null",
+MODELS = {"debug": [], "masked": ["model=masked", "model.hidden_size=32", "model.depth=2", "model.moe_layers=null",
                                   "model.rope=true", "model.mask_ratio=0.5", "model.decoder_window=2"]}  # fmt: skip
 
 

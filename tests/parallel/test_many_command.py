@@ -73,7 +73,7 @@ def test_a_refused_second_process_changes_no_byte_of_the_run(tmp_path: Path, num
         found = [tmp_path, *sorted(tmp_path.rglob("*"))]
         return {str(f): (f.stat().st_mtime_ns, f.read_bytes() if f.is_file() else b"") for f in found}
 
-    with checkpoint.alone(tmp_path):
+    with checkpoint.exclusive_lock(tmp_path):
         before = state()
         second = torchrun(num, "ditmoe.train", *OPTIONS, "trainer.steps=9", "sampling.guidance=9",
                           "trainer.batch_size=4", f"hydra.run.dir={tmp_path}")  # fmt: skip

@@ -272,7 +272,7 @@ def test_the_command(moe: State, tmp_path: Path) -> None:
     assert len({file.stat().st_mode for file in (tmp_path / "a" / "b").iterdir()}) == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"sparse": [1]}, {"num_experts": 3, "top_k": 3}])
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"moe_layers": [1]}, {"num_experts": 3, "top_k": 3}])
 def test_upcycling_starts_where_the_dense_model_is(golden: Callable, tmp_path: Path, options: dict) -> None:
     z = golden("dit_tiny.npz")
     dense = converted(state_of(z), tmp_path, time="unscaled")
@@ -281,7 +281,7 @@ def test_upcycling_starts_where_the_dense_model_is(golden: Callable, tmp_path: P
     with torch.no_grad():
         assert torch.allclose(mixture(x, t, y)[0], dense(x, t, y)[0], atol=1e-6)
     out, routings = mixture(x, t, y)
-    assert len(routings) == len(options.get("sparse", [0, 1]))
+    assert len(routings) == len(options.get("moe_layers", [0, 1]))
     (out.square().mean() + sum(routing.losses["balance"].value for routing in routings)).backward()
     for module in mixture.modules():
         if isinstance(module, MoE):

@@ -22,7 +22,7 @@ def test_the_batches_of_all_ranks_are_the_batch_of_one(name: str) -> None:
     with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", overrides=MODALITIES[name]), resolve=True)
     first = build.make_modality(config)
-    other = build.make_modality(config, first.facts())
+    other = build.make_modality(config, first.data_facts())
     for step in (0, 1, 9):
         x, y = first.batch(6, 3, step)
         for world in (2, 3):

@@ -118,7 +118,7 @@ def test_a_routers_losses_are_added_once_per_layer_and_returned(tmp_path: Path, 
         assert value == torch.stack([loss.value for loss in own]).mean()
         expected = expected + sum(loss.coefficient * loss.value for loss in own)
     if router == "race":  # drafts predict nothing at birth but for their own layer: their error comes on top
-        assert all(routing.draft.shape == (2, 64, 3) for routing in routings)
+        assert all(routing.aux_prediction.shape == (2, 64, 3) for routing in routings)
         assert objective > expected
     else:
         assert torch.allclose(objective, expected)
@@ -185,8 +185,8 @@ def test_every_router_and_process_trains_and_samples(tmp_path: Path, router: str
 def test_every_preset_builds_on_the_meta_device(preset: str) -> None:
     settings = config(f"model={preset}")
     with torch.device("meta"):
-        facts = {"classes": ["a"], "mean": [0.0] * 3, "scale": 1.0}
-        model = build.make_model(settings, build.make_modality(settings, facts))
+        data_facts = {"classes": ["a"], "mean": [0.0] * 3, "scale": 1.0}
+        model = build.make_model(settings, build.make_modality(settings, data_facts))
     assert sum(p.numel() for p in model.parameters()) > 0
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Shaped
 from numpy.typing import DTypeLike
 
-from ditmoe.checkpoint import Stored, open_file, replacing
+from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
 from modalities.pointcloud.data import gltf
@@ -193,7 +193,7 @@ def _tensors(path: Path) -> np.ndarray:
                 f"a .pt of several tensors must hold just one of {', '.join(TENSORS)}, got "
                 f"{', '.join(map(str, content)) or 'none'}"
             )
-        tensors = {str(key) for key, value in content.items() if isinstance(value, Stored)}
+        tensors = {str(key) for key, value in content.items() if isinstance(value, LazyTensor)}
         if others := sorted(tensors - {str(named[0])}):
             tell(f"{path}: {named[0]} is read as it is, without {', '.join(others)}")
         content = content[named[0]]
@@ -205,7 +205,7 @@ def _tensors(path: Path) -> np.ndarray:
 
 def _check_sizes(tensors: Sequence[object], path: Path) -> None:
     """One tensor may be in a list a million times."""
-    size = sum(math.prod(tensor.shape) * 4 for tensor in tensors if isinstance(tensor, Stored))
+    size = sum(math.prod(tensor.shape) * 4 for tensor in tensors if isinstance(tensor, LazyTensor))
     if size > may_hold(path.stat().st_size):
         raise ValueError(
             f"a .pt must hold the clouds of its list, got {size} bytes of them in a smaller file"
@@ -213,8 +213,8 @@ def _check_sizes(tensors: Sequence[object], path: Path) -> None:
 
 
 def _dense(tensor: object) -> np.ndarray:
-    if not isinstance(tensor, Stored) or tensor.dtype.is_complex:
-        got = type(tensor).__name__ if not isinstance(tensor, Stored) else tensor.dtype
+    if not isinstance(tensor, LazyTensor) or tensor.dtype.is_complex:
+        got = type(tensor).__name__ if not isinstance(tensor, LazyTensor) else tensor.dtype
         raise ValueError(f"a .pt must hold one dense tensor of real numbers, got {got}")
     return tensor.read().to(torch.float32).numpy()
 

@@ -75,7 +75,7 @@ class VoxelTokens(Tokens):
     def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, "R N"]:
         return tokens.any(dim=-1)  # what a patch without points holds is zero
 
-    def inverse(
+    def unpatchify(
         self,
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
@@ -153,7 +153,7 @@ class PointVoxelTokens(VoxelTokens):
         centres = cells([size] * 3, x.device).view(*[size] * 3, 3)
         return patchify(voxel_features(sums, centres, size), [self.patch] * 3)
 
-    def inverse(
+    def unpatchify(
         self,
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,

@@ -198,7 +198,7 @@ def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
         ValueError: if there is none, it is not finished, or it has other options.
     """
     try:
-        found = checkpoint.find(folder, parts=["learnt"])
+        found = checkpoint.find(folder, parts=["fitted_state"])
         if found.plain.get("kind") != KIND:
             raise ValueError("it holds something else")
     except (OSError, ValueError) as error:
@@ -212,7 +212,7 @@ def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
             raise ValueError(
                 f"codec.{name} must be that of {folder}, {found.plain['options'][name]}, got {value}"
             )
-    return found.part("learnt")
+    return found.part("fitted_state")
 
 
 def residual_blocks(inputs: int, width: int, depth: int, outputs: int) -> nn.Module:

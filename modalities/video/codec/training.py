@@ -56,7 +56,7 @@ def train_codec(
     """
     record = {"kind": KIND, "options": codec.options,
               "setting": {**setting, "steps": codec.steps, "batch": codec.batch}}  # fmt: skip
-    with checkpoint.alone(out):
+    with checkpoint.exclusive_lock(out):
         found = _earlier(out, record)
         step, closed = 0, {}
         refinement = Refinement(codec, codec.steps)
@@ -64,7 +64,7 @@ def train_codec(
             codec.begin(iter(tqdm(fitting(), "closed form", unit="batch", leave=False)))
             closed = quality(codec, held_out)
         else:
-            codec.restore(found.part("learnt"))
+            codec.restore(found.part("fitted_state"))
             step, closed = found.plain["step"], found.plain["closed form"]
             if found.plain["finished"]:
                 print(f"{out} is trained; another out= starts anew")
@@ -152,7 +152,7 @@ def _save(
     closed: Mapping[str, float],
     finished: bool = False,
 ) -> None:
-    state = {"learnt": refinement.codec.learnt(), "optimizer": refinement.optimizer.state_dict()}
+    state = {"fitted_state": refinement.codec.fitted_state(), "optimizer": refinement.optimizer.state_dict()}
     plain = {"step": step, "finished": finished, "closed form": dict(closed)}
     checkpoint.save(out, step + finished, {**record, **state, **plain})
     checkpoint.keep(out, last=1)

@@ -37,7 +37,7 @@ class NativeClips:
         pictures: those that are clips of one frame, or None.
         shape: of the latents of a size in pixels, which refuses sizes that do not fit.
         stride: frames and pixels per latent cell.
-        cut: latent cells of a token.
+        patch_size: latent cells of a token.
         most: (T, H, W): frames at most, and the area at most.
         budget: tokens of a packed row at most.
     """
@@ -48,12 +48,12 @@ class NativeClips:
         pictures: Any,
         shape: Callable[[Sequence[int]], Sequence[int]],
         stride: Sequence[int],
-        cut: Sequence[int],
+        patch_size: Sequence[int],
         most: tuple[int, int, int],
         budget: int,
     ) -> None:
-        self.data, self.pictures, self.shape, self.cut = data, pictures, shape, tuple(cut)
-        self.unit, self.most = [s * c for s, c in zip(stride[1:], cut[1:], strict=True)], most
+        self.data, self.pictures, self.shape, self.patch_size = data, pictures, shape, tuple(patch_size)
+        self.unit, self.most = [s * c for s, c in zip(stride[1:], patch_size[1:], strict=True)], most
         self.short: list[str] = []
         """Names of the samples that have fewer frames than a token."""
         self.entries = [*self._clips(), *self._pictures()]
@@ -70,7 +70,7 @@ class NativeClips:
 
     def tokens(self, size: Sequence[int]) -> int:
         """Of a sample of this size in pixels."""
-        return math.prod(n // c for n, c in zip(self.shape(size)[1:], self.cut, strict=True))
+        return math.prod(n // c for n, c in zip(self.shape(size)[1:], self.patch_size, strict=True))
 
     def batch(
         self, seed: int, row: int
@@ -134,7 +134,7 @@ class NativeClips:
         size = native_size((height, width), self.unit, self.most[1] * self.most[2])
         for length in range(min(frames, self.most[0]), 0, -1):
             try:
-                if not self.shape((length, *size))[1] % self.cut[0]:
+                if not self.shape((length, *size))[1] % self.patch_size[0]:
                     return length, *size
             except ValueError:
                 continue

@@ -227,7 +227,7 @@ def test_training_on_latents_equals_encoding_on_the_fly(tmp_path: Path) -> None:
     build.make(prepared["modality"]).prepare(source, tmp_path / "latents")
     cached = build.make_modality(config(f"modality.latents={tmp_path / 'latents'}"))
     onthefly = build.make_modality(config(f"modality.data.root={source}"))
-    assert cached.facts()["classes"] == ["kind0", "kind1"]
+    assert cached.data_facts()["classes"] == ["kind0", "kind1"]
     for step in range(3):
         a, b = cached.batch(8, 1, step), onthefly.batch(8, 1, step)
         assert torch.allclose(a[0], b[0], atol=1e-5)
@@ -238,7 +238,7 @@ def test_training_on_latents_equals_encoding_on_the_fly(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"modality.size must be that of .*, \[16, 24\], got"):
         build.make_modality(
             config(f"modality.latents={tmp_path / 'latents'}", "modality.size=[16,16]")
-        ).facts()
+        ).data_facts()
 
 
 def test_an_autoencoder_whose_latents_do_not_fit_is_one_line(tmp_path: Path) -> None:

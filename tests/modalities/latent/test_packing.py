@@ -161,7 +161,7 @@ def test_clips_and_pictures_are_packed_together(folders: tuple[Path, Path]) -> N
 def test_pictures_are_mirrored_in_half_of_the_draws(folders: tuple[Path, Path]) -> None:
     plain, mirrored = image(folders[1]), image(folders[1])
     mirrored.data.mirror = True
-    mirrored.recall(plain.facts())
+    mirrored.restore_facts(plain.data_facts())
     turned = []
     for row in range(6):
         for a, b in zip(plain.packed_batch(0, row)[0], mirrored.packed_batch(0, row)[0], strict=True):
@@ -242,7 +242,7 @@ def test_the_loss_of_a_packed_batch_is_that_of_its_samples() -> None:
     for i, x in enumerate(samples):
         own = slice(ends[i], ends[i + 1])
         like = x[None]
-        e = net.tokens.inverse(
+        e = net.tokens.unpatchify(
             noise[None, own], net.tokens.layout(like), like, t[i : i + 1], torch.zeros(1, 24)
         )
         target = process.target(like, e, t[i : i + 1])

@@ -73,12 +73,12 @@ def test_samples_are_files_that_open_and_the_lossless_one_is_read(run, tmp_path:
 
 def test_a_run_that_goes_on_trains_no_autoencoder_again(run, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, first, settings = run
-    facts = known_facts(folder, settings)
+    data_facts = known_facts(folder, settings)
     monkeypatch.setattr(
         "modalities.video.codec.causal_patches.CausalPatches.fit", lambda *_: pytest.fail("trained again")
     )
     again = build.make_modality(settings)
-    again.recall(facts)
+    again.restore_facts(data_facts)
     for mine, other in zip(again.batch(4, 0, 7), first.modality.batch(4, 0, 7), strict=True):
         assert torch.equal(mine, other)
     other = {**settings, "modality": settings["modality"] | {"rate": 4.0}}

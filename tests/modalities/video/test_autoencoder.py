@@ -97,10 +97,10 @@ def test_latents_are_white_on_the_data_and_learnt_goes_into_another(kind: str) -
     rows = made.encode(x).transpose(0, 1).flatten(1)
     assert rows.mean(1).abs().max() < 1e-3
     assert (rows.std(1) - 1).abs().max() < 0.02
-    assert set(made.learnt()) == {"mean", "scale"}  # the weights stay where they are
+    assert set(made.fitted_state()) == {"mean", "scale"}  # the weights stay where they are
     other = codec(kind)
     assert other.fingerprint() != made.fingerprint()
-    other.restore(made.learnt())
+    other.restore(made.fitted_state())
     assert other.fingerprint() == made.fingerprint()
     assert torch.allclose(other.decode(other.encode(x)), made.decode(made.encode(x)), atol=1e-5)
     kept = codec(kind, whiten=0)

@@ -47,7 +47,7 @@ def test_pieces_are_the_whole(trained: CausalPatches, chunk: int) -> None:
     x = clips(2, 45, seed=2)
     z = trained.encode(x)
     pieces = CausalPatches((4, 4, 4), 8, width=24, chunk=chunk)
-    pieces.restore(trained.learnt())
+    pieces.restore(trained.fitted_state())
     pieces.requires_grad_(False)
     assert torch.allclose(pieces.encode(x), z, atol=1e-5)
     assert torch.allclose(pieces.decode(z), trained.decode(z), atol=1e-5)
@@ -73,7 +73,9 @@ def test_latents_are_white_and_training_is_reproducible(trained: CausalPatches) 
     state = torch.random.get_rng_state()
     again = codec(250)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(value, again.learnt()[name]) for name, value in trained.learnt().items())
+    assert all(
+        torch.equal(value, again.fitted_state()[name]) for name, value in trained.fitted_state().items()
+    )
 
 
 def test_sizes_that_do_not_fit_are_one_line(trained: CausalPatches) -> None:
@@ -83,7 +85,7 @@ def test_sizes_that_do_not_fit_are_one_line(trained: CausalPatches) -> None:
         ):
             trained.encode(torch.zeros(1, 3, *size))
     with pytest.raises(ValueError, match=r"made with: mean was \(8, 1, 1, 1\), is \(7, 1, 1, 1\)"):
-        CausalPatches((4, 4, 4), 7, width=24).restore(trained.learnt())
+        CausalPatches((4, 4, 4), 7, width=24).restore(trained.fitted_state())
 
 
 # --- tokens
@@ -95,7 +97,7 @@ def test_tokens_give_back_the_clip(size: tuple[int, int, int]) -> None:
     layout = tokens.layout(x)
     rows = tokens.patchify(x, layout)
     t, c = torch.zeros(2), torch.zeros(2, 30)
-    assert torch.equal(tokens.inverse(rows, layout, x, t, c), x)
+    assert torch.equal(tokens.unpatchify(rows, layout, x, t, c), x)
     assert rows.shape[1:] == (layout.lengths[0], tokens.in_features)
     assert tokens.positions(layout).shape == (rows.shape[1], 30)
 

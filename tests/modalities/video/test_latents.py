@@ -34,8 +34,8 @@ def config(*overrides: str, command: str = "train") -> dict:
         return OmegaConf.to_container(compose(command, overrides=words), resolve=True)
 
 
-def modality(*overrides: str, facts=None, command: str = "train") -> Video:
-    return build.make_modality(config(*overrides, command=command), facts)
+def modality(*overrides: str, data_facts=None, command: str = "train") -> Video:
+    return build.make_modality(config(*overrides, command=command), data_facts)
 
 
 def trained(folder: Path, *overrides: str):
@@ -97,15 +97,15 @@ def test_a_codec_of_pictures_or_frames_that_do_not_fit_are_one_line(vae: list[st
     with pytest.raises(
         ValueError, match=r"codec.path must hold one of AutoencoderKL, .* with AutoencoderKLWan"
     ):
-        modality(*image).facts()
+        modality(*image).data_facts()
     with pytest.raises(
         ValueError, match=r"modality.codec must be one for videos, got modalities.latent.codec.Identity"
     ):
-        modality("codec@modality.codec=identity").facts()
+        modality("codec@modality.codec=identity").data_facts()
     with pytest.raises(
         ValueError, match=r"^frames must be 1 \+ a multiple of 4, .* for AutoencoderKLWan, got \[6,"
     ):
-        modality(*vae, "modality.frames=6").facts()
+        modality(*vae, "modality.frames=6").data_facts()
 
 
 # --- latents on disk
@@ -119,8 +119,8 @@ def test_latents_on_disk_are_the_batches_of_the_videos(
     maker = modality(*words, f"modality.preparation.starts={starts}", command="prepare")
     maker.prepare(videos, tmp_path / "latents")
     stored = modality(*vae, f"modality.latents={tmp_path / 'latents'}")
-    on_the_way = modality(*vae, f"modality.data.root={videos}", facts=stored.facts())
-    assert stored.facts()["classes"] == ["kind0", "kind1"]
+    on_the_way = modality(*vae, f"modality.data.root={videos}", data_facts=stored.data_facts())
+    assert stored.data_facts()["classes"] == ["kind0", "kind1"]
     for step in range(3):
         (a, y), (b, z) = stored.batch(4, 1, step), on_the_way.batch(4, 1, step)
         assert torch.equal(y, z)
@@ -153,9 +153,9 @@ def test_a_run_trains_on_latents_and_is_measured_on_the_videos(
         modality(*words).reference("test")
     for option, value in {"frames": 9, "size": [16, 32], "stride": 2}.items():
         with pytest.raises(ValueError, match=rf"modality.{option} must be that of .*latents, "):
-            modality(*words, f"modality.{option}={value}".replace(" ", "")).facts()
+            modality(*words, f"modality.{option}={value}".replace(" ", "")).data_facts()
     with pytest.raises(ValueError, match=r"the codec must be the one .*made with"):
-        modality(*words, "modality.codec.channels=5").facts()
+        modality(*words, "modality.codec.channels=5").data_facts()
 
 
 def test_latents_of_what_is_not_causal_have_no_pictures(videos: Path, vae: list[str], tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_latents_of_what_is_not_causal_have_no_pictures(videos: Path, vae: list[
     stored = [*words, f"modality.latents={tmp_path / 'latents'}"]
     assert modality(*stored).batch(2, 0, 0)[0].shape == (2, 4, 2, 2, 2)
     with pytest.raises(ValueError, match="AutoencoderKLHunyuanVideo is not causal"):
-        modality(*stored, "modality.images=0.5").facts()
+        modality(*stored, "modality.images=0.5").data_facts()
 
 
 def test_check_looks_through_videos_and_is_theirs_alone(videos: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_pictures_and_videos_are_mixed_by_share_and_class(
     shown = [x.shape[2] == 1 for x, _ in batches]
     assert 0.2 < np.mean(shown) < 0.6
     for step in (shown.index(True), shown.index(False)):  # a function of seed, step and rank
-        x, y = modality(*words, "modality.images=0.4", facts=mixed.facts()).batch(4, 3, step)
+        x, y = modality(*words, "modality.images=0.4", data_facts=mixed.data_facts()).batch(4, 3, step)
         parts = [mixed.batch(2, 3, step, rank, 2) for rank in range(2)]
         assert torch.equal(batches[step][0], x)
         assert torch.equal(torch.cat([labels for _, labels in parts]), y)

@@ -128,10 +128,12 @@ def test_a_run_uses_it_and_needs_it_no_more(trained: Path, tmp_path: Path) -> No
     config = modality(*words, command="train")
     run = make_trainer(config, build.make_modality(config), tmp_path / "run")
     run.run()
-    facts = store.load(tmp_path / "run")["facts"]
-    assert all(torch.equal(facts["codec"][name], value) for name, value in read_codec(trained, {}).items())
+    data_facts = store.load(tmp_path / "run")["facts"]
+    assert all(
+        torch.equal(data_facts["codec"][name], value) for name, value in read_codec(trained, {}).items()
+    )
     config["modality"]["codec"]["path"] = "gone"
-    again = build.make_modality(config, facts)
+    again = build.make_modality(config, data_facts)
     assert torch.equal(again.batch(2, 0, 0)[0], run.modality.batch(2, 0, 0)[0])
     config["modality"]["codec"]["channels"] = 7
     lines = {
@@ -141,7 +143,7 @@ def test_a_run_uses_it_and_needs_it_no_more(trained: Path, tmp_path: Path) -> No
     for path, line in lines.items():
         config["modality"]["codec"]["path"] = path
         with pytest.raises(ValueError, match=line):
-            build.make_modality(config).facts()
+            build.make_modality(config).data_facts()
 
 
 def test_quality_of_what_is_met_exactly_is_the_bound() -> None:
