@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditmoe.config import build, cli, trust
@@ -47,6 +47,7 @@ def test_only_plain_values_pass(value: Any) -> None:
             admit(place)
 
 
+@settings(deadline=None)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(["full", "swiglu", "x y", "Стул"]),
