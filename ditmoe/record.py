@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ditmoe.outside import open_regular
+
 
 def say(text: str, error: bool = False) -> None:
     """Print a line; that nobody can read it, or that its disk is full, ends no run."""
@@ -30,7 +32,9 @@ class Recorder:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "log.jsonl"
-        self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        if os.path.lexists(self.file):
+            open_regular(self.file).close()  # says so if it is a pipe
+        self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         self.size = _whole(self.file.read_bytes(), step)
         os.truncate(self.handle, self.size)
         self.pending = b""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ditmoe import build, cli, launch
+from ditmoe.checkpoint import check_own
 from ditmoe.modality import Modality, Samples
 from ditmoe.options import call, check_number
 from ditmoe.outside import file_name
@@ -222,11 +223,13 @@ def sample_checkpoint(
     restored = build.restore(checkpoint, top_k, trusted=trust)
     check_request(restored.modality, num, **options)
     labels = make_labels(restored.modality.classes, num, label, seed)
+    words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
+    folder = restored.folder / file_name("-".join(words))
+    if not out:
+        check_own([folder])
     samples = draw_from(restored, labels, seed=seed, **options)
     if samples is None:
         return []
-    words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
-    folder = restored.folder / file_name("-".join(words))
     return restored.modality.write(samples, Path(out) if out else folder)
 
 

@@ -45,7 +45,7 @@ def train(config: dict[str, Any]) -> None:
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown, trainer.modality.name, trainer.steps)
+    finish(config["finish"], shown, trainer.modality.name, trainer.steps, trainer.step)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> Modality:
@@ -207,17 +207,23 @@ def fixed(section: Any) -> Any:
     return {k: v for k, v in section.items() if k != "lr"} if isinstance(section, dict) else section
 
 
-def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> None:
-    """Sample, measure, and say where everything is and what to type next."""
+def finish(options: dict[str, Any], folder: Path, modality: str, steps: int, step: int) -> None:
+    """Sample, measure, and say where everything is and what to type next.
+
+    Args:
+        step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
+            else lies in the folder.
+    """
+    own = checkpoint.place(folder, step)
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
     lines, following = [f"  {folder / checkpoint.FOLDER}   the model"], []
     # the paths in this checkpoint are those of the command that wrote it, just now
     out = folder / "samples"
-    if options["num"] and (paths := sample_checkpoint(folder, num=options["num"], out=out, trust=True)):
+    if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
         following = [f"  {run}view {paths[0].parent}"]
     if options["evaluate"]:
-        evaluate_checkpoint(folder, trust=True)
+        evaluate_checkpoint(own, trust=True)
         lines += [f"  {folder / 'metrics.json'}   the numbers above"]
     following += [
         f"  {run}sample checkpoint={folder} num=16 label=0 seed=1",
