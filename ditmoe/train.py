@@ -54,8 +54,9 @@ def make_modality(config: dict[str, Any], folder: Path) -> Modality:
     if ranks.rank > 0:
         return build.make_modality(config, ranks.of_first(None))
     modality = build.make_modality(config)
-    if facts := known_facts(folder, config):
-        modality.recall(facts)
+    with build.describing(folder):
+        if facts := known_facts(folder, config):
+            modality.recall(facts)
     if ranks.size > 1:
         ranks.of_first(modality.facts())
     return modality
@@ -163,15 +164,15 @@ def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
     """
     config, weights = read(source)
     for option in ("num_heads", "qk_norm"):
-        if config["model"][option] != model[option]:
+        if config["model"].get(option) != model.get(option):
             raise ValueError(
-                f"init: model.{option} must be that of {source}, {config['model'][option]}, got {model[option]}"
+                f"init: model.{option} must be that of {source}, {config['model'].get(option)}, got {model.get(option)}"
             )
     report = transfer(target, weights)
-    if report.copied and config["model"]["dense_activation"] != model["activation"]:
+    if report.copied and config["model"].get("dense_activation") != model["activation"]:
         raise ValueError(
             f"init: model.activation must be that of the dense layers of {source}, "
-            f"{config['model']['dense_activation']}, got {model['activation']}"
+            f"{config['model'].get('dense_activation')}, got {model['activation']}"
         )
     print("\n".join([f"starting from {source}", *report.lines()]))
 

@@ -36,6 +36,9 @@ class LatentModality(Modality):
     def __init__(self, codec: Callable[..., Codec], facts: Mapping[str, Any] | None) -> None:
         self._make_codec = codec
         self._facts = {**facts, "classes": [printable(name) for name in facts["classes"]]} if facts else None
+        for name in ("shape", "stride") if facts else ():
+            if not all(type(n) is int and 0 < n < 2**24 for n in facts[name]):  # type: ignore[index]
+                raise ValueError(f"the {name} of the latents must be whole numbers from 1")
         self._learnt: Mapping[str, Tensor] | None = None
 
     @property

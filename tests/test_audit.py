@@ -417,3 +417,38 @@ def test_a_log_that_is_a_pipe_holds_no_training_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log.jsonl")
     with pytest.raises(ValueError, match="must be a plain file"):
         Recorder(tmp_path, 0)
+
+
+def test_what_an_exported_folder_builds_is_bounded_before_it_is_built(
+    runs: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    pipe = shutil.copytree(runs["pipe"], tmp_path / "pipe")
+    file = pipe / "scheduler" / "scheduler_config.json"
+    content = json.loads(file.read_text())
+    for name in ("num_train_timesteps", "solver_order"):
+        file.write_text(json.dumps({**content, name: 2 * 10**8}))
+        with pytest.raises(ValueError, match="absurd"):
+            ditmoe.Pipeline.from_pretrained(pipe)
+
+
+def test_a_link_beside_a_checkpoint_is_not_exported(
+    runs: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs["cloud"], tmp_path / "run")
+    (tmp_path / "secret.json").write_text('{"sesame": 1.5}')
+    (run / "metrics.json").symlink_to(tmp_path / "secret.json")
+    export(run, tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert "sesame" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_facts_that_are_no_sizes(runs: dict[str, Path], home: Path, tmp_path: Path) -> None:
+    for facts in (
+        {"stride": ["x" * 1000] * 2},
+        {"stride": [[0] * 9] * 2},
+        {"shape": [0, -1, 2]},
+        {"stride": None},
+    ):
+        run = resealed(runs["image"], tmp_path / "run", facts=facts)
+        with pytest.raises(ValueError, match=r"^[^\n]*$"):
+            sample_checkpoint(run, num=1, steps=1, out=tmp_path / "out")
