@@ -64,12 +64,15 @@ def export(
         with build.describing(found.path):
             pipeline, told = of_run(found, scheduler, trust)
         metrics = found.run / METRICS
-    card = write_card(**told, metrics=metrics, licence=licence)
+    measured = (
+        is_regular(metrics) and not metrics.is_symlink()
+    )  # a link may lead to what is nobody's business
+    card = write_card(**told, metrics=metrics if measured else None, licence=licence)
     with replacing_folder(out) as draft:
         with writing(out):
             pipeline.save_pretrained(draft, max_shard_size=max_shard_size)
         (draft / "README.md").write_text(card)
-        if is_regular(metrics):
+        if measured:
             shutil.copy(metrics, draft / METRICS)
     parts = ", ".join(name for name, part in pipeline.components.items() if part is not None)
     return f"{out}: {parts}"
@@ -120,7 +123,7 @@ def of_converted(
 
     config, tensors = weights.read(source)
     kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
-    with torch.device("meta"):
+    with torch.device("meta"), build.bounded(len(tensors)):
         transformer = Transformer(config=kept)
     transformer = transformer.to_empty(device="cpu")
     build.load_weights(transformer.net, tensors, source)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ditmoe.checkpoint import check_own
 from ditmoe.config import build, cli
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import (
@@ -184,11 +185,13 @@ def sample_checkpoint(
     restored = build.restore(checkpoint, top_k, trusted=trust)
     check_request(restored.modality, num, **options)
     labels = make_labels(restored.modality.classes, num, label, seed)
+    words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
+    folder = restored.folder / file_name("-".join(words))
+    if not out:
+        check_own([folder])
     samples = draw_from(restored, labels, seed=seed, **options)
     if samples is None:
         return []
-    words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
-    folder = restored.folder / file_name("-".join(words))
     return restored.modality.write(samples, Path(out) if out else folder)
 
 

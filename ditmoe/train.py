@@ -46,7 +46,7 @@ def train(config: dict[str, Any]) -> None:
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown, trainer.modality.name, trainer.steps)
+    finish(config["finish"], shown, trainer.modality.name, trainer.steps, trainer.step)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> Modality:
@@ -55,8 +55,9 @@ def make_modality(config: dict[str, Any], folder: Path) -> Modality:
     if ranks.rank > 0:
         return build.make_modality(config, ranks.broadcast(None))
     modality = build.make_modality(config)
-    if data_facts := known_facts(folder, config):
-        modality.restore_facts(data_facts)
+    with build.describing(folder):
+        if data_facts := known_facts(folder, config):
+            modality.restore_facts(data_facts)
     if ranks.size > 1:
         ranks.broadcast(modality.data_facts())
     return modality
@@ -164,15 +165,15 @@ def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
     """
     config, weights = read(source)
     for option in ("num_heads", "qk_norm"):
-        if config["model"][option] != model[option]:
+        if config["model"].get(option) != model.get(option):
             raise ValueError(
-                f"init: model.{option} must be that of {source}, {config['model'][option]}, got {model[option]}"
+                f"init: model.{option} must be that of {source}, {config['model'].get(option)}, got {model.get(option)}"
             )
     report = transfer(target, weights)
-    if report.copied and config["model"]["dense_activation"] != model["activation"]:
+    if report.copied and config["model"].get("dense_activation") != model["activation"]:
         raise ValueError(
             f"init: model.activation must be that of the dense layers of {source}, "
-            f"{config['model']['dense_activation']}, got {model['activation']}"
+            f"{config['model'].get('dense_activation')}, got {model['activation']}"
         )
     print("\n".join([f"starting from {source}", *report.lines()]))
 
@@ -208,17 +209,23 @@ def fixed(section: Any) -> Any:
     return {k: v for k, v in section.items() if k != "lr"} if isinstance(section, dict) else section
 
 
-def finish(options: dict[str, Any], folder: Path, modality: str, steps: int) -> None:
-    """Sample, measure, and say where everything is and what to type next."""
+def finish(options: dict[str, Any], folder: Path, modality: str, steps: int, step: int) -> None:
+    """Sample, measure, and say where everything is and what to type next.
+
+    Args:
+        step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
+            else lies in the folder.
+    """
+    own = checkpoint.place(folder, step)
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
     lines, following = [f"  {folder / checkpoint.FOLDER}   the model"], []
     # the paths in this checkpoint are those of the command that wrote it, just now
     out = folder / "samples"
-    if options["num"] and (paths := sample_checkpoint(folder, num=options["num"], out=out, trust=True)):
+    if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
         following = [f"  {run}view {paths[0].parent}"]
     if options["evaluate"]:
-        evaluate_checkpoint(folder, trust=True)
+        evaluate_checkpoint(own, trust=True)
         lines += [f"  {folder / 'metrics.json'}   the numbers above"]
     following += [
         f"  {run}sample checkpoint={folder} num=16 label=0 seed=1",

@@ -20,6 +20,8 @@ from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
 from ditmoe.pretrained import weights
 from ditmoe.sample import sample_checkpoint
+from ditmoe.train import finish, resume
+from ditmoe.training import Recorder
 from ditmoe.view import view
 from tests.modalities.image.test_adapter import trained as trained_image
 from tests.training.test_trainer import trainer
@@ -352,3 +354,107 @@ def test_viewing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     os.mkfifo(folder / "b.npy")
     (folder / "c.npy").symlink_to("/dev/zero")
     tried(lambda: view([str(folder), "--out", str(tmp_path / "out")]), tmp_path, home)
+
+
+def test_a_run_that_goes_on_takes_its_own_checkpoint_alone(
+    runs: dict[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command's paths are trusted, and so nobody else's configuration may be taken for the command's."""
+    settings = checkpoint.find(runs["cloud"]).part("config")
+    run = tmp_path / "run" / "run"
+    shutil.copytree(runs["cloud"], run)
+    whole = run / checkpoint.FOLDER / "step-0000001"
+    content = json.loads((whole / manifest.NAME).read_text())
+    content.pop("digest")
+    content["parts"]["config"]["process"] = {"_target_": "subprocess.Popen", "args": ["touch", "PWNED"]}
+    for name, step in (("step-0000009", 9), ("step-00000001", 1), ("step-0000002", 1), ("step-0000003", 3)):
+        shutil.copytree(whole, run / checkpoint.FOLDER / name)
+        sealed = manifest.sealed(content | {"step": step})
+        (run / checkpoint.FOLDER / name / manifest.NAME).write_bytes(sealed)
+        (run / checkpoint.FOLDER / name / "optimizer.safetensors").unlink()
+    found = trainer(run, "trainer.steps=1")[0]
+    with watched(tmp_path) as seen:
+        with found.alone():
+            resume(found, settings)
+            found.run()
+        finish({"num": 1, "evaluate": False}, run, "pointcloud", 1, found.step)
+    assert [event for event in seen if "gethostname" not in event] == []  # TensorBoard's files are named so
+    untouched(home)
+    assert checkpoint.place(run, 1).is_dir()
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/step-0000002", "checkpoints", "log.jsonl", "progress", "samples"]
+)
+def test_links_in_a_run_lead_its_training_nowhere(
+    runs: dict[str, Path], home: Path, tmp_path: Path, name: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["cloud"], run)
+    if (run / name).is_dir():
+        shutil.rmtree(run / name)
+    (run / name).unlink(missing_ok=True)
+    target = home / "victim" / ("diary.txt" if name.endswith("jsonl") else "")
+    (run / name).symlink_to(target)
+    with watched(run) as seen, pytest.raises(ValueError, match=r"^[^\n]* is a link[^\n]*$"):
+        trainer(run, "trainer.steps=2")[0].run()
+    assert seen == []
+    untouched(home)
+
+
+def test_links_where_samples_or_a_checkpoint_would_be(
+    runs: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["cloud"], run)
+    for name in ("samples-seed0", "checkpoints/step-0000002"):
+        (run / name).symlink_to(home / "victim")
+    for command in (
+        lambda: sample_checkpoint(run, num=1, steps=1),
+        lambda: checkpoint.save(run, 2, {"a": {}}),
+    ):
+        with watched(run) as seen, pytest.raises(ValueError, match=r"^[^\n]* is a link[^\n]*$"):
+            command()
+        assert seen == []
+        untouched(home)
+
+
+def test_a_log_that_is_a_pipe_holds_no_training_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(ValueError, match="must be a plain file"):
+        Recorder(tmp_path, 0)
+
+
+def test_what_an_exported_folder_builds_is_bounded_before_it_is_built(
+    runs: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    pipe = shutil.copytree(runs["pipe"], tmp_path / "pipe")
+    file = pipe / "scheduler" / "scheduler_config.json"
+    content = json.loads(file.read_text())
+    for name in ("num_train_timesteps", "solver_order"):
+        file.write_text(json.dumps({**content, name: 2 * 10**8}))
+        with pytest.raises(ValueError, match="absurd"):
+            ditmoe.Pipeline.from_pretrained(pipe)
+
+
+def test_a_link_beside_a_checkpoint_is_not_exported(
+    runs: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs["cloud"], tmp_path / "run")
+    (tmp_path / "secret.json").write_text('{"sesame": 1.5}')
+    (run / "metrics.json").symlink_to(tmp_path / "secret.json")
+    export(run, tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert "sesame" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_facts_that_are_no_sizes(runs: dict[str, Path], home: Path, tmp_path: Path) -> None:
+    for facts in (
+        {"stride": ["x" * 1000] * 2},
+        {"stride": [[0] * 9] * 2},
+        {"shape": [0, -1, 2]},
+        {"stride": None},
+    ):
+        run = resealed(runs["image"], tmp_path / "run", facts=facts)
+        with pytest.raises(ValueError, match=r"^[^\n]*$"):
+            sample_checkpoint(run, num=1, steps=1, out=tmp_path / "out")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ditmoe.checkpoint import pickles
-from ditmoe.outside import Plain, is_regular, open_regular, printable
+from ditmoe.outside import Plain, is_regular, may_hold, open_regular, printable
 
 SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -48,6 +48,8 @@ class LazyTensor:
         Raises:
             ValueError: if the file ends before it does.
         """
+        if math.prod(max(n, 1) for n in self.shape) >= 2**63:
+            raise ValueError(f"{self.file} is damaged: no tensor has the shape {self.shape}")
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=self.dtype)
         span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
@@ -60,7 +62,13 @@ class LazyTensor:
 
 
 def in_memory(value: Any) -> Tensor:
-    """The tensor itself, wherever it is."""
+    """The tensor itself, wherever it is.
+
+    Raises:
+        ValueError: if it cannot be read, or is the name of a type that none here has.
+    """
+    if isinstance(value, str):
+        raise ValueError(f"a tensor is of type {printable(value)[:20]}, which nobody here reads")
     return value if isinstance(value, Tensor) else value.read()
 
 
@@ -85,7 +93,7 @@ def _torch(stream: Plain, file: Path) -> Any:
     size = os.fstat(stream.fileno()).st_size
     if not zipfile.is_zipfile(stream):
         stream.seek(0)
-        return _stored(pickles.load_old(stream, size), file, size, {})
+        return _lazy(pickles.load_old(stream, size), file, size)
     with zipfile.ZipFile(stream) as archive:
         members = {info.filename: info for info in archive.infolist()}
         _check_plain(archive, size)
@@ -101,7 +109,19 @@ def _torch(stream: Plain, file: Path) -> Any:
             return pickles.Storage(dtype, length, _start(stream, info))
 
         content = pickles.Machine(io.BytesIO(archive.read(found[0])), storage).load()
-    return _stored(content, file, size, {})
+    return _lazy(content, file, size)
+
+
+def _lazy(content: Any, file: Path, size: int) -> Any:
+    """The same with `Stored`, which share storages only so far as honest ones do, with tied weights."""
+    seen: dict[int, Any] = {}
+    made = _stored(content, file, size, seen)
+    tensors = {id(value): value for value in seen.values() if isinstance(value, LazyTensor)}.values()
+    if sum(math.prod(each.shape) * each.dtype.itemsize for each in tensors) > may_hold(size):
+        raise ValueError(
+            f"its {len(tensors)} tensors share their numbers, and would be far more than the file"
+        )
+    return made
 
 
 def _check_plain(archive: zipfile.ZipFile, size: int) -> None:

@@ -80,7 +80,7 @@ class Saver:
         """Remove the checkpoints that are not to be kept, as far as that can be done."""
         with suppress(OSError):  # the next save tries again
             if self.ranks.rank == 0:
-                store.keep(self.folder, self.keep_last, self.keep_every)
+                store.keep(self.folder, self.keep_last, self.keep_every, self.saved)
 
 
 def _copied(state: Mapping[str, Any]) -> Any:

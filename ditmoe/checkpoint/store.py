@@ -15,7 +15,7 @@ import fcntl
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from ditmoe.distributed.ranks import put
 from ditmoe.outside import is_regular
 
 FOLDER = "checkpoints"
+WRITTEN = (FOLDER, "log.jsonl", "progress", "samples")
+"""What training writes into a run's folder, under names that anybody can foresee."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Checkpoint:
             raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
 
 
+def place(run: Path, step: int) -> Path:
+    """The folder of a run's checkpoint."""
+    return run / FOLDER / f"step-{step:07d}"
+
+
 def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -> Path:
     """Write a checkpoint whole or not at all, and return its folder.
 
@@ -80,7 +87,7 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
     Raises:
         OSError: if it cannot be written; what was there before is as it was.
     """
-    folder = run / FOLDER / f"step-{step:07d}"
+    folder = place(run, step)
     first = ranks.rank == 0
     divided = {name: manifest.split(part) for name, part in parts.items()}
     spread = [name for name, (_, tensors) in divided.items() if any(map(is_spread, tensors.values()))]
@@ -89,6 +96,7 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
 
     def begin() -> None:
         if first:
+            check_own([folder])  # a link there would have what it leads to replaced
             # The folder is there only if it was damaged: whoever goes on from a whole one does not write it again.
             drafts.append(stack.enter_context(replacing_folder(folder)))
 
@@ -156,11 +164,23 @@ def restate(found: Checkpoint, **parts: Any) -> None:
             stream.write(manifest.sealed(content))
 
 
-def keep(run: Path, last: int, every: int = 0) -> None:
-    """Remove all checkpoints of a run but the `last` ones and those at multiples of `every` steps (0: none)."""
-    for step, folder in _listed(run)[last:]:
+def keep(run: Path, last: int, every: int = 0, until: int | None = None) -> None:
+    """Remove all checkpoints of a run but the `last` ones and those at multiples of `every` steps (0: none).
+
+    Args:
+        until: the run's own last step; later ones, from which it could not go on, neither count nor go. None is all.
+    """
+    own = [(step, folder) for step, folder in _listed(run) if until is None or step <= until]
+    for step, folder in own[last:]:
         if not (every and step % every == 0):
             remove(folder)
+
+
+def check_own(places: Iterable[Path]) -> None:
+    """Raises ValueError if one of the places that a run writes to is a link, which may lead to anywhere."""
+    for each in places:
+        if each.is_symlink():
+            raise ValueError(f"{each} is a link, and a run writes into its own folder alone: remove the link")
 
 
 def exists(path: str | Path) -> bool:
@@ -213,7 +233,7 @@ def exclusive_lock(run: Path) -> Iterator[None]:
     """Be the only one that writes to a run's folder, and remove what killed ones left half-written.
 
     Raises:
-        ValueError: if another process is training in it.
+        ValueError: if another process is training in it, or what it writes to is a link.
     """
     run.mkdir(parents=True, exist_ok=True)
     handle = os.open(run, os.O_RDONLY)
@@ -226,6 +246,7 @@ def exclusive_lock(run: Path) -> Iterator[None]:
             ) from error
         except OSError:  # a file system without locks
             pass
+        check_own([*(run / name for name in WRITTEN), *(folder for _, folder in _listed(run))])
         for folder in (run, run / FOLDER, *(folder for _, folder in _listed(run))):
             clear(folder)
         yield
@@ -244,17 +265,25 @@ def _candidates(path: Path) -> list[Path]:
 def _listed(run: Path) -> list[tuple[int, Path]]:
     """Steps and folders of a run's checkpoints, newest first."""
     folders = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
-    found = ((re.fullmatch(r"step-(\d{7,18})", folder.name), folder) for folder in folders)
-    return sorted(((int(match[1]), folder) for match, folder in found if match), reverse=True)
+    found = ((step, folder) for folder in folders if (step := _step_of(folder)) is not None)
+    return sorted(found, reverse=True)
+
+
+def _step_of(folder: Path) -> int | None:
+    """The step that a checkpoint's folder is named for; no two names are of one step."""
+    match = re.fullmatch(r"step-(\d{7,18})", folder.name, re.ASCII)
+    return int(match[1]) if match and folder.name == place(folder, int(match[1])).name else None
 
 
 def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Checkpoint:
     content = manifest.read(path)
     plain, files = content["parts"], content["files"]
-    wanted = list(plain if parts is None else parts)
-    of_part = {
-        name: [f for f in files if f == f"{name}.safetensors" or _in_folder(f, name)] for name in wanted
-    }
+    if path.parent.name == FOLDER and _step_of(path) not in (None, content["step"]):
+        raise ValueError(f"{path} is damaged: it is of step {content['step']}")
+    of_part: dict[str, list[str]] = {name: [] for name in (plain if parts is None else parts)}
+    for file in files:
+        if (name := _part_of(file)) in of_part:
+            of_part[name].append(file)
     for number, file in enumerate(f for names in of_part.values() for f in names):
         if not is_regular(path / file):
             raise ValueError(f"{path} is damaged: {file} is missing")
@@ -272,5 +301,9 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
     return Checkpoint(path, plain | {"step": content["step"]}, tensors)
 
 
-def _in_folder(file: str, name: str) -> bool:
-    return bool(re.fullmatch(rf"{re.escape(name)}/[\w-]+\.safetensors", file))
+def _part_of(file: str) -> str | None:
+    """The part that a file, or one in a part's folder, belongs to."""
+    name, _, inner = file.partition("/")
+    if not inner:
+        return name.removesuffix(".safetensors") if name.endswith(".safetensors") else None
+    return name if re.fullmatch(r"[\w-]+\.safetensors", inner) else None

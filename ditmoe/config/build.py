@@ -166,6 +166,28 @@ def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
         raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
 
 
+@contextmanager
+def bounded(tensors: int) -> Iterator[None]:
+    """Make a model that is to be filled with so many tensors: one of far more modules is refused while it is made.
+
+    Raises:
+        ValueError: from within.
+    """
+    left = 1000 + 8 * tensors
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"the model would have more parts than its {tensors} tensors can fill")
+
+    handle = nn.modules.module.register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:
     """Raises ValueError if no sample has that shape, or it has more numbers."""
     if not all(type(n) is int and n > 0 for n in shape):
@@ -188,7 +210,7 @@ def check_model(
     """
     check_depth(config["model"], weights)
     check_shape(modality.sample_shape, math.inf if trusted is True else LARGEST_SAMPLE)
-    with torch.device("meta"):
+    with torch.device("meta"), bounded(len(weights)):
         model = make_model(config, modality)
     check_fit(model, weights, file)
     if trusted is not True:

@@ -29,6 +29,10 @@ COUNTS = {"sampling.steps": 10_000, "workers": 256, "depth": 4096, "num_experts"
 """What no honest configuration has more of, though each alone takes little memory; by the end of its name."""
 
 
+MOST_ORDER = 16
+"""Of a solver."""
+
+
 class Withheld(os.PathLike):
     """A path or hub name that a stranger's configuration would open: whoever opens it raises one line instead."""
 
@@ -147,11 +151,25 @@ def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
     return kept
 
 
+def check_scheduler(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse what a scheduler's own file, as diffusers writes it, may not hold; it can make lists and tables of a size.
+
+    Raises:
+        ValueError: naming it.
+    """
+    check_plain(dict(config), f"the configuration of {file}")
+    _check_values({k: v for k, v in config.items() if k[:1] != "_"}, "scheduler", file)
+
+
 def _check_values(section: Any, name: str, file: Path) -> None:
     for place, value in _leaves(section, name):
         last = _last(place)
         if isinstance(value, str) and "${" in value:
             raise ValueError(f"{file} holds an interpolation, refused: {place} = {printable(value)!r}")
+        if name == "scheduler":
+            most = MOST_ORDER if last.endswith("order") else COUNTS["sampling.steps"]
+            if type(value) is int and abs(value) > most:
+                raise ValueError(f"{file}: {place} is absurd, refused: {value}")
         most = COUNTS.get(place, COUNTS.get(last, LARGEST if last != "seed" else 2**64))
         if type(value) is int and abs(value) > most:
             raise ValueError(f"{file}: {place} is absurd, refused: {value}")

@@ -43,6 +43,8 @@ class TimestepExperts(Router):
             raise ValueError(
                 "timestep takes a router with experts, or router.router=null for one expert per segment"
             )
+        if len(boundaries) > 1000:
+            raise ValueError(f"boundaries must be at most 1000, got {len(boundaries)}")
         edges = [0.0, *boundaries, 1000.0]
         if any(not a < b for a, b in pairwise(edges)):
             raise ValueError(f"boundaries must ascend between 0 and 1000, got {list(boundaries)}")

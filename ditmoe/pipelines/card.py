@@ -35,7 +35,7 @@ def write_card(
     title: str,
     classes: Sequence[str],
     facts: Mapping[str, Any],
-    metrics: Path,
+    metrics: Path | None,
     licence: str | None = None,
 ) -> str:
     """The text.
@@ -53,7 +53,7 @@ def write_card(
         **facts,
         "licence": licence or "of the weights not stated; the code is Apache-2.0",
     }
-    if is_regular(metrics):
+    if metrics is not None and is_regular(metrics):
         told["metrics"] = metrics_line(metrics)
     return CARD.format(
         kind=kind,

@@ -38,6 +38,8 @@ def check_folder(folder: Path) -> None:
     for part in PARTS:
         if part not in index:
             raise ValueError(f"{file} was not written by export: it lacks {part}")
+    scheduler = _read(folder / "scheduler" / "scheduler_config.json")
+    trust.check_scheduler(scheduler, folder / "scheduler")
     configs = {part: _read_config(folder / part) for part in OURS}
     autoencoders = trust.autoencoders(configs["memory"])
     for name, value in index.items():
@@ -80,7 +82,7 @@ def check_fits(kind: Any, folder: Path) -> None:
     tensors: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= open_file(file)
-    with build.describing(folder / CONFIG), torch.device("meta"):
+    with build.describing(folder / CONFIG), torch.device("meta"), build.bounded(len(tensors)):
         model = kind.from_config(config)
     build.check_fit(model, tensors, folder)
 

@@ -99,7 +99,7 @@ def load(
     with build.describing(folder / CONFIG):
         tensors = _tensors(folder, config["shards"])
         build.check_depth(config["model"], tensors)
-        with torch.device("meta"):
+        with torch.device("meta"), build.bounded(len(tensors)):
             model = make(config).to(dtype)
         build.check_fit(model, tensors, folder)
         model = model.to_empty(device=device or build.default_device())
@@ -158,6 +158,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{file} is damaged: it lacks {key}")
     trust.check_plain(config, f"the configuration of {file}")
     shards = config["shards"]
-    if not isinstance(shards, list) or not all(type(name) is str for name in shards):
+    if (
+        not isinstance(shards, list)
+        or not all(type(name) is str for name in shards)
+        or len({*shards}) < len(shards)
+    ):
         raise ValueError(f"{file} is damaged: its list of shards is none")
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.distributed import say
+from ditmoe.outside import open_regular
 
 
 class Recorder:
@@ -25,7 +26,9 @@ class Recorder:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "log.jsonl"
-        self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        if os.path.lexists(self.file):
+            open_regular(self.file).close()  # says so if it is a pipe
+        self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         self.size = _whole(self.file.read_bytes(), step)
         os.truncate(self.handle, self.size)
         self.pending = b""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ditmoe.checkpoint import LazyTensor, open_file
+from ditmoe.checkpoint import LazyTensor, in_memory, open_file, sharded
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -97,3 +97,31 @@ def test_stored_is_what_it_says(tmp_path: Path) -> None:
     value = open_file(tmp_path / "a.pt")["a"]
     assert isinstance(value, LazyTensor)
     assert (value.shape, value.stride, value.dtype) == ((2, 3), (3, 1), torch.float32)
+
+
+def test_many_tensors_of_few_numbers_are_refused_before_they_become_many(tmp_path: Path) -> None:
+    numbers = torch.zeros(50_000)
+    torch.save([numbers.view(50_000), numbers.view(100, 500)], tmp_path / "tied.pt")
+    assert len(open_file(tmp_path / "tied.pt")) == 2
+    torch.save([numbers.view(50_000) for _ in range(2000)], tmp_path / "far.pt")
+    with pytest.raises(ValueError, match="share their numbers"):
+        open_file(tmp_path / "far.pt")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"), [("F8_E4M3", [1], 1), ("F32", [0, 2**70], 0), ("F32", [0, 2**62, 4], 0)]
+)
+def test_types_and_shapes_that_no_tensor_has_are_one_line(
+    tmp_path: Path, dtype: str, shape: list, size: int
+) -> None:
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    text = json.dumps({"a": entry}).encode()
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    with pytest.raises(ValueError, match=r"^[^\n]*$"):
+        in_memory(open_file(file)["a"])
+    for header in ("[" * 100_000, text.decode()):
+        file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(size))
+        if header[0] == "[" or size:
+            with pytest.raises(ValueError, match=r"^[^\n]*$"):
+                sharded.open_folder(tmp_path, ["a.safetensors"])

@@ -203,3 +203,42 @@ def test_made_of_plain_sections() -> None:
     assert build.make({"_target_": "builtins.dict"}, x=argument) == {"x": argument}  # not one more section
     with pytest.raises(ValueError, match=r"nowhere\.X cannot be found"):
         build.make({"_target_": "nowhere.X"})
+
+
+@pytest.mark.parametrize(
+    "name", ["solver_order", "predictor_order", "num_train_timesteps", "original_inference_steps"]
+)
+def test_a_scheduler_makes_no_list_that_is_absurd(name: str) -> None:
+    """Wherever it comes from: a checkpoint, or the file that diffusers wrote into a folder."""
+    trust.check_scheduler({"_class_name": "X", "_diffusers_version": "0.1", name: 3}, FILE)
+    for value in (2**24, -(2**24), 10**30):
+        with pytest.raises(ValueError, match="absurd"):
+            trust.check_scheduler({"_class_name": "X", name: value}, FILE)
+        with pytest.raises(ValueError, match="absurd"):
+            trust.admit(
+                {
+                    "scheduler": {
+                        "_target_": "diffusers.UniPCMultistepScheduler",
+                        "_partial_": True,
+                        name: value,
+                    }
+                },
+                ["scheduler"],
+                FILE,
+            )
+
+
+def test_no_model_of_more_parts_than_its_tensors_is_made() -> None:
+    with build.bounded(10):
+        torch.nn.ModuleList(torch.nn.Identity() for _ in range(500))
+    made = 0
+
+    def part() -> torch.nn.Module:
+        nonlocal made
+        made += 1
+        return torch.nn.Identity()
+
+    with build.bounded(10), pytest.raises(ValueError, match="more parts than its 10 tensors"):
+        torch.nn.ModuleList(part() for _ in range(10**6))
+    assert made < 2000
+    torch.nn.ModuleList(torch.nn.Identity() for _ in range(5000))  # nobody counts any more

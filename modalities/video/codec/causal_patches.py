@@ -205,13 +205,13 @@ def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
         raise ValueError(
             f"codec.path must be a folder that train_codec wrote, got {folder}: {error}"
         ) from error
-    if not found.plain["finished"]:
+    if not found.plain.get("finished"):
         raise ValueError(f"{folder} is not finished: run the same train_codec again")
+    given = found.plain.get("options")
     for name, value in options.items():
-        if found.plain["options"][name] != value:
-            raise ValueError(
-                f"codec.{name} must be that of {folder}, {found.plain['options'][name]}, got {value}"
-            )
+        if not isinstance(given, dict) or given.get(name) != value:
+            there = given.get(name) if isinstance(given, dict) else "unknown"
+            raise ValueError(f"codec.{name} must be that of {folder}, {there}, got {value}")
     return found.part("fitted_state")
 
 
