@@ -161,37 +161,40 @@ def files_below(top: Path, hidden: bool = False, special: bool = False) -> Itera
         special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    own: set[tuple[int, int]] | None = None
+    own: set[tuple[int, int]] | None = None  # real folders in `top`
 
     def listed(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if hidden or e.name[0] != "."), key=lambda e: e.name)
 
     def real(folder: Path) -> Iterator[tuple[int, int]]:
-        yield _identity(folder)
-        for entry in listed(folder):
-            if entry.is_dir(follow_symlinks=False):
-                yield from real(Path(entry.path))
+        below = [folder]
+        while below:
+            yield _identity(folder := below.pop())
+            below += [Path(entry.path) for entry in listed(folder) if entry.is_dir(follow_symlinks=False)]
 
-    def walk(folder: Path) -> Iterator[Path]:
-        nonlocal own
+    def entered(folder: Path) -> Iterator[os.DirEntry[str]]:
         if (identity := _identity(folder)) in seen:
-            return
+            return iter(())
         seen.add(identity)
-        for entry in listed(folder):
-            try:
-                folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
-            except OSError:  # a link to itself, or gone meanwhile
-                folded = plain = linked = False
-            if plain or (special and not folded):
-                yield Path(entry.path)
-            if folded and linked:
-                own = set(real(Path(top))) if own is None else own
-                folded = _identity(Path(entry.path)) not in own
-            if folded:
-                yield from walk(Path(entry.path))
+        return iter(listed(folder))
 
-    yield from walk(Path(top))
+    open_folders = [entered(Path(top))]  # of any depth, where calls would end at a thousand
+    while open_folders:
+        if (entry := next(open_folders[-1], None)) is None:
+            open_folders.pop()
+            continue
+        try:
+            folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
+        except OSError:  # a link to itself, or gone meanwhile
+            folded = plain = linked = False
+        if plain or (special and not folded):
+            yield Path(entry.path)
+        if folded and linked:
+            own = set(real(Path(top))) if own is None else own
+            folded = _identity(Path(entry.path)) not in own
+        if folded:
+            open_folders.append(entered(Path(entry.path)))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -65,3 +65,17 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path)] == ["one/x"]
     assert {p.name for p in files_below(tmp_path, hidden=True)} == {"x", ".hidden"}
+
+
+def test_folders_of_any_depth_are_walked(tmp_path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("x").touch()
+        Path("up").symlink_to("..")
+    finally:
+        os.chdir(here)
+    assert [p.name for p in files_below(tmp_path)] == ["x"]
