@@ -1,5 +1,6 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
+import errno
 import io
 import json
 import os
@@ -118,18 +119,40 @@ def open_regular(path: Path, most: int | None = None) -> Plain:
 
     Raises:
         OSError: if it cannot be opened.
-        ValueError: if it is a FIFO, a device, a socket or a folder, or larger.
+        ValueError: if it is a FIFO, a device, a socket or a folder, or larger, or its size is all but holes.
     """
     about = os.stat(path)  # before it is opened, which some devices take for an order
-    if stat.S_ISREG(about.st_mode):
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        about = os.fstat(handle)
-        if stat.S_ISREG(about.st_mode) and (most is None or about.st_size <= most):
+    if holes := stat.S_ISREG(about.st_mode):
+        # What says that it is empty is not asked: some files of /proc are never at an end.
+        place = path if about.st_size else os.devnull
+        handle = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        about = os.fstat(handle) if about.st_size else about
+        holes = _is_hollow(handle, about)
+        if stat.S_ISREG(about.st_mode) and not holes and (most is None or about.st_size <= most):
             return Plain(io.FileIO(path, "rb", opener=lambda *_: handle))  # which knows its name
         os.close(handle)
+    if holes:
+        raise ValueError(
+            f"{printable(path)} must hold what its size promises: {about.st_size} bytes are all but holes"
+        )
     if stat.S_ISREG(about.st_mode):
         raise ValueError(f"{printable(path)} must have at most {most} bytes, got {about.st_size}")
     raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
+
+
+def _is_hollow(handle: int, about: os.stat_result) -> bool:
+    """Whether a large file was hardly written: a few bytes of an archive become terabytes of holes so."""
+    stored = 512 * getattr(about, "st_blocks", 0)
+    if about.st_size <= may_hold(stored):
+        return False
+    if stored:
+        return True
+    try:  # some file systems count no blocks
+        os.lseek(handle, 0, os.SEEK_DATA)
+    except (AttributeError, OSError) as error:
+        return getattr(error, "errno", None) == errno.ENXIO
+    os.lseek(handle, 0, os.SEEK_SET)
+    return False
 
 
 def read_regular(path: Path, most: int) -> bytes:
