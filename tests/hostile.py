@@ -57,6 +57,8 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
                   (pipe("z.mp4"), clip_folders.read_set), (pipe("classes.txt", tar=True), pictures),
                   (pipe("latents.json"), lambda path: latent_cache.read_record(path))]
         + [(pipe(f"z.{ending}", alone=True), read) for ending, read in ALONE],
+        "endless": [(endless(f"z.{ending}"), read) for ending, read in ALONE],
+        "holes": [(hollow(f"z.{ending}"), read) for ending, read in ALONE],
         "links": [(loop, pictures), (loop, images.read_set), (loop, formats.read_set), (loop, clip_folders.read_set)],
         "names": [(named, pictures), (named, images.read_set), (named, formats.read_set), (named,
         clip_folders.read_set)],
@@ -319,6 +321,32 @@ def pipe(name: str, alone: bool = False, tar: bool = False) -> Maker:
         elif file.suffix == ".npy":
             np.save(file.with_name("a.npy"), np.random.default_rng(0).random((9, 3), np.float32))
         return file if alone else place
+
+    return make
+
+
+def endless(name: str) -> Maker:
+    """A link to a plain file of the system that says it is empty, and whose reader waits for what comes."""
+
+    def make(place: Path) -> Path:
+        path = place / name
+        path.symlink_to("/proc/kmsg")
+        return path
+
+    return make
+
+
+def hollow(name: str) -> Maker:
+    """A terabyte of holes behind a few bytes, which an archive holds in less than a kilobyte."""
+
+    def make(place: Path) -> Path:
+        path = place / name
+        with open(path, "wb") as stream:
+            if name.endswith("npy"):
+                header = {"descr": "|u1", "fortran_order": False, "shape": (2**40 // 3, 3)}
+                np.lib.format.write_array_header_2_0(stream, header)
+            stream.truncate(2**40 + 128)
+        return path
 
     return make
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ditmoe.config import screen
@@ -51,6 +51,26 @@ def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool 
             command(words)
 
     guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
+
+
+def run_name(name: Any) -> str:
+    """The name of a run as it stands in a configuration's path, before Hydra makes that folder: it lies in its parent.
+
+    Raises:
+        ValueError: if it leads elsewhere, or is one that no screen shows.
+    """
+    text = str(name)
+    parts = text.removesuffix("/").split("/")
+    if name is None or isinstance(name, list | dict | ListConfig | DictConfig) or printable(text) != text:
+        raise ValueError(f"name must be text that can be printed, got {printable(text)}")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"name must be that of a folder in runs/<modality>, got {text!r}; hydra.run.dir=... puts a run elsewhere"
+        )
+    return text
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def guard(main: Callable[[], Any]) -> None:
@@ -112,6 +132,8 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or match[1]
         return f"{key} must be given: {key}=..."
+    if match := re.search(r"raised while resolving interpolation: (.+)", text):  # by a resolver of ours
+        return match[1]
     return " ".join(text.split())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ditmoe.outside.paths import is_regular, may_hold, open_regular, printable
+from ditmoe.outside.paths import may_hold, open_regular, printable
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -18,8 +18,9 @@ def map_array(path: Path) -> np.ndarray:
     Raises:
         OSError, ValueError: if it is no plain file or has no array of plain numbers.
     """
-    if not is_regular(path):
-        open_regular(path).close()  # says why
+    with open_regular(path) as stream:  # says why it is none
+        if not stream.peek(1):
+            raise ValueError(f"{printable(path)} must hold an array, got an empty file")
     return np.lib.format.open_memmap(path, mode="r")
 
 

@@ -1,5 +1,6 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
+import errno
 import io
 import json
 import os
@@ -118,18 +119,40 @@ def open_regular(path: Path, most: int | None = None) -> Plain:
 
     Raises:
         OSError: if it cannot be opened.
-        ValueError: if it is a FIFO, a device, a socket or a folder, or larger.
+        ValueError: if it is a FIFO, a device, a socket or a folder, or larger, or its size is all but holes.
     """
     about = os.stat(path)  # before it is opened, which some devices take for an order
-    if stat.S_ISREG(about.st_mode):
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        about = os.fstat(handle)
-        if stat.S_ISREG(about.st_mode) and (most is None or about.st_size <= most):
+    if holes := stat.S_ISREG(about.st_mode):
+        # What says that it is empty is not asked: some files of /proc are never at an end.
+        place = path if about.st_size else os.devnull
+        handle = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        about = os.fstat(handle) if about.st_size else about
+        holes = _is_hollow(handle, about)
+        if stat.S_ISREG(about.st_mode) and not holes and (most is None or about.st_size <= most):
             return Plain(io.FileIO(path, "rb", opener=lambda *_: handle))  # which knows its name
         os.close(handle)
+    if holes:
+        raise ValueError(
+            f"{printable(path)} must hold what its size promises: {about.st_size} bytes are all but holes"
+        )
     if stat.S_ISREG(about.st_mode):
         raise ValueError(f"{printable(path)} must have at most {most} bytes, got {about.st_size}")
     raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
+
+
+def _is_hollow(handle: int, about: os.stat_result) -> bool:
+    """Whether a large file was hardly written: a few bytes of an archive become terabytes of holes so."""
+    stored = 512 * getattr(about, "st_blocks", 0)
+    if about.st_size <= may_hold(stored):
+        return False
+    if stored:
+        return True
+    try:  # some file systems count no blocks
+        os.lseek(handle, 0, os.SEEK_DATA)
+    except (AttributeError, OSError) as error:
+        return getattr(error, "errno", None) == errno.ENXIO
+    os.lseek(handle, 0, os.SEEK_SET)
+    return False
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -161,37 +184,40 @@ def files_below(top: Path, hidden: bool = False, special: bool = False) -> Itera
         special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    own: set[tuple[int, int]] | None = None
+    own: set[tuple[int, int]] | None = None  # real folders in `top`
 
     def listed(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if hidden or e.name[0] != "."), key=lambda e: e.name)
 
     def real(folder: Path) -> Iterator[tuple[int, int]]:
-        yield _identity(folder)
-        for entry in listed(folder):
-            if entry.is_dir(follow_symlinks=False):
-                yield from real(Path(entry.path))
+        below = [folder]
+        while below:
+            yield _identity(folder := below.pop())
+            below += [Path(entry.path) for entry in listed(folder) if entry.is_dir(follow_symlinks=False)]
 
-    def walk(folder: Path) -> Iterator[Path]:
-        nonlocal own
+    def entered(folder: Path) -> Iterator[os.DirEntry[str]]:
         if (identity := _identity(folder)) in seen:
-            return
+            return iter(())
         seen.add(identity)
-        for entry in listed(folder):
-            try:
-                folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
-            except OSError:  # a link to itself, or gone meanwhile
-                folded = plain = linked = False
-            if plain or (special and not folded):
-                yield Path(entry.path)
-            if folded and linked:
-                own = set(real(Path(top))) if own is None else own
-                folded = _identity(Path(entry.path)) not in own
-            if folded:
-                yield from walk(Path(entry.path))
+        return iter(listed(folder))
 
-    yield from walk(Path(top))
+    open_folders = [entered(Path(top))]  # of any depth, where calls would end at a thousand
+    while open_folders:
+        if (entry := next(open_folders[-1], None)) is None:
+            open_folders.pop()
+            continue
+        try:
+            folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
+        except OSError:  # a link to itself, or gone meanwhile
+            folded = plain = linked = False
+        if plain or (special and not folded):
+            yield Path(entry.path)
+        if folded and linked:
+            own = set(real(Path(top))) if own is None else own
+            folded = _identity(Path(entry.path)) not in own
+        if folded:
+            open_folders.append(entered(Path(entry.path)))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

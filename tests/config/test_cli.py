@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ditmoe.config import cli
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +49,29 @@ def test_one_line_and_exit_code_2(tmp_path: Path, command: str, words: list[str]
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "", "/", "../../x", "a/../../x", "/x", "a//b", "a\nb", "\x1b[31m", "\udce9", None, ["a"]],
+)
+def test_a_name_of_a_run_leads_nowhere_else(name: object) -> None:
+    with pytest.raises(ValueError, match=r"^name must be [^\n\x1b]*$"):
+        cli.run_name(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b", "a/", "Стул 1", 5, True, "..x"])
+def test_a_name_of_a_run_stays_as_it_is(name: object) -> None:
+    assert cli.run_name(name) == str(name)
+
+
+def test_a_run_that_is_refused_for_its_name_makes_no_folder(tmp_path: Path) -> None:
+    done = call("train", "name=../../x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: name must be that of a folder in runs/<modality>, got '../../x'; hydra.run"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_whole_way_in_a_tiny_run(tmp_path: Path) -> None:

@@ -66,3 +66,23 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path)] == ["one/x"]
     assert {p.name for p in files_below(tmp_path, hidden=True)} == {"x", ".hidden"}
+
+
+def test_folders_of_any_depth_are_walked(tmp_path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("x").touch()
+        Path("up").symlink_to("..")
+        found = [p.name for p in files_below(tmp_path)]
+    finally:
+        for name in ("x", "up"):
+            Path(name).unlink(missing_ok=True)
+        while not os.path.samefile(".", tmp_path):  # what removes a test's folders ends at a thousand
+            os.chdir("..")
+            os.rmdir("d")
+        os.chdir(here)
+    assert found == ["x"]

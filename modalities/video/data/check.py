@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ditmoe.checkpoint import digest, replacing
-from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.checkpoint import replacing
+from ditmoe.outside import open_regular, printable, read_regular
 from modalities.video.data.catalogue import find_videos
 from modalities.video.data.isolation import Child
 from modalities.video.io.container import Unreadable
@@ -177,10 +177,11 @@ def _digest(path: Path) -> str:
     """SHA-256 of a file, or of a folder's pictures and their names; "" where it cannot be opened."""
     try:
         if not path.is_dir():
-            return digest(path) if is_regular(path) else ""
+            with open_regular(path) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
         lines = "".join(f"{file.name} {_digest(file)}\n" for file in _files(path))
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +15,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from ditmoe.outside import is_regular, open_regular, printable
+from ditmoe.outside import open_regular, printable
 from modalities.video.io.integrity import sums_fit
 
 REASONS = {
     "missing": "an existing file, got nothing there",
-    "special": "a plain file or a folder, got a pipe, a device or a socket",
+    "special": "a plain file or a folder, got a pipe, a device, a socket or all but holes",
     "too large": "small enough for the memory, got more",
     "empty": "a video, got an empty one",
     "not a video": "a video, got something else or a damaged header",
@@ -59,6 +59,17 @@ class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies
         return Unreadable, (self.path, self.reason, self.detail)
 
 
+def check_plain(path: Path) -> None:
+    """Raises Unreadable for what is no plain file, or has nothing in it; OSError for what cannot be opened."""
+    try:
+        with open_regular(path) as stream:
+            there = stream.peek(1)
+    except ValueError as error:
+        raise Unreadable(path, "special") from error
+    if not there:
+        raise Unreadable(path, "empty")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the first video stream of a file and close it whatever happens.
@@ -66,8 +77,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     FFmpeg's errors, here and in the body, leave as `Unreadable`.
     """
     reason = "not a video"
-    if path.exists() and not is_regular(path):
-        raise Unreadable(path, "special")
+    with suppress(OSError):  # which FFmpeg tells
+        check_plain(path)
     try:
         with _source(path) as source, av.open(source, options=_GUARD, metadata_errors="replace") as container:
             stream = _first_video(path, container)

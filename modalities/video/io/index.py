@@ -9,8 +9,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import Int64
 
-from ditmoe.outside import is_regular
-from modalities.video.io.container import Unreadable, frames_of, opened, packets_of, upright
+from modalities.video.io.container import Unreadable, check_plain, frames_of, opened, packets_of, upright
 from modalities.video.io.integrity import is_truncated
 
 # Codecs whose packets are frames. Others (VP8's invisible frames, MPEG-2's fields) are decoded to count.
@@ -55,10 +54,7 @@ def index_container(path: Path) -> Index:
         Unreadable: for whatever is wrong with the file.
     """
     try:
-        if not is_regular(path):
-            raise Unreadable(path, "special" if path.exists() else "missing")
-        if not path.stat().st_size:
-            raise Unreadable(path, "empty")
+        check_plain(path)
         if is_truncated(path):
             raise Unreadable(path, "truncated")
     except OSError as error:
