@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
 from modalities.pointcloud.data.formats import read_surface, write_npy
-from modalities.pointcloud.data.isolation import run_isolated
 from modalities.shared.datasets import SPLITS, split_of
+from modalities.shared.isolation import num_cores, run_isolated
 
 LARGEST_RECORD = 2**28
 """Bytes of prepare.json."""
@@ -171,10 +171,8 @@ def _job(path: Path, source: Path, out: Path, num_points: int, split: Sequence[f
 
 def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
     """Sample each job; gives the reasons of those that failed."""
-    # Of the cores there are, those that this process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     reasons: dict[str, str] = {}
-    ended = run_isolated(_sample, todo, workers or cores, timeout)
+    ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)
     for job, error in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
         if isinstance(error, UnwritableError):
             raise error

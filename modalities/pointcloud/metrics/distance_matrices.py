@@ -12,11 +12,11 @@ from modalities.pointcloud.metrics import cache, nearest
 from modalities.pointcloud.metrics.distance import (
     Metric,
     is_approximate,
-    num_cores,
     num_pairs,
     pairwise,
     solver,
 )
+from modalities.shared.isolation import num_cores
 
 Which = tuple[str, str, Metric]
 """Which matrix: the set of its rows, the set of its columns, the distance."""
