@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from modalities.pointcloud.metrics import cache, nearest
+from modalities.pointcloud.metrics import nearest
 from modalities.pointcloud.metrics.distance import (
     Metric,
     is_approximate,
@@ -16,6 +16,7 @@ from modalities.pointcloud.metrics.distance import (
     pairwise,
     solver,
 )
+from modalities.shared import cache
 from modalities.shared.isolation import num_cores
 
 Which = tuple[str, str, Metric]
