@@ -30,7 +30,7 @@ from modalities.image.data.pictures import open_picture
 from modalities.image.metrics.features import read_reference
 from modalities.pointcloud.data import formats
 from modalities.pointcloud.data.ply import write_ply
-from modalities.pointcloud.metrics import cache
+from modalities.shared import cache
 from modalities.video.data import clip_folders
 from modalities.video.io.reader import read_clip, read_index
 from tests.fuzz import Reader, spoil_checkpoint

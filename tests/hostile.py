@@ -28,7 +28,7 @@ from modalities.image.metrics.features import read_reference
 from modalities.latent import latent_cache
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data import formats
-from modalities.pointcloud.metrics import cache
+from modalities.shared import cache
 from modalities.video import Clips
 from modalities.video.data import clip_folders
 from modalities.video.io.reader import read_clip, read_index

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from modalities.pointcloud import Clouds, evaluate_sets
-from modalities.pointcloud.data.catalogue import SPLITS
 from modalities.pointcloud.data.formats import read_set
 from modalities.pointcloud.metrics import memorisation
 from modalities.pointcloud.metrics.distance import pairwise
+from modalities.shared.datasets import SPLITS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "cloud_metrics.md"
 COLLAPSED, OUTLIERS, STRETCH, DROPPED, DENSITY = 12, 0.02, 0.15, 0.2, 10

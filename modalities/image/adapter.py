@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.checkpoint import replacing
 from ditmoe.modality import Report, Samples, Tokens, check_options
 from ditmoe.outside import Arrays, is_regular, printable, tell
 from modalities.image import view
@@ -25,10 +24,10 @@ from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.latent import Codec, LatentModality, Packing, latent_cache
-from modalities.latent.adapter import to_bytes, to_pixels
+from modalities.latent.adapter import to_pixels
 from modalities.latent.latent_cache import prepare as write_latents
-from modalities.latent.packing import encode_all, native_size, packed_rows
-from modalities.shared import lay_out, save_png
+from modalities.latent.packing import encode_all, native_size
+from modalities.shared import enlarged, lay_out, save_png
 
 FITTED_ON = 2048
 """Training pictures that a codec without weights of its own is fitted on."""
@@ -62,6 +61,8 @@ class Image(LatentModality):
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
+    decoded_at_once = 32
+    arrays = ("arr_0", "arr_1")  # as ADM's evaluator reads them
 
     def __init__(
         self,
@@ -77,11 +78,8 @@ class Image(LatentModality):
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
     ) -> None:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
-        super().__init__(codec, data_facts)
-        self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
-        self._make_data, self._make_tokens, self._latents = data, tokens, latents
+        super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts)
+        self._make_data = data
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         check_options("modality.evaluation", evaluate_images, self._evaluation)
         check_options("modality.preparation", write_latents, self._preparation)
@@ -102,15 +100,11 @@ class Image(LatentModality):
             raise self.cached.without_root()
         return data
 
-    @cached_property
-    def cached(self) -> latent_cache.Latents | None:
-        """The latents on disk, where there are some."""
-        if self._latents is None:
-            return None
-        mirror = latent_cache.read_record(Path(self._latents).expanduser()).get("mirror")
-        found = latent_cache.Latents(self._latents, partial(turn, mirror=bool(mirror)))
-        found.check(size=list(self.size))
-        return found
+    def setting(self) -> dict[str, Any]:
+        return {"size": list(self.size)}
+
+    def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
+        return partial(turn, mirror=bool(record.get("mirror")))
 
     def class_names(self) -> list[str]:
         return list((self.cached or self.data).classes)
@@ -121,13 +115,6 @@ class Image(LatentModality):
         whole = super().shape_of(frames, None, points)
         return whole if size is None else self.codec.shape(size)
 
-    def tokens(self, hidden_size: int) -> Tokens:
-        stride = self.data_facts()["stride"]
-        tokens = self._make_tokens(hidden_size=hidden_size, channels=self.sample_shape[0], stride=stride)
-        x = torch.zeros(1, *self.sample_shape)
-        tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
-        return tokens
-
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L h w"], Int[Tensor, " B"]]:
@@ -135,10 +122,6 @@ class Image(LatentModality):
             return self.cached.batch(size, seed, step, rank, world)
         images, labels = self.data.batch(size, seed, step, rank, world)
         return self.encode(images).cpu(), torch.from_numpy(labels)
-
-    @property
-    def rows(self) -> int:
-        return self._rows
 
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
@@ -174,14 +157,6 @@ class Image(LatentModality):
         rows = range(step * self.rows, (step + 1) * self.rows)
         return [pictures[n % len(pictures)][0].name for row in rows for n in packing.row(seed, row)]
 
-    def encode(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B L h w"]:
-        """Latents of pictures, on the codec's device."""
-        return self.encode_pixels(to_pixels(images))
-
-    def decode(self, x: Float[Tensor, "S L h w"], labels: Int[Tensor, " S"]) -> Samples:
-        parts = [to_bytes(self.decode_latents(part)) for part in x.split(32)]
-        return Samples(np.concatenate(parts), labels.numpy(), self.sample_names(labels.tolist()))
-
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
@@ -204,29 +179,15 @@ class Image(LatentModality):
         """A folder of pictures of one size, an npz with arr_0 (uint8), or one with ADM's statistics."""
         return read_set(path)
 
-    def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """One PNG per picture and a sheet of all; or one .npz as ADM's evaluator reads it, and the sheet beside it."""
-        if folder.suffix == ".npz":
-            sheet = folder.with_suffix(".png")
-            self.save_picture(samples, sheet)
-            labels = {} if samples.labels is None else {"arr_1": samples.labels}
-            with replacing(folder) as stream:
-                np.savez(stream, arr_0=samples.data, **labels)  # type: ignore[arg-type]
-            return [sheet, folder]
-        sheet, paths = folder / "samples.png", []
-        self.save_picture(samples, sheet)
-        for image, name in zip(samples.data, samples.file_names(), strict=True):
-            paths.append(save_png(folder / f"{name}.png", image))
-        return [sheet, *paths]
+    def write_each(self, samples: Samples, folder: Path) -> list[Path]:
+        """A PNG per picture."""
+        each = zip(samples.data, samples.file_names(), strict=True)
+        return [save_png(folder / f"{name}.png", image) for image, name in each]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         """A sheet of the first 200 pictures, small ones enlarged."""
-        labels = [] if samples.labels is None else samples.labels.tolist()
-        shown = samples.data[:200]
-        factor = max(1, 64 // shown.shape[1])
-        tiles = [image.repeat(factor, 0).repeat(factor, 1) for image in shown]
-        names = [self.class_name(label) for label in labels[:200]] or [""] * len(tiles)
-        save_png(file, lay_out(tiles, names))
+        tiles = [enlarged(image) for image in samples.data[:200]]
+        save_png(file, lay_out(tiles, self.labels_of(samples, 200)))
 
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
@@ -239,8 +200,7 @@ class Image(LatentModality):
         data = self.data
         data.root = source
         pictures = data.split("train")
-        self.codec = self.ready_codec(latent_cache.read_codec(out))
-        setting = {"source": printable(source.resolve()), "size": list(self.size), "mirror": data.mirror}
+        setting = {"source": printable(source.resolve()), **self.setting(), "mirror": data.mirror}
         found = latent_cache.Source(
             "picture",
             names=[picture.name for picture in pictures],
@@ -249,8 +209,7 @@ class Image(LatentModality):
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,
         )
-        report = latent_cache.prepare(found, self.encode, out, setting, self.codec, **self._preparation)
-        print(latent_cache.summary(report, "picture", out))
+        self.write_latents(found, out, setting, self._preparation)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
         rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ditmoe.outside import files_below, printable, tell
 from modalities.image.data.pictures import SUFFIXES, fitted, open_picture
-from modalities.shared import lay_out, save_png
+from modalities.shared import enlarged, lay_out, save_png
 
 MAX_PICTURES = 200
 LARGEST = 4096
@@ -57,8 +57,7 @@ def _drawn(image: Image.Image, most: int) -> Image.Image:
     """As it is shown: small ones enlarged, large ones with at most so many pixels a side."""
     if max(image.size) > most:
         image.thumbnail((most, most))
-    factor = max(1, 64 // image.height)
-    return Image.fromarray(np.asarray(image).repeat(factor, 0).repeat(factor, 1))
+    return Image.fromarray(enlarged(np.asarray(image)))
 
 
 def _beside(path: Path) -> Path:

@@ -4,18 +4,23 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.modality import Modality
+from ditmoe.checkpoint import replacing
+from ditmoe.modality import Modality, Samples, Tokens
 from ditmoe.outside import printable
+from modalities.latent import latent_cache
 from modalities.latent.autoencoder import Published
 from modalities.latent.codec import Batches, Codec
 from modalities.latent.latent_cache import Latents
+from modalities.latent.packing import packed_rows
 
 LARGEST = 2**27
 """Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
@@ -25,16 +30,39 @@ class LatentModality(Modality):
     """A modality whose samples are latents of a codec.
 
     Args:
-        codec: makes the codec.
+        codec: makes the codec between pixels and latents.
+        tokens: makes the patchifier for a width, a number of channels and a stride.
+        size: (H, W) in pixels.
+        latents: a folder that `prepare` wrote; training then neither reads nor encodes the data.
+        native: train on samples at their own sizes and proportions, shrunk to the area of `size` at most.
+        budget: then, tokens at most of each packed row of a batch.
+        rows: then, such rows of a batch, which processes share.
         data_facts: class names, shape of the latents and what the codec learnt, from a checkpoint; None finds them from
             the data.
     """
 
     published: ClassVar[type[Published]]
     """The codec whose weights are in no checkpoint."""
+    decoded_at_once: ClassVar[int]
+    """Samples."""
+    arrays: ClassVar[tuple[str, str]]
+    """Names of samples and labels in an npz."""
 
-    def __init__(self, codec: Callable[..., Codec], data_facts: Mapping[str, Any] | None) -> None:
-        self._make_codec = codec
+    def __init__(
+        self,
+        codec: Callable[..., Codec],
+        tokens: Callable[..., Tokens],
+        size: Sequence[int],
+        latents: str | PathLike | None,
+        native: bool,
+        budget: int,
+        rows: int,
+        data_facts: Mapping[str, Any] | None,
+    ) -> None:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
+        self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
+        self._make_codec, self._make_tokens, self._latents = codec, tokens, latents
         self._facts = (
             {**data_facts, "classes": [printable(name) for name in data_facts["classes"]]}
             if data_facts
@@ -50,10 +78,27 @@ class LatentModality(Modality):
     def pixel_size(self) -> tuple[int, ...]:
         """Of a sample in pixels, frames first where it has some."""
 
-    @property
     @abstractmethod
+    def setting(self) -> dict[str, Any]:
+        """What latents on disk depend on, by the names of options."""
+
+    @abstractmethod
+    def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
+        """Which sample, and which view of it, is a number of the training stream, by the record of latents on disk."""
+
+    @abstractmethod
+    def write_each(self, samples: Samples, folder: Path) -> list[Path]:
+        """Files of the samples."""
+
+    @cached_property
     def cached(self) -> Latents | None:
         """The latents on disk, where there are some."""
+        if self._latents is None:
+            return None
+        record = latent_cache.read_record(Path(self._latents).expanduser())
+        found = Latents(self._latents, self.picker(record))
+        found.check(**self.setting())
+        return found
 
     @abstractmethod
     def fitting_data(self) -> Batches:
@@ -126,13 +171,49 @@ class LatentModality(Modality):
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(self.data_facts()["shape"])
 
-    def encode_pixels(self, x: Float[Tensor, "B C *size"]) -> Float[Tensor, "B L *cells"]:
-        """Latents, on the codec's device."""
-        return self.codec.encode(x.to(next(self.codec.buffers()).device))
+    @property
+    def rows(self) -> int:
+        return self._rows
 
-    def decode_latents(self, z: Float[Tensor, "B L *cells"]) -> Float[Tensor, "B C *size"]:
-        """The reverse."""
-        return self.codec.decode(z.to(next(self.codec.buffers()).device))
+    def tokens(self, hidden_size: int, **options: Any) -> Tokens:
+        channels, stride = self.sample_shape[0], self.data_facts()["stride"]
+        tokens = self._make_tokens(hidden_size=hidden_size, channels=channels, stride=stride, **options)
+        x = torch.zeros(1, *self.sample_shape)
+        tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
+        return tokens
+
+    def encode(self, data: UInt8[np.ndarray, "B *size 3"]) -> Float[Tensor, "B L *cells"]:
+        """Latents of pictures or clips, on the codec's device."""
+        return self.codec.encode(to_pixels(data).to(next(self.codec.buffers()).device))
+
+    def decode(self, x: Float[Tensor, "S L *cells"], labels: Int[Tensor, " S"]) -> Samples:
+        device = next(self.codec.buffers()).device
+        parts = [to_bytes(self.codec.decode(part.to(device))) for part in x.split(self.decoded_at_once)]
+        return Samples(np.concatenate(parts), labels.numpy(), self.sample_names(labels.tolist()))
+
+    def write(self, samples: Samples, folder: Path) -> list[Path]:
+        if folder.suffix != ".npz":
+            self.save_picture(samples, folder / "samples.png")
+            return [folder / "samples.png", *self.write_each(samples, folder)]
+        self.save_picture(samples, folder.with_suffix(".png"))
+        arrays = dict(zip(self.arrays, (samples.data, samples.labels), strict=True))
+        with replacing(folder) as stream:
+            np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})  # type: ignore[arg-type]
+        return [folder.with_suffix(".png"), folder]
+
+    def labels_of(self, samples: Samples, most: int) -> list[str]:
+        """Class names of the first samples, for a sheet; empty where they have no labels."""
+        if samples.labels is None:
+            return [""] * min(most, len(samples))
+        return [self.class_name(label) for label in samples.labels[:most].tolist()]
+
+    def write_latents(
+        self, source: latent_cache.Source, out: Path, setting: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
+        """Encode a source once, for `modality.latents=`; prints a summary."""
+        self.codec = self.ready_codec(latent_cache.read_codec(out))
+        report = latent_cache.prepare(source, self.encode, out, setting, self.codec, **options)
+        print(latent_cache.summary(report, source.kind, out))
 
     @property
     def autoencoder(self) -> Any:

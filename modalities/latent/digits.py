@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 
+from modalities.shared.datasets import check_split
+
 FILE = Path(__file__).parent / "assets" / "digits.npz"
 CLASSES = [str(digit) for digit in range(10)]
 SPLITS = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, 1797)}
@@ -20,8 +22,7 @@ def digits(split: str, size: int = 8) -> tuple[UInt8[np.ndarray, "S size size"],
     Raises:
         ValueError: for another split than train, val and test, or a size below 8.
     """
-    if split not in SPLITS:
-        raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {split!r}")
+    check_split(split)
     if size < 8:
         raise ValueError(f"size must be at least 8, the size of the built-in digits, got {size}")
     return _enlarged(size)[SPLITS[split]], _stored()[1][SPLITS[split]]

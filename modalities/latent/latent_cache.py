@@ -20,6 +20,7 @@ from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.outside import is_regular, printable, read_regular
 from modalities.latent.codec import Codec
+from modalities.shared.datasets import numbers
 
 RECORD, CODEC = "latents.json", "codec.safetensors"
 LARGEST_RECORD = 2**28
@@ -294,8 +295,7 @@ class Latents:
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L *cells"], Int[Tensor, " B"]]:
         """Latents and labels, float32: a function of its arguments alone, as a data set's own `batch`."""
-        first = (step * world + rank) * size
-        picked = [self._pick(len(self), seed, number) for number in range(first, first + size)]
+        picked = [self._pick(len(self), seed, number) for number in numbers(size, step, rank, world)]
         try:
             latents = torch.stack([self._latent(index, view) for index, view in picked])
             return latents, self._labels[[index for index, _ in picked]]

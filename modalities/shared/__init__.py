@@ -1,9 +1,10 @@
-"""What has no modality: patches, distances between sets of features, contact sheets."""
+"""What has no modality: patches, data sets, distances between sets, kept results, isolated work, contact sheets."""
 
-from modalities.shared.contact_sheet import lay_out, save_png
+from modalities.shared.contact_sheet import enlarged, lay_out, save_png
 from modalities.shared.patches import patchify, sincos, unpatchify
 
 __all__ = [
+    "enlarged",
     "lay_out",
     "patchify",
     "save_png",

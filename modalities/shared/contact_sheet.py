@@ -102,6 +102,12 @@ def _write(pen: ImageDraw.ImageDraw, text: str, x: float, y: float, width: float
     pen.text((x, y), text, (70, 74, 82), font, anchor="mm")
 
 
+def enlarged(frames: UInt8[np.ndarray, "*T H W 3"]) -> UInt8[np.ndarray, "*T h w 3"]:
+    """Small pictures with each pixel drawn larger."""
+    factor = max(1, 64 // frames.shape[-3])
+    return frames.repeat(factor, -3).repeat(factor, -2)
+
+
 def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     """Write a PNG whole or not at all; folders are made. Returns the path."""
     path = Path(path)

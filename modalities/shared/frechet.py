@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
+from modalities.shared.confidence import Estimate
+
 Features = Float[np.ndarray, "_ F"]
 
 
@@ -103,35 +105,6 @@ def moments(features: Features, chunk: int = 4096) -> Moments:
     for start in range(0, len(features), chunk):
         out.add(features[start : start + chunk])
     return out
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and what is known of its error.
-
-    Attributes:
-        value: as the set at hand has it.
-        error: standard error; NaN where the sets are too small to tell.
-        bias: by how much `value` is expected to lie above that of infinite sets.
-        df: degrees of freedom of the error.
-    """
-
-    value: float
-    error: float
-    bias: float = 0.0
-    df: int = 9
-
-    @property
-    def corrected(self) -> float:
-        """What infinite sets would have; may come out slightly below 0 where a distance is meant."""
-        return self.value - self.bias
-
-    def interval(self, low: float = -np.inf) -> tuple[float, float]:
-        """95 %, by Student's t, not below `low`; of the expected value at these counts, bias included."""
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(self.df, 0.975)) * self.error
-        return max(low, self.value - half), self.value + half
 
 
 def distance(a: Statistics, b: Statistics) -> float:
@@ -264,10 +237,3 @@ def inception_score(probabilities: Float[np.ndarray, "S K"], split: int = 5000) 
     scores = [float(np.exp(rel_entr(p, p.mean(axis=0)).sum(axis=1).mean())) for p in parts]
     error = float(np.std(scores, ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else np.nan
     return Estimate(float(np.mean(scores)), error, df=max(1, len(scores) - 1))
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of `count` independent samples (Wilson, 1927, J. Am. Stat. Assoc. 22)."""
-    z = 1.96**2 / count
-    middle, half = (share + z / 2) / (1 + z), np.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

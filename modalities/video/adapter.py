@@ -11,20 +11,19 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.checkpoint import replacing
 from ditmoe.modality import Report, Samples, Tokens, check_options
 from ditmoe.outside import printable
 from modalities.latent import Codec, LatentModality, latent_cache
-from modalities.latent.adapter import to_bytes, to_pixels
-from modalities.latent.packing import encode_all, packed_rows
-from modalities.shared import lay_out, save_png
+from modalities.latent.adapter import to_pixels
+from modalities.latent.packing import encode_all
+from modalities.shared import enlarged, lay_out, save_png
 from modalities.video.codec import Autoencoder, CausalPatches, training
 from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
 from modalities.video.data.check import check as check_videos
 from modalities.video.data.dataset import pick
 from modalities.video.io import writer
 from modalities.video.metrics.evaluation import choose, evaluate_videos
-from modalities.video.view import enlarged, strip, view
+from modalities.video.view import strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
@@ -63,6 +62,8 @@ class Video(LatentModality):
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
+    decoded_at_once = 8
+    arrays = ("videos", "labels")
 
     def __init__(
         self,
@@ -84,8 +85,6 @@ class Video(LatentModality):
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
     ) -> None:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
         if min(frames, stride) < 1:
             raise ValueError(
                 f"modality.frames and modality.stride must be at least 1, got {frames} and {stride}"
@@ -96,13 +95,11 @@ class Video(LatentModality):
             raise ValueError(
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
-        super().__init__(codec, data_facts)
-        self.budget, self._rows = budget, packed_rows(native, rows, latents)
-        self.size, self.frames, self.stride, self.rate = tuple(size), frames, stride, rate
+        super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts)
+        self.frames, self.stride, self.rate = frames, stride, rate
         self.images, self.merge = images, merge
-        self._make_data, self._make_tokens, self._make_pictures = data, tokens, pictures
-        self._latents, self._preparation = latents, dict(preparation or {})
-        self._evaluation = dict(evaluation or {})
+        self._make_data, self._make_pictures = data, pictures
+        self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}
         check_options("modality.evaluation", evaluate_videos, kept)
 
@@ -140,12 +137,11 @@ class Video(LatentModality):
             return None
         return self._make_pictures(size=self.size)
 
-    @cached_property
-    def cached(self) -> latent_cache.Latents | None:
-        """The latents on disk, where there are some."""
-        if self._latents is None:
-            return None
-        starts = latent_cache.read_record(Path(self._latents).expanduser()).get("starts", 1)
+    def setting(self) -> dict[str, Any]:
+        return {"frames": self.frames, "size": list(self.size), "stride": self.stride}
+
+    def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
+        starts = record.get("starts", 1)
         if type(starts) is not int or starts < 1:
             raise ValueError(f"{self._latents} is damaged: its record has starts {printable(starts)}")
 
@@ -153,9 +149,7 @@ class Video(LatentModality):
             index, place = pick(length, seed, number)
             return index, int(place * starts)
 
-        found = latent_cache.Latents(self._latents, pick_view)
-        found.check(frames=self.frames, size=list(self.size), stride=self.stride)
-        return found
+        return pick_view
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 T H W"]]:
         """Some training clips, and pictures as clips that stand still, by their share."""
@@ -189,16 +183,8 @@ class Video(LatentModality):
         super().shape_of(points=points)
         return self.codec.shape((frames or self.frames, *(size or self.size)))
 
-    def tokens(self, hidden_size: int) -> Tokens:
-        tokens = self._make_tokens(
-            hidden_size=hidden_size,
-            channels=self.sample_shape[0],
-            stride=self.data_facts()["stride"],
-            rate=self.rate,
-        )
-        x = torch.zeros(1, *self.sample_shape)
-        tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
-        return tokens
+    def tokens(self, hidden_size: int, **options: Any) -> Tokens:
+        return super().tokens(hidden_size, rate=self.rate, **options)
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
@@ -212,10 +198,6 @@ class Video(LatentModality):
             return (x[:, :, :1] if one_frame else x), y
         clips, labels = self.data.batch(size, seed, step, rank, world)
         return self.encode(clips[:, :1] if one_frame else clips).cpu(), torch.from_numpy(labels)
-
-    @property
-    def rows(self) -> int:
-        return self._rows
 
     @cached_property
     def native_set(self) -> NativeClips:
@@ -242,14 +224,6 @@ class Video(LatentModality):
         names = list(self.classes)
         own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
         return np.array(own, np.int64)
-
-    def encode(self, clips: UInt8[np.ndarray, "B T H W 3"]) -> Float[Tensor, "B L t h w"]:
-        """Latents of clips, on the codec's device."""
-        return self.encode_pixels(to_pixels(clips))
-
-    def decode(self, x: Float[Tensor, "S L t h w"], labels: Int[Tensor, " S"]) -> Samples:
-        parts = [to_bytes(self.decode_latents(part)) for part in x.split(8)]
-        return Samples(np.concatenate(parts), labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -278,28 +252,18 @@ class Video(LatentModality):
     def read(self, path: Path) -> Samples:
         return clip_folders.read_set(path)
 
-    def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """Per clip an MP4 to look at and a lossless MKV to measure, a GIF of all, and a sheet with frames of each; or
-        one .npz (videos, labels), the sheet beside it.
-        """
-        if folder.suffix == ".npz":
-            self.save_picture(samples, folder.with_suffix(".png"))
-            labels = {} if samples.labels is None else {"labels": samples.labels}
-            with replacing(folder) as stream:
-                np.savez(stream, videos=samples.data, **labels)  # type: ignore[arg-type]
-            return [folder.with_suffix(".png"), folder]
-        sheet, paths = folder / "samples.png", []
-        self.save_picture(samples, sheet)
+    def write_each(self, samples: Samples, folder: Path) -> list[Path]:
+        """Per clip an MP4 to look at and a lossless MKV to measure, and a GIF of all."""
+        paths = []
         for clip, name in zip(samples.data, samples.file_names(), strict=True):
             writer.write_mp4(folder / f"{name}.mp4", enlarged(clip), self.rate)
             writer.write_ffv1(folder / f"{name}.mkv", clip, self.rate)
             paths += [folder / f"{name}.mp4", folder / f"{name}.mkv"]
-        return [sheet, self._save_animation(samples, folder / "samples.gif"), *paths]
+        return [self._save_animation(samples, folder / "samples.gif"), *paths]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         """A sheet of the first 40 clips, several frames of each in a row."""
-        strips = [strip(clip) for clip in samples.data[:40]]
-        save_png(file, lay_out(strips, self._names(samples)[: len(strips)]))
+        save_png(file, lay_out([strip(clip) for clip in samples.data[:40]], self.labels_of(samples, 40)))
 
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
@@ -319,9 +283,12 @@ class Video(LatentModality):
             raise ValueError(f"modality.preparation.starts must be at least 1, got {starts}")
         data = self.data = self.clips_of(source)
         videos = data.split("train")
-        self.codec = self.ready_codec(latent_cache.read_codec(out))
-        setting = {"source": printable(source.resolve()), "frames": self.frames, "size": list(self.size),
-                   "stride": self.stride, "starts": starts, "policy": data.policy}  # fmt: skip
+        setting = {
+            "source": printable(source.resolve()),
+            **self.setting(),
+            "starts": starts,
+            "policy": data.policy,
+        }
         found = latent_cache.Source(
             "video",
             names=[video.name for video in videos],
@@ -330,8 +297,7 @@ class Video(LatentModality):
             read=lambda numbers: data.views([videos[i] for i in numbers], starts),
             unreadable=data.unreadable,
         )
-        report = latent_cache.prepare(found, self.encode, out, setting, self.codec, **options)
-        print(latent_cache.summary(report, "video", out))
+        self.write_latents(found, out, setting, options)
 
     def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
         codec = self._make_codec()
@@ -359,11 +325,7 @@ class Video(LatentModality):
         )
 
     def _save_animation(self, samples: Samples, file: Path) -> Path:
-        names = self._names(samples)[:40]
+        names = self.labels_of(samples, 40)
         frames = zip(*(enlarged(clip) for clip in samples.data[:40]), strict=True)
         writer.write_gif(file, np.stack([lay_out(list(tiles), names) for tiles in frames]), self.rate)
         return file
-
-    def _names(self, samples: Samples) -> list[str]:
-        labels = [] if samples.labels is None else samples.labels.tolist()
-        return [self.class_name(label) for label in labels] or [""] * len(samples)

@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ditmoe.outside import files_below, printable, tell
-from modalities.shared import lay_out, save_png
+from modalities.shared import enlarged, lay_out, save_png
 from modalities.video.data.clip_folders import one_each
 from modalities.video.data.dataset import fit, resized
 from modalities.video.io.container import Unreadable
@@ -74,9 +74,3 @@ def _smaller(frames: UInt8[np.ndarray, "T H W 3"], most: int) -> UInt8[np.ndarra
     if (side := max(height, width)) <= most:
         return frames
     return resized(frames, (max(1, height * most // side), max(1, width * most // side)))
-
-
-def enlarged(clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:
-    """A small clip with each pixel drawn larger."""
-    factor = max(1, 64 // clip.shape[1])
-    return clip.repeat(factor, 1).repeat(factor, 2)

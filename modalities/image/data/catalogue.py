@@ -1,8 +1,6 @@
 """Which pictures there are: the built-in digits, folders of class folders, tars of shards."""
 
-import hashlib
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -14,8 +12,8 @@ import numpy as np
 from ditmoe.outside import files_below, open_regular, printable, read_regular
 from modalities.image.data.pictures import SUFFIXES
 from modalities.latent import digits
+from modalities.shared.datasets import SPLITS, split_of
 
-SPLITS = ("train", "val", "test")
 FOLDERS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 SHARES = (0.9, 0.05)
 """Of train and val, where the data have no splits of their own; the rest is test."""
@@ -108,7 +106,7 @@ def _folders(root: Path) -> tuple[list[str], list[tuple[str, Picture]]]:
                 continue  # beside the class folders: a read-me's picture, not data
             label = labels[printable(parts[0])] if names else 0
             shown = printable("/".join((top, *parts) if top else parts))
-            found.append((tops.get(top) or _hashed("/".join(parts)), Picture(shown, label, file)))
+            found.append((tops.get(top) or split_of("/".join(parts), SHARES), Picture(shown, label, file)))
     return classes, found
 
 
@@ -116,11 +114,6 @@ def _split_named(name: str) -> str | None:
     """The split that a folder, or a shard such as train-000017, belongs to by its name."""
     word = re.search(r"(?:^|[-_.])(train|val|test)(?:idation|ing)?(?=$|[-_.\d])", name.lower())
     return word[1] if word else None
-
-
-def _hashed(name: str) -> str:
-    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
-    return SPLITS[int(np.searchsorted(np.cumsum(SHARES), place, side="right"))]
 
 
 def _shards(root: Path, shards: list[Path]) -> tuple[list[str], list[tuple[str, Picture]]]:
@@ -140,7 +133,7 @@ def _shards(root: Path, shards: list[Path]) -> tuple[list[str], list[tuple[str, 
     if labels and most >= len(classes):
         raise ValueError(f"{printable(names)} must name {most + 1} classes, got {len(classes)}")
     if not any(split for split, _ in found):
-        return classes, [(_hashed(picture.name), picture) for _, picture in found]
+        return classes, [(split_of(picture.name, SHARES), picture) for _, picture in found]
     return classes, [(split or "train", picture) for split, picture in found]
 
 

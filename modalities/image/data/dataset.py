@@ -4,10 +4,10 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from threading import Lock
 from typing import ClassVar
 
 import numpy as np
@@ -15,11 +15,12 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ditmoe.modality import Samples
-from ditmoe.outside import open_regular, printable, tell
-from modalities.image.data.catalogue import SPLITS, Member, Picture, list_pictures
+from ditmoe.outside import open_regular, printable
+from modalities.image.data.catalogue import Member, Picture, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
+from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 
-_EPOCH, _SAMPLE = 1, 2  # addresses of the two kinds of random streams
+_SAMPLE = 2  # address of a random stream
 
 
 class Pictures:
@@ -49,9 +50,8 @@ class Pictures:
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
-        self.unreadable: dict[str, str] = {}
+        self.unreadable: LeftOut[str] = LeftOut("skipped unreadable picture")
         """Pictures found unreadable so far, and why."""
-        self._lock = Lock()
 
     @property
     def classes(self) -> list[str]:
@@ -64,8 +64,7 @@ class Pictures:
         Raises:
             ValueError: if it is none of train, val and test, or empty.
         """
-        if name not in SPLITS:
-            raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+        check_split(name)
         if not (pictures := self._listing[1][name]):
             raise ValueError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
         return pictures
@@ -79,17 +78,15 @@ class Pictures:
         pictures in each epoch.
         """
         pictures = self.split("train")
-        first = (step * world + rank) * size
-        turned = [turn(len(pictures), seed, number, self.mirror) for number in range(first, first + size)]
+        turned = [turn(len(pictures), seed, n, self.mirror) for n in numbers(size, step, rank, world)]
         images = list(self._threads.map(lambda entry: self._nearest_readable(entry[0]), turned))
         chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
         return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the pictures in that batch."""
-        pictures, first = self.split("train"), (step * world + rank) * size
-        numbers = range(first, first + size)
-        return [pictures[turn(len(pictures), seed, number, self.mirror)[0]].name for number in numbers]
+        pictures = self.split("train")
+        return [pictures[item_of(len(pictures), seed, n)].name for n in numbers(size, step, rank, world)]
 
     def reference(self, split: str) -> Samples:
         """The readable pictures of a split, at most `limit` of them, drawn once and for all."""
@@ -117,7 +114,7 @@ class Pictures:
         try:
             return self._open(picture, lambda image: fitted(image, self.size))
         except (ValueError, OSError) as error:
-            self._tell(picture.name, str(error))
+            self.unreadable.add(picture.name, str(error))
             return None
 
     def own_sizes(self) -> list[tuple[Picture, tuple[int, int]]]:
@@ -133,7 +130,7 @@ class Pictures:
         try:
             return size_of(_stream(picture.source), picture.name, self.max_pixels)
         except (ValueError, OSError) as error:
-            self._tell(picture.name, str(error))
+            self.unreadable.add(picture.name, str(error))
             return None
 
     def read_wholes(
@@ -152,7 +149,7 @@ class Pictures:
             else:
                 whole = self._open(picture, lambda image: stretched(image, size))
         except (ValueError, OSError) as error:
-            self._tell(picture.name, str(error))
+            self.unreadable.add(picture.name, str(error))
             return None
         return whole[:, ::-1] if self.mirror and _flipped(seed, number) else whole
 
@@ -164,24 +161,13 @@ class Pictures:
             source, picture.name if isinstance(source, io.BytesIO) else None, make, self.max_pixels
         )
 
-    def _tell(self, name: str, reason: str) -> None:
-        with self._lock:
-            if name in self.unreadable:
-                return
-            self.unreadable[name] = reason
-            if (count := len(self.unreadable)) <= 20:
-                last = " (further ones are only counted)" if count == 20 else ""
-                tell(f"skipped unreadable picture {count}: {reason}{last}")
-
     def _nearest_readable(self, index: int) -> np.ndarray:
         """A training picture, or the next readable one of its class."""
         pictures = self.split("train")
-        if (image := self.read(pictures[index])) is not None:
-            return image
-        for other in (*pictures[index + 1 :], *pictures[:index]):
-            if other.label == pictures[index].label and (image := self.read(other)) is not None:
-                return image
-        raise self.nothing_readable()
+        image = first_readable(pictures, index, self.read, attrgetter("label"))
+        if image is None:
+            raise self.nothing_readable()
+        return image
 
     def nothing_readable(self) -> ValueError:
         """What is wrong where no picture can be read."""
@@ -221,15 +207,9 @@ def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:
     """Which of `length` items is number `number` of the training stream, and whether it is mirrored."""
-    index = int(_permutation(length, seed, number // length)[number % length])
-    return index, mirror and _flipped(seed, number)
+    return item_of(length, seed, number), mirror and _flipped(seed, number)
 
 
 def _flipped(seed: int, number: int) -> bool:
     """Whether number `number` of the training stream is mirrored, where half of them are."""
     return bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)
-
-
-@lru_cache(maxsize=4)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(length)

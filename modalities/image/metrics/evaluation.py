@@ -13,7 +13,8 @@ from ditmoe.modality import Report, Samples
 from modalities.image.metrics.features import Extractor, ImageSet, checked, extract, make, read_reference
 from modalities.image.metrics.warnings import warnings
 from modalities.shared import frechet
-from modalities.shared.frechet import Estimate, Statistics
+from modalities.shared.confidence import Estimate, wilson
+from modalities.shared.frechet import Statistics
 
 ROWS = ("features", "spatial", "probabilities")
 
@@ -217,7 +218,7 @@ def _intervals(
 ) -> dict[str, tuple[float, float]]:
     least = {name: -np.inf if name.startswith(("kid", "mmd")) else float(name == "is") for name in estimates}
     known = {n: e.interval(least[n]) for n, e in estimates.items() if np.isfinite(e.error)}
-    return known | {name: frechet.wilson(*share) for name, share in shares.items()}
+    return known | {name: wilson(*share) for name, share in shares.items()}
 
 
 def _rows(sides: Mapping[str, Side], extractor: Extractor, options: Options) -> dict[str, dict[str, float]]:

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, is_regular, printable, tell
+from ditmoe.outside import Arrays, is_regular, printable
 from modalities.image.metrics import efficientnet, inception_weights
+from modalities.shared import cache
 from modalities.shared.frechet import Statistics
 
 Images = UInt8[np.ndarray, "S H W 3"]
@@ -97,22 +97,17 @@ def extract(
     """
     digest = sha256(repr((images.shape, sorted(extractor.identity.items()))).encode())
     digest.update(np.ascontiguousarray(images).tobytes())
-    file = Path(folder or "") / f"{extractor.name}-{digest.hexdigest()[:32]}.npz"
-    if folder is not None and is_regular(file):
-        try:
-            with Arrays(file) as stored:
-                return dict(stored)
-        except (OSError, ValueError) as error:
-            tell(f"{file} is damaged and computed anew ({type(error).__name__})")
-    found = extractor(images, batch, progress)
-    for kind, suffix in (("features", ""), ("spatial", "_s")):
-        if kind in found:
-            whole = Statistics.of(found[kind])
-            found |= {f"mu{suffix}": whole.mu, f"sigma{suffix}": whole.sigma}
-    if folder is not None:
-        with replacing(file) as stream:
-            np.savez(stream, **found)  # type: ignore[arg-type]
-    return found
+
+    def compute() -> dict[str, np.ndarray]:
+        found = extractor(images, batch, progress)
+        for kind, suffix in (("features", ""), ("spatial", "_s")):
+            if kind in found:
+                whole = Statistics.of(found[kind])
+                found |= {f"mu{suffix}": whole.mu, f"sigma{suffix}": whole.sigma}
+        return found
+
+    file = folder and folder / f"{extractor.name}-{digest.hexdigest()[:32]}.npz"
+    return cache.computed(file, compute, "features")
 
 
 def legacy_bilinear(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:

@@ -9,8 +9,8 @@ from types import MappingProxyType
 import numpy as np
 
 from ditmoe.outside import printable
+from modalities.shared.datasets import SPLITS
 
-SPLITS = ("train", "val", "test")
 BUILT_IN = Path(__file__).parents[1] / "assets" / "furniture.npz"
 
 Splits = dict[str, list[tuple[str, Path | np.ndarray]]]

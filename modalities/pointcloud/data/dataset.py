@@ -1,7 +1,8 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar
@@ -12,10 +13,11 @@ from tqdm import tqdm
 
 from ditmoe.modality import Samples
 from ditmoe.outside import printable, tell
-from modalities.pointcloud.data.catalogue import SPLITS, Shape, list_shapes
+from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.formats import read_points
+from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 
-_EPOCH, _SAMPLE = 1, 2  # addresses of the two kinds of random streams
+_SAMPLE = 2  # address of a random stream
 
 
 class Clouds:
@@ -54,7 +56,7 @@ class Clouds:
         self.wanted = [classes] if isinstance(classes, str) else classes
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
-        self.unreadable: dict[Path, str] = {}
+        self.unreadable: LeftOut[Path] = LeftOut("skipped unreadable file")
         """Files found unreadable so far, and why."""
 
     @property
@@ -74,8 +76,7 @@ class Clouds:
 
     def split(self, name: str) -> Sequence[Shape]:
         """The shapes of a split, by class and name."""
-        if name not in SPLITS:
-            raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+        check_split(name)
         shapes = self._listing[1][name]
         if not shapes:
             raise ValueError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none")
@@ -107,24 +108,25 @@ class Clouds:
         shapes = self.split("train")
         points = np.empty((size, self.num_points, 3), np.float32)
         labels = np.empty(size, np.int64)
-        for i, (index, rng) in enumerate(self._turns(size, seed, step * world + rank)):
+        for i, (index, rng) in enumerate(self._turns(seed, numbers(size, step, rank, world))):
             points[i], labels[i] = self.draw(index, rng, augment=True), shapes[index].label
         return (points - self.mean) / np.float32(self.scale), labels
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the shapes in that batch."""
         shapes = self.split("train")
-        return [shapes[index].name for index, _ in self._turns(size, seed, step * world + rank)]
+        turns = self._turns(seed, numbers(size, step, rank, world))
+        return [shapes[index].name for index, _ in turns]
 
-    def _turns(self, size: int, seed: int, batch: int) -> Iterator[tuple[int, np.random.Generator]]:
+    def _turns(self, seed: int, batch: range) -> Iterator[tuple[int, np.random.Generator]]:
         """Which shapes are in a batch, each with what is drawn at random for it."""
         length = len(self.split("train"))
-        for number in range(batch * size, (batch + 1) * size):
+        for number in batch:
             rng = np.random.default_rng([seed, _SAMPLE, number])
             if self.balance:
                 yield int(np.searchsorted(self._cumulative, rng.random(), side="right")), rng
             else:
-                yield int(_permutation(length, seed, number // length)[number % length]), rng
+                yield item_of(length, seed, number), rng
 
     def reference(self, split: str, num_points: int | None = None) -> Samples:
         """The first reference points of each shape of a split, in data units; no randomness."""
@@ -146,10 +148,7 @@ class Clouds:
     def _training_points(self, index: int, split: str) -> np.ndarray:
         """Training points of a shape, or of the next readable one of its class."""
         shapes = self.split(split)
-        points = self._read(shapes[index])
-        if points is None:
-            kin = (s for s in [*shapes[index + 1 :], *shapes[:index]] if s.label == shapes[index].label)
-            points = next((p for shape in kin if (p := self._read(shape)) is not None), None)
+        points = first_readable(shapes, index, self._read, attrgetter("label"))
         if points is None:
             raise self._nothing_readable(f"{self.classes[shapes[index].label]}/{split}")
         return _training_part(points)
@@ -161,12 +160,7 @@ class Clouds:
         try:
             return read_points(shape.source)
         except (ValueError, OSError) as error:
-            if shape.source not in self.unreadable:
-                self.unreadable[shape.source] = str(error)
-                count = len(self.unreadable)
-                if count <= 20:
-                    last = " (further ones are only counted)" if count == 20 else ""
-                    tell(f"skipped unreadable file {count}: {error}{last}")
+            self.unreadable.add(shape.source, str(error))
             return None
 
     def _nothing_readable(self, place: str) -> ValueError:
@@ -214,11 +208,6 @@ def _training_part(points: np.ndarray) -> np.ndarray:
 
 def _reference_part(points: np.ndarray) -> np.ndarray:
     return points[10_000:] if len(points) == 15_000 else points
-
-
-@lru_cache(maxsize=4)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(length)
 
 
 def _augmented(points: np.ndarray, rng: np.random.Generator, mirror: bool, scale_jitter: float) -> np.ndarray:

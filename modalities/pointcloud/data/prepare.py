@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
-from modalities.pointcloud.data.catalogue import SPLITS
 from modalities.pointcloud.data.formats import read_surface, write_npy
-from modalities.pointcloud.data.isolation import run_isolated
+from modalities.shared.datasets import SPLITS, split_of
+from modalities.shared.isolation import num_cores, run_isolated
 
 LARGEST_RECORD = 2**28
 """Bytes of prepare.json."""
@@ -162,8 +162,7 @@ def _job(path: Path, source: Path, out: Path, num_points: int, split: Sequence[f
     """Class, split, seed and target all follow from the relative path, so that they outlast other files."""
     name = _name(path, source)
     digest = hashlib.sha256(os.fsencode(f"{seed}:{name}")).digest()
-    place, own_seed = int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[8:16], "big")
-    part = SPLITS[int(np.searchsorted(np.cumsum(split)[:2], place, side="right"))]
+    part, own_seed = split_of(f"{seed}:{name}", split), int.from_bytes(digest[8:16], "big")
     category = name.split("/")[0] if "/" in name else "shape"
     stem = re.sub(r"[^\w.-]+", "_", path.stem)[:80]
     target = out / category / part / f"{stem}-{digest[:4].hex()}.npy"
@@ -172,10 +171,8 @@ def _job(path: Path, source: Path, out: Path, num_points: int, split: Sequence[f
 
 def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
     """Sample each job; gives the reasons of those that failed."""
-    # Of the cores there are, those that this process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     reasons: dict[str, str] = {}
-    ended = run_isolated(_sample, todo, workers or cores, timeout)
+    ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)
     for job, error in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
         if isinstance(error, UnwritableError):
             raise error

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
-from scipy.special import stdtrit
+
+from modalities.shared.confidence import Estimate, wilson
 
 Kept = Int[np.ndarray, " _"]
 
@@ -85,9 +86,7 @@ def of_fraction(value: float, error: float, count: int) -> tuple[float, float]:
     claim certainty at 0 or 1, where the measured error vanishes.
     """
     n = min(count, value * (1 - value) / error**2) if error > 0 and 0 < value < 1 else count
-    z = 1.96**2 / n
-    middle, half = (value + z / 2) / (1 + z), np.sqrt(z * value * (1 - value) + z**2 / 4) / (1 + z)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return wilson(value, n)
 
 
 def of_batches(values: np.ndarray, count: int) -> tuple[float, float]:
@@ -95,11 +94,12 @@ def of_batches(values: np.ndarray, count: int) -> tuple[float, float]:
     `count` shapes, for few batches may agree by chance.
     """
     mean = float(values.mean())
-    half = float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
+    error = float(values.std(ddof=1) / np.sqrt(len(values)))
+    least, most = Estimate(mean, error, df=len(values) - 1).interval(0.0)
     if not count:
-        return max(0.0, mean - half), mean + half
-    low, high = of_fraction(mean, 0.0, count * len(values))
-    return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+        return least, most
+    low, high = wilson(mean, count * len(values))
+    return min(low, least), min(1.0, max(high, most))
 
 
 def bootstrap(

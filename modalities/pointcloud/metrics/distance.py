@@ -12,7 +12,6 @@ values to the last few digits, at a fraction of the time (benchmarks/speed/cloud
 which.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -30,6 +29,7 @@ from scipy.spatial.distance import cdist
 
 from modalities.pointcloud import kernels
 from modalities.pointcloud.metrics.approximate import pairwise_approx
+from modalities.shared.isolation import num_cores
 
 Metric = Literal["cd", "emd", "emd-exact_sq", "emd-approx_l2", "emd-approx_sq"]
 Clouds = Float[np.ndarray, "_ _ 3"] | Sequence[Float[np.ndarray, "_ 3"]]
@@ -165,11 +165,6 @@ def solver(metric: Metric) -> str:
     if is_approximate(metric):
         return "cuda" if torch.cuda.is_available() else "torch"
     return "kernels" if kernels.available() else "scipy"
-
-
-def num_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepared(clouds: Clouds, metric: Metric) -> list:

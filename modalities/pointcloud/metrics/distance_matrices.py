@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from modalities.pointcloud.metrics import cache, nearest
+from modalities.pointcloud.metrics import nearest
 from modalities.pointcloud.metrics.distance import (
     Metric,
     is_approximate,
-    num_cores,
     num_pairs,
     pairwise,
     solver,
 )
+from modalities.shared import cache
+from modalities.shared.isolation import num_cores
 
 Which = tuple[str, str, Metric]
 """Which matrix: the set of its rows, the set of its columns, the distance."""

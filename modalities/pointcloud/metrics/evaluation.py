@@ -12,8 +12,7 @@ import numpy as np
 
 from ditmoe.modality import Report
 from modalities.pointcloud.metrics import confidence, memorisation
-from modalities.pointcloud.metrics.cache import kept_in
-from modalities.pointcloud.metrics.distance import Metric, is_approximate, num_cores
+from modalities.pointcloud.metrics.distance import Metric, is_approximate
 from modalities.pointcloud.metrics.distance_matrices import (
     SEARCH,
     Job,
@@ -29,6 +28,8 @@ from modalities.pointcloud.metrics.protocol import CloudSet, Drawn, Options, des
 from modalities.pointcloud.metrics.scores import class_scores, mmd_cov, one_nna
 from modalities.pointcloud.metrics.surface_quality import dcd, f_score, roughness, uniformity
 from modalities.pointcloud.metrics.warnings import warnings
+from modalities.shared.cache import kept_in
+from modalities.shared.isolation import num_cores
 
 __all__ = ["evaluate_sets", "jsd", "mmd_cov", "one_nna"]
 

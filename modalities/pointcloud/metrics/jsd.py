@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import jensenshannon
 
 from modalities.pointcloud.metrics.distance import Clouds
 
@@ -31,10 +32,4 @@ def cells_of(clouds: Clouds) -> Int[np.ndarray, "S N"]:
 def divergence(a: Sequence[np.ndarray] | np.ndarray, b: Sequence[np.ndarray] | np.ndarray) -> float:
     """`jsd` of sets whose points are known by their cells."""
     counts = [np.bincount(np.concatenate(list(cells)), minlength=28**3) for cells in (a, b)]
-    p, q = (count / count.sum() for count in counts)
-    return float(np.clip(_bits((p + q) / 2) - (_bits(p) + _bits(q)) / 2, 0.0, 1.0))
-
-
-def _bits(p: np.ndarray) -> float:
-    p = p[p > 0]
-    return float(-(p * np.log2(p)).sum())
+    return float(jensenshannon(*counts, base=2) ** 2)

@@ -18,9 +18,10 @@ from threading import Event, Lock
 import numpy as np
 from jaxtyping import Float, Int8
 
-from modalities.pointcloud.metrics import cache
 from modalities.pointcloud.metrics.bounds import Ladder, Level, Projections, ordered
-from modalities.pointcloud.metrics.distance import num_cores, solver
+from modalities.pointcloud.metrics.distance import solver
+from modalities.shared import cache
+from modalities.shared.isolation import num_cores
 
 FLUSH = 30.0
 """Seconds after which what was found is written to the cache."""

@@ -1,17 +1,14 @@
 """What videos there are below a folder: their names, classes and splits."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ditmoe.outside import files_below, printable
+from modalities.shared.datasets import SPLITS, split_of
 from modalities.video.io.frame_folders import PICTURES
 
-SPLITS = ("train", "val", "test")
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
     ".gif", ".npy",
@@ -79,18 +76,10 @@ def _clip(path: Path, root: Path, split: bool, parts: Sequence[float]) -> Clip:
     if split:
         side, names = names[0] if names[0] in SPLITS else "", names[1:]
     else:
-        side = _side("/".join(names), parts)
+        whole = re.sub(r"_c\d+(?=(\.\w+)?$)", "", "/".join(names))  # the video that a clip was cut from
+        side = split_of(whole, parts)
     category = printable(names[0]) if len(names) > 1 else ALONE
     return Clip(printable(path.relative_to(root).as_posix()), path, category, side)
-
-
-def _side(name: str, parts: Sequence[float]) -> str:
-    """The split of a video by a hash of its name, without the number of the clip in it."""
-    source = re.sub(r"_c\d+(?=(\.\w+)?$)", "", name)
-    place = (
-        int.from_bytes(hashlib.sha256(source.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
-    )
-    return SPLITS[int(np.searchsorted(np.cumsum(parts)[:2], place, side="right"))]
 
 
 def _parts(path: Path, root: Path) -> tuple[str, ...]:

@@ -2,33 +2,34 @@
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import open_regular, printable, read_regular
+from ditmoe.outside import open_regular, printable, read_regular, tell
+from modalities.shared.isolation import num_cores, run_isolated
 from modalities.video.data.catalogue import find_videos
-from modalities.video.data.isolation import Child
 from modalities.video.io.container import Unreadable
 from modalities.video.io.frame_folders import ARRAYS, list_pictures
 from modalities.video.io.index import Index, index_decoded
 from modalities.video.io.reader import read_clip, read_index, salvaged_index
 
 MANIFEST = "manifest.jsonl"
-CHILD = "from modalities.video.data import check, isolation; isolation.serve(check.examine)"
+SECONDS, SECONDS_PER_MB = 60.0, 10.0
+"""What a file may take: ten times as long as a slow core needs for a long film of low rate."""
+MEMORY = 8 * 2**30
+"""Bytes that a decoder may take."""
 LARGEST_MANIFEST = 2**31
 _EVERY = 10.0  # seconds between two states of the manifest on disk
 
 Entry = dict[str, Any]
+Job = tuple[str, Path]
 
 
 def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
     A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and
     reason, which is "" for a video that is whole. Files whose size and time are those of an earlier manifest
     are not decoded again, so that an interrupted run goes on. Decoders run in processes of their own: a video that
-    hangs one (longer than `isolation.SECONDS` allow) or kills it has the reason "timeout" or "crash".
+    hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout" or "crash".
 
     Args:
         source: folder of videos and of folders of frames.
@@ -111,51 +112,36 @@ def _decoded(path: Path) -> Index:
     return index if path.suffix.lower() in ARRAYS else index_decoded(path)
 
 
-def _examine_all(
-    todo: list[tuple[str, Path]], done: dict[str, Entry], manifest: Path, workers: int | None
-) -> None:
+def _examine_all(todo: list[Job], done: dict[str, Entry], manifest: Path, workers: int | None) -> None:
     """Examine each video; what is done is on disk soon, and at the latest when this ends, however it does."""
-    # Of the cores there are, those that this process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = cores if workers is None else workers
-    children = [Child(CHILD) for _ in range(workers)]
-    idle: SimpleQueue[Child] = SimpleQueue()
-    for child in children:
-        idle.put(child)
-
-    def work(job: tuple[str, Path]) -> tuple[str, Entry]:
-        name, path = job
-        stamp = _stamp(path)
-        if not workers:
-            return name, stamp | examine(path)
-        child = idle.get()
-        try:
-            return name, stamp | _answered(child.ask(path, stamp["bytes"]), path)
-        finally:
-            idle.put(child)
-
-    pool, saved = ThreadPoolExecutor(max(1, workers)), time.monotonic()
+    ended: Iterable[tuple[Job, Any]] = (
+        ((job, _examined(job)) for job in todo)
+        if workers == 0
+        else run_isolated(_examined, todo, workers or num_cores(), _seconds, MEMORY)
+    )
+    saved, total = time.monotonic(), len(done) + len(todo)
     try:
-        ended: Iterable[tuple[str, Entry]] = pool.map(work, todo)
-        total = len(done) + len(todo)
-        for name, entry in tqdm(ended, "check", total, unit="video", initial=len(done), disable=not todo):
-            done[name] = entry
+        for job, found in tqdm(ended, "check", total, unit="video", initial=len(done), disable=not todo):
+            done[job[0]] = found if isinstance(found, dict) else _failed(job[1], found)
             if time.monotonic() - saved > _EVERY:
                 _write(manifest, done)
                 saved = time.monotonic()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.kill()
-        pool.shutdown()
-        for child in children:
-            child.close()
         _write(manifest, done)
 
 
-def _answered(answer: Entry | str, path: Path) -> Entry:
-    """An entry, also for a video over which the decoder died."""
-    return answer if isinstance(answer, dict) else _entry(None, path, answer)
+def _examined(job: Job) -> Entry:
+    return _stamp(job[1]) | examine(job[1])
+
+
+def _seconds(job: Job) -> float:
+    return SECONDS + SECONDS_PER_MB * _stamp(job[1])["bytes"] / 1e6
+
+
+def _failed(path: Path, error: Exception) -> Entry:
+    """An entry for a video over which the decoder died."""
+    tell(f"{path}: {error}")
+    return _stamp(path) | _entry(None, path, "timeout" if isinstance(error, TimeoutError) else "crash")
 
 
 def _stamp(path: Path) -> Entry:

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from threading import Lock
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples
-from ditmoe.outside import printable, tell
-from modalities.video.data.catalogue import SPLITS, Clip, list_videos
+from ditmoe.outside import printable
+from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
+from modalities.video.data.catalogue import Clip, list_videos
 from modalities.video.io.container import Unreadable
 from modalities.video.io.index import Index
 from modalities.video.io.reader import BACKENDS, BROKEN, read_clip, read_index, salvaged_index
 
 T = TypeVar("T")
 POLICIES = ("error", "skip", "salvage")
-_EPOCH, _CLIP, _CHOICE, _START = 1, 2, 3, 4  # addresses of the kinds of random streams
-_NAMED = 20
+_CLIP, _CHOICE, _START = 2, 3, 4  # addresses of the kinds of random streams
 
 
 class Clips:
@@ -76,18 +76,11 @@ class Clips:
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.policy, self.parts, self.backend, self.workers = policy, tuple(split), backend, workers
         self.hold = hold
-        self.unreadable: dict[str, str] = {}
+        self.unreadable: LeftOut[str] = LeftOut("skipped unreadable video")
         """Name -> reason of the videos that were left out for at least one clip so far."""
-        self.salvaged: dict[str, str] = {}
+        self.salvaged: LeftOut[str] = LeftOut("salvaged part of video")
         """Name -> reason of those of which only a part is used."""
         self._indices: dict[tuple[Path, bool], Index | Unreadable] = {}
-        self._lock = Lock()
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _lock=Lock())
 
     @property
     def reasons(self) -> Counter[str]:
@@ -103,8 +96,7 @@ class Clips:
 
     def split(self, name: str) -> Sequence[Clip]:
         """The videos of a split, by name."""
-        if name not in SPLITS:
-            raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+        check_split(name)
         if not (videos := self._splits[name]):
             counts = ", ".join(f"{split} {len(self._splits[split])}" for split in SPLITS)
             raise ValueError(
@@ -124,9 +116,8 @@ class Clips:
         Clip i of this call is number (step * world + rank) * size + i of a stream that goes through a new
         permutation of the videos each epoch.
         """
-        first = (step * world + rank) * size
         count = len(self.split("train"))
-        made = self.parallel(lambda n: self.clip(seed, *divmod(n, count)), range(first, first + size))
+        made = self.parallel(lambda n: self.clip(seed, *divmod(n, count)), numbers(size, step, rank, world))
         return np.stack([clip for clip, _ in made]), np.array([label for _, label in made], np.int64)
 
     def clip(self, seed: int, epoch: int, number: int) -> tuple[UInt8[np.ndarray, "T H W 3"], int]:
@@ -137,10 +128,12 @@ class Clips:
         videos = self.split("train")
         chosen, place = pick(len(videos), seed, epoch * len(videos) + number)
         category = videos[chosen].category
-        for video in [*videos[chosen:], *videos[:chosen]]:
-            if video.category == category and (frames := self._read(video, place)) is not None:
-                return frames, self.classes.index(category)
-        raise self._nothing_readable(f"train/{category}")
+        frames = first_readable(
+            videos, chosen, lambda video: self._read(video, place), attrgetter("category")
+        )
+        if frames is None:
+            raise self._nothing_readable(f"train/{category}")
+        return frames, self.classes.index(category)
 
     def views(self, videos: Sequence[Clip], starts: int) -> list[UInt8[np.ndarray, "V T H W 3"] | None]:
         """Clips of each video from `starts` places, evenly from its first frame to its last; None for an unreadable
@@ -201,12 +194,12 @@ class Clips:
                 if self.policy != "salvage" or fault.reason not in BROKEN:
                     raise
                 found = read(fault)
-                self._tell(self.salvaged, "salvaged part of video", video, fault)
+                self.salvaged.add(video.name, fault.reason, fault)
                 return found
         except Unreadable as error:
             if self.policy == "error":
                 raise
-            self._tell(self.unreadable, "skipped unreadable video", video, error)
+            self.unreadable.add(video.name, error.reason, error)
             return None
 
     def _frames(self, video: Clip, place: float, count: int, fault: Unreadable | None) -> np.ndarray:
@@ -237,15 +230,6 @@ class Clips:
         if isinstance(found, Unreadable):
             raise Unreadable(found.path, found.reason, found.detail)
         return found
-
-    def _tell(self, known: dict[str, str], what: str, video: Clip, error: Unreadable) -> None:
-        with self._lock:
-            if video.name in known:
-                return
-            known[video.name] = error.reason
-            if (count := len(known)) <= _NAMED:
-                last = " (further ones are only counted)" if count == _NAMED else ""
-                tell(f"{what} {count}: {error}{last}")
 
     def _nothing_readable(self, place: str) -> ValueError:
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
@@ -293,11 +277,5 @@ def _place(name: str, seed: int | None) -> float:
 
 def pick(length: int, seed: int, number: int) -> tuple[int, float]:
     """Which of `length` videos is number `number` of the training stream, and from where in it, in [0, 1)."""
-    epoch, place = divmod(number, length)
-    rng = np.random.default_rng([seed, _CLIP, epoch, place])
-    return int(_permutation(length, seed, epoch)[place]), float(rng.random())
-
-
-@lru_cache(maxsize=4)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(length)
+    rng = np.random.default_rng([seed, _CLIP, *divmod(number, length)])
+    return item_of(length, seed, number), float(rng.random())

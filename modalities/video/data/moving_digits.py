@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from ditmoe.modality import Samples
-from modalities.latent.digits import CLASSES, SPLITS, digits
+from modalities.latent.digits import CLASSES, digits
+from modalities.shared.datasets import SPLITS, numbers
 
 REFERENCE = 128
 """Clips that stand for a split when sets are measured."""
@@ -43,8 +44,7 @@ class MovingDigits:
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Int64[np.ndarray, " B"]]:
         """Training clips and labels: clip i is number (step * world + rank) * size + i of an endless stream."""
-        first = (step * world + rank) * size
-        made = [self.clip("train", seed, number) for number in range(first, first + size)]
+        made = [self.clip("train", seed, number) for number in numbers(size, step, rank, world)]
         return np.stack([clip for clip, _ in made]), np.array([label for _, label in made], np.int64)
 
     def reference(self, split: str, count: int = REFERENCE) -> Samples:
@@ -57,7 +57,7 @@ class MovingDigits:
     def clip(self, split: str, seed: int, number: int) -> tuple[UInt8[np.ndarray, "T H W 3"], int]:
         """Clip `number` of a split's stream, and its label."""
         ink, labels = digits(split, self.side)
-        rng = np.random.default_rng([list(SPLITS).index(split), seed, number])
+        rng = np.random.default_rng([SPLITS.index(split), seed, number])
         label = int(rng.integers(len(CLASSES)))
         canvas = np.zeros((self.frames, *self.size), np.float32)
         pair = rng.choice(np.flatnonzero(labels == label), 2, replace=False)

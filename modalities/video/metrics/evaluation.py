@@ -11,7 +11,7 @@ import numpy as np
 
 from ditmoe.modality import Report
 from modalities.shared import frechet
-from modalities.shared.frechet import Estimate
+from modalities.shared.confidence import Estimate, wilson
 from modalities.video.metrics import clip_sets, memorisation, warnings
 from modalities.video.metrics import protocol as protocols
 from modalities.video.metrics.clip_sets import ClipSet, Frames, Side
@@ -186,7 +186,7 @@ def _intervals(
         out[name] = max(0.0, mean - half), mean + half
     if "novelty" in values:
         both = 1 / (1 / len(generated) + 1 / held_out)  # the limit is as uncertain as the share
-        out["novelty"] = frechet.wilson(values["novelty"], max(1, int(both)))
+        out["novelty"] = wilson(values["novelty"], max(1, int(both)))
     return out
 
 

@@ -14,8 +14,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
-from ditmoe.outside import Arrays, is_regular, tell
+from modalities.shared import cache
 from modalities.video.metrics import i3d
 from modalities.video.metrics.clip_sets import Side
 
@@ -134,15 +133,7 @@ def extract(
 ) -> Float32[np.ndarray, "S F"]:
     """Features of a set, from a file of `folder` named by content where the same was computed before."""
     digest = sha256(f"{side.digest} {sorted(extractor.identity.items())}".encode()).hexdigest()
-    file = Path(folder or "") / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"
-    if folder is not None and is_regular(file):
-        try:
-            with Arrays(file) as stored:
-                return stored["features"]
-        except (OSError, ValueError, KeyError) as error:
-            tell(f"{file} is damaged and computed anew ({type(error).__name__})")
-    found = extractor(side, batch, progress)
-    if folder is not None:
-        with replacing(file) as stream:
-            np.savez(stream, features=found)
-    return found
+    file = folder and folder / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"
+    return cache.computed(file, lambda: {"features": extractor(side, batch, progress)}, "features")[
+        "features"
+    ]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modalities.pointcloud import Clouds
-from modalities.pointcloud.data.catalogue import SPLITS, SYNSETS, class_name
+from modalities.pointcloud.data.catalogue import SYNSETS, class_name
+from modalities.shared.datasets import SPLITS
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from modalities.pointcloud import kernels
-from modalities.pointcloud.metrics import cache, distance
+from modalities.pointcloud.metrics import distance
 from modalities.pointcloud.metrics.bounds import Ladder, Level, Projections, dual_bound, ordered
 from modalities.pointcloud.metrics.nearest import nearest, num_pairs
 from modalities.pointcloud.metrics.scores import mmd_cov, one_nna
+from modalities.shared import cache
 from tests.modalities.pointcloud.test_kernels import KINDS, compiled, mean_assignment, pair
 
 COSTS = {"l2": False, "sq": True}
@@ -262,7 +263,7 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     found = nearest(reference, generated, workers=1, folder=tmp_path / "file")
     np.testing.assert_array_equal(found.rs, nearest(reference, generated, workers=1).rs)
-    assert capsys.readouterr().err.count("distances cannot be kept in") == 1
+    assert capsys.readouterr().err.count("results cannot be kept in") == 1
 
 
 def test_a_full_disk_is_told_once_and_costs_no_result(tmp_path, monkeypatch, capsys):
@@ -273,7 +274,7 @@ def test_a_full_disk_is_told_once_and_costs_no_result(tmp_path, monkeypatch, cap
     reference, generated = SETS["varied"]
     found = nearest(reference, generated, workers=1, folder=tmp_path)
     np.testing.assert_array_equal(found.rs, nearest(reference, generated, workers=1).rs)
-    assert capsys.readouterr().err == f"distances cannot be kept in {tmp_path}: No space left on device\n"
+    assert capsys.readouterr().err == f"results cannot be kept in {tmp_path}: No space left on device\n"
 
 
 def test_a_set_against_itself_goes_on_where_it_was(tmp_path, monkeypatch):

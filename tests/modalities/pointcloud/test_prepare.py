@@ -12,8 +12,8 @@ import pytest
 import trimesh
 
 from modalities.pointcloud import Clouds
-from modalities.pointcloud.data.isolation import run_isolated
 from modalities.pointcloud.data.prepare import prepare
+from modalities.shared.isolation import run_isolated
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_trouble_costs_only_its_own_job(workers: int) -> None:
     jobs = ["good1", "crash", "good2", "hang", "exit", "bug", "bad", "good3", "crash2"]
     began = time.monotonic()
     work: Callable[[str], None] = trouble
-    ended = {job: error and str(error) for job, error in run_isolated(work, jobs, workers, timeout=2)}
+    ended = {job: error and str(error) for job, error in run_isolated(work, jobs, workers, lambda job: 2)}
     assert time.monotonic() - began < 30
     assert ended == {
         "good1": None, "good2": None, "good3": None, "crash2": None,

@@ -8,6 +8,7 @@ from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 
 from modalities.shared import frechet
+from modalities.shared.confidence import wilson
 from modalities.shared.frechet import Moments, Statistics
 
 
@@ -225,7 +226,7 @@ def test_inception_score_takes_whole_splits() -> None:
 
 
 def test_wilson() -> None:
-    assert frechet.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    low, high = frechet.wilson(1.0, 20)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = wilson(1.0, 20)
     assert 0.8 < low < 0.9
     assert high == pytest.approx(1)

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -35,10 +35,22 @@ def writable(folder: Path | None) -> Path | None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        _tell_once(f"distances cannot be kept in {folder}: {error.strerror}")
+        _tell_once(f"results cannot be kept in {folder}: {error.strerror}")
         return None
     clear(folder)
     return folder
+
+
+def computed(
+    file: Path | None, compute: Callable[[], dict[str, np.ndarray]], *names: str
+) -> dict[str, np.ndarray]:
+    """Arrays from a file that was kept with at least these, or else computed and kept in it; None keeps nothing."""
+    found = None if file is None else load(file, *names)
+    if found is None:
+        found = compute()
+        if file is not None:
+            store(file, **found)
+    return found
 
 
 def content_hash(clouds: Iterable[np.ndarray]) -> str:
@@ -60,10 +72,14 @@ def file_of(folder: Path, variant: str, *hashes: str) -> Path:
     return folder / f"{variant}-{name[:32]}.npz"
 
 
-def load(file: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that `store` wrote, or None where there are none; of a damaged file it says so in one line."""
+def load(file: Path, *names: str) -> dict[str, np.ndarray] | None:
+    """The arrays that `store` wrote, or None where there are none; of a file that is damaged or lacks some of these
+    names it says so in one line.
+    """
     try:
         with Arrays(file) as stored:
+            if missing := set(names).difference(stored):
+                raise ValueError(f"it lacks {missing}")
             return dict(stored)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -78,7 +94,7 @@ def store(file: Path, **arrays: np.ndarray) -> None:
         with replacing(file) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
     except OSError as error:
-        _tell_once(f"distances cannot be kept in {file.parent}: {error.strerror}")
+        _tell_once(f"results cannot be kept in {file.parent}: {error.strerror}")
 
 
 @functools.cache

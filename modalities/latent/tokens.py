@@ -1,0 +1,44 @@
+"""How latents of pictures and clips become tokens: patches of a grid of any size, channels first."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ditmoe.modality import Tokens
+from ditmoe.nn import Layout
+from modalities.shared import patchify, unpatchify
+
+
+class PatchTokens(Tokens):
+    """Patches, and where they lie. Owns no weights.
+
+    Args:
+        hidden_size: width of the position embedding.
+        patch_size: cells of a token on each axis; a grid has multiples of it.
+        steps: from one token to the next on each axis, in the units of rotary positions.
+    """
+
+    def __init__(self, hidden_size: int, patch_size: Sequence[int], steps: Sequence[float]) -> None:
+        super().__init__()
+        self.hidden_size, self.patch_size, self.steps = hidden_size, tuple(patch_size), tuple(steps)
+
+    def patchify(self, x: Float[Tensor, "B C *size"], layout: Layout) -> Float[Tensor, "B N P"]:
+        return patchify(x.movedim(1, -1), self.patch_size)
+
+    def grid(self, x: Float[Tensor, "B C *size"]) -> tuple[int, ...]:
+        return tuple(n // p for n, p in zip(x.shape[2:], self.patch_size, strict=True))
+
+    def coordinates(self, layout: Layout) -> Float[Tensor, "N axes"]:
+        return layout.cells * torch.tensor(self.steps, device=layout.device)
+
+    def unpatchify(
+        self,
+        tokens: Float[Tensor, "B N Q"],
+        layout: Layout,
+        like: Float[Tensor, "B C *size"],
+        t: Float[Tensor, " B"],
+        c: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B C2 *size"]:
+        return unpatchify(tokens, like.shape[2:], self.patch_size).movedim(-1, 1)

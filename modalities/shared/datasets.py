@@ -1,0 +1,88 @@
+"""What data sets of every kind do alike: splits, the order of training, and what becomes of unreadable files."""
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from itertools import chain
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Int64
+
+from ditmoe.outside import tell
+
+T, V = TypeVar("T"), TypeVar("V")
+K = TypeVar("K", bound=Hashable)
+SPLITS = ("train", "val", "test")
+EPOCH = 1
+"""Address of the stream of permutations; what a data set draws besides has other numbers."""
+NAMED = 20
+"""Files that are named on stderr before they are only counted."""
+_LOCK = Lock()
+
+
+def check_split(name: str) -> None:
+    if name not in SPLITS:
+        raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
+
+
+def split_of(name: str, shares: Sequence[float]) -> str:
+    """The split of a file by a hash of its name, so that other files do not change it.
+
+    Args:
+        shares: of train and val at least; the rest is test.
+    """
+    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+    return SPLITS[int(np.searchsorted(np.cumsum(shares)[:2], place, side="right"))]
+
+
+def numbers(size: int, step: int, rank: int = 0, world: int = 1) -> range:
+    """Which samples of the training stream are in a batch: those of all ranks and steps, one after the other."""
+    first = (step * world + rank) * size
+    return range(first, first + size)
+
+
+def item_of(length: int, seed: int, number: int) -> int:
+    """Which of `length` items is number `number` of the training stream, which has a new permutation each epoch."""
+    epoch, place = divmod(number, length)
+    return int(_permutation(length, seed, epoch)[place])
+
+
+@lru_cache(maxsize=8)
+def _permutation(length: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
+    return np.random.default_rng([seed, EPOCH, epoch]).permutation(length)
+
+
+def first_readable(
+    items: Sequence[T], index: int, read: Callable[[T], V | None], category: Callable[[T], Hashable]
+) -> V | None:
+    """What is read of an item, or of the next one of its class where it is unreadable; None where all are."""
+    for i in chain(range(index, len(items)), range(index)):
+        same = category(items[i]) == category(items[index])
+        if same and (found := read(items[i])) is not None:
+            return found
+    return None
+
+
+class LeftOut(dict[K, str]):
+    """Name -> reason of what was left out so far; each is told once on stderr, from the 20th on they are counted.
+
+    Args:
+        what: they are, "skipped unreadable picture".
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def add(self, name: K, reason: str, line: object = None) -> None:
+        """Note a name; `line` is shown in place of the reason."""
+        with _LOCK:
+            if name in self:
+                return
+            self[name] = reason
+            if len(self) <= NAMED:
+                last = " (further ones are only counted)" if len(self) == NAMED else ""
+                tell(f"{self.what} {len(self)}: {line or reason}{last}")

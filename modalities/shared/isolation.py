@@ -1,0 +1,107 @@
+"""Runs jobs in processes of their own, so that one that crashes or hangs costs only itself."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+J = TypeVar("J")
+
+
+def run_isolated(
+    work: Callable[[J], Any],
+    jobs: Sequence[J],
+    workers: int,
+    timeout: Callable[[J], float],
+    memory: int | None = None,
+) -> Iterator[tuple[J, Any]]:
+    """Run `work(job)` for each job; gives each job, as it ends, with its result or its error.
+
+    A process that dies (ChildProcessError), or works on a job for too long (TimeoutError), is replaced, where
+    `concurrent.futures` would give up all jobs or wait for ever. Bugs come as RuntimeError.
+
+    Args:
+        timeout: seconds that a job may take.
+        memory: bytes that a process may take beside what it starts with, so that what a damaged header asks for is not
+            taken from the rest of the machine.
+    """
+    waiting = list(reversed(jobs))
+    idle: list[tuple[Connection, BaseProcess]] = []
+    busy: dict[Connection, tuple[BaseProcess, J, float, float]] = {}
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                pipe, process = idle.pop() if idle else _start(work, memory)
+                job = waiting.pop()
+                pipe.send(job)
+                seconds = timeout(job)
+                busy[pipe] = process, job, seconds, time.monotonic() + seconds
+            soonest = min(deadline for *_, deadline in busy.values())
+            ready = wait(list(busy), max(0.0, soonest - time.monotonic()))
+            for pipe, (process, job, seconds, deadline) in list(busy.items()):
+                if pipe in ready:
+                    found = _answer(pipe, process)
+                elif time.monotonic() >= deadline:
+                    process.kill()
+                    found = TimeoutError(f"took more than {seconds:g} seconds")
+                else:
+                    continue
+                del busy[pipe]
+                if process.is_alive() and pipe in ready:
+                    idle.append((pipe, process))
+                yield job, found
+    finally:
+        for process in [process for _, process in idle] + [process for process, *_ in busy.values()]:
+            process.kill()
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(work: Callable[[J], Any], memory: int | None) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(work, memory, ours, theirs), daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    # With their end open here as well, a dead process would never read as the end of the pipe.
+    theirs.close()
+    return ours, process
+
+
+def _answer(pipe: Connection, process: BaseProcess) -> Any:
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        process.join()
+        return ChildProcessError(f"ended its process with exit code {process.exitcode}")
+
+
+def _serve(work: Callable[[J], Any], memory: int | None, ours: Connection, theirs: Connection) -> None:
+    ours.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
+    if memory is not None:
+        with suppress(ImportError, OSError, ValueError):  # where there are no such limits
+            import resource
+
+            most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    while True:
+        try:
+            job = theirs.recv()
+        except EOFError:
+            return
+        try:
+            theirs.send(work(job))
+        except (ValueError, OSError) as error:
+            theirs.send(error)
+        except Exception as error:
+            theirs.send(RuntimeError(f"{type(error).__name__}: {error}"))
