@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
+from ditmoe.config.limits import check_request, check_width
 from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
 from ditmoe.diffusion.sampler import set_timesteps
 from ditmoe.distributed import launch
@@ -18,7 +19,7 @@ from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.outside import check_number
 from ditmoe.pretrained.weights import read
-from ditmoe.sample import check_request, draw, memory, sample_checkpoint
+from ditmoe.sample import draw, sample_checkpoint
 from ditmoe.training import Trainer, repeat_exactly
 
 FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
@@ -140,20 +141,6 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
         mesh=mesh,
         seed=config["seed"],
     )
-
-
-def check_width(model: dict[str, Any]) -> None:
-    """Refuse what would be filled for minutes before it ends: matrices of attention that outgrow this machine.
-
-    Raises:
-        ValueError: saying what they need.
-    """
-    width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
-    if (needed := 16 * width**2 * depth) > memory():
-        raise ValueError(
-            f"attention of hidden_size={width} and depth={depth} needs {needed / 1e9:.0f} GB, "
-            f"this machine has {memory() / 1e9:.0f} GB"
-        )
 
 
 def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
+from ditmoe.config.restore import restore
 from ditmoe.export import export
 from ditmoe.pipelines.card import metrics_line
 from ditmoe.pretrained import convert_file, published, weights
@@ -60,7 +61,7 @@ def trained(folder: Path, *words: str) -> Path:
 
 def sampled(path: Path) -> None:
     """As the command does it."""
-    restored = build.restore(path)
+    restored = restore(path)
     draw_from(restored, torch.zeros(1, dtype=torch.long), steps=1)
 
 

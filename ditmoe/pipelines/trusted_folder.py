@@ -8,6 +8,7 @@ import torch
 
 from ditmoe.checkpoint import open_file
 from ditmoe.config import build, trust
+from ditmoe.config.restore import check_fit
 from ditmoe.outside import files_below, is_regular, read_json
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -82,7 +83,7 @@ def check_fits(kind: Any, folder: Path) -> None:
         tensors |= open_file(file)
     with build.describing(folder / CONFIG), torch.device("meta"):
         model = kind.from_config(config)
-    build.check_fit(model, tensors, folder)
+    check_fit(model, tensors, folder)
 
 
 def without_paths(config: Any) -> Any:
