@@ -136,7 +136,7 @@ class DiTMoE(nn.Module):
         moe_layers = range(depth) if moe_layers is None else moe_layers
         if not isinstance(moe_layers, Sequence) or not all(isinstance(i, int) for i in moe_layers):
             raise ValueError(f"moe_layers must be a list of layers, got {moe_layers!r}")
-        check_number("expert_ratio", expert_ratio, 0.5 / hidden_size)  # rounded, one unit
+        check_number("expert_ratio", expert_ratio, 0.5 / hidden_size if router else 0)  # rounded, one unit
         check_number("shared_ratio", shared_ratio, 0)
         check_number("dense_ratio", dense_ratio, 0)
         if unknown := [i for i in moe_layers if not 0 <= i < depth]:
