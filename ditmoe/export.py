@@ -148,17 +148,17 @@ def converted_sections(
 ) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """Process, scheduler and sampling of published weights; with an autoencoder the modality too, and its facts."""
     tokens, size = config["tokens"], config.get("size")
-    if not tokens["_target_"].endswith(".LatentTokens"):
-        raise ValueError("only converted models of images can be exported: clouds are exported from runs")
-    if size is None:
-        raise ValueError(
-            "the converted model must know the size of its samples: convert it again with size=..."
-        )
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
         "process=ddpm", "scheduler=dpmpp"
     ]  # fmt: skip
     words += ["modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null"]
     composed: Any = OmegaConf.to_container(compose_train(words), resolve=True)
+    if tokens["_target_"] != composed["modality"]["tokens"]["_target_"]:
+        raise ValueError("only converted models of images can be exported: clouds are exported from runs")
+    if size is None:
+        raise ValueError(
+            "the converted model must know the size of its samples: convert it again with size=..."
+        )
     channels = tokens["channels"]
     shape = [channels, size, size]
     sections = {name: composed[name] for name in ("process", "scheduler")}

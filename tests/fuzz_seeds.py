@@ -24,7 +24,8 @@ from ditmoe.export import export
 from ditmoe.pipelines.card import metrics_line
 from ditmoe.pretrained import convert_file, published, weights
 from ditmoe.sample import draw_from
-from ditmoe.train import make_trainer, resume
+from ditmoe.train import make_trainer
+from ditmoe.training.resume import resume
 from modalities.image import Pictures
 from modalities.image import adapter as images
 from modalities.image.data.pictures import open_picture

@@ -104,7 +104,7 @@ def try_scheduler(scheduler: Any, process: Process) -> None:
 
 def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
     """The options of a scheduler's class, which must fit the process."""
-    from ditmoe.diffusion.schedulers import follows_flow, is_flow  # and diffusers, as whoever has such a class
+    from ditmoe.diffusion.schedulers import follows_flow, is_flow
 
     if isinstance(process, FlowMatching) and not follows_flow(target):
         raise ValueError(f"scheduler {target.__name__} cannot follow process flow_matching; try flow_euler")

@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 
-def follows_flow(kind: type) -> bool:
+def follows_flow(kind: Any) -> bool:
     """Whether a scheduler's class can go along a flow: always, or when it is told to."""
     return is_flow(kind) or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
 
 
-def is_flow(kind: type) -> bool:
+def is_flow(kind: Any) -> bool:
     """Whether a scheduler's class knows nothing but flows: it shifts their times, and has no betas of a diffusion."""
     known = inspect.signature(kind.__init__).parameters
     return "shift" in known and not {"trained_betas", "use_flow_sigmas"} & known.keys()

@@ -15,7 +15,7 @@ from ditmoe.model import MaskedDiTMoE
 from ditmoe.moe import ExpertRace, TokenChoice
 from ditmoe.nn import Layout
 from ditmoe.sample import draw_from
-from ditmoe.train import resume
+from ditmoe.training.resume import resume
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens, VoxelTokens
 from tests.cost.test_plan import real_multiply_adds

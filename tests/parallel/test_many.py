@@ -14,7 +14,7 @@ from ditmoe.diffusion import make_labels
 from ditmoe.distributed import launch, local
 from ditmoe.parallel.mesh import sizes
 from ditmoe.sample import draw_from
-from ditmoe.train import resume
+from ditmoe.training.resume import resume
 from tests.many import together
 from tests.modalities.latent.test_packing import native_run
 from tests.training.test_trainer import trainer

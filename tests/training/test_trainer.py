@@ -14,8 +14,10 @@ from ditmoe import checkpoint
 from ditmoe.config import build, cli
 from ditmoe.config.restore import restore
 from ditmoe.diffusion import make_labels
+from ditmoe.pretrained.start import start_from
 from ditmoe.sample import draw_from
-from ditmoe.train import make_trainer, resume, start_from
+from ditmoe.train import make_trainer
+from ditmoe.training.resume import resume
 
 TINY = [
     "model=debug",

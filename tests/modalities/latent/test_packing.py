@@ -17,8 +17,9 @@ from ditmoe.config.restore import restore
 from ditmoe.diffusion import FlowAncestralScheduler, FlowMatching, denoise, make_scheduler
 from ditmoe.moe import TokenChoice
 from ditmoe.sample import draw_from
-from ditmoe.train import make_trainer, resume
+from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
+from ditmoe.training.resume import resume
 from modalities.image import Image, LatentTokens, Pictures
 from modalities.latent import Packing, PatchPCA
 from modalities.latent import packing as native
