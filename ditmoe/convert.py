@@ -6,11 +6,12 @@ The folder is opened by `ditmoe.load(FOLDER)`.
 from typing import Any
 
 from ditmoe.config import cli
-from ditmoe.pretrained import convert_file
 
 
 def convert(config: dict[str, Any]) -> None:
     """The command."""
+    from ditmoe.pretrained import convert_file  # torch, which a mistake in the words should not wait for
+
     print(convert_file(**config))
     print(f'wrote {config["out"]}; in Python: model = ditmoe.load("{config["out"]}")')
 

@@ -9,10 +9,12 @@ import torch
 
 from ditmoe.checkpoint import replacing
 from ditmoe.config import build, cli
+from ditmoe.config.limits import check_request
+from ditmoe.config.restore import restore
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import make_labels
 from ditmoe.modality import Report
-from ditmoe.sample import check_request, draw_from
+from ditmoe.sample import draw_from
 
 
 def evaluate_checkpoint(
@@ -37,7 +39,7 @@ def evaluate_checkpoint(
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
     may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`).
     """
-    restored = build.restore(checkpoint, top_k, trusted=trust)
+    restored = restore(checkpoint, top_k, trusted=trust)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
         raise ValueError(
             f"modality must be that of {checkpoint}, {restored.config['modality']['_target_']}, "

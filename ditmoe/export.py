@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from ditmoe import checkpoint
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.config import build, cli
+from ditmoe.config.limits import bounded
+from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import make_scheduler
 from ditmoe.outside import is_regular
@@ -84,12 +86,12 @@ def of_run(
     """The pipeline of a run, with its averaged weights, and what its card says."""
     from ditmoe.pipelines import Pipeline, Transformer
 
-    config, data_facts = build.admitted(found, trust, "trainer")
+    config, data_facts = admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, data_facts), build.make(config["process"])
     tensors = found.tensors.get("ema", {})
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
-    build.check_model(config, modality, tensors, found.path, trust)
+    make_checked(config, modality, tensors, found.path, trust)
     plain, codec = {name: v for name, v in data_facts.items() if name != "codec"}, data_facts.get("codec", {})
     kept = without_paths(
         {name: config[name] for name in ("model", "router", "modality", "process", "sampling")}
@@ -99,7 +101,7 @@ def of_run(
         data_facts=plain,
         tensors=shapes_of(codec),
     )
-    build.load_weights(transformer.net, tensors, found.path)
+    load_weights(transformer.net, tensors, found.path)
     parts = {name: kept[name] for name in ("modality", "process", "sampling")}
     memory = remember(parts, plain, codec, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
@@ -123,10 +125,10 @@ def of_converted(
 
     config, tensors = weights.read(source)
     kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
-    with torch.device("meta"), build.bounded(len(tensors)):
+    with torch.device("meta"), bounded(len(tensors)):
         transformer = Transformer(config=kept)
-    transformer = transformer.to_empty(device="cpu")
-    build.load_weights(transformer.net, tensors, source)
+    transformer = materialise(transformer, lambda: Transformer(config=kept), "cpu")
+    load_weights(transformer.net, tensors, source)
     flow = config["model"].get("time_scale", 1.0) != 1.0
     sections, data_facts, vae = converted_sections(config, autoencoder, flow)
     steps = build.make(scheduler or sections["scheduler"])
@@ -150,17 +152,17 @@ def converted_sections(
 ) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """Process, scheduler and sampling of published weights; with an autoencoder the modality too, and its facts."""
     tokens, size = config["tokens"], config.get("size")
-    if not tokens["_target_"].endswith(".LatentTokens"):
-        raise ValueError("only converted models of images can be exported: clouds are exported from runs")
-    if size is None:
-        raise ValueError(
-            "the converted model must know the size of its samples: convert it again with size=..."
-        )
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
         "process=ddpm", "scheduler=dpmpp"
     ]  # fmt: skip
     words += ["modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null"]
     composed: Any = OmegaConf.to_container(compose_train(words), resolve=True)
+    if tokens["_target_"] != composed["modality"]["tokens"]["_target_"]:
+        raise ValueError("only converted models of images can be exported: clouds are exported from runs")
+    if size is None:
+        raise ValueError(
+            "the converted model must know the size of its samples: convert it again with size=..."
+        )
     channels = tokens["channels"]
     shape = [channels, size, size]
     sections = {name: composed[name] for name in ("process", "scheduler")}

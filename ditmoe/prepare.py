@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ditmoe.config import build, cli
+from ditmoe.config import cli
 
 
 def prepare(config: dict[str, Any]) -> None:
     """The command; each modality knows how."""
+    from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+
     modality = build.make(config["modality"])
     try:
         modality.prepare(Path(config["source"]), Path(config["out"]), config["check"])

@@ -1,7 +1,5 @@
 """python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
 
-import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,8 @@ from tqdm import tqdm
 
 from ditmoe.checkpoint import check_own
 from ditmoe.config import build, cli
+from ditmoe.config.limits import check_request
+from ditmoe.config.restore import Restored, restore
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import (
     Process,
@@ -27,9 +27,6 @@ from ditmoe.diffusion import (
 from ditmoe.distributed import launch
 from ditmoe.modality import Modality, Samples
 from ditmoe.outside import check_number, file_name
-
-COPIES = 4
-"""Of a batch in memory at the very least: noise, state, the model's input and its output."""
 
 
 def draw(
@@ -86,7 +83,7 @@ def draw(
 
 
 def draw_from(
-    restored: build.Restored,
+    restored: Restored,
     labels: Int[Tensor, " S"],
     *,
     scheduler: dict[str, Any] | None = None,
@@ -127,42 +124,6 @@ def draw_from(
     return restored.modality.decode(x, labels)
 
 
-def check_request(
-    modality: Modality,
-    num: int,
-    batch_size: int = 32,
-    frames: int | None = None,
-    size: Sequence[int] | None = None,
-    points: int | None = None,
-    **others: Any,
-) -> None:
-    """Refuse what no machine of this size can draw, before anything is allocated.
-
-    Raises:
-        ValueError: naming the number that is wrong, or the memory that is missing.
-    """
-    counts = {"num": num, "batch_size": batch_size, "frames": frames, "points": points}
-    counts |= {"size": None} if size is None else {f"size[{i}]": n for i, n in enumerate(size)}
-    for name, value in counts.items():
-        if value is not None:
-            check_number(name, value, 1, whole=True)
-    shape = tuple(modality.shape_of(frames, size, points))
-    needed = 4 * math.prod(shape) * (num + COPIES * min(num, batch_size))
-    if needed > (there := memory()):
-        raise ValueError(
-            f"{num} samples of shape {shape}, {min(num, batch_size)} at a time, need more than {needed / 1e9:.0f} GB, "
-            f"this machine has {there / 1e9:.0f} GB: fewer or smaller ones, or a smaller batch_size"
-        )
-
-
-def memory() -> float:
-    """Bytes of this machine; without end where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
-
-
 def sample_checkpoint(
     checkpoint: str | Path,
     num: int = 32,
@@ -182,7 +143,7 @@ def sample_checkpoint(
             that sets do not mix.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
     """
-    restored = build.restore(checkpoint, top_k, trusted=trust)
+    restored = restore(checkpoint, top_k, trusted=trust)
     check_request(restored.modality, num, **options)
     labels = make_labels(restored.modality.classes, num, label, seed)
     words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]

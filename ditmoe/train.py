@@ -1,32 +1,29 @@
-"""python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result."""
+"""python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result.
+
+Torch takes seconds to load: it is imported by what works with it, so that a mistake in the words is answered at once.
+"""
 
 import ctypes
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 
-from ditmoe import checkpoint
-from ditmoe.config import build, cli
-from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
-from ditmoe.diffusion.sampler import set_timesteps
+from ditmoe.config import cli
 from ditmoe.distributed import launch
-from ditmoe.evaluate import evaluate_checkpoint
-from ditmoe.modality import Modality
-from ditmoe.model import DiTMoE, transfer
 from ditmoe.outside import check_number
-from ditmoe.pretrained.weights import read
-from ditmoe.sample import check_request, draw, memory, sample_checkpoint
-from ditmoe.training import Trainer, repeat_exactly
 
-FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
-"""Sections that must not change between a run and its continuation."""
+if TYPE_CHECKING:
+    import ditmoe.modality
+    import ditmoe.training
 
 
 def train(config: dict[str, Any]) -> None:
     """One run, from its configuration to its pictures; goes on where an earlier one stopped."""
+    from ditmoe import checkpoint
+    from ditmoe.training.resume import resume
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         shown = folder.relative_to(Path.cwd())
@@ -49,8 +46,11 @@ def train(config: dict[str, Any]) -> None:
     finish(config["finish"], shown, trainer.modality.name, trainer.steps, trainer.step)
 
 
-def make_modality(config: dict[str, Any], folder: Path) -> Modality:
+def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
     """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first."""
+    from ditmoe.config import build
+    from ditmoe.training.resume import known_facts
+
     ranks = launch.ranks()
     if ranks.rank > 0:
         return build.make_modality(config, ranks.broadcast(None))
@@ -63,7 +63,7 @@ def make_modality(config: dict[str, Any], folder: Path) -> Modality:
     return modality
 
 
-def check_finish(config: dict[str, Any], modality: Modality) -> None:
+def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> None:
     """Refuse before the training what would fail after it.
 
     Raises:
@@ -79,14 +79,6 @@ def check_finish(config: dict[str, Any], modality: Modality) -> None:
         raise ValueError(f"{error} (or finish.evaluate=false)") from error
 
 
-def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """What the run's checkpoint knows of its data; None for a new run, or one of another modality."""
-    if not checkpoint.exists(folder):
-        return None
-    found = checkpoint.find(folder, parts=("facts",))
-    return found.part("facts") if found.part("config").get("modality") == config["modality"] else None
-
-
 def keep_freed_memory() -> None:
     """Tell glibc to keep large blocks; it hands them back at every free and gets them again page by page.
 
@@ -99,8 +91,21 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 1 << 30)
 
 
-def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Trainer:
+def make_trainer(
+    config: dict[str, Any], modality: "ditmoe.modality.Modality", folder: Path
+) -> "ditmoe.training.Trainer":
     """Model, process, optimiser and trainer of a configuration."""
+    import torch
+
+    from ditmoe import checkpoint
+    from ditmoe.config import build
+    from ditmoe.config.limits import check_request, check_width
+    from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
+    from ditmoe.diffusion.sampler import set_timesteps
+    from ditmoe.pretrained.start import start_from
+    from ditmoe.sample import draw
+    from ditmoe.training import repeat_exactly
+
     if config["trainer"].get("deterministic"):
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
@@ -143,72 +148,6 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
     )
 
 
-def check_width(model: dict[str, Any]) -> None:
-    """Refuse what would be filled for minutes before it ends: matrices of attention that outgrow this machine.
-
-    Raises:
-        ValueError: saying what they need.
-    """
-    width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
-    if (needed := 16 * width**2 * depth) > memory():
-        raise ValueError(
-            f"attention of hidden_size={width} and depth={depth} needs {needed / 1e9:.0f} GB, "
-            f"this machine has {memory() / 1e9:.0f} GB"
-        )
-
-
-def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
-    """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
-
-    Raises:
-        ValueError: if the blocks there do something else with the same shapes, or nothing fits.
-    """
-    config, weights = read(source)
-    for option in ("num_heads", "qk_norm"):
-        if config["model"].get(option) != model.get(option):
-            raise ValueError(
-                f"init: model.{option} must be that of {source}, {config['model'].get(option)}, got {model.get(option)}"
-            )
-    report = transfer(target, weights)
-    if report.copied and config["model"].get("dense_activation") != model["activation"]:
-        raise ValueError(
-            f"init: model.activation must be that of the dense layers of {source}, "
-            f"{config['model'].get('dense_activation')}, got {model['activation']}"
-        )
-    print("\n".join([f"starting from {source}", *report.lines()]))
-
-
-def resume(trainer: Trainer, config: dict[str, Any]) -> None:
-    """Go on from the run's newest whole checkpoint.
-
-    Raises:
-        ValueError: if the run in this folder is another one, or all its checkpoints are damaged.
-    """
-    found = checkpoint.find(trainer.folder, ranks=trainer.ranks)
-    try:
-        earlier = found.part("config")
-        for section in FIXED:
-            if fixed(earlier.get(section)) != fixed(config[section]):
-                raise ValueError(
-                    f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
-                    f"or remove the folder"
-                )
-        trainer.resume(found)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
-    done = trainer.step >= trainer.steps
-    print(
-        f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
-        if done
-        else f"going on from step {trainer.step}"
-    )
-
-
-def fixed(section: Any) -> Any:
-    """A section without the learning rate, which may change on the way."""
-    return {k: v for k, v in section.items() if k != "lr"} if isinstance(section, dict) else section
-
-
 def finish(options: dict[str, Any], folder: Path, modality: str, steps: int, step: int) -> None:
     """Sample, measure, and say where everything is and what to type next.
 
@@ -216,6 +155,10 @@ def finish(options: dict[str, Any], folder: Path, modality: str, steps: int, ste
         step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
             else lies in the folder.
     """
+    from ditmoe import checkpoint
+    from ditmoe.evaluate import evaluate_checkpoint
+    from ditmoe.sample import sample_checkpoint
+
     own = checkpoint.place(folder, step)
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
     lines, following = [f"  {folder / checkpoint.FOLDER}   the model"], []

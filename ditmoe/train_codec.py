@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ditmoe.config import build, cli
+from ditmoe.config import cli
 
 
 def train_codec(config: dict[str, Any]) -> None:
     """The command; a modality that has such an autoencoder knows how."""
+    from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+
     modality = build.make(config["modality"])
     with stoppable() as stopped:
         if not modality.train_codec(Path(config["out"]), config["seed"], stopped):

@@ -18,8 +18,8 @@ from ditmoe.convert import convert
 from ditmoe.evaluate import evaluate
 from ditmoe.export import command as export
 from ditmoe.prepare import prepare
-from ditmoe.train import resume
 from ditmoe.train_codec import train_codec
+from ditmoe.training.resume import resume
 from modalities.video.codec import training
 from modalities.video.data import MovingDigits
 from tests import fuzz_seeds

@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
+from ditmoe.config.restore import restore
 from ditmoe.export import export
 from ditmoe.pipelines.card import metrics_line
 from ditmoe.pretrained import convert_file, published, weights
 from ditmoe.sample import draw_from
-from ditmoe.train import make_trainer, resume
+from ditmoe.train import make_trainer
+from ditmoe.training.resume import resume
 from modalities.image import Pictures
 from modalities.image import adapter as images
 from modalities.image.data.pictures import open_picture
@@ -60,7 +62,7 @@ def trained(folder: Path, *words: str) -> Path:
 
 def sampled(path: Path) -> None:
     """As the command does it."""
-    restored = build.restore(path)
+    restored = restore(path)
     draw_from(restored, torch.zeros(1, dtype=torch.long), steps=1)
 
 

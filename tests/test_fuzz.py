@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest, open_file
-from ditmoe.config import build
+from ditmoe.config.restore import restore
 from ditmoe.training.run_log import _whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def test_any_sealed_manifest_is_refused_in_one_line(tmp_path: Path, parts: dict,
     content = {"format": manifest.FORMAT, "step": step, "parts": parts, "files": {}}
     (tmp_path / "manifest.json").write_bytes(manifest.sealed(content))
     with pytest.raises((ValueError, OSError)):
-        build.restore(tmp_path)
+        restore(tmp_path)
 
 
 @FOLDER

@@ -11,6 +11,8 @@ SLOW = {
     "av", "diffusers", "open3d", "scipy", "sympy", "tensorboard", "torch._dynamo", "torch.distributed.checkpoint",
     "torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.tensorboard", "transformers", "trimesh",
 }  # fmt: skip
+LIGHT = ("train", "convert", "prepare", "train_codec")
+"""Commands that are no library besides: they answer a mistake without torch, which takes longer than all the rest."""
 MISTAKES = """
 import json, runpy, sys
 from hydra.core.global_hydra import GlobalHydra
@@ -45,3 +47,9 @@ def test_a_mistake_on_the_command_line() -> None:
     codes, modules = json.loads(said("-c", MISTAKES, *COMMANDS))
     assert codes == dict.fromkeys(COMMANDS, 2)
     assert not set(modules) & SLOW
+
+
+def test_a_mistake_does_not_wait_for_torch() -> None:
+    codes, modules = json.loads(said("-c", MISTAKES, *LIGHT))
+    assert codes == dict.fromkeys(LIGHT, 2)
+    assert not set(modules) & (SLOW | {"torch"})

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ditmoe.config import build
+from ditmoe.config.restore import restore
 from ditmoe.diffusion import make_labels
 from ditmoe.modality import Samples
 from ditmoe.sample import draw_from
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    restored = build.restore(options.checkpoint)
+    restored = restore(options.checkpoint)
     classes = list(restored.modality.classes)
     model = classifier(len(classes))
     train, test = (restored.modality.reference(split) for split in ("train", "test"))

@@ -1,7 +1,8 @@
 """What a start costs against `import torch`: python -m benchmarks.speed.startup [--rounds 5]
 
 Each line is an interpreter of its own, in turns with the others, by the processor time of the process: read the ratios.
-Mistakes and help should cost little more than torch and Hydra; what works should load what it uses and nothing else.
+Mistakes and help should cost little more than Hydra, or torch where a command is a library too; what works should load
+what it uses and nothing else.
 """
 
 import argparse

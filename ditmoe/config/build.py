@@ -1,29 +1,18 @@
 """From configuration to objects."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ditmoe import checkpoint
-from ditmoe.checkpoint import in_memory
 from ditmoe.config import trust
-from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality, Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
 from ditmoe.outside import check_number
 from ditmoe.outside.options import Part, call, check_options
-
-SECTIONS = ("model", "router", "modality", "process", "scheduler", "sampling")
-"""Of a checkpoint's configuration: what sampling needs."""
-LARGEST_SAMPLE, LARGEST_TOKENS = 2**22, 2**26
-"""Numbers of one sample, and of its tokens in the model, unless the person trusts the checkpoint: 16 and 256 MB."""
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -97,55 +86,6 @@ def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Op
     return make(config["optimizer"])(parameters)
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What a checkpoint holds, ready to sample."""
-
-    model: DiTMoE
-    modality: Modality
-    process: Process
-    config: dict[str, Any]
-    step: int
-    folder: Path
-
-
-def restore(
-    path: str | Path,
-    top_k: int | None = None,
-    device: torch.device | None = None,
-    trusted: trust.Trust = False,
-) -> Restored:
-    """Build the model of a checkpoint with its averaged weights, in evaluation mode.
-
-    Args:
-        path: a run's folder or a checkpoint in it.
-        top_k: activate another number of experts per token than training did.
-        trusted: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
-
-    Raises:
-        FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
-    """
-    found = checkpoint.find(path, parts=("ema", "facts"))
-    config, data_facts = admitted(found, trusted)
-    if top_k is not None:
-        router = config["router"] or {}
-        router = router.get("router") or router  # the one within timestep's segments
-        if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
-            raise ValueError(
-                f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
-            )
-        router["top_k"] = top_k
-    weights = found.tensors.get("ema", {})
-    with describing(found.path):
-        modality, process = make_modality(config, data_facts), make(config["process"])
-        try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
-        check_model(config, modality, weights, found.path, trusted)
-        model = make_model(config, modality)
-        load_weights(model, weights, found.path)
-    model = model.to(device or default_device()).eval()
-    return Restored(model, modality, process, config, found.plain["step"], found.run)
-
-
 @contextmanager
 def describing(file: Path | str) -> Iterator[None]:
     """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
@@ -158,116 +98,6 @@ def describing(file: Path | str) -> Iterator[None]:
         raise ValueError(
             f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
         ) from error
-
-
-def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Raises ValueError if there are more layers than tensors, before any is made."""
-    if not isinstance(model["depth"], int) or model["depth"] > len(weights):
-        raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
-
-
-@contextmanager
-def bounded(tensors: int) -> Iterator[None]:
-    """Make a model that is to be filled with so many tensors: one of far more modules is refused while it is made.
-
-    Raises:
-        ValueError: from within.
-    """
-    left = 1000 + 8 * tensors
-
-    def count(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f"the model would have more parts than its {tensors} tensors can fill")
-
-    handle = nn.modules.module.register_module_module_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:
-    """Raises ValueError if no sample has that shape, or it has more numbers."""
-    if not all(type(n) is int and n > 0 for n in shape):
-        raise ValueError(f"no sample has the shape {list(shape)}")
-    if math.prod(shape) > most:
-        raise ValueError(f"a sample would be {list(shape)} numbers: if you know why, say trust=true")
-
-
-def check_model(
-    config: Mapping[str, Any],
-    modality: Modality,
-    weights: Mapping[str, Any],
-    file: Path,
-    trusted: trust.Trust = False,
-) -> None:
-    """Refuse a model that the weights do not fit, or that would exhaust the machine, before any memory is taken.
-
-    Raises:
-        ValueError: one line.
-    """
-    check_depth(config["model"], weights)
-    check_shape(modality.sample_shape, math.inf if trusted is True else LARGEST_SAMPLE)
-    with torch.device("meta"), bounded(len(weights)):
-        model = make_model(config, modality)
-    check_fit(model, weights, file)
-    if trusted is not True:
-        check_work(model, modality.sample_shape)
-
-
-def check_work(model: DiTMoE, shape: Sequence[int]) -> None:
-    """Refuse a checkpoint whose few weights would cut a sample into more tokens than a machine can hold.
-
-    Raises:
-        ValueError: saying how many.
-    """
-    tokens, x = model.tokens, torch.empty(1, *shape, device="meta")
-    number = math.prod(tokens.grid(x))
-    width = max(tokens.in_features, tokens.out_features, model.embed.out_features)
-    if number * width > LARGEST_TOKENS:
-        raise ValueError(
-            f"a sample would be {number} tokens of {width} numbers: if you know why, say trust=true"
-        )
-
-
-def admitted(
-    found: checkpoint.Checkpoint, trusted: trust.Trust = False, *others: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a checkpoint (`SECTIONS` and others), and what it knows of its data.
-
-    Raises:
-        ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
-    """
-    config = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
-    data_facts = found.part("facts")
-    trust.check_plain(found.plain["facts"], f"the facts of {found.path}")
-    if type(data_facts) is not dict:
-        raise ValueError(f"the facts of {found.path} must be a dict, got {type(data_facts).__name__}")
-    return config, data_facts
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Load weights that must fit exactly, and be finite, from the disk one at a time; the error names the first that
-    does not.
-    """
-    check_fit(model, weights, file)
-    for name, value in model.state_dict().items():
-        value.copy_(in_memory(weights[name]))
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{file} holds numbers that are not finite: {name}")
-
-
-def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Raises ValueError naming the first tensor that the model has not, or in another shape."""
-    own = model.state_dict()
-    for name in [*own, *weights]:
-        shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
-        if shapes[0] != shapes[1]:
-            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
-            raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")
 
 
 def default_device() -> torch.device:

@@ -104,16 +104,15 @@ def try_scheduler(scheduler: Any, process: Process) -> None:
 
 def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
     """The options of a scheduler's class, which must fit the process."""
-    known = inspect.signature(target.__init__).parameters
-    flow_only = target.__name__.startswith("Flow")
-    flows = "use_flow_sigmas" in known or flow_only
-    if isinstance(process, FlowMatching) and not flows:
+    from ditmoe.diffusion.schedulers import follows_flow, is_flow
+
+    if isinstance(process, FlowMatching) and not follows_flow(target):
         raise ValueError(f"scheduler {target.__name__} cannot follow process flow_matching; try flow_euler")
-    if not isinstance(process, FlowMatching) and flow_only:
+    if not isinstance(process, FlowMatching) and is_flow(target):
         raise ValueError(
             f"scheduler {target.__name__} needs process flow_matching; for ddpm try ddim or dpmpp"
         )
-    return known
+    return inspect.signature(target.__init__).parameters
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -202,8 +201,9 @@ def set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:
     Raises:
         ValueError: for more steps than a discrete process has.
     """
-    if type(scheduler).__name__ in ("FlowMatchEulerDiscreteScheduler", "FlowAncestralScheduler"):
-        # their own times would end with a step of almost no length
+    from ditmoe.diffusion.schedulers import ends_short
+
+    if ends_short(scheduler):
         scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
         return
     discrete = scheduler.config.get("trained_betas") is not None

@@ -1,5 +1,6 @@
 """Schedulers that diffusers lacks: Euler steps along a flow that renew part of the noise on the way, and DDIM for
-any number of steps."""
+any number of steps. And what those of diffusers are, which say it nowhere.
+"""
 
 import inspect
 import json
@@ -24,6 +25,22 @@ __all__ = [
     "FlowAncestralScheduler",
     "SchedulerMixin",
 ]
+
+
+def follows_flow(kind: Any) -> bool:
+    """Whether a scheduler's class can go along a flow: always, or when it is told to."""
+    return is_flow(kind) or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
+
+
+def is_flow(kind: Any) -> bool:
+    """Whether a scheduler's class knows nothing but flows: it shifts their times, and has no betas of a diffusion."""
+    known = inspect.signature(kind.__init__).parameters
+    return "shift" in known and not {"trained_betas", "use_flow_sigmas"} & known.keys()
+
+
+def ends_short(scheduler: Any) -> bool:
+    """Whether a scheduler's own times end with a step of almost no length: they must be given."""
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
 
 
 class OwnOptions(ConfigMixin):

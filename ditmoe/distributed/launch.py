@@ -1,4 +1,7 @@
-"""Processes started by torchrun: who this one is, who speaks, and what is said when one of them dies."""
+"""Processes started by torchrun: who this one is, who speaks, and what is said when one of them dies.
+
+All commands begin here: torch, which takes seconds, is loaded where there are others, or work.
+"""
 
 import os
 import re
@@ -6,11 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
-
-from ditmoe.distributed.ranks import ALONE, Ranks
+if TYPE_CHECKING:
+    import ditmoe.distributed.ranks
 
 LOST = "another process died or no longer answers; what was saved is whole, and the same command goes on from there"
 _SIGNS = re.compile(
@@ -38,6 +40,9 @@ def processes(timeout: float = 600) -> Iterator[None]:
     if world() == 1:
         yield
         return
+    import torch
+    import torch.distributed as dist
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -47,8 +52,12 @@ def processes(timeout: float = 600) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def ranks() -> Ranks:
+def ranks() -> "ditmoe.distributed.ranks.Ranks":
     """All the processes that have joined; one alone without torchrun."""
+    import torch.distributed as dist
+
+    from ditmoe.distributed.ranks import ALONE, Ranks
+
     return Ranks(dist.group.WORLD) if dist.is_initialized() else ALONE
 
 
@@ -68,6 +77,8 @@ def speaks() -> bool:
     """Whether this process is the first to ask, so that what all of them have to say is said once."""
     if world() == 1:
         return True
+    import torch.distributed as dist
+
     try:
         store = dist.TCPStore(
             os.environ["MASTER_ADDR"],

@@ -8,7 +8,6 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
-from torch import Tensor
 
 LARGEST_SEED = 2**63 - 1
 """What all generators take, those of NumPy and torch."""
@@ -186,6 +185,8 @@ def fits(value: Any, kind: Any) -> bool:
 
 def callable_or_array(shape: type) -> bool:
     """What no plain value is."""
+    from torch import Tensor  # a second, which a mistake on the command line should not wait for
+
     return shape is Callable or issubclass(shape, Tensor | np.ndarray)  # type: ignore[comparison-overlap]
 
 

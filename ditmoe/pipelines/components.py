@@ -13,6 +13,7 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 
 from ditmoe.config import build, trust
+from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality
 from ditmoe.pipelines.trusted_folder import check_fits
@@ -103,7 +104,7 @@ class Memory(Part):
         self.admitted = trust.admit(config, list(config), file)
         trust.check_plain(data_facts, "facts")
         with build.describing(file):
-            build.check_shape(shape)
+            check_shape(shape)
             self.names = sorted(tensors)  # JSON sorts them too
             for index, name in enumerate(self.names):
                 self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))

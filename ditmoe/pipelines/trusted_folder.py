@@ -8,6 +8,8 @@ import torch
 
 from ditmoe.checkpoint import open_file
 from ditmoe.config import build, trust
+from ditmoe.config.limits import bounded
+from ditmoe.config.restore import check_fit
 from ditmoe.outside import files_below, is_regular, read_json
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -82,9 +84,9 @@ def check_fits(kind: Any, folder: Path) -> None:
     tensors: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= open_file(file)
-    with build.describing(folder / CONFIG), torch.device("meta"), build.bounded(len(tensors)):
+    with build.describing(folder / CONFIG), torch.device("meta"), bounded(len(tensors)):
         model = kind.from_config(config)
-    build.check_fit(model, tensors, folder)
+    check_fit(model, tensors, folder)
 
 
 def without_paths(config: Any) -> Any:

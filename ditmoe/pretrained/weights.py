@@ -13,6 +13,8 @@ from ditmoe import checkpoint
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.config import build, trust
+from ditmoe.config.limits import check_depth
+from ditmoe.config.restore import check_fit, load_weights, materialise
 from ditmoe.model import DiTMoE
 from ditmoe.outside import is_regular, read_json
 
@@ -98,12 +100,12 @@ def load(
     config = admitted(folder)
     with build.describing(folder / CONFIG):
         tensors = _tensors(folder, config["shards"])
-        build.check_depth(config["model"], tensors)
-        with torch.device("meta"), build.bounded(len(tensors)):
+        check_depth(config["model"], tensors)
+        with torch.device("meta"), bounded(len(tensors)):
             model = make(config).to(dtype)
-        build.check_fit(model, tensors, folder)
-        model = model.to_empty(device=device or build.default_device())
-        build.load_weights(model, tensors, folder)
+        check_fit(model, tensors, folder)
+        model = materialise(model, lambda: make(config).to(dtype), device or build.default_device())
+        load_weights(model, tensors, folder)
     return model.eval()
 
 

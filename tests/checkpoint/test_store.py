@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ditmoe.checkpoint import atomic, replacing, store
-from ditmoe.config import build
+from ditmoe.config.restore import load_weights, restore
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
 from ditmoe.sample import sample_checkpoint
@@ -175,9 +175,9 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
 def test_the_first_tensor_that_does_not_fit_is_named() -> None:
     model = torch.nn.Linear(2, 3)
     with pytest.raises(ValueError, match=r"weight is \(3, 4\) there, \(3, 2\) here"):
-        build.load_weights(model, torch.nn.Linear(4, 3).state_dict(), Path("x.pt"))
+        load_weights(model, torch.nn.Linear(4, 3).state_dict(), Path("x.pt"))
     with pytest.raises(ValueError, match=r"bias is missing there"):
-        build.load_weights(model, {"weight": torch.zeros(3, 2)}, Path("x.pt"))
+        load_weights(model, {"weight": torch.zeros(3, 2)}, Path("x.pt"))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_every_reader_refuses_a_hostile_configuration(
     run: Path, tmp_path: Path, sections: dict, words: str
 ) -> None:
     folder = resealed(run, tmp_path / "run", **sections)
-    for reader in (build.restore, sample_checkpoint, evaluate_checkpoint):
+    for reader in (restore, sample_checkpoint, evaluate_checkpoint):
         with pytest.raises(ValueError, match=words) as caught:
             reader(folder)
         assert len(str(caught.value).splitlines()) == 1

@@ -16,7 +16,7 @@ from tests.config.test_cli import ROOT
 WORK = """
 import sys
 from pathlib import Path
-from ditmoe import cli
+from ditmoe.config import cli
 
 def work():
     for number in range(int(sys.argv[1])):

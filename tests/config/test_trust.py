@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditmoe.config import build, cli, trust
+from ditmoe.config.limits import bounded
 
 FILE = Path("run/checkpoints/step-0000001")
 NOT_PLAIN = [
@@ -229,7 +230,7 @@ def test_a_scheduler_makes_no_list_that_is_absurd(name: str) -> None:
 
 
 def test_no_model_of_more_parts_than_its_tensors_is_made() -> None:
-    with build.bounded(10):
+    with bounded(10):
         torch.nn.ModuleList(torch.nn.Identity() for _ in range(500))
     made = 0
 
@@ -238,7 +239,7 @@ def test_no_model_of_more_parts_than_its_tensors_is_made() -> None:
         made += 1
         return torch.nn.Identity()
 
-    with build.bounded(10), pytest.raises(ValueError, match="more parts than its 10 tensors"):
+    with bounded(10), pytest.raises(ValueError, match="more parts than its 10 tensors"):
         torch.nn.ModuleList(part() for _ in range(10**6))
     assert made < 2000
     torch.nn.ModuleList(torch.nn.Identity() for _ in range(5000))  # nobody counts any more

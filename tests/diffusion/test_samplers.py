@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from benchmarks.quality.samplers import (
     MEAN,
@@ -62,6 +62,18 @@ def timed(process: str, name: str, steps: int):
 def test_those_that_cannot_meet_say_so_in_one_line(process: str, name: str) -> None:
     with pytest.raises(ValueError, match=r"^scheduler \w+ (cannot follow|needs) process flow_matching; .*\Z"):
         make_scheduler(scheduler_named(name), PROCESSES[process])
+
+
+class Euler(FlowMatchEulerDiscreteScheduler):
+    """Of a name that says nothing."""
+
+
+def test_what_a_scheduler_is_does_not_hang_on_its_name() -> None:
+    with pytest.raises(ValueError, match="needs process flow_matching"):
+        make_scheduler(Euler, PROCESSES["v, linear"])
+    scheduler = make_scheduler(Euler, PROCESSES["flow, velocity"])
+    set_timesteps(scheduler, 4, torch.device("cpu"))
+    assert scheduler.timesteps.tolist() == timed("flow, velocity", "flow_euler", 4).timesteps.tolist()
 
 
 def test_every_scheduler_follows_some_process() -> None:

@@ -8,13 +8,14 @@ import torch
 
 from ditmoe import DiTMoE, checkpoint
 from ditmoe.config import build
+from ditmoe.config.restore import restore
 from ditmoe.cost import count
 from ditmoe.diffusion import make_labels
 from ditmoe.model import MaskedDiTMoE
 from ditmoe.moe import ExpertRace, TokenChoice
 from ditmoe.nn import Layout
 from ditmoe.sample import draw_from
-from ditmoe.train import resume
+from ditmoe.training.resume import resume
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens, VoxelTokens
 from tests.cost.test_plan import real_multiply_adds
@@ -196,7 +197,7 @@ def test_runs_resume_sample_and_spread(tmp_path: Path) -> None:
     together(trained, 2, tmp_path / "two", 4, ["mesh.shard=2", "trainer.recompute=true"])
     for one, two in zip(curve(tmp_path / "whole"), curve(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
-    restored = build.restore(tmp_path / "two")
+    restored = restore(tmp_path / "two")
     labels = make_labels(restored.modality.classes, 3, None)
     three, one = (
         draw_from(restored, part, batch_size=size).data for part, size in ((labels, 2), (labels[:1], 1))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ditmoe import train
 from ditmoe.config import build, cli
+from ditmoe.config.restore import restore
 from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
 from ditmoe.moe import Sinkhorn, TokenChoice
@@ -211,7 +212,7 @@ def test_a_batch_larger_than_what_is_asked_for_is_as_large_as_that(run: Path, tm
 
 def test_guidance_that_leads_nowhere_is_said(run: Path, tmp_path: Path) -> None:
     """Weights that are numbers can still lead to samples that are none."""
-    restored = build.restore(run)
+    restored = restore(run)
     with torch.no_grad():
         for parameter in restored.model.parameters():
             parameter.fill_(1e30)

@@ -9,12 +9,12 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ditmoe import checkpoint
-from ditmoe.config import build
+from ditmoe.config.restore import restore
 from ditmoe.diffusion import make_labels
 from ditmoe.distributed import launch, local
 from ditmoe.parallel.mesh import sizes
 from ditmoe.sample import draw_from
-from ditmoe.train import resume
+from ditmoe.training.resume import resume
 from tests.many import together
 from tests.modalities.latent.test_packing import native_run
 from tests.training.test_trainer import trainer
@@ -117,7 +117,7 @@ def test_a_damaged_piece_gives_way_to_the_checkpoint_before(tmp_path: Path) -> N
 
 
 def drawn(folder: Path) -> np.ndarray | None:
-    restored = build.restore(folder)
+    restored = restore(folder)
     samples = draw_from(restored, make_labels(restored.modality.classes, 13, None), batch_size=5)
     return None if samples is None else samples.data
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ditmoe import checkpoint
-from ditmoe.train import resume
+from ditmoe.training.resume import resume
 from tests.training.test_trainer import TINY, trainer
 
 ROOT = Path(__file__).resolve().parents[2]

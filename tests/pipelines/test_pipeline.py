@@ -12,6 +12,7 @@ import torch
 
 import ditmoe
 from ditmoe.config import build
+from ditmoe.config.restore import restore
 from ditmoe.diffusion import Sampling
 from ditmoe.export import export
 from ditmoe.pipelines import Pipeline
@@ -64,7 +65,7 @@ def test_images_are_those_of_the_command_bit_for_bit(run: Path, exported: Path, 
 
 
 def test_latents_are_those_of_the_loop_whatever_the_batch(run: Path, exported: Path) -> None:
-    restored, pipe = build.restore(run, device=torch.device("cpu")), opened(exported)
+    restored, pipe = restore(run, device=torch.device("cpu")), opened(exported)
     for guidance in (1.0, 3.0):
         sampling = Sampling(4, guidance, restored.config["sampling"]["interval"])
         steps = build.make(restored.config["scheduler"])

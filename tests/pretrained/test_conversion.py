@@ -122,12 +122,8 @@ def test_code_is_never_unpickled(moe: State, tmp_path: Path) -> None:
     torch.save(hostile, tmp_path / "new.pt")
     torch.save(hostile, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"x": Hostile(trap)}))
-    for name, words in (
-        ("new", "execute code .*mkdir"),
-        ("old", "execute code .*mkdir"),
-        ("pickle", "no checkpoint"),
-    ):
-        with pytest.raises(ValueError, match=words):
+    for name in ("new", "old", "pickle"):
+        with pytest.raises(ValueError, match=r"execute code .*mkdir"):
             convert_file(tmp_path / f"{name}.pt", tmp_path / "out", num_heads=4)
     assert not trap.exists()
     assert not (tmp_path / "out").exists()

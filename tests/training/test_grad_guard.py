@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ditmoe import checkpoint
-from ditmoe.train import resume
 from ditmoe.training import Batch, Guard
 from ditmoe.training.grad_guard import MOMENTUM, WARMUP
+from ditmoe.training.resume import resume
 from tests.training.test_trainer import same, trainer
 
 

@@ -12,9 +12,12 @@ from omegaconf import OmegaConf
 
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
+from ditmoe.config.restore import restore
 from ditmoe.diffusion import make_labels
+from ditmoe.pretrained.start import start_from
 from ditmoe.sample import draw_from
-from ditmoe.train import make_trainer, resume, start_from
+from ditmoe.train import make_trainer
+from ditmoe.training.resume import resume
 
 TINY = [
     "model=debug",
@@ -174,7 +177,7 @@ def test_every_router_and_process_trains_and_samples(tmp_path: Path, router: str
         tmp_path, f"router={router}", f"process={process}", f"scheduler={scheduler}", "trainer.steps=2"
     )
     run.run()
-    restored = build.restore(tmp_path)
+    restored = restore(tmp_path)
     samples = draw_from(restored, make_labels(restored.modality.classes, 3, None), batch_size=2)
     assert samples.data.shape == (3, 64, 3)
     again = draw_from(restored, make_labels(restored.modality.classes, 3, None), batch_size=3)
@@ -193,9 +196,9 @@ def test_every_preset_builds_on_the_meta_device(preset: str) -> None:
 def test_another_number_of_experts_may_be_active_when_sampling(tmp_path: Path) -> None:
     run, _ = trainer(tmp_path, "trainer.steps=2")
     run.run()
-    assert build.restore(tmp_path, top_k=1).model.blocks[0].feed_forward.router.top_k == 1
+    assert restore(tmp_path, top_k=1).model.blocks[0].feed_forward.router.top_k == 1
     with pytest.raises(ValueError, match="num_experts = 8, got 9"):
-        build.restore(tmp_path, top_k=9)
+        restore(tmp_path, top_k=9)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from ditmoe import checkpoint
 from ditmoe.config import build, cli
 from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
 from ditmoe.sample import sample_checkpoint
-from ditmoe.train import make_trainer, resume
+from ditmoe.train import make_trainer
+from ditmoe.training.resume import resume
 from ditmoe.view import modality_of, view
 from modalities.image import Autoencoder, Pictures
 from modalities.image import Image as Adapter

@@ -13,11 +13,13 @@ from PIL import Image as Picture
 
 from ditmoe import DiTMoE
 from ditmoe.config import build, cli
+from ditmoe.config.restore import restore
 from ditmoe.diffusion import FlowAncestralScheduler, FlowMatching, denoise, make_scheduler
 from ditmoe.moe import TokenChoice
 from ditmoe.sample import draw_from
-from ditmoe.train import make_trainer, resume
+from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
+from ditmoe.training.resume import resume
 from modalities.image import Image, LatentTokens, Pictures
 from modalities.latent import Packing, PatchPCA
 from modalities.latent import packing as native
@@ -324,6 +326,6 @@ def test_a_run_at_native_sizes_draws_sizes_that_it_never_saw(modality: str, tmp_
     native_run(tmp_path, modality)[0].run()
     frames = 1 if modality == "video" else None
     for size in ([24, 56], [56, 24]):
-        restored = build.restore(tmp_path)
+        restored = restore(tmp_path)
         samples = draw_from(restored, torch.tensor([0, 1]), size=size, frames=frames)
         assert list(samples.data.shape[-3:]) == [*size, 3]

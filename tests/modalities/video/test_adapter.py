@@ -15,7 +15,8 @@ from ditmoe.config import build, cli
 from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
 from ditmoe.export import export
 from ditmoe.sample import sample_checkpoint
-from ditmoe.train import known_facts, make_trainer
+from ditmoe.train import make_trainer
+from ditmoe.training.resume import known_facts
 from ditmoe.view import modality_of, view
 from modalities.video import Video
 from modalities.video.data.clip_folders import read_set

@@ -1,0 +1,120 @@
+"""What a machine can hold: models, samples and requests that it cannot are refused before any memory is taken."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ditmoe.modality import Modality
+from ditmoe.model import DiTMoE
+from ditmoe.outside import check_number
+
+LARGEST_SAMPLE, LARGEST_TOKENS = 2**22, 2**26
+"""Numbers of one sample, and of its tokens in the model, unless the person trusts the checkpoint: 16 and 256 MB."""
+COPIES = 4
+"""Of a batch in memory at the very least: noise, state, the model's input and its output."""
+
+
+def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Raises ValueError if there are more layers than tensors, before any is made."""
+    if not isinstance(model["depth"], int) or model["depth"] > len(weights):
+        raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
+
+
+@contextmanager
+def bounded(tensors: int) -> Iterator[None]:
+    """Make a model that is to be filled with so many tensors: one of far more modules is refused while it is made.
+
+    Raises:
+        ValueError: from within.
+    """
+    left = 1000 + 8 * tensors
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"the model would have more parts than its {tensors} tensors can fill")
+
+    handle = nn.modules.module.register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:
+    """Raises ValueError if no sample has that shape, or it has more numbers."""
+    if not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"no sample has the shape {list(shape)}")
+    if math.prod(shape) > most:
+        raise ValueError(f"a sample would be {list(shape)} numbers: if you know why, say trust=true")
+
+
+def check_work(model: DiTMoE, shape: Sequence[int]) -> None:
+    """Refuse a checkpoint whose few weights would cut a sample into more tokens than a machine can hold.
+
+    Raises:
+        ValueError: saying how many.
+    """
+    tokens, x = model.tokens, torch.empty(1, *shape, device="meta")
+    number = math.prod(tokens.grid(x))
+    width = max(tokens.in_features, tokens.out_features, model.embed.out_features)
+    if number * width > LARGEST_TOKENS:
+        raise ValueError(
+            f"a sample would be {number} tokens of {width} numbers: if you know why, say trust=true"
+        )
+
+
+def check_width(model: dict[str, Any]) -> None:
+    """Refuse what would be filled for minutes before it ends: matrices of attention that outgrow this machine.
+
+    Raises:
+        ValueError: saying what they need.
+    """
+    width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
+    if (needed := 16 * width**2 * depth) > memory():
+        raise ValueError(
+            f"attention of hidden_size={width} and depth={depth} needs {needed / 1e9:.0f} GB, "
+            f"this machine has {memory() / 1e9:.0f} GB"
+        )
+
+
+def check_request(
+    modality: Modality,
+    num: int,
+    batch_size: int = 32,
+    frames: int | None = None,
+    size: Sequence[int] | None = None,
+    points: int | None = None,
+    **others: Any,
+) -> None:
+    """Refuse what no machine of this size can draw, before anything is allocated.
+
+    Raises:
+        ValueError: naming the number that is wrong, or the memory that is missing.
+    """
+    counts = {"num": num, "batch_size": batch_size, "frames": frames, "points": points}
+    counts |= {"size": None} if size is None else {f"size[{i}]": n for i, n in enumerate(size)}
+    for name, value in counts.items():
+        if value is not None:
+            check_number(name, value, 1, whole=True)
+    shape = tuple(modality.shape_of(frames, size, points))
+    needed = 4 * math.prod(shape) * (num + COPIES * min(num, batch_size))
+    if needed > (there := memory()):
+        raise ValueError(
+            f"{num} samples of shape {shape}, {min(num, batch_size)} at a time, need more than {needed / 1e9:.0f} GB, "
+            f"this machine has {there / 1e9:.0f} GB: fewer or smaller ones, or a smaller batch_size"
+        )
+
+
+def memory() -> float:
+    """Bytes of this machine; without end where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf

@@ -1,0 +1,143 @@
+"""From a checkpoint to objects that are ready to sample."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ditmoe import checkpoint
+from ditmoe.checkpoint import in_memory
+from ditmoe.config import trust
+from ditmoe.config.build import default_device, describing, make, make_modality, make_model
+from ditmoe.config.limits import LARGEST_SAMPLE, bounded, check_depth, check_shape, check_work
+from ditmoe.diffusion import Process, make_scheduler, try_scheduler
+from ditmoe.modality import Modality
+from ditmoe.model import DiTMoE
+
+Net = TypeVar("Net", bound=nn.Module)
+SECTIONS = ("model", "router", "modality", "process", "scheduler", "sampling")
+"""Of a checkpoint's configuration: what sampling needs."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds, ready to sample."""
+
+    model: DiTMoE
+    modality: Modality
+    process: Process
+    config: dict[str, Any]
+    step: int
+    folder: Path
+
+
+def restore(
+    path: str | Path,
+    top_k: int | None = None,
+    device: torch.device | None = None,
+    trusted: trust.Trust = False,
+) -> Restored:
+    """Build the model of a checkpoint with its averaged weights, in evaluation mode.
+
+    Args:
+        path: a run's folder or a checkpoint in it.
+        top_k: activate another number of experts per token than training did.
+        trusted: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
+    """
+    found = checkpoint.find(path, parts=("ema", "facts"))
+    config, data_facts = admitted(found, trusted)
+    if top_k is not None:
+        router = config["router"] or {}
+        router = router.get("router") or router  # the one within timestep's segments
+        if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
+            raise ValueError(
+                f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
+            )
+        router["top_k"] = top_k
+    weights = found.tensors.get("ema", {})
+    with describing(found.path):
+        modality, process = make_modality(config, data_facts), make(config["process"])
+        try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
+        planned = make_checked(config, modality, weights, found.path, trusted)
+        model = materialise(planned, lambda: make_model(config, modality), device or default_device())
+        load_weights(model, weights, found.path)
+    return Restored(model.eval(), modality, process, config, found.plain["step"], found.run)
+
+
+def admitted(
+    found: checkpoint.Checkpoint, trusted: trust.Trust = False, *others: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a checkpoint (`SECTIONS` and others), and what it knows of its data.
+
+    Raises:
+        ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
+    """
+    config = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
+    data_facts = found.part("facts")
+    trust.check_plain(found.plain["facts"], f"the facts of {found.path}")
+    if type(data_facts) is not dict:
+        raise ValueError(f"the facts of {found.path} must be a dict, got {type(data_facts).__name__}")
+    return config, data_facts
+
+
+def make_checked(
+    config: Mapping[str, Any],
+    modality: Modality,
+    weights: Mapping[str, Any],
+    file: Path,
+    trusted: trust.Trust = False,
+) -> DiTMoE:
+    """The model of a configuration on the meta device: shapes without memory, of which the weights fit.
+
+    Raises:
+        ValueError: one line, if they do not, or if the model would exhaust the machine.
+    """
+    check_depth(config["model"], weights)
+    check_shape(modality.sample_shape, math.inf if trusted is True else LARGEST_SAMPLE)
+    with torch.device("meta"), bounded(len(weights)):
+        model = make_model(config, modality)
+    check_fit(model, weights, file)
+    if trusted is not True:
+        check_work(model, modality.sample_shape)
+    return model
+
+
+def materialise(model: Net, make: Callable[[], Net], device: torch.device | str) -> Net:
+    """A model on the meta device with memory for its weights, which are to be loaded.
+
+    Buffers that are in no state dict get their values from the constructor alone: a router that has such is made
+    again. None of ditmoe's has.
+    """
+    saved = model.state_dict()
+    if all(name in saved for name, _ in model.named_buffers()):
+        return model.to_empty(device=device)
+    return make().to(device)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
+    """Load weights that must fit exactly, and be finite, from the disk one at a time; the error names the first that
+    does not.
+    """
+    check_fit(model, weights, file)
+    for name, value in model.state_dict().items():
+        value.copy_(in_memory(weights[name]))
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{file} holds numbers that are not finite: {name}")
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError naming the first tensor that the model has not, or in another shape."""
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
+            raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")

@@ -1,0 +1,26 @@
+"""Starting a run from the weights of another model."""
+
+from typing import Any
+
+from ditmoe.model import DiTMoE, transfer
+from ditmoe.pretrained.weights import read
+
+
+def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
+    """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
+
+    Raises:
+        ValueError: if the blocks there do something else with the same shapes, or nothing fits.
+    """
+    config, weights = read(source)
+    for option in ("num_heads", "qk_norm"):
+        there, here = config["model"].get(option), model.get(option)
+        if there != here:
+            raise ValueError(f"init: model.{option} must be that of {source}, {there}, got {here}")
+    report = transfer(target, weights)
+    dense = config["model"].get("dense_activation")
+    if report.copied and dense != model["activation"]:
+        raise ValueError(
+            f"init: model.activation must be that of the dense layers of {source}, {dense}, got {model['activation']}"
+        )
+    print("\n".join([f"starting from {source}", *report.lines()]))

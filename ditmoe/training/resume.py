@@ -1,0 +1,49 @@
+"""Going on where an earlier run stopped, in the same folder."""
+
+from pathlib import Path
+from typing import Any
+
+from ditmoe import checkpoint
+from ditmoe.training.trainer import Trainer
+
+FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
+"""Sections that must not change between a run and its continuation."""
+
+
+def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run's checkpoint knows of its data; None for a new run, or one of another modality."""
+    if not checkpoint.exists(folder):
+        return None
+    found = checkpoint.find(folder, parts=("facts",))
+    return found.part("facts") if found.part("config").get("modality") == config["modality"] else None
+
+
+def resume(trainer: Trainer, config: dict[str, Any]) -> None:
+    """Go on from the run's newest whole checkpoint.
+
+    Raises:
+        ValueError: if the run in this folder is another one, or all its checkpoints are damaged.
+    """
+    found = checkpoint.find(trainer.folder, ranks=trainer.ranks)
+    try:
+        earlier = found.part("config")
+        for section in FIXED:
+            if fixed(earlier.get(section)) != fixed(config[section]):
+                raise ValueError(
+                    f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
+                    f"or remove the folder"
+                )
+        trainer.resume(found)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
+    done = trainer.step >= trainer.steps
+    print(
+        f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
+        if done
+        else f"going on from step {trainer.step}"
+    )
+
+
+def fixed(section: Any) -> Any:
+    """A section without the learning rate, which may change on the way."""
+    return {k: v for k, v in section.items() if k != "lr"} if isinstance(section, dict) else section

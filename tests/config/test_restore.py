@@ -1,0 +1,57 @@
+"""From a checkpoint to a model: made once, and whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from ditmoe.config import build, cli, restore
+from ditmoe.model import DiTMoE
+from tests.training.test_trainer import options, trainer
+
+
+class Scaled(nn.Linear):
+    """A layer with a buffer that its constructor computes and no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.register_buffer("scale", torch.full((2,), 5.0), persistent=False)
+
+
+def test_a_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = trainer(tmp_path, "trainer.steps=1")
+    run.run()
+    made = []
+    initialize = DiTMoE.initialize
+    monkeypatch.setattr(DiTMoE, "initialize", lambda model: made.append(model) or initialize(model))
+    restored = restore.restore(tmp_path, device=torch.device("cpu"))
+    assert made == [restored.model]
+    assert not restored.model.training
+    averaged, state = run.ema.model.state_dict(), restored.model.state_dict()
+    assert averaged.keys() == state.keys()
+    assert all(torch.equal(averaged[name].cpu(), state[name]) for name in state)
+
+
+@pytest.mark.parametrize("router", options("router"))
+def test_a_state_dict_holds_every_buffer(router: str) -> None:
+    """Else a model restored from it would be made twice."""
+    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
+        composed = compose("train", overrides=["model=debug", f"router={router}"])
+    settings = OmegaConf.to_container(composed, resolve=True)
+    data_facts = {"classes": ["a"], "mean": [0.0] * 3, "scale": 1.0}
+    with torch.device("meta"):
+        model = build.make_model(settings, build.make_modality(settings, data_facts))
+    assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
+
+
+def test_what_no_state_dict_holds_comes_from_the_constructor() -> None:
+    with torch.device("meta"):
+        planned = Scaled()
+    saved = Scaled().state_dict()
+    model = restore.materialise(planned, Scaled, "cpu")
+    restore.load_weights(model, saved, Path("x.pt"))
+    assert model.scale.tolist() == [5.0, 5.0]
+    assert torch.equal(model.weight, saved["weight"])
