@@ -43,7 +43,7 @@ class Shape(Tensor):
 
 
 class Mode(TorchDispatchMode):
-    """Sees the operations of its thread. Nothing is compiled in here, so `torch._dynamo` need not be told to keep out."""
+    """Sees the operations of its thread. Nothing in here is compiled: `torch._dynamo` need not keep out."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -78,7 +78,9 @@ def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
         ValueError: if it asks for a value.
     """
     if function is aten._local_scalar_dense.default:
-        raise ValueError("a model is counted by shapes alone, and this one reads a value: it must ask x.is_meta")
+        raise ValueError(
+            "a model is counted by shapes alone, and this one reads a value: it must ask x.is_meta"
+        )
     if function._schema.name.endswith("_") and torch.Tag.inplace_view not in function.tags:
         return args[0]  # written to, and as large as before
     known: dict[int, Tensor] = {}
