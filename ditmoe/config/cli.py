@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -26,6 +27,16 @@ def config_folder() -> Path:
     """The YAML files: beside the package in a checkout, inside it when installed from a wheel."""
     beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
     return beside if (beside / "train.yaml").is_file() else inside
+
+
+def first_choice(group: str, *names: str) -> str:
+    """The first of these files that a group of the configuration has, here or in --config-dir; else the last."""
+    known = GlobalHydra.instance().config_loader().get_group_options(group)
+    return next((name for name in names if name in known), names[-1])
+
+
+# For train.yaml, where a modality may have a router and a process of its own, and need not.
+OmegaConf.register_new_resolver("first_choice", first_choice, replace=True)
 
 
 def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool = False) -> None:
@@ -125,7 +136,9 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(match[1])
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
-        known = sorted(re.findall(r"^\t(\S+)$", text, re.MULTILINE))
+        known = sorted(
+            re.findall(r"^\t([^\s_]\S*)$", text, re.MULTILINE)
+        )  # _base is not for the command line
         return f"{match[1]}={match[2]} does not exist; {_suggest(match[2], known)}"
     if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
         return _unknown_option(match[1])

@@ -1,28 +1,21 @@
 """Parameters, multiply-adds and activations of a model, counted on the model itself without allocating it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from ditmoe.cost.shapes import Mode, Shape, Shapes
 from ditmoe.model import DiTMoE
-from ditmoe.moe import Experts, MoE, Router, Rows, TimestepExperts, TokenChoice
-from ditmoe.moe.experts import SlicedExperts
+from ditmoe.moe import Experts, Router, Rows
 from ditmoe.nn import Attention, Layout
 
-FUSED: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-        q, k, v
-    )
-}
-"""What torch's own counter leaves out."""
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""What torch's own table of operations leaves out."""
 
 
 @dataclass(frozen=True)
@@ -77,40 +70,32 @@ class Counts:
 def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
     """Count a model by a forward pass of one sample over tensors that have a shape and no memory.
 
-    Everything is the real model's, so that a modality's own head and any router count as they are; only the
-    routed experts, whose shares are not known without data, run as one expert of all assignments: the same
-    products, of the same total size. Where the number of assignments depends on data, it is taken to be
-    what the router aims at, `Router.active` for each token; what has no products (a host's assignment, the
-    choice among segments of noise) is left out.
+    Everything is the real model's, so that a modality's own head and any router count as they are. What depends on
+    data is for each class to say, where `x.is_meta`: experts, whose shares are not known, run as one of them on all
+    rows, the same products of the same total size; a router that works on the host answers as many assignments as
+    it would. Elsewhere a mask has as many true entries as the router at work aims at, `Router.active` for each
+    token; what has no products (a host's assignment, the choice among segments of noise) is left out.
+
+    Nothing is changed but the model that `make` makes, and what is watched is this thread's alone, so that models may
+    train meanwhile.
 
     Args:
-        make: makes the model.
+        make: makes the model, a new one.
         sample_shape: shape of one sample as the model sees it.
     """
-    with FakeTensorMode(), torch.device("cpu"):
+    aim = _Aim()
+    with torch.inference_mode(False), torch.enable_grad(), Shapes(aim.true), torch.device("cpu"):
         model = make()
         model.training = False  # itself, not its routers: no token is dropped
         x, t, y = torch.empty(1, *sample_shape), torch.empty(1), torch.empty(1, dtype=torch.int64)
         layout = Layout.even(model.tokens.grid(x), 1, x.device)  # where only some cells are tokens, the most
-        model.tokens.layout = lambda x: layout  # type: ignore[method-assign]
         tokens = sum(layout.lengths)
         rows: dict[Experts, int] = {}
-        aim = _Aim(tokens)
-        for module in model.modules():
-            if isinstance(module, Experts):
-                module.compute = partial(_as_one_expert, module, rows)  # type: ignore[method-assign]
-            if isinstance(module, TokenChoice):
-                module.choose = partial(TokenChoice.choose, module)  # type: ignore[method-assign]
-            if isinstance(module, TimestepExperts) and module.routers:
-                module.forward = module.routers[0].forward  # type: ignore[method-assign]
-            if isinstance(module, Router):
-                module.register_forward_pre_hook(aim.at)
-        kept = _Kept(model, tokens)
-        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter, aim, kept.hooks():
-            model(x, t, y)
-    width = model.embed.out_features
+        kept, products = _Kept(model, tokens), _Products()
+        with aim.watching(model, tokens), _counting_rows(model, rows), products, kept.hooks():
+            predict(model, x, layout, t, y)
+    width, mixtures = model.embed.out_features, model.mixtures
     attentions = [m for m in model.modules() if isinstance(m, Attention)]
-    mixtures = [m for m in model.modules() if isinstance(m, MoE)]
     return Counts(
         trainable=_size(model),
         routed=sum(_size(m.experts) for m in mixtures),
@@ -120,7 +105,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         positions=tokens * width,
         tokens=tokens,
         products=sum(2 * _pairs(layout, block) * width for block in model.blocks),
-        multiply_adds=counter.get_total_flops() // 2,
+        multiply_adds=products.flops // 2,
         activations=kept.numbers,
         depth=len(model.blocks),
         width=width,
@@ -128,6 +113,14 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         routers=sum(_size(m.router) for m in mixtures),
         outside=_size(model) - _size(model.blocks),
     )
+
+
+def predict(model: DiTMoE, x: Tensor, layout: Layout, t: Tensor, y: Tensor) -> None:
+    """A model's forward pass over samples whose layout is given, since one that follows from data has no shape."""
+    tokens, routings, time, c = model.predict(model.tokens.patchify(x, layout), layout, t, y)
+    for prediction in (*(r.aux_prediction for r in routings), tokens):
+        if prediction is not None:
+            model.tokens.unpatchify(prediction, layout, x, time, c)
 
 
 def _size(module: nn.Module) -> int:
@@ -140,55 +133,79 @@ def _pairs(layout: Layout, block: Any) -> int:
     return sum(n * length**2 for n, length in groups.blocks) if groups else sum(layout.lengths) ** 2
 
 
-def _as_one_expert(
-    experts: Experts, rows: dict[Experts, int], x: Float[Tensor, "A D"], given: Rows
-) -> Float[Tensor, "A D"]:
-    """All assignments through the first expert; notes how many there were."""
-    rows[experts] = len(x)
-    matrices = [
-        None if p is None else p[:1] for p in (experts.up, experts.down, experts.up_bias, experts.down_bias)
-    ]
-    return SlicedExperts.apply(x, given.weight.to(x.dtype), *matrices, [len(x)], experts.activation)
+@contextmanager
+def _counting_rows(model: DiTMoE, rows: dict[Experts, int]) -> Iterator[None]:
+    """Notes how many rows the experts of each layer are given."""
+
+    def note(experts: nn.Module, args: tuple[Rows, Any]) -> None:
+        assert isinstance(experts, Experts)
+        rows[experts] = len(args[0].x)
+
+    hooks = [mixture.experts.register_forward_pre_hook(note) for mixture in model.mixtures]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
-class _Aim(TorchDispatchMode):
-    """Lets a mask without values have as many true entries as the router at work aims at."""
+class _Aim:
+    """How many assignments the router at work aims at."""
 
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.tokens, self.true = tokens, 0
+    number = 0
 
-    def at(self, router: Router, *_: Any) -> None:
-        """Hook: this router is at work."""
-        self.true = round(router.active * self.tokens)
+    def true(self) -> int:
+        return self.number
+
+    @contextmanager
+    def watching(self, model: DiTMoE, tokens: int) -> Iterator[None]:
+        """Follow which router is at work, one within another too."""
+
+        def at(router: nn.Module, _: Any) -> None:
+            assert isinstance(router, Router)
+            self.number = round(router.active * tokens)
+
+        routers = [module for module in model.modules() if isinstance(module, Router)]
+        hooks = [router.register_forward_pre_hook(at) for router in routers]
+        yield
+        for hook in hooks:
+            hook.remove()
+
+
+class _Products(Mode):
+    """Adds up the operations of all matrix products in this thread; torch's `FlopCounterMode` hooks every module."""
+
+    flops = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.nonzero.default:
-            return torch.zeros(min(self.true, args[0].numel()), args[0].ndim, dtype=torch.int64)
-        if function is torch.ops.aten.index.Tensor and args[1][0].dtype == torch.bool:
-            return function(args[0], [torch.zeros(min(self.true, args[1][0].numel()), dtype=torch.int64)])
-        return function(*args, **(kwargs or {}))
+        out = function(*args, **(kwargs or {}))
+        if function._overloadpacket is FUSED:
+            self.flops += sdpa_flop_count(*(z.shape for z in args[:3]))
+        elif formula := flop_registry.get(function._overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class _Kept:
     """Adds up what autograd keeps, each storage once, parameters and attention scores aside."""
 
     def __init__(self, model: DiTMoE, tokens: int) -> None:
-        self.seen = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.seen = {_storage(p)._cdata for p in model.parameters()}
         heads = {m.num_heads for m in model.modules() if isinstance(m, Attention)}
         self.scores = {(h, tokens, tokens) for h in heads}
-        self.storages: list[
-            torch.UntypedStorage
-        ] = []  # kept, or a later one might get the number of a freed one
+        self.storages: list[Any] = []  # kept, or a later one might get the number of a freed one
         self.numbers = 0
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
         return torch.autograd.graph.saved_tensors_hooks(self._add, lambda tensor: tensor)
 
     def _add(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        storage = _storage(tensor)
         if storage._cdata not in self.seen and tuple(tensor.shape[-3:]) not in self.scores:
             self.seen.add(storage._cdata)
             self.storages.append(storage)
             self.numbers += storage.nbytes() // tensor.element_size() if tensor.is_floating_point() else 0
         return tensor
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    """What views of one tensor share."""
+    return (tensor.meta if isinstance(tensor, Shape) else tensor).untyped_storage()

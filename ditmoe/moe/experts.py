@@ -92,6 +92,8 @@ class Experts(nn.Module):
             small = not x.is_cuda and len(x) * self.up[0].numel() < len(self.up) * SMALL
             x = x.to(torch.float32 if small else torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
+            if x.is_meta:
+                return on_meta(self, x, rows)
             if x.is_cuda:
                 return on_cuda(self, x, rows)
             if torch.compiler.is_compiling():
@@ -127,6 +129,12 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
     inner = activate(h, experts.activation) * weight
     y = F.grouped_mm(inner, down.to(x.dtype).transpose(1, 2), offs=ends)
     return y if down_bias is None else y + weight * down_bias.to(x.dtype)[rows.expert]
+
+
+def on_meta(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
+    """Rows without values, whose experts nobody knows: all through the first, as many products as through their own."""
+    matrices = (None if p is None else p[:1] for p in experts.local_weights())
+    return SlicedExperts.apply(x, rows.weight.to(x.dtype), *matrices, [len(x)], experts.activation)
 
 
 def on_cpu(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:

@@ -153,6 +153,9 @@ class Router(nn.Module, ABC):
     forward pass can be repeated. Logits and scores are float32 whatever the precision around them: in bf16 the
     updates of a router vanish.
 
+    A plan (`ditmoe.cost`) runs it on tensors that have shapes and no values: one that reads values on the host asks
+    `x.is_meta` first, and then answers as many assignments as it would.
+
     Attributes:
         num_experts: E.
         active: experts per token that it aims at, on average.

@@ -1,9 +1,11 @@
 """The plan: the published table digit for digit, and counts that are the real model's."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from ditmoe import DiTMoE
 from ditmoe.config.cli import config_folder
 from ditmoe.cost import Counts, Machine, Spread, count, sampling_memory, traffic, training_memory
 from ditmoe.cost.communication import COPIES, GATHER, SCATTER, TOKENS
-from ditmoe.moe import TokenChoice
+from ditmoe.moe import Context, Router, Routing, TokenChoice
+from ditmoe.moe.routing import assign, project
 from ditmoe.plan import count_config, plan
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens
@@ -219,3 +222,66 @@ def test_one_line_for_a_mistake(tmp_path: Path, words: list[str], expected: str)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert expected in done.stderr
+
+
+class Mine(Router):
+    """A person's own: whoever likes an expert more than the average takes it."""
+
+    def __init__(self, hidden_size: int, careless: bool = False) -> None:
+        super().__init__()
+        self.num_experts, self.active, self.careless = 4, 1.5, careless
+        self.weight = torch.nn.Parameter(torch.empty(4, hidden_size))
+
+    def forward(self, x: torch.Tensor, context: Context) -> Routing:
+        scores = project(x.flatten(0, 1), self.weight)
+        if self.careless and scores.sum() > 0:
+            scores = -scores
+        return assign(scores > scores.mean(), scores, scores)
+
+
+def test_a_router_of_ones_own_counts_without_being_known() -> None:
+    make, shape = image(router=Mine)
+    counts, like = count(make, shape), count(*image(router=partial(TokenChoice, num_experts=4, top_k=1)))
+    assert counts.assignments == 1.5 * like.assignments == 3 * 24 * 1.5
+    row = 2 * 48 * 4 * 48 + 48 * 4 * 48  # gate, up and down of one expert
+    assert counts.multiply_adds - like.multiply_adds == 3 * 24 * 0.5 * row
+    with pytest.raises(ValueError, match=r"reads a value: it must ask x\.is_meta"):
+        count(*image(router=partial(Mine, careless=True)))
+
+
+def test_nobody_else_is_touched() -> None:
+    """Models that train in other threads neither see a count nor are seen by it."""
+    make, shape = MODELS["mixture"]
+    x = torch.randn(2, *shape)
+
+    def trained(until: Callable[[int], bool]) -> list[float]:
+        torch.manual_seed(0)
+        net, losses = make(), []
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        while until(len(losses)):
+            loss = net(x, torch.tensor([3.0, 500.0]), torch.tensor([0, 1]))[0].add(1).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    alone, counting, started = count(make, shape), Event(), Event()
+
+    def meanwhile(step: int) -> bool:
+        if step == 1:
+            started.set()
+        return step < 3 or not counting.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(trained, meanwhile)
+        started.wait(60)
+        try:
+            again = [count(make, shape) for _ in range(3)]
+        finally:
+            counting.set()
+        losses = other.result(60)
+    assert again == [alone] * 3
+    assert losses == trained(lambda step: step < len(losses))
+    with torch.inference_mode():
+        assert count(make, shape) == alone

@@ -1,0 +1,104 @@
+"""Tensors of a CPU that have a shape and no memory, so that a model too large for any machine runs in a moment.
+
+What torch's `FakeTensorMode` does, for plain models, without the seconds that loading `torch._dynamo` takes. Everything
+belongs to one thread: other models, running at the same time, see nothing of it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+aten = torch.ops.aten
+
+
+class Shape(Tensor):
+    """A tensor that says it lies on a CPU; `meta` is the same on the device "meta", whose shapes torch works out.
+
+    `is_meta` is true, as of everything that holds no values.
+    """
+
+    meta: Tensor
+    is_meta = True  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, meta: Tensor) -> "Shape":
+        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            meta.shape,
+            strides=meta.stride(),
+            storage_offset=meta.storage_offset(),
+            dtype=meta.dtype,
+            device="cpu",
+        )
+        made.meta = meta
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return on_shapes(function, args, kwargs or {})
+
+
+class Mode(TorchDispatchMode):
+    """Sees the operations of its thread. Nothing in here is compiled: `torch._dynamo` need not keep out."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Shapes(Mode):
+    """Within it every new tensor is a `Shape`, in this thread alone.
+
+    Args:
+        true: how many entries of a mask are true, which decides a shape and has no values; called when one is.
+    """
+
+    def __init__(self, true: Callable[[], int]) -> None:
+        super().__init__()
+        self.true = true
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is aten.nonzero.default:
+            size = min(self.true(), args[0].numel()), args[0].ndim
+            return Shape(torch.empty(size, dtype=torch.int64, device="meta"))
+        if function is aten.index.Tensor and args[1][0].dtype == torch.bool:
+            size = min(self.true(), args[1][0].numel())
+            args = args[0], [torch.empty(size, dtype=torch.int64, device="meta")]
+        return on_shapes(function, args, kwargs or {})
+
+
+def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
+    """Call one of torch's operations on shapes; whoever is written to is what comes back.
+
+    Raises:
+        ValueError: if it asks for a value.
+    """
+    if function is aten._local_scalar_dense.default:
+        raise ValueError(
+            "a model is counted by shapes alone, and this one reads a value: it must ask x.is_meta"
+        )
+    if function._schema.name.endswith("_") and torch.Tag.inplace_view not in function.tags:
+        return args[0]  # written to, and as large as before
+    known: dict[int, Tensor] = {}
+
+    def lowered(value: Any) -> Any:
+        if isinstance(value, Shape):
+            known[id(value.meta)] = value
+            return value.meta
+        if isinstance(value, Tensor):
+            return value if value.device.type == "meta" else value.to("meta")
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    def raised(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return known[id(value)] if id(value) in known else Shape(value)
+
+    args, kwargs = tree_map(lowered, (tuple(args), dict(kwargs)))
+    return tree_map(raised, function(*args, **kwargs))
