@@ -19,7 +19,7 @@ from ditmoe.model import DiTMoE, transfer
 from ditmoe.outside import check_number
 from ditmoe.pretrained.weights import read
 from ditmoe.sample import check_request, draw, memory, sample_checkpoint
-from ditmoe.training import Trainer, repeat_exactly
+from ditmoe.training import Options, Trainer, repeat_exactly
 
 FIXED = ("modality", "model", "router", "process", "optimizer", "seed")
 """Sections that must not change between a run and its continuation."""
@@ -41,12 +41,14 @@ def train(config: dict[str, Any]) -> None:
             resume(trainer, config)
         num = sum(p.numel() for p in trainer.model.parameters())
         where = f"{trainer.device}{trainer.mesh}"
-        print(f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.steps} steps")
+        print(
+            f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.options.steps} steps"
+        )
         finished = trainer.run()
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown, trainer.modality.name, trainer.steps)
+    finish(config["finish"], shown, trainer.modality.name, trainer.options.steps)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> Modality:
@@ -100,7 +102,8 @@ def keep_freed_memory() -> None:
 
 def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Trainer:
     """Model, process, optimiser and trainer of a configuration."""
-    if config["trainer"].get("deterministic"):
+    options: Options = build.make(config["trainer"])
+    if options.deterministic:
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
     check_width(config["model"])
@@ -128,17 +131,17 @@ def make_trainer(config: dict[str, Any], modality: Modality, folder: Path) -> Tr
         if mesh.rank == 0:
             modality.save_picture(modality.decode(samples, labels), file)
 
-    return build.make(
-        config["trainer"],
-        model=model,
-        process=process,
-        modality=modality,
+    return Trainer(
+        model,
+        process,
+        modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
         carried={"config": config, "facts": modality.data_facts()},
         preview=preview,
-        mesh=mesh,
+        options=options,
         seed=config["seed"],
+        mesh=mesh,
     )
 
 
@@ -195,7 +198,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         trainer.resume(found)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
-    done = trainer.step >= trainer.steps
+    done = trainer.step >= trainer.options.steps
     print(
         f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
         if done

@@ -12,11 +12,12 @@ from ditmoe import checkpoint
 from ditmoe.train import resume
 from ditmoe.training import Batch, Guard
 from ditmoe.training.grad_guard import MOMENTUM, WARMUP
+from ditmoe.training.options import Clipping
 from tests.training.test_trainer import same, trainer
 
 
 def guard(**options: object) -> Guard:
-    return Guard(**{"clip": 1e9, "zclip": None, "patience": 3, "device": torch.device("cpu"), **options})
+    return Guard(Clipping(**{"clip": 1e9, "patience": 3, **options}), torch.device("cpu"))
 
 
 def clipped(guard: Guard, size: float) -> tuple[float, bool]:

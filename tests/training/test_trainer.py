@@ -15,6 +15,7 @@ from ditmoe.config import build, cli
 from ditmoe.diffusion import make_labels
 from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer, resume, start_from
+from ditmoe.training.schedule import Schedule
 
 TINY = [
     "model=debug",
@@ -151,9 +152,9 @@ def test_accumulation_takes_new_data_for_every_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
-def test_learning_rate(tmp_path: Path, decay: str) -> None:
-    run, _ = trainer(tmp_path, "trainer.steps=100", "trainer.warmup=10", f"trainer.decay={decay}")
-    rates = [run.rate(step) for step in range(100)]
+def test_learning_rate(decay: str) -> None:
+    schedule = Schedule(steps=100, warmup=10, decay=decay)
+    rates = [schedule.rate(step) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert max(rates) == 1
     assert rates[-1] == (1 if decay == "constant" else pytest.approx(0, abs=0.02))
