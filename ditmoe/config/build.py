@@ -130,7 +130,7 @@ def restore(
     if top_k is not None:
         router = config["router"] or {}
         router = router.get("router") or router  # the one within timestep's segments
-        if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
+        if not router.get("top_k") or not getattr(find_target(router)[0], "top_k_in_sampling", False):
             raise ValueError(
                 f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
             )

@@ -30,6 +30,7 @@ class BatchPool(Router):
     """
 
     uses_collectives = True
+    within_timestep = True
 
     def __init__(
         self,

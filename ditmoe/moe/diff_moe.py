@@ -29,6 +29,8 @@ class DiffMoE(TokenChoice):
         kernel: of the convolution along each axis, odd; 0 leaves it out.
     """
 
+    top_k_in_sampling = True
+
     def __init__(
         self,
         hidden_size: int,

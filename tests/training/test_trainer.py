@@ -197,6 +197,10 @@ def test_another_number_of_experts_may_be_active_when_sampling(tmp_path: Path) -
     assert build.restore(tmp_path, top_k=1).model.blocks[0].feed_forward.router.top_k == 1
     with pytest.raises(ValueError, match="num_experts = 8, got 9"):
         build.restore(tmp_path, top_k=9)
+    relu, _ = trainer(tmp_path / "relu", "trainer.steps=1", "router=relu")
+    relu.run()
+    with pytest.raises(ValueError, match="does not choose by it when sampling"):
+        build.restore(tmp_path / "relu", top_k=1)
 
 
 @pytest.mark.parametrize(
