@@ -38,12 +38,14 @@ def train(config: dict[str, Any]) -> None:
             resume(trainer, config)
         num = sum(p.numel() for p in trainer.model.parameters())
         where = f"{trainer.device}{trainer.mesh}"
-        print(f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.steps} steps")
+        print(
+            f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.options.steps} steps"
+        )
         finished = trainer.run()
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown, trainer.modality.name, trainer.steps, trainer.step)
+    finish(config["finish"], shown, trainer.modality.name, trainer.options.steps, trainer.step)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
@@ -104,9 +106,10 @@ def make_trainer(
     from ditmoe.diffusion.sampler import set_timesteps
     from ditmoe.pretrained.start import start_from
     from ditmoe.sample import draw
-    from ditmoe.training import repeat_exactly
+    from ditmoe.training import Options, Trainer, repeat_exactly
 
-    if config["trainer"].get("deterministic"):
+    options: Options = build.make(config["trainer"])
+    if options.deterministic:
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
     check_width(config["model"])
@@ -134,17 +137,17 @@ def make_trainer(
         if mesh.rank == 0:
             modality.save_picture(modality.decode(samples, labels), file)
 
-    return build.make(
-        config["trainer"],
-        model=model,
-        process=process,
-        modality=modality,
+    return Trainer(
+        model,
+        process,
+        modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
         carried={"config": config, "facts": modality.data_facts()},
         preview=preview,
-        mesh=mesh,
+        options=options,
         seed=config["seed"],
+        mesh=mesh,
     )
 
 

@@ -36,19 +36,16 @@ def main(overrides: list[str], steps: int = 40) -> None:
             torch.cuda.synchronize()
         seconds[name].append(time.perf_counter() - start)
 
-    x = modality.batch(trainer.batch_size, 0, 0)[0].to(trainer.device)
+    size = trainer.options.batch_size
+    x = modality.batch(size, 0, 0)[0].to(trainer.device)
     tokens = trainer.model.tokens
     for step in range(steps):
         timed("whole step", trainer._train_step)
-        timed(
-            "data (draw, augment, normalise)", lambda step=step: modality.batch(trainer.batch_size, 1, step)
-        )
+        timed("data (draw, augment, normalise)", lambda step=step: modality.batch(size, 1, step))
         timed("patchify (voxels)", lambda: tokens.patchify(x, tokens.layout(x)))
         trainer.step += 1
     whole = statistics.median(seconds["whole step"])
-    print(
-        f"{trainer.device}, {torch.get_num_threads()} threads, batch {trainer.batch_size}, median of {steps} steps"
-    )
+    print(f"{trainer.device}, {torch.get_num_threads()} threads, batch {size}, median of {steps} steps")
     for name, values in seconds.items():
         median = statistics.median(values)
         print(f"{name:36s}{1e3 * median:9.2f} ms{100 * median / whole:8.1f} %")

@@ -12,7 +12,7 @@ from torch import nn
 from ditmoe import checkpoint
 from ditmoe.checkpoint import in_memory
 from ditmoe.config import trust
-from ditmoe.config.build import default_device, describing, make, make_modality, make_model
+from ditmoe.config.build import default_device, describing, find_target, make, make_modality, make_model
 from ditmoe.config.limits import LARGEST_SAMPLE, bounded, check_depth, check_shape, check_work
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
@@ -56,7 +56,7 @@ def restore(
     if top_k is not None:
         router = config["router"] or {}
         router = router.get("router") or router  # the one within timestep's segments
-        if not router.get("top_k") or router["_target_"].endswith((".ExpertRace", ".ReLU")):
+        if not router.get("top_k") or not getattr(find_target(router)[0], "top_k_in_sampling", False):
             raise ValueError(
                 f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ditmoe.model.backbone import DiTMoE
-from ditmoe.moe import MoE, Sinkhorn, TokenChoice
+from ditmoe.moe import MoE, TokenChoice
 from ditmoe.nn import Attention, FeedForward
 
 
@@ -74,7 +74,7 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
     for index, block in enumerate(model.blocks):
         layer = block.feed_forward
         if isinstance(layer, MoE) and f"blocks.{index}.feed_forward.experts.down" in copied:
-            exact &= _sums_to_one(layer)
+            exact &= layer.router.weights_sum_to_one
             for parameter in layer.shared.down.parameters() if layer.shared else ():
                 parameter.zero_()
     used = {source for source, _ in found.values()}
@@ -148,12 +148,6 @@ def _source(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> tuple[str,
                 if source in weights and weights[source].shape == own.shape[1:]:
                     return source, weights[source]
     return None
-
-
-def _sums_to_one(layer: MoE) -> bool:
-    router = layer.router
-    plain = type(router) in (TokenChoice, Sinkhorn) and router.renormalize
-    return bool(plain and router.route_scale == 1 and router.capacity is None)
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:

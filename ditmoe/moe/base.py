@@ -24,6 +24,8 @@ class Base(TokenChoice):
     more than K ceil(N / E) tokens. Solved exactly by SciPy on the host: a GPU is waited for in every layer.
     """
 
+    top_k_in_sampling = within_timestep = True
+
     def __init__(self, hidden_size: int, num_experts: int, top_k: int, balance: float = 0.0) -> None:
         super().__init__(hidden_size, num_experts, top_k, score="sigmoid", balance=balance)
         if 2 * (top_k - 1) > num_experts:

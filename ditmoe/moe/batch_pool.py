@@ -1,4 +1,4 @@
-"""Batch pool: experts choose over the whole batch, and a predictor learns whom, for sampling."""
+"""The router of DiffMoE (arXiv 2503.14487; not Diff-MoE, which is diff_moe.py): experts choose over a whole batch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,9 @@ from ditmoe.moe.threshold import Threshold, own
 
 
 class BatchPool(Router):
-    """DiffMoE (arXiv 2503.14487): experts choose over the whole batch; a predictor learns whom, for sampling.
+    """DiffMoE, "Dynamic Token Selection" (arXiv 2503.14487), which is not Diff-MoE (the class `DiffMoE`).
+
+    Experts choose over the whole batch; a predictor learns whom, for sampling.
 
         training:  s = softmax(W x), expert e takes the capacity T / E largest of s[:, e] over the whole batch
                    p = sigmoid(V' silu(V sg(x))),  L = BCE(p, who was taken)          (sg: no gradient)
@@ -30,6 +32,7 @@ class BatchPool(Router):
     """
 
     uses_collectives = True
+    within_timestep = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Diff-MoE: experts that know the time, beside a branch that knows the neighbours."""
+"""Diff-MoE (ICML 2025; not DiffMoE, which is batch_pool.py): experts know the time, a branch the neighbours."""
 
 import math
 from typing import Any
@@ -15,7 +15,9 @@ from ditmoe.nn import Layout
 
 
 class DiffMoE(TokenChoice):
-    """Token choice over time-aware, space-adaptive experts (Diff-MoE, ICML 2025).
+    """Diff-MoE, "Time-Aware and Space-Adaptive Experts" (ICML 2025), which is not DiffMoE (the class `BatchPool`).
+
+    Token choice over such experts:
 
         expert_e(x, c) = x + g_e f_e((1 + a_e) x + b_e),    (b_e, a_e, g_e) = V_e U_e SiLU(c)
         y = shared(x) + sum_k w_k expert_k(x, c) + conv(x)
@@ -28,6 +30,8 @@ class DiffMoE(TokenChoice):
         rank: of each expert's modulation.
         kernel: of the convolution along each axis, odd; 0 leaves it out.
     """
+
+    top_k_in_sampling = True
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class ExpertChoice(Router):
             layers, or, in the forward pass, is below one token.
     """
 
+    within_timestep = True
+
     def __init__(
         self,
         hidden_size: int,

@@ -29,6 +29,7 @@ class ExpertRace(Router):
     """
 
     uses_collectives = True
+    within_timestep = True
 
     def __init__(
         self,

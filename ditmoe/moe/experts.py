@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,9 +57,16 @@ class Experts(nn.Module):
 
     Attributes:
         exchange: brings rows to the ranks among which the experts are spread; None where all are at hand.
+        spreadable: whether they need nothing but their rows, which is all that travels between ranks. A subclass may
+            need more, so it says so anew, or is not spread.
     """
 
+    spreadable: ClassVar[bool] = True
     exchange: Callable[..., Float[Tensor, "A D"]] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.spreadable = vars(cls).get("spreadable", False)
 
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str) -> None:
         super().__init__()

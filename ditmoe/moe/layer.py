@@ -30,6 +30,9 @@ class MoE(nn.Module):
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> tuple[Float[Tensor, "R N D"], Routing]:
         routing = self.router(x, context)
+        if type(routing) is not self.router.routing:
+            kind, own = type(self.router).__name__, type(routing).__name__
+            raise ValueError(f"{kind}.routing must name the kind of routing that it returns, {own}")
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all that follow
         rows = routing.dispatch(x, context.layout)

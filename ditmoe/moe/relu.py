@@ -30,6 +30,7 @@ class ReLU(Router):
 
     penalty: Tensor
     uses_collectives = True
+    within_timestep = True
 
     def __init__(
         self, hidden_size: int, num_experts: int, top_k: int, start: float = 1e-8, step: float = 1.2

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +153,9 @@ class Router(nn.Module, ABC):
     forward pass can be repeated. Logits and scores are float32 whatever the precision around them: in bf16 the
     updates of a router vanish.
 
+    What a router can do beyond routing it says itself, in the attributes of CLAIMS: a subclass may compute something
+    else, so it claims anew, and what is not claimed is refused.
+
     A plan (`ditmoe.cost`) runs it on tensors that have shapes and no values: one that reads values on the host asks
     `x.is_meta` first, and then answers as many assignments as it would.
 
@@ -161,13 +164,26 @@ class Router(nn.Module, ABC):
         active: experts per token that it aims at, on average.
         ranks: the processes among which training batches are spread.
         uses_collectives: whether its forward pass takes part in sums or collections over them.
+        routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
+        top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
+        within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, and
+            whose answer must be a list of assignments to plain experts, with no branch beside them.
     """
 
+    CLAIMS: ClassVar[tuple[str, ...]] = ("top_k_in_sampling", "within_timestep")
+    routing: ClassVar[type[Routing]] = Routing
+    top_k_in_sampling: ClassVar[bool] = False
+    within_timestep: ClassVar[bool] = False
     num_experts: int
     active: float
     aux_coefficient: float = 0.0
     ranks: Ranks = ALONE
     uses_collectives: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for claim in cls.CLAIMS:
+            setattr(cls, claim, vars(cls).get(claim, False))
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
@@ -177,6 +193,11 @@ class Router(nn.Module, ABC):
     def pool(self) -> Ranks:
         """Whose tokens make up the batch: those of all ranks, but when sampling each process is for itself."""
         return self.ranks if self.training else ALONE
+
+    @property
+    def weights_sum_to_one(self) -> bool:
+        """Whether those of each token always do, so that equal experts make one dense layer."""
+        return False
 
     def bind(self, place: Place) -> None:
         """Told once by the model, before the layer is built: where the router stands."""

@@ -31,6 +31,8 @@ class Sinkhorn(TokenChoice):
         iterations: of the normalisation of rows and columns.
     """
 
+    top_k_in_sampling = within_timestep = True
+
     def __init__(
         self,
         hidden_size: int,

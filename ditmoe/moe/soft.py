@@ -62,6 +62,8 @@ class Soft(Router):
         ValueError: if `slots` or `num_experts` is below 1.
     """
 
+    routing = SoftRouting
+
     def __init__(self, hidden_size: int, num_experts: int, slots: int) -> None:
         super().__init__()
         check_positive(num_experts=num_experts, slots=slots)

@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
-from ditmoe.moe.soft import Soft
 from ditmoe.nn import Layout
 
 
@@ -51,13 +50,10 @@ class TimestepExperts(Router):
         self.boundaries = [float(b) for b in boundaries]
         segments = len(boundaries) + 1
         self.inner = nn.ModuleList(router(hidden_size=hidden_size) for _ in range(segments) if router)
-        if any(isinstance(r, Soft) for r in self.inner):
-            raise ValueError("timestep takes a router that assigns tokens to experts, and soft mixes them")
-        if any(
-            type(r).experts is not Router.experts or type(r).branch is not Router.branch for r in self.routers
-        ):
+        if not all(r.within_timestep for r in self.routers):
             raise ValueError(
-                "timestep takes a router without experts or a branch of its own, and diff_moe has both"
+                f"the router within timestep must send each token to plain experts, with nothing beside them "
+                f"(`within_timestep = True` in its class), got {type(self.routers[0]).__name__}"
             )
         self.per_segment = self.routers[0].num_experts if router else 1
         self.num_experts = segments * self.per_segment
@@ -68,6 +64,10 @@ class TimestepExperts(Router):
     def routers(self) -> list[Any]:
         """Those within the segments, none if it stands alone."""
         return list(self.inner)
+
+    @property
+    def weights_sum_to_one(self) -> bool:
+        return all(router.weights_sum_to_one for router in self.routers)
 
     def bind(self, place: Place) -> None:
         for router in self.routers:

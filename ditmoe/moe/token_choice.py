@@ -51,6 +51,7 @@ class TokenChoice(Router):
 
     bias: Tensor
     uses_collectives = True
+    top_k_in_sampling = within_timestep = True
 
     def __init__(
         self,
@@ -80,6 +81,10 @@ class TokenChoice(Router):
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         if bias_rate:
             self.register_buffer("bias", torch.zeros(num_experts))
+
+    @property
+    def weights_sum_to_one(self) -> bool:
+        return self.renormalize and self.route_scale == 1 and self.capacity is None
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         logits = project(x.flatten(0, 1), self.weight)

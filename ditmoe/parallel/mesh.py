@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ditmoe.distributed import Ranks, launch, local
 from ditmoe.model import DiTMoE
-from ditmoe.moe import Experts, Router, Routing, Rows, SoftRouting
+from ditmoe.moe import Experts, MoE, Router, Rows
 from ditmoe.parallel.expert_parallel import Exchange
 
 
@@ -84,17 +84,19 @@ class Mesh:
         for module in model.modules():
             if hasattr(module, "ranks"):  # routers, and masks
                 module.ranks = self.ranks
-            if isinstance(module, Experts) and self.expert > 1:
+            if isinstance(module, MoE) and self.expert > 1:
                 self._spread_experts(module)
         self._shard(model, dtype)
         _fill(model, whole, self.dense.device_type)
 
-    def _spread_experts(self, experts: Experts) -> None:
+    def _spread_experts(self, layer: MoE) -> None:
         from torch.distributed.tensor import Shard, distribute_tensor
 
-        if type(experts) is not Experts:
+        experts = layer.experts
+        if not experts.spreadable:
             raise ValueError(
-                "mesh.expert must be 1 for router=diff_moe, whose experts know the sample of each token; use mesh.shard"
+                f"mesh.expert must be 1 for the router {type(layer.router).__name__}, whose experts may need more than "
+                f"the rows that travel (`spreadable`); use mesh.shard"
             )
         if len(experts.up) % self.expert:
             raise ValueError(
@@ -110,7 +112,7 @@ class Mesh:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
         from torch.distributed.tensor import Shard
 
-        _let_fsdp_see(Rows, Routing, SoftRouting)
+        _let_fsdp_see(Rows, *{module.routing for module in model.modules() if isinstance(module, Router)})
         warnings.filterwarnings(
             "ignore", "FSDP2-wrapped module"
         )  # of views, which nobody here changes in place

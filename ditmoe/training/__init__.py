@@ -4,6 +4,7 @@ from ditmoe.training.batches import Batch, Batches
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard
 from ditmoe.training.meter import Meter
+from ditmoe.training.options import Options
 from ditmoe.training.precision import choose_precision, repeat_exactly
 from ditmoe.training.run_log import Recorder
 from ditmoe.training.signals import Stop
@@ -15,6 +16,7 @@ __all__ = [
     "Batches",
     "Guard",
     "Meter",
+    "Options",
     "Recorder",
     "Stop",
     "Trainer",

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from ditmoe.distributed import local
-from ditmoe.outside import check_number
 
 
 class EMA:
@@ -18,7 +17,6 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        check_number("trainer.ema_decay", decay, 0, below=1)
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ditmoe.distributed import local
-from ditmoe.outside import check_number
 from ditmoe.parallel import gradient_norm
+from ditmoe.training.options import Clipping
 
 WARMUP = 25
 """Steps whose norms make the first mean and deviation (ZClip, section 3)."""
@@ -28,24 +28,18 @@ class Guard:
         mean <- a mean + (1 - a) g*,    variance <- a variance + (1 - a) (g* - mean)²,    a = 0.97
 
     Args:
-        clip: largest norm.
-        zclip: z0, 2.5 in the paper; None is off.
-        patience: skipped steps in a row that end a run.
+        options: largest norm, z0, and how many skipped steps in a row end a run.
         norm: of the gradient of parameters.
     """
 
     def __init__(
         self,
-        clip: float,
-        zclip: float | None,
-        patience: int,
+        options: Clipping,
         device: torch.device,
         norm: Callable[[list[nn.Parameter]], Tensor] = gradient_norm,
     ) -> None:
-        check_number("trainer.clip", clip, above=0)
-        check_number("trainer.zclip", 1.0 if zclip is None else zclip, above=0)
-        check_number("trainer.patience", patience, above=0, whole=True)
-        self.clip, self.zclip, self.patience, self.norm = clip, zclip, patience, norm
+        self.clip, self.zclip, self.patience = options.clip, options.zclip, options.patience
+        self.norm = norm
         zeros = torch.zeros((), dtype=torch.float64, device=device)
         self.numbers = {name: zeros.clone() for name in ("seen", "mean", "variance", "spikes")}
         self.pending: list[tuple[int, Tensor]] = []

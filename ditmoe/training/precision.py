@@ -17,9 +17,7 @@ def repeat_exactly() -> None:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, None for plain float32."""
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {precision!r}")
+    """The autocast type of "auto", "fp32" or "bf16"; None for plain float32."""
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if device.type == "cpu":
         able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()

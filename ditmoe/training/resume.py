@@ -36,7 +36,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         trainer.resume(found)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
-    done = trainer.step >= trainer.steps
+    done = trainer.step >= trainer.options.steps
     print(
         f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
         if done

@@ -172,7 +172,7 @@ REFUSED = {
     "trainer.batch_size must be a multiple of the 2 processes, got 3": ["trainer.batch_size=3"],
     "modality.rows must be a multiple of the 2 processes, got 1": ["image"],
     "mesh.expert must divide the 3 experts of a layer, got 2": ["mesh.expert=2", "router.num_experts=3"],
-    "mesh.expert must be 1 for router=diff_moe": ["mesh.expert=2", "router=diff_moe"],
+    "mesh.expert must be 1 for the router DiffMoE": ["mesh.expert=2", "router=diff_moe"],
     "must be the number of processes that torchrun started, 2": ["mesh.expert=4"],
 }
 

@@ -11,12 +11,13 @@ from torch import nn
 from ditmoe import checkpoint
 from ditmoe.training import Batch, Guard
 from ditmoe.training.grad_guard import MOMENTUM, WARMUP
+from ditmoe.training.options import Clipping
 from ditmoe.training.resume import resume
 from tests.training.test_trainer import same, trainer
 
 
 def guard(**options: object) -> Guard:
-    return Guard(**{"clip": 1e9, "zclip": None, "patience": 3, "device": torch.device("cpu"), **options})
+    return Guard(Clipping(**{"clip": 1e9, "patience": 3, **options}), torch.device("cpu"))
 
 
 def clipped(guard: Guard, size: float) -> tuple[float, bool]:

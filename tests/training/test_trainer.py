@@ -18,6 +18,7 @@ from ditmoe.pretrained.start import start_from
 from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
+from ditmoe.training.schedule import Schedule
 
 TINY = [
     "model=debug",
@@ -154,9 +155,9 @@ def test_accumulation_takes_new_data_for_every_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
-def test_learning_rate(tmp_path: Path, decay: str) -> None:
-    run, _ = trainer(tmp_path, "trainer.steps=100", "trainer.warmup=10", f"trainer.decay={decay}")
-    rates = [run.rate(step) for step in range(100)]
+def test_learning_rate(decay: str) -> None:
+    schedule = Schedule(steps=100, warmup=10, decay=decay)
+    rates = [schedule.rate(step) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert max(rates) == 1
     assert rates[-1] == (1 if decay == "constant" else pytest.approx(0, abs=0.02))
@@ -199,6 +200,10 @@ def test_another_number_of_experts_may_be_active_when_sampling(tmp_path: Path) -
     assert restore(tmp_path, top_k=1).model.blocks[0].feed_forward.router.top_k == 1
     with pytest.raises(ValueError, match="num_experts = 8, got 9"):
         restore(tmp_path, top_k=9)
+    relu, _ = trainer(tmp_path / "relu", "trainer.steps=1", "router=relu")
+    relu.run()
+    with pytest.raises(ValueError, match="does not choose by it when sampling"):
+        restore(tmp_path / "relu", top_k=1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""What a person may say of a training run: the words `trainer.` of the command line, in groups."""
+
+from dataclasses import dataclass
+
+from ditmoe.outside import check_number
+from ditmoe.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """What a step trains on.
+
+    Attributes:
+        batch_size: samples per forward pass, of all ranks together.
+        accumulate: forward passes that make a step.
+        label_dropout: share of samples whose label becomes the null class, for guidance.
+    """
+
+    batch_size: int
+    accumulate: int = 1
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("trainer.batch_size", self.batch_size, 1, whole=True)
+        check_number("trainer.accumulate", self.accumulate, 1, whole=True)
+        check_number("trainer.label_dropout", self.label_dropout, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """What becomes of gradients that are too large, or no numbers; see `Guard`.
+
+    Attributes:
+        clip: largest gradient norm.
+        zclip: norms of so many deviations above their moving mean are cut to less, 2.5 in the paper; None is off.
+        patience: steps in a row that are skipped, because a number is not finite, before the run stops.
+    """
+
+    clip: float = 1.0
+    zclip: float | None = None
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        check_number("trainer.clip", self.clip, above=0)
+        check_number("trainer.zclip", 1.0 if self.zclip is None else self.zclip, above=0)
+        check_number("trainer.patience", self.patience, above=0, whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """How the same numbers are computed: exactly, fast, or in little memory.
+
+    Attributes:
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
+        deterministic: do the same twice on a GPU too, see `repeat_exactly`.
+        compile: use torch.compile (needs a C++ compiler on a CPU).
+        recompute: keep no activations within blocks, compute them again in the backward pass.
+    """
+
+    precision: str = "auto"
+    deterministic: bool = False
+    compile: bool = False
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {self.precision!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What a run writes down, and when.
+
+    Attributes:
+        log_every, save_every, preview_every: in steps; 0 is never.
+        keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
+        background_save: train on while a checkpoint is written, from a copy in the host's memory.
+    """
+
+    log_every: int = 50
+    save_every: int = 500
+    preview_every: int = 1000
+    keep_last: int = 2
+    keep_every: int = 0
+    background_save: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("trainer.keep_last", self.keep_last, 1, whole=True)
+        for name in ("log_every", "save_every", "preview_every", "keep_every"):
+            check_number(f"trainer.{name}", getattr(self, name), 0, whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Writing, Computing, Clipping, Batching, Schedule):
+    """All groups as one flat section, which is how they are typed; each part of the trainer asks for its own group.
+
+    Raises:
+        ValueError: one line that names the first option whose value does not fit.
+    """
+
+    def __post_init__(self) -> None:
+        for group in (Schedule, Batching, Clipping, Computing, Writing):
+            group.__post_init__(self)

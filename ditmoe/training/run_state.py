@@ -1,0 +1,94 @@
+"""What a run keeps between two commands: the parts of a checkpoint, and a folder that is one run's alone."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditmoe import checkpoint
+from ditmoe.distributed import Ranks
+from ditmoe.model import DiTMoE
+from ditmoe.training.ema import EMA
+from ditmoe.training.grad_guard import Guard
+from ditmoe.training.meter import Meter
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that changes from step to step but the number of the step.
+
+    Attributes:
+        carried: what the checkpoint carries besides: "config" and "facts".
+    """
+
+    model: DiTMoE
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    meter: Meter
+    guard: Guard
+    carried: Mapping[str, Any]
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, by part; the optimiser's state has the parameters' names."""
+        # loads DTensor and SymPy, a second that only who trains should wait for
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
+            "meter": self.meter.state(),
+            "guard": self.guard.state(),
+            **self.carried,
+        }
+
+    def fill(self, found: checkpoint.Checkpoint) -> None:
+        """Take everything from a checkpoint, in place."""
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+        checkpoint.fill(found, "model", self.model.state_dict())
+        checkpoint.fill(found, "ema", self.ema.model.state_dict())
+        own = get_optimizer_state_dict(self.model, self.optimizer)
+        checkpoint.fill(found, "optimizer", own)
+        set_optimizer_state_dict(self.model, self.optimizer, own)
+        self.meter.load_state(found.part("meter"))
+        self.guard.load_state(found.part("guard"))
+
+
+class FolderLock:
+    """Keeps other processes from training in a run's folder; may be taken again by who has it.
+
+    Args:
+        folder: of the run.
+        ranks: all of which ask for it together; the first one holds it for all.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        self.folder, self.ranks = folder, ranks
+        self.taken = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the folder to oneself.
+
+        Raises:
+            ValueError: on all ranks, if another process is training in it.
+        """
+        if self.taken:
+            yield
+            return
+        with ExitStack() as stack:
+            refused = None
+            try:
+                if self.ranks.rank == 0:
+                    stack.enter_context(checkpoint.exclusive_lock(self.folder))
+            except (ValueError, OSError) as error:
+                refused = error
+            if (told := self.ranks.first_error(refused)) is not None:
+                raise refused or ValueError(told)
+            self.taken = True
+            stack.callback(setattr, self, "taken", False)
+            yield
