@@ -374,7 +374,7 @@ def test_a_run_that_goes_on_takes_its_own_checkpoint_alone(
         (run / checkpoint.FOLDER / name / "optimizer.safetensors").unlink()
     found = trainer(run, "trainer.steps=1")[0]
     with watched(tmp_path) as seen:
-        with found.alone():
+        with found.exclusive_lock():
             resume(found, settings)
             found.run()
         finish({"num": 1, "evaluate": False}, run, "pointcloud", 1, found.step)
@@ -455,6 +455,6 @@ def test_facts_that_are_no_sizes(runs: dict[str, Path], home: Path, tmp_path: Pa
         {"shape": [0, -1, 2]},
         {"stride": None},
     ):
-        run = resealed(runs["image"], tmp_path / "run", facts=facts)
+        run = resealed(runs["image"], tmp_path / "run", data_facts=facts)
         with pytest.raises(ValueError, match=r"^[^\n]*$"):
             sample_checkpoint(run, num=1, steps=1, out=tmp_path / "out")

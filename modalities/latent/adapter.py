@@ -68,7 +68,7 @@ class LatentModality(Modality):
             if data_facts
             else None
         )
-        for name in ("shape", "stride") if data_facts else ():
+        for name in {"shape", "stride"} & {*(data_facts or ())}:
             if not all(type(n) is int and 0 < n < 2**24 for n in data_facts[name]):  # type: ignore[index]
                 raise ValueError(f"the {name} of the latents must be whole numbers from 1")
         self._fitted_state: Mapping[str, Tensor] | None = None

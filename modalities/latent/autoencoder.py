@@ -30,7 +30,7 @@ class Published(Codec):
     """
 
     known: ClassVar[Sequence[str]]
-    opens: ClassVar[Sequence[str]] = ("path", "subfolder")
+    opens: ClassVar[Sequence[str]] = ("path",)
     mean: Tensor
     scale: Tensor
     model: Any

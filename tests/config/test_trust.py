@@ -153,7 +153,6 @@ def test_every_option_that_could_be_a_path_is_withheld() -> None:
                     "weights",
                     "folder",
                     "file",
-                    "subfolder",
                     "latents",
                 ):
                     assert name in opens, (node["_target_"], name)
@@ -163,7 +162,7 @@ def test_every_option_that_could_be_a_path_is_withheld() -> None:
                     if name in ("cache", "weights", "root", "path"):
                         assert f"{group}.{name}" in opens, (node["_target_"], name)
                         seen.add(name)
-    assert {"root", "path", "cache", "weights", "latents", "subfolder"} <= seen
+    assert {"root", "path", "cache", "weights", "latents"} <= seen
 
 
 def test_what_would_be_opened_needs_the_persons_word() -> None:

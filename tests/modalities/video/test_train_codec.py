@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ditmoe.checkpoint import store
+from ditmoe import checkpoint
 from ditmoe.config import build, cli
 from ditmoe.train import make_trainer
 from modalities.video import CausalPatches
@@ -84,17 +84,17 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(
 def test_a_write_that_fails_leaves_a_folder_in_which_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    save = store.save
+    save = checkpoint.save
 
     def failing(out: Path, step: int, parts: dict) -> Path:
         if parts["finished"] or "first" in place:
-            (out / store.FOLDER).mkdir(exist_ok=True)
+            (out / checkpoint.FOLDER).mkdir(exist_ok=True)
             raise OSError(5, "Input/output error")
         return save(out, step, parts)
 
     short = "modality.codec.steps=2"
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save", failing)
+        patch.setattr(checkpoint, "save", failing)
         with pytest.raises(OSError, match="Input/output error"):
             modality(short).train_codec(tmp_path)
     assert modality(short).train_codec(tmp_path)
@@ -128,7 +128,7 @@ def test_a_run_uses_it_and_needs_it_no_more(trained: Path, tmp_path: Path) -> No
     config = modality(*words, command="train")
     run = make_trainer(config, build.make_modality(config), tmp_path / "run")
     run.run()
-    data_facts = store.load(tmp_path / "run")["facts"]
+    data_facts = checkpoint.load(tmp_path / "run")["facts"]
     assert all(
         torch.equal(data_facts["codec"][name], value) for name, value in read_codec(trained, {}).items()
     )
