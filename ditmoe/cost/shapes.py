@@ -32,7 +32,7 @@ class Shape(Tensor):
             strides=meta.stride(),
             storage_offset=meta.storage_offset(),
             dtype=meta.dtype,
-            device="cpu",
+            device=torch.device("cpu"),
         )
         made.meta = meta
         return made
