@@ -20,8 +20,9 @@ from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
 from ditmoe.pretrained import weights
 from ditmoe.sample import sample_checkpoint
-from ditmoe.train import finish, resume
+from ditmoe.train import finish
 from ditmoe.training import Recorder
+from ditmoe.training.resume import resume
 from ditmoe.view import view
 from tests.modalities.image.test_adapter import trained as trained_image
 from tests.training.test_trainer import trainer

@@ -15,7 +15,7 @@ class Autoencoder(Published):
     known = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
     stride = (1, 1)  # until a trial says more
 
-    def __init__(self, path: str | PathLike | nn.Module, subfolder: str | PathLike | None = None) -> None:
+    def __init__(self, path: str | PathLike | nn.Module, subfolder: str | None = None) -> None:
         super().__init__(path, subfolder)
         self.pixel_channels = self.model.config.get("in_channels", 3)
         raw = self._raw(torch.zeros(1, self.pixel_channels, 64, 64))

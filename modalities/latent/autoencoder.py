@@ -35,11 +35,11 @@ class Published(Codec):
     scale: Tensor
     model: Any
 
-    def __init__(self, path: str | PathLike | nn.Module, subfolder: str | PathLike | None = None) -> None:
+    def __init__(self, path: str | PathLike | nn.Module, subfolder: str | None = None) -> None:
         super().__init__()
         model: Any = path
         if not isinstance(path, nn.Module):
-            model = load(fspath(path), None if subfolder is None else fspath(subfolder), self.known)
+            model = load(fspath(path), subfolder, self.known)
         self.model = model.eval().requires_grad_(False)
         axes, config = len(self.stride), model.config
         mean, deviation = (statistic(model, name) for name in ("latents_mean", "latents_std"))

@@ -64,7 +64,7 @@ class Autoencoder(Published):
     def __init__(
         self,
         path: str | PathLike | nn.Module,
-        subfolder: str | PathLike | None = None,
+        subfolder: str | None = None,
         whiten: int = 16,
         at_once: int = 32,
         tiling: bool = False,
