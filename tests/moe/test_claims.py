@@ -14,7 +14,7 @@ from tests.training.test_trainer import config, options
 
 NAMES = [name for name in options("router") if name != "dense"]
 EVERY = pytest.mark.parametrize("name", NAMES)
-CLASSES = {type(make(hidden_size=D)) for make in ROUTERS.values()}
+CLASSES = sorted({type(make(hidden_size=D)) for make in ROUTERS.values()}, key=lambda kind: kind.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from ditmoe.outside import check_number, check_numbers
 from ditmoe.outside.options import Part, call, check_options, fits, in_words
 from ditmoe.pretrained.published import Architecture
 from ditmoe.sample import draw_from, sample_checkpoint
+from ditmoe.training import Trainer
 
 TINY = {
     "pointcloud": [
@@ -44,7 +45,7 @@ def words(kind: str, *more: str) -> dict[str, Any]:
     return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
-def start(folder: Path, kind: str, *more: str) -> train.Trainer:
+def start(folder: Path, kind: str, *more: str) -> Trainer:
     """What `train` does before its first step."""
     config = words(kind, *more)
     check_numbers(config)
