@@ -41,7 +41,8 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
     "experiment=dit3d": None if (ROOT / "configs/experiment/dit3d.yaml").is_file() else "no such YAML yet",
 }
 OTHERS = {  # programs that are not ours: why they are not run
-    "pip": "installs", "ruff": "`./run lint`", "mypy": "`./run lint`", "tensorboard": "serves for ever",
+    "pip": "installs", "python3": "makes an environment",
+    "ruff": "`./run lint`", "mypy": "`./run lint`", "tensorboard": "serves for ever",
 }  # fmt: skip
 
 # Words that make a command small; they stand behind its own.

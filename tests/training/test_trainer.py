@@ -166,7 +166,7 @@ def test_learning_rate(decay: str) -> None:
 def options(group: str) -> list[str]:
     files = (cli.config_folder() / group).glob("*.yaml")
     return sorted(
-        f.stem for f in files if not f.stem.startswith("for_")
+        f.stem for f in files if not f.stem.startswith(("for_", "_"))
     )  # those only choose among the others
 
 

@@ -1,6 +1,7 @@
 """Samples at their own sizes: proportions are kept, budgets held, and training on them is training on each."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -309,7 +310,7 @@ def test_training_at_native_sizes_resumes_bit_for_bit(modality: str, tmp_path: P
     whole, _ = native_run(tmp_path / "whole", modality)
     whole.run()
     first, config = native_run(tmp_path / "parts", modality)
-    first.steps = 2
+    first.options = replace(first.options, steps=2)
     first.run()
     second, _ = native_run(tmp_path / "parts", modality)
     resume(second, config)
