@@ -12,9 +12,8 @@ from ditmoe.config import build, cli
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import restore
 from ditmoe.config.trust import Trust
-from ditmoe.diffusion import make_labels
 from ditmoe.modality import Report
-from ditmoe.sample import draw_from
+from ditmoe.sample import ask, draw_from
 
 
 def evaluate_checkpoint(
@@ -29,10 +28,10 @@ def evaluate_checkpoint(
     trust: Trust = False,
     **options: Any,
 ) -> Report | None:
-    """Draw as many samples as the reference has, with its labels, or `num` of them, and measure them.
+    """Draw as many samples as the reference has, of what they are, or `num` of them, and measure them.
 
-    The reference is a split of the data, or a set made elsewhere. Labels of `num` samples are those of
-    `make_labels`: all classes in turn, or at random with label="random".
+    The reference is a split of the data, or a set made elsewhere. What is asked of `num` samples the model's
+    `Conditioning.ask` says: all classes in turn, or at random with label="random".
 
     Under torchrun all processes draw, and the first measures; the others get None.
 
@@ -58,11 +57,13 @@ def evaluate_checkpoint(
             "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
         )
     check_request(adapter, num or len(real), **options)
-    if num is None and label is None and real.labels is not None:
-        labels = torch.as_tensor(real.labels)
+    if num is None and label is None and real.asked is not None:
+        asked = real.asked
+    elif num is None and label is None and real.labels is not None:
+        asked = restored.model.conditioning.read(torch.as_tensor(real.labels))
     else:
-        labels = make_labels(adapter.classes, num or len(real), label, options.get("seed", 0))
-    if (drawn := draw_from(restored, labels, **options)) is None:
+        asked = ask(restored, num or len(real), options.get("seed", 0), label=label)
+    if (drawn := draw_from(restored, asked, **options)) is None:
         return None
     report = adapter.evaluate(drawn, real, train)
     publish(report, Path(out) if out else restored.folder)

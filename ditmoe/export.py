@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait fo
     import ditmoe.pipelines.pipeline
 
 METRICS = "metrics.json"
+TRANSFORMER = ("model", "router", "conditioning")
+"""Sections of a configuration that make a model, beside what says which samples it has."""
 
 
 def export(
@@ -93,11 +95,9 @@ def of_run(
     modality.tokens(config["model"]["hidden_size"])
     make_checked(config, modality, tensors, found.path, trust)
     plain, codec = {name: v for name, v in data_facts.items() if name != "codec"}, data_facts.get("codec", {})
-    kept = without_paths(
-        {name: config[name] for name in ("model", "router", "modality", "process", "sampling")}
-    )
+    kept = without_paths({name: config[name] for name in (*TRANSFORMER, "modality", "process", "sampling")})
     transformer = Transformer(
-        config={name: kept[name] for name in ("model", "router", "modality")},
+        config={name: kept[name] for name in (*TRANSFORMER, "modality")},
         data_facts=plain,
         tensors=shapes_of(codec),
     )
@@ -124,7 +124,7 @@ def of_converted(
     from ditmoe.pipelines import Pipeline, Transformer
 
     config, tensors = weights.read(source)
-    kept = {name: config[name] for name in ("model", "tokens", "router", "num_classes")}
+    kept = {name: config[name] for name in (*TRANSFORMER, "tokens", "num_classes")}
     with torch.device("meta"), bounded(len(tensors)):
         transformer = Transformer(config=kept)
     transformer = materialise(transformer, lambda: Transformer(config=kept), "cpu")

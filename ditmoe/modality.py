@@ -11,10 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ditmoe.conditioning import Condition
 from ditmoe.nn import Layout
 from ditmoe.outside import check_number as check_number
 from ditmoe.outside import file_name, file_names
 from ditmoe.outside.options import check_options as check_options
+
+Asked = Condition | Int[Tensor, " B"]
+"""What samples are: class indices, or all that may be asked for."""
 
 
 class Tokens(nn.Module, ABC):
@@ -89,11 +93,13 @@ class Samples:
         data: (S, *sample), in the units of the data set.
         labels: (S,) class indices, or None where the set has no classes.
         names: one name per sample, used for files (`file_names`).
+        asked: what was asked for, or is known of real ones, where that is more than a label.
     """
 
     data: np.ndarray
     labels: np.ndarray | None = None
     names: Sequence[str] | None = None
+    asked: Condition | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -191,8 +197,8 @@ class Modality(ABC):
     @abstractmethod
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B *sample"], Int[Tensor, " B"]]:
-        """Normalised training samples and labels; a function of its arguments alone, so that runs resume."""
+    ) -> tuple[Float[Tensor, "B *sample"], Asked]:
+        """Normalised training samples, and what they are; a function of its arguments alone, so that runs resume."""
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
         """Names of the samples in that batch, if they are cheap to tell; they are asked for when it went wrong."""
@@ -203,13 +209,21 @@ class Modality(ABC):
         """Packed rows of a training batch of samples at their own sizes, from `packed_batch`; 0: they have one size."""
         return 0
 
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Int[Tensor, " B"]]:
-        """Training samples of different sizes, together no more than a budget of tokens, and their labels."""
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Asked]:
+        """Training samples of different sizes, together no more than a budget of tokens, and what they are."""
         raise ValueError(f"{self.name} has samples of one size")
 
     @abstractmethod
-    def decode(self, x: Float[Tensor, "S *sample"], labels: Int[Tensor, " S"]) -> Samples:
-        """From the model's space to data units."""
+    def decode(self, x: Float[Tensor, "S *sample"]) -> np.ndarray:
+        """From the model's space to data units, (S, *sample)."""
+
+    def samples(self, x: Float[Tensor, "S *sample"], asked: Condition) -> Samples:
+        """What the model drew when this was asked for, in data units, with labels and names."""
+        labels = asked.labels(len(self.classes))
+        names = [f"sample-{i:04d}" for i in range(len(x))]
+        if labels is not None:
+            names = self.sample_names(labels.tolist())
+        return Samples(self.decode(x), None if labels is None else labels.numpy(), names, asked)
 
     @property
     def autoencoder(self) -> Any:

@@ -34,7 +34,8 @@ def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
     def model() -> DiTMoE:
         router = build.make_router(config["router"])
         width = config["model"]["hidden_size"]
-        return build.make(config["model"], tokens=tokens(width), num_classes=classes, router=router)
+        conditioning = build.make_conditioning(config, classes)
+        return build.make(config["model"], tokens=tokens(width), conditioning=conditioning, router=router)
 
     return count(model, shape), shape, classes
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ditmoe.checkpoint import check_own
+from ditmoe.conditioning import Condition
 from ditmoe.config import build, cli
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import Restored, restore
@@ -20,7 +21,6 @@ from ditmoe.diffusion import (
     Sampling,
     denoise,
     draw_noise,
-    make_labels,
     make_scheduler,
     torch_generator,
 )
@@ -35,7 +35,7 @@ def draw(
     process: Process,
     scheduler: Any,
     sampling: Sampling,
-    labels: Int[Tensor, " S"],
+    asked: Condition,
     *,
     seed: int,
     batch_size: int = 32,
@@ -43,7 +43,7 @@ def draw(
     shape: Sequence[int] | None = None,
     numbers: Int[Tensor, " S"] | None = None,
 ) -> Float[Tensor, "S *sample"]:
-    """Draw one sample per label, in the model's space; sample i depends on (seed, i) and its label alone.
+    """Draw what is asked for, in the model's space; sample i depends on (seed, i) and what is asked of it alone.
 
     Args:
         shape: of a sample; None is that of the training data.
@@ -52,9 +52,8 @@ def draw(
     shape = modality.sample_shape if shape is None else shape
     check_number("batch_size", batch_size, 1, whole=True)
     device = next(model.parameters()).device
-    numbers = torch.arange(len(labels)) if numbers is None else numbers
-    pairs = zip(numbers.split(batch_size), labels.split(batch_size), strict=True)
-    batches = [pair for pair in pairs if len(pair[0])]
+    numbers = torch.arange(len(asked)) if numbers is None else numbers
+    batches = [rows for rows in torch.arange(len(asked)).split(batch_size) if len(rows)]
     often = 0.1 if sys.stderr.isatty() else 10  # a log file is no screen
     bar = tqdm(
         total=len(batches) * sampling.steps,
@@ -64,17 +63,18 @@ def draw(
         mininterval=often,
     )
     done = [torch.empty(0, *shape)]
-    for indices, asked in batches:
+    for rows in batches:
+        indices = numbers[rows].tolist()
         samples = denoise(
             model,
             process,
             make_scheduler(scheduler, process),
-            draw_noise(indices.tolist(), shape, seed).to(device),
-            asked.to(device),
+            draw_noise(indices, shape, seed).to(device),
+            asked.take(rows).to(device),
             steps=sampling.steps,
             guidance=sampling.guidance,
             interval=sampling.interval,
-            generators=[torch_generator("scheduler", seed, i) for i in indices.tolist()],
+            generators=[torch_generator("scheduler", seed, i) for i in indices],
             on_step=bar.update,
         )
         done.append(samples.cpu())
@@ -82,9 +82,16 @@ def draw(
     return torch.cat(done)
 
 
+def ask(restored: Restored, num: int, seed: int, **words: Any) -> Condition:
+    """What the words of a command ask the model of a checkpoint for."""
+    return restored.model.conditioning.ask(
+        num, restored.modality.classes, torch_generator("labels", seed), **words
+    )
+
+
 def draw_from(
     restored: Restored,
-    labels: Int[Tensor, " S"],
+    asked: Condition,
     *,
     scheduler: dict[str, Any] | None = None,
     steps: int | None = None,
@@ -100,7 +107,7 @@ def draw_from(
     Under torchrun the processes take whole batches in turns, so that each sample is to the bit what one process draws;
     the first gets all samples, the others None.
     """
-    ranks, numbers = launch.ranks(), torch.arange(len(labels))
+    ranks, numbers = launch.ranks(), torch.arange(len(asked))
     turns = [numbers.split(max(1, batch_size))[rank :: ranks.size] for rank in range(ranks.size)]
     shares = [torch.cat(batches) if batches else numbers[:0] for batches in turns]
     own = shares[ranks.rank]
@@ -111,7 +118,7 @@ def draw_from(
         restored.process,
         build.make(scheduler or restored.config["scheduler"]),
         sampling,
-        labels[own],
+        asked.take(own),
         seed=seed,
         batch_size=batch_size,
         progress=ranks.rank == 0,
@@ -121,7 +128,7 @@ def draw_from(
     if (parts := ranks.collect(x)) is None:
         return None
     x = torch.cat(parts)[torch.cat(shares).argsort()]
-    return restored.modality.decode(x, labels)
+    return restored.modality.samples(x, asked)
 
 
 def sample_checkpoint(
@@ -145,12 +152,12 @@ def sample_checkpoint(
     """
     restored = restore(checkpoint, top_k, trusted=trust)
     check_request(restored.modality, num, **options)
-    labels = make_labels(restored.modality.classes, num, label, seed)
+    asked = ask(restored, num, seed, label=label)
     words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
     folder = restored.folder / file_name("-".join(words))
     if not out:
         check_own([folder])
-    samples = draw_from(restored, labels, seed=seed, **options)
+    samples = draw_from(restored, asked, seed=seed, **options)
     if samples is None:
         return []
     return restored.modality.write(samples, Path(out) if out else folder)

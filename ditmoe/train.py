@@ -130,12 +130,12 @@ def make_trainer(
     set_timesteps(made, sampling.steps, torch.device("cpu"))
     if config["finish"]["num"]:
         check_request(modality, config["finish"]["num"])
-    labels = torch.arange(8) % len(modality.classes)
+    asked = model.conditioning.ask(8, modality.classes)
 
     def preview(model: torch.nn.Module, file: Path) -> None:
-        samples = draw(model, modality, process, scheduler, sampling, labels, seed=0)
+        x = draw(model, modality, process, scheduler, sampling, asked, seed=0)
         if mesh.rank == 0:
-            modality.save_picture(modality.decode(samples, labels), file)
+            modality.save_picture(modality.samples(x, asked), file)
 
     return Trainer(
         model,

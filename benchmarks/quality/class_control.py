@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ditmoe.conditioning import make_labels
 from ditmoe.config.restore import restore
-from ditmoe.diffusion import make_labels
 from ditmoe.modality import Samples
 from ditmoe.sample import draw_from
 
@@ -78,7 +78,8 @@ def main() -> None:
     learn(model, pixels(train), labels(train))
     model.eval()
     asked = make_labels(classes, options.num, None)
-    drawn = draw_from(restored, asked, guidance=options.guidance, seed=options.seed)
+    condition = restored.model.conditioning.read(asked)
+    drawn = draw_from(restored, condition, guidance=options.guidance, seed=options.seed)
     real, generated = right(model, pixels(test), labels(test)), right(model, pixels(drawn), asked)
     print(f"real, unseen: {real.float().mean():.1%} of {len(real)} recognised")
     print(f"generated: {generated.float().mean():.1%} of {len(generated)} recognised as the class asked for")

@@ -110,11 +110,11 @@ def train(name: str, seconds: float, draws: int, out: Path) -> dict[str, Any]:
     file = out / name.replace(" ", "-")
     torch.save(model.state_dict(), file.with_suffix(".pt"))
     result["loss"] = held_out_loss(trainer, reference)
-    labels = torch.from_numpy(reference.labels)
+    asked = model.conditioning.read(torch.from_numpy(reference.labels))
     for seed in range(draws):
         scheduler = build.make(trainer.carried["config"]["scheduler"])
-        x = draw(model, modality, trainer.process, scheduler, Sampling(20), labels, seed=seed, batch_size=8)
-        drawn = modality.decode(x, labels)
+        x = draw(model, modality, trainer.process, scheduler, Sampling(20), asked, seed=seed, batch_size=8)
+        drawn = modality.samples(x, asked)
         if not seed:
             modality.save_picture(drawn, file.with_suffix(".png"))
         values = modality.evaluate(drawn, reference).values

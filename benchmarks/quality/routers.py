@@ -105,11 +105,11 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
         seconds = time.perf_counter() - start
     reference = held_out(trainer)
     result = held_out_loss(trainer, reference)
-    labels = torch.from_numpy(reference.labels)
+    asked = trainer.model.conditioning.read(torch.from_numpy(reference.labels))
     scheduler = build.make(trainer.carried["config"]["scheduler"])
     model, modality = trainer.ema.model, trainer.modality
-    x = draw(model, modality, trainer.process, scheduler, Sampling(25, 1.5), labels, seed=seed)
-    values = modality.evaluate(modality.decode(x, labels), reference).values
+    x = draw(model, modality, trainer.process, scheduler, Sampling(25, 1.5), asked, seed=seed)
+    values = modality.evaluate(modality.samples(x, asked), reference).values
     parameters = sum(p.numel() for p in model.parameters())
     metrics = {"1-nna": values["1-nna/cd"], "mmd": values["mmd/cd"]}
     return {

@@ -19,6 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from ditmoe.conditioning import Condition
 from ditmoe.config import build, cli
 from ditmoe.diffusion import DDPM, HORIZON, FlowMatching, Process, denoise, make_scheduler
 
@@ -37,13 +38,11 @@ class Gaussian(nn.Module):
     """The best possible network for N(MEAN, STD^2): the target is linear in data and noise, so that its mean given
     x_t = a x0 + b e is the target of their means."""
 
-    num_classes = 1
-
     def __init__(self, process: Process) -> None:
         super().__init__()
         self.process = process
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, list]:
+    def forward(self, x: Tensor, t: Tensor, y: Condition) -> tuple[Tensor, list]:
         a, b = mix(self.process, t)
         away = (x - a * MEAN) / (a**2 * STD**2 + b**2)
         return self.process.target(MEAN + a * STD**2 * away, b * away, t), []
@@ -80,7 +79,7 @@ def draw(process: Process, name: str, steps: int, samples: int, seed: int = 0) -
         process,
         make_scheduler(scheduler_named(name), process),
         noise,
-        torch.zeros(samples, dtype=torch.long),
+        Condition({}, torch.ones(samples, dtype=torch.bool)),
         steps=steps,
         generators=[torch.Generator().manual_seed(seed + 1)],
     )

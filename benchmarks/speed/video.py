@@ -144,14 +144,14 @@ def sampling(rounds: int, num: int = 4) -> None:
     device = build.default_device()
     model = build.make_model(config, modality).to(device).eval()
     process, settings = build.make(config["process"]), Sampling(**config["sampling"])
-    labels = torch.arange(num)
+    asked = model.conditioning.ask(num, modality.classes)
 
     def denoise() -> torch.Tensor:
         scheduler = build.make(config["scheduler"])
-        return draw(model, modality, process, scheduler, settings, labels, seed=0)
+        return draw(model, modality, process, scheduler, settings, asked, seed=0)
 
     x = denoise()
-    turns = {"denoise": denoise, "decode": lambda: modality.decode(x, labels)}
+    turns = {"denoise": denoise, "decode": lambda: modality.decode(x)}
     print(f"sampling: {num} clips at once, {settings.steps} steps, guidance {settings.guidance}, on {device}")
     seconds = interleaved(turns, rounds, device)
     for name, each in seconds.items():

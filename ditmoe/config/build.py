@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ditmoe.conditioning import Conditioning
 from ditmoe.config import trust
 from ditmoe.modality import Modality, Tokens
 from ditmoe.model import DiTMoE
@@ -62,7 +64,7 @@ def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     return make(
         config["model"],
         tokens=make_tokens(config, modality),
-        num_classes=len(modality.classes),
+        conditioning=make_conditioning(config, len(modality.classes)),
         router=make_router(config["router"]),
     )
 
@@ -74,6 +76,11 @@ def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
         raise ValueError(f"model must be a section with a hidden_size, got {model!r}")
     check_number("hidden_size", model["hidden_size"], 1, whole=True)
     return modality.tokens(model["hidden_size"])
+
+
+def make_conditioning(config: Mapping[str, Any], num_classes: int) -> Callable[..., Conditioning]:
+    """What makes the module that embeds what is asked for, of a width."""
+    return partial(make(config["conditioning"]), num_classes=num_classes)
 
 
 def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:

@@ -19,7 +19,7 @@ from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 
 Net = TypeVar("Net", bound=nn.Module)
-SECTIONS = ("model", "router", "modality", "process", "scheduler", "sampling")
+SECTIONS = ("model", "router", "conditioning", "modality", "process", "scheduler", "sampling")
 """Of a checkpoint's configuration: what sampling needs."""
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from ditmoe.conditioning import Condition
 from ditmoe.cost.shapes import Mode, Shape, Shapes
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Experts, Router, Rows
@@ -87,7 +88,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
     with torch.inference_mode(False), torch.enable_grad(), Shapes(aim.true), torch.device("cpu"):
         model = make()
         model.training = False  # itself, not its routers: no token is dropped
-        x, t, y = torch.empty(1, *sample_shape), torch.empty(1), torch.empty(1, dtype=torch.int64)
+        x, t, y = torch.empty(1, *sample_shape), torch.empty(1), model.conditioning.nothing(1)
         layout = Layout.even(model.tokens.grid(x), 1, x.device)  # where only some cells are tokens, the most
         tokens = sum(layout.lengths)
         rows: dict[Experts, int] = {}
@@ -115,7 +116,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
     )
 
 
-def predict(model: DiTMoE, x: Tensor, layout: Layout, t: Tensor, y: Tensor) -> None:
+def predict(model: DiTMoE, x: Tensor, layout: Layout, t: Tensor, y: Condition) -> None:
     """A model's forward pass over samples whose layout is given, since one that follows from data has no shape."""
     tokens, routings, time, c = model.predict(model.tokens.patchify(x, layout), layout, t, y)
     for prediction in (*(r.aux_prediction for r in routings), tokens):

@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ditmoe.diffusion.labels import label_index, make_labels
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
 from ditmoe.diffusion.sampler import (
     Sampling,
@@ -36,8 +35,6 @@ __all__ = [
     "check_scheduler",
     "denoise",
     "draw_noise",
-    "label_index",
-    "make_labels",
     "make_scheduler",
     "torch_generator",
     "try_scheduler",

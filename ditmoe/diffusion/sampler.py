@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ditmoe.conditioning import Condition
 from ditmoe.diffusion.process import HORIZON, FlowMatching, Process
 from ditmoe.diffusion.seeding import torch_generator
 from ditmoe.outside import check_number
@@ -87,7 +88,7 @@ def try_scheduler(scheduler: Any, process: Process) -> None:
     class Nothing(nn.Module):
         tokens = SimpleNamespace(grid=lambda x: (1,))
 
-        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor]:
+        def forward(self, x: Tensor, t: Tensor, y: Condition) -> tuple[Tensor]:
             return (torch.zeros_like(x),)
 
     noise, generator = torch.zeros(1, 1, 2), torch.Generator()
@@ -96,7 +97,7 @@ def try_scheduler(scheduler: Any, process: Process) -> None:
         process,
         copy.deepcopy(scheduler),
         noise,
-        torch.zeros(1).long(),
+        Condition({}, torch.ones(1, dtype=torch.bool)),
         steps=2,
         generators=[generator],
     )
@@ -134,11 +135,12 @@ def denoise(
     process: Process,
     scheduler: Any,
     noise: Float[Tensor, "B *sample"],
-    labels: Int[Tensor, " B"],
+    asked: Condition,
     *,
     steps: int,
     guidance: float = 1.0,
     interval: Sequence[float] = (0.0, 1000.0),
+    negative: Condition | None = None,
     generators: list[torch.Generator] | torch.Generator | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "B *sample"]:
@@ -149,8 +151,9 @@ def denoise(
 
     Args:
         scheduler: from `make_scheduler`.
-        labels: the class to draw, or the null class.
+        asked: what to draw.
         steps: number of scheduler steps.
+        negative: what guidance leads away from; None is what nothing is asked of.
         generators: one per sample, or one for all, for schedulers that add noise.
         on_step: called after each step.
 
@@ -168,7 +171,7 @@ def denoise(
     for t in scheduler.timesteps:
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        output = guided(model, scaled, t, labels, guidance if inside else 1.0)
+        output = guided(model, scaled, t, asked, guidance if inside else 1.0, negative)
         output = process.to_scheduler_output(output, scaled, t.expand(len(x)).float())
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
         if not x.isfinite().all():
@@ -181,17 +184,20 @@ def denoise(
 
 
 def guided(
-    model: Any, x: Float[Tensor, "B *sample"], t: Tensor, labels: Int[Tensor, " B"], guidance: float
+    model: Any,
+    x: Float[Tensor, "B *sample"],
+    t: Tensor,
+    asked: Condition,
+    guidance: float,
+    negative: Condition | None = None,
 ) -> Float[Tensor, "B *sample"]:
     """The model's prediction with classifier-free guidance; a variance that it learnt beside it is left out."""
     times, channels = t.expand(len(x)).float(), x.shape[1]
     if guidance == 1.0:
-        return model(x, times, labels)[0][:, :channels]
-    null = torch.full_like(labels, model.num_classes)
-    both = model(x.repeat(2, *[1] * (x.ndim - 1)), times.repeat(2), torch.cat([labels, null]))[0][
-        :, :channels
-    ]
-    conditional, unconditional = both.chunk(2)
+        return model(x, times, asked)[0][:, :channels]
+    both = Condition.cat([asked, asked.nothing if negative is None else negative])
+    output = model(x.repeat(2, *[1] * (x.ndim - 1)), times.repeat(2), both)[0][:, :channels]
+    conditional, unconditional = output.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 

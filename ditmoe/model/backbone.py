@@ -3,25 +3,28 @@
 DiT (arXiv 2212.09748) with the layers of DiT-MoE (arXiv 2407.11633). It maps a noisy sample to a prediction of
 the same shape and never learns what the sample is: a modality's `Tokens` cut it up and put it together again.
 
-    h = W patchify(x) + positions          c = timestep(t) + label(y)
+    h = W patchify(x) + positions          c = timestep(t) + conditioning(y)
     h = h + gate1 * Attention(modulate(h)),   h = h + gate2 * MoE(modulate(h))        [depth times]
     prediction = unpatchify(W' modulate(h))
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ditmoe.conditioning import ClassLabel, Conditioning
 from ditmoe.modality import Tokens
 from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
 from ditmoe.nn import (
     Attention,
+    CrossAttention,
     FeedForward,
-    LabelEmbedding,
     Layout,
     Modulation,
     TimestepEmbedding,
@@ -37,7 +40,10 @@ ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("wind
 
 
 class Block(nn.Module):
-    """adaLN-Zero block: both branches are modulated before and gated after by the conditioning."""
+    """adaLN-Zero block: both branches are modulated before and gated after by the conditioning.
+
+    Between them tokens attend to what is asked for, where that has tokens; this branch starts at zero.
+    """
 
     def __init__(
         self,
@@ -46,11 +52,13 @@ class Block(nn.Module):
         feed_forward: FeedForward | MoE,
         within: str = "all",
         window: Sequence[int] = (),
+        cross_attention: CrossAttention | None = None,
     ) -> None:
         super().__init__()
         self.within, self.window = within, tuple(window)
         self.modulation = Modulation(hidden_size, 6)
         self.attention = attention
+        self.cross_attention = cross_attention
         self.feed_forward = feed_forward
 
     def forward(
@@ -64,6 +72,10 @@ class Block(nn.Module):
         groups = context.layout.groups(self.within, self.window)
         attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
         x = torch.addcmul(x, gate1, attended)
+        if self.cross_attention is not None:
+            asked = context.asked
+            assert asked is not None
+            x = x + self.cross_attention(normalize(x), asked.tokens, asked.mask, context.layout)
         unmodulated, routing = normalize(x), None
         y = modulate(unmodulated, shift2, scale2)
         if isinstance(self.feed_forward, MoE):
@@ -92,7 +104,7 @@ class DiTMoE(nn.Module):
 
     Args:
         tokens: how samples become tokens; owns no weights unless the modality needs a head of its own.
-        num_classes: label `num_classes` is the null class of classifier-free guidance.
+        conditioning: makes what embeds what is asked for, from D; or the number of classes, for `ClassLabel`.
         hidden_size: D, a multiple of `num_heads`.
         router: makes the router of one layer from D; None is a dense DiT.
         moe_layers: indices of the layers with experts; None is every layer.
@@ -113,7 +125,7 @@ class DiTMoE(nn.Module):
     def __init__(
         self,
         tokens: Tokens,
-        num_classes: int,
+        conditioning: int | Callable[..., Conditioning],
         hidden_size: int,
         depth: int,
         num_heads: int,
@@ -158,10 +170,11 @@ class DiTMoE(nn.Module):
             return MoE(route, hidden_size, inner, shared, activation)
 
         self.tokens = tokens
-        self.num_classes = num_classes
         self.embed = nn.Linear(tokens.in_features, hidden_size)
         self.timestep = TimestepEmbedding(hidden_size, scale=time_scale)
-        self.label = LabelEmbedding(num_classes, hidden_size)
+        if isinstance(conditioning, int):
+            conditioning = partial(ClassLabel, num_classes=conditioning)
+        self.conditioning = conditioning(hidden_size=hidden_size)
         self.depth = depth
         self.rope, self.head_size = rope, hidden_size // max(1, num_heads)
         turns = ATTENTION[attention]
@@ -172,6 +185,7 @@ class DiTMoE(nn.Module):
                 feed_forward(layer),
                 turns[layer % len(turns)],
                 window or (),
+                CrossAttention(hidden_size, num_heads, qk_norm) if self.conditioning.gives_tokens else None,
             )
             for layer in range(depth)
         )
@@ -182,7 +196,7 @@ class DiTMoE(nn.Module):
         self,
         x: Float[Tensor, "R *sample"],
         t: Float[Tensor, "B *f"],
-        y: Int[Tensor, " B"],
+        y: Any,
         layout: Layout | None = None,
     ) -> tuple[Float[Tensor, "R *prediction"], list[Routing]]:
         """Predict from noisy samples.
@@ -191,7 +205,8 @@ class DiTMoE(nn.Module):
             x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
             t: time of each sample from data (0) to noise (1000); or (B, F), of each place along the first axis of
                 the token grid, such as the frames of a clip. Routers and heads that know the time then see the mean.
-            y: labels, `num_classes` for none.
+            y: what is asked for: a `Condition` of B samples, or what `conditioning.read` takes for one, such as class
+                indices (B,), where the number of classes asks for nothing.
             layout: of samples of different sizes.
 
         Returns:
@@ -209,21 +224,22 @@ class DiTMoE(nn.Module):
         return self.tokens.unpatchify(tokens, layout, x, t, c), routings
 
     def predict(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Any
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
         """What each token predicts, the routings, the time and the conditioning of each sample."""
         h, routings, context, c = self.encode(tokens, layout, t, y)
         return self.final(h, c, layout), routings, context.t, context.c
 
     def encode(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Any
     ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context, Float[Tensor, "B *f D"]]:
         """Tokens after `depth` blocks, the routings, what is known of the samples, and the conditioning of blocks."""
         h, angles = self.place(self.embed(tokens), layout)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
-        per_frame = time + (self.label(y) if t.ndim == 1 else self.label(y)[:, None])
+        asked = self.conditioning(self.conditioning.read(y))
+        per_frame = time + (asked.vector if t.ndim == 1 else asked.vector[:, None])
         t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))
-        context = Context(t, time, c, layout, h)
+        context = Context(t, time, c, layout, h, asked)
         routings = []
         for block in islice(self.blocks, self.depth):
             h, routing = block(h, context, per_frame, angles)
@@ -258,8 +274,9 @@ class DiTMoE(nn.Module):
     def initialize(self) -> None:
         """All initialisation, as DiT does it: Xavier matrices, zero gates, so that every block is the identity."""
         initialize_layers(self)
-        for layer in (self.timestep.first, self.timestep.second, self.label.table):
+        for layer in (self.timestep.first, self.timestep.second):
             nn.init.normal_(layer.weight, std=0.02)
+        self.conditioning.initialize()
         if not self.tokens.initialize():  # else the zero is in the head that follows
             nn.init.zeros_(self.final.linear.weight)
 
@@ -277,3 +294,5 @@ def initialize_layers(parent: nn.Module) -> None:
     for module in parent.modules():
         if isinstance(module, Modulation):
             nn.init.zeros_(module.linear.weight)
+        elif isinstance(module, CrossAttention):
+            nn.init.zeros_(module.out.weight)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ditmoe.conditioning import Conditioning
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.modality import Tokens
 from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer, initialize_layers
@@ -40,7 +41,7 @@ class MaskedDiTMoE(DiTMoE):
     def __init__(
         self,
         tokens: Tokens,
-        num_classes: int,
+        conditioning: int | Callable[..., Conditioning],
         hidden_size: int,
         depth: int,
         num_heads: int,
@@ -54,7 +55,7 @@ class MaskedDiTMoE(DiTMoE):
         **others: Any,
     ) -> None:
         others |= {"dense_ratio": dense_ratio, "dense_activation": dense_activation, "qk_norm": qk_norm}
-        super().__init__(tokens, num_classes, hidden_size, depth, num_heads, router, **others)
+        super().__init__(tokens, conditioning, hidden_size, depth, num_heads, router, **others)
         self.mask_ratio = check_ratio(mask_ratio)
         check_number("decoder_depth", decoder_depth, 1, MOST_LAYERS, whole=True)
         check_number("decoder_window", decoder_window, 1, whole=True)
@@ -77,7 +78,7 @@ class MaskedDiTMoE(DiTMoE):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def predict(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Any
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
         if not self.training or not any(self.mask_ratio):
             h, routings, context, c = self.encode(tokens, layout, t, y)

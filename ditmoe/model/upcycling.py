@@ -115,7 +115,7 @@ def upcycle(
     ratio, activation = layers[0].down.in_features / hidden, layers[0].activation
     model = DiTMoE(
         copy.deepcopy(dense.tokens),
-        dense.num_classes,
+        lambda hidden_size: copy.deepcopy(dense.conditioning),
         hidden,
         len(layers),
         attention.num_heads,

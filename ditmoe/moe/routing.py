@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ditmoe.conditioning import Embedded
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.moe.experts import Experts, Places, Rows
 from ditmoe.nn import Layout
@@ -23,9 +24,10 @@ class Context:
     Attributes:
         t: time of each sample, from data (0) to noise (1000).
         time: its embedding.
-        c: the conditioning vector, time and label together.
+        c: the conditioning vector, the time and what is asked for together.
         layout: which tokens belong to which sample, and where each lies.
         unmodulated: the tokens after LayerNorm, before the conditioning's scale and shift.
+        asked: what is asked for, embedded, and which samples are unconditional (`asked.null`); every model gives it.
     """
 
     t: Float[Tensor, " B"]
@@ -33,6 +35,7 @@ class Context:
     c: Float[Tensor, "B D"]
     layout: Layout
     unmodulated: Float[Tensor, "R N D"]
+    asked: Embedded | None = None
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class TimestepExperts(Router):
                     t=context.t[here],
                     time=context.time[here],
                     c=context.c[here],
+                    asked=context.asked and context.asked.take(here),
                     layout=layout.take(here.tolist()),
                     unmodulated=_only(context.unmodulated, own, layout),
                 )

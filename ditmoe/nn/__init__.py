@@ -1,14 +1,14 @@
 """What a transformer is built of, whatever it works on: attention, layers, and where the tokens of a batch lie."""
 
-from ditmoe.nn.attention import Attention, attend, attend_within, rotary_angles
-from ditmoe.nn.layers import FeedForward, LabelEmbedding, Modulation, TimestepEmbedding, modulate, normalize
+from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
+from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
 from ditmoe.nn.layout import Groups, Layout, cells
 
 __all__ = [
     "Attention",
+    "CrossAttention",
     "FeedForward",
     "Groups",
-    "LabelEmbedding",
     "Layout",
     "Modulation",
     "TimestepEmbedding",

@@ -1,12 +1,12 @@
-"""Attention among the tokens of a sample or of a group of them, and rotary positions."""
+"""Attention among the tokens of a sample or a group of them, or to what is asked for, and rotary positions."""
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ditmoe.nn.layout import Groups
+from ditmoe.nn.layout import Groups, Layout
 
 
 def attend(
@@ -101,6 +101,46 @@ class Attention(nn.Module):
         y = attend(q, k, v) if groups is None else attend_within(q, k, v, groups)
         y = self.out(rearrange(y, "b h n d -> b n (h d)"))
         return y if groups is None or groups.back is None else y.index_select(1, groups.back)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of a sample's tokens to what is asked of it (PixArt-alpha, arXiv 2310.00426, 2.3)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        head_size = hidden_size // num_heads
+        self.q = nn.Linear(hidden_size, hidden_size)
+        self.kv = nn.Linear(hidden_size, 2 * hidden_size)
+        self.q_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        x: Float[Tensor, "R N D"],
+        others: Float[Tensor, "B L D"],
+        mask: Bool[Tensor, "B L"] | None,
+        layout: Layout,
+    ) -> Float[Tensor, "R N D"]:
+        """Of the tokens of each sample to its row of `others`, where the mask is true."""
+        heads = {"h": self.num_heads}
+        k, v = rearrange(self.kv(others), "b l (two h d) -> two b h l d", two=2, **heads)
+        q, k = self.q_norm(rearrange(self.q(x), "b n (h d) -> b h n d", **heads)), self.k_norm(k)
+        q, k = q.type_as(v), k.type_as(v)
+        seen = None if mask is None else mask[:, None, None]
+        if not layout.packed:
+            y = F.scaled_dot_product_attention(q, k, v, seen)
+        else:
+            own = zip(
+                q.split(layout.lengths, dim=2),
+                k.split(1),
+                v.split(1),
+                [None] * len(k) if seen is None else seen.split(1),
+                strict=True,
+            )
+            y = torch.cat([F.scaled_dot_product_attention(*sample) for sample in own], dim=2)
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))
 
 
 def rotary_angles(

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.nn.layout import Layout
@@ -61,17 +61,6 @@ class TimestepEmbedding(nn.Module):
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
         h = sinusoid(self.scale * t, self.sinusoid_size).to(self.first.weight.dtype)
         return self.second(F.silu(self.first(h)))
-
-
-class LabelEmbedding(nn.Module):
-    """One learned vector per class; the last entry is the null class of classifier-free guidance."""
-
-    def __init__(self, num_classes: int, hidden_size: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(num_classes + 1, hidden_size)
-
-    def forward(self, y: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        return self.table(y)
 
 
 class Modulation(nn.Module):

@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 
+from ditmoe.conditioning import Conditioning
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
@@ -37,8 +38,8 @@ class Transformer(Part, PeftAdapterMixin):
     adapted (`target_parameters`) and saved, but diffusers cannot load that back.
 
     Args:
-        config: what builds it: "model", "router", and either "modality" (a run) or "tokens" and "num_classes" (a
-            converted model).
+        config: what builds it: "model", "router", "conditioning", and either "modality" (a run) or "tokens" and
+            "num_classes" (a converted model).
         data_facts: what the modality must know of its data, plain values.
         tensors: name -> shape of those facts that are tensors; their values are the memory's.
     """
@@ -66,10 +67,11 @@ class Transformer(Part, PeftAdapterMixin):
                 self.net = weights.make(config)
 
     @property
-    def num_classes(self) -> int:
-        return self.net.num_classes
+    def conditioning(self) -> Conditioning:
+        """What embeds what is asked for."""
+        return self.net.conditioning
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Any:
+    def forward(self, x: Tensor, t: Tensor, y: Any) -> Any:
         """Predictions in the type of x, whatever that of the weights is, and the routings."""
         # As in training: samples keep their digits, products do not.
         half = self.dtype in (torch.bfloat16, torch.float16)

@@ -24,7 +24,6 @@ from ditmoe.diffusion import (
     check_scheduler,
     denoise,
     draw_noise,
-    make_labels,
     torch_generator,
     try_scheduler,
 )
@@ -43,11 +42,11 @@ class Output(BaseOutput):
 
     Attributes:
         samples: pictures (PIL), arrays (S, *sample) or tensors, as asked for.
-        labels: (S,) class indices.
+        labels: (S,) class indices; None where no classes are asked for.
     """
 
     samples: Any
-    labels: Tensor
+    labels: Tensor | None = None
 
     @property
     def images(self) -> Any:
@@ -155,9 +154,9 @@ class Pipeline(DiffusionPipeline):
         self._check(output_type, num_samples=num_samples, num_inference_steps=steps, batch_size=batch_size)
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
-        labels = self._labels(label, num_samples)
-        noise, generators = self._noise(len(labels), generator, seed)
-        device, batches, parts = self._execution_device, torch.arange(len(labels)).split(batch_size), []
+        asked = self.transformer.conditioning.ask(num_samples, self.memory.config.classes, label=label)
+        noise, generators = self._noise(len(asked), generator, seed)
+        device, batches, parts = self._execution_device, torch.arange(len(asked)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
             for rows in batches:
                 own = [generators[i] for i in rows.tolist()] if isinstance(generators, list) else generators
@@ -166,7 +165,7 @@ class Pipeline(DiffusionPipeline):
                     self.process,
                     self.scheduler,
                     noise[rows].to(device),
-                    labels[rows].to(device),
+                    asked.take(rows).to(device),
                     steps=steps,
                     guidance=float(guidance),
                     interval=sampling.get("interval", (0.0, 1000.0)),
@@ -174,8 +173,9 @@ class Pipeline(DiffusionPipeline):
                     on_step=bar.update,
                 )
                 parts.append(x.cpu())
-        samples = self._finished(torch.cat(parts), labels, output_type)
+        samples = self._finished(torch.cat(parts), output_type)
         self.maybe_free_model_hooks()
+        labels = asked.labels(len(self.memory.config.classes))
         return Output(samples=samples, labels=labels) if return_dict else (samples, labels)
 
     def _check(self, output_type: str, **counts: Any) -> None:
@@ -185,15 +185,6 @@ class Pipeline(DiffusionPipeline):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
         check_scheduler(self.scheduler, self.process)
-
-    def _labels(self, label: Any, num: int) -> Tensor:
-        classes = self.memory.config.classes
-        if isinstance(label, Sequence | np.ndarray | Tensor) and not isinstance(label, str):
-            labels = label if isinstance(label, Sequence) else label.tolist()
-            if not labels:
-                raise ValueError("label must name at least one class, got an empty list")
-            return torch.cat([self._labels(one, 1) for one in labels])
-        return make_labels(classes, num, label)
 
     def _noise(self, num: int, generator: Any, seed: int) -> tuple[Tensor, Any]:
         shape = tuple(self.memory.config.shape)
@@ -206,10 +197,10 @@ class Pipeline(DiffusionPipeline):
         device = self._execution_device
         return randn_tensor((num, *shape), generator=generator, device=device, dtype=torch.float32), generator
 
-    def _finished(self, x: Tensor, labels: Tensor, output_type: str) -> Any:
+    def _finished(self, x: Tensor, output_type: str) -> Any:
         if output_type == "latent" or self.modality is None:
             return x
-        data = self.modality.decode(x, labels).data
+        data = self.modality.decode(x)
         if data.dtype != np.uint8:
             return torch.from_numpy(data) if output_type == "pt" else data
         if output_type == "pil":

@@ -96,6 +96,7 @@ class Architecture:
             "router": {**router, "num_experts": self.num_experts, "top_k": top_k}
             if self.moe_layers
             else None,
+            "conditioning": {"_target_": "ditmoe.conditioning.ClassLabel", "_partial_": True},
             "num_classes": self.num_classes,
             "size": self.size,
         }
@@ -185,7 +186,7 @@ RENAME = [
     (r"^embed\.", "x_embedder.proj."),
     (r"^timestep\.first", "t_embedder.mlp.0"),
     (r"^timestep\.second", "t_embedder.mlp.2"),
-    (r"^label\.table", "y_embedder.embedding_table"),
+    (r"^conditioning\.table", "y_embedder.embedding_table"),
     (r"^final\.", "final_layer."),
     (r"modulation\.linear", "adaLN_modulation.1"),
     (r"feed_forward\.router", "moe.gate"),

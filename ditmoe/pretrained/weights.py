@@ -20,7 +20,7 @@ from ditmoe.outside import is_regular, read_json
 
 FORMAT = "ditmoe-weights-1"
 CONFIG = "config.json"
-SECTIONS = ("model", "tokens", "router", "num_classes")
+SECTIONS = ("model", "tokens", "router", "conditioning", "num_classes")
 
 
 def write(
@@ -33,7 +33,7 @@ def write(
 
     Args:
         folder: new, or one that this function wrote, which is replaced when the new one is complete.
-        config: "model", "tokens", "num_classes" and "router" (or None), as `load` needs them.
+        config: "model", "tokens", "conditioning", "num_classes" and "router" (or None), as `load` needs them.
         tensors: names and values, made one after the other.
         max_shard_bytes: a shard is closed before it grows larger; a single larger tensor gets its own.
 
@@ -145,7 +145,8 @@ def make(config: dict[str, Any]) -> DiTMoE:
     """A freshly initialised model of a folder's configuration."""
     tokens = build.make(config["tokens"], hidden_size=config["model"]["hidden_size"])
     router = build.make_router(config["router"])
-    return build.make(config["model"], tokens=tokens, num_classes=config["num_classes"], router=router)
+    conditioning = build.make_conditioning(config, config["num_classes"])
+    return build.make(config["model"], tokens=tokens, conditioning=conditioning, router=router)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Training batches: a function of seed and number alone, however many processes share them."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.conditioning import Condition
 from ditmoe.diffusion import Process, torch_generator
 from ditmoe.modality import Modality, Tokens
 from ditmoe.nn import Layout
@@ -23,7 +24,7 @@ class Batch:
         x0: (B, *sample) samples of one size; or (T, P) the tokens of samples of different sizes, end to end.
         noise: like `x0`.
         t: (B,) times.
-        y: (B,) labels, some of which are the null class.
+        asked: what is asked for, by some samples nothing.
         layout: of the tokens, where sizes differ.
         size: samples of all processes together.
         share: numbers of x0 of all processes together, over the number of processes.
@@ -33,7 +34,7 @@ class Batch:
     x0: Float[Tensor, "..."]
     noise: Float[Tensor, "..."]
     t: Float[Tensor, " B"]
-    y: Int[Tensor, " B"]
+    asked: Condition
     layout: Layout | None
     size: int
     share: float
@@ -53,9 +54,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in ("x0", "noise", "t", "y")
-        }
+        names = ("x0", "noise", "t", "asked")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, **moved, layout=self.layout and replace(self.layout, device=device))
 
 
@@ -68,7 +68,8 @@ class Batches:
     Args:
         mesh: the processes.
         size: samples of a batch; at native sizes `modality.rows` tells.
-        label_dropout: share of samples whose label becomes the null class.
+        label_dropout: share of samples that are trained as if they asked for nothing.
+        read: what is asked for, of what the modality's data give.
 
     Raises:
         ValueError: unless the processes can share out a batch evenly.
@@ -83,11 +84,12 @@ class Batches:
         seed: int,
         size: int,
         label_dropout: float,
+        read: Callable[[Any], Condition],
     ) -> None:
         given = ("modality.rows", modality.rows) if modality.rows else ("trainer.batch_size", size)
         mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
-        self.seed, self.size, self.label_dropout = seed, size, label_dropout
+        self.seed, self.size, self.label_dropout, self.read = seed, size, label_dropout, read
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
@@ -95,30 +97,32 @@ class Batches:
 
     def _even(self, index: int) -> Batch:
         rank, world = self.mesh.rank, self.mesh.world
-        x0, y = self.modality.batch(self.size // world, self.seed, index, rank, world)
+        x0, asked = self.modality.batch(self.size // world, self.seed, index, rank, world)
         noise, t, dropped = self._drawn((self.size, *x0.shape[1:]), self.size, index)
         noise, t, dropped = (self.mesh.own(x) for x in (noise, t, dropped))
         t = self.process.shifted(t, torch.Size(self.tokens.grid(x0)).numel())
-        return Batch(index, x0, noise, t, self._with_null(y, dropped), None, self.size, x0.numel())
+        return Batch(index, x0, noise, t, self.read(asked).drop(dropped), None, self.size, x0.numel())
 
     def _packed(self, index: int) -> Batch:
-        own = self.modality.rows // self.mesh.world
-        first = index * self.modality.rows + self.mesh.rank * own
-        grids, rows = [], []
-        for row in range(first, first + own):
-            samples, y = self.modality.packed_batch(self.seed, row)
+        num = self.modality.rows // self.mesh.world
+        first = index * self.modality.rows + self.mesh.rank * num
+        grids: list[tuple[int, ...]] = []
+        rows, asked = [], []
+        for row in range(first, first + num):
+            samples, own = self.modality.packed_batch(self.seed, row)
             x0, layout = self.tokens.pack(samples)
-            noise, t, dropped = self._drawn(x0.shape, len(y), row)
+            noise, t, dropped = self._drawn(x0.shape, len(samples), row)
             t = self.process.shifted(t, torch.tensor(layout.lengths))
-            grids.append(layout.grids)
-            rows.append((x0, noise, t, self._with_null(y, dropped)))
-        x0, noise, t, y = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        layout = Layout.pack(list(itertools.chain(*grids)), x0.device)
-        size, numbers = self.mesh.ranks.total(torch.tensor([len(y), x0.numel()])).tolist()
-        return Batch(index, x0, noise, t, y, layout, size, numbers / self.mesh.world)
+            grids += layout.grids
+            rows.append((x0, noise, t))
+            asked.append(self.read(own).drop(dropped))
+        x0, noise, t = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        layout = Layout.pack(grids, x0.device)
+        size, numbers = self.mesh.ranks.total(torch.tensor([len(grids), x0.numel()])).tolist()
+        return Batch(index, x0, noise, t, Condition.cat(asked), layout, size, numbers / self.mesh.world)
 
     def _drawn(self, shape: Sequence[int], size: int, address: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, times, and whose labels are dropped."""
+        """Noise, times, and which samples are to ask for nothing."""
         generator = torch_generator("train", self.seed, address)
         noise = torch.randn(tuple(shape), generator=generator)
         return (
@@ -126,6 +130,3 @@ class Batches:
             self.process.draw_times(size, generator),
             torch.rand(size, generator=generator) < self.label_dropout,
         )
-
-    def _with_null(self, y: Int[Tensor, " B"], dropped: Tensor) -> Int[Tensor, " B"]:
-        return torch.where(dropped, len(self.modality.classes), y)

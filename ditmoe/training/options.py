@@ -13,7 +13,7 @@ class Batching:
     Attributes:
         batch_size: samples per forward pass, of all ranks together.
         accumulate: forward passes that make a step.
-        label_dropout: share of samples whose label becomes the null class, for guidance.
+        label_dropout: share of samples that are trained as if they asked for nothing, for guidance.
     """
 
     batch_size: int

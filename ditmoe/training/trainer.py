@@ -63,7 +63,14 @@ class Trainer:
         self.model, self.process, self.modality = model, process, modality
         self.folder, self.preview = folder, preview
         self.batches = Batches(
-            modality, model.tokens, process, self.mesh, seed, options.batch_size, options.label_dropout
+            modality,
+            model.tokens,
+            process,
+            self.mesh,
+            seed,
+            options.batch_size,
+            options.label_dropout,
+            model.conditioning.read,
         )
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
@@ -223,7 +230,7 @@ class Trainer:
         )  # for routers with noise
         sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            output, routings = self.forward(x_t, batch.t, batch.y, *sizes)
+            output, routings = self.forward(x_t, batch.t, batch.asked, *sizes)
         objective = batch.mean_square(output.float() - target)
         losses = {"loss": objective.detach()}
         for name in dict.fromkeys(name for routing in routings for name in routing.losses):

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ditmoe.modality import Report, Samples, Tokens, check_options
+from ditmoe.conditioning import Condition
+from ditmoe.modality import Asked, Report, Samples, Tokens, check_options
 from ditmoe.outside import Arrays, is_regular, printable, tell
 from modalities.image import view
 from modalities.image.codec import Autoencoder
@@ -117,7 +118,7 @@ class Image(LatentModality):
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B L h w"], Int[Tensor, " B"]]:
+    ) -> tuple[Float[Tensor, "B L h w"], Asked]:
         if self.cached is not None:
             return self.cached.batch(size, seed, step, rank, world)
         images, labels = self.data.batch(size, seed, step, rank, world)
@@ -134,7 +135,7 @@ class Image(LatentModality):
         print(f"{len(kept)} pictures at {len({s for _, s in kept})} sizes, {packing.told()}")
         return packing, kept
 
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Int[Tensor, " B"]]:
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Asked]:
         packing, pictures = self.packing
         for members in packing.rows_from(seed, row):
             chosen = [(*pictures[n % len(pictures)], seed, n) for n in members]
@@ -204,7 +205,7 @@ class Image(LatentModality):
         found = latent_cache.Source(
             "picture",
             names=[picture.name for picture in pictures],
-            labels=[picture.label for picture in pictures],
+            asked=Condition.of_labels(torch.tensor([p.label for p in pictures]), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ditmoe.checkpoint import replacing
@@ -186,10 +186,10 @@ class LatentModality(Modality):
         """Latents of pictures or clips, on the codec's device."""
         return self.codec.encode(to_pixels(data).to(next(self.codec.buffers()).device))
 
-    def decode(self, x: Float[Tensor, "S L *cells"], labels: Int[Tensor, " S"]) -> Samples:
+    def decode(self, x: Float[Tensor, "S L *cells"]) -> UInt8[np.ndarray, "S *size 3"]:
         device = next(self.codec.buffers()).device
         parts = [to_bytes(self.codec.decode(part.to(device))) for part in x.split(self.decoded_at_once)]
-        return Samples(np.concatenate(parts), labels.numpy(), self.sample_names(labels.tolist()))
+        return np.concatenate(parts)
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
         if folder.suffix != ".npz":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import clear
+from ditmoe.conditioning import Condition
+from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import is_regular, printable, read_regular
 from modalities.latent.codec import Codec
 from modalities.shared.datasets import numbers
@@ -25,7 +27,9 @@ from modalities.shared.datasets import numbers
 RECORD, CODEC = "latents.json", "codec.safetensors"
 LARGEST_RECORD = 2**28
 """Bytes of a record, which names what was unreadable."""
-FORMAT = "ditmoe-latents-2"
+FORMAT = "ditmoe-latents-3"
+ASKED = "asked."
+"""What the names of a condition's tensors begin with in a shard."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Views = UInt8[np.ndarray, "V *size 3"]
@@ -39,14 +43,15 @@ class Source:
 
     Attributes:
         kind: "picture" or "video", for the screen.
-        names, labels: of each, in order; a label is an index into `classes`.
+        names: of each, in order.
+        asked: what each is; a label is an index into `classes`.
         read: numbers -> views of each, None for one that is unreadable, which is then in `unreadable`.
         unreadable: name -> why, of those found so far.
     """
 
     kind: str
     names: Sequence[str]
-    labels: Sequence[int]
+    asked: Condition
     classes: Sequence[str]
     read: Callable[[Sequence[int]], Sequence[Views | None]]
     unreadable: Mapping[str, str]
@@ -65,9 +70,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Encode a source into `out`, shard by shard, each written whole or not at all; shows a bar.
 
-    A shard holds "latents" (n, V, L, *cells), and "labels" (n,). What is there already is kept, so that an interrupted
-    run goes on; what is unreadable is left out, counted and named. No more than a shard of latents and a batch of
-    views are in memory.
+    A shard holds "latents" (n, V, L, *cells), and the tensors of a `Condition` (n, ...). What is there already is kept,
+    so that an interrupted run goes on; what is unreadable is left out, counted and named. No more than a shard of
+    latents and a batch of views are in memory.
 
     Args:
         encode: views to latents.
@@ -102,7 +107,7 @@ def prepare(
                 mine = {name: source.unreadable[name] for name in names if name in source.unreadable}
                 with replacing(file) as stream:
                     stream.write(save(tensors, {"unreadable": json.dumps(mine)}))
-                written += len(tensors["labels"])
+                written += len(tensors["latents"])
             else:
                 bar.update(len(part))
                 bar.unpause()  # what was there is no measure of speed
@@ -122,7 +127,8 @@ def _encoded(
     dtype: torch.dtype,
     progress: Callable[[int], Any],
 ) -> dict[str, Tensor]:
-    latents, labels = [], []
+    latents: list[Tensor] = []
+    kept: list[int] = []
     for start in range(part.start, part.stop, batch):
         chosen = range(start, min(start + batch, part.stop))
         read = [(i, views) for i, views in zip(chosen, source.read(chosen), strict=True) if views is not None]
@@ -131,10 +137,11 @@ def _encoded(
             pieces = np.split(views, range(batch, len(views), batch))
             encoded = torch.cat([encode(piece).cpu().to(dtype) for piece in pieces])
             latents.append(encoded.unflatten(0, (len(read), -1)))
-            labels += [source.labels[i] for i, _ in read]
+            kept += [i for i, _ in read]
         progress(len(chosen))
     whole = torch.cat(latents) if latents else torch.zeros(0, dtype=dtype)
-    return {"latents": whole.contiguous(), "labels": torch.tensor(labels, dtype=torch.int64)}
+    asked = {f"{ASKED}{name}": value for name, value in source.asked.take(kept).tensors().items()}
+    return {"latents": whole, **asked}
 
 
 def _claim(file: Path, record: dict[str, Any]) -> None:
@@ -293,13 +300,13 @@ class Latents:
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B L *cells"], Int[Tensor, " B"]]:
-        """Latents and labels, float32: a function of its arguments alone, as a data set's own `batch`."""
+    ) -> tuple[Float[Tensor, "B L *cells"], Condition]:
+        """Latents, float32, and what they are: a function of its arguments alone, as a data set's own `batch`."""
         picked = [self._pick(len(self), seed, number) for number in numbers(size, step, rank, world)]
         try:
             latents = torch.stack([self._latent(index, view) for index, view in picked])
-            return latents, self._labels[[index for index, _ in picked]]
-        except (IndexError, RuntimeError, SafetensorError) as error:
+            return latents, self._asked.take([index for index, _ in picked])
+        except (IndexError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
 
     def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
@@ -312,10 +319,10 @@ class Latents:
         opened = [_opened(_shard(self.folder, i)) for i in range(self.record["shards"])]
         filled = []
         for shard in opened:
-            latents, labels = (shard.get_slice(name).get_shape() for name in ("latents", "labels"))
-            if len(labels) != 1 or latents[:1] != labels:
-                raise RuntimeError(f"there must be a label for each latent, got {latents} and {labels}")
-            filled += [shard] if labels[0] else []
+            sizes = {name: (*shard.get_slice(name).get_shape(), 0)[0] for name in shard.keys()}  # noqa: SIM118
+            if len({*sizes.values()}) > 1 or "latents" not in sizes:
+                raise RuntimeError(f"there must be as many of everything in a shard, got {sizes}")
+            filled += [shard] if sizes["latents"] else []
         if not filled:
             raise ValueError(f"{self.folder} holds no latents")
         return filled
@@ -325,16 +332,19 @@ class Latents:
         return [shard.get_slice("latents") for shard in self._shards]
 
     @cached_property
-    def _labels(self) -> Int[Tensor, " S"]:
-        labels = torch.cat([shard.get_tensor("labels") for shard in self._shards])
-        if (
+    def _asked(self) -> Condition:
+        named = [{name.removeprefix(ASKED): shard.get_tensor(name) for name in shard.keys() if name.startswith(ASKED)}  # noqa: SIM118
+                 for shard in self._shards]  # fmt: skip
+        asked = Condition.cat([Condition.of_tensors(tensors) for tensors in named])
+        labels = asked.values.get(LABEL)
+        if labels is not None and (
             labels.dtype != torch.int64
             or labels.ndim != 1
             or not 0 <= labels.min() <= labels.max() < len(self.classes)
         ):
             raise RuntimeError(f"labels must be whole numbers below {len(self.classes)}, got others")
-        return labels
+        return asked
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        return np.cumsum([shard.get_slice("labels").get_shape()[0] for shard in self._shards])
+        return np.cumsum([rows.get_shape()[0] for rows in self._slices])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -100,10 +101,10 @@ class PointCloud(Modality):
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return self.data.batch_names(size, seed, step, rank, world)
 
-    def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
+    def decode(self, x: Float[Tensor, "S M 3"]) -> Float[np.ndarray, "S M 3"]:
         data_facts = self.data_facts()
         points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
-        return Samples(points.float().numpy(), labels.numpy(), self.sample_names(labels.tolist()))
+        return points.float().numpy()
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.modality import Report, Samples, Tokens, check_options
+from ditmoe.conditioning import Condition
+from ditmoe.modality import Asked, Report, Samples, Tokens, check_options
 from ditmoe.outside import printable
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import to_pixels
@@ -188,7 +189,7 @@ class Video(LatentModality):
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B L t h w"], Int[Tensor, " B"]]:
+    ) -> tuple[Float[Tensor, "B L t h w"], Asked]:
         one_frame = self._shows_images(seed, step)
         if one_frame and self.pictures is not None:
             images, labels = self.pictures.batch(size, seed, step, rank, world)
@@ -208,7 +209,7 @@ class Video(LatentModality):
         print(shown.told())
         return shown
 
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Int[Tensor, " B"]]:
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Asked]:
         clips, labels, of_pictures = self.native_set.batch(seed, row)
         if of_pictures.any():
             labels[of_pictures] = self._picture_labels[labels[of_pictures]]
@@ -247,7 +248,7 @@ class Video(LatentModality):
 
     def reconstruct(self, clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
         """A clip through the codec and back."""
-        return self.decode(self.encode(clip[None]), torch.zeros(1, dtype=torch.long)).data[0]
+        return self.decode(self.encode(clip[None]))[0]
 
     def read(self, path: Path) -> Samples:
         return clip_folders.read_set(path)
@@ -292,7 +293,7 @@ class Video(LatentModality):
         found = latent_cache.Source(
             "video",
             names=[video.name for video in videos],
-            labels=data.labels("train").tolist(),
+            asked=Condition.of_labels(torch.from_numpy(data.labels("train")), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([videos[i] for i in numbers], starts),
             unreadable=data.unreadable,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from ditmoe.conditioning import Condition
 from ditmoe.diffusion import DDPM, FlowMatching, Process, denoise, draw_noise, make_scheduler
 from ditmoe.diffusion.process import make_betas
 
@@ -92,20 +93,19 @@ def test_schedules_end_in_noise() -> None:
 class Labelled(torch.nn.Module):
     """Predicts its label, so that guidance can be read off."""
 
-    num_classes = 3
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, list]:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, asked: Condition) -> tuple[torch.Tensor, list]:
+        y = asked.labels(3)
         self.seen = y.tolist()
         return y.float()[:, None].expand_as(x), []
 
 
 def test_guidance_extrapolates_from_the_null_class_within_its_interval() -> None:
     model, process = Labelled(), FlowMatching("velocity")
-    noise, labels = torch.zeros(2, 1), torch.tensor([0, 1])
+    noise, asked = torch.zeros(2, 1), Condition.of_labels(torch.tensor([0, 1]), 3)
 
     def drift(**options) -> list[float]:
         scheduler = make_scheduler(FlowMatchEulerDiscreteScheduler, process)
-        return (-denoise(model, process, scheduler, noise, labels, steps=10, **options)[:, 0]).tolist()
+        return (-denoise(model, process, scheduler, noise, asked, steps=10, **options)[:, 0]).tolist()
 
     assert drift() == pytest.approx([0, 1])
     assert model.seen == [0, 1]

@@ -10,7 +10,6 @@ from ditmoe import DiTMoE, checkpoint
 from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.cost import count
-from ditmoe.diffusion import make_labels
 from ditmoe.model import MaskedDiTMoE
 from ditmoe.moe import ExpertRace, TokenChoice
 from ditmoe.nn import Layout
@@ -198,7 +197,7 @@ def test_runs_resume_sample_and_spread(tmp_path: Path) -> None:
     for one, two in zip(curve(tmp_path / "whole"), curve(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     restored = restore(tmp_path / "two")
-    labels = make_labels(restored.modality.classes, 3, None)
+    labels = restored.model.conditioning.ask(3, restored.modality.classes)
     three, one = (
         draw_from(restored, part, batch_size=size).data for part, size in ((labels, 2), (labels[:1], 1))
     )

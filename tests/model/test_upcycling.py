@@ -68,8 +68,8 @@ def test_blocks_of_an_image_model_serve_clouds(tokens: partial) -> None:
     assert {n for n in report.taken if n.startswith("blocks.")} == {
         n for n in before if n.startswith("blocks.")
     }
-    assert {"embed.weight", "final.linear.weight", "label.table.weight"} <= set(report.new)
-    assert {"embed.weight", "final.linear.weight", "label.table.weight"} <= set(report.unused)
+    assert {"embed.weight", "final.linear.weight", "conditioning.table.weight"} <= set(report.new)
+    assert {"embed.weight", "final.linear.weight", "conditioning.table.weight"} <= set(report.unused)
     after = model.state_dict()
     for name in report.taken:
         assert torch.equal(after[name], dense.state_dict()[name]), name

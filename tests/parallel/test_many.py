@@ -10,7 +10,6 @@ from torch.distributed.tensor import DTensor
 
 from ditmoe import checkpoint
 from ditmoe.config.restore import restore
-from ditmoe.diffusion import make_labels
 from ditmoe.distributed import launch, local
 from ditmoe.parallel.mesh import sizes
 from ditmoe.sample import draw_from
@@ -118,7 +117,9 @@ def test_a_damaged_piece_gives_way_to_the_checkpoint_before(tmp_path: Path) -> N
 
 def drawn(folder: Path) -> np.ndarray | None:
     restored = restore(folder)
-    samples = draw_from(restored, make_labels(restored.modality.classes, 13, None), batch_size=5)
+    samples = draw_from(
+        restored, restored.model.conditioning.ask(13, restored.modality.classes), batch_size=5
+    )
     return None if samples is None else samples.data
 
 

@@ -69,9 +69,9 @@ def test_latents_are_those_of_the_loop_whatever_the_batch(run: Path, exported: P
     for guidance in (1.0, 3.0):
         sampling = Sampling(4, guidance, restored.config["sampling"]["interval"])
         steps = build.make(restored.config["scheduler"])
-        labels = torch.arange(5)
+        asked = restored.model.conditioning.ask(5, restored.modality.classes)
         x = draw(
-            restored.model, restored.modality, restored.process, steps, sampling, labels, seed=1, batch_size=5
+            restored.model, restored.modality, restored.process, steps, sampling, asked, seed=1, batch_size=5
         )
         options = {"num_samples": 5, "num_inference_steps": 4, "guidance_scale": guidance, "seed": 1}
         assert torch.equal(latents(pipe, **options), x)

@@ -264,7 +264,7 @@ def test_the_command(moe: State, tmp_path: Path) -> None:
     done = call("convert", "source=source.pt", "out=a/b", "num_heads=4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("DiT-MoE: 2 layers, 64 wide")
-    assert ditmoe.load(tmp_path / "a" / "b").num_classes == 5
+    assert ditmoe.load(tmp_path / "a" / "b").conditioning.num_classes == 5
     assert len({file.stat().st_mode for file in (tmp_path / "a" / "b").iterdir()}) == 1
 
 

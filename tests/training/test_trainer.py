@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
 from ditmoe.config.restore import restore
-from ditmoe.diffusion import make_labels
 from ditmoe.pretrained.start import start_from
 from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
@@ -179,9 +178,9 @@ def test_every_router_and_process_trains_and_samples(tmp_path: Path, router: str
     )
     run.run()
     restored = restore(tmp_path)
-    samples = draw_from(restored, make_labels(restored.modality.classes, 3, None), batch_size=2)
+    samples = draw_from(restored, restored.model.conditioning.ask(3, restored.modality.classes), batch_size=2)
     assert samples.data.shape == (3, 64, 3)
-    again = draw_from(restored, make_labels(restored.modality.classes, 3, None), batch_size=3)
+    again = draw_from(restored, restored.model.conditioning.ask(3, restored.modality.classes), batch_size=3)
     assert abs(samples.data - again.data).max() < 1e-4 * abs(samples.data).max()
 
 

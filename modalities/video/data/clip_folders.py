@@ -91,7 +91,7 @@ def read_set(path: Path) -> ReadClips:
         raise ValueError(f"{printable(path)} must hold readable videos, got {left_out} others")
     data = np.empty(len(videos), object)
     data[:] = videos
-    return ReadClips(data, None, names, lossy, left_out)
+    return ReadClips(data, names=names, lossy=lossy, left_out=left_out)
 
 
 def one_each(files: list[Path]) -> list[Path]:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe import checkpoint
+from ditmoe.conditioning import Condition
 from ditmoe.config import build, cli
 from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
 from ditmoe.sample import sample_checkpoint
@@ -209,7 +210,8 @@ def test_a_resumed_run_keeps_its_codec_and_batches(run, tmp_path: Path) -> None:
 def test_decoding_gives_back_what_was_encoded(run) -> None:
     modality = run[1].modality
     images, labels = modality.data.batch(8, 0, 0)
-    decoded = modality.decode(modality.encode(images), torch.from_numpy(labels))
+    asked = Condition.of_labels(torch.from_numpy(labels), len(modality.classes))
+    decoded = modality.samples(modality.encode(images), asked)
     assert decoded.data.dtype == np.uint8
     assert decoded.data.shape == (8, 16, 24, 3)
     assert np.abs(decoded.data.astype(float) - images).mean() < 12  # three components of 48 numbers

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ditmoe.checkpoint import atomic
+from ditmoe.conditioning import Condition
 from modalities.image import Pictures
 from modalities.image.data.dataset import turn
 from modalities.latent import Identity, PatchPCA, latent_cache
@@ -36,7 +37,9 @@ def source(data: Pictures) -> latent_cache.Source:
         return data.views([chosen[i] for i in numbers])
 
     names, labels = [p.name for p in chosen], [p.label for p in chosen]
-    return latent_cache.Source("picture", names, labels, data.classes, read, data.unreadable)
+    return latent_cache.Source(
+        "picture", names, Condition.of_labels(torch.tensor(labels), 10), data.classes, read, data.unreadable
+    )
 
 
 def encode(images: np.ndarray) -> torch.Tensor:
@@ -72,7 +75,7 @@ def test_latents_on_disk_are_the_batches_that_encoding_on_the_fly_gives(tmp_path
         z, y = found.batch(7, 5, step)
         images, labels = data.batch(7, 5, step)
         assert torch.equal(z, encode(images))
-        assert np.array_equal(y.numpy(), labels)
+        assert np.array_equal(y.labels(10).numpy(), labels)
     halves = [found.batch(3, 1, 1, rank, 2)[0] for rank in range(2)]
     assert torch.equal(torch.cat(halves), found.batch(6, 1, 1)[0])
 

@@ -279,7 +279,9 @@ def test_sampling_follows_the_shifted_times() -> None:
     for tokens in (None, 4):
         process = FlowMatching(tokens=tokens)
         scheduler = make_scheduler(FlowAncestralScheduler, process)
-        out = denoise(net, process, scheduler, torch.randn(1, 3, 8, 8), torch.tensor([0]), steps=4)
+        out = denoise(
+            net, process, scheduler, torch.randn(1, 3, 8, 8), net.conditioning.ask(1, list("abc")), steps=4
+        )
         assert out.isfinite().all()
     plain, shifted = torch.tensor(seen[:4]), torch.tensor(seen[4:])
     assert torch.allclose(shifted, FlowMatching(tokens=4).shifted(plain, 16), atol=1e-2)

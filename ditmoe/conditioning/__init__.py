@@ -1,0 +1,12 @@
+"""What is asked for: one value, `Condition`, and the modules that embed it.
+
+A batch, the sampler, a pipeline and latents on disk hand a `Condition` on without looking into it. The model's
+`Conditioning`, one of `configs/conditioning/`, knows what it means: it embeds it, and makes one from the words of a
+command. Class labels are one kind; text is another.
+"""
+
+from ditmoe.conditioning.base import Conditioning, Embedded
+from ditmoe.conditioning.class_label import ClassLabel, label_index, make_labels
+from ditmoe.conditioning.condition import Condition
+
+__all__ = ["ClassLabel", "Condition", "Conditioning", "Embedded", "label_index", "make_labels"]
