@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,34 @@ def make(tmp_path: Path, encode=encode, codec=None, setting=None, **options) -> 
 
 def stored(folder: Path, mirror: bool = False) -> latent_cache.Latents:
     return latent_cache.Latents(folder, partial(turn, mirror=mirror))
+
+
+def test_whatever_is_asked_lies_beside_the_latents(tmp_path: Path) -> None:
+    data, g = pictures(tmp_path / "pictures"), torch.Generator().manual_seed(0)
+    parts = [
+        Condition(
+            {"label": torch.tensor([i % 2]), "words": torch.randn(1, 1 + i % 3, 2, generator=g)},
+            torch.tensor([i == 4]),
+        )
+        for i in range(18)
+    ]
+    asked = Condition.cat(parts)
+    latent_cache.prepare(
+        replace(source(data), asked=asked),
+        encode,
+        tmp_path / "out",
+        {"size": [9, 9]},
+        Identity(),
+        shard=5,
+        dtype="float32",
+    )
+    z, found = stored(tmp_path / "out").batch(12, 5, 0)
+    images, _ = data.batch(12, 5, 0)
+    every = encode(np.concatenate(data.views(data.split("train"))))
+    rows = [int((every == one).flatten(1).all(1).nonzero()) for one in encode(images)]
+    assert torch.equal(z, every[rows])
+    for name, value in asked.take(rows).tensors().items():
+        assert torch.equal(found.tensors()[name], value)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
