@@ -253,6 +253,7 @@ def test_a_converted_folder(home: Path, tmp_path: Path) -> None:
     config = {
         "model": {"_target_": "ditmoe.model.DiTMoE", "hidden_size": 16, "depth": 1, "num_heads": 2},
         "tokens": {"_target_": "modalities.image.LatentTokens", "channels": 4, "patch": 2},
+        "conditioning": {"_target_": "ditmoe.conditioning.ClassLabel", "_partial_": True},
         "num_classes": 3,
         "router": None,
         "size": 8,
@@ -262,7 +263,16 @@ def test_a_converted_folder(home: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "converted" / weights.CONFIG).read_text())
     assert ditmoe.load(tmp_path / "converted", "cpu")
     for number, gadget in enumerate([*GADGETS, 2**30, [1], None]):
-        for section in ("model", "tokens", "router", "num_classes", "shards", "size", "found"):
+        for section in (
+            "model",
+            "tokens",
+            "router",
+            "conditioning",
+            "num_classes",
+            "shards",
+            "size",
+            "found",
+        ):
             options = written.get(section) if isinstance(written.get(section), dict) else {}
             ways = list(planted({**written, section: options}, section, gadget))
             (tmp_path / "converted" / weights.CONFIG).write_text(json.dumps(ways[number % len(ways)]))

@@ -330,5 +330,7 @@ def test_a_run_at_native_sizes_draws_sizes_that_it_never_saw(modality: str, tmp_
     frames = 1 if modality == "video" else None
     for size in ([24, 56], [56, 24]):
         restored = restore(tmp_path)
-        samples = draw_from(restored, torch.tensor([0, 1]), size=size, frames=frames)
+        samples = draw_from(
+            restored, restored.model.conditioning.ask(2, restored.modality.classes), size=size, frames=frames
+        )
         assert list(samples.data.shape[-3:]) == [*size, 3]
