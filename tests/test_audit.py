@@ -105,6 +105,7 @@ GADGETS: list[Any] = [
 SECTIONS = (
     "model",
     "router",
+    "conditioning",
     "modality",
     "process",
     "scheduler",

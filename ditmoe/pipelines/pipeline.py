@@ -129,8 +129,8 @@ class Pipeline(DiffusionPipeline):
         """Draw samples.
 
         Args:
-            label: a class by name or index, "none" for the null class, or a list of them, one for each sample; None
-                takes all classes in turn.
+            label: a class by name or index, "none" for the null class, "random", or a list of them, one for each
+                sample; None takes all classes in turn.
             num_samples: how many, unless there is a list of labels.
             num_inference_steps, guidance_scale: None takes what the model was exported with.
             generator: one, or a list with one for each sample: diffusers' way. All starting noise is drawn from it
@@ -154,7 +154,8 @@ class Pipeline(DiffusionPipeline):
         self._check(output_type, num_samples=num_samples, num_inference_steps=steps, batch_size=batch_size)
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
-        asked = self.transformer.conditioning.ask(num_samples, self.memory.config.classes, label=label)
+        classes, random = self.memory.config.classes, torch_generator("labels", seed)
+        asked = self.transformer.conditioning.ask(num_samples, classes, random, label=label)
         noise, generators = self._noise(len(asked), generator, seed)
         device, batches, parts = self._execution_device, torch.arange(len(asked)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
@@ -175,7 +176,7 @@ class Pipeline(DiffusionPipeline):
                 parts.append(x.cpu())
         samples = self._finished(torch.cat(parts), output_type)
         self.maybe_free_model_hooks()
-        labels = asked.labels(len(self.memory.config.classes))
+        labels = asked.labels(len(classes))
         return Output(samples=samples, labels=labels) if return_dict else (samples, labels)
 
     def _check(self, output_type: str, **counts: Any) -> None:

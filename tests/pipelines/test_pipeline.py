@@ -87,6 +87,16 @@ def test_clouds_are_those_of_the_command_bit_for_bit(tmp_path: Path) -> None:
     assert np.array_equal(np.load(file)["points"], found.samples)
 
 
+def test_random_labels_are_those_of_the_command(run: Path, exported: Path, tmp_path: Path) -> None:
+    drawn = []
+    for seed in (1, 2):
+        file = sample_checkpoint(run, num=6, label="random", seed=seed, out=tmp_path / f"{seed}.npz")[1]
+        found = opened(exported)(label="random", num_samples=6, seed=seed)
+        assert np.load(file)["arr_1"].tolist() == found.labels.tolist()
+        drawn.append(found.labels.tolist())
+    assert drawn[0] != drawn[1]
+
+
 def test_what_it_gives(exported: Path) -> None:
     pipe = opened(exported)
     assert pipe(label=np.array([4, 2]), num_inference_steps=1).labels.tolist() == [4, 2]
