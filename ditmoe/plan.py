@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ditmoe.config import build, cli
+from ditmoe.config.limits import check_shape
 from ditmoe.cost import Counts, Machine, Memory, Spread, count, sampling_memory, traffic, training_memory
 from ditmoe.cost.communication import TOKENS
 from ditmoe.cost.memory import check_memory_options
 from ditmoe.model import DiTMoE
+from ditmoe.outside import check_number
 
 
 def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
@@ -24,8 +26,12 @@ def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
         classes = len(modality.classes) if classes is None else classes
     else:
         latents = config["latents"]
-        shape = (latents["channels"], *latents["size"])
+        if not isinstance(size := latents["size"], list):
+            raise ValueError(f"latents.size must be a list of whole numbers, got {size!r}")
+        shape = (latents["channels"], *size)
+        check_shape(shape, math.inf)
         classes = latents["num_classes"] if classes is None else classes
+        check_number("num_classes", classes, 0, 2**31, whole=True)
 
         def tokens(hidden_size: int) -> Any:
             options = {k: v for k, v in latents.items() if k not in ("size", "num_classes")}

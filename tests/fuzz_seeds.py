@@ -175,6 +175,10 @@ def dit(place: Path) -> list[Path]:
     return files
 
 
+def kept(path: Path) -> Mapping[str, np.ndarray] | None:
+    return cache.load(path, {"mu": ("f8", ("F",)), "sigma": ("f8", ("F", "F"))})
+
+
 def npz(place: Path) -> Mapping[str, list[Path]]:
     rng = np.random.default_rng(0)
     np.savez(place / "statistics.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(3), sigma_s=np.eye(3))
@@ -236,7 +240,7 @@ def readers(place: Path) -> list[Reader]:
         Reader("pipeline", [pipeline], drawn, share=SLOW),
         Reader("clouds", clouds(place / "clouds"), formats.read_points),
         Reader("cloud sets", arrays["clouds"], formats.read_set),
-        Reader("kept distances", arrays["cache"], cache.load),
+        Reader("kept distances", arrays["cache"], kept),
         Reader("meshes", meshes(place / "meshes"), lambda path: formats.read_surface(path, 100, 0)),
         Reader("pictures", pictures(place / "pictures"), open_picture),
         Reader("picture sets", arrays["pictures"], images.read_set),

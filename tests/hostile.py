@@ -46,7 +46,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
-                  (bomb("mu"), read_reference), (bomb("points"), cache.load)],
+                  (bomb("mu"), read_reference), (bomb("points"), kept)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript)]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
@@ -65,6 +65,10 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     }  # fmt: skip
 
 
+def kept(path: Path) -> Any:
+    return cache.load(path, {"points": ("u1", ("S", "N", 3))})
+
+
 def seen(path: Path) -> str:
     return picture_view.view([path], path / "view.png")
 
@@ -77,9 +81,8 @@ def _pictures(path: Path) -> Any:
 
 ALONE = [(e, formats.read_points) for e in ("npy", "npz", "ply", "xyz", "pt")] + [
     (e, lambda path: formats.read_surface(path, 9, 0)) for e in ("obj", "glb", "stl")
-] + [("png", open_picture), ("npz", images.read_set), ("npz", clip_folders.read_set), ("mp4", read_index), ("npz",
-cache.load),
-     ("npz", read_reference), ("pt", open_file), ("safetensors", open_file)]  # fmt: skip
+] + [("png", open_picture), ("npz", images.read_set), ("npz", clip_folders.read_set), ("mp4", read_index),
+     ("npz", kept), ("npz", read_reference), ("pt", open_file), ("safetensors", open_file)]  # fmt: skip
 
 
 def png(size: tuple[int, int] = (8, 8)) -> bytes:

@@ -15,7 +15,7 @@ from PIL import Image
 from ditmoe.checkpoint import in_memory, open_file
 from ditmoe.config import build, cli
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, file_names, files_below
+from ditmoe.outside import Arrays, file_names, files_below, is_regular, open_regular
 from modalities.image import Pictures
 from modalities.image.data.pictures import open_picture
 from modalities.pointcloud import Clouds
@@ -201,3 +201,25 @@ def test_points_that_are_no_numbers_are_no_indices() -> None:
     for extent in (None, 3.0):
         index = grid_coordinates(points, 8, extent).round().long()
         assert 0 <= int(index.min()) <= int(index.max()) < 8
+
+
+def test_shapes_whose_names_print_alike_are_two(tmp_path: Path) -> None:
+    """A byte that is no text, the letter of its number, and that number as somebody writes it."""
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(
+        (b"a\xad", "a\xad".encode(), rb"a\xad", rb"a\u00ad", b"a\x85", "a\x85".encode())
+    ):
+        with open(os.fsencode(tmp_path / "in") + b"/" + name + b".npy", "wb") as stream:
+            stream.write(hostile._npy(number) if number % 2 else bytes([number]) * (1 + number))
+    report = prepare(tmp_path / "in", tmp_path / "out", num_points=3, workers=1)
+    assert len(report["unreadable"]) == 3
+    assert sum(report["counts"]["shape"].values()) == 3
+    assert prepare(tmp_path / "in", tmp_path / "out", num_points=3, workers=1)["kept"] == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc here")
+def test_files_of_the_kernel_are_no_data() -> None:
+    for name in ("/proc/self/maps", "/proc/cpuinfo", "/proc/self/pagemap"):
+        assert not is_regular(Path(name))
+        with pytest.raises(ValueError, match=r"^[^\n]* is one of the kernel's$"):
+            open_regular(Path(name))

@@ -104,13 +104,32 @@ def _begins(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _joined(key: str, pieces: list[tuple[tuple[int, ...], LazyTensor]], folder: Path) -> Pieces:
     ranks = {len(begin) for begin, _ in pieces} | {len(piece.shape) for _, piece in pieces}
-    if len(ranks) != 1 or min((b for begin, _ in pieces for b in begin), default=0) < 0:
+    dtypes = {piece.dtype for _, piece in pieces}
+    if len(ranks) != 1 or len(dtypes) != 1 or min((b for begin, _ in pieces for b in begin), default=0) < 0:
         raise ValueError(f"{folder} is damaged: the pieces of {key} are of different kinds")
     ends = [tuple(b + n for b, n in zip(begin, piece.shape, strict=True)) for begin, piece in pieces]
     shape = tuple(map(max, zip(*ends, strict=True)))
     if prod(shape) != sum(prod(piece.shape) for _, piece in pieces):
         raise ValueError(f"{folder} is damaged: the pieces of {key} do not make up its shape {shape}")
+    if not _is_grid(list(zip([begin for begin, _ in pieces], ends, strict=True)), shape):
+        raise ValueError(f"{folder} is damaged: the pieces of {key} overlap, or leave gaps in {shape}")
     return Pieces(shape, pieces[0][1].dtype, tuple(pieces))
+
+
+def _is_grid(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], shape: tuple[int, ...]) -> bool:
+    """Whether boxes (where each begins and ends) are all cells of one grid over a shape, as meshes cut tensors.
+
+    What is read into new memory must fill it: a gap would show what was there before.
+    """
+    boxes = [(begin, end) for begin, end in boxes if all(b < e for b, e in zip(begin, end, strict=True))]
+    cells = 1
+    for axis, size in enumerate(shape):
+        spans = sorted({(begin[axis], end[axis]) for begin, end in boxes})
+        edges = [0, *(end for _, end in spans)]
+        if size and ([begin for begin, _ in spans] != edges[:-1] or edges[-1] != size):
+            return False
+        cells *= len(spans)
+    return len(set(boxes)) == len(boxes) == cells or 0 in shape
 
 
 def _first(error: Any) -> str:

@@ -1,6 +1,7 @@
 """What all commands share: finding the configuration, and mistakes that end in one clear line."""
 
 import difflib
+import hashlib
 import os
 import re
 import sys
@@ -18,8 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ditmoe.config import screen
 from ditmoe.distributed import launch
-from ditmoe.outside import check_numbers, printable
+from ditmoe.outside import check_numbers, file_name, printable
 
+PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train", "autoencoder")
+"""Words of commands that name a file, a folder or a model on the hub."""
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -58,10 +61,20 @@ def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool 
         check_types(config, config_name)
         words = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         check_numbers(words)
+        check_paths(words)
         with launch.processes():
             command(words)
 
     guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
+
+
+def check_paths(words: dict[str, Any]) -> None:
+    """Raises ValueError for a word that names a file or a folder and is no text, as Hydra reads `out=2024`."""
+    for name in PATHS:
+        if (value := words.get(name)) is not None and (
+            not isinstance(value, str) or "\0" in value or not value
+        ):
+            raise ValueError(f"{name} must be a path, got {value!r} (a number is one as ./1)")
 
 
 def run_name(name: Any) -> str:
@@ -82,6 +95,19 @@ def run_name(name: Any) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def sweep_name(words: Any) -> str:
+    """The folder of one run of a sweep, which Hydra names after its words: one part of a path, and not too long.
+
+    Words that cannot be one are told apart by a hash behind what is left of them.
+    """
+    name = file_name(words)
+    mark = hashlib.sha256(str(words).encode(errors="surrogatepass")).hexdigest()[:8]
+    return name if name == str(words) else f"{name}-{mark}"
+
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def guard(main: Callable[[], Any]) -> None:

@@ -1,7 +1,6 @@
 """What a machine can hold: models, samples and requests that it cannot are refused before any memory is taken."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from torch import nn
 
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
-from ditmoe.outside import check_number
+from ditmoe.outside import check_memory, check_number
 
 LARGEST_SAMPLE, LARGEST_TOKENS = 2**22, 2**26
 """Numbers of one sample, and of its tokens in the model, unless the person trusts the checkpoint: 16 and 256 MB."""
@@ -77,11 +76,7 @@ def check_width(model: dict[str, Any]) -> None:
         ValueError: saying what they need.
     """
     width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
-    if (needed := 16 * width**2 * depth) > memory():
-        raise ValueError(
-            f"attention of hidden_size={width} and depth={depth} needs {needed / 1e9:.0f} GB, "
-            f"this machine has {memory() / 1e9:.0f} GB"
-        )
+    check_memory(16 * width**2 * depth, f"attention matrices of hidden_size={width} and depth={depth}")
 
 
 def check_request(
@@ -99,22 +94,15 @@ def check_request(
         ValueError: naming the number that is wrong, or the memory that is missing.
     """
     counts = {"num": num, "batch_size": batch_size, "frames": frames, "points": points}
+    if not isinstance(size, list | tuple | None):
+        raise ValueError(f"size must be a list of whole numbers, got {size!r}")
     counts |= {"size": None} if size is None else {f"size[{i}]": n for i, n in enumerate(size)}
     for name, value in counts.items():
         if value is not None:
             check_number(name, value, 1, whole=True)
     shape = tuple(modality.shape_of(frames, size, points))
-    needed = 4 * math.prod(shape) * (num + COPIES * min(num, batch_size))
-    if needed > (there := memory()):
-        raise ValueError(
-            f"{num} samples of shape {shape}, {min(num, batch_size)} at a time, need more than {needed / 1e9:.0f} GB, "
-            f"this machine has {there / 1e9:.0f} GB: fewer or smaller ones, or a smaller batch_size"
-        )
-
-
-def memory() -> float:
-    """Bytes of this machine; without end where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
+    check_memory(
+        4 * math.prod(shape) * (num + COPIES * min(num, batch_size)),
+        f"{num} samples of shape {shape}, {min(num, batch_size)} at a time,",
+        "fewer or smaller ones, or a smaller batch_size",
+    )

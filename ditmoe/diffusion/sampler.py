@@ -45,8 +45,8 @@ class Sampling:
     ) -> "Sampling":
         """The settings of a configuration, changed where a command says so."""
         changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None}
-        if not isinstance(config["sampling"], Mapping):
-            raise ValueError(f"sampling must be a section, got {config['sampling']!r}")
+        if not isinstance(config.get("sampling"), Mapping):
+            raise ValueError(f"sampling must be a section, got {config.get('sampling')!r}")
         return call("sampling", cls, **{**config["sampling"], **changed})
 
 

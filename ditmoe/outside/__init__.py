@@ -1,6 +1,7 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
 from ditmoe.outside.arrays import Arrays, map_array
+from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import check_number, check_numbers
 from ditmoe.outside.paths import (
     Plain,
@@ -19,6 +20,7 @@ from ditmoe.outside.paths import (
 __all__ = [
     "Arrays",
     "Plain",
+    "check_memory",
     "check_number",
     "check_numbers",
     "file_name",
@@ -27,6 +29,7 @@ __all__ = [
     "is_regular",
     "map_array",
     "may_hold",
+    "memory",
     "open_regular",
     "printable",
     "read_json",

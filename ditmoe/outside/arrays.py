@@ -71,7 +71,12 @@ class Arrays(Mapping[str, np.ndarray]):
     def __contains__(self, name: object) -> bool:
         return name in self._members  # Mapping's own would read it
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def about(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type that an array's header promises; nothing else of it is read.
+
+        Raises:
+            ValueError: if it is damaged, of objects, or promises more than its member has.
+        """
         info = self._members[name]
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"an npz must be stored or deflated, got {printable(name)} otherwise")
@@ -81,20 +86,32 @@ class Arrays(Mapping[str, np.ndarray]):
             size = math.prod(shape) * dtype.itemsize
             if dtype.hasobject or min(shape, default=0) < 0 or size > info.file_size:
                 raise ValueError(f"its header promises {dtype} of {shape}")
+        except Exception as error:  # as above, and NumPy too
+            raise _damaged(name, error) from error
+        return shape, dtype
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        shape, dtype = self.about(name)
+        size = math.prod(shape) * dtype.itemsize
+        try:
             if size > self._left:
                 raise MemoryError
-            with self._zip.open(info) as stream:
+            with self._zip.open(self._members[name]) as stream:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
         except MemoryError:
             raise ValueError(
                 f"an npz must not be a bomb: {printable(name)} would take {size} bytes of memory, more than "
                 f"{self._left} (ditmoe.outside.paths.GROWTH)"
             ) from None
-        except Exception as error:  # as above, and NumPy too
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-            raise ValueError(f"the array {printable(name)} is damaged: {printable(reason)}") from error
+        except Exception as error:
+            raise _damaged(name, error) from error
         self._left -= size
         return array
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+    return ValueError(f"the array {printable(name)} is damaged: {printable(reason)}")
 
 
 def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:

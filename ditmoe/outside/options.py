@@ -4,13 +4,15 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 
-LARGEST_SEED = 2**63 - 1
-"""What all generators take, those of NumPy and torch."""
+LARGEST_SEED = LARGEST_WHOLE = 2**63 - 1
+"""What all generators take, those of NumPy and torch, and what fits their integers at all."""
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -20,11 +22,13 @@ WORDS = {
     Sequence: "a list",
     Mapping: "a section",
     Callable: "a section with a _target_",
+    Path: "a path",
+    PathLike: "a path",
 }
 
 
 def check_numbers(value: Any, name: str = "") -> None:
-    """Refuse numbers of a configuration that are none, and seeds that no generator takes, wherever they stand.
+    """Refuse numbers of a configuration that are none, and those that no generator or tensor takes, wherever they are.
 
     Raises:
         ValueError: naming the first.
@@ -33,6 +37,8 @@ def check_numbers(value: Any, name: str = "") -> None:
         raise ValueError(f"{name} must be a finite number, got {value}")
     if name.rsplit(".", 1)[-1] == "seed" and value is not None:
         check_number(name, value, 0, LARGEST_SEED, whole=True)
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise ValueError(f"{name} must be a whole number of 64 bits at most, got one of {value.bit_length()}")
     if isinstance(value, Mapping | list | tuple):
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             check_numbers(inner, f"{name}.{key}" if name else str(key))
@@ -180,6 +186,8 @@ def fits(value: Any, kind: Any) -> bool:
         return len(each) == len(value) and all(map(fits, value, each))
     if shape is dict or shape is Mapping:
         return isinstance(value, dict)
+    if issubclass(shape, PathLike):
+        return isinstance(value, str)
     return not callable_or_array(shape)
 
 

@@ -1,6 +1,7 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
 import errno
+import functools
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +99,21 @@ def may_hold(stored: int) -> int:
 def is_regular(path: Path) -> bool:
     """Whether a path, links followed, is a plain file: no folder, FIFO, device or socket."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        about = os.stat(path)
+        return stat.S_ISREG(about.st_mode) and about.st_dev not in _of_the_kernel()
     except (OSError, ValueError):
         return False
+
+
+@functools.cache
+def _of_the_kernel() -> frozenset[int]:
+    """Devices of /proc and /sys: their files say that they are plain, have no true size, and some never end."""
+    found = set()
+    for place in ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/fs/cgroup"):
+        with suppress(OSError):
+            if os.path.ismount(place):
+                found.add(os.stat(place).st_dev)
+    return frozenset(found)
 
 
 class Plain(io.BufferedReader):
@@ -122,6 +136,8 @@ def open_regular(path: Path, most: int | None = None) -> Plain:
         ValueError: if it is a FIFO, a device, a socket or a folder, or larger, or its size is all but holes.
     """
     about = os.stat(path)  # before it is opened, which some devices take for an order
+    if about.st_dev in _of_the_kernel():
+        raise ValueError(f"{printable(path)} must be a file of someone's data: it is one of the kernel's")
     if holes := stat.S_ISREG(about.st_mode):
         # What says that it is empty is not asked: some files of /proc are never at an end.
         place = path if about.st_size else os.devnull

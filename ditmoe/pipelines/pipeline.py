@@ -21,6 +21,7 @@ from ditmoe.checkpoint.atomic import recover
 from ditmoe.config import build
 from ditmoe.diffusion import (
     Process,
+    Sampling,
     check_scheduler,
     denoise,
     draw_noise,
@@ -148,9 +149,9 @@ class Pipeline(DiffusionPipeline):
             ValueError: for an unknown label, an option that makes no sense, or a scheduler that cannot follow the
                 model's process; one line.
         """
-        sampling = self.memory.config.config["sampling"]
-        steps = sampling["steps"] if num_inference_steps is None else num_inference_steps
-        guidance = sampling["guidance"] if guidance_scale is None else guidance_scale
+        sampling = Sampling.of(self.memory.config.config)  # of a folder: what is missing or none is one line
+        steps = sampling.steps if num_inference_steps is None else num_inference_steps
+        guidance = sampling.guidance if guidance_scale is None else guidance_scale
         self._check(output_type, num_samples=num_samples, num_inference_steps=steps, batch_size=batch_size)
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
@@ -169,7 +170,7 @@ class Pipeline(DiffusionPipeline):
                     asked.take(rows).to(device),
                     steps=steps,
                     guidance=float(guidance),
-                    interval=sampling.get("interval", (0.0, 1000.0)),
+                    interval=sampling.interval,
                     generators=own,
                     on_step=bar.update,
                 )

@@ -1,5 +1,6 @@
 """What may stand in a pipeline's folder, which can come from a stranger: no code, no pickle, no path to elsewhere."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ def check_folder(folder: Path) -> None:
     file = folder / INDEX
     if not is_regular(file):
         raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
+    real = Path(os.path.realpath(folder))
     for path in files_below(folder, hidden=True, special=True):
+        # Files may be links, as in the hub's cache; but a link to a folder could have all of a disk walked.
+        if not Path(os.path.realpath(path.parent)).is_relative_to(real):
+            raise ValueError(f"{path.parent} leads out of the folder, refused: it is a link, or lies in one")
         if path.suffix.lower() in FORBIDDEN:
             raise ValueError(
                 f"{path} could hold code, refused: weights must be safetensors, and nothing else runs"

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.nn import Layout
+from ditmoe.outside import check_number
 from modalities.latent.tokens import PatchTokens
 from modalities.shared import sincos
 
@@ -34,8 +35,7 @@ class LatentTokens(PatchTokens):
         pixels: float = 8.0,
     ) -> None:
         for name, value in {"channels": channels, "patch": patch, "pixels": pixels}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_number(name, value, 1, 1e6)
         steps = [patch * s / pixels for s in stride] if stride else (1.0, 1.0)
         super().__init__(hidden_size, (patch, patch), steps)
         self.in_features = channels * patch**2

@@ -54,7 +54,8 @@ class Codec(nn.Module, ABC):
         """Raises ValueError if a state is another codec's."""
         own = self.state()
         for name in [*own, *state]:
-            shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
+            found = [of.get(name) for of in (state, own)]
+            shapes = [tuple(of.shape) if isinstance(of, Tensor) else "missing" for of in found]
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"

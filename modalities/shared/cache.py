@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +13,9 @@ import numpy as np
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.outside import Arrays, printable, tell
+
+Forms = Mapping[str, tuple[str, tuple[int | str, ...]]]
+"""Of each array its NumPy type and its shape: a size, or a letter, which stands for the same size everywhere."""
 
 
 @contextmanager
@@ -42,10 +45,10 @@ def writable(folder: Path | None) -> Path | None:
 
 
 def computed(
-    file: Path | None, compute: Callable[[], dict[str, np.ndarray]], *names: str
+    file: Path | None, compute: Callable[[], dict[str, np.ndarray]], forms: Forms
 ) -> dict[str, np.ndarray]:
-    """Arrays from a file that was kept with at least these, or else computed and kept in it; None keeps nothing."""
-    found = None if file is None else load(file, *names)
+    """Arrays from a file that was kept, or else computed and kept in it; None keeps nothing."""
+    found = None if file is None else load(file, forms)
     if found is None:
         found = compute()
         if file is not None:
@@ -72,20 +75,42 @@ def file_of(folder: Path, variant: str, *hashes: str) -> Path:
     return folder / f"{variant}-{name[:32]}.npz"
 
 
-def load(file: Path, *names: str) -> dict[str, np.ndarray] | None:
-    """The arrays that `store` wrote, or None where there are none; of a file that is damaged or lacks some of these
-    names it says so in one line.
+def load(file: Path, forms: Forms) -> dict[str, np.ndarray] | None:
+    """The arrays of these names that `store` wrote, or None where there is no file.
+
+    Also None, and one line, where the file is damaged or its arrays are not of these forms, which is known before they
+    are read, or not finite: a folder of results may come from a stranger.
     """
     try:
         with Arrays(file) as stored:
-            if missing := set(names).difference(stored):
-                raise ValueError(f"it lacks {missing}")
-            return dict(stored)
+            _check_forms({name: stored.about(name) for name in forms if name in stored}, forms)
+            found = {name: stored[name] for name in forms}
+        for name, array in found.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite")
+        return found
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        tell(f"{file} is damaged and computed anew ({type(error).__name__})")
+        tell(f"{file} is damaged and computed anew ({type(error).__name__}: {error})")
         return None
+
+
+def _check_forms(stored: Mapping[str, tuple[tuple[int, ...], np.dtype]], forms: Forms) -> None:
+    sizes: dict[str, int] = {}
+    for name, (kind, wanted) in forms.items():
+        if name not in stored:
+            raise ValueError(f"it lacks {name}")
+        shape, dtype = stored[name]
+        known = len(shape) == len(wanted) and all(
+            n == (sizes.setdefault(size, n) if isinstance(size, str) else size)
+            for n, size in zip(shape, wanted, strict=True)
+        )
+        if not known or dtype != np.dtype(kind):
+            words = ", ".join(
+                str(sizes.get(size, size) if isinstance(size, str) else size) for size in wanted
+            )
+            raise ValueError(f"{name} must be {np.dtype(kind)} of ({words}), got {dtype} of {shape}")
 
 
 def store(file: Path, **arrays: np.ndarray) -> None:

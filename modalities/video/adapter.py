@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ditmoe.conditioning import Condition
 from ditmoe.modality import Asked, Report, Samples, Tokens, check_options
-from ditmoe.outside import printable
+from ditmoe.outside import check_number, printable
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import to_pixels
 from modalities.latent.packing import encode_all
@@ -90,6 +90,7 @@ class Video(LatentModality):
             raise ValueError(
                 f"modality.frames and modality.stride must be at least 1, got {frames} and {stride}"
             )
+        check_number("modality.rate", rate, 0.01, 1000)
         if not 0 <= images <= 1:
             raise ValueError(f"modality.images must lie in [0, 1], got {images}")
         if not images and not native and pictures is not None and pictures.keywords.get("root") is not None:

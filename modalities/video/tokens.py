@@ -6,8 +6,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.nn import Layout
+from ditmoe.outside import check_number
 from modalities.latent.tokens import PatchTokens
 from modalities.shared import sincos
+
+MOST_RATE = 1e4
+"""Frames per second, seconds and pixels of a unit, and one by each, so that places stay numbers."""
 
 
 class SpacetimeTokens(PatchTokens):
@@ -40,8 +44,8 @@ class SpacetimeTokens(PatchTokens):
     ) -> None:
         if len(patch) != 3 or min(patch) < 1:
             raise ValueError(f"patch must be [frames, rows, columns] of latent cells, got {list(patch)}")
-        if min(rate, seconds, pixels) <= 0:
-            raise ValueError(f"rate, seconds and pixels must be above 0, got {rate}, {seconds} and {pixels}")
+        for name, value in {"rate": rate, "seconds": seconds, "pixels": pixels}.items():
+            check_number(name, value, 1 / MOST_RATE, MOST_RATE)
         steps = [patch[i] * stride[i] / unit for i, unit in enumerate((rate * seconds, pixels, pixels))]
         super().__init__(hidden_size, patch, steps)
         self.in_features = self.out_features = channels * patch[0] * patch[1] * patch[2]

@@ -127,3 +127,41 @@ def test_types_and_shapes_that_no_tensor_has_are_one_line(
         if header[0] == "[" or size:
             with pytest.raises(ValueError, match=r"^[^\n]*$"):
                 sharded.open_folder(tmp_path, ["a.safetensors"])
+
+
+def shard(file: Path, pieces: dict[str, tuple[list[int], torch.Tensor]]) -> None:
+    begins = {name: {"saved_offsets": begin} for name, (begin, _) in pieces.items()}
+    tensors = {name: tensor.contiguous() for name, (_, tensor) in pieces.items()}
+    save_file(tensors, file, {"DCP_SHARDING_INFO": json.dumps(begins)})
+
+
+WHOLE = torch.arange(24.0).view(4, 6)
+GRID = [([0, 0], WHOLE[:3, :2]), ([0, 2], WHOLE[:3, 2:]), ([3, 0], WHOLE[3:, :2]), ([3, 2], WHOLE[3:, 2:])]
+
+
+def opened(folder: Path, pieces: list[tuple[list[int], torch.Tensor]]) -> sharded.Pieces:
+    names = [f"{number}.safetensors" for number in range(len(pieces))]
+    for name, piece in zip(names, pieces, strict=True):
+        shard(folder / name, {"a": piece})
+    return sharded.open_folder(folder, names)["a"]
+
+
+def test_pieces_are_the_whole(tmp_path: Path) -> None:
+    for pieces in (GRID, [([0, 0], WHOLE)], [*GRID[::-1], ([4, 0], WHOLE[:0])]):
+        assert torch.equal(opened(tmp_path, pieces).read(), WHOLE)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [GRID[0], GRID[0], GRID[3], GRID[2], GRID[2], GRID[2], GRID[2]],  # as many numbers as the whole
+        [([0, 0], WHOLE[:2]), ([1, 0], WHOLE[:1]), ([3, 0], WHOLE[3:])],
+        [([0, 0], WHOLE[:2]), ([0, 0], WHOLE[:1]), ([3, 0], WHOLE[3:])],
+        [([1, 0], WHOLE[:1]), ([1, 0], WHOLE[:1])],
+        [GRID[0], GRID[1], GRID[2], ([3, 2], WHOLE[3:, 2:].double())],
+    ],
+)
+def test_pieces_that_overlap_or_leave_gaps_are_refused(tmp_path: Path, pieces: list) -> None:
+    """Else what lay in memory before would be weights."""
+    with pytest.raises(ValueError, match=r"^[^\n]* is damaged: the pieces of a [^\n]*$"):
+        opened(tmp_path, pieces)

@@ -129,3 +129,17 @@ def test_a_capacity_is_one_number_or_one_for_each_layer(tmp_path: Path, capacity
     more = ["trainer.steps=1", "finish.num=0", "finish.evaluate=false", "router=expert_choice"]
     done = call("train", *tiny, *more, f"router.capacity={capacity}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_of_a_sweep_lies_in_one_folder_of_its_own() -> None:
+    assert cli.sweep_name("seed=1,trainer.steps=5") == "seed=1,trainer.steps=5"
+    words = ["init=../../a", "init=.././a", "../x", "..", "/etc", "x=" + "9" * 500, "x=" + "9" * 501, "a\nb"]
+    names = [cli.sweep_name(each) for each in words]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name not in (".", "..")
+        assert "/" not in name
+        assert name.isprintable()
+        assert len(name.encode()) < 255
+    text = (cli.config_folder() / "train.yaml").read_text()
+    assert "subdir: ${sweep_name:${hydra:job.override_dirname}}" in text

@@ -210,3 +210,40 @@ def test_a_card_obeys_no_name(tmp_path: Path) -> None:
     assert not any(mark in card for mark in ("<script", "![a]", "\x1b", "\n# forged", "x\n"))
     assert card.count("```") == 2
     assert "label=0" in card
+
+
+def test_a_link_to_a_folder_elsewhere_is_refused_before_it_is_walked(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "linked")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("a")
+    (folder / "vae").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"^[^\n]*vae leads out of the folder, refused[^\n]*$"):
+        opened(folder)
+
+
+def test_files_of_the_hub_s_cache_are_links(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "snapshot")
+    (tmp_path / "blob").write_bytes((folder / "README.md").read_bytes())
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "blob")
+    opened(folder)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{}, {"steps": 10**9}, {"guidance": "x"}, {"interval": [1]}, {"other": 1}, "x"]
+)
+def test_a_stored_sampling_that_lacks_or_is_nonsense(
+    exported: Path, tmp_path: Path, sampling: object
+) -> None:
+    """What is missing is the default; what cannot be is one line."""
+
+    def change(content: dict) -> None:
+        content["config"]["sampling"] = sampling
+
+    folder = tampered(exported, tmp_path, "memory/config.json", change)
+    if sampling == {}:
+        pipe = opened(folder)
+        assert len(pipe(num_samples=1, num_inference_steps=1, output_type="np").samples) == 1
+        return
+    with pytest.raises(ValueError, match=r"^[^\n]*$"):
+        opened(folder)(num_samples=1, num_inference_steps=1)

@@ -152,13 +152,14 @@ def _drawn(train: Samples, num: int, seed: int) -> Samples:
 def _sides(
     sets: Mapping[str, Samples],
     statistics: Mapping[str, Statistics],
-    look: Callable[[np.ndarray, Path | None], Mapping[str, np.ndarray]],
+    look: Callable[..., Mapping[str, np.ndarray]],
     cache: Path | None,
 ) -> dict[str, Side]:
-    sides = {"reference": Side({})}
+    sides, fresh = {"reference": Side({})}, None
     for role in ("generated", "reference", "oracle"):
         if role in sets:
-            found = look(sets[role].data, None if role == "generated" else cache)
+            found = look(sets[role].data, None if role == "generated" else cache, like=fresh)
+            fresh = fresh or found
             rows = {kind: found[kind] for kind in ROWS if kind in found}
             sides[role] = Side(rows, {}, sets[role].labels)
     num = sides["generated"].found["features"].shape[1]

@@ -1,6 +1,6 @@
 """What two sets of images are compared by: extractors by name, each with the way it resizes and scales images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from os import PathLike
@@ -35,6 +35,7 @@ class Extractor:
         distance, kernel: what the Fréchet and the kernel distance are called: FID and KID with Inception alone.
         identity: what decides about the numbers (network, hash of its weights, resize), for protocol and cache.
         run: images to "features" (B, F), and by the protocol of ADM "spatial" and "probabilities" too.
+        kinds: what `run` gives.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Extractor:
     kernel: str
     identity: Mapping[str, str]
     run: Callable[[Images], Found]
+    kinds: Sequence[str] = ("features",)
 
     def __call__(self, images: Images, batch: int = 32, progress: bool = False) -> dict[str, np.ndarray]:
         """Features of a set, float32 (S, F) each, computed batch by batch."""
@@ -78,36 +80,52 @@ def make(
     network, digest = inception_weights.load(weights)
     network.to(device)
 
+    kinds = ("features", "spatial", "probabilities")[: 3 if protocol == "adm" else 1]
+
     def run(images: Images) -> Found:
-        pool, spatial, probabilities = network(PROTOCOLS[protocol](images).to(device))
-        more = {"spatial": spatial, "probabilities": probabilities} if protocol == "adm" else {}
-        return {"features": pool, **more}
+        return dict(zip(kinds, network(PROTOCOLS[protocol](images).to(device)), strict=False))
 
     identity = {"features": "Inception 2015-12-05, pool 3", "resize": protocol, "weights": digest}
-    return Extractor(protocol, f"fid/{protocol}", f"kid/{protocol}", identity, run)
+    return Extractor(protocol, f"fid/{protocol}", f"kid/{protocol}", identity, run, kinds)
 
 
 def extract(
-    extractor: Extractor, images: Images, folder: Path | None = None, batch: int = 32, progress: bool = False
+    extractor: Extractor,
+    images: Images,
+    folder: Path | None = None,
+    batch: int = 32,
+    progress: bool = False,
+    like: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Features of a set and their statistics, from a file of `folder` where the same was computed before.
 
     The file is named after the hash of the images and of what decides about the numbers, and holds beside the
     features what a reference file of ADM does: mu, sigma, and mu_s, sigma_s where there are spatial features.
+
+    Args:
+        like: what was just computed of other images: a file with other numbers of features is not believed.
     """
     digest = sha256(repr((images.shape, sorted(extractor.identity.items()))).encode())
     digest.update(np.ascontiguousarray(images).tobytes())
+    means = [
+        (kind, suffix) for kind, suffix in (("features", ""), ("spatial", "_s")) if kind in extractor.kinds
+    ]
 
     def compute() -> dict[str, np.ndarray]:
         found = extractor(images, batch, progress)
-        for kind, suffix in (("features", ""), ("spatial", "_s")):
-            if kind in found:
-                whole = Statistics.of(found[kind])
-                found |= {f"mu{suffix}": whole.mu, f"sigma{suffix}": whole.sigma}
+        for kind, suffix in means:
+            whole = Statistics.of(found[kind])
+            found |= {f"mu{suffix}": whole.mu, f"sigma{suffix}": whole.sigma}
         return found
 
+    width = {kind: like[kind].shape[1] if like else kind for kind in extractor.kinds}
+    forms: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        kind: ("f4", (len(images), width[kind])) for kind in extractor.kinds
+    }
+    for kind, suffix in means:
+        forms |= {f"mu{suffix}": ("f8", (width[kind],)), f"sigma{suffix}": ("f8", (width[kind], width[kind]))}
     file = folder and folder / f"{extractor.name}-{digest.hexdigest()[:32]}.npz"
-    return cache.computed(file, compute, "features")
+    return cache.computed(file, compute, forms)
 
 
 def legacy_bilinear(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:

@@ -88,8 +88,7 @@ def prepare(
         "kept": len(kept),
         "unreadable": unreadable,
         "duplicates": {
-            printable(_name(path, source)): printable(_name(first, source))
-            for path, first in duplicates.items()
+            _key(_name(path, source)): _key(_name(first, source)) for path, first in duplicates.items()
         },
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -116,6 +115,15 @@ def _find(source: Path, out: Path) -> list[Path]:
 
 def _name(path: Path, source: Path) -> str:
     return path.relative_to(source).as_posix()
+
+
+def _key(name: str) -> str:
+    r"""A name as a report has it: on one line, no two alike; backslashes are doubled, a byte of no text is \xe9."""
+    return "".join(
+        # else the byte 0x85, which is no UTF-8, would look like the letter of that number
+        f"\\u{ord(c):04x}" if "\x80" <= c <= "\xff" and printable(c) != c else printable(c)
+        for c in name.replace("\\", "\\\\")
+    )
 
 
 def _claim(out: Path, setting: dict[str, Any]) -> None:
@@ -166,7 +174,7 @@ def _job(path: Path, source: Path, out: Path, num_points: int, split: Sequence[f
     category = name.split("/")[0] if "/" in name else "shape"
     stem = re.sub(r"[^\w.-]+", "_", path.stem)[:80]
     target = out / category / part / f"{stem}-{digest[:4].hex()}.npy"
-    return Job(path, target, printable(name), printable(category), part, num_points, own_seed)
+    return Job(path, target, _key(name), _key(category), part, num_points, own_seed)
 
 
 def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:

@@ -125,7 +125,8 @@ def _by_blocks(job: Job, folder: Path, workers: int | None, told: Callable[[int]
         some = a[this]
         for columns, other in ((this, some), (rest, b[rest])) if half else ((slice(None), b),):
             file = cache.file_of(folder, variant, cache.content_hash(some), cache.content_hash(other))
-            if (found := cache.load(file)) is not None:
+            form = {"block": ("f8", (len(some), len(other)))}
+            if (found := cache.load(file, form)) is not None:
                 told(num_pairs(some, other, kind))
             else:
                 found = {"block": pairwise(some, other, kind, workers, told)}

@@ -8,16 +8,18 @@ bounds are true ones, so what was left out is farther: the answer is that of all
 
 import time
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 from threading import Event, Lock
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int8
 
+from ditmoe.outside import tell
 from modalities.pointcloud.metrics.bounds import Ladder, Level, Projections, ordered
 from modalities.pointcloud.metrics.distance import solver
 from modalities.shared import cache
@@ -195,6 +197,10 @@ class _Search:
 class _Kept:
     """The files of a search: within the reference, across, within the generated set."""
 
+    FORMS: ClassVar[cache.Forms] = {
+        "i": ("i4", ("n",)), "j": ("i4", ("n",)), "level": ("i1", ("n",)), "value": ("f8", ("n",)),
+    }  # fmt: skip
+
     def __init__(
         self, folder: Path, reference: Sequence[np.ndarray], generated: Sequence[np.ndarray], cost: str
     ):
@@ -210,8 +216,12 @@ class _Kept:
 
     def restore(self, search: _Search) -> None:
         for file, (rows, columns) in self.files:
-            found = cache.load(file)
+            found = cache.load(file, self.FORMS)
             if found is None:
+                continue
+            known = search.level[rows, columns].shape
+            if not _fit(found, known):
+                tell(f"{file} is damaged and computed anew (it holds pairs that are none)")
                 continue
             i, j = found["i"] + (rows.start or 0), found["j"] + (columns.start or 0)
             better = found["level"] > search.level[i, j]
@@ -228,6 +238,12 @@ class _Kept:
             i, j = np.nonzero(np.triu(level, 1) if rows == columns else level)
             places = {"i": i.astype(np.int32), "j": j.astype(np.int32)}
             cache.store(file, **places, level=level[i, j], value=low[i, j])
+
+
+def _fit(found: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> bool:
+    """Whether what was kept is of pairs that there are, at levels that there are."""
+    places = all(((found[k] >= 0) & (found[k] < n)).all() for k, n in zip("ij", shape, strict=True))
+    return bool(places and np.isin(found["level"], list(Level)).all())
 
 
 def _run(search: _Search, workers: int, progress: Callable[[int], object], kept: _Kept | None) -> None:

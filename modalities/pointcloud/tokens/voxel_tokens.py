@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ditmoe.modality import Tokens, check_number
 from ditmoe.nn import Layout, cells
+from ditmoe.outside import check_memory
 from modalities.pointcloud.tokens.point_head import (
     NUM_LOCAL,
     NUM_MOMENTS,
@@ -17,6 +18,23 @@ from modalities.pointcloud.tokens.point_head import (
 from modalities.pointcloud.tokens.voxel import devoxelize, grid_coordinates, interpolate, mean_rows, voxelize
 from modalities.pointcloud.tokens.voxel_tables import AllVoxels, PatchVoxels, PointVoxels, Voxels, touched
 from modalities.shared import patchify, sincos, unpatchify
+
+MOST_VOXELS = 2**16
+"""Per axis of a grid: the numbers of voxels of a batch still fit 64 bits, and places in it 32-bit floats."""
+
+
+def check_grid(resolution: int, table: int) -> None:
+    """Refuse a grid before it is made.
+
+    Args:
+        table: places per axis that there is a row of numbers, or at least one number, for.
+
+    Raises:
+        ValueError: saying what it needs.
+    """
+    check_number("resolution", resolution, 1, MOST_VOXELS, whole=True)
+    row = 16 if table == resolution else 8  # coordinates and their number; or the number of a token
+    check_memory(row * table**3, f"{table}^3 places of a grid of resolution={resolution}")
 
 
 class VoxelTokens(Tokens):
@@ -52,6 +70,7 @@ class VoxelTokens(Tokens):
             check_number("extent", extent, above=0)
         if min(resolution, patch) < 1 or resolution % patch:
             raise ValueError(f"resolution must be a multiple of patch, got {resolution} and {patch}")
+        check_grid(resolution, resolution // patch if kept == "occupied" else resolution)
         self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
         self.in_features = self.out_features = 3 * patch**3
 
@@ -134,6 +153,11 @@ class PointVoxelTokens(VoxelTokens):
         for name, value in {"features": features, "width": width, "fine": fine}.items():
             check_number(name, value, 1, whole=True)
         check_number("extent", extent, above=0)
+        check_number("fine * resolution", fine * resolution, 1, MOST_VOXELS, whole=True)
+        check_memory(
+            4 * features * patch**3 * hidden_size, f"weights for features={features} and patch={patch}"
+        )
+        check_memory(4 * width * (hidden_size + features + width), f"weights for width={width}")
         self.points = points
         self.reach = extent
         self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3

@@ -1,5 +1,6 @@
 """The built-in video autoencoder: causal in time, in closed form to begin with, refined by a minute of training."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -167,6 +168,9 @@ class Refinement:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.parameters, 2e-3, (0.9, 0.99))
+        for parameter in self.parameters:  # there from the start, so that what is stored is compared with it
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
         self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 2e-3, max(1, steps))
 
     def step(self, clips: Clip) -> Float[Tensor, ""]:
@@ -182,13 +186,24 @@ class Refinement:
         self.rate.step()
         return squared.detach()
 
-    def resume(self, step: int, optimizer: dict[str, Any]) -> None:
-        """Go on after so many steps, with the optimiser's state then."""
-        numbered = {
-            int(number): value for number, value in optimizer["state"].items()
-        }  # JSON has no such keys
-        self.optimizer.load_state_dict(optimizer | {"state": numbered})
+    def state(self) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's moments, by the number of the parameter; its options are not a matter of a checkpoint."""
+        return self.optimizer.state_dict()["state"]
+
+    def resume(self, step: int, found: checkpoint.Checkpoint) -> None:
+        """Go on after so many steps, with the moments of a checkpoint's part "optimizer".
+
+        Raises:
+            ValueError: if they are not those of this codec.
+        """
+        checkpoint.fill(found, "optimizer", self.state())
+        for moments in self.optimizer.state.values():
+            moments["step"].fill_(step)
         self.rate.last_epoch = step
+        with warnings.catch_warnings():  # which torch has for who asks at another time
+            warnings.simplefilter("ignore")
+            for group, lr in zip(self.optimizer.param_groups, self.rate.get_lr(), strict=True):
+                group["lr"] = lr
 
 
 def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:

@@ -64,12 +64,12 @@ def train_codec(
             codec.begin(iter(tqdm(fitting(), "closed form", unit="batch", leave=False)))
             closed = quality(codec, held_out)
         else:
-            codec.restore(found.part("fitted_state"))
+            checkpoint.fill(found, "fitted_state", codec.state())
             step, closed = found.plain["step"], found.plain["closed form"]
             if found.plain["finished"]:
                 print(f"{out} is trained; another out= starts anew")
                 return True
-            refinement.resume(step, found.part("optimizer"))
+            refinement.resume(step, found)
             print(f"going on from step {step}")
         step = _refine(
             refinement, draw, step, stopped, lambda now: _save(out, record, refinement, now, closed)
@@ -152,7 +152,7 @@ def _save(
     closed: Mapping[str, float],
     finished: bool = False,
 ) -> None:
-    state = {"fitted_state": refinement.codec.fitted_state(), "optimizer": refinement.optimizer.state_dict()}
+    state = {"fitted_state": refinement.codec.fitted_state(), "optimizer": refinement.state()}
     plain = {"step": step, "finished": finished, "closed form": dict(closed)}
     checkpoint.save(out, step + finished, {**record, **state, **plain})
     checkpoint.keep(out, last=1)
@@ -167,6 +167,7 @@ def _earlier(out: Path, record: Mapping[str, Any]) -> checkpoint.Checkpoint | No
     found = checkpoint.find(out)
     if found.plain.get("kind") != KIND:
         raise ValueError(f"out must be new or a folder of train_codec, but {out} holds another checkpoint")
+    _check_state(found)
     for part in ("options", "setting"):
         for name, value in record[part].items():
             if found.plain[part].get(name) != value:
@@ -174,4 +175,18 @@ def _earlier(out: Path, record: Mapping[str, Any]) -> checkpoint.Checkpoint | No
                     f"{out} holds an autoencoder with {name} {found.plain[part].get(name)}, got {value}: "
                     "give this one its own out=..., or remove the folder"
                 )
+    if found.plain["step"] > record["setting"]["steps"] + found.plain["finished"]:
+        raise ValueError(f"{found.path} is no state of train_codec: it is behind the last step")
     return found
+
+
+def _check_state(found: checkpoint.Checkpoint) -> None:
+    """Raises ValueError if a checkpoint's plain values are not what `_save` writes: the folder may be a stranger's."""
+    plain = found.plain
+    closed, finished = plain.get("closed form"), plain.get("finished")
+    sections = all(isinstance(plain.get(part), dict) for part in ("options", "setting"))
+    numbers = isinstance(closed, dict) and all(
+        name in ("psnr", "ssim") and isinstance(value, float) for name, value in closed.items()
+    )
+    if not (sections and numbers and type(finished) is bool):
+        raise ValueError(f"{found.path} is no state of train_codec, or is damaged")

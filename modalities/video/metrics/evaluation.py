@@ -80,10 +80,10 @@ def evaluate_videos(
     sets = {role: clip_sets.take(data, role, chosen, seed, progress) for role, data in given.items()}
     others, why_not = _others(sets, reconstruct, seed)
     folder = None if cache is None else Path(cache)
-    found = {
-        role: extract(extractor, side, None if role == "generated" else folder, batch, progress)
-        for role, side in {"generated": sets["generated"], "reference": sets["reference"], **others}.items()
-    }
+    found = {"generated": extract(extractor, sets["generated"], None, batch, progress)}
+    width = found["generated"].shape[1]
+    for role, side in {"reference": sets["reference"], **others}.items():
+        found[role] = extract(extractor, side, folder, batch, progress, width)
     distances = partial(_distances, extractor=extractor, ddof=chosen.ddof, seed=seed)
     estimates = distances(found["generated"], found["reference"], groups=groups)
     ways = _ways(sets)
@@ -96,7 +96,6 @@ def evaluate_videos(
         _intervals(estimates, extractor, sets["generated"], len(sets["reference"]), values),
         rows,
     )
-    width = found["generated"].shape[1]
     told = warnings.warnings(report, sets, estimates[extractor.distance].bias, width, ways)
     return replace(report, notes=[*told, *why_not])
 

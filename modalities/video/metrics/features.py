@@ -129,11 +129,19 @@ def _areas(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
 
 
 def extract(
-    extractor: Extractor, side: Side, folder: Path | None = None, batch: int = 4, progress: bool = False
+    extractor: Extractor,
+    side: Side,
+    folder: Path | None = None,
+    batch: int = 4,
+    progress: bool = False,
+    width: int | None = None,
 ) -> Float32[np.ndarray, "S F"]:
-    """Features of a set, from a file of `folder` named by content where the same was computed before."""
+    """Features of a set, from a file of `folder` named by content where the same was computed before.
+
+    Args:
+        width: F of other clips: a file with another one is not believed.
+    """
     digest = sha256(f"{side.digest} {sorted(extractor.identity.items())}".encode()).hexdigest()
     file = folder and folder / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"
-    return cache.computed(file, lambda: {"features": extractor(side, batch, progress)}, "features")[
-        "features"
-    ]
+    form: cache.Forms = {"features": ("f4", (len(side), width or "F"))}
+    return cache.computed(file, lambda: {"features": extractor(side, batch, progress)}, form)["features"]

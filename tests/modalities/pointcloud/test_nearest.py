@@ -254,7 +254,11 @@ def test_what_is_kept_is_of_one_moment(tmp_path):
     known.writing = Writing()
     kept = search._Kept(tmp_path, reference, generated, "l2")
     kept.keep(known)
-    assert [cache.load(file)["level"].tolist() for file, _ in kept.files] == [[Level.FINE], [], []]
+    assert [cache.load(file, kept.FORMS)["level"].tolist() for file, _ in kept.files] == [
+        [Level.FINE],
+        [],
+        [],
+    ]
     assert known.level.min() == Level.SOLVED
 
 
@@ -346,9 +350,10 @@ def test_a_file_is_named_after_its_content(tmp_path):
         cache.file_of(tmp_path, *words) for words in (("cd", "a", "b"), ("cd", "b", "a"), ("emd", "a", "b"))
     }
     assert len(files) == 3
+    form = {"matrix": ("f8", (2, "n"))}
     cache.store(tmp_path / "x.npz", matrix=np.eye(2))
-    np.testing.assert_array_equal(cache.load(tmp_path / "x.npz")["matrix"], np.eye(2))
-    assert cache.load(tmp_path / "y.npz") is None
+    np.testing.assert_array_equal(cache.load(tmp_path / "x.npz", form)["matrix"], np.eye(2))
+    assert cache.load(tmp_path / "y.npz", form) is None
 
 
 def test_errors():

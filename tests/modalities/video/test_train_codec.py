@@ -1,6 +1,7 @@
 """The autoencoder trained alone: stopped anywhere it ends the same, it beats the closed form, and runs use it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 
 from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest
 from ditmoe.config import build, cli
 from ditmoe.train import make_trainer
 from modalities.video import CausalPatches
@@ -99,6 +102,68 @@ def test_a_write_that_fails_leaves_a_folder_in_which_it_goes_on(
             modality(short).train_codec(tmp_path)
     assert modality(short).train_codec(tmp_path)
     assert read_codec(tmp_path, {})
+
+
+LIES: dict[str, dict] = {
+    "no options": {"options": None},
+    "options in a list": {"options": [1]},
+    "no setting": {"setting": "x"},
+    "a word for finished": {"finished": "no"},
+    "a list for the closed form": {"closed form": [1]},
+    "a word in the closed form": {"closed form": {"psnr": "x"}},
+    "a step behind the last": {"step": 999},
+    "no state of the optimizer": {"optimizer": {}},
+    "a word for a tensor": {"fitted_state": {"mean": "x"}},
+    "a flag for the optimizer": {"optimizer": {"param_groups": [{"capturable": True, "lr": 1e300}]}},
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("begun") / "out"
+    assert not modality("modality.codec.steps=3").train_codec(out, stopped=after(1))
+    return out
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_stranger_s_folder_is_refused_in_one_line_or_believed_in_its_tensors_alone(
+    lie: str, begun: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(begun, out := tmp_path / "out")
+    (folder,) = (out / checkpoint.FOLDER).iterdir()
+    content = json.loads((folder / manifest.NAME).read_text())
+    content.pop("digest")
+    if "step" in LIES[lie]:
+        content |= LIES[lie]
+        folder = folder.rename(folder.with_name("step-0000999"))
+    content["parts"] |= LIES[lie]
+    (folder / manifest.NAME).write_bytes(manifest.sealed(content))
+    if {"optimizer", "fitted_state"} & set(LIES[lie]):
+        assert modality("modality.codec.steps=3").train_codec(out)
+        assert all(value.isfinite().all() for value in read_codec(out, {}).values())
+        return
+    with pytest.raises(ValueError, match=r"^[^\n]* is no state of train_codec[^\n]*$"):
+        modality("modality.codec.steps=3").train_codec(out)
+
+
+def test_tensors_that_are_not_the_codec_s_are_refused_in_one_line(begun: Path, tmp_path: Path) -> None:
+    for number, (part, change) in enumerate((
+        ("optimizer", lambda tensors: tensors | {"state/0/exp_avg": torch.zeros(3)}),
+        ("optimizer", lambda tensors: tensors | {"state/99/exp_avg": torch.zeros(3)}),
+        ("optimizer", lambda tensors: {}),
+        ("fitted_state", lambda tensors: tensors | {"mean": torch.zeros(2**10)}),
+        ("fitted_state", lambda tensors: {"mean/x": torch.zeros(1)}),
+    )):  # fmt: skip
+        shutil.copytree(begun, out := tmp_path / str(number))
+        (folder,) = (out / checkpoint.FOLDER).iterdir()
+        file = folder / f"{part}.safetensors"
+        save_file(change(load_file(file)), file)
+        content = json.loads((folder / manifest.NAME).read_text())
+        content.pop("digest")
+        content["files"][file.name] = {"bytes": file.stat().st_size, "sha256": checkpoint.digest(file)}
+        (folder / manifest.NAME).write_bytes(manifest.sealed(content))
+        with pytest.raises(ValueError, match=r"^[^\n]* does not fit the model: [^\n]*$"):
+            modality("modality.codec.steps=3").train_codec(out)
 
 
 def test_another_training_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""What this process may have of the machine, asked in one place before memory is taken."""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+LARGEST_FILE = 2**16  # bytes of what the kernel says about itself
+
+
+def memory(root: Path = Path("/")) -> float:
+    """Bytes that this process can have at the most: of the machine, or what is left of its control groups.
+
+    A container or a job of a cluster has a limit of its own (Linux's cgroups, version 2 or 1; each group above counts,
+    too), and is killed, not told, when it takes more. Pages of files, which the kernel gives back, count as free.
+
+    Args:
+        root: of the file system whose /proc and /sys are asked.
+    """
+    return min([_physical(), *(left for group in _groups(root) if (left := _left(*group)) is not None)])
+
+
+def check_memory(needed: float, what: str, advice: str = "") -> None:
+    """Refuse what this machine cannot hold, before anything is allocated.
+
+    Args:
+        needed: bytes at the very least.
+        what: that needs them, in the plural.
+        advice: what helps.
+
+    Raises:
+        ValueError: one line.
+    """
+    if needed > (there := memory()):
+        tail = f": {advice}" if advice else ""
+        raise ValueError(
+            f"{what} need more than {_in_gb(needed)} GB, this machine has {_in_gb(there)} GB{tail}"
+        )
+
+
+def _in_gb(number: float) -> str:
+    number = min(number, 1e300) / 1e9  # an absurd request is a whole number that no float holds
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}" if number < 1e9 else f"{number:.0e}"
+
+
+def _physical() -> float:
+    """Without end where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Folders of this process's groups, from its own to the uppermost, and their files: limit, use, page cache.
+
+    Some of them are not there: in a container the path may be the host's, and only the uppermost can be seen.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        if number == "0":
+            places, names = [mount, mount / "unified"], ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in kinds.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            places = [mount / "memory"]
+        else:
+            continue
+        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
+        for place in places:
+            for depth in range(len(parts), -1, -1):
+                yield place.joinpath(*parts[:depth]), *names
+
+
+def _left(folder: Path, limit: str, use: str, cache: str) -> float | None:
+    """Bytes that a group may still have; None where it has no limit."""
+    most, used = _read(folder / limit).strip(), _read(folder / use).strip()
+    if not most.isdigit():  # "max", or no such group
+        return None
+    found = re.search(rf"^{cache} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+    kept = int(found[1]) if found else 0
+    return max(0, int(most) - max(0, (int(used) if used.isdigit() else 0) - kept))
+
+
+def _read(file: Path) -> str:
+    """Nothing where there is no such file; those of the kernel have no size."""
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(LARGEST_FILE).decode(errors="replace")
+    except OSError:
+        return ""
