@@ -140,6 +140,7 @@ def denoise(
     guidance: float = 1.0,
     interval: Sequence[float] = (0.0, 1000.0),
     generators: list[torch.Generator] | torch.Generator | None = None,
+    times: Callable[[Tensor], Float[Tensor, "*t"]] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "B *sample"]:
     """From noise to samples.
@@ -152,6 +153,8 @@ def denoise(
         labels: the class to draw, or the null class.
         steps: number of scheduler steps.
         generators: one per sample, or one for all, for schedulers that add noise.
+        times: from the scheduler's time, a scalar, those that the model is told (a shape of `ditmoe.nn.layout`), such
+            as 0 for the frames that are given; None is that time for each sample. The scheduler steps all alike.
         on_step: called after each step.
 
     Raises:
@@ -168,8 +171,12 @@ def denoise(
     for t in scheduler.timesteps:
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        output = guided(model, scaled, t, labels, guidance if inside else 1.0)
-        output = process.to_scheduler_output(output, scaled, t.expand(len(x)).float())
+        told = each = t.expand(len(x)).float()
+        if times is not None:
+            told = times(t).float()
+            each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
+        output = guided(model, scaled, told, labels, guidance if inside else 1.0)
+        output = process.to_scheduler_output(output, scaled, each)
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
         if not x.isfinite().all():
             raise ValueError(
@@ -181,16 +188,18 @@ def denoise(
 
 
 def guided(
-    model: Any, x: Float[Tensor, "B *sample"], t: Tensor, labels: Int[Tensor, " B"], guidance: float
+    model: Any,
+    x: Float[Tensor, "B *sample"],
+    t: Float[Tensor, "B *f"],
+    labels: Int[Tensor, " B"],
+    guidance: float,
 ) -> Float[Tensor, "B *sample"]:
     """The model's prediction with classifier-free guidance; a variance that it learnt beside it is left out."""
-    times, channels = t.expand(len(x)).float(), x.shape[1]
+    channels = x.shape[1]
     if guidance == 1.0:
-        return model(x, times, labels)[0][:, :channels]
+        return model(x, t, labels)[0][:, :channels]
     null = torch.full_like(labels, model.num_classes)
-    both = model(x.repeat(2, *[1] * (x.ndim - 1)), times.repeat(2), torch.cat([labels, null]))[0][
-        :, :channels
-    ]
+    both = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, null]))[0][:, :channels]
     conditional, unconditional = both.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
