@@ -181,7 +181,7 @@ class Layout:
             vectors = vectors.repeat_interleave(each, dim=1)
         return vectors.reshape(1, -1, vectors.shape[-1]) if self.packed else vectors
 
-    def beside_times(self, vectors: Float[Tensor, "B D"], shape: Sequence[int]) -> Float[Tensor, "B *f D"]:
+    def beside_times(self, vectors: Float[Tensor, "B D"], shape: Sequence[int]) -> Float[Tensor, "*f D"]:
         """One vector per sample, shaped to be added to one per time of this shape."""
         if not self.cells_per_time(shape):
             return vectors
