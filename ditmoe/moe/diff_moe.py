@@ -76,11 +76,10 @@ class TimeAwareExperts(Experts):
         """Shift, scale and gate of each row: V_e U_e SiLU(c)."""
         row, each = rows.row_of(c.shape[:-1]), c.flatten(0, -2)
         reduced = torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), F.silu(each))
-        expand = self.expand.to(c.dtype)
-        if c.ndim > 2 and len(each) * len(expand) > len(row):  # fewer rows than times with each expert
-            ends = rows.counts.cumsum(0).to(torch.int32)
-            return F.grouped_mm(reduced[row, rows.expert], expand.transpose(1, 2), offs=ends)
-        return torch.einsum("epr,ber->bep", expand, reduced)[row, rows.expert]
+        if c.ndim > 2 and len(each) * len(self.expand) > len(row):  # fewer rows than pairs of time and expert
+            expand, ends = self.expand.to(reduced.dtype).transpose(1, 2), rows.counts.cumsum(0)
+            return F.grouped_mm(reduced[row, rows.expert], expand, offs=ends.to(torch.int32))
+        return torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)[row, rows.expert]
 
     @torch.no_grad()
     def initialize(self) -> None:
