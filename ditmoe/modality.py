@@ -72,13 +72,38 @@ class Tokens(nn.Module, ABC):
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
         like: Float[Tensor, "B *sample"],
-        t: Float[Tensor, " B"],
-        c: Float[Tensor, "B D"],
+        t: Float[Tensor, "*t"],
+        c: Float[Tensor, "*t D"],
     ) -> Float[Tensor, "B *prediction"]:
         """Put tokens together into a prediction shaped like `like` (more channels where it is asked for more).
 
-        Time t (0..1000) and the conditioning vector c are there for adapters with a head of their own.
+        Times t (0..1000; shapes: `ditmoe.nn.layout`) and the conditioning vectors c are there for adapters with a
+        head of their own.
         """
+
+    def sample_times(
+        self, t: Float[Tensor, "*t"], x: Float[Tensor, "B *sample"], layout: Layout | None = None
+    ) -> Float[Tensor, "B *ones"]:
+        """Times in a shape of `ditmoe.nn.layout`, each for the numbers of its token: shaped to multiply samples.
+
+        Args:
+            x: samples, by default (B, C, *cells), of which a token covers so many along each axis; or, with a layout,
+                their tokens (T, P), as `pack` gives them.
+
+        Raises:
+            ValueError: for any other shape.
+        """
+        if layout is not None:
+            token = torch.arange(len(x), device=t.device)
+            return t.flatten()[layout.row_of(token, t.shape)][:, None]
+        grid = self.grid(x)
+        each = Layout.even(grid, len(x), t.device).cells_per_time(t.shape)
+        if not each:
+            return t.view(-1, *[1] * (x.ndim - 1))
+        times = t.repeat_interleave(each, dim=1).view(len(x), 1, *grid)
+        for axis, (tokens, size) in enumerate(zip(grid, x.shape[2:], strict=True), start=2):
+            times = times.repeat_interleave(size // tokens, dim=axis)
+        return times
 
     def initialize(self) -> bool:
         """Initialise weights of its own, if any, so that it predicts zero at birth; whether it has any."""

@@ -34,37 +34,52 @@ HORIZON = 1000
 """The time of pure noise; one scale for both processes and for diffusers' schedulers."""
 
 
-def expand(t: Float[Tensor, " B"], like: Float[Tensor, "B *sample"]) -> Tensor:
-    """One number per sample, shaped to multiply samples."""
-    return t.view(-1, *[1] * (like.ndim - 1))
+def expand(t: Float[Tensor, "*t"], like: Float[Tensor, "B *sample"]) -> Tensor:
+    """One number per sample, shaped to multiply samples; or what is shaped so (`Tokens.sample_times`), as it is.
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    if t.ndim == like.ndim:
+        fits = all(n in (1, size) for n, size in zip(t.shape, like.shape, strict=True))
+    else:
+        fits = t.ndim == 1 and len(t) in (1, len(like))
+    if not fits:
+        raise ValueError(
+            f"times must be ({len(like)},) or multiply samples of shape {tuple(like.shape)}, got {tuple(t.shape)}"
+        )
+    return t if t.ndim == like.ndim else t.view(-1, *[1] * (like.ndim - 1))
 
 
 class Process(ABC):
-    """How data are corrupted and what a network must say about it. Holds no weights, never calls the model."""
+    """How data are corrupted and what a network must say about it. Holds no weights, never calls the model.
+
+    Times are (B,), one per sample, or shaped to multiply samples, one per number (`expand`).
+    """
 
     @abstractmethod
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
         """Random training times in [0, 1000]."""
 
-    def shifted(self, t: Float[Tensor, " n"], tokens: Tensor | int) -> Float[Tensor, " n"]:
+    def shifted(self, t: Float[Tensor, "*t"], tokens: Tensor | int) -> Float[Tensor, "*t"]:
         """Times of samples of so many tokens, in training and in sampling alike; by default as they are."""
         return t
 
     @abstractmethod
     def corrupt(
-        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         """x_t."""
 
     @abstractmethod
     def target(
-        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         """What the network's output is compared with, by mean squared error."""
 
     @abstractmethod
     def to_scheduler_output(
-        self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         """The network's output as the quantity that diffusers' scheduler steps with."""
 
@@ -97,19 +112,19 @@ class FlowMatching(Process):
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
         return HORIZON * torch.sigmoid(self.mean + self.std * torch.randn(num, generator=generator))
 
-    def shifted(self, t: Float[Tensor, " n"], tokens: Tensor | int) -> Float[Tensor, " n"]:
+    def shifted(self, t: Float[Tensor, "*t"], tokens: Tensor | int) -> Float[Tensor, "*t"]:
         if self.tokens is None:
             return t
         a = torch.as_tensor(tokens, device=t.device).div(self.tokens).sqrt().to(t.dtype)
         return a * t / (1 + (a - 1) * t / HORIZON)
 
     def corrupt(
-        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         return torch.lerp(x0, noise, expand(t / HORIZON, x0))
 
     def target(
-        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         velocity = noise - x0
         if self.prediction == "velocity":
@@ -118,7 +133,7 @@ class FlowMatching(Process):
         return (velocity - skip * self.corrupt(x0, noise, t)) / scale
 
     def to_scheduler_output(
-        self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         if self.prediction == "velocity":
             return output
@@ -133,7 +148,7 @@ class FlowMatching(Process):
         }
 
     @staticmethod
-    def _linear_part(t: Float[Tensor, " B"], like: Tensor) -> tuple[Tensor, Tensor]:
+    def _linear_part(t: Float[Tensor, "*t"], like: Tensor) -> tuple[Tensor, Tensor]:
         s = expand(t / HORIZON, like)
         variance = (1 - s) ** 2 + s**2
         return (2 * s - 1) / variance, variance.rsqrt()
@@ -165,13 +180,13 @@ class DDPM(Process):
         return torch.randint(HORIZON, (num,), generator=generator).float()
 
     def corrupt(
-        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         a, b = self._mix(t, x0)
         return a * x0 + b * noise
 
     def target(
-        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         if self.prediction == "epsilon":
             return noise
@@ -179,7 +194,7 @@ class DDPM(Process):
         return a * noise - b * x0
 
     def to_scheduler_output(
-        self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, " B"]
+        self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         return output
 
@@ -192,7 +207,7 @@ class DDPM(Process):
             "timestep_spacing": "trailing",
         }
 
-    def _mix(self, t: Float[Tensor, " B"], like: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix(self, t: Float[Tensor, "*t"], like: Tensor) -> tuple[Tensor, Tensor]:
         cumprod = expand(self.alphas_cumprod.to(t.device)[t.long()].float(), like)
         return cumprod.sqrt(), (1 - cumprod).sqrt()
 

@@ -142,6 +142,7 @@ def denoise(
     interval: Sequence[float] = (0.0, 1000.0),
     negative: Condition | None = None,
     generators: list[torch.Generator] | torch.Generator | None = None,
+    times: Callable[[Tensor], Float[Tensor, "*t"]] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "B *sample"]:
     """From noise to samples.
@@ -155,6 +156,8 @@ def denoise(
         steps: number of scheduler steps.
         negative: what guidance leads away from; None is what nothing is asked of.
         generators: one per sample, or one for all, for schedulers that add noise.
+        times: from the scheduler's time, a scalar, those that the model is told (a shape of `ditmoe.nn.layout`), such
+            as 0 for the frames that are given; None is that time for each sample. The scheduler steps all alike.
         on_step: called after each step.
 
     Raises:
@@ -171,8 +174,12 @@ def denoise(
     for t in scheduler.timesteps:
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        output = guided(model, scaled, t, asked, guidance if inside else 1.0, negative)
-        output = process.to_scheduler_output(output, scaled, t.expand(len(x)).float())
+        told = each = t.expand(len(x)).float()
+        if times is not None:
+            told = times(t).float()
+            each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
+        output = guided(model, scaled, told, asked, guidance if inside else 1.0, negative)
+        output = process.to_scheduler_output(output, scaled, each)
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
         if not x.isfinite().all():
             raise ValueError(
@@ -186,18 +193,18 @@ def denoise(
 def guided(
     model: Any,
     x: Float[Tensor, "B *sample"],
-    t: Tensor,
+    t: Float[Tensor, "B *f"],
     asked: Condition,
     guidance: float,
     negative: Condition | None = None,
 ) -> Float[Tensor, "B *sample"]:
     """The model's prediction with classifier-free guidance; a variance that it learnt beside it is left out."""
-    times, channels = t.expand(len(x)).float(), x.shape[1]
+    channels = x.shape[1]
     if guidance == 1.0:
-        return model(x, times, asked)[0][:, :channels]
-    both = Condition.cat([asked, asked.nothing if negative is None else negative])
-    output = model(x.repeat(2, *[1] * (x.ndim - 1)), times.repeat(2), both)[0][:, :channels]
-    conditional, unconditional = output.chunk(2)
+        return model(x, t, asked)[0][:, :channels]
+    everything = Condition.cat([asked, asked.nothing if negative is None else negative])
+    both = model(torch.cat([x, x]), torch.cat([t, t]), everything)[0][:, :channels]
+    conditional, unconditional = both.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 

@@ -65,7 +65,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "R N D"],
         context: Context,
-        c: Float[Tensor, "B *f D"],
+        c: Float[Tensor, "*t D"],
         angles: Float[Tensor, "N half"] | None = None,
     ) -> tuple[Float[Tensor, "R N D"], Routing | None]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, context.layout)
@@ -94,7 +94,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(hidden_size, out_features)
 
     def forward(
-        self, x: Float[Tensor, "R N D"], c: Float[Tensor, "B *f D"], layout: Layout
+        self, x: Float[Tensor, "R N D"], c: Float[Tensor, "*t D"], layout: Layout
     ) -> Float[Tensor, "R N Q"]:
         return self.linear(modulate(normalize(x), *self.modulation(c, layout)))
 
@@ -195,7 +195,7 @@ class DiTMoE(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "R *sample"],
-        t: Float[Tensor, "B *f"],
+        t: Float[Tensor, "*t"],
         y: Any,
         layout: Layout | None = None,
     ) -> tuple[Float[Tensor, "R *prediction"], list[Routing]]:
@@ -203,8 +203,8 @@ class DiTMoE(nn.Module):
 
         Args:
             x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
-            t: time of each sample from data (0) to noise (1000); or (B, F), of each place along the first axis of
-                the token grid, such as the frames of a clip. Routers and heads that know the time then see the mean.
+            t: time of each sample from data (0) to noise (1000), (B,); or of each frame or token, in a shape of
+                `ditmoe.nn.layout`. Blocks, routers, experts and heads see that of their token.
             y: what is asked for: a `Condition` of B samples, or what `conditioning.read` takes for one, such as class
                 indices (B,), where the number of classes asks for nothing.
             layout: of samples of different sizes.
@@ -224,28 +224,27 @@ class DiTMoE(nn.Module):
         return self.tokens.unpatchify(tokens, layout, x, t, c), routings
 
     def predict(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Any
-    ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
-        """What each token predicts, the routings, the time and the conditioning of each sample."""
-        h, routings, context, c = self.encode(tokens, layout, t, y)
-        return self.final(h, c, layout), routings, context.t, context.c
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
+    ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, "*t"], Float[Tensor, "*t D"]]:
+        """What each token predicts, the routings, the times and their conditioning."""
+        h, routings, context = self.encode(tokens, layout, t, y)
+        return self.final(h, context.c, layout), routings, context.t, context.c
 
     def encode(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Any
-    ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context, Float[Tensor, "B *f D"]]:
-        """Tokens after `depth` blocks, the routings, what is known of the samples, and the conditioning of blocks."""
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
+    ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context]:
+        """Tokens after `depth` blocks, the routings, and what is known of the samples."""
         h, angles = self.place(self.embed(tokens), layout)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         asked = self.conditioning(self.conditioning.read(y))
-        per_frame = time + (asked.vector if t.ndim == 1 else asked.vector[:, None])
-        t, time, c = (t, time, per_frame) if t.ndim == 1 else (t.mean(1), time.mean(1), per_frame.mean(1))
+        c = time + layout.beside_times(asked.vector, t.shape)
         context = Context(t, time, c, layout, h, asked)
         routings = []
         for block in islice(self.blocks, self.depth):
-            h, routing = block(h, context, per_frame, angles)
+            h, routing = block(h, context, c, angles)
             if routing is not None:
                 routings.append(routing)
-        return h, routings, context, per_frame
+        return h, routings, context
 
     def place(
         self, h: Float[Tensor, "R N D"], layout: Layout

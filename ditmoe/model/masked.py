@@ -78,16 +78,16 @@ class MaskedDiTMoE(DiTMoE):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def predict(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Any
-    ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, " B"], Float[Tensor, "B D"]]:
+        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
+    ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, "*t"], Float[Tensor, "*t D"]]:
         if not self.training or not any(self.mask_ratio):
-            h, routings, context, c = self.encode(tokens, layout, t, y)
-            h = self.bridge(h, c, layout)
+            h, routings, context = self.encode(tokens, layout, t, y)
+            h = self.bridge(h, context.c, layout)
         else:
             kept, counts = self.draw_kept(self.occupied(tokens), layout)
             some = layout.only(kept, counts)
-            h, routings, context, c = self.encode(tokens.flatten(0, 1)[kept][None], some, t, y)
-            seen = self.bridge(h, c, some)
+            h, routings, context = self.encode(tokens.flatten(0, 1)[kept][None], some, t, y)
+            seen = self.bridge(h, context.c, some)
             everywhere = self.mask_token.expand(*tokens.shape[:2], -1)
             h = put_back(seen, kept, everywhere)
             for i, routing in enumerate(routings):
@@ -100,8 +100,8 @@ class MaskedDiTMoE(DiTMoE):
                     )
         h, angles = self.place(h, layout)
         for block in self.blocks[self.depth :]:
-            h, _ = block(h, replace(context, layout=layout), c, angles)
-        return self.final(h, c, layout), routings, context.t, context.c
+            h, _ = block(h, replace(context, layout=layout), context.c, angles)
+        return self.final(h, context.c, layout), routings, context.t, context.c
 
     def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, " T"]:
         """Which tokens fall under the first ratio."""

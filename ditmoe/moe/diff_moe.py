@@ -66,13 +66,20 @@ class TimeAwareExperts(Experts):
         self.reduce = nn.Parameter(torch.empty(num_experts, rank, hidden_size))
         self.expand = nn.Parameter(torch.empty(num_experts, 3 * hidden_size, rank))
 
-    def forward(self, rows: Rows, c: Float[Tensor, "B D"]) -> Float[Tensor, "A D"]:
-        reduced = torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), F.silu(c))
-        modulation = torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)
-        shift, scale, gate = modulation[rows.sample, rows.expert].to(rows.x.dtype).chunk(3, dim=-1)
+    def forward(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D"]:
+        shift, scale, gate = self.modulation(rows, c).to(rows.x.dtype).chunk(3, dim=-1)
         weight = rows.weight[:, None].to(rows.x.dtype)
         y = self.compute(torch.addcmul(shift, rows.x, 1 + scale), rows)
         return torch.addcmul(weight * rows.x, gate, y.to(rows.x.dtype))
+
+    def modulation(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D3"]:
+        """Shift, scale and gate of each row: V_e U_e SiLU(c)."""
+        row, each = rows.row_of(c.shape[:-1]), c.flatten(0, -2)
+        reduced = torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), F.silu(each))
+        if c.ndim > 2 and len(each) * len(self.expand) > len(row):  # fewer rows than pairs of time and expert
+            expand, ends = self.expand.to(reduced.dtype).transpose(1, 2), rows.counts.cumsum(0)
+            return F.grouped_mm(reduced[row, rows.expert], expand, offs=ends.to(torch.int32))
+        return torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)[row, rows.expert]
 
     @torch.no_grad()
     def initialize(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ditmoe.distributed import local
+from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate, up_features
 
 
@@ -40,6 +41,7 @@ class Rows:
         counts: rows of each expert.
         sample: of the batch, that each row belongs to; None where rows came from elsewhere.
         places: of the rows, where each is a token.
+        layout: then, of these.
     """
 
     x: Float[Tensor, "A D"]
@@ -48,6 +50,19 @@ class Rows:
     counts: Int[Tensor, " E"]
     sample: Int[Tensor, " A"] | None
     places: Places | None = None
+    layout: Layout | None = None
+
+    def row_of(self, shape: Sequence[int]) -> Int[Tensor, " A"]:
+        """Which of times of this shape (see `ditmoe.nn.layout`), counted through the batch, each row has.
+
+        Raises:
+            ValueError: for times within samples where rows are mixtures of tokens, or came from elsewhere.
+        """
+        if len(shape) == 1 and self.sample is not None:
+            return self.sample
+        if self.places is None or self.layout is None:
+            raise ValueError("experts that work on mixtures of tokens know no time per frame or token")
+        return self.layout.row_of(self.places.token, shape)
 
 
 class Experts(nn.Module):
@@ -78,8 +93,8 @@ class Experts(nn.Module):
         self.up_bias = nn.Parameter(torch.zeros(num_experts, up)) if bias else None
         self.down_bias = nn.Parameter(torch.zeros(num_experts, hidden_size)) if bias else None
 
-    def forward(self, rows: Rows, c: Float[Tensor, "B D"]) -> Float[Tensor, "A D"]:
-        """Each row through its expert, times its weight; `c` is the conditioning of each sample, not used here."""
+    def forward(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D"]:
+        """Each row through its expert, times its weight; `c` is the conditioning (see `Context`), not used here."""
         return self.compute(rows.x, rows)
 
     def compute(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:

@@ -22,17 +22,17 @@ class Context:
     """What a layer may know beside the tokens that it works on.
 
     Attributes:
-        t: time of each sample, from data (0) to noise (1000).
-        time: its embedding.
-        c: the conditioning vector, the time and what is asked for together.
+        t: times, from data (0) to noise (1000), of samples, frames or tokens: a shape of `ditmoe.nn.layout`.
+        time: their embedding.
+        c: the conditioning vectors, the time and what is asked for together.
         layout: which tokens belong to which sample, and where each lies.
         unmodulated: the tokens after LayerNorm, before the conditioning's scale and shift.
         asked: what is asked for, embedded, and which samples are unconditional (`asked.null`); every model gives it.
     """
 
-    t: Float[Tensor, " B"]
-    time: Float[Tensor, "B D"]
-    c: Float[Tensor, "B D"]
+    t: Float[Tensor, "*t"]
+    time: Float[Tensor, "*t D"]
+    c: Float[Tensor, "*t D"]
     layout: Layout
     unmodulated: Float[Tensor, "R N D"]
     asked: Embedded | None = None
@@ -110,9 +110,8 @@ class Routing:
         ends = count(token, len(self.scores)).cumsum(0)
         places = Places(token, token.argsort(stable=True), F.pad(ends, (1, 0)))
         rows = Gather.apply(x.flatten(0, 1), *places)
-        return Rows(
-            rows, self.weight[order], self.expert[order], self.counts, layout.sample_of(token), places
-        )
+        sample = layout.sample_of(token)
+        return Rows(rows, self.weight[order], self.expert[order], self.counts, sample, places, layout)
 
     def combine(
         self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "R N D"], layout: Layout
@@ -169,8 +168,9 @@ class Router(nn.Module, ABC):
         uses_collectives: whether its forward pass takes part in sums or collections over them.
         routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
         top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
-        within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, and
-            whose answer must be a list of assignments to plain experts, with no branch beside them.
+        within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, or
+            some tokens of them (`Layout.only`, some samples then without any), and whose answer must be a list of
+            assignments to plain experts, with no branch beside them.
     """
 
     CLAIMS: ClassVar[tuple[str, ...]] = ("top_k_in_sampling", "within_timestep")

@@ -10,19 +10,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
-from ditmoe.nn import Layout
 
 
 class TimestepExperts(Router):
-    """The time of a sample chooses among S = len(boundaries) + 1 sets of experts; then a token router, if any, within.
+    """The time of a token chooses among S = len(boundaries) + 1 sets of experts; then a token router, if any, within.
 
     Wan 2.2 has two experts, one above t = 875 and one below; eDiff-I (arXiv 2211.01324) and its kin have more. All
-    are trained by one run, on the samples that fall into their segment. Segment s spans
-    boundaries[s-1] <= t < boundaries[s].
+    are trained by one run, on the samples that fall into their segment; of a sample with several times, on the tokens
+    that do, a sample of their own to the router within. Segment s spans boundaries[s-1] <= t < boundaries[s].
 
     Attention and shared experts serve all segments: with `model.shared_ratio=0` a feed-forward layer is its
     segment's alone. With a router inside, its experts, weights, losses and thresholds exist once per
-    segment, and the losses count by the share of the samples. The segments are found on the host.
+    segment, and the losses count by the share of the samples (of each, by the share of its tokens). The segments are
+    found on the host.
 
     Args:
         boundaries: times (0 data, 1000 noise) at which the experts change, ascending.
@@ -86,31 +86,27 @@ class TimestepExperts(Router):
             return self._within(x, context, segment)
         num_tokens = x.shape[0] * x.shape[1]
         token = torch.arange(num_tokens, device=x.device)
-        expert = segment[context.layout.sample_of(token)]
+        expert = segment.flatten()[context.layout.row_of(token, segment.shape)]
         scores = torch.nn.functional.one_hot(expert, self.num_experts).float()
         return Routing(token, expert, torch.ones(num_tokens, device=x.device), scores)
 
-    def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[Tensor, " B"]) -> Routing:
+    def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[Tensor, "*t"]) -> Routing:
         num_tokens, layout = x.shape[0] * x.shape[1], context.layout
-        of_token = segment[layout.sample_of(torch.arange(num_tokens, device=x.device))]
-        sizes = self.pool.total(torch.bincount(segment, minlength=len(self.routers))).tolist()
+        token = torch.arange(num_tokens, device=x.device)
+        of_token = segment.flatten()[layout.row_of(token, segment.shape)]
+        if segment.ndim == 1:
+            sizes = self.pool.total(torch.bincount(segment, minlength=len(self.routers))).tolist()
+        else:
+            share = 1 / torch.tensor(layout.lengths, device=x.device)[layout.sample_of(token)]
+            sizes = self.pool.total(share.new_zeros(len(self.routers)).index_add(0, of_token, share)).tolist()
         parts = []
         for index, router in enumerate(self.routers):
-            here = (segment == index).nonzero()[:, 0]
-            if len(here) or (
+            own = (of_token == index).nonzero()[:, 0]
+            if len(own) or (
                 sizes[index] and router.uses_collectives
             ):  # who has none still answers the other ranks
-                own = (of_token == index).nonzero()[:, 0]
-                inside = replace(
-                    context,
-                    t=context.t[here],
-                    time=context.time[here],
-                    c=context.c[here],
-                    asked=context.asked and context.asked.take(here),
-                    layout=layout.take(here.tolist()),
-                    unmodulated=_only(context.unmodulated, own, layout),
-                )
-                parts.append((index, own, router(_only(x, own, layout), inside)))
+                here = (segment == index).nonzero()[:, 0] if segment.ndim == 1 else None
+                parts.append((index, own, router(*_part(x, context, own, here))))
         scores = x.new_zeros(num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
         for index, own, r in parts:
             scores[own, index] = r.scores
@@ -146,10 +142,20 @@ def _merged(parts: Sequence[tuple[float, Mapping[str, Loss]]]) -> dict[str, Loss
     return merged
 
 
-def _only(x: Float[Tensor, "R N D"], own: Int[Tensor, " T"], layout: Layout) -> Float[Tensor, "b n D"]:
-    """Some samples' tokens."""
-    rows = x.flatten(0, 1)[own]
-    return rows[None] if layout.packed else rows.unflatten(0, (-1, x.shape[1]))
+def _part(
+    x: Float[Tensor, "R N D"], context: Context, own: Int[Tensor, " T"], here: Int[Tensor, " b"] | None
+) -> tuple[Float[Tensor, "r n D"], Context]:
+    """Some tokens, and what is known beside them: those of some samples, where `here` tells which, or any."""
+    layout = context.layout
+    x, unmodulated = (rows.flatten(0, 1)[own][None] for rows in (x, context.unmodulated))
+    if here is None:
+        counts = torch.bincount(layout.sample_of(own), minlength=len(layout.grids)).tolist()
+        return x, replace(context, layout=layout.only(own, counts), unmodulated=unmodulated)
+    if not layout.packed:
+        x, unmodulated = (rows[0].unflatten(0, (-1, layout.lengths[0])) for rows in (x, unmodulated))
+    t, time, c = (values[here] for values in (context.t, context.time, context.c))
+    asked = context.asked and context.asked.take(here)
+    return x, Context(t, time, c, layout.take(here.tolist()), unmodulated, asked)
 
 
 def _scattered(

@@ -71,8 +71,8 @@ class Modulation(nn.Module):
         self.num = num
         self.linear = nn.Linear(hidden_size, num * hidden_size)
 
-    def forward(self, c: Float[Tensor, "B *f D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
-        """Each shaped to meet the tokens; c has one row for each sample, or for each of its frames."""
+    def forward(self, c: Float[Tensor, "*t D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
+        """Each shaped to meet the tokens; c has one row for each time (see `ditmoe.nn.layout`)."""
         return layout.spread(self.linear(F.silu(c))).chunk(self.num, dim=-1)
 
 

@@ -3,6 +3,16 @@
 Samples of one size keep a batch axis, tokens (B, N, D). Samples of different sizes, or of which only some cells are
 tokens, are packed end to end on one row, tokens (1, T, D), and the layout tells them apart (NaViT, arXiv 2307.06304).
 Shapes are written (R, N, D) where either serves: R is B, or 1. What works on all tokens alike need not know which.
+
+Times, and vectors made of them, have a shape (B, *f), f being nothing or one number:
+
+    (B,)      one for each sample;
+    (B, n)    samples of one grid: one for each of n runs of N / n cells in row-major order, n dividing their number N;
+              n = F, the places along the first axis, is a time per frame, n = N one per token;
+    (1, T)    on packed rows: one for each cell, sample after sample.
+
+Cells count that are no tokens (empty patches of a cloud, what masked training drops), so that a time's place does not
+depend on which are.
 """
 
 import itertools
@@ -119,21 +129,72 @@ class Layout:
         """Numbers of the tokens' samples."""
         return self.sample[token] if self.packed else token // self.lengths[0]
 
-    def spread(self, vectors: Float[Tensor, "B *f D"]) -> Float[Tensor, "R _ D"]:
-        """One vector per sample, shaped to meet its tokens: (B, 1, D), or (1, T, D) where they are packed; or one for
-        each place along the first axis, (B, N, D).
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Cells of each sample."""
+        return tuple(torch.Size(grid).numel() for grid in self.grids)
+
+    @cached_property
+    def cell(self) -> Int[Tensor, " T"]:
+        """Number of each token's cell, counting cells through the batch."""
+        if self.kept is None:
+            return torch.arange(sum(self.lengths), device=self.device)
+        number = torch.zeros_like(self.sample)
+        grids = torch.tensor(self.grids, device=self.device)[self.sample]
+        for size, column in zip(grids.unbind(-1), self.kept.unbind(-1), strict=True):
+            number = number * size + column
+        return number + torch.tensor([0, *itertools.accumulate(self.sizes)], device=self.device)[self.sample]
+
+    def cells_per_time(self, shape: Sequence[int]) -> int:
+        """How many cells share one of times of this shape; 0 where each sample has one.
+
+        Raises:
+            ValueError: unless it is one of the shapes at the top of this file.
         """
+        shape, size, total = tuple(shape), len(self.grids), sum(self.sizes)
+        alike = len(set(self.grids)) == 1
+        if shape == (size,):
+            return 0
+        if self.packed and shape == (1, total):
+            return 1
+        if alike and len(shape) == 2 and shape[0] == size and shape[1] and self.sizes[0] % shape[1] == 0:
+            return self.sizes[0] // shape[1]
+        several = f"({size}, n) with n dividing {self.sizes[0]}" if alike else f"(1, {total}), one per token"
+        raise ValueError(f"times must be ({size},), one per sample, or {several}, got {shape}")
+
+    def row_of(self, token: Int[Tensor, " A"], shape: Sequence[int]) -> Int[Tensor, " A"]:
+        """Which of times of this shape, counted through the batch, each of some tokens has."""
+        each = self.cells_per_time(shape)
+        if not each:
+            return self.sample_of(token)
+        cell = token if self.kept is None else self.cell[token]
+        return cell if each == 1 else cell // each
+
+    def spread(self, vectors: Float[Tensor, "*t D"]) -> Float[Tensor, "R _ D"]:
+        """One vector per time, shaped to meet the tokens: (B, 1, D) for one per sample, else (R, N, D)."""
         if vectors.ndim == 2:
             return vectors.index_select(0, self.sample)[None] if self.packed else vectors[:, None]
-        if self.packed:
-            raise ValueError("samples of different sizes take one time each, not one per frame")
-        return vectors.repeat_interleave(self.lengths[0] // vectors.shape[1], dim=1)
+        each = self.cells_per_time(vectors.shape[:-1])
+        if self.kept is not None:
+            return vectors.flatten(0, 1).index_select(0, self.cell if each == 1 else self.cell // each)[None]
+        if each > 1:
+            vectors = vectors.repeat_interleave(each, dim=1)
+        return vectors.reshape(1, -1, vectors.shape[-1]) if self.packed else vectors
+
+    def beside_times(self, vectors: Float[Tensor, "B D"], shape: Sequence[int]) -> Float[Tensor, "*f D"]:
+        """One vector per sample, shaped to be added to one per time of this shape."""
+        if not self.cells_per_time(shape):
+            return vectors
+        if shape[0] == len(vectors):
+            return vectors[:, None]
+        sizes = torch.tensor(self.sizes, device=self.device)
+        return vectors.repeat_interleave(sizes, dim=0, output_size=sum(self.sizes))[None]
 
     def blocks(self, rows: Shaped[Tensor, "T *n"]) -> list[Shaped[Tensor, "b N *n"]]:
-        """Rows of tokens counted through the batch, as samples of one length at a time."""
+        """Rows of tokens counted through the batch, as samples of one length at a time; without those of no token."""
         if not self.packed:
             return [rows.unflatten(0, (len(self.grids), self.lengths[0]))]
-        return [part[None] for part in rows.split(self.lengths)]
+        return [part[None] for part in rows.split(self.lengths) if len(part)]
 
     def take(self, samples: Sequence[int]) -> "Layout":
         """That of some of the samples."""

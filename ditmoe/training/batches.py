@@ -1,5 +1,6 @@
 """Training batches: a function of seed and number alone, however many processes share them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,8 @@ class Batch:
         index: its number.
         x0: (B, *sample) samples of one size; or (T, P) the tokens of samples of different sizes, end to end.
         noise: like `x0`.
-        t: (B,) times.
+        t: times, in a shape of `ditmoe.nn.layout`.
+        each: the same, shaped to multiply x0.
         asked: what is asked for, by some samples nothing.
         layout: of the tokens, where sizes differ.
         size: samples of all processes together.
@@ -33,16 +35,12 @@ class Batch:
     index: int
     x0: Float[Tensor, "..."]
     noise: Float[Tensor, "..."]
-    t: Float[Tensor, " B"]
+    t: Float[Tensor, "*t"]
+    each: Float[Tensor, "..."]
     asked: Condition
     layout: Layout | None
     size: int
     share: float
-
-    @property
-    def each(self) -> Float[Tensor, " _"]:
-        """A time for each row of x0."""
-        return self.t if self.layout is None else self.t[self.layout.sample]
 
     def shaped(self, rows: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Rows like x0 as the model takes them and gives them back."""
@@ -54,7 +52,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        names = ("x0", "noise", "t", "asked")
+        names = ("x0", "noise", "t", "each", "asked")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, **moved, layout=self.layout and replace(self.layout, device=device))
 
@@ -70,6 +68,7 @@ class Batches:
         size: samples of a batch; at native sizes `modality.rows` tells.
         label_dropout: share of samples that are trained as if they asked for nothing.
         read: what is asked for, of what the modality's data give.
+        time_per: "sample", "frame" or "token", see `ditmoe.training.options.TIME_PER`.
 
     Raises:
         ValueError: unless the processes can share out a batch evenly.
@@ -85,11 +84,13 @@ class Batches:
         size: int,
         label_dropout: float,
         read: Callable[[Any], Condition],
+        time_per: str = "sample",
     ) -> None:
         given = ("modality.rows", modality.rows) if modality.rows else ("trainer.batch_size", size)
         mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
-        self.seed, self.size, self.label_dropout, self.read = seed, size, label_dropout, read
+        self.seed, self.size, self.label_dropout, self.time_per = seed, size, label_dropout, time_per
+        self.read = read
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
@@ -98,10 +99,14 @@ class Batches:
     def _even(self, index: int) -> Batch:
         rank, world = self.mesh.rank, self.mesh.world
         x0, asked = self.modality.batch(self.size // world, self.seed, index, rank, world)
-        noise, t, dropped = self._drawn((self.size, *x0.shape[1:]), self.size, index)
+        grid = self.tokens.grid(x0)
+        noise, t, dropped = self._drawn((self.size, *x0.shape[1:]), [grid] * self.size, index)
+        if self.time_per != "sample":
+            t = t.view(self.size, -1)
         noise, t, dropped = (self.mesh.own(x) for x in (noise, t, dropped))
-        t = self.process.shifted(t, torch.Size(self.tokens.grid(x0)).numel())
-        return Batch(index, x0, noise, t, self.read(asked).drop(dropped), None, self.size, x0.numel())
+        t = self.process.shifted(t, math.prod(grid))
+        each, asked = self.tokens.sample_times(t, x0), self.read(asked).drop(dropped)
+        return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel())
 
     def _packed(self, index: int) -> Batch:
         num = self.modality.rows // self.mesh.world
@@ -111,22 +116,35 @@ class Batches:
         for row in range(first, first + num):
             samples, own = self.modality.packed_batch(self.seed, row)
             x0, layout = self.tokens.pack(samples)
-            noise, t, dropped = self._drawn(x0.shape, len(samples), row)
-            t = self.process.shifted(t, torch.tensor(layout.lengths))
+            noise, t, dropped = self._drawn(x0.shape, layout.grids, row)
+            counts, lengths = (torch.tensor(n) for n in (self._counts(layout.grids), layout.lengths))
+            t = self.process.shifted(t, lengths.repeat_interleave(counts))
+            if self.time_per != "sample":
+                t = t.repeat_interleave((lengths // counts).repeat_interleave(counts))
             grids += layout.grids
             rows.append((x0, noise, t))
             asked.append(self.read(own).drop(dropped))
         x0, noise, t = (torch.cat(parts) for parts in zip(*rows, strict=True))
         layout = Layout.pack(grids, x0.device)
         size, numbers = self.mesh.ranks.total(torch.tensor([len(grids), x0.numel()])).tolist()
-        return Batch(index, x0, noise, t, Condition.cat(asked), layout, size, numbers / self.mesh.world)
+        t = t if self.time_per == "sample" else t[None]
+        each = self.tokens.sample_times(t, x0, layout)
+        share = numbers / self.mesh.world
+        return Batch(index, x0, noise, t, each, Condition.cat(asked), layout, size, share)
 
-    def _drawn(self, shape: Sequence[int], size: int, address: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, times, and which samples are to ask for nothing."""
+    def _drawn(
+        self, shape: Sequence[int], grids: Sequence[Sequence[int]], address: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise, the times of all samples end to end, and which samples are to ask for nothing."""
         generator = torch_generator("train", self.seed, address)
         noise = torch.randn(tuple(shape), generator=generator)
         return (
             noise,
-            self.process.draw_times(size, generator),
-            torch.rand(size, generator=generator) < self.label_dropout,
+            self.process.draw_times(sum(self._counts(grids)), generator),
+            torch.rand(len(grids), generator=generator) < self.label_dropout,
         )
+
+    def _counts(self, grids: Sequence[Sequence[int]]) -> list[int]:
+        """How many times samples of these token grids have."""
+        count = {"sample": lambda grid: 1, "frame": lambda grid: grid[0], "token": math.prod}[self.time_per]
+        return [count(grid) for grid in grids]

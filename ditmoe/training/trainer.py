@@ -62,16 +62,8 @@ class Trainer:
         self.mesh, self.options, self.seed = mesh or Mesh(), options, seed
         self.model, self.process, self.modality = model, process, modality
         self.folder, self.preview = folder, preview
-        self.batches = Batches(
-            modality,
-            model.tokens,
-            process,
-            self.mesh,
-            seed,
-            options.batch_size,
-            options.label_dropout,
-            model.conditioning.read,
-        )
+        drawn = options.batch_size, options.label_dropout, model.conditioning.read, options.time_per
+        self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
         self.autocast_dtype = choose_precision(options.precision, self.device)

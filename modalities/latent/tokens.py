@@ -38,7 +38,7 @@ class PatchTokens(Tokens):
         tokens: Float[Tensor, "B N Q"],
         layout: Layout,
         like: Float[Tensor, "B C *size"],
-        t: Float[Tensor, " B"],
-        c: Float[Tensor, "B D"],
+        t: Float[Tensor, "*t"],
+        c: Float[Tensor, "*t D"],
     ) -> Float[Tensor, "B C2 *size"]:
         return unpatchify(tokens, like.shape[2:], self.patch_size).movedim(-1, 1)

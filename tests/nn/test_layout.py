@@ -193,7 +193,9 @@ def test_an_empty_sample_is_named() -> None:
 
 
 def test_one_time_per_frame_is_for_samples_of_one_size() -> None:
-    with pytest.raises(ValueError, match="one time each"):
+    with pytest.raises(
+        ValueError, match=r"^times must be \(2,\), one per sample, or \(1, 6\), one per token"
+    ):
         Layout.pack([(2, 2), (1, 2)], CPU).spread(torch.zeros(2, 2, 4))
 
 

@@ -48,7 +48,7 @@ def voxel_features(
 
 @torch.no_grad()
 def local_features(
-    coords: Float[Tensor, "B M 3"], voxels: Voxels, noise: Float[Tensor, "B 1 1"], weight: float = 1.0
+    coords: Float[Tensor, "B M 3"], voxels: Voxels, noise: Float[Tensor, "B _ 1"], weight: float = 1.0
 ) -> Float[Tensor, "B M 13"]:
     """A Gaussian fitted to the neighbours of each point, and what it says of the point's noise.
 
@@ -60,7 +60,7 @@ def local_features(
     count and C.
 
     Args:
-        noise: s in voxels.
+        noise: s in voxels, of each cloud or each point.
     """
     at = interpolate(moments(coords, voxels, weight), coords, voxels)
     count = at[..., :1].clamp_min(1e-3)
@@ -89,7 +89,8 @@ class PointHead(nn.Module):
 
         y = W f(x),   prediction = y[:3] + sum over the grids of y[3 + g] * estimate_g
 
-    with one gate per grid for the local estimate of the noise. The last layer starts at zero.
+    with one gate per grid for the local estimate of the noise. The last layer starts at zero. `modulation` is called on
+    the conditioning of clouds or of their tokens, which are fewer than points.
     """
 
     def __init__(self, in_features: int, hidden_size: int, width: int, num_grids: int) -> None:
@@ -103,9 +104,9 @@ class PointHead(nn.Module):
         self,
         features: Float[Tensor, "B M f"],
         estimates: list[Float[Tensor, "B M 3"]],
-        c: Float[Tensor, "B D"],
+        modulation: Float[Tensor, "B _ D4"],
     ) -> Float[Tensor, "B M 3"]:
-        scale1, shift1, scale2, shift2 = self.modulation(F.silu(c))[:, None].chunk(4, dim=-1)
+        scale1, shift1, scale2, shift2 = modulation.chunk(4, dim=-1)
         h = F.silu(torch.addcmul(shift1, self.inputs(features), 1 + scale1))
         h = F.silu(torch.addcmul(shift2, self.hidden(h), 1 + scale2))
         y = self.output(h).float()

@@ -1,6 +1,7 @@
 """How a cloud becomes tokens: voxels, cut into 3-D patches, read back at the points."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -16,7 +17,14 @@ from modalities.pointcloud.tokens.point_head import (
     voxel_features,
 )
 from modalities.pointcloud.tokens.voxel import devoxelize, grid_coordinates, interpolate, mean_rows, voxelize
-from modalities.pointcloud.tokens.voxel_tables import AllVoxels, PatchVoxels, PointVoxels, Voxels, touched
+from modalities.pointcloud.tokens.voxel_tables import (
+    AllVoxels,
+    PatchVoxels,
+    PointVoxels,
+    Voxels,
+    numbered,
+    touched,
+)
 from modalities.shared import patchify, sincos, unpatchify
 
 MOST_VOXELS = 2**16
@@ -99,8 +107,8 @@ class VoxelTokens(Tokens):
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
         like: Float[Tensor, "B M 3"],
-        t: Float[Tensor, " B"],
-        c: Float[Tensor, "B D"],
+        t: Float[Tensor, "*t"],
+        c: Float[Tensor, "*t D"],
     ) -> Float[Tensor, "B M 3"]:
         return self.read(tokens, layout, self.coords(like))
 
@@ -116,6 +124,31 @@ class VoxelTokens(Tokens):
     def packed(self, rows: Float[Tensor, "size C"]) -> Float[Tensor, "1 T P"]:
         """Rows of the voxels of patches as tokens."""
         return rows.view(1, -1, self.in_features)
+
+    def sample_times(
+        self, t: Float[Tensor, "*t"], x: Float[Tensor, "B M 3"], layout: Layout | None = None
+    ) -> Float[Tensor, "B _ 1"]:
+        """Each point has the time of the patch that it lies in.
+
+        In training that is where the clean point lies; the noised one may lie in a patch of another time, which the
+        head then goes by. In sampling both are the same.
+        """
+        if t.ndim == 1 or layout is not None:
+            return super().sample_times(t, x, layout)
+        Layout.even(self.grid(x), len(x), t.device).cells_per_time(t.shape)  # refuses what fits none
+        return self.of_points(t[..., None], self.coords(x))
+
+    def of_points(
+        self, vectors: Float[Tensor, "*t C"], coords: Float[Tensor, "B M 3"]
+    ) -> Float[Tensor, "B _ C"]:
+        """One vector per time, for the points: (B, 1, C) for one per sample, else each point has its patch's."""
+        if vectors.ndim == 2:
+            return vectors[:, None]
+        places = self.resolution // self.patch
+        vectors = vectors.reshape(len(coords), -1, vectors.shape[-1])
+        cell = numbered(coords.round().long() // self.patch, places) % places**3
+        row = cell // (places**3 // vectors.shape[1])
+        return vectors.gather(1, row[..., None].expand(-1, -1, vectors.shape[-1]))
 
     def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
         """Where the points lie in the grid."""
@@ -182,8 +215,8 @@ class PointVoxelTokens(VoxelTokens):
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
         like: Float[Tensor, "B M 3"],
-        t: Float[Tensor, " B"],
-        c: Float[Tensor, "B D"],
+        t: Float[Tensor, "*t"],
+        c: Float[Tensor, "*t D"],
     ) -> Float[Tensor, "B M 3"]:
         unit = deviation(self.first(like))
         coords = self.coords(like)
@@ -195,17 +228,19 @@ class PointVoxelTokens(VoxelTokens):
         for resolution in self.resolutions:
             fine = grid_coordinates(z, resolution, self.reach)
             voxel = unit * 2 * self.reach / resolution
-            noise = (
-                t.view(-1, 1, 1) / 1000 / voxel
-            )  # on the straight path; the gate learns the factor elsewhere
+            # on the straight path; the gate learns the factor elsewhere
+            noise = self.of_points(t[..., None], coords) / 1000 / voxel
+            sizes = self.parts(fine.shape[1])
+            noises = noise.split(sizes, dim=1) if noise.shape[1] > 1 else [noise] * len(sizes)
             parts = [
-                local_features(part, self.around(part, resolution), noise, self.weight(part))
-                for part in fine.split(self.parts(fine.shape[1]), dim=1)
+                local_features(part, self.around(part, resolution), own, self.weight(part))
+                for part, own in zip(fine.split(sizes, dim=1), noises, strict=True)
             ]
             local = torch.cat(parts, dim=1)
             estimates.append(local[..., :3])
             features.append(local)
-        return self.head(torch.cat(features, dim=-1), estimates, c)
+        modulation = self.of_points(self.head.modulation(F.silu(c)), coords)
+        return self.head(torch.cat(features, dim=-1), estimates, modulation)
 
     def first(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B L 3"]:
         """The points that make the tokens."""
