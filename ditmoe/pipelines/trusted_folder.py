@@ -81,12 +81,25 @@ def check_fits(kind: Any, folder: Path) -> None:
     config = _read(folder / CONFIG)
     if "quantization_config" in config:
         raise ValueError(f"{folder / CONFIG} asks for quantised weights, which nobody here reads")
-    tensors: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors |= open_file(file)
+    tensors = _tensors(folder)
     with build.describing(folder / CONFIG), torch.device("meta"), bounded(len(tensors)):
         model = kind.from_config(config)
     check_fit(model, tensors, folder)
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """The tensors of a model, in one file or in those of an index.
+
+    diffusers reads no others, and gives what it does not find there values at random.
+    """
+    files = {file.name: open_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    indices = sorted(folder.glob("*.index*.json"))
+    if len(files) != 1 or indices:
+        stated = _read(indices[0]).get("weight_map") if len(indices) == 1 else None
+        there = {name: file for file, tensors in files.items() for name in tensors}
+        if stated != there or len(there) != sum(map(len, files.values())):
+            raise ValueError(f"{folder} must hold its weights in one file, or in those that one index names")
+    return {name: value for tensors in files.values() for name, value in tensors.items()}
 
 
 def without_paths(config: Any) -> Any:

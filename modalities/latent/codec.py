@@ -51,14 +51,18 @@ class Codec(nn.Module, ABC):
         return {name: value.detach().cpu() for name, value in self.state().items()}
 
     def check(self, state: Mapping[str, Tensor]) -> None:
-        """Raises ValueError if a state is another codec's."""
+        """Raises ValueError if a state is another codec's, or holds what is no number."""
         own = self.state()
         for name in [*own, *state]:
-            shapes = [tuple(of[name].shape) if name in of else "missing" for of in (state, own)]
+            shapes = [
+                tuple(getattr(of[name], "shape", "-")) if name in of else "missing" for of in (state, own)
+            ]
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
                 )
+            if not state[name].isfinite().all():  # pictures would be black, and nobody told
+                raise ValueError(f"the codec must hold finite numbers, got others in its {name}")
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `fitted_state` gave.
