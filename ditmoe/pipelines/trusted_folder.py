@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ditmoe.checkpoint import open_file
-from ditmoe.config import build, trust
-from ditmoe.config.limits import bounded
-from ditmoe.config.restore import check_fit
+from ditmoe.checkpoint.fit import CONFIG, check_fits
+from ditmoe.config import trust
 from ditmoe.outside import files_below, is_regular, read_json
 
-INDEX, CONFIG = "model_index.json", "config.json"
+INDEX = "model_index.json"
 PARTS = ("transformer", "scheduler", "memory")
 FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
 """All that export writes."""
@@ -20,8 +16,11 @@ OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.p
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, variant: str | None = None) -> None:
     """Refuse a folder that holds code or pickles or names what is not ours or diffusers', before any is looked up.
+
+    Args:
+        variant: of the weights, as diffusers has it.
 
     Raises:
         FileNotFoundError, ValueError: one line.
@@ -55,7 +54,7 @@ def check_folder(folder: Path) -> None:
         if not list((folder / part).glob("*.safetensors")):
             raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
     if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
-        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae")
+        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae", variant)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -66,40 +65,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if trust.is_path(value):
             raise ValueError(f"{file} holds a path in its configuration, refused: {option} = {value!r}")
     return admitted
-
-
-def check_fits(kind: Any, folder: Path) -> None:
-    """Refuse a model of diffusers whose weights are not those that its configuration makes, before memory is taken.
-
-    Args:
-        kind: its class, a ModelMixin.
-        folder: config.json and safetensors of it.
-
-    Raises:
-        ValueError: naming the first tensor that does not fit.
-    """
-    config = _read(folder / CONFIG)
-    if "quantization_config" in config:
-        raise ValueError(f"{folder / CONFIG} asks for quantised weights, which nobody here reads")
-    tensors = _tensors(folder)
-    with build.describing(folder / CONFIG), torch.device("meta"), bounded(len(tensors)):
-        model = kind.from_config(config)
-    check_fit(model, tensors, folder)
-
-
-def _tensors(folder: Path) -> dict[str, Any]:
-    """The tensors of a model, in one file or in those of an index.
-
-    diffusers reads no others, and gives what it does not find there values at random.
-    """
-    files = {file.name: open_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    indices = sorted(folder.glob("*.index*.json"))
-    if len(files) != 1 or indices:
-        stated = _read(indices[0]).get("weight_map") if len(indices) == 1 else None
-        there = {name: file for file, tensors in files.items() for name in tensors}
-        if stated != there or len(there) != sum(map(len, files.values())):
-            raise ValueError(f"{folder} must hold its weights in one file, or in those that one index names")
-    return {name: value for tensors in files.values() for name, value in tensors.items()}
 
 
 def without_paths(config: Any) -> Any:

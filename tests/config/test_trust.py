@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build, cli, trust
-from ditmoe.config.limits import bounded
 
 FILE = Path("run/checkpoints/step-0000001")
 NOT_PLAIN = [

@@ -53,7 +53,10 @@ def _read_again(tree: Any) -> Iterator[int]:
     """The accessors that parts of meshes name: each part reads its own anew."""
     for mesh in _entries(tree, "meshes"):
         for part in _entries(mesh, "primitives"):
-            named = [part.get("indices"), *(a for each in _parts(part.get("attributes")) for a in each.values())]
+            named = [
+                part.get("indices"),
+                *(a for each in _parts(part.get("attributes")) for a in each.values()),
+            ]
             yield from (number for number in named if type(number) is int)
 
 
