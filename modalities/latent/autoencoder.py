@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ditmoe.checkpoint.fit import CONFIG, check_fits
 from ditmoe.outside import printable, read_json
-from modalities.latent.codec import Codec, Latents, Pixels
+from modalities.latent.codec import Codec, Latents, Pixels, is_finite
 
 
 class Published(Codec):
@@ -42,13 +42,14 @@ class Published(Codec):
         model: Any = path
         if not isinstance(path, nn.Module):
             model = load(fspath(path), subfolder, self.known)
+        check_finite(model)  # also one that a pipeline's folder gave
         self.model = model.eval().requires_grad_(False)
         axes, config = len(self.stride), model.config
         mean, deviation = (statistic(model, name) for name in ("latents_mean", "latents_std"))
         self.register_buffer("mean", _spread(config.get("shift_factor") if mean is None else mean, 0.0, axes))
         scale = _spread(config.get("scaling_factor"), 1.0, axes) / _spread(deviation, 1.0, axes)
         self.register_buffer("scale", scale)
-        if not (self.mean.isfinite().all() and (scale.isfinite() & (scale != 0)).all()):
+        if not (is_finite(self.mean) and is_finite(scale) and is_finite(1 / scale)):
             raise ValueError("the statistics of an autoencoder's latents must be finite, and its scale not 0")
 
     def encode(self, x: Pixels) -> Latents:
@@ -99,9 +100,7 @@ def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
             kind = getattr(diffusers, name)
             if own:  # what comes from the hub has its name from there alone, and is checked there
                 check_fits(kind, where)
-            model = kind.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, **options)
-            check_finite(model)
-            return model
+            return kind.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, **options)
     except Exception as error:  # a configuration can fail in many ways
         raise ValueError(
             f"codec.path must hold an autoencoder of diffusers, got {where}: {_first(error)}"
@@ -112,8 +111,8 @@ def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
 def check_finite(model: nn.Module) -> None:
     """Raises ValueError if weights are no numbers: pictures would be black, and nobody told."""
     for name, value in model.state_dict().items():
-        if not value.isfinite().all():
-            raise ValueError(f"its weights must be finite, got others in {name}")
+        if not is_finite(value):
+            raise ValueError(f"an autoencoder's weights must be finite, got others in {name}")
 
 
 def statistic(model: Any, name: str) -> Any:

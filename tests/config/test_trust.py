@@ -115,6 +115,7 @@ def test_nothing_is_made_before_somebody_asks() -> None:
         ({"seed": 2**65}, "absurd"),
         ({"x": 2**24 + 1}, "absurd"),
         ({"evaluation": {"workers": 1000}}, "absurd"),
+        ({"iterations": 2**20}, "absurd"),
         ({"x": "/etc/passwd"}, "path where none"),
         ({"x": ["someone/model"]}, "path where none"),
         ({"_target_": "modalities.pointcloud.PointCloud", "num_points": "~/x"}, "path where none"),
