@@ -98,7 +98,7 @@ def _tensors(folder: Path, variant: str | None) -> dict[str, Any]:
         files = {file: open_file(folder / file) for file in sorted(set(named.values()))}
         if named != {name: file for file, tensors in files.items() for name in tensors}:
             raise ValueError(
-                f"{index} must name the file that each tensor is in, and name all of these files'"
+                f"{index} must name the file that each tensor is in, and all that these files hold"
             )
         return {name: value for tensors in files.values() for name, value in tensors.items()}
     raise AssertionError
