@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build, cli
-from ditmoe.config.limits import bounded
 from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import make_scheduler

@@ -43,14 +43,14 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     return {
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
         + [(twice, formats.read_set), (overlapping, open_file)],
-        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member)],
+        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
-        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript)]
-        + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index)],
+        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans)]
+        + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
-        + [(far_cloud, formats.read_points)],
+        + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
@@ -212,6 +212,11 @@ def long_pax(place: Path) -> Path:
     return _patched(place, b"b", 8 * 10**9, b"x")
 
 
+def backwards(place: Path) -> Path:
+    """A member whose size leads back to itself."""
+    return _patched(place, b"b.png", -512)
+
+
 # --- bombs
 
 
@@ -265,6 +270,27 @@ def postscript(place: Path) -> Path:
     return place / "a.png"
 
 
+def scans(place: Path) -> Path:
+    """The last scan of a progressive JPEG, a hundred bytes that go over 88 megapixels, thousands of times."""
+    data = io.BytesIO()
+    Image.new("L", (9400, 9400)).save(data, "JPEG", progressive=True, quality=10)
+    content = data.getvalue()[:-2]
+    last = content[content.rindex(b"\xff\xc4") :]
+    (place / "a.jpg").write_bytes(content + last * 4000 + b"\xff\xd9")
+    return place / "a.jpg"
+
+
+def flat(place: Path) -> Path:
+    """Twenty pictures of 64 megapixels in black and white, 8 kB each."""
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1001)) for _ in range(8000)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8000, 8000, 1, 0, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+    for number in range(20):
+        (place / f"{number}.png").write_bytes(content)
+    return place
+
+
 def frames(place: Path) -> Path:
     folder = place / "clip"
     folder.mkdir()
@@ -285,6 +311,8 @@ _POINTS = {"buffers": [{"byteLength": 36, "uri": "data:;base64," + "A" * 48}],
 TREES = {
     "escaped": json.dumps({**_BOX, "accessors": [_ZEROS]}).replace('"count"', '"\\u0063ount"'),
     "many zeros": json.dumps({**_BOX, "accessors": [{**_ZEROS, "count": 400}] * 400_0}),
+    "shared parts": json.dumps({**_BOX, **_POINTS, "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}] * 5000}],
+                                "accessors": [{**_ZEROS, "count": 200_000}]}).ljust(400_000),
     "elsewhere": json.dumps({**_BOX, **_POINTS, "buffers": [{"byteLength": 36, "uri": "../../../../etc/passwd"}]}),
     "endless": json.dumps({**_BOX, **_POINTS, "buffers": [{"byteLength": 36, "uri": "/dev/zero"}]}),
     "chain": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [i + 1]} for i in range(20_000)] + [{"mesh": 0}]}),
@@ -299,6 +327,14 @@ def gltf(tree: str) -> Maker:
         return place / "a.gltf"
 
     return make
+
+
+def materials(place: Path) -> Path:
+    """A mesh with a material for each face."""
+    points = "".join(f"v {i} 0 {i % 7}\n" for i in range(20_000)) + "vt 0 0\nvn 0 0 1\n"
+    faces = "".join(f"usemtl m{i}\nf 1/1/1 2/1/1 {i + 3}/1/1\n" for i in range(15_000))
+    (place / "a.obj").write_text(points + faces)
+    return place / "a.obj"
 
 
 def far_cloud(place: Path) -> Path:

@@ -1,12 +1,10 @@
 """What a machine can hold: models, samples and requests that it cannot are refused before any memory is taken."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -22,28 +20,6 @@ def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     """Raises ValueError if there are more layers than tensors, before any is made."""
     if not isinstance(model["depth"], int) or model["depth"] > len(weights):
         raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
-
-
-@contextmanager
-def bounded(tensors: int) -> Iterator[None]:
-    """Make a model that is to be filled with so many tensors: one of far more modules is refused while it is made.
-
-    Raises:
-        ValueError: from within.
-    """
-    left = 1000 + 8 * tensors
-
-    def count(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f"the model would have more parts than its {tensors} tensors can fill")
-
-    handle = nn.modules.module.register_module_module_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:

@@ -11,9 +11,10 @@ from torch import nn
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import in_memory
+from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import trust
 from ditmoe.config.build import default_device, describing, find_target, make, make_modality, make_model
-from ditmoe.config.limits import LARGEST_SAMPLE, bounded, check_depth, check_shape, check_work
+from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -131,13 +132,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> No
         value.copy_(in_memory(weights[name]))
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{file} holds numbers that are not finite: {name}")
-
-
-def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Raises ValueError naming the first tensor that the model has not, or in another shape."""
-    own = model.state_dict()
-    for name in [*own, *weights]:
-        shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
-        if shapes[0] != shapes[1]:
-            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
-            raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")

@@ -12,12 +12,12 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 
+from ditmoe.checkpoint.fit import check_fits
 from ditmoe.conditioning import Conditioning
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality
-from ditmoe.pipelines.trusted_folder import check_fits
 from ditmoe.pretrained import weights
 
 
@@ -26,7 +26,7 @@ class Part(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, folder: Any, **options: Any) -> Any:  # type: ignore[override]
-        check_fits(cls, Path(folder))
+        check_fits(cls, Path(folder), options.get("variant"))
         return super().from_pretrained(folder, **options)
 
 

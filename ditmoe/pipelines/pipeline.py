@@ -85,7 +85,7 @@ class Pipeline(DiffusionPipeline):
             if (given := options.pop(name, only)) != only:
                 raise ValueError(f"{name} must be {only}: a folder runs no code; got {given!r}")
         recover(Path(folder))
-        check_folder(Path(folder))
+        check_folder(Path(folder), options.get("variant"))
         options = {"low_cpu_mem_usage": is_accelerate_available()} | options
         try:
             pipe = super().from_pretrained(str(folder), **FIXED, **options)

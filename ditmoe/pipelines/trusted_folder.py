@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ditmoe.checkpoint import open_file
-from ditmoe.config import build, trust
-from ditmoe.config.limits import bounded
-from ditmoe.config.restore import check_fit
+from ditmoe.checkpoint.fit import CONFIG, check_fits
+from ditmoe.config import trust
 from ditmoe.outside import files_below, is_regular, read_json
 
-INDEX, CONFIG = "model_index.json", "config.json"
+INDEX = "model_index.json"
 PARTS = ("transformer", "scheduler", "memory")
 FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
 """All that export writes."""
@@ -21,8 +17,11 @@ OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.p
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, variant: str | None = None) -> None:
     """Refuse a folder that holds code or pickles or names what is not ours or diffusers', before any is looked up.
+
+    Args:
+        variant: of the weights, as diffusers has it.
 
     Raises:
         FileNotFoundError, ValueError: one line.
@@ -60,7 +59,7 @@ def check_folder(folder: Path) -> None:
         if not list((folder / part).glob("*.safetensors")):
             raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
     if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
-        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae")
+        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae", variant)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -71,27 +70,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if trust.is_path(value):
             raise ValueError(f"{file} holds a path in its configuration, refused: {option} = {value!r}")
     return admitted
-
-
-def check_fits(kind: Any, folder: Path) -> None:
-    """Refuse a model of diffusers whose weights are not those that its configuration makes, before memory is taken.
-
-    Args:
-        kind: its class, a ModelMixin.
-        folder: config.json and safetensors of it.
-
-    Raises:
-        ValueError: naming the first tensor that does not fit.
-    """
-    config = _read(folder / CONFIG)
-    if "quantization_config" in config:
-        raise ValueError(f"{folder / CONFIG} asks for quantised weights, which nobody here reads")
-    tensors: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors |= open_file(file)
-    with build.describing(folder / CONFIG), torch.device("meta"), bounded(len(tensors)):
-        model = kind.from_config(config)
-    check_fit(model, tensors, folder)
 
 
 def without_paths(config: Any) -> Any:

@@ -58,6 +58,8 @@ def _unprefixed(state: Mapping[Any, Any], file: Path) -> dict[str, LazyTensor | 
         if not isinstance(key, str) or not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             got = kind if isinstance(kind, torch.dtype | str) else type(kind).__name__
             raise ValueError(f"{file}: {key} must be a tensor of floats, got {got}")
+        if 0 in value.shape:  # whose other sizes cost the file nothing, and would be taken for the model's
+            raise ValueError(f"{file}: {key} must hold numbers, got none in {tuple(value.shape)}")
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 

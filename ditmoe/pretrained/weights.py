@@ -12,9 +12,10 @@ from torch import Tensor
 from ditmoe import checkpoint
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
-from ditmoe.config.limits import bounded, check_depth
-from ditmoe.config.restore import check_fit, load_weights, materialise
+from ditmoe.config.limits import check_depth
+from ditmoe.config.restore import load_weights, materialise
 from ditmoe.model import DiTMoE
 from ditmoe.outside import is_regular, read_json
 

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from modalities.latent.codec import Codec, Latents, Pixels
+from ditmoe.checkpoint.fit import CONFIG, check_fits
+from ditmoe.outside import printable, read_json
+from modalities.latent.codec import Codec, Latents, Pixels, is_finite
 
 
 class Published(Codec):
@@ -40,12 +42,15 @@ class Published(Codec):
         model: Any = path
         if not isinstance(path, nn.Module):
             model = load(fspath(path), subfolder, self.known)
+        check_finite(model)  # also one that a pipeline's folder gave
         self.model = model.eval().requires_grad_(False)
         axes, config = len(self.stride), model.config
         mean, deviation = (statistic(model, name) for name in ("latents_mean", "latents_std"))
         self.register_buffer("mean", _spread(config.get("shift_factor") if mean is None else mean, 0.0, axes))
         scale = _spread(config.get("scaling_factor"), 1.0, axes) / _spread(deviation, 1.0, axes)
         self.register_buffer("scale", scale)
+        if not (is_finite(self.mean) and is_finite(scale) and is_finite(1 / scale)):
+            raise ValueError("the statistics of an autoencoder's latents must be finite, and its scale not 0")
 
     def encode(self, x: Pixels) -> Latents:
         self.shape(x.shape[2:])
@@ -86,18 +91,28 @@ def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
     import diffusers
 
     options = {"subfolder": subfolder} if subfolder else {}
+    where = Path(path, subfolder or "")
     try:
+        if (own := Path(path).is_dir()) and not isinstance(config := read_json(where / CONFIG), dict):
+            raise ValueError(f"{CONFIG} must hold a JSON object, got {type(config).__name__}")
         name = diffusers.AutoencoderKL.load_config(path, **options).get("_class_name")
         if name in known:
-            return getattr(diffusers, name).from_pretrained(
-                path, use_safetensors=True, low_cpu_mem_usage=False, **options
-            )
-    except (OSError, ValueError) as error:
-        where = Path(path, subfolder or "")
+            kind = getattr(diffusers, name)
+            if own:  # what comes from the hub has its name from there alone, and is checked there
+                check_fits(kind, where)
+            return kind.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, **options)
+    except Exception as error:  # a configuration can fail in many ways
         raise ValueError(
             f"codec.path must hold an autoencoder of diffusers, got {where}: {_first(error)}"
         ) from error
-    raise ValueError(f"codec.path must hold one of {', '.join(known)}, got {path} with {name}")
+    raise ValueError(f"codec.path must hold one of {', '.join(known)}, got {path} with {printable(name)}")
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises ValueError if weights are no numbers: pictures would be black, and nobody told."""
+    for name, value in model.state_dict().items():
+        if not is_finite(value):
+            raise ValueError(f"an autoencoder's weights must be finite, got others in {name}")
 
 
 def statistic(model: Any, name: str) -> Any:
@@ -118,5 +133,10 @@ def _first(error: Exception) -> str:
 
 
 def _spread(value: Any, default: float, axes: int) -> Float[Tensor, "1 _ *ones"]:
-    tensor = torch.as_tensor(default if value is None else value, dtype=torch.float32)
+    try:
+        tensor = torch.as_tensor(default if value is None else value, dtype=torch.float32)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"an autoencoder's statistics must be numbers, got {printable(value)[:60]}"
+        ) from error
     return tensor.reshape(1, -1, *[1] * axes)

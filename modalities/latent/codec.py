@@ -16,6 +16,11 @@ Latents = Float[Tensor, "B L *cells"]
 Batches = Iterable[Float[Tensor, "_ C *size"]]
 
 
+def is_finite(value: Tensor) -> bool:
+    """Whether all are finite numbers; of a tensor without memory nobody knows."""
+    return value.is_meta or bool(value.isfinite().all())
+
+
 class Codec(nn.Module, ABC):
     """Turns pixels in [-1, 1] into latents of about mean 0 and deviation 1 in each channel, and back.
 
@@ -51,7 +56,7 @@ class Codec(nn.Module, ABC):
         return {name: value.detach().cpu() for name, value in self.state().items()}
 
     def check(self, state: Mapping[str, Tensor]) -> None:
-        """Raises ValueError if a state is another codec's."""
+        """Raises ValueError if a state is another codec's, or holds what is no number."""
         own = self.state()
         for name in [*own, *state]:
             found = [of.get(name) for of in (state, own)]
@@ -60,6 +65,8 @@ class Codec(nn.Module, ABC):
                 raise ValueError(
                     f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
                 )
+            if not is_finite(state[name]):  # pictures would be black, and nobody told
+                raise ValueError(f"the codec must hold finite numbers, got others in its {name}")
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `fitted_state` gave.

@@ -1,6 +1,7 @@
 """Picture files of strangers, decoded only where they are plain files, of known kinds, and not larger than memory."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,9 @@ _PLUGINS = TiffImagePlugin, WebPImagePlugin
 LARGE = 2**24
 """Pixels from which pictures are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
+MOST_SCANS = 100
+"""Of a JPEG; honest ones have about ten, and libtiff takes as many."""
+_SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, filled or restarted
 
 
 def decoded(
@@ -44,8 +48,26 @@ def decoded(
                 raise ValueError(
                     f"it must have at most {max_pixels} pixels, got {picture.width} x {picture.height}"
                 )
+            if picture.format in ("JPEG", "MPO"):
+                _check_scans(stream)
             with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
                 return make(picture)
+
+
+def _check_scans(stream: IO[bytes]) -> None:
+    """Raises ValueError for a JPEG that goes over the whole picture again and again, a few bytes each time."""
+    before = stream.tell()
+    stream.seek(0)
+    content = stream.read()
+    stream.seek(before)
+    if content.count(_SCAN) <= MOST_SCANS:  # thumbnails and what is appended have such bytes, too
+        return
+    at, scans = 2, 0
+    while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == _SCAN
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    if scans > MOST_SCANS:
+        raise ValueError(f"a JPEG must have at most {MOST_SCANS} scans, got {scans}")
 
 
 def _stream(source: Path | io.BytesIO) -> AbstractContextManager[IO[bytes]]:

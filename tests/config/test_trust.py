@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build, cli, trust
-from ditmoe.config.limits import bounded
 
 FILE = Path("run/checkpoints/step-0000001")
 NOT_PLAIN = [
@@ -115,6 +115,7 @@ def test_nothing_is_made_before_somebody_asks() -> None:
         ({"seed": 2**65}, "absurd"),
         ({"x": 2**24 + 1}, "absurd"),
         ({"evaluation": {"workers": 1000}}, "absurd"),
+        ({"iterations": 2**20}, "absurd"),
         ({"x": "/etc/passwd"}, "path where none"),
         ({"x": ["someone/model"]}, "path where none"),
         ({"_target_": "modalities.pointcloud.PointCloud", "num_points": "~/x"}, "path where none"),

@@ -145,6 +145,9 @@ def change(state: State, key: str, value: torch.Tensor | None) -> State:
         ("y_embedder.embedding_table.weight", None, r"y_embedder.embedding_table.weight is missing"),
         ("pos_embed", torch.zeros(1, 16, 64), r"pos_embed is not the sin-cos table of 8"),
         ("pos_embed", torch.zeros(1, 15, 64), r"pos_embed must be"),
+        ("pos_embed", torch.zeros(1, 10**8, 0), r"pos_embed must hold numbers, got none in \(1, 100000000, 0\)"),
+        ("blocks.0.moe.gate.weight", torch.zeros(10**9, 0), r"gate.weight must hold numbers"),
+        ("blocks.0.attn.q_norm.weight", torch.zeros(0), r"q_norm.weight must hold numbers"),
         ("final_layer.linear.bias", torch.ones(32, dtype=torch.int8), r"must be a tensor of floats, got torch.int8"),
     ],
 )  # fmt: skip

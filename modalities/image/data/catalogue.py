@@ -144,6 +144,9 @@ def _members(shard: Path) -> Iterator[tuple[str | None, Picture]]:
     try:
         with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for entry in tar:
+                if not entry.offset < entry.offset_data <= tar.offset:
+                    # A size below zero leads back, to the same member for ever (CVE-2025-8194 of Python).
+                    raise ValueError(f"{printable(entry.name)[:60]} ends before it begins")
                 folder, _, name = entry.name.rpartition("/")
                 key, _, ending = name.partition(".")
                 key = f"{folder}/{key}".lstrip("/")

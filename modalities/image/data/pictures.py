@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ditmoe.outside import files_below, printable
+from ditmoe.outside import files_below, is_regular, may_hold, printable
 from modalities.shared.decode import MAX_PIXELS, decoded
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -130,6 +130,7 @@ def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str]
     images: list[np.ndarray] = []
     names: list[str] = []
     unreadable: list[str] = []
+    left = may_hold(sum(file.stat().st_size for file in files if is_regular(file)))
     for file in files:
         try:
             image = open_picture(file, None, np.asarray)
@@ -141,6 +142,11 @@ def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str]
             raise ValueError(
                 f"pictures to be measured must be of one size, got {names[0]} of {one} and "
                 f"{printable(file.name)} of {other}"
+            )
+        if (left := left - image.nbytes) < 0:
+            raise ValueError(
+                f"pictures to be measured must fit into memory: those of {printable(folder)} are far larger than "
+                "their files"
             )
         images.append(image)
         names.append(printable(file.name))

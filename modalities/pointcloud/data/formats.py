@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -232,7 +233,8 @@ def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         # Without a handler its warnings, stack traces among them, would go to stderr.
         logger.addHandler(logging.NullHandler())
     with open_regular(path) as stream:
-        content = io.BytesIO(stream.read())
+        read = stream.read()
+    content = io.BytesIO(_shape_of_obj(read) if suffix == ".obj" else read)
     beside: Any = gltf.Beside(path.parent)
     scene = trimesh.load_scene(
         content,
@@ -255,6 +257,16 @@ def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             count += len(part.vertices)
     triangles = np.concatenate(faces)
     return np.concatenate(vertices), None if suffix == ".obj" and not len(triangles) else triangles
+
+
+def _shape_of_obj(content: bytes) -> bytes:
+    """The vertices of an OBJ and the corners of its faces, as one part: a shape has no more.
+
+    trimesh looks at all vertices for each material, of which a small file can name thousands.
+    """
+    lines = content.replace(b"\r\n", b"\n").replace(b"\\\n", b" ")
+    kept = re.findall(rb"(?m)^[ \t]*(?:v[ \t][^\n]*|f[ \t][^\n]*)", lines)
+    return b"\n".join(re.sub(rb"/\S*", b"", line.strip()) if b"/" in line else line.strip() for line in kept)
 
 
 def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:

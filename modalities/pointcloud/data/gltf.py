@@ -1,6 +1,7 @@
 """What a glTF promises and names, looked at before it is read: how many numbers, how many parts, which other files."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def check(path: Path) -> None:
     names = [_text(buffer.get("uri")) for buffer in _entries(tree, "buffers")]
     beside = (path.parent / name for name in names if not name.startswith("data:"))
     limit = len(content) + sum(other.stat().st_size for other in beside if is_regular(other))
-    whole = 0
+    whole, sizes = 0, []
     for accessor in _entries(tree, "accessors"):
         counts = [
             accessor.get("count", 0),
@@ -39,10 +40,24 @@ def check(path: Path) -> None:
         if max(counts) > limit:
             raise ValueError(f"a glTF must hold the {max(counts)} values it counts, got {limit} bytes")
         kind, type_ = accessor.get("componentType"), accessor.get("type")
-        whole += counts[0] * _BYTES.get(kind if type(kind) is int else 0, 4) * _NUMBERS.get(_text(type_), 16)
+        sizes.append(
+            counts[0] * _BYTES.get(kind if type(kind) is int else 0, 4) * _NUMBERS.get(_text(type_), 16)
+        )
+    whole = sum(sizes) + sum(sizes[i] for i in _read_again(tree) if 0 <= i < len(sizes))
     if whole > may_hold(limit):
-        raise ValueError(f"a glTF must hold the {whole} bytes of its accessors, got {limit}")
+        raise ValueError(f"a glTF must hold the {whole} bytes of its accessors and parts, got {limit}")
     _check_tree(_entries(tree, "nodes"))
+
+
+def _read_again(tree: Any) -> Iterator[int]:
+    """The accessors that parts of meshes name: each part reads its own anew."""
+    for mesh in _entries(tree, "meshes"):
+        for part in _entries(mesh, "primitives"):
+            named = [
+                part.get("indices"),
+                *(a for each in _parts(part.get("attributes")) for a in each.values()),
+            ]
+            yield from (number for number in named if type(number) is int)
 
 
 def _check_tree(nodes: list[dict[str, Any]]) -> None:

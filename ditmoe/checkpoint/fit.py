@@ -1,0 +1,118 @@
+"""Whether weights are those of a model, found out before any memory is taken for it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ditmoe.checkpoint.lazy_tensors import open_file
+from ditmoe.outside import file_name, is_regular, read_json
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model"
+RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+@contextmanager
+def bounded(tensors: int) -> Iterator[None]:
+    """Make a model that is to be filled with so many tensors: one of far more modules is refused while it is made.
+
+    Raises:
+        ValueError: from within.
+    """
+    left = 1000 + 8 * tensors
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"the model would have more parts than its {tensors} tensors can fill")
+
+    handle = nn.modules.module.register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError naming the first tensor that the model has not, or in another shape."""
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
+            raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")
+
+
+def check_fits(kind: Any, folder: Path, variant: str | None = None) -> None:
+    """Refuse a model of diffusers whose weights are not those that its configuration makes.
+
+    Args:
+        kind: its class, a ModelMixin.
+        folder: config.json and safetensors of it.
+        variant: of the weights, as diffusers has it in their files' names.
+
+    Raises:
+        OSError, ValueError: one line, such as the name of the first tensor that does not fit.
+    """
+    file = folder / CONFIG
+    config = _read(file)
+    if "quantization_config" in config:
+        raise ValueError(f"{file} asks for quantised weights, which nobody here reads")
+    tensors = _tensors(folder, variant)
+    try:
+        with torch.device("meta"), bounded(len(tensors)):
+            model = kind.from_config(config)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever the options make fail
+        reason = next(iter(str(error).splitlines()), "")[:160]
+        raise ValueError(
+            f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
+        ) from error
+    own = model.state_dict()
+    check_fit(model, {_renamed(name, own): value for name, value in tensors.items()}, folder)
+
+
+def _tensors(folder: Path, variant: str | None) -> dict[str, Any]:
+    """The tensors that diffusers reads of a folder: those of an index, else of one file, of the variant if it is there.
+
+    What a model has and they have not would get values at random.
+    """
+    marks = [f".{variant}", ""] if variant else [""]
+    for mark in marks:
+        index = folder / f"{WEIGHTS}.safetensors.index{mark}.json"
+        if not os.path.lexists(index):
+            if is_regular(whole := folder / f"{WEIGHTS}{mark}.safetensors") or mark == marks[-1]:
+                return open_file(whole)
+            continue
+        named = _read(index).get("weight_map")
+        if not isinstance(named, dict) or not all(
+            isinstance(file, str) and file == file_name(file) for file in named.values()
+        ):
+            raise ValueError(f"{index} must name a file beside it for each tensor")
+        files = {file: open_file(folder / file) for file in sorted(set(named.values()))}
+        if named != {name: file for file, tensors in files.items() for name in tensors}:
+            raise ValueError(
+                f"{index} must name the file that each tensor is in, and all that these files hold"
+            )
+        return {name: value for tensors in files.values() for name, value in tensors.items()}
+    raise AssertionError
+
+
+def _renamed(name: str, own: Mapping[str, Any]) -> str:
+    """A tensor's name today: attention in autoencoders had other ones, which diffusers still reads."""
+    place, _, kind = name.rpartition(".")
+    place, _, layer = place.rpartition(".")
+    return name if name in own or layer not in RENAMED else f"{place}.{RENAMED[layer]}.{kind}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content
