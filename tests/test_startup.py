@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(f.stem for f in (ROOT / "ditmoe").glob("*.py") if '__name__ == "__main__"' in f.read_text())
 SLOW = {
@@ -25,6 +27,16 @@ for command in sys.argv[1:]:
         codes[command] = end.code
     GlobalHydra.instance().clear()
 print(json.dumps([codes, sorted(sys.modules)]))
+"""
+
+
+PLAN = """
+import json, runpy, sys
+sys.argv[0] = "plan"
+try:
+    runpy.run_module("ditmoe.plan", run_name="__main__")
+finally:
+    print(json.dumps(sorted(sys.modules)))
 """
 
 
@@ -53,3 +65,11 @@ def test_a_mistake_does_not_wait_for_torch() -> None:
     codes, modules = json.loads(said("-c", MISTAKES, *LIGHT))
     assert codes == dict.fromkeys(LIGHT, 2)
     assert not set(modules) & (SLOW | {"torch"})
+
+
+@pytest.mark.parametrize("words", [[], ["modality=image", "router=diff_moe", "num_classes=3"]])
+def test_a_plan_does_not_load_a_compiler(words: list[str]) -> None:
+    """Torch's own rules of shapes would: `ditmoe.cost.shape_rules` stand in for those that models ask for."""
+    modules = json.loads(said("-c", PLAN, "model=debug", *words))
+    assert "torch" in modules
+    assert not set(modules) & SLOW

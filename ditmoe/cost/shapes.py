@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+
+from ditmoe.cost import shape_rules
 
 aten = torch.ops.aten
 
@@ -85,6 +86,8 @@ def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
         )
     if function._schema.name.endswith("_") and torch.Tag.inplace_view not in function.tags:
         return args[0]  # written to, and as large as before
+    if "out" in kwargs:
+        return kwargs["out"]
     known: dict[int, Tensor] = {}
 
     def lowered(value: Any) -> Any:
@@ -100,5 +103,14 @@ def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
             return value
         return known[id(value)] if id(value) in known else Shape(value)
 
-    args, kwargs = tree_map(lowered, (tuple(args), dict(kwargs)))
-    return tree_map(raised, function(*args, **kwargs))
+    args, kwargs = mapped(lowered, (list(args), kwargs))
+    return mapped(raised, shape_rules.find(function)(*args, **kwargs))
+
+
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Arguments or results of an operation with each value changed; torch's `tree_map` knows more, and takes longer."""
+    if isinstance(value, dict):
+        return {name: mapped(change, inner) for name, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([mapped(change, inner) for inner in value])
+    return change(value)
