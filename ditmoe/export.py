@@ -10,12 +10,15 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.config import build, cli
+from ditmoe.config.facts import described
 from ditmoe.config.limits import bounded
 from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import make_scheduler
+from ditmoe.modality import PublishedAutoencoder
 from ditmoe.outside import is_regular
 from ditmoe.pipelines.card import size_line, write_card
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
@@ -92,18 +95,18 @@ def of_run(
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
     make_checked(config, modality, tensors, found.path, trust)
-    plain, codec = {name: v for name, v in data_facts.items() if name != "codec"}, data_facts.get("codec", {})
+    plain, kinds = described(data_facts)
     kept = without_paths(
         {name: config[name] for name in ("model", "router", "modality", "process", "sampling")}
     )
     transformer = Transformer(
         config={name: kept[name] for name in ("model", "router", "modality")},
         data_facts=plain,
-        tensors=shapes_of(codec),
+        tensors=kinds,
     )
     load_weights(transformer.net, tensors, found.path)
     parts = {name: kept[name] for name in ("modality", "process", "sampling")}
-    memory = remember(parts, plain, codec, modality.sample_shape, modality.classes)
+    memory = remember(parts, data_facts, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
     trainer, sampling = config["trainer"], config["sampling"]
     told = {
@@ -114,7 +117,8 @@ def of_run(
     }
     title = str(found.part("config").get("name"))
     card = {"kind": modality.name, "title": title, "classes": list(modality.classes), "facts": told}
-    return Pipeline(transformer.eval(), steps, memory, modality.autoencoder), card
+    vae = modality.autoencoder if isinstance(modality, PublishedAutoencoder) else None
+    return Pipeline(transformer.eval(), steps, memory, vae), card
 
 
 def of_converted(
@@ -134,7 +138,7 @@ def of_converted(
     steps = build.make(scheduler or sections["scheduler"])
     classes = data_facts.get("classes") or [str(i) for i in range(config["num_classes"])]
     kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
-    memory = remember(kept, data_facts, {}, data_facts["shape"], classes)
+    memory = remember(kept, data_facts, data_facts["shape"], classes)
     process, sampling = build.make(sections["process"]), sections["sampling"]
     steps = make_scheduler(steps, process)
     told = {
@@ -177,7 +181,7 @@ def converted_sections(
         )
     section = composed["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
     section["tokens"] |= {"patch": tokens.get("patch", 2)}
-    data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape}
+    data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape, "codec": {}}
     return sections | {"modality": section}, data_facts, codec.model
 
 
@@ -193,30 +197,17 @@ def compose_train(words: list[str]) -> Any:
 
 
 def remember(
-    config: dict[str, Any],
-    data_facts: dict[str, Any],
-    tensors: Mapping[str, torch.Tensor],
-    shape: Any,
-    classes: Any,
+    config: dict[str, Any], data_facts: dict[str, Any], shape: Any, classes: Any
 ) -> "ditmoe.pipelines.Memory":
     """The memory of a pipeline."""
     from ditmoe.pipelines import Memory
 
-    memory = Memory(
-        config=config,
-        data_facts=data_facts,
-        tensors=shapes_of(tensors),
-        shape=list(shape),
-        classes=list(classes),
-    )
+    plain, kinds = described(data_facts)
+    memory = Memory(config=config, data_facts=plain, tensors=kinds, shape=list(shape), classes=list(classes))
+    tensors = manifest.split(data_facts)[1]
     for index, name in enumerate(memory.names):
         getattr(memory, f"fact{index}").copy_(tensors[name])
     return memory
-
-
-def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
-    """What a configuration can say of tensors."""
-    return {name: list(value.shape) for name, value in tensors.items()}
 
 
 def command(config: dict[str, Any]) -> None:
