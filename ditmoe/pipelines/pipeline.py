@@ -4,6 +4,7 @@ pipe = ditmoe.Pipeline.from_pretrained("chairs/")        # a folder that `python
 pipe(label="chair", num_samples=4, num_inference_steps=50, guidance_scale=1.5).samples
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.config import build
+from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import (
     Process,
     check_scheduler,
@@ -126,6 +128,7 @@ class Pipeline(DiffusionPipeline):
         batch_size: int = 32,
         output_type: str = "pil",
         return_dict: bool = True,
+        **words: Any,
     ) -> Any:
         """Draw samples.
 
@@ -144,10 +147,11 @@ class Pipeline(DiffusionPipeline):
                 [0, 1], clips (S, T, H, W, 3), clouds in data units. "pt": the same as tensors, channels before H.
                 "latent": as the model has them.
             return_dict: an `Output`, or its parts.
+            words: the modality's own, for samples of another shape than in training, as `points=8192`.
 
         Raises:
-            ValueError: for an unknown label, an option that makes no sense, or a scheduler that cannot follow the
-                model's process; one line.
+            ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
+                the model's process; one line.
         """
         sampling = self.memory.config.config["sampling"]
         steps = sampling["steps"] if num_inference_steps is None else num_inference_steps
@@ -156,7 +160,7 @@ class Pipeline(DiffusionPipeline):
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         labels = self._labels(label, num_samples)
-        noise, generators = self._noise(len(labels), generator, seed)
+        noise, generators = self._noise(len(labels), generator, seed, self._shape(words))
         device, batches, parts = self._execution_device, torch.arange(len(labels)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
             for rows in batches:
@@ -195,8 +199,15 @@ class Pipeline(DiffusionPipeline):
             return torch.cat([self._labels(one, 1) for one in labels])
         return make_labels(classes, num, label)
 
-    def _noise(self, num: int, generator: Any, seed: int) -> tuple[Tensor, Any]:
-        shape = tuple(self.memory.config.shape)
+    def _shape(self, words: dict[str, Any]) -> tuple[int, ...]:
+        """Of a sample as the model sees it."""
+        if not words:
+            return tuple(self.memory.config.shape)
+        owners = [] if self.modality is None else [self.modality]
+        split = split_words(words, *owners, options=inspect.signature(type(self).__call__).parameters)
+        return shape_asked(owners[0], split[0])
+
+    def _noise(self, num: int, generator: Any, seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Any]:
         if generator is None:
             return draw_noise(range(num), shape, seed), [
                 torch_generator("scheduler", seed, i) for i in range(num)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ditmoe.diffusion import Process, torch_generator
-from ditmoe.modality import Modality, Tokens
+from ditmoe.modality import Modality, NativeSizes, Tokens
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
 
@@ -84,14 +84,15 @@ class Batches:
         size: int,
         label_dropout: float,
     ) -> None:
-        given = ("modality.rows", modality.rows) if modality.rows else ("trainer.batch_size", size)
+        self.native = modality if isinstance(modality, NativeSizes) and modality.rows else None
+        given = ("trainer.batch_size", size) if self.native is None else ("modality.rows", self.native.rows)
         mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
         self.seed, self.size, self.label_dropout = seed, size, label_dropout
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
-        return self._packed(index) if self.modality.rows else self._even(index)
+        return self._even(index) if self.native is None else self._packed(index, self.native)
 
     def _even(self, index: int) -> Batch:
         rank, world = self.mesh.rank, self.mesh.world
@@ -101,12 +102,12 @@ class Batches:
         t = self.process.shifted(t, torch.Size(self.tokens.grid(x0)).numel())
         return Batch(index, x0, noise, t, self._with_null(y, dropped), None, self.size, x0.numel())
 
-    def _packed(self, index: int) -> Batch:
-        own = self.modality.rows // self.mesh.world
-        first = index * self.modality.rows + self.mesh.rank * own
+    def _packed(self, index: int, native: NativeSizes) -> Batch:
+        own = native.rows // self.mesh.world
+        first = index * native.rows + self.mesh.rank * own
         grids, rows = [], []
         for row in range(first, first + own):
-            samples, y = self.modality.packed_batch(self.seed, row)
+            samples, y = native.packed_batch(self.seed, row)
             x0, layout = self.tokens.pack(samples)
             noise, t, dropped = self._drawn(x0.shape, len(y), row)
             t = self.process.shifted(t, torch.tensor(layout.lengths))
