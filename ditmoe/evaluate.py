@@ -147,7 +147,7 @@ def evaluate(config: dict[str, Any]) -> None:
     elif files["generated"] and files["reference"] and files["modality"]:
         evaluate_files(**files, out=config["out"])
     else:
-        raise ValueError("give checkpoint=<run>, or modality=pointcloud generated=<set> reference=<set>")
+        raise ValueError("give checkpoint=<run>, or modality=<name> generated=<set> reference=<set>")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ditmoe.config import build, cli
 from ditmoe.config.facts import described
 from ditmoe.config.limits import bounded
 from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
-from ditmoe.config.trust import Trust
+from ditmoe.config.trust import Trust, find
 from ditmoe.diffusion import make_scheduler
 from ditmoe.modality import PublishedAutoencoder
 from ditmoe.outside import is_regular
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait fo
     import ditmoe.pipelines.pipeline
 
 METRICS = "metrics.json"
+CONVERTED = ("modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null")
+"""Words of the training configuration for what draws with published weights."""
 
 
 def export(
@@ -134,7 +136,7 @@ def of_converted(
     transformer = materialise(transformer, lambda: Transformer(config=kept), "cpu")
     load_weights(transformer.net, tensors, source)
     flow = config["model"].get("time_scale", 1.0) != 1.0
-    sections, data_facts, vae = converted_sections(config, autoencoder, flow)
+    kind, sections, data_facts, vae = converted_sections(config, autoencoder, flow)
     steps = build.make(scheduler or sections["scheduler"])
     classes = data_facts.get("classes") or [str(i) for i in range(config["num_classes"])]
     kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
@@ -147,22 +149,25 @@ def of_converted(
         "process": f"{type(process).__name__}, prediction {sections['process']['prediction']}",
         "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
     }
-    card = {"kind": "image", "title": source.absolute().name, "classes": classes, "facts": told}
+    card = {"kind": kind, "title": source.absolute().name, "classes": classes, "facts": told}
     return Pipeline(transformer.eval(), steps, memory, vae), card
 
 
 def converted_sections(
     config: dict[str, Any], autoencoder: str | None, flow: bool
-) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Process, scheduler and sampling of published weights; with an autoencoder the modality too, and its facts."""
+) -> tuple[str, dict[str, Any], dict[str, Any], Any]:
+    """What published weights go with: a modality's name, a configuration, facts and the autoencoder.
+
+    The configuration has process, scheduler and sampling, and with an autoencoder the modality.
+    """
     tokens, size = config["tokens"], config.get("size")
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
         "process=ddpm", "scheduler=dpmpp"
     ]  # fmt: skip
-    words += ["modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null"]
-    composed: Any = OmegaConf.to_container(compose_train(words), resolve=True)
+    composed: Any = OmegaConf.to_container(compose_train([*words, *CONVERTED]), resolve=True)
+    kind = find(composed["modality"]["_target_"]).name
     if tokens["_target_"] != composed["modality"]["tokens"]["_target_"]:
-        raise ValueError("only converted models of images can be exported: clouds are exported from runs")
+        raise ValueError(f"only converted models of {kind}s can be exported: others are exported from runs")
     if size is None:
         raise ValueError(
             "the converted model must know the size of its samples: convert it again with size=..."
@@ -172,7 +177,7 @@ def converted_sections(
     sections = {name: composed[name] for name in ("process", "scheduler")}
     sections["sampling"] = {"steps": 50, "guidance": 4.0}
     if autoencoder is None:
-        return sections, {"shape": shape}, None
+        return kind, sections, {"shape": shape}, None
     composed["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
     codec: Any = build.make_modality(composed).codec  # type: ignore[attr-defined]
     if codec.channels != channels:
@@ -182,7 +187,7 @@ def converted_sections(
     section = composed["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
     section["tokens"] |= {"patch": tokens.get("patch", 2)}
     data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape, "codec": {}}
-    return sections | {"modality": section}, data_facts, codec.model
+    return kind, sections | {"modality": section}, data_facts, codec.model
 
 
 def compose_train(words: list[str]) -> Any:

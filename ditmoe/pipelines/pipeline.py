@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.config import build
+from ditmoe.config.limits import check_request
 from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import (
     Process,
@@ -160,7 +161,9 @@ class Pipeline(DiffusionPipeline):
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         labels = self._labels(label, num_samples)
-        noise, generators = self._noise(len(labels), generator, seed, self._shape(words))
+        noise, generators = self._noise(
+            len(labels), generator, seed, self._shape(len(labels), batch_size, words)
+        )
         device, batches, parts = self._execution_device, torch.arange(len(labels)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
             for rows in batches:
@@ -199,12 +202,13 @@ class Pipeline(DiffusionPipeline):
             return torch.cat([self._labels(one, 1) for one in labels])
         return make_labels(classes, num, label)
 
-    def _shape(self, words: dict[str, Any]) -> tuple[int, ...]:
-        """Of a sample as the model sees it."""
+    def _shape(self, num: int, batch_size: int, words: dict[str, Any]) -> tuple[int, ...]:
+        """Of a sample as the model sees it, if this machine can hold so many."""
         if not words:
             return tuple(self.memory.config.shape)
         owners = [] if self.modality is None else [self.modality]
         split = split_words(words, *owners, options=inspect.signature(type(self).__call__).parameters)
+        check_request(owners[0], num, int(batch_size), **split[0])
         return shape_asked(owners[0], split[0])
 
     def _noise(self, num: int, generator: Any, seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Any]:
