@@ -1,5 +1,6 @@
 """python -m ditmoe.evaluate checkpoint=... | modality=... generated=... reference=...: measures a set."""
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from ditmoe.config import build, cli
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import restore
 from ditmoe.config.trust import Trust
-from ditmoe.modality import Report
+from ditmoe.config.words import split_words
+from ditmoe.modality import Files, Metric, Report
 from ditmoe.sample import ask, draw_from
 
 
@@ -21,12 +23,17 @@ def evaluate_checkpoint(
     split: str = "test",
     reference: str | Path | None = None,
     num: int | None = None,
-    label: str | int | None = None,
     top_k: int | None = None,
     out: str | Path | None = None,
     modality: dict[str, Any] | None = None,
     trust: Trust = False,
-    **options: Any,
+    *,
+    scheduler: dict[str, Any] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    **words: Any,
 ) -> Report | None:
     """Draw as many samples as the reference has, of what they are, or `num` of them, and measure them.
 
@@ -36,7 +43,11 @@ def evaluate_checkpoint(
     Under torchrun all processes draw, and the first measures; the others get None.
 
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
-    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`).
+    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`). `words` are those of
+    the conditioning (`label=`), which ask for something, and the modality's own, for the shape of what is drawn.
+
+    Raises:
+        ValueError: for words that the modality does not know, and if it has no metric.
     """
     restored = restore(checkpoint, top_k, trusted=trust)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
@@ -49,23 +60,30 @@ def evaluate_checkpoint(
             "modality": restored.config["modality"] | {"evaluation": modality["evaluation"]}
         }
         restored = replace(restored, modality=build.make_modality(own, restored.modality.data_facts()))
-    adapter = restored.modality
-    real = adapter.reference(split) if reference is None else adapter.read(Path(reference))
-    train = adapter.reference("train") if reference is None else None
+    adapter, metric = restored.modality, Metric.of(restored.modality, "evaluate")
+    owners = restored.model.conditioning, adapter
+    wanted, of_shape = split_words(words, *owners, options=inspect.signature(evaluate_checkpoint).parameters)
+    if reference is None:
+        real, train = metric.reference(split), metric.reference("train")
+    else:
+        real, train = Files.of(adapter, "evaluate").read(Path(reference)), None
     if not (num or len(real)):
         raise ValueError(
             "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
         )
-    check_request(adapter, num or len(real), **options)
-    if num is None and label is None and real.asked is not None:
-        asked = real.asked
-    elif num is None and label is None and real.labels is not None:
-        asked = restored.model.conditioning.read(torch.as_tensor(real.labels))
+    check_request(adapter, num or len(real), batch_size, **of_shape)
+    given = None if num or any(v is not None for v in wanted.values()) else real
+    if given is not None and given.asked is not None:
+        asked = given.asked
+    elif given is not None and given.labels is not None:
+        asked = restored.model.conditioning.read(torch.as_tensor(given.labels))
     else:
-        asked = ask(restored, num or len(real), options.get("seed", 0), label=label)
-    if (drawn := draw_from(restored, asked, **options)) is None:
+        asked = ask(restored, num or len(real), seed, **wanted)
+    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+    drawn = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
+    if drawn is None:
         return None
-    report = adapter.evaluate(drawn, real, train)
+    report = metric.evaluate(drawn, real, train)
     publish(report, Path(out) if out else restored.folder)
     return report
 
@@ -79,8 +97,9 @@ def evaluate_files(
 ) -> Report:
     """Measure two sets made elsewhere."""
     adapter = build.make(modality)
-    sets = [adapter.read(Path(path)) for path in (generated, reference, *([train] if train else []))]
-    report = adapter.evaluate(*sets)
+    metric, files = Metric.of(adapter, "evaluate"), Files.of(adapter, "evaluate")
+    sets = [files.read(Path(path)) for path in (generated, reference, *([train] if train else []))]
+    report = metric.evaluate(*sets)
     publish(report, Path(out) if out else Path())
     return report
 
@@ -118,19 +137,24 @@ def evaluate(config: dict[str, Any]) -> None:
         ValueError: unless it is told either a checkpoint or two sets and their modality.
     """
     files = {key: config.pop(key, None) for key in ("modality", "generated", "reference", "train")}
+    words = config.pop(cli.WORDS, {})
     if config["checkpoint"]:
         if files["generated"] or files["train"]:
             raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")
-        evaluate_checkpoint(modality=files["modality"], reference=files["reference"], **config)
+        evaluate_checkpoint(modality=files["modality"], reference=files["reference"], **config, **words)
+    elif words:
+        raise ValueError(
+            f"{', '.join(words)} must be left out: only what is drawn has a shape to be asked for"
+        )
     elif files["generated"] and files["reference"] and files["modality"]:
         evaluate_files(**files, out=config["out"])
     else:
-        raise ValueError("give checkpoint=<run>, or modality=pointcloud generated=<set> reference=<set>")
+        raise ValueError("give checkpoint=<run>, or modality=<name> generated=<set> reference=<set>")
 
 
 def main() -> None:
     """Entry point."""
-    cli.run(evaluate, "evaluate", many=True)
+    cli.run(evaluate, "evaluate", many=True, words=True)
 
 
 if __name__ == "__main__":

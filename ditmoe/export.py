@@ -10,12 +10,15 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build, cli
+from ditmoe.config.facts import described
 from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
-from ditmoe.config.trust import Trust
+from ditmoe.config.trust import Trust, find
 from ditmoe.diffusion import make_scheduler
+from ditmoe.modality import PublishedAutoencoder
 from ditmoe.outside import is_regular
 from ditmoe.pipelines.card import size_line, write_card
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
@@ -28,6 +31,8 @@ if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait fo
 METRICS = "metrics.json"
 TRANSFORMER = ("model", "router", "conditioning")
 """Sections of a configuration that make a model, beside what says which samples it has."""
+CONVERTED = ("modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null")
+"""Words of the training configuration for what draws with published weights."""
 
 
 def export(
@@ -94,16 +99,16 @@ def of_run(
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
     make_checked(config, modality, tensors, found.path, trust)
-    plain, codec = {name: v for name, v in data_facts.items() if name != "codec"}, data_facts.get("codec", {})
+    plain, kinds = described(data_facts)
     kept = without_paths({name: config[name] for name in (*TRANSFORMER, "modality", "process", "sampling")})
     transformer = Transformer(
         config={name: kept[name] for name in (*TRANSFORMER, "modality")},
         data_facts=plain,
-        tensors=shapes_of(codec),
+        tensors=kinds,
     )
     load_weights(transformer.net, tensors, found.path)
     parts = {name: kept[name] for name in ("modality", "process", "sampling")}
-    memory = remember(parts, plain, codec, modality.sample_shape, modality.classes)
+    memory = remember(parts, data_facts, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
     trainer, sampling = config["trainer"], config["sampling"]
     told = {
@@ -114,7 +119,8 @@ def of_run(
     }
     title = str(found.part("config").get("name"))
     card = {"kind": modality.name, "title": title, "classes": list(modality.classes), "facts": told}
-    return Pipeline(transformer.eval(), steps, memory, modality.autoencoder), card
+    vae = modality.autoencoder if isinstance(modality, PublishedAutoencoder) else None
+    return Pipeline(transformer.eval(), steps, memory, vae), card
 
 
 def of_converted(
@@ -130,11 +136,11 @@ def of_converted(
     transformer = materialise(transformer, lambda: Transformer(config=kept), "cpu")
     load_weights(transformer.net, tensors, source)
     flow = config["model"].get("time_scale", 1.0) != 1.0
-    sections, data_facts, vae = converted_sections(config, autoencoder, flow)
+    kind, sections, data_facts, vae = converted_sections(config, autoencoder, flow)
     steps = build.make(scheduler or sections["scheduler"])
     classes = data_facts.get("classes") or [str(i) for i in range(config["num_classes"])]
     kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
-    memory = remember(kept, data_facts, {}, data_facts["shape"], classes)
+    memory = remember(kept, data_facts, data_facts["shape"], classes)
     process, sampling = build.make(sections["process"]), sections["sampling"]
     steps = make_scheduler(steps, process)
     told = {
@@ -143,22 +149,25 @@ def of_converted(
         "process": f"{type(process).__name__}, prediction {sections['process']['prediction']}",
         "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
     }
-    card = {"kind": "image", "title": source.absolute().name, "classes": classes, "facts": told}
+    card = {"kind": kind, "title": source.absolute().name, "classes": classes, "facts": told}
     return Pipeline(transformer.eval(), steps, memory, vae), card
 
 
 def converted_sections(
     config: dict[str, Any], autoencoder: str | None, flow: bool
-) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Process, scheduler and sampling of published weights; with an autoencoder the modality too, and its facts."""
+) -> tuple[str, dict[str, Any], dict[str, Any], Any]:
+    """What published weights go with: a modality's name, a configuration, facts and the autoencoder.
+
+    The configuration has process, scheduler and sampling, and with an autoencoder the modality.
+    """
     tokens, size = config["tokens"], config.get("size")
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
         "process=ddpm", "scheduler=dpmpp"
     ]  # fmt: skip
-    words += ["modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null"]
-    composed: Any = OmegaConf.to_container(compose_train(words), resolve=True)
+    composed: Any = OmegaConf.to_container(compose_train([*words, *CONVERTED]), resolve=True)
+    kind = find(composed["modality"]["_target_"]).name
     if tokens["_target_"] != composed["modality"]["tokens"]["_target_"]:
-        raise ValueError("only converted models of images can be exported: clouds are exported from runs")
+        raise ValueError(f"only converted models of {kind}s can be exported: others are exported from runs")
     if size is None:
         raise ValueError(
             "the converted model must know the size of its samples: convert it again with size=..."
@@ -168,7 +177,7 @@ def converted_sections(
     sections = {name: composed[name] for name in ("process", "scheduler")}
     sections["sampling"] = {"steps": 50, "guidance": 4.0}
     if autoencoder is None:
-        return sections, {"shape": shape}, None
+        return kind, sections, {"shape": shape}, None
     composed["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
     codec: Any = build.make_modality(composed).codec  # type: ignore[attr-defined]
     if codec.channels != channels:
@@ -177,8 +186,8 @@ def converted_sections(
         )
     section = composed["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
     section["tokens"] |= {"patch": tokens.get("patch", 2)}
-    data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape}
-    return sections | {"modality": section}, data_facts, codec.model
+    data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape, "codec": {}}
+    return kind, sections | {"modality": section}, data_facts, codec.model
 
 
 def compose_train(words: list[str]) -> Any:
@@ -193,30 +202,17 @@ def compose_train(words: list[str]) -> Any:
 
 
 def remember(
-    config: dict[str, Any],
-    data_facts: dict[str, Any],
-    tensors: Mapping[str, torch.Tensor],
-    shape: Any,
-    classes: Any,
+    config: dict[str, Any], data_facts: dict[str, Any], shape: Any, classes: Any
 ) -> "ditmoe.pipelines.Memory":
     """The memory of a pipeline."""
     from ditmoe.pipelines import Memory
 
-    memory = Memory(
-        config=config,
-        data_facts=data_facts,
-        tensors=shapes_of(tensors),
-        shape=list(shape),
-        classes=list(classes),
-    )
+    plain, kinds = described(data_facts)
+    memory = Memory(config=config, data_facts=plain, tensors=kinds, shape=list(shape), classes=list(classes))
+    tensors = manifest.split(data_facts)[1]
     for index, name in enumerate(memory.names):
         getattr(memory, f"fact{index}").copy_(tensors[name])
     return memory
-
-
-def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
-    """What a configuration can say of tensors."""
-    return {name: list(value.shape) for name, value in tensors.items()}
 
 
 def command(config: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ditmoe.outside.options import check_options as check_options
 
 Asked = Condition | Int[Tensor, " B"]
 """What samples are: class indices, or all that may be asked for."""
+Kind = TypeVar("Kind")
 
 
 class Tokens(nn.Module, ABC):
@@ -155,26 +156,32 @@ class Report:
 
 
 class Modality(ABC):
-    """What makes a sample an image, a cloud or a clip.
+    """What makes a sample an image, a cloud or a clip: all that training and drawing need.
 
-    A modality is built from its YAML; the data set is read when it is first asked for, so that sampling
-    from a checkpoint needs no data: what sampling must know of the data (class names, normalisation) comes
-    back as `data_facts`, which the checkpoint carries.
+    A class that fulfils this alone is trained, drawn from in Python and exported. What else it can do it says by
+    further contracts among its bases: `Files`, `Metric`, `Preparation`, `CodecTraining`, `PublishedAutoencoder`,
+    `NativeSizes`. A command that needs one refuses a modality without it in one line; training goes without.
+
+    A modality is built from its YAML (`configs/modality/<name>.yaml`), whose options are the arguments of its
+    constructor, and one more, `data_facts`, is None or what a checkpoint remembers. The data set is read when it is
+    first asked for, so that drawing from a checkpoint needs no data.
     """
 
     name: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]]
-    """File endings that `ditmoe.view` opens with this modality."""
+    words: ClassVar[Mapping[str, str]] = {}
+    """What a person may say of the shape of a sample (`length=64` on the command line): word -> what it means, by
+    which messages list it. `shape_of` takes the words as arguments."""
     opens: ClassVar[Sequence[str]] = ()
     """Options, with dots where they are nested, that open a path or a name on the hub: a checkpoint's are not obeyed
     unless the person's command allows it. Each class that a YAML names states its own so (`ditmoe.config.trust`)."""
 
-    autoencoders: ClassVar[Sequence[str]] = ()
-    """Classes of diffusers that may be its published autoencoder."""
-
     @abstractmethod
     def data_facts(self) -> dict[str, Any]:
-        """What a checkpoint must remember of the data; plain values. Given back as the argument `data_facts`."""
+        """What a checkpoint must remember of the data (class names, normalisation, what was fitted).
+
+        Tensors and plain values (numbers, text, true, false, None), nested in dicts and lists. Given back as the
+        argument `data_facts`: the same values, with lists where there were tuples.
+        """
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:  # noqa: B027  (most learn nothing)
         """Take from facts of the same run what would else be learnt of its data again, when the run goes on."""
@@ -197,22 +204,14 @@ class Modality(ABC):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample as the model sees it."""
 
-    def shape_of(
-        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
-    ) -> tuple[int, ...]:
-        """Shape of a sample of another length, size or number of points, as far as the modality has such.
+    def shape_of(self, **words: Any) -> tuple[int, ...]:
+        """Shape of a sample that is asked for by some of `words`, without any that of the training data.
 
-        Args:
-            frames: of a clip.
-            size: (height, width) in pixels.
-            points: of a cloud.
+        A class with `words` has them as arguments, whose annotations say what may come: `length: int | None = None`.
 
         Raises:
-            ValueError: if it has not, or they do not fit.
+            ValueError: if they do not fit.
         """
-        for name, value in {"frames": frames, "size": size, "points": points}.items():
-            if value is not None:
-                raise ValueError(f"{name} is not for {self.name}: leave it out")
         return self.sample_shape
 
     @abstractmethod
@@ -229,15 +228,6 @@ class Modality(ABC):
         """Names of the samples in that batch, if they are cheap to tell; they are asked for when it went wrong."""
         return ()
 
-    @property
-    def rows(self) -> int:
-        """Packed rows of a training batch of samples at their own sizes, from `packed_batch`; 0: they have one size."""
-        return 0
-
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Asked]:
-        """Training samples of different sizes, together no more than a budget of tokens, and what they are."""
-        raise ValueError(f"{self.name} has samples of one size")
-
     @abstractmethod
     def decode(self, x: Float[Tensor, "S *sample"]) -> np.ndarray:
         """From the model's space to data units, (S, *sample)."""
@@ -250,30 +240,38 @@ class Modality(ABC):
             names = self.sample_names(labels.tolist())
         return Samples(self.decode(x), None if labels is None else labels.numpy(), names, asked)
 
-    @property
-    def autoencoder(self) -> Any:
-        """A published autoencoder (a model of diffusers) whose weights are in no checkpoint, if it uses one."""
-        return None
 
-    def attach(self, autoencoder: Any) -> None:
-        """Use this loaded autoencoder in place of the one that the configuration names; None: load none from there."""
-        if autoencoder is not None:
-            raise ValueError(f"{self.name} has no autoencoder to be replaced")
+class Contract(ABC):
+    """What some modalities can do beside the core; each one is a base of the modality's class."""
 
-    @abstractmethod
-    def reference(self, split: str) -> Samples:
-        """A split of the data in data units, drawn by the evaluation protocol."""
+    does: ClassVar[str]
+    """Of modalities, as in "modalities that write files"."""
 
-    def check_evaluation(self, split: str = "test") -> None:  # noqa: B027  (most need not)
-        """Look whether a run could be measured against a split when it has ended, without reading the samples.
+    @classmethod
+    def of(cls: type[Kind], modality: Modality, command: str) -> Kind:
+        """The modality as what a command needs.
 
         Raises:
-            ValueError: if it could not, since there are too few samples, or an option or weights are missing.
+            ValueError: one line, if its class does not fulfil this contract.
         """
+        cls.check(type(modality), command)  # type: ignore[attr-defined]
+        return modality  # type: ignore[return-value]
 
-    @abstractmethod
-    def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
-        """Measure one set against another; `train` adds the oracle and the memorisation rows."""
+    @classmethod
+    def check(cls, kind: type[Modality], command: str) -> None:
+        """Raises ValueError, if a modality's class does not fulfil this contract, as `of` does."""
+        if not issubclass(kind, cls):
+            raise ValueError(
+                f"python -m ditmoe.{command} is for modalities that {cls.does}: {kind.name} does not (`{cls.__name__}`)"
+            )
+
+
+class Files(Contract):
+    """Samples as files and as pictures: for `sample`, `view`, sets made elsewhere, and pictures while training."""
+
+    does = "write files"
+    suffixes: ClassVar[tuple[str, ...]]
+    """File endings that `ditmoe.view` opens with this modality, in small letters."""
 
     @abstractmethod
     def read(self, path: Path) -> Samples:
@@ -294,6 +292,33 @@ class Modality(ABC):
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         """Open files in a window, or draw them into `out` where there is none; returns one line that says so."""
 
+
+class Metric(Contract):
+    """How far a generated set is from a real one: for `evaluate`, and the numbers at the end of a training."""
+
+    does = "have a metric"
+
+    @abstractmethod
+    def reference(self, split: str) -> Samples:
+        """A split of the data ("train", "val", "test") in data units, drawn by the evaluation protocol."""
+
+    @abstractmethod
+    def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        """Measure one set against another; `train` adds the oracle and the memorisation rows."""
+
+    def check_evaluation(self, split: str = "test") -> None:
+        """Look whether a run could be measured against a split when it has ended, without reading the samples.
+
+        Raises:
+            ValueError: if it could not, since there are too few samples, or an option or weights are missing.
+        """
+
+
+class Preparation(Contract):
+    """A person's own files as a data set: for `prepare`."""
+
+    does = "prepare data"
+
     @abstractmethod
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         """Turn a person's own files into a data set that this modality trains on; prints a summary.
@@ -301,9 +326,47 @@ class Modality(ABC):
         With `check`, only look them through and write down what is wrong, where the modality knows how.
         """
 
+
+class CodecTraining(Contract):
+    """An autoencoder that is trained by itself before the model: for `train_codec`."""
+
+    does = "train an autoencoder"
+
+    @abstractmethod
     def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Train the modality's own autoencoder alone into a folder, where it has one; shows progress.
+        """Train the modality's own autoencoder alone into a folder; shows progress.
 
         The same call goes on where an earlier one ended. False, if `stopped` said so before the end.
         """
-        raise ValueError(f"train_codec is for modalities that train an autoencoder, {self.name} has none")
+
+
+class PublishedAutoencoder(Contract):
+    """An autoencoder of diffusers between data and model, which `export` saves beside the model."""
+
+    does = "use a published autoencoder"
+    autoencoders: ClassVar[Sequence[str]]
+    """Classes of diffusers that may be it."""
+
+    @property
+    @abstractmethod
+    def autoencoder(self) -> Any:
+        """The model of diffusers whose weights are in no checkpoint; None if the configuration has no such."""
+
+    @abstractmethod
+    def attach(self, autoencoder: Any) -> None:
+        """Use this loaded autoencoder in place of the one that the configuration names; None: load none from there."""
+
+
+class NativeSizes(Contract):
+    """Training on samples at their own sizes, packed into rows of tokens."""
+
+    does = "have samples of many sizes"
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Packed rows of a training batch, from `packed_batch`; 0: samples have one size, from `batch`."""
+
+    @abstractmethod
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Asked]:
+        """Training samples of different sizes, together no more than a budget of tokens, and what they are."""

@@ -10,8 +10,9 @@ from ditmoe.config import cli
 def prepare(config: dict[str, Any]) -> None:
     """The command; each modality knows how."""
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+    from ditmoe.modality import Preparation
 
-    modality = build.make(config["modality"])
+    modality = Preparation.of(build.make(config["modality"]), "prepare")
     try:
         modality.prepare(Path(config["source"]), Path(config["out"]), config["check"])
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
 
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ditmoe.config import build, cli
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import Restored, restore
 from ditmoe.config.trust import Trust
+from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import (
     Process,
     Sampling,
@@ -25,7 +27,7 @@ from ditmoe.diffusion import (
     torch_generator,
 )
 from ditmoe.distributed import launch
-from ditmoe.modality import Modality, Samples
+from ditmoe.modality import Files, Modality, Samples
 from ditmoe.outside import check_number, file_name
 
 
@@ -98,11 +100,9 @@ def draw_from(
     guidance: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
-    frames: int | None = None,
-    size: Sequence[int] | None = None,
-    points: int | None = None,
+    **words: Any,
 ) -> Samples | None:
-    """Draw samples in data units from a restored checkpoint, of another length, size or number of points if asked for.
+    """Draw samples in data units from a restored checkpoint, of the shape that the modality's own words ask for.
 
     Under torchrun the processes take whole batches in turns, so that each sample is to the bit what one process draws;
     the first gets all samples, the others None.
@@ -122,7 +122,7 @@ def draw_from(
         seed=seed,
         batch_size=batch_size,
         progress=ranks.rank == 0,
-        shape=restored.modality.shape_of(frames, size, points),
+        shape=shape_asked(restored.modality, words),
         numbers=own,
     )
     if (parts := ranks.collect(x)) is None:
@@ -134,12 +134,16 @@ def draw_from(
 def sample_checkpoint(
     checkpoint: str | Path,
     num: int = 32,
-    label: str | int | None = None,
     seed: int = 0,
     top_k: int | None = None,
     out: str | Path | None = None,
     trust: Trust = False,
-    **options: Any,
+    *,
+    scheduler: dict[str, Any] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    batch_size: int = 32,
+    **words: Any,
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
 
@@ -149,23 +153,33 @@ def sample_checkpoint(
         out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
             that sets do not mix.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
+        words: what to draw, in the conditioning's words (`label="chair"`), and of which shape, in the modality's own
+            (`points=8192`).
+
+    Raises:
+        ValueError: for words that neither knows, and if it writes no files.
     """
     restored = restore(checkpoint, top_k, trusted=trust)
-    check_request(restored.modality, num, **options)
-    asked = ask(restored, num, seed, label=label)
-    words = ["samples", *([] if label is None else [str(label)]), f"seed{seed}"]
-    folder = restored.folder / file_name("-".join(words))
+    modality, files = restored.modality, Files.of(restored.modality, "sample")
+    owners = restored.model.conditioning, modality
+    wanted, of_shape = split_words(words, *owners, options=inspect.signature(sample_checkpoint).parameters)
+    check_request(modality, num, batch_size, **of_shape)
+    asked = ask(restored, num, seed, **wanted)
+    told = [str(value) for value in wanted.values() if value is not None]
+    folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
     if not out:
         check_own([folder])
-    samples = draw_from(restored, asked, seed=seed, **options)
+    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+    samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if samples is None:
         return []
-    return restored.modality.write(samples, Path(out) if out else folder)
+    return files.write(samples, Path(out) if out else folder)
 
 
 def sample(config: dict[str, Any]) -> None:
     """The command."""
-    if not (paths := sample_checkpoint(**config)):
+    words = config.pop(cli.WORDS, {})
+    if not (paths := sample_checkpoint(**config, **words)):
         return
     where = paths[1] if paths[1].suffix == ".npz" else paths[0].parent
     print(f"{paths[0]}\n{where}: {config['num']} samples")
@@ -173,7 +187,7 @@ def sample(config: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point."""
-    cli.run(sample, "sample", many=True)
+    cli.run(sample, "sample", many=True, words=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from ditmoe.config import cli
-from ditmoe.distributed import launch
+from ditmoe.distributed import launch, say
 from ditmoe.outside import check_number
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def train(config: dict[str, Any]) -> None:
     """One run, from its configuration to its pictures; goes on where an earlier one stopped."""
     from ditmoe import checkpoint
+    from ditmoe.modality import Files
     from ditmoe.training.resume import resume
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -31,6 +32,7 @@ def train(config: dict[str, Any]) -> None:
         shown = folder
     keep_freed_memory()
     modality = make_modality(config, shown)
+    config["finish"] = possible(config["finish"], modality)
     check_finish(config, modality)
     trainer = make_trainer(config, modality, shown)
     with trainer.exclusive_lock():
@@ -45,7 +47,9 @@ def train(config: dict[str, Any]) -> None:
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    finish(config["finish"], shown, trainer.modality.name, trainer.options.steps, trainer.step)
+    chosen = HydraConfig.get().runtime.choices["modality"]
+    writes = isinstance(modality, Files)
+    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
@@ -65,18 +69,32 @@ def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Moda
     return modality
 
 
+def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> dict[str, Any]:
+    """What can be done after the training of what was asked for; says once what this modality has no contract for."""
+    from ditmoe.modality import Files, Metric
+
+    lacks = [c for c in (Files, Metric) if not isinstance(modality, c)]
+    without = {"Files": "no pictures on the way and no samples after it", "Metric": "no evaluation after it"}
+    for contract in lacks:
+        say(f"{modality.name} does not {contract.does} (`{contract.__name__}`): {without[contract.__name__]}")
+    kept = options if Files not in lacks else options | {"num": 0}
+    return kept if Metric not in lacks else kept | {"evaluate": False}
+
+
 def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> None:
     """Refuse before the training what would fail after it.
 
     Raises:
         ValueError: if the samples cannot be drawn, or not be measured.
     """
+    from ditmoe.modality import Metric
+
     options = config["finish"]
     check_number("finish.num", options["num"], 0, whole=True)
     if launch.ranks().rank > 0 or not options["evaluate"]:
         return
     try:
-        modality.check_evaluation()
+        Metric.of(modality, "evaluate").check_evaluation()
     except (ValueError, OSError) as error:
         raise ValueError(f"{error} (or finish.evaluate=false)") from error
 
@@ -101,9 +119,11 @@ def make_trainer(
 
     from ditmoe import checkpoint
     from ditmoe.config import build
+    from ditmoe.config.facts import facts_of
     from ditmoe.config.limits import check_request, check_width
     from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
     from ditmoe.diffusion.sampler import set_timesteps
+    from ditmoe.modality import Files
     from ditmoe.pretrained.start import start_from
     from ditmoe.sample import draw
     from ditmoe.training import Options, Trainer, repeat_exactly
@@ -134,7 +154,7 @@ def make_trainer(
 
     def preview(model: torch.nn.Module, file: Path) -> None:
         x = draw(model, modality, process, scheduler, sampling, asked, seed=0)
-        if mesh.rank == 0:
+        if mesh.rank == 0 and isinstance(modality, Files):
             modality.save_picture(modality.samples(x, asked), file)
 
     return Trainer(
@@ -143,20 +163,25 @@ def make_trainer(
         modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
-        carried={"config": config, "facts": modality.data_facts()},
-        preview=preview,
+        carried={"config": config, "facts": facts_of(modality)},
+        preview=preview if isinstance(modality, Files) else None,
         options=options,
         seed=config["seed"],
         mesh=mesh,
     )
 
 
-def finish(options: dict[str, Any], folder: Path, modality: str, steps: int, step: int) -> None:
+def finish(
+    options: dict[str, Any], folder: Path, modality: str, steps: int, step: int, writes: bool = True
+) -> None:
     """Sample, measure, and say where everything is and what to type next.
 
     Args:
+        options: what is `possible` of it.
+        modality: by the name of its YAML.
         step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
             else lies in the folder.
+        writes: the modality writes files.
     """
     from ditmoe import checkpoint
     from ditmoe.evaluate import evaluate_checkpoint
@@ -173,8 +198,13 @@ def finish(options: dict[str, Any], folder: Path, modality: str, steps: int, ste
     if options["evaluate"]:
         evaluate_checkpoint(own, trust=True)
         lines += [f"  {folder / 'metrics.json'}   the numbers above"]
+    draw = (
+        f"sample checkpoint={folder} num=16 label=0 seed=1"
+        if writes
+        else f"export checkpoint={folder} out=..."
+    )
     following += [
-        f"  {run}sample checkpoint={folder} num=16 label=0 seed=1",
+        f"  {run}{draw}",
         f"  {run}train modality={modality} name=longer trainer.steps={4 * steps}",
     ]
     print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))

@@ -13,8 +13,9 @@ from ditmoe.config import cli
 def train_codec(config: dict[str, Any]) -> None:
     """The command; a modality that has such an autoencoder knows how."""
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+    from ditmoe.modality import CodecTraining
 
-    modality = build.make(config["modality"])
+    modality = CodecTraining.of(build.make(config["modality"]), "train_codec")
     with stoppable() as stopped:
         if not modality.train_codec(Path(config["out"]), config["seed"], stopped):
             sys.exit(130)

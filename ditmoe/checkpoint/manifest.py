@@ -56,29 +56,43 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 
 
 def split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
-    """Plain values, and tensors by path; keys become strings, as JSON has them."""
-    if not isinstance(part, Mapping):
-        return (list(part) if isinstance(part, tuple) else part), {}
-    plain: dict[Any, Any] = {}
+    """Plain values, and tensors by path; keys become strings and tuples lists, as JSON has them.
+
+    Where a tensor stood in a list, None stands among the plain values. In a path, `/` and `~` of a key are written `~1`
+    and `~0`.
+    """
+    if isinstance(part, Tensor):
+        return None, {path.removesuffix("/"): part.detach().contiguous()}
+    if isinstance(part, LazyTensor):
+        return None, {path.removesuffix("/"): part}
+    if not isinstance(part, Mapping | list | tuple):
+        return part, {}
+    nested = isinstance(part, Mapping)
+    plain: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
-    for key, value in part.items():
-        if isinstance(value, Tensor):
-            tensors[f"{path}{key}"] = value.detach().contiguous()
-        elif isinstance(value, LazyTensor):
-            tensors[f"{path}{key}"] = value
-        else:
-            plain[str(key)], inner = split(value, f"{path}{key}/")
-            tensors |= inner
-    return plain, tensors
+    for key, value in part.items() if isinstance(part, Mapping) else enumerate(part):
+        inner, own = split(value, f"{path}{_escaped(str(key))}/")
+        tensors |= own
+        if not (nested and isinstance(value, Tensor | LazyTensor)):
+            plain[str(key)] = inner
+    return (plain if nested else list(plain.values())), tensors
 
 
 def join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What `split` took apart."""
     part: Any = copy.deepcopy(plain)
     for path, value in tensors.items():
-        *outer, name = path.split("/")
+        *outer, name = map(_unescaped, path.split("/"))
         node: Any = part
         for key in outer:
-            node = node.setdefault(key, {})
-        node[name] = value
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        node[int(name) if isinstance(node, list) else name] = value
     return part
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _unescaped(key: str) -> str:
+    return key.replace("~1", "/").replace("~0", "~")

@@ -67,7 +67,7 @@ class Checkpoint:
         tensors = {k: in_memory(v) for k, v in self.tensors.get(name, {}).items()}
         try:
             return manifest.join(self.plain[name], tensors)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
 
 
@@ -81,7 +81,7 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
 
     Args:
         run: the run's folder.
-        parts: of tensors and plain values, nested in dicts; lists hold plain values.
+        parts: of tensors and plain values, nested in dicts and lists.
         ranks: all of which call this, with their part of what is spread.
 
     Raises:

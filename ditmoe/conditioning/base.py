@@ -52,6 +52,11 @@ class Conditioning(nn.Module, ABC):
         super().__init__()
         self.num_classes = num_classes
 
+    @property
+    def name(self) -> str:
+        """By which messages speak of it."""
+        return type(self).__name__
+
     @abstractmethod
     def forward(self, condition: Condition) -> Embedded:
         """Embed; a sample of `condition.null` gets one embedding, whatever its values."""

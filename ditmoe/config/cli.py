@@ -6,30 +6,53 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ditmoe.config import screen
+from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, file_name, printable
 
 PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train", "autoencoder")
 """Words of commands that name a file, a folder or a model on the hub."""
-PACKAGE = Path(__file__).parents[1]
+WORDS = "words"
+"""Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
+WITH_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
+"""Hydra's own options that take the next word."""
 
 
-def config_folder() -> Path:
-    """The YAML files: beside the package in a checkout, inside it when installed from a wheel."""
-    beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
-    return beside if (beside / "train.yaml").is_file() else inside
+class InstalledConfigs(SearchPathPlugin):
+    """Puts the YAML files of installed packages on Hydra's search path, after ditmoe's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra."""
+        for name, folder in installed().items():
+            search_path.append(name, f"file://{folder}")
+
+
+Plugins.instance().register(InstalledConfigs)
 
 
 def first_choice(group: str, *names: str) -> str:
@@ -42,28 +65,33 @@ def first_choice(group: str, *names: str) -> str:
 OmegaConf.register_new_resolver("first_choice", first_choice, replace=True)
 
 
-def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool = False) -> None:
+def run(
+    command: Callable[[dict[str, Any]], None], config_name: str, many: bool = False, words: bool = False
+) -> None:
     """Run one entry point under Hydra with the words of the command line.
 
     A user's mistake ends in one line on stderr and exit code 2; DITMOE_TRACE=1 shows where it was raised.
 
     Args:
         many: the command knows how to share its work among the processes of torchrun.
+        words: it takes words of a modality too, which stand in the section `WORDS` then.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if launch.world() > 1 and not many:
         guard(lambda: _refuse_many(config_name))
+    if words:
+        sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 
     def main(config: DictConfig) -> None:
         guard(lambda: _checked(config))  # in here, or Hydra adds lines of its own
 
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name)
-        words = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-        check_numbers(words)
-        check_paths(words)
+        options = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        check_numbers(options)
+        check_paths(options)
         with launch.processes():
-            command(words)
+            command(options)
 
     guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
 
@@ -75,6 +103,18 @@ def check_paths(words: dict[str, Any]) -> None:
             not isinstance(value, str) or "\0" in value or not value
         ):
             raise ValueError(f"{name} must be a path, got {value!r} (a number is one as ./1)")
+
+
+def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:
+    """A command line on which what the command's YAML does not name (`length=64`) is in the section `WORDS`."""
+    stated: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / f"{config_name}.yaml"))
+    groups = {str(name) for each in stated.pop("defaults") if isinstance(each, dict) for name in each}
+    own, done = {*stated, *groups, *os.listdir(config_folder())}, [""]
+    for word in arguments:
+        match = re.match(r"([^\W\d]\w*)=", word)
+        foreign = match is not None and match[1] not in own and done[-1] not in WITH_VALUE
+        done.append(f"+{WORDS}.{word}" if foreign else word)
+    return done[1:]
 
 
 def run_name(name: Any) -> str:
@@ -193,17 +233,12 @@ def _known_options() -> set[str]:
                     found.add(name)
                     walk(value, name)
 
-    for file in config_folder().rglob("*.yaml"):
-        group = file.parent.relative_to(config_folder()).as_posix()
-        found.add(group) if group != "." else None
-        within = {
-            ".": "",
-            "experiment": "",
-            "recipe": "",
-            "codec": "modality.codec",
-            "tokens": "modality.tokens",
-        }
-        walk(OmegaConf.to_container(OmegaConf.load(file)), within.get(group, group))
+    within = {".": "", "experiment": "", "recipe": "", "codec": "modality.codec", "tokens": "modality.tokens"}
+    for folder in config_folders():
+        for file in folder.rglob("*.yaml"):
+            group = file.parent.relative_to(folder).as_posix()
+            found.add(group) if group != "." else None
+            walk(OmegaConf.to_container(OmegaConf.load(file)), within.get(group, group))
     return found
 
 

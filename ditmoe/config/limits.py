@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ditmoe.config.words import shape_asked
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.outside import check_memory, check_number
@@ -55,28 +56,18 @@ def check_width(model: dict[str, Any]) -> None:
     check_memory(16 * width**2 * depth, f"attention matrices of hidden_size={width} and depth={depth}")
 
 
-def check_request(
-    modality: Modality,
-    num: int,
-    batch_size: int = 32,
-    frames: int | None = None,
-    size: Sequence[int] | None = None,
-    points: int | None = None,
-    **others: Any,
-) -> None:
+def check_request(modality: Modality, num: int, batch_size: int = 32, **words: Any) -> None:
     """Refuse what no machine of this size can draw, before anything is allocated.
+
+    Args:
+        words: the modality's own, for the shape.
 
     Raises:
         ValueError: naming the number that is wrong, or the memory that is missing.
     """
-    counts = {"num": num, "batch_size": batch_size, "frames": frames, "points": points}
-    if not isinstance(size, list | tuple | None):
-        raise ValueError(f"size must be a list of whole numbers, got {size!r}")
-    counts |= {"size": None} if size is None else {f"size[{i}]": n for i, n in enumerate(size)}
-    for name, value in counts.items():
-        if value is not None:
-            check_number(name, value, 1, whole=True)
-    shape = tuple(modality.shape_of(frames, size, points))
+    for name, value in {"num": num, "batch_size": batch_size}.items():
+        check_number(name, value, 1, whole=True)
+    shape = shape_asked(modality, words)
     check_memory(
         4 * math.prod(shape) * (num + COPIES * min(num, batch_size)),
         f"{num} samples of shape {shape}, {min(num, batch_size)} at a time,",

@@ -1,7 +1,8 @@
 """The gate for configurations that come with a checkpoint or a folder: what may be made of them, and what is opened.
 
 Such a configuration is a stranger's. It may hold plain values alone, name classes that ditmoe's own YAML files name
-(and schedulers of diffusers, optimisers of torch), and no number larger than what a machine can hold. What it would
+and those of packages that the person installed (`ditmoe.config.folders`; and schedulers of diffusers, optimisers of
+torch), and no number larger than what a machine can hold. What it would
 open, a path or a name on the hub, is opened only if the person's command allows it.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ditmoe.config.cli import config_folder
+from ditmoe.config.folders import config_folders
 from ditmoe.outside import printable
 
 Trust = bool | str | Sequence[str]
@@ -125,6 +126,21 @@ def autoencoders(config: Mapping[str, Any]) -> Sequence[str]:
     return getattr(_find(section["_target_"]), "autoencoders", ()) if "_target_" in section else ()
 
 
+def class_at(config: Any, section: str, file: Path, trust: Trust = False) -> type:
+    """The class that a section of a configuration which came with `file` names; of all else there nothing is read.
+
+    Raises:
+        ValueError: if it names none, or one that is not trusted.
+    """
+    inner = config.get(section) if isinstance(config, dict) else None
+    target = inner.get("_target_") if isinstance(inner, dict) else None
+    if not is_allowed(target, None if trust is True else section):
+        raise ValueError(
+            f"{file} names a class that is not trusted, refused: {section}._target_ = {printable(repr(target))}"
+        )
+    return find(target)
+
+
 def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
     _check_values(section, name, file)
     for place, inner in _sections(section, name):
@@ -213,10 +229,14 @@ def _is_optimizer(found: type) -> bool:
 
 @cache
 def _shipped() -> tuple[Mapping[str, frozenset[str]], frozenset[tuple[str, str]]]:
-    """Classes that our YAML files name, by the name of their section; and all other strings by that of their option."""
+    """Classes that our YAML files name, by the name of their section; and all other strings by that of their option.
+
+    Ours are those of packages that the person installed, too.
+    """
     targets, words = defaultdict(set), set()
-    for file in sorted(config_folder().rglob("*.yaml")):
-        group = file.parent.relative_to(config_folder()).as_posix()
+    files = [(folder, file) for folder in config_folders() for file in sorted(folder.rglob("*.yaml"))]
+    for folder, file in files:
+        group = file.parent.relative_to(folder).as_posix()
         top = "" if group in (".", "experiment", "recipe") else group
         for place, text in _strings(yaml.safe_load(file.read_bytes()), top):
             if _last(place) == "_target_":
@@ -227,7 +247,7 @@ def _shipped() -> tuple[Mapping[str, frozenset[str]], frozenset[tuple[str, str]]
 
 
 def classes(place: str) -> frozenset[str]:
-    """What a stranger's configuration may name at a place: what ditmoe's own YAML files name at one called so."""
+    """What a stranger's configuration may name at a place: what installed YAML files name at one called so."""
     return _shipped()[0].get(_last(place), frozenset())
 
 

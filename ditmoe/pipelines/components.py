@@ -12,12 +12,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 
+from ditmoe.checkpoint import manifest
 from ditmoe.checkpoint.fit import check_fits
 from ditmoe.conditioning import Conditioning
-from ditmoe.config import build, trust
+from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
-from ditmoe.modality import Modality
+from ditmoe.modality import Modality, PublishedAutoencoder
 from ditmoe.pretrained import weights
 
 
@@ -41,7 +42,7 @@ class Transformer(Part, PeftAdapterMixin):
         config: what builds it: "model", "router", "conditioning", and either "modality" (a run) or "tokens" and
             "num_classes" (a converted model).
         data_facts: what the modality must know of its data, plain values.
-        tensors: name -> shape of those facts that are tensors; their values are the memory's.
+        tensors: path -> [shape, type] of those facts that are tensors; their values are the memory's.
     """
 
     __module__ = "ditmoe.pipelines"
@@ -52,17 +53,15 @@ class Transformer(Part, PeftAdapterMixin):
         self,
         config: dict[str, Any],
         data_facts: dict[str, Any] | None = None,
-        tensors: dict[str, list[int]] | None = None,
+        tensors: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         file = Path("transformer/config.json")
         config = trust.admit(config, list(config), file)
         with build.describing(file):
             if "modality" in config:
-                blank = {name: torch.zeros(shape) for name, shape in (tensors or {}).items()}
-                self.net = build.make_model(
-                    config, build.make_modality(config, {**(data_facts or {}), "codec": blank})
-                )
+                zeros = manifest.join(data_facts or {}, facts.blank(tensors or {}))
+                self.net = build.make_model(config, build.make_modality(config, zeros))
             else:
                 self.net = weights.make(config)
 
@@ -86,7 +85,7 @@ class Memory(Part):
     Args:
         config: "process" and "sampling"; "modality", unless it is to give latents alone.
         data_facts: of the modality, plain values.
-        tensors: name -> shape of those facts that are tensors (a codec's), which are its buffers.
+        tensors: path -> [shape, type] of those facts that are tensors (a codec's), which are its buffers.
         shape, classes: of a sample as the model sees it; names of the classes.
     """
 
@@ -97,7 +96,7 @@ class Memory(Part):
         self,
         config: dict[str, Any],
         data_facts: dict[str, Any],
-        tensors: dict[str, list[int]],
+        tensors: dict[str, Any],
         shape: list[int],
         classes: list[str],
     ) -> None:
@@ -107,9 +106,11 @@ class Memory(Part):
         trust.check_plain(data_facts, "facts")
         with build.describing(file):
             check_shape(shape)
-            self.names = sorted(tensors)  # JSON sorts them too
+            zeros = facts.blank(tensors)
+            manifest.join(data_facts, zeros)  # paths must fit
+            self.names = sorted(zeros)  # JSON sorts them too
             for index, name in enumerate(self.names):
-                self.register_buffer(f"fact{index}", torch.zeros(tensors[name]))
+                self.register_buffer(f"fact{index}", zeros[name])
             build.make(self.admitted["process"])
             Sampling(**self.admitted["sampling"])
         self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
@@ -131,8 +132,11 @@ class Memory(Part):
         """The modality, with its facts and this autoencoder."""
         if "modality" not in self.admitted:
             return None
-        data_facts = dict(self.config.data_facts)
-        codec = {name: getattr(self, f"fact{i}").float().cpu() for i, name in enumerate(self.names)}
-        modality = build.make_modality(self.admitted, data_facts | {"codec": codec})
-        modality.attach(autoencoder)
+        tensors = {name: getattr(self, f"fact{i}").cpu() for i, name in enumerate(self.names)}
+        data_facts = manifest.join(dict(self.config.data_facts), tensors)
+        modality = build.make_modality(self.admitted, data_facts)
+        if isinstance(modality, PublishedAutoencoder):
+            modality.attach(autoencoder)
+        elif autoencoder is not None:
+            raise ValueError(f"{modality.name} has no autoencoder to be replaced")
         return modality

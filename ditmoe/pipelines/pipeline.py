@@ -4,6 +4,7 @@ pipe = ditmoe.Pipeline.from_pretrained("chairs/")        # a folder that `python
 pipe(label="chair", num_samples=4, num_inference_steps=50, guidance_scale=1.5).samples
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.config import build
+from ditmoe.config.limits import check_request
+from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import (
     Process,
     Sampling,
@@ -126,6 +129,7 @@ class Pipeline(DiffusionPipeline):
         batch_size: int = 32,
         output_type: str = "pil",
         return_dict: bool = True,
+        **words: Any,
     ) -> Any:
         """Draw samples.
 
@@ -144,10 +148,11 @@ class Pipeline(DiffusionPipeline):
                 [0, 1], clips (S, T, H, W, 3), clouds in data units. "pt": the same as tensors, channels before H.
                 "latent": as the model has them.
             return_dict: an `Output`, or its parts.
+            words: the modality's own, for samples of another shape than in training, as `points=8192`.
 
         Raises:
-            ValueError: for an unknown label, an option that makes no sense, or a scheduler that cannot follow the
-                model's process; one line.
+            ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
+                the model's process; one line.
         """
         sampling = Sampling.of(self.memory.config.config)  # of a folder: what is missing or none is one line
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
@@ -156,8 +161,10 @@ class Pipeline(DiffusionPipeline):
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         classes, random = self.memory.config.classes, torch_generator("labels", seed)
-        asked = self.transformer.conditioning.ask(num_samples, classes, random, label=label)
-        noise, generators = self._noise(len(asked), generator, seed)
+        wanted, of_shape = self._split(words)
+        asked = self.transformer.conditioning.ask(num_samples, classes, random, label=label, **wanted)
+        shape = self._shape(len(asked), batch_size, of_shape)
+        noise, generators = self._noise(len(asked), generator, seed, shape)
         device, batches, parts = self._execution_device, torch.arange(len(asked)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
             for rows in batches:
@@ -188,8 +195,21 @@ class Pipeline(DiffusionPipeline):
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
         check_scheduler(self.scheduler, self.process)
 
-    def _noise(self, num: int, generator: Any, seed: int) -> tuple[Tensor, Any]:
-        shape = tuple(self.memory.config.shape)
+    def _split(self, words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is asked for, and of which shape."""
+        owners = [self.transformer.conditioning, *([] if self.modality is None else [self.modality])]
+        options = inspect.signature(type(self).__call__).parameters
+        asked, *of_shape = split_words(words, *owners, options=options)
+        return asked, of_shape[0] if of_shape else {}
+
+    def _shape(self, num: int, batch_size: int, words: dict[str, Any]) -> tuple[int, ...]:
+        """Of a sample as the model sees it, if this machine can hold so many."""
+        if not words or self.modality is None:
+            return tuple(self.memory.config.shape)
+        check_request(self.modality, num, int(batch_size), **words)
+        return shape_asked(self.modality, words)
+
+    def _noise(self, num: int, generator: Any, seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Any]:
         if generator is None:
             return draw_noise(range(num), shape, seed), [
                 torch_generator("scheduler", seed, i) for i in range(num)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
+
+from ditmoe.config.folders import config_folder
 
 HEADS = {(12, 384): 6, (12, 768): 12, (24, 1024): 16, (24, 1152): 16, (28, 1152): 16, (40, 1408): 16}
 """Heads of the published models, by depth and hidden size."""
@@ -72,10 +75,10 @@ class Architecture:
         image = self.family != "DiT-3D"
         tokens: dict[str, Any] = {"patch": self.patch}
         if image:
-            tokens |= {"_target_": "modalities.image.LatentTokens", "channels": self.in_channels}
+            tokens |= {"_target_": _tokens_of("latents"), "channels": self.in_channels}
             tokens |= {"learn_sigma": self.out_channels > self.in_channels}
         else:
-            tokens |= {"_target_": "modalities.pointcloud.VoxelTokens", "resolution": self.size}
+            tokens |= {"_target_": _tokens_of("voxels"), "resolution": self.size}
         router = {"_target_": "ditmoe.moe.TokenChoice", "_partial_": True}
         return {
             "model": {
@@ -100,6 +103,11 @@ class Architecture:
             "num_classes": self.num_classes,
             "size": self.size,
         }
+
+
+def _tokens_of(name: str) -> str:
+    """The class that a YAML in `configs/tokens/` names."""
+    return str(OmegaConf.load(config_folder() / "tokens" / f"{name}.yaml")._target_)
 
 
 def architecture(

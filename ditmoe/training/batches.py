@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion import Process, torch_generator
-from ditmoe.modality import Modality, Tokens
+from ditmoe.modality import Modality, NativeSizes, Tokens
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
 
@@ -86,7 +86,8 @@ class Batches:
         read: Callable[[Any], Condition],
         time_per: str = "sample",
     ) -> None:
-        given = ("modality.rows", modality.rows) if modality.rows else ("trainer.batch_size", size)
+        self.native = modality if isinstance(modality, NativeSizes) and modality.rows else None
+        given = ("trainer.batch_size", size) if self.native is None else ("modality.rows", self.native.rows)
         mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
         self.seed, self.size, self.label_dropout, self.time_per = seed, size, label_dropout, time_per
@@ -94,7 +95,7 @@ class Batches:
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
-        return self._packed(index) if self.modality.rows else self._even(index)
+        return self._even(index) if self.native is None else self._packed(index, self.native)
 
     def _even(self, index: int) -> Batch:
         rank, world = self.mesh.rank, self.mesh.world
@@ -108,13 +109,13 @@ class Batches:
         each, asked = self.tokens.sample_times(t, x0), self.read(asked).drop(dropped)
         return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel())
 
-    def _packed(self, index: int) -> Batch:
-        num = self.modality.rows // self.mesh.world
-        first = index * self.modality.rows + self.mesh.rank * num
+    def _packed(self, index: int, native: NativeSizes) -> Batch:
+        num = native.rows // self.mesh.world
+        first = index * native.rows + self.mesh.rank * num
         grids: list[tuple[int, ...]] = []
         rows, asked = [], []
         for row in range(first, first + num):
-            samples, own = self.modality.packed_batch(self.seed, row)
+            samples, own = native.packed_batch(self.seed, row)
             x0, layout = self.tokens.pack(samples)
             noise, t, dropped = self._drawn(x0.shape, layout.grids, row)
             counts, lengths = (torch.tensor(n) for n in (self._counts(layout.grids), layout.lengths))

@@ -39,7 +39,7 @@ class Trainer:
         optimizer: makes one over parameters, or groups of them.
         folder: where the checkpoint, the log and the pictures go.
         carried: what the checkpoint carries besides the state: "config" and "facts".
-        preview: draws a picture with the averaged weights into a file; called every `preview_every` steps.
+        preview: draws a picture with the averaged weights into a file; called every `preview_every` steps. None: never.
         options: all that the command line says of the run, in groups.
         mesh: how the model lies on many devices; None is one process. Every rank of it has a trainer.
     """
@@ -52,7 +52,7 @@ class Trainer:
         optimizer: Callable[[Any], torch.optim.Optimizer],
         folder: Path,
         carried: dict[str, Any],
-        preview: Callable[[nn.Module, Path], None],
+        preview: Callable[[nn.Module, Path], None] | None,
         options: Options,
         seed: int,
         mesh: Mesh | None = None,
@@ -135,7 +135,7 @@ class Trainer:
                     break
                 if saves:
                     self._save_if_possible(recorder)
-                if due(options.preview_every, self.step):
+                if self.preview and due(options.preview_every, self.step):
                     self.meter.pause(self._preview)
             self._settle()
             self._save(recorder)
@@ -236,6 +236,7 @@ class Trainer:
         return objective, losses, routings
 
     def _preview(self) -> None:
+        assert self.preview
         file = self.folder / "progress" / f"step-{self.step:07d}.png"
         with self.stop.breaking():
             try:

@@ -25,7 +25,7 @@ from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.latent import Codec, LatentModality, Packing, latent_cache
-from modalities.latent.adapter import to_pixels
+from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_cache import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
@@ -59,6 +59,7 @@ class Image(LatentModality):
     """
 
     name: ClassVar[str] = "image"
+    words: ClassVar[Mapping[str, str]] = {"size": "[height, width] in pixels"}
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
@@ -110,11 +111,11 @@ class Image(LatentModality):
     def class_names(self) -> list[str]:
         return list((self.cached or self.data).classes)
 
-    def shape_of(
-        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
-    ) -> tuple[int, ...]:
-        whole = super().shape_of(frames, None, points)
-        return whole if size is None else self.codec.shape(size)
+    def shape_of(self, size: Sequence[int] | None = None) -> tuple[int, ...]:  # type: ignore[override]
+        if size is None:
+            return self.sample_shape
+        check_size(size)
+        return self.codec.shape(size)
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1

@@ -14,8 +14,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ditmoe.checkpoint import replacing
-from ditmoe.modality import Modality, Samples, Tokens
-from ditmoe.outside import printable
+from ditmoe.modality import (
+    Files,
+    Metric,
+    Modality,
+    NativeSizes,
+    Preparation,
+    PublishedAutoencoder,
+    Samples,
+    Tokens,
+)
+from ditmoe.outside import check_number, printable
 from modalities.latent import latent_cache
 from modalities.latent.autoencoder import Published
 from modalities.latent.codec import Batches, Codec
@@ -26,7 +35,7 @@ LARGEST = 2**27
 """Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
 
 
-class LatentModality(Modality):
+class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes):
     """A modality whose samples are latents of a codec.
 
     Args:
@@ -233,6 +242,14 @@ class LatentModality(Modality):
             self.codec = self._make_codec(path=autoencoder) if own else self.published(autoencoder)
             if own and self._facts and self._facts.get("codec"):
                 self.codec.restore(self._facts["codec"])
+
+
+def check_size(size: Sequence[int]) -> None:
+    """Raises ValueError, unless it is a height and a width in pixels that somebody may ask for."""
+    for index, number in enumerate(size):
+        check_number(f"size[{index}]", number, 1, whole=True)
+    if len(size) != 2:
+        raise ValueError(f"size must be [height, width] in pixels, got {list(size)}")
 
 
 def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:

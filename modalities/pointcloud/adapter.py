@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.modality import Modality, Report, Samples, Tokens, check_options
-from ditmoe.outside import printable
+from ditmoe.modality import Files, Metric, Modality, Preparation, Report, Samples, Tokens, check_options
+from ditmoe.outside import check_number, printable
 from modalities.pointcloud.data import Clouds, formats
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
@@ -22,7 +22,7 @@ from modalities.pointcloud.viz.view import view
 from modalities.shared import save_png
 
 
-class PointCloud(Modality):
+class PointCloud(Modality, Files, Metric, Preparation):
     """Clouds of `num_points` points.
 
     Args:
@@ -35,6 +35,7 @@ class PointCloud(Modality):
     """
 
     name: ClassVar[str] = "pointcloud"
+    words: ClassVar[Mapping[str, str]] = {"points": "of a cloud"}
     suffixes: ClassVar[tuple[str, ...]] = (*formats.CLOUD_SUFFIXES, *formats.MESH_SUFFIXES)
     opens: ClassVar[Sequence[str]] = ("evaluation.cache",)
 
@@ -81,13 +82,10 @@ class PointCloud(Modality):
     def sample_shape(self) -> tuple[int, ...]:
         return (self.num_points, 3)
 
-    def shape_of(
-        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
-    ) -> tuple[int, ...]:
-        if points is not None and points < 1:
-            raise ValueError(f"points must be at least 1, got {points}")
-        num_points, axes = super().shape_of(frames, size)
-        return points or num_points, axes
+    def shape_of(self, points: int | None = None) -> tuple[int, ...]:  # type: ignore[override]
+        points = self.num_points if points is None else points
+        check_number("points", points, 1, whole=True)
+        return (points, 3)
 
     def tokens(self, hidden_size: int) -> Tokens:
         return self._make_tokens(hidden_size=hidden_size)

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
-from ditmoe.modality import Asked, Report, Samples, Tokens, check_options
+from ditmoe.modality import Asked, CodecTraining, Report, Samples, Tokens, check_options
 from ditmoe.outside import check_number, printable
 from modalities.latent import Codec, LatentModality, latent_cache
-from modalities.latent.adapter import to_pixels
+from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
 from modalities.video.codec import Autoencoder, CausalPatches, training
@@ -32,7 +32,7 @@ HELD_OUT = 64
 """Clips of the test split that a trained autoencoder is measured on."""
 
 
-class Video(LatentModality):
+class Video(LatentModality, CodecTraining):
     """Clips of one length, rate and size, generated as the latents of a codec.
 
     Args:
@@ -60,6 +60,7 @@ class Video(LatentModality):
     """
 
     name: ClassVar[str] = "video"
+    words: ClassVar[Mapping[str, str]] = {"frames": "of a clip", "size": "[height, width] in pixels"}
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
@@ -179,11 +180,13 @@ class Video(LatentModality):
             return names
         return list(dict.fromkeys([*names, *self.pictures.classes]))
 
-    def shape_of(
-        self, frames: int | None = None, size: Sequence[int] | None = None, points: int | None = None
+    def shape_of(  # type: ignore[override]
+        self, frames: int | None = None, size: Sequence[int] | None = None
     ) -> tuple[int, ...]:
-        super().shape_of(points=points)
-        return self.codec.shape((frames or self.frames, *(size or self.size)))
+        frames, size = self.frames if frames is None else frames, self.size if size is None else size
+        check_number("frames", frames, 1, whole=True)
+        check_size(size)
+        return self.codec.shape((frames, *size))
 
     def tokens(self, hidden_size: int, **options: Any) -> Tokens:
         return super().tokens(hidden_size, rate=self.rate, **options)

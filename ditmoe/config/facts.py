@@ -1,0 +1,69 @@
+"""What a checkpoint remembers of the data, in any shape that a modality likes: tensors and plain values, nested."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ditmoe.checkpoint import manifest
+from ditmoe.checkpoint.lazy_tensors import SAFETENSORS
+from ditmoe.config.trust import check_plain
+from ditmoe.modality import Modality
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS.values()}
+"""Of tensors that a file can hold, by name."""
+
+
+def facts_of(modality: Modality) -> dict[str, Any]:
+    """A modality's facts as a checkpoint gives them back: lists where there were tuples, tensors in their own memory.
+
+    Raises:
+        ValueError: one line, for what no checkpoint can hold: other objects (NumPy's numbers among them), keys that
+            are no text, numbers that are not finite.
+    """
+    data_facts, what = modality.data_facts(), f"data_facts() of {modality.name}"
+    if not isinstance(data_facts, Mapping):
+        raise ValueError(f"{what} must be a dict, got {type(data_facts).__name__}")
+    _check(data_facts, "", what)
+    plain, tensors = manifest.split(data_facts)
+    check_plain(plain, what)
+    return manifest.join(plain, {path: value.cpu().clone() for path, value in tensors.items()})
+
+
+def described(data_facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts in JSON: plain values, and of each tensor by its path the shape and the type; `blank` is the reverse."""
+    plain, tensors = manifest.split(data_facts)
+    kinds = {path: [list(t.shape), str(t.dtype).removeprefix("torch.")] for path, t in tensors.items()}
+    return plain, kinds
+
+
+def blank(kinds: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of zeros, by path, of the shapes and types that `described` tells.
+
+    Raises:
+        ValueError: if one has none.
+    """
+    for path, kind in kinds.items():
+        shape, dtype = kind if isinstance(kind, list) and len(kind) == 2 else (None, None)
+        if not isinstance(shape, list) or not isinstance(dtype, str) or dtype not in DTYPES:
+            raise ValueError(f"the tensor {path} of the facts must have a shape and a type, got {kind!r}")
+    return {path: torch.zeros(shape, dtype=DTYPES[dtype]) for path, (shape, dtype) in kinds.items()}
+
+
+def _check(value: Any, place: str, what: str) -> None:
+    """Keys and tensors; `check_plain` looks at all else."""
+    if isinstance(value, Tensor) and (value.dtype not in DTYPES.values() or value.layout != torch.strided):
+        raise ValueError(
+            f"{what} must hold dense tensors of {', '.join(DTYPES)}, got {value.dtype} as {place}"
+        )
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if type(key) is not str or (
+                not place and key == "__metadata__"
+            ):  # that files of tensors have themselves
+                raise ValueError(f"{what} must have names for keys, got {key!r}")
+            _check(inner, f"{place}.{key}".lstrip("."), what)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _check(inner, f"{place}.{index}", what)

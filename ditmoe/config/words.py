@@ -1,0 +1,67 @@
+"""Words that a modality brings to the command line and to Python: `length=64` of one with signals."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from ditmoe.modality import Modality
+from ditmoe.outside import printable
+from ditmoe.outside.options import call, check_options
+
+
+@runtime_checkable
+class Owner(Protocol):
+    """Whoever knows words of its own, as a modality those for the shape of a sample."""
+
+    @property
+    def name(self) -> str:
+        """By which messages speak of it."""
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Word -> what it means, in a few words."""
+
+
+def split_words(
+    words: Mapping[str, Any], *owners: Owner, options: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """The words of each owner; one that several know is the first one's.
+
+    Args:
+        options: words that are taken elsewhere, as those of the command: one of them may have been meant.
+
+    Raises:
+        ValueError: one line, for words that nobody knows: what was probably meant, and all that the owners know.
+    """
+    parts: list[dict[str, Any]] = [{} for _ in owners]
+    for word, value in words.items():
+        known = [part for part, owner in zip(parts, owners, strict=True) if word in owner.words]
+        if not known:
+            raise ValueError(_unknown(word, owners, options))
+        known[0][word] = value
+    return parts
+
+
+def shape_asked(modality: Modality, words: Mapping[str, Any]) -> tuple[int, ...]:
+    """Shape of a sample by a modality's own words, those that are None left out.
+
+    Raises:
+        ValueError: if they are of the wrong type, or no sample has such a shape.
+    """
+    given = {word: value for word, value in words.items() if value is not None}
+    check_options(modality.name, modality.shape_of, given)
+    shape = tuple(call(modality.name, modality.shape_of, **given))
+    if not all(type(n) is int and n > 0 for n in shape):
+        told = ", ".join(f"{word}={printable(value)}" for word, value in given.items())
+        raise ValueError(f"no sample of {modality.name} has the shape {list(shape)}{told and f' of {told}'}")
+    return shape
+
+
+def _unknown(word: str, owners: Collection[Owner], options: Collection[str]) -> str:
+    known = [f"{name} ({meaning})" for owner in owners for name, meaning in owner.words.items()]
+    near = difflib.get_close_matches(
+        word, [*(name for owner in owners for name in owner.words), *options], n=1, cutoff=0.6
+    )
+    names = " and ".join(owner.name for owner in owners) or "this model"
+    told = f"words of {names}: {', '.join(known)}" if known else f"{names} has no words of its own"
+    return f"{printable(word)} is not an option; {f'did you mean {near[0]}? ' if near else ''}{told}"
