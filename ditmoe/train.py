@@ -140,6 +140,7 @@ def make_trainer(
     return Trainer(
         model,
         process,
+        build.make_objective(config, process),
         modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
@@ -147,6 +148,7 @@ def make_trainer(
         preview=preview,
         options=options,
         seed=config["seed"],
+        parameters=build.make(config["parameters"]),
         mesh=mesh,
     )
 

@@ -7,9 +7,9 @@ The encoder, with its experts, then costs next to nothing; the decoder is a few 
 When sampling nothing is dropped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,7 @@ class MaskedDiTMoE(DiTMoE):
         others: as of `DiTMoE`.
     """
 
+    parameter_kinds: ClassVar[Mapping[str, str]] = {"mask_token": "token"}
     ranks: Ranks = ALONE
     """Whose samples are a batch: each draws its own part of what one process would draw."""
 

@@ -73,6 +73,7 @@ class Routing:
         batch_stats: what `Router.update` must know of this batch.
         dropped: assignments that an expert had no room for.
         aux_prediction: per token, what the router's hidden layer makes of the final target (Expert Race).
+        aux_coefficient: of its error in what is optimised.
     """
 
     token: Int[Tensor, " A"]
@@ -83,6 +84,7 @@ class Routing:
     batch_stats: Mapping[str, Tensor] = field(default_factory=dict)
     dropped: Int[Tensor, ""] | None = None
     aux_prediction: Float[Tensor, "B *n"] | None = None
+    aux_coefficient: float = 0.0
 
     @property
     def counts(self) -> Int[Tensor, " E"]:
@@ -176,7 +178,6 @@ class Router(nn.Module, ABC):
     within_timestep: ClassVar[bool] = False
     num_experts: int
     active: float
-    aux_coefficient: float = 0.0
     ranks: Ranks = ALONE
     uses_collectives: bool = False
 
