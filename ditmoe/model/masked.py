@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.modality import Tokens
-from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer, initialize_layers
+from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer
+from ditmoe.model.initialization import initialize_layers, initialize_token
 from ditmoe.moe import Router, Routing
 from ditmoe.nn import Attention, FeedForward, Layout
 from ditmoe.outside import check_number
@@ -73,9 +74,8 @@ class MaskedDiTMoE(DiTMoE):
         self.blocks.extend(decoder)
         self.bridge = FinalLayer(hidden_size, hidden_size)
         self.mask_token = nn.Parameter(torch.empty(hidden_size))
-        for new in (*decoder, self.bridge):
-            initialize_layers(new)
-        nn.init.normal_(self.mask_token, std=0.02)
+        initialize_layers(*decoder, self.bridge)
+        initialize_token(self.mask_token)
 
     def predict(
         self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "B *f"], y: Int[Tensor, " B"]

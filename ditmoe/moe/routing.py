@@ -214,12 +214,8 @@ class Router(nn.Module, ABC):
         """What works on all tokens beside shared and routed experts, called with tokens and context."""
         return None
 
-    @torch.no_grad()
     def initialize(self) -> None:
-        """Matrices of its own, uniform within 1 / sqrt(fan in)."""
-        for weight in self.parameters(recurse=False):
-            if weight.ndim > 1:
-                nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+        """Told after `ditmoe.model.initialization` gave its weights those of a router: what starts otherwise."""
 
 
 def assign(

@@ -88,5 +88,4 @@ class Soft(Router):
         return SoftRouting(token, expert, weight, back.sum(-1), mix=mix, back=back)
 
     def initialize(self) -> None:
-        super().initialize()
         nn.init.ones_(self.scale)
