@@ -56,7 +56,7 @@ class ParameterGroups:
         no_decay: kinds or names without weight decay.
 
     Raises:
-        ValueError: if a factor is no number of at least zero; later, if something fits no parameter.
+        ValueError: if a factor is no number of at least zero; later, if a word is no kind and fits no name.
     """
 
     rates: Mapping[str, Any] | None = None
@@ -72,12 +72,12 @@ class ParameterGroups:
         """An optimiser over the parameters of a model, and the learning rate of each of its groups.
 
         Raises:
-            ValueError: if a kind or name fits no parameter, or the optimiser knows no weight decay to leave out.
+            ValueError: if a word is no kind and fits no name, or the optimiser knows no weight decay to leave out.
         """
         every = list(parameters_of(model))
         for option, patterns in {"rates": self.rates or {}, "no_decay": self.no_decay}.items():
             for pattern in patterns:
-                if not any(each.matches(pattern) for each in every):
+                if pattern not in KINDS and not any(each.matches(pattern) for each in every):
                     raise ValueError(
                         f"parameters.{option} must name parameters of this model or kinds of them "
                         f"({', '.join(KINDS)}), none fits {pattern!r}"

@@ -121,6 +121,13 @@ def test_what_fits_nothing_is_named(tmp_path: Path, option: str, words: str) -> 
         trainer(tmp_path, option)
 
 
+def test_a_kind_that_a_model_has_none_of_is_no_mistake() -> None:
+    built = model("model.qk_norm=false")
+    assert not any("norm" in each.kinds for each in parameters_of(built))
+    groups = ParameterGroups(no_decay=["bias", "norm"])
+    assert len(groups.optimizer(lambda p: torch.optim.AdamW(p), built, Mesh())[0].param_groups) == 2
+
+
 def test_an_optimiser_without_decay_has_none_to_leave_out() -> None:
     with pytest.raises(ValueError, match="must be empty for Rprop"):
         ParameterGroups(no_decay=["bias"]).optimizer(lambda p: torch.optim.Rprop(p, lr=0.1), model(), Mesh())
