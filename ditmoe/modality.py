@@ -107,7 +107,10 @@ class Tokens(nn.Module, ABC):
         return times
 
     def initialize(self) -> bool:
-        """Initialise weights of its own, if any, so that it predicts zero at birth; whether it has any."""
+        """Initialise weights of its own, if any, so that it predicts zero at birth; whether it has any.
+
+        Called without gradient, when `ditmoe.model.initialization` has been through all within it.
+        """
         return False
 
 

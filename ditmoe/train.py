@@ -160,6 +160,7 @@ def make_trainer(
     return Trainer(
         model,
         process,
+        build.make_objective(config, process),
         modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
@@ -167,6 +168,7 @@ def make_trainer(
         preview=preview if isinstance(modality, Files) else None,
         options=options,
         seed=config["seed"],
+        parameters=build.make(config["parameters"]),
         mesh=mesh,
     )
 

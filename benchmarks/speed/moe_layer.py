@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.timing import interleaved, keep_memory, table
+from ditmoe.model import initialize_layers
 from ditmoe.moe import Context, MoE, TokenChoice
 from ditmoe.moe.losses import balance_loss
 from ditmoe.moe.routing import count
@@ -69,8 +70,7 @@ def layers(
         dense = FeedForward(hidden, shared + top_k * inner, "swiglu")
         moe = MoE(TokenChoice(hidden, num_experts, top_k), hidden, inner, shared, "swiglu")
         loop = MaskLoop(hidden, num_experts, top_k, inner, shared)
-        moe.experts.initialize()
-        moe.router.initialize()
+        initialize_layers(moe)
         x = torch.randn(tokens // 256, 256, hidden)
         gradient = torch.randn_like(x)
         c = torch.zeros(len(x), hidden)

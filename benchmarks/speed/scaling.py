@@ -49,10 +49,11 @@ def trainer(config: dict[str, Any], folder: Path, mesh: Mesh) -> Trainer:
     torch.manual_seed(0)
     with torch.device("meta" if mesh.rank else "cpu"):
         model = build.make_model(config, modality)
+    process = build.make(config["process"])
     return Trainer(
-        model, build.make(config["process"]), modality, options=build.make(config["trainer"]), folder=folder,
-        optimizer=lambda parameters: build.make_optimizer(config, parameters), carried={}, preview=lambda *_: None,
-        seed=0, mesh=mesh,
+        model, process, build.make_objective(config, process), modality, options=build.make(config["trainer"]),
+        optimizer=lambda parameters: build.make_optimizer(config, parameters), folder=folder, carried={},
+        preview=lambda *_: None, seed=0, mesh=mesh,
     )  # fmt: skip
 
 

@@ -46,10 +46,6 @@ class ClassLabel(Conditioning):
             return Condition.cat([self.ask(1, classes, generator, label=one) for one in each])
         return self.read(make_labels(classes, num, label, generator))
 
-    @torch.no_grad()
-    def initialize(self) -> None:
-        nn.init.normal_(self.table.weight, std=0.02)
-
 
 def make_labels(
     classes: Sequence[str], num: int, label: Asked, generator: torch.Generator | None = None

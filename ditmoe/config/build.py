@@ -10,6 +10,7 @@ import torch
 
 from ditmoe.conditioning import Conditioning
 from ditmoe.config import trust
+from ditmoe.diffusion import Objective, Process
 from ditmoe.modality import Modality, Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
@@ -86,6 +87,11 @@ def make_conditioning(config: Mapping[str, Any], num_classes: int) -> Callable[.
 def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:
     """What makes the router of a layer; None for a dense model, which has no or zero experts."""
     return make(config) if config and config.get("num_experts", 1) else None
+
+
+def make_objective(config: Mapping[str, Any], process: Process) -> Objective:
+    """What is optimised, of the times and targets of a process."""
+    return make(config["objective"], process=process)
 
 
 def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:

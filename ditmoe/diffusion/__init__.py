@@ -1,8 +1,9 @@
-"""Noise and back: the processes that corrupt data, the loop that takes the noise away, and its schedulers."""
+"""Noise and back: processes that corrupt data, what is optimised, the loop back to data, and its schedulers."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
 from ditmoe.diffusion.sampler import (
     Sampling,
@@ -29,6 +30,9 @@ __all__ = [
     "EvenDDIMScheduler",
     "FlowAncestralScheduler",
     "FlowMatching",
+    "Losses",
+    "Objective",
+    "Prediction",
     "Process",
     "Sampling",
     "SchedulerMixin",

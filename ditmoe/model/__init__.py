@@ -3,6 +3,7 @@ from another.
 """
 
 from ditmoe.model.backbone import ATTENTION, Block, DiTMoE, FinalLayer
+from ditmoe.model.initialization import initialize_layers
 from ditmoe.model.masked import MaskedDiTMoE
 from ditmoe.model.upcycling import Transfer, transfer, upcycle
 
@@ -13,6 +14,7 @@ __all__ = [
     "FinalLayer",
     "MaskedDiTMoE",
     "Transfer",
+    "initialize_layers",
     "transfer",
     "upcycle",
 ]

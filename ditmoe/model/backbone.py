@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ditmoe.conditioning import ClassLabel, Conditioning
 from ditmoe.modality import Tokens
-from ditmoe.moe import Context, Experts, MoE, Place, Router, Routing
+from ditmoe.model.initialization import initialize
+from ditmoe.moe import Context, MoE, Place, Router, Routing
 from ditmoe.nn import (
     Attention,
     CrossAttention,
@@ -190,7 +191,7 @@ class DiTMoE(nn.Module):
             for layer in range(depth)
         )
         self.final = FinalLayer(hidden_size, tokens.out_features)
-        self.initialize()
+        initialize(self)
 
     def forward(
         self,
@@ -268,30 +269,3 @@ class DiTMoE(nn.Module):
         """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
         for router, batch_stats in zip(self.routers, zip(*passes, strict=True), strict=True):
             router.update(batch_stats)
-
-    @torch.no_grad()
-    def initialize(self) -> None:
-        """All initialisation, as DiT does it: Xavier matrices, zero gates, so that every block is the identity."""
-        initialize_layers(self)
-        for layer in (self.timestep.first, self.timestep.second):
-            nn.init.normal_(layer.weight, std=0.02)
-        self.conditioning.initialize()
-        if not self.tokens.initialize():  # else the zero is in the head that follows
-            nn.init.zeros_(self.final.linear.weight)
-
-
-@torch.no_grad()
-def initialize_layers(parent: nn.Module) -> None:
-    """Xavier matrices, zero gates: what all layers of one kind have in common."""
-    for module in parent.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, Experts | Router):
-            module.initialize()
-    for module in parent.modules():
-        if isinstance(module, Modulation):
-            nn.init.zeros_(module.linear.weight)
-        elif isinstance(module, CrossAttention):
-            nn.init.zeros_(module.out.weight)

@@ -7,9 +7,9 @@ The encoder, with its experts, then costs next to nothing; the decoder is a few 
 When sampling nothing is dropped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ditmoe.conditioning import Conditioning
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.modality import Tokens
-from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer, initialize_layers
+from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer
+from ditmoe.model.initialization import initialize_layers, initialize_token
 from ditmoe.moe import Router, Routing
 from ditmoe.nn import Attention, FeedForward, Layout
 from ditmoe.outside import check_number
@@ -35,6 +36,7 @@ class MaskedDiTMoE(DiTMoE):
         others: as of `DiTMoE`.
     """
 
+    parameter_kinds: ClassVar[Mapping[str, str]] = {"mask_token": "token"}
     ranks: Ranks = ALONE
     """Whose samples are a batch: each draws its own part of what one process would draw."""
 
@@ -73,9 +75,8 @@ class MaskedDiTMoE(DiTMoE):
         self.blocks.extend(decoder)
         self.bridge = FinalLayer(hidden_size, hidden_size)
         self.mask_token = nn.Parameter(torch.empty(hidden_size))
-        for new in (*decoder, self.bridge):
-            initialize_layers(new)
-        nn.init.normal_(self.mask_token, std=0.02)
+        initialize_layers(*decoder, self.bridge)
+        initialize_token(self.mask_token)
 
     def predict(
         self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any

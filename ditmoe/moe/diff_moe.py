@@ -81,9 +81,7 @@ class TimeAwareExperts(Experts):
             return F.grouped_mm(reduced[row, rows.expert], expand, offs=ends.to(torch.int32))
         return torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)[row, rows.expert]
 
-    @torch.no_grad()
     def initialize(self) -> None:
-        super().initialize()
         nn.init.uniform_(self.reduce, -(self.reduce.shape[-1] ** -0.5), self.reduce.shape[-1] ** -0.5)
         nn.init.zeros_(self.expand)
 
@@ -94,7 +92,11 @@ class GridConvolution(nn.Module):
     def __init__(self, hidden_size: int, kernel: int, axes: int) -> None:
         super().__init__()
         self.axes = axes
-        self.weight = nn.Parameter(torch.zeros(hidden_size, 1, *[kernel] * axes))
+        self.weight = nn.Parameter(torch.empty(hidden_size, 1, *[kernel] * axes))
+
+    def initialize(self) -> None:
+        """Nothing is added at birth."""
+        nn.init.zeros_(self.weight)
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "R N D"]:
         layout = context.layout

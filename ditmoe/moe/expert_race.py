@@ -43,14 +43,14 @@ class ExpertRace(Router):
         super().__init__()
         check_top_k(top_k, num_experts)
         self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
-        self.similarity, self.aux_coefficient = similarity, regularization
+        self.similarity, self.regularization = similarity, regularization
         self.first = nn.Linear(hidden_size, hidden_size)
         self.second = nn.Linear(hidden_size, num_experts)
         self.aux_head: nn.Linear | None = None
         self.threshold = Threshold([], 0.0, momentum)
 
     def bind(self, place: Place) -> None:
-        if self.aux_coefficient:
+        if self.regularization:
             self.aux_head = nn.Linear(self.first.in_features, place.out_features)
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
@@ -79,6 +79,7 @@ class ExpertRace(Router):
             losses,
             {"threshold": best.values[-1].detach()},
             aux_prediction=aux_prediction,
+            aux_coefficient=self.regularization,
         )
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:

@@ -1,6 +1,5 @@
 """The routed experts: stacked weights, and how sorted rows go through them."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -129,12 +128,8 @@ class Experts(nn.Module):
         up_bias, down_bias = (None if b is None else local(b) for b in (self.up_bias, self.down_bias))
         return local(self.up), local(self.down), up_bias, down_bias
 
-    @torch.no_grad()
     def initialize(self) -> None:
-        """Xavier matrices, gate and up each on its own, as if every expert stood alone."""
-        for matrix, halves in ((self.up, 2 if self.activation == "swiglu" else 1), (self.down, 1)):
-            bound = math.sqrt(6 / (matrix.shape[1] // halves + matrix.shape[2]))
-            nn.init.uniform_(matrix, -bound, bound)
+        """Told after `ditmoe.model.initialization` gave up, down and biases theirs: what starts otherwise."""
 
 
 def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:

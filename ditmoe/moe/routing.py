@@ -76,6 +76,7 @@ class Routing:
         batch_stats: what `Router.update` must know of this batch.
         dropped: assignments that an expert had no room for.
         aux_prediction: per token, what the router's hidden layer makes of the final target (Expert Race).
+        aux_coefficient: of its error in what is optimised.
     """
 
     token: Int[Tensor, " A"]
@@ -86,6 +87,7 @@ class Routing:
     batch_stats: Mapping[str, Tensor] = field(default_factory=dict)
     dropped: Int[Tensor, ""] | None = None
     aux_prediction: Float[Tensor, "B *n"] | None = None
+    aux_coefficient: float = 0.0
 
     @property
     def counts(self) -> Int[Tensor, " E"]:
@@ -179,7 +181,6 @@ class Router(nn.Module, ABC):
     within_timestep: ClassVar[bool] = False
     num_experts: int
     active: float
-    aux_coefficient: float = 0.0
     ranks: Ranks = ALONE
     uses_collectives: bool = False
 
@@ -216,12 +217,8 @@ class Router(nn.Module, ABC):
         """What works on all tokens beside shared and routed experts, called with tokens and context."""
         return None
 
-    @torch.no_grad()
     def initialize(self) -> None:
-        """Matrices of its own, uniform within 1 / sqrt(fan in)."""
-        for weight in self.parameters(recurse=False):
-            if weight.ndim > 1:
-                nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+        """Told after `ditmoe.model.initialization` gave its weights those of a router: what starts otherwise."""
 
 
 def assign(

@@ -1,6 +1,8 @@
 """Soft MoE: experts work on mixtures of tokens, so nothing is chosen and nothing dropped."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,7 @@ class Soft(Router):
     """
 
     routing = SoftRouting
+    parameter_kinds: ClassVar[Mapping[str, str]] = {"scale": "norm"}
 
     def __init__(self, hidden_size: int, num_experts: int, slots: int) -> None:
         super().__init__()
@@ -85,5 +88,4 @@ class Soft(Router):
         return SoftRouting(token, expert, weight, back.sum(-1), mix=mix, back=back)
 
     def initialize(self) -> None:
-        super().initialize()
         nn.init.ones_(self.scale)

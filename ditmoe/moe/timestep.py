@@ -58,7 +58,6 @@ class TimestepExperts(Router):
         self.per_segment = self.routers[0].num_experts if router else 1
         self.num_experts = segments * self.per_segment
         self.active = self.routers[0].active if router else 1.0
-        self.aux_coefficient = self.routers[0].aux_coefficient if router else 0.0
 
     @property
     def routers(self) -> list[Any]:
@@ -120,6 +119,7 @@ class TimestepExperts(Router):
             {f"{index}/{name}": value for index, _, r in parts for name, value in r.batch_stats.items()},
             sum(dropped) if (dropped := [r.dropped for *_, r in parts if r.dropped is not None]) else None,
             _scattered(aux_predictions, x.shape[:2]) if aux_predictions else None,
+            max(r.aux_coefficient for *_, r in parts),
         )
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:

@@ -146,14 +146,12 @@ class Mesh:
         if self.world > 1:
             model.set_requires_all_reduce(last)  # type: ignore[operator]
 
-    def groups(self, model: nn.Module) -> Any:
-        """Parameters by the way they lie, as an optimiser's groups: its fused kernels take no two at once."""
-        if self.world == 1:
-            return model.parameters()
+    def groups(self, parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+        """Parameters by the way they lie: an optimiser's fused kernels take no two at once."""
         by_way: dict[Any, list[nn.Parameter]] = {}
-        for p in model.parameters():
+        for p in parameters:
             by_way.setdefault(getattr(p, "device_mesh", None), []).append(p)
-        return [{"params": group} for group in by_way.values()]
+        return list(by_way.values())
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Of the whole gradient, each of its numbers counted once however many ranks have a copy.

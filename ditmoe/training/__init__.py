@@ -5,6 +5,7 @@ from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard
 from ditmoe.training.meter import Meter
 from ditmoe.training.options import Options
+from ditmoe.training.parameter_groups import ParameterGroups
 from ditmoe.training.precision import choose_precision, repeat_exactly
 from ditmoe.training.run_log import Recorder
 from ditmoe.training.signals import Stop
@@ -17,6 +18,7 @@ __all__ = [
     "Guard",
     "Meter",
     "Options",
+    "ParameterGroups",
     "Recorder",
     "Stop",
     "Trainer",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion import Process, torch_generator
+from ditmoe.distributed import Ranks
 from ditmoe.modality import Modality, NativeSizes, Tokens
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
@@ -29,7 +30,8 @@ class Batch:
         asked: what is asked for, by some samples nothing.
         layout: of the tokens, where sizes differ.
         size: samples of all processes together.
-        share: numbers of x0 of all processes together, over the number of processes.
+        share: numbers of x0 that count, of all processes together, over the number of processes.
+        mask: shaped to multiply x0, 1 where a number counts in the loss; None counts all.
     """
 
     index: int
@@ -41,19 +43,21 @@ class Batch:
     layout: Layout | None
     size: int
     share: float
+    mask: Float[Tensor, "..."] | None = None
 
     def shaped(self, rows: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Rows like x0 as the model takes them and gives them back."""
         return rows if self.layout is None else rows[None]
 
-    def mean_square(self, errors: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Of numbers like x0, so that its mean over the processes is that of the whole batch."""
-        return errors.float().square().sum() / self.share
+    def only(self, mask: Float[Tensor, "..."], ranks: Ranks) -> "Batch":
+        """The same, of which numbers count only where the mask is 1; all processes ask, each with its own."""
+        counted = ranks.total(mask.expand_as(self.x0).sum(dtype=torch.float64)).item()
+        return replace(self, mask=mask, share=max(counted, 1.0) / ranks.size)
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        names = ("x0", "noise", "t", "each", "asked")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        tensors = {name: getattr(self, name) for name in ("x0", "noise", "t", "each", "asked", "mask")}
+        moved = {name: x.to(device, non_blocking=True) for name, x in tensors.items() if x is not None}
         return replace(self, **moved, layout=self.layout and replace(self.layout, device=device))
 
 

@@ -12,6 +12,7 @@ from ditmoe.distributed import ALONE, Ranks, launch
 from ditmoe.model import DiTMoE
 from ditmoe.moe import MoE
 from ditmoe.training.grad_guard import Guard
+from ditmoe.training.loss_by_time import means_by_time
 from ditmoe.training.router_stats import collapsed, health
 
 
@@ -46,7 +47,8 @@ class Meter:
     def add(self, numbers: dict[str, Any]) -> None:
         """Take in one step, on its device; one that was skipped leaves the averages as they are."""
         good = numbers["good"]
-        values = {"steps": torch.ones_like(good), "tally": numbers["tally"], **numbers["losses"]}
+        kept = {name: numbers[name] for name in ("tally", "by_time")}
+        values = {"steps": torch.ones_like(good), **kept, **numbers["losses"]}
         for name, value in values.items():
             value = torch.where(good, value.double(), 0)
             self.sums[name] = value + self.sums[name].to(value.device) if name in self.sums else value
@@ -66,7 +68,7 @@ class Meter:
         seconds = (now - self.since - self.pauses) / self.timed
         smooth = self.seconds_per_step
         self.seconds_per_step = seconds if smooth is None else 0.7 * smooth + 0.3 * seconds
-        tally = self.sums.pop("tally").cpu()
+        tally, by_time = self.sums.pop("tally").cpu(), self.sums.pop("by_time").cpu()
         counted, *sums = torch.stack([self.sums.pop("steps"), *self.sums.values()]).tolist()
         means = {
             name: total / counted if counted else None for name, total in zip(self.sums, sums, strict=True)
@@ -74,6 +76,7 @@ class Meter:
         record = {
             "step": step,
             **means,
+            **means_by_time(by_time),
             "gradient_norm": norm if math.isfinite(norm := float(self.latest["gradient_norm"])) else None,
             "learning_rate": self.latest["learning_rate"],
             "samples_per_second": self.samples / self.timed / seconds,

@@ -6,7 +6,17 @@ from typing import Any
 from ditmoe import checkpoint
 from ditmoe.training.trainer import Trainer
 
-FIXED = ("modality", "model", "router", "conditioning", "process", "optimizer", "seed")
+FIXED = (
+    "modality",
+    "model",
+    "router",
+    "conditioning",
+    "process",
+    "objective",
+    "optimizer",
+    "parameters",
+    "seed",
+)
 """Sections that must not change between a run and its continuation."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import Saver
-from ditmoe.diffusion import Process, torch_generator
+from ditmoe.diffusion import Losses, Objective, Prediction, Process, torch_generator
 from ditmoe.distributed import launch, say
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -19,8 +19,10 @@ from ditmoe.parallel import Mesh
 from ditmoe.training.batches import Batch, Batches
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard, keeping
+from ditmoe.training.loss_by_time import sums_by_time
 from ditmoe.training.meter import Meter
 from ditmoe.training.options import Options
+from ditmoe.training.parameter_groups import ParameterGroups
 from ditmoe.training.precision import choose_precision, repeat_exactly
 from ditmoe.training.recompute import recompute_blocks
 from ditmoe.training.router_stats import tally
@@ -36,11 +38,13 @@ class Trainer:
     and step; a resumed run equals an uninterrupted one bit for bit on a CPU.
 
     Args:
-        optimizer: makes one over parameters, or groups of them.
+        objective: what is optimised.
+        optimizer: makes one over groups of parameters.
         folder: where the checkpoint, the log and the pictures go.
         carried: what the checkpoint carries besides the state: "config" and "facts".
         preview: draws a picture with the averaged weights into a file; called every `preview_every` steps. None: never.
         options: all that the command line says of the run, in groups.
+        parameters: learning rates and weight decay by parameter; None is one group.
         mesh: how the model lies on many devices; None is one process. Every rank of it has a trainer.
     """
 
@@ -48,6 +52,7 @@ class Trainer:
         self,
         model: DiTMoE,
         process: Process,
+        objective: Objective,
         modality: Modality,
         optimizer: Callable[[Any], torch.optim.Optimizer],
         folder: Path,
@@ -55,12 +60,13 @@ class Trainer:
         preview: Callable[[nn.Module, Path], None] | None,
         options: Options,
         seed: int,
+        parameters: ParameterGroups | None = None,
         mesh: Mesh | None = None,
     ) -> None:
         if options.deterministic:
             repeat_exactly()
         self.mesh, self.options, self.seed = mesh or Mesh(), options, seed
-        self.model, self.process, self.modality = model, process, modality
+        self.model, self.process, self.objective, self.modality = model, process, objective, modality
         self.folder, self.preview = folder, preview
         drawn = options.batch_size, options.label_dropout, model.conditioning.read, options.time_per
         self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn)
@@ -73,8 +79,8 @@ class Trainer:
         self.forward = self.mesh.compile(model) if options.compile else model
         self.mesh.spread(model, self.autocast_dtype)
         self.mesh.spread(self.ema.model)
-        self.optimizer = optimizer(self.mesh.groups(model))
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        parameters = parameters or ParameterGroups()
+        self.optimizer, self.base_rates = parameters.optimizer(optimizer, model, self.mesh)
         self.guard = Guard(options, self.device, self.mesh.gradient_norm)
         self.meter = Meter(options.steps, self.ranks)
         self.state = RunState(model, self.ema, self.optimizer, self.meter, self.guard, carried)
@@ -179,19 +185,21 @@ class Trainer:
             group["lr"] = rate * factor
         passes, tallies, samples = [], [], 0
         values: list[Tensor] = []
+        by_time: list[Tensor] = []
         for micro in range(accumulate):
             if micro and self.stop.agreed():
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             batch = self.batches(self.step * accumulate + micro).to(self.device)
-            objective, losses, routings = self.losses(batch)
+            losses, routings = self.losses(batch)
             self.mesh.sum_copies(self.model, last=micro == accumulate - 1)
-            (objective / accumulate).backward()
-            values.append(torch.stack(list(losses.values())))
+            (losses.total / accumulate).backward()
+            values.append(torch.stack(list(losses.parts.values())))
+            by_time.append(sums_by_time(losses))
             passes.append([routing.batch_stats for routing in routings])
             tallies.append(tally(routings))
             samples += batch.size
-        numbers = dict(zip(losses, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
+        numbers = dict(zip(losses.parts, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
         norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])
         self.guard.note(self.step, good, numbers["loss"], norm)
         self.guard.step(self.optimizer, good)
@@ -199,22 +207,21 @@ class Trainer:
         with keeping(self.model.routers, good):
             self.model.update_routers(passes)
         self.ema.update(self.model, self.step)
+        counts, sums = torch.stack(tallies).sum(0), torch.stack(by_time).sum(0)
+        totals = self.ranks.total(torch.cat([counts.flatten(), sums.flatten()]))  # in one call
         return {
             "good": good,
             "losses": numbers,
             "gradient_norm": norm,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.defaults["lr"] * factor,
             "routings": routings,
             "samples": samples,
-            "tally": self.ranks.total(torch.stack(tallies).sum(0)),
+            "tally": totals[: counts.numel()].view_as(counts),
+            "by_time": totals[counts.numel() :].view_as(sums),
         }
 
-    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], list[Routing]]:
-        """What is optimised on one batch, its parts by name, and the routings.
-
-        The objective is the mean squared error plus the routers' own losses times their coefficients, summed
-        over the layers as DiT-MoE does; their parts are means over the layers, without coefficients.
-        """
+    def losses(self, batch: Batch) -> tuple[Losses, list[Routing]]:
+        """What the objective says of one batch, and the routings."""
         noised = batch.x0, batch.noise, batch.each
         x_t, target = (batch.shaped(of(*noised)) for of in (self.process.corrupt, self.process.target))
         torch.manual_seed(
@@ -223,17 +230,9 @@ class Trainer:
         sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             output, routings = self.forward(x_t, batch.t, batch.asked, *sizes)
-        objective = batch.mean_square(output.float() - target)
-        losses = {"loss": objective.detach()}
-        for name in dict.fromkeys(name for routing in routings for name in routing.losses):
-            parts = [routing.losses[name] for routing in routings if name in routing.losses]
-            objective = objective + sum(part.coefficient * part.value for part in parts)
-            losses[name] = torch.stack([part.value.detach().float() for part in parts]).mean()
-        for router, routing in zip(self.model.routers, routings, strict=True):
-            if routing.aux_prediction is not None:
-                error = batch.mean_square(routing.aux_prediction.float() - target)
-                objective = objective + router.aux_coefficient * error
-        return objective, losses, routings
+        mask = None if batch.mask is None else batch.shaped(batch.mask)
+        t = batch.shaped(batch.each)
+        return self.objective(Prediction(output, target, t, batch.share, mask, routings)), routings
 
     def _preview(self) -> None:
         assert self.preview

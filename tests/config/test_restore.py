@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ditmoe.config import build, cli, restore
-from ditmoe.model import DiTMoE
+from ditmoe.model import backbone
 from tests.training.test_trainer import options, trainer
 
 
@@ -25,8 +25,8 @@ def test_a_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run, _ = trainer(tmp_path, "trainer.steps=1")
     run.run()
     made = []
-    initialize = DiTMoE.initialize
-    monkeypatch.setattr(DiTMoE, "initialize", lambda model: made.append(model) or initialize(model))
+    initialize = backbone.initialize
+    monkeypatch.setattr(backbone, "initialize", lambda model: made.append(model) or initialize(model))
     restored = restore.restore(tmp_path, device=torch.device("cpu"))
     assert made == [restored.model]
     assert not restored.model.training

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ditmoe.model import initialize_layers
 from ditmoe.moe import (  # fmt: skip
     Base,
     BatchPool,
@@ -157,7 +158,7 @@ def test_dropped_assignments_are_counted() -> None:
     assert routing.dropped + len(routing.token) == 2 * B * N
     assert routing.batch_stats["counts"].sum() == 2 * B * N
     roomy = TokenChoice(D, E, 2, capacity=float(E))
-    roomy.initialize()
+    initialize_layers(roomy)
     assert roomy(x, context).dropped == 0
 
 
@@ -204,7 +205,7 @@ def test_weights_are_numbers_even_where_nobody_is_liked() -> None:
 
 def test_a_pool_without_room_names_its_numbers() -> None:
     pool, (x, context) = BatchPool(D, E, 0.001), batch()
-    pool.initialize()
+    initialize_layers(pool)
     with pytest.raises(ValueError, match=r"at least one token per expert, got 0\.001 experts for each of"):
         pool(x, context)
 
@@ -259,8 +260,7 @@ def test_a_race_lets_tokens_compete_over_the_whole_batch() -> None:
 def test_relu_is_steered_to_its_number_of_experts() -> None:
     torch.manual_seed(0)
     moe = MoE(ReLU(D, 8, 2, start=1e-3, step=1.2), D, 24, 0, "swiglu")
-    moe.experts.initialize()
-    moe.router.initialize()
+    initialize_layers(moe)
     x, context = batch(size=16)
     target = torch.randn_like(x)
     optimizer = torch.optim.Adam(moe.parameters(), lr=0.01)
@@ -346,7 +346,7 @@ def test_time_aware_experts_start_as_their_input_and_answer_to_the_time() -> Non
     changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.unmodulated)
     assert not torch.allclose(moe(x, context)[0], moe(x, changed)[0], atol=1e-3)
     fresh = MoE(moe.router, D, 24, 0, "swiglu")
-    fresh.experts.initialize()
+    initialize_layers(fresh)
     out, routing = fresh(x, context)
     weight = torch.zeros(B * N).index_add(0, routing.token, routing.weight)
     assert torch.allclose(out.flatten(0, 1), weight[:, None] * x.flatten(0, 1), atol=1e-6)
@@ -397,7 +397,7 @@ def test_options_must_fit(make, message: str) -> None:
     ids=["token_choice", "expert_choice"],
 )
 def test_a_capacity_below_one_token_names_its_numbers(router) -> None:
-    router.initialize()
+    initialize_layers(router)
     with pytest.raises(ValueError, match=r"at least one token per expert, got .*12 tokens, over 64 experts"):
         router(*batch())
 

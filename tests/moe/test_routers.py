@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from ditmoe.model import initialize_layers
 from ditmoe.moe import MoE, TimestepExperts
 from ditmoe.training import EMA
 from tests.routers import POOLED, ROUTERS, B, D, E, N, batch, layer, loop, one
@@ -170,7 +171,7 @@ def test_every_token_router_runs_within_noise_segments(name: str) -> None:
         return
     whole, (x, context) = TimestepExperts(D, [500], ROUTERS[name]), batch(name)
     for router in whole.routers:
-        router.initialize()
+        initialize_layers(router)
     routing = whole(x, context)
     early = [b for b in range(B) if context.t[b] < 500]
     part = whole.routers[0](

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ditmoe.model import initialize_layers
 from ditmoe.moe import Experts, Routing, TokenChoice
 from ditmoe.training.router_stats import collapsed, health, tally
 from tests.training.test_trainer import trainer
@@ -21,8 +22,7 @@ def routing(expert: torch.Tensor, scores: torch.Tensor) -> Routing:
 def of(expert: torch.Tensor, scores: torch.Tensor | None = None) -> tuple[dict, torch.Tensor]:
     torch.manual_seed(0)
     router, experts = TokenChoice(16, E, 2), Experts(E, 16, 32, "swiglu")
-    router.initialize()
-    experts.initialize()
+    initialize_layers(router, experts)
     made = routing(expert, torch.full((T, E), 1 / E) if scores is None else scores)
     return health(made.counts.double(), made, router, experts), made.counts.double()
 
@@ -45,8 +45,7 @@ def test_even_and_collapsed_routings() -> None:
 def test_similarities() -> None:
     torch.manual_seed(0)
     router, experts = TokenChoice(16, E, 2), Experts(E, 512, 64, "gelu")
-    router.initialize()
-    experts.initialize()
+    initialize_layers(router, experts)
     made = routing(torch.arange(2 * T) % E, torch.rand(T, E))
     born = health(made.counts.double(), made, router, experts)
     assert abs(born["expert_similarity"]) < 0.01

@@ -111,19 +111,22 @@ def test_the_loss_falls_and_the_log_tells_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("router", ["token_choice", "race", "relu", "timestep", "dense"])
 def test_a_routers_losses_are_added_once_per_layer_and_returned(tmp_path: Path, router: str) -> None:
     run, _ = trainer(tmp_path, "trainer.steps=1", f"router={router}", "trainer.precision=fp32")
-    objective, losses, routings = run.losses(run.batches(0))
+    said, routings = run.losses(run.batches(0))
+    objective, losses = said.total, said.parts
     assert len(routings) == (0 if router == "dense" else 2)
-    assert run.losses(run.batches(0))[0] == objective  # the batch is a function of its index
-    assert run.losses(run.batches(1))[0] != objective
+    assert run.losses(run.batches(0))[0].total == objective  # the batch is a function of its index
+    assert run.losses(run.batches(1))[0].total != objective
     expected = losses.pop("loss")
+    aux = losses.pop("aux", None)
     for name, value in losses.items():
         own = [routing.losses[name] for routing in routings]
         assert value == torch.stack([loss.value for loss in own]).mean()
         expected = expected + sum(loss.coefficient * loss.value for loss in own)
     if router == "race":  # drafts predict nothing at birth but for their own layer: their error comes on top
         assert all(routing.aux_prediction.shape == (2, 64, 3) for routing in routings)
-        assert objective > expected
+        assert torch.allclose(objective, expected + 2 * 0.01 * aux)
     else:
+        assert aux is None
         assert torch.allclose(objective, expected)
 
 

@@ -112,7 +112,6 @@ class PointHead(nn.Module):
         y = self.output(h).float()
         return y[..., :3] + sum(y[..., 3 + g, None] * e for g, e in enumerate(estimates))
 
-    @torch.no_grad()
     def initialize(self) -> None:
         """Predict nothing at birth."""
         nn.init.zeros_(self.modulation.weight)

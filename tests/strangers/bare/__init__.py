@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ditmoe.modality import Modality, Samples, Tokens
+from ditmoe.modality import Modality, Tokens
 from ditmoe.nn import Layout
 
 
