@@ -95,4 +95,4 @@ class Conditioning(nn.Module, ABC):
         raise ValueError(f"what is asked for must be a Condition or whole numbers (B,), got {kind}")
 
     def initialize(self) -> None:
-        """Initial values of what the model does not initialise itself: whatever is no linear layer."""
+        """Initial values for which `ditmoe.model.initialization` has no rule; called without gradient."""

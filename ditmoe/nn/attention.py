@@ -116,6 +116,10 @@ class CrossAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
         self.out = nn.Linear(hidden_size, hidden_size)
 
+    def initialize(self) -> None:
+        """The branch starts at zero; called when `ditmoe.model.initialization` has been through all within it."""
+        nn.init.zeros_(self.out.weight)
+
     def forward(
         self,
         x: Float[Tensor, "R N D"],
