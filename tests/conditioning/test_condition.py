@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
+import ditmoe
 from ditmoe.conditioning import ClassLabel, Condition, Conditioning
-from ditmoe.config import build, cli
+from ditmoe.config import build, cli, trust
 from ditmoe.config.restore import restore
 from ditmoe.cost import count
 from ditmoe.evaluate import evaluate_checkpoint
+from ditmoe.export import export
 from ditmoe.model import DiTMoE, MaskedDiTMoE
 from ditmoe.moe import TokenChoice
 from ditmoe.sample import draw_from, sample_checkpoint
@@ -233,8 +236,11 @@ def test_a_second_kind_trains_resumes_samples_and_is_measured_and_exported(tmp_p
     assert drawn.names == ["sample-0000", "sample-0001", "sample-0002"]
     others = draw_from(restored, restored.model.conditioning.nothing(3), batch_size=2, guidance=2.0)
     assert not (drawn.data == others.data).all()
-    paths = sample_checkpoint(tmp_path / "run", num=2, trust=True, batch_size=2)
+    paths = sample_checkpoint(tmp_path / "run", num=2, trust=True, batch_size=2, numbers=[1, 2, 3], points=9)
     assert len(paths) == 5
+    assert paths[0].parent.name == "samples-[1, 2, 3]-seed0"
+    with pytest.raises(ValueError, match=r"prompt is not an option.*numbers .a list of numbers.*points"):
+        sample_checkpoint(tmp_path / "run", num=2, trust=True, prompt="a chair")
     report = evaluate_checkpoint(tmp_path / "run", trust=True, batch_size=16)
     assert "1-nna/cd" in report.values
 
@@ -243,6 +249,25 @@ def test_a_second_kind_trains_resumes_samples_and_is_measured_and_exported(tmp_p
     other = asked | {"conditioning": MEASURED | {"size": 2}}
     with pytest.raises(ValueError, match="another conditioning"):
         resume(again, other)
+
+
+def test_a_pipeline_asks_for_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for group, target in {"conditioning": "Numbers", "modality": "Measured"}.items():
+        (tmp_path / "own" / group).mkdir(parents=True)
+        (tmp_path / "own" / group / "own.yaml").write_text(f"_target_: tests.conditioning.numbers.{target}\n")
+    monkeypatch.setattr("ditmoe.config.folders.installed", lambda: {"own": tmp_path / "own"})
+    trust._shipped.cache_clear()
+    run(tmp_path / "run")[0].run()
+    export(tmp_path / "run", tmp_path / "pipe")
+    pipe = ditmoe.Pipeline.from_pretrained(tmp_path / "pipe")
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(numbers=[1.0, 2.0, 3.0], num_samples=2, points=9)
+    assert drawn.samples.shape == (2, 9, 3)
+    assert drawn.labels is None
+    restored = restore(tmp_path / "run")
+    asked = restored.model.conditioning.ask(2, (), numbers=[1.0, 2.0, 3.0])
+    assert np.array_equal(draw_from(restored, asked, points=9).data, drawn.samples)
+    trust._shipped.cache_clear()
 
 
 def test_two_processes_train_it_as_one_does(tmp_path: Path) -> None:
