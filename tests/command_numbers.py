@@ -253,11 +253,12 @@ def main() -> None:
         for command in commands(Path(place)):
             if not command.name.startswith(options.only):
                 continue
-            warm(command, Path(place))
-            plain = attempt(command, Path(place))
-            assert plain.code == 0, (command, plain)
             chosen = [word for word in cases(command) if options.option in word.split("=")[0]]
             chosen = [word for word in chosen if rng.random() < options.share]
+            if chosen:
+                warm(command, Path(place))
+                plain = attempt(command, Path(place))
+                assert plain.code == 0, (command, plain)
             began = time.monotonic()
             for word in chosen:
                 if problem := attempt(command, Path(place), word).wrong:
