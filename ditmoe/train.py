@@ -120,7 +120,7 @@ def make_trainer(
     from ditmoe import checkpoint
     from ditmoe.config import build
     from ditmoe.config.facts import facts_of
-    from ditmoe.config.limits import check_request, check_width
+    from ditmoe.config.limits import check_request, check_training, check_width
     from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
     from ditmoe.diffusion.sampler import set_timesteps
     from ditmoe.modality import Files
@@ -134,6 +134,9 @@ def make_trainer(
     mesh = build.make(config["mesh"])
     check_width(config["model"])
     build.make_tokens(config, modality)  # what it asks of codec and data must have values
+    device = mesh.device or build.default_device()
+    batch_size = -(-options.batch_size // mesh.world)
+    check_training(config, modality, batch_size, device, mesh.shard * mesh.expert)
     torch.manual_seed(config["seed"])
     with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
         model = build.make_model(config, modality)

@@ -182,13 +182,17 @@ def warm(command: Command, place: Path) -> None:
     (sys.stdout, sys.stderr), sys.argv = streams, arguments
 
 
-def attempt(command: Command, place: Path, *more: str) -> End:
-    """Run a command in a process of its own, in a new folder."""
+def nothing(folder: Path) -> None:
+    """Of a command's surroundings is changed."""
+
+
+def attempt(command: Command, place: Path, *more: str, around: Callable[[Path], None] = nothing) -> End:
+    """Run a command in a process of its own, in a new folder; `around` changes there what is around it."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         began, said = time.monotonic(), Path(folder) / "said"
         child = os.fork()
         if child == 0:
-            _run(command, Path(folder), said, [*command.words, *more])
+            _run(command, Path(folder), said, [*command.words, *more], around)
         while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() - began < SECONDS:
             time.sleep(0.002)
         code = os.waitstatus_to_exitcode(ended[1]) if ended[0] else None
@@ -200,7 +204,9 @@ def attempt(command: Command, place: Path, *more: str) -> End:
         return End(code, head if used else text, time.monotonic() - began, int(used or 0))
 
 
-def _run(command: Command, folder: Path, said: Path, words: list[str]) -> None:
+def _run(
+    command: Command, folder: Path, said: Path, words: list[str], around: Callable[[Path], None]
+) -> None:
     code = 3
     try:
         os.setsid()
@@ -213,6 +219,7 @@ def _run(command: Command, folder: Path, said: Path, words: list[str]) -> None:
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + 4 * MEMORY,) * 2)  # the machine is others', too
         before = peak(reset=True)
+        around(folder)
         try:
             command.main()
             code = 0
@@ -221,6 +228,7 @@ def _run(command: Command, folder: Path, said: Path, words: list[str]) -> None:
         except BaseException:
             traceback.print_exc()
             code = 1
+        sys.stdout.flush()
         sys.stderr.flush()
         os.write(handle, f"\npeak {peak() - before}".encode())
     finally:
@@ -245,11 +253,12 @@ def main() -> None:
         for command in commands(Path(place)):
             if not command.name.startswith(options.only):
                 continue
-            warm(command, Path(place))
-            plain = attempt(command, Path(place))
-            assert plain.code == 0, (command, plain)
             chosen = [word for word in cases(command) if options.option in word.split("=")[0]]
             chosen = [word for word in chosen if rng.random() < options.share]
+            if chosen:
+                warm(command, Path(place))
+                plain = attempt(command, Path(place))
+                assert plain.code == 0, (command, plain)
             began = time.monotonic()
             for word in chosen:
                 if problem := attempt(command, Path(place), word).wrong:

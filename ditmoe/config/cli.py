@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ditmoe.config import screen
 from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.distributed import launch
-from ditmoe.outside import check_numbers, file_name, printable
+from ditmoe.outside import check_numbers, file_name, largest_words, printable
 
 PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train", "autoencoder")
 """Words of commands that name a file, a folder or a model on the hub."""
@@ -91,7 +91,14 @@ def run(
         check_numbers(options)
         check_paths(options)
         with launch.processes():
-            command(options)
+            try:
+                command(options)
+            except (OverflowError, RuntimeError) as error:
+                if not is_overflow(error):
+                    raise
+                raise ValueError(
+                    f"the numbers are too large for any machine: {largest_words(options)}"
+                ) from error
 
     guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
 
@@ -186,8 +193,13 @@ def guard(main: Callable[[], Any]) -> None:
 def is_memory(error: BaseException) -> bool:
     """Whether an error says that memory is at an end: Python's and NumPy's, torch's on a GPU and on a CPU."""
     kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
-    signs = ("can't allocate memory", "Storage size calculation overflowed")
-    return isinstance(error, kinds) or any(sign in str(error) for sign in signs)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def is_overflow(error: BaseException) -> bool:
+    """Whether a number, such as a tensor's bytes, does not fit 64 bits or a float: Python's error, or torch's."""
+    signs = ("overflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
+    return isinstance(error, OverflowError) or any(sign in str(error) for sign in signs)
 
 
 def _refuse_many(name: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ditmoe.config import build
 from ditmoe.config.words import shape_asked
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -54,6 +55,38 @@ def check_width(model: dict[str, Any]) -> None:
     """
     width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
     check_memory(16 * width**2 * depth, f"attention matrices of hidden_size={width} and depth={depth}")
+
+
+def check_training(
+    config: Mapping[str, Any], modality: Modality, batch_size: int, device: torch.device, share: int = 1
+) -> None:
+    """Refuse a model that this machine cannot train, before any of its numbers is made.
+
+    Counted is what there is at the very least: weights and their average, and on a CPU the gradient and a batch
+    (`COPIES` of the samples, and the tokens once), all in float32. What a GPU has of memory it says itself.
+
+    Args:
+        batch_size: samples of this process.
+        share: processes among which the weights are cut.
+
+    Raises:
+        ValueError: saying what it needs.
+    """
+    with torch.device("meta"):
+        model = build.make_model(config, modality)
+    weights = sum(p.numel() for p in model.parameters()) / share
+    check_memory(8 * weights, f"{weights / 1e6:.4g} M weights and their average", "a smaller model")
+    if device.type == "cpu":
+        shape, x = tuple(modality.sample_shape), torch.empty(1, *modality.sample_shape, device="meta")
+        tokens = math.prod(model.tokens.grid(x)) * max(
+            model.tokens.in_features, config["model"]["hidden_size"]
+        )
+        sample = COPIES * math.prod(shape) + (0 if config["model"].get("mask_ratio") else tokens)
+        check_memory(
+            12 * weights + 4 * batch_size * sample,
+            f"a model of {weights / 1e6:.4g} M weights and batches of {batch_size} samples of shape {shape}",
+            "a smaller trainer.batch_size, or a smaller model",
+        )
 
 
 def check_request(modality: Modality, num: int, batch_size: int = 32, **words: Any) -> None:

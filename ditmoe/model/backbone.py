@@ -35,7 +35,8 @@ from ditmoe.nn import (
 )
 from ditmoe.outside import check_number
 
-MOST_LAYERS = 10_000
+MOST_LAYERS, LARGEST_RATIO = 10_000, 65_536
+"""Of a model: layers, and the width of a feed-forward layer over D."""
 ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
 """What the tokens of a block attend to, block after block (`ditmoe.nn.layout.WITHIN`)."""
 
@@ -150,9 +151,9 @@ class DiTMoE(nn.Module):
         if not isinstance(moe_layers, Sequence) or not all(isinstance(i, int) for i in moe_layers):
             raise ValueError(f"moe_layers must be a list of layers, got {moe_layers!r}")
         least = 0.5 / hidden_size if router and len(moe_layers) else 0  # rounded, one unit
-        check_number("expert_ratio", expert_ratio, least)
-        check_number("shared_ratio", shared_ratio, 0)
-        check_number("dense_ratio", dense_ratio, 0)
+        check_number("expert_ratio", expert_ratio, least, LARGEST_RATIO)
+        check_number("shared_ratio", shared_ratio, 0, LARGEST_RATIO)
+        check_number("dense_ratio", dense_ratio, 0, LARGEST_RATIO)
         if unknown := [i for i in moe_layers if not 0 <= i < depth]:
             raise ValueError(f"moe_layers must name layers between 0 and {depth - 1}, got {unknown}")
         if attention not in ATTENTION:

@@ -2,7 +2,7 @@
 
 from ditmoe.outside.arrays import Arrays, map_array
 from ditmoe.outside.machine import check_memory, memory
-from ditmoe.outside.options import check_number, check_numbers
+from ditmoe.outside.options import check_number, check_numbers, largest_words
 from ditmoe.outside.paths import (
     Plain,
     file_name,
@@ -27,6 +27,7 @@ __all__ = [
     "file_names",
     "files_below",
     "is_regular",
+    "largest_words",
     "map_array",
     "may_hold",
     "memory",

@@ -13,6 +13,8 @@ import numpy as np
 
 LARGEST_SEED = LARGEST_WHOLE = 2**63 - 1
 """What all generators take, those of NumPy and torch, and what fits their integers at all."""
+LARGEST_NUMBER = 1e30
+"""What still can be multiplied by something in float32; beyond it products become infinite, and no whole number."""
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -35,6 +37,8 @@ def check_numbers(value: Any, name: str = "") -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
+    if isinstance(value, float) and abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"{name} must be between {-LARGEST_NUMBER:g} and {LARGEST_NUMBER:g}, got {value}")
     if name.rsplit(".", 1)[-1] == "seed" and value is not None:
         check_number(name, value, 0, LARGEST_SEED, whole=True)
     if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
@@ -42,6 +46,24 @@ def check_numbers(value: Any, name: str = "") -> None:
     if isinstance(value, Mapping | list | tuple):
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             check_numbers(inner, f"{name}.{key}" if name else str(key))
+
+
+def largest_words(config: Any, most: int = 3) -> str:
+    """The largest numbers of a configuration, with their names; what is too large is most likely one of them."""
+    found: list[tuple[float, str]] = []
+
+    def walk(node: Any, name: str) -> None:
+        if isinstance(node, Mapping):
+            for key, inner in node.items():
+                walk(inner, f"{name}.{key}".lstrip("."))
+        elif isinstance(node, list | tuple):
+            for number, inner in enumerate(node):
+                walk(inner, f"{name}.{number}")
+        elif type(node) in (int, float) and name.rsplit(".", 1)[-1] != "seed":
+            found.append((node, name))
+
+    walk(config, "")
+    return ", ".join(f"{name} is {value}" for value, name in sorted(found, reverse=True)[:most])
 
 
 def check_number(

@@ -228,7 +228,7 @@ def test_guidance_that_leads_nowhere_is_said(run: Path, tmp_path: Path) -> None:
         for parameter in restored.model.parameters():
             parameter.fill_(1e30)
     with pytest.raises(ValueError, match="no longer finite"):
-        draw_from(restored, torch.zeros(1, dtype=torch.long))
+        draw_from(restored, restored.model.conditioning.read(torch.zeros(1, dtype=torch.long)))
 
 
 def test_check_number() -> None:
