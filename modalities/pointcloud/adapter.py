@@ -12,6 +12,7 @@ from torch import Tensor
 from ditmoe.modality import Modality, Report, Samples, Tokens, check_options
 from ditmoe.outside import printable
 from modalities.pointcloud.data import Clouds, formats
+from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
@@ -28,6 +29,7 @@ class PointCloud(Modality):
         data: makes the data set (`Clouds`); called when data are first asked for.
         tokens: makes the patchifier for a width.
         num_points: points of a training sample and of a generated one.
+        up: the axis of the data (and of what is prepared) that points up; the model keeps y.
         evaluation: options of `evaluate_sets`.
         preparation: options of `prepare`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
@@ -42,13 +44,15 @@ class PointCloud(Modality):
         data: Callable[..., Clouds],
         tokens: Callable[..., Tokens],
         num_points: int = 2048,
+        up: str = "y",
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
     ) -> None:
         if num_points < 1:
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
-        self.num_points = num_points
+        check_up(up)
+        self.num_points, self.up = num_points, up
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
@@ -60,7 +64,9 @@ class PointCloud(Modality):
     def data(self) -> Clouds:
         """The data set; read when first asked for."""
         if self._data is None:
-            self._data = self._make_data(num_points=self.num_points)
+            self._data = self._make_data(
+                num_points=self.num_points, **({} if self.up == "y" else {"up": self.up})
+            )
         return self._data
 
     def data_facts(self) -> dict[str, Any]:
@@ -103,7 +109,9 @@ class PointCloud(Modality):
     def decode(self, x: Float[Tensor, "S M 3"], labels: Int[Tensor, " S"]) -> Samples:
         data_facts = self.data_facts()
         points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
-        return Samples(points.float().numpy(), labels.numpy(), self.sample_names(labels.tolist()))
+        finite = points.numel() and points.isfinite().all()
+        data = formats.narrowed(points.numpy()) if finite else points.float().numpy()
+        return Samples(data, labels.numpy(), self.sample_names(labels.tolist()))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -144,7 +152,7 @@ class PointCloud(Modality):
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:
             raise ValueError("check is for videos: leave it out")
-        prepare(source, out, **self._preparation)
+        prepare(source, out, up=self.up, **self._preparation)
 
 
 def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
