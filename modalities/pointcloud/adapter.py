@@ -36,7 +36,7 @@ class PointCloud(Modality):
     """
 
     name: ClassVar[str] = "pointcloud"
-    suffixes: ClassVar[tuple[str, ...]] = (*formats.CLOUD_SUFFIXES, *formats.MESH_SUFFIXES)
+    suffixes: ClassVar[tuple[str, ...]] = formats.SET_SUFFIXES
     opens: ClassVar[Sequence[str]] = ("evaluation.cache",)
 
     def __init__(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int, Shaped
 from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
-from modalities.pointcloud.data import gltf
+from modalities.pointcloud.data import gltf, scans
 from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.off import read_off
 from modalities.pointcloud.data.pcd import read_pcd
@@ -29,7 +29,7 @@ TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference
 """Under which names programs of others keep a set in a .pt."""
 FARTHEST = 1e18
 """Coordinates beyond it have squares that a float32 cannot hold."""
-SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES)))
+SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
 ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "data")
 """Under which names programs of others keep points in a .npz."""
 MOST_COLUMNS = 12
@@ -88,7 +88,7 @@ def read_surface(
 
 def count_shapes(path: Path) -> int | None:
     """How many clouds a file holds that is a set (S, N, 3); None where it is one shape, or cannot be read."""
-    if path.suffix.lower() not in (".npy", ".npz", ".pt"):
+    if path.suffix.lower() not in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
         return None
     try:
         array = _points(path, lambda _: None)
@@ -231,6 +231,9 @@ def _points(path: Path, note: Note) -> np.ndarray:
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
                 return read_columns(stream.read(), note)
+        case suffix if suffix in scans.SUFFIXES:
+            with open_regular(path) as stream:
+                return scans.read_scan(stream.read(), suffix)
         case ".pcd":
             with open_regular(path) as stream:
                 return read_pcd(stream.read())

@@ -104,7 +104,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shapes(path: Path) -> Iterator[Shape]:
-    if path.suffix.lower() in (".npy", ".npz", ".pt"):
+    if path.suffix.lower() in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
         samples = read_set(path)
         for i, points in enumerate(samples.data):
             name = printable(path.stem if len(samples) == 1 else f"{path.stem} {i}")
