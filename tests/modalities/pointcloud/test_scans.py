@@ -29,7 +29,7 @@ def test_a_set_of_modelnet_is_read_and_no_other_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must not name other files"):
         read_set(tmp_path / "b.h5")
     with h5py.File(tmp_path / "c.h5", "w") as file:
-        file.create_dataset("data", (10**9, 3), chunks=(1000, 3))
+        file.create_dataset("data", (10**9, 3), "f4", chunks=(1000, 3))
     with pytest.raises(ValueError, match="must hold the 3000000000 numbers"):
         read_set(tmp_path / "c.h5")
 
