@@ -13,6 +13,7 @@ from torch import Tensor
 from ditmoe.modality import Files, Metric, Modality, Preparation, Report, Samples, Tokens, check_options
 from ditmoe.outside import check_number, printable
 from modalities.pointcloud.data import Clouds, formats
+from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
@@ -29,6 +30,7 @@ class PointCloud(Modality, Files, Metric, Preparation):
         data: makes the data set (`Clouds`); called when data are first asked for.
         tokens: makes the patchifier for a width.
         num_points: points of a training sample and of a generated one.
+        up: the axis of the data (and of what is prepared) that points up; the model keeps y.
         evaluation: options of `evaluate_sets`.
         preparation: options of `prepare`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
@@ -36,7 +38,7 @@ class PointCloud(Modality, Files, Metric, Preparation):
 
     name: ClassVar[str] = "pointcloud"
     words: ClassVar[Mapping[str, str]] = {"points": "of a cloud"}
-    suffixes: ClassVar[tuple[str, ...]] = (*formats.CLOUD_SUFFIXES, *formats.MESH_SUFFIXES)
+    suffixes: ClassVar[tuple[str, ...]] = formats.SET_SUFFIXES
     opens: ClassVar[Sequence[str]] = ("evaluation.cache",)
 
     def __init__(
@@ -44,13 +46,15 @@ class PointCloud(Modality, Files, Metric, Preparation):
         data: Callable[..., Clouds],
         tokens: Callable[..., Tokens],
         num_points: int = 2048,
+        up: str = "y",
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
     ) -> None:
         if num_points < 1:
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
-        self.num_points = num_points
+        check_up(up)
+        self.num_points, self.up = num_points, up
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
@@ -62,7 +66,9 @@ class PointCloud(Modality, Files, Metric, Preparation):
     def data(self) -> Clouds:
         """The data set; read when first asked for."""
         if self._data is None:
-            self._data = self._make_data(num_points=self.num_points)
+            self._data = self._make_data(
+                num_points=self.num_points, **({} if self.up == "y" else {"up": self.up})
+            )
         return self._data
 
     def data_facts(self) -> dict[str, Any]:
@@ -102,7 +108,8 @@ class PointCloud(Modality, Files, Metric, Preparation):
     def decode(self, x: Float[Tensor, "S M 3"]) -> Float[np.ndarray, "S M 3"]:
         data_facts = self.data_facts()
         points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
-        return points.float().numpy()
+        finite = points.numel() and points.isfinite().all()
+        return formats.narrowed(points.numpy()) if finite else points.float().numpy()
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -143,7 +150,7 @@ class PointCloud(Modality, Files, Metric, Preparation):
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:
             raise ValueError("check is for videos: leave it out")
-        prepare(source, out, **self._preparation)
+        prepare(source, out, up=self.up, **self._preparation)
 
 
 def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:

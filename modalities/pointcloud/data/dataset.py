@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import printable, tell
+from ditmoe.outside import map_array, printable, read_json, tell
+from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
-from modalities.pointcloud.data.formats import read_points
+from modalities.pointcloud.data.formats import narrowed, read_points
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 
+FAR = 10
+"""A cloud that lies so many of its extents from the origin is mirrored and stretched about its set's mean."""
 _SAMPLE = 2  # address of a random stream
 
 
@@ -34,6 +37,9 @@ class Clouds:
         num_points: points of a training sample, drawn anew each time and without replacement.
         mirror: flip x in half of the training samples.
         scale_jitter: s in [0, 1); each axis is scaled by 1-s to 1+s, the bounding-box diagonal kept.
+        up: the axis of the files that points up, turned to y; where `prepare` turned it, it is not turned again.
+        few: what becomes of clouds with less points than `num_points`, told before training: points are drawn more
+            than once (repeat), or the shape is left out (leave_out).
         balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
     """
 
@@ -47,7 +53,12 @@ class Clouds:
         mirror: bool = False,
         scale_jitter: float = 0.0,
         balance: float = 0.0,
+        up: str = "y",
+        few: str = "repeat",
     ) -> None:
+        check_up(up)
+        if few not in ("repeat", "leave_out"):
+            raise ValueError(f"few must be repeat or leave_out, got {few!r}")
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}")
         if not 0 <= scale_jitter < 1:
@@ -56,8 +67,10 @@ class Clouds:
         self.wanted = [classes] if isinstance(classes, str) else classes
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
+        self.up, self.few = up, few
         self.unreadable: LeftOut[Path] = LeftOut("skipped unreadable file")
         """Files found unreadable so far, and why."""
+        self.noted: LeftOut[Path] = LeftOut("read in part")
 
     @property
     def classes(self) -> list[str]:
@@ -67,7 +80,11 @@ class Clouds:
     @property
     def mean(self) -> Float32[np.ndarray, "3"]:
         """Mean of all training points."""
-        return self._moments[0]
+        return self._moments[0].astype(np.float32)
+
+    def _center(self, points: np.ndarray) -> np.ndarray:
+        """The mean, in the precision of points that lie far away."""
+        return self._moments[0] if points.dtype == np.float64 else self.mean
 
     @property
     def scale(self) -> float:
@@ -88,14 +105,15 @@ class Clouds:
 
     def draw(
         self, index: int, rng: np.random.Generator, split: str = "train", augment: bool = False
-    ) -> Float32[np.ndarray, "N 3"]:
+    ) -> Float[np.ndarray, "N 3"]:
         """Draw `num_points` of the training points of a shape, in data units."""
         points = self._training_points(index, split)
-        if len(points) < self.num_points:
-            name = self.split(split)[index].name
-            raise ValueError(f"num_points must be at most the {len(points)} of {name}, got {self.num_points}")
-        points = points[rng.choice(len(points), self.num_points, replace=False)]
-        return _augmented(points, rng, self.mirror, self.scale_jitter) if augment else points
+        points = points[_drawn(len(points), self.num_points, rng)]
+        if not augment:
+            return points
+        far = np.abs(points).max() > FAR * float(np.ptp(points, axis=0).max())
+        about = self._center(points) if far else np.zeros(3, points.dtype)
+        return _augmented(points - about, rng, self.mirror, self.scale_jitter) + about
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
@@ -109,8 +127,9 @@ class Clouds:
         points = np.empty((size, self.num_points, 3), np.float32)
         labels = np.empty(size, np.int64)
         for i, (index, rng) in enumerate(self._turns(seed, numbers(size, step, rank, world))):
-            points[i], labels[i] = self.draw(index, rng, augment=True), shapes[index].label
-        return (points - self.mean) / np.float32(self.scale), labels
+            drawn, labels[i] = self.draw(index, rng, augment=True), shapes[index].label
+            points[i] = (drawn - self._center(drawn)) / np.float32(self.scale)
+        return points, labels
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the shapes in that batch."""
@@ -136,10 +155,11 @@ class Clouds:
             if (points := self._read(shape)) is None:
                 continue
             points = _reference_part(points)
-            if len(points) < count:
-                raise ValueError(f"num_points must be at most the {len(points)} of {shape.name}, got {count}")
             shapes.append(shape)
-            clouds.append(points[:count])
+            few = len(points) < count
+            clouds.append(
+                points[_drawn(len(points), count, np.random.default_rng(0))] if few else points[:count]
+            )
         if not clouds:
             raise self._nothing_readable(split)
         labels = np.array([shape.label for shape in shapes], np.int64)
@@ -157,8 +177,10 @@ class Clouds:
         """All points of a shape, or None where its file is unreadable, which is told once."""
         if isinstance(shape.source, np.ndarray):
             return shape.source
+        file = shape.source
         try:
-            return read_points(shape.source)
+            points = read_points(file, lambda note: self.noted.add(file, note))
+            return narrowed(turned(points, self._up))
         except (ValueError, OSError) as error:
             self.unreadable.add(shape.source, str(error))
             return None
@@ -174,25 +196,65 @@ class Clouds:
     @cached_property
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
         classes, shapes = list_shapes(self.root, self.wanted)
+        shapes = {split: self._with_enough(split, listed) for split, listed in shapes.items()}
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:
             tell(f"{self._place}: no training shapes in {', '.join(bare)}")
         return classes, shapes
 
+    def _with_enough(self, split: str, shapes: list[Shape]) -> list[Shape]:
+        """The shapes that are used; those of less than `num_points` points are told."""
+        counts = [_count(shape.source, split, self.num_points) for shape in shapes]
+        few = [
+            (count, shape.name)
+            for count, shape in zip(counts, shapes, strict=True)
+            if count < self.num_points
+        ]
+        if not few:
+            return shapes
+        what = (
+            "are left out"
+            if self.few == "leave_out"
+            else "give some points more than once (few=leave_out leaves them out)"
+        )
+        tell(
+            f"{self._place}: {len(few)} of {len(shapes)} shapes in {split} have less than num_points = "
+            f"{self.num_points} points, the fewest {min(few)[0]} of {min(few)[1]}; they {what}"
+        )
+        if self.few == "repeat":
+            return shapes
+        return [shape for shape, count in zip(shapes, counts, strict=True) if count >= self.num_points]
+
+    @cached_property
+    def _up(self) -> str:
+        """The axis that is still to be turned up."""
+        record = None if self.root is None else self.root / "prepare.json"
+        if self.up == "y" or record is None:
+            return "y"
+        if record.is_file() and (there := dict(read_json(record)).get("up", "y")) != "y":
+            tell(
+                f"{self._place}: its axis {there} was turned up when it was prepared, and is not turned again"
+            )
+            return "y"
+        return self.up
+
     @cached_property
     def _moments(self) -> tuple[np.ndarray, float]:
-        count, total, squares = 0, np.zeros(3), np.zeros(3)
+        count, total, squares, origin = 0, np.zeros(3), np.zeros(3), np.zeros(3)
         for shape in tqdm(self.split("train"), "normalisation", delay=2, leave=False):
             if (points := self._read(shape)) is None:
                 continue
             points = _training_part(points).astype(np.float64)
+            if not count and np.abs(points.mean(0)).max() > FAR * np.ptp(points, axis=0).max():
+                origin = points.mean(0)  # squares of survey coordinates would have no digits left
+            points = points - origin
             count, total, squares = count + len(points), total + points.sum(0), squares + (points**2).sum(0)
         if not count:
             raise self._nothing_readable("train")
         scale = float(np.sqrt(np.mean(squares / count - (total / count) ** 2)))
         if not scale > np.finfo(np.float32).tiny:  # below, a float32 has lost its digits
             raise ValueError(f"{self._place} must hold points that differ, got standard deviation {scale}")
-        return (total / count).astype(np.float32), scale
+        return origin + total / count, scale
 
     @cached_property
     def _cumulative(self) -> Float64[np.ndarray, " S"]:
@@ -208,6 +270,23 @@ def _training_part(points: np.ndarray) -> np.ndarray:
 
 def _reference_part(points: np.ndarray) -> np.ndarray:
     return points[10_000:] if len(points) == 15_000 else points
+
+
+def _drawn(there: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Which points are drawn: each once, or all, and some again, where there are too few."""
+    if there >= wanted:
+        return rng.choice(there, wanted, replace=False)
+    return np.concatenate([np.arange(there), rng.choice(there, wanted - there)])
+
+
+def _count(source: Path | np.ndarray, split: str, enough: int) -> int:
+    """Points that a shape has for a split, by the header of its file; `enough` where that cannot be read."""
+    try:
+        shape = source.shape if isinstance(source, np.ndarray) else map_array(source).shape
+    except (ValueError, OSError):
+        return enough  # told when it is read
+    count = shape[0] if len(shape) == 2 else enough
+    return (10_000 if split == "train" else 5_000) if count == 15_000 else count
 
 
 def _augmented(points: np.ndarray, rng: np.random.Generator, mirror: bool, scale_jitter: float) -> np.ndarray:

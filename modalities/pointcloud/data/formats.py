@@ -1,33 +1,41 @@
 """Files of points and meshes: whatever a person brings is read here, and written atomically."""
 
-import io
-import logging
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int, Shaped
-from numpy.typing import DTypeLike
+from jaxtyping import Float, Float64, Int, Shaped
 
 from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
-from modalities.pointcloud.data import gltf
-from modalities.pointcloud.data.ply import has_faces, read_columns, read_vertices
+from modalities.pointcloud.data import gltf, scans
+from modalities.pointcloud.data.obj import read_obj
+from modalities.pointcloud.data.off import read_off
+from modalities.pointcloud.data.pcd import read_pcd
+from modalities.pointcloud.data.ply import read_ply
+from modalities.pointcloud.data.scene import Scene
+from modalities.pointcloud.data.stl import read_stl
+from modalities.pointcloud.data.text import read_columns
 
-CLOUD_SUFFIXES = (".npy", ".npz", ".ply", ".xyz", ".txt", ".pts", ".pt")
+TEXT_SUFFIXES = (".xyz", ".txt", ".csv", ".asc", ".pts")
+CLOUD_SUFFIXES = (".npy", ".npz", ".ply", *TEXT_SUFFIXES, ".pcd", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
 TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference", "ref")
 """Under which names programs of others keep a set in a .pt."""
 FARTHEST = 1e18
 """Coordinates beyond it have squares that a float32 cannot hold."""
-SET_SUFFIXES = (".ply", ".npy", ".xyz", ".obj")
+SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
+ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "data")
+"""Under which names programs of others keep points in a .npz."""
+MOST_COLUMNS = 12
+"""Of a cloud: coordinates, colours, normals and some more; an array of more columns is no cloud."""
+Note = Callable[[str], object]
+"""Who is told what was left out of a file that was read."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +45,64 @@ class ReadSet(Samples):
     left_out: int = 0
 
 
-def read_points(path: Path) -> Float32[np.ndarray, "N 3"]:
-    """Read one cloud: .npy, .npz (key `points`), .ply (vertices), .xyz .txt .pts (columns), .pt (tensor).
+def read_points(path: Path, note: Note | None = None) -> Float[np.ndarray, "N 3"]:
+    """Read one cloud, of any format that can hold one; of a PLY with faces its vertices.
 
-    Raises ValueError, one sentence that names the file, where its content is not a finite (N, 3) cloud.
+    Rows of NaN or infinity are left out and counted in a note. float32, or float64 where float32 would change the form
+    of a cloud that is far from the origin.
+
+    Raises:
+        OSError, ValueError: one sentence that names the file, where its content is not a cloud (N, 3 or more).
     """
+    note = note or _about(path)
     with _blaming(path):
-        return _checked(_points(path))
+        points, faces = _geometry(path, note)
+        if faces is not None and path.suffix.lower() != ".ply":
+            raise ValueError(
+                "a cloud must have points alone, got a mesh (`ditmoe.prepare` draws points from it)"
+            )
+        return narrowed(_checked(points, note=note))
 
 
-def read_surface(path: Path, num_points: int, seed: int) -> Float64[np.ndarray, "N 3"]:
+def read_surface(
+    path: Path, num_points: int, seed: int, note: Note | None = None, item: int | None = None
+) -> Float64[np.ndarray, "N 3"]:
     """Draw points from a shape: uniformly by area from a mesh, without replacement from a cloud.
 
-    Meshes are .obj .ply .stl .glb .gltf .off, with all parts of a scene in place; a .ply or .obj without
-    faces is a cloud, as are the formats of `read_points`. N is `num_points`, or less where a cloud has less.
-    Double precision, since a model far from the origin would lose its shape before it is centred.
-    Errors as in `read_points`; a mesh must also have a surface.
+    Meshes are .obj .ply .stl .glb .gltf .off, with all parts of a scene in place; without faces they are clouds, as are
+    the formats of `read_points`. N is `num_points`, or less where a cloud has less. Double precision, since a model far
+    from the origin would lose its shape before it is centred. Errors and notes as in `read_points`; a mesh must also
+    have a surface.
+
+    Args:
+        item: which cloud of a file that holds a set (S, N, 3).
     """
-    rng = np.random.default_rng(seed)
+    rng, note = np.random.default_rng(seed), note or _about(path)
     with _blaming(path):
-        vertices, faces = _mesh(path)
+        vertices, faces = _geometry(path, note)
         if faces is None:
-            cloud = _checked(vertices, np.float64)
+            cloud = _checked(vertices if item is None else vertices[item], note=note)
             return cloud[rng.permutation(len(cloud))[:num_points]]
         return sample_surface(vertices, faces, num_points, rng)
+
+
+def count_shapes(path: Path) -> int | None:
+    """How many clouds a file holds that is a set (S, N, 3); None where it is one shape, or cannot be read."""
+    if path.suffix.lower() not in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
+        return None
+    try:
+        array = _points(path, lambda _: None)
+    except Exception:  # told when it is read
+        return None
+    return len(array) if array.ndim == 3 else None
+
+
+def narrowed(points: Float[np.ndarray, "*S N 3"]) -> Float[np.ndarray, "*S N 3"]:
+    """Points as float32, or as they are where that would round them by more than a millionth of their extent."""
+    low, high = points.reshape(-1, 3).min(0), points.reshape(-1, 3).max(0)
+    step = float(np.abs([low, high]).max()) * np.finfo(np.float32).eps
+    # Of what lies around the origin, a step is at most an eighth of a millionth.
+    return points if step > 1e-6 * float((high - low).max()) else points.astype(np.float32)
 
 
 def sample_surface(
@@ -99,9 +141,17 @@ def read_set(path: Path, num_points: int = 2048, seed: int = 0) -> Samples:
     if path.is_dir():
         return _read_folder(path, num_points, seed)
     with _blaming(path):
-        arrays = _npz(path) if path.suffix.lower() == ".npz" else {"points": _points(path)}
+        if path.suffix.lower() in MESH_SUFFIXES:
+            points, faces = _geometry(path, _about(path))
+            if faces is not None:
+                points = sample_surface(points, faces, num_points, np.random.default_rng(seed))
+            arrays = {"points": points}
+        else:
+            arrays = _npz(path) if path.suffix.lower() == ".npz" else {"points": _points(path, _about(path))}
         data, labels = arrays["points"], arrays.get("labels")
-        data = _checked(data[None] if data.ndim == 2 else data, ndim=3)
+        one = data.ndim < 3
+        data = _checked(data, 2 if one else 3, _about(path))
+        data = narrowed(data[None] if one else data)
         if labels is None:
             return Samples(data)
         if labels.shape != data.shape[:1] or labels.dtype.kind not in "iu":
@@ -122,6 +172,10 @@ def write_npz(path: Path, samples: Samples) -> None:
         np.savez(stream, points=samples.data, **labels)  # type: ignore[arg-type]
 
 
+def _about(path: Path) -> Note:
+    return lambda text: tell(f"{path}: {text}")
+
+
 @contextmanager
 def _blaming(path: Path) -> Iterator[None]:
     """Whatever a parser throws at bad content leaves as one ValueError that names the file."""
@@ -136,25 +190,36 @@ def _blaming(path: Path) -> Iterator[None]:
         raise ValueError(f"{printable(path)}: {reason}") from error
 
 
-def _checked(points: np.ndarray, dtype: DTypeLike = np.float32, ndim: int = 2) -> np.ndarray:
-    """A copy of finite points as `dtype`."""
-    if points.dtype.kind not in "fiu" or points.ndim != ndim or points.shape[-1] != 3 or not points.size:
+def _checked(points: np.ndarray, ndim: int = 2, note: Note | None = None) -> Float64[np.ndarray, "*S N 3"]:
+    """A copy of the first three columns of finite points in double precision.
+
+    Args:
+        note: is told how many rows with NaN or infinity were left out; where there is none they are refused.
+    """
+    if points.dtype.names and {"x", "y", "z"} <= set(points.dtype.names):
+        points = np.stack([points[axis] for axis in "xyz"], axis=-1)
+    turned = points.ndim > 1 and points.shape[-2] == 3 < points.shape[-1]
+    wide = points.ndim == ndim and 3 <= points.shape[-1] <= MOST_COLUMNS and not turned
+    if points.dtype.kind not in "fiu" or not wide or not points.size:
         shape = ("N, 3", "S, N, 3")[ndim - 2]
-        turned = points.ndim > 1 and points.shape[-2] == 3
         hint = " (its last two axes must be swapped)" if turned and points.ndim == ndim else ""
         got = f"{points.dtype} of {points.shape}{hint}"
         raise ValueError(f"points must be numbers of shape ({shape}), got {got}")
-    with np.errstate(over="ignore"):
-        points = np.array(points, dtype)
-    if not np.isfinite(points).all():
-        bad = int((~np.isfinite(points)).any(-1).sum())
-        raise ValueError(f"points must be finite, got {bad} of {points.size // 3} with NaN or infinity")
+    with np.errstate(invalid="ignore"):
+        points = np.array(points[..., :3], np.float64)
+    finite = np.isfinite(points).all(-1)
+    if not finite.all():
+        bad = int((~finite).sum())
+        if note is None or ndim == 3 or not finite.any():
+            raise ValueError(f"points must be finite, got {bad} of {finite.size} with NaN or infinity")
+        note(f"{bad} of {finite.size} points have NaN or infinity and are left out")
+        points = points[finite]
     if (farthest := max(points.max(), -points.min())) > FARTHEST:
         raise ValueError(f"coordinates must lie within {FARTHEST:g} of 0, got {farthest:g}")
     return points
 
 
-def _points(path: Path) -> np.ndarray:
+def _points(path: Path, note: Note) -> np.ndarray:
     """The array in a file of points, unchecked."""
     match path.suffix.lower():
         case ".npy":
@@ -163,11 +228,15 @@ def _points(path: Path) -> np.ndarray:
             return _npz(path)["points"]
         case ".pt":
             return _tensors(path)
-        case ".ply":
-            return read_vertices(path)
-        case ".xyz" | ".txt" | ".pts":
-            with open_regular(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
-                return read_columns(lines)
+        case suffix if suffix in TEXT_SUFFIXES:
+            with open_regular(path) as stream:
+                return read_columns(stream.read(), note)
+        case suffix if suffix in scans.SUFFIXES:
+            with open_regular(path) as stream:
+                return scans.read_scan(stream.read(), suffix)
+        case ".pcd":
+            with open_regular(path) as stream:
+                return read_pcd(stream.read())
         case other:
             got = printable(other) or "no suffix"
             raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {got}")
@@ -177,9 +246,12 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays `points` and, where there are, `labels`."""
     with Arrays(path) as archive:
         others = [key for key in archive if key != "labels"]
-        name = "points" if "points" in archive or len(others) != 1 else others[0]
-        if name not in archive:
-            raise ValueError(f"an npz must hold the key 'points', got {', '.join(archive) or 'no key'}")
+        known = [key for key in ARRAYS if key in archive]
+        if not known and len(others) != 1:
+            raise ValueError(
+                f"an npz must hold one of the keys {', '.join(ARRAYS)}, got {', '.join(archive) or 'no key'}"
+            )
+        name = (known or others)[0]
         labels = {"labels": archive["labels"]} if "labels" in archive else {}
         return {"points": archive[name], **labels}
 
@@ -200,13 +272,13 @@ def _tensors(path: Path) -> np.ndarray:
         content = content[named[0]]
     if isinstance(content, (list, tuple)) and content:
         _check_sizes(content, path)
-        return _equalised([_checked(_dense(tensor)) for tensor in content], 0, path)
+        return _equalised([narrowed(_checked(_dense(tensor))) for tensor in content], 0, path)
     return _dense(content)
 
 
 def _check_sizes(tensors: Sequence[object], path: Path) -> None:
     """One tensor may be in a list a million times."""
-    size = sum(math.prod(tensor.shape) * 4 for tensor in tensors if isinstance(tensor, LazyTensor))
+    size = sum(math.prod(tensor.shape) * 8 for tensor in tensors if isinstance(tensor, LazyTensor))
     if size > may_hold(path.stat().st_size):
         raise ValueError(
             f"a .pt must hold the clouds of its list, got {size} bytes of them in a smaller file"
@@ -217,56 +289,22 @@ def _dense(tensor: object) -> np.ndarray:
     if not isinstance(tensor, LazyTensor) or tensor.dtype.is_complex:
         got = type(tensor).__name__ if not isinstance(tensor, LazyTensor) else tensor.dtype
         raise ValueError(f"a .pt must hold one dense tensor of real numbers, got {got}")
-    return tensor.read().to(torch.float32).numpy()
+    return tensor.read().to(torch.float64).numpy()
 
 
-def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Vertices and triangles of a whole scene; None for the triangles of a cloud."""
+def _geometry(path: Path, note: Note) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vertices and triangles of a whole scene, unchecked; None for the triangles of a cloud."""
     suffix = path.suffix.lower()
-    if suffix not in MESH_SUFFIXES or (suffix == ".ply" and not has_faces(path)):
-        return _points(path), None
     if suffix in (".glb", ".gltf"):
-        gltf.check(path)
-    import trimesh  # takes a second, which only those who read meshes should wait for
-
-    if not (logger := logging.getLogger("trimesh")).handlers:
-        # Without a handler its warnings, stack traces among them, would go to stderr.
-        logger.addHandler(logging.NullHandler())
+        tree, inner, size = gltf.check(path)
+        return Scene(tree, inner, gltf.Beside(path.parent)).geometry(size, note)
+    if suffix not in MESH_SUFFIXES:
+        return _points(path, note), None
     with open_regular(path) as stream:
-        read = stream.read()
-    content = io.BytesIO(_shape_of_obj(read) if suffix == ".obj" else read)
-    beside: Any = gltf.Beside(path.parent)
-    scene = trimesh.load_scene(
-        content,
-        file_type=suffix[1:],
-        resolver=beside,
-        process=False,
-        skip_materials=True,
-    )
-    vertices, faces, count = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
-    left = may_hold(path.stat().st_size)
-    for node in sorted(scene.graph.nodes_geometry):
-        transform, name = scene.graph[node]
-        part = scene.geometry[name]
-        if hasattr(part, "faces") or suffix == ".obj":
-            left -= 24 * (len(part.vertices) + len(getattr(part, "faces", [])))
-            if left < 0:
-                raise ValueError("a scene must not show its parts so often that they fill the memory")
-            vertices.append(trimesh.transform_points(part.vertices, transform))
-            faces.append(np.reshape(getattr(part, "faces", []), (-1, 3)).astype(np.int64) + count)
-            count += len(part.vertices)
-    triangles = np.concatenate(faces)
-    return np.concatenate(vertices), None if suffix == ".obj" and not len(triangles) else triangles
+        return _READERS[suffix](stream.read(), note)
 
 
-def _shape_of_obj(content: bytes) -> bytes:
-    """The vertices of an OBJ and the corners of its faces, as one part: a shape has no more.
-
-    trimesh looks at all vertices for each material, of which a small file can name thousands.
-    """
-    lines = content.replace(b"\r\n", b"\n").replace(b"\\\n", b" ")
-    kept = re.findall(rb"(?m)^[ \t]*(?:v[ \t][^\n]*|f[ \t][^\n]*)", lines)
-    return b"\n".join(re.sub(rb"/\S*", b"", line.strip()) if b"/" in line else line.strip() for line in kept)
+_READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_off}
 
 
 def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
@@ -279,10 +317,10 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     for i, path in enumerate(files):
         try:
             with _blaming(path):
-                points, faces = _mesh(path)
+                points, faces = _geometry(path, _about(path))
                 if faces is not None:
                     points = sample_surface(points, faces, num_points, np.random.default_rng([seed, i]))
-                clouds[path] = _checked(points)
+                clouds[path] = narrowed(_checked(points, note=_about(path)))
         except (ValueError, OSError) as error:
             errors.append(str(error))
     if not clouds:

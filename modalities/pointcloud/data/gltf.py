@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ditmoe.outside import is_regular, may_hold, printable, read_regular
 
@@ -15,8 +16,8 @@ _BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 _NUMBERS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 
 
-def check(path: Path) -> None:
-    """See that a .gltf or .glb can be what it says.
+def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
+    """See that a .gltf or .glb can be what it says; gives its JSON, the binary chunk of a .glb, the bytes of all files.
 
     An accessor without a buffer stands for zeros, any number of them; one buffer may be read any number of times.
 
@@ -24,10 +25,12 @@ def check(path: Path) -> None:
         OSError, ValueError: if it is no plain file, no glTF, or promises more than it can mean.
     """
     content = read_regular(path, LARGEST_FILE)
-    length = int.from_bytes(content[12:16], "little")
-    tree = json.loads(content[20 : 20 + length] if content[:4] == b"glTF" else content)
+    length, binary = int.from_bytes(content[12:16], "little"), content[:4] == b"glTF"
+    if binary and content[4:8] != b"\2\0\0\0":
+        raise ValueError(f"a .glb must be of version 2, got {int.from_bytes(content[4:8], 'little')}")
+    tree = json.loads(content[20 : 20 + length] if binary else content.removeprefix(b"\xef\xbb\xbf"))
     names = [_text(buffer.get("uri")) for buffer in _entries(tree, "buffers")]
-    beside = (path.parent / name for name in names if not name.startswith("data:"))
+    beside = {_beside(path.parent, name) for name in names if not name.startswith("data:")}
     limit = len(content) + sum(other.stat().st_size for other in beside if is_regular(other))
     whole, sizes = 0, []
     for accessor in _entries(tree, "accessors"):
@@ -47,6 +50,16 @@ def check(path: Path) -> None:
     if whole > may_hold(limit):
         raise ValueError(f"a glTF must hold the {whole} bytes of its accessors and parts, got {limit}")
     _check_tree(_entries(tree, "nodes"))
+    start = 20 + length
+    chunk = content[start + 8 : start + 8 + int.from_bytes(content[start : start + 4], "little")]
+    return tree, chunk if binary and content[start + 4 : start + 8] == b"BIN\0" else None, limit
+
+
+def _beside(folder: Path, uri: str) -> Path:
+    """The file that a URI names: as it stands where there is one, else with %20 and the like decoded."""
+    return next(
+        (file for name in (uri, unquote(uri)) if is_regular(file := folder / name)), folder / unquote(uri)
+    )
 
 
 def _read_again(tree: Any) -> Iterator[int]:
@@ -91,7 +104,7 @@ def _text(value: Any) -> str:
 
 
 class Beside:
-    """Gives trimesh the other files of a mesh: plain ones in its own folder, and no others; as its resolvers do."""
+    """Gives the other files of a mesh: plain ones in its own folder, and no others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,23 +113,13 @@ class Beside:
         """The bytes of a file.
 
         Raises:
-            ValueError: if it lies elsewhere.
+            ValueError: if it lies elsewhere or is not there.
         """
-        file = self.folder / str(name)
+        file = _beside(self.folder, str(name))
         if not file.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(f"a mesh must not name files outside its folder, got {printable(name)[:100]}")
+        if not file.exists():
+            raise ValueError(
+                f"a mesh must have its other files beside it: {printable(name)[:100]} is missing"
+            )
         return read_regular(file, LARGEST_FILE)
-
-    __getitem__ = get
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.keys()
-
-    def keys(self) -> list[str]:
-        return [file.name for file in self.folder.iterdir() if is_regular(file)]
-
-    def namespaced(self, namespace: str) -> "Beside":
-        return Beside(self.folder / namespace)
-
-    def write(self, name: str, data: Any) -> None:
-        raise ValueError("nothing is written beside a mesh that is read")

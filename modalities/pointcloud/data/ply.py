@@ -1,17 +1,20 @@
-"""PLY and plain columns, the files of point clouds: read with care for false headers, written atomically."""
+"""PLY, the file of point clouds and scans: read with care for false headers, written atomically."""
 
-import os
 import re
-from collections.abc import Iterable
-from itertools import chain, islice, takewhile
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import open_regular
+from modalities.pointcloud.data.polygons import triangulate
+from modalities.pointcloud.data.text import numbers
+
+LARGEST_HEADER = 2**20
+"""Bytes of the header of a PLY."""
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -19,47 +22,170 @@ _TYPES |= {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
-def read_vertices(path: Path) -> Float[np.ndarray, "N 3"]:
-    """Read the x, y, z of a PLY's vertices; ValueError where the file holds fewer than its header says."""
-    with open_regular(path) as stream:
-        order, elements = _header(stream)
-        count, fields = elements.get("vertex", (0, {}))
-        if not count or not {"x", "y", "z"} <= fields.keys():
-            raise ValueError(f"a PLY must have vertices with x, y, z, got {count} with {', '.join(fields)}")
-        before = [elements[name] for name in takewhile(lambda name: name != "vertex", elements)]
-        if order == "ascii":
-            start = sum(rows for rows, _ in before)
-            lines = (line.decode() for line in islice(stream, start, start + count))
-            points = read_columns(lines, tuple(list(fields).index(axis) for axis in "xyz"))
+def read_ply(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vertices (V, 3) and triangles (F, 3) of faces and strips; None for the triangles of a cloud.
+
+    Text or binary of either order, any line ends, lists anywhere, faces of any sizes before or after the vertices.
+
+    Raises:
+        ValueError: if the file holds less than its header says, or has no vertices with x, y, z.
+    """
+    order, elements, body = _header(content)
+    rows = sum(count for count, fields in elements.values() if fields)
+    if rows > len(content):
+        raise ValueError(f"a PLY must hold the {rows} rows of its header, got {len(content)} bytes")
+    count, fields = elements.get("vertex", (0, {}))
+    if not count or not {"x", "y", "z"} <= fields.keys():
+        raise ValueError(f"a PLY must have vertices with x, y, z, got {count} with {', '.join(fields)}")
+    names = list(elements)
+    wanted = [name for name in ("vertex", "face", "tristrips") if elements.get(name, (0,))[0]]
+    last = max(map(names.index, wanted))
+    read: Any = _Text(body) if order == "ascii" else _Binary(body, _ORDERS[order])
+    found = {}
+    for name in names[: last + 1]:
+        count, fields = elements[name]
+        found[name] = read.element(name, count, fields)
+    with np.errstate(invalid="ignore"):
+        points = np.stack([found["vertex"][axis].astype(np.float64) for axis in "xyz"], axis=1)
+    faces = []
+    for name in wanted[1:]:
+        sizes, corners = _indices(name, found[name])
+        if name == "tristrips":
+            faces += [_strips(corners, len(points))]
         else:
-            stream.seek(sum(rows * _row(order, kinds).itemsize for rows, kinds in before), os.SEEK_CUR)
-            row = _row(order, fields)
-            # Asking for what is left and not for what is promised keeps a false header from taking memory.
-            left = max(path.stat().st_size - stream.tell(), 0)
-            rows = np.frombuffer(stream.read(min(count, left // row.itemsize) * row.itemsize), row)
-            points = np.stack([rows[axis].astype(float) for axis in "xyz"], axis=1)
-    if len(points) != count:
-        raise ValueError(
-            f"a PLY must hold the {count} vertices of its header, got {len(points)} (truncated?)"
-        )
-    return points
+            faces += [triangulate(points, sizes, corners)]
+    return points, np.concatenate(faces) if faces else None
 
 
-def has_faces(path: Path) -> bool:
-    """Whether a PLY is a mesh; ValueError where its header counts more rows than the file has bytes."""
-    with open_regular(path) as stream:
-        _, elements = _header(stream)
-    rows, size = sum(count for count, _ in elements.values()), path.stat().st_size
-    if rows > size:
-        raise ValueError(f"a PLY must hold the {rows} rows of its header, got {size} bytes")
-    return any(elements.get(name, (0,))[0] for name in ("face", "tristrips"))
+def _indices(name: str, rows: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and members of the list that has the vertices of each face."""
+    lists = {key: value for key, value in rows.items() if isinstance(value, tuple)}
+    for key in ("vertex_indices", "vertex_index", *(lists if len(lists) == 1 else ())):
+        if key in lists:
+            sizes, members = lists[key]
+            return sizes, members.astype(np.int64)
+    raise ValueError(f"{name} of a PLY must have a list vertex_indices, got {', '.join(rows) or 'nothing'}")
+
+
+def _strips(corners: np.ndarray, num_vertices: int) -> np.ndarray:
+    """Triangles of strips that end at -1."""
+    if len(corners) and corners.max() >= num_vertices:
+        raise ValueError(f"strips must name one of {num_vertices} vertices, got number {corners.max()}")
+    triples = np.stack([corners[:-2], corners[1:-1], corners[2:]], axis=1)
+    return triples[(triples >= 0).all(axis=1)]
+
+
+class _Text:
+    """The rows of a text PLY, one element after the other, however they are broken into lines."""
+
+    def __init__(self, body: bytes) -> None:
+        self.numbers, self.at = numbers(body), 0
+
+    def element(self, name: str, count: int, fields: Mapping[str, str]) -> dict[str, Any]:
+        if not any(kind.startswith("list") for kind in fields.values()):
+            rows = self._take(name, count, count * len(fields)).reshape(count, len(fields))
+            return dict(zip(fields, rows.T, strict=True))
+        single: dict[str, list[float]] = {key: [] for key in fields}
+        sizes: dict[str, list[int]] = {key: [] for key in fields}
+        members: dict[str, list[np.ndarray]] = {key: [] for key in fields}
+        for row in range(count):
+            for key, kind in fields.items():
+                value = self._take(name, count, 1, row)[0]
+                if kind.startswith("list"):
+                    sizes[key].append(int(value))
+                    members[key].append(self._take(name, count, int(value), row))
+                else:
+                    single[key].append(value)
+        return {
+            key: (np.array(sizes[key], np.int64), np.concatenate([np.empty(0), *members[key]]))
+            if kind.startswith("list")
+            else np.array(single[key])
+            for key, kind in fields.items()
+        }
+
+    def _take(self, name: str, count: int, length: int, row: int = 0) -> np.ndarray:
+        if not 0 <= length <= len(self.numbers) - self.at:
+            raise _truncated(name, count, row)
+        self.at += length
+        return self.numbers[self.at - length : self.at]
+
+
+class _Binary:
+    """The rows of a binary PLY, read at once as far as their lists have the same lengths."""
+
+    def __init__(self, body: bytes, order: str) -> None:
+        self.body, self.order, self.at = body, order, 0
+
+    def element(self, name: str, count: int, fields: Mapping[str, str]) -> dict[str, Any]:
+        lists = [key for key, kind in fields.items() if kind.startswith("list")]
+        blocks: dict[str, list[np.ndarray]] = {key: [] for key in fields}
+        sizes: dict[str, list[np.ndarray]] = {key: [] for key in fields}
+        done, ahead = 0, count if not lists else 64
+        while done < count:
+            row, lengths = self._row(name, count, done, fields)
+            there = (len(self.body) - self.at) // row.itemsize if row.itemsize else count
+            if not there:
+                raise _truncated(name, count, done)
+            some = np.frombuffer(self.body, row, min(count - done, there, ahead), self.at)
+            alike = np.ones(len(some), bool)
+            for key in lists:
+                alike &= some[f"{key} "] == lengths[key]
+            run = len(some) if alike.all() else int(alike.argmin())
+            for key in fields:
+                blocks[key].append(some[key][:run].ravel() if key in lists else some[key][:run])
+                sizes[key].append(np.full(run, lengths.get(key, 1), np.int64))
+            done, self.at = done + run, self.at + run * row.itemsize
+            ahead = 2 * ahead if run == len(some) else 64
+        whole = {
+            key: np.concatenate([np.empty(0), *blocks[key]])
+            if not blocks[key]
+            else np.concatenate(blocks[key])
+            for key in fields
+        }
+        return {
+            key: (np.concatenate(sizes[key]) if sizes[key] else np.empty(0, np.int64), whole[key])
+            if key in lists
+            else whole[key]
+            for key in fields
+        }
+
+    def _row(
+        self, name: str, count: int, done: int, fields: Mapping[str, str]
+    ) -> tuple[np.dtype, dict[str, int]]:
+        """The layout of the next row, with how many numbers each of its lists has."""
+        layout: list[Any] = []
+        lengths: dict[str, int] = {}
+        at = self.at
+        for key, kind in fields.items():
+            _, _, members = kind.partition(" ")
+            first = np.dtype(self.order + (members.split()[0] if members else kind))
+            if at + first.itemsize > len(self.body):
+                raise _truncated(name, count, done)
+            if members:
+                value = np.frombuffer(self.body, first, 1, at)[0]
+                inner = np.dtype(self.order + members.split()[1])
+                lengths[key] = int(value)
+                if not 0 <= lengths[key] <= (len(self.body) - at) // inner.itemsize:
+                    raise _truncated(name, count, done)
+                layout += [(f"{key} ", first), (key, inner, (lengths[key],))]
+                at += first.itemsize + lengths[key] * inner.itemsize
+            else:
+                layout.append((key, first))
+                at += first.itemsize
+        return np.dtype(layout), lengths
+
+
+def _truncated(name: str, count: int, got: int) -> ValueError:
+    what = {"vertex": "vertices", "face": "faces"}.get(name, f"rows of {name}")
+    return ValueError(f"a PLY must hold the {count} {what} of its header, got {got or 'fewer'} (truncated?)")
 
 
 def write_ply(
     path: Path, points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"] | None = None
 ) -> None:
-    """Write a cloud as binary little-endian PLY, with a colour per point where given."""
-    fields = [(axis, "<f4", "float") for axis in "xyz"]
+    """Write a cloud as binary little-endian PLY, with a colour per point where given; doubles stay doubles."""
+    kind = ("<f8", "double") if points.dtype == np.float64 else ("<f4", "float")
+    fields = [(axis, *kind) for axis in "xyz"]
     fields += [(name, "u1", "uchar") for name in ("red", "green", "blue")] if colors is not None else []
     rows = np.empty(len(points), [(name, kind) for name, kind, _ in fields])
     for (name, _, _), column in zip(fields, chain(points.T, () if colors is None else colors.T), strict=True):
@@ -70,43 +196,26 @@ def write_ply(
         stream.write(f"{properties}end_header\n".encode() + rows.tobytes())
 
 
-def read_columns(lines: Iterable[str], columns: tuple[int, ...] = (0, 1, 2)) -> Float[np.ndarray, "N C"]:
-    """Read columns of numbers apart by blanks, commas or semicolons; # and // begin a comment."""
-    bare = (re.split("#|//", line)[0].replace(",", " ").replace(";", " ").strip() for line in lines)
-    rows = filter(None, bare)
-    first = next(rows, "")
-    if first.isdigit():
-        # A .pts begins with the number of its points.
-        first = next(rows, "")
+def _header(content: bytes) -> tuple[str, dict[str, tuple[int, dict[str, str]]], bytes]:
+    """Format; for each element its count and the type of each property ("list u1 i4" for a list); and what follows."""
+    first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", content)
     if not first:
-        raise ValueError("the file must have points, got none")
-    return np.loadtxt(chain([first], rows), usecols=columns, ndmin=2, comments=None)
-
-
-def _header(stream: IO[bytes]) -> tuple[str, dict[str, tuple[int, dict[str, str]]]]:
-    """Format, and for each element its count and the type of each property ("list" for a list)."""
-    if stream.readline(100).strip() != b"ply":
         raise ValueError("a PLY must begin with the line 'ply'")
+    end = re.search(rb"[\r\n]end_header[ \t]*" + re.escape(first[1]), content[:LARGEST_HEADER])
     order, element = "", ""
     elements: dict[str, tuple[int, dict[str, str]]] = {}
-    for line in iter(lambda: stream.readline(10_000), b""):
+    for line in content[: end.start() if end else 0].splitlines():
         match line.decode("latin-1").split():
-            case ["end_header"] if order in _ORDERS:
-                return order, elements
             case ["format", order, *_]:
                 pass
             case ["element", element, count] if re.fullmatch("[0-9]{1,15}", count):
                 elements[element] = (int(count), {})
-            case ["property", "list", _, _, name] if element:
-                elements[element][1][name] = "list"
+            case ["property", "list", size, kind, name] if element and size in _TYPES and kind in _TYPES:
+                elements[element][1][name] = f"list {_TYPES[size]} {_TYPES[kind]}"
             case ["property", kind, name] if element and kind in _TYPES:
                 elements[element][1][name] = _TYPES[kind]
             case [("property" | "element"), *_]:
                 raise ValueError(f"the header of a PLY must have known types and counts, got {line[:80]!r}")
-    raise ValueError("the header of a PLY must name its format and end with 'end_header'")
-
-
-def _row(order: str, fields: dict[str, str]) -> np.dtype:
-    if "list" in fields.values():
-        raise ValueError("the vertices of a binary PLY must come before its lists, got a list first")
-    return np.dtype([(name, _ORDERS[order] + kind) for name, kind in fields.items()])
+    if end is None or order not in _ORDERS:
+        raise ValueError("the header of a PLY must name its format and end with 'end_header'")
+    return order, elements, content[end.end() :]

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,25 @@ from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
-from modalities.pointcloud.data.formats import read_surface, write_npy
+from modalities.pointcloud.data.axes import check_up, turned
+from modalities.pointcloud.data.formats import (
+    SET_SUFFIXES,
+    TEXT_SUFFIXES,
+    count_shapes,
+    read_surface,
+    write_npy,
+)
+from modalities.pointcloud.data.text import is_columns
 from modalities.shared.datasets import SPLITS, split_of
 from modalities.shared.isolation import num_cores, run_isolated
 
 LARGEST_RECORD = 2**28
+FEW = 2048
+"""Points of a sample in the default configuration; clouds with less are named."""
+DEFAULTS = {"up": "y", "min_points": 1}
 """Bytes of prepare.json."""
-SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off", ".npy", ".npz", ".xyz", ".pts")
+GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
+"""File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,9 @@ class Job:
     split: str
     num_points: int
     seed: int
+    item: int | None = None
+    up: str = "y"
+    min_points: int = 1
 
 
 class UnwritableError(OSError):
@@ -52,14 +67,17 @@ def prepare(
     seed: int = 0,
     workers: int | None = None,
     timeout: float = 300.0,
+    up: str = "y",
+    min_points: int = 1,
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
     Folders of the first level are classes; files at the top are of the class "shape". Each shape becomes
     (N, 3) float32 points, centred on their bounding box, whose diagonal is 1; N is `num_points`, or less
     where a cloud has less. `split` gives the parts of train, val and test, taken by a hash of the relative
-    path. What is in `out` already is kept, so that an interrupted run goes on; files with the same content
-    count once.
+    path. The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as many shapes; clouds of less
+    than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run goes on; files
+    with the same content count once.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
@@ -70,14 +88,22 @@ def prepare(
         raise ValueError(
             f"num_points must be positive and split sum to 1, got {num_points} and {tuple(split)}"
         )
+    check_up(up)
     source, out = source.resolve(), out.resolve()
     files = _find(source, out)
     setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
+    setting |= {"up": up, "min_points": min_points}
     _claim(out, setting)
     unique, duplicates = _unique(files)
-    jobs = [_job(path, source, out, num_points, split, seed) for path in unique]
+    jobs = [
+        replace(_job(path, source, out, num_points, split, seed, item), up=up, min_points=min_points)
+        for path in unique
+        for item in _items(path)
+    ]
     kept = {job.name: job for job in jobs if job.target.exists()}
-    unreadable = _sample_all([job for job in jobs if job.name not in kept], len(kept), workers, timeout)
+    unreadable, notes = _sample_all(
+        [job for job in jobs if job.name not in kept], len(kept), workers, timeout
+    )
     done = [job for job in jobs if job.name not in unreadable]
     counts = {job.category: dict.fromkeys(SPLITS, 0) for job in done}
     for job in done:
@@ -87,6 +113,7 @@ def prepare(
         "written": len(done) - len(kept),
         "kept": len(kept),
         "unreadable": unreadable,
+        "notes": notes,
         "duplicates": {
             _key(_name(path, source)): _key(_name(first, source)) for path, first in duplicates.items()
         },
@@ -107,10 +134,27 @@ def _find(source: Path, out: Path) -> list[Path]:
         raise ValueError(f"source must be a folder, got {source}, which {state}")
     if out.is_relative_to(source):
         raise ValueError(f"out must not lie in source, got {out} in {source}")
-    files = [p for p in files_below(source, special=True) if p.suffix.lower() in SUFFIXES]
+    files = [p for p in files_below(source, special=True) if _may_be_shape(p)]
     if not files:
-        raise ValueError(f"source must hold shapes ({' '.join(SUFFIXES)}), got none in {source}")
+        raise ValueError(f"source must hold shapes ({' '.join(SET_SUFFIXES)}), got none in {source}")
     return sorted(files, key=lambda p: _name(p, source))
+
+
+def _may_be_shape(path: Path) -> bool:
+    """By its suffix, and a text by its beginning: a README is no cloud that cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix not in TEXT_SUFFIXES or suffix in (".xyz", ".pts"):
+        return suffix in SET_SUFFIXES
+    try:
+        with open_regular(path) as stream:
+            return is_columns(stream.read(2**16))
+    except (OSError, ValueError):
+        return True
+
+
+def _items(path: Path) -> list[int | None]:
+    count = count_shapes(path)
+    return [None] if count is None else list(range(count))
 
 
 def _name(path: Path, source: Path) -> str:
@@ -140,7 +184,9 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
         there = dict(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{record} must be the report of an earlier run, got something else") from error
-    if other := [f"{key} {there.get(key)}" for key in setting if there.get(key) != setting[key]]:
+    if other := [
+        f"{key} {there.get(key)}" for key in setting if there.get(key, DEFAULTS.get(key)) != setting[key]
+    ]:
         raise ValueError(
             f"out must be new or prepared in the same way, got {out}, made with {', '.join(other)}"
         )
@@ -166,31 +212,54 @@ def _size(path: Path) -> int:
     return path.stat().st_size if is_regular(path) else -1
 
 
-def _job(path: Path, source: Path, out: Path, num_points: int, split: Sequence[float], seed: int) -> Job:
+def _job(
+    path: Path,
+    source: Path,
+    out: Path,
+    num_points: int,
+    split: Sequence[float],
+    seed: int,
+    item: int | None = None,
+) -> Job:
     """Class, split, seed and target all follow from the relative path, so that they outlast other files."""
     name = _name(path, source)
+    whole = name
+    name += "" if item is None else f"/{item:04d}"
     digest = hashlib.sha256(os.fsencode(f"{seed}:{name}")).digest()
     part, own_seed = split_of(f"{seed}:{name}", split), int.from_bytes(digest[8:16], "big")
-    category = name.split("/")[0] if "/" in name else "shape"
-    stem = re.sub(r"[^\w.-]+", "_", path.stem)[:80]
+    *folders, _ = whole.split("/")
+    category = folders[0] if folders else "shape"
+    own = [folder for folder in folders[1:] if folder.lower() not in ("models", *SPLITS)]
+    stem = own[-1] if own and GENERAL.fullmatch(path.stem) else path.stem
+    stem = re.sub(r"[^\w.-]+", "_", stem)[:80] + ("" if item is None else f"-{item:04d}")
     target = out / category / part / f"{stem}-{digest[:4].hex()}.npy"
-    return Job(path, target, _key(name), _key(category), part, num_points, own_seed)
+    return Job(path, target, _key(name), _key(category), part, num_points, own_seed, item)
 
 
-def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
-    """Sample each job; gives the reasons of those that failed."""
+def _sample_all(
+    todo: list[Job], kept: int, workers: int | None, timeout: float
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Sample each job; gives the reasons of those that failed, and what is to be said of others."""
     reasons: dict[str, str] = {}
+    notes: dict[str, str] = {}
     ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)
     for job, error in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
         if isinstance(error, UnwritableError):
             raise error
-        if error is not None:
+        if isinstance(error, list):
+            notes |= {job.name: printable("; ".join(error))} if error else {}
+        elif error is not None:
             reasons[job.name] = printable(error).removeprefix(f"{printable(job.source)}: ")
-    return dict(sorted(reasons.items()))
+    return dict(sorted(reasons.items())), dict(sorted(notes.items()))
 
 
-def _sample(job: Job) -> None:
-    points = read_surface(job.source, job.num_points, job.seed)
+def _sample(job: Job) -> list[str]:
+    notes: list[str] = []
+    points = turned(read_surface(job.source, job.num_points, job.seed, notes.append, job.item), job.up)
+    if len(points) < job.min_points:
+        raise ValueError(f"a cloud must have min_points = {job.min_points} points, got {len(points)}")
+    if len(points) < FEW:
+        notes.append(f"only {len(points)} points")
     low, high = points.min(0), points.max(0)
     diagonal = float(np.linalg.norm(high - low))
     if not 0 < diagonal < np.inf:
@@ -200,6 +269,7 @@ def _sample(job: Job) -> None:
         write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
+    return notes
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -213,6 +283,8 @@ def _summary(report: dict[str, Any], out: Path) -> str:
     lines = [f"{'':{width}} {' '.join(f'{split:>6}' for split in SPLITS)}"]
     for category, row in sorted(counts.items()):
         lines.append(f"{category:{width}} {' '.join(f'{row[split]:6}' for split in SPLITS)}")
+    lines += [f"note: {name}: {text}" for name, text in list(report["notes"].items())[:5]]
+    lines += [f"{len(report['notes'])} files with notes"] * (len(report["notes"]) > 5)
     lines += [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
     lines.append(
         f"{report['written']} shapes written to {out} in {report['seconds']} s, {report['kept']} kept, "

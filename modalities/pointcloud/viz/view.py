@@ -21,6 +21,7 @@ from modalities.pointcloud.data.formats import (
     CLOUD_SUFFIXES,
     MESH_SUFFIXES,
     SET_SUFFIXES,
+    TEXT_SUFFIXES,
     read_points,
     read_set,
     read_surface,
@@ -103,12 +104,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shapes(path: Path) -> Iterator[Shape]:
-    if path.suffix.lower() in (".npy", ".npz", ".pt"):
+    if path.suffix.lower() in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
         samples = read_set(path)
         for i, points in enumerate(samples.data):
             name = printable(path.stem if len(samples) == 1 else f"{path.stem} {i}")
             yield Shape(name, points, None if samples.labels is None else int(samples.labels[i]))
-    elif path.suffix.lower() in (".xyz", ".txt", ".pts"):
+    elif path.suffix.lower() in TEXT_SUFFIXES:
         yield Shape(printable(path.stem), read_points(path))
     else:
         yield Shape(printable(path.stem), read_surface(path, MESH_POINTS, seed=0))

@@ -140,7 +140,9 @@ def test_augmentation_keeps_the_diagonal_and_mirrors_half() -> None:
     assert 70 < flips < 130
 
 
-def test_of_15000_points_the_first_train_and_the_last_measure(tmp_path: Path) -> None:
+def test_of_15000_points_the_first_train_and_the_last_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     points = np.random.default_rng(0).normal(size=(15_000, 3)).astype(np.float32)
     (tmp_path / "a" / "train").mkdir(parents=True)
     np.save(tmp_path / "a" / "train" / "x.npy", points)
@@ -148,10 +150,12 @@ def test_of_15000_points_the_first_train_and_the_last_measure(tmp_path: Path) ->
     assert rows(clouds.draw(0, np.random.default_rng(0))) == rows(points[:10_000])
     np.testing.assert_array_equal(clouds.reference("train", 2048).data[0], points[10_000:12_048])
     np.testing.assert_allclose(clouds.mean, points[:10_000].mean(axis=0), atol=1e-6)
-    with pytest.raises(ValueError, match="at most the 5000 of a/x, got 10000"):
-        clouds.reference("train")
-    with pytest.raises(ValueError, match="at most the 10000 of a/x, got 10001"):
-        Clouds(tmp_path, num_points=10_001).batch(1, 0, 0)
+    assert rows(clouds.reference("train").data[0]) == rows(points[10_000:])
+    assert "fewest 10000 of a/x" not in capsys.readouterr().err
+    assert rows(Clouds(tmp_path, num_points=10_001).draw(0, np.random.default_rng(0))) == rows(
+        points[:10_000]
+    )
+    assert "fewest 10000 of a/x" in capsys.readouterr().err
 
 
 def test_the_order_of_the_file_system_does_not_matter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +190,8 @@ def test_classes_are_named_by_word_or_synset(root: Path) -> None:
         ({"classes": []}, "one or more"),
         ({"root": "nowhere"}, r"laid out as <class>/\{train,val,test\}/\*\.npy, got nothing there"),
         ({"num_points": 0}, "num_points must be at least 1, got 0"),
-        ({"num_points": 101}, "num_points must be at most the 100 of .*, got 101"),
+        ({"few": "drop"}, "few must be repeat or leave_out"),
+        ({"up": "-z"}, "up must be one of x, y, z"),
         ({"scale_jitter": 1}, r"scale_jitter must be in \[0, 1\), got 1"),
     ],
 )
@@ -241,3 +246,42 @@ def test_classes_that_cannot_be_trained_are_told(copy: Path, capsys: pytest.Capt
     shutil.rmtree(copy / "blob" / "train")
     assert Clouds(copy, num_points=10).batch(8, 0, 0)[1].tolist() == [1] * 8
     assert "no training shapes in blob" in capsys.readouterr().err
+
+
+def test_few_points_are_drawn_again_or_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "a" / "train").mkdir(parents=True)
+    for i, count in enumerate((40, 8)):
+        np.save(tmp_path / "a" / "train" / f"{i}.npy", np.random.default_rng(i).normal(size=(count, 3)))
+    clouds = Clouds(tmp_path, num_points=32)
+    assert len(np.unique(clouds.draw(1, np.random.default_rng(0)), axis=0)) == 8
+    assert clouds.reference("train").data.shape == (2, 32, 3)
+    assert (
+        "1 of 2 shapes in train have less than num_points = 32 points, the fewest 8"
+        in capsys.readouterr().err
+    )
+    assert len(Clouds(tmp_path, num_points=32, few="leave_out").split("train")) == 1
+
+
+def test_the_axis_that_points_up_becomes_y(tmp_path: Path) -> None:
+    (tmp_path / "a" / "train").mkdir(parents=True)
+    points = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    np.save(tmp_path / "a" / "train" / "0.npy", points)
+    for up in "xyz":
+        read = Clouds(tmp_path, num_points=40, up=up).reference("train").data[0]
+        np.testing.assert_array_equal(read[:, 1], points[:, "xyz".index(up)])
+        turn = np.linalg.lstsq(points.astype(float), read.astype(float))[0]
+        assert np.linalg.det(turn) == pytest.approx(1)
+    (tmp_path / "prepare.json").write_text('{"up": "z"}')
+    np.testing.assert_array_equal(Clouds(tmp_path, num_points=40, up="z").reference("train").data[0], points)
+
+
+def test_clouds_far_from_the_origin_keep_their_form(tmp_path: Path) -> None:
+    (tmp_path / "a" / "train").mkdir(parents=True)
+    points = np.random.default_rng(0).random((64, 3)) * 0.3
+    np.save(tmp_path / "a" / "train" / "0.npy", points)
+    near = Clouds(tmp_path, num_points=64).batch(1, 0, 0)[0]
+    np.save(tmp_path / "a" / "train" / "0.npy", points + np.array([694386, 5155487, 381]))
+    far = Clouds(tmp_path, num_points=64).batch(1, 0, 0)[0]
+    np.testing.assert_allclose(far, near, atol=1e-3)

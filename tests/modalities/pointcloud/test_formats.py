@@ -30,6 +30,12 @@ FUZZ = settings(
 )
 
 
+def pcd(form: str, kind: str = "F 4", num: int = len(POINTS)) -> bytes:
+    letter, size = kind.split()
+    rows = f"SIZE {size} {size} {size}\nTYPE {letter} {letter} {letter}\nCOUNT 1 1 1\nWIDTH {num}\nHEIGHT 1\n"
+    return f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z\n{rows}POINTS {num}\nDATA {form}\n".encode()
+
+
 def write_cloud(path: Path, points: np.ndarray = POINTS) -> Path:
     match path.suffix:
         case ".npy":
@@ -38,6 +44,8 @@ def write_cloud(path: Path, points: np.ndarray = POINTS) -> Path:
             np.savez(path, points=points)
         case ".ply":
             write_ply(path, points)
+        case ".pcd":
+            path.write_bytes(pcd("binary") + points.astype(np.float32).tobytes())
         case ".pt":
             torch.save(torch.from_numpy(points), path)
         case _:
@@ -124,12 +132,13 @@ def test_points_of_a_cloud_are_drawn_without_replacement(tmp_path: Path, suffix:
 
 
 BAD_ARRAYS = {
-    "finite, got 1 of 50": np.where(np.arange(150).reshape(50, 3) == 4, np.nan, POINTS),
+    "shape (N, 3), got float32 of (3, 50) (its last two axes must be swapped)": POINTS.T,
+    "got float32 of (50, 40)": np.ones((50, 40), np.float32),
     "shape (N, 3), got float32 of (50, 2)": POINTS[:, :2],
     "got float32 of (0, 3)": POINTS[:0],
     "got complex64": POINTS.astype(np.complex64),
     "got float32 of (1, 50, 3)": POINTS[None],
-    "finite, got 50": np.full((50, 3), 1e300),
+    "finite, got 50 of 50": np.full((50, 3), np.nan),
 }
 
 
@@ -178,7 +187,7 @@ def test_a_bad_file_ends_in_one_sentence(tmp_path: Path, name: str) -> None:
 BAD_MESHES = {
     "flat.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "zero area"),
     "nan.obj": (b"v nan 0 0\nv 1 0 0\nv 2 1 0\nf 1 2 3\n", "finite"),
-    "bare.off": (b"OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n", "faces"),
+    "cut.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n", "3 vertices and 1 faces"),
     "out.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "face"),
     "huge.off": (b"OFF\n99999999999 1 0\n0 0 0\n", "huge.off"),
     "empty.stl": (b"", "empty.stl"),

@@ -156,3 +156,20 @@ def test_trouble_costs_only_its_own_job(workers: int) -> None:
         "crash": "ended its process with exit code -9", "exit": "ended its process with exit code 3",
         "hang": "took more than 2 seconds", "bug": "KeyError: 'k'", "bad": "bad content",
     }  # fmt: skip
+
+
+def test_sets_ids_texts_and_the_axis_up(tmp_path: Path) -> None:
+    source, rng = tmp_path / "source", np.random.default_rng(0)
+    (source / "02691156" / "1a04" / "models").mkdir(parents=True)
+    trimesh.creation.box((1, 2, 4)).export(source / "02691156" / "1a04" / "models" / "model_normalized.obj")
+    np.save(source / "02691156" / "five.npy", rng.normal(size=(5, 30, 3)))
+    np.savetxt(source / "02691156" / "m.txt", rng.normal(size=(30, 6)), delimiter=",")
+    np.save(source / "02691156" / "small.npy", rng.normal(size=(4, 3)))
+    (source / "README.txt").write_text("three small words\n")
+    report = prepare(source, tmp_path / "out", num_points=64, workers=1, up="z", min_points=10)
+    assert sum(report["counts"]["02691156"].values()) == 7
+    assert list(report["unreadable"]) == ["02691156/small.npy"]
+    assert report["notes"]["02691156/m.txt"] == "only 30 points"
+    (model,) = (tmp_path / "out").rglob("1a04-*.npy")
+    assert np.ptp(np.load(model), axis=0).argmax() == 1
+    assert len(list((tmp_path / "out").rglob("five-000*.npy"))) == 5

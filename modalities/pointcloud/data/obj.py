@@ -1,0 +1,65 @@
+"""Wavefront OBJ: vertices and the polygons between them; whatever else a file has is no surface."""
+
+import numpy as np
+
+from modalities.pointcloud.data.polygons import triangulate
+from modalities.pointcloud.data.text import decoded
+
+_CURVES = ("curv", "curv2", "surf")
+
+
+def read_obj(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vertices (V, 3) and triangles (F, 3) of all objects and groups; None for the triangles of a cloud.
+
+    Raises:
+        ValueError: for numbers that are none, faces of vertices that are not there, and a file whose only forms are
+            lines or free-form curves and surfaces, whose control points are no cloud.
+    """
+    text = decoded(content).replace("\\\r\n", " ").replace("\\\n", " ").replace("\\\r", " ")
+    vertices: list[list[float]] = []
+    sizes: list[int] = []
+    corners: list[int] = []
+    others = dict.fromkeys(("l", *_CURVES), 0)
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        kind = words[0]
+        if kind == "v":
+            vertices.append(_numbers(words[1:4]))
+        elif kind in ("f", "fo"):
+            polygon = [_index(word, len(vertices)) for word in words[1:]]
+            sizes.append(len(polygon))
+            corners += polygon
+        elif kind in others:
+            others[kind] += 1
+    points = np.array(vertices, np.float64).reshape(-1, 3)
+    triangles = triangulate(points, np.array(sizes, np.int64), np.array(corners, np.int64))
+    curved = sum(others[kind] for kind in _CURVES)
+    if not sizes and any(others.values()):
+        raise ValueError(
+            f"an OBJ must have faces, or points alone, got {others['l']} lines and {curved} free-form curves and "
+            "surfaces, which are not read"
+        )
+    if curved and callable(note):
+        note(f"{curved} free-form curves and surfaces are not read")
+    return points, triangles if sizes else None
+
+
+def _numbers(words: list[str]) -> list[float]:
+    if len(words) < 3:
+        raise ValueError(f"a vertex of an OBJ must have three coordinates, got {' '.join(words)[:60]!r}")
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return [float(word.replace(",", ".")) for word in words]  # of a program that writes German
+
+
+def _index(word: str, so_far: int) -> int:
+    """The vertex of a corner such as 7, 7/1, 7//3 or -1, which counts back from the last vertex before the face."""
+    number = int(word.partition("/")[0])
+    if not number:
+        raise ValueError("faces of an OBJ must count vertices from 1, or back from -1, got 0")
+    if so_far + number < 0:
+        raise ValueError(f"faces must name one of {so_far} vertices, got number {number}")
+    return number - 1 if number > 0 else so_far + number

@@ -1,0 +1,93 @@
+"""OFF of Geomview: vertices and polygons as text or binary, with or without the header word."""
+
+import re
+
+import numpy as np
+
+from modalities.pointcloud.data.polygons import triangulate
+from modalities.pointcloud.data.text import decoded
+
+_WORD = re.compile(r"\s*(?P<form>(?:ST)?C?N?4?n?)OFF\b\s*|\s*(?P<glued>(?:ST)?C?N?4?n?)OFF(?=\d)")
+
+
+def read_off(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vertices (V, 3) and triangles (F, 3); None for the triangles of a cloud, which counts no faces.
+
+    Raises:
+        ValueError: for another dimension, and for fewer vertices or faces than are counted.
+    """
+    if re.match(rb"\s*[A-Zn4]*OFF\s+BINARY", content):
+        return _binary(content)
+    text = re.sub(r"#[^\r\n]*", "", decoded(content))
+    found = _WORD.match(text)
+    form = (found["form"] or found["glued"] or "") if found else ""
+    if "n" in form:
+        raise ValueError("an OFF must be in three dimensions, got nOFF")
+    lines = [line for line in text[found.end() if found else 0 :].splitlines() if line.strip()]
+    counts = lines[0].split() if lines else []
+    if not 2 <= len(counts) <= 3 or not all(word.isdigit() for word in counts):
+        raise ValueError(
+            "an OFF must begin with its counts of vertices, faces and edges, after the word OFF or without it, got "
+            f"{lines[0][:60] if lines else ''!r}"
+        )
+    num_vertices, num_faces = int(counts[0]), int(counts[1])
+    rows, faces = lines[1 : 1 + num_vertices], lines[1 + num_vertices : 1 + num_vertices + num_faces]
+    width = 4 if "4" in form else 3
+    if len(rows) < num_vertices or len(faces) < num_faces:
+        raise ValueError(
+            f"an OFF must hold the {num_vertices} vertices and {num_faces} faces that it counts, got "
+            f"{len(rows)} and {len(faces)} lines (truncated?)"
+        )
+    if rest := len(lines) - 1 - num_vertices - num_faces:
+        raise ValueError(
+            f"an OFF must count what it holds, got {rest} lines behind the {num_vertices} vertices and "
+            f"{num_faces} faces that it counts"
+        )
+    points = np.array([_numbers(line, width) for line in rows], np.float64).reshape(-1, width)
+    if width == 4:
+        points = points[:, :3] / points[:, 3:]
+    polygons = [_polygon(line) for line in faces]
+    sizes = np.array([len(polygon) for polygon in polygons], np.int64)
+    corners = np.array([corner for polygon in polygons for corner in polygon], np.int64)
+    return points, triangulate(points, sizes, corners) if num_faces else None
+
+
+def _numbers(line: str, width: int) -> list[float]:
+    words = line.split()[:width]
+    if len(words) < width:
+        raise ValueError(f"a vertex of an OFF must have {width} coordinates on its line, got {line[:60]!r}")
+    return [float(word) for word in words]
+
+
+def _polygon(line: str) -> list[int]:
+    """The corners of a face; what follows them is its colour."""
+    words = line.split()
+    size = int(words[0])
+    if size < 0 or size > len(words) - 1:
+        raise ValueError(f"a face of an OFF must have as many corners as it counts, got {line[:60]!r}")
+    return [int(word) for word in words[1 : 1 + size]]
+
+
+def _binary(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Big-endian: three counts, coordinates (and what the header word adds to them), faces with their colours."""
+    head, _, body = content.partition(b"\n")
+    form = head.split()[0].removesuffix(b"OFF").decode()
+    if "n" in form or "4" in form:
+        raise ValueError(f"a binary OFF must be in three dimensions, got {form}OFF")
+    width = 3 + 3 * ("N" in form) + 4 * ("C" in form) + 2 * ("ST" in form)
+    numbers = np.frombuffer(body[: len(body) // 4 * 4], ">i4")
+    if len(numbers) < 3 or numbers[:3].min() < 0 or int(numbers[0]) * width > len(numbers) - 3:
+        raise ValueError("a binary OFF must hold the vertices that it counts (truncated?)")
+    num_vertices, num_faces = int(numbers[0]), int(numbers[1])
+    at = 3 + num_vertices * width
+    points = numbers[3:at].view(">f4").reshape(num_vertices, width)[:, :3].astype(np.float64)
+    sizes, corners = [], []
+    for face in range(num_faces):
+        size = int(numbers[at]) if at < len(numbers) else -1
+        if size < 0 or at + 1 + size >= len(numbers) or numbers[at + 1 + size] < 0:
+            raise ValueError(f"a binary OFF must hold the {num_faces} faces that it counts, got {face}")
+        sizes.append(size)
+        corners.append(numbers[at + 1 : at + 1 + size])
+        at += 2 + size + int(numbers[at + 1 + size])
+    every = np.concatenate([np.empty(0, np.int64), *corners]).astype(np.int64)
+    return points, triangulate(points, np.array(sizes, np.int64), every) if num_faces else None

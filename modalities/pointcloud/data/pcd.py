@@ -1,0 +1,100 @@
+"""PCD of the Point Cloud Library: text, binary, and binary compressed with LZF."""
+
+import re
+
+import numpy as np
+
+from ditmoe.outside import may_hold
+from modalities.pointcloud.data.text import numbers
+
+
+def read_pcd(content: bytes, note: object = None) -> np.ndarray:
+    """The x, y, z of all points (N, 3), NaN where a camera saw nothing.
+
+    Raises:
+        ValueError: if the file holds less than its header says, or has no x, y, z.
+    """
+    end = re.search(rb"(?m)^DATA[ \t]+(\w+)[ \t]*(?:\r\n|\n|\r)", content[: 2**16])
+    if not end:
+        raise ValueError("the header of a PCD must end with its line DATA")
+    lines = [line.split() for line in content[: end.start()].decode("latin-1").splitlines()]
+    head = {words[0]: words[1:] for words in lines if words}
+    names = head.get("FIELDS", head.get("COLUMNS", []))
+    counts = [int(word) for word in head.get("COUNT", ["1"] * len(names))]
+    kinds = [f"<{kind.lower()}{size}" for kind, size in zip(head["TYPE"], head["SIZE"], strict=True)]
+    num_points = (
+        int(head["POINTS"][0]) if "POINTS" in head else int(head["WIDTH"][0]) * int(head["HEIGHT"][0])
+    )
+    if not {"x", "y", "z"} <= set(names) or not len(names) == len(kinds) == len(counts) or min(counts) < 0:
+        raise ValueError(f"a PCD must have fields x, y and z with their types, got {' '.join(names)[:60]}")
+    starts = np.cumsum([0, *counts[:-1]])
+    columns = [starts[names.index(axis)] for axis in "xyz"]
+    # A field may be called _ any number of times.
+    dtypes = [np.dtype((kind, (count,))) for kind, count in zip(kinds, counts, strict=True)]
+    row = np.dtype([(f"{i}", kind) for i, kind in enumerate(dtypes)])
+    at = [f"{names.index(axis)}" for axis in "xyz"]
+    body = content[end.end() :]
+    form = end[1].decode("latin-1")
+    if form == "ascii":
+        values = numbers(body)
+        _check_there(num_points, len(values) // sum(counts))
+        return values[: num_points * sum(counts)].reshape(num_points, -1)[:, columns]
+    if form == "binary":
+        _check_there(num_points, len(body) // row.itemsize)
+        rows = np.frombuffer(body, row, num_points)
+        return _stacked([rows[name][:, 0] for name in at])
+    if form != "binary_compressed":
+        raise ValueError(f"a PCD must be ascii, binary or binary_compressed, got {form[:40]}")
+    packed, size = int.from_bytes(body[:4], "little"), int.from_bytes(body[4:8], "little")
+    if packed > len(body) - 8 or size > may_hold(len(content)) or size < num_points * row.itemsize:
+        raise ValueError(
+            f"a compressed PCD must hold its {num_points} points, got {len(body)} bytes for {size}"
+        )
+    plain = _expanded(body[8 : 8 + packed], size)
+    ends = np.cumsum([kind.itemsize * num_points for kind in dtypes])
+    found = []
+    for name in at:  # each field lies there for all points
+        kind, start = dtypes[int(name)], int(ends[int(name)]) - dtypes[int(name)].itemsize * num_points
+        found.append(np.frombuffer(plain, kind, num_points, start)[:, 0])
+    return _stacked(found)
+
+
+def _stacked(columns: list[np.ndarray]) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # NaN of a camera
+        return np.stack([column.astype(np.float64) for column in columns], axis=1)
+
+
+def _check_there(counted: int, there: int) -> None:
+    if counted > there:
+        raise ValueError(f"a PCD must hold the {counted} points of its header, got {there} (truncated?)")
+
+
+def _expanded(packed: bytes, size: int) -> bytes:
+    """Undo LZF: pieces as they are (a byte below 32 says how many bytes), or from up to 8 KiB before."""
+    out = bytearray()
+    at = 0
+    try:
+        while at < len(packed):
+            control = packed[at]
+            at += 1
+            if control < 32:
+                out += packed[at : at + control + 1]
+                at += control + 1
+            else:
+                length = control >> 5
+                if length == 7:
+                    length += packed[at]
+                    at += 1
+                back = len(out) - ((control & 31) << 8) - packed[at] - 1
+                at += 1
+                piece = out[back : back + length + 2] if back >= 0 else b""
+                if not piece:
+                    raise IndexError
+                out += (piece * (length + 2))[: length + 2] if len(piece) < length + 2 else piece
+            if len(out) > size:
+                raise IndexError
+    except IndexError:
+        raise ValueError("the compressed part of a PCD is damaged") from None
+    if len(out) != size:
+        raise ValueError(f"the compressed part of a PCD must become {size} bytes, got {len(out)}")
+    return bytes(out)

@@ -1,0 +1,111 @@
+"""Cuts polygons of meshes into triangles that lie inside them, whatever their form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+MOST_TESTS = 10**6
+"""Looks at corners, each as long as a hundred other corners take, before a mesh with concave polygons is refused."""
+_FLAT = 1e-12
+
+
+def triangulate(
+    vertices: Float64[np.ndarray, "V 3"], sizes: Int64[np.ndarray, " P"], corners: Int64[np.ndarray, " C"]
+) -> Int64[np.ndarray, "F 3"]:
+    """Triangles of polygons: a fan where all corners are convex, else by ear clipping.
+
+    Args:
+        sizes: corners of each polygon; those of less than three have no surface and are left out.
+        corners: the vertices of all polygons, end to end.
+
+    Raises:
+        ValueError: if a polygon names a vertex that is not there, or concave ones have too many corners.
+    """
+    if len(corners) and (corners.min() < 0 or corners.max() >= len(vertices)):
+        wrong = corners.max() if corners.max() >= len(vertices) else corners.min()
+        raise ValueError(f"faces must name one of {len(vertices)} vertices, got number {wrong} (from 0)")
+    ends = np.cumsum(sizes)
+    triangles = [np.empty((0, 3), np.int64)]
+    left = MOST_TESTS
+    for size in np.unique(sizes[sizes >= 3]):
+        starts = (ends - sizes)[sizes == size]
+        polygons = corners[starts[:, None] + np.arange(size)]
+        if size == 3:
+            triangles.append(polygons)
+            continue
+        convex, normals = _convex(vertices[polygons])
+        inner = np.arange(1, size - 1)
+        fan = np.stack([np.zeros_like(inner), inner, inner + 1], axis=1)
+        triangles.append(polygons[convex][:, fan].reshape(-1, 3))
+        for polygon, normal in zip(polygons[~convex], normals[~convex], strict=True):
+            cut, left = _ears(_flattened(vertices[polygon], normal), left)
+            triangles.append(polygon[np.array(cut)])
+    return np.concatenate(triangles)
+
+
+def _convex(points: Float64[np.ndarray, "P N 3"]) -> tuple[np.ndarray, np.ndarray]:
+    """Which polygons turn one way at all corners, or have no area; and the normal of each (Newell's)."""
+    with np.errstate(all="ignore"):
+        points = points - points[:, :1]
+        normals = np.cross(points, np.roll(points, -1, axis=1)).sum(axis=1)
+        edges = np.roll(points, -1, axis=1) - points
+        turns = np.einsum("pnk,pk->pn", np.cross(edges, np.roll(edges, -1, axis=1)), normals)
+        square = np.einsum("pk,pk->p", normals, normals)
+        # What is not finite is no concern of this: a surface that has it is refused.
+        return ~(turns < -_FLAT * square[:, None]).any(axis=1), normals
+
+
+def _flattened(points: Float64[np.ndarray, "N 3"], normal: Float64[np.ndarray, "3"]) -> np.ndarray:
+    """A polygon in the plane across the largest part of its normal, counter-clockwise there."""
+    axis = int(np.abs(normal).argmax())
+    flat = (points - points[0])[:, [(axis + 1) % 3, (axis + 2) % 3]]
+    return flat if normal[axis] > 0 else flat * (1, -1)
+
+
+def _ears(points: Float64[np.ndarray, "N 2"], left: int) -> tuple[list[Sequence[int]], int]:
+    """Triangles of one polygon (counter-clockwise), and how many corners may still be looked at.
+
+    A corner is an ear where it is convex and no reflex corner lies in its triangle; one that lies on another, as at
+    the bridge to a hole, does not count. Where a polygon crosses itself and has no ear, the next convex corner goes.
+    """
+    around = list(range(len(points)))
+    cut: list[Sequence[int]] = []
+    at = since = 0
+    while len(around) > 3:
+        if (left := left - 1 - len(around) // 100) < 0:
+            raise ValueError(
+                f"concave polygons must be simple enough to be cut in seconds, got one "
+                f"of {len(points)} corners"
+            )
+        at %= len(around)
+        before, here, after = around[at - 1], around[at], around[(at + 1) % len(around)]
+        turn = _cross(points[before], points[here], points[after])
+        stuck = since >= len(around)
+        if (turn > 0 or stuck) and (stuck or not _holds(points, around, before, here, after)):
+            cut.append((before, here, after))
+            del around[at]
+            at, since = at - 1, 0
+        elif turn == 0 and (points[before] == points[here]).all():
+            del around[at]
+            since = 0
+        else:
+            at, since = at + 1, since + 1
+    return [*cut, (around[0], around[1], around[2])], left
+
+
+def _holds(points: np.ndarray, around: list[int], before: int, here: int, after: int) -> bool:
+    """Whether another corner of the polygon lies in a triangle or on its edges."""
+    a, b, c = points[before], points[here], points[after]
+    others = points[around]
+    inside = (_cross(a, b, others) >= 0) & (_cross(b, c, others) >= 0) & (_cross(c, a, others) >= 0)
+    same = (others == a).all(1) | (others == b).all(1) | (others == c).all(1)
+    return bool((inside & ~same).any())
+
+
+def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
+    """Twice the signed area of triangles."""
+    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (
+        c[..., 0] - a[..., 0]
+    )

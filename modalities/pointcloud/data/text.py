@@ -1,0 +1,155 @@
+"""Text of any program: its encoding, and columns of numbers with or without a header or a count."""
+
+import codecs
+import re
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BEFORE, _AFTER = (
+    r"(?:p|p_|pos_?|position_?|coord_?|coord\. ?|points?[:_])?",
+    r"(?:[_ ]?(?:\[?m\]?|coord(?:inate)?))?",
+)
+_AXES = tuple(
+    re.compile(f"{_BEFORE}(?:{words}){_AFTER}")
+    for words in ("x|0|easting", "y|1|northing", "z|2|height|elevation|altitude")
+)
+_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
+_LINES = 20
+"""Of a file, from which is seen how it is written."""
+
+
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, or UTF-16 as Windows writes it, with or without a mark; or else in Latin-1."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, "replace")
+    if 0 in content[:2]:
+        return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le", "replace")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def numbers(text: str | bytes) -> Float64[np.ndarray, " N"]:
+    """Numbers apart by blanks and line ends of any kind; ValueError where there is something else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return np.fromstring(text, np.float64, sep=" ") if text.strip() else np.empty(0)
+        except DeprecationWarning as error:
+            raise ValueError("numbers must be written with a point and apart by blanks") from error
+
+
+def read_columns(content: bytes, note: Callable[[str], object]) -> Float64[np.ndarray, "N 3"]:
+    """The x, y, z of lines of numbers: columns that a header calls so, else the first three.
+
+    Columns stand apart by blanks, commas or semicolons; # and // begin a comment; a word before the numbers, as an
+    element's name, is left out. A number alone on a line counts the points after it (.pts of one scan or of several,
+    chemists' .xyz with a line of words after it). Decimal commas are read where they cannot mean anything else. What is
+    missing or no number in a row reads as NaN.
+
+    Raises:
+        ValueError: for rows of words or of fewer columns, and where a count does not fit.
+    """
+    lines = decoded(content).splitlines()
+    columns = _columns(lines, note)
+    rows = [line for raw in lines if (line := re.split("#|//", raw, maxsplit=1)[0].strip())]
+    while rows and not _has_numbers(rows[0]):
+        rows.pop(0)
+    if not rows:
+        raise ValueError("the file must have points, got none")
+    rows = _counted(rows)
+    if _has_decimal_commas(rows[:_LINES]):
+        note("commas are read as decimal points")
+        rows = [row.replace(",", ".").replace(";", " ") for row in rows]
+    elif any(sign in row for row in rows[:_LINES] for sign in ",;"):
+        rows = [re.sub(r"[,;](?=\s*(?:[,;]|$))", ",nan", re.sub(r"^\s*(?=[,;])", "nan", row)) for row in rows]
+        rows = [re.sub("[,;]", " ", row) for row in rows]
+    if not _number(rows[0].split()[0].strip('"')):
+        columns = tuple(column + 1 for column in columns)
+    if any('"' in row for row in rows[:_LINES]):
+        rows = [row.replace('"', "") for row in rows]
+    return np.loadtxt(rows, usecols=columns, ndmin=2, comments=None)
+
+
+def is_columns(content: bytes) -> bool:
+    """Whether the beginning of a file looks like points, and not like a text that someone is to read."""
+    lines = [line for line in decoded(content).splitlines() if line.strip()][:_LINES]
+    return any(len(_fields(line)) >= 3 and all(map(_number, _fields(line)[:3])) for line in lines) or (
+        len(lines) > 1 and lines[0].strip().isdigit()
+    )
+
+
+def _counted(rows: list[str]) -> list[str]:
+    """The rows of points without those that count them, which must be right."""
+    if not rows[0].isdigit():
+        return rows
+    points: list[str] = []
+    while rows:
+        if not rows[0].isdigit():
+            raise ValueError(
+                f"the file must hold as many points as it counts, got more after {len(points)}: {rows[0][:60]!r}"
+            )
+        count, rows = int(rows[0]), rows[1:]
+        if rows and not rows[0].isdigit() and not _has_numbers(rows[0]):
+            rows = rows[1:]  # the words of chemists
+        there = next((i for i, row in enumerate(rows[:count]) if row.isdigit()), min(count, len(rows)))
+        if there < count:
+            raise ValueError(
+                f"the file must hold the {count} points that it counts, got {there}: {count - there} are missing"
+            )
+        points, rows = points + rows[:count], rows[count:]
+    if not points:
+        raise ValueError("the file must have points, got none")
+    return points
+
+
+def _columns(lines: Sequence[str], note: Callable[[str], object]) -> tuple[int, ...]:
+    """Where x, y and z stand, by the last line of words before the first of numbers."""
+    header = ""
+    for line in lines[:_LINES]:
+        if _has_numbers(line):
+            break
+        header = line if line.strip(' #/"\t') else header
+    names = [name.strip("\"' /#").lower() for name in _fields(header.lstrip("/# "))]
+    found = [[i for i, name in enumerate(names) if axis.fullmatch(name)] for axis in _AXES]
+    if all(len(places) == 1 for places in found):
+        return tuple(places[0] for places in found)
+    if len(names) > 2 and sum(any(axis.fullmatch(name) for axis in _AXES) for name in names):
+        note(f"the header does not name x, y and z once each: the first columns are read of {header[:60]}")
+    return 0, 1, 2
+
+
+def _fields(line: str) -> list[str]:
+    apart = r"[,;\t]" if re.search(r"[,;\t]", line.strip()) else r"\s+"
+    return [word for word in re.split(apart, line) if word.strip()]
+
+
+def _has_numbers(line: str) -> bool:
+    """Whether a line may be a row of points or a count, and not of words."""
+    words = [word for word in re.split(r"[\s,;]+", line.replace('"', "").strip()) if word]
+    if not words:
+        return False
+    if len(words) == 1:
+        return words[0].isdigit()
+    return sum(map(_number, words[:4])) >= min(len(words), 3) or (len(words) > 1 and all(map(_number, words)))
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word.strip(' "'))
+    except ValueError:
+        return False
+    return True
+
+
+def _has_decimal_commas(rows: Sequence[str]) -> bool:
+    """Whether all rows have three or more numbers apart by blanks or semicolons, and commas in them."""
+    words = [word for row in rows for word in re.split(r"[\s;]+", row.strip()) if word]
+    apart = all(len(re.split(r"[\s;]+", row.strip())) >= 3 for row in rows)
+    return apart and any("," in word for word in words) and all(map(_COMMA.fullmatch, words))
