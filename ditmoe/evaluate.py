@@ -27,6 +27,7 @@ def evaluate_checkpoint(
     out: str | Path | None = None,
     modality: dict[str, Any] | None = None,
     trust: Trust = False,
+    tell: bool = False,
     **options: Any,
 ) -> Report | None:
     """Draw as many samples as the reference has, with its labels, or `num` of them, and measure them.
@@ -37,7 +38,8 @@ def evaluate_checkpoint(
     Under torchrun all processes draw, and the first measures; the others get None.
 
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
-    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`).
+    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`). With `tell`, what was understood
+    of the data is printed first.
     """
     restored = restore(checkpoint, top_k, trusted=trust)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
@@ -51,6 +53,8 @@ def evaluate_checkpoint(
         }
         restored = replace(restored, modality=build.make_modality(own, restored.modality.data_facts()))
     adapter = restored.modality
+    if tell and reference is None and (understood := getattr(adapter, "understood", None)):
+        print(understood())
     real = adapter.reference(split) if reference is None else adapter.read(Path(reference))
     train = adapter.reference("train") if reference is None else None
     if not (num or len(real)):
@@ -120,7 +124,7 @@ def evaluate(config: dict[str, Any]) -> None:
     if config["checkpoint"]:
         if files["generated"] or files["train"]:
             raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")
-        evaluate_checkpoint(modality=files["modality"], reference=files["reference"], **config)
+        evaluate_checkpoint(modality=files["modality"], reference=files["reference"], tell=True, **config)
     elif files["generated"] and files["reference"] and files["modality"]:
         evaluate_files(**files, out=config["out"])
     else:

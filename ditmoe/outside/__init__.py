@@ -1,7 +1,7 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
 from ditmoe.outside.arrays import Arrays, map_array
-from ditmoe.outside.options import check_number, check_numbers
+from ditmoe.outside.options import TooFewError, check_number, check_numbers
 from ditmoe.outside.paths import (
     Plain,
     file_name,
@@ -19,6 +19,7 @@ from ditmoe.outside.paths import (
 __all__ = [
     "Arrays",
     "Plain",
+    "TooFewError",
     "check_number",
     "check_numbers",
     "file_name",

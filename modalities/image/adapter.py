@@ -28,6 +28,7 @@ from modalities.latent.adapter import to_pixels
 from modalities.latent.latent_cache import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.understood import check_enough
 
 FITTED_ON = 2048
 """Training pictures that a codec without weights of its own is fitted on."""
@@ -157,12 +158,15 @@ class Image(LatentModality):
         rows = range(step * self.rows, (step + 1) * self.rows)
         return [pictures[n % len(pictures)][0].name for row in rows for n in packing.row(seed, row)]
 
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines."""
+        return str((self.cached or self.data).understood())
+
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
-        if (num := min(len(self.data.split(split)), self.data.limit)) < 2:
-            raise ValueError(f"an evaluation needs at least 2 real pictures, {split} has {num}")
+        check_enough(self.data.count(split), split, "pictures")
         chosen = self._evaluation
         make_extractor(
             chosen.get("features", "pixels"),
@@ -200,6 +204,7 @@ class Image(LatentModality):
         data = self.data
         data.root = source
         pictures = data.split("train")
+        print(data.understood())
         setting = {"source": printable(source.resolve()), **self.setting(), "mirror": data.mirror}
         found = latent_cache.Source(
             "picture",

@@ -105,11 +105,15 @@ class PointCloud(Modality):
         points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
         return Samples(points.float().numpy(), labels.numpy(), self.sample_names(labels.tolist()))
 
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines."""
+        return str(self.data.understood())
+
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
-        check_set(self.data.split(split), self._evaluation)
+        check_set(self.data.count(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         return evaluate_sets(generated, reference, train, **self._evaluation)

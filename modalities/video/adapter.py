@@ -17,6 +17,7 @@ from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import to_pixels
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.understood import check_enough
 from modalities.video.codec import Autoencoder, CausalPatches, training
 from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
 from modalities.video.data.check import check as check_videos
@@ -225,12 +226,19 @@ class Video(LatentModality):
         own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
         return np.array(own, np.int64)
 
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines."""
+        found = [str((self.cached or self.data).understood())]
+        if self.pictures is not None:
+            found.append(str(self.pictures.understood()))
+        return "\n".join(found)
+
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
-        if isinstance(self.data, Clips) and (num := len(self.data.split(split))) < 2:
-            raise ValueError(f"an evaluation needs at least 2 real clips, {split} has {num}")
+        if isinstance(self.data, Clips):
+            check_enough(self.data.count(split), split, "clips")
         choose(**self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
@@ -283,6 +291,7 @@ class Video(LatentModality):
             raise ValueError(f"modality.preparation.starts must be at least 1, got {starts}")
         data = self.data = self.clips_of(source)
         videos = data.split("train")
+        print(data.understood())
         setting = {
             "source": printable(source.resolve()),
             **self.setting(),

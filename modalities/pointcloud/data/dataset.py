@@ -16,6 +16,7 @@ from ditmoe.outside import printable, tell
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.formats import read_points
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
+from modalities.shared.understood import Ignored, Understood
 
 _SAMPLE = 2  # address of a random stream
 
@@ -56,6 +57,7 @@ class Clouds:
         self.wanted = [classes] if isinstance(classes, str) else classes
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
+        self._ignored = Ignored()
         self.unreadable: LeftOut[Path] = LeftOut("skipped unreadable file")
         """Files found unreadable so far, and why."""
 
@@ -73,6 +75,18 @@ class Clouds:
     def scale(self) -> float:
         """Standard deviation of all training points around `mean`, one number for the three axes."""
         return self._moments[1]
+
+    def understood(self) -> Understood:
+        """What was understood of the folder."""
+        classes, shapes = self._listing
+        labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
+        origin = "as they are published" if self.root is None else "from the folders of each class"
+        return Understood(self._place, "cloud", classes, labels, origin, self._ignored)
+
+    def count(self, split: str) -> int:
+        """Shapes of a split."""
+        check_split(split)
+        return len(self._listing[1][split])
 
     def split(self, name: str) -> Sequence[Shape]:
         """The shapes of a split, by class and name."""
@@ -173,7 +187,7 @@ class Clouds:
 
     @cached_property
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
-        classes, shapes = list_shapes(self.root, self.wanted)
+        classes, shapes = list_shapes(self.root, self.wanted, self._ignored)
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:
             tell(f"{self._place}: no training shapes in {', '.join(bare)}")

@@ -17,7 +17,8 @@ from jaxtyping import Int64, UInt8
 from ditmoe.modality import Samples
 from ditmoe.outside import printable
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
-from modalities.video.data.catalogue import Clip, list_videos
+from modalities.shared.understood import Understood
+from modalities.video.data.catalogue import Clip, Listing, list_all
 from modalities.video.io.container import Unreadable
 from modalities.video.io.index import Index
 from modalities.video.io.reader import BACKENDS, BROKEN, read_clip, read_index, salvaged_index
@@ -92,7 +93,16 @@ class Clips:
     @cached_property
     def classes(self) -> list[str]:
         """Class names; a label is an index into them."""
-        return sorted({clip.category for clip in self._listing})
+        return self._listing.classes
+
+    def understood(self) -> Understood:
+        """What was understood of the folder."""
+        return self._listing.understood(self.root)
+
+    def count(self, split: str) -> int:
+        """Videos of a split."""
+        check_split(split)
+        return len(self._splits[split])
 
     def split(self, name: str) -> Sequence[Clip]:
         """The videos of a split, by name."""
@@ -236,12 +246,12 @@ class Clips:
         return ValueError(f"{printable(self.root)} must hold readable videos in {place}, got none: {counts}")
 
     @cached_property
-    def _listing(self) -> list[Clip]:
-        return list_videos(self.root, self.parts)
+    def _listing(self) -> Listing:
+        return list_all(self.root, self.parts)
 
     @cached_property
     def _splits(self) -> dict[str, list[Clip]]:
-        return {split: [clip for clip in self._listing if clip.split == split] for split in SPLITS}
+        return {split: [clip for clip in self._listing.clips if clip.split == split] for split in SPLITS}
 
 
 def builtin() -> Path:
