@@ -23,6 +23,7 @@ from modalities.image.data.catalogue import Picture
 from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
+from modalities.image.metrics.warnings import about_compression
 from modalities.latent import Codec, LatentModality, Packing, latent_cache
 from modalities.latent.adapter import to_pixels
 from modalities.latent.latent_cache import prepare as write_latents
@@ -177,7 +178,9 @@ class Image(LatentModality):
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         against = reference.file if isinstance(reference, ReferenceFile) else reference
-        return evaluate_images(generated, against, train, **self._evaluation)
+        return about_compression(
+            evaluate_images(generated, against, train, **self._evaluation), generated, reference
+        )
 
     def read(self, path: Path) -> Samples:
         """A folder of pictures of one size, an npz with arr_0 (uint8), or one with ADM's statistics."""

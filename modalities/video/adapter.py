@@ -43,6 +43,8 @@ class Video(LatentModality):
         frames: T of a training clip.
         size: (H, W) in pixels.
         stride: between the frames of a video that a clip takes.
+        resample: "nearest" takes the frames that are shown nearest to moments at `rate`, in place of `stride`, so that
+            all clips have one tempo.
         rate: frames per second of a clip, as it is shown and as positions count time.
         images: share of the training batches that are clips of one frame.
         pictures: makes the data set of pictures (`modalities.image.Pictures`) that these are, for a size; where
@@ -85,6 +87,7 @@ class Video(LatentModality):
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
+        resample: str | None = None,
     ) -> None:
         if min(frames, stride) < 1:
             raise ValueError(
@@ -98,7 +101,7 @@ class Video(LatentModality):
             )
         super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts)
         self.frames, self.stride, self.rate = frames, stride, rate
-        self.images, self.merge = images, merge
+        self.images, self.merge, self.resample = images, merge, resample
         self._make_data, self._make_pictures = data, pictures
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}
@@ -124,6 +127,8 @@ class Video(LatentModality):
     def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
         """The clips of a folder, that of the configuration by default."""
         options |= {} if root is None else {"root": root}
+        if self.resample is not None:
+            options |= {"resample": self.resample, "rate": self.rate}
         return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
 
     @cached_property
@@ -139,7 +144,8 @@ class Video(LatentModality):
         return self._make_pictures(size=self.size)
 
     def setting(self) -> dict[str, Any]:
-        return {"frames": self.frames, "size": list(self.size), "stride": self.stride}
+        tempo = {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
+        return {"frames": self.frames, "size": list(self.size), "stride": self.stride, **tempo}
 
     def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
         starts = record.get("starts", 1)
@@ -318,6 +324,7 @@ class Video(LatentModality):
         roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
         setting = {**{name: root and str(Path(root).resolve()) for name, root in roots.items()}, "images": self.images,
                    "frames": self.frames, "size": list(self.size), "stride": self.stride, "seed": seed}  # fmt: skip
+        setting |= {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
         try:
             held_out = self.data.reference("test", HELD_OUT)
         except ValueError:  # a small folder may have videos for val alone

@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ditmoe.outside import files_below, printable
-from modalities.shared.decode import MAX_PIXELS, decoded
+from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, rgb
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (*STILLS, ".gif", ".apng")
 Size = tuple[int, int]
 T = TypeVar("T")
 
@@ -29,8 +29,8 @@ def open_picture(
 ) -> T:
     """Decode a picture to 8-bit RGB, upright by its EXIF data.
 
-    Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white; of an animation
-    the first frame is taken.
+    Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white (`decode.rgb`); of
+    an animation the first frame is taken.
 
     Args:
         source: a file, or its bytes.
@@ -42,7 +42,7 @@ def open_picture(
         ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
     """
     try:
-        return decoded(source, lambda picture: make(_rgb(ImageOps.exif_transpose(picture))), max_pixels)
+        return decoded(source, lambda picture: make(rgb(ImageOps.exif_transpose(picture))), max_pixels)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{printable(name or source)} is no readable picture: its kind is not known"
@@ -52,29 +52,6 @@ def open_picture(
         raise ValueError(
             f"{printable(name or source)} is no readable picture: {printable(reason[:160])}"
         ) from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _eight_bits(image)
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of more bits, in strips: as doubles it would take eight times its own memory."""
-    whole, rows = np.asarray(image), max(1, 2**20 // image.width)
-    most, least = whole.max(initial=0), whole.min(initial=0)
-    if image.mode == "F" and not (least >= 0 and most <= 255):
-        raise ValueError("values of a floating-point picture must lie between 0 and 255")
-    # 16 bits, which Pillow may hold in 32
-    divisor = 1.0 if image.mode == "F" else 257.0 if most <= 65535 else float(most) / 255
-    out = np.empty(whole.shape, np.uint8)
-    for top in range(0, len(whole), rows):
-        out[top : top + rows] = (whole[top : top + rows].astype(np.float64) / divisor).round().clip(0, 255)
-    return Image.fromarray(out)
 
 
 def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:

@@ -4,11 +4,13 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import av
+import av.logging
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
@@ -28,6 +30,9 @@ MEMORY = 8 * 2**30
 LARGEST_MANIFEST = 2**31
 _EVERY = 10.0  # seconds between two states of the manifest on disk
 
+HARMLESS = ("co located POCs unavailable", "mmco: unref short failure")
+"""What FFmpeg calls errors in whole files."""
+
 Entry = dict[str, Any]
 Job = tuple[str, Path]
 
@@ -35,8 +40,8 @@ Job = tuple[str, Path]
 def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]:
     """Decode the videos below `source` and write `out/manifest.jsonl`, one line for each, by path.
 
-    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and
-    reason, which is "" for a video that is whole. Files whose size and time are those of an earlier manifest
+    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256, FFmpeg's first
+    error (log) and reason, which is "" for a video that is whole: no error, no frame concealed. Files whose size and time are those of an earlier manifest
     are not decoded again, so that an interrupted run goes on. Decoders run in processes of their own: a video that
     hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout" or "crash".
 
@@ -80,16 +85,34 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
 def examine(path: Path) -> Entry:
     """Decode one video from end to end: what can be told of it, and why it is not whole, if it is not."""
     reason, index = "", None
+    with _errors_of_ffmpeg() as errors:
+        try:
+            index = _decoded(path)
+        except Unreadable as fault:
+            reason = fault.reason
+            with suppress(Unreadable):
+                index = salvaged_index(path, fault)
+    if errors and not reason:  # every frame came, some of them made up
+        reason = "damaged"
+    return _entry(index, path, reason, errors[0] if errors else "")
+
+
+@contextmanager
+def _errors_of_ffmpeg() -> Iterator[list[str]]:
+    """What FFmpeg logs as an error, here and while this is open: it conceals much of what is damaged otherwise."""
+    errors: list[str] = []
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
     try:
-        index = _decoded(path)
-    except Unreadable as fault:
-        reason = fault.reason
-        with suppress(Unreadable):
-            index = salvaged_index(path, fault)
-    return _entry(index, path, reason)
+        with av.logging.Capture() as logs:
+            yield errors
+            told = [message.strip() for level, _, message in logs if level <= av.logging.ERROR]
+            errors += [printable(line)[:160] for line in told if line and not line.startswith(HARMLESS)]
+    finally:
+        av.logging.set_level(before)
 
 
-def _entry(index: Index | None, path: Path, reason: str) -> Entry:
+def _entry(index: Index | None, path: Path, reason: str, log: str = "") -> Entry:
     return {
         "frames": len(index) if index else 0,
         "rate": index.rate if index else None,
@@ -98,6 +121,7 @@ def _entry(index: Index | None, path: Path, reason: str) -> Entry:
         "codec": index.codec if index else "",
         "sha256": _digest(path),
         "reason": reason,
+        "log": log,
     }
 
 
