@@ -29,7 +29,7 @@ from modalities.latent.adapter import to_pixels
 from modalities.latent.latent_cache import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
-from modalities.shared.understood import check_enough
+from modalities.shared.understood import Ignored, check_enough
 
 FITTED_ON = 2048
 """Training pictures that a codec without weights of its own is fitted on."""
@@ -239,7 +239,9 @@ def read_set(path: Path) -> Samples:
         ValueError: one line, if there is none.
     """
     if path.is_dir():
-        images, names, unreadable = pictures.read_pictures(path)
+        images, names, unreadable = pictures.read_pictures(path, ignored := Ignored())
+        for line in ignored.lines():
+            tell(f"{path}: ignored {line}", sys.stdout)
         if unreadable:
             told = f"{path}: left out {len(unreadable)} unreadable pictures, the first: {unreadable[0]}"
             tell(told, sys.stdout)

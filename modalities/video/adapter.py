@@ -230,7 +230,7 @@ class Video(LatentModality):
         """Class of a picture -> class of the model."""
         names = list(self.classes)
         own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
-        return np.array(own, np.int64)
+        return np.array([*own, len(names)], np.int64)  # the last for a picture without a class
 
     def understood(self) -> str:
         """What was understood of the data, in a few lines."""

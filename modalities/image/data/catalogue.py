@@ -73,9 +73,10 @@ def list_pictures(root: Path | None, size: tuple[int, int]) -> Listing:
         return _digits(size)
     if not root.is_dir() and not (root.name.lower().endswith(ARCHIVES) and is_regular(root)):
         raise ValueError(f"modality.data.root must be a folder, got {printable(root)}")
-    ignored, notes = Ignored(), []
+    ignored, notes = Ignored(), list[str]()
+    below: list[Parts] = [(root.name,)]
     if not root.is_dir():
-        root, below = root.parent, [(root.name,)]
+        root = root.parent
     else:
         below = [file.parts[len(root.parts) :] for file in files_below(root, True, True, ignored.is_hidden)]
     shards = [parts for parts in below if parts[-1].lower().endswith(ARCHIVES)]

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ditmoe.outside import files_below, printable
 from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, rgb
+from modalities.shared.understood import KIND, Ignored
 
 SUFFIXES = (*STILLS, ".gif", ".apng")
 Size = tuple[int, int]
@@ -95,15 +96,22 @@ def _upright_size(picture: Image.Image) -> Size:
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
-def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
+def read_pictures(
+    folder: Path, ignored: Ignored | None = None
+) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
     """All pictures below a folder, which must be of one size, in the order of their paths; their names, and what
-    was unreadable.
+    was unreadable. Other files are counted in `ignored`.
 
     Raises:
         ValueError: if there are none, or their sizes differ.
     """
-    below = files_below(folder, special=True)
-    files = [f for f in below if f.suffix.lower() in SUFFIXES and f.name != "samples.png"]
+    ignored = Ignored() if ignored is None else ignored
+    files = []
+    for file in files_below(folder, hidden=True, special=True, skip=ignored.is_hidden):
+        if file.suffix.lower() not in SUFFIXES:
+            ignored.add(KIND, file.name)
+        elif file.name != "samples.png":
+            files.append(file)
     images: list[np.ndarray] = []
     names: list[str] = []
     unreadable: list[str] = []

@@ -73,7 +73,7 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> Listing:
         raise ValueError(f"parts must be three shares that sum to 1, got {list(parts)}")
     if not root.is_dir():
         raise ValueError(f"root must be a folder of videos, got {printable(root)}, which is {_what(root)}")
-    ignored, notes = Ignored(), []
+    ignored, notes = Ignored(), list[str]()
     paths = find_videos(root, ignored)
     if not paths:
         raise ValueError(

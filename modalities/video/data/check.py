@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import open_regular, printable, read_regular, tell
 from modalities.shared.isolation import num_cores, run_isolated
+from modalities.shared.understood import Ignored
 from modalities.video.data.catalogue import find_videos
 from modalities.video.io.container import Unreadable
 from modalities.video.io.frame_folders import ARRAYS, list_pictures
@@ -41,9 +42,10 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
     """Decode the videos below `source` and write `out/manifest.jsonl`, one line for each, by path.
 
     A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256, FFmpeg's first
-    error (log) and reason, which is "" for a video that is whole: no error, no frame concealed. Files whose size and time are those of an earlier manifest
-    are not decoded again, so that an interrupted run goes on. Decoders run in processes of their own: a video that
-    hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout" or "crash".
+    error (log) and reason, which is "" for a video that is whole: no error, no frame concealed. Files whose size and
+    time are those of an earlier manifest are not decoded again, so that an interrupted run goes on. Decoders run in
+    processes of their own: a video that hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout"
+    or "crash".
 
     Args:
         source: folder of videos and of folders of frames.
@@ -61,7 +63,8 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
         raise ValueError(
             f"source must be a folder, got {source}, which is {'a file' if source.exists() else 'not there'}"
         )
-    paths = find_videos(source)
+    ignored = Ignored()
+    paths = find_videos(source, ignored)
     if not paths:
         raise ValueError(f"source must hold videos or folders of frames, got none in {source}")
     before = _earlier(out / MANIFEST)
@@ -76,6 +79,7 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
         "kept": kept,
         "frames": sum(entry["frames"] for entry in done.values()),
         "reasons": dict(Counter(entry["reason"] for entry in done.values() if entry["reason"]).most_common()),
+        "ignored": ignored.lines(),
         "seconds": round(time.monotonic() - began, 1),
     }
     print(_summary(report, done, out / MANIFEST))
@@ -222,7 +226,8 @@ def _write(manifest: Path, entries: dict[str, Entry]) -> None:
 
 
 def _summary(report: dict[str, Any], entries: dict[str, Entry], manifest: Path) -> str:
-    lines = [f"{reason:16}{count:8}" for reason, count in report["reasons"].items()]
+    lines = [f"ignored: {line}" for line in report["ignored"]]
+    lines += [f"{reason:16}{count:8}" for reason, count in report["reasons"].items()]
     broken = [(name, entry) for name, entry in sorted(entries.items()) if entry["reason"]]
     lines += [f"{entry['reason']}: {name} ({entry['frames']} frames decode)" for name, entry in broken[:5]]
     lines.append(
