@@ -207,11 +207,11 @@ def _grouped(
     for at, sample in stems.items():
         folder, slash, file = at[0].rpartition("/")
         key = folder + slash + file.partition(".")[0], at[1]
-        if sample.pictures and not sample.labels and key != at and key in bare:
+        within = key != at and not sample.labels and key in stems and (stems[key].labels or key in bare)
+        if sample.pictures:
+            key, more = (key, f"{file.partition('.')[2]}.") if within else (at, "")
             joined = keys.setdefault(key, Sample(labels=stems[key].labels))
-            joined.pictures |= {f"{file.partition('.')[2]}.{e}": m for e, m in sample.pictures.items()}
-        elif sample.pictures:
-            keys[at] = sample
+            joined.pictures |= {more + ending: member for ending, member in sample.pictures.items()}
     for key in bare:
         if key not in keys:
             for ending in bare[key].labels:

@@ -105,15 +105,17 @@ def examine(path: Path) -> Entry:
 def _errors_of_ffmpeg() -> Iterator[list[str]]:
     """What FFmpeg logs as an error, here and while this is open: it conceals much of what is damaged otherwise."""
     errors: list[str] = []
-    before = av.logging.get_level()
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # what is skipped comes later, when another file is read
     try:
         with av.logging.Capture() as logs:
             yield errors
             told = [message.strip() for level, _, message in logs if level <= av.logging.ERROR]
             errors += [printable(line)[:160] for line in told if line and not line.startswith(HARMLESS)]
     finally:
-        av.logging.set_level(before)
+        av.logging.set_level(before[0])
+        av.logging.set_skip_repeated(before[1])
 
 
 def _entry(index: Index | None, path: Path, reason: str, log: str = "") -> Entry:

@@ -123,9 +123,9 @@ def test_labels_in_files() -> None:
 
 def test_what_is_ignored_is_counted() -> None:
     ignored = Ignored()
-    assert [name for name in ("a.png", ".DS_Store", "__MACOSX", "Thumbs.db", "._x") if not ignored.is_hidden(name)] == [
-        "a.png"
-    ]
+    assert [
+        name for name in ("a.png", ".DS_Store", "__MACOSX", "Thumbs.db", "._x") if not ignored.is_hidden(name)
+    ] == ["a.png"]
     ignored.add("of a kind", "x.HEIC")
     ignored.add("of a kind", "y.heic")
     assert ignored.lines()[1] == "2 of a kind: .heic 2"
