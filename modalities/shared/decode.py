@@ -50,7 +50,9 @@ def decoded(
         warnings.simplefilter("ignore", UserWarning)  # about odd metadata
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is here
         _load_plugins()
-        if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS:  # Pillow's own, for whoever asks for more
+        if (
+            Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS
+        ):  # Pillow's own, for whoever asks for more
             Image.MAX_IMAGE_PIXELS = max_pixels
         if isinstance(source, Path) and (kind := BY_SUFFIX.get(source.suffix.lower())):
             kinds = (*kinds, kind)
