@@ -28,6 +28,7 @@ def evaluate_checkpoint(
     modality: dict[str, Any] | None = None,
     trust: Trust = False,
     *,
+    tell: bool = False,
     scheduler: dict[str, Any] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -43,11 +44,12 @@ def evaluate_checkpoint(
     Under torchrun all processes draw, and the first measures; the others get None.
 
     Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
-    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`). `words` are those of
-    the conditioning (`label=`), which ask for something, and the modality's own, for the shape of what is drawn.
+    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`). With `tell`, what was understood
+    of the data is printed first. `words` are those of the conditioning (`label=`), which ask for something, and the
+    modality's own, for the shape of what is drawn.
 
     Raises:
-        ValueError: for words that the modality does not know, and if it has no metric.
+        ValueError: for words that neither knows, and if the modality has no metric.
     """
     restored = restore(checkpoint, top_k, trusted=trust)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
@@ -63,6 +65,8 @@ def evaluate_checkpoint(
     adapter, metric = restored.modality, Metric.of(restored.modality, "evaluate")
     owners = restored.model.conditioning, adapter
     wanted, of_shape = split_words(words, *owners, options=inspect.signature(evaluate_checkpoint).parameters)
+    if tell and reference is None and (understood := getattr(adapter, "understood", None)):
+        print(understood())
     if reference is None:
         real, train = metric.reference(split), metric.reference("train")
     else:
@@ -141,7 +145,8 @@ def evaluate(config: dict[str, Any]) -> None:
     if config["checkpoint"]:
         if files["generated"] or files["train"]:
             raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")
-        evaluate_checkpoint(modality=files["modality"], reference=files["reference"], **config, **words)
+        sets = {"modality": files["modality"], "reference": files["reference"]}
+        evaluate_checkpoint(**sets, tell=True, **config, **words)
     elif words:
         raise ValueError(
             f"{', '.join(words)} must be left out: only what is drawn has a shape to be asked for"

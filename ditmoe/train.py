@@ -4,6 +4,7 @@ Torch takes seconds to load: it is imported by what works with it, so that a mis
 """
 
 import ctypes
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from ditmoe.config import cli
 from ditmoe.distributed import launch, say
-from ditmoe.outside import check_number
+from ditmoe.outside import TooFewError, check_number, printable
 
 if TYPE_CHECKING:
     import ditmoe.modality
@@ -33,7 +34,9 @@ def train(config: dict[str, Any]) -> None:
     keep_freed_memory()
     modality = make_modality(config, shown)
     config["finish"] = possible(config["finish"], modality)
-    check_finish(config, modality)
+    unmeasured = check_finish(config, modality)
+    if launch.ranks().rank == 0 and (understood := getattr(modality, "understood", None)):
+        print(understood())
     trainer = make_trainer(config, modality, shown)
     with trainer.exclusive_lock():
         if checkpoint.exists(trainer.folder):
@@ -49,7 +52,7 @@ def train(config: dict[str, Any]) -> None:
         sys.exit(130)
     chosen = HydraConfig.get().runtime.choices["modality"]
     writes = isinstance(modality, Files)
-    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes)
+    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
@@ -81,8 +84,8 @@ def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> d
     return kept if Metric not in lacks else kept | {"evaluate": False}
 
 
-def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> None:
-    """Refuse before the training what would fail after it.
+def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> str:
+    """Refuse before the training what would fail after it; says why nothing will be measured, where data are too few.
 
     Raises:
         ValueError: if the samples cannot be drawn, or not be measured.
@@ -92,11 +95,14 @@ def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -
     options = config["finish"]
     check_number("finish.num", options["num"], 0, whole=True)
     if launch.ranks().rank > 0 or not options["evaluate"]:
-        return
+        return ""
     try:
         Metric.of(modality, "evaluate").check_evaluation()
+    except TooFewError as error:
+        return str(error)
     except (ValueError, OSError) as error:
         raise ValueError(f"{error} (or finish.evaluate=false)") from error
+    return ""
 
 
 def keep_freed_memory() -> None:
@@ -177,7 +183,13 @@ def make_trainer(
 
 
 def finish(
-    options: dict[str, Any], folder: Path, modality: str, steps: int, step: int, writes: bool = True
+    options: dict[str, Any],
+    folder: Path,
+    modality: str,
+    steps: int,
+    step: int,
+    writes: bool = True,
+    unmeasured: str = "",
 ) -> None:
     """Sample, measure, and say where everything is and what to type next.
 
@@ -187,6 +199,7 @@ def finish(
         step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
             else lies in the folder.
         writes: the modality writes files.
+        unmeasured: why nothing can be measured, if it cannot.
     """
     from ditmoe import checkpoint
     from ditmoe.evaluate import evaluate_checkpoint
@@ -201,8 +214,14 @@ def finish(
         lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
         following = [f"  {run}view {paths[0].parent}"]
     if options["evaluate"]:
-        evaluate_checkpoint(own, trust=True)
-        lines += [f"  {folder / 'metrics.json'}   the numbers above"]
+        try:
+            if not unmeasured:
+                evaluate_checkpoint(own, trust=True)
+                lines += [f"  {folder / 'metrics.json'}   the numbers above"]
+        except (ValueError, OSError) as error:  # such as files that turned out unreadable: the run is well
+            unmeasured = str(error)
+        if unmeasured:
+            print(f"note: nothing was measured: {printable(unmeasured)}")
     draw = (
         f"sample checkpoint={folder} num=16 label=0 seed=1"
         if writes
@@ -210,9 +229,18 @@ def finish(
     )
     following += [
         f"  {run}{draw}",
-        f"  {run}train modality={modality} name=longer trainer.steps={4 * steps}",
+        f"  {run}train {own_words(modality)} name=longer trainer.steps={4 * steps}",
     ]
     print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
+
+
+def own_words(modality: str) -> str:
+    """The words of this command, for a shell, without the run's name and length."""
+    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    kept = [word for word in words if word.lstrip("+").partition("=")[0] not in ("name", "trainer.steps")]
+    if not any(word.startswith("modality=") for word in kept):
+        kept.insert(0, f"modality={modality}")
+    return " ".join(map(shlex.quote, kept))
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def test_links_multiply_nothing(tmp_path: Path) -> None:
     (root / "b" / "nowhere.png").unlink()
     data = Pictures((8, 8), root=root)
     assert data.classes == ["a", "b"]
-    listed = [p for pictures in data._listing[1].values() for p in pictures]
+    listed = [p for pictures in data._listing.pictures.values() for p in pictures]
     assert len({id(p) for p in listed}) == 24
     assert sum(file.suffix == ".npy" for file in files_below(root)) == 24
     for split in ("train", "val"):
@@ -48,7 +48,7 @@ def test_links_multiply_nothing(tmp_path: Path) -> None:
             root / split / "b"
         )
     data = Pictures((8, 8), root=root)
-    assert {split: len(pictures) for split, pictures in data._listing[1].items()} == {
+    assert {split: len(pictures) for split, pictures in data._listing.pictures.items()} == {
         "train": 12,
         "val": 12,
         "test": 12,

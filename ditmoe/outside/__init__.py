@@ -2,7 +2,7 @@
 
 from ditmoe.outside.arrays import Arrays, map_array
 from ditmoe.outside.machine import check_memory, memory
-from ditmoe.outside.options import check_number, check_numbers, largest_words
+from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
 from ditmoe.outside.paths import (
     Plain,
     file_name,
@@ -20,6 +20,7 @@ from ditmoe.outside.paths import (
 __all__ = [
     "Arrays",
     "Plain",
+    "TooFewError",
     "check_memory",
     "check_number",
     "check_numbers",

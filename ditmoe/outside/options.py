@@ -99,6 +99,10 @@ def check_number(
     raise ValueError(f"{name} must be {', '.join(filter(None, (kind, words)))}, got {value!r}")
 
 
+class TooFewError(ValueError):
+    """There are too few samples to be measured, which keeps nobody from training on them."""
+
+
 class Part(partial):
     """A class with some of its options, whose others come later; then all must fit."""
 

@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,9 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error
 
 
-def files_below(top: Path, hidden: bool = False, special: bool = False) -> Iterator[Path]:
+def files_below(
+    top: Path, hidden: bool = False, special: bool = False, skip: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
     """Plain files below a folder, in order of their paths; links are followed, each real folder once.
 
     A folder that lies in `top` is where it lies, whatever links lead to it.
@@ -198,6 +200,7 @@ def files_below(top: Path, hidden: bool = False, special: bool = False) -> Itera
     Args:
         hidden: also what begins with a dot.
         special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
+        skip: whether a file or folder of this name is passed over; asked once for each, so that it may count them.
     """
     seen: set[tuple[int, int]] = set()
     own: set[tuple[int, int]] | None = None  # real folders in `top`
@@ -205,6 +208,9 @@ def files_below(top: Path, hidden: bool = False, special: bool = False) -> Itera
     def listed(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if hidden or e.name[0] != "."), key=lambda e: e.name)
+
+    def wanted(folder: Path) -> Iterator[os.DirEntry[str]]:
+        return (entry for entry in listed(folder) if not skip(entry.name))
 
     def real(folder: Path) -> Iterator[tuple[int, int]]:
         below = [folder]
@@ -216,7 +222,7 @@ def files_below(top: Path, hidden: bool = False, special: bool = False) -> Itera
         if (identity := _identity(folder)) in seen:
             return iter(())
         seen.add(identity)
-        return iter(listed(folder))
+        return wanted(folder)
 
     open_folders = [entered(Path(top))]  # of any depth, where calls would end at a thousand
     while open_folders:

@@ -24,11 +24,13 @@ from modalities.image.data.catalogue import Picture
 from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
+from modalities.image.metrics.warnings import about_compression
 from modalities.latent import Codec, LatentModality, Packing, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_cache import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.understood import Ignored, check_enough
 
 FITTED_ON = 2048
 """Training pictures that a codec without weights of its own is fitted on."""
@@ -159,12 +161,15 @@ class Image(LatentModality):
         rows = range(step * self.rows, (step + 1) * self.rows)
         return [pictures[n % len(pictures)][0].name for row in rows for n in packing.row(seed, row)]
 
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines."""
+        return str((self.cached or self.data).understood())
+
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
-        if (num := min(len(self.data.split(split)), self.data.limit)) < 2:
-            raise ValueError(f"an evaluation needs at least 2 real pictures, {split} has {num}")
+        check_enough(self.data.count(split), split, "pictures")
         chosen = self._evaluation
         make_extractor(
             chosen.get("features", "pixels"),
@@ -175,7 +180,9 @@ class Image(LatentModality):
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         against = reference.file if isinstance(reference, ReferenceFile) else reference
-        return evaluate_images(generated, against, train, **self._evaluation)
+        return about_compression(
+            evaluate_images(generated, against, train, **self._evaluation), generated, reference
+        )
 
     def read(self, path: Path) -> Samples:
         """A folder of pictures of one size, an npz with arr_0 (uint8), or one with ADM's statistics."""
@@ -202,6 +209,7 @@ class Image(LatentModality):
         data = self.data
         data.root = source
         pictures = data.split("train")
+        print(data.understood())
         setting = {"source": printable(source.resolve()), **self.setting(), "mirror": data.mirror}
         found = latent_cache.Source(
             "picture",
@@ -233,7 +241,9 @@ def read_set(path: Path) -> Samples:
         ValueError: one line, if there is none.
     """
     if path.is_dir():
-        images, names, unreadable = pictures.read_pictures(path)
+        images, names, unreadable = pictures.read_pictures(path, ignored := Ignored())
+        for line in ignored.lines():
+            tell(f"{path}: ignored {line}", sys.stdout)
         if unreadable:
             told = f"{path}: left out {len(unreadable)} unreadable pictures, the first: {unreadable[0]}"
             tell(told, sys.stdout)

@@ -251,6 +251,13 @@ class Latents:
             raise ValueError(f"{printable(self.folder)} is not complete: run the same prepare again")
         self._classes = [printable(name) for name in self.record["classes"]]
 
+    def understood(self) -> str:
+        """What was understood of the folder, in a line."""
+        source = printable(self.record.get("source"))[:200]
+        names = ", ".join(self._classes[:6]) + (", ..." if len(self._classes) > 6 else "")
+        count = f"{len(self)} latents, {len(self._classes)} classes"
+        return f"data     {printable(self.folder)}: {count}: {names}; of {source}"
+
     def without_root(self) -> ValueError:
         """What a person must say before what the latents were made of is read: a record is not his word."""
         source = printable(self.record.get("source"))
@@ -340,9 +347,9 @@ class Latents:
         if labels is not None and (
             labels.dtype != torch.int64
             or labels.ndim != 1
-            or not 0 <= labels.min() <= labels.max() < len(self.classes)
+            or not 0 <= labels.min() <= labels.max() <= len(self.classes)  # which is none
         ):
-            raise RuntimeError(f"labels must be whole numbers below {len(self.classes)}, got others")
+            raise RuntimeError(f"labels must be whole numbers up to {len(self.classes)}, got others")
         return asked
 
     @cached_property

@@ -111,11 +111,15 @@ class PointCloud(Modality, Files, Metric, Preparation):
         finite = points.numel() and points.isfinite().all()
         return formats.narrowed(points.numpy()) if finite else points.float().numpy()
 
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines."""
+        return str(self.data.understood())
+
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
-        check_set(self.data.split(split), self._evaluation)
+        check_set(self.data.count(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         return evaluate_sets(generated, reference, train, **self._evaluation)

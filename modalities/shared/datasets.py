@@ -34,8 +34,12 @@ def split_of(name: str, shares: Sequence[float]) -> str:
     Args:
         shares: of train and val at least; the rest is test.
     """
-    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
-    return SPLITS[int(np.searchsorted(np.cumsum(shares)[:2], place, side="right"))]
+    return SPLITS[int(np.searchsorted(np.cumsum(shares)[:2], place_of(name), side="right"))]
+
+
+def place_of(name: str) -> float:
+    """A number in [0, 1) that a hash makes of a name."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
 def numbers(size: int, step: int, rank: int = 0, world: int = 1) -> range:

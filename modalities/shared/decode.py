@@ -1,24 +1,36 @@
 """Picture files of strangers, decoded only where they are plain files, of known kinds, and not larger than memory."""
 
+import importlib
 import io
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import IO, TypeVar
 
-from PIL import Image, TiffImagePlugin, WebPImagePlugin  # the others Pillow knows by itself
+import numpy as np
+from PIL import Image
 
 from ditmoe.outside import open_regular
 
 T = TypeVar("T")
-KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+KINDS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Pillow knows further ones, of which some start other programs (EPS)."""
+BY_SUFFIX = {".tga": "TGA"}
+"""Kinds that cannot be told by their first bytes: only files that say so are tried."""
+STILLS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".tga",
+)  # fmt: skip
+"""File endings of pictures of these kinds; a .gif or .apng is a picture or a clip."""
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".jp2", ".j2k", ".jpx")
+"""Of those, whose compression may have changed them."""
 MAX_PIXELS = 89_478_485
 """Of a picture, where no one says otherwise: a quarter of a gigabyte as RGB, as much as Pillow takes in silence."""
-_PLUGINS = TiffImagePlugin, WebPImagePlugin
+_PLUGINS = ("Tiff", "WebP", "Mpo", "Avif", "Jpeg2K", "Tga")  # the others Pillow loads by itself
 LARGE = 2**24
 """Pixels from which pictures are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
@@ -41,7 +53,13 @@ def decoded(
     with _stream(source) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about odd metadata
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is here
-        Image.preinit()
+        _load_plugins()
+        if (
+            Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS
+        ):  # Pillow's own, for whoever asks for more
+            Image.MAX_IMAGE_PIXELS = max_pixels
+        if isinstance(source, Path) and (kind := BY_SUFFIX.get(source.suffix.lower())):
+            kinds = (*kinds, kind)
         with Image.open(stream, formats=[kind for kind in kinds if kind in Image.OPEN]) as picture:
             pixels = picture.width * picture.height
             if not 1 <= pixels <= max_pixels:
@@ -68,6 +86,54 @@ def _check_scans(stream: IO[bytes]) -> None:
         at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     if scans > MOST_SCANS:
         raise ValueError(f"a JPEG must have at most {MOST_SCANS} scans, got {scans}")
+
+
+@cache
+def _load_plugins() -> None:
+    Image.preinit()
+    for name in _PLUGINS:
+        with suppress(ImportError):  # which older ones lack
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """A picture or a frame of any mode as 8-bit RGB; what is transparent lies on white.
+
+    Raises:
+        ValueError: for numbers whose range nothing tells: of 32 bits or floating point, unless they are those of 16
+            bits, or of 8.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of more bits, in strips: as doubles it would take eight times its own memory."""
+    whole, rows = np.asarray(image), max(1, 2**20 // image.width)
+    least, most = whole.min(initial=0), whole.max(initial=0)
+    if image.mode == "F":
+        if not (least >= 0 and 1 < most <= 255) and whole.any():
+            raise ValueError(
+                f"values of a floating-point picture must lie between 0 and 255, got {least:g} to {most:g}: which of "
+                "them is white, no one says"
+            )
+        divisor = 1.0
+    elif least < 0 or most > 65535:
+        raise ValueError(f"values of a grey picture must be of 8 or 16 bits, got {least} to {most}")
+    else:
+        divisor = 257.0  # 16 bits, which Pillow may hold in 32
+    out = np.empty(whole.shape, np.uint8)
+    clear = image.info.get("transparency")  # a value of the 16 bits
+    for top in range(0, len(whole), rows):
+        part = whole[top : top + rows]
+        out[top : top + rows] = (part.astype(np.float64) / divisor).round().clip(0, 255)
+        if isinstance(clear, int):
+            out[top : top + rows][part == clear] = 255
+    return Image.fromarray(out)
 
 
 def _stream(source: Path | io.BytesIO) -> AbstractContextManager[IO[bytes]]:

@@ -18,6 +18,7 @@ from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.understood import check_enough
 from modalities.video.codec import Autoencoder, CausalPatches, training
 from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
 from modalities.video.data.check import check as check_videos
@@ -43,6 +44,8 @@ class Video(LatentModality, CodecTraining):
         frames: T of a training clip.
         size: (H, W) in pixels.
         stride: between the frames of a video that a clip takes.
+        resample: "nearest" takes the frames that are shown nearest to moments at `rate`, in place of `stride`, so that
+            all clips have one tempo.
         rate: frames per second of a clip, as it is shown and as positions count time.
         images: share of the training batches that are clips of one frame.
         pictures: makes the data set of pictures (`modalities.image.Pictures`) that these are, for a size; where
@@ -86,6 +89,7 @@ class Video(LatentModality, CodecTraining):
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
+        resample: str | None = None,
     ) -> None:
         if min(frames, stride) < 1:
             raise ValueError(
@@ -100,7 +104,7 @@ class Video(LatentModality, CodecTraining):
             )
         super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts)
         self.frames, self.stride, self.rate = frames, stride, rate
-        self.images, self.merge = images, merge
+        self.images, self.merge, self.resample = images, merge, resample
         self._make_data, self._make_pictures = data, pictures
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}
@@ -126,6 +130,8 @@ class Video(LatentModality, CodecTraining):
     def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
         """The clips of a folder, that of the configuration by default."""
         options |= {} if root is None else {"root": root}
+        if self.resample is not None:
+            options |= {"resample": self.resample, "rate": self.rate}
         return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
 
     @cached_property
@@ -141,7 +147,8 @@ class Video(LatentModality, CodecTraining):
         return self._make_pictures(size=self.size)
 
     def setting(self) -> dict[str, Any]:
-        return {"frames": self.frames, "size": list(self.size), "stride": self.stride}
+        tempo = {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
+        return {"frames": self.frames, "size": list(self.size), "stride": self.stride, **tempo}
 
     def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
         starts = record.get("starts", 1)
@@ -228,14 +235,21 @@ class Video(LatentModality, CodecTraining):
         """Class of a picture -> class of the model."""
         names = list(self.classes)
         own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
-        return np.array(own, np.int64)
+        return np.array([*own, len(names)], np.int64)  # the last for a picture without a class
+
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines."""
+        found = [str((self.cached or self.data).understood())]
+        if self.pictures is not None:
+            found.append(str(self.pictures.understood()))
+        return "\n".join(found)
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
-        if isinstance(self.data, Clips) and (num := len(self.data.split(split))) < 2:
-            raise ValueError(f"an evaluation needs at least 2 real clips, {split} has {num}")
+        if isinstance(self.data, Clips):
+            check_enough(self.data.count(split), split, "clips")
         choose(**self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
@@ -288,6 +302,7 @@ class Video(LatentModality, CodecTraining):
             raise ValueError(f"modality.preparation.starts must be at least 1, got {starts}")
         data = self.data = self.clips_of(source)
         videos = data.split("train")
+        print(data.understood())
         setting = {
             "source": printable(source.resolve()),
             **self.setting(),
@@ -314,6 +329,7 @@ class Video(LatentModality, CodecTraining):
         roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
         setting = {**{name: root and str(Path(root).resolve()) for name, root in roots.items()}, "images": self.images,
                    "frames": self.frames, "size": list(self.size), "stride": self.stride, "seed": seed}  # fmt: skip
+        setting |= {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
         try:
             held_out = self.data.reference("test", HELD_OUT)
         except ValueError:  # a small folder may have videos for val alone

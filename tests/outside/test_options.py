@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,6 @@ def few_clouds(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("kind", "more", "line"),
     [
-        ("pointcloud", few_clouds, "test"),
-        ("image", few_pictures, "an evaluation needs at least 2 real pictures, test has 1"),
         ("pointcloud", "modality.evaluation.emd=exact", "emd must be one of"),
         ("pointcloud", "modality.evaluation.normalisation=box", "normalisation must be one of"),
         ("image", "modality.evaluation.features=inception", "FID needs the weights"),
@@ -162,12 +160,27 @@ def few_clouds(folder: Path) -> str:
 def test_what_cannot_be_measured_is_said_before_training(
     tmp_path: Path, kind: str, more: Any, line: str
 ) -> None:
-    word = more(tmp_path / "data") if callable(more) else more
     with pytest.raises(ValueError, match=re.escape(line)) as caught:
-        start(tmp_path, kind, word)
+        start(tmp_path, kind, more)
     assert "finish.evaluate=false" in str(caught.value)
     if kind != "video":
-        start(tmp_path, kind, word, "finish.evaluate=false")
+        start(tmp_path, kind, more, "finish.evaluate=false")
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "line"),
+    [
+        ("pointcloud", few_clouds, "an evaluation needs at least 2 real clouds, test has 0"),
+        ("image", few_pictures, "an evaluation needs at least 2 real pictures, test has 1"),
+    ],
+)
+def test_data_too_few_to_measure_are_trained_on(
+    tmp_path: Path, kind: str, make: Callable[[Path], str], line: str
+) -> None:
+    config = words(kind, make(tmp_path / "data"))
+    modality = build.make_modality(config)
+    assert train.check_finish(config, modality) == line
+    assert "too small to measure" in modality.understood()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,12 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ditmoe.modality import Samples
-from ditmoe.outside import open_regular, printable
-from modalities.image.data.catalogue import Member, Picture, list_pictures
+from ditmoe.outside import printable
+from modalities.image.data.catalogue import Listing, Picture, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
+from modalities.image.data.shards import Member, member_bytes
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
+from modalities.shared.understood import Understood
 
 _SAMPLE = 2  # address of a random stream
 
@@ -30,7 +32,8 @@ class Pictures:
     of its class.
 
     Args:
-        root: a folder of class folders or of .tar shards; None is the built-in digits.
+        root: a folder of class folders, of pictures with a dataset.json or metadata.jsonl, of .tar shards or zips, or
+            one such file; None is the built-in digits.
         size: (H, W) that pictures are brought to.
         mirror: left becomes right in half of the training samples.
         limit: pictures that stand for a split when sets are measured.
@@ -56,7 +59,16 @@ class Pictures:
     @property
     def classes(self) -> list[str]:
         """Class names; a label is an index into them."""
-        return self._listing[0]
+        return self._listing.classes
+
+    def understood(self) -> Understood:
+        """What was understood of the folder."""
+        return self._listing.understood(self.root)
+
+    def count(self, split: str) -> int:
+        """Pictures that stand for a split when it is measured."""
+        check_split(split)
+        return min(len(self._listing.pictures[split]), self.limit)
 
     def split(self, name: str) -> list[Picture]:
         """The pictures of a split.
@@ -65,7 +77,7 @@ class Pictures:
             ValueError: if it is none of train, val and test, or empty.
         """
         check_split(name)
-        if not (pictures := self._listing[1][name]):
+        if not (pictures := self._listing.pictures[name]):
             raise ValueError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
         return pictures
 
@@ -177,7 +189,7 @@ class Pictures:
         )
 
     @cached_property
-    def _listing(self) -> tuple[list[str], dict[str, list[Picture]]]:
+    def _listing(self) -> Listing:
         return list_pictures(self.root, self.size)
 
     @cached_property
@@ -187,16 +199,7 @@ class Pictures:
 
 
 def _stream(source: Path | Member) -> Path | io.BytesIO:
-    if isinstance(source, Path):
-        return source
-    with open_regular(source.tar) as stream:
-        there = os.fstat(stream.fileno()).st_size - source.start
-        if not 0 <= source.size <= there:
-            raise ValueError(
-                f"a picture in {printable(source.tar)} must lie there as it is, got a sparse or cut one"
-            )
-        stream.seek(source.start)
-        return io.BytesIO(stream.read(source.size))
+    return source if isinstance(source, Path) else io.BytesIO(member_bytes(source))
 
 
 def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

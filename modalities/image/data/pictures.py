@@ -10,9 +10,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ditmoe.outside import files_below, is_regular, may_hold, printable
-from modalities.shared.decode import MAX_PIXELS, decoded
+from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, rgb
+from modalities.shared.understood import KIND, Ignored
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (*STILLS, ".gif", ".apng")
 Size = tuple[int, int]
 T = TypeVar("T")
 
@@ -29,8 +30,8 @@ def open_picture(
 ) -> T:
     """Decode a picture to 8-bit RGB, upright by its EXIF data.
 
-    Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white; of an animation
-    the first frame is taken.
+    Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white (`decode.rgb`); of
+    an animation the first frame is taken.
 
     Args:
         source: a file, or its bytes.
@@ -42,7 +43,7 @@ def open_picture(
         ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
     """
     try:
-        return decoded(source, lambda picture: make(_rgb(ImageOps.exif_transpose(picture))), max_pixels)
+        return decoded(source, lambda picture: make(rgb(ImageOps.exif_transpose(picture))), max_pixels)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{printable(name or source)} is no readable picture: its kind is not known"
@@ -52,29 +53,6 @@ def open_picture(
         raise ValueError(
             f"{printable(name or source)} is no readable picture: {printable(reason[:160])}"
         ) from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _eight_bits(image)
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of more bits, in strips: as doubles it would take eight times its own memory."""
-    whole, rows = np.asarray(image), max(1, 2**20 // image.width)
-    most, least = whole.max(initial=0), whole.min(initial=0)
-    if image.mode == "F" and not (least >= 0 and most <= 255):
-        raise ValueError("values of a floating-point picture must lie between 0 and 255")
-    # 16 bits, which Pillow may hold in 32
-    divisor = 1.0 if image.mode == "F" else 257.0 if most <= 65535 else float(most) / 255
-    out = np.empty(whole.shape, np.uint8)
-    for top in range(0, len(whole), rows):
-        out[top : top + rows] = (whole[top : top + rows].astype(np.float64) / divisor).round().clip(0, 255)
-    return Image.fromarray(out)
 
 
 def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
@@ -118,15 +96,22 @@ def _upright_size(picture: Image.Image) -> Size:
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
-def read_pictures(folder: Path) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
+def read_pictures(
+    folder: Path, ignored: Ignored | None = None
+) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
     """All pictures below a folder, which must be of one size, in the order of their paths; their names, and what
-    was unreadable.
+    was unreadable. Other files are counted in `ignored`.
 
     Raises:
         ValueError: if there are none, or their sizes differ.
     """
-    below = files_below(folder, special=True)
-    files = [f for f in below if f.suffix.lower() in SUFFIXES and f.name != "samples.png"]
+    ignored = Ignored() if ignored is None else ignored
+    files = []
+    for file in files_below(folder, hidden=True, special=True, skip=ignored.is_hidden):
+        if file.suffix.lower() not in SUFFIXES:
+            ignored.add(KIND, file.name)
+        elif file.name != "samples.png":
+            files.append(file)
     images: list[np.ndarray] = []
     names: list[str] = []
     unreadable: list[str] = []

@@ -10,6 +10,8 @@ import numpy as np
 
 from ditmoe.outside import printable
 from modalities.shared.datasets import SPLITS
+from modalities.shared.layout import split_word
+from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
 
 BUILT_IN = Path(__file__).parents[1] / "assets" / "furniture.npz"
 
@@ -44,16 +46,22 @@ class Shape:
 
 
 def list_shapes(
-    root: Path | None, wanted: Sequence[str | int] | None
+    root: Path | None, wanted: Sequence[str | int] | None, ignored: Ignored | None = None
 ) -> tuple[list[str], dict[str, list[Shape]]]:
     """List a data set: class names, and for each split its shapes by class and name.
 
-    `root` is a folder laid out as `<class>/{train,val,test}/*.npy` or None for the built-in set; `wanted` has
-    names or synset ids, None for all. ValueError where the layout or a class is not there.
+    `root` is a folder laid out as `<class>/{train,val,test}/*.npy` (splits in any usual spelling) or None for the
+    built-in set; `wanted` has names or synset ids, None for all. What is left out is counted in `ignored`. ValueError
+    where the layout or a class is not there.
     """
-    known: dict[str, Path] | dict[str, Splits] = _built_in() if root is None else _class_folders(root)
+    ignored = Ignored() if ignored is None else ignored
+    known: dict[str, Path] | dict[str, Splits] = (
+        _built_in() if root is None else _class_folders(root, ignored)
+    )
     classes = _choose(wanted, sorted(known), printable(root or "the built-in set"))
-    entries = [_files(entry) if isinstance(entry, Path) else entry for entry in (known[c] for c in classes)]
+    entries = [
+        _files(entry, ignored) if isinstance(entry, Path) else entry for entry in (known[c] for c in classes)
+    ]
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     for label, (name, splits) in enumerate(zip(classes, entries, strict=True)):
         for split in SPLITS:
@@ -86,28 +94,45 @@ def _built_in() -> dict[str, Splits]:
     return tree
 
 
-def _class_folders(root: Path) -> dict[str, Path]:
+def _class_folders(root: Path, ignored: Ignored) -> dict[str, Path]:
     """Class name -> folder, for the folders that have a split."""
     layout = f"{printable(root)} must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
     if not root.is_dir():
         raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
     folders: dict[str, Path] = {}
     for folder in sorted(root.iterdir()):
-        if any((folder / split).is_dir() for split in SPLITS):
+        if ignored.is_hidden(folder.name) or folder.name == "prepare.json":
+            continue
+        if not folder.is_dir():
+            ignored.add(BESIDE, folder.name)
+        elif any(split_word(inner.name) and inner.is_dir() for inner in folder.iterdir()):
             name = printable(class_name(folder.name))
             if name in folders:
                 both = printable(f"{folders[name].name} and {folder.name}")
                 raise ValueError(f"{printable(root)} must have one folder for the class {name}, got {both}")
             folders[name] = folder
+        else:
+            ignored.add("folders without splits", folder.name, by_name=True)
     if not folders:
         raise ValueError(f"{layout}, got no such folder in it (`ditmoe.prepare` writes them)")
     return folders
 
 
-def _files(folder: Path) -> Splits:
+def _files(folder: Path, ignored: Ignored) -> Splits:
     """Split -> (name, file) of one class, by name whatever the order of the file system."""
-    files = {split: sorted((folder / split).glob("[!.]*.npy")) for split in SPLITS}
-    return {split: [(path.stem, path) for path in paths] for split, paths in files.items()}
+    files: Splits = {split: [] for split in SPLITS}
+    for inner in sorted(folder.iterdir()):
+        if ignored.is_hidden(inner.name):
+            continue
+        if not (split := split_word(inner.name)) or not inner.is_dir():
+            ignored.add(OUTSIDE, inner.name, by_name=inner.is_dir())
+            continue
+        for file in sorted(inner.iterdir()):
+            if file.suffix == ".npy" and not file.name.startswith("."):
+                files[split].append((file.stem, file))
+            elif not ignored.is_hidden(file.name):
+                ignored.add(KIND, file.name)
+    return files
 
 
 def _choose(wanted: Sequence[str | int] | None, known: list[str], place: str) -> list[str]:

@@ -17,6 +17,7 @@ from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.formats import narrowed, read_points
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
+from modalities.shared.understood import Ignored, Understood
 
 FAR = 10
 """A cloud that lies so many of its extents from the origin is mirrored and stretched about its set's mean."""
@@ -68,6 +69,7 @@ class Clouds:
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
         self.up, self.few = up, few
+        self._ignored = Ignored()
         self.unreadable: LeftOut[Path] = LeftOut("skipped unreadable file")
         """Files found unreadable so far, and why."""
         self.noted: LeftOut[Path] = LeftOut("read in part")
@@ -90,6 +92,18 @@ class Clouds:
     def scale(self) -> float:
         """Standard deviation of all training points around `mean`, one number for the three axes."""
         return self._moments[1]
+
+    def understood(self) -> Understood:
+        """What was understood of the folder."""
+        classes, shapes = self._listing
+        labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
+        origin = "as they are published" if self.root is None else "from the folders of each class"
+        return Understood(self._place, "cloud", classes, labels, origin, self._ignored)
+
+    def count(self, split: str) -> int:
+        """Shapes of a split."""
+        check_split(split)
+        return len(self._listing[1][split])
 
     def split(self, name: str) -> Sequence[Shape]:
         """The shapes of a split, by class and name."""
@@ -195,7 +209,7 @@ class Clouds:
 
     @cached_property
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
-        classes, shapes = list_shapes(self.root, self.wanted)
+        classes, shapes = list_shapes(self.root, self.wanted, self._ignored)
         shapes = {split: self._with_enough(split, listed) for split, listed in shapes.items()}
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:

@@ -26,8 +26,10 @@ from modalities.pointcloud.data.formats import (
     write_npy,
 )
 from modalities.pointcloud.data.text import is_columns
-from modalities.shared.datasets import SPLITS, split_of
+from modalities.shared.datasets import SPLITS
 from modalities.shared.isolation import num_cores, run_isolated
+from modalities.shared.layout import arrange, draw, drawn_by_name, sources
+from modalities.shared.understood import KIND, OUTSIDE, Ignored
 
 LARGEST_RECORD = 2**28
 FEW = 2048
@@ -74,10 +76,11 @@ def prepare(
 
     Folders of the first level are classes; files at the top are of the class "shape". Each shape becomes
     (N, 3) float32 points, centred on their bounding box, whose diagonal is 1; N is `num_points`, or less
-    where a cloud has less. `split` gives the parts of train, val and test, taken by a hash of the relative
-    path. The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as many shapes; clouds of less
-    than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run goes on; files
-    with the same content count once.
+    where a cloud has less. Folders named train, val or test, at the top or in each class as in ModelNet, are the
+    splits (`layout.arrange`); otherwise `split` gives the parts of each, taken by a hash of the relative
+    path (`layout.draw`). The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as many shapes;
+    clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run
+    goes on; files with the same content count once.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
@@ -90,16 +93,20 @@ def prepare(
         )
     check_up(up)
     source, out = source.resolve(), out.resolve()
-    files = _find(source, out)
+    ignored = Ignored()
+    files = _find(source, out, ignored)
     setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
     setting |= {"up": up, "min_points": min_points}
     _claim(out, setting)
     unique, duplicates = _unique(files)
+    places, origin = _places(unique, source, split, seed, ignored)
     jobs = [
-        replace(_job(path, source, out, num_points, split, seed, item), up=up, min_points=min_points)
-        for path in unique
+        replace(_job(path, source, out, num_points, place, seed, item), up=up, min_points=min_points)
+        for path, place in places.items()
         for item in _items(path)
     ]
+    for job in jobs:
+        _clear_elsewhere(job)
     kept = {job.name: job for job in jobs if job.target.exists()}
     unreadable, notes = _sample_all(
         [job for job in jobs if job.name not in kept], len(kept), workers, timeout
@@ -117,6 +124,8 @@ def prepare(
         "duplicates": {
             _key(_name(path, source)): _key(_name(first, source)) for path, first in duplicates.items()
         },
+        "splits": origin,
+        "ignored": ignored.lines(),
         "seconds": round(time.monotonic() - began, 1),
     }
     _write_json(out / "prepare.json", report)
@@ -127,16 +136,24 @@ def prepare(
     return report
 
 
-def _find(source: Path, out: Path) -> list[Path]:
+def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
     """The files to read, sorted by relative path."""
     if not source.is_dir():
         state = "is a file" if source.exists() else "is not there"
         raise ValueError(f"source must be a folder, got {source}, which {state}")
     if out.is_relative_to(source):
         raise ValueError(f"out must not lie in source, got {out} in {source}")
-    files = [p for p in files_below(source, special=True) if _may_be_shape(p)]
+    files = []
+    for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
+        if _may_be_shape(path):
+            files.append(path)
+        else:
+            ignored.add(KIND, path.name)
     if not files:
-        raise ValueError(f"source must hold shapes ({' '.join(SET_SUFFIXES)}), got none in {source}")
+        raise ValueError(
+            f"source must hold shapes ({' '.join(SET_SUFFIXES)}), got none in {source}"
+            + "".join(f"; {line}" for line in ignored.lines())
+        )
     return sorted(files, key=lambda p: _name(p, source))
 
 
@@ -212,28 +229,54 @@ def _size(path: Path) -> int:
     return path.stat().st_size if is_regular(path) else -1
 
 
+def _places(
+    files: list[Path], source: Path, shares: Sequence[float], seed: int, ignored: Ignored
+) -> tuple[dict[Path, tuple[str, str]], str]:
+    """Class and split of each file that is data, and from what the splits come."""
+    names = [_name(path, source) for path in files]
+    layout = arrange([tuple(name.split("/")) for name in names])
+    kept: list[tuple[Path, str, str | None]] = []
+    for path, place in zip(files, layout.places, strict=True):
+        if place is None:
+            ignored.add(OUTSIDE, path.name)
+        else:
+            kept.append((path, place.category or "shape", place.split))
+    origin = layout.origin
+    splits = [split or "" for *_, split in kept]
+    if not origin:
+        own = sources([tuple(_name(path, source).split("/")) for path, *_ in kept])
+        keys = [f"{seed}:{key}" for key in own]
+        splits, moved = draw(keys, shares, [category for _, category, _ in kept])
+        origin = drawn_by_name(moved, sum(n for n in Counter(keys).values() if n > 1), shares)
+    return {path: (category, split) for (path, category, _), split in zip(kept, splits, strict=True)}, origin
+
+
 def _job(
     path: Path,
     source: Path,
     out: Path,
     num_points: int,
-    split: Sequence[float],
+    place: tuple[str, str],
     seed: int,
     item: int | None = None,
 ) -> Job:
-    """Class, split, seed and target all follow from the relative path, so that they outlast other files."""
-    name = _name(path, source)
-    whole = name
+    """Seed and target follow from the relative path, so that they outlast other files."""
+    (category, part), name = place, _name(path, source)
+    *folders, _ = name.split("/")
     name += "" if item is None else f"/{item:04d}"
     digest = hashlib.sha256(os.fsencode(f"{seed}:{name}")).digest()
-    part, own_seed = split_of(f"{seed}:{name}", split), int.from_bytes(digest[8:16], "big")
-    *folders, _ = whole.split("/")
-    category = folders[0] if folders else "shape"
+    own_seed = int.from_bytes(digest[8:16], "big")
     own = [folder for folder in folders[1:] if folder.lower() not in ("models", *SPLITS)]
     stem = own[-1] if own and GENERAL.fullmatch(path.stem) else path.stem
     stem = re.sub(r"[^\w.-]+", "_", stem)[:80] + ("" if item is None else f"-{item:04d}")
     target = out / category / part / f"{stem}-{digest[:4].hex()}.npy"
     return Job(path, target, _key(name), _key(category), part, num_points, own_seed, item)
+
+
+def _clear_elsewhere(job: Job) -> None:
+    """A shape is in one split: what an earlier run wrote into another one, when the set was smaller, goes."""
+    for split in set(SPLITS) - {job.split}:
+        (job.target.parents[1] / split / job.target.name).unlink(missing_ok=True)
 
 
 def _sample_all(
@@ -285,6 +328,7 @@ def _summary(report: dict[str, Any], out: Path) -> str:
         lines.append(f"{category:{width}} {' '.join(f'{row[split]:6}' for split in SPLITS)}")
     lines += [f"note: {name}: {text}" for name, text in list(report["notes"].items())[:5]]
     lines += [f"{len(report['notes'])} files with notes"] * (len(report["notes"]) > 5)
+    lines += [f"splits: {report['splits']}", *(f"ignored: {line}" for line in report["ignored"])]
     lines += [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
     lines.append(
         f"{report['written']} shapes written to {out} in {report['seconds']} s, {report['kept']} kept, "

@@ -1,7 +1,7 @@
 """How good a set of generated clouds is: quality, variety, how real its surfaces are, whether it was memorised."""
 
 import inspect
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from os import PathLike
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ditmoe.modality import Report
+from ditmoe.outside import TooFewError
 from modalities.pointcloud.metrics import confidence, memorisation
 from modalities.pointcloud.metrics.distance import Metric, is_approximate
 from modalities.pointcloud.metrics.distance_matrices import (
@@ -129,15 +130,15 @@ def evaluate_sets(
     return replace(report, notes=warnings(report, drawn, M, options))
 
 
-def check_set(clouds: Sized, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if `evaluate_sets` could not measure against so many clouds, or not with these options."""
+def check_set(num: int, options: Mapping[str, Any]) -> None:
+    """Raises ValueError if `evaluate_sets` could not measure with these options, TooFewError if not so few clouds."""
     defaults = inspect.signature(evaluate_sets).parameters
     chosen = Options(**{f.name: options.get(f.name, defaults[f.name].default) for f in fields(Options)})
     if (workers := options.get("workers")) is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     least = chosen.batch if chosen.protocol == "per_batch" else 2
-    if len(clouds) < least:
-        raise ValueError(f"an evaluation needs at least {least} real clouds, the data has {len(clouds)}")
+    if num < least:
+        raise TooFewError(f"an evaluation needs at least {least} real clouds, test has {num}")
 
 
 def _searched(drawn: Drawn, options: Options) -> list[Metric]:

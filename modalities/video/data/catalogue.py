@@ -1,21 +1,29 @@
 """What videos there are below a folder: their names, classes and splits."""
 
-import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ditmoe.outside import files_below, printable
-from modalities.shared.datasets import SPLITS, split_of
+from modalities.shared.datasets import SPLITS
+from modalities.shared.labels import FILES, read_labels
+from modalities.shared.layout import arrange, draw, drawn_by_name, sources
+from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
 from modalities.video.io.frame_folders import PICTURES
 
 SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
-    ".gif", ".npy",
+    ".mp4", ".m4v", ".mov", ".qt", ".avi", ".divx", ".mkv", ".webm", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts",
+    ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2", ".mxf", ".dv", ".nut", ".ivf", ".y4m",
+    ".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".gif", ".apng", ".npy",
 )  # fmt: skip
 """File endings of videos in a folder; a folder with pictures in it is a video too."""
 ALONE = "video"
 """The class of videos that lie in no class folder."""
+DENSE = 4
+"""Clips that are cut from one video, see `layout.sources`: short ones are many."""
+LEAST_FRAMES = 2
+"""Pictures of a folder that are a clip."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +36,35 @@ class Clip:
     split: str
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The videos of a data set: class names, the videos by name, and what was understood and ignored."""
+
+    classes: list[str]
+    clips: list[Clip]
+    origin: str
+    ignored: Ignored = field(default_factory=Ignored)
+    notes: list[str] = field(default_factory=list)
+
+    def understood(self, root: Path) -> Understood:
+        """In words."""
+        labels = {name: label for label, name in enumerate(self.classes)}
+        each = {s: [labels[clip.category] for clip in self.clips if clip.split == s] for s in SPLITS}
+        return Understood(root, "video", self.classes, each, self.origin, self.ignored, self.notes)
+
+
 def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Clip]:
+    """The videos below a folder, by name; see `list_all`."""
+    return list_all(root, parts).clips
+
+
+def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> Listing:
     """List the videos below a folder, sorted by name.
 
-    Where the folder has train, val or test in it, these are the splits and the rest is left out; otherwise
-    `parts` gives the share of each, taken by a hash of the relative path, so that other files do not change
-    it. (Clips that were cut from one video, `v_Name_g01_c02` in UCF-101, stay on one side.) Below that,
-    folders of the first level are classes.
+    Where folders are named train, val or test (`layout.arrange`), these are the splits and the rest is left out;
+    otherwise `parts` gives the share of each, taken by a hash of the relative path, so that other files do not change
+    it. Clips that were cut from one video (`layout.sources`), as `v_Name_g01_c02` in UCF-101, stay on one side. Below
+    that, folders of the first level are classes, unless a metadata.jsonl gives them.
 
     Raises:
         ValueError: if there is no such folder, no video in it, or `parts` are no shares.
@@ -43,47 +73,64 @@ def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Cl
         raise ValueError(f"parts must be three shares that sum to 1, got {list(parts)}")
     if not root.is_dir():
         raise ValueError(f"root must be a folder of videos, got {printable(root)}, which is {_what(root)}")
-    paths = find_videos(root)
+    ignored, notes = Ignored(), list[str]()
+    paths = find_videos(root, ignored)
     if not paths:
         raise ValueError(
             f"root must hold videos ({' '.join(SUFFIXES)}) or folders of frames, got none in {printable(root)}"
+            + "".join(f"; {line}" for line in ignored.lines())
         )
-    split = any(_parts(path, root)[0] in SPLITS and len(_parts(path, root)) > 1 for path in paths)
-    clips = [_clip(path, root, split, parts) for path in paths]
-    return [clip for clip in clips if clip.split]
+    below = [path.relative_to(root).parts for path in paths]
+    layout, listed = arrange(below), read_labels(root)
+    categories = {place.category for place in layout.places if place} - {None}
+    kept: list[tuple[Path, str, str | None, str]] = []
+    for path, own, place in zip(paths, below, layout.places, strict=True):
+        label = None if listed is None else listed.get("/".join(own))
+        if place is None:
+            ignored.add(OUTSIDE, path.name)
+        elif listed is not None and label is None:
+            ignored.add("without a class in the list", path.name)
+        elif listed is None and categories and place.category is None:
+            ignored.add(BESIDE, path.name)
+        else:
+            category = label or (ALONE if place.category is None else printable(place.category))
+            kept.append((path, category, place.split, "/".join(own)))
+    splits, origin = [split or "" for _, _, split, _ in kept], layout.origin
+    if not origin:
+        keys = sources([tuple(name.split("/")) for *_, name in kept], DENSE)
+        splits, moved = draw(keys, parts, [category for _, category, *_ in kept])
+        pieces = sum(count for count in Counter(keys).values() if count > 1)
+        origin = drawn_by_name(moved, pieces, parts)
+    clips = [
+        Clip(printable(name), path, category, split)
+        for (path, category, _, name), split in zip(kept, splits, strict=True)
+    ]
+    return Listing(sorted({clip.category for clip in clips}), clips, origin, ignored, notes)
 
 
-def find_videos(root: Path) -> list[Path]:
+def find_videos(root: Path, ignored: Ignored | None = None) -> list[Path]:
     """Video files, and folders with pictures in them, below a folder and by name, without hidden ones.
 
-    Links are followed, each folder is entered once.
+    Links are followed, each folder is entered once. What is left out is counted in `ignored`.
     """
+    ignored = Ignored() if ignored is None else ignored
     folders: dict[Path, list[Path]] = {}
-    for file in files_below(root, special=True):
+    for file in files_below(root, hidden=True, special=True, skip=ignored.is_hidden):
         folders.setdefault(file.parent, []).append(file)
     found: list[Path] = []
     for folder, files in folders.items():
         videos = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-        pictures = any(file.name.lower().endswith(PICTURES) for file in files)
-        if pictures and not videos and folder != root:  # pictures beside videos are their thumbnails
-            videos = [folder]
-        found += videos
+        pictures = [file for file in files if file.name.lower().endswith(PICTURES)]
+        beside = videos or (folder == root) or (len(pictures) < LEAST_FRAMES and folder.parent in folders)
+        for file in files:
+            if file.name.lower().endswith(SUFFIXES) or file.name in FILES:
+                continue
+            if not file.name.lower().endswith(PICTURES):
+                ignored.add(KIND, file.name)
+            elif beside:  # their thumbnails
+                ignored.add("pictures beside videos", file.name)
+        found += videos or ([folder] if pictures and not beside else [])
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def _clip(path: Path, root: Path, split: bool, parts: Sequence[float]) -> Clip:
-    names = _parts(path, root)
-    if split:
-        side, names = names[0] if names[0] in SPLITS else "", names[1:]
-    else:
-        whole = re.sub(r"_c\d+(?=(\.\w+)?$)", "", "/".join(names))  # the video that a clip was cut from
-        side = split_of(whole, parts)
-    category = printable(names[0]) if len(names) > 1 else ALONE
-    return Clip(printable(path.relative_to(root).as_posix()), path, category, side)
-
-
-def _parts(path: Path, root: Path) -> tuple[str, ...]:
-    return path.relative_to(root).parts
 
 
 def _what(root: Path) -> str:

@@ -4,16 +4,19 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import av
+import av.logging
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import open_regular, printable, read_regular, tell
 from modalities.shared.isolation import num_cores, run_isolated
+from modalities.shared.understood import Ignored
 from modalities.video.data.catalogue import find_videos
 from modalities.video.io.container import Unreadable
 from modalities.video.io.frame_folders import ARRAYS, list_pictures
@@ -28,6 +31,9 @@ MEMORY = 8 * 2**30
 LARGEST_MANIFEST = 2**31
 _EVERY = 10.0  # seconds between two states of the manifest on disk
 
+HARMLESS = ("co located POCs unavailable", "mmco: unref short failure")
+"""What FFmpeg calls errors in whole files."""
+
 Entry = dict[str, Any]
 Job = tuple[str, Path]
 
@@ -35,10 +41,11 @@ Job = tuple[str, Path]
 def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]:
     """Decode the videos below `source` and write `out/manifest.jsonl`, one line for each, by path.
 
-    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256 and
-    reason, which is "" for a video that is whole. Files whose size and time are those of an earlier manifest
-    are not decoded again, so that an interrupted run goes on. Decoders run in processes of their own: a video that
-    hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout" or "crash".
+    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256, FFmpeg's first
+    error (log) and reason, which is "" for a video that is whole: no error, no frame concealed. Files whose size and
+    time are those of an earlier manifest are not decoded again, so that an interrupted run goes on. Decoders run in
+    processes of their own: a video that hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout"
+    or "crash".
 
     Args:
         source: folder of videos and of folders of frames.
@@ -56,7 +63,8 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
         raise ValueError(
             f"source must be a folder, got {source}, which is {'a file' if source.exists() else 'not there'}"
         )
-    paths = find_videos(source)
+    ignored = Ignored()
+    paths = find_videos(source, ignored)
     if not paths:
         raise ValueError(f"source must hold videos or folders of frames, got none in {source}")
     before = _earlier(out / MANIFEST)
@@ -71,6 +79,7 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
         "kept": kept,
         "frames": sum(entry["frames"] for entry in done.values()),
         "reasons": dict(Counter(entry["reason"] for entry in done.values() if entry["reason"]).most_common()),
+        "ignored": ignored.lines(),
         "seconds": round(time.monotonic() - began, 1),
     }
     print(_summary(report, done, out / MANIFEST))
@@ -80,16 +89,36 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
 def examine(path: Path) -> Entry:
     """Decode one video from end to end: what can be told of it, and why it is not whole, if it is not."""
     reason, index = "", None
+    with _errors_of_ffmpeg() as errors:
+        try:
+            index = _decoded(path)
+        except Unreadable as fault:
+            reason = fault.reason
+            with suppress(Unreadable):
+                index = salvaged_index(path, fault)
+    if errors and not reason:  # every frame came, some of them made up
+        reason = "damaged"
+    return _entry(index, path, reason, errors[0] if errors else "")
+
+
+@contextmanager
+def _errors_of_ffmpeg() -> Iterator[list[str]]:
+    """What FFmpeg logs as an error, here and while this is open: it conceals much of what is damaged otherwise."""
+    errors: list[str] = []
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # what is skipped comes later, when another file is read
     try:
-        index = _decoded(path)
-    except Unreadable as fault:
-        reason = fault.reason
-        with suppress(Unreadable):
-            index = salvaged_index(path, fault)
-    return _entry(index, path, reason)
+        with av.logging.Capture() as logs:
+            yield errors
+            told = [message.strip() for level, _, message in logs if level <= av.logging.ERROR]
+            errors += [printable(line)[:160] for line in told if line and not line.startswith(HARMLESS)]
+    finally:
+        av.logging.set_level(before[0])
+        av.logging.set_skip_repeated(before[1])
 
 
-def _entry(index: Index | None, path: Path, reason: str) -> Entry:
+def _entry(index: Index | None, path: Path, reason: str, log: str = "") -> Entry:
     return {
         "frames": len(index) if index else 0,
         "rate": index.rate if index else None,
@@ -98,6 +127,7 @@ def _entry(index: Index | None, path: Path, reason: str) -> Entry:
         "codec": index.codec if index else "",
         "sha256": _digest(path),
         "reason": reason,
+        "log": log,
     }
 
 
@@ -198,7 +228,8 @@ def _write(manifest: Path, entries: dict[str, Entry]) -> None:
 
 
 def _summary(report: dict[str, Any], entries: dict[str, Entry], manifest: Path) -> str:
-    lines = [f"{reason:16}{count:8}" for reason, count in report["reasons"].items()]
+    lines = [f"ignored: {line}" for line in report["ignored"]]
+    lines += [f"{reason:16}{count:8}" for reason, count in report["reasons"].items()]
     broken = [(name, entry) for name, entry in sorted(entries.items()) if entry["reason"]]
     lines += [f"{entry['reason']}: {name} ({entry['frames']} frames decode)" for name, entry in broken[:5]]
     lines.append(

@@ -1,5 +1,6 @@
 """Sets of clips made elsewhere: arrays, folders of videos, folders of folders of frames."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples
 from ditmoe.outside import printable, tell
+from modalities.shared.understood import Ignored
 from modalities.video.data.catalogue import find_videos
 from modalities.video.io.container import Unreadable
 from modalities.video.io.frame_folders import ARRAYS, read_arrays
@@ -76,7 +78,11 @@ def read_set(path: Path) -> ReadClips:
     videos: list[FileVideo] = []
     names: list[str] = []
     lossy = left_out = 0
-    for file in one_each(find_videos(path) if path.is_dir() else [path]):
+    ignored = Ignored()
+    files = one_each(find_videos(path, ignored) if path.is_dir() else [path])
+    for line in ignored.lines():
+        tell(f"{path}: ignored {line}", sys.stdout)
+    for file in files:
         try:
             video, lossless = FileVideo(file, read_index(file)), is_lossless(file)
         except Unreadable as error:

@@ -17,10 +17,11 @@ from jaxtyping import Int64, UInt8
 from ditmoe.modality import Samples
 from ditmoe.outside import printable
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
-from modalities.video.data.catalogue import Clip, list_videos
+from modalities.shared.understood import Understood
+from modalities.video.data.catalogue import Clip, Listing, list_all
 from modalities.video.io.container import Unreadable
-from modalities.video.io.index import Index
-from modalities.video.io.reader import BACKENDS, BROKEN, read_clip, read_index, salvaged_index
+from modalities.video.io.index import Index, nearest_frames, num_moments
+from modalities.video.io.reader import BACKENDS, BROKEN, read_clip, read_index, read_numbers, salvaged_index
 
 T = TypeVar("T")
 POLICIES = ("error", "skip", "salvage")
@@ -31,7 +32,7 @@ class Clips:
     """A labelled set of clips from the videos below a folder, split into train, val and test.
 
     Folders of the first level are classes, without any the one class is "video"; UCF-101 works as it is. A
-    video is a file, a folder of PNG or JPEG frames, or a .npy (T, H, W, 3) uint8. Where the folder has train,
+    video is a file, a folder of frames, or a .npy (T, H, W, 3) uint8. Where the folder has train,
     val or test in it, these are the splits and have the classes (see `list_videos`). Nothing is read before
     it is asked for.
 
@@ -47,6 +48,9 @@ class Clips:
         backend: "pyav", or "decord" where that is installed.
         workers: threads that decode the clips of a batch; 0 decodes in the caller's.
         hold: a video of fewer frames than a clip holds its last one, and is not too short.
+        resample: "nearest" takes the frames that are shown nearest to the moments of a clip, in place of `stride`, so
+            that all clips have one tempo. Folders of frames and arrays have no times: they count as of that rate.
+        rate: then, moments a second.
     """
 
     opens: ClassVar[Sequence[str]] = ("root",)
@@ -62,11 +66,18 @@ class Clips:
         backend: str = "pyav",
         workers: int = 0,
         hold: bool = False,
+        resample: str | None = None,
+        rate: float = 8.0,
     ) -> None:
         if len(size) != 2 or min(*size, frames, stride) < 1 or workers < 0:
             got = f"{list(size)}, {frames}, {stride} and {workers}"
             raise ValueError(
                 f"size must be [H, W], frames and stride at least 1 and workers at least 0, got {got}"
+            )
+        if resample not in (None, "nearest") or (resample and (stride != 1 or not 0 < rate < np.inf)):
+            raise ValueError(
+                "resample must be null or nearest, which takes a positive rate and a stride of 1, got "
+                f"{resample}, {rate} and {stride}"
             )
         if policy not in POLICIES or backend not in BACKENDS:
             raise ValueError(
@@ -75,7 +86,7 @@ class Clips:
         self.root = builtin() if root is None else Path(root).expanduser()
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.policy, self.parts, self.backend, self.workers = policy, tuple(split), backend, workers
-        self.hold = hold
+        self.hold, self.resample, self.rate = hold, resample, rate
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable video")
         """Name -> reason of the videos that were left out for at least one clip so far."""
         self.salvaged: LeftOut[str] = LeftOut("salvaged part of video")
@@ -92,7 +103,16 @@ class Clips:
     @cached_property
     def classes(self) -> list[str]:
         """Class names; a label is an index into them."""
-        return sorted({clip.category for clip in self._listing})
+        return self._listing.classes
+
+    def understood(self) -> Understood:
+        """What was understood of the folder."""
+        return self._listing.understood(self.root)
+
+    def count(self, split: str) -> int:
+        """Videos of a split."""
+        check_split(split)
+        return len(self._splits[split])
 
     def split(self, name: str) -> Sequence[Clip]:
         """The videos of a split, by name."""
@@ -207,13 +227,22 @@ class Clips:
         start = int(place * (max(0, len(index) - span) + 1))
         backend = "pyav" if fault else self.backend
         there = min(count, self._room(index)) if self.hold else count
-        frames = read_clip(video.path, start, there, self.stride, index=index, backend=backend)
+        if self.resample:
+            chosen = nearest_frames(index.seconds(self.rate), place, there, self.rate)
+            if len(chosen) < there:
+                seconds = f"{len(chosen)} frames at {self.rate:g} a second, the clip needs {there}"
+                raise Unreadable(video.path, "too short", seconds)
+            frames = read_numbers(video.path, chosen, index=index, backend=backend)
+        else:
+            frames = read_clip(video.path, start, there, self.stride, index=index, backend=backend)
         if len(frames) < there:
             raise Unreadable(video.path, "too short", f"{len(index)} frames decode, the clip needs {span}")
         return np.concatenate([frames, frames[-1:].repeat(count - there, axis=0)])
 
     def _room(self, index: Index) -> int:
         """Frames of the longest clip."""
+        if self.resample:
+            return num_moments(index.seconds(self.rate), self.rate)
         return (len(index) - 1) // self.stride + 1
 
     def _index(self, path: Path, fault: Unreadable | None) -> Index:
@@ -236,12 +265,12 @@ class Clips:
         return ValueError(f"{printable(self.root)} must hold readable videos in {place}, got none: {counts}")
 
     @cached_property
-    def _listing(self) -> list[Clip]:
-        return list_videos(self.root, self.parts)
+    def _listing(self) -> Listing:
+        return list_all(self.root, self.parts)
 
     @cached_property
     def _splits(self) -> dict[str, list[Clip]]:
-        return {split: [clip for clip in self._listing if clip.split == split] for split in SPLITS}
+        return {split: [clip for clip in self._listing.clips if clip.split == split] for split in SPLITS}
 
 
 def builtin() -> Path:

@@ -40,6 +40,10 @@ class MovingDigits:
         """Class names; a label is an index into them."""
         return CLASSES
 
+    def understood(self) -> str:
+        """What this is, in a line."""
+        return f"data     built in: two real digits that move, {len(CLASSES)} classes; each split has digits of its own"
+
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Int64[np.ndarray, " B"]]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
+from PIL import Image
 
 from ditmoe.outside import open_regular, printable
 from modalities.video.io.integrity import sums_fit
@@ -45,6 +47,10 @@ _GUARD = {
 _MOST_PIXELS = (
     8192 * 4608
 )  # of a frame, which is 8K: one flipped bit in a header asks for gigabytes otherwise
+
+
+MOST_RATIO, LEAST_RATIO = 8.0, 0.005
+"""Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
 
 
 class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies catch)
@@ -146,8 +152,17 @@ def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = Fa
         yield from (frame for frame in frames if not (salvage and frame.is_corrupt))
 
 
-def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+def pixel_ratio(stream: VideoStream) -> float:
+    """Width of a pixel by its height, as the container or the codec says; 1 where neither does, or none believes it."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    return ratio if 1 / MOST_RATIO <= ratio <= MOST_RATIO and abs(ratio - 1) > LEAST_RATIO else 1.0
+
+
+def upright(path: Path, frame: VideoFrame, ratio: float = 1.0) -> UInt8[np.ndarray, "H W 3"]:
     """The picture as a player shows it: RGB, turned and mirrored by the display matrix; a view of FFmpeg's memory.
+
+    Pixels that are not square (`pixel_ratio`) make it wider or narrower, its rows stay; what is transparent lies on
+    white, as of a picture.
 
     The matrix has x' = a x + c y and y' = b x + d y in 16.16 fixed point, stored as a b u c d v x y w. PyAV's
     `rotation` is the angle alone and takes a mirror image for a half turn.
@@ -158,11 +173,24 @@ def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     # With its default, FFmpeg starts threads for each frame, which takes ten times as long for small ones. And
     # `frame.side_data` keeps its container in the frame and so the frame, its memory and those threads, until a
     # collection of garbage.
-    shown = frame.reformat(format="rgb24", threads=1)
+    clear = _has_alpha(frame.format.name)
+    kind, channels = ("rgba", 4) if clear else ("rgb24", 3)
+    if ratio == 1:
+        shown = frame.reformat(format=kind, threads=1)
+    else:
+        width = max(1, round(frame.width * ratio))
+        if width * frame.height > _MOST_PIXELS:
+            raise Unreadable(path, "too large", f"{width} x {frame.height}")
+        shown = frame.reformat(width, frame.height, kind, interpolation="BICUBIC", threads=1)
     plane = shown.planes[0]
     picture = np.ndarray(
-        (shown.height, shown.width, 3), np.uint8, cast(bytes, plane), strides=(plane.line_size, 3, 1)
+        (shown.height, shown.width, channels),
+        np.uint8,
+        cast(bytes, plane),
+        strides=(plane.line_size, channels, 1),
     )
+    if clear:
+        picture = _on_white(picture)
     beside = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub has no constructor
     matrix = beside.get("DISPLAYMATRIX") if len(beside) else None
     if matrix is None:
@@ -173,6 +201,23 @@ def upright(path: Path, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     if b and c and not a and not d:
         return picture.swapaxes(0, 1)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
     raise Unreadable(path, "odd rotation", f"{frame.rotation} degrees")
+
+
+@cache
+def _has_alpha(pixels: str) -> bool:
+    try:
+        return pixels == "pal8" or any(part.is_alpha for part in av.VideoFormat(pixels).components)
+    except ValueError:  # a format without a name
+        return False
+
+
+def _on_white(picture: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Composited as Pillow composites a picture."""
+    alpha = picture[..., 3]
+    if alpha.min(initial=255) == 255:
+        return picture[..., :3]
+    image = Image.fromarray(np.ascontiguousarray(picture), "RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
 
 def _first_video(path: Path, container: InputContainer) -> VideoStream:

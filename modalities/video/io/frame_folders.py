@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 
 from ditmoe.outside import Arrays, is_regular, map_array, printable
 from ditmoe.outside.paths import GROWTH
-from modalities.shared.decode import decoded
+from modalities.shared.decode import STILLS, decoded, rgb
 from modalities.video.io.container import Unreadable
 from modalities.video.io.index import Index
 
-PICTURES = (".png", ".jpg", ".jpeg")
+PICTURES = STILLS
 ARRAYS = (".npy", ".npz")
 LARGEST_CLIP = 2**29
 """Bytes of the frames that are read at once of a small file; of a large one 100 times its size."""
@@ -32,7 +32,7 @@ def size_of(files: Sequence[Path]) -> int:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder in natural order (frame 2 before frame 10), hidden ones left out."""
+    """The pictures of a folder in natural order (frame 2 before frame 10), hidden ones left out."""
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
     except OSError as error:
@@ -114,7 +114,7 @@ def _natural(part: str) -> tuple[int, int, str]:
 def _picture(folder: Path, file: Path) -> np.ndarray:
     """One picture as (H, W, 3), turned as its camera says."""
     try:
-        return decoded(file, _pixels, kinds=("PNG", "JPEG"))
+        return decoded(file, _pixels)
     except Exception as error:  # Pillow's plugins throw many kinds
         reason = "damaged" if file.exists() else "missing"
         detail = next(iter(str(error).splitlines()), "").replace(printable(file), printable(file.name))[:100]
@@ -122,9 +122,7 @@ def _picture(folder: Path, file: Path) -> np.ndarray:
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"more than 8 bits, mode {picture.mode}")
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    return np.asarray(rgb(ImageOps.exif_transpose(picture)))
 
 
 def _alike(folder: Path, files: Sequence[Path]) -> list[Path]:

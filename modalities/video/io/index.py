@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from av.video.stream import VideoStream
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
-from modalities.video.io.container import Unreadable, check_plain, frames_of, opened, packets_of, upright
+from modalities.video.io.container import (
+    Unreadable,
+    check_plain,
+    frames_of,
+    opened,
+    packets_of,
+    pixel_ratio,
+    upright,
+)
 from modalities.video.io.integrity import is_truncated
 
 # Codecs whose packets are frames. Others (VP8's invisible frames, MPEG-2's fields) are decoded to count.
@@ -17,6 +25,11 @@ _ONE_TO_ONE = {
     "h264", "hevc", "vp9", "av1", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1",
     "wmv2", "ffv1", "mjpeg", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "prores", "dnxhd",
 }  # fmt: skip
+
+
+_SAME = 1e-6  # seconds, below which moments are one
+ROUNDING = 0.02
+"""By how much a mean rate may differ from the one that a file tells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +40,8 @@ class Index:
         times: (T,) presentation times in the stream's own unit; 0, 1, 2, ... where there are none.
         keys: (K,) presentation times of the keyframes, ascending; without any, frames are counted.
         rate: mean frames per second, or None where there are no times.
-        height: of the frames as they are shown, after rotation.
+        unit: seconds of one step of `times`, or None where these are no times.
+        height: of the frames as they are shown, with square pixels and after rotation.
         width: likewise.
         codec: FFmpeg's name of the codec, or "" where there is none.
         fault: why there is no more of the file, for what was salvaged of it; "" for a whole file.
@@ -40,9 +54,41 @@ class Index:
     width: int
     codec: str = ""
     fault: str = ""
+    unit: float | None = None
 
     def __len__(self) -> int:
         return len(self.times)
+
+    def seconds(self, rate: float) -> Float64[np.ndarray, " T"]:
+        """When each frame is shown, from the first on; at `rate` where there are no times."""
+        if self.unit is None:
+            return np.arange(len(self)) / rate
+        return (self.times - self.times[0]) * self.unit
+
+
+def nearest_frames(
+    seconds: Float64[np.ndarray, " T"], place: float, count: int, rate: float
+) -> Int64[np.ndarray, " C"]:
+    """Numbers of the frames that are shown nearest to `count` moments, `rate` of them a second.
+
+    The first is that of a frame, from a place in [0, 1) of those after which the moments do not pass the end; fewer
+    than `count` come where none is such.
+    """
+    count = min(count, num_moments(seconds, rate))
+    latest = seconds[-1] + _half_a_frame(seconds, rate) - (count - 1) / rate
+    starts = int(np.searchsorted(seconds, latest + _SAME, side="right"))
+    moments = seconds[int(place * starts)] + np.arange(count) / rate
+    return np.searchsorted((seconds[1:] + seconds[:-1]) / 2, moments - _SAME).astype(np.int64)
+
+
+def num_moments(seconds: Float64[np.ndarray, " T"], rate: float) -> int:
+    """Frames of the longest clip at a rate."""
+    return int((seconds[-1] + _half_a_frame(seconds, rate)) * rate + _SAME) + 1
+
+
+def _half_a_frame(seconds: np.ndarray, rate: float) -> float:
+    """How long the last frame is nearest after it is shown, as if it stood as long as others."""
+    return float(np.median(np.diff(seconds))) / 2 if len(seconds) > 1 else 0.0
 
 
 def index_container(path: Path) -> Index:
@@ -71,7 +117,7 @@ def index_decoded(path: Path, fault: Unreadable | None = None) -> Index:
         for frame in frames_of(container, stream, salvage=fault is not None):
             if frame.is_corrupt:
                 raise Unreadable(path, "damaged", f"frame {len(times)}")
-            shape = shape if times else upright(path, frame).shape[:2]
+            shape = shape if times else upright(path, frame, pixel_ratio(stream)).shape[:2]
             times.append(frame.pts)
             if frame.key_frame and frame.pts is not None:
                 keys.append(frame.pts)
@@ -80,7 +126,7 @@ def index_decoded(path: Path, fault: Unreadable | None = None) -> Index:
         known = [time for time in times if time is not None]
         if fault is None and len(known) == len(times) and (np.diff(known) > 0).all():
             return _index(stream, known, keys, shape)
-        return _index(stream, range(len(times)), [], shape, fault.reason if fault else "")
+        return _index(stream, range(len(times)), [], shape, fault.reason if fault else "", counted=True)
 
 
 def _demuxed(path: Path) -> Index | None:
@@ -105,21 +151,39 @@ def _demuxed(path: Path) -> Index | None:
         told = bool(known and keys) and len(set(known)) == len(times) and first.pts == known[0] >= min(keys)
         if not told or stream.codec_context.codec.canonical_name not in _ONE_TO_ONE:
             return None
-        return _index(stream, known, keys, upright(path, first).shape[:2])
+        return _index(stream, known, keys, upright(path, first, pixel_ratio(stream)).shape[:2])
 
 
 def _index(
-    stream: VideoStream, times: Iterable[int], keys: Iterable[int], shape: tuple[int, ...], fault: str = ""
+    stream: VideoStream,
+    times: Iterable[int],
+    keys: Iterable[int],
+    shape: tuple[int, ...],
+    fault: str = "",
+    counted: bool = False,
 ) -> Index:
+    known = np.fromiter(times, np.int64)
+    unit = float(stream.time_base) if stream.time_base and not counted else None
     return Index(
-        times=np.fromiter(times, np.int64),
+        times=known,
         keys=np.unique(np.fromiter(keys, np.int64)),
-        rate=float(stream.average_rate) if stream.average_rate else None,
+        rate=_mean_rate(known, unit, float(stream.average_rate) if stream.average_rate else None),
         height=shape[0],
         width=shape[1],
         codec=stream.codec_context.codec.canonical_name,
         fault=fault,
+        unit=unit,
     )
+
+
+def _mean_rate(times: Int64[np.ndarray, " T"], unit: float | None, told: float | None) -> float | None:
+    """Frames per second by their times, or what the file tells where it is that, but for rounding."""
+    if unit is None or len(times) < 2 or times[-1] <= times[0]:
+        return told
+    lasts = float(times[-1] - times[0]) * unit
+    mean = (len(times) - 1) / lasts
+    told_lasts = (len(times) - 1) / told if told else np.inf
+    return told if abs(told_lasts - lasts) < max(ROUNDING * lasts, 2 * unit) else mean
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 
-from modalities.video.io.container import Unreadable, frames_of, opened, upright
+from modalities.video.io.container import Unreadable, frames_of, opened, pixel_ratio, upright
 from modalities.video.io.frame_folders import (
     ARRAYS,
     index_array,
@@ -107,8 +107,20 @@ def read_clip(
         return _read(path, _within(path, wanted, index, True), index, backend)
 
 
+def read_numbers(
+    path: Path, numbers: Int64[np.ndarray, " T"], *, index: Index, backend: str = "pyav"
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Read frames of a video by their numbers, of which each is at least the one before; see `read_clip`.
+
+    Raises:
+        Unreadable: if the video does not have these frames.
+    """
+    each, places = np.unique(numbers, return_inverse=True)
+    return _read(path, _within(path, each, index, False), index, backend)[places]
+
+
 def read_frames(folder: Path) -> UInt8[np.ndarray, "T H W 3"]:
-    """Read a folder of PNG or JPEG frames of one size, in natural order (2 before 10)."""
+    """Read a folder of frames of one size, in natural order (2 before 10)."""
     if not folder.is_dir():
         raise Unreadable(folder, "not a video" if folder.exists() else "missing")
     return read_pictures(folder, list_pictures(folder))
@@ -133,7 +145,9 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         return np.array(read_array(path)[wanted])
     _check_size(path, wanted, index, [path])
     if backend == "decord":
-        return _decord(path, wanted, index)
+        frames = _decord(path, wanted, index)
+        if frames.shape[1:3] == (index.height, index.width):
+            return frames  # it knows only square pixels
     if not len(index.keys):
         return _counted(path, wanted, index)
     # Seeking in MPEG-TS goes by decoding times and misses the keyframe, unless it aims at the one before.
@@ -153,11 +167,12 @@ def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
     """Pick frames by number, decoding from the start: the truth, and slow."""
     chosen, pictures, salvage = set(wanted.tolist()), [], bool(index.fault)
     with opened(path) as (container, stream):
+        ratio = pixel_ratio(stream)
         for number, frame in enumerate(frames_of(container, stream, salvage)):
             if frame.is_corrupt and not salvage:
                 raise Unreadable(path, "damaged", f"frame {number}")
             if number in chosen:
-                pictures.append(upright(path, frame))
+                pictures.append(upright(path, frame, ratio))
             if number == wanted[-1]:
                 break
         else:
@@ -193,7 +208,7 @@ def _run(
         if number == len(expected) or time != expected[number] or frame.is_corrupt:
             raise _Lost
         if number in chosen:
-            yield upright(path, frame)
+            yield upright(path, frame, pixel_ratio(stream))
         if number == last:
             return
         number += 1

@@ -1,0 +1,295 @@
+"""Pictures in archives: webdataset's tars with .cls and .json beside them, EDM's zips; where they lie."""
+
+import json
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ditmoe.outside import may_hold, open_regular, printable
+from ditmoe.outside.paths import LARGEST_JSON
+from modalities.image.data.pictures import SUFFIXES
+from modalities.shared.labels import FILES, MOST_TEXT, label_in, parse_labels, text_label
+from modalities.shared.layout import split_within, split_word
+from modalities.shared.understood import Ignored
+
+ARCHIVES = (".tar", ".zip")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
+_FIELDS = ("jpg", "jpeg", "png", "image", "img", "input")
+"""Of several pictures of a sample, the one that it is of."""
+_LABELS = ("cls", "json")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: `size` bytes from `start`; -1 where it does not lie there as it is (sparse).
+
+    In a zip, `start` is that of its header, and `inflated` the bytes that come of it.
+    """
+
+    tar: Path
+    start: int
+    size: int
+    inflated: int | None = None
+    deflated: bool = False
+
+
+def member_bytes(member: Member) -> bytes:
+    """The content of a file in an archive.
+
+    Raises:
+        OSError, ValueError: if it does not lie there as it is, or would become too large.
+    """
+    with open_regular(member.tar) as stream:
+        there, start = os.fstat(stream.fileno()).st_size, member.start
+        if member.inflated is not None:  # the header in front of it has a name and more of some length
+            stream.seek(start)
+            head = stream.read(30)
+            start += 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        if not 0 <= member.size <= there - start or start < 0:
+            raise ValueError(
+                f"a picture in {printable(member.tar)} must lie there as it is, got a sparse or cut one"
+            )
+        stream.seek(start)
+        content = stream.read(member.size)
+    if not member.deflated:
+        return content
+    if (inflated := member.inflated or 0) > may_hold(member.size):
+        raise ValueError(f"a picture in {printable(member.tar)} must not become {inflated} bytes")
+    try:
+        return zlib.decompressobj(-15).decompress(content, max(1, inflated))
+    except zlib.error as error:
+        raise ValueError(f"a picture in {printable(member.tar)} is damaged: {error}") from error
+
+
+@dataclass
+class Sample:
+    """The files of one key: pictures by their endings, and what is said of its class."""
+
+    pictures: dict[str, Member] = field(default_factory=dict)
+    labels: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture of an archive: its name, the split and the class that are said of it, and the folder it lies in."""
+
+    name: str
+    split: str | None
+    label: str | None
+    folder: str
+    member: Member
+
+
+def split_of_shard(parts: tuple[str, ...]) -> str | None:
+    """The split of a shard by the names of its folders and its own: train/000.tar, imagenet-val-000017.tar."""
+    *folders, name = parts
+    for folder in folders:
+        if split := split_word(folder):
+            return split
+    stem = (
+        name.partition(".")[0] if name.lower().endswith((".tar.gz", ".tar.xz")) else name.rpartition(".")[0]
+    )
+    found = split_within(stem)
+    return found[0] if found else None
+
+
+def read_archive(shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: list[str]) -> Iterator[Found]:
+    """The pictures of one archive.
+
+    Raises:
+        ValueError: one line, if it is none.
+    """
+    split, name = split_of_shard(parts), "/".join(parts)
+    if shard.name.lower().endswith(".zip"):
+        yield from _zipped(shard, name, split, ignored)
+        return
+    for key, sample in _samples(shard, name, ignored, notes).items():
+        folder, _, _ = key[0].rpartition("/")
+        chosen = min(sample.pictures, key=lambda ending: (_rank(ending), ending))
+        for other in sample.pictures:
+            if other != chosen:
+                ignored.add("further pictures of a sample", f"x.{other}")
+        said = {kind: label for kind, label in sample.labels.items() if label is not None}
+        label = next((said[kind] for kind in _LABELS if kind in said), None)
+        again = f" ({key[1] + 1})" if key[1] else ""
+        yield Found(printable(f"{name}/{key[0]}{again}"), split, label, folder, sample.pictures[chosen])
+
+
+def _rank(ending: str) -> int:
+    return min(
+        (i for i, word in enumerate(_FIELDS) if word in ending.lower().split(".")), default=len(_FIELDS)
+    )
+
+
+Key = tuple[str, int]
+
+
+def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict[Key, Sample]:
+    """Samples with a picture, by key; a name that comes again begins another sample."""
+    files: list[tuple[str, str, Member | str | None]] = []
+    unread: list[str] = []
+    try:
+        with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            size = shard.stat().st_size
+            try:
+                for entry in tar:
+                    if not entry.offset < entry.offset_data <= tar.offset:
+                        # A size below zero leads back, to the same member for ever (CVE-2025-8194 of Python).
+                        raise ValueError(f"{printable(entry.name)[:60]} ends before it begins")
+                    if not entry.isfile():
+                        continue
+                    path = entry.name.removeprefix("./")
+                    if any(map(ignored.is_hidden, path.split("/"))):
+                        continue
+                    folder, _, file = path.lstrip("/").rpartition("/")
+                    stem, _, ending = file.rpartition(".")
+                    stem = f"{folder}/{stem}".lstrip("/")
+                    if f".{ending.lower()}" in SUFFIXES:
+                        if entry.offset_data + entry.size > size and not entry.issparse():
+                            raise tarfile.ReadError(f"{printable(file)[:60]} is not there to its end")
+                        at = Member(shard, entry.offset_data, -1 if entry.issparse() else entry.size)
+                        files.append((stem, ending.lower(), at))
+                    elif ending.lower() in _LABELS and not entry.issparse() and entry.size <= MOST_TEXT:
+                        stream.seek(entry.offset_data)
+                        files.append((stem, ending.lower(), _label(stream.read(entry.size), ending, unread)))
+                    else:
+                        ignored.add("in archives, of a kind that is not read", file)
+            except tarfile.ReadError as error:
+                if not files:
+                    raise
+                notes.append(f"{name} is cut or damaged: what lies before that is used ({printable(error)})")
+            else:
+                if size < 1024 or not _ends(stream, size):
+                    notes.append(f"{name} has no end: it may be cut")
+    except (tarfile.TarError, OSError, ValueError, RecursionError, OverflowError, MemoryError) as error:
+        compressed = _is_compressed(shard)
+        why = (
+            "it is compressed: unpack it (gunzip), so that its pictures can be read one by one"
+            if compressed
+            else error
+        )
+        raise ValueError(f"{printable(shard)} is no readable tar: {printable(why)}") from error
+    if unread:
+        notes.append(f"{len(unread)} labels in {name} are not readable: {unread[0]}")
+    return _grouped(files, name, ignored, notes)
+
+
+def _grouped(
+    files: list[tuple[str, str, Member | str | None]], name: str, ignored: Ignored, notes: list[str]
+) -> dict[Key, Sample]:
+    """Files of one name but for the ending are a sample; where that has no picture or no label, those of one key.
+
+    webdataset's key ends at the first dot. `a.0001.jpg` and `a.0001.cls` are one of several samples, `1.image.jpg` and
+    `1.cls` one of one key.
+    """
+    turns: dict[str, int] = {}
+    stems: dict[Key, Sample] = {}
+    again = 0
+    for stem, ending, what in files:
+        turn = turns.setdefault(stem, 0)
+        sample = stems.setdefault((stem, turn), Sample())
+        if ending in (sample.pictures if isinstance(what, Member) else sample.labels):
+            turns[stem], again = turn + 1, again + 1
+            sample = stems.setdefault((stem, turn + 1), Sample())
+        if isinstance(what, Member):
+            sample.pictures[ending] = what
+        else:
+            sample.labels[ending] = what
+    if again:
+        notes.append(f"{again} names in {name} come again: each time is taken for a sample of its own")
+    keys: dict[Key, Sample] = {}
+    bare = {at: s for at, s in stems.items() if not s.pictures}
+    for at, sample in stems.items():
+        folder, slash, file = at[0].rpartition("/")
+        key = folder + slash + file.partition(".")[0], at[1]
+        within = key != at and not sample.labels and key in stems and (stems[key].labels or key in bare)
+        if sample.pictures:
+            key, more = (key, f"{file.partition('.')[2]}.") if within else (at, "")
+            joined = keys.setdefault(key, Sample(labels=stems[key].labels))
+            joined.pictures |= {more + ending: member for ending, member in sample.pictures.items()}
+    for key in bare:
+        if key not in keys:
+            for ending in bare[key].labels:
+                ignored.add("in archives, without a picture", f"x.{ending}")
+    return keys
+
+
+def _label(content: bytes, ending: str, unread: list[str]) -> str | None:
+    if ending.lower() == "cls":
+        label = text_label(content)
+    else:
+        try:
+            label = label_in(json.loads(content))
+        except (ValueError, RecursionError) as error:
+            unread.append(f"no JSON: {printable(error)[:80]}")
+            return None
+    if label is None and ending.lower() == "cls":
+        unread.append(printable(repr(content[:20].decode(errors="replace"))))
+    return label
+
+
+def _ends(stream: object, size: int) -> bool:
+    """Whether a tar has the block of zeros that ends it."""
+    stream.seek(max(0, size - 512))  # type: ignore[attr-defined]
+    return not any(stream.read(512))  # type: ignore[attr-defined]
+
+
+def _is_compressed(shard: Path) -> bool:
+    with open_regular(shard) as stream:
+        head = stream.read(6)
+    return head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
+
+
+def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored) -> Iterator[Found]:
+    """The pictures of a zip, with the labels of its dataset.json or metadata.jsonl."""
+    labels: dict[str, str] | None = None
+    found = []
+    try:
+        with open_regular(shard) as stream, zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                path = entry.filename.replace("\\", "/")
+                if entry.is_dir() or any(map(ignored.is_hidden, path.split("/"))):
+                    continue
+                plain = (
+                    entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    and not entry.flag_bits & 1
+                )
+                if not path.lower().endswith(SUFFIXES) or not plain:
+                    if (
+                        path.rpartition("/")[2] in FILES
+                        and "/" not in path
+                        and plain
+                        and entry.file_size <= min(LARGEST_JSON, may_hold(entry.compress_size))
+                    ):
+                        labels = parse_labels(path, archive.read(entry))
+                    else:
+                        ignored.add("in archives, of a kind that is not read", path)
+                    continue
+                deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+                member = Member(shard, entry.header_offset, entry.compress_size, entry.file_size, deflated)
+                found.append((path, member))
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        RecursionError,
+        NotImplementedError,
+        RuntimeError,
+        KeyError,
+    ) as error:
+        raise ValueError(f"{printable(shard)} is no readable zip: {printable(error)}") from error
+    for path, member in found:
+        folder = path.rpartition("/")[0] if labels is None else ""
+        stem = re.sub(r"\.\w+$", "", path)
+        yield Found(
+            printable(f"{name}/{stem}"),
+            split,
+            labels.get(path) if labels is not None else None,
+            folder,
+            member,
+        )

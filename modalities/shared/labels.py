@@ -1,0 +1,163 @@
+"""Labels that files give beside folders: EDM's dataset.json, metadata.jsonl of the hub, classes.txt; all are names."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.outside.paths import LARGEST_JSON
+
+FILES = ("dataset.json", "metadata.jsonl", "metadata.csv")
+"""In the folder of the data, or of a split."""
+KEYS = (
+    "label",
+    "labels",
+    "cls",
+    "class",
+    "class_name",
+    "class_id",
+    "category",
+    "label_id",
+    "class_label",
+    "target",
+)
+"""Under which a record may have its class."""
+MOST_TEXT = 2**24
+"""Bytes of a list of classes, or of what an archive says beside a picture."""
+_LONGEST = 200
+
+
+def label_name(value: Any) -> str | None:
+    """The class that a value of a file names; None for what is no name, such as -1, "" or a list."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        value = int(value) if math.isfinite(value) and value == int(value) else None
+    if isinstance(value, int):
+        return str(value) if 0 <= value < 10**18 else None
+    if not isinstance(value, str):
+        return None
+    name = printable(value.strip())[:_LONGEST]
+    return None if not name or re.fullmatch(r"-\d+", name) else name
+
+
+def label_in(record: Any) -> str | None:
+    """The class in a record of JSON, or one that is a bare value."""
+    if not isinstance(record, Mapping):
+        return label_name(record)
+    return next((name for key in KEYS if (name := label_name(record.get(key))) is not None), None)
+
+
+def text_label(content: bytes) -> str | None:
+    """The class in a text that is nothing else."""
+    return label_name(content.decode("utf-8-sig", "surrogateescape"))
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Distinct names in the order of their labels: numbers by size, others by their letters."""
+    found = set(names)
+    if all(re.fullmatch(r"[0-9]+", name) for name in found):
+        return sorted(found, key=lambda name: (int(name), name))
+    return sorted(found)
+
+
+def read_labels(folder: Path) -> dict[str, str] | None:
+    """Path below a folder -> class, as a file in that folder says; None where none says so.
+
+    Raises:
+        OSError, ValueError: one line, for a file that is damaged.
+    """
+    for name in FILES:
+        if not is_regular(folder / name):
+            continue
+        content = read_regular(folder / name, LARGEST_JSON)
+        try:
+            found = parse_labels(name, content)
+        except (ValueError, RecursionError, csv.Error, KeyError) as error:
+            raise ValueError(f"{printable(folder / name)} is damaged: {printable(error)[:160]}") from error
+        if found is not None:
+            return found
+    return None
+
+
+def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
+    """Path -> class of one of `FILES`; None where it has no classes."""
+    text = content.decode("utf-8-sig", "surrogateescape")
+    if name == "dataset.json":
+        tree = json.loads(text)
+        pairs = tree.get("labels") if isinstance(tree, Mapping) else None
+        if isinstance(pairs, Mapping):
+            pairs = list(pairs.items())
+        if not isinstance(pairs, list):
+            return None
+        if not all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+        ):
+            raise ValueError("its labels must be pairs of a path and a class")
+        return {
+            _path(path): label for path, value in pairs if (label := label_name(_index(value))) is not None
+        }
+    records: Iterable[Any]
+    if name.endswith(".csv"):
+        records = csv.DictReader(io.StringIO(text))
+    else:
+        records = (json.loads(line) for line in text.splitlines() if line.strip())
+    found, says = {}, False
+    for record in records:
+        if not isinstance(record, Mapping) or not isinstance(path := record.get("file_name"), str):
+            raise ValueError("each of its lines must have a file_name")
+        says = says or any(key in record for key in KEYS)
+        if (label := label_in(record)) is not None:
+            found[_path(path)] = label
+    return found if says else None
+
+
+def _index(value: Any) -> Any:
+    """A vector with a single one (one-hot) is the place of it."""
+    if isinstance(value, list) and value and sorted(map(str, value))[:-1] == ["0"] * (len(value) - 1):
+        return value.index(1) if 1 in value else None
+    return value
+
+
+def _path(path: str) -> str:
+    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def read_names(folder: Path) -> list[str] | None:
+    """The lines of a classes.txt, without empty ones at the end; None where there is none.
+
+    Raises:
+        OSError, ValueError: if it is no plain file, or too large.
+    """
+    file = folder / "classes.txt"
+    if not file.exists():
+        return None
+    lines = read_regular(file, MOST_TEXT).decode("utf-8-sig", "surrogateescape").splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return [printable(line.strip()) for line in lines] or None
+
+
+def named_by(
+    lines: Sequence[str] | None, names: Iterable[str], file: object
+) -> tuple[list[str], dict[str, int]]:
+    """Classes, and the label of each name: those of a classes.txt, where a number counts its lines; or the names alone.
+
+    Raises:
+        ValueError: if the lines do not have a name.
+    """
+    used = ordered(names)
+    if not lines:
+        return used, {name: label for label, name in enumerate(used)}
+    labels = {name: label for label, name in reversed(list(enumerate(lines)))}
+    counted = [name for name in used if name not in labels]
+    if strange := [name for name in counted if not re.fullmatch(r"[0-9]+", name)]:
+        raise ValueError(f"{printable(file)} must name all classes, got none called {strange[0]}")
+    if counted and (most := max(map(int, counted))) >= len(lines):
+        raise ValueError(f"{printable(file)} must name {most + 1} classes, got {len(lines)}")
+    return list(lines), {name: labels.get(name, int(name) if name in counted else -1) for name in used}

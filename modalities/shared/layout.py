@@ -1,0 +1,245 @@
+"""Which split and which class the folders of a data set say, and which files are pieces of one source."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+from ditmoe.outside import printable
+from modalities.shared.datasets import SPLITS, place_of, split_of
+
+Parts = tuple[str, ...]
+"""A path below the root of a data set, by its folders; the last is the file's name."""
+
+_WORDS = {
+    "train": r"train(?:ing)?(?:[-_ ]?(?:set|data))?",
+    "val": r"(?:val(?:id(?:ation)?)?|dev)(?:[-_ ]?(?:set|data))?",
+    "test": r"test(?:ing)?(?:[-_ ]?(?:set|data))?",
+}
+_EXACT = {split: re.compile(word, re.IGNORECASE) for split, word in _WORDS.items()}
+_WITHIN = {
+    split: re.compile(rf"(?:^|(?<=[-_. ])){word}(?=$|[-_. \d])", re.I) for split, word in _WORDS.items()
+}
+_NUMBERED = re.compile(r"(?:frame|frm|img|image|view|render|f|v|clip|chunk)?[-_. ]?\d+", re.IGNORECASE)
+_PIECE = re.compile(
+    r"(.+?)[-_. ]*(?:frame|frm|chunk|part|clip|seg(?:ment)?|scene|shot|view|angle|cam|crop|tile|patch|slice|aug|rot)"
+    r"[-_. ]?\d+",
+    re.IGNORECASE,
+)
+_CUT = re.compile(r"(.+)_c\d+")
+_NUMBERS = re.compile(r"(.+?)(?:[-_]\d+)+")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file stands: its split and class by the folders, None where they say none, and its path below these."""
+
+    split: str | None
+    category: str | None
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A place for each file, None outside of the splits; and from what the splits come, "" for nothing."""
+
+    places: list[Place | None]
+    origin: str
+
+
+@cache
+def split_word(name: str) -> str | None:
+    """The split whose name this is, in any case and usual spelling."""
+    return next((split for split, word in _EXACT.items() if word.fullmatch(name)), None)
+
+
+@cache
+def split_within(name: str) -> tuple[str, str] | None:
+    """The split that a name has as one of its words (sky_train, val2017), and what else it has, digits aside."""
+    found = [(split, m) for split, word in _WITHIN.items() for m in [word.search(name)] if m]
+    if len(found) != 1:
+        return None
+    split, match = found[0]
+    rest = name[: match.start()] + "*" + name[match.end() :]
+    return split, re.sub(r"[-_. ]*\d[\d.]*", "", rest).casefold()
+
+
+def arrange(files: Sequence[Parts]) -> Layout:
+    """Split and class of each file by the names of its folders.
+
+    Splits are folders at the top (`train/cat/1.png`), or below each class (`airplane/train/1.off`, ModelNet), or both
+    of these below a single folder; classes are the first folders beside that. A folder that is named as a split is one
+    only among others, or alone: `train` between `car` and `ship` is a class.
+    """
+    tops = {parts[0] for parts in files if len(parts) > 1}
+    if splits := _split_folders(files):
+        places = [_below(splits.get(parts[0]) if len(parts) > 1 else None, parts[1:]) for parts in files]
+        return Layout(places, _named(splits))
+    if len(tops) == 1 and all(len(parts) > 1 for parts in files) and _split_folders([p[1:] for p in files]):
+        return arrange([parts[1:] for parts in files])
+    if inner := _split_below_classes(files, tops):
+        places = [
+            Place(split, parts[0], parts[2:]) if len(parts) > 2 and (split := inner.get(parts[1])) else None
+            for parts in files
+        ]
+        return Layout(places, f"{_named(inner)} in each class")
+    return Layout([_place(None, parts) for parts in files], "")
+
+
+def _below(split: str | None, parts: Parts) -> Place | None:
+    return _place(split, parts) if split else None
+
+
+def _place(split: str | None, parts: Parts) -> Place:
+    return Place(split, parts[0], parts[1:]) if len(parts) > 1 else Place(split, None, parts)
+
+
+def _named(splits: dict[str, str]) -> str:
+    return "from the folders " + ", ".join(
+        printable(name if name == split else f"{name} ({split})") for name, split in sorted(splits.items())
+    )
+
+
+def _split_folders(files: Sequence[Parts]) -> dict[str, str]:
+    """Name -> split of the folders at the top that are splits."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    for parts in files:
+        if len(parts) > 1:
+            inner[parts[0]] |= {parts[1]} if len(parts) > 2 else set()
+    exact = {name: split for name in inner if (split := split_word(name))}
+    if len(set(exact.values())) > 1 or (exact and len(exact) == len(inner)):
+        return exact
+    if "train" in exact.values():
+        below = set().union(*(inner[name] for name in exact))
+        others = set().union(*(inner[name] for name in inner if name not in exact))
+        if below and (not others or below & others) and not all(map(split_word, below)):
+            return exact
+    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in inner:
+        if found := split_within(name):
+            alike[found[1]][name] = found[0]
+    best = max(alike.values(), key=len, default={})
+    return best if len(set(best.values())) > 1 else {}
+
+
+def _split_below_classes(files: Sequence[Parts], tops: set[str]) -> dict[str, str]:
+    """Name -> split of the folders that each class has for itself."""
+    below = {(parts[0], parts[1]) for parts in files if len(parts) > 2}
+    found = {name: split for _, name in below if (split := split_word(name))}
+    classes = {category for category, name in below if name in found}
+    return found if classes == tops and len(set(found.values())) > 1 else {}
+
+
+def sources(files: Sequence[Parts], dense: int = 1) -> list[str]:
+    """What each file is a piece of: files of one source belong on one side of a split.
+
+    Pieces are known by their names: `x_frame_001`, `x_view2`, UCF-101's `x_c01`; `x_000` beside `y_000`, where a
+    folder has as many sources as that is plausible for; 001, 002 in a folder of their own below the class. What is no
+    piece is its own source, by its path.
+
+    Args:
+        files: paths below the class, or below the root.
+        dense: pieces of a source on average, at most so many times the number of sources in the folder, for names
+            that end in a number and say nothing else.
+    """
+    folders: dict[Parts, list[int]] = defaultdict(list)
+    for i, parts in enumerate(files):
+        folders[parts[:-1]].append(i)
+    found = ["/".join(parts) for parts in files]
+    numbered = [
+        folder
+        for folder, inside in folders.items()
+        if len(folder) > 1
+        and len(inside) > 1
+        and all(_NUMBERED.fullmatch(_stem(files[i][-1])) for i in inside)
+    ]
+    sequences = set(numbered) if len(numbered) > 1 else set()
+    for folder, inside in folders.items():
+        if folder in sequences:
+            names: list[str | None] = [""] * len(inside)
+        else:
+            names = _pieces([files[i][-1] for i in inside], dense)
+        for i, name in zip(inside, names, strict=True):
+            if name is not None:
+                found[i] = "/".join((*folder, name)) if name else "/".join(folder)
+    return found
+
+
+def _pieces(names: Sequence[str], dense: int) -> list[str | None]:
+    """Of the names in a folder, those of their sources; None for what is no piece."""
+    stems = [_stem(name) for name in names]
+    cut = [
+        match[1] + name[len(stem) :] if (match := _CUT.fullmatch(stem)) else None
+        for stem, name in zip(stems, names, strict=True)
+    ]
+    if any(cut):
+        return cut
+    for pattern, plausible in (
+        (_PIECE, lambda pieces, of: True),
+        (_NUMBERS, lambda pieces, of: pieces <= dense * of * of),
+    ):
+        named = [match[1] if (match := pattern.fullmatch(stem)) else None for stem in stems]
+        counts = Counter(name for name in named if name is not None)
+        if len(counts) > 1 and max(counts.values()) > 1 and plausible(counts.total(), len(counts)):
+            return named
+    return [None] * len(stems)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
+
+
+def draw(
+    keys: Sequence[str], shares: Sequence[float], categories: Sequence[object] | None = None
+) -> tuple[list[str], int]:
+    """A split for each item by a hash of its key, so that other items do not change it; and how many are exceptions.
+
+    The exceptions are of small sets: where a split comes out with less than half its share, or with too few to be
+    measured, those whose hash lies nearest are moved into it, all of a key together.
+
+    Args:
+        keys: of the items' sources.
+        shares: of train and val; what is left is that of test.
+        categories: of the items; a class keeps something to train on, where others can be moved.
+    """
+    num = len(keys)
+    share = dict(zip(SPLITS, (*shares[:2], 1 - sum(shares[:2])), strict=True))
+    few = {"train": 1, "val": 1 if num >= 6 else 0, "test": 2 if num >= 4 else 0}
+    least = {s: max(few[s], int(num * share[s] / 2)) if share[s] > 1e-6 else 0 for s in SPLITS}
+    side = {key: split_of(key, shares) for key in set(keys)}
+    counts, sizes = Counter(keys), Counter(side[key] for key in keys)
+    ends: dict[str, Callable[[str], float]] = {
+        "train": place_of,
+        "val": lambda key: abs(place_of(key) - share["train"] - share["val"] / 2),
+        "test": lambda key: -place_of(key),
+    }
+    categories = categories or [None] * num
+    of_key = dict(zip(keys, categories, strict=True))
+    trained = Counter(c for key, c in zip(keys, categories, strict=True) if side[key] == "train")
+    moved = 0
+
+    def cost(key: str, split: str) -> tuple[bool, float, str]:
+        bares = side[key] == "train" and trained[of_key[key]] <= counts[key]
+        return bares, ends[split](key), key
+
+    for split in ("train", "test", "val"):
+        while sizes[split] < least[split]:
+            rich = [k for k in side if side[k] != split and sizes[side[k]] - counts[k] >= least[side[k]]]
+            if not rich:
+                break
+            key = min(rich, key=partial(cost, split=split))
+            trained[of_key[key]] += counts[key] * ((split == "train") - (side[key] == "train"))
+            sizes[side[key]] -= counts[key]
+            sizes[split] += counts[key]
+            side[key], moved = split, moved + counts[key]
+    return [side[key] for key in keys], moved
+
+
+def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
+    """From what the splits of `draw` come, in words; `pieces` are items that share their source with others."""
+    parts = [f"{share:.0%}" for share in (*shares[:2], 1 - sum(shares[:2]))]
+    words = f"drawn by name ({' '.join(parts)})"
+    if pieces:
+        words += f", {pieces} pieces by their sources"
+    return words + (f", {moved} moved because the set is small" if moved else "")

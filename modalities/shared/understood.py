@@ -1,0 +1,123 @@
+"""What was understood of a data set, in a few lines before anything is done with it; and what was ignored of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ditmoe.outside import TooFewError, printable
+from modalities.shared.datasets import SPLITS
+from modalities.shared.layout import split_word
+
+SYSTEM = frozenset({
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "@eadir", "lost+found",
+    "__pycache__", "system volume information", "icon\r",
+})  # fmt: skip
+"""Names of files and folders that systems leave behind, in small letters; others begin with a dot."""
+HIDDEN, KIND, OUTSIDE, BESIDE = (
+    "hidden or of a system", "of a kind that is not read", "outside of the splits", "beside the class folders",
+)  # fmt: skip
+_SHOWN = 6
+LEAST = 2
+"""Samples of a split that can be measured."""
+
+
+class Ignored:
+    """What was left out of a data set: reason -> suffix or name -> how many."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+
+    def add(self, reason: str, name: str, by_name: bool = False) -> None:
+        """Count a file under its suffix, or under its own name."""
+        suffix = name if by_name else _suffix(name)
+        self.counts.setdefault(reason, Counter())[printable(suffix)[:40]] += 1
+
+    def is_hidden(self, name: str) -> bool:
+        """Whether a file or folder is none of the data, by its name, which is then counted."""
+        if not name.startswith(".") and name.casefold() not in SYSTEM:
+            return False
+        self.add(HIDDEN, "._*" if name.startswith("._") else name, by_name=True)
+        return True
+
+    def lines(self) -> list[str]:
+        """One for each reason."""
+        found = []
+        for reason, of in self.counts.items():
+            most = [f"{name} {count}" for name, count in of.most_common(_SHOWN)]
+            more = len(of) - _SHOWN
+            found.append(
+                f"{of.total()} {reason}: {', '.join(most)}{f' and {more} others' if more > 0 else ''}"
+            )
+        return found
+
+
+def _suffix(name: str) -> str:
+    stem, dot, ending = name.rpartition(".")
+    return f".{ending.lower()}" if stem and dot else "without a suffix"
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A data set, as it was understood.
+
+    Attributes:
+        place: where it lies.
+        what: a sample is.
+        classes: names.
+        labels: of the samples of each split; `len(classes)` is none.
+        origin: from what the splits come.
+        ignored: what was left out.
+        notes: what else is to be known.
+    """
+
+    place: object
+    what: str
+    classes: Sequence[str]
+    labels: Mapping[str, Sequence[int]]
+    origin: str
+    ignored: Ignored = field(default_factory=Ignored)
+    notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        counts = Counter(label for split in SPLITS for label in self.labels.get(split, ()))
+        bare = counts.pop(len(self.classes), 0)
+        shown = [f"{printable(self.classes[i])} {counts[i]}" for i in range(min(_SHOWN, len(self.classes)))]
+        more = ", ..." if len(self.classes) > _SHOWN else ""
+        total = sum(len(self.labels.get(split, ())) for split in SPLITS)
+        classes = f"{len(self.classes)} classes" if len(self.classes) != 1 else "1 class"
+        sizes = [f"{split} {len(self.labels.get(split, ()))}" for split in SPLITS]
+        lines = [
+            f"data     {printable(self.place)}: {total} {self.what}{'' if total == 1 else 's'}, {classes}: "
+            f"{', '.join(shown)}{more}{f', {bare} without a class' if bare else ''}",
+            f"splits   {', '.join(sizes)}; {self.origin}",
+            *(f"ignored  {line}" for line in self.ignored.lines()),
+            *(f"note     {printable(note)}" for note in [*self.notes, *self._warnings()]),
+        ]
+        return "\n".join(lines)
+
+    def _warnings(self) -> list[str]:
+        seen = {split: set(self.labels.get(split, ())) for split in SPLITS}
+        untrained = [name for i, name in enumerate(self.classes) if i not in seen["train"]]
+        found = []
+        if untrained and seen["train"]:
+            names = ", ".join(untrained[:_SHOWN]) + (", ..." if len(untrained) > _SHOWN else "")
+            found.append(f"nothing to train on in {len(untrained)} of the classes: {names}")
+        if (num := len(self.labels.get("test", ()))) < LEAST:
+            found.append(f"too small to measure: test has {num} of at least {LEAST}")
+        elif unmeasured := len(seen["train"] - seen["test"]):
+            found.append(f"nothing in test, so nothing is measured, of {unmeasured} of the classes")
+        if odd := [name for name in self.classes if split_word(name)]:
+            found.append(
+                f"named as a split, but taken for a class, as no other split is beside it: {', '.join(odd)}"
+            )
+        return found
+
+
+def check_enough(num: int, split: str, what: str) -> None:
+    """Refuse to measure a split of a single sample, or none.
+
+    Raises:
+        TooFewError: a ValueError that does not keep a run from training.
+    """
+    if num < LEAST:
+        raise TooFewError(f"an evaluation needs at least {LEAST} real {what}, {split} has {num}")
