@@ -65,7 +65,7 @@ def run(command: Callable[[dict[str, Any]], None], config_name: str, many: bool 
         with launch.processes():
             try:
                 command(words)
-            except (OverflowError, RuntimeError) as error:
+            except (OverflowError, RuntimeError, TypeError) as error:  # torch's is any of them
                 if not is_overflow(error):
                     raise
                 raise ValueError(
@@ -158,7 +158,7 @@ def is_memory(error: BaseException) -> bool:
 
 def is_overflow(error: BaseException) -> bool:
     """Whether a number, such as a tensor's bytes, does not fit 64 bits or a float: Python's error, or torch's."""
-    signs = ("overflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
+    signs = ("verflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
     return isinstance(error, OverflowError) or any(sign in str(error) for sign in signs)
 
 
