@@ -93,7 +93,7 @@ def run(
         with launch.processes():
             try:
                 command(options)
-            except (OverflowError, RuntimeError) as error:
+            except (OverflowError, RuntimeError, TypeError) as error:  # torch's is any of them
                 if not is_overflow(error):
                     raise
                 raise ValueError(
@@ -198,7 +198,7 @@ def is_memory(error: BaseException) -> bool:
 
 def is_overflow(error: BaseException) -> bool:
     """Whether a number, such as a tensor's bytes, does not fit 64 bits or a float: Python's error, or torch's."""
-    signs = ("overflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
+    signs = ("verflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
     return isinstance(error, OverflowError) or any(sign in str(error) for sign in signs)
 
 

@@ -31,6 +31,8 @@ FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
 HELD_OUT = 64
 """Clips of the test split that a trained autoencoder is measured on."""
+MOST_STRIDE = 65_536
+"""Frames from one of a clip to the next: an hour, at eighteen a second."""
 
 
 class Video(LatentModality, CodecTraining):
@@ -95,6 +97,7 @@ class Video(LatentModality, CodecTraining):
             raise ValueError(
                 f"modality.frames and modality.stride must be at least 1, got {frames} and {stride}"
             )
+        check_number("modality.stride", stride, 1, MOST_STRIDE, whole=True)
         check_number("modality.rate", rate, 0.01, 1000)
         if not 0 <= images <= 1:
             raise ValueError(f"modality.images must lie in [0, 1], got {images}")
