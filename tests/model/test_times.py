@@ -17,11 +17,10 @@ from ditmoe.moe import DiffMoE, ExpertChoice, ExpertRace, Soft, TimestepExperts,
 from ditmoe.nn import Layout
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens, VoxelTokens
-from tests.routers import GRIDS, ROUTERS, B, D, N, axes, batch, layer
+from tests.routers import B, D, N, batch, found, layer
 
 CPU = torch.device("cpu")
 FOLDER = cli.config_folder()
-YAMLS = sorted(f.stem for f in (FOLDER / "router").glob("*.yaml"))
 MODALITIES = sorted(f.stem for f in (FOLDER / "modality").glob("*.yaml"))
 TINY = {
     "image": ["modality.size=[16,24]", "modality.codec.channels=3"],
@@ -51,10 +50,14 @@ def everywhere_some(net: DiTMoE) -> DiTMoE:
     return net
 
 
+ROUTERS = found()
+
+
 def router(name: str):
-    made = build.make_router(configured(f"router={name}")["router"])
-    segments = [300, 700] if made is not None and isinstance(made(hidden_size=8), TimestepExperts) else None
-    return partial(made, boundaries=segments) if segments else made
+    if name == "dense":
+        return None
+    make = ROUTERS[name].make
+    return partial(make, boundaries=[300, 700]) if make.func is TimestepExperts else make
 
 
 def of_router(name: str, kind: type[DiTMoE] = DiTMoE, **options) -> DiTMoE:
@@ -72,7 +75,7 @@ def shapes(t: Tensor, layout: Layout) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", [*ROUTERS, "dense"])
 @torch.no_grad()
 def test_equal_times_of_any_shape_are_one_time(name: str, packed: bool, training: bool) -> None:
     grids = [GRID, (2, 5), (3, 4)] if packed else [GRID] * 3
@@ -91,7 +94,7 @@ def test_equal_times_of_any_shape_are_one_time(name: str, packed: bool, training
                 assert torch.allclose(loss.value, other.losses[own].value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", [*ROUTERS, "dense"])
 @torch.no_grad()
 def test_a_time_per_frame_is_one_per_token_and_samples_are_alone(name: str) -> None:
     net = of_router(name).eval()
@@ -107,56 +110,10 @@ def test_a_time_per_frame_is_one_per_token_and_samples_are_alone(name: str) -> N
     assert torch.allclose(row, net.tokens.patchify(whole, net.tokens.layout(x)).view_as(row), atol=1e-5)
 
 
-TOKENWISE = [
-    name
-    for name in ROUTERS
-    if not any(
-        word in name for word in ("expert_choice", "decoupled", "soft", "sinkhorn", "base", "capacity")
-    )
-]
-"""Routers that send a token where they would whatever the others of its sample are, when sampling."""
-
-
-@pytest.mark.parametrize("name", list(ROUTERS))
-@pytest.mark.parametrize("packed", [False, True])
-@torch.no_grad()
-def test_a_token_gets_what_its_own_time_says(name: str, packed: bool) -> None:
-    """Not what the mean of its sample's times says."""
-    moe = layer(name).eval()
-    x, context = batch(name)
-    g = torch.Generator().manual_seed(4)
-    choice = torch.randint(B, (B, N), generator=g)  # each token has the time of one of the samples
-    values = {"t": context.t, "time": context.time, "c": context.c}
-    layout = context.layout
-    if packed:
-        layout, choice = Layout.pack([GRIDS[axes(name)]] * B, CPU), choice.view(1, -1)
-        x, unmodulated = x.view(1, B * N, D), context.unmodulated.view(1, B * N, D)
-    else:
-        unmodulated = context.unmodulated
-    mixed = type(context)(**{k: v[choice] for k, v in values.items()}, layout=layout, unmodulated=unmodulated)
-    if name == "soft":
-        assert torch.equal(
-            moe(x, mixed)[0].view_as(x), moe(x, type(context)(*values.values(), layout, unmodulated))[0]
-        )
-        return
-    out, routing = moe(x, mixed)
-    scores = routing.scores.view(*choice.shape, -1)
-    if isinstance(moe.router, TimestepExperts):
-        segment = torch.bucketize(values["t"][choice], torch.tensor(moe.router.boundaries), right=True)
-        assert torch.equal(routing.expert // moe.router.per_segment, segment.flatten()[routing.token])
-    for i in range(B):
-        here = choice == i
-        same = {k: v[i].expand(B, *v.shape[1:]).contiguous() for k, v in values.items()}
-        expected, own = moe(x, type(context)(**same, layout=layout, unmodulated=unmodulated))
-        assert torch.allclose(scores[here], own.scores.view_as(scores)[here], atol=1e-5)
-        if name in TOKENWISE:
-            assert torch.allclose(out[here], expected[here], atol=1e-5)
-
-
 @torch.no_grad()
 def test_experts_that_know_the_time_are_the_same_however_many_times() -> None:
     """Few times are modulated with every expert, many with those that their tokens take."""
-    moe, (x, context) = layer("diff_moe 2"), batch("diff_moe 2")
+    moe, (x, context) = layer("diff_moe"), batch("diff_moe")
     assert isinstance(moe.router, DiffMoE)
     rows = moe.router(x, context).dispatch(x, context.layout)
     few = moe.experts.modulation(rows, context.c[:, None])
