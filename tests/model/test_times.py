@@ -12,7 +12,7 @@ from ditmoe import DiTMoE
 from ditmoe.config import build, cli
 from ditmoe.diffusion import FlowMatching, denoise, make_scheduler
 from ditmoe.diffusion.schedulers import FlowAncestralScheduler
-from ditmoe.model import MaskedDiTMoE
+from ditmoe.model import MaskedDiTMoE, initialize_layers
 from ditmoe.moe import DiffMoE, ExpertChoice, ExpertRace, Soft, TimestepExperts, TokenChoice
 from ditmoe.nn import Layout
 from modalities.image import LatentTokens
@@ -288,7 +288,7 @@ def test_packed_rows_of_several_sizes_refuse_times_per_frame(shape: tuple[int, .
 
 def test_decoupled_expert_choice_scores_by_the_time_of_the_token() -> None:
     net = ExpertChoice(D, 4, decoupled=True)
-    net.initialize()
+    initialize_layers(net)
     x, context = batch()
     times = context.time[:, None].repeat(1, N, 1)
     times[0, 3] += 1
@@ -302,8 +302,7 @@ def test_decoupled_expert_choice_scores_by_the_time_of_the_token() -> None:
 def test_a_capacity_counts_the_tokens_of_a_sample_within_a_segment() -> None:
     inner = partial(TokenChoice, num_experts=2, top_k=1, capacity=1.0)
     net = TimestepExperts(D, [500], inner)
-    for each in net.routers:
-        each.initialize()
+    initialize_layers(net)
     x, context = batch()
     t = torch.full((B, N), 100.0)
     t[:, :4] = 900.0
