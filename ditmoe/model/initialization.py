@@ -7,8 +7,9 @@
     modulations, the last layer     zero: gates are closed, and nothing is predicted
 
 A class whose own layers are to start otherwise has a method `initialize`, which is called when these rules have been
-applied to all within it: routers, experts, a router's branch, cross-attention, a modality's tokens. What no rule and no class names
-keeps what its constructor made. Random numbers are drawn in the order of the modules, those of deviation 0.02 last.
+applied to all within it: routers, experts, a router's branch, cross-attention, a modality's tokens. What no rule and no
+class names keeps what its constructor made. Random numbers are drawn in the order of the modules, those of deviation
+0.02 last.
 
 The initial values of muP (arXiv 2203.03466), deviations by fan in with another one for the last layer, belong here;
 its learning rates into `ditmoe/training/parameter_groups.py`.

@@ -1,7 +1,7 @@
 """What holds for every modality: functions of a subject, run over all that are found by `test_laws.py`.
 
-A subject is every YAML of `configs/modality/`, of the examples, of the packages in `tests/strangers/` and of a folder that
-a test names; those of ditmoe are made tiny by the words of `TINY`.
+A subject is every YAML of `configs/modality/`, of the examples, of the packages in `tests/strangers/` and of a folder
+that a test names; those of ditmoe are made tiny by the words of `TINY`.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from ditmoe.checkpoint import manifest
 from ditmoe.conditioning import ClassLabel, Condition
 from ditmoe.config import build
 from ditmoe.config.facts import described, facts_of
-from ditmoe.config.words import shape_asked
+from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import FlowMatching, denoise, make_scheduler
 from ditmoe.diffusion.schedulers import FlowAncestralScheduler
 from ditmoe.evaluate import evaluate_files
@@ -93,10 +93,12 @@ def refuses(work: Callable[[], Any]) -> bool:
     try:
         work()
     except ValueError as error:
-        assert str(error)
-        assert "\n" not in str(error)
-        return True
-    return False
+        line = str(error)
+    else:
+        return False
+    assert line
+    assert "\n" not in line
+    return True
 
 
 def model(tokens: Tokens) -> DiTMoE:
@@ -154,7 +156,10 @@ def packed_is_each_alone(of: Subject, tmp_path: Path) -> None:
     net, t, y = model(tokens), torch.tensor([100.0, 500.0, 900.0])[: len(samples)], torch.tensor([0, 1, 3])
     rows, layout = tokens.pack(samples)
     whole = net.predict(rows[None], layout, t, y[: len(samples)])[0][0].split(layout.lengths)
-    parts = zip(*(v.split(layout.lengths) for v in (rows, tokens.positions(layout), tokens.coordinates(layout))), strict=True)
+    parts = zip(
+        *(v.split(layout.lengths) for v in (rows, tokens.positions(layout), tokens.coordinates(layout))),
+        strict=True,
+    )
     for i, (x, (row, positions, coordinates)) in enumerate(zip(samples, parts, strict=True)):
         alone = tokens.layout(x[None])
         cut = tokens.patchify(x[None], alone)
@@ -236,7 +241,8 @@ def a_batch_is_a_function_of_its_address(of: Subject, tmp_path: Path) -> None:
     read = ClassLabel(4, len(modality.classes)).read
     assert same(torch.cat([x for x, _ in parts]), whole[0])
     assert same(Condition.cat([read(y) for _, y in parts]).tensors(), read(whole[1]).tensors())
-    assert len(modality.batch_names(4, 1, 7)) in (0, 4)
+    if not isinstance(modality, NativeSizes) or not modality.rows:  # whose names are those of rows
+        assert len(modality.batch_names(4, 1, 7)) in (0, 4)
 
 
 @law
@@ -293,7 +299,7 @@ def words_ask_for_a_shape_or_are_refused_in_one_line(of: Subject, tmp_path: Path
         assert all(len(shape) == len(modality.sample_shape) for shape in works)
         for wrong in (0, -1, "many", 1.5, [0, 0], [1, 2, 3, 4, 5], {"a": 1}):
             assert refuses(lambda wrong=wrong, word=word: shape_asked(modality, {word: wrong})), (word, wrong)
-    assert refuses(lambda: shape_asked(modality, {"no_such_word": 1}))
+    assert refuses(lambda: split_words({"no_such_word": 1}, modality))
 
 
 # --- what it says that it can do
@@ -311,6 +317,7 @@ def what_is_written_is_read(of: Subject, tmp_path: Path) -> None:
         assert files
         assert all(file.is_file() and tmp_path in file.parents for file in files)
         found = of.modality.read(folder)
+        assert folder.is_file() == (folder.suffix == ".npz")  # all in one
         assert len(found) == len(samples)
         assert np.allclose(np.stack(list(found.data)), samples.data, atol=1e-5)
     files = of.modality.write(samples, tmp_path / "set")[1:]
@@ -322,7 +329,13 @@ def what_is_written_is_read(of: Subject, tmp_path: Path) -> None:
 @law
 def a_command_refuses_what_it_cannot_do_in_one_line(of: Subject, tmp_path: Path) -> None:
     """Before it has read or written anything."""
-    given = {"modality": of.section, "source": str(tmp_path), "out": str(tmp_path / "out"), "check": False, "seed": 0}
+    given = {
+        "modality": of.section,
+        "source": str(tmp_path),
+        "out": str(tmp_path / "out"),
+        "check": False,
+        "seed": 0,
+    }
     commands = {
         "prepare": (Preparation, lambda: prepare(dict(given))),
         "train_codec": (CodecTraining, lambda: train_codec(dict(given))),

@@ -102,7 +102,9 @@ BROKEN = {
 def stranger(folder: Path, name: str, tokens: str = "", adapter: str = "") -> Subject:
     """A class and a YAML in a folder of a person's own."""
     (folder / "configs/modality").mkdir(parents=True)
-    (folder / f"{name}.py").write_text(CLASS.format(name=name, tokens=tokens or "pass", adapter=adapter or "pass"))
+    (folder / f"{name}.py").write_text(
+        CLASS.format(name=name, tokens=tokens or "pass", adapter=adapter or "pass")
+    )
     text = f"_target_: {name}.Waves\nlength: 32\ntokens:\n  _target_: {name}.Pieces\n  _partial_: true\n"
     (folder / "configs/modality" / f"{name}.yaml").write_text(text)
     return find(folder / "configs")[name]
@@ -120,5 +122,5 @@ def test_a_broken_modality_breaks_its_law(what: str, tmp_path: Path) -> None:
     tokens, adapter, name = BROKEN[what]
     broken = stranger(tmp_path / "mine", f"waves_{list(BROKEN).index(what)}", tokens, adapter)
     law = next(law for law in LAWS if law.__name__ == name)
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError, TypeError)):
         law(broken, tmp_path)
