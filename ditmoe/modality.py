@@ -88,8 +88,8 @@ class Tokens(nn.Module, ABC):
         """Times in a shape of `ditmoe.nn.layout`, each for the numbers of its token: shaped to multiply samples.
 
         Args:
-            x: samples, by default (B, C, *cells), of which a token covers so many along each axis; or, with a layout,
-                their tokens (T, P), as `pack` gives them.
+            x: samples, by default (B, C, *cells) or (B, *cells), of which a token covers so many along each axis; or,
+                with a layout, their tokens (T, P), as `pack` gives them.
 
         Raises:
             ValueError: for any other shape.
@@ -101,8 +101,9 @@ class Tokens(nn.Module, ABC):
         each = Layout.even(grid, len(x), t.device).cells_per_time(t.shape)
         if not each:
             return t.view(-1, *[1] * (x.ndim - 1))
-        times = t.repeat_interleave(each, dim=1).view(len(x), 1, *grid)
-        for axis, (tokens, size) in enumerate(zip(grid, x.shape[2:], strict=True), start=2):
+        first = x.ndim - len(grid)  # of the axes of cells
+        times = t.repeat_interleave(each, dim=1).view(len(x), *[1] * (first - 1), *grid)
+        for axis, (tokens, size) in enumerate(zip(grid, x.shape[first:], strict=True), start=first):
             times = times.repeat_interleave(size // tokens, dim=axis)
         return times
 

@@ -1,11 +1,20 @@
-"""What the tests of the mixture share: small layers of every router, and its definition as a loop."""
+"""What the tests of the mixture share: small layers of every router, and its definition as a loop.
 
-from functools import partial
+A subject of the laws (`tests/moe/laws.py`) is every YAML of `configs/router/`, of the examples and of a folder that a
+test names, made tiny by one rule; and the variants below, whose options no YAML has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from math import ceil
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from ditmoe.config import build
 from ditmoe.moe import (  # fmt: skip
     Base,
     BatchPool,
@@ -17,57 +26,80 @@ from ditmoe.moe import (  # fmt: skip
     Place,
     ReLU,
     Router,
+    Routing,
     Sinkhorn,
     Soft,
     TimestepExperts,
     TokenChoice,
 )
+from ditmoe.moe.diff_moe import GridConvolution
 from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate
+from tests import subjects
 
 B, N, D, E = 3, 12, 16, 4
 GRIDS = {1: (12,), 2: (3, 4), 3: (3, 2, 2)}
 token_choice = partial(TokenChoice, num_experts=E, top_k=2)
-ROUTERS = {
-    "token_choice": token_choice,
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A router: what makes it for a hidden size, and the axes of the grid that its tokens lie on."""
+
+    make: Callable[..., Router]
+    axes: int = 2
+
+
+VARIANTS = {
     "top 1": partial(TokenChoice, num_experts=E, top_k=1),
     "all experts": partial(TokenChoice, num_experts=E, top_k=E),
     "renormalized": partial(token_choice, renormalize=True, route_scale=2.5, z_loss=0.1),
     "sigmoid and bias": partial(token_choice, score="sigmoid", bias_rate=0.01, renormalize=True),
     "capacity": partial(token_choice, capacity=0.75),
     "capacity in order": partial(token_choice, capacity=0.75, priority=False),
-    "expert_choice": partial(ExpertChoice, num_experts=E, capacity=1.5),
+    "small capacity": partial(ExpertChoice, num_experts=E, capacity=1.5),
     "decoupled": partial(ExpertChoice, num_experts=E, capacity=2.0, decoupled=True, renormalize=True),
-    "batch_pool": partial(BatchPool, num_experts=E, capacity=2.0),
-    "race": partial(ExpertRace, num_experts=E, top_k=2),
-    "soft": partial(Soft, num_experts=E, slots=3),
-    "sinkhorn": partial(Sinkhorn, num_experts=E, top_k=2),
-    "base": partial(Base, num_experts=E, top_k=2),
-    "relu": partial(ReLU, num_experts=E, top_k=2),
-    "timestep": partial(TimestepExperts, boundaries=[300, 700]),
-    "timestep, token_choice": partial(TimestepExperts, boundaries=[500], router=token_choice),
-    "timestep, expert_choice": partial(
+    "segments": partial(TimestepExperts, boundaries=[300, 700]),
+    "segments, token_choice": partial(TimestepExperts, boundaries=[500], router=token_choice),
+    "segments, expert_choice": partial(
         TimestepExperts, boundaries=[500], router=partial(ExpertChoice, num_experts=E, capacity=2.0)
     ),
-    "timestep, race": partial(
+    "segments, race": partial(
         TimestepExperts, boundaries=[500], router=partial(ExpertRace, num_experts=E, top_k=2)
     ),
     "diff_moe 1": partial(DiffMoE, num_experts=E, top_k=2, rank=4),
-    "diff_moe 2": partial(DiffMoE, num_experts=E, top_k=2, rank=4),
     "diff_moe 3": partial(DiffMoE, num_experts=E, top_k=2, rank=4, kernel=5),
 }
-POOLED = ("batch_pool", "race", "timestep, race")
+AXES = {"diff_moe 1": 1, "diff_moe 3": 3}
 
 
-def axes(name: str) -> int:
-    return int(name[-1]) if name.startswith("diff_moe") else 2
+def tiny(section: Any) -> Any:
+    """A router's section with E experts: no whole number above that, of experts, ranks, slots or rounds."""
+    if isinstance(section, dict):
+        return {key: tiny(value) for key, value in section.items()}
+    return min(section, E) if type(section) is int else section
 
 
-def layer(name: str, activation: str = "swiglu", shared: int = 8) -> MoE:
+@cache
+def found(*folders: Path) -> dict[str, Subject]:
+    """The router of every YAML of these folders, by default of all that there are (`tests/subjects.py`)."""
+    files = subjects.find("router", *folders).items()
+    made = {name: build.make_router(tiny(subjects.section("router", name, folder))) for name, folder in files}
+    return {name: Subject(make) for name, make in made.items() if make}  # but for the one of a dense model
+
+
+ROUTERS = found() | {name: Subject(make, AXES.get(name, 2)) for name, make in VARIANTS.items()}
+
+
+def subject(of: str | Subject) -> Subject:
+    return ROUTERS[of] if isinstance(of, str) else of
+
+
+def layer(of: str | Subject, activation: str = "swiglu", shared: int = 8) -> MoE:
     """A layer with weights that are nowhere zero."""
     torch.manual_seed(0)
-    router: Router = ROUTERS[name](hidden_size=D)
-    router.bind(Place(layer=0, num_layers=1, out_features=6, axes=axes(name)))
+    router = subject(of).make(hidden_size=D)
+    router.bind(Place(layer=0, num_layers=1, out_features=6, axes=subject(of).axes))
     moe = MoE(router, D, 24, shared, activation)
     with torch.no_grad():
         for parameter in moe.parameters():
@@ -75,13 +107,13 @@ def layer(name: str, activation: str = "swiglu", shared: int = 8) -> MoE:
     return moe
 
 
-def batch(name: str = "token_choice", size: int = B, seed: int = 1) -> tuple[torch.Tensor, Context]:
+def batch(of: str | Subject = "token_choice", size: int = B, seed: int = 1) -> tuple[torch.Tensor, Context]:
     """Tokens and what is known beside them; the samples' times lie in different segments."""
     g = torch.Generator().manual_seed(seed)
     x, unmodulated = (torch.randn(size, N, D, generator=g) for _ in range(2))
     time, c = (torch.randn(size, D, generator=g) for _ in range(2))
     t = torch.linspace(100, 900, size)
-    return x, Context(t, time, c, Layout.even(GRIDS[axes(name)], size, x.device), unmodulated)
+    return x, Context(t, time, c, Layout.even(GRIDS[subject(of).axes], size, x.device), unmodulated)
 
 
 def one(x: torch.Tensor, context: Context, i: int) -> tuple[torch.Tensor, Context]:
@@ -98,21 +130,48 @@ def expert(moe: MoE, e: int, h: torch.Tensor) -> torch.Tensor:
     return w.down[e] @ activate(up, w.activation) + (0 if w.down_bias is None else w.down_bias[e])
 
 
-def loop(moe: MoE, x: torch.Tensor, context: Context, name: str) -> torch.Tensor:
-    """The definition: shared experts, plus each assignment's expert times its weight, token by token."""
+def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
+    """The definition: shared experts, plus each assignment's expert times its weight, token by token.
+
+    A router without equations here says itself what it assigns, and a layer of experts that are not plain what each of
+    them does.
+    """
     out = torch.zeros_like(x) if moe.shared is None else moe.shared(x)
-    if name == "soft":
+    if isinstance(moe.branch, GridConvolution):
+        out = out + convolution(moe, x, context)
+    elif moe.branch is not None:
+        out = out + moe.branch(x, context)
+    if type(moe.router) is Soft:
         return out + soft(moe, x)
+    if not written(moe.router):
+        return one_by_one(moe, x, context, out)
     for b, n, e, weight in assignments(moe.router, x, context, moe.training):
         h = x[b, n]
-        if name.startswith("diff_moe"):
-            shift, scale, gate = (moe.experts.expand[e] @ moe.experts.reduce[e] @ F.silu(context.c[b])).split(
-                D
-            )
+        if isinstance(moe.router, DiffMoE):
+            modulation = moe.experts.expand[e] @ moe.experts.reduce[e] @ F.silu(context.c[b])
+            shift, scale, gate = modulation.split(D)
             out[b, n] += weight * (h + gate * expert(moe, e, (1 + scale) * h + shift))
         else:
             out[b, n] += weight * expert(moe, e, h)
-    return out if moe.branch is None else out + convolution(moe, x, context)
+    return out
+
+
+def written(router: Router) -> bool:
+    """Whether its equations stand below: not those of a class that is unknown here, even if it inherits."""
+    known = (TokenChoice, Sinkhorn, Base, DiffMoE, ExpertChoice, BatchPool, ExpertRace, ReLU)
+    return all(type(r) in (TimestepExperts, *known) for r in router.modules() if isinstance(r, Router))
+
+
+def one_by_one(moe: MoE, x: torch.Tensor, context: Context, out: torch.Tensor) -> torch.Tensor:
+    """Each assignment of a routing by itself through its expert, which multiplies by its weight."""
+    routing, out = moe.router(x, context), out.flatten(0, 1)
+    if type(routing).dispatch is not Routing.dispatch:
+        return moe(x, context)[0]  # of mixtures of tokens, which no list of assignments defines
+    for i in range(len(routing.token)):
+        alone = {name: getattr(routing, name)[i : i + 1] for name in ("token", "expert", "weight")}
+        rows = replace(routing, **alone).dispatch(x, context.layout)
+        out = out.index_add(0, alone["token"], moe.experts(rows, context.c))
+    return out.view_as(x)
 
 
 def soft(moe: MoE, x: torch.Tensor) -> torch.Tensor:
@@ -120,7 +179,7 @@ def soft(moe: MoE, x: torch.Tensor) -> torch.Tensor:
     for b in range(len(x)):
         unit, phi = (v / v.norm(dim=-1, keepdim=True) for v in (x[b], r.phi))
         logits = r.scale * unit @ phi.T
-        for s in range(E * r.slots):
+        for s in range(r.num_experts * r.slots):
             slot = sum(torch.softmax(logits[:, s], 0)[n] * x[b, n] for n in range(N))
             y = expert(moe, s // r.slots, slot)
             for n in range(N):

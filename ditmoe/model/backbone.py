@@ -237,6 +237,7 @@ class DiTMoE(nn.Module):
     ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context]:
         """Tokens after `depth` blocks, the routings, and what is known of the samples."""
         h, angles = self.place(self.embed(tokens), layout)
+        layout.cells_per_time(t.shape)  # which refuses what is no shape of times
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         asked = self.conditioning(self.conditioning.read(y))
         c = time + layout.beside_times(asked.vector, t.shape)

@@ -31,7 +31,7 @@ class BatchPool(Router):
         momentum: of the thresholds.
     """
 
-    uses_collectives = True
+    uses_collectives = competes = True
     within_timestep = True
 
     def __init__(

@@ -28,7 +28,7 @@ class ExpertRace(Router):
         momentum: of the threshold.
     """
 
-    uses_collectives = True
+    uses_collectives = competes = True
     within_timestep = True
 
     def __init__(

@@ -168,6 +168,8 @@ class Router(nn.Module, ABC):
         active: experts per token that it aims at, on average.
         ranks: the processes among which training batches are spread.
         uses_collectives: whether its forward pass takes part in sums or collections over them.
+        competes: whether the tokens of a whole batch compete in training, so that its samples see each other there; in
+            sampling those of no router do.
         routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
         top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
         within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, or
@@ -183,6 +185,7 @@ class Router(nn.Module, ABC):
     active: float
     ranks: Ranks = ALONE
     uses_collectives: bool = False
+    competes: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

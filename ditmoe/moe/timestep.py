@@ -58,6 +58,7 @@ class TimestepExperts(Router):
         self.per_segment = self.routers[0].num_experts if router else 1
         self.num_experts = segments * self.per_segment
         self.active = self.routers[0].active if router else 1.0
+        self.competes = any(r.competes for r in self.routers)
 
     @property
     def routers(self) -> list[Any]:

@@ -226,5 +226,9 @@ def _let_fsdp_see(*kinds: type) -> None:
     from torch.utils import _pytree
 
     for kind in kinds:
+        if "__dataclass_fields__" not in vars(kind):  # a base's would hide what it adds
+            raise ValueError(
+                f"{kind.__name__} must be a dataclass of its own, for FSDP to find the tensors in it"
+            )
         if kind not in _pytree.SUPPORTED_NODES:
             _pytree.register_dataclass(kind)

@@ -1,6 +1,7 @@
 """What is asked for: laws of the value, of every module that embeds it, and a second kind that nobody knows of."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
 import ditmoe
 from ditmoe.conditioning import ClassLabel, Condition, Conditioning
-from ditmoe.config import build, cli, trust
+from ditmoe.config import build, trust
 from ditmoe.config.restore import restore
 from ditmoe.cost import count
 from ditmoe.evaluate import evaluate_checkpoint
@@ -26,39 +26,39 @@ from ditmoe.sample import draw_from, sample_checkpoint
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from modalities.image import LatentTokens
+from tests import subjects
 from tests.conditioning.numbers import Numbers
 from tests.many import together
 from tests.training.test_trainer import config, same
 
 D, CLASSES = 24, ["a", "b", "c"]
-NAMES = sorted(file.stem for file in (cli.config_folder() / "conditioning").glob("*.yaml"))
-KINDS = {
-    **{
-        name: build.make(
-            OmegaConf.to_container(OmegaConf.load(cli.config_folder() / "conditioning" / f"{name}.yaml"))
-        )
-        for name in NAMES
-    },
-    "numbers": Numbers,
-}
+
+
+def find(*folders: Path) -> dict[str, Callable[..., Conditioning]]:
+    """What makes the module of every YAML of these folders, by default of all that there are (`tests/subjects.py`)."""
+    files = subjects.find("conditioning", *folders).items()
+    return {name: build.make(subjects.section("conditioning", name, folder)) for name, folder in files}
+
+
+KINDS = {**find(), "numbers": Numbers}
 MEASURED = {"_target_": "tests.conditioning.numbers.Numbers", "_partial_": True}
 
 
-def conditioning(name: str) -> Conditioning:
+def conditioning(make: Callable[..., Conditioning]) -> Conditioning:
     torch.manual_seed(0)
-    made = KINDS[name](hidden_size=D, num_classes=len(CLASSES))
+    made = make(hidden_size=D, num_classes=len(CLASSES))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(std=0.5)
     return made
 
 
-def some(name: str, num: int = 4) -> Condition:
+def some(make: Callable[..., Conditioning], num: int = 4) -> Condition:
     """Different for each sample, as far as its kind can ask."""
-    if name == "numbers":
+    if make is Numbers:
         values = torch.randn(num, 3, generator=torch.Generator().manual_seed(1))
         return Condition({"numbers": values}, torch.zeros(num, dtype=torch.bool))
-    return conditioning(name).ask(num, CLASSES)
+    return conditioning(make).ask(num, CLASSES)
 
 
 def condition(lengths: list[int], null: list[bool]) -> Condition:
@@ -108,12 +108,11 @@ def test_conditions_that_are_none() -> None:
             Condition.of_tensors(wrong)
     for wrong in (torch.zeros(2), torch.zeros(2, 2).long(), [1, 2], None):
         with pytest.raises(ValueError, match="must be a Condition or whole numbers"):
-            conditioning("class_label").read(wrong)
+            conditioning(ClassLabel).read(wrong)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_embeddings_are_of_each_sample_alone_and_nothing_is_nothing(name: str) -> None:
-    made, asked = conditioning(name), some(name)
+def embeddings_are_of_each_sample_alone_and_nothing_is_nothing(make: Callable[..., Conditioning]) -> None:
+    made, asked = conditioning(make), some(make)
     whole = made(asked)
     for i in range(len(asked)):
         one = made(asked.take([i]))
@@ -129,11 +128,11 @@ def test_embeddings_are_of_each_sample_alone_and_nothing_is_nothing(name: str) -
     assert (whole.tokens is not None) == made.gives_tokens
 
 
-def model(name: str, masked: bool = False, seed: int = 0) -> DiTMoE:
+def model(make: Callable[..., Conditioning], masked: bool = False, seed: int = 0) -> DiTMoE:
     torch.manual_seed(seed)
     kind = partial(MaskedDiTMoE, decoder_depth=1, decoder_window=2) if masked else DiTMoE
     router = partial(TokenChoice, num_experts=4, top_k=2)
-    return kind(LatentTokens(D, 3), partial(KINDS[name], num_classes=len(CLASSES)), D, 2, 2, router)
+    return kind(LatentTokens(D, 3), partial(make, num_classes=len(CLASSES)), D, 2, 2, router)
 
 
 def moved(net: DiTMoE) -> DiTMoE:
@@ -144,10 +143,9 @@ def moved(net: DiTMoE) -> DiTMoE:
     return net.eval()
 
 
-@pytest.mark.parametrize("name", KINDS)
 @torch.no_grad()
-def test_what_is_asked_matters_to_its_sample_alone_packed_or_not(name: str) -> None:
-    net, asked = moved(model(name)), some(name, 3)
+def what_is_asked_matters_to_its_sample_alone_packed_or_not(make: Callable[..., Conditioning]) -> None:
+    net, asked = moved(model(make)), some(make, 3)
     g = torch.Generator().manual_seed(2)
     x, t = torch.randn(3, 3, 4, 6, generator=g), torch.tensor([100.0, 500.0, 900.0])
     whole = net(x, t, asked)[0]
@@ -166,7 +164,7 @@ def test_what_is_asked_matters_to_its_sample_alone_packed_or_not(name: str) -> N
 
 @torch.no_grad()
 def test_a_fresh_model_ignores_what_it_may_attend_to() -> None:
-    net, asked = model("numbers"), some("numbers", 2)
+    net, asked = model(Numbers), some(Numbers, 2)
     x, t = torch.randn(2, 3, 4, 6), torch.tensor([100.0, 900.0])
     torch.nn.init.normal_(net.final.linear.weight)
     assert all(not block.cross_attention.out.weight.any() for block in net.blocks)
@@ -178,7 +176,7 @@ def test_a_fresh_model_ignores_what_it_may_attend_to() -> None:
 
 @torch.no_grad()
 def test_padding_is_no_token() -> None:
-    net, asked = moved(model("numbers")), some("numbers", 2)
+    net, asked = moved(model(Numbers)), some(Numbers, 2)
     x, t = torch.randn(2, 3, 4, 6), torch.tensor([100.0, 900.0])
     seen: list = []
     hook = net.conditioning.register_forward_hook(lambda *call: seen.append(call[2]))
@@ -192,20 +190,57 @@ def test_padding_is_no_token() -> None:
 
 
 def test_routers_see_which_samples_are_unconditional() -> None:
-    net, seen = model("class_label"), []
+    net, seen = model(ClassLabel), []
     for router in net.routers:
         router.register_forward_pre_hook(lambda _, args: seen.append(args[1].asked.null.tolist()))
     net(torch.zeros(3, 3, 4, 6), torch.zeros(3), torch.tensor([0, 3, 2]))
     assert seen == [[False, True, False]] * len(net.routers)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_plan_counts_it(name: str) -> None:
-    net = model(name)
-    counted = count(lambda: model(name), (3, 4, 6))
+def a_plan_counts_it(make: Callable[..., Conditioning]) -> None:
+    net = model(make)
+    counted = count(lambda: model(make), (3, 4, 6))
     assert counted.trainable == sum(p.numel() for p in net.parameters())
     if net.conditioning.gives_tokens:
-        assert counted.multiply_adds > count(lambda: model("class_label"), (3, 4, 6)).multiply_adds
+        assert counted.multiply_adds > count(lambda: model(ClassLabel), (3, 4, 6)).multiply_adds
+
+
+LAWS = [
+    embeddings_are_of_each_sample_alone_and_nothing_is_nothing,
+    what_is_asked_matters_to_its_sample_alone_packed_or_not,
+    a_plan_counts_it,
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_holds(name: str, law: Callable[[Callable[..., Conditioning]], None]) -> None:
+    law(KINDS[name])
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_kind_that_is_given_on_the_fly_holds_all_laws_and_a_broken_one_not(
+    broken: bool, tmp_path: Path
+) -> None:
+    name = f"mine_{broken}".lower()
+    (tmp_path / "configs/conditioning").mkdir(parents=True)
+    told = f"_target_: {name}.Mine\n_partial_: true\n"
+    (tmp_path / f"configs/conditioning/{name}.yaml").write_text(told)
+    seen = "vector + vector.mean(0)" if broken else "vector"
+    (tmp_path / f"{name}.py").write_text(
+        "import torch\nfrom ditmoe.conditioning import ClassLabel, Embedded\n\n\nclass Mine(ClassLabel):\n"
+        "    def forward(self, condition):\n"
+        "        embedded = super().forward(condition)\n"
+        "        vector = embedded.vector\n"
+        f"        return Embedded({seen}, embedded.null)\n"
+    )
+    make = find(tmp_path / "configs")[name]
+    if broken:
+        with pytest.raises(AssertionError):
+            LAWS[0](make)
+        return
+    for law in LAWS:
+        law(make)
 
 
 def settings(*words: str) -> dict:

@@ -1,6 +1,7 @@
 """What is optimised: weights over time mean the same whatever is predicted, masks leave out, parts add up."""
 
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ditmoe.config import build, cli
 from ditmoe.diffusion import DDPM, FlowMatching, Objective, Prediction, Process
 from ditmoe.diffusion.objective import WEIGHTINGS, linear_parts
 from ditmoe.diffusion.process import expand
+from tests import subjects
 
 Added = namedtuple("Added", "losses aux_prediction aux_coefficient", defaults=({}, None, 0.0))
 Loss = namedtuple("Loss", "value coefficient")
@@ -106,6 +108,22 @@ def test_a_value_for_each_time_makes_up_the_loss(shape: tuple, weighting: str) -
     weights = objective.weights(t)
     weighted = said.each * said.counted * (1 if weights is None else weights)
     assert torch.allclose(weighted.sum() / counted.sum(), said.total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", subjects.find("objective"))
+@pytest.mark.parametrize("process", PROCESSES)
+def test_every_yaml_asks_for_the_target_and_counts_what_it_says(process: str, name: str) -> None:
+    section = subjects.section("objective", name, subjects.find("objective")[name])
+    objective, t = build.make(section, process=PROCESSES[process]), TIMES[:4].view(4, 1, 1, 1)
+    given = prediction(t)
+    said, met = objective(given), objective(replace(given, output=given.target))
+    assert met.total == 0
+    assert said.total.isfinite()
+    assert said.total > 0
+    assert said.each.shape == t.shape
+    for i in range(4):  # a sample is measured by itself
+        one = {key: getattr(given, key)[i : i + 1] for key in ("output", "target", "t")}
+        assert torch.allclose(objective(replace(given, **one)).each, said.each[i : i + 1])
 
 
 def test_what_is_masked_changes_nothing_and_the_rest_is_a_mean() -> None:

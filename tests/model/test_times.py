@@ -1,45 +1,22 @@
-"""A time of one's own for each frame or token: what hears it, every router and every modality alike."""
+"""A time of one's own for each frame or token: what hears it, with every router (modalities: their laws)."""
 
-from functools import lru_cache, partial
+from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ditmoe import DiTMoE
-from ditmoe.config import build, cli
-from ditmoe.diffusion import FlowMatching, denoise, make_scheduler
-from ditmoe.diffusion.schedulers import FlowAncestralScheduler
-from ditmoe.model import MaskedDiTMoE
+from ditmoe.diffusion import DDPM, FlowMatching
+from ditmoe.model import MaskedDiTMoE, initialize_layers
 from ditmoe.moe import DiffMoE, ExpertChoice, ExpertRace, Soft, TimestepExperts, TokenChoice
 from ditmoe.nn import Layout
 from modalities.image import LatentTokens
-from modalities.pointcloud import PointVoxelTokens, VoxelTokens
-from tests.routers import GRIDS, ROUTERS, B, D, N, axes, batch, layer
+from modalities.pointcloud import PointVoxelTokens
+from tests.routers import B, D, N, batch, found, layer
 
 CPU = torch.device("cpu")
-FOLDER = cli.config_folder()
-YAMLS = sorted(f.stem for f in (FOLDER / "router").glob("*.yaml"))
-MODALITIES = sorted(f.stem for f in (FOLDER / "modality").glob("*.yaml"))
-TINY = {
-    "image": ["modality.size=[16,24]", "modality.codec.channels=3"],
-    "pointcloud": ["modality.num_points=90"],
-    "video": ["modality.frames=5", "modality.size=[16,16]", "modality.codec.channels=4", "modality.codec.steps=0"],
-}  # fmt: skip
 GRID = (4, 3)
-
-
-@lru_cache
-def configured(*words: str) -> dict:
-    with initialize_config_dir(str(FOLDER), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides=list(words)), resolve=True)
-
-
-@lru_cache
-def modality(name: str):
-    return build.make_modality(configured(f"modality={name}", *TINY.get(name, ())))
 
 
 def everywhere_some(net: DiTMoE) -> DiTMoE:
@@ -51,10 +28,14 @@ def everywhere_some(net: DiTMoE) -> DiTMoE:
     return net
 
 
+ROUTERS = found()
+
+
 def router(name: str):
-    made = build.make_router(configured(f"router={name}")["router"])
-    segments = [300, 700] if made is not None and isinstance(made(hidden_size=8), TimestepExperts) else None
-    return partial(made, boundaries=segments) if segments else made
+    if name == "dense":
+        return None
+    make = ROUTERS[name].make
+    return partial(make, boundaries=[300, 700]) if make.func is TimestepExperts else make
 
 
 def of_router(name: str, kind: type[DiTMoE] = DiTMoE, **options) -> DiTMoE:
@@ -72,7 +53,7 @@ def shapes(t: Tensor, layout: Layout) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", [*ROUTERS, "dense"])
 @torch.no_grad()
 def test_equal_times_of_any_shape_are_one_time(name: str, packed: bool, training: bool) -> None:
     grids = [GRID, (2, 5), (3, 4)] if packed else [GRID] * 3
@@ -91,7 +72,7 @@ def test_equal_times_of_any_shape_are_one_time(name: str, packed: bool, training
                 assert torch.allclose(loss.value, other.losses[own].value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", [*ROUTERS, "dense"])
 @torch.no_grad()
 def test_a_time_per_frame_is_one_per_token_and_samples_are_alone(name: str) -> None:
     net = of_router(name).eval()
@@ -107,56 +88,10 @@ def test_a_time_per_frame_is_one_per_token_and_samples_are_alone(name: str) -> N
     assert torch.allclose(row, net.tokens.patchify(whole, net.tokens.layout(x)).view_as(row), atol=1e-5)
 
 
-TOKENWISE = [
-    name
-    for name in ROUTERS
-    if not any(
-        word in name for word in ("expert_choice", "decoupled", "soft", "sinkhorn", "base", "capacity")
-    )
-]
-"""Routers that send a token where they would whatever the others of its sample are, when sampling."""
-
-
-@pytest.mark.parametrize("name", list(ROUTERS))
-@pytest.mark.parametrize("packed", [False, True])
-@torch.no_grad()
-def test_a_token_gets_what_its_own_time_says(name: str, packed: bool) -> None:
-    """Not what the mean of its sample's times says."""
-    moe = layer(name).eval()
-    x, context = batch(name)
-    g = torch.Generator().manual_seed(4)
-    choice = torch.randint(B, (B, N), generator=g)  # each token has the time of one of the samples
-    values = {"t": context.t, "time": context.time, "c": context.c}
-    layout = context.layout
-    if packed:
-        layout, choice = Layout.pack([GRIDS[axes(name)]] * B, CPU), choice.view(1, -1)
-        x, unmodulated = x.view(1, B * N, D), context.unmodulated.view(1, B * N, D)
-    else:
-        unmodulated = context.unmodulated
-    mixed = type(context)(**{k: v[choice] for k, v in values.items()}, layout=layout, unmodulated=unmodulated)
-    if name == "soft":
-        assert torch.equal(
-            moe(x, mixed)[0].view_as(x), moe(x, type(context)(*values.values(), layout, unmodulated))[0]
-        )
-        return
-    out, routing = moe(x, mixed)
-    scores = routing.scores.view(*choice.shape, -1)
-    if isinstance(moe.router, TimestepExperts):
-        segment = torch.bucketize(values["t"][choice], torch.tensor(moe.router.boundaries), right=True)
-        assert torch.equal(routing.expert // moe.router.per_segment, segment.flatten()[routing.token])
-    for i in range(B):
-        here = choice == i
-        same = {k: v[i].expand(B, *v.shape[1:]).contiguous() for k, v in values.items()}
-        expected, own = moe(x, type(context)(**same, layout=layout, unmodulated=unmodulated))
-        assert torch.allclose(scores[here], own.scores.view_as(scores)[here], atol=1e-5)
-        if name in TOKENWISE:
-            assert torch.allclose(out[here], expected[here], atol=1e-5)
-
-
 @torch.no_grad()
 def test_experts_that_know_the_time_are_the_same_however_many_times() -> None:
     """Few times are modulated with every expert, many with those that their tokens take."""
-    moe, (x, context) = layer("diff_moe 2"), batch("diff_moe 2")
+    moe, (x, context) = layer("diff_moe"), batch("diff_moe")
     assert isinstance(moe.router, DiffMoE)
     rows = moe.router(x, context).dispatch(x, context.layout)
     few = moe.experts.modulation(rows, context.c[:, None])
@@ -239,63 +174,6 @@ def test_each_point_has_the_time_of_its_patch(kept: str) -> None:
     assert torch.equal(tokens.sample_times(times, x)[..., 0] == 900, moved)
 
 
-@pytest.mark.parametrize("name", MODALITIES)
-@torch.no_grad()
-def test_samples_of_every_modality_are_noised_as_their_tokens_are_told(name: str) -> None:
-    mine = modality(name)
-    tokens, process = mine.tokens(24), FlowMatching()
-    x = torch.randn(2, *mine.sample_shape)
-    grid = tokens.grid(x)
-    layout, number = Layout.even(grid, 2, CPU), torch.Size(grid).numel()
-    t, noise = torch.tensor([100.0, 900.0]), torch.randn_like(x)
-    expected = process.corrupt(x, noise, t)
-    for n in (1, grid[0], number):
-        times = tokens.sample_times(t[:, None].expand(-1, n).contiguous(), x)
-        assert times.ndim == x.ndim
-        assert torch.equal(process.corrupt(x, noise, times), expected)
-        assert torch.equal(process.target(x, noise, times), process.target(x, noise, t))
-    frames = 1000 * torch.rand(2, grid[0])
-    each = frames.repeat_interleave(number // grid[0], dim=1)
-    shaped = tokens.sample_times(frames, x)
-    assert torch.equal(shaped, tokens.sample_times(each, x))
-    assert torch.allclose(tokens.sample_times(frames[:1], x[:1]), shaped[:1])  # one sample, several frames
-    assert process.corrupt(x[:1], noise[:1], shaped[:1]).shape == x[:1].shape
-    if isinstance(tokens, VoxelTokens):
-        return  # its own test is above
-    rows = tokens.patchify(shaped.expand_as(x), layout)
-    assert torch.equal(rows, each[..., None].expand_as(rows))
-    several, packed = tokens.pack(list(x))
-    assert torch.equal(tokens.sample_times(each.view(1, -1), several, packed), each.view(-1, 1))
-    assert torch.equal(tokens.sample_times(t, several, packed), t.repeat_interleave(number)[:, None])
-
-
-@pytest.mark.parametrize("name", MODALITIES)
-@torch.no_grad()
-def test_times_given_in_sampling(name: str) -> None:
-    mine = modality(name)
-    tokens = mine.tokens(24)
-    torch.manual_seed(0)
-    net = everywhere_some(DiTMoE(tokens, 3, 24, 1, 4)).eval()
-    process = FlowMatching("residual")
-    noise, asked = torch.randn(2, *mine.sample_shape), net.conditioning.ask(2, list("abc"))
-    frames = tokens.grid(noise)[0]
-
-    def drawn(times=None, guidance: float = 1.5) -> Tensor:
-        scheduler = make_scheduler(FlowAncestralScheduler, process)
-        generators = [torch.Generator().manual_seed(i) for i in range(2)]
-        options = {"steps": 3, "guidance": guidance, "generators": generators, "times": times}
-        return denoise(net, process, scheduler, noise, asked, **options)
-
-    assert torch.allclose(drawn(lambda t: t.expand(2, frames)), drawn(), atol=1e-4)
-    told = []
-    hook = net.register_forward_pre_hook(lambda model, given: told.append(given[1]))
-    changed = drawn(lambda t: torch.cat([torch.zeros(2, 1), t.expand(2, frames - 1)], dim=1))
-    hook.remove()
-    assert changed.isfinite().all()
-    assert all(t.shape == (4, frames) for t in told)  # twice, for guidance
-    assert not any(t[:, 0].any() for t in told)
-
-
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 5), (2, 0), (3, 4), (1, 24), (2, 4, 1)])
 def test_times_of_another_shape_are_refused_in_one_line(shape: tuple[int, ...]) -> None:
     net, x, y = of_router("token_choice"), torch.randn(2, 3, *GRID), torch.tensor([0, 1])
@@ -309,7 +187,7 @@ def test_times_of_another_shape_are_refused_in_one_line(shape: tuple[int, ...]) 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 4), (1, 4), (2, 2, 1, 1)])
 def test_the_process_takes_times_that_multiply_samples(shape: tuple[int, ...]) -> None:
     x = torch.randn(2, 3, *GRID)
-    for process in (FlowMatching("residual"), build.make(configured("process=ddpm")["process"])):
+    for process in (FlowMatching("residual"), DDPM()):
         for work in (process.corrupt, process.target):
             if work == process.target and not isinstance(process, FlowMatching):
                 continue  # of noise that is what it is at any time
@@ -331,7 +209,7 @@ def test_packed_rows_of_several_sizes_refuse_times_per_frame(shape: tuple[int, .
 
 def test_decoupled_expert_choice_scores_by_the_time_of_the_token() -> None:
     net = ExpertChoice(D, 4, decoupled=True)
-    net.initialize()
+    initialize_layers(net)
     x, context = batch()
     times = context.time[:, None].repeat(1, N, 1)
     times[0, 3] += 1
@@ -345,8 +223,7 @@ def test_decoupled_expert_choice_scores_by_the_time_of_the_token() -> None:
 def test_a_capacity_counts_the_tokens_of_a_sample_within_a_segment() -> None:
     inner = partial(TokenChoice, num_experts=2, top_k=1, capacity=1.0)
     net = TimestepExperts(D, [500], inner)
-    for each in net.routers:
-        each.initialize()
+    initialize_layers(net)
     x, context = batch()
     t = torch.full((B, N), 100.0)
     t[:, :4] = 900.0

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from ditmoe.moe.diff_moe import GridConvolution
 from ditmoe.moe.losses import balance_loss, similarity_loss, z_loss
 from ditmoe.moe.token_choice import capacity, within_capacity
 from ditmoe.nn import Layout
-from tests.routers import ROUTERS, B, D, E, N, batch, layer
+from tests.routers import ROUTERS, B, D, E, N, Subject, batch, layer
 
 
 def test_balance_is_one_when_even_and_e_when_collapsed() -> None:
@@ -163,7 +164,7 @@ def test_dropped_assignments_are_counted() -> None:
 
 
 def test_expert_choice_is_balanced_and_leaves_tokens_out() -> None:
-    moe, (x, context) = layer("expert_choice"), batch(size=8)
+    moe, (x, context) = layer("small capacity"), batch(size=8)
     routing = moe.router(x, context)
     assert routing.counts.tolist() == [8 * math.ceil(1.5 * N / E)] * E
     taken = torch.zeros(8 * N).index_add(0, routing.token, torch.ones(len(routing.token)))
@@ -298,8 +299,8 @@ def test_base_is_the_best_assignment_and_every_round_is_even() -> None:
 def test_sinkhorn_is_evener_than_free_choice() -> None:
     x, context = batch(size=16)
     loads = {}
-    for name in ("token_choice", "sinkhorn"):
-        moe = layer(name)
+    for name, kind in {"token_choice": TokenChoice, "sinkhorn": Sinkhorn}.items():
+        moe = layer(Subject(partial(kind, num_experts=E, top_k=2)))
         moe.router.weight[0] += 1.0
         loads[name] = moe.router(x + 0.5, context).load.max().item()
     assert loads["token_choice"] > 0.4
@@ -309,13 +310,13 @@ def test_sinkhorn_is_evener_than_free_choice() -> None:
 def test_soft_mixes_are_convex() -> None:
     moe, (x, context) = layer("soft"), batch()
     routing = moe.router(x, context)
-    assert torch.allclose(routing.mix.view(B, N, E, 3).sum(1), torch.ones(B, E, 3))
+    assert torch.allclose(routing.mix.view(B, N, E, -1).sum(1), torch.ones(B, E, moe.router.slots))
     assert torch.allclose(routing.back.sum((1, 2)), torch.ones(B * N))
-    assert routing.counts.tolist() == [3 * B] * E
+    assert routing.counts.tolist() == [moe.router.slots * B] * E
 
 
 def test_experts_of_a_noise_segment_serve_it_alone() -> None:
-    moe, (x, context) = layer("timestep"), batch()
+    moe, (x, context) = layer("segments"), batch()
     assert moe.router(x, context).counts.tolist() == [N, N, N]  # t = 100, 500, 900 and edges at 300, 700
     edge = copy.replace(context, t=torch.tensor([299.9, 300.0, 700.0])) if hasattr(copy, "replace") else None
     if edge is not None:
@@ -323,7 +324,7 @@ def test_experts_of_a_noise_segment_serve_it_alone() -> None:
 
 
 def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
-    moe, (x, context) = layer("timestep, token_choice"), batch()
+    moe, (x, context) = layer("segments, token_choice"), batch()
     routing = moe.router(x, context)  # t = 100 is below the edge, 500 and 900 are not
     inside = [
         type(context)(
@@ -342,7 +343,7 @@ def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
 
 
 def test_time_aware_experts_start_as_their_input_and_answer_to_the_time() -> None:
-    moe, (x, context) = layer("diff_moe 2", shared=0), batch("diff_moe 2")
+    moe, (x, context) = layer("diff_moe", shared=0), batch("diff_moe")
     changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.unmodulated)
     assert not torch.allclose(moe(x, context)[0], moe(x, changed)[0], atol=1e-3)
     fresh = MoE(moe.router, D, 24, 0, "swiglu")

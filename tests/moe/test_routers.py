@@ -1,32 +1,32 @@
-"""Laws that hold for every router: what the layer computes, who sees whom, what moves and what does not."""
+"""Every router holds every law of `tests/moe/laws.py`, also one that is given on the fly; and a broken one does not."""
 
 import copy
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from ditmoe.model import initialize_layers
-from ditmoe.moe import MoE, TimestepExperts
-from ditmoe.training import EMA
-from tests.routers import POOLED, ROUTERS, B, D, E, N, batch, layer, loop, one
+from ditmoe.moe import Context, MoE, Router, Routing, SoftRouting
+from ditmoe.parallel.mesh import _let_fsdp_see
+from tests.moe.laws import LAWS
+from tests.routers import ROUTERS, B, D, N, Subject, batch, found, layer, loop
+from tests.subjects import OWN
 
-EVERY = pytest.mark.parametrize("name", list(ROUTERS))
-
-
-def updated(name: str) -> tuple[MoE, torch.Tensor, object]:
-    """A layer whose state has seen the batch once."""
-    moe, (x, context) = layer(name), batch(name)
-    moe.router.update([moe(x, context)[1].batch_stats])
-    return moe, x, context
+EVERY = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 
 
+@pytest.mark.parametrize("name", list(ROUTERS))
 @EVERY
-@pytest.mark.parametrize("training", [True, False])
-@torch.no_grad()
-def test_equals_a_loop_over_tokens(name: str, training: bool) -> None:
-    moe, x, context = updated(name)
-    moe.train(training)
-    assert torch.allclose(moe(x, context)[0], loop(moe, x, context, name), atol=1e-5)
+def test_every_router_holds(law: Callable[[Subject], None], name: str) -> None:
+    law(ROUTERS[name])
+
+
+def test_every_yaml_is_a_subject() -> None:
+    files = {file.stem for file in (OWN / "router").glob("*.yaml")}
+    assert files - ROUTERS.keys() == {"dense", "for_video"}  # no router, and a choice among the others
 
 
 @pytest.mark.parametrize("name", ["token_choice", "expert_choice", "relu"])
@@ -35,153 +35,131 @@ def test_gradients_equal_the_loops(name: str, activation: str) -> None:
     moe, (x, context) = layer(name, activation), batch(name)
     other = copy.deepcopy(moe)
     moe(x, context)[0].square().sum().backward()
-    loop(other, x, context, name).square().sum().backward()
+    loop(other, x, context).square().sum().backward()
     for (own, p), q in zip(moe.named_parameters(), other.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, atol=1e-3, rtol=1e-4), own
 
 
-@EVERY
-@torch.no_grad()
-def test_samples_do_not_see_each_other_when_sampling(name: str) -> None:
-    moe, x, context = updated(name)
-    moe.train(name not in POOLED)  # the others not in training either
-    together = moe(x, context)[0]
-    for i in range(B):
-        assert torch.allclose(moe(*one(x, context, i))[0], together[i : i + 1], atol=1e-5)
-    moe.eval()
-    assert torch.allclose(moe(*one(x, context, 0))[0], moe(x, context)[0][:1], atol=1e-5)
+@pytest.mark.parametrize("name", ["loss_free", "renormalized", "segments", "decoupled"])
+def test_some_claim_that_weights_sum_to_one(name: str) -> None:
+    assert layer(name).router.weights_sum_to_one == (name in ("loss_free", "segments"))
 
 
-@EVERY
-@torch.no_grad()
-def test_the_same_result_in_both_modes(name: str) -> None:
-    moe, x, context = updated(name)
-    trained, routing = moe.train()(x, context)
-    sampled, other = moe.eval()(x, context)
-    if name == "batch_pool":  # chosen by scores and by their predictor: only the numbers agree
-        assert routing.counts.tolist() == other.counts.tolist()
-    else:  # a race's threshold, taken from this batch, lets the same entries through
-        assert torch.allclose(trained, sampled, atol=1e-5)
+class Mixing(Router):
+    """A person's router, whose routing mixes tokens, and which does not say so."""
+
+    num_experts, active = 4, 1.0
+
+    def forward(self, x: Tensor, context: Context) -> Routing:
+        one, mix = torch.ones(4), torch.ones(B * N, 4, 1)
+        return SoftRouting(one.long(), one.long(), one, mix[..., 0], mix=mix, back=mix)
 
 
-@EVERY
-@pytest.mark.parametrize("training", [True, False])
-def test_gradients_reach_every_expert_and_the_router(name: str, training: bool) -> None:
-    moe, (x, context) = layer(name), batch(name, size=24)
-    moe.router.update([moe(x, context)[1].batch_stats])
-    out, routing = moe.train(training)(x, context)
-    extra = sum(loss.value for loss in routing.losses.values())
-    if routing.aux_prediction is not None:
-        extra = extra + routing.aux_prediction.square().mean()
-    (out.square().mean() + extra).backward()
-    for own, p in moe.named_parameters():
-        if training or not any(
-            part in own for part in ("aux_head", "batch_pool", "router.first", "router.second")
-        ):
-            assert p.grad is not None, own
-            assert p.grad.any(), own
-    for weight in (moe.experts.up, moe.experts.down):
-        assert weight.grad.flatten(1).norm(dim=1).min() > 0
+def test_a_routing_of_a_kind_that_is_not_named_is_refused() -> None:
+    line = r"^Mixing.routing must name the kind of routing that it returns, SoftRouting$"
+    with pytest.raises(ValueError, match=line):
+        MoE(Mixing(), D, 24, 0, "swiglu")(*batch())
 
 
-@EVERY
-def test_the_gradient_of_its_losses_does_not_change_with_the_loss_scale(name: str) -> None:
-    gradients = []
-    for scale in (1.0, 65536.0):
-        moe, (x, context) = layer(name), batch(name)
-        losses = moe(x, context)[1].losses
-        if not losses:
-            pytest.skip("it has no loss of its own")
-        (sum(loss.value for loss in losses.values()) * scale).backward()
-        gradients.append(
-            torch.cat([p.grad.flatten() for p in moe.router.parameters() if p.grad is not None]) / scale
-        )
-    assert gradients[0].norm() > 0
-    assert torch.allclose(*gradients, rtol=1e-4)
+class More(Routing):
+    """A person's routing, whose tensors are no fields."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "more", self.weight * 2)
 
 
-@EVERY
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs_and_scores_stay_float32(name: str, dtype: torch.dtype) -> None:
-    moe, x, context = updated(name)
-    full = moe.eval()(x, context)[0]
-    with torch.autocast("cpu", dtype):
-        out, routing = moe(x, context)
-    assert routing.scores.dtype == torch.float32
-    assert (out.float() - full).abs().median() < 0.03
-    half = type(context)(
-        *(v.to(dtype) for v in (context.t, context.time, context.c)),
-        context.layout,
-        context.unmodulated.to(dtype),
-    )
-    for training in (True, False):
-        out, routing = moe.to(dtype).train(training)(x.to(dtype), half)
-        assert out.dtype == dtype
-        assert routing.scores.dtype == torch.float32
-        out.float().square().mean().backward()
-        assert moe.experts.up.grad.isfinite().all()
+def test_a_routing_in_which_fsdp_finds_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^More must be a dataclass of its own, [^\n]*$"):
+        _let_fsdp_see(More)
 
 
-@EVERY
-def test_a_forward_pass_changes_nothing_and_state_travels(name: str) -> None:
-    moe, (x, context) = layer(name), batch(name)
-    before = copy.deepcopy(moe.state_dict())
-    batch_stats = moe(x, context)[1].batch_stats
-    assert all(torch.equal(v, before[k]) for k, v in moe.state_dict().items())
-    ema = EMA(moe, 0.9)
-    moe.router.update([batch_stats])
-    moved = [k for k, v in moe.state_dict().items() if not torch.equal(v, before[k])]
-    assert set(moved) <= {k for k, _ in moe.named_buffers()}
-    assert bool(moved) == (name in POOLED or name in ("relu", "sigmoid and bias"))
-    ema.update(moe, 0)
-    for (k, v), w in zip(moe.named_buffers(), ema.model.buffers(), strict=True):
-        assert torch.equal(v, w), k
-    other = layer(name)
-    other.load_state_dict(moe.state_dict())
-    assert torch.equal(other.eval()(x, context)[0], moe.eval()(x, context)[0])
+# --- routers that nobody here knows of
+
+CLASS = """
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ditmoe.moe import Experts, Router, Routing
+from ditmoe.moe.routing import project
 
 
-@EVERY
-@torch.no_grad()
-def test_the_order_of_the_samples_is_no_matter(name: str) -> None:
-    moe, x, context = updated(name)
-    order = torch.tensor([2, 0, 1])
-    values = (v[order] for v in (context.t, context.time, context.c))
-    turned = type(context)(*values, context.layout, context.unmodulated[order])
-    for training in (True, False):
-        moe.train(training)
-        assert torch.allclose(moe(x[order], turned)[0], moe(x, context)[0][order], atol=1e-5)
+@dataclass(frozen=True)
+class Mine(Routing):
+    sure: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
-@pytest.mark.parametrize("name", [n for n in ROUTERS if "in order" not in n and not n.startswith("diff_moe")])
-@torch.no_grad()
-def test_the_order_of_the_tokens_is_no_matter_without_a_grid(name: str) -> None:
-    moe, x, context = updated(name)
-    order = torch.randperm(N)
-    turned = type(context)(context.t, context.time, context.c, context.layout, context.unmodulated[:, order])
-    assert torch.allclose(moe(x[:, order], turned)[0], moe(x, context)[0][:, order], atol=1e-5)
+class Nearest(Router):
+    '''Each token goes to the one expert whose direction is nearest.'''
+
+    routing, {claims} = Mine, True
+
+    def __init__(self, hidden_size, num_experts):
+        super().__init__()
+        self.num_experts, self.active = num_experts, 1.0
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        {state}
+
+    def forward(self, x, context):
+        scores = project({seen}.flatten(0, 1), self.weight).softmax(-1)
+        weight, expert = scores.max(-1)
+        {extra}
+        token = torch.arange(len(scores), device=x.device)
+        return {answer}(token, expert, {weight}, scores{sure})
+"""
+WORKS = {
+    "claims": "within_timestep",
+    "state": "pass",
+    "seen": "x",
+    "extra": "pass",
+    "answer": "Mine",
+    "weight": "weight",
+    "sure": ", sure=weight",
+}
+BROKEN = {
+    "samples see each other": ({"seen": "(x + x.mean(0, keepdim=True))"}, "samples_do_not_see_each_other"),
+    "its weights are half precision": ({"weight": "weight.to(x.dtype)"}, "half_precision_runs_and_scores_stay_float32"),
+    "another kind of routing": (
+        {"answer": "Routing", "sure": ""},
+        "it_returns_the_kind_of_routing_that_it_names_with_tensors_that_fsdp_finds",
+    ),
+    "a state that no update moves": (
+        {"state": "self.register_buffer('seen', torch.zeros(()))"},
+        "a_forward_pass_changes_nothing_and_state_travels",
+    ),
+    "a pass that changes its state": (
+        {"state": "self.register_buffer('seen', torch.zeros(()))", "extra": "self.seen.add_(1)"},
+        "a_forward_pass_changes_nothing_and_state_travels",
+    ),
+    "weights without a gradient": ({"weight": "weight.detach()"}, "gradients_reach_every_expert_and_the_router"),
+    "the time of a sample for its tokens": (
+        {"seen": "(x + context.layout.spread(context.time.mean(0, keepdim=True).expand_as(context.time)))"},
+        "a_token_gets_what_its_own_time_says",
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [n for n in ROUTERS if not n.startswith("timestep")])
-@torch.no_grad()
-def test_every_token_router_runs_within_noise_segments(name: str) -> None:
-    if not layer(name).router.within_timestep:
-        with pytest.raises(ValueError, match=r"got (Soft|DiffMoE)$"):
-            TimestepExperts(D, [500], ROUTERS[name])
-        return
-    whole, (x, context) = TimestepExperts(D, [500], ROUTERS[name]), batch(name)
-    for router in whole.routers:
-        initialize_layers(router)
-    routing = whole(x, context)
-    early = [b for b in range(B) if context.t[b] < 500]
-    part = whole.routers[0](
-        x[early],
-        type(context)(
-            *(v[early] for v in (context.t, context.time, context.c)),
-            context.layout.take(early),
-            context.unmodulated[early],
-        ),
-    )
-    assert len(part.expert) == int((routing.expert < E).sum())
-    assert routing.scores.shape == (B * N, 2 * E)
-    whole.update([routing.batch_stats])
+def stranger(folder: Path, name: str, **changes: str) -> Subject:
+    """A class and a YAML in a folder of a person's own."""
+    (folder / "configs/router").mkdir(parents=True)
+    (folder / f"{name}.py").write_text(textwrap.dedent(CLASS.format(**(WORKS | changes))))
+    text = f"_target_: {name}.Nearest\n_partial_: true\nnum_experts: 8\n"
+    (folder / "configs/router" / f"{name}.yaml").write_text(text)
+    return found(folder / "configs")[name]
+
+
+def test_a_router_that_is_given_on_the_fly_holds_all_laws(tmp_path: Path) -> None:
+    mine = stranger(tmp_path, "mine")
+    assert mine.make(hidden_size=8).num_experts == 4
+    for law in LAWS:
+        law(mine)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_router_breaks_its_law(what: str, tmp_path: Path) -> None:
+    changes, name = BROKEN[what]
+    broken = stranger(tmp_path, f"broken_{list(BROKEN).index(what)}", **changes)
+    law = next(law for law in LAWS if law.__name__ == name)
+    with pytest.raises((AssertionError, ValueError)):
+        law(broken)

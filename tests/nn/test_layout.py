@@ -1,6 +1,5 @@
 """Packed sequences: what a sample is packed with changes nothing, and attention stays within its groups."""
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,61 +13,8 @@ from ditmoe.nn import Groups, Layout, attend, attend_within
 from ditmoe.nn.layout import WITHIN
 from modalities.image import LatentTokens
 from modalities.video import SpacetimeTokens
-from tests.routers import POOLED, ROUTERS, D, axes, layer
 
 CPU = torch.device("cpu")
-GRIDS = {1: [(5,), (12,), (8,)], 2: [(3, 4), (2, 2), (5, 3)], 3: [(3, 2, 2), (2, 2, 2), (2, 3, 4)]}
-
-
-def packed(name: str) -> tuple[Tensor, Context]:
-    """Three samples of different sizes on one row."""
-    layout = Layout.pack(GRIDS[axes(name)], CPU)
-    g = torch.Generator().manual_seed(3)
-    x, unmodulated = (torch.randn(1, sum(layout.lengths), D, generator=g) for _ in range(2))
-    time, c = (torch.randn(3, D, generator=g) for _ in range(2))
-    return x, Context(torch.tensor([100.0, 500.0, 900.0]), time, c, layout, unmodulated)
-
-
-def alone(x: Tensor, context: Context, i: int) -> tuple[Tensor, Context]:
-    """One of them on a row of a batch."""
-    own, grid = context.layout.sample == i, context.layout.grids[i]
-    t, time, c = (v[i : i + 1] for v in (context.t, context.time, context.c))
-    return x[:, own], Context(t, time, c, Layout.even(grid, 1, CPU), context.unmodulated[:, own])
-
-
-@pytest.mark.parametrize("name", list(ROUTERS))
-@torch.no_grad()
-def test_a_sample_does_not_depend_on_what_it_is_packed_with(name: str) -> None:
-    moe, (x, context) = layer(name), packed(name)
-    moe.router.update([moe.router(x, context).batch_stats])
-    for training in (True, False):
-        if training and name in POOLED:
-            continue
-        moe.train(training)
-        whole, routing = moe(x, context)
-        parts = [moe(*alone(x, context, i)) for i in range(3)]
-        assert torch.allclose(whole, torch.cat([y for y, _ in parts], dim=1), atol=1e-5)
-        assert len(routing.expert) == sum(len(r.expert) for _, r in parts)
-
-
-@pytest.mark.parametrize("name", list(ROUTERS))
-def test_equal_samples_are_the_same_packed_or_not(name: str) -> None:
-    moe, (_, context) = layer(name), packed(name)
-    grid = GRIDS[axes(name)][0]
-    n = context.layout.lengths[0]
-    x, unmodulated = torch.randn(2, 1, 3 * n, D)
-    row = replace(context, layout=Layout.pack([grid] * 3, CPU), unmodulated=unmodulated)
-    batch = replace(context, layout=Layout.even(grid, 3, CPU), unmodulated=unmodulated.view(3, n, D))
-    found = []
-    for tokens, inside in ((x, row), (x.view(3, n, D), batch)):
-        moe.zero_grad()
-        y, routing = moe(tokens, inside)
-        objective = y.square().mean() + sum(loss.value * loss.coefficient for loss in routing.losses.values())
-        objective.backward()
-        gradients = [p.grad for p in moe.parameters() if p.grad is not None]
-        found.append([y.flatten(), routing.load, *gradients])
-    for one, other in zip(*found, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [(7,), (3, 9, 3), (1, 700, 2), (4, 4, 4, 4)])

@@ -126,8 +126,8 @@ class VoxelTokens(Tokens):
         return rows.view(1, -1, self.in_features)
 
     def sample_times(
-        self, t: Float[Tensor, "*t"], x: Float[Tensor, "B M 3"], layout: Layout | None = None
-    ) -> Float[Tensor, "B _ 1"]:
+        self, t: Float[Tensor, "*t"], x: Float[Tensor, "B *sample"], layout: Layout | None = None
+    ) -> Float[Tensor, "B *ones"]:
         """Each point has the time of the patch that it lies in.
 
         In training that is where the clean point lies; the noised one may lie in a patch of another time, which the

@@ -14,6 +14,9 @@ REFERENCE = 128
 _SPEED = (0.025, 0.065)  # sides of a digit per frame
 _NEAR = 0.85  # sides of a digit between the centres of two that meet
 
+SMALLEST = 16
+"""Side of a clip in pixels."""
+
 
 class MovingDigits:
     """Clips of white digits on black, each a function of its address alone.
@@ -30,8 +33,10 @@ class MovingDigits:
     """
 
     def __init__(self, size: Sequence[int], frames: int, stride: int = 1, side: int | None = None) -> None:
-        if min(size) < 16:
-            raise ValueError(f"modality.size must be at least 16 for the built-in digits, got {list(size)}")
+        if min(size) < SMALLEST:
+            raise ValueError(
+                f"modality.size must be at least {SMALLEST} for the built-in digits, got {list(size)}"
+            )
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.side = side or max(8, 3 * min(self.size) // 8)
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64, UInt8
 from modalities.latent import Packing
 from modalities.latent.packing import native_size
 from modalities.video.data.dataset import Clips
-from modalities.video.data.moving_digits import MovingDigits
+from modalities.video.data.moving_digits import SMALLEST, MovingDigits
 
 MOVING = 512
 """Built-in clips of an epoch; each epoch has others."""
@@ -98,7 +98,8 @@ class NativeClips:
 
     def _clips(self) -> list[Entry]:
         if isinstance(self.data, MovingDigits):
-            return self._made((None, 0, own, False) for own in self._moving(self.data.side))
+            made = self._made((None, 0, own, False) for own in self._moving(self.data.side))
+            return [entry for entry in made if min(entry.size[1:]) >= SMALLEST]  # narrow ones show no digits
         videos, labels = self.data.split("train"), self.data.labels("train").tolist()
         sizes = self.data.parallel(self.data.own_size, videos)
         found = zip(videos, labels, sizes, strict=True)

@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ditmoe import checkpoint
 from ditmoe.conditioning import Condition
 from ditmoe.config import build, cli
 from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
@@ -193,18 +192,11 @@ def test_a_checkpoint_samples_without_its_data(run, monkeypatch: pytest.MonkeyPa
     assert drawn.tolist() != [i % 10 for i in range(40)]
 
 
-def test_a_resumed_run_keeps_its_codec_and_batches(run, tmp_path: Path) -> None:
+def test_a_run_is_resumed(run) -> None:
     _, first, settings = run
-    content = checkpoint.load(first.folder)
-    again = build.make_modality(settings, content["facts"])
-    x, y = first.modality.batch(5, 0, 3)
-    z, w = again.batch(5, 0, 3)
-    assert torch.equal(x, z)
-    assert torch.equal(y, w)
-    assert x.shape == (5, 3, 4, 6)
-    run2 = make_trainer(settings, build.make_modality(settings), first.folder)
-    resume(run2, settings)
-    assert run2.step == 2
+    again = make_trainer(settings, build.make_modality(settings), first.folder)
+    resume(again, settings)
+    assert again.step == 2
 
 
 def test_decoding_gives_back_what_was_encoded(run) -> None:
@@ -262,7 +254,7 @@ def test_another_size_than_in_training_can_be_drawn(run, tmp_path: Path) -> None
     assert Image.open(wide[1]).size == (40, 8)
     with pytest.raises(ValueError, match=r"multiple of the codec's stride .* \[9, 40\]"):
         sample_checkpoint(run[0], num=2, size=[9, 40])
-    with pytest.raises(ValueError, match=r"frames is not an option; words of image: size \("):
+    with pytest.raises(ValueError, match=r"frames is not an option; words of [^\n]*image: [^\n]*size \("):
         sample_checkpoint(run[0], num=2, frames=9)
 
 

@@ -34,7 +34,7 @@ class Numbers(Tokens):
 
 
 class Bare(Modality):
-    """Four equal numbers."""
+    """Four numbers that are nearly equal."""
 
     name: ClassVar[str] = "bare"
     classes = ("low", "high")
@@ -52,8 +52,12 @@ class Bare(Modality):
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = torch.arange(rank * size, (rank + 1) * size) % 2
-        return (labels[:, None] * 2.0 - 1).expand(-1, 4).clone(), labels
+        own = slice(rank * size, (rank + 1) * size)
+        labels = torch.arange(size * world) % 2
+        noise = torch.from_numpy(
+            np.random.default_rng([seed, step]).normal(0, 0.1, (size * world, 4))
+        ).float()
+        return (labels[:, None] * 2.0 - 1 + noise)[own], labels[own]
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
         return x.numpy()

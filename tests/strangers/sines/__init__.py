@@ -119,10 +119,17 @@ class Sines(Modality, Files, Metric, Preparation):
         return Report(values, {"generated": len(generated), "reference": len(reference)})
 
     def read(self, path: Path) -> Samples:
+        if path.suffix == ".npz":
+            with np.load(path) as stored:
+                return Samples(stored["signals"])
         files = sorted(path.glob("*.sine")) if path.is_dir() else [path]
         return Samples(np.stack([np.loadtxt(file, ndmin=2) for file in files]).astype(np.float32))
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
+        if folder.suffix == ".npz":
+            self.save_picture(samples, folder.with_suffix(".png"))
+            np.savez(folder, signals=samples.data)
+            return [folder.with_suffix(".png"), folder]
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{name}.sine" for name in samples.file_names()]
         for path, signal in zip(paths, samples.data, strict=True):
