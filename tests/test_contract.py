@@ -57,9 +57,11 @@ def test_a_package_that_depends_on_ditmoe(tmp_path: Path) -> None:
     assert len(list((folder / "samples").glob("*.csv"))) == 32, "what its recipe says"
     assert "fd/spectra" in json.loads((folder / "metrics.json").read_text())
     assert np.loadtxt(next((home / "long").glob("square-*.csv"))).shape == (96,)
-    known = "words of signals: length (numbers of a signal)"
-    assert errors[2] == f"error: lenght is not an option; did you mean length? {known}\n"
-    assert errors[3] == f"error: stepz is not an option; did you mean steps? {known}\n"
+    known = "length (numbers of a signal)\n"
+    assert errors[2].startswith("error: lenght is not an option; did you mean length? words of ")
+    assert errors[2].endswith(known)
+    assert errors[3].startswith("error: stepz is not an option; did you mean steps? words of ")
+    assert errors[3].endswith(known)
     assert errors[4] == "error: length of signals must be a whole number or null, got 'abc'\n"
     assert errors[5] == "error: no sample of signals has the shape [1, 0] of length=0\n"
     assert errors[6] == "error: the grid must be a multiple of the patch, got (63,) and (4,)\n"
@@ -68,7 +70,7 @@ def test_a_package_that_depends_on_ditmoe(tmp_path: Path) -> None:
     said = outs[13].splitlines()
     assert said[:2] == ["(2, 1, 64)", "(1, 1, 96)"]
     assert "dtype=torch.float64" in said[2], "in its own type"
-    assert said[3] == f"lenght is not an option; did you mean length? {known}"
+    assert said[3].startswith("lenght is not an option; did you mean length? words of ")
     assert outs[14] == "32 signals on runs/signals/default/samples/view.png\n"
     assert outs[15] == "4 signals on long/view.png\n"
     assert errors[16] == (

@@ -68,8 +68,6 @@ class Signals(Modality, Files, Metric):
         check_number("length", length, 1, whole=True)
         self.make_tokens, self.length, self._facts = tokens, length, data_facts
 
-    # --- what training and drawing need: Modality
-
     def data_facts(self) -> dict[str, Any]:
         """Classes, and the standard deviation of the training data: they were learnt once, and travel with a model."""
         if self._facts is None:
@@ -127,15 +125,17 @@ class Signals(Modality, Files, Metric):
         a, b = spectra(generated), spectra(reference)
         if a.shape[1] != b.shape[1]:
             raise ValueError(f"both sets must be as long, got {a.shape[1]} and {b.shape[1]} amplitudes")
-        distance = jackknife(a, b)
+        distance = jackknife(a, b)  # by leaving signals out in turn it knows its error
         values = {"fd/spectra": distance.value}
         intervals = {"fd/spectra": distance.interval(low=0)} if np.isfinite(distance.error) else {}
         if generated.labels is not None and reference.labels is not None:
             nearest = np.concatenate([part.argmin(axis=1) for part in squared_distances(a, b)])
             values["classes/agreement"] = float((reference.labels[nearest] == generated.labels).mean())
             intervals["classes/agreement"] = wilson(values["classes/agreement"], len(a))
-        one, other = halves(len(b))  # what real signals have against real ones makes a number readable
-        rows = {"floor": {"fd/spectra": jackknife(b[one], b[other], groups=0).value}}
+        rows = {}  # what real signals have against real ones makes a number readable
+        if len(b) >= 4:
+            one, other = halves(len(b))
+            rows["floor"] = {"fd/spectra": jackknife(b[one], b[other], groups=0).value}
         if train is not None:
             rows["oracle"] = {"fd/spectra": jackknife(spectra(train)[: len(a)], b, groups=0).value}
         protocol = {"generated": len(a), "reference": len(b), "features": f"{a.shape[1]} amplitudes"}
