@@ -69,7 +69,7 @@ def test_the_router_works_within_two_modalities(tmp_path: Path) -> None:
     )
     codes, _, errors = zip(*done, strict=True)
     assert codes == (2, 0, 0, 0, 0, 0, 2, 2), errors
-    assert errors[6] == "error: top_k must be a whole number from 1 to 8, got 9\n"
+    assert errors[6] == "error: top_k must be between 1 and 8, got 9\n"
     assert "names a class that is not trusted, refused: router._target_ = 'cosine.Cosine'" in errors[7]
 
 
@@ -101,14 +101,15 @@ def test_the_router_equals_its_formula() -> None:
 def test_its_bias_evens_out_the_load() -> None:
     """A router whose tokens all like the same experts, left to its bias."""
     torch.manual_seed(0)
-    router, (x, context) = cosine(bias_rate=0.02), batch(size=16)
+    router, (x, context) = cosine(bias_rate=0.002), batch(size=16)
     router.weight.normal_()
-    x = x + router.weight[0]
-    before = router(x, context).load.max()
-    for _ in range(200):
-        router.update([router(x, context).batch_stats])
-    assert before > 0.45
-    assert router(x, context).load.max() < 0.3, "of 0.25 at best"
+    x, loads = x + router.weight[0], []
+    for _ in range(400):
+        routing = router(x, context)
+        router.update([routing.batch_stats])
+        loads.append(routing.load)
+    assert loads[0].max() > 0.45
+    assert torch.stack(loads[-100:]).mean(0).max() < 0.3, "of 0.25 at best"
 
 
 @pytest.fixture
