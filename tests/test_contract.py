@@ -64,8 +64,8 @@ def test_a_package_that_depends_on_ditmoe(tmp_path: Path) -> None:
     assert errors[3].endswith(known)
     assert errors[4] == "error: length of signals must be a whole number or null, got 'abc'\n"
     assert errors[5] == "error: no sample of signals has the shape [1, 0] of length=0\n"
-    assert errors[6] == "error: the grid must be a multiple of the patch, got (63,) and (4,)\n"
-    assert errors[8] == "error: both sets must be as long, got 48 and 32 amplitudes\n"
+    assert "error: the grid must be a multiple of the patch, got (63,) and (4,)\n" in errors[6]
+    assert "error: both sets must be as long, got 48 and 32 amplitudes\n" in errors[8]
     assert "length must be left out" in errors[11]
     said = outs[13].splitlines()
     assert said[:2] == ["(2, 1, 64)", "(1, 1, 96)"]
