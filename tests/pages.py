@@ -61,6 +61,14 @@ BLOCKS = [
 ]
 
 
+def files_of(page: Path) -> dict[str, str]:
+    """Files that a page has a person write: blocks whose first line is a comment with a path."""
+    blocks = re.findall(r"^```(?:python|yaml|toml)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return {
+        m[1]: block for block in blocks if (m := re.match(r"# (\w+(?:/\w+)*\.\w+)$", block, re.MULTILINE))
+    }
+
+
 def modality_of(command: Command) -> str:
     named = re.search(r"modality=(\w+)|runs/(\w+)/", " ".join(command))
     return (named[1] or named[2]) if named else "pointcloud"

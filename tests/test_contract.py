@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.strangers import ROOT, install, run
+from tests.strangers import ROOT, install, run, source
 
 TINY = ("model=debug", "trainer.steps=2", "trainer.batch_size=2", "sampling.steps=2")
 OPEN = """
 import ditmoe
 pipe = ditmoe.Pipeline.from_pretrained("folder")
 pipe.set_progress_bar_config(disable=True)
-print(pipe(label="two", num_samples=2, num_inference_steps=2).samples.shape)
-print(pipe(num_samples=1, num_inference_steps=2, length=64).samples.shape)
+print(pipe(label="square", num_samples=2, num_inference_steps=2).samples.shape)
+print(pipe(num_samples=1, num_inference_steps=2, length=96).samples.shape)
 print({k: str(v) for k, v in pipe.modality.data_facts().items()})
 for words in ({"lenght": 64}, {"length": "long"}, {"length": 0}):
     try:
@@ -27,57 +27,61 @@ for words in ({"lenght": 64}, {"length": "long"}, {"length": 0}):
 
 def test_a_package_that_depends_on_ditmoe(tmp_path: Path) -> None:
     """Trained, drawn from, measured, exported, opened and looked at, outside the checkout."""
-    site, home = install(tmp_path / "site", "sines"), tmp_path / "home"
+    site, home = install(tmp_path / "site", "signals"), tmp_path / "home"
     done = run(
         home,
-        ("train", "modality=sines", *TINY, "trainer.preview_every=1"),
-        ("sample", "checkpoint=runs/sines/default", "num=2", "length=64", "label=two", "out=long"),
-        ("sample", "checkpoint=runs/sines/default", "num=2", "lenght=64"),
-        ("sample", "checkpoint=runs/sines/default", "num=2", "stepz=64"),
-        ("sample", "checkpoint=runs/sines/default", "num=2", "length=abc"),
-        ("sample", "checkpoint=runs/sines/default", "num=2", "length=0"),
-        ("evaluate", "checkpoint=runs/sines/default", "num=2", "length=8", "out=of8"),
-        ("evaluate", "modality=sines", "generated=long", "reference=long", "out=same"),
-        ("evaluate", "modality=sines", "generated=long", "reference=long", "length=8"),
-        ("export", "checkpoint=runs/sines/default", "out=folder"),
+        ("train", "modality=signals", *TINY, "trainer.preview_every=1"),
+        ("sample", "checkpoint=runs/signals/default", "num=4", "length=96", "label=square", "out=long"),
+        ("sample", "checkpoint=runs/signals/default", "num=2", "lenght=64"),
+        ("sample", "checkpoint=runs/signals/default", "num=2", "stepz=64"),
+        ("sample", "checkpoint=runs/signals/default", "num=2", "length=abc"),
+        ("sample", "checkpoint=runs/signals/default", "num=2", "length=0"),
+        ("sample", "checkpoint=runs/signals/default", "num=2", "length=63"),
+        ("evaluate", "checkpoint=runs/signals/default", "num=4", "out=again"),
+        ("evaluate", "checkpoint=runs/signals/default", "num=4", "length=96", "out=long-against-short"),
+        ("evaluate", "checkpoint=runs/signals/default", "reference=long", "length=96", "out=both-long"),
+        ("evaluate", "modality=signals", "generated=long", "reference=long", "out=same"),
+        ("evaluate", "modality=signals", "generated=long", "reference=long", "length=8"),
+        ("export", "checkpoint=runs/signals/default", "out=folder"),
         ("python", OPEN),
-        ("view", "runs/sines/default"),
+        ("view", "runs/signals/default"),
         ("view", "long"),
-        ("prepare", "modality=sines", "source=long", "out=x"),
-        ("train_codec", "modality=sines", "out=x"),
-        ("plan", "modality=sines", "model=debug"),
+        ("train_codec", "modality=signals", "out=x"),
+        ("plan", "modality=signals", "model=debug"),
         path=(site,),
     )
     codes, outs, errors = zip(*done, strict=True)
-    assert codes == (0, 0, 2, 2, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 2, 0), errors
-    folder = home / "runs/sines/default"
+    assert codes == (0, 0, 2, 2, 2, 2, 2, 0, 2, 0, 0, 2, 0, 0, 0, 0, 2, 0), errors
+    folder = home / "runs/signals/default"
     assert (folder / "progress/step-0000001.png").is_file()
-    assert len(list((folder / "samples").glob("*.sine"))) == 4, "what its recipe says"
-    assert "power-gap" in json.loads((folder / "metrics.json").read_text())
-    assert np.loadtxt(next((home / "long").glob("two-*.sine"))).shape == (64,)
-    asked = "label (a class by name or number, none (the null class), random; null takes all classes in turn)"
-    known = f"words of ClassLabel and sines: {asked}, length (numbers of a signal)"
-    assert errors[2] == f"error: lenght is not an option; did you mean length? {known}\n"
-    assert errors[3] == f"error: stepz is not an option; did you mean steps? {known}\n"
-    assert errors[4] == "error: length of sines must be a whole number or null, got 'abc'\n"
-    assert errors[5] == "error: no sample of sines has the shape [1, 0] of length=0\n"
-    assert "length must be left out" in errors[8]
-    said = outs[10].splitlines()
-    assert said[:2] == ["(2, 1, 32)", "(1, 1, 64)"]
-    assert "tensor([0.5000, 0.2500], dtype=torch.float64)" in said[2], "in its own type"
-    assert "[tensor([1, 2, 3])]" in said[2]
-    assert said[3] == f"lenght is not an option; did you mean length? {known}"
-    assert outs[11] == outs[12] == "sines of 1 paths\n"
-    assert outs[13] == "2 signals\n"
-    assert errors[14] == (
+    assert len(list((folder / "samples").glob("*.csv"))) == 32, "what its recipe says"
+    assert "fd/spectra" in json.loads((folder / "metrics.json").read_text())
+    assert np.loadtxt(next((home / "long").glob("square-*.csv"))).shape == (96,)
+    known = "length (numbers of a signal)\n"
+    assert errors[2].startswith("error: lenght is not an option; did you mean length? words of ")
+    assert errors[2].endswith(known)
+    assert errors[3].startswith("error: stepz is not an option; did you mean steps? words of ")
+    assert errors[3].endswith(known)
+    assert errors[4] == "error: length of signals must be a whole number or null, got 'abc'\n"
+    assert errors[5] == "error: no sample of signals has the shape [1, 0] of length=0\n"
+    assert "error: the grid must be a multiple of the patch, got (63,) and (4,)\n" in errors[6]
+    assert "error: both sets must be as long, got 48 and 32 amplitudes\n" in errors[8]
+    assert "length must be left out" in errors[11]
+    said = outs[13].splitlines()
+    assert said[:2] == ["(2, 1, 64)", "(1, 1, 96)"]
+    assert "dtype=torch.float64" in said[2], "in its own type"
+    assert said[3].startswith("lenght is not an option; did you mean length? words of ")
+    assert outs[14] == "32 signals on runs/signals/default/samples/view.png\n"
+    assert outs[15] == "4 signals on long/view.png\n"
+    assert errors[16] == (
         "error: python -m ditmoe.train_codec is for modalities that train an autoencoder: "
-        "sines does not (`CodecTraining`)\n"
+        "signals does not (`CodecTraining`)\n"
     )
     for code, _, error in run(
-        tmp_path, ("sample", "checkpoint=home/runs/sines/default"), ("view", "home/runs/sines/default")
+        tmp_path, ("sample", "checkpoint=home/runs/signals/default"), ("view", "home/runs/signals/default")
     ):
         assert code == 2
-        assert "names a class that is not trusted, refused: modality._target_ = 'sines.Sines'" in error
+        assert "names a class that is not trusted, refused: modality._target_ = 'signals.Signals'" in error
 
 
 def test_the_core_of_the_contract_is_enough(tmp_path: Path) -> None:
@@ -113,17 +117,17 @@ def test_the_core_of_the_contract_is_enough(tmp_path: Path) -> None:
 
 def test_only_what_is_chosen_is_imported(tmp_path: Path) -> None:
     """A package beside it costs a run nothing, even if it is broken."""
-    site = install(tmp_path / "site", "sines", "bare")
+    site = install(tmp_path / "site", "signals", "bare")
     (site / "bare" / "__init__.py").write_text("raise RuntimeError('imported')")
     done = run(
         tmp_path / "home",
-        ("train", "modality=sines", "--cfg", "job"),
-        ("train", "modality=sinse"),
+        ("train", "modality=signals", "--cfg", "job"),
+        ("train", "modality=signal"),
         ("view", str(ROOT / "docs"), "--out", "docs.png"),
         path=(site,),
     )
     assert done[0][0] == 0, done[0]
-    assert "modality=sinse does not exist; did you mean sines?" in done[1][2]
+    assert "modality=signal does not exist; did you mean signals?" in done[1][2]
     assert done[2][0] == 0, done[2]
 
 
@@ -141,21 +145,21 @@ def test_an_entry_point_must_name_a_folder(tmp_path: Path) -> None:
 def test_a_folder_of_yaml_is_enough(tmp_path: Path) -> None:
     """What --config-dir names on the person's own command line is trusted, too."""
     site = tmp_path / "site"
-    shutil.copytree(Path(__file__).parent / "strangers/sines", site / "sines")
-    where = ("--config-dir", str(site / "sines/configs"))
+    shutil.copytree(source("signals"), site / "signals")
+    where = ("--config-dir", str(site / "signals/configs"))
     done = run(
         tmp_path / "home",
-        ("train", *where, "modality=sines", *TINY, "finish.num=0", "finish.evaluate=false"),
-        ("sample", *where, "checkpoint=runs/sines/default", "num=1", "length=8"),
+        ("train", *where, "modality=signals", *TINY, "finish.num=0", "finish.evaluate=false"),
+        ("sample", *where, "checkpoint=runs/signals/default", "num=1", "length=8"),
         path=(site,),
     )
     assert [code for code, *_ in done] == [0, 0], done
 
 
-@pytest.mark.parametrize("name", ["sines"])
+@pytest.mark.parametrize("name", ["signals"])
 def test_a_folder_and_a_yaml_in_the_checkout_and_its_wheel(name: str, tmp_path: Path) -> None:
     """No other file changes; the wheel that is built there holds both."""
-    tree, stranger = tmp_path / "tree", Path(__file__).parent / "strangers" / name
+    tree, stranger = tmp_path / "tree", source(name)
     tree.mkdir()
     kept = shutil.ignore_patterns("__pycache__", "*.so", "*.cpp")
     for part in ("ditmoe", "modalities", "configs"):

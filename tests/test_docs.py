@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -19,6 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ditmoe.config import folders
 from tests.belongings import write_all
 from tests.pages import (
     BLOCKS,
@@ -27,12 +29,14 @@ from tests.pages import (
     ROOT,
     SAID,
     Command,
+    files_of,
     maker_of,
     modality_of,
     ours,
     path_of,
     product_of,
 )
+from tests.strangers import install, source
 
 NOT_RUN = {  # a word that a command holds: why it is only composed
     "torchrun": "eight or more processes",
@@ -42,6 +46,7 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
 OTHERS = {  # programs that are not ours: why they are not run
     "pip": "installs", "pytest": "is what runs this", "python3": "makes an environment",
     "ruff": "`./run lint`", "mypy": "`./run lint`", "tensorboard": "serves for ever",
+    "cp": "`Runner` has the examples at home", "export": "`run` has the folders in sys.path",
 }  # fmt: skip
 
 # Words that make a command small; they stand behind its own.
@@ -60,6 +65,7 @@ SIZES = {
     "pointcloud": "modality.num_points=64 modality.tokens.resolution=16 modality.evaluation.points=64",
     "image": "modality.size=[16,16]",
     "video": "modality.size=[16,16] modality.frames=5 modality.data.workers=0",
+    "signals": "",
 }
 CODEC = {"video": "modality.codec.width=8 modality.codec.steps=2"}
 PREPARE = "modality.preparation.num_points=100 modality.preparation.workers=1"
@@ -109,6 +115,8 @@ def run(module: str, words: list[str], folder: Path) -> None:
     """Call a module's main in a folder, as the command line would."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.syspath_prepend(folder / "router")  # of docs/extending.md
+        patch.syspath_prepend(folder)
         patch.setattr(sys, "argv", [module, *words])
         patch.delenv("DISPLAY", raising=False)
         code = 0
@@ -128,6 +136,11 @@ class Runner:
         self.ran: dict[Command, Path] = {}
         self.home.mkdir()
         write_all(self.home)
+        shutil.copytree(source("signals"), self.home / "signals" / "signals")
+        shutil.copytree(source("router"), self.home / "router")
+        for name, text in {name: text for page in PAGES for name, text in files_of(page).items()}.items():
+            (self.home / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.home / name).write_text(text)
 
     def __call__(self, command: Command) -> Path:
         """The folder that the command ran in."""
@@ -142,9 +155,9 @@ class Runner:
 
     def furnish(self, folder: Path, modality: str, words: list[str]) -> None:
         """Put there what words name: a person's own files, and what other commands make."""
-        for source in [*self.home.iterdir(), *(self.home / modality).glob("*")]:
-            if source.name not in SIZES:
-                (folder / source.name).symlink_to(source)
+        of_all = [thing for thing in self.home.iterdir() if thing.name not in SIZES]
+        for thing in [*of_all, *(self.home / modality).glob("*")]:
+            (folder / thing.name).symlink_to(thing)
         for path in map(path_of, words):
             if maker := maker_of(path, modality):
                 product = product_of(maker) or ""
@@ -152,8 +165,13 @@ class Runner:
 
 
 @pytest.fixture(scope="session")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    return Runner(tmp_path_factory.mktemp("docs"))
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """Beside an example that is installed, as docs/extending.md says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(install(tmp_path_factory.mktemp("site"), "signals"))
+        folders.installed.cache_clear()
+        yield Runner(tmp_path_factory.mktemp("docs"))
+    folders.installed.cache_clear()
 
 
 class Parsed(Exception):  # noqa: N818  (not an error)

@@ -227,14 +227,18 @@ def _is_optimizer(found: type) -> bool:
     return any(base.__module__ == "torch.optim.optimizer" for base in found.__mro__)
 
 
-@cache
 def _shipped() -> tuple[Mapping[str, frozenset[str]], frozenset[tuple[str, str]]]:
     """Classes that our YAML files name, by the name of their section; and all other strings by that of their option.
 
-    Ours are those of packages that the person installed, too.
+    Ours are those of packages that the person installed, too, and of the folder that this command names.
     """
+    return _named_in(tuple(config_folders()))
+
+
+@cache
+def _named_in(folders: Sequence[Path]) -> tuple[Mapping[str, frozenset[str]], frozenset[tuple[str, str]]]:
     targets, words = defaultdict(set), set()
-    files = [(folder, file) for folder in config_folders() for file in sorted(folder.rglob("*.yaml"))]
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
     for folder, file in files:
         group = file.parent.relative_to(folder).as_posix()
         top = "" if group in (".", "experiment", "recipe") else group

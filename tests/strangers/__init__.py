@@ -27,10 +27,16 @@ print(json.dumps(done))
 """
 
 
+def source(name: str) -> Path:
+    """The folder of a package: one of the examples, or else here."""
+    example = ROOT / "examples" / name
+    return example if example.is_dir() else Path(__file__).parent / name
+
+
 def install(site: Path, *names: str) -> Path:
     """Put packages into a folder of sys.path, with the entry points by which ditmoe finds their YAML files."""
     for name in names:
-        shutil.copytree(Path(__file__).parent / name, site / name)
+        shutil.copytree(source(name), site / name)
         told = site / f"{name}-1.0.dist-info"
         told.mkdir()
         (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
