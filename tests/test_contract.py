@@ -55,7 +55,8 @@ def test_a_package_that_depends_on_ditmoe(tmp_path: Path) -> None:
     assert len(list((folder / "samples").glob("*.sine"))) == 4, "what its recipe says"
     assert "power-gap" in json.loads((folder / "metrics.json").read_text())
     assert np.loadtxt(next((home / "long").glob("two-*.sine"))).shape == (64,)
-    known = "words of sines: length (numbers of a signal)"
+    label = "label (a class by name or number, none (the null class), random; null takes all classes in turn)"
+    known = f"words of ClassLabel and sines: {label}, length (numbers of a signal)"
     assert errors[2] == f"error: lenght is not an option; did you mean length? {known}\n"
     assert errors[3] == f"error: stepz is not an option; did you mean steps? {known}\n"
     assert errors[4] == "error: length of sines must be a whole number or null, got 'abc'\n"
