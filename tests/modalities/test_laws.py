@@ -20,14 +20,14 @@ CLASS = """
 import numpy as np
 import torch
 
-import sines
+import signals
 
 
-class Pieces(sines.Pieces):
+class Pieces(signals.Pieces):
     {tokens}
 
 
-class Waves(sines.Sines):
+class Waves(signals.Signals):
     name = "{name}"
     {adapter}
 """
@@ -105,7 +105,7 @@ def stranger(folder: Path, name: str, tokens: str = "", adapter: str = "") -> Su
     (folder / f"{name}.py").write_text(
         CLASS.format(name=name, tokens=tokens or "pass", adapter=adapter or "pass")
     )
-    text = f"_target_: {name}.Waves\nlength: 32\ntokens:\n  _target_: {name}.Pieces\n  _partial_: true\n"
+    text = f"_target_: {name}.Waves\nlength: 32\ntokens:\n  _target_: {name}.Pieces\n  _partial_: true\n  patch: 4\n"
     (folder / "configs/modality" / f"{name}.yaml").write_text(text)
     return find(folder / "configs")[name]
 
