@@ -20,7 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ditmoe.config import folders
+from ditmoe.config import cli, folders
 from tests.belongings import write_all
 from tests.pages import (
     BLOCKS,
@@ -198,7 +198,7 @@ def only_parse(module: str, words: list[str]) -> None:
 
 
 def only_compose(module: str, words: list[str]) -> None:
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
         composed = compose(module.removeprefix("ditmoe."), overrides=words)
     OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
 
