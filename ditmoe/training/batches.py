@@ -70,7 +70,7 @@ class Batches:
     Args:
         mesh: the processes.
         size: samples of a batch; at native sizes `modality.rows` tells.
-        label_dropout: share of samples that are trained as if they asked for nothing.
+        condition_dropout: share of samples that are trained as if they asked for nothing.
         read: what is asked for, of what the modality's data give.
         time_per: "sample", "frame" or "token", see `ditmoe.training.options.TIME_PER`.
 
@@ -86,7 +86,7 @@ class Batches:
         mesh: Mesh,
         seed: int,
         size: int,
-        label_dropout: float,
+        condition_dropout: float,
         read: Callable[[Any], Condition],
         time_per: str = "sample",
     ) -> None:
@@ -94,7 +94,7 @@ class Batches:
         given = ("trainer.batch_size", size) if self.native is None else ("modality.rows", self.native.rows)
         mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
-        self.seed, self.size, self.label_dropout, self.time_per = seed, size, label_dropout, time_per
+        self.seed, self.size, self.condition_dropout, self.time_per = seed, size, condition_dropout, time_per
         self.read = read
 
     def __call__(self, index: int) -> Batch:
@@ -146,7 +146,7 @@ class Batches:
         return (
             noise,
             self.process.draw_times(sum(self._counts(grids)), generator),
-            torch.rand(len(grids), generator=generator) < self.label_dropout,
+            torch.rand(len(grids), generator=generator) < self.condition_dropout,
         )
 
     def _counts(self, grids: Sequence[Sequence[int]]) -> list[int]:

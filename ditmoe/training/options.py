@@ -17,19 +17,19 @@ class Batching:
     Attributes:
         batch_size: samples per forward pass, of all ranks together.
         accumulate: forward passes that make a step.
-        label_dropout: share of samples that are trained as if they asked for nothing, for guidance.
+        condition_dropout: share of samples that are trained as if they asked for nothing, for guidance.
         time_per: what has a time of its own, see `TIME_PER`.
     """
 
     batch_size: int
     accumulate: int = 1
-    label_dropout: float = 0.1
+    condition_dropout: float = 0.1
     time_per: str = "sample"
 
     def __post_init__(self) -> None:
         check_number("trainer.batch_size", self.batch_size, 1, whole=True)
         check_number("trainer.accumulate", self.accumulate, 1, whole=True)
-        check_number("trainer.label_dropout", self.label_dropout, 0, 1)
+        check_number("trainer.condition_dropout", self.condition_dropout, 0, 1)
         if self.time_per not in TIME_PER:
             raise ValueError(f"trainer.time_per must be one of {', '.join(TIME_PER)}, got {self.time_per!r}")
 

@@ -68,7 +68,7 @@ class Trainer:
         self.mesh, self.options, self.seed = mesh or Mesh(), options, seed
         self.model, self.process, self.objective, self.modality = model, process, objective, modality
         self.folder, self.preview = folder, preview
-        drawn = options.batch_size, options.label_dropout, model.conditioning.read, options.time_per
+        drawn = options.batch_size, options.condition_dropout, model.conditioning.read, options.time_per
         self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device

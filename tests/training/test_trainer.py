@@ -215,7 +215,7 @@ def test_another_number_of_experts_may_be_active_when_sampling(tmp_path: Path) -
         ("trainer.decay=exponential", "exponential"),
         ("trainer.precision=fp8", "fp8"),
         ("trainer.ema_decay=1.0", "ema_decay"),
-        ("trainer.label_dropout=2.0", "label_dropout"),
+        ("trainer.condition_dropout=2.0", "condition_dropout"),
         ("router.top_k=9", "num_experts = 8, got 9"),
         ("model.num_heads=5", "48 and 5"),
         ("modality.tokens.patch=3", "8 and 3"),
