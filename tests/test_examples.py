@@ -50,7 +50,7 @@ def test_the_package_of_signals_is_whole(tmp_path: Path) -> None:
 
 
 def test_the_router_works_within_two_modalities(tmp_path: Path) -> None:
-    """Found by --config-dir; trained, drawn from with other experts per token, exported and opened."""
+    """Found by --config-dir; trained, drawn from with other experts per token, measured and exported."""
     home, site = tmp_path / "home", install(tmp_path / "site", "signals")
     shutil.copytree(EXAMPLES / "router", home / "router")
     where = ("--config-dir", "router/configs")
@@ -62,15 +62,16 @@ def test_the_router_works_within_two_modalities(tmp_path: Path) -> None:
         ("sample", *where, "num=1", "checkpoint=runs/pointcloud/default", "top_k=1"),
         (*train, "modality=signals"),
         ("sample", *where, "num=1", "checkpoint=runs/signals/default", "length=96"),
+        ("evaluate", *where, "num=8", "checkpoint=runs/signals/default"),
         ("export", *where, "checkpoint=runs/signals/default", "out=waves"),
         (*train, "modality=signals", "router.top_k=9", "name=x"),
         ("sample", "checkpoint=runs/signals/default", "num=1"),
         path=(site, home / "router"),
     )
     codes, _, errors = zip(*done, strict=True)
-    assert codes == (2, 0, 0, 0, 0, 0, 2, 2), errors
-    assert errors[6] == "error: top_k must be between 1 and 8, got 9\n"
-    assert "names a class that is not trusted, refused: router._target_ = 'cosine.Cosine'" in errors[7]
+    assert codes == (2, 0, 0, 0, 0, 0, 0, 2, 2), errors
+    assert errors[7] == "error: top_k must be between 1 and 8, got 9\n"
+    assert "names a class that is not trusted, refused: router._target_ = 'cosine.Cosine'" in errors[8]
 
 
 def cosine(**options: float) -> Router:
