@@ -72,6 +72,7 @@ def check_training(
     Raises:
         ValueError: saying what it needs.
     """
+    modality.data_facts()  # what is learnt of the data has values, though the model has none
     with torch.device("meta"):
         model = build.make_model(config, modality)
     weights = sum(p.numel() for p in model.parameters()) / share
