@@ -54,9 +54,9 @@ def test_a_package_that_depends_on_ditmoe(tmp_path: Path) -> None:
     assert codes == (0, 0, 2, 2, 2, 2, 2, 0, 2, 0, 0, 2, 0, 0, 0, 0, 2, 0), errors
     folder = home / "runs/signals/default"
     assert (folder / "progress/step-0000001.png").is_file()
-    assert len(list((folder / "samples").glob("*.csv"))) == 32, "what its recipe says"
+    assert len(list((folder / "samples").glob("*.signal"))) == 32, "what its recipe says"
     assert "fd/spectra" in json.loads((folder / "metrics.json").read_text())
-    assert np.loadtxt(next((home / "long").glob("square-*.csv"))).shape == (96,)
+    assert np.loadtxt(next((home / "long").glob("square-*.signal"))).shape == (96,)
     known = "length (numbers of a signal)\n"
     assert errors[2].startswith("error: lenght is not an option; did you mean length? words of ")
     assert errors[2].endswith(known)

@@ -147,6 +147,6 @@ def test_signals_are_written_and_read(signals: Metric, tmp_path: Path) -> None:
     assert np.array_equal(read.labels, made.labels)
     signals.write(made, tmp_path / "each")
     assert np.allclose(signals.read(tmp_path / "each").data, made.data, atol=1e-5)
-    (tmp_path / "each/short.csv").write_text("1\n2\n")
-    with pytest.raises(ValueError, match=r"must hold .csv files of one length, got 65 files"):
+    (tmp_path / "each/short.signal").write_text("1\n2\n")
+    with pytest.raises(ValueError, match=r"must hold .signal files of one length, got 65 files"):
         signals.read(tmp_path / "each")

@@ -60,7 +60,7 @@ class Signals(Modality, Files, Metric):
 
     name: ClassVar[str] = "signals"
     words: ClassVar[Mapping[str, str]] = {"length": "numbers of a signal"}
-    suffixes: ClassVar[tuple[str, ...]] = (".csv",)
+    suffixes: ClassVar[tuple[str, ...]] = (".signal",)
 
     def __init__(
         self, tokens: Callable[..., Tokens], length: int = 64, data_facts: Mapping[str, Any] | None = None
@@ -154,7 +154,7 @@ class Signals(Modality, Files, Metric):
                 np.savez(stream, signals=samples.data, **labels)
             return [folder.with_suffix(".png"), folder]
         self.save_picture(samples, folder / "samples.png")  # makes the folder
-        paths = [folder / f"{name}.csv" for name in samples.file_names()]
+        paths = [folder / f"{name}.signal" for name in samples.file_names()]
         for path, signal in zip(paths, samples.data, strict=True):
             np.savetxt(path, signal.T, "%.6g")
         return [folder / "samples.png", *paths]
@@ -172,16 +172,16 @@ class Signals(Modality, Files, Metric):
 
 
 def read(path: Path) -> Samples:
-    """A .npz (signals, labels), a .csv of one signal, or a folder of such .csv files of one length."""
+    """A .npz (signals, labels), a .signal of one signal, or a folder of such .signal files of one length."""
     if path.suffix == ".npz":
         with Arrays(path) as arrays:  # checks what a file promises before it makes arrays
             if "signals" not in arrays:
                 raise ValueError(f"{printable(path)} must hold an array signals")
             return Samples(arrays["signals"], arrays.get("labels"))
-    files = [f for f in files_below(path) if f.suffix == ".csv"] if path.is_dir() else [path]
+    files = [f for f in files_below(path) if f.suffix == ".signal"] if path.is_dir() else [path]
     signals = [np.loadtxt(file, ndmin=2).T for file in files]
     if len({signal.shape for signal in signals}) != 1:
-        raise ValueError(f"{printable(path)} must hold .csv files of one length, got {len(files)} files")
+        raise ValueError(f"{printable(path)} must hold .signal files of one length, got {len(files)} files")
     return Samples(np.stack(signals), names=[file.stem for file in files])
 
 
