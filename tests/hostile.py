@@ -3,6 +3,7 @@
 A maker writes its files into a folder of its own and gives the path that is then read.
 """
 
+import base64
 import io
 import json
 import os
@@ -47,7 +48,8 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
-        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png)]
+        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
+                                                  wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
         + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))]
@@ -264,6 +266,24 @@ def clear_png(place: Path) -> Path:
     head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 8, 6, 0, 0, 0))
     (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
     return place / "a.png"
+
+
+def wide(content: str) -> Maker:
+    """88 megapixels of one colour, which their decoder holds several times over."""
+
+    def make(place: Path) -> Path:
+        (place / "a.png").write_bytes(zlib.decompress(base64.b85decode(content)))
+        return place / "a.png"
+
+    return make
+
+
+WEBP = "c-jl{baRtpU|<M$bqWXzu<+pnvh}w=(dA?p5d6#U;_{yv0D`^<W&"
+JPEG2000 = (
+    "c-muNVBpCLP*C9IYUg5LU=T?wsVvAUFj4@r8KAT-kj?<oVwo8!MGOooJHVKkogJixfj>Dvr-%{E6kuRr@c}AM{_p=kkU<|L1XT<NXnbaNMn("
+    "wwAH=`|6kudvWnp1p{2#+0?BL+x5rB;Tr!c58Fgh2dCYGe8C?r)X_!p$+c?Gz-E0m=c6=&w>DH!RQ>Y4nXz`zAI`zX+y$-n<G#vjlI6aO8wf3"
+    "VgwtbZW-hiQL9I2!SR3#<sJ0?Yyvf0!5q147pSuYcK@P)`gi>hb^jL9C<h?0TYDHS5-ohTCYk(KFl{P{IG305Sg}!~"
+)
 
 
 def wide_gif(place: Path) -> Path:
