@@ -3,6 +3,7 @@
 A maker writes its files into a folder of its own and gives the path that is then read.
 """
 
+import base64
 import io
 import json
 import os
@@ -47,10 +48,14 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
-        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans)]
+        "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
+                                                  wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
-        + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))],
+        + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))]
+        + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
+        + [(text(name, content), lambda path: formats.read_surface(path, 100, 0)) for name, content in TEXTS.items()],
+        "labels": [(columns, pictures)],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
@@ -254,6 +259,33 @@ def deep_png(place: Path) -> Path:
     return place / "a.png"
 
 
+def clear_png(place: Path) -> Path:
+    """9400 x 9400 of nothing, transparent: 340 kB."""
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + 4 * 9400)) for _ in range(9400)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 8, 6, 0, 0, 0))
+    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    return place / "a.png"
+
+
+def wide(content: str) -> Maker:
+    """88 megapixels of one colour, which their decoder holds several times over."""
+
+    def make(place: Path) -> Path:
+        (place / "a.png").write_bytes(zlib.decompress(base64.b85decode(content)))
+        return place / "a.png"
+
+    return make
+
+
+WEBP = "c-jl{baRtpU|<M$bqWXzu<+pnvh}w=(dA?p5d6#U;_{yv0D`^<W&"
+JPEG2000 = (
+    "c-muNVBpCLP*C9IYUg5LU=T?wsVvAUFj4@r8KAT-kj?<oVwo8!MGOooJHVKkogJixfj>Dvr-%{E6kuRr@c}AM{_p=kkU<|L1XT<NXnbaNMn("
+    "wwAH=`|6kudvWnp1p{2#+0?BL+x5rB;Tr!c58Fgh2dCYGe8C?r)X_!p$+c?Gz-E0m=c6=&w>DH!RQ>Y4nXz`zAI`zX+y$-n<G#vjlI6aO8wf3"
+    "VgwtbZW-hiQL9I2!SR3#<sJ0?Yyvf0!5q147pSuYcK@P)`gi>hb^jL9C<h?0TYDHS5-ohTCYk(KFl{P{IG305Sg}!~"
+)
+
+
 def wide_gif(place: Path) -> Path:
     data = io.BytesIO()
     Image.new("P", (4, 4)).save(data, "GIF")
@@ -318,6 +350,22 @@ TREES = {
     "chain": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [i + 1]} for i in range(20_000)] + [{"mesh": 0}]}),
     "circle": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [1]}, {"children": [0], "mesh": 0}]}),
     "deep": "[" * 100_000,
+    "twice below": json.dumps({**_BOX, "nodes": [{"children": [1] * 30_000}, {"children": [2] * 30_000},
+                               {"children": list(range(3, 60_003))}] + [{}] * 60_000}, separators=(",", ":")),
+    "child from the end": json.dumps({**_BOX, "nodes": [{"children": [-1]}] + [{}] * 150_000
+                                      + [{"children": [-1] * 150_000}]}, separators=(",", ":")),
+    "instances of nothing": json.dumps({**_BOX, "accessors": [{**_ZEROS, "count": 0}, {**_ZEROS, "count": 900_000}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}] * 100}], "nodes": [{"mesh": 0, "extensions":
+        {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": 1}}}}]}).ljust(900_000),
+    "morphs": json.dumps({**_BOX, "accessors": [{**_ZEROS, "count": 400_000}], "meshes": [{"weights": [1] * 20_000,
+        "primitives": [{"attributes": {"POSITION": 0}, "targets": [{"POSITION": 0}] * 20_000}]}]}),
+    "joints": json.dumps({**_BOX, "accessors": [{**_ZEROS, "count": 0}], "scenes": [{"nodes": list(range(1000))}],
+        "nodes": [{"mesh": 0, "skin": 0}] * 1000, "skins": [{"joints": [0] * 100_000}]}),
+    "indices again": json.dumps({**_BOX, "accessors": [{**_ZEROS, "count": 3}, {"componentType": 5125, "type": "SCALAR",
+        "count": 900_000}], "scenes": [{"nodes": list(range(1000))}], "nodes": [{"mesh": 0}] * 1000, "meshes": [
+        {"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "mode": 0}]}]}).ljust(900_000),
+    "lines again": json.dumps({**_BOX, "scenes": [{"nodes": list(range(20_000))}], "nodes": [{"mesh": 0}] * 20_000,
+                               "meshes": [{"primitives": [{"mode": 1}] * 20_000}]}),
 }  # fmt: skip
 
 
@@ -327,6 +375,51 @@ def gltf(tree: str) -> Maker:
         return place / "a.gltf"
 
     return make
+
+
+def besides(hollow: bool) -> Maker:
+    """A tree that counts as many zeros as the files beside it have bytes: one of holes, or one by many names."""
+
+    def make(place: Path) -> Path:
+        with open(place / "x.bin", "wb") as stream:
+            stream.truncate(10**12) if hollow else stream.write(bytes(400_000))
+        names = [f"../{place.name}/" * number + "x.bin" for number in range(100)]
+        tree = {**_BOX, "accessors": [{**_ZEROS, "count": 30_000_000}],
+                "buffers": [{"byteLength": 1, "uri": name} for name in names]}  # fmt: skip
+        return gltf(json.dumps(tree))(place)
+
+    return make
+
+
+_XYZ = "element vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
+_LIST = "property list uchar uchar "
+TEXTS = {
+    "a.xyz": "a\n" * 400_000,
+    "b.xyz": "0\n" * 400_000,
+    "c.xyz": "1\n0 0 0\n" * 100_000,
+    "a.stl": "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+             "endsolid\n" * 8000,
+    "a.ply": f"ply\nformat binary_little_endian 1.0\n{_XYZ}element face 60\n"
+             + "".join(f"{_LIST}l{i}\n" for i in range(10_000)) + "end_header\n" + "\0" * 12
+             + ("\1\0" + "\0" * 9999 + "\0" * 10_000) * 30,
+    "b.ply": f"ply\nformat binary_little_endian 1.0\nelement none {10**10}\n{_XYZ}end_header\n" + "\0" * 12,
+}  # fmt: skip
+"""Of clouds and meshes: lines that are taken off one by one, counts of nothing, solids and columns without number."""
+
+
+def text(name: str, content: str) -> Maker:
+    def make(place: Path) -> Path:
+        (place / name).write_bytes(content.encode("latin-1"))
+        return place / name
+
+    return make
+
+
+def columns(place: Path) -> Path:
+    """A list of labels of as many columns as rows."""
+    (place / "a.png").write_bytes(png())
+    (place / "metadata.csv").write_text("a," * 200_000 + "file_name,label\n" + "a\n" * 200_000)
+    return place
 
 
 def materials(place: Path) -> Path:

@@ -30,6 +30,8 @@ LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".jp2", ".j
 """Of those, whose compression may have changed them."""
 MAX_PIXELS = 89_478_485
 """Of a picture, where no one says otherwise: a quarter of a gigabyte as RGB, as much as Pillow takes in silence."""
+HEAVY = {"WEBP": 2, "AVIF": 3, "JPEG2000": 4}
+"""Kinds whose decoders hold a picture several times over (up to 40 bytes a pixel), and by what their limit is less."""
 _PLUGINS = ("Tiff", "WebP", "Mpo", "Avif", "Jpeg2K", "Tga")  # the others Pillow loads by itself
 LARGE = 2**24
 """Pixels from which pictures are decoded one at a time, whatever the number of threads."""
@@ -62,9 +64,10 @@ def decoded(
             kinds = (*kinds, kind)
         with Image.open(stream, formats=[kind for kind in kinds if kind in Image.OPEN]) as picture:
             pixels = picture.width * picture.height
-            if not 1 <= pixels <= max_pixels:
+            most = max_pixels // HEAVY.get(picture.format or "", 1)
+            if not 1 <= pixels <= most:
                 raise ValueError(
-                    f"it must have at most {max_pixels} pixels, got {picture.width} x {picture.height}"
+                    f"it must have at most {most} pixels, got {picture.width} x {picture.height}"
                 )
             if picture.format in ("JPEG", "MPO"):
                 _check_scans(stream)
@@ -106,9 +109,19 @@ def rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image)
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In strips: the whole of it would be in memory four times."""
+    out, rows = Image.new("RGB", image.size), max(1, 2**20 // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        out.paste(
+            Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top)
+        )
+    return out
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

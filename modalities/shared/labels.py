@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,8 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
         return {
             _path(path): label for path, value in pairs if (label := label_name(_index(value))) is not None
         }
-    records: Iterable[Any]
-    if name.endswith(".csv"):
-        records = csv.DictReader(io.StringIO(text))
-    else:
-        records = (json.loads(line) for line in text.splitlines() if line.strip())
+    lines = (json.loads(line) for line in text.splitlines() if line.strip())
+    records: Iterable[Any] = _rows(text) if name.endswith(".csv") else lines
     found, says = {}, False
     for record in records:
         if not isinstance(record, Mapping) or not isinstance(path := record.get("file_name"), str):
@@ -122,6 +119,16 @@ def _index(value: Any) -> Any:
     if isinstance(value, list) and value and sorted(map(str, value))[:-1] == ["0"] * (len(value) - 1):
         return value.index(1) if 1 in value else None
     return value
+
+
+def _rows(text: str) -> Iterator[dict[str, str]]:
+    """Records of a CSV, of the columns that are read: a small file can have a million columns and a million rows."""
+    rows = csv.reader(io.StringIO(text))
+    header = next(rows, [])
+    wanted = {name: header.index(name) for name in ("file_name", *KEYS) if name in header}
+    for row in rows:
+        if row:
+            yield {name: row[at] for name, at in wanted.items() if at < len(row)}
 
 
 def _path(path: str) -> str:

@@ -42,8 +42,13 @@ def open_picture(
     Raises:
         ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
     """
+
+    def upright(picture: Image.Image) -> T:
+        ImageOps.exif_transpose(picture, in_place=True)  # else a copy, also of what stands upright
+        return make(rgb(picture))
+
     try:
-        return decoded(source, lambda picture: make(rgb(ImageOps.exif_transpose(picture))), max_pixels)
+        return decoded(source, upright, max_pixels)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{printable(name or source)} is no readable picture: its kind is not known"

@@ -1,12 +1,14 @@
 """What a glTF promises and names, looked at before it is read: how many numbers, how many parts, which other files."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ditmoe.outside import is_regular, may_hold, printable, read_regular
+from ditmoe.outside import is_regular, may_hold, open_regular, printable, read_regular
 
 LARGEST_FILE = 2**31
 """Bytes of a glTF, and of each file beside it."""
@@ -31,7 +33,7 @@ def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
     tree = json.loads(content[20 : 20 + length] if binary else content.removeprefix(b"\xef\xbb\xbf"))
     names = [_text(buffer.get("uri")) for buffer in _entries(tree, "buffers")]
     beside = {_beside(path.parent, name) for name in names if not name.startswith("data:")}
-    limit = len(content) + sum(other.stat().st_size for other in beside if is_regular(other))
+    limit = len(content) + _bytes_of(beside)
     whole, sizes = 0, []
     for accessor in _entries(tree, "accessors"):
         counts = [
@@ -55,6 +57,16 @@ def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
     return tree, chunk if binary and content[start + 4 : start + 8] == b"BIN\0" else None, limit
 
 
+def _bytes_of(files: Iterable[Path]) -> int:
+    """What plain files have together, each counted once by whatever names; one that cannot be read counts nothing."""
+    sizes = {}
+    for file in files:
+        with suppress(OSError, ValueError), open_regular(file, LARGEST_FILE) as stream:
+            about = os.fstat(stream.fileno())
+            sizes[about.st_dev, about.st_ino] = about.st_size
+    return sum(sizes.values())
+
+
 def _beside(folder: Path, uri: str) -> Path:
     """The file that a URI names: as it stands where there is one, else with %20 and the like decoded."""
     return next(
@@ -74,10 +86,14 @@ def _read_again(tree: Any) -> Iterator[int]:
 
 
 def _check_tree(nodes: list[dict[str, Any]]) -> None:
-    below = [
-        [c for c in node.get("children", []) if type(c) is int and 0 <= c < len(nodes)] for node in nodes
-    ]
-    children = {c for those in below for c in those}
+    below = [node.get("children", []) for node in nodes]
+    children: set[int] = set()
+    for child in (c for those in below for c in those):
+        if type(child) is not int or not 0 <= child < len(nodes):
+            raise ValueError(f"the children of a node must be nodes, got {printable(child)[:60]}")
+        if child in children:  # a few lists of a thousand times the next one show a thousand millions
+            raise ValueError("the nodes of a glTF must be a tree, got one with two parents")
+        children.add(child)
     level, depth, left, steps = [n for n in range(len(nodes)) if n not in children], 0, len(nodes), 0
     while level:
         left, depth, steps = left - len(level), depth + 1, steps + len(level) * (depth + 1)

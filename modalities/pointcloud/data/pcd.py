@@ -7,6 +7,8 @@ import numpy as np
 from ditmoe.outside import may_hold
 from modalities.pointcloud.data.text import numbers
 
+_KINDS = frozenset({"I1", "I2", "I4", "I8", "U1", "U2", "U4", "U8", "F4", "F8"})
+
 
 def read_pcd(content: bytes, note: object = None) -> np.ndarray:
     """The x, y, z of all points (N, 3), NaN where a camera saw nothing.
@@ -21,6 +23,10 @@ def read_pcd(content: bytes, note: object = None) -> np.ndarray:
     head = {words[0]: words[1:] for words in lines if words}
     names = head.get("FIELDS", head.get("COLUMNS", []))
     counts = [int(word) for word in head.get("COUNT", ["1"] * len(names))]
+    if strange := [
+        f"{k} of {s}" for k, s in zip(head["TYPE"], head["SIZE"], strict=True) if k.upper() + s not in _KINDS
+    ]:
+        raise ValueError(f"fields of a PCD must be I, U or F of 1, 2, 4 or 8 bytes, got {strange[0][:40]}")
     kinds = [f"<{kind.lower()}{size}" for kind, size in zip(head["TYPE"], head["SIZE"], strict=True)]
     num_points = (
         int(head["POINTS"][0]) if "POINTS" in head else int(head["WIDTH"][0]) * int(head["HEIGHT"][0])

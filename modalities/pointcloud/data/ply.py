@@ -15,6 +15,8 @@ from modalities.pointcloud.data.text import numbers
 
 LARGEST_HEADER = 2**20
 """Bytes of the header of a PLY."""
+MOST_PROPERTIES = 1000
+"""Of an element; each row takes as many steps where lists have other lengths in each."""
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -37,14 +39,17 @@ def read_ply(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
     count, fields = elements.get("vertex", (0, {}))
     if not count or not {"x", "y", "z"} <= fields.keys():
         raise ValueError(f"a PLY must have vertices with x, y, z, got {count} with {', '.join(fields)}")
+    if (most := max((len(fields) for _, fields in elements.values()), default=0)) > MOST_PROPERTIES:
+        raise ValueError(f"an element of a PLY must have at most {MOST_PROPERTIES} properties, got {most}")
     names = list(elements)
-    wanted = [name for name in ("vertex", "face", "tristrips") if elements.get(name, (0,))[0]]
+    wanted = [name for name in ("vertex", "face", "tristrips") if all(elements.get(name, (0, {})))]
     last = max(map(names.index, wanted))
     read: Any = _Text(body) if order == "ascii" else _Binary(body, _ORDERS[order])
     found = {}
     for name in names[: last + 1]:
         count, fields = elements[name]
-        found[name] = read.element(name, count, fields)
+        if fields:  # any number of rows of nothing are nothing
+            found[name] = read.element(name, count, fields)
     with np.errstate(invalid="ignore"):
         points = np.stack([found["vertex"][axis].astype(np.float64) for axis in "xyz"], axis=1)
     faces = []

@@ -22,6 +22,8 @@ _READ = (
 )
 """Of required extensions; those of compression are then read from what is not compressed, or refused by name."""
 _POINTS, _LINES, _STRIP, _FAN = 0, (1, 2, 3), 5, 6
+_STEP, _MATRIX = 500, 128
+"""Bytes that count for each part, accessor and instance, for the time that it takes; and those of a matrix."""
 Part = tuple[np.ndarray, np.ndarray | None]
 
 
@@ -37,6 +39,7 @@ class Scene:
     def __init__(self, tree: dict[str, Any], inner: bytes | None, beside: Beside) -> None:
         self.tree, self.inner, self.beside = tree, inner, beside
         self.buffers: dict[int, bytes] = {}
+        self.left = 0
         for name in tree.get("extensionsRequired", []):
             if name not in _READ and not str(name).startswith(_NO_GEOMETRY):
                 raise ValueError(f"a glTF must not require what is not decoded, got {printable(name)[:80]}")
@@ -48,13 +51,11 @@ class Scene:
             ValueError: if it shows neither triangles nor points, or more than a file of `size` bytes may.
         """
         parts: list[Part] = []
-        left, self.lines = may_hold(size), 0
+        self.left, self.lines = may_hold(size), 0
         for node, world in self._placed():
             for points, faces in self._mesh(node):
                 for matrix in self._instances(node, world) if "skin" not in node else [np.eye(4)]:
-                    left -= 24 * (len(points) + (0 if faces is None else len(faces)))
-                    if left < 0:
-                        raise ValueError("a scene must not show its parts so often that they fill the memory")
+                    self._spend(24 * (len(points) + (0 if faces is None else len(faces))))
                     parts.append((points @ matrix[:3, :3].T + matrix[:3, 3], faces))
         solid = [(points, faces) for points, faces in parts if faces is not None]
         clouds = [points for points, faces in parts if faces is None]
@@ -68,6 +69,12 @@ class Scene:
         starts = np.cumsum([0, *(len(points) for points, _ in solid)])
         triangles = [faces + start for (_, faces), start in zip(solid, starts, strict=False)]
         return np.concatenate([points for points, _ in solid]), np.concatenate(triangles)
+
+    def _spend(self, number: int) -> None:
+        """Count bytes that are made; nodes, parts, targets and joints may name the same numbers again and again."""
+        self.left -= number
+        if self.left < 0:
+            raise ValueError("a scene must not show its parts so often that they fill the memory")
 
     def _placed(self) -> list[tuple[dict[str, Any], np.ndarray]]:
         """The nodes that the scene shows, each with its matrix to the world; matrices of all are kept for joints."""
@@ -102,6 +109,7 @@ class Scene:
             return [world]
         columns = {name: self.accessor(i) for name, i in found.get("attributes", {}).items()}
         rows = max(map(len, columns.values()), default=0)
+        self._spend(rows * (_STEP + _MATRIX))
         keys = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}
         each = [
             {keys[name]: values[i] for name, values in columns.items() if name in keys} for i in range(rows)
@@ -113,6 +121,7 @@ class Scene:
         weights = node.get("weights", mesh.get("weights", []))
         parts: list[Part] = []
         for primitive in mesh.get("primitives", []):
+            self._spend(_STEP)
             attributes, mode = primitive.get("attributes", {}), primitive.get("mode", 4)
             if mode in _LINES:
                 self.lines += 1
@@ -141,6 +150,7 @@ class Scene:
 
     def _skinned(self, points: np.ndarray, attributes: dict[str, int], skin: dict[str, Any]) -> np.ndarray:
         """Vertices as their joints place them where nothing moves; the node of the mesh plays no part."""
+        self._spend(_MATRIX * (len(points) + len(skin["joints"])))
         total = np.zeros((len(points), 4, 4))
         matrices = np.stack([self.world.get(joint, np.eye(4)) for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
@@ -150,6 +160,7 @@ class Scene:
         while f"JOINTS_{number}" in attributes and f"WEIGHTS_{number}" in attributes:
             joints = self.accessor(attributes[f"JOINTS_{number}"]).astype(np.int64)
             weights = self.accessor(attributes[f"WEIGHTS_{number}"])
+            self._spend(_MATRIX * joints.size)
             for joint, weight in zip(joints.T, weights.T, strict=True):
                 total += weight[:, None, None] * matrices[joint]
             number += 1
@@ -163,11 +174,13 @@ class Scene:
         """The numbers of an accessor (count, width) in double precision, sparse ones in place, normalised to 1."""
         accessor = self.tree["accessors"][index]
         kind, width, count = _KINDS[accessor["componentType"]], _WIDTHS[accessor["type"]], accessor["count"]
+        self._spend(_STEP + 8 * count * width)
         view, dtype = accessor.get("bufferView"), np.dtype(kind)
         values = np.zeros((count, width), dtype)
         if view is not None:
             values = self._numbers(view, accessor.get("byteOffset", 0), dtype, count, width).copy()
         if sparse := accessor.get("sparse"):
+            self._spend(8 * sparse["count"] * (1 + width))
             there, new = sparse["indices"], sparse["values"]
             places = self._numbers(there["bufferView"], there.get("byteOffset", 0),
                                    np.dtype(_KINDS[there["componentType"]]), sparse["count"], 1)  # fmt: skip
@@ -184,7 +197,7 @@ class Scene:
         buffer = self._buffer(about["buffer"], "EXT_meshopt_compression" in about.get("extensions", {}))
         start, size = about.get("byteOffset", 0), width * dtype.itemsize
         stride = about.get("byteStride", size) or size
-        data = buffer[start : start + about["byteLength"]]
+        data = memoryview(buffer)[start : start + about["byteLength"]]
         if count and (min(start, offset, stride) < 0 or offset + (count - 1) * stride + size > len(data)):
             raise ValueError(
                 f"a glTF must hold the {count} values of each accessor, got {len(data)} bytes (truncated?)"
@@ -207,6 +220,7 @@ class Scene:
                 self.buffers[index] = base64.b64decode(urllib.parse.unquote(uri.partition(",")[2]))
             else:
                 self.buffers[index] = self.beside.get(uri)
+                self._spend(len(self.buffers[index]))
         return self.buffers[index]
 
 

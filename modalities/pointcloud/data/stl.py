@@ -1,7 +1,5 @@
-"""STL, text or binary: looked at before trimesh reads it, so that a count that does not fit is told."""
+"""STL, text or binary: a count that does not fit is told."""
 
-import io
-import logging
 import re
 
 import numpy as np
@@ -18,18 +16,8 @@ def read_stl(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
         ValueError: if the count does not fit the triangles that are there. One that was left open (0) is taken from the
             size of the file, and bytes behind the last triangle are told.
     """
-    content = _sound_binary(content, note) if _is_binary(content) else _sound_text(content)
-    import trimesh  # takes a second, which only those who read meshes should wait for
-
-    if not (logger := logging.getLogger("trimesh")).handlers:
-        # Without a handler its warnings, stack traces among them, would go to stderr.
-        logger.addHandler(logging.NullHandler())
-    scene = trimesh.load_scene(io.BytesIO(content), file_type="stl", process=False)
-    parts = [scene.geometry[name] for name in sorted(scene.geometry)]
-    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    vertices = [np.asarray(part.vertices, np.float64) for part in parts]
-    faces = [np.asarray(part.faces, np.int64) + start for part, start in zip(parts, starts, strict=False)]
-    return np.concatenate([np.empty((0, 3)), *vertices]), np.concatenate([np.empty((0, 3), np.int64), *faces])
+    vertices = _binary(content, note) if _is_binary(content) else _text(content)
+    return vertices, np.arange(len(vertices)).reshape(-1, 3)
 
 
 def _is_binary(content: bytes) -> bool:
@@ -42,7 +30,7 @@ def _is_binary(content: bytes) -> bool:
     return not (begins.startswith(b"solid") and b"\0" not in content[:4096])
 
 
-def _sound_binary(content: bytes, note: object) -> bytes:
+def _binary(content: bytes, note: object) -> np.ndarray:
     if len(content) < _HEADER:
         raise ValueError(f"an STL must be text that begins with 'solid', or binary, got {len(content)} bytes")
     counted = int.from_bytes(content[80:84], "little")
@@ -50,7 +38,7 @@ def _sound_binary(content: bytes, note: object) -> bytes:
     if counted in _UNKNOWN and there and not rest:
         if callable(note):
             note(f"the STL counts {counted} triangles: the {there} that it holds are read")
-        return content[:80] + there.to_bytes(4, "little") + content[_HEADER:]
+        counted = there
     if counted > there or (counted < there and (not rest or not counted)):
         raise ValueError(
             f"a binary STL must hold as many triangles as it counts: {counted} are counted, {there} and {rest} bytes "
@@ -58,10 +46,12 @@ def _sound_binary(content: bytes, note: object) -> bytes:
         )
     if (behind := len(content) - _HEADER - _RECORD * counted) and callable(note):
         note(f"{behind} bytes behind the {counted} triangles that the STL counts are not read")
-    return content[: _HEADER + _RECORD * counted]
+    record = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attributes", "<u2")])
+    return np.frombuffer(content, record, counted, _HEADER)["corners"].reshape(-1, 3).astype(np.float64)
 
 
-def _sound_text(content: bytes) -> bytes:
+def _text(content: bytes) -> np.ndarray:
+    """In one pass over all solids, of which a small file can have a hundred thousand."""
     facets, corners = (
         len(re.findall(rb"(?i)(?<!end)\b" + word, content)) for word in (rb"facet\s+normal\b", rb"vertex\s")
     )
@@ -69,4 +59,7 @@ def _sound_text(content: bytes) -> bytes:
         raise ValueError(
             f"a text STL must have three vertices a facet, got {facets} facets with {corners} vertices (truncated?)"
         )
-    return content
+    found = re.findall(rb"(?i)\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", content)
+    if len(found) != corners:
+        raise ValueError("a vertex of a text STL must have three coordinates")
+    return np.array([[float(word) for word in words] for words in found], np.float64).reshape(-1, 3)

@@ -4,6 +4,7 @@ import codecs
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import dropwhile
 
 import numpy as np
 from jaxtyping import Float64
@@ -59,8 +60,7 @@ def read_columns(content: bytes, note: Callable[[str], object]) -> Float64[np.nd
     lines = decoded(content).splitlines()
     columns = _columns(lines, note)
     rows = [line for raw in lines if (line := re.split("#|//", raw, maxsplit=1)[0].strip())]
-    while rows and not _has_numbers(rows[0]):
-        rows.pop(0)
+    rows = list(dropwhile(lambda row: not _has_numbers(row), rows))
     if not rows:
         raise ValueError("the file must have points, got none")
     rows = _counted(rows)
@@ -90,20 +90,23 @@ def _counted(rows: list[str]) -> list[str]:
     if not rows[0].isdigit():
         return rows
     points: list[str] = []
-    while rows:
-        if not rows[0].isdigit():
+    at = 0  # one pass, as there may be as many counts as rows
+    while at < len(rows):
+        if not rows[at].isdigit():
             raise ValueError(
-                f"the file must hold as many points as it counts, got more after {len(points)}: {rows[0][:60]!r}"
+                f"the file must hold as many points as it counts, got more after {len(points)}: {rows[at][:60]!r}"
             )
-        count, rows = int(rows[0]), rows[1:]
-        if rows and not rows[0].isdigit() and not _has_numbers(rows[0]):
-            rows = rows[1:]  # the words of chemists
-        there = next((i for i, row in enumerate(rows[:count]) if row.isdigit()), min(count, len(rows)))
+        count, at = int(rows[at]), at + 1
+        if at < len(rows) and not rows[at].isdigit() and not _has_numbers(rows[at]):
+            at += 1  # the words of chemists
+        some = rows[at : at + count]
+        there = next((i for i, row in enumerate(some) if row.isdigit()), len(some))
         if there < count:
             raise ValueError(
                 f"the file must hold the {count} points that it counts, got {there}: {count - there} are missing"
             )
-        points, rows = points + rows[:count], rows[count:]
+        points += some
+        at += count
     if not points:
         raise ValueError("the file must have points, got none")
     return points
