@@ -63,7 +63,7 @@ def trained(folder: Path, *words: str) -> Path:
 def sampled(path: Path) -> None:
     """As the command does it."""
     restored = restore(path)
-    draw_from(restored, torch.zeros(1, dtype=torch.long), steps=1)
+    draw_from(restored, restored.model.conditioning.read(torch.zeros(1, dtype=torch.long)), steps=1)
 
 
 def clouds(place: Path) -> list[Path]:
