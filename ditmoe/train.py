@@ -35,9 +35,9 @@ def train(config: dict[str, Any]) -> None:
     modality = make_modality(config, shown)
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)
+    trainer = make_trainer(config, modality, shown)
     if launch.ranks().rank == 0 and (understood := getattr(modality, "understood", None)):
         print(understood())
-    trainer = make_trainer(config, modality, shown)
     with trainer.exclusive_lock():
         if checkpoint.exists(trainer.folder):
             resume(trainer, config)

@@ -49,7 +49,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_the_published_table(row: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DiTMoE, "initialize", lambda self: None)  # shapes have no values
+    monkeypatch.setattr("ditmoe.model.backbone.initialize", lambda model: None)  # shapes have no values
     model, experts, *expected = row
     counts, shape, classes = count_config(configuration(f"model={model}", f"router.num_experts={experts}"))
     assert (shape, classes, counts.tokens) == ((4, 32, 32), 1000, 256)
@@ -147,7 +147,7 @@ def test_activations_are_what_autograd_keeps(name: str) -> None:
 
 
 def test_nothing_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DiTMoE, "initialize", lambda self: None)
+    monkeypatch.setattr("ditmoe.model.backbone.initialize", lambda model: None)
     huge = partial(TokenChoice, num_experts=4096, top_k=2)
     make = lambda: DiTMoE(LatentTokens(4096), 1000, 4096, 2, 16, router=huge)  # noqa: E731
     assert count(make, (4, 16, 16)).trainable > 1e12

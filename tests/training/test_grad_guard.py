@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,9 @@ def poison(run: object, steps: set[int]) -> None:
     losses = run.losses
 
     def poisoned(batch: Batch):
-        objective, parts, routings = losses(batch)
-        return (objective * math.inf if batch.index in steps else objective), parts, routings
+        found, routings = losses(batch)
+        total = found.total * math.inf if batch.index in steps else found.total
+        return replace(found, total=total), routings
 
     run.losses = poisoned
 

@@ -40,7 +40,7 @@ def test_kinds_come_from_what_holds_a_parameter() -> None:
     layer = "blocks.1.feed_forward"
     assert found["embed.weight"] == {"matrix"}
     assert found["embed.bias"] == {"bias"}
-    assert found["label.table.weight"] == {"embedding"}
+    assert found["conditioning.table.weight"] == {"embedding"}
     assert found["mask_token"] == {"token"}
     assert found["blocks.0.attention.q_norm.weight"] == found["blocks.0.attention.q_norm.bias"] == {"norm"}
     assert found["blocks.1.modulation.linear.weight"] == {"matrix"}

@@ -31,11 +31,11 @@ from modalities.shared.isolation import num_cores, run_isolated
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
 from modalities.shared.understood import KIND, OUTSIDE, Ignored
 
-LARGEST_RECORD = 2**28
+LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
+"""Bytes of prepare.json, and of what is to be said of a shape."""
 FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
 DEFAULTS = {"up": "y", "min_points": 1}
-"""Bytes of prepare.json."""
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
 """File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
@@ -108,9 +108,7 @@ def prepare(
     for job in jobs:
         _clear_elsewhere(job)
     kept = {job.name: job for job in jobs if job.target.exists()}
-    unreadable, notes = _sample_all(
-        [job for job in jobs if job.name not in kept], len(kept), workers, timeout
-    )
+    unreadable = _sample_all([job for job in jobs if job.name not in kept], len(kept), workers, timeout)
     done = [job for job in jobs if job.name not in unreadable]
     counts = {job.category: dict.fromkeys(SPLITS, 0) for job in done}
     for job in done:
@@ -120,7 +118,7 @@ def prepare(
         "written": len(done) - len(kept),
         "kept": len(kept),
         "unreadable": unreadable,
-        "notes": notes,
+        "notes": _read_notes(done),
         "duplicates": {
             _key(_name(path, source)): _key(_name(first, source)) for path, first in duplicates.items()
         },
@@ -279,24 +277,34 @@ def _clear_elsewhere(job: Job) -> None:
         (job.target.parents[1] / split / job.target.name).unlink(missing_ok=True)
 
 
-def _sample_all(
-    todo: list[Job], kept: int, workers: int | None, timeout: float
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Sample each job; gives the reasons of those that failed, and what is to be said of others."""
+def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
+    """Sample each job; gives the reasons of those that failed."""
     reasons: dict[str, str] = {}
-    notes: dict[str, str] = {}
     ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)
     for job, error in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
         if isinstance(error, UnwritableError):
             raise error
-        if isinstance(error, list):
-            notes |= {job.name: printable("; ".join(error))} if error else {}
-        elif error is not None:
+        if error is not None:
             reasons[job.name] = printable(error).removeprefix(f"{printable(job.source)}: ")
-    return dict(sorted(reasons.items())), dict(sorted(notes.items()))
+    return dict(sorted(reasons.items()))
 
 
-def _sample(job: Job) -> list[str]:
+def _notes_of(job: Job) -> Path:
+    """Where it is kept what is to be said of a shape, for the report of a later run."""
+    return job.target.parents[2] / ".notes" / f"{job.target.stem}.txt"
+
+
+def _read_notes(jobs: list[Job]) -> dict[str, str]:
+    """What is to be said of shapes that were written, now or earlier."""
+    files = {job.name: _notes_of(job) for job in jobs}
+    return {
+        name: printable(read_regular(file, LARGEST_NOTE).decode(errors="replace"))
+        for name, file in sorted(files.items())
+        if file.exists()
+    }
+
+
+def _sample(job: Job) -> None:
     notes: list[str] = []
     points = turned(read_surface(job.source, job.num_points, job.seed, notes.append, job.item), job.up)
     if len(points) < job.min_points:
@@ -309,10 +317,15 @@ def _sample(job: Job) -> list[str]:
         raise ValueError(f"points must have an extent, got a bounding-box diagonal of {diagonal}")
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
+        if notes:
+            _notes_of(job).parent.mkdir(exist_ok=True)
+            with replacing(_notes_of(job)) as stream:
+                stream.write("; ".join(notes).encode(errors="replace"))
+        else:
+            _notes_of(job).unlink(missing_ok=True)
         write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
-    return notes
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
