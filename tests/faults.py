@@ -13,6 +13,7 @@ import io
 import mmap
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -247,10 +248,10 @@ def suite(work: Work, home: Path, wanted: list[str], seed: int = 0) -> Counter:
         other = sorted(name for name in {*now, *new} if now.get(name) != new.get(name))
         steps = [name for name in new if "/step-" in name]
         if steps:  # asked to stop between two saves, a run keeps that step as its last but one
-            newest = max(name.split("/")[1] for name in steps)
+            newest = max(re.search(r"/step-\d+/", name)[0] for name in steps)  # type: ignore[index]
             other = [name for name in other if "/step-" not in name or newest in name]
         assert not other, f"{work.name}: {place} is not as if nothing had happened: {', '.join(other[:5])}"
-        litter = [str(found) for found in place.parent.rglob(".*")]
+        litter = [str(found) for found in place.parent.rglob(".*") if found.name != ".notes"]
         assert not litter, f"{work.name}: {litter}"
         shutil.rmtree(place)
     return counts

@@ -239,7 +239,7 @@ def test_files_of_others(tmp_path: Path, capsys):
         (np.zeros((4, 3, 20), np.float32), r"\(4, 3, 20\) \(its last two axes must be swapped\)"),
         (
             np.zeros((4, 0, 3), np.float32),
-            r"must be numbers of shape \(S, N, 3\), got float64 of \(4, 0, 3\)",
+            r"must be numbers of shape \(S, N, 3\), got float32 of \(4, 0, 3\)",
         ),
         (np.full((4, 9, 3), np.nan, np.float32), "finite, got 36 of 36 with NaN"),
         ({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}, "must hold just one of points, .*, got a, b"),
