@@ -356,6 +356,27 @@ def test_weights_that_are_larger_than_the_files(runs: dict[str, Path], home: Pat
         ditmoe.Pipeline.from_pretrained(pipe)
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("transformer", {"tensors": {"x": [[2**30], "float32"]}}),
+        ("transformer", {"tensors": {"x": [["a"], "float32"]}}),
+        ("transformer", {"data_facts": [1]}),
+        ("memory", {"classes": 5}),
+        ("memory", {"classes": [1, None]}),
+    ],
+)
+def test_what_a_pipeline_tells_of_its_facts_is_looked_at(
+    part: str, change: dict[str, Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Four gigabytes of zeros in thirty bytes; names that are none."""
+    pipe = shutil.copytree(runs["pipe"], tmp_path / "pipe")
+    file = pipe / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=r"^[^\n]* (must|holds) [^\n]*$"):
+        ditmoe.Pipeline.from_pretrained(pipe)
+
+
 def test_viewing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     folder = tmp_path / "strange"

@@ -1,5 +1,6 @@
 """What a checkpoint remembers of the data, in any shape that a modality likes: tensors and plain values, nested."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from ditmoe.modality import Modality
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS.values()}
 """Of tensors that a file can hold, by name."""
+LARGEST = 2**27
+"""Numbers of all tensors of facts together, as a stranger's description of them tells."""
 
 
 def facts_of(modality: Modality) -> dict[str, Any]:
@@ -42,12 +45,19 @@ def blank(kinds: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors of zeros, by path, of the shapes and types that `described` tells.
 
     Raises:
-        ValueError: if one has none.
+        ValueError: if one has none, or all are more than `LARGEST` numbers.
     """
+    total = 0
     for path, kind in kinds.items():
         shape, dtype = kind if isinstance(kind, list) and len(kind) == 2 else (None, None)
         if not isinstance(shape, list) or not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"the tensor {path} of the facts must have a shape and a type, got {kind!r}")
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(
+                f"the tensor {path} of the facts must have a shape of whole numbers, got {shape}"
+            )
+        if (total := total + math.prod(shape)) > LARGEST:
+            raise ValueError(f"the tensors of the facts must be at most {LARGEST} numbers, got more")
     return {path: torch.zeros(shape, dtype=DTYPES[dtype]) for path, (shape, dtype) in kinds.items()}
 
 

@@ -60,6 +60,7 @@ class Transformer(Part, PeftAdapterMixin):
         config = trust.admit(config, list(config), file)
         with build.describing(file):
             if "modality" in config:
+                trust.check_plain(data_facts, f"the facts of {file}")
                 zeros = manifest.join(data_facts or {}, facts.blank(tensors or {}))
                 self.net = build.make_model(config, build.make_modality(config, zeros))
             else:
@@ -104,6 +105,8 @@ class Memory(Part):
         file = Path("memory/config.json")
         self.admitted = trust.admit(config, list(config), file)
         trust.check_plain(data_facts, "facts")
+        if not isinstance(classes, list) or not all(type(name) is str for name in classes):
+            raise ValueError(f"{file} must have a list of names as its classes")
         with build.describing(file):
             check_shape(shape)
             zeros = facts.blank(tensors)
