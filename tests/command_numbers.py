@@ -158,6 +158,8 @@ class End:
     text: str
     seconds: float
     memory: int
+    files: frozenset[str] = frozenset()
+    """Names of what it left, but for TensorBoard's, which tell the time."""
 
     @property
     def wrong(self) -> str:
@@ -204,7 +206,8 @@ def attempt(command: Command, place: Path, *more: str, around: Callable[[Path], 
             os.waitpid(child, 0)
         text = said.read_text(errors="replace") if said.exists() else ""
         used = re.search(r"\npeak (-?\d+)\n", text)  # what runs beside the command may write behind it
-        return End(code, text, time.monotonic() - began, int(used[1]) if used else 0)
+        left = (f.name for f in Path(folder).rglob("*") if f.is_file() and not f.name.startswith("events."))
+        return End(code, text, time.monotonic() - began, int(used[1]) if used else 0, frozenset(left))
 
 
 def _run(

@@ -1,7 +1,8 @@
 """Every command where its screen is full or gone, its folders cannot be written, and its environment is bare.
 
 `python -m tests.surroundings` runs all of them, each in a process of its own. With a failing screen the work is done
-and the files are there; where nothing can be written, it is done or ends in one line and exit code 2.
+and the files are there; where nothing can be written, it is done or ends in one line and exit code 2. Processes are
+forked when all is loaded, so that what libraries ask of the environment when they are imported is not tried here.
 """
 
 import argparse
@@ -143,16 +144,20 @@ def main() -> None:
             chosen = [name for name in SURROUNDINGS if rng.random() < options.share]
             if chosen:
                 warm(command, place)
+                plain = attempt(command, place)
+                assert plain.code == 0, (command, plain)
             for name in chosen:
                 around, codes = SURROUNDINGS[name]
                 end = attempt(command, place, around=around)
                 lines = [line for line in end.text.splitlines() if "error: " in line]
                 bad = end.code not in codes or "Traceback" in end.text
                 bad |= end.code == 2 and len(lines) != 1
+                bad |= end.code == 0 and not plain.files <= end.files
                 total += 1
                 wrong += bad
                 if bad:
-                    print(f"{command.name}, {name}: ended with {end.code}: {end.text[-400:]!r}", flush=True)
+                    print(f"{command.name}, {name}: ended with {end.code}, "
+                          f"without {sorted(plain.files - end.files)}: {end.text[-400:]!r}", flush=True)  # fmt: skip
     if missing := MAINS - seen:
         print(f"no case for {', '.join(sorted(missing))}")
     print(f"{total} commands in surroundings, {wrong} wrong")
