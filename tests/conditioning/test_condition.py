@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 
 import ditmoe
 from ditmoe.conditioning import ClassLabel, Condition, Conditioning
-from ditmoe.config import build, trust
+from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.cost import count
 from ditmoe.evaluate import evaluate_checkpoint
@@ -291,7 +291,6 @@ def test_a_pipeline_asks_for_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "own" / group).mkdir(parents=True)
         (tmp_path / "own" / group / "own.yaml").write_text(f"_target_: tests.conditioning.numbers.{target}\n")
     monkeypatch.setattr("ditmoe.config.folders.installed", lambda: {"own": tmp_path / "own"})
-    trust._shipped.cache_clear()
     run(tmp_path / "run")[0].run()
     export(tmp_path / "run", tmp_path / "pipe")
     pipe = ditmoe.Pipeline.from_pretrained(tmp_path / "pipe")
@@ -302,7 +301,6 @@ def test_a_pipeline_asks_for_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     restored = restore(tmp_path / "run")
     asked = restored.model.conditioning.ask(2, (), numbers=[1.0, 2.0, 3.0])
     assert np.array_equal(draw_from(restored, asked, points=9).data, drawn.samples)
-    trust._shipped.cache_clear()
 
 
 def test_two_processes_train_it_as_one_does(tmp_path: Path) -> None:
