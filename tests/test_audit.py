@@ -364,6 +364,7 @@ def test_weights_that_are_larger_than_the_files(runs: dict[str, Path], home: Pat
         ("transformer", {"data_facts": [1]}),
         ("memory", {"classes": 5}),
         ("memory", {"classes": [1, None]}),
+        ("memory", {"classes": ["\x1b[31mred", "\n"]}),
     ],
 )
 def test_what_a_pipeline_tells_of_its_facts_is_looked_at(

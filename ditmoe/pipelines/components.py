@@ -19,6 +19,7 @@ from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder
+from ditmoe.outside import printable
 from ditmoe.pretrained import weights
 
 
@@ -105,8 +106,8 @@ class Memory(Part):
         file = Path("memory/config.json")
         self.admitted = trust.admit(config, list(config), file)
         trust.check_plain(data_facts, "facts")
-        if not isinstance(classes, list) or not all(type(name) is str for name in classes):
-            raise ValueError(f"{file} must have a list of names as its classes")
+        if not isinstance(classes, list) or not all(type(n) is str and printable(n) == n for n in classes):
+            raise ValueError(f"{file} must have a list of names that can be shown as its classes")
         with build.describing(file):
             check_shape(shape)
             zeros = facts.blank(tensors)
