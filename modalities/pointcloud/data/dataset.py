@@ -20,7 +20,7 @@ from modalities.shared.datasets import LeftOut, check_split, first_readable, ite
 from modalities.shared.understood import Ignored, Understood
 
 FAR = 10
-"""A cloud that lies so many of its extents from the origin is mirrored and stretched about its set's mean."""
+"""Moments of a set that lies so many of its extents from the origin are taken about its first cloud."""
 _SAMPLE = 2  # address of a random stream
 
 
@@ -125,8 +125,9 @@ class Clouds:
         points = points[_drawn(len(points), self.num_points, rng)]
         if not augment:
             return points
-        far = np.abs(points).max() > FAR * float(np.ptp(points, axis=0).max())
-        about = self._center(points) if far else np.zeros(3, points.dtype)
+        if points.dtype != np.float64:  # they lie around the origin, see `narrowed`
+            return _augmented(points, rng, self.mirror, self.scale_jitter)
+        about = self._center(points)
         return _augmented(points - about, rng, self.mirror, self.scale_jitter) + about
 
     def batch(
