@@ -1,9 +1,9 @@
 """The gate for configurations that come with a checkpoint or a folder: what may be made of them, and what is opened.
 
-Such a configuration is a stranger's. It may hold plain values alone, name classes that ditmoe's own YAML files name
-and those of packages that the person installed (`ditmoe.config.folders`; and schedulers of diffusers, optimisers of
-torch), and no number larger than what a machine can hold. What it would
-open, a path or a name on the hub, is opened only if the person's command allows it.
+Such a configuration is a stranger's. It may hold plain values alone, name classes that ditmoe's own YAML files name and
+those of packages that the person installed (`ditmoe.config.folders`; and schedulers of diffusers, optimisers of torch),
+and no number larger than what a machine can hold. What it would open, a path or a name on the hub, is opened only if
+the person's command allows it.
 """
 
 import inspect
