@@ -207,25 +207,26 @@ def finish(
 
     own = checkpoint.place(folder, step)
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
-    lines, following = [f"  {folder / checkpoint.FOLDER}   the model"], []
+    lines, following = [f"  {_typed(folder / checkpoint.FOLDER)}   the model"], []
     # the paths in this checkpoint are those of the command that wrote it, just now
     out = folder / "samples"
     if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
-        lines += [f"  {paths[0]}   look at this first", f"  {paths[0].parent}   {options['num']} samples"]
-        following = [f"  {run}view {paths[0].parent}"]
+        drawn = _typed(paths[0].parent)
+        lines += [f"  {_typed(paths[0])}   look at this first", f"  {drawn}   {options['num']} samples"]
+        following = [f"  {run}view {drawn}"]
     if options["evaluate"]:
         try:
             if not unmeasured:
                 evaluate_checkpoint(own, trust=True)
-                lines += [f"  {folder / 'metrics.json'}   the numbers above"]
+                lines += [f"  {_typed(folder / 'metrics.json')}   the numbers above"]
         except (ValueError, OSError) as error:  # such as files that turned out unreadable: the run is well
             unmeasured = str(error)
         if unmeasured:
             print(f"note: nothing was measured: {printable(unmeasured)}")
     draw = (
-        f"sample checkpoint={folder} num=16 label=0 seed=1"
+        f"sample {_typed(folder, 'checkpoint=')} num=16 label=0 seed=1"
         if writes
-        else f"export checkpoint={folder} out=..."
+        else f"export {_typed(folder, 'checkpoint=')} out=..."
     )
     following += [
         f"  {run}{draw}",
@@ -236,11 +237,19 @@ def finish(
 
 def own_words(modality: str) -> str:
     """The words of this command, for a shell, without the run's name and length."""
-    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    words = cli.person_words()
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in ("name", "trainer.steps")]
     if not any(word.startswith("modality=") for word in kept):
         kept.insert(0, f"modality={modality}")
     return " ".join(map(shlex.quote, kept))
+
+
+def _typed(path: Path, word: str = "") -> str:
+    """A path as a person types it into a shell, behind the `option=` that takes it."""
+    text = str(path)
+    if text[0] in "-~'\"" or text == "null":  # an option, a home, Hydra's quotes, none
+        text = f"./{text}"
+    return shlex.quote(f"{word}{text}")
 
 
 def main() -> None:

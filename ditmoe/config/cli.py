@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import hydra
@@ -21,11 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ditmoe.config import screen
 from ditmoe.config.folders import config_folder, config_folders, installed
+from ditmoe.config.overrides import Overrides, mark_paths
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, file_name, largest_words, printable
 
 PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train", "autoencoder")
 """Words of commands that name a file, a folder or a model on the hub."""
+TEXTS = (*PATHS, "name", "licence", "entry")
+"""Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
+LABEL = "label"
+"""A class by its name, which may look like a number, or several in a list."""
 WORDS = "words"
 """Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
 WITH_VALUE = (
@@ -79,6 +85,7 @@ def run(
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if launch.world() > 1 and not many:
         guard(lambda: _refuse_many(config_name))
+    sys.argv[1:] = read_words(sys.argv[1:])
     if words:
         sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 
@@ -88,6 +95,7 @@ def run(
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name)
         options = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        mark_paths(options, HydraConfig.get().overrides.task, lambda name: _is_path(name, options))
         check_numbers(options)
         check_paths(options)
         with launch.processes():
@@ -109,7 +117,66 @@ def check_paths(words: dict[str, Any]) -> None:
         if (value := words.get(name)) is not None and (
             not isinstance(value, str) or "\0" in value or not value
         ):
-            raise ValueError(f"{name} must be a path, got {value!r} (a number is one as ./1)")
+            raise ValueError(f"{name} must be a path, got {value!r}")
+
+
+def read_words(arguments: Sequence[str]) -> list[str]:
+    """A command line with each word as Hydra has to get it (`ditmoe.config.overrides`)."""
+    read = overrides(many=any(word in ("-m", "--multirun") for word in arguments))
+    before = ["", *arguments]
+    return [
+        word if word.startswith("-") or last in WITH_VALUE else read.override(word)
+        for last, word in zip(before, arguments, strict=False)
+    ]
+
+
+def person_words() -> list[str]:
+    """The words of the command that runs, as a person would type them behind a shell's own quoting.
+
+    Hydra's own options are left out but for --config-dir, without which the words may have no meaning.
+    """
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [os.path.relpath(s.path) for s in sources if s.provider == "command-line"]
+    told = [folder if not folder.startswith("..") else os.path.abspath(folder) for folder in folders]
+    return [
+        *(word for folder in told for word in ("--config-dir", folder)),
+        *map(overrides().said, HydraConfig.get().overrides.task),
+    ]
+
+
+def overrides(many: bool = False) -> Overrides:
+    """How words of all commands are read.
+
+    Args:
+        many: --multirun.
+    """
+    groups = {child.name for folder in config_folders() for child in folder.iterdir() if child.is_dir()}
+
+    def is_literal(name: str) -> bool:
+        values = _known_options().get(name, ())
+        return not name.startswith("hydra.") and all(isinstance(each, str | None) for each in values)
+
+    return Overrides(
+        lambda name: name in TEXTS, lambda name: re.split("[/@]", name)[0] in groups, is_literal, many
+    )
+
+
+def _is_path(name: str, options: dict[str, Any]) -> bool:
+    """Whether an option of composed ones is a path, or is read as one is: as its class says (`opens`)."""
+    from ditmoe.config import trust
+
+    parts, section = name.split("."), cast(Any, options)
+    if name in PATHS or (name == f"{WORDS}.{LABEL}" and not isinstance(options[WORDS][LABEL], list)):
+        return True
+    for at, part in enumerate(parts):
+        with suppress(ValueError):
+            if "_target_" in section and ".".join(parts[at:]) in trust.opens(section):
+                return True
+        if not isinstance(section := section.get(part), dict):
+            break
+    return False
 
 
 def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:
@@ -229,27 +296,27 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_option(key: str) -> str:
-    known = sorted(_known_options() - {key})  # it may be one elsewhere, as of another router
+    known = sorted(_known_options().keys() - {key})  # it may be one elsewhere, as of another router
     return f"{key} is not an option; {_suggest(key, known)}"
 
 
-def _known_options() -> set[str]:
-    """Dotted names of all options of all commands, read from the YAML files without composing them."""
-    found: set[str] = set()
+def _known_options() -> dict[str, list[Any]]:
+    """Dotted names of all options of all commands, and what files say for them; the files are not composed."""
+    found: dict[str, list[Any]] = {}
 
     def walk(node: Any, prefix: str) -> None:
         if isinstance(node, dict):
             for key, value in node.items():
                 name = f"{prefix}.{key}" if prefix else str(key)
                 if key != "defaults" and not str(key).startswith("_") and key != "hydra":
-                    found.add(name)
+                    found.setdefault(name, []).append(value)
                     walk(value, name)
 
     within = {".": "", "experiment": "", "recipe": "", "codec": "modality.codec", "tokens": "modality.tokens"}
     for folder in config_folders():
         for file in folder.rglob("*.yaml"):
             group = file.parent.relative_to(folder).as_posix()
-            found.add(group) if group != "." else None
+            found.setdefault(group, []) if group != "." else None
             walk(OmegaConf.to_container(OmegaConf.load(file)), within.get(group, group))
     return found
 
@@ -285,7 +352,11 @@ def check_types(config: DictConfig, config_name: str) -> None:
             wanted = None if number and isinstance(got, int) else "a whole number"
         else:
             wanted = "a number" if isinstance(expected, float) and not number else None
+        several = isinstance(got, str) and "," in got
+        if isinstance(expected, ListConfig) and several:
+            wanted = "a list [a,b]"
         if wanted:
-            raise ValueError(f"{dotted} must be {wanted}, got {got!r}")
+            more = " (--multirun makes a run of each)" if several else ""
+            raise ValueError(f"{dotted} must be {wanted}, got {got!r}{more}")
         if isinstance(OmegaConf.select(default, dotted), DictConfig) and not isinstance(got, DictConfig):
             raise ValueError(f"{dotted} is a section: give {dotted}.<option>=..., got {got!r}")

@@ -1,0 +1,147 @@
+"""A person's words as overrides of Hydra, whose grammar nobody has to learn: what stands behind the first `=`.
+
+The grammar is asked first. Numbers, switches, null, lists and sections are what they are to it, and what stands in
+its quotes, too. All else is text, to the letter: what the grammar does not take (`Стул`, `my shapes (v2)`), and what
+it would change (spaces, backslashes, commas, `${}`). With --multirun, commas separate runs.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Quote, QuotedString, Sweep
+from hydra.errors import HydraException
+
+_WORD = re.compile(r"([+]{0,2}[^\W\d][\w.@/-]*)=(.+)", re.DOTALL)
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
+_OPENING, _CLOSING = "[({", "])}"
+_REFUSED = object()
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """How the words of one command are read.
+
+    Attributes:
+        is_text: whether an option, by its name, is a path or a name, whatever its value looks like.
+        is_choice: whether it names a file of a group.
+        is_literal: whether `${}` in its value is text; asked only where there is one.
+        many: --multirun.
+    """
+
+    is_text: Callable[[str], bool]
+    is_choice: Callable[[str], bool]
+    is_literal: Callable[[str], bool]
+    many: bool = False
+
+    def override(self, word: str) -> str:
+        """A word `option=value` as one that Hydra takes for what the person said; others as they are."""
+        match = _WORD.fullmatch(word)
+        if match is None:
+            return word
+        name, value, parsed = match[1].lstrip("+"), match[2], parse(match[2])
+        if isinstance(parsed, Sweep | Glob) and (self.many or self.is_choice(name)):
+            return word
+        literal = "${" not in value or self.is_literal(name)
+        pieces = split(value) if self.many and parsed is _REFUSED else [value]
+        read = _text if self.is_text(name) else _value
+        return f"{match[1]}={','.join(read(piece, literal) for piece in pieces)}"
+
+    def said(self, override: str) -> str:
+        """A word that would be read as this override: the person's own, where `override` put it in quotes."""
+        match = _WORD.fullmatch(override)
+        parsed = parse(match[2]) if match else _REFUSED
+        if match is None or not isinstance(parsed, QuotedString):
+            return override
+        text = re.sub(r"(\\+)\$\{", lambda found: len(found[1]) // 2 * "\\" + "${", parsed.text)
+        for value in (text, parsed.text, quoted(text, literal=False)):
+            if value and self.override(f"{match[1]}={value}") == override:
+                return f"{match[1]}={value}"
+        return override
+
+
+def parse(value: str) -> Any:
+    """What Hydra's grammar makes of the value of an option; `_REFUSED`, if nothing."""
+    try:
+        return OverridesParser.create().parse_override(f"x={value}")._value
+    except HydraException:
+        return _REFUSED
+
+
+def quoted(text: str, literal: bool = True) -> str:
+    """Text in Hydra's quotes; with `literal`, `${}` in it means nothing."""
+    if literal:
+        text = _INTERPOLATION.sub(lambda found: 2 * found[1] + r"\${", text)
+    return str(QuotedString(text, Quote.single).with_quotes())
+
+
+def split(value: str) -> Iterator[str]:
+    """What is between commas that stand in no quotes and no brackets."""
+    start, depth, at, balanced = 0, 0, 0, _is_balanced(value)
+    while at < len(value):
+        letter = value[at]
+        if letter in "'\"" and not value[start:at].strip():
+            end = re.compile(rf"(?<!\\){letter}\s*(?=,|$)").search(value, at + 1)
+            at = end.start() if end else at
+        elif balanced and letter in _OPENING + _CLOSING:
+            depth += 1 if letter in _OPENING else -1
+        elif letter == "," and not depth:
+            yield value[start:at]
+            start = at + 1
+        at += 1
+    yield value[start:]
+
+
+def _is_balanced(value: str) -> bool:
+    depth = 0
+    for letter in value:
+        depth += (letter in _OPENING) - (letter in _CLOSING)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _text(value: str, literal: bool) -> str:
+    """The value of an option that is text: only null is no text, and quotes of Hydra's are none of it."""
+    if value == "null":
+        return value
+    parsed = parse(value)
+    return quoted(parsed.text if isinstance(parsed, QuotedString) else value, literal)
+
+
+def _value(value: str, literal: bool) -> str:
+    """That of any other, which may be a number or a list as well."""
+    parsed, inner = parse(value), value.strip()
+    if isinstance(parsed, QuotedString):
+        return quoted(parsed.text) if literal and "${" in value else value
+    if isinstance(parsed, str):
+        return value if not literal or (parsed == value and "${" not in value) else quoted(value)
+    if parsed is _REFUSED and inner.startswith("[") and inner.endswith("]"):
+        return f"[{','.join(_value(piece.strip(), literal) for piece in split(inner[1:-1]))}]"
+    return quoted(value, literal) if parsed is _REFUSED or isinstance(parsed, Sweep | Glob) else value
+
+
+def mark_paths(options: dict[str, Any], words: Iterable[str], is_path: Callable[[str], bool]) -> None:
+    """Put into composed options what a person wrote for a path and the grammar took for a number or a list.
+
+    `~/` at its beginning is the person's home, as shells have it: they put it there in some words and not in others.
+
+    Args:
+        words: `option=value`, as they were composed.
+        is_path: whether it is one, by its name; asked where it matters.
+    """
+    for word in words:
+        match = _WORD.fullmatch(word)
+        *sections, last = match[1].lstrip("+").split(".") if match else [""]
+        holder: Any = options
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, dict) else None
+        if match is None or not isinstance(holder, dict) or (value := holder.get(last)) is None:
+            continue
+        text = value if isinstance(value, str) else match[2]
+        home = re.match("~(/|$)", text)
+        if (home or not isinstance(value, str)) and is_path(match[1].lstrip("+")):
+            holder[last] = os.path.expanduser(text) if home else text
