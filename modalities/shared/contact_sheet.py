@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ditmoe.checkpoint import replacing
+from modalities.shared.lettering import Lettering
 
 
 def lay_out(
@@ -38,16 +39,16 @@ def lay_out(
     across = columns or max(map(len, rows))
     gap, line = _gap(height), _line(height)
     sheet = Image.new("RGB", sheet_size(len(rows), across, height, title is not None, width), "white")
-    pen = ImageDraw.Draw(sheet)
+    pen, lettering = ImageDraw.Draw(sheet), Lettering()
     top = gap
     if title is not None:
         top += 2 * line
-        _write(pen, title, sheet.width / 2, gap + line * 0.75, sheet.width - 2 * gap, line)
+        _write(pen, lettering, title, sheet.width / 2, gap + line * 0.75, sheet.width - 2 * gap, line)
     for i, row in enumerate(rows):
         for j, index in enumerate(row):
             x, y = gap + j * (width + gap), top + i * (height + line + gap)
             sheet.paste(Image.fromarray(tiles[index]), (x, y))
-            _write(pen, labels[index], x + width / 2, y + height + line / 2, width, line * 0.72)
+            _write(pen, lettering, labels[index], x + width / 2, y + height + line / 2, width, line * 0.72)
     return np.asarray(sheet)
 
 
@@ -92,11 +93,20 @@ def _rows(classes: Sequence[str], columns: int | None, aspect: float = 1.0) -> l
     return [list(everything[i : i + width]) for i in range(0, len(classes), width)]
 
 
-def _write(pen: ImageDraw.ImageDraw, text: str, x: float, y: float, width: float, height: float) -> None:
+def _write(
+    pen: ImageDraw.ImageDraw,
+    lettering: Lettering,
+    text: str,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+) -> None:
     """Write one centred line, smaller and then shorter where it is too wide."""
-    font = ImageFont.load_default(size=height)
+    face, text = lettering.choose(text)
+    font = face.at(height)
     if (wide := pen.textlength(text, font)) > width:
-        font = ImageFont.load_default(size=max(9.0, height * width / wide))
+        font = face.at(max(9.0, height * width / wide))
     while text and pen.textlength(text, font) > width:
         text = text.removesuffix("...")[:-1].rstrip() + ("..." if len(text) > 4 else "")
     pen.text((x, y), text, (70, 74, 82), font, anchor="mm")

@@ -1,12 +1,14 @@
 """Contact sheets: every picture once, its label under it, and files that are whole."""
 
 import itertools
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from modalities.shared import contact_sheet
+from modalities.shared import contact_sheet, lettering
 
 
 def test_every_picture_is_where_rows_and_columns_say_whatever_its_shape():
@@ -58,3 +60,32 @@ def test_a_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
     with Image.open(path) as read:
         assert np.array_equal(np.asarray(read), image)
+
+
+def test_labels_of_any_script_have_glyphs_or_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written has glyphs in the font that was chosen, and says as much, with fonts in the system or none."""
+    texts = ["Стул 1", "椅子", "كرسي", "कुर्सी 2", "Стул 椅子 😀", "é", "e\u0301", "a\nb\u202e", "\udce9", ""]
+    for fonts in (lettering._installed(), ()):
+        monkeypatch.setattr(lettering, "_installed", lambda fonts=fonts: fonts)
+        lettering.find.cache_clear()
+        chosen = lettering.Lettering()
+        for text in texts:
+            face, written = chosen.choose(text)
+            assert all(lettering._has(face, c) for c in written if not c.isspace())
+            assert written.isprintable()
+            assert len(written) >= len(text.replace("\u0301", ""))
+        assert chosen.choose("chair 12") == (lettering.Face(), "chair 12")  # the same on all machines
+    lettering.find.cache_clear()
+    tile = np.zeros((48, 48, 3), np.uint8)
+    assert contact_sheet.lay_out([tile], ["椅子\nb"], title="Стул").ndim == 3
+
+
+def test_a_font_in_the_working_folder_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / "a.ttf").touch()
+    for place, found in ((".", False), ("", False), (str(tmp_path), True)):
+        monkeypatch.setenv("XDG_DATA_HOME", place)
+        lettering._installed.cache_clear()
+        assert any(str(tmp_path) in os.path.abspath(face.file) for face in lettering._installed()) == found
+    lettering._installed.cache_clear()
