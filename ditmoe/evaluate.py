@@ -65,8 +65,8 @@ def evaluate_checkpoint(
     adapter, metric = restored.modality, Metric.of(restored.modality, "evaluate")
     owners = restored.model.conditioning, adapter
     wanted, of_shape = split_words(words, *owners, options=inspect.signature(evaluate_checkpoint).parameters)
-    if tell and reference is None and (understood := getattr(adapter, "understood", None)):
-        print(understood())
+    if tell and reference is None and (understood := adapter.understood()):
+        print(understood)
     if reference is None:
         real, train = metric.reference(split), metric.reference("train")
     else:

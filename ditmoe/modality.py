@@ -203,6 +203,12 @@ class Modality(ABC):
         """Names of generated samples: their class and number, fit for files."""
         return [f"{file_name(self.class_name(label))}-{i:04d}" for i, label in enumerate(labels)]
 
+    def understood(self) -> str:
+        """What was understood of the data, in a few lines that are printed before training: how many samples, which
+        classes and splits and from what they come, what was ignored, what is too small to measure. "": nothing to say.
+        """
+        return ""
+
     @property
     @abstractmethod
     def sample_shape(self) -> tuple[int, ...]:

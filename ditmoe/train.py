@@ -4,8 +4,10 @@ Torch takes seconds to load: it is imported by what works with it, so that a mis
 """
 
 import ctypes
+import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from ditmoe.config import cli
 from ditmoe.distributed import launch, say
-from ditmoe.outside import TooFewError, check_number, printable
+from ditmoe.outside import TooFewError, check_number, printable, tell
 
 if TYPE_CHECKING:
     import ditmoe.modality
@@ -36,8 +38,8 @@ def train(config: dict[str, Any]) -> None:
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)
     trainer = make_trainer(config, modality, shown)
-    if launch.ranks().rank == 0 and (understood := getattr(modality, "understood", None)):
-        print(understood())
+    if launch.ranks().rank == 0 and (understood := modality.understood()):
+        print(understood)
     with trainer.exclusive_lock():
         if checkpoint.exists(trainer.folder):
             resume(trainer, config)
@@ -200,6 +202,8 @@ def finish(
             else lies in the folder.
         writes: the modality writes files.
         unmeasured: why nothing can be measured, if it cannot.
+
+    What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
     """
     from ditmoe import checkpoint
     from ditmoe.evaluate import evaluate_checkpoint
@@ -208,6 +212,7 @@ def finish(
     own = checkpoint.place(folder, step)
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
     lines, following = [f"  {_typed(folder / checkpoint.FOLDER)}   the model"], []
+    failure: Exception | None = None
     # the paths in this checkpoint are those of the command that wrote it, just now
     out = folder / "samples"
     if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
@@ -219,8 +224,10 @@ def finish(
             if not unmeasured:
                 evaluate_checkpoint(own, trust=True)
                 lines += [f"  {_typed(folder / 'metrics.json')}   the numbers above"]
-        except (ValueError, OSError) as error:  # such as files that turned out unreadable: the run is well
+        except TooFewError as error:  # the run is well
             unmeasured = str(error)
+        except Exception as error:  # a fault, which is said below: model and samples are there
+            failure = error
         if unmeasured:
             print(f"note: nothing was measured: {printable(unmeasured)}")
     draw = (
@@ -233,6 +240,13 @@ def finish(
         f"  {run}train {own_words(modality)} name=longer trainer.steps={4 * steps}",
     ]
     print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
+    if failure and not isinstance(failure, ValueError | OSError):
+        raise failure
+    if failure:
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exception(failure)
+        tell(f"error: nothing was measured: {cli.explain(failure)}")
+        sys.exit(1)
 
 
 def own_words(modality: str) -> str:

@@ -3,12 +3,15 @@
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ditmoe import train
+from ditmoe.outside import TooFewError
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data.prepare import prepare
 from modalities.video.io.writer import write_ffv1
@@ -60,6 +63,41 @@ def test_a_run_on_a_handful_ends_well(make, num: int, measured: bool, tmp_path: 
     following = shlex.split(said.strip().split("\n")[-1])
     assert set(words) - {"trainer.steps=1"} <= set(following)
     assert {"name=longer", "trainer.steps=4"} <= set(following)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TooFewError("few"), 0),
+        (ValueError("odd"), 1),
+        (OSError(5, "gone", "a.png"), 1),
+        (TypeError("bug"), None),
+    ],
+)
+def test_a_fault_of_measuring_is_no_note_and_loses_nothing(
+    error: Exception,
+    code: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ditmoe.evaluate.evaluate_checkpoint", fail)
+    options = {"num": 0, "evaluate": True}
+    expected: type[BaseException] = TypeError if code is None else SystemExit
+    with pytest.raises(expected) if code != 0 else nullcontext() as stopped:
+        train.finish(options, tmp_path, "pointcloud", 1, 1)
+    said, wrong = capsys.readouterr()
+    assert "Where things are:" in said
+    assert "Next:" in said
+    assert ("note: nothing was measured: few" in said) == (code == 0)
+    if code == 1:
+        assert stopped is not None
+        assert stopped.value.code == 1
+        assert len(wrong.strip().splitlines()) == 1
+        assert wrong.startswith("error: nothing was measured: ")
 
 
 def test_clouds_keep_the_splits_that_they_have(tmp_path: Path) -> None:

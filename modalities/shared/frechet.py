@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
+from ditmoe.outside import TooFewError
 from modalities.shared.confidence import Estimate
 
 Features = Float[np.ndarray, "_ F"]
@@ -95,7 +96,7 @@ class Moments:
 
     def statistics(self, ddof: int = 1) -> Statistics:
         if self.num < 2:
-            raise ValueError(f"a covariance needs at least 2 samples, got {self.num}")
+            raise TooFewError(f"a covariance needs at least 2 samples, got {self.num}")
         return Statistics(self.mean, self.scatter / (self.num - ddof), self.num)
 
 
@@ -176,7 +177,7 @@ def kid(a: Features, b: Features, block: int = 1000, seed: int = 0) -> Estimate:
     """
     least = min(len(a), len(b))
     if least < 2:
-        raise ValueError(f"a kernel distance needs at least 2 samples of each set, got {least}")
+        raise TooFewError(f"a kernel distance needs at least 2 samples of each set, got {least}")
     size = max(2, min(block, least // 10))
     rng, num = np.random.default_rng(seed), least // size
     rows = [rng.permutation(len(side))[: num * size].reshape(num, size) for side in (a, b)]

@@ -29,6 +29,7 @@ from ditmoe.diffusion.schedulers import FlowAncestralScheduler
 from ditmoe.evaluate import evaluate_files
 from ditmoe.modality import CodecTraining, Files, Metric, Modality, NativeSizes, Preparation, Tokens
 from ditmoe.nn import Layout
+from ditmoe.outside import printable
 from ditmoe.prepare import prepare
 from ditmoe.train_codec import train_codec
 from tests import subjects
@@ -110,6 +111,17 @@ def model(tokens: Tokens) -> DiTMoE:
             if not p.any():
                 p.normal_(std=0.1)
     return net
+
+
+# --- data
+
+
+@law
+def what_was_understood_is_said_in_a_few_lines(of: Subject, tmp_path: Path) -> None:
+    said = of.modality.understood()
+    assert isinstance(said, str)
+    assert all(line.strip() and line == printable(line) for line in said.splitlines())
+    assert len(said.splitlines()) < 30
 
 
 # --- tokens

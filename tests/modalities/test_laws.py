@@ -95,6 +95,11 @@ BROKEN = {
         "        return type(found)(found.data[::-1])",
         "what_is_written_is_read",
     ),
+    "nothing understood, and that no text": (
+        "",
+        "def understood(self): return None",
+        "what_was_understood_is_said_in_a_few_lines",
+    ),
     "endings that it does not write": ("", "suffixes = ('.wave',)", "what_is_written_is_read"),
 }  # fmt: skip
 

@@ -180,7 +180,7 @@ def test_data_too_few_to_measure_are_trained_on(
     config = words(kind, make(tmp_path / "data"))
     modality = build.make_modality(config)
     assert train.check_finish(config, modality) == line
-    assert "too small to measure" in modality.understood()  # type: ignore[attr-defined]
+    assert "too small to measure" in modality.understood()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ditmoe.modality import Samples
-from ditmoe.outside import printable
+from ditmoe.outside import TooFewError, printable
 from modalities.image.data.catalogue import Listing, Picture, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
 from modalities.image.data.shards import Member, member_bytes
@@ -78,7 +78,7 @@ class Pictures:
         """
         check_split(name)
         if not (pictures := self._listing.pictures[name]):
-            raise ValueError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
+            raise TooFewError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
         return pictures
 
     def batch(

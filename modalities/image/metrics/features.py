@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, is_regular, printable
+from ditmoe.outside import Arrays, TooFewError, is_regular, printable
 from modalities.image.metrics import efficientnet, inception_weights
 from modalities.shared import cache
 from modalities.shared.frechet import Statistics
@@ -210,7 +210,7 @@ def checked(of: ImageSet, role: str) -> Samples:
     if data.ndim != 4 or data.shape[3] != 3 or data.dtype != np.uint8 or 0 in data.shape[1:]:
         raise ValueError(f"{role} must be uint8 RGB (S, H, W, 3), got {data.dtype} of shape {data.shape}")
     if len(data) < 2:
-        raise ValueError(f"{role} must hold at least 2 images, got {len(data)}")
+        raise TooFewError(f"{role} must hold at least 2 images, got {len(data)}")
     if samples.labels is not None and len(samples.labels) != len(data):
         raise ValueError(f"{role} must have a label per image, got {len(samples.labels)} for {len(data)}")
     return samples

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import map_array, printable, read_json, tell
+from ditmoe.outside import TooFewError, map_array, printable, read_json, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.formats import narrowed, read_points
@@ -110,7 +110,7 @@ class Clouds:
         check_split(name)
         shapes = self._listing[1][name]
         if not shapes:
-            raise ValueError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none")
+            raise TooFewError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none")
         return shapes
 
     def labels(self, split: str) -> Int64[np.ndarray, " S"]:

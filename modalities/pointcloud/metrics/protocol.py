@@ -10,6 +10,7 @@ import scipy
 import torch
 
 from ditmoe.modality import Samples
+from ditmoe.outside import TooFewError
 from modalities.pointcloud import kernels
 from modalities.pointcloud.data.formats import ReadSet
 from modalities.pointcloud.metrics import surface_quality
@@ -116,7 +117,7 @@ def read_clouds(data: CloudSet, role: str) -> list[np.ndarray]:
     given = data.data if isinstance(data, Samples) else data
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in given]
     if len(clouds) < 2:
-        raise ValueError(f"the {role} set must have at least 2 clouds, got {len(clouds)}")
+        raise TooFewError(f"the {role} set must have at least 2 clouds, got {len(clouds)}")
     for i, cloud in enumerate(clouds):
         if cloud.ndim != 2 or cloud.shape[1] != 3 or len(cloud) == 0:
             raise ValueError(f"the {role} set must be clouds of (N, 3), got {cloud.shape} at index {i}")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples
-from ditmoe.outside import printable
+from ditmoe.outside import TooFewError, printable
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 from modalities.video.data.catalogue import Clip, Listing, list_all
@@ -119,7 +119,7 @@ class Clips:
         check_split(name)
         if not (videos := self._splits[name]):
             counts = ", ".join(f"{split} {len(self._splits[split])}" for split in SPLITS)
-            raise ValueError(
+            raise TooFewError(
                 f"{printable(self.root)} must hold videos for {name} (set their shares by split), got {counts}"
             )
         return videos

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import tell
+from ditmoe.outside import TooFewError, tell
 from modalities.video.io.container import Unreadable
 from modalities.video.metrics.memorisation import thumbnails
 from modalities.video.metrics.protocol import Protocol
@@ -101,7 +101,7 @@ def take(data: ClipSet, role: str, protocol: Protocol, seed: int, progress: bool
     videos, side = checked(data, role), "generated" if role == "generated" else "reference"
     long = [video for video in videos if video.shape[0] >= protocol.span]
     if len(long) < 2:
-        raise ValueError(_too_short(videos, len(long), role, protocol))
+        raise TooFewError(_too_short(videos, len(long), role, protocol))
     num = None if role == "train" else protocol.nums[side]  # a copy may be of any training clip
     order = np.arange(len(long))
     if protocol.choice == "random":
@@ -110,7 +110,7 @@ def take(data: ClipSet, role: str, protocol: Protocol, seed: int, progress: bool
     places = [_places(long[i], protocol, protocol.starts[side], seed) for i in chosen]
     clips = look([long[i] for i in chosen], places, role, progress)
     if len(clips) < 2:
-        raise ValueError(f"{role} must hold at least 2 readable clips, got {len(clips)} of {len(videos)}")
+        raise TooFewError(f"{role} must hold at least 2 readable clips, got {len(clips)} of {len(videos)}")
     left = {
         "too short": len(videos) - len(long),
         "unreadable": getattr(data, "left_out", 0) + len(chosen) - len(clips),
@@ -162,7 +162,7 @@ def checked(data: ClipSet, role: str) -> list[Any]:
                 f"{role} must be uint8 RGB (S, T, H, W, 3), got {kind} of shape {shape} for clip {i}"
             )
     if len(videos) < 2:
-        raise ValueError(f"{role} must hold at least 2 clips, got {len(videos)}")
+        raise TooFewError(f"{role} must hold at least 2 clips, got {len(videos)}")
     return videos
 
 
