@@ -12,8 +12,11 @@ from PIL import Image
 
 from ditmoe import train
 from ditmoe.outside import TooFewError
+from modalities.image import adapter
 from modalities.pointcloud import Clouds
+from modalities.pointcloud.data import formats
 from modalities.pointcloud.data.prepare import prepare
+from modalities.video.data import clip_folders
 from modalities.video.io.writer import write_ffv1
 
 TINY = ["model=debug", "trainer.steps=1", "trainer.batch_size=2", "trainer.preview_every=0", "sampling.steps=1",
@@ -98,6 +101,23 @@ def test_a_fault_of_measuring_is_no_note_and_loses_nothing(
         assert stopped.value.code == 1
         assert len(wrong.strip().splitlines()) == 1
         assert wrong.startswith("error: nothing was measured: ")
+
+
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [(pictures, adapter.read_set), (clips, clip_folders.read_set), (clouds, formats.read_set)],
+)
+def test_a_folder_that_is_measured_says_what_it_ignores(make, read, tmp_path: Path, capsys) -> None:
+    make(folder := tmp_path / "own", 2)
+    names = ("a.heic", "b.HEIC", ".DS_Store", "__MACOSX/x.png", "read.me")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    capsys.readouterr()
+    assert len(read(folder)) == 2
+    said = capsys.readouterr().out
+    assert "3 of a kind that is not read: .heic 2, .me 1" in said
+    assert "2 hidden or of a system" in said
 
 
 def test_clouds_keep_the_splits_that_they_have(tmp_path: Path) -> None:

@@ -81,11 +81,11 @@ def _rows(classes: Sequence[str], columns: int | None, aspect: float = 1.0) -> l
         raise ValueError(f"columns must be at least 1, got {columns}")
     groups = [[i for i in everything if classes[i] == name] for name in dict.fromkeys(classes)]
     if columns is None and len(groups) > 1:
-        width = min(10, max(map(len, groups)))
+        width = min(int(np.ceil(10 / max(1.0, aspect))), max(map(len, groups)))
         rows = [group[i : i + width] for group in groups for i in range(0, len(group), width)]
         if len(classes) >= 0.6 * width * len(rows) and width > 1:
             if (
-                len(rows) > 6 and width <= 6 and {len(row) for row in rows} == {width}
+                len(rows) > 6 and width * aspect <= 6 and {len(row) for row in rows} == {width}
             ):  # else the sheet is a tower
                 rows = [list(chain(*rows[i : i + 2])) for i in range(0, len(rows), 2)]
             return rows

@@ -1,6 +1,7 @@
 """Files of points and meshes: whatever a person brings is read here, and written atomically."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +22,15 @@ from modalities.pointcloud.data.ply import read_ply
 from modalities.pointcloud.data.scene import Scene
 from modalities.pointcloud.data.stl import read_stl
 from modalities.pointcloud.data.text import read_columns
+from modalities.shared.understood import KIND, Ignored
 
 TEXT_SUFFIXES = (".xyz", ".txt", ".csv", ".asc", ".pts")
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", *TEXT_SUFFIXES, ".pcd", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
 TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference", "ref")
 """Under which names programs of others keep a set in a .pt."""
+OURS = "samples.png"
+"""What `sample` writes beside the clouds."""
 FARTHEST = 1e18
 """Coordinates beyond it have squares that a float32 cannot hold."""
 SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
@@ -308,7 +312,15 @@ _READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_o
 
 
 def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
-    seen = [path for path in files_below(folder, special=True) if path.suffix.lower() in SET_SUFFIXES]
+    ignored = Ignored()
+    seen = []
+    for path in files_below(folder, hidden=True, special=True, skip=ignored.is_hidden):
+        if path.suffix.lower() in SET_SUFFIXES:
+            seen.append(path)
+        elif path.name != OURS:
+            ignored.add(KIND, path.name)
+    for line in ignored.lines():
+        tell(f"{folder}: ignored {line}", sys.stdout)
     # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
     seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
     files = sorted({path.with_suffix(""): path for path in seen}.values())
