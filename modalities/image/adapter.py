@@ -211,6 +211,7 @@ class Image(LatentModality):
         pictures = data.split("train")
         print(data.understood())
         setting = {"source": printable(source.resolve()), **self.setting(), "mirror": data.mirror}
+        setting |= {} if data.damaged == "refuse" else {"damaged": data.damaged}
         found = latent_cache.Source(
             "picture",
             names=[picture.name for picture in pictures],

@@ -3,18 +3,20 @@
 import importlib
 import io
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ditmoe.outside import open_regular
+from modalities.shared.salvage import salvaged
 
 T = TypeVar("T")
 KINDS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -46,8 +48,13 @@ def decoded(
     make: Callable[[Image.Image], T],
     max_pixels: int = MAX_PIXELS,
     kinds: tuple[str, ...] = KINDS,
+    keep: Callable[[str], object] | None = None,
 ) -> T:
     """What `make` makes of a picture, whose size is known and whose pixels are not read yet.
+
+    Args:
+        max_pixels: that it may have, whatever Pillow's own limit is, which stays as it is.
+        keep: of a picture that breaks off what decodes is taken, and this is told what that is.
 
     Raises:
         OSError, ValueError: if it is no plain file, no picture, or too large; Pillow throws further ones.
@@ -56,13 +63,9 @@ def decoded(
         warnings.simplefilter("ignore", UserWarning)  # about odd metadata
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is here
         _load_plugins()
-        if (
-            Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS
-        ):  # Pillow's own, for whoever asks for more
-            Image.MAX_IMAGE_PIXELS = max_pixels
         if isinstance(source, Path) and (kind := BY_SUFFIX.get(source.suffix.lower())):
             kinds = (*kinds, kind)
-        with Image.open(stream, formats=[kind for kind in kinds if kind in Image.OPEN]) as picture:
+        with _open(stream, kinds) as picture:
             pixels = picture.width * picture.height
             most = max_pixels // HEAVY.get(picture.format or "", 1)
             if not 1 <= pixels <= most:
@@ -72,10 +75,44 @@ def decoded(
             if picture.format in ("JPEG", "MPO"):
                 _check_scans(stream)
             with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
-                return make(picture)
+                if keep is None:
+                    return make(picture)
+                kept, what = salvaged(picture, stream)
+                made = make(kept)
+                if what:
+                    keep(what)
+                return made
 
 
-def _check_scans(stream: IO[bytes]) -> None:
+def _open(stream: io.BufferedIOBase, kinds: tuple[str, ...]) -> Image.Image:
+    """A picture of one of these kinds, of which only the header is read; as `Image.open`, without its limit.
+
+    Raises:
+        UnidentifiedImageError: if it is of none.
+    """
+    start = stream.tell()
+    prefix = stream.read(16)
+    for kind in kinds:
+        if kind not in Image.OPEN:
+            continue
+        make, accept = Image.OPEN[kind]
+        known = not accept or accept(prefix)
+        if not known or isinstance(known, str):  # which says what is missing to read it
+            continue
+        stream.seek(start)
+        try:
+            return make(stream, "")  # type: ignore[arg-type]  # all that it needs of an IO[bytes]
+        except (
+            SyntaxError,
+            IndexError,
+            TypeError,
+            struct.error,
+        ):  # by which plugins say that it is not theirs
+            continue
+    raise UnidentifiedImageError("its kind is not known, or its header is damaged")
+
+
+def _check_scans(stream: io.BufferedIOBase) -> None:
     """Raises ValueError for a JPEG that goes over the whole picture again and again, a few bytes each time."""
     before = stream.tell()
     stream.seek(0)
@@ -149,5 +186,5 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(out)
 
 
-def _stream(source: Path | io.BytesIO) -> AbstractContextManager[IO[bytes]]:
+def _stream(source: Path | io.BytesIO) -> AbstractContextManager[io.BufferedIOBase]:
     return open_regular(source) if isinstance(source, Path) else nullcontext(source)

@@ -8,13 +8,13 @@ from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from ditmoe.modality import Samples
+from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
 from modalities.image.data.catalogue import Listing, Picture, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
@@ -22,6 +22,7 @@ from modalities.image.data.shards import Member, member_bytes
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
+T = TypeVar("T")
 _SAMPLE = 2  # address of a random stream
 
 
@@ -38,6 +39,8 @@ class Pictures:
         mirror: left becomes right in half of the training samples.
         limit: pictures that stand for a split when sets are measured.
         max_megapixels: of a picture; larger ones are unreadable.
+        damaged: what becomes of a picture that breaks off: "refuse" makes it unreadable, "keep" takes what decodes: the
+            upper rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
     """
 
     opens: ClassVar[Sequence[str]] = ("root",)
@@ -49,12 +52,19 @@ class Pictures:
         mirror: bool = False,
         limit: int = 10_000,
         max_megapixels: float = 89,
+        damaged: str = "refuse",
     ) -> None:
+        check_number("max_megapixels", max_megapixels, above=0)
+        if damaged not in ("refuse", "keep"):
+            raise ValueError(f"damaged must be refuse or keep, got {printable(damaged)}")
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable picture")
         """Pictures found unreadable so far, and why."""
+        self.damaged = damaged
+        self.kept: LeftOut[str] = LeftOut("kept part of picture")
+        """Name -> what of those of which only a part decodes."""
 
     @property
     def classes(self) -> list[str]:
@@ -140,6 +150,8 @@ class Pictures:
         if isinstance(picture.source, np.ndarray):
             return inked(picture.source).shape[:2]
         try:
+            if self.damaged == "keep":  # only its rows tell how many there are
+                return self._open(picture, lambda image: (image.height, image.width))
             return size_of(_stream(picture.source), picture.name, self.max_pixels)
         except (ValueError, OSError) as error:
             self.unreadable.add(picture.name, str(error))
@@ -165,13 +177,14 @@ class Pictures:
             return None
         return whole[:, ::-1] if self.mirror and _flipped(seed, number) else whole
 
-    def _open(
-        self, picture: Picture, make: Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]]
-    ) -> UInt8[np.ndarray, "H W 3"]:
+    def _open(self, picture: Picture, make: Callable[[Image.Image], T]) -> T:
         source = _stream(picture.source)  # type: ignore[arg-type]
-        return open_picture(
-            source, picture.name if isinstance(source, io.BytesIO) else None, make, self.max_pixels
-        )
+        name = picture.name if isinstance(source, io.BytesIO) else None
+
+        def keep(what: str) -> None:
+            self.kept.add(picture.name, what, f"{picture.name}: {what}")
+
+        return open_picture(source, name, make, self.max_pixels, keep if self.damaged == "keep" else None)
 
     def _nearest_readable(self, index: int) -> np.ndarray:
         """A training picture, or the next readable one of its class."""

@@ -27,6 +27,7 @@ def open_picture(
     name: str | None = None,
     make: Callable[[Image.Image], T] = _itself,  # type: ignore[assignment]
     max_pixels: int = MAX_PIXELS,
+    keep: Callable[[str], object] | None = None,
 ) -> T:
     """Decode a picture to 8-bit RGB, upright by its EXIF data.
 
@@ -38,6 +39,7 @@ def open_picture(
         name: for errors; the file's by default.
         make: what is made of it, such as something smaller: large pictures are decoded and made one at a time.
         max_pixels: that it may have.
+        keep: of one that breaks off what decodes is taken, and this is told what that is (`salvage.salvaged`).
 
     Raises:
         ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
@@ -48,7 +50,7 @@ def open_picture(
         return make(rgb(picture))
 
     try:
-        return decoded(source, upright, max_pixels)
+        return decoded(source, upright, max_pixels, keep=keep)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{printable(name or source)} is no readable picture: its kind is not known"

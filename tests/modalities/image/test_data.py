@@ -1,6 +1,7 @@
 """Pictures: files of any kind and layout, batches that are functions of their address, latents that stay on disk."""
 
 import io
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -76,6 +77,47 @@ def test_what_is_no_picture_ends_in_one_line_that_names_it(tmp_path: Path) -> No
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"^[^\n]*{name} is no readable picture: [^\n]+$"):
             open_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "progressive", "ppm", "webp"])
+def test_a_picture_that_breaks_off_is_refused_or_kept_as_far_as_it_decodes(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(50, 200, (20, 15, 3), np.uint8)).resize((60, 80))
+    as_kind = {"progressive": "jpeg"}.get(kind, kind)
+    whole = encoded(image, as_kind, **({"progressive": True} if kind == "progressive" else {}))
+    for i, share in enumerate((1, 0.7, 0.05)):
+        (tmp_path / f"{i}.{as_kind}").write_bytes(whole[: int(len(whole) * share)])
+    for damaged in ("refuse", "keep"):
+        data = Pictures((8, 8), tmp_path, damaged=damaged)
+        each = {picture.name: picture for picture in itertools.chain(*data._listing.pictures.values())}
+        pictures = [each[name] for name in sorted(each)]
+        sizes = [data.own_size(picture) for picture in pictures]
+        read = [data.read(picture) is not None for picture in pictures]
+        some = damaged == "keep" and kind in ("png", "jpeg", "progressive", "ppm")
+        assert read == [True, some, False]
+        assert len(data.kept) == some
+        if some and kind != "progressive":
+            assert sizes[1] is not None
+            assert 20 <= sizes[1][0] < 80
+            kept: list[str] = []
+            rows = np.asarray(open_picture(tmp_path / f"1.{as_kind}", keep=kept.append))
+            assert kept == [f"{len(rows)} of 80 rows"]
+            truth = np.asarray(open_picture(tmp_path / f"0.{as_kind}"))[: len(rows)]
+            assert np.abs(rows.astype(int) - truth).max() <= (
+                60 if kind == "jpeg" else 0
+            )  # chroma at the edge
+    with pytest.raises(ValueError, match=r"^damaged must be refuse or keep, got all$"):
+        Pictures((8, 8), tmp_path, damaged="all")
+
+
+def test_a_limit_on_pixels_is_the_callers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own, which is the whole process's, neither counts nor changes."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (40, 30))))
+    assert open_picture(tmp_path / "a.png", max_pixels=1200).size == (40, 30)
+    with pytest.raises(ValueError, match="at most 1199 pixels, got 40 x 30"):
+        open_picture(tmp_path / "a.png", max_pixels=1199)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 9), (32, 16), (100, 40)])
