@@ -43,6 +43,10 @@ MOST_SCANS = 100
 _SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, filled or restarted
 
 
+class TooLargeError(ValueError):
+    """A picture of more pixels than it may have."""
+
+
 def decoded(
     source: Path | io.BytesIO,
     make: Callable[[Image.Image], T],
@@ -69,7 +73,7 @@ def decoded(
             pixels = picture.width * picture.height
             most = max_pixels // HEAVY.get(picture.format or "", 1)
             if not 1 <= pixels <= most:
-                raise ValueError(
+                raise TooLargeError(
                     f"it must have at most {most} pixels, got {picture.width} x {picture.height}"
                 )
             if picture.format in ("JPEG", "MPO"):

@@ -1,5 +1,6 @@
 """What videos there are below a folder: their names, classes and splits."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ ALONE = "video"
 """The class of videos that lie in no class folder."""
 DENSE = 4
 """Clips that are cut from one video, see `layout.sources`: short ones are many."""
+MANY = 20
+"""Folders that are the sources of their pieces, where no split says so."""
 LEAST_FRAMES = 2
 """Pictures of a folder that are a clip."""
 
@@ -96,16 +99,43 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> Listing:
             category = label or (ALONE if place.category is None else printable(place.category))
             kept.append((path, category, place.split, "/".join(own)))
     splits, origin = [split or "" for _, _, split, _ in kept], layout.origin
+    pieces_of = [
+        (category, path.stem if path.suffix.lower() in SUFFIXES else path.name, split)
+        for path, category, split, _ in kept
+    ]
+    of_sources = listed is None and are_sources(pieces_of)
+    if of_sources:
+        notes.append(
+            f"folders such as {kept[0][1]} hold pieces of one video ({kept[0][0].name}): sources, not classes"
+        )
     if not origin:
-        keys = sources([tuple(name.split("/")) for *_, name in kept], DENSE)
+        paths_below = [tuple(name.split("/")) for *_, name in kept]
+        keys = [category for _, category, *_ in kept] if of_sources else sources(paths_below, DENSE)
         splits, moved = draw(keys, parts, [category for _, category, *_ in kept])
         pieces = sum(count for count in Counter(keys).values() if count > 1)
         origin = drawn_by_name(moved, pieces, parts)
     clips = [
-        Clip(printable(name), path, category, split)
+        Clip(printable(name), path, ALONE if of_sources else category, split)
         for (path, category, _, name), split in zip(kept, splits, strict=True)
     ]
     return Listing(sorted({clip.category for clip in clips}), clips, origin, ignored, notes)
+
+
+def are_sources(items: Sequence[tuple[str, str, str | None]]) -> bool:
+    """Whether folders are videos that were cut into pieces, as those of SkyTimelapse (`ID1/ID1_1/`), and no classes.
+
+    All pieces bear the name of their folder and a number; and no folder is in two splits, or where no folders give
+    these, there are many folders of few pieces.
+
+    Args:
+        items: folder, name and split of each piece.
+    """
+    folders, seen = {folder for folder, *_ in items}, {(folder, split) for folder, _, split in items}
+    if not all(re.fullmatch(re.escape(folder) + r"[-_. ]\d+", name) for folder, name, _ in items):
+        return False
+    if len({split for *_, split in items} - {None}) > 1:
+        return len(seen) == len(folders)
+    return len(folders) >= MANY and len(items) <= DENSE * len(folders)
 
 
 def find_videos(root: Path, ignored: Ignored | None = None) -> list[Path]:

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 
-from ditmoe.modality import Samples
+from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 from modalities.video.data.catalogue import Clip, Listing, list_all
-from modalities.video.io.container import Unreadable
+from modalities.video.io.container import MOST_PIXELS, Unreadable
 from modalities.video.io.index import Index, nearest_frames, num_moments
 from modalities.video.io.reader import BACKENDS, BROKEN, read_clip, read_index, read_numbers, salvaged_index
 
@@ -51,6 +51,7 @@ class Clips:
         resample: "nearest" takes the frames that are shown nearest to the moments of a clip, in place of `stride`, so
             that all clips have one tempo. Folders of frames and arrays have no times: they count as of that rate.
         rate: then, moments a second.
+        max_megapixels: of a frame; videos of larger ones are unreadable, and not decoded.
     """
 
     opens: ClassVar[Sequence[str]] = ("root",)
@@ -68,7 +69,9 @@ class Clips:
         hold: bool = False,
         resample: str | None = None,
         rate: float = 8.0,
+        max_megapixels: float = MOST_PIXELS / 1e6,
     ) -> None:
+        check_number("max_megapixels", max_megapixels, above=0)
         if len(size) != 2 or min(*size, frames, stride) < 1 or workers < 0:
             got = f"{list(size)}, {frames}, {stride} and {workers}"
             raise ValueError(
@@ -87,6 +90,7 @@ class Clips:
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.policy, self.parts, self.backend, self.workers = policy, tuple(split), backend, workers
         self.hold, self.resample, self.rate = hold, resample, rate
+        self.max_pixels = int(max_megapixels * 1_000_000)
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable video")
         """Name -> reason of the videos that were left out for at least one clip so far."""
         self.salvaged: LeftOut[str] = LeftOut("salvaged part of video")
@@ -252,7 +256,11 @@ class Clips:
         key = path, fault is not None
         if key not in self._indices:
             try:
-                self._indices[key] = salvaged_index(path, fault) if fault else read_index(path)
+                self._indices[key] = (
+                    salvaged_index(path, fault, self.max_pixels)
+                    if fault
+                    else read_index(path, max_pixels=self.max_pixels)
+                )
             except Unreadable as error:
                 self._indices[key] = error
         found = self._indices[key]

@@ -44,11 +44,8 @@ _GUARD = {
 }
 
 
-_MOST_PIXELS = (
-    8192 * 4608
-)  # of a frame, which is 8K: one flipped bit in a header asks for gigabytes otherwise
-
-
+MOST_PIXELS = 37_750_000
+"""Of a frame, where no one says otherwise, which is 8K: one flipped bit in a header asks for gigabytes else."""
 MOST_RATIO, LEAST_RATIO = 8.0, 0.005
 """Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
 
@@ -77,8 +74,10 @@ def check_plain(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the first video stream of a file and close it whatever happens.
+
+    Frames of more than `max_pixels` are refused by what the header says of them, and by the decoder where it says less.
 
     FFmpeg's errors, here and in the body, leave as `Unreadable`.
     """
@@ -90,11 +89,22 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream = _first_video(path, container)
             # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
             stream.thread_type = "NONE"
-            stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
+            check_size(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}
             reason = "damaged"
             yield container, stream
     except av.FFmpegError as error:
         raise Unreadable(path, _state(path) or reason, error.strerror or type(error).__name__) from error
+
+
+def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Raises Unreadable for a frame of more pixels."""
+    if width * height > max_pixels:
+        raise Unreadable(
+            path,
+            "too large",
+            f"frames of {width} x {height}, where {max_pixels / 1e6:g} megapixels are allowed",
+        )
 
 
 def _source(path: Path) -> AbstractContextManager[Any]:
@@ -158,7 +168,9 @@ def pixel_ratio(stream: VideoStream) -> float:
     return ratio if 1 / MOST_RATIO <= ratio <= MOST_RATIO and abs(ratio - 1) > LEAST_RATIO else 1.0
 
 
-def upright(path: Path, frame: VideoFrame, ratio: float = 1.0) -> UInt8[np.ndarray, "H W 3"]:
+def upright(
+    path: Path, frame: VideoFrame, ratio: float = 1.0, max_pixels: int = MOST_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
     """The picture as a player shows it: RGB, turned and mirrored by the display matrix; a view of FFmpeg's memory.
 
     Pixels that are not square (`pixel_ratio`) make it wider or narrower, its rows stay; what is transparent lies on
@@ -179,8 +191,7 @@ def upright(path: Path, frame: VideoFrame, ratio: float = 1.0) -> UInt8[np.ndarr
         shown = frame.reformat(format=kind, threads=1)
     else:
         width = max(1, round(frame.width * ratio))
-        if width * frame.height > _MOST_PIXELS:
-            raise Unreadable(path, "too large", f"{width} x {frame.height}")
+        check_size(path, width, frame.height, max_pixels)
         shown = frame.reformat(width, frame.height, kind, interpolation="BICUBIC", threads=1)
     plane = shown.planes[0]
     picture = np.ndarray(

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 from ditmoe.outside import Arrays, is_regular, map_array, printable
 from ditmoe.outside.paths import GROWTH
-from modalities.shared.decode import STILLS, decoded, rgb
-from modalities.video.io.container import Unreadable
+from modalities.shared.decode import STILLS, TooLargeError, decoded, rgb
+from modalities.video.io.container import MOST_PIXELS, Unreadable, check_size
 from modalities.video.io.index import Index
 
 PICTURES = STILLS
@@ -40,12 +40,14 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(files, key=lambda p: ([_natural(part) for part in re.split(r"(\d+)", p.stem)], p.name))
 
 
-def read_pictures(folder: Path, files: Sequence[Path]) -> UInt8[np.ndarray, "T H W 3"]:
+def read_pictures(
+    folder: Path, files: Sequence[Path], max_pixels: int = MOST_PIXELS
+) -> UInt8[np.ndarray, "T H W 3"]:
     """Read pictures of one size; Unreadable, which names the folder, where one is broken or differs."""
     frames: list[np.ndarray] = []
     left = may_take(size_of(files))
     for file in files:
-        frames.append(_picture(folder, file))
+        frames.append(_picture(folder, file, max_pixels))
         if (left := left - frames[-1].nbytes) < 0:
             raise Unreadable(folder, "too large", f"{len(files)} pictures")
     if not frames:
@@ -55,16 +57,20 @@ def read_pictures(folder: Path, files: Sequence[Path]) -> UInt8[np.ndarray, "T H
     return np.stack(frames)
 
 
-def index_pictures(folder: Path, fault: Unreadable | None = None) -> tuple[Index, list[Path]]:
+def index_pictures(
+    folder: Path, fault: Unreadable | None = None, max_pixels: int = MOST_PIXELS
+) -> tuple[Index, list[Path]]:
     """Index and list the pictures of a folder: all, or with a `fault` those that are readable and alike."""
     files = list_pictures(folder)
     if not files:
         raise Unreadable(folder, "empty")
-    if fault and not (files := _alike(folder, files)):
+    if fault and not (files := _alike(folder, files, max_pixels)):
         raise fault
-    height, width, _ = _picture(folder, files[0]).shape
+    height, width, _ = _picture(folder, files[0], max_pixels).shape
     reason = fault.reason if fault else ""
-    return Index(np.arange(len(files)), np.empty(0, np.int64), None, height, width, "", reason), files
+    return Index(
+        np.arange(len(files)), np.empty(0, np.int64), None, height, width, "", reason, max_pixels=max_pixels
+    ), files
 
 
 def read_array(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
@@ -101,9 +107,10 @@ def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
     return videos
 
 
-def index_array(path: Path) -> Index:
+def index_array(path: Path, max_pixels: int = MOST_PIXELS) -> Index:
     """Index a video that is an array."""
     length, height, width, _ = read_array(path).shape
+    check_size(path, width, height, max_pixels)
     return Index(np.arange(length), np.empty(0, np.int64), None, height, width)
 
 
@@ -111,12 +118,13 @@ def _natural(part: str) -> tuple[int, int, str]:
     return (0, int(part), part) if part.isdecimal() else (1, 0, part)
 
 
-def _picture(folder: Path, file: Path) -> np.ndarray:
+def _picture(folder: Path, file: Path, max_pixels: int) -> np.ndarray:
     """One picture as (H, W, 3), turned as its camera says."""
     try:
-        return decoded(file, _pixels)
+        return decoded(file, _pixels, max_pixels)
     except Exception as error:  # Pillow's plugins throw many kinds
-        reason = "damaged" if file.exists() else "missing"
+        large = "too large" if isinstance(error, TooLargeError) else "damaged"
+        reason = large if file.exists() else "missing"
         detail = next(iter(str(error).splitlines()), "").replace(printable(file), printable(file.name))[:100]
         raise Unreadable(folder, reason, f"{file.name}: {detail}") from error
 
@@ -125,13 +133,13 @@ def _pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(rgb(ImageOps.exif_transpose(picture)))
 
 
-def _alike(folder: Path, files: Sequence[Path]) -> list[Path]:
+def _alike(folder: Path, files: Sequence[Path], max_pixels: int) -> list[Path]:
     """The pictures that can be read and have the size of the first such one."""
     good: list[Path] = []
     size: tuple[int, ...] | None = None
     for file in files:
         try:
-            shape = _picture(folder, file).shape
+            shape = _picture(folder, file, max_pixels).shape
         except Unreadable:
             continue
         size = size or shape

@@ -10,6 +10,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float64, Int64
 
 from modalities.video.io.container import (
+    MOST_PIXELS,
     Unreadable,
     check_plain,
     frames_of,
@@ -45,6 +46,7 @@ class Index:
         width: likewise.
         codec: FFmpeg's name of the codec, or "" where there is none.
         fault: why there is no more of the file, for what was salvaged of it; "" for a whole file.
+        max_pixels: that a frame may have.
     """
 
     times: Int64[np.ndarray, " T"]
@@ -55,6 +57,7 @@ class Index:
     codec: str = ""
     fault: str = ""
     unit: float | None = None
+    max_pixels: int = MOST_PIXELS
 
     def __len__(self) -> int:
         return len(self.times)
@@ -91,7 +94,7 @@ def _half_a_frame(seconds: np.ndarray, rate: float) -> float:
     return float(np.median(np.diff(seconds))) / 2 if len(seconds) > 1 else 0.0
 
 
-def index_container(path: Path) -> Index:
+def index_container(path: Path, max_pixels: int = MOST_PIXELS) -> Index:
     """Index a whole video file by reading its packets; of its frames only the first is decoded.
 
     A file that cannot be counted by its packets is decoded once.
@@ -105,19 +108,19 @@ def index_container(path: Path) -> Index:
             raise Unreadable(path, "truncated")
     except OSError as error:
         raise Unreadable(path, "missing", error.strerror or "") from error
-    return _demuxed(path) or index_decoded(path)
+    return _demuxed(path, max_pixels) or index_decoded(path, None, max_pixels)
 
 
-def index_decoded(path: Path, fault: Unreadable | None = None) -> Index:
+def index_decoded(path: Path, fault: Unreadable | None = None, max_pixels: int = MOST_PIXELS) -> Index:
     """Index a video file by decoding it: all of it, or where it has a known `fault`, what decodes."""
     times: list[int | None] = []
     keys: list[int] = []
     shape = (0, 0)
-    with _still(fault), opened(path) as (container, stream):
+    with _still(fault), opened(path, max_pixels) as (container, stream):
         for frame in frames_of(container, stream, salvage=fault is not None):
             if frame.is_corrupt:
                 raise Unreadable(path, "damaged", f"frame {len(times)}")
-            shape = shape if times else upright(path, frame, pixel_ratio(stream)).shape[:2]
+            shape = shape if times else upright(path, frame, pixel_ratio(stream), max_pixels).shape[:2]
             times.append(frame.pts)
             if frame.key_frame and frame.pts is not None:
                 keys.append(frame.pts)
@@ -125,13 +128,15 @@ def index_decoded(path: Path, fault: Unreadable | None = None) -> Index:
             raise Unreadable(path, "damaged", "no frame decodes")
         known = [time for time in times if time is not None]
         if fault is None and len(known) == len(times) and (np.diff(known) > 0).all():
-            return _index(stream, known, keys, shape)
-        return _index(stream, range(len(times)), [], shape, fault.reason if fault else "", counted=True)
+            return _index(stream, known, keys, shape, max_pixels)
+        return _index(
+            stream, range(len(times)), [], shape, max_pixels, fault.reason if fault else "", counted=True
+        )
 
 
-def _demuxed(path: Path) -> Index | None:
+def _demuxed(path: Path, max_pixels: int) -> Index | None:
     """Index by packets alone; None where their times are not those of the frames."""
-    with opened(path) as (container, stream):
+    with opened(path, max_pixels) as (container, stream):
         times: list[int | None] = []
         keys: list[int] = []
         first = None
@@ -151,7 +156,8 @@ def _demuxed(path: Path) -> Index | None:
         told = bool(known and keys) and len(set(known)) == len(times) and first.pts == known[0] >= min(keys)
         if not told or stream.codec_context.codec.canonical_name not in _ONE_TO_ONE:
             return None
-        return _index(stream, known, keys, upright(path, first, pixel_ratio(stream)).shape[:2])
+        shape = upright(path, first, pixel_ratio(stream), max_pixels).shape[:2]
+        return _index(stream, known, keys, shape, max_pixels)
 
 
 def _index(
@@ -159,6 +165,7 @@ def _index(
     times: Iterable[int],
     keys: Iterable[int],
     shape: tuple[int, ...],
+    max_pixels: int,
     fault: str = "",
     counted: bool = False,
 ) -> Index:
@@ -173,6 +180,7 @@ def _index(
         codec=stream.codec_context.codec.canonical_name,
         fault=fault,
         unit=unit,
+        max_pixels=max_pixels,
     )
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 
-from modalities.video.io.container import Unreadable, frames_of, opened, pixel_ratio, upright
+from modalities.video.io.container import MOST_PIXELS, Unreadable, frames_of, opened, pixel_ratio, upright
 from modalities.video.io.frame_folders import (
     ARRAYS,
     index_array,
@@ -33,33 +34,35 @@ class _Lost(Exception):  # noqa: N818
     """Seeking did not lead where the index says."""
 
 
-def read_index(path: Path, salvage: bool = False) -> Index:
+def read_index(path: Path, salvage: bool = False, max_pixels: int = MOST_PIXELS) -> Index:
     """Find the frames of a video: a file, a folder of pictures, or an array (.npy, .npz).
 
     Args:
         path: of the video.
         salvage: where a file is truncated or damaged, index the frames that decode and name the `fault`.
+        max_pixels: that a frame may have.
 
     Raises:
         Unreadable: for whatever else is wrong, with one reason of `REASONS`.
     """
     try:
         if path.is_dir():
-            return index_pictures(path)[0]
-        return index_array(path) if path.suffix.lower() in ARRAYS else index_container(path)
+            return index_pictures(path, None, max_pixels)[0]
+        read = index_array if path.suffix.lower() in ARRAYS else index_container
+        return read(path, max_pixels)
     except Unreadable as fault:
         if not salvage or fault.reason not in BROKEN:
             raise
-        return salvaged_index(path, fault)
+        return salvaged_index(path, fault, max_pixels)
 
 
-def salvaged_index(path: Path, fault: Unreadable) -> Index:
+def salvaged_index(path: Path, fault: Unreadable, max_pixels: int = MOST_PIXELS) -> Index:
     """Index the frames that decode of a video that is truncated or damaged; `fault`, where there are none."""
     if path.is_dir():
-        return index_pictures(path, fault)[0]
+        return index_pictures(path, fault, max_pixels)[0]
     if path.suffix.lower() in ARRAYS:
         raise fault
-    return index_decoded(path, fault)
+    return index_decoded(path, fault, max_pixels)
 
 
 def read_clip(
@@ -103,7 +106,7 @@ def read_clip(
     except Unreadable as error:
         if not salvage or index.fault or error.reason not in BROKEN:
             raise
-        index = salvaged_index(path, error)
+        index = salvaged_index(path, error, index.max_pixels)
         return _read(path, _within(path, wanted, index, True), index, backend)
 
 
@@ -137,10 +140,10 @@ def _within(path: Path, wanted: np.ndarray, index: Index, shorten: bool) -> np.n
 def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: str) -> np.ndarray:
     if path.is_dir():
         fault = Unreadable(path, index.fault) if index.fault else None
-        files = index_pictures(path, fault)[1] if fault else list_pictures(path)
+        files = index_pictures(path, fault, index.max_pixels)[1] if fault else list_pictures(path)
         chosen = [files[i] for i in _within(path, wanted, index, False)]
         _check_size(path, wanted, index, chosen)
-        return read_pictures(path, chosen)
+        return read_pictures(path, chosen, index.max_pixels)
     if path.suffix.lower() in ARRAYS:
         return np.array(read_array(path)[wanted])
     _check_size(path, wanted, index, [path])
@@ -166,13 +169,13 @@ def _check_size(path: Path, wanted: np.ndarray, index: Index, files: list[Path])
 def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
     """Pick frames by number, decoding from the start: the truth, and slow."""
     chosen, pictures, salvage = set(wanted.tolist()), [], bool(index.fault)
-    with opened(path) as (container, stream):
+    with opened(path, index.max_pixels) as (container, stream):
         ratio = pixel_ratio(stream)
         for number, frame in enumerate(frames_of(container, stream, salvage)):
             if frame.is_corrupt and not salvage:
                 raise Unreadable(path, "damaged", f"frame {number}")
             if number in chosen:
-                pictures.append(upright(path, frame, ratio))
+                pictures.append(upright(path, frame, ratio, index.max_pixels))
             if number == wanted[-1]:
                 break
         else:
@@ -185,19 +188,18 @@ def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndar
     key = np.searchsorted(index.keys, index.times[wanted], "right") - 1
     first = np.searchsorted(index.times, index.keys[key])
     leaps = np.flatnonzero(first[1:] > wanted[:-1] + _AHEAD) + 1
-    with opened(path) as (container, stream):
+    with opened(path, index.max_pixels) as (container, stream):
         pictures: list[np.ndarray] = []
         for run in np.split(np.arange(len(wanted)), leaps):
             container.seek(int(index.keys[max(key[run[0]] - ahead, 0)]), stream=stream)
-            pictures += _run(
-                path, container, stream, index.times[first[run[0]] :], wanted[run] - first[run[0]]
-            )
+            frames = _run(path, container, stream, index.times[first[run[0]] :], wanted[run] - first[run[0]])
+            pictures += (upright(path, frame, pixel_ratio(stream), index.max_pixels) for frame in frames)
     return _stacked(path, pictures)
 
 
 def _run(
     path: Path, container: InputContainer, stream: VideoStream, times: np.ndarray, wanted: np.ndarray
-) -> Iterator[np.ndarray]:
+) -> Iterator[VideoFrame]:
     """Decode on from a keyframe: `times` are what must come, `wanted` the numbers in it to keep."""
     chosen, last, number = set(wanted.tolist()), int(wanted[-1]), 0
     expected = times.tolist()
@@ -208,7 +210,7 @@ def _run(
         if number == len(expected) or time != expected[number] or frame.is_corrupt:
             raise _Lost
         if number in chosen:
-            yield upright(path, frame, pixel_ratio(stream))
+            yield frame
         if number == last:
             return
         number += 1

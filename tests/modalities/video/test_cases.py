@@ -13,7 +13,7 @@ from modalities.video.data.check import check, examine
 from modalities.video.io.frame_folders import read_pictures
 from modalities.video.io.index import nearest_frames, num_moments
 from modalities.video.io.reader import read_clip, read_index
-from modalities.video.io.writer import write_ffv1
+from modalities.video.io.writer import write_ffv1, write_frames
 
 CASES = Path(__file__).parents[2] / "cases" / "frames"
 
@@ -24,6 +24,46 @@ def clip(path: Path, num: int = 24, rate: float = 8.0, first: int = 0) -> Path:
     greys = (first + np.arange(num)).astype(np.uint8)
     write_ffv1(path, np.broadcast_to(greys[:, None, None, None], (num, 16, 16, 3)).copy(), rate)
     return path
+
+
+def test_a_limit_on_the_pixels_of_a_frame_holds_before_anything_is_decoded(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
+    write_ffv1(tmp_path / "a" / "x.mkv", frames, 8)
+    np.save(tmp_path / "a" / "y.npy", frames)
+    write_frames(tmp_path / "a" / "z", frames)
+    for policy in ("skip", "salvage"):
+        few, enough = (
+            Clips(tmp_path, (8, 8), 2, policy=policy, split=(1, 0, 0), max_megapixels=limit / 1e6)
+            for limit in (599, 600)
+        )
+        with pytest.raises(ValueError, match="got none: 3 too large"):
+            few.batch(3, 0, 0)
+        assert enough.batch(3, 0, 0)[0].shape == (3, 2, 8, 8, 3)
+    with pytest.raises(ValueError, match=r"30 x 20, where 0\.000599 megapixels are allowed"):
+        read_index(tmp_path / "a" / "x.mkv", max_pixels=599)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["sky_train/I/I_1", "sky_train/I/I_2", "sky_train/J/J_1", "sky_test/K/K_1"], ["video"]),
+        (["train/I/I_1", "train/J/J_1", "test/I/I_2"], ["I", "J"]),  # classes that the splits share
+        (["train/I/a_1", "train/J/b_1", "test/K/c_1"], ["I", "J", "K"]),
+        ([f"ID{i}/ID{i}_{j}" for i in range(20) for j in range(2)], ["video"]),
+        ([f"cat{i}/cat{i}_{j}" for i in "ab" for j in range(9)], ["cata", "catb"]),
+    ],
+)
+def test_folders_of_pieces_of_one_video_are_no_classes(
+    names: list[str], classes: list[str], tmp_path: Path
+) -> None:
+    for name in names:
+        write_frames(tmp_path / name, np.zeros((2, 4, 4, 3), np.uint8))
+    listing = list_all(tmp_path)
+    assert listing.classes == classes
+    assert ("pieces of one video" in str(listing.understood(tmp_path))) == (classes == ["video"])
+    if classes == ["video"]:
+        side = {(clip.path.parent, clip.split) for clip in listing.clips}
+        assert len(side) == len({parent for parent, _ in side})
 
 
 def test_pixels_that_are_not_square_are_shown_as_they_are_meant() -> None:
