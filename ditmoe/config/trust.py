@@ -11,7 +11,7 @@ import math
 import os
 import pkgutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
                 f"{file} wants {place} to be made before anybody asks, refused: it lacks _partial_"
             )
     kept, openable = _copy(section), dict(opened(section, name))
+    _check_interpolations(section, name, file, openable)
     named = {trust} if isinstance(trust, str) else set() if isinstance(trust, bool) else set(map(str, trust))
     for place, text in _strings(section, name):
         if (_last(place), text) in _shipped()[1]:
@@ -178,13 +179,19 @@ def check_scheduler(config: Mapping[str, Any], file: Path) -> None:
     }  # some bounds of diffusers are none
     check_plain(finite, f"the configuration of {file}")
     _check_values({k: v for k, v in config.items() if k[:1] != "_"}, "scheduler", file)
+    _check_interpolations({k: v for k, v in config.items() if k[:1] != "_"}, "scheduler", file)
+
+
+def _check_interpolations(section: Any, name: str, file: Path, paths: Collection[str] = ()) -> None:
+    """Refuse `${}`, but in paths: nothing resolves it there, and a person's folder may be called so."""
+    for place, value in _leaves(section, name):
+        if isinstance(value, str) and "${" in value and place not in paths:
+            raise ValueError(f"{file} holds an interpolation, refused: {place} = {printable(value)!r}")
 
 
 def _check_values(section: Any, name: str, file: Path) -> None:
     for place, value in _leaves(section, name):
         last = _last(place)
-        if isinstance(value, str) and "${" in value:
-            raise ValueError(f"{file} holds an interpolation, refused: {place} = {printable(value)!r}")
         if name == "scheduler":
             most = MOST_ORDER if last.endswith("order") else COUNTS["sampling.steps"]
             if type(value) is int and abs(value) > most:
