@@ -139,10 +139,11 @@ def person_words() -> list[str]:
         return []
     sources = HydraConfig.get().runtime.config_sources
     folders = [os.path.relpath(s.path) for s in sources if s.provider == "command-line"]
+    words = cast(list, OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
     told = [folder if not folder.startswith("..") else os.path.abspath(folder) for folder in folders]
     return [
         *(word for folder in told for word in ("--config-dir", folder)),
-        *map(overrides().said, HydraConfig.get().overrides.task),
+        *map(overrides().said, words),
     ]
 
 

@@ -131,6 +131,7 @@ def test_next_is_what_a_shell_reads_as_the_same_words(
     assert Path(found[0][3].removeprefix("checkpoint=")) == Path("-my run's")
     again = found[1][found[1].index("--config-dir") :]
     assert again[:2] == ["--config-dir", "mine (v2)"]
+    assert set(words[:2]) <= set(again)  # as they were typed
     read = cli.overrides().override
     assert set(map(read, words[:-1])) <= set(map(read, again))
 
