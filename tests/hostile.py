@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -51,6 +52,8 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
                                                   wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
+        "videos": [(grown, lambda path: read_clip(path, 1, 16)), (counted, read_index)]
+        + [(make, _clips) for make in (still, strip)] + [(strips, seen)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
         + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))]
         + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
@@ -82,6 +85,10 @@ def _pictures(path: Path) -> Any:
     data = Pictures((8, 8), root=path)
     assert sum(len(data.split(split)) for split in ("train",)) <= 50, "pictures were multiplied"
     return data.batch(2, 0, 0)
+
+
+def _clips(path: Path) -> Any:
+    return Clips(path, (256, 256), frames=33, hold=True).batch(1, 0, 0)
 
 
 ALONE = [(e, formats.read_points) for e in ("npy", "npz", "ply", "xyz", "pt")] + [
@@ -330,6 +337,68 @@ def frames(place: Path) -> Path:
     for number in range(1, 20):
         os.link(folder / "00.png", folder / f"{number:02d}.png")
     return folder
+
+
+# --- videos
+
+
+def gif(width: int, height: int) -> bytes:
+    """One black frame."""
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return head + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0;"
+
+
+def _clip(place: Path, content: bytes) -> Path:
+    (place / "train" / "a").mkdir(parents=True)
+    (place / "train" / "a" / "a.gif").write_bytes(content)
+    return place
+
+
+def still(place: Path) -> Path:
+    """A frame of 8K that is held for the length of a clip."""
+    return _clip(place, gif(8192, 4600))
+
+
+def strip(place: Path) -> Path:
+    """A frame of one row: as high as others it would be 16 million pixels wide."""
+    return _clip(place, gif(65535, 1))
+
+
+def strips(place: Path) -> Path:
+    """Pictures of one row and of one column."""
+    (place / "a").mkdir()
+    Image.new("L", (20_000, 1)).save(place / "a" / "a.png")
+    Image.new("L", (1, 20_000)).save(place / "a" / "b.png")
+    return place
+
+
+def grown(place: Path) -> Path:
+    """A small frame, which tells the size, and large ones."""
+    data = io.BytesIO(), io.BytesIO()
+    for stream, size in zip(data, ((64, 64), (8192, 4600)), strict=True):
+        Image.new("L", size).save(stream, "JPEG", progressive=True, quality=10)
+    (place / "a.mjpeg").write_bytes(data[0].getvalue() + 20 * data[1].getvalue())
+    return place / "a.mjpeg"
+
+
+def counted(place: Path) -> Path:
+    """An MP4 with a fragment of 67 million samples in 100 bytes."""
+    path = place / "a.mp4"
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode())
+    header, run = _box(b"tfhd", 0x020038, 1, 1, 1, 0x2000000), _box(b"trun", 1, 2**26, 200)
+    with open(path, "ab") as file:
+        file.write(_box(b"moof", _box(b"mfhd", 0, 9), _box(b"traf", header, _box(b"tfdt", 0, 5000), run)))
+        file.write(_box(b"mdat", bytes(100)))
+    return path
+
+
+def _box(kind: bytes, *parts: int | bytes) -> bytes:
+    content = b"".join(p if isinstance(p, bytes) else struct.pack(">I", p) for p in parts)
+    return struct.pack(">I", 8 + len(content)) + kind + content
 
 
 # --- meshes
