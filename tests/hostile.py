@@ -45,7 +45,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     return {
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
         + [(twice, formats.read_set), (overlapping, open_file)],
-        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards)],
+        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
@@ -55,10 +55,11 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "videos": [(grown, lambda path: read_clip(path, 1, 16)), (counted, read_index)]
         + [(make, _clips) for make in (still, strip)] + [(strips, seen)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
-        + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))]
+        + [(far_cloud, formats.read_points), (hollow_rows, formats.read_points),
+           (materials, lambda path: formats.read_surface(path, 100, 0))]
         + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
         + [(text(name, content), lambda path: formats.read_surface(path, 100, 0)) for name, content in TEXTS.items()],
-        "labels": [(columns, pictures)],
+        "labels": [(columns, pictures), (dense_labels, pictures)],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
@@ -199,6 +200,16 @@ def sparse(place: Path) -> Path:
         content = b"1\n0\n512\n".ljust(512, b"\0") + b"\0" * 512
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
+    return place
+
+
+def common_words(place: Path) -> Path:
+    """Words that hold for all members, of which there are many."""
+    words = {f"k{number}": "v" for number in range(45_000)}
+    with tarfile.open(place / "train-0.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=words) as tar:
+        add(tar, "a.png", png())
+        for number in range(900):
+            tar.addfile(tarfile.TarInfo(f"{number}"))
     return place
 
 
@@ -491,6 +502,14 @@ def columns(place: Path) -> Path:
     return place
 
 
+def dense_labels(place: Path) -> Path:
+    """An archive of 80 kB, whose list of labels has forty million numbers."""
+    with zipfile.ZipFile(place / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("dataset.json", '{"labels":[["a.png",[' + "0," * 40_000_000 + "1]]]}")
+    return place
+
+
 def materials(place: Path) -> Path:
     """A mesh with a material for each face."""
     points = "".join(f"v {i} 0 {i % 7}\n" for i in range(20_000)) + "vt 0 0\nvn 0 0 1\n"
@@ -501,6 +520,15 @@ def materials(place: Path) -> Path:
 
 def far_cloud(place: Path) -> Path:
     np.save(place / "a.npy", np.full((9, 3), 1e38, np.float32))
+    return place / "a.npy"
+
+
+def hollow_rows(place: Path) -> Path:
+    """A trillion rows of nothing."""
+    with open(place / "a.npy", "wb") as stream:
+        fields = [(axis, "|V0") for axis in "xyz"]
+        header = {"descr": fields, "fortran_order": False, "shape": (10**12,)}
+        np.lib.format.write_array_header_1_0(stream, header)
     return place / "a.npy"
 
 
