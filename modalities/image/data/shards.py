@@ -140,7 +140,8 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict
             size = shard.stat().st_size
             try:
                 for entry in tar:
-                    tar.members.clear()  # each has a copy of what is said of all of them
+                    # Each has a copy of what is said of all of them.
+                    tar.members.clear()  # type: ignore[attr-defined]
                     if not entry.offset < entry.offset_data <= tar.offset:
                         # A size below zero leads back, to the same member for ever (CVE-2025-8194 of Python).
                         raise ValueError(f"{printable(entry.name)[:60]} ends before it begins")
