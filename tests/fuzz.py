@@ -358,8 +358,10 @@ def watched(place: Path) -> list[str]:
         return not os.path.join(above, os.fsdecode(path)).startswith(allowed)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        done = event in PROGRAMS or event.startswith(("socket.", "ctypes.dlopen"))
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
+        done = event in PROGRAMS or event.startswith("socket.")
+        if event == "ctypes.dlopen":
+            done = not str(arguments[0]).startswith((sys.prefix, sys.base_prefix))
+        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
             done = elsewhere(arguments[0])
         elif event in CHANGES:
             done = any(elsewhere(path, arguments[-1]) for path in arguments[: CHANGES[event]])

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -44,18 +45,21 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     return {
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
         + [(twice, formats.read_set), (overlapping, open_file)],
-        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards)],
+        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
                                                   wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
+        "videos": [(grown, lambda path: read_clip(path, 1, 16)), (counted, read_index)]
+        + [(make, _clips) for make in (still, strip)] + [(strips, seen)],
         "meshes": [(gltf(tree), lambda path: formats.read_surface(path, 100, 0)) for tree in TREES.values()]
-        + [(far_cloud, formats.read_points), (materials, lambda path: formats.read_surface(path, 100, 0))]
+        + [(far_cloud, formats.read_points), (hollow_rows, formats.read_points),
+           (materials, lambda path: formats.read_surface(path, 100, 0))]
         + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
         + [(text(name, content), lambda path: formats.read_surface(path, 100, 0)) for name, content in TEXTS.items()],
-        "labels": [(columns, pictures)],
+        "labels": [(columns, pictures), (dense_labels, pictures)],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
@@ -82,6 +86,10 @@ def _pictures(path: Path) -> Any:
     data = Pictures((8, 8), root=path)
     assert sum(len(data.split(split)) for split in ("train",)) <= 50, "pictures were multiplied"
     return data.batch(2, 0, 0)
+
+
+def _clips(path: Path) -> Any:
+    return Clips(path, (256, 256), frames=33, hold=True).batch(1, 0, 0)
 
 
 ALONE = [(e, formats.read_points) for e in ("npy", "npz", "ply", "xyz", "pt")] + [
@@ -192,6 +200,16 @@ def sparse(place: Path) -> Path:
         content = b"1\n0\n512\n".ljust(512, b"\0") + b"\0" * 512
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
+    return place
+
+
+def common_words(place: Path) -> Path:
+    """Words that hold for all members, of which there are many."""
+    words = {f"k{number}": "v" for number in range(45_000)}
+    with tarfile.open(place / "train-0.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=words) as tar:
+        add(tar, "a.png", png())
+        for number in range(900):
+            tar.addfile(tarfile.TarInfo(f"{number}"))
     return place
 
 
@@ -332,6 +350,68 @@ def frames(place: Path) -> Path:
     return folder
 
 
+# --- videos
+
+
+def gif(width: int, height: int) -> bytes:
+    """One black frame."""
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return head + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0;"
+
+
+def _clip(place: Path, content: bytes) -> Path:
+    (place / "train" / "a").mkdir(parents=True)
+    (place / "train" / "a" / "a.gif").write_bytes(content)
+    return place
+
+
+def still(place: Path) -> Path:
+    """A frame of 8K that is held for the length of a clip."""
+    return _clip(place, gif(8192, 4600))
+
+
+def strip(place: Path) -> Path:
+    """A frame of one row: as high as others it would be 16 million pixels wide."""
+    return _clip(place, gif(65535, 1))
+
+
+def strips(place: Path) -> Path:
+    """Pictures of one row and of one column."""
+    (place / "a").mkdir()
+    Image.new("L", (20_000, 1)).save(place / "a" / "a.png")
+    Image.new("L", (1, 20_000)).save(place / "a" / "b.png")
+    return place
+
+
+def grown(place: Path) -> Path:
+    """A small frame, which tells the size, and large ones."""
+    data = io.BytesIO(), io.BytesIO()
+    for stream, size in zip(data, ((64, 64), (8192, 4600)), strict=True):
+        Image.new("L", size).save(stream, "JPEG", progressive=True, quality=10)
+    (place / "a.mjpeg").write_bytes(data[0].getvalue() + 20 * data[1].getvalue())
+    return place / "a.mjpeg"
+
+
+def counted(place: Path) -> Path:
+    """An MP4 with a fragment of 67 million samples in 100 bytes."""
+    path = place / "a.mp4"
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode())
+    header, run = _box(b"tfhd", 0x020038, 1, 1, 1, 0x2000000), _box(b"trun", 1, 2**26, 200)
+    with open(path, "ab") as file:
+        file.write(_box(b"moof", _box(b"mfhd", 0, 9), _box(b"traf", header, _box(b"tfdt", 0, 5000), run)))
+        file.write(_box(b"mdat", bytes(100)))
+    return path
+
+
+def _box(kind: bytes, *parts: int | bytes) -> bytes:
+    content = b"".join(p if isinstance(p, bytes) else struct.pack(">I", p) for p in parts)
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
 # --- meshes
 
 _BOX = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
@@ -422,6 +502,14 @@ def columns(place: Path) -> Path:
     return place
 
 
+def dense_labels(place: Path) -> Path:
+    """An archive of 80 kB, whose list of labels has forty million numbers."""
+    with zipfile.ZipFile(place / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("dataset.json", '{"labels":[["a.png",[' + "0," * 40_000_000 + "1]]]}")
+    return place
+
+
 def materials(place: Path) -> Path:
     """A mesh with a material for each face."""
     points = "".join(f"v {i} 0 {i % 7}\n" for i in range(20_000)) + "vt 0 0\nvn 0 0 1\n"
@@ -432,6 +520,15 @@ def materials(place: Path) -> Path:
 
 def far_cloud(place: Path) -> Path:
     np.save(place / "a.npy", np.full((9, 3), 1e38, np.float32))
+    return place / "a.npy"
+
+
+def hollow_rows(place: Path) -> Path:
+    """A trillion rows of nothing."""
+    with open(place / "a.npy", "wb") as stream:
+        fields = [(axis, "|V0") for axis in "xyz"]
+        header = {"descr": fields, "fortran_order": False, "shape": (10**12,)}
+        np.lib.format.write_array_header_1_0(stream, header)
     return place / "a.npy"
 
 

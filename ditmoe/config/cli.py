@@ -19,8 +19,9 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from ditmoe.config import screen
+from ditmoe.config import screen, yaml_files
 from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.config.overrides import Overrides, mark_paths
 from ditmoe.distributed import launch
@@ -85,6 +86,7 @@ def run(
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if launch.world() > 1 and not many:
         guard(lambda: _refuse_many(config_name))
+    guard(lambda: yaml_files.check_told(sys.argv[1:]))
     sys.argv[1:] = read_words(sys.argv[1:])
     if words:
         sys.argv[1:] = sectioned(sys.argv[1:], config_name)
@@ -235,7 +237,7 @@ def guard(main: Callable[[], Any]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():

@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ditmoe.config import yaml_files
 from ditmoe.config.folders import config_folders
 from ditmoe.outside import printable
 
@@ -249,7 +248,7 @@ def _named_in(folders: Sequence[Path]) -> tuple[Mapping[str, frozenset[str]], fr
     for folder, file in files:
         group = file.parent.relative_to(folder).as_posix()
         top = "" if group in (".", "experiment", "recipe") else group
-        for place, text in _strings(yaml.safe_load(file.read_bytes()), top):
+        for place, text in _strings(yaml_files.read(file), top):
             if _last(place) == "_target_":
                 targets[_last(place.removesuffix("._target_"))].add(text)
             else:

@@ -21,7 +21,10 @@ def map_array(path: Path) -> np.ndarray:
     with open_regular(path) as stream:  # says why it is none
         if not stream.peek(1):
             raise ValueError(f"{printable(path)} must hold an array, got an empty file")
-    return np.lib.format.open_memmap(path, mode="r")
+    array = np.lib.format.open_memmap(path, mode="r")
+    if not array.dtype.itemsize:  # of which a hundred bytes hold any number
+        raise ValueError(f"{printable(path)} must hold values of a size, got {array.shape} of none")
+    return array
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -84,7 +87,7 @@ class Arrays(Mapping[str, np.ndarray]):
             with self._zip.open(info) as stream:
                 shape, dtype = _header(stream)
             size = math.prod(shape) * dtype.itemsize
-            if dtype.hasobject or min(shape, default=0) < 0 or size > info.file_size:
+            if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0 or size > info.file_size:
                 raise ValueError(f"its header promises {dtype} of {shape}")
         except Exception as error:  # as above, and NumPy too
             raise _damaged(name, error) from error

@@ -114,7 +114,8 @@ def _write(
 
 def enlarged(frames: UInt8[np.ndarray, "*T H W 3"]) -> UInt8[np.ndarray, "*T h w 3"]:
     """Small pictures with each pixel drawn larger."""
-    factor = max(1, 64 // frames.shape[-3])
+    height, width = frames.shape[-3:-1]
+    factor = max(1, min(64 // height, 1024 // width))
     return frames.repeat(factor, -3).repeat(factor, -2)
 
 

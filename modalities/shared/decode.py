@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import math
 import re
 import struct
 import warnings
@@ -35,6 +36,8 @@ MAX_PIXELS = 89_478_485
 HEAVY = {"WEBP": 2, "AVIF": 3, "JPEG2000": 4}
 """Kinds whose decoders hold a picture several times over (up to 40 bytes a pixel), and by what their limit is less."""
 _PLUGINS = ("Tiff", "WebP", "Mpo", "Avif", "Jpeg2K", "Tga")  # the others Pillow loads by itself
+WIDE = 16
+"""How many times as long as what is wanted of it a side may become, before its ends are cut off."""
 LARGE = 2**24
 """Pixels from which pictures are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
@@ -114,6 +117,16 @@ def _open(stream: io.BufferedIOBase, kinds: tuple[str, ...]) -> Image.Image:
         ):  # by which plugins say that it is not theirs
             continue
     raise UnidentifiedImageError("its kind is not known, or its header is damaged")
+
+
+def middle(length: int, scale: float, wanted: int) -> slice:
+    """What is used of a side that is resized by `scale` and then cut to `wanted`: all, or its middle if it is absurd.
+
+    A strip of one row, enlarged to many, would else become as many times longer.
+    """
+    keep = min(length, math.ceil(WIDE * wanted / scale))
+    keep += (length - keep) % 2  # the middle stays where it is
+    return slice((length - keep) // 2, (length + keep) // 2)
 
 
 def _check_scans(stream: io.BufferedIOBase) -> None:

@@ -42,6 +42,8 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
         try:
             index = read_index(file)
             frames = [read_clip(file, int(at), 1, index=index) for at in _places(len(index))]
+            if len({frame.shape for frame in frames}) > 1:
+                raise Unreadable(file, "damaged", "frames differ in size")
             drawn = strip(np.concatenate([_smaller(frame, most) for frame in frames]))
         except Unreadable as error:
             tell(error)

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ditmoe.outside import files_below, is_regular, may_hold, printable
-from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, rgb
+from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, middle, rgb
 from modalities.shared.understood import KIND, Ignored
 
 SUFFIXES = (*STILLS, ".gif", ".apng")
@@ -71,6 +71,9 @@ def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
     while min(image.height // height, image.width // width) >= 2:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = max(height / image.height, width / image.width)
+    rows, columns = middle(image.height, scale, height), middle(image.width, scale, width)
+    if (columns.stop - columns.start, rows.stop - rows.start) != image.size:
+        image = image.crop((columns.start, rows.start, columns.stop, rows.stop))
     covering = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     if covering != image.size:
         image = image.resize(covering, Image.Resampling.BICUBIC)

@@ -22,6 +22,8 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _FIELDS = ("jpg", "jpeg", "png", "image", "img", "input")
 """Of several pictures of a sample, the one that it is of."""
 _LABELS = ("cls", "json")
+DENSE = 20
+"""How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict
             size = shard.stat().st_size
             try:
                 for entry in tar:
+                    # Each has a copy of what is said of all of them.
+                    tar.members.clear()  # type: ignore[attr-defined]
                     if not entry.offset < entry.offset_data <= tar.offset:
                         # A size below zero leads back, to the same member for ever (CVE-2025-8194 of Python).
                         raise ValueError(f"{printable(entry.name)[:60]} ends before it begins")
@@ -260,12 +264,9 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored) -> Iter
                     and not entry.flag_bits & 1
                 )
                 if not path.lower().endswith(SUFFIXES) or not plain:
-                    if (
-                        path.rpartition("/")[2] in FILES
-                        and "/" not in path
-                        and plain
-                        and entry.file_size <= min(LARGEST_JSON, may_hold(entry.compress_size))
-                    ):
+                    if path.rpartition("/")[2] in FILES and "/" not in path and plain:
+                        if entry.file_size > min(LARGEST_JSON, max(MOST_TEXT, DENSE * entry.compress_size)):
+                            raise ValueError(f"its {path} must not become {entry.file_size} bytes")
                         labels = parse_labels(path, archive.read(entry))
                     else:
                         ignored.add("in archives, of a kind that is not read", path)

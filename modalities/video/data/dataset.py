@@ -17,6 +17,7 @@ from jaxtyping import Int64, UInt8
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
+from modalities.shared.decode import middle
 from modalities.shared.understood import Understood
 from modalities.video.data.catalogue import Clip, Listing, list_all
 from modalities.video.io.container import MOST_PIXELS, Unreadable
@@ -201,13 +202,13 @@ class Clips:
         self, video: Clip, place: float, size: tuple[int, int, int]
     ) -> UInt8[np.ndarray, "T H W 3"] | None:
         """T frames from a place in [0, 1), all of each, at (H, W); None where they cannot be read, told once."""
-        frames = self._try(video, lambda fault: self._frames(video, place, size[0], fault))
-        return None if frames is None else resized(frames, size[1:])
+        found = self._try(video, lambda fault: self._frames(video, place, size[0], fault))
+        return None if found is None else resized(found[0], size[1:])[found[1]]
 
     def _read(self, video: Clip, place: float) -> np.ndarray | None:
         """A clip from a place in [0, 1) of where it can start; None where it cannot be read, told once."""
-        frames = self._try(video, lambda fault: self._frames(video, place, self.frames, fault))
-        return None if frames is None else fit(frames, self.size)
+        found = self._try(video, lambda fault: self._frames(video, place, self.frames, fault))
+        return None if found is None else fit(found[0], self.size)[found[1]]
 
     def _try(self, video: Clip, read: Callable[[Unreadable | None], T]) -> T | None:
         """What is read by the policy, which may be told of a fault and then salvages; None where it cannot be read."""
@@ -226,7 +227,10 @@ class Clips:
             self.unreadable.add(video.name, error.reason, error)
             return None
 
-    def _frames(self, video: Clip, place: float, count: int, fault: Unreadable | None) -> np.ndarray:
+    def _frames(
+        self, video: Clip, place: float, count: int, fault: Unreadable | None
+    ) -> tuple[UInt8[np.ndarray, "t h w 3"], Int64[np.ndarray, " T"]]:
+        """Frames of a clip, each of them once, as large as they are, and which of them are shown."""
         index, span = self._index(video.path, fault), (count - 1) * self.stride + 1
         start = int(place * (max(0, len(index) - span) + 1))
         backend = "pyav" if fault else self.backend
@@ -236,12 +240,14 @@ class Clips:
             if len(chosen) < there:
                 seconds = f"{len(chosen)} frames at {self.rate:g} a second, the clip needs {there}"
                 raise Unreadable(video.path, "too short", seconds)
-            frames = read_numbers(video.path, chosen, index=index, backend=backend)
+            each, shown = np.unique(chosen, return_inverse=True)
+            frames = read_numbers(video.path, each, index=index, backend=backend)
         else:
             frames = read_clip(video.path, start, there, self.stride, index=index, backend=backend)
-        if len(frames) < there:
+            shown = np.arange(len(frames))
+        if len(shown) < there:
             raise Unreadable(video.path, "too short", f"{len(index)} frames decode, the clip needs {span}")
-        return np.concatenate([frames, frames[-1:].repeat(count - there, axis=0)])
+        return frames, np.concatenate([shown, shown[-1:].repeat(count - there)])
 
     def _room(self, index: Index) -> int:
         """Frames of the longest clip."""
@@ -288,8 +294,9 @@ def builtin() -> Path:
 
 def fit(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T H W 3"]:
     """Resize a clip until it just covers `size` (H, W), bilinear and antialiased, and take its middle."""
+    scale = max(size[0] / frames.shape[1], size[1] / frames.shape[2])
+    frames = frames[:, middle(frames.shape[1], scale, size[0]), middle(frames.shape[2], scale, size[1])]
     height, width = frames.shape[1:3]
-    scale = max(size[0] / height, size[1] / width)
     whole = max(size[0], round(height * scale)), max(size[1], round(width * scale))
     frames = resized(frames, whole)
     top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2

@@ -1,5 +1,6 @@
 """One video file, open: its packets and frames, with every fault as one sentence and a reason."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+import av.frame
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideDataContainer
@@ -46,6 +48,8 @@ _GUARD = {
 
 MOST_PIXELS = 37_750_000
 """Of a frame, where no one says otherwise, which is 8K: one flipped bit in a header asks for gigabytes else."""
+_LARGEST_PIECE = 2**29
+"""Bytes that FFmpeg may take at a time: an MP4 of 200 bytes counts samples for gigabytes of tables otherwise."""
 MOST_RATIO, LEAST_RATIO = 8.0, 0.005
 """Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
 
@@ -82,6 +86,7 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
     FFmpeg's errors, here and in the body, leave as `Unreadable`.
     """
     reason = "not a video"
+    _bound_memory()
     with suppress(OSError):  # which FFmpeg tells
         check_plain(path)
     try:
@@ -105,6 +110,14 @@ def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
             "too large",
             f"frames of {width} x {height}, where {max_pixels / 1e6:g} megapixels are allowed",
         )
+
+
+@cache
+def _bound_memory() -> None:
+    with suppress(AttributeError, OSError):  # PyAV has no word for it, but brings the library that has
+        bound = ctypes.CDLL(av.frame.__file__).av_max_alloc
+        bound.argtypes, bound.restype = (ctypes.c_size_t,), None
+        bound(_LARGEST_PIECE)
 
 
 def _source(path: Path) -> AbstractContextManager[Any]:

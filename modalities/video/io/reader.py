@@ -1,6 +1,6 @@
 """Clips from videos: frame start + stride * i in the order in which a player shows them, exactly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -113,13 +113,12 @@ def read_clip(
 def read_numbers(
     path: Path, numbers: Int64[np.ndarray, " T"], *, index: Index, backend: str = "pyav"
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Read frames of a video by their numbers, of which each is at least the one before; see `read_clip`.
+    """Read frames of a video by their numbers, which ascend; see `read_clip`.
 
     Raises:
         Unreadable: if the video does not have these frames.
     """
-    each, places = np.unique(numbers, return_inverse=True)
-    return _read(path, _within(path, each, index, False), index, backend)[places]
+    return _read(path, _within(path, numbers, index, False), index, backend)
 
 
 def read_frames(folder: Path) -> UInt8[np.ndarray, "T H W 3"]:
@@ -142,11 +141,11 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         fault = Unreadable(path, index.fault) if index.fault else None
         files = index_pictures(path, fault, index.max_pixels)[1] if fault else list_pictures(path)
         chosen = [files[i] for i in _within(path, wanted, index, False)]
-        _check_size(path, wanted, index, chosen)
+        _check_size(path, len(wanted), (index.height, index.width), chosen)
         return read_pictures(path, chosen, index.max_pixels)
     if path.suffix.lower() in ARRAYS:
         return np.array(read_array(path)[wanted])
-    _check_size(path, wanted, index, [path])
+    _check_size(path, len(wanted), (index.height, index.width), [path])
     if backend == "decord":
         frames = _decord(path, wanted, index)
         if frames.shape[1:3] == (index.height, index.width):
@@ -161,26 +160,29 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
     return _counted(path, wanted, index)
 
 
-def _check_size(path: Path, wanted: np.ndarray, index: Index, files: list[Path]) -> None:
-    if len(wanted) * index.height * index.width * 3 > may_take(size_of(files)):
-        raise Unreadable(path, "too large", f"{len(wanted)} frames of {index.width} x {index.height}")
+def _check_size(path: Path, count: int, size: Sequence[int], files: list[Path]) -> None:
+    if count * size[0] * size[1] * 3 > may_take(size_of(files)):
+        raise Unreadable(path, "too large", f"{count} frames of {size[1]} x {size[0]}")
 
 
 def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
     """Pick frames by number, decoding from the start: the truth, and slow."""
-    chosen, pictures, salvage = set(wanted.tolist()), [], bool(index.fault)
-    with opened(path, index.max_pixels) as (container, stream):
-        ratio = pixel_ratio(stream)
-        for number, frame in enumerate(frames_of(container, stream, salvage)):
-            if frame.is_corrupt and not salvage:
-                raise Unreadable(path, "damaged", f"frame {number}")
-            if number in chosen:
-                pictures.append(upright(path, frame, ratio, index.max_pixels))
-            if number == wanted[-1]:
-                break
-        else:
-            raise Unreadable(path, "too short", f"{len(pictures)} of {len(wanted)} frames of the clip decode")
-    return _stacked(path, pictures)
+
+    def picked() -> Iterator[np.ndarray]:
+        chosen, found, salvage = set(wanted.tolist()), 0, bool(index.fault)
+        with opened(path, index.max_pixels) as (container, stream):
+            ratio = pixel_ratio(stream)
+            for number, frame in enumerate(frames_of(container, stream, salvage)):
+                if frame.is_corrupt and not salvage:
+                    raise Unreadable(path, "damaged", f"frame {number}")
+                if number in chosen:
+                    found += 1
+                    yield upright(path, frame, ratio, index.max_pixels)
+                if number == wanted[-1]:
+                    return
+        raise Unreadable(path, "too short", f"{found} of {len(wanted)} frames of the clip decode")
+
+    return _stacked(path, picked(), len(wanted))
 
 
 def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndarray:
@@ -188,13 +190,16 @@ def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndar
     key = np.searchsorted(index.keys, index.times[wanted], "right") - 1
     first = np.searchsorted(index.times, index.keys[key])
     leaps = np.flatnonzero(first[1:] > wanted[:-1] + _AHEAD) + 1
-    with opened(path, index.max_pixels) as (container, stream):
-        pictures: list[np.ndarray] = []
-        for run in np.split(np.arange(len(wanted)), leaps):
-            container.seek(int(index.keys[max(key[run[0]] - ahead, 0)]), stream=stream)
-            frames = _run(path, container, stream, index.times[first[run[0]] :], wanted[run] - first[run[0]])
-            pictures += (upright(path, frame, pixel_ratio(stream), index.max_pixels) for frame in frames)
-    return _stacked(path, pictures)
+
+    def picked() -> Iterator[np.ndarray]:
+        with opened(path, index.max_pixels) as (container, stream):
+            for run in np.split(np.arange(len(wanted)), leaps):
+                container.seek(int(index.keys[max(key[run[0]] - ahead, 0)]), stream=stream)
+                times = index.times[first[run[0]] :]
+                for frame in _run(path, container, stream, times, wanted[run] - first[run[0]]):
+                    yield upright(path, frame, pixel_ratio(stream), index.max_pixels)
+
+    return _stacked(path, picked(), len(wanted))
 
 
 def _run(
@@ -217,10 +222,17 @@ def _run(
     raise _Lost
 
 
-def _stacked(path: Path, pictures: list[np.ndarray]) -> np.ndarray:
-    if len({picture.shape for picture in pictures}) > 1:
-        raise Unreadable(path, "damaged", "frames differ in size")
-    return np.stack(pictures)
+def _stacked(path: Path, pictures: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """One array of `count` pictures, each copied as it comes; a stream may change its size in the middle."""
+    first = next(pictures)
+    _check_size(path, count, first.shape, [path])
+    frames = np.empty((count, *first.shape), np.uint8)
+    frames[0] = first
+    for number in range(1, count):
+        if (picture := next(pictures)).shape != first.shape:
+            raise Unreadable(path, "damaged", "frames differ in size")
+        frames[number] = picture
+    return frames
 
 
 def _decord(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:

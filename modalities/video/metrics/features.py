@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modalities.shared import cache
+from modalities.shared.decode import middle
 from modalities.video.metrics import i3d
 from modalities.video.metrics.clip_sets import Side
 
@@ -108,6 +109,8 @@ def prepared(clips: Clips, resize: str) -> Float[Tensor, "B 3 T 224 224"]:
 
 def _frames(clip: UInt8[np.ndarray, "T h w 3"], resize: str) -> Float[Tensor, "3 T 224 224"]:
     short = min(clip.shape[1:3])
+    if resize != "whole":
+        clip = clip[:, *(middle(n, SIZE / short, SIZE) for n in clip.shape[1:3])]
     height, width = (
         SIZE if resize == "whole" or n == short else math.ceil(n * (SIZE / short)) for n in clip.shape[1:3]
     )

@@ -1,0 +1,49 @@
+"""YAML of a folder that a command names: read, or refused in one line, whatever is in it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ditmoe import plan
+from ditmoe.config import yaml_files
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+BAD = {
+    "laughs": LAUGHS,
+    "of itself": "a: &a [*a]",
+    "deep": "a: " + "[" * 5000,
+    "tab": "a:\n\tb: 1",
+    "code": "a: !!python/object/apply:os.system ['touch PWNED']",
+    "no such alias": "<<: *x",
+    "large": "a: 1\n" * 30_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "modality").mkdir()
+    (tmp_path / "modality" / "mine.yaml").write_text(BAD[name])
+    monkeypatch.setattr(sys, "argv", ["plan", f"--config-dir={tmp_path}", "modality=mine"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        plan.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "mine.yaml" in said
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match="must be a plain file"):
+        yaml_files.check_told(["--config-dir", str(tmp_path)])
+
+
+def test_honest_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: [*a, *a]\n")
+    assert yaml_files.read(tmp_path / "a.yaml") == {"a": {"x": 1}, "b": [{"x": 1}] * 2}
