@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
 from modalities.pointcloud.data.axes import check_up, turned
+from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
     TEXT_SUFFIXES,
@@ -35,7 +36,7 @@ LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
 """Bytes of prepare.json, and of what is to be said of a shape."""
 FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
-DEFAULTS = {"up": "y", "min_points": 1}
+DEFAULTS = {"up": "y", "min_points": 1, "channels": ["xyz"]}
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
 """File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
@@ -54,6 +55,7 @@ class Job:
     item: int | None = None
     up: str = "y"
     min_points: int = 1
+    channels: Channels = XYZ
 
 
 class UnwritableError(OSError):
@@ -71,15 +73,17 @@ def prepare(
     timeout: float = 300.0,
     up: str = "y",
     min_points: int = 1,
+    channels: Channels = XYZ,
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
     Folders of the first level are classes; files at the top are of the class "shape". Each shape becomes
     (N, 3) float32 points, centred on their bounding box, whose diagonal is 1; N is `num_points`, or less
-    where a cloud has less. Folders named train, val or test, at the top or in each class as in ModelNet, are the
-    splits (`layout.arrange`); otherwise `split` gives the parts of each, taken by a hash of the relative
-    path (`layout.draw`). The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as many shapes;
-    clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run
+    where a cloud has less. With more `channels` it becomes (N, C): colours in [0, 1], normals of length 1; a file
+    that lacks one is left out as unreadable. Folders named train, val or test, at the top or in each class as in
+    ModelNet, are the splits (`layout.arrange`); otherwise `split` gives the parts of each, taken by a hash of the
+    relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as
+    many shapes; clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run
     goes on; files with the same content count once.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
@@ -96,12 +100,18 @@ def prepare(
     ignored = Ignored()
     files = _find(source, out, ignored)
     setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
-    setting |= {"up": up, "min_points": min_points}
+    setting |= {"up": up, "min_points": min_points, "channels": list(channels.names)}
+    setting |= {} if channels.columns is None else {"columns": list(channels.columns)}
     _claim(out, setting)
     unique, duplicates = _unique(files)
     places, origin = _places(unique, source, split, seed, ignored)
     jobs = [
-        replace(_job(path, source, out, num_points, place, seed, item), up=up, min_points=min_points)
+        replace(
+            _job(path, source, out, num_points, place, seed, item),
+            up=up,
+            min_points=min_points,
+            channels=channels,
+        )
         for path, place in places.items()
         for item in _items(path)
     ]
@@ -306,12 +316,13 @@ def _read_notes(jobs: list[Job]) -> dict[str, str]:
 
 def _sample(job: Job) -> None:
     notes: list[str] = []
-    points = turned(read_surface(job.source, job.num_points, job.seed, notes.append, job.item), job.up)
+    read = read_surface(job.source, job.num_points, job.seed, notes.append, job.item, job.channels)
+    points = turned(read, job.up, job.channels)
     if len(points) < job.min_points:
         raise ValueError(f"a cloud must have min_points = {job.min_points} points, got {len(points)}")
     if len(points) < FEW:
         notes.append(f"only {len(points)} points")
-    low, high = points.min(0), points.max(0)
+    low, high = points[:, :3].min(0), points[:, :3].max(0)
     diagonal = float(np.linalg.norm(high - low))
     if not 0 < diagonal < np.inf:
         raise ValueError(f"points must have an extent, got a bounding-box diagonal of {diagonal}")
@@ -323,7 +334,8 @@ def _sample(job: Job) -> None:
                 stream.write("; ".join(notes).encode(errors="replace"))
         else:
             _notes_of(job).unlink(missing_ok=True)
-        write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
+        points[:, :3] = (points[:, :3] - (low + high) / 2) / diagonal
+        write_npy(job.target, points.astype(np.float32))
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
 
