@@ -19,14 +19,13 @@ def check_up(up: str) -> None:
 
 def turned(points: Float[np.ndarray, "N C"], up: str, channels: Channels = XYZ) -> Float[np.ndarray, "N C"]:
     """Points whose axis `up` points up, turned (not mirrored) so that y does, and their normals with them."""
-    if channels.width > 3 and up != "y":
+    if up == "y":
+        return points
+    if channels.width > 3:
         parts = {name: points[:, channels.at(name)] for name in channels.names}
-        turn = [turned(part, up) if name != "rgb" else part for name, part in parts.items()]
-        return np.concatenate(turn, axis=1)
+        return np.concatenate([of if name == "rgb" else turned(of, up) for name, of in parts.items()], axis=1)
     x, y, z = points.T
-    return {"x": lambda: np.stack([-y, x, z], 1), "y": lambda: points, "z": lambda: np.stack([x, z, -y], 1)}[
-        up
-    ]()
+    return np.stack([-y, x, z] if up == "x" else [x, z, -y], axis=1)
 
 
 def still_to_turn(path: Path, up: str) -> str:

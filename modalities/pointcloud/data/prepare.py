@@ -83,8 +83,8 @@ def prepare(
     that lacks one is left out as unreadable. Folders named train, val or test, at the top or in each class as in
     ModelNet, are the splits (`layout.arrange`); otherwise `split` gives the parts of each, taken by a hash of the
     relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as
-    many shapes; clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run
-    goes on; files with the same content count once.
+    many shapes; clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an
+    interrupted run goes on; files with the same content count once.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
