@@ -220,4 +220,5 @@ def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
     if not 0 < float(data_facts["scale"]) < math.inf:
         raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
     classes = [printable(name) for name in data_facts["classes"]]
-    return {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
+    found = {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
+    return found | {name: list(data_facts[name]) for name in ("channels",) if name in data_facts}

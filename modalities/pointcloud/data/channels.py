@@ -135,9 +135,17 @@ class Channels:
             start = self.columns.index(name) * _COLUMNS if name in self.columns else 0
             there = start and start + _COLUMNS <= geometry.points.shape[-1]
             return geometry.points[..., start : start + _COLUMNS] if there else None
-        pairs = [rest[..., start : start + _COLUMNS] for start in range(0, rest.shape[-1] - 2, _COLUMNS)]
-        are = [triple for triple in pairs if _are_normals(triple) == (name == "normals")]
-        return are[0] if are and (name == "normals" or _are_colours(are[0])) else None
+        return _told_apart(rest).get(name)
+
+
+def _told_apart(rest: np.ndarray) -> dict[str, np.ndarray]:
+    """Colours and normals among columns without names, by their values."""
+    first, *others = [rest[..., start : start + _COLUMNS] for start in range(0, rest.shape[-1] - 2, _COLUMNS)]
+    if others and _are_colours(first) and _are_normals(others[0]):
+        return {"rgb": first, "normals": others[0]}
+    if _are_normals(first):
+        return {"normals": first} | ({"rgb": others[0]} if others and _are_colours(others[0]) else {})
+    return {"rgb": first} if _are_colours(first) else {}
 
 
 XYZ = Channels()

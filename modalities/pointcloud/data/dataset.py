@@ -205,9 +205,9 @@ class Clouds:
                     f"the built-in set has channels=[xyz] alone, got channels=[{','.join(self.channels.names)}]"
                 )
             return shape.source
-        file = shape.source
+        file, channels = shape.source, self._in_files
         try:
-            points = read_points(file, lambda note: self.noted.add(file, note), self._in_files)
+            points = read_points(file, lambda note: self.noted.add(file, note), channels)
             return narrowed(turned(points, self._up, self.channels))
         except (ValueError, OSError) as error:
             self.unreadable.add(shape.source, str(error))
