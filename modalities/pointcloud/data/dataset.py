@@ -18,6 +18,7 @@ from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.channels import Channels, stretched, to_model
 from modalities.pointcloud.data.formats import narrowed, read_points
+from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Ignored, Understood
 
@@ -105,7 +106,21 @@ class Clouds:
         classes, shapes = self._listing
         labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
         origin = "as they are published" if self.root is None else "from the folders of each class"
-        return Understood(self._place, "cloud", classes, labels, origin, self._ignored)
+        notes = [] if self.root is None else self._notes()
+        return Understood(self._place, "cloud", classes, labels, origin, self._ignored, notes)
+
+    def _notes(self) -> list[str]:
+        """What a person may want to do otherwise."""
+        if not (shapes := self._listing[1]["train"]):
+            return []
+        some = [self._read(shape) for shape in shapes[:: -(-len(shapes) // MOST)]]
+        up = guess_up([points for points in some if points is not None])
+        if up in (None, "y"):
+            return []
+        how = (
+            "prepare them again with another modality.up" if self._record else f"modality.up={up} turns them"
+        )
+        return [f"these shapes look as if their axis {up} were up, where y should be: {how}, if that is so"]
 
     def count(self, split: str) -> int:
         """Shapes of a split."""

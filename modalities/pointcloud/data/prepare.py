@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
+from ditmoe.outside import files_below, is_regular, map_array, open_regular, printable, read_regular
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
@@ -27,6 +27,7 @@ from modalities.pointcloud.data.formats import (
     write_npy,
 )
 from modalities.pointcloud.data.text import is_columns
+from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import SPLITS
 from modalities.shared.isolation import num_cores, run_isolated
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
@@ -134,6 +135,7 @@ def prepare(
         },
         "splits": origin,
         "ignored": ignored.lines(),
+        **_looks(done, up),
         "seconds": round(time.monotonic() - began, 1),
     }
     _write_json(out / "prepare.json", report)
@@ -340,6 +342,20 @@ def _sample(job: Job) -> None:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
 
 
+def _looks(jobs: list[Job], up: str) -> dict[str, str]:
+    """A guess at which way is up, where it is another than what was asked for."""
+    some = [map_array(job.target) for job in jobs[:: -(-len(jobs) // MOST) or 1]]
+    axis = guess_up([np.asarray(points) for points in some])
+    if axis in (None, "y"):
+        return {}
+    # What is x, y and z now was another axis of the files.
+    was = {"x": {"x": "y", "z": "z"}, "y": {"x": "x", "z": "z"}, "z": {"x": "x", "z": "y"}}[up][axis]
+    return {
+        "looks": f"these shapes look as if {was} of the files were up, not {up}: modality.up={was} turns them, if that "
+        "is so (into another folder)"
+    }
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as stream:
         stream.write(json.dumps(content, indent=1).encode() + b"\n")
@@ -353,6 +369,7 @@ def _summary(report: dict[str, Any], out: Path) -> str:
         lines.append(f"{category:{width}} {' '.join(f'{row[split]:6}' for split in SPLITS)}")
     lines += [f"note: {name}: {text}" for name, text in list(report["notes"].items())[:5]]
     lines += [f"{len(report['notes'])} files with notes"] * (len(report["notes"]) > 5)
+    lines += [f"note: {report['looks']}"] if "looks" in report else []
     lines += [f"splits: {report['splits']}", *(f"ignored: {line}" for line in report["ignored"])]
     lines += [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
     lines.append(
