@@ -87,9 +87,9 @@ def read_surface(
     """
     rng, note = np.random.default_rng(seed), note or _about(path)
     with _blaming(path):
-        geometry = _geometry(path, note, channels)
+        geometry = _geometry(path, note, channels, item)
         if geometry.faces is None:
-            cloud = _checked(geometry.item(item), note=note, channels=channels)
+            cloud = _checked(geometry, note=note, channels=channels)
             return cloud[rng.permutation(len(cloud))[:num_points]]
         return _sampled(geometry, num_points, rng, channels)
 
@@ -99,6 +99,9 @@ def count_shapes(path: Path) -> int | None:
     if path.suffix.lower() not in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
         return None
     try:
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            with open_regular(path) as stream:
+                return scans.count_clouds(stream)
         array = _points(path, lambda _: None).points
     except Exception:  # told when it is read
         return None
@@ -272,15 +275,15 @@ def _of_fields(rows: np.ndarray) -> Geometry:
     )
 
 
-def _points(path: Path, note: Note, channels: Channels = XYZ) -> Geometry:
-    """What is in a file of points, unchecked."""
+def _points(path: Path, note: Note, channels: Channels = XYZ, item: int | None = None) -> Geometry:
+    """What is in a file of points, or of one item of a set; unchecked."""
     match path.suffix.lower():
         case ".npy":
-            return Geometry(map_array(path))
+            return Geometry(map_array(path)).item(item)
         case ".npz":
-            return _npz(path, channels.width > 3)
+            return _npz(path, channels.width > 3).item(item)
         case ".pt":
-            return Geometry(_tensors(path))
+            return Geometry(_tensors(path)).item(item)
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
                 found = read_columns(stream.read(), note, channels.width > 3)
@@ -290,8 +293,7 @@ def _points(path: Path, note: Note, channels: Channels = XYZ) -> Geometry:
                 found = replace(found, points=np.delete(found.points, 3, axis=1))
             return found
         case suffix if suffix in scans.SUFFIXES:
-            with open_regular(path) as stream:
-                return scans.read_scan(stream.read(), suffix, channels.width > 3)
+            return scans.read_scan(path, channels.width > 3, item)
         case ".pcd":
             with open_regular(path) as stream:
                 return read_pcd(stream.read())
@@ -359,14 +361,14 @@ def _dense(tensor: object) -> np.ndarray:
     return tensor.read().to(torch.float64).numpy()
 
 
-def _geometry(path: Path, note: Note, channels: Channels = XYZ) -> Geometry:
+def _geometry(path: Path, note: Note, channels: Channels = XYZ, item: int | None = None) -> Geometry:
     """What a file holds, of a scene all that it shows; unchecked."""
     suffix = path.suffix.lower()
     if suffix in (".glb", ".gltf"):
         tree, inner, size = gltf.check(path)
         return Scene(tree, inner, gltf.Beside(path.parent)).geometry(size, note, channels.width > 3)
     if suffix not in MESH_SUFFIXES:
-        return _points(path, note, channels)
+        return _points(path, note, channels, item)
     with open_regular(path) as stream:
         return _READERS[suffix](stream.read(), note)
 

@@ -26,6 +26,9 @@ from modalities.pointcloud.data.formats import (
     read_surface,
     write_npy,
 )
+from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
+from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
+from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.text import is_columns
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import SPLITS
@@ -81,11 +84,13 @@ def prepare(
     Folders of the first level are classes; files at the top are of the class "shape". Each shape becomes
     (N, 3) float32 points, centred on their bounding box, whose diagonal is 1; N is `num_points`, or less
     where a cloud has less. With more `channels` it becomes (N, C): colours in [0, 1], normals of length 1; a file
-    that lacks one is left out as unreadable. Folders named train, val or test, at the top or in each class as in
-    ModelNet, are the splits (`layout.arrange`); otherwise `split` gives the parts of each, taken by a hash of the
-    relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as
-    many shapes; clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an
-    interrupted run goes on; files with the same content count once.
+    that lacks one is left out as unreadable.
+
+    Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
+    or names of HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split` gives the parts of each,
+    taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several
+    clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out. What is in `out`
+    already is kept, so that an interrupted run goes on; files with the same content count once.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
@@ -106,15 +111,11 @@ def prepare(
     _claim(out, setting)
     unique, duplicates = _unique(files)
     places, origin = _places(unique, source, split, seed, ignored)
+    how: dict[str, Any] = {"up": up, "min_points": min_points, "channels": channels}
     jobs = [
-        replace(
-            _job(path, source, out, num_points, place, seed, item),
-            up=up,
-            min_points=min_points,
-            channels=channels,
-        )
+        replace(_job(path, source, out, num_points, own, seed, item), **how)
         for path, place in places.items()
-        for item in _items(path)
+        for item, own in _items(path, place)
     ]
     for job in jobs:
         _clear_elsewhere(job)
@@ -155,6 +156,8 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
         raise ValueError(f"out must not lie in source, got {out} in {source}")
     files = []
     for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
+        if path.name == CLASS_NAMES:
+            continue
         if _may_be_shape(path):
             files.append(path)
         else:
@@ -179,9 +182,12 @@ def _may_be_shape(path: Path) -> bool:
         return True
 
 
-def _items(path: Path) -> list[int | None]:
-    count = count_shapes(path)
-    return [None] if count is None else list(range(count))
+def _items(path: Path, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
+    """The shapes of a file, None for the only one, each with its class and split."""
+    if (count := count_shapes(path)) is None:
+        return [(None, place)]
+    classes = classes_within(path, count) or [place[0]] * count
+    return [(item, (category, place[1])) for item, category in enumerate(classes)]
 
 
 def _name(path: Path, source: Path) -> str:
@@ -254,10 +260,17 @@ def _places(
     origin = layout.origin
     splits = [split or "" for *_, split in kept]
     if not origin:
-        own = sources([tuple(_name(path, source).split("/")) for path, *_ in kept])
+        named = splits_by_name(path for path, *_ in kept if path.suffix.lower() in LABELLED)
+        others = [(path, category) for path, category, _ in kept if path not in named]
+        own = sources([tuple(_name(path, source).split("/")) for path, _ in others])
         keys = [f"{seed}:{key}" for key in own]
-        splits, moved = draw(keys, shares, [category for _, category, _ in kept])
+        drawn, moved = draw(keys, shares, [category for _, category in others])
         origin = drawn_by_name(moved, sum(n for n in Counter(keys).values() if n > 1), shares)
+        if named:
+            by_name = f"from the names of {len(named)} files"
+            origin = f"{by_name}, others {origin}" if others else by_name
+        found = named | {path: split for (path, _), split in zip(others, drawn, strict=True)}
+        splits = [found[path] for path, *_ in kept]
     return {path: (category, split) for (path, category, _), split in zip(kept, splits, strict=True)}, origin
 
 

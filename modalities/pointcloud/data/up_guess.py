@@ -14,7 +14,7 @@ SURE = 3.0
 _CELLS, _SLAB, _POINTS = 8, 0.03, 4096
 
 
-def guess_up(clouds: Sequence[Float[np.ndarray, "N 3"]]) -> str | None:
+def guess_up(clouds: Sequence[Float[np.ndarray, "_ C"]]) -> str | None:
     """The axis that looks upright, or None where that is not clear.
 
     Things stand on the ground and are no mirror image of themselves from top to bottom, but mostly from left to right:
