@@ -1,5 +1,7 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,10 +19,10 @@ from ditmoe.outside import map_array, printable, read_json, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.channels import Channels, stretched, to_model
-from modalities.pointcloud.data.formats import narrowed, read_points
+from modalities.pointcloud.data.formats import SET_SUFFIXES, narrowed, read_points
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
-from modalities.shared.understood import Ignored, Understood
+from modalities.shared.understood import KIND, Ignored, Understood
 
 FAR = 10
 """Moments of a set that lies so many of its extents from the origin are taken about its first cloud."""
@@ -111,6 +113,22 @@ class Clouds:
 
     def _notes(self) -> list[str]:
         """What a person may want to do otherwise."""
+        return self._unprepared() + self._guess()
+
+    def _unprepared(self) -> list[str]:
+        """Of files that `prepare` reads and training does not."""
+        others = self._ignored.counts.get(KIND, Counter())
+        found = {suffix: count for suffix, count in others.items() if suffix in SET_SUFFIXES}
+        if not found or self.root is None:
+            return []
+        source = shlex.quote(f"source={self._place}")
+        return [
+            f"{sum(found.values())} meshes or clouds ({' '.join(found)}) are trained on once points are made of them: "
+            f"python -m ditmoe.prepare {source} out=data/"
+        ]
+
+    def _guess(self) -> list[str]:
+        """Which way looks up, where that is not what it should be."""
         if not (shapes := self._listing[1]["train"]):
             return []
         some = [self._read(shape) for shape in shapes[:: -(-len(shapes) // MOST)]]
@@ -132,7 +150,8 @@ class Clouds:
         check_split(name)
         shapes = self._listing[1][name]
         if not shapes:
-            raise ValueError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none")
+            hint = "".join(f"; {line}" for line in self._unprepared())
+            raise ValueError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none{hint}")
         return shapes
 
     def labels(self, split: str) -> Int64[np.ndarray, " S"]:

@@ -35,6 +35,8 @@ ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "data")
 """Under which names programs of others keep points in a .npz."""
 MOST_COLUMNS = 12
 """Of a cloud: coordinates, colours, normals and some more; an array of more columns is no cloud."""
+MANY = 50
+"""Meshes of a folder that take a while to be sampled."""
 Note = Callable[[str], object]
 """Who is told what was left out of a file that was read."""
 
@@ -383,11 +385,13 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     files = sorted({path.with_suffix(""): path for path in seen}.values())
     clouds: dict[Path, np.ndarray] = {}
     errors: list[str] = []
+    meshes = 0
     for i, path in enumerate(files):
         try:
             with _blaming(path):
                 geometry = _geometry(path, _about(path))
                 if geometry.faces is not None:
+                    meshes += 1
                     geometry = Geometry(_sampled(geometry, num_points, np.random.default_rng([seed, i]), XYZ))
                 clouds[path] = narrowed(_checked(geometry, note=_about(path)))
         except (ValueError, OSError) as error:
@@ -397,6 +401,8 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
         raise ValueError(f"{printable(folder)} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
     for told in errors[:5]:
         tell(told)
+    if meshes >= MANY:
+        tell(f"{folder}: {meshes} meshes are sampled anew each time; `python -m ditmoe.prepare` does it once")
     if errors:
         tell(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
     names = [printable(path.relative_to(folder).with_suffix("").as_posix()) for path in clouds]

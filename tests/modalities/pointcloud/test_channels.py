@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from ditmoe.modality import Samples
@@ -176,6 +177,20 @@ def test_a_mesh_gives_colours_between_its_vertices_and_normals_of_its_faces(tmp_
     np.testing.assert_allclose(points[:, 3:6], points[:, :3] / 2, atol=1e-12)
     np.testing.assert_allclose(points[:, 6:], np.tile([0, 1, 0], (50, 1)), atol=1e-12)
     np.testing.assert_array_equal(points[:, :3], read_surface(tmp_path / "a.obj", 50, 0))
+
+
+def test_a_gltf_gives_colours_and_keeps_the_outside_of_what_is_mirrored(tmp_path: Path) -> None:
+    box = trimesh.creation.box((2, 2, 2))
+    box.visual.vertex_colors = [255, 51, 0, 255]
+    scene = trimesh.Scene()
+    scene.add_geometry(box, transform=np.diag([-1.0, 1, 1, 1]))
+    (tmp_path / "a.glb").write_bytes(trimesh.exchange.gltf.export_glb(scene))
+    points = read_surface(tmp_path / "a.glb", 200, 0, channels=ALL)
+    np.testing.assert_allclose(points[:, 3:6], np.tile([1, 0.2, 0], (200, 1)), atol=1e-6)
+    np.testing.assert_allclose((points[:, :3] * points[:, 6:]).sum(1), 1, atol=1e-6)  # normals look outwards
+    trimesh.PointCloud(POINTS, np.concatenate([BYTES, BYTES[:, :1]], axis=1)).export(tmp_path / "b.glb")
+    cloud = read_points(tmp_path / "b.glb", channels=COLOURED)
+    np.testing.assert_allclose(cloud, WHOLE[:, :6], atol=1e-6)
 
 
 def test_rows_without_a_direction_are_left_out_and_counted(tmp_path: Path) -> None:
