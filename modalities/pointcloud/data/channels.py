@@ -14,6 +14,8 @@ CHANNELS = ("xyz", "rgb", "normals")
 CALLED = {"rgb": "colours", "normals": "normals"}
 _COLUMNS = 3
 """Of each channel."""
+_NEARLY = 0.01
+"""Beyond 0 and 1, of colours that were rounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,7 @@ class Channels:
             if (values := self._raw(geometry, name)) is None:
                 raise ValueError(
                     f"a file must have {CALLED[name]} for channels=[{','.join(self.names)}], got none"
+                    + " that is told apart (modality.columns=)" * (geometry.points.shape[-1] > _COLUMNS)
                 )
             shape = (*geometry.points.shape[:-1], _COLUMNS)
             if values.shape != shape:
@@ -145,7 +148,8 @@ def _told_apart(rest: np.ndarray) -> dict[str, np.ndarray]:
         return {"rgb": first, "normals": others[0]}
     if _are_normals(first):
         return {"normals": first} | ({"rgb": others[0]} if others and _are_colours(others[0]) else {})
-    return {"rgb": first} if _are_colours(first) else {}
+    # Of four columns the first may be an intensity, or the last a label.
+    return {"rgb": first} if rest.shape[-1] != _COLUMNS + 1 and _are_colours(first) else {}
 
 
 XYZ = Channels()
@@ -161,7 +165,7 @@ def _are_normals(values: np.ndarray) -> bool:
 
 def _are_colours(values: np.ndarray) -> bool:
     with np.errstate(invalid="ignore"):
-        return bool(values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max)
+        return bool(values.min() >= -_NEARLY and values.max() <= np.iinfo(np.uint16).max)
 
 
 def colours(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
@@ -173,10 +177,10 @@ def colours(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
     kind, numbers = values.dtype.kind, values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if low < 0 or high > np.iinfo(np.uint16).max:
+    if low < -_NEARLY or high > np.iinfo(np.uint16).max:
         raise ValueError(f"colours must lie in 0..1, 0..255 or 0..65535, got {low:g}..{high:g}")
-    most = 1 if kind == "f" and high <= 1 else 255 if high <= 255 else 65535
-    return numbers / most
+    most = 1 if kind == "f" and high <= 1 + _NEARLY else 255 if high <= 255 else 65535
+    return np.clip(numbers / most, 0, 1)
 
 
 def directions(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:

@@ -15,7 +15,7 @@ from PIL import Image
 from ditmoe.modality import Samples
 from modalities.pointcloud import Clouds, PointCloud, PointVoxelTokens, VoxelTokens
 from modalities.pointcloud.data.axes import turned
-from modalities.pointcloud.data.channels import Channels, as_bytes
+from modalities.pointcloud.data.channels import Channels, as_bytes, colours
 from modalities.pointcloud.data.formats import read_points, read_set, read_surface, write_npy, write_npz
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
@@ -35,13 +35,13 @@ def text(path: Path, rows: np.ndarray, header: str = "") -> None:
     path.write_text(header + "\n".join(" ".join(f"{v:.9g}" for v in row) for row in rows) + "\n")
 
 
-def ply(path: Path, kind: str, colours: np.ndarray) -> None:
+def ply(path: Path, kind: str, values: np.ndarray) -> None:
     names = [
         *(f"float {a}" for a in ("x", "y", "z", "nx", "ny", "nz")),
         *(f"{kind} {c}" for c in ("red", "green", "blue")),
     ]
     head = f"ply\nformat ascii 1.0\nelement vertex {N}\n" + "".join(f"property {name}\n" for name in names)
-    text(path, np.concatenate([POINTS, NORMALS, colours], axis=1), head + "end_header\n")
+    text(path, np.concatenate([POINTS, NORMALS, values], axis=1), head + "end_header\n")
 
 
 def pcd(path: Path, form: str) -> None:
@@ -162,6 +162,22 @@ def test_columns_say_what_values_cannot(tmp_path: Path) -> None:
         ValueError, match=r"a\.npy: a file must have colours for channels=\[xyz,rgb\], got none"
     ):
         read_points(tmp_path / "a.npy", channels=COLOURED)
+
+
+def test_seven_columns_without_names_are_no_colours_unless_somebody_says_so(tmp_path: Path) -> None:
+    text(tmp_path / "a.txt", np.concatenate([POINTS, np.full((N, 1), 7), BYTES], axis=1))
+    with pytest.raises(ValueError, match=r"got none that is told apart \(modality.columns=\)"):
+        read_points(tmp_path / "a.txt", channels=COLOURED)
+    text(tmp_path / "b.txt", np.concatenate([POINTS, BYTES, np.full((N, 1), 7)], axis=1))
+    said = Channels(("xyz", "rgb"), ("xyz", "rgb"))
+    np.testing.assert_allclose(read_points(tmp_path / "b.txt", channels=said), WHOLE[:, :6], atol=1e-5)
+
+
+def test_rounded_colours_are_not_taken_for_bytes() -> None:
+    np.testing.assert_array_equal(colours(np.array([[1 + 1e-6, 0.5, -1e-7]])), [[1, 0.5, 0]])
+    np.testing.assert_array_equal(colours(np.array([[1, 255, 0]])), [[1 / 255, 1, 0]])
+    with pytest.raises(ValueError, match=r"got -3\.\.1"):
+        colours(np.array([[-3.0, 1, 0]]))
 
 
 def test_leica_keeps_its_intensity_before_the_colour(tmp_path: Path) -> None:
