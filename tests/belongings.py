@@ -56,7 +56,9 @@ def write_all(top: Path) -> None:
     for number in range(8):
         write_clip(top / "clips" / "ab"[number % 2] / f"{number}.mkv", rng)
         (top / "meshes" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-        trimesh.creation.box(rng.random(3) + 0.5).export(top / "meshes" / "ab"[number % 2] / f"{number}.obj")
+        box = trimesh.creation.box(rng.random(3) + 0.5)
+        box.visual.vertex_colors = rng.integers(0, 255, (8, 3))
+        box.export(top / "meshes" / "ab"[number % 2] / f"{number}.obj")
         for split in ("train", "val", "test"):
             folder = top / "ShapeNetCore.v2.PC15k" / "03001627" / split
             folder.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from modalities.image import adapter as images
 from modalities.image.data.pictures import open_picture
 from modalities.image.metrics.features import read_reference
 from modalities.pointcloud.data import formats
+from modalities.pointcloud.data.channels import Channels
 from modalities.pointcloud.data.ply import write_ply
 from modalities.shared import cache
 from modalities.video.data import clip_folders
@@ -78,6 +79,30 @@ def clouds(place: Path) -> list[Path]:
     axes = "".join(f"property float {axis}\n" for axis in "xyz")
     head = f"ply\nformat ascii 1.0\nelement vertex 40\n{axes}end_header\n"
     (place / "b.ply").write_text(head + text)
+    return sorted(place.iterdir())
+
+
+EVERYTHING = Channels(("xyz", "rgb", "normals"))
+
+
+def coloured(place: Path) -> list[Path]:
+    """With colours and normals."""
+    rng = np.random.default_rng(0)
+    points, colours = rng.random((40, 3)).astype(np.float32), rng.integers(0, 256, (40, 3)).astype(np.uint8)
+    normals = np.tile(np.float32([0, -1, 0]), (40, 1))
+    rows = np.concatenate([points, normals, colours], axis=1)
+    np.save(place / "a.npy", rows)
+    np.savez(place / "a.npz", points=points, rgb=colours, normals=normals)
+    write_ply(place / "a.ply", points, colours, normals)
+    text = "\n".join(" ".join(map(str, row)) for row in rows.tolist())
+    (place / "a.csv").write_text("x y z nx ny nz r g b\n" + text)
+    (place / "a.off").write_text("CNOFF\n40 0 0\n" + text)
+    fields = "x y z normal_x normal_y normal_z r g b"
+    head = (
+        f"FIELDS {fields}\nSIZE{' 4' * 9}\nTYPE{' F' * 9}\nCOUNT{' 1' * 9}\nWIDTH 40\nHEIGHT 1\nPOINTS 40\n"
+    )
+    (place / "a.pcd").write_text(f"{head}DATA ascii\n{text}")
+    (place / "b.pcd").write_bytes(f"{head}DATA binary\n".encode() + rows.astype("<f4").tobytes())
     return sorted(place.iterdir())
 
 
@@ -193,7 +218,7 @@ def npz(place: Path) -> Mapping[str, list[Path]]:
 
 
 def readers(place: Path) -> list[Reader]:
-    for name in ("clouds", "meshes", "pictures", "videos", "npz", "dit"):
+    for name in ("clouds", "coloured", "meshes", "pictures", "videos", "npz", "dit"):
         (place / name).mkdir()
     cloud, image = trained(place / "cloud", *CLOUD), trained(place / "image", *IMAGE)
     arrays = npz(place / "npz")
@@ -239,6 +264,11 @@ def readers(place: Path) -> list[Reader]:
         ),
         Reader("pipeline", [pipeline], drawn, share=SLOW),
         Reader("clouds", clouds(place / "clouds"), formats.read_points),
+        Reader(
+            "coloured clouds",
+            coloured(place / "coloured"),
+            lambda path: formats.read_surface(path, 9, 0, channels=EVERYTHING),
+        ),
         Reader("cloud sets", arrays["clouds"], formats.read_set),
         Reader("kept distances", arrays["cache"], kept),
         Reader("meshes", meshes(place / "meshes"), lambda path: formats.read_surface(path, 100, 0)),

@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def declared() -> dict[str, str]:
-    """The lowest version of each package that running and testing need."""
+    """The lowest version of each package that running, testing and the files of scanners need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["test"], *extras["scans"]]
     return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", each).groups() for each in needed)
 
 

@@ -145,8 +145,8 @@ class Pipeline(DiffusionPipeline):
                 `python -m ditmoe.sample`.
             batch_size: samples at a time.
             output_type: "pil": pictures, lists of pictures for clips, arrays of what is neither. "np": (S, H, W, 3) in
-                [0, 1], clips (S, T, H, W, 3), clouds in data units. "pt": the same as tensors, channels before H.
-                "latent": as the model has them.
+                [0, 1], clips (S, T, H, W, 3), clouds in data units (colours and normals behind x, y, z). "pt": the same
+                as tensors, channels before H. "latent": as the model has them.
             return_dict: an `Output`, or its parts.
             words: the modality's own, for samples of another shape than in training, as `points=8192`.
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from ditmoe.modality import Files, Metric, Modality, Preparation, Report, Samples, Tokens, check_options
 from ditmoe.outside import check_number, printable
 from modalities.pointcloud.data import Clouds, formats
-from modalities.pointcloud.data.axes import check_up
+from modalities.pointcloud.data.axes import check_up, still_to_turn, turned
+from modalities.pointcloud.data.channels import Channels, as_bytes, from_model
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
@@ -30,7 +32,9 @@ class PointCloud(Modality, Files, Metric, Preparation):
         data: makes the data set (`Clouds`); called when data are first asked for.
         tokens: makes the patchifier for a width.
         num_points: points of a training sample and of a generated one.
-        up: the axis of the data (and of what is prepared) that points up; the model keeps y.
+        up: the axis of the data (and of what is prepared or measured) that points up; the model keeps y.
+        channels: what each point has: xyz, then rgb or normals or both; metrics are of xyz alone.
+        columns: the channels of arrays without names, as .npy and text; None tells them apart by their values.
         evaluation: options of `evaluate_sets`.
         preparation: options of `prepare`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
@@ -47,6 +51,8 @@ class PointCloud(Modality, Files, Metric, Preparation):
         tokens: Callable[..., Tokens],
         num_points: int = 2048,
         up: str = "y",
+        channels: Sequence[str] | str = ("xyz",),
+        columns: Sequence[str] | str | None = None,
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
@@ -55,20 +61,24 @@ class PointCloud(Modality, Files, Metric, Preparation):
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
         check_up(up)
         self.num_points, self.up = num_points, up
+        self.channels = Channels.of(channels, columns)
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
         check_options("modality.preparation", prepare, self._preparation)
         self._data: Clouds | None = None
         self._facts = _numbers(data_facts) if data_facts else None
+        if data_facts:
+            self.restore_facts(data_facts)
 
     @property
     def data(self) -> Clouds:
         """The data set; read when first asked for."""
         if self._data is None:
-            self._data = self._make_data(
-                num_points=self.num_points, **({} if self.up == "y" else {"up": self.up})
-            )
+            options: dict[str, Any] = {} if self.up == "y" else {"up": self.up}
+            if self.channels.width > 3:
+                options |= {"channels": self.channels.names, "columns": self.channels.columns}
+            self._data = self._make_data(num_points=self.num_points, **options)
         return self._data
 
     def data_facts(self) -> dict[str, Any]:
@@ -78,7 +88,22 @@ class PointCloud(Modality, Files, Metric, Preparation):
                 "mean": [float(v) for v in self.data.mean],
                 "scale": float(self.data.scale),
             }
+            if self.channels.width > 3:
+                self._facts["channels"] = list(self.channels.names)
         return self._facts
+
+    def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
+        """See that a checkpoint has the channels that are asked for.
+
+        Raises:
+            ValueError: if it has others.
+        """
+        there = [printable(name) for name in data_facts.get("channels", ["xyz"])]
+        if tuple(there) != self.channels.names:
+            raise ValueError(
+                f"modality.channels must be those of the checkpoint, [{','.join(there)}], "
+                f"got [{','.join(self.channels.names)}]"
+            )
 
     @property
     def classes(self) -> Sequence[str]:
@@ -86,28 +111,35 @@ class PointCloud(Modality, Files, Metric, Preparation):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        return (self.num_points, 3)
+        return (self.num_points, self.channels.width)
 
     def shape_of(self, points: int | None = None) -> tuple[int, ...]:  # type: ignore[override]
         points = self.num_points if points is None else points
         check_number("points", points, 1, whole=True)
-        return (points, 3)
+        return (points, self.channels.width)
 
     def tokens(self, hidden_size: int) -> Tokens:
-        return self._make_tokens(hidden_size=hidden_size)
+        wide = {"channels": self.channels.width} if self.channels.width > 3 else {}
+        return self._make_tokens(hidden_size=hidden_size, **wide)
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B M 3"], Int[Tensor, " B"]]:
+    ) -> tuple[Float[Tensor, "B M C"], Int[Tensor, " B"]]:
         points, labels = self.data.batch(size, seed, step, rank, world)
         return torch.from_numpy(points), torch.from_numpy(labels)
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return self.data.batch_names(size, seed, step, rank, world)
 
-    def decode(self, x: Float[Tensor, "S M 3"]) -> Float[np.ndarray, "S M 3"]:
+    def decode(self, x: Float[Tensor, "S M C"]) -> Float[np.ndarray, "S M C"]:
+        """Places in the units of the data, colours in [0, 1], normals of length 1."""
         data_facts = self.data_facts()
-        points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
+        mean = torch.tensor(data_facts["mean"], dtype=torch.float64)
+        places = x[..., :3].double() * data_facts["scale"] + mean
+        if self.channels.width == 3:
+            points = places
+        else:
+            points = torch.cat([places, *from_model(x.double(), self.channels)], dim=-1)
         finite = points.numel() and points.isfinite().all()
         return formats.narrowed(points.numpy()) if finite else points.float().numpy()
 
@@ -122,30 +154,48 @@ class PointCloud(Modality, Files, Metric, Preparation):
         check_set(self.data.count(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
-        return evaluate_sets(generated, reference, train, **self._evaluation)
+        places = None if train is None else _places(train)
+        return evaluate_sets(_places(generated), _places(reference), places, **self._evaluation)
 
     def read(self, path: Path) -> Samples:
-        return formats.read_set(path)
+        """Places of a set made elsewhere, turned as `modality.up` says unless `prepare` or `write` made it."""
+        samples = formats.read_set(path)
+        if (up := still_to_turn(path, self.up)) == "y":
+            return samples
+        return replace(samples, data=np.stack([turned(cloud, up) for cloud in samples.data]))
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
         """One PLY and one NPY per shape, and the contact sheet; or one .npz (points, labels), the sheet beside it."""
         if folder.suffix == ".npz":
             self.save_picture(samples, folder.with_suffix(".png"))
-            formats.write_npz(folder, samples)
+            formats.write_npz(folder, samples, self.channels)
             return [folder.with_suffix(".png"), folder]
         folder.mkdir(parents=True, exist_ok=True)
         sheet, paths = folder / "samples.png", []
         self.save_picture(samples, sheet)
         for points, name in zip(samples.data, samples.file_names(), strict=True):
-            write_ply(folder / f"{name}.ply", points)
+            write_ply(folder / f"{name}.ply", points[:, :3], **self._beside(points), up="y")
             formats.write_npy(folder / f"{name}.npy", points)
             paths += [folder / f"{name}.ply", folder / f"{name}.npy"]
         return [sheet, *paths]
 
+    def _beside(self, points: Float[np.ndarray, "N C"]) -> dict[str, np.ndarray]:
+        """Colours (bytes) and normals of a cloud, where it has them."""
+        found = {}
+        if "rgb" in self.channels.names:
+            found["colors"] = as_bytes(points[:, self.channels.at("rgb")])
+        if "normals" in self.channels.names:
+            found["normals"] = points[:, self.channels.at("normals")]
+        return found
+
     def save_picture(self, samples: Samples, file: Path) -> None:
         labels = [] if samples.labels is None else samples.labels.tolist()
-        names, colors = [self.class_name(i) for i in labels], [class_color(i) for i in labels]
-        save_png(file, contact_sheet(list(samples.data), names or None, colors=colors or None))
+        names = [self.class_name(i) for i in labels]
+        colors: list[Any] = [class_color(i) for i in labels]
+        if "rgb" in self.channels.names:
+            colors = [self._beside(points)["colors"] for points in samples.data]
+        clouds = list(samples.data[..., :3])
+        save_png(file, contact_sheet(clouds, names or None, colors=colors or None))
 
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
@@ -154,7 +204,12 @@ class PointCloud(Modality, Files, Metric, Preparation):
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:
             raise ValueError("check is for videos: leave it out")
-        prepare(source, out, up=self.up, **self._preparation)
+        prepare(source, out, up=self.up, channels=self.channels, **self._preparation)
+
+
+def _places(samples: Samples) -> Samples:
+    """Clouds without their further channels."""
+    return replace(samples, data=samples.data[..., :3])
 
 
 def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,4 +220,5 @@ def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
     if not 0 < float(data_facts["scale"]) < math.inf:
         raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
     classes = [printable(name) for name in data_facts["classes"]]
-    return {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
+    found = {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
+    return found | {name: list(data_facts[name]) for name in ("channels",) if name in data_facts}

@@ -1,11 +1,14 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
@@ -15,9 +18,11 @@ from ditmoe.modality import Samples
 from ditmoe.outside import TooFewError, map_array, printable, read_json, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
-from modalities.pointcloud.data.formats import narrowed, read_points
+from modalities.pointcloud.data.channels import Channels, stretched, to_model
+from modalities.pointcloud.data.formats import SET_SUFFIXES, narrowed, read_points
+from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
-from modalities.shared.understood import Ignored, Understood
+from modalities.shared.understood import KIND, Ignored, Understood
 
 FAR = 10
 """Moments of a set that lies so many of its extents from the origin are taken about its first cloud."""
@@ -42,6 +47,8 @@ class Clouds:
         few: what becomes of clouds with less points than `num_points`, told before training: points are drawn more
             than once (repeat), or the shape is left out (leave_out).
         balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
+        channels, columns: what each point has, and what the columns of the files are (`Channels`). A file that lacks
+            a channel counts as unreadable; the built-in set has xyz alone.
     """
 
     opens: ClassVar[Sequence[str]] = ("root",)
@@ -56,8 +63,11 @@ class Clouds:
         balance: float = 0.0,
         up: str = "y",
         few: str = "repeat",
+        channels: Sequence[str] | str = ("xyz",),
+        columns: Sequence[str] | str | None = None,
     ) -> None:
         check_up(up)
+        self.channels = Channels.of(channels, columns)
         if few not in ("repeat", "leave_out"):
             raise ValueError(f"few must be repeat or leave_out, got {few!r}")
         if num_points < 1:
@@ -98,7 +108,37 @@ class Clouds:
         classes, shapes = self._listing
         labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
         origin = "as they are published" if self.root is None else "from the folders of each class"
-        return Understood(self._place, "cloud", classes, labels, origin, self._ignored)
+        notes = [] if self.root is None else self._notes()
+        return Understood(self._place, "cloud", classes, labels, origin, self._ignored, notes)
+
+    def _notes(self) -> list[str]:
+        """What a person may want to do otherwise."""
+        return self._unprepared() + self._guess()
+
+    def _unprepared(self) -> list[str]:
+        """Of files that `prepare` reads and training does not."""
+        others = self._ignored.counts.get(KIND, Counter())
+        found = {suffix: count for suffix, count in others.items() if suffix in SET_SUFFIXES}
+        if not found or self.root is None:
+            return []
+        source = shlex.quote(f"source={self._place}")
+        return [
+            f"{sum(found.values())} meshes or clouds ({' '.join(found)}) are trained on once points are made of them: "
+            f"python -m ditmoe.prepare {source} out=data/"
+        ]
+
+    def _guess(self) -> list[str]:
+        """Which way looks up, where that is not what it should be."""
+        if not (shapes := self._listing[1]["train"]):
+            return []
+        some = [self._read(shape) for shape in shapes[:: -(-len(shapes) // MOST)]]
+        up = guess_up([points for points in some if points is not None])
+        if up in (None, "y"):
+            return []
+        how = (
+            "prepare them again with another modality.up" if self._record else f"modality.up={up} turns them"
+        )
+        return [f"these shapes look as if their axis {up} were up, where y should be: {how}, if that is so"]
 
     def count(self, split: str) -> int:
         """Shapes of a split."""
@@ -110,7 +150,8 @@ class Clouds:
         check_split(name)
         shapes = self._listing[1][name]
         if not shapes:
-            raise TooFewError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none")
+            hint = "".join(f"; {line}" for line in self._unprepared())
+            raise TooFewError(f"{self._place} must hold shapes in <class>/{name}/*.npy, got none{hint}")
         return shapes
 
     def labels(self, split: str) -> Int64[np.ndarray, " S"]:
@@ -119,31 +160,33 @@ class Clouds:
 
     def draw(
         self, index: int, rng: np.random.Generator, split: str = "train", augment: bool = False
-    ) -> Float[np.ndarray, "N 3"]:
+    ) -> Float[np.ndarray, "N C"]:
         """Draw `num_points` of the training points of a shape, in data units."""
         points = self._training_points(index, split)
         points = points[_drawn(len(points), self.num_points, rng)]
         if not augment:
             return points
+        how = rng, self.mirror, self.scale_jitter, self.channels
         if points.dtype != np.float64:  # they lie around the origin, see `narrowed`
-            return _augmented(points, rng, self.mirror, self.scale_jitter)
-        about = self._center(points)
-        return _augmented(points - about, rng, self.mirror, self.scale_jitter) + about
+            return _augmented(points, *how)
+        about = np.zeros(points.shape[1])
+        about[:3] = self._center(points)
+        return _augmented(points - about, *how) + about
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float32[np.ndarray, "B N 3"], Int64[np.ndarray, " B"]]:
+    ) -> tuple[Float32[np.ndarray, "B N C"], Int64[np.ndarray, " B"]]:
         """Normalised, augmented training samples and labels: a function of its arguments alone.
 
         Sample i of this call is number (step * world + rank) * size + i of a stream that goes through a new
         permutation of the shapes each epoch, or, where `balance` is set, draws shapes by weight.
         """
         shapes = self.split("train")
-        points = np.empty((size, self.num_points, 3), np.float32)
+        points = np.empty((size, self.num_points, self.channels.width), np.float32)
         labels = np.empty(size, np.int64)
         for i, (index, rng) in enumerate(self._turns(seed, numbers(size, step, rank, world))):
             drawn, labels[i] = self.draw(index, rng, augment=True), shapes[index].label
-            points[i] = (drawn - self._center(drawn)) / np.float32(self.scale)
+            points[i] = to_model(drawn, self._center(drawn), np.float32(self.scale), self.channels)
         return points, labels
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
@@ -191,11 +234,15 @@ class Clouds:
     def _read(self, shape: Shape) -> np.ndarray | None:
         """All points of a shape, or None where its file is unreadable, which is told once."""
         if isinstance(shape.source, np.ndarray):
+            if self.channels.width > 3:
+                raise ValueError(
+                    f"the built-in set has channels=[xyz] alone, got channels=[{','.join(self.channels.names)}]"
+                )
             return shape.source
-        file = shape.source
+        file, channels = shape.source, self._in_files
         try:
-            points = read_points(file, lambda note: self.noted.add(file, note))
-            return narrowed(turned(points, self._up))
+            points = read_points(file, lambda note: self.noted.add(file, note), channels)
+            return narrowed(turned(points, self._up, self.channels))
         except (ValueError, OSError) as error:
             self.unreadable.add(shape.source, str(error))
             return None
@@ -241,12 +288,32 @@ class Clouds:
         return [shape for shape, count in zip(shapes, counts, strict=True) if count >= self.num_points]
 
     @cached_property
+    def _record(self) -> dict[str, Any]:
+        """What `prepare` wrote down of the folder; nothing of one that it did not make."""
+        record = None if self.root is None else self.root / "prepare.json"
+        return dict(read_json(record)) if record is not None and record.is_file() else {}
+
+    @cached_property
+    def _in_files(self) -> Channels:
+        """The channels, as they lie in the columns of the files."""
+        if self.channels.width == 3:
+            return self.channels
+        if not self._record:
+            return self.channels
+        there = tuple(self._record.get("channels", ("xyz",)))
+        if lacking := [name for name in self.channels.names if name not in there]:
+            raise ValueError(
+                f"{self._place} was prepared with channels=[{printable(','.join(map(str, there)))}], without "
+                f"{' and '.join(lacking)}: prepare it again with modality.channels=[{','.join(self.channels.names)}]"
+            )
+        return replace(self.channels, columns=there)
+
+    @cached_property
     def _up(self) -> str:
         """The axis that is still to be turned up."""
-        record = None if self.root is None else self.root / "prepare.json"
-        if self.up == "y" or record is None:
+        if self.up == "y" or self.root is None:
             return "y"
-        if record.is_file() and (there := dict(read_json(record)).get("up", "y")) != "y":
+        if (there := self._record.get("up", "y")) != "y":
             tell(
                 f"{self._place}: its axis {there} was turned up when it was prepared, and is not turned again"
             )
@@ -259,7 +326,7 @@ class Clouds:
         for shape in tqdm(self.split("train"), "normalisation", delay=2, leave=False):
             if (points := self._read(shape)) is None:
                 continue
-            points = _training_part(points).astype(np.float64)
+            points = _training_part(points)[:, :3].astype(np.float64)
             if not count and np.abs(points.mean(0)).max() > FAR * np.ptp(points, axis=0).max():
                 origin = points.mean(0)  # squares of survey coordinates would have no digits left
             points = points - origin
@@ -304,13 +371,15 @@ def _count(source: Path | np.ndarray, split: str, enough: int) -> int:
     return (10_000 if split == "train" else 5_000) if count == 15_000 else count
 
 
-def _augmented(points: np.ndarray, rng: np.random.Generator, mirror: bool, scale_jitter: float) -> np.ndarray:
+def _augmented(
+    points: np.ndarray, rng: np.random.Generator, mirror: bool, scale_jitter: float, channels: Channels
+) -> np.ndarray:
     factor = np.ones(3, np.float32)
     if scale_jitter:
         factor = rng.uniform(1 - scale_jitter, 1 + scale_jitter, 3).astype(np.float32)
-        extent = np.array([np.ptp(axis) for axis in points.T])  # three columns go faster than axis=0
+        extent = np.array([np.ptp(axis) for axis in points.T[:3]])  # three columns go faster than axis=0
         diagonal = np.linalg.norm(extent * factor)
         factor *= np.linalg.norm(extent) / diagonal if diagonal > 0 else 1
     if mirror and rng.random() < 0.5:
         factor[0] = -factor[0]
-    return points * factor
+    return stretched(points, factor, channels)

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
+from modalities.pointcloud.data.channels import XYZ, Channels, Geometry, directions
 from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.off import read_off
 from modalities.pointcloud.data.pcd import read_pcd
@@ -38,6 +39,8 @@ ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "data")
 """Under which names programs of others keep points in a .npz."""
 MOST_COLUMNS = 12
 """Of a cloud: coordinates, colours, normals and some more; an array of more columns is no cloud."""
+MANY = 50
+"""Meshes of a folder that take a while to be sampled."""
 Note = Callable[[str], object]
 """Who is told what was left out of a file that was read."""
 
@@ -49,45 +52,52 @@ class ReadSet(Samples):
     left_out: int = 0
 
 
-def read_points(path: Path, note: Note | None = None) -> Float[np.ndarray, "N 3"]:
+def read_points(path: Path, note: Note | None = None, channels: Channels = XYZ) -> Float[np.ndarray, "N C"]:
     """Read one cloud, of any format that can hold one; of a PLY with faces its vertices.
 
     Rows of NaN or infinity are left out and counted in a note. float32, or float64 where float32 would change the form
     of a cloud that is far from the origin.
 
     Raises:
-        OSError, ValueError: one sentence that names the file, where its content is not a cloud (N, 3 or more).
+        OSError, ValueError: one sentence that names the file, where its content is not a cloud (N, 3 or more), or
+            has not the channels.
     """
     note = note or _about(path)
     with _blaming(path):
-        points, faces = _geometry(path, note)
-        if faces is not None and path.suffix.lower() != ".ply":
+        geometry = _geometry(path, note, channels)
+        if geometry.faces is not None and path.suffix.lower() != ".ply":
             raise ValueError(
                 "a cloud must have points alone, got a mesh (`ditmoe.prepare` draws points from it)"
             )
-        return narrowed(_checked(points, note=note))
+        return narrowed(_checked(geometry, note=note, channels=channels))
 
 
 def read_surface(
-    path: Path, num_points: int, seed: int, note: Note | None = None, item: int | None = None
-) -> Float64[np.ndarray, "N 3"]:
+    path: Path,
+    num_points: int,
+    seed: int,
+    note: Note | None = None,
+    item: int | None = None,
+    channels: Channels = XYZ,
+) -> Float64[np.ndarray, "N C"]:
     """Draw points from a shape: uniformly by area from a mesh, without replacement from a cloud.
 
     Meshes are .obj .ply .stl .glb .gltf .off, with all parts of a scene in place; without faces they are clouds, as are
     the formats of `read_points`. N is `num_points`, or less where a cloud has less. Double precision, since a model far
     from the origin would lose its shape before it is centred. Errors and notes as in `read_points`; a mesh must also
-    have a surface.
+    have a surface. Colours of a mesh are those of its vertices, between them interpolated; normals those of its faces.
 
     Args:
         item: which cloud of a file that holds a set (S, N, 3).
+        channels: what is read of each point.
     """
     rng, note = np.random.default_rng(seed), note or _about(path)
     with _blaming(path):
-        vertices, faces = _geometry(path, note)
-        if faces is None:
-            cloud = _checked(vertices if item is None else vertices[item], note=note)
+        geometry = _geometry(path, note, channels, item)
+        if geometry.faces is None:
+            cloud = _checked(geometry, note=note, channels=channels)
             return cloud[rng.permutation(len(cloud))[:num_points]]
-        return sample_surface(vertices, faces, num_points, rng)
+        return _sampled(geometry, num_points, rng, channels)
 
 
 def count_shapes(path: Path) -> int | None:
@@ -95,34 +105,44 @@ def count_shapes(path: Path) -> int | None:
     if path.suffix.lower() not in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
         return None
     try:
-        array = _points(path, lambda _: None)
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            with open_regular(path) as stream:
+                return scans.count_clouds(stream)
+        array = _points(path, lambda _: None).points
     except Exception:  # told when it is read
         return None
     return len(array) if array.ndim == 3 else None
 
 
-def narrowed(points: Float[np.ndarray, "*S N 3"]) -> Float[np.ndarray, "*S N 3"]:
-    """Points as float32, or as they are where that would round them by more than a millionth of their extent."""
-    low, high = points.reshape(-1, 3).min(0), points.reshape(-1, 3).max(0)
+def narrowed(points: Float[np.ndarray, "*S N C"]) -> Float[np.ndarray, "*S N C"]:
+    """Points as float32, or as they are where that would round places by more than a millionth of their extent."""
+    low, high = (of(points[..., :3].reshape(-1, 3), axis=0) for of in (np.min, np.max))
     step = float(np.abs([low, high]).max()) * np.finfo(np.float32).eps
     # Of what lies around the origin, a step is at most an eighth of a millionth.
     return points if step > 1e-6 * float((high - low).max()) else points.astype(np.float32)
 
 
 def sample_surface(
-    vertices: Float[np.ndarray, "V 3"],
+    vertices: Float[np.ndarray, "V C"],
     faces: Int[np.ndarray, "F 3"],
     num_points: int,
     rng: np.random.Generator,
-) -> Float64[np.ndarray, "N 3"]:
-    """Draw points uniformly by area from triangles; ValueError where there is no surface to draw from."""
+    normals: bool = False,
+) -> Float64[np.ndarray, "N D"]:
+    """Draw points uniformly by area from triangles; ValueError where there is no surface to draw from.
+
+    Args:
+        vertices: x, y, z and what is interpolated like them.
+        normals: give behind that, as three more columns, the normals of the triangles.
+    """
     if not len(faces):
         raise ValueError("a mesh must have faces, got none")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ValueError(f"faces must name {len(vertices)} vertices, got {faces.min()}..{faces.max()}")
     a, b, c = np.moveaxis(vertices[faces], 1, 0)
     with np.errstate(all="ignore"):
-        ends = np.linalg.norm(np.cross(b - a, c - a), axis=1).cumsum()
+        across = np.cross((b - a)[:, :3], (c - a)[:, :3])
+        ends = np.linalg.norm(across, axis=1).cumsum()
     if not np.isfinite(ends[-1]):
         raise ValueError("the vertices of a mesh must be finite, got NaN, infinity or an overflow")
     if ends[-1] <= 0:
@@ -130,10 +150,23 @@ def sample_surface(
     pick = np.searchsorted(ends, rng.random(num_points) * ends[-1], side="right").clip(max=len(faces) - 1)
     u, v = rng.random((2, num_points, 1))
     u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))
-    return a[pick] + u * (b - a)[pick] + v * (c - a)[pick]
+    points = a[pick] + u * (b - a)[pick] + v * (c - a)[pick]
+    return np.concatenate([points, directions(across[pick])], axis=1) if normals else points
 
 
-def read_set(path: Path, num_points: int = 2048, seed: int = 0) -> Samples:
+def _sampled(
+    geometry: Geometry, num_points: int, rng: np.random.Generator, channels: Channels
+) -> Float64[np.ndarray, "N C"]:
+    """Points of a mesh with their channels."""
+    channels, faces = channels.found_in(geometry), np.asarray(geometry.faces)
+    beside = channels.beside(geometry, mesh=True)
+    if any(not np.isfinite(values[faces]).all() for values in beside):
+        raise ValueError("the colours of a mesh must be finite, got NaN or infinity")
+    vertices = np.concatenate([geometry.points, *beside], axis=1) if beside else geometry.points
+    return sample_surface(vertices, faces, num_points, rng, "normals" in channels.names)
+
+
+def read_set(path: Path, num_points: int = 2048, seed: int = 0, channels: Channels = XYZ) -> Samples:
     """Read a set of clouds made elsewhere.
 
     A .npz has `points` (S, N, 3), or one array of any name, and may have `labels` (S,); a .npy has (S, N, 3),
@@ -146,15 +179,16 @@ def read_set(path: Path, num_points: int = 2048, seed: int = 0) -> Samples:
         return _read_folder(path, num_points, seed)
     with _blaming(path):
         if path.suffix.lower() in MESH_SUFFIXES:
-            points, faces = _geometry(path, _about(path))
-            if faces is not None:
-                points = sample_surface(points, faces, num_points, np.random.default_rng(seed))
-            arrays = {"points": points}
+            geometry = _geometry(path, _about(path), channels)
+            if geometry.faces is not None:
+                drawn = _sampled(geometry, num_points, np.random.default_rng(seed), channels)
+                _checked(Geometry(drawn[:, :3]))
+                return Samples(narrowed(drawn)[None])
         else:
-            arrays = _npz(path) if path.suffix.lower() == ".npz" else {"points": _points(path, _about(path))}
-        data, labels = arrays["points"], arrays.get("labels")
-        one = data.ndim < 3
-        data = _checked(data, 2 if one else 3, _about(path))
+            geometry = _points(path, _about(path), channels)
+        labels = _npz_labels(path) if path.suffix.lower() == ".npz" else None
+        one = geometry.points.ndim < 3
+        data = _checked(geometry, 2 if one else 3, _about(path), channels)
         data = narrowed(data[None] if one else data)
         if labels is None:
             return Samples(data)
@@ -169,11 +203,12 @@ def write_npy(path: Path, points: Shaped[np.ndarray, "..."]) -> None:
         np.save(stream, points, allow_pickle=False)
 
 
-def write_npz(path: Path, samples: Samples) -> None:
-    """Write a set as `read_set` reads it, whole or not at all."""
-    labels = {} if samples.labels is None else {"labels": samples.labels}
+def write_npz(path: Path, samples: Samples, channels: Channels = XYZ) -> None:
+    """Write a set as `read_set` reads it, whole or not at all: `points` and maybe `rgb`, `normals` and `labels`."""
+    arrays = {} if samples.labels is None else {"labels": samples.labels}
+    arrays |= {name: samples.data[..., channels.at(name)] for name in channels.names[1:]}
     with replacing(path) as stream:
-        np.savez(stream, points=samples.data, **labels)  # type: ignore[arg-type]
+        np.savez(stream, points=samples.data[..., :3], up=np.array("y"), **arrays)  # type: ignore[arg-type]
 
 
 def _about(path: Path) -> Note:
@@ -194,14 +229,17 @@ def _blaming(path: Path) -> Iterator[None]:
         raise ValueError(f"{printable(path)}: {reason}") from error
 
 
-def _checked(points: np.ndarray, ndim: int = 2, note: Note | None = None) -> Float64[np.ndarray, "*S N 3"]:
-    """A copy of the first three columns of finite points in double precision.
+def _checked(
+    geometry: Geometry, ndim: int = 2, note: Note | None = None, channels: Channels = XYZ
+) -> Float64[np.ndarray, "*S N C"]:
+    """A copy of the channels of finite points in double precision.
 
     Args:
         note: is told how many rows with NaN or infinity were left out; where there is none they are refused.
     """
-    if points.dtype.names and {"x", "y", "z"} <= set(points.dtype.names):
-        points = np.stack([points[axis] for axis in "xyz"], axis=-1)
+    if geometry.points.dtype.names:
+        geometry = _of_fields(geometry.points)
+    points = geometry.points
     turned = points.ndim > 1 and points.shape[-2] == 3 < points.shape[-1]
     wide = points.ndim == ndim and 3 <= points.shape[-1] <= MOST_COLUMNS and not turned
     if points.dtype.kind not in "fiu" or not wide or not points.size:
@@ -209,8 +247,11 @@ def _checked(points: np.ndarray, ndim: int = 2, note: Note | None = None) -> Flo
         hint = " (its last two axes must be swapped)" if turned and points.ndim == ndim else ""
         got = f"{points.dtype} of {points.shape}{hint}"
         raise ValueError(f"points must be numbers of shape ({shape}), got {got}")
+    channels = channels.found_in(geometry)
     with np.errstate(invalid="ignore"):
         points = np.array(points[..., :3], np.float64)
+        if beside := channels.beside(geometry):
+            points = np.concatenate([points, *beside], axis=-1)
     finite = np.isfinite(points).all(-1)
     if not finite.all():
         bad = int((~finite).sum())
@@ -218,26 +259,47 @@ def _checked(points: np.ndarray, ndim: int = 2, note: Note | None = None) -> Flo
             raise ValueError(f"points must be finite, got {bad} of {finite.size} with NaN or infinity")
         note(f"{bad} of {finite.size} points have NaN or infinity and are left out")
         points = points[finite]
-    if (farthest := max(points.max(), -points.min())) > FARTHEST:
+    places = points[..., :3]
+    if (farthest := max(places.max(), -places.min())) > FARTHEST:
         raise ValueError(f"coordinates must lie within {FARTHEST:g} of 0, got {farthest:g}")
     return points
 
 
-def _points(path: Path, note: Note) -> np.ndarray:
-    """The array in a file of points, unchecked."""
+def _of_fields(rows: np.ndarray) -> Geometry:
+    """Of an array with names for its columns."""
+    names = set(rows.dtype.names or ())
+
+    def stacked(*choices: str) -> np.ndarray | None:
+        found = (words.split() for words in choices if names >= set(words.split()))
+        return next((np.stack([rows[name] for name in of], axis=-1) for of in found), None)
+
+    points = stacked("x y z")
+    return Geometry(
+        rows if points is None else points,
+        rgb=stacked("red green blue", "r g b"),
+        normals=stacked("nx ny nz", "normal_x normal_y normal_z"),
+    )
+
+
+def _points(path: Path, note: Note, channels: Channels = XYZ, item: int | None = None) -> Geometry:
+    """What is in a file of points, or of one item of a set; unchecked."""
     match path.suffix.lower():
         case ".npy":
-            return map_array(path)
+            return Geometry(map_array(path)).item(item)
         case ".npz":
-            return _npz(path)["points"]
+            return _npz(path, channels.width > 3).item(item)
         case ".pt":
-            return _tensors(path)
+            return Geometry(_tensors(path)).item(item)
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
-                return read_columns(stream.read(), note)
+                found = read_columns(stream.read(), note, channels.width > 3)
+            if (
+                suffix == ".pts" and found.points.shape[1] == 7
+            ):  # Leica's: the intensity stands before the colour
+                found = replace(found, points=np.delete(found.points, 3, axis=1))
+            return found
         case suffix if suffix in scans.SUFFIXES:
-            with open_regular(path) as stream:
-                return scans.read_scan(stream.read(), suffix)
+            return scans.read_scan(path, channels.width > 3, item)
         case ".pcd":
             with open_regular(path) as stream:
                 return read_pcd(stream.read())
@@ -246,8 +308,8 @@ def _points(path: Path, note: Note) -> np.ndarray:
             raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {got}")
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays `points` and, where there are, `labels`."""
+def _npz(path: Path, more: bool) -> Geometry:
+    """The points of an archive; if there is to be more, also their colours and normals."""
     with Arrays(path) as archive:
         others = [key for key in archive if key != "labels"]
         known = [key for key in ARRAYS if key in archive]
@@ -255,9 +317,18 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"an npz must hold one of the keys {', '.join(ARRAYS)}, got {', '.join(archive) or 'no key'}"
             )
-        name = (known or others)[0]
-        labels = {"labels": archive["labels"]} if "labels" in archive else {}
-        return {"points": archive[name], **labels}
+        rgb, normals = (
+            next((archive[name] for name in names if more and name in archive), None)
+            for names in (scans.COLOURS, scans.NORMALS)
+        )
+        if more and rgb is None and all(name in archive for name in "RGB"):  # of Point-E
+            rgb = np.stack([archive[name] for name in "RGB"], axis=-1)
+        return Geometry(archive[(known or others)[0]], rgb=rgb, normals=normals)
+
+
+def _npz_labels(path: Path) -> np.ndarray | None:
+    with Arrays(path) as archive:
+        return archive.get("labels")
 
 
 def _tensors(path: Path) -> np.ndarray:
@@ -276,7 +347,7 @@ def _tensors(path: Path) -> np.ndarray:
         content = content[named[0]]
     if isinstance(content, (list, tuple)) and content:
         _check_sizes(content, path)
-        return _equalised([narrowed(_checked(_dense(tensor))) for tensor in content], 0, path)
+        return _equalised([narrowed(_checked(Geometry(_dense(tensor)))) for tensor in content], 0, path)
     return _dense(content)
 
 
@@ -296,14 +367,14 @@ def _dense(tensor: object) -> np.ndarray:
     return tensor.read().to(torch.float64).numpy()
 
 
-def _geometry(path: Path, note: Note) -> tuple[np.ndarray, np.ndarray | None]:
-    """Vertices and triangles of a whole scene, unchecked; None for the triangles of a cloud."""
+def _geometry(path: Path, note: Note, channels: Channels = XYZ, item: int | None = None) -> Geometry:
+    """What a file holds, of a scene all that it shows; unchecked."""
     suffix = path.suffix.lower()
     if suffix in (".glb", ".gltf"):
         tree, inner, size = gltf.check(path)
-        return Scene(tree, inner, gltf.Beside(path.parent)).geometry(size, note)
+        return Scene(tree, inner, gltf.Beside(path.parent)).geometry(size, note, channels.width > 3)
     if suffix not in MESH_SUFFIXES:
-        return _points(path, note), None
+        return _points(path, note, channels, item)
     with open_regular(path) as stream:
         return _READERS[suffix](stream.read(), note)
 
@@ -326,13 +397,15 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     files = sorted({path.with_suffix(""): path for path in seen}.values())
     clouds: dict[Path, np.ndarray] = {}
     errors: list[str] = []
+    meshes = 0
     for i, path in enumerate(files):
         try:
             with _blaming(path):
-                points, faces = _geometry(path, _about(path))
-                if faces is not None:
-                    points = sample_surface(points, faces, num_points, np.random.default_rng([seed, i]))
-                clouds[path] = narrowed(_checked(points, note=_about(path)))
+                geometry = _geometry(path, _about(path))
+                if geometry.faces is not None:
+                    meshes += 1
+                    geometry = Geometry(_sampled(geometry, num_points, np.random.default_rng([seed, i]), XYZ))
+                clouds[path] = narrowed(_checked(geometry, note=_about(path)))
         except (ValueError, OSError) as error:
             errors.append(str(error))
     if not clouds:
@@ -340,6 +413,8 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
         raise ValueError(f"{printable(folder)} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
     for told in errors[:5]:
         tell(told)
+    if meshes >= MANY:
+        tell(f"{folder}: {meshes} meshes are sampled anew each time; `python -m ditmoe.prepare` does it once")
     if errors:
         tell(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
     names = [printable(path.relative_to(folder).with_suffix("").as_posix()) for path in clouds]

@@ -2,14 +2,15 @@
 
 import numpy as np
 
+from modalities.pointcloud.data.channels import Geometry, columns
 from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.text import decoded
 
 _CURVES = ("curv", "curv2", "surf")
 
 
-def read_obj(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Vertices (V, 3) and triangles (F, 3) of all objects and groups; None for the triangles of a cloud.
+def read_obj(content: bytes, note: object = None) -> Geometry:
+    """Vertices and triangles of all objects and groups, with colours behind the coordinates, where all have one.
 
     Raises:
         ValueError: for numbers that are none, faces of vertices that are not there, and a file whose only forms are
@@ -17,6 +18,8 @@ def read_obj(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
     """
     text = decoded(content).replace("\\\r\n", " ").replace("\\\n", " ").replace("\\\r", " ")
     vertices: list[list[float]] = []
+    colours: list[list[str]] = []
+    normals: list[list[str]] = []
     sizes: list[int] = []
     corners: list[int] = []
     others = dict.fromkeys(("l", *_CURVES), 0)
@@ -27,6 +30,10 @@ def read_obj(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
         kind = words[0]
         if kind == "v":
             vertices.append(_numbers(words[1:4]))
+            if len(words) > 6:  # a fourth number alone is a weight
+                colours.append(words[4:7])
+        elif kind == "vn":
+            normals.append(words[1:4])
         elif kind in ("f", "fo"):
             polygon = [_index(word, len(vertices)) for word in words[1:]]
             sizes.append(len(polygon))
@@ -43,7 +50,8 @@ def read_obj(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
         )
     if curved and callable(note):
         note(f"{curved} free-form curves and surfaces are not read")
-    return points, triangles if sizes else None
+    rgb, directions = (columns(of, len(points)) for of in (colours, normals))
+    return Geometry(points, triangles if sizes else None, rgb, None if sizes else directions)
 
 
 def _numbers(words: list[str]) -> list[float]:

@@ -4,14 +4,15 @@ import re
 
 import numpy as np
 
+from modalities.pointcloud.data.channels import Geometry, columns
 from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.text import decoded
 
 _WORD = re.compile(r"\s*(?P<form>(?:ST)?C?N?4?n?)OFF\b\s*|\s*(?P<glued>(?:ST)?C?N?4?n?)OFF(?=\d)")
 
 
-def read_off(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Vertices (V, 3) and triangles (F, 3); None for the triangles of a cloud, which counts no faces.
+def read_off(content: bytes, note: object = None) -> Geometry:
+    """Vertices with their colours and normals, and triangles; a cloud counts no faces.
 
     Raises:
         ValueError: for another dimension, and for fewer vertices or faces than are counted.
@@ -46,10 +47,14 @@ def read_off(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
     points = np.array([_numbers(line, width) for line in rows], np.float64).reshape(-1, width)
     if width == 4:
         points = points[:, :3] / points[:, 3:]
+    normals = [line.split()[width : width + 3] for line in rows] if "N" in form else []
+    at = width + 3 * ("N" in form)
+    colours = [line.split()[at : at + 3] for line in rows] if "C" in form else []
     polygons = [_polygon(line) for line in faces]
     sizes = np.array([len(polygon) for polygon in polygons], np.int64)
     corners = np.array([corner for polygon in polygons for corner in polygon], np.int64)
-    return points, triangulate(points, sizes, corners) if num_faces else None
+    triangles = triangulate(points, sizes, corners) if num_faces else None
+    return Geometry(points, triangles, columns(colours, num_vertices), columns(normals, num_vertices))
 
 
 def _numbers(line: str, width: int) -> list[float]:
@@ -68,7 +73,7 @@ def _polygon(line: str) -> list[int]:
     return [int(word) for word in words[1 : 1 + size]]
 
 
-def _binary(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+def _binary(content: bytes) -> Geometry:
     """Big-endian: three counts, coordinates (and what the header word adds to them), faces with their colours."""
     head, _, body = content.partition(b"\n")
     form = head.split()[0].removesuffix(b"OFF").decode()
@@ -80,7 +85,10 @@ def _binary(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
         raise ValueError("a binary OFF must hold the vertices that it counts (truncated?)")
     num_vertices, num_faces = int(numbers[0]), int(numbers[1])
     at = 3 + num_vertices * width
-    points = numbers[3:at].view(">f4").reshape(num_vertices, width)[:, :3].astype(np.float64)
+    vertices = numbers[3:at].view(">f4").reshape(num_vertices, width)
+    points, first = vertices[:, :3].astype(np.float64), 3 + 3 * ("N" in form)
+    normals = vertices[:, 3:6] if "N" in form else None
+    rgb = vertices[:, first : first + 3] if "C" in form else None
     sizes, corners = [], []
     for face in range(num_faces):
         size = int(numbers[at]) if at < len(numbers) else -1
@@ -90,4 +98,5 @@ def _binary(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
         corners.append(numbers[at + 1 : at + 1 + size])
         at += 2 + size + int(numbers[at + 1 + size])
     every = np.concatenate([np.empty(0, np.int64), *corners]).astype(np.int64)
-    return points, triangulate(points, np.array(sizes, np.int64), every) if num_faces else None
+    triangles = triangulate(points, np.array(sizes, np.int64), every) if num_faces else None
+    return Geometry(points, triangles, rgb, normals)

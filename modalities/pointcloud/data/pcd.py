@@ -5,13 +5,15 @@ import re
 import numpy as np
 
 from ditmoe.outside import may_hold
+from modalities.pointcloud.data.channels import Geometry
 from modalities.pointcloud.data.text import numbers
 
 _KINDS = frozenset({"I1", "I2", "I4", "I8", "U1", "U2", "U4", "U8", "F4", "F8"})
+_NORMALS, _COLOURS, _PACKED = ("normal_x", "normal_y", "normal_z"), ("r", "g", "b"), ("rgb", "rgba")
 
 
-def read_pcd(content: bytes, note: object = None) -> np.ndarray:
-    """The x, y, z of all points (N, 3), NaN where a camera saw nothing.
+def read_pcd(content: bytes, note: object = None) -> Geometry:
+    """The points with their colours and normals, NaN where a camera saw nothing.
 
     Raises:
         ValueError: if the file holds less than its header says, or has no x, y, z.
@@ -33,36 +35,72 @@ def read_pcd(content: bytes, note: object = None) -> np.ndarray:
     )
     if not {"x", "y", "z"} <= set(names) or not len(names) == len(kinds) == len(counts) or min(counts) < 0:
         raise ValueError(f"a PCD must have fields x, y and z with their types, got {' '.join(names)[:60]}")
-    starts = np.cumsum([0, *counts[:-1]])
-    columns = [starts[names.index(axis)] for axis in "xyz"]
     # A field may be called _ any number of times.
     dtypes = [np.dtype((kind, (count,))) for kind, count in zip(kinds, counts, strict=True)]
-    row = np.dtype([(f"{i}", kind) for i, kind in enumerate(dtypes)])
-    at = [f"{names.index(axis)}" for axis in "xyz"]
-    body = content[end.end() :]
-    form = end[1].decode("latin-1")
+    body, form = content[end.end() :], end[1].decode("latin-1")
+    wanted = {
+        name: names.index(name) for name in ("x", "y", "z", *_NORMALS, *_PACKED, *_COLOURS) if name in names
+    }
     if form == "ascii":
-        values = numbers(body)
-        _check_there(num_points, len(values) // sum(counts))
-        return values[: num_points * sum(counts)].reshape(num_points, -1)[:, columns]
-    if form == "binary":
+        columns = _of_text(body, num_points, counts, wanted)
+    elif form == "binary":
+        row = np.dtype([(f"{i}", kind) for i, kind in enumerate(dtypes)])
         _check_there(num_points, len(body) // row.itemsize)
         rows = np.frombuffer(body, row, num_points)
-        return _stacked([rows[name][:, 0] for name in at])
-    if form != "binary_compressed":
+        columns = {name: rows[f"{i}"][:, 0] for name, i in wanted.items() if counts[i]}
+    elif form == "binary_compressed":
+        columns = _of_packed(content, body, num_points, dtypes, wanted)
+    else:
         raise ValueError(f"a PCD must be ascii, binary or binary_compressed, got {form[:40]}")
+    return Geometry(
+        _stacked([columns[axis] for axis in "xyz"]),
+        rgb=_colours(columns),
+        normals=_stacked([columns[name] for name in _NORMALS]) if {*_NORMALS} <= columns.keys() else None,
+    )
+
+
+def _of_text(
+    body: bytes, num_points: int, counts: list[int], wanted: dict[str, int]
+) -> dict[str, np.ndarray]:
+    values, starts = numbers(body), np.cumsum([0, *counts[:-1]])
+    _check_there(num_points, len(values) // sum(counts))
+    rows = values[: num_points * sum(counts)].reshape(num_points, -1)
+    return {name: rows[:, starts[i]] for name, i in wanted.items() if counts[i]}
+
+
+def _of_packed(
+    content: bytes, body: bytes, num_points: int, dtypes: list[np.dtype], wanted: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Fields that lie one after the other, each for all points."""
     packed, size = int.from_bytes(body[:4], "little"), int.from_bytes(body[4:8], "little")
-    if packed > len(body) - 8 or size > may_hold(len(content)) or size < num_points * row.itemsize:
+    needed = num_points * sum(kind.itemsize for kind in dtypes)
+    if packed > len(body) - 8 or size > may_hold(len(content)) or size < needed:
         raise ValueError(
             f"a compressed PCD must hold its {num_points} points, got {len(body)} bytes for {size}"
         )
     plain = _expanded(body[8 : 8 + packed], size)
-    ends = np.cumsum([kind.itemsize * num_points for kind in dtypes])
-    found = []
-    for name in at:  # each field lies there for all points
-        kind, start = dtypes[int(name)], int(ends[int(name)]) - dtypes[int(name)].itemsize * num_points
-        found.append(np.frombuffer(plain, kind, num_points, start)[:, 0])
-    return _stacked(found)
+    starts = np.cumsum([0, *(kind.itemsize * num_points for kind in dtypes)])
+    return {
+        name: np.frombuffer(plain, dtypes[i], num_points, int(starts[i]))[:, 0]
+        for name, i in wanted.items()
+        if dtypes[i].shape[0]
+    }
+
+
+def _colours(columns: dict[str, np.ndarray]) -> np.ndarray | None:
+    """From one number that holds a byte for each of blue, green and red, whatever its type; or from three fields."""
+    if {*_COLOURS} <= columns.keys():
+        return np.stack([columns[name] for name in _COLOURS], axis=1)
+    found = next((columns[name] for name in _PACKED if name in columns), None)
+    if found is None:
+        return None
+    if found.dtype == np.float64:  # of text: the number itself, or a float of the same bits
+        whole = bool((found == np.floor(found)).all() and (found >= 0).all() and (found < 2**32).all())
+        found = found.astype(np.uint32 if whole else np.float32)
+    if found.dtype.itemsize != 4:
+        return None
+    bits = np.ascontiguousarray(found).view(np.uint32)
+    return np.stack([bits >> shift & 255 for shift in (16, 8, 0)], axis=1).astype(np.uint8)
 
 
 def _stacked(columns: list[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """PLY, the file of point clouds and scans: read with care for false headers, written atomically."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditmoe.checkpoint import replacing
+from modalities.pointcloud.data.channels import Geometry
 from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.text import numbers
 
@@ -21,11 +22,13 @@ MOST_PROPERTIES = 1000
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
 _TYPES |= {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
+_COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+_NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
-def read_ply(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Vertices (V, 3) and triangles (F, 3) of faces and strips; None for the triangles of a cloud.
+def read_ply(content: bytes, note: object = None) -> Geometry:
+    """Vertices with their colours and normals, and the triangles of faces and strips.
 
     Text or binary of either order, any line ends, lists anywhere, faces of any sizes before or after the vertices.
 
@@ -59,7 +62,19 @@ def read_ply(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
             faces += [_strips(corners, len(points))]
         else:
             faces += [triangulate(points, sizes, corners)]
-    return points, np.concatenate(faces) if faces else None
+    rgb, normals = (_beside(found["vertex"], fields, names) for names in (_COLOURS, _NORMALS))
+    return Geometry(points, np.concatenate(faces) if faces else None, rgb, normals)
+
+
+def _beside(
+    rows: Mapping[str, Any], kinds: Mapping[str, str], named: Sequence[Sequence[str]]
+) -> np.ndarray | None:
+    """Three properties of the vertices, by the first of the names that are all there, in the type of the header."""
+    for names in named:
+        if all(kinds.get(name, "list").partition(" ")[0] != "list" for name in names):
+            with np.errstate(invalid="ignore"):
+                return np.stack([rows[name].astype(kinds[name]) for name in names], axis=1)
+    return None
 
 
 def _indices(name: str, rows: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -186,18 +201,31 @@ def _truncated(name: str, count: int, got: int) -> ValueError:
 
 
 def write_ply(
-    path: Path, points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"] | None = None
+    path: Path,
+    points: Float[np.ndarray, "N 3"],
+    colors: UInt8[np.ndarray, "N 3"] | None = None,
+    normals: Float[np.ndarray, "N 3"] | None = None,
+    up: str = "",
 ) -> None:
-    """Write a cloud as binary little-endian PLY, with a colour per point where given; doubles stay doubles."""
+    """Write a cloud as binary little-endian PLY, with normals and colours where given; doubles stay doubles.
+
+    Args:
+        up: the axis that a comment says to point up; none, where it is empty.
+    """
     kind = ("<f8", "double") if points.dtype == np.float64 else ("<f4", "float")
     fields = [(axis, *kind) for axis in "xyz"]
+    fields += [(name, "<f4", "float") for name in ("nx", "ny", "nz")] if normals is not None else []
     fields += [(name, "u1", "uchar") for name in ("red", "green", "blue")] if colors is not None else []
     rows = np.empty(len(points), [(name, kind) for name, kind, _ in fields])
-    for (name, _, _), column in zip(fields, chain(points.T, () if colors is None else colors.T), strict=True):
+    columns = chain(points.T, *(of.T for of in (normals, colors) if of is not None))
+    for (name, _, _), column in zip(fields, columns, strict=True):
         rows[name] = column
     properties = "".join(f"property {kind} {name}\n" for name, _, kind in fields)
+    comment = f"comment {up} points up\n" if up else ""
     with replacing(path) as stream:
-        stream.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n".encode())
+        stream.write(
+            f"ply\nformat binary_little_endian 1.0\n{comment}element vertex {len(points)}\n".encode()
+        )
         stream.write(f"{properties}end_header\n".encode() + rows.tobytes())
 
 

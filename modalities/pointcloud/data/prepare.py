@@ -16,8 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
+from ditmoe.outside import files_below, is_regular, map_array, open_regular, printable, read_regular
 from modalities.pointcloud.data.axes import check_up, turned
+from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
     TEXT_SUFFIXES,
@@ -25,7 +26,11 @@ from modalities.pointcloud.data.formats import (
     read_surface,
     write_npy,
 )
+from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
+from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
+from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.text import is_columns
+from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import SPLITS
 from modalities.shared.isolation import num_cores, run_isolated
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
@@ -35,7 +40,7 @@ LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
 """Bytes of prepare.json, and of what is to be said of a shape."""
 FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
-DEFAULTS = {"up": "y", "min_points": 1}
+DEFAULTS = {"up": "y", "min_points": 1, "channels": ["xyz"]}
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
 """File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
@@ -54,6 +59,7 @@ class Job:
     item: int | None = None
     up: str = "y"
     min_points: int = 1
+    channels: Channels = XYZ
 
 
 class UnwritableError(OSError):
@@ -71,16 +77,20 @@ def prepare(
     timeout: float = 300.0,
     up: str = "y",
     min_points: int = 1,
+    channels: Channels = XYZ,
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
     Folders of the first level are classes; files at the top are of the class "shape". Each shape becomes
     (N, 3) float32 points, centred on their bounding box, whose diagonal is 1; N is `num_points`, or less
-    where a cloud has less. Folders named train, val or test, at the top or in each class as in ModelNet, are the
-    splits (`layout.arrange`); otherwise `split` gives the parts of each, taken by a hash of the relative
-    path (`layout.draw`). The axis `up` of the files becomes y. A file of several clouds (S, N, 3) gives as many shapes;
-    clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run
-    goes on; files with the same content count once.
+    where a cloud has less. With more `channels` it becomes (N, C): colours in [0, 1], normals of length 1; a file
+    that lacks one is left out as unreadable.
+
+    Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
+    or names of HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split` gives the parts of each,
+    taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several
+    clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out. What is in `out`
+    already is kept, so that an interrupted run goes on; files with the same content count once.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
@@ -96,14 +106,16 @@ def prepare(
     ignored = Ignored()
     files = _find(source, out, ignored)
     setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
-    setting |= {"up": up, "min_points": min_points}
+    setting |= {"up": up, "min_points": min_points, "channels": list(channels.names)}
+    setting |= {} if channels.columns is None else {"columns": list(channels.columns)}
     _claim(out, setting)
     unique, duplicates = _unique(files)
     places, origin = _places(unique, source, split, seed, ignored)
+    how: dict[str, Any] = {"up": up, "min_points": min_points, "channels": channels}
     jobs = [
-        replace(_job(path, source, out, num_points, place, seed, item), up=up, min_points=min_points)
+        replace(_job(path, source, out, num_points, own, seed, item), **how)
         for path, place in places.items()
-        for item in _items(path)
+        for item, own in _items(path, place)
     ]
     for job in jobs:
         _clear_elsewhere(job)
@@ -124,6 +136,7 @@ def prepare(
         },
         "splits": origin,
         "ignored": ignored.lines(),
+        **_looks(done, up),
         "seconds": round(time.monotonic() - began, 1),
     }
     _write_json(out / "prepare.json", report)
@@ -143,6 +156,8 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
         raise ValueError(f"out must not lie in source, got {out} in {source}")
     files = []
     for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
+        if path.name == CLASS_NAMES:
+            continue
         if _may_be_shape(path):
             files.append(path)
         else:
@@ -167,9 +182,12 @@ def _may_be_shape(path: Path) -> bool:
         return True
 
 
-def _items(path: Path) -> list[int | None]:
-    count = count_shapes(path)
-    return [None] if count is None else list(range(count))
+def _items(path: Path, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
+    """The shapes of a file, None for the only one, each with its class and split."""
+    if (count := count_shapes(path)) is None:
+        return [(None, place)]
+    classes = classes_within(path, count) or [place[0]] * count
+    return [(item, (category, place[1])) for item, category in enumerate(classes)]
 
 
 def _name(path: Path, source: Path) -> str:
@@ -242,10 +260,17 @@ def _places(
     origin = layout.origin
     splits = [split or "" for *_, split in kept]
     if not origin:
-        own = sources([tuple(_name(path, source).split("/")) for path, *_ in kept])
+        named = splits_by_name(path for path, *_ in kept if path.suffix.lower() in LABELLED)
+        others = [(path, category) for path, category, _ in kept if path not in named]
+        own = sources([tuple(_name(path, source).split("/")) for path, _ in others])
         keys = [f"{seed}:{key}" for key in own]
-        splits, moved = draw(keys, shares, [category for _, category, _ in kept])
+        drawn, moved = draw(keys, shares, [category for _, category in others])
         origin = drawn_by_name(moved, sum(n for n in Counter(keys).values() if n > 1), shares)
+        if named:
+            by_name = f"from the names of {len(named)} files"
+            origin = f"{by_name}, others {origin}" if others else by_name
+        found = named | {path: split for (path, _), split in zip(others, drawn, strict=True)}
+        splits = [found[path] for path, *_ in kept]
     return {path: (category, split) for (path, category, _), split in zip(kept, splits, strict=True)}, origin
 
 
@@ -306,12 +331,13 @@ def _read_notes(jobs: list[Job]) -> dict[str, str]:
 
 def _sample(job: Job) -> None:
     notes: list[str] = []
-    points = turned(read_surface(job.source, job.num_points, job.seed, notes.append, job.item), job.up)
+    read = read_surface(job.source, job.num_points, job.seed, notes.append, job.item, job.channels)
+    points = turned(read, job.up, job.channels)
     if len(points) < job.min_points:
         raise ValueError(f"a cloud must have min_points = {job.min_points} points, got {len(points)}")
     if len(points) < FEW:
         notes.append(f"only {len(points)} points")
-    low, high = points.min(0), points.max(0)
+    low, high = points[:, :3].min(0), points[:, :3].max(0)
     diagonal = float(np.linalg.norm(high - low))
     if not 0 < diagonal < np.inf:
         raise ValueError(f"points must have an extent, got a bounding-box diagonal of {diagonal}")
@@ -323,9 +349,24 @@ def _sample(job: Job) -> None:
                 stream.write("; ".join(notes).encode(errors="replace"))
         else:
             _notes_of(job).unlink(missing_ok=True)
-        write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
+        points[:, :3] = (points[:, :3] - (low + high) / 2) / diagonal
+        write_npy(job.target, points.astype(np.float32))
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
+
+
+def _looks(jobs: list[Job], up: str) -> dict[str, str]:
+    """A guess at which way is up, where it is another than what was asked for."""
+    some = [map_array(job.target) for job in jobs[:: -(-len(jobs) // MOST) or 1]]
+    axis = guess_up([np.asarray(points) for points in some])
+    if axis in (None, "y"):
+        return {}
+    # What is x, y and z now was another axis of the files.
+    was = {"x": {"x": "y", "z": "z"}, "y": {"x": "x", "z": "z"}, "z": {"x": "x", "z": "y"}}[up][axis]
+    return {
+        "looks": f"these shapes look as if {was} of the files were up, not {up}: modality.up={was} turns them, if that "
+        "is so (into another folder)"
+    }
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -341,6 +382,7 @@ def _summary(report: dict[str, Any], out: Path) -> str:
         lines.append(f"{category:{width}} {' '.join(f'{row[split]:6}' for split in SPLITS)}")
     lines += [f"note: {name}: {text}" for name, text in list(report["notes"].items())[:5]]
     lines += [f"{len(report['notes'])} files with notes"] * (len(report["notes"]) > 5)
+    lines += [f"note: {report['looks']}"] if "looks" in report else []
     lines += [f"splits: {report['splits']}", *(f"ignored: {line}" for line in report["ignored"])]
     lines += [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
     lines.append(

@@ -1,57 +1,141 @@
-"""Formats whose libraries are an extra (`pip install 'ditmoe[scans]'`): HDF5 of ModelNet40, LAS and LAZ of scanners."""
+"""Formats whose libraries are an extra (`pip install 'ditmoe[scans]'`): HDF5 of ModelNet40; LAS, LAZ, E57 of scans."""
 
-import io
+import os
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ditmoe.outside import may_hold, printable
+from ditmoe.outside import may_hold, open_regular, printable
+from modalities.pointcloud.data.channels import Geometry
 
-SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy"}
+SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
 """With the library that reads each."""
+_E57_COLOURS = ("colorRed", "colorGreen", "colorBlue")
 _NAMES = ("data", "points", "coords", "xyz", "pos")
+COLOURS, NORMALS = ("rgb", "color", "colors", "colour", "colours"), ("normal", "normals")
+"""Under which names arrays of colours and normals are kept beside the points."""
 
 
-def read_scan(content: bytes, suffix: str) -> np.ndarray:
-    """Points (N, 3), or (S, N, K) of an HDF5 that holds a set.
+def read_scan(path: Path, more: bool = False, item: int | None = None) -> Geometry:
+    """Points (N, 3), or (S, N, K) of an HDF5 that holds a set; if there is to be more, with colours and normals.
+
+    The scans of an E57 become one cloud, each where its pose places it.
+
+    Args:
+        item: which cloud of a set; no other one is read.
 
     Raises:
         ValueError: if the library is not there, or the file promises more than it can hold or names other files.
     """
+    library = check_library(path.suffix.lower())
+    with open_regular(path) as stream:
+        if library == "pye57":
+            return _e57(path, _size(stream), more)
+        return _las(stream) if library == "laspy" else _hdf5(stream, more, item)
+
+
+def check_library(suffix: str) -> str:
+    """The library that reads these files; ValueError if it is not there."""
     if find_spec(library := SUFFIXES[suffix]) is None:
         raise ValueError(f"{suffix} needs {library}: pip install 'ditmoe[scans]'")
-    return _las(content) if library == "laspy" else _hdf5(content)
+    return library
 
 
-def _hdf5(content: bytes) -> np.ndarray:
+def count_clouds(stream: BinaryIO) -> int | None:
+    """How many clouds an HDF5 holds that is a set, without reading them."""
     import h5py
 
-    with h5py.File(io.BytesIO(content), "r") as file:
-        found = [name for name in _NAMES if name in file.keys()]  # noqa: SIM118, as `in file` follows links
-        if not found:
+    with h5py.File(stream, "r") as file:
+        shape = _dataset(file, next(name for name in _NAMES if name in file.keys()), _size(stream)).shape  # noqa: SIM118
+        return shape[0] if len(shape) == 3 else None
+
+
+def read_labels(stream: BinaryIO) -> np.ndarray | None:
+    """The class index of each cloud of an HDF5, (S,), where it has them as ModelNet40's do."""
+    import h5py
+
+    with h5py.File(stream, "r") as file:
+        if "label" not in file.keys():  # noqa: SIM118, as `in file` follows links
+            return None
+        labels = np.asarray(_dataset(file, "label", _size(stream))[()])
+        return labels.reshape(-1) if labels.dtype.kind in "iu" and labels.size == len(labels) else None
+
+
+def _hdf5(stream: BinaryIO, more: bool, item: int | None) -> Geometry:
+    import h5py
+
+    with h5py.File(stream, "r") as file:
+        there, size = set(file.keys()), _size(stream)
+        found = []
+        for names in (_NAMES, COLOURS if more else (), NORMALS if more else ()):
+            name = next((name for name in names if name in there), None)
+            found.append(
+                None if name is None else np.asarray(_dataset(file, name, size)[() if item is None else item])
+            )
+        if found[0] is None:
             raise ValueError(
                 f"an HDF5 must hold one of {', '.join(_NAMES)}, got {printable(', '.join(file.keys()))[:80]}"
             )
-        if not isinstance(file.get(found[0], getlink=True), h5py.HardLink):
-            raise ValueError(f"an HDF5 must not name other files, as its {found[0]} does")
-        data = file[found[0]]
-        if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
-            raise ValueError(f"an HDF5 must hold its {found[0]} itself, as one array")
-        if data.size * 8 > may_hold(len(content)):
-            raise ValueError(f"an HDF5 must hold the {data.size} numbers that it promises")
-        return np.asarray(data[()])
+        return Geometry(found[0], rgb=found[1], normals=found[2])
 
 
-def _las(content: bytes) -> np.ndarray:
+def _dataset(file: Any, name: str, size: int) -> Any:
+    """An array of a file of so many bytes, not yet read."""
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"an HDF5 must not name other files, as its {name} does")
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        raise ValueError(f"an HDF5 must hold its {name} itself, as one array")
+    if data.size * 8 > may_hold(size):
+        raise ValueError(f"an HDF5 must hold the {data.size} numbers that it promises")
+    return data
+
+
+def _size(stream: BinaryIO) -> int:
+    return os.fstat(stream.fileno()).st_size
+
+
+def _las(stream: BinaryIO) -> Geometry:
     import laspy
 
-    with laspy.open(io.BytesIO(content)) as file:
+    with laspy.open(stream, closefd=False) as file:
         size = file.header.point_count * (file.header.point_format.size + 24)
-        if size > may_hold(len(content)):
+        if size > may_hold(_size(stream)):
             raise ValueError(f"a LAS must hold the {file.header.point_count} points that it counts")
         points = file.read()
         if len(points.points) < file.header.point_count:
             raise ValueError(
                 f"a LAS must hold the {file.header.point_count} points that it counts, got {len(points.points)}"
             )
-        return np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
+        xyz = np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
+        rgb = None
+        if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
+            rgb = np.stack([np.asarray(points[name]) for name in ("red", "green", "blue")], axis=1)
+        return Geometry(xyz, rgb=rgb)
+
+
+def _e57(path: Path, size: int, more: bool) -> Geometry:
+    import pye57
+
+    file = pye57.E57(str(path))
+    try:
+        parts: list[np.ndarray] = []
+        colours: list[np.ndarray] = []
+        for number in range(file.scan_count):
+            header = file.get_header(number)
+            if 8 * header.point_count * len(header.point_fields) > may_hold(size):
+                raise ValueError(f"an E57 must hold the {header.point_count} points that it counts")
+            coloured = more and {*_E57_COLOURS} <= {*header.point_fields}
+            read = file.read_scan(number, colors=coloured, ignore_missing_fields=True)
+            parts.append(np.stack([read[f"cartesian{axis}"] for axis in "XYZ"], axis=1))
+            colours += [np.stack([read[name] for name in _E57_COLOURS], axis=1)] * coloured
+    finally:
+        file.close()
+    if not parts:
+        raise ValueError("an E57 must hold a scan, got none")
+    rgb = np.concatenate(colours) if more and len(colours) == len(parts) else None
+    return Geometry(np.concatenate(parts), rgb=rgb)

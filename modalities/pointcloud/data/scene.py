@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ditmoe.outside import may_hold, printable
+from modalities.pointcloud.data.channels import Geometry
 from modalities.pointcloud.data.gltf import Beside
 
 _KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -24,7 +25,6 @@ _READ = (
 _POINTS, _LINES, _STRIP, _FAN = 0, (1, 2, 3), 5, 6
 _STEP, _MATRIX = 500, 128
 """Bytes that count for each part, accessor and instance, for the time that it takes; and those of a matrix."""
-Part = tuple[np.ndarray, np.ndarray | None]
 
 
 class Scene:
@@ -39,36 +39,45 @@ class Scene:
     def __init__(self, tree: dict[str, Any], inner: bytes | None, beside: Beside) -> None:
         self.tree, self.inner, self.beside = tree, inner, beside
         self.buffers: dict[int, bytes] = {}
-        self.left = 0
+        self.left, self.more = 0, False
         for name in tree.get("extensionsRequired", []):
             if name not in _READ and not str(name).startswith(_NO_GEOMETRY):
                 raise ValueError(f"a glTF must not require what is not decoded, got {printable(name)[:80]}")
 
-    def geometry(self, size: int, note: Callable[[str], object]) -> Part:
-        """Vertices (V, 3) and triangles (F, 3) of all that is shown; None for the triangles of points alone.
+    def geometry(self, size: int, note: Callable[[str], object], more: bool = False) -> Geometry:
+        """Vertices and triangles of all that is shown; of points alone also their normals.
+
+        Colours are those of the vertices (COLOR_0), as they stand, where all parts have them; materials are not read.
+
+        Args:
+            more: read colours and normals, too.
 
         Raises:
             ValueError: if it shows neither triangles nor points, or more than a file of `size` bytes may.
         """
-        parts: list[Part] = []
-        self.left, self.lines = may_hold(size), 0
+        parts: list[Geometry] = []
+        self.left, self.lines, self.more = may_hold(size), 0, more
         for node, world in self._placed():
-            for points, faces in self._mesh(node):
+            for part in self._mesh(node):
                 for matrix in self._instances(node, world) if "skin" not in node else [np.eye(4)]:
-                    self._spend(24 * (len(points) + (0 if faces is None else len(faces))))
-                    parts.append((points @ matrix[:3, :3].T + matrix[:3, 3], faces))
-        solid = [(points, faces) for points, faces in parts if faces is not None]
-        clouds = [points for points, faces in parts if faces is None]
+                    faces = part.faces
+                    self._spend(24 * (len(part.points) + (0 if faces is None else len(faces))))
+                    parts.append(_moved(part, matrix))
+        solid = [part for part in parts if part.faces is not None]
+        clouds = [part for part in parts if part.faces is None]
         if not solid and not clouds:
             got = f"{self.lines} of lines" if self.lines else "nothing"
             raise ValueError(f"a glTF must show parts of triangles or of points, got {got}")
+        shown = solid or clouds
+        points = np.concatenate([part.points for part in shown])
+        rgb, normals = _joined([part.rgb for part in shown]), _joined([part.normals for part in shown])
         if not solid:
-            return np.concatenate(clouds), None
+            return Geometry(points, None, rgb, normals)
         if clouds:
             note(f"{len(clouds)} parts of points beside the surface are not read")
-        starts = np.cumsum([0, *(len(points) for points, _ in solid)])
-        triangles = [faces + start for (_, faces), start in zip(solid, starts, strict=False)]
-        return np.concatenate([points for points, _ in solid]), np.concatenate(triangles)
+        starts = np.cumsum([0, *(len(part.points) for part in solid)])
+        triangles = [part.faces + start for part, start in zip(solid, starts, strict=False)]
+        return Geometry(points, np.concatenate(triangles), rgb)
 
     def _spend(self, number: int) -> None:
         """Count bytes that are made; nodes, parts, targets and joints may name the same numbers again and again."""
@@ -116,10 +125,10 @@ class Scene:
         ]
         return [world @ _local(place) for place in each]
 
-    def _mesh(self, node: dict[str, Any]) -> list[Part]:
+    def _mesh(self, node: dict[str, Any]) -> list[Geometry]:
         mesh = self.tree["meshes"][node["mesh"]]
         weights = node.get("weights", mesh.get("weights", []))
-        parts: list[Part] = []
+        parts: list[Geometry] = []
         for primitive in mesh.get("primitives", []):
             self._spend(_STEP)
             attributes, mode = primitive.get("attributes", {}), primitive.get("mode", 4)
@@ -142,10 +151,16 @@ class Scene:
                 order = self.accessor(primitive["indices"])[:, 0].astype(np.int64)
             if len(order) and order.max() >= len(points):
                 raise ValueError(f"faces must name one of {len(points)} vertices, got number {order.max()}")
+            rgb, normals = (
+                self.accessor(attributes[name])[:, :3] if self.more and name in attributes else None
+                for name in ("COLOR_0", "NORMAL")
+            )
             if mode == _POINTS:
-                parts.append((points[np.unique(order)], None))
+                once = np.unique(order)
+                normals = None if normals is None else normals[once]
+                parts.append(Geometry(points[once], None, None if rgb is None else rgb[once], normals))
             else:
-                parts.append((points, _triangles(order, mode)))
+                parts.append(Geometry(points, _triangles(order, mode), rgb))
         return parts
 
     def _skinned(self, points: np.ndarray, attributes: dict[str, int], skin: dict[str, Any]) -> np.ndarray:
@@ -222,6 +237,22 @@ class Scene:
                 self.buffers[index] = self.beside.get(uri)
                 self._spend(len(self.buffers[index]))
         return self.buffers[index]
+
+
+def _moved(part: Geometry, matrix: np.ndarray) -> Geometry:
+    """A part where its node places it; one that is mirrored keeps its outside."""
+    turn = matrix[:3, :3]
+    faces, normals = part.faces, part.normals
+    if faces is not None and np.linalg.det(turn) < 0:
+        faces = faces[:, [0, 2, 1]]
+    if normals is not None:
+        normals = normals @ np.linalg.pinv(turn)
+    return Geometry(part.points @ turn.T + matrix[:3, 3], faces, part.rgb, normals)
+
+
+def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if there and len(there) == len(parts) else None
 
 
 def _local(node: dict[str, Any]) -> np.ndarray:

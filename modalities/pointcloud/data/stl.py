@@ -4,12 +4,14 @@ import re
 
 import numpy as np
 
+from modalities.pointcloud.data.channels import Geometry
+
 _HEADER, _RECORD = 84, 50
 _UNKNOWN = (0, 2**32 - 1)
 """Counts of programs that write triangles before they know how many there will be."""
 
 
-def read_stl(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarray]:
+def read_stl(content: bytes, note: object = None) -> Geometry:
     """Vertices (V, 3) and triangles (F, 3) of all solids.
 
     Raises:
@@ -17,7 +19,7 @@ def read_stl(content: bytes, note: object = None) -> tuple[np.ndarray, np.ndarra
             size of the file, and bytes behind the last triangle are told.
     """
     vertices = _binary(content, note) if _is_binary(content) else _text(content)
-    return vertices, np.arange(len(vertices)).reshape(-1, 3)
+    return Geometry(vertices, np.arange(len(vertices)).reshape(-1, 3))
 
 
 def _is_binary(content: bytes) -> bool:

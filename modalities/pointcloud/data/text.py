@@ -4,10 +4,12 @@ import codecs
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 
 import numpy as np
 from jaxtyping import Float64
+
+from modalities.pointcloud.data.channels import Geometry
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _BEFORE, _AFTER = (
@@ -18,6 +20,8 @@ _AXES = tuple(
     re.compile(f"{_BEFORE}(?:{words}){_AFTER}")
     for words in ("x|0|easting", "y|1|northing", "z|2|height|elevation|altitude")
 )
+_COLOURS = ("r|red|cr", "g|green|cg", "b|blue|cb")
+_NORMALS = tuple(f"n_?{axis}|normal_?{axis}|normal\\.{axis}" for axis in "xyz")
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 _LINES = 20
 """Of a file, from which is seen how it is written."""
@@ -46,13 +50,17 @@ def numbers(text: str | bytes) -> Float64[np.ndarray, " N"]:
             raise ValueError("numbers must be written with a point and apart by blanks") from error
 
 
-def read_columns(content: bytes, note: Callable[[str], object]) -> Float64[np.ndarray, "N 3"]:
-    """The x, y, z of lines of numbers: columns that a header calls so, else the first three.
+def read_columns(content: bytes, note: Callable[[str], object], more: bool = False) -> Geometry:
+    """The points of lines of numbers: columns that a header calls x, y, z, else the first three.
 
     Columns stand apart by blanks, commas or semicolons; # and // begin a comment; a word before the numbers, as an
     element's name, is left out. A number alone on a line counts the points after it (.pts of one scan or of several,
     chemists' .xyz with a line of words after it). Decimal commas are read where they cannot mean anything else. What is
     missing or no number in a row reads as NaN.
+
+    Args:
+        more: read also what stands behind the coordinates: colours and normals that a header names, or columns without
+            a name.
 
     Raises:
         ValueError: for rows of words or of fewer columns, and where a count does not fit.
@@ -74,7 +82,33 @@ def read_columns(content: bytes, note: Callable[[str], object]) -> Float64[np.nd
         columns = tuple(column + 1 for column in columns)
     if any('"' in row for row in rows[:_LINES]):
         rows = [row.replace('"', "") for row in rows]
-    return np.loadtxt(rows, usecols=columns, ndmin=2, comments=None)
+    if not more:
+        return Geometry(np.loadtxt(rows, usecols=columns, ndmin=2, comments=None))
+    named = _named_columns(lines)
+    first = columns[0]
+    if not named:
+        columns = (
+            *columns,
+            *range(max(columns) + 1, len(list(takewhile(_number, rows[0].split()[first:]))) + first),
+        )
+    shift = first - _columns(lines, lambda _: None)[0]
+    every = (*columns, *(column + shift for of in named.values() for column in of))
+    values = np.loadtxt(rows, usecols=every, ndmin=2, comments=None)
+    if not named:
+        return Geometry(values)
+    parts = {name: values[:, 3 + 3 * i : 6 + 3 * i] for i, name in enumerate(named)}
+    return Geometry(values[:, :3], rgb=parts.get("rgb"), normals=parts.get("normals"))
+
+
+def _named_columns(lines: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Where colours and normals stand, by the header."""
+    names = _header(lines)
+    found = {}
+    for channel, words in (("rgb", _COLOURS), ("normals", _NORMALS)):
+        at = [[i for i, name in enumerate(names) if re.fullmatch(word, name)] for word in words]
+        if all(len(places) == 1 for places in at):
+            found[channel] = tuple(places[0] for places in at)
+    return found
 
 
 def is_columns(content: bytes) -> bool:
@@ -114,18 +148,25 @@ def _counted(rows: list[str]) -> list[str]:
 
 def _columns(lines: Sequence[str], note: Callable[[str], object]) -> tuple[int, ...]:
     """Where x, y and z stand, by the last line of words before the first of numbers."""
+    names = _header(lines)
+    found = [[i for i, name in enumerate(names) if axis.fullmatch(name)] for axis in _AXES]
+    if all(len(places) == 1 for places in found):
+        return tuple(places[0] for places in found)
+    if len(names) > 2 and sum(any(axis.fullmatch(name) for axis in _AXES) for name in names):
+        note(
+            f"the header does not name x, y and z once each: the first columns are read of {' '.join(names)[:60]}"
+        )
+    return 0, 1, 2
+
+
+def _header(lines: Sequence[str]) -> list[str]:
+    """The names of columns: the last line of words before the first of numbers."""
     header = ""
     for line in lines[:_LINES]:
         if _has_numbers(line):
             break
         header = line if line.strip(' #/"\t') else header
-    names = [name.strip("\"' /#").lower() for name in _fields(header.lstrip("/# "))]
-    found = [[i for i, name in enumerate(names) if axis.fullmatch(name)] for axis in _AXES]
-    if all(len(places) == 1 for places in found):
-        return tuple(places[0] for places in found)
-    if len(names) > 2 and sum(any(axis.fullmatch(name) for axis in _AXES) for name in names):
-        note(f"the header does not name x, y and z once each: the first columns are read of {header[:60]}")
-    return 0, 1, 2
+    return [name.strip("\"' /#").lower() for name in _fields(header.lstrip("/# "))]
 
 
 def _fields(line: str) -> list[str]:

@@ -87,30 +87,34 @@ def solve(matrix: Float[Tensor, "*n 6"], right: Float[Tensor, "*n 3"]) -> Float[
 class PointHead(nn.Module):
     """From what a point reads to its prediction: two layers, modulated by the conditioning.
 
-        y = W f(x),   prediction = y[:3] + sum over the grids of y[3 + g] * estimate_g
+        y = W f(x),   prediction = y[:C];   of x, y, z: y[:3] + sum over the grids of y[C + g] * estimate_g
 
-    with one gate per grid for the local estimate of the noise. The last layer starts at zero. `modulation` is called on
-    the conditioning of clouds or of their tokens, which are fewer than points.
+    with one gate per grid for the local estimate of the noise, and C numbers of each point. The last layer starts at
+    zero. `modulation` is called on the conditioning of clouds or of their tokens, which are fewer than points.
     """
 
-    def __init__(self, in_features: int, hidden_size: int, width: int, num_grids: int) -> None:
+    def __init__(
+        self, in_features: int, hidden_size: int, width: int, num_grids: int, channels: int = 3
+    ) -> None:
         super().__init__()
+        self.channels = channels
         self.inputs = nn.Linear(in_features, width)
         self.hidden = nn.Linear(width, width)
         self.modulation = nn.Linear(hidden_size, 4 * width)
-        self.output = nn.Linear(width, 3 + num_grids)
+        self.output = nn.Linear(width, channels + num_grids)
 
     def forward(
         self,
         features: Float[Tensor, "B M f"],
         estimates: list[Float[Tensor, "B M 3"]],
         modulation: Float[Tensor, "B _ D4"],
-    ) -> Float[Tensor, "B M 3"]:
+    ) -> Float[Tensor, "B M C"]:
         scale1, shift1, scale2, shift2 = modulation.chunk(4, dim=-1)
         h = F.silu(torch.addcmul(shift1, self.inputs(features), 1 + scale1))
         h = F.silu(torch.addcmul(shift2, self.hidden(h), 1 + scale2))
         y = self.output(h).float()
-        return y[..., :3] + sum(y[..., 3 + g, None] * e for g, e in enumerate(estimates))
+        places = y[..., :3] + sum(y[..., self.channels + g, None] * e for g, e in enumerate(estimates))
+        return torch.cat([places, y[..., 3 : self.channels]], dim=-1) if self.channels > 3 else places
 
     def initialize(self) -> None:
         """Predict nothing at birth."""

@@ -16,7 +16,14 @@ from modalities.pointcloud.tokens.point_head import (
     moments,
     voxel_features,
 )
-from modalities.pointcloud.tokens.voxel import devoxelize, grid_coordinates, interpolate, mean_rows, voxelize
+from modalities.pointcloud.tokens.voxel import (
+    devoxelize,
+    grid_coordinates,
+    interpolate,
+    mean_rows,
+    sum_rows,
+    voxelize,
+)
 from modalities.pointcloud.tokens.voxel_tables import (
     AllVoxels,
     PatchVoxels,
@@ -56,6 +63,7 @@ class VoxelTokens(Tokens):
         resolution: R, voxels per axis; a multiple of `patch`.
         patch: voxels per axis of a token.
         extent: None fits the grid to each cloud as DiT-3D does, see `grid_coordinates`.
+        channels: C, numbers of a point, of which the first three are its place.
         kept: "all" patches are tokens, or "occupied": those alone that points lie in or are interpolated from, found
             anew at each step. The prediction reads no others, but the transformer no longer attends to empty space.
     """
@@ -69,28 +77,30 @@ class VoxelTokens(Tokens):
         patch: int = 4,
         extent: float | None = None,
         kept: str = "all",
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if kept not in ("all", "occupied"):
             raise ValueError(f"kept must be all or occupied, got {kept!r}")
-        self.kept = kept
+        check_number("channels", channels, 3, whole=True)
+        self.kept, self.channels = kept, channels
         if extent is not None:
             check_number("extent", extent, above=0)
         if min(resolution, patch) < 1 or resolution % patch:
             raise ValueError(f"resolution must be a multiple of patch, got {resolution} and {patch}")
         check_grid(resolution, resolution // patch if kept == "occupied" else resolution)
         self.hidden_size, self.resolution, self.patch, self.extent = hidden_size, resolution, patch, extent
-        self.in_features = self.out_features = 3 * patch**3
+        self.in_features = self.out_features = channels * patch**3
 
-    def grid(self, x: Float[Tensor, "B M 3"]) -> tuple[int, ...]:
+    def grid(self, x: Float[Tensor, "B M C"]) -> tuple[int, ...]:
         return (self.resolution // self.patch,) * 3
 
-    def layout(self, x: Float[Tensor, "B M 3"]) -> Layout:
+    def layout(self, x: Float[Tensor, "B M C"]) -> Layout:
         if self.kept == "all":
             return super().layout(x)
         return touched(self.coords(x), self.resolution, self.patch)
 
-    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+    def patchify(self, x: Float[Tensor, "B M C"], layout: Layout) -> Float[Tensor, "R N P"]:
         coords = self.coords(x)
         if not layout.packed:
             return patchify(voxelize(x, coords, self.resolution)[0], [self.patch] * 3)
@@ -106,10 +116,10 @@ class VoxelTokens(Tokens):
         self,
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
-        like: Float[Tensor, "B M 3"],
+        like: Float[Tensor, "B M C"],
         t: Float[Tensor, "*t"],
         c: Float[Tensor, "*t D"],
-    ) -> Float[Tensor, "B M 3"]:
+    ) -> Float[Tensor, "B M C"]:
         return self.read(tokens, layout, self.coords(like))
 
     def read(
@@ -150,9 +160,9 @@ class VoxelTokens(Tokens):
         row = cell // (places**3 // vectors.shape[1])
         return vectors.gather(1, row[..., None].expand(-1, -1, vectors.shape[-1]))
 
-    def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
+    def coords(self, x: Float[Tensor, "B M C"]) -> Float[Tensor, "B M 3"]:
         """Where the points lie in the grid."""
-        return grid_coordinates(x, self.resolution, self.extent)
+        return grid_coordinates(x[..., :3], self.resolution, self.extent)
 
 
 class PointVoxelTokens(VoxelTokens):
@@ -179,8 +189,9 @@ class PointVoxelTokens(VoxelTokens):
         fine: int = 2,
         kept: str = "all",
         points: int | None = None,
+        channels: int = 3,
     ) -> None:
-        super().__init__(hidden_size, resolution, patch, kept=kept)
+        super().__init__(hidden_size, resolution, patch, kept=kept, channels=channels)
         if points is not None and points < 1:
             raise ValueError(f"points must be at least 1, got {points}")
         for name, value in {"features": features, "width": width, "fine": fine}.items():
@@ -193,37 +204,49 @@ class PointVoxelTokens(VoxelTokens):
         check_memory(4 * width * (hidden_size + features + width), f"weights for width={width}")
         self.points = points
         self.reach = extent
-        self.in_features, self.out_features = NUM_MOMENTS * patch**3, features * patch**3
+        more = channels - 3
+        self.in_features, self.out_features = (NUM_MOMENTS + more) * patch**3, features * patch**3
         self.resolutions = [resolution, fine * resolution] if fine > 1 else [resolution]
-        num_inputs = features + 3 + 3 + 12 + NUM_LOCAL * len(self.resolutions)
-        self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions))
+        num_inputs = features + 3 + 3 + 12 + more + (NUM_LOCAL + more) * len(self.resolutions)
+        self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions), channels)
 
-    def patchify(self, x: Float[Tensor, "B M 3"], layout: Layout) -> Float[Tensor, "R N P"]:
+    def patchify(self, x: Float[Tensor, "B M C"], layout: Layout) -> Float[Tensor, "R N P"]:
         x = self.first(x)
         coords, size = self.coords(x), self.resolution
         if layout.packed:
-            voxels = PatchVoxels(layout, self.patch)
-            return self.packed(
-                voxel_features(moments(coords, voxels, self.weight(x)), voxels.centres(), size)
-            )
-        sums = moments(coords, AllVoxels(len(x), size), self.weight(x)).view(len(x), *[size] * 3, -1)
+            kept = PatchVoxels(layout, self.patch)
+            rows = voxel_features(moments(coords, kept, self.weight(x)), kept.centres(), size)
+            return self.packed(self.beside(rows, x, coords, kept))
+        voxels = AllVoxels(len(x), size)
+        sums = moments(coords, voxels, self.weight(x)).view(len(x), *[size] * 3, -1)
         centres = cells([size] * 3, x.device).view(*[size] * 3, 3)
-        return patchify(voxel_features(sums, centres, size), [self.patch] * 3)
+        features = voxel_features(sums, centres, size)
+        return patchify(self.beside(features, x, coords, voxels), [self.patch] * 3)
+
+    def beside(
+        self, features: Float[Tensor, "*n F"], x: Float[Tensor, "B M C"], coords: Tensor, voxels: Voxels
+    ) -> Float[Tensor, "*n G"]:
+        """Features of voxels, and behind them the means of the further channels of the points in each."""
+        if self.channels == 3:
+            return features
+        means = mean_rows(x[..., 3:], coords, voxels)
+        return torch.cat([features, means.view(*features.shape[:-1], -1)], dim=-1)
 
     def unpatchify(
         self,
         tokens: Float[Tensor, "R N Q"],
         layout: Layout,
-        like: Float[Tensor, "B M 3"],
+        like: Float[Tensor, "B M C"],
         t: Float[Tensor, "*t"],
         c: Float[Tensor, "*t D"],
-    ) -> Float[Tensor, "B M 3"]:
+    ) -> Float[Tensor, "B M C"]:
         unit = deviation(self.first(like))
         coords = self.coords(like)
-        z = like / unit
+        z, more = like[..., :3] / unit, like[..., 3:]
         waves = torch.cat([2.0 * z, 4.2 * z], dim=-1)
         read = self.read(tokens.float(), layout, coords)
         features = [read, 0.7 * z, 2 * (coords - coords.floor()) - 1, waves.sin(), waves.cos()]
+        features += [more] * (self.channels > 3)
         estimates = []
         for resolution in self.resolutions:
             fine = grid_coordinates(z, resolution, self.reach)
@@ -239,10 +262,27 @@ class PointVoxelTokens(VoxelTokens):
             local = torch.cat(parts, dim=1)
             estimates.append(local[..., :3])
             features.append(local)
+            if self.channels > 3:
+                features.append(torch.cat(self.means_around(more, fine, sizes, resolution), dim=1))
         modulation = self.of_points(self.head.modulation(F.silu(c)), coords)
         return self.head(torch.cat(features, dim=-1), estimates, modulation)
 
-    def first(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B L 3"]:
+    def means_around(
+        self,
+        values: Float[Tensor, "B M c"],
+        coords: Float[Tensor, "B M 3"],
+        sizes: list[int],
+        resolution: int,
+    ) -> list[Float[Tensor, "B m c"]]:
+        """Means of the further channels over the neighbours of each point, in a grid."""
+        found = []
+        for part, own in zip(coords.split(sizes, dim=1), values.split(sizes, dim=1), strict=True):
+            voxels = self.around(part, resolution)
+            at = interpolate(sum_rows(own, part, voxels), part, voxels)
+            found.append(at[..., :-1] / at[..., -1:].clamp_min(1e-3))
+        return found
+
+    def first(self, x: Float[Tensor, "B M C"]) -> Float[Tensor, "B L C"]:
         """The points that make the tokens."""
         return x[:, : self.points]
 
@@ -254,7 +294,7 @@ class PointVoxelTokens(VoxelTokens):
         size, more = divmod(left, count := -(-left // self.points))
         return [self.points, *(size + (i < more) for i in range(count))]
 
-    def weight(self, x: Float[Tensor, "B M 3"]) -> float:
+    def weight(self, x: Float[Tensor, "B M C"]) -> float:
         """How often a point counts."""
         return 1.0 if self.points is None else self.points / max(1, x.shape[1])
 
@@ -264,13 +304,13 @@ class PointVoxelTokens(VoxelTokens):
             return PointVoxels(coords, resolution)
         return AllVoxels(len(coords), resolution)
 
-    def coords(self, x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B M 3"]:
-        return grid_coordinates(x / deviation(self.first(x)), self.resolution, self.reach)
+    def coords(self, x: Float[Tensor, "B M C"]) -> Float[Tensor, "B M 3"]:
+        return grid_coordinates(x[..., :3] / deviation(self.first(x)), self.resolution, self.reach)
 
     def initialize(self) -> bool:
         return True  # the head's last layer
 
 
-def deviation(x: Float[Tensor, "B M 3"]) -> Float[Tensor, "B 1 1"]:
+def deviation(x: Float[Tensor, "B M C"]) -> Float[Tensor, "B 1 1"]:
     """Root mean square of the coordinates of each cloud: the unit of its grid, whatever the noise in it."""
-    return x.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)
+    return x[..., :3].square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)

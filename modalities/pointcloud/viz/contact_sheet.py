@@ -16,14 +16,14 @@ def contact_sheet(
     columns: int | None = None,
     cell: int = 160,
     title: str | None = None,
-    colors: Sequence[RGB] | None = None,
+    colors: Sequence[RGB | UInt8[np.ndarray, "_ 3"]] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw many clouds on one labelled sheet, see `modalities.shared.lay_out`.
 
     Args:
         clouds: 1 to 200 arrays (N, 3); N may differ, and may be 0.
         cell: pixels along the edge of one picture.
-        colors: one per cloud; by default one per class, by order of appearance.
+        colors: one per cloud, or an array of one per point; by default one per class, by order of appearance.
     Raises:
         ValueError: where there is nothing to draw or the lengths differ.
     """
@@ -38,7 +38,7 @@ def contact_sheet(
         order = list(dict.fromkeys(classes))
         colors = [class_color(order.index(name)) for name in classes]
     kept = [finite(cloud) for cloud in clouds]
-    tiles = [render(points, cell, color=color) for points, color in zip(kept, colors, strict=True)]
+    tiles = [render(points, cell, color=color) for points, color in zip(clouds, colors, strict=True)]
     shown = [_label(*of) for of in zip(labels, map(len, clouds), map(len, kept), strict=True)]
     return lay_out(tiles, shown, columns, title)
 

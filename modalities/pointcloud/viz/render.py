@@ -58,7 +58,7 @@ def render(
     size: int = 256,
     azimuth: float = 38.0,
     elevation: float = 22.0,
-    color: RGB = PALETTE[0],
+    color: RGB | UInt8[np.ndarray, "N 3"] = PALETTE[0],
     radius: float | None = None,
     supersample: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -69,7 +69,7 @@ def render(
         size: pixels along an edge.
         azimuth: degrees around the upright axis; 0 looks at the front (+z), 90 at the +x side.
         elevation: degrees above the horizon; the ground shows only where it is positive.
-        color: sRGB, 0 to 255.
+        color: sRGB, 0 to 255, of all points or of each.
         radius: of a sphere, as a fraction of the frame; by default it follows the number of points.
         supersample: samples per pixel along an axis.
     Returns:
@@ -77,6 +77,10 @@ def render(
     Raises:
         ValueError: where the shape of `points`, `size` or `supersample` is impossible.
     """
+    if isinstance(color, np.ndarray) and color.shape != (len(points), 3):
+        raise ValueError(f"colours must be one a point, ({len(points)}, 3), got {color.shape}")
+    if isinstance(color, np.ndarray):
+        color = color[np.isfinite(points).all(1)]
     points = finite(points)
     if size < 8 or supersample < 1:
         raise ValueError(f"size must be at least 8 and supersample at least 1, got {size} and {supersample}")
@@ -194,7 +198,7 @@ def _shade(
     lamp: np.ndarray,
     sky_light: np.ndarray,
     lamp_light: np.ndarray,
-    color: RGB,
+    color: RGB | np.ndarray,
 ) -> np.ndarray:
     """Linear colour of the pixels that a sphere covers, (size * size, 3); zero elsewhere."""
     pixel = np.flatnonzero(winner >= 0)
@@ -211,7 +215,8 @@ def _shade(
     light *= 0.66 + 0.34 * normal[:, 2]
     # Haze: what is far fades a little towards the paper.
     haze = 0.3 * np.clip(0.45 - screen.depth, 0, 1)[point, None]
-    albedo = (np.array(color) / 255) ** 2.2
+    own = color[point] if isinstance(color, np.ndarray) else np.array(color)
+    albedo = (own / 255) ** 2.2
     image = np.zeros((screen.size**2, 3), np.float32)
     image[pixel] = albedo * light[:, None] * (1 - haze) + haze * (0.35 + 0.65 * albedo)
     return image

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from ditmoe.outside import files_below, printable
+from modalities.pointcloud.data.channels import Channels, as_bytes
 from modalities.pointcloud.data.formats import (
     CLOUD_SUFFIXES,
     MESH_SUFFIXES,
@@ -35,16 +36,19 @@ WINDOW = Path(__file__).with_name("window.py")
 MAX_SHAPES = 200
 MESH_POINTS = 16384
 OFFSCREEN_SECONDS = 120
+COLOURED = Channels(("xyz", "rgb"), optional=True)
 HEIGHT_COLORS = np.array([[58, 76, 140], [52, 140, 160], [110, 186, 130], [240, 196, 84]]) / 255
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One cloud to look at; `label` is the class index where the file knows it."""
+    """One cloud to look at; `label` is the class index and `colors` (bytes) are those of the points, where the file
+    knows them."""
 
     name: str
     points: Float[np.ndarray, "N 3"]
     label: int | None = None
+    colors: UInt8[np.ndarray, "N 3"] | None = None
 
 
 def view(paths: Sequence[Path], out: Path | None = None) -> str:
@@ -105,14 +109,19 @@ def _files(folder: Path) -> list[Path]:
 
 def _shapes(path: Path) -> Iterator[Shape]:
     if path.suffix.lower() in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
-        samples = read_set(path)
-        for i, points in enumerate(samples.data):
-            name = printable(path.stem if len(samples) == 1 else f"{path.stem} {i}")
-            yield Shape(name, points, None if samples.labels is None else int(samples.labels[i]))
+        samples = read_set(path, channels=COLOURED)
+        for i, values in enumerate(samples.data):
+            name = path.stem if len(samples) == 1 else f"{path.stem} {i}"
+            yield _shape(name, values, None if samples.labels is None else int(samples.labels[i]))
     elif path.suffix.lower() in TEXT_SUFFIXES:
-        yield Shape(printable(path.stem), read_points(path))
+        yield _shape(path.stem, read_points(path, channels=COLOURED))
     else:
-        yield Shape(printable(path.stem), read_surface(path, MESH_POINTS, seed=0))
+        yield _shape(path.stem, read_surface(path, MESH_POINTS, seed=0, channels=COLOURED))
+
+
+def _shape(name: str, values: Float[np.ndarray, "N C"], label: int | None = None) -> Shape:
+    colors = as_bytes(values[:, COLOURED.at("rgb")]) if values.shape[1] > 3 else None
+    return Shape(printable(name), values[:, :3], label, colors)
 
 
 def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
@@ -135,7 +144,10 @@ def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
                     save_png(out, np.asarray(image.convert("RGB")))
                 return f"{reason}: drew {count} with Open3D off-screen into {printable(out)}"
             reason = f"Open3D cannot draw here ({failure})"
-    colors = [class_color(index) for index in _classes(shapes)]
+    colors = [
+        class_color(index) if shape.colors is None else shape.colors
+        for shape, index in zip(shapes, _classes(shapes), strict=True)
+    ]
     sheet = contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
     save_png(out, sheet)
     return f"{reason}: drew {count} with the built-in renderer into {printable(out)}"
@@ -167,7 +179,7 @@ def _write_scene(shapes: Sequence[Shape], path: Path) -> None:
             at = np.linspace(0, 1, len(HEIGHT_COLORS))
             color = np.stack([np.interp(height, at, channel) for channel in HEIGHT_COLORS.T], 1)
         points.append(cloud)
-        colors.append(color)
+        colors.append(color if shape.colors is None else shape.colors / 255)
     ends = np.cumsum([len(cloud) for cloud in points])
     np.savez(path, points=np.concatenate(points), colors=np.concatenate(colors), ends=ends)
 

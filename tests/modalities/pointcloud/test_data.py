@@ -1,5 +1,6 @@
 """Data sets of clouds: batches are functions of their address, splits and normalisation are as written down."""
 
+import re
 import shutil
 from collections import Counter
 from functools import partial
@@ -285,3 +286,16 @@ def test_clouds_far_from_the_origin_keep_their_form(tmp_path: Path) -> None:
     np.save(tmp_path / "a" / "train" / "0.npy", points + np.array([694386, 5155487, 381]))
     far = Clouds(tmp_path, num_points=64).batch(1, 0, 0)[0]
     np.testing.assert_allclose(far, near, atol=1e-3)
+
+
+def test_meshes_that_are_not_trained_on_lead_to_prepare(tmp_path: Path) -> None:
+    folder = tmp_path / "my shapes" / "box" / "train"
+    folder.mkdir(parents=True)
+    (folder / "a.obj").write_text("v 0 0 0\n")
+    (folder / "b.txt").write_text("1 2 3\n")
+    clouds = Clouds(tmp_path / "my shapes")
+    hint = r"2 meshes or clouds \(.obj .txt\) are .* python -m ditmoe.prepare 'source=.*/my shapes' out=data/"
+    with pytest.raises(ValueError, match=hint):
+        clouds.split("train")
+    np.save(folder / "c.npy", np.zeros((3, 3), np.float32))
+    assert re.search(f"note     {hint}", str(Clouds(tmp_path / "my shapes").understood()))

@@ -1,4 +1,4 @@
-"""HDF5, LAS and LAZ, where the extra `scans` is installed."""
+"""HDF5, LAS, LAZ and E57, where the extra `scans` is installed."""
 
 from pathlib import Path
 
@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from modalities.pointcloud.data import scans
-from modalities.pointcloud.data.formats import read_set, read_surface
+from modalities.pointcloud.data.channels import Channels
+from modalities.pointcloud.data.formats import read_points, read_set, read_surface
+from modalities.pointcloud.data.prepare import prepare
 
+COLOURED = Channels(("xyz", "rgb"))
+BYTES = np.random.default_rng(1).integers(0, 256, (50, 3)).astype(np.uint8)
 POINTS = np.random.default_rng(0).random((50, 3)).round(3)
 FAR = np.array([694386, 5155487, 381])
 
@@ -41,6 +45,60 @@ def test_a_scan_keeps_its_digits(tmp_path: Path, suffix: str) -> None:
     header.scales, header.offsets = np.full(3, 0.001), FAR
     las = laspy.LasData(header)
     las.x, las.y, las.z = (POINTS + FAR).T
+    las.red, las.green, las.blue = BYTES.T.astype(np.uint16) * 257
     las.write(tmp_path / f"a{suffix}")
     read = read_surface(tmp_path / f"a{suffix}", 50, 0) - FAR
     np.testing.assert_allclose(np.sort(read, axis=0), np.sort(POINTS, axis=0), atol=1e-6)
+    coloured = read_points(tmp_path / f"a{suffix}", channels=COLOURED)
+    np.testing.assert_allclose(coloured, np.concatenate([POINTS + FAR, BYTES / 255], axis=1), atol=1e-6)
+
+
+def test_an_e57_is_one_cloud_of_all_its_scans(tmp_path: Path) -> None:
+    pye57 = pytest.importorskip("pye57", reason="the extra `scans` is not installed")
+    file = pye57.E57(str(tmp_path / "a.e57"), mode="w")
+    for part in (slice(0, 30), slice(30, 50)):
+        columns = {f"cartesian{axis}": POINTS[part, i] for i, axis in enumerate("XYZ")}
+        colours = {f"color{name}": BYTES[part, i] for i, name in enumerate(("Red", "Green", "Blue"))}
+        file.write_scan_raw(columns | colours, translation=FAR.astype(np.float64))
+    file.close()
+    read = read_points(tmp_path / "a.e57", channels=COLOURED)
+    np.testing.assert_allclose(read, np.concatenate([POINTS + FAR, BYTES / 255], axis=1), atol=1e-6)
+    (tmp_path / "b.e57").write_bytes((tmp_path / "a.e57").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"b\.e57: "):
+        read_points(tmp_path / "b.e57")
+    assert (tmp_path / "b.e57").exists()
+
+
+def test_labels_and_splits_of_modelnet_are_those_of_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    source = tmp_path / "modelnet40_ply_hdf5_2048"
+    source.mkdir()
+    (source / "shape_names.txt").write_text("airplane\n../bath tub\nbed\n")
+    for name, labels in {
+        "ply_data_train0": [0, 1, 1],
+        "ply_data_train1": [2],
+        "ply_data_test0": [1, 7],
+    }.items():
+        with h5py.File(source / f"{name}.h5", "w") as file:
+            offset = np.arange(len(labels))[:, None, None]
+            file["data"] = (POINTS + offset * [[1, 2, 3]] * POINTS + len(labels)).astype(np.float32)
+            file["normal"] = np.broadcast_to(np.float32([0, 1, 0]), file["data"].shape)
+            file["label"] = np.array(labels, np.uint8)[:, None]
+    for channels in (Channels(), Channels(("xyz", "normals"))):
+        out = tmp_path / f"data{channels.width}"
+        report = prepare(source, out, num_points=50, workers=1, channels=channels)
+        assert report["splits"] == "from the names of 3 files"
+        counts = {name: (of["train"], of["val"], of["test"]) for name, of in report["counts"].items()}
+        assert counts["airplane"] == (1, 0, 0)
+        assert counts["bed"] == (1, 0, 0)
+        assert counts["class-07"] == (0, 0, 1)
+        bath = next(name for name in counts if "bath" in name)
+        assert counts[bath] == (2, 0, 1)
+        assert "/" not in bath
+        assert not report["ignored"]
+        written = sorted(out.rglob("*.npy"))
+        assert len(written) == 6
+        assert {np.load(file).shape for file in written} == {(50, channels.width)}
+        assert not (tmp_path / "bath tub").exists()

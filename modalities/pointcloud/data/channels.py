@@ -1,0 +1,231 @@
+"""What a point has beside its place: colour and a normal, as further columns behind x, y, z.
+
+In data units colours lie in [0, 1] and normals have length 1; in the model's space colours lie in [-1, 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+CHANNELS = ("xyz", "rgb", "normals")
+CALLED = {"rgb": "colours", "normals": "normals"}
+_COLUMNS = 3
+"""Of each channel."""
+_NEARLY = 0.01
+"""Beyond 0 and 1, of colours that were rounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What a file holds, unchecked.
+
+    Attributes:
+        points: (V, 3) vertices, or (N, K), (S, N, K) of which columns beyond the third have no name.
+        faces: (F, 3) triangles between vertices; None for a cloud.
+        rgb: colours of the vertices, in the type and range of the file.
+        normals: of the points of a cloud, of any length; a mesh has those of its triangles.
+    """
+
+    points: np.ndarray
+    faces: np.ndarray | None = None
+    rgb: np.ndarray | None = None
+    normals: np.ndarray | None = None
+
+    def item(self, index: int | None) -> "Geometry":
+        """One cloud of a set."""
+        if index is None:
+            return self
+        rgb, normals = (None if of is None else of[index] for of in (self.rgb, self.normals))
+        return replace(self, points=self.points[index], rgb=rgb, normals=normals)
+
+
+def columns(rows: Sequence[Sequence[str]], count: int) -> Float64[np.ndarray, "V 3"] | None:
+    """Words of colours or normals as numbers, if each of the vertices has three."""
+    if not count or len(rows) != count or not all(len(row) == _COLUMNS for row in rows):
+        return None
+    try:
+        return np.array(rows, np.float64)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels that are asked for.
+
+    Args:
+        names: xyz, then rgb or normals or both.
+        columns: the channels of arrays without names, as .npy and text, in their order; None tells colours and normals
+            apart by their values.
+        optional: what a file lacks is left out of what is read, and no error.
+    """
+
+    names: tuple[str, ...] = ("xyz",)
+    columns: tuple[str, ...] | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = [("xyz",), ("xyz", "rgb"), ("xyz", "normals"), CHANNELS]
+        if self.names not in allowed:
+            choices = " or ".join(f"[{','.join(names)}]" for names in allowed)
+            raise ValueError(f"channels must be {choices}, got [{','.join(map(str, self.names))}]")
+        of = self.columns
+        if of is not None and (of[:1] != ("xyz",) or len({*of}) < len(of) or not {*of} <= {*CHANNELS}):
+            raise ValueError(
+                f"columns must be channels, each once and xyz first, got [{','.join(map(str, of))}]"
+            )
+
+    @classmethod
+    def of(cls, names: Sequence[str] | str, columns: Sequence[str] | str | None = None) -> "Channels":
+        """From the words of a configuration."""
+        listed = [
+            None if of is None else (of,) if isinstance(of, str) else tuple(of) for of in (names, columns)
+        ]
+        return cls(listed[0] or (), listed[1])
+
+    @property
+    def width(self) -> int:
+        """C, numbers of a point."""
+        return _COLUMNS * len(self.names)
+
+    def at(self, name: str) -> slice:
+        """The columns of a channel."""
+        start = _COLUMNS * self.names.index(name)
+        return slice(start, start + _COLUMNS)
+
+    def found_in(self, geometry: Geometry) -> "Channels":
+        """Those of the optional channels that the file has; all, if they must be there."""
+        if not self.optional:
+            return self
+        there = [name for name in self.names if name == "xyz" or self._raw(geometry, name) is not None]
+        return replace(self, names=tuple(there))
+
+    def beside(self, geometry: Geometry, mesh: bool = False) -> list[Float64[np.ndarray, "*S N 3"]]:
+        """The channels beside xyz, in data units; those without a value are NaN.
+
+        Args:
+            mesh: normals are left out, as a surface has its own.
+
+        Raises:
+            ValueError: if the file has no such channel, or it is no colour.
+        """
+        found = []
+        for name in self.names[1:]:
+            if name == "normals" and mesh:
+                continue
+            if (values := self._raw(geometry, name)) is None:
+                raise ValueError(
+                    f"a file must have {CALLED[name]} for channels=[{','.join(self.names)}], got none"
+                    + " that is told apart (modality.columns=)" * (geometry.points.shape[-1] > _COLUMNS)
+                )
+            shape = (*geometry.points.shape[:-1], _COLUMNS)
+            if values.shape != shape:
+                raise ValueError(
+                    f"{CALLED[name]} must have the shape {shape} of the points, got {values.shape}"
+                )
+            found.append(colours(values) if name == "rgb" else directions(values))
+        return found
+
+    def _raw(self, geometry: Geometry, name: str) -> np.ndarray | None:
+        named = geometry.rgb if name == "rgb" else geometry.normals
+        if named is not None or geometry.points.shape[-1] < 2 * _COLUMNS:
+            return named
+        rest = geometry.points[..., _COLUMNS:]
+        if self.columns is not None:
+            start = self.columns.index(name) * _COLUMNS if name in self.columns else 0
+            there = start and start + _COLUMNS <= geometry.points.shape[-1]
+            return geometry.points[..., start : start + _COLUMNS] if there else None
+        return _told_apart(rest).get(name)
+
+
+def _told_apart(rest: np.ndarray) -> dict[str, np.ndarray]:
+    """Colours and normals among columns without names, by their values."""
+    first, *others = [rest[..., start : start + _COLUMNS] for start in range(0, rest.shape[-1] - 2, _COLUMNS)]
+    if others and _are_colours(first) and _are_normals(others[0]):
+        return {"rgb": first, "normals": others[0]}
+    if _are_normals(first):
+        return {"normals": first} | ({"rgb": others[0]} if others and _are_colours(others[0]) else {})
+    # Of four columns the first may be an intensity, or the last a label.
+    return {"rgb": first} if rest.shape[-1] != _COLUMNS + 1 and _are_colours(first) else {}
+
+
+XYZ = Channels()
+
+
+def _are_normals(values: np.ndarray) -> bool:
+    """Whether nearly all rows have length 1, and the others none."""
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(values.astype(np.float64), axis=-1)
+        unit = np.abs(length - 1) < 0.02
+        return bool((unit | (length == 0) | ~np.isfinite(length)).all() and unit.mean() > 0.5)
+
+
+def _are_colours(values: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(values.min() >= -_NEARLY and values.max() <= np.iinfo(np.uint16).max)
+
+
+def colours(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
+    """Colours in [0, 1] from bytes, 16 bits (also where these hold bytes), or floats of 1 or 255.
+
+    Raises:
+        ValueError: if they are less than 0, or more than 16 bits hold.
+    """
+    kind, numbers = values.dtype.kind, values.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low < -_NEARLY or high > np.iinfo(np.uint16).max:
+        raise ValueError(f"colours must lie in 0..1, 0..255 or 0..65535, got {low:g}..{high:g}")
+    most = 1 if kind == "f" and high <= 1 + _NEARLY else 255 if high <= 255 else 65535
+    return np.clip(numbers / most, 0, 1)
+
+
+def directions(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
+    """Normals of length 1; NaN where there is none."""
+    numbers = values.astype(np.float64)
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(numbers, axis=-1, keepdims=True)
+        return np.where(length > 0, numbers / length, np.nan)
+
+
+def as_bytes(rgb: Float[np.ndarray, "*S N 3"]) -> np.ndarray:
+    """Colours in [0, 1] as bytes."""
+    return (255 * np.clip(rgb, 0, 1) + 0.5).astype(np.uint8)
+
+
+def stretched(values: np.ndarray, factor: np.ndarray, channels: Channels) -> np.ndarray:
+    """Points whose axes are scaled (or mirrored) by factors; a normal stays at right angles to its surface."""
+    if channels.width == _COLUMNS:
+        return values * factor
+    out = values.copy()
+    out[:, :_COLUMNS] *= factor
+    if "normals" in channels.names:
+        normals = values[:, channels.at("normals")] / factor
+        out[:, channels.at("normals")] = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    return out
+
+
+def to_model(values: np.ndarray, mean: np.ndarray, scale: np.floating, channels: Channels) -> np.ndarray:
+    """From data units: xyz about 0 with deviation 1, colours in [-1, 1]."""
+    if channels.width == _COLUMNS:
+        return (values - mean) / scale
+    out = values.copy()
+    out[:, :_COLUMNS] = (values[:, :_COLUMNS] - mean) / scale
+    if "rgb" in channels.names:
+        out[:, channels.at("rgb")] = 2 * values[:, channels.at("rgb")] - 1
+    return out
+
+
+def from_model(x: Any, channels: Channels) -> list[Any]:
+    """The channels beside xyz of what a model drew (tensors), in data units: in [0, 1], and of length 1."""
+    found = []
+    for name in channels.names[1:]:
+        part = x[..., channels.at(name)]
+        if name == "rgb":
+            found.append(((part + 1) / 2).clamp(0, 1))
+        else:
+            found.append(part / part.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+    return found

@@ -1,0 +1,48 @@
+"""Classes and splits of files that hold many shapes each, as the HDF5 of ModelNet40 (`ply_data_train0.h5`)."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ditmoe.outside import file_name, open_regular, printable, read_regular, tell
+from modalities.pointcloud.data import scans
+from modalities.shared.layout import split_within
+
+NAMES = "shape_names.txt"
+"""Beside the files or in the folder above: the name of each class on a line of its own."""
+LARGEST_NAMES = 2**20
+SUFFIXES = (".h5", ".hdf5")
+
+
+def classes_within(path: Path, count: int) -> list[str] | None:
+    """The class of each of the `count` shapes in a file; None where it has no labels, or cannot be read."""
+    if path.suffix.lower() not in SUFFIXES:
+        return None
+    try:
+        scans.check_library(path.suffix.lower())
+        with open_regular(path) as stream:
+            labels = scans.read_labels(stream)
+    except Exception:  # h5py raises many; told when the shapes are read
+        return None
+    if labels is None:
+        return None
+    if len(labels) != count:
+        tell(f"{printable(path)}: its {len(labels)} labels are left out, as it holds {count} shapes")
+        return None
+    names = _names(path)
+    return [names[i] if 0 <= i < len(names) else f"class-{i:02d}" for i in labels.tolist()]
+
+
+def _names(path: Path) -> Sequence[str]:
+    for folder in (path.parent, path.parent.parent):
+        try:
+            text = read_regular(folder / NAMES, LARGEST_NAMES).decode(errors="replace")
+        except (OSError, ValueError):
+            continue
+        return [file_name(line.strip()) for line in text.splitlines() if line.strip()]
+    return []
+
+
+def splits_by_name(paths: Iterable[Path]) -> dict[Path, str]:
+    """The split that the name of each file says; nothing, unless all say one and not all the same."""
+    found = {path: said[0] if (said := split_within(path.stem)) else "" for path in paths}
+    return found if len(set(found.values())) > 1 and all(found.values()) else {}

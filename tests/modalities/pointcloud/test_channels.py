@@ -1,0 +1,365 @@
+"""Colour and normals beside the coordinates: read from every format, kept on every way, and seen by no metric."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from ditmoe.modality import Samples
+from modalities.pointcloud import Clouds, PointCloud, PointVoxelTokens, VoxelTokens
+from modalities.pointcloud.data.axes import turned
+from modalities.pointcloud.data.channels import Channels, as_bytes, colours
+from modalities.pointcloud.data.formats import read_points, read_set, read_surface, write_npy, write_npz
+from modalities.pointcloud.data.ply import write_ply
+from modalities.pointcloud.data.prepare import prepare
+
+RNG = np.random.default_rng(0)
+N = 40
+POINTS = RNG.normal(size=(N, 3)).astype(np.float32)
+BYTES = RNG.integers(0, 256, (N, 3)).astype(np.uint8)
+NORMALS = RNG.normal(size=(N, 3))
+NORMALS = (NORMALS / np.linalg.norm(NORMALS, axis=1, keepdims=True)).astype(np.float32)
+ALL = Channels(("xyz", "rgb", "normals"))
+COLOURED, ORIENTED = Channels(("xyz", "rgb")), Channels(("xyz", "normals"))
+WHOLE = np.concatenate([POINTS, BYTES / 255, NORMALS], axis=1)
+
+
+def text(path: Path, rows: np.ndarray, header: str = "") -> None:
+    path.write_text(header + "\n".join(" ".join(f"{v:.9g}" for v in row) for row in rows) + "\n")
+
+
+def ply(path: Path, kind: str, values: np.ndarray) -> None:
+    names = [
+        *(f"float {a}" for a in ("x", "y", "z", "nx", "ny", "nz")),
+        *(f"{kind} {c}" for c in ("red", "green", "blue")),
+    ]
+    head = f"ply\nformat ascii 1.0\nelement vertex {N}\n" + "".join(f"property {name}\n" for name in names)
+    text(path, np.concatenate([POINTS, NORMALS, values], axis=1), head + "end_header\n")
+
+
+def pcd(path: Path, form: str) -> None:
+    packed = (BYTES.astype(np.uint32) << [16, 8, 0]).sum(1, dtype=np.uint32)
+    kind = [
+        *((name, "<f4") for name in ("x", "y", "z")),
+        ("rgb", "<f4"),
+        *((f"normal_{a}", "<f4") for a in "xyz"),
+    ]
+    rows = np.empty(N, kind)
+    for i, axis in enumerate("xyz"):
+        rows[axis], rows[f"normal_{axis}"] = POINTS[:, i], NORMALS[:, i]
+    rows["rgb"] = packed.view(np.float32)
+    head = (
+        f"VERSION .7\nFIELDS {' '.join(rows.dtype.names)}\nSIZE 4 4 4 4 4 4 4\nTYPE F F F F F F F\n"
+        f"COUNT 1 1 1 1 1 1 1\nWIDTH {N}\nHEIGHT 1\nPOINTS {N}\nDATA {form}\n"
+    )
+    if form == "ascii":
+        text(path, np.array([list(row) for row in rows.tolist()]), head)
+        return
+    body = rows.tobytes()
+    if form == "binary_compressed":
+        plain = b"".join(rows[name].tobytes() for name in rows.dtype.names)
+        packed_bytes = lzf(plain)
+        body = len(packed_bytes).to_bytes(4, "little") + len(plain).to_bytes(4, "little") + packed_bytes
+    path.write_bytes(head.encode() + body)
+
+
+def lzf(plain: bytes) -> bytes:
+    """A plain encoder of LZF: the nearest earlier three bytes alike, as far as they go."""
+    out, literal, seen, at = bytearray(), bytearray(), {}, 0
+
+    def flush() -> None:
+        for start in range(0, len(literal), 32):
+            piece = literal[start : start + 32]
+            out.extend([len(piece) - 1, *piece])
+        literal.clear()
+
+    while at < len(plain):
+        key = plain[at : at + 3]
+        before = seen.get(key)
+        seen[key] = at
+        if len(key) < 3 or before is None or at - before > 8192:
+            literal.append(plain[at])
+            at += 1
+            continue
+        length = 3
+        while at + length < len(plain) and length < 264 and plain[before + length] == plain[at + length]:
+            length += 1
+        flush()
+        back, size = at - before - 1, length - 2
+        out.extend([size << 5 | back >> 8] if size < 7 else [7 << 5 | back >> 8, size - 7])
+        out.append(back & 255)
+        at += length
+    flush()
+    return bytes(out)
+
+
+def write(path: Path) -> None:
+    """The same cloud in one of the formats, with colours and normals."""
+    match path.name:
+        case "bytes.ply":
+            ply(path, "uchar", BYTES)
+        case "shorts.ply":
+            ply(path, "ushort", BYTES * 257.0)
+        case "floats.ply":
+            ply(path, "float", BYTES / 255)
+        case "own.ply":
+            write_ply(path, POINTS, BYTES, NORMALS)
+        case "a.obj":
+            rows = np.concatenate([POINTS, BYTES / 255], axis=1)
+            lines = ["v " + " ".join(map(str, row)) for row in rows] + [
+                "vn " + " ".join(map(str, n)) for n in NORMALS
+            ]
+            path.write_text("\n".join(lines))
+        case "a.txt" | "b.npy":  # normals stand first
+            values = np.concatenate([POINTS, NORMALS, BYTES], axis=1)
+            text(path, values) if path.suffix == ".txt" else np.save(path, values)
+        case "named.csv":
+            values = np.concatenate([POINTS, np.ones((N, 1)), NORMALS, BYTES], axis=1)
+            path.write_text(
+                "x,y,z,i,nx,ny,nz,R,G,B\n" + "\n".join(",".join(map(str, row)) for row in values.tolist())
+            )
+        case "a.npz":
+            np.savez(path, points=POINTS, colors=BYTES, normals=2 * NORMALS)
+        case "set.npz":
+            write_npz(path, Samples(WHOLE[None]), ALL)
+        case "ascii.pcd" | "binary.pcd" | "binary_compressed.pcd":
+            pcd(path, path.stem)
+        case "a.off":
+            rows = np.concatenate([POINTS, NORMALS, BYTES], axis=1)
+            text(path, rows, f"CNOFF\n{N} 0 0\n")
+
+
+FILES = (
+    "bytes.ply", "shorts.ply", "floats.ply", "own.ply", "a.obj", "a.txt", "b.npy", "named.csv", "a.npz", "set.npz",
+    "ascii.pcd", "binary.pcd", "binary_compressed.pcd", "a.off",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_its_colours_and_normals(tmp_path: Path, name: str) -> None:
+    write(path := tmp_path / name)
+    if name == "set.npz":
+        np.testing.assert_allclose(read_set(path, channels=ALL).data[0], WHOLE, atol=1e-6)
+        return
+    np.testing.assert_allclose(read_points(path, channels=ALL), WHOLE, atol=1e-5)
+    np.testing.assert_array_equal(read_points(path, channels=ORIENTED)[:, :3], read_points(path))
+
+
+def test_columns_say_what_values_cannot(tmp_path: Path) -> None:
+    write_npy(tmp_path / "a.npy", np.concatenate([POINTS, np.abs(NORMALS)], axis=1))
+    as_colours = Channels(("xyz", "rgb"), ("xyz", "rgb"))
+    np.testing.assert_allclose(
+        read_points(tmp_path / "a.npy", channels=as_colours)[:, 3:], np.abs(NORMALS), atol=1e-6
+    )
+    with pytest.raises(
+        ValueError, match=r"a\.npy: a file must have colours for channels=\[xyz,rgb\], got none"
+    ):
+        read_points(tmp_path / "a.npy", channels=COLOURED)
+
+
+def test_seven_columns_without_names_are_no_colours_unless_somebody_says_so(tmp_path: Path) -> None:
+    text(tmp_path / "a.txt", np.concatenate([POINTS, np.full((N, 1), 7), BYTES], axis=1))
+    with pytest.raises(ValueError, match=r"got none that is told apart \(modality.columns=\)"):
+        read_points(tmp_path / "a.txt", channels=COLOURED)
+    text(tmp_path / "b.txt", np.concatenate([POINTS, BYTES, np.full((N, 1), 7)], axis=1))
+    said = Channels(("xyz", "rgb"), ("xyz", "rgb"))
+    np.testing.assert_allclose(read_points(tmp_path / "b.txt", channels=said), WHOLE[:, :6], atol=1e-5)
+
+
+def test_rounded_colours_are_not_taken_for_bytes() -> None:
+    np.testing.assert_array_equal(colours(np.array([[1 + 1e-6, 0.5, -1e-7]])), [[1, 0.5, 0]])
+    np.testing.assert_array_equal(colours(np.array([[1, 255, 0]])), [[1 / 255, 1, 0]])
+    with pytest.raises(ValueError, match=r"got -3\.\.1"):
+        colours(np.array([[-3.0, 1, 0]]))
+
+
+def test_leica_keeps_its_intensity_before_the_colour(tmp_path: Path) -> None:
+    text(tmp_path / "a.pts", np.concatenate([POINTS, np.full((N, 1), 7), BYTES], axis=1), f"{N}\n")
+    np.testing.assert_allclose(read_points(tmp_path / "a.pts", channels=COLOURED), WHOLE[:, :6], atol=1e-5)
+
+
+def test_a_mesh_gives_colours_between_its_vertices_and_normals_of_its_faces(tmp_path: Path) -> None:
+    corners = [(0, 0, 0), (2, 0, 0), (0, 0, 2)]
+    lines = [f"v {x} {y} {z} {x / 2} 0 {z / 2}" for x, y, z in corners]
+    (tmp_path / "a.obj").write_text("\n".join([*lines, "f 1 3 2"]))
+    points = read_surface(tmp_path / "a.obj", 50, 0, channels=ALL)
+    np.testing.assert_allclose(points[:, 3:6], points[:, :3] / 2, atol=1e-12)
+    np.testing.assert_allclose(points[:, 6:], np.tile([0, 1, 0], (50, 1)), atol=1e-12)
+    np.testing.assert_array_equal(points[:, :3], read_surface(tmp_path / "a.obj", 50, 0))
+
+
+def test_a_gltf_gives_colours_and_keeps_the_outside_of_what_is_mirrored(tmp_path: Path) -> None:
+    box = trimesh.creation.box((2, 2, 2))
+    box.visual.vertex_colors = [255, 51, 0, 255]
+    scene = trimesh.Scene()
+    scene.add_geometry(box, transform=np.diag([-1.0, 1, 1, 1]))
+    (tmp_path / "a.glb").write_bytes(trimesh.exchange.gltf.export_glb(scene))
+    points = read_surface(tmp_path / "a.glb", 200, 0, channels=ALL)
+    np.testing.assert_allclose(points[:, 3:6], np.tile([1, 0.2, 0], (200, 1)), atol=1e-6)
+    np.testing.assert_allclose((points[:, :3] * points[:, 6:]).sum(1), 1, atol=1e-6)  # normals look outwards
+    trimesh.PointCloud(POINTS, np.concatenate([BYTES, BYTES[:, :1]], axis=1)).export(tmp_path / "b.glb")
+    cloud = read_points(tmp_path / "b.glb", channels=COLOURED)
+    np.testing.assert_allclose(cloud, WHOLE[:, :6], atol=1e-6)
+
+
+def test_rows_without_a_direction_are_left_out_and_counted(tmp_path: Path) -> None:
+    normals = NORMALS.copy()
+    normals[3] = 0
+    write_ply(tmp_path / "a.ply", POINTS, normals=normals)
+    notes: list[str] = []
+    assert len(read_points(tmp_path / "a.ply", notes.append, ORIENTED)) == N - 1
+    assert notes[0].startswith(f"1 of {N} points")
+
+
+def test_turning_turns_normals_and_no_colours() -> None:
+    for up in "xz":
+        after = turned(WHOLE, up, ALL)
+        np.testing.assert_array_equal(after[:, 3:6], WHOLE[:, 3:6])
+        np.testing.assert_array_equal(after[:, :3], turned(WHOLE[:, :3], up))
+        np.testing.assert_array_equal(after[:, 6:], turned(WHOLE[:, 6:], up))
+
+
+def folder(top: Path, channels: Channels = ALL) -> Path:
+    """Six shapes as PLY, prepared: planes of one normal, with colours by place."""
+    for i in range(6):
+        points = RNG.uniform(-1, 1, (64, 3)).astype(np.float32)
+        points[:, 1] = 0.5 * points[:, 0]  # the plane of the normal (-1, 2, 0)
+        normals = np.tile(np.float32([-1, 2, 0]) / np.sqrt(np.float32(5)), (64, 1))
+        place = top / "source" / "plane" / ("train", "test")[i > 3] / f"{i}.ply"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_ply(place, points, as_bytes((points + 1) / 2), normals)
+    prepare(top / "source", top / "data", num_points=64, workers=1, channels=channels)
+    return top / "data"
+
+
+def test_prepared_and_augmented_shapes_keep_their_normals_upright_on_the_surface(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    assert json.loads((root / "prepare.json").read_text())["channels"] == ["xyz", "rgb", "normals"]
+    clouds = Clouds(root, num_points=64, mirror=True, scale_jitter=0.5, channels=("xyz", "rgb", "normals"))
+    points, _ = clouds.batch(8, seed=0, step=0)
+    assert points.shape == (8, 64, 9)
+    assert -1 <= points[..., 3:6].min() < -0.5 < points[..., 3:6].max() <= 1
+    np.testing.assert_allclose(np.linalg.norm(points[..., 6:], axis=-1), 1, atol=1e-5)
+    for cloud in points.astype(np.float64):
+        across = (cloud[:, :3] - cloud[:, :3].mean(0)) @ cloud[0, 6:]
+        assert np.abs(across).max() < 1e-4
+    # The colour is still that of the place, whatever else was done to the cloud.
+    coordinates = points[0, :, 2] - points[0, :, 2].mean()
+    assert np.corrcoef(coordinates, points[0, :, 5])[0, 1] > 0.999
+    some = Clouds(root, num_points=64, channels=("xyz", "normals")).batch(2, seed=0, step=0)[0]
+    np.testing.assert_allclose(np.linalg.norm(some[..., 3:], axis=-1), 1, atol=1e-5)
+    plain = Clouds(root, num_points=64).batch(2, seed=0, step=0)[0]
+    np.testing.assert_array_equal(plain, some[..., :3])
+
+
+def test_what_lacks_a_channel_is_left_out_by_name_and_none_at_all_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    write_ply(source / "a.ply", POINTS, BYTES)
+    write_ply(source / "b.ply", POINTS + 1, BYTES)
+    write_ply(source / "grey.ply", POINTS)
+    report = prepare(source, tmp_path / "data", num_points=8, workers=1, channels=COLOURED)
+    assert list(report["unreadable"]) == ["grey.ply"]
+    assert "must have colours" in report["unreadable"]["grey.ply"]
+    with pytest.raises(
+        ValueError, match=r"without normals: prepare it again with modality.channels=\[xyz,normals\]"
+    ):
+        Clouds(tmp_path / "data", num_points=8, channels=("xyz", "normals")).batch(1, 0, 0)
+    with pytest.raises(ValueError, match="made with channels"):
+        prepare(source, tmp_path / "data", num_points=8, workers=1)
+    with pytest.raises(ValueError, match=r"built-in set has channels=\[xyz\] alone"):
+        Clouds(channels=("xyz", "rgb")).batch(1, 0, 0)
+
+
+def modality(root: Path, **options: Any) -> PointCloud:
+    data = partial(Clouds, root)
+    tokens = partial(PointVoxelTokens, resolution=8, patch=4, width=8, features=4)
+    return PointCloud(data, tokens, num_points=64, channels=("xyz", "rgb", "normals"), **options)
+
+
+def test_the_models_space_is_undone_and_files_have_every_channel(tmp_path: Path) -> None:
+    cloud = modality(folder(tmp_path), evaluation={"emd": None})
+    real = cloud.reference("test")
+    assert (2, *cloud.sample_shape) == (2, *cloud.shape_of()) == real.data.shape == (2, 64, 9)
+    facts = cloud.data_facts()
+    x = real.data.copy()
+    x[..., :3] = (x[..., :3] - facts["mean"]) / facts["scale"]
+    x[..., 3:6] = 2 * x[..., 3:6] - 1
+    np.testing.assert_allclose(cloud.decode(torch.from_numpy(x)), real.data, atol=1e-5)
+    wild = cloud.decode(3 * torch.randn(2, 64, 9))
+    assert (wild[..., 3:6].min(), wild[..., 3:6].max()) == (0, 1)
+    np.testing.assert_allclose(np.linalg.norm(wild[..., 6:], axis=-1), 1, atol=1e-5)
+
+    paths = cloud.write(replace(real, labels=np.zeros(2, np.int64)), tmp_path / "out")
+    np.testing.assert_allclose(read_points(paths[1], channels=ALL), real.data[0], atol=1 / 255)
+    np.testing.assert_allclose(read_points(paths[2], channels=ALL), real.data[0], atol=1e-6)
+    cloud.write(real, tmp_path / "set.npz")
+    np.testing.assert_allclose(read_set(tmp_path / "set.npz", channels=ALL).data, real.data, atol=1e-6)
+    assert cloud.read(tmp_path / "set.npz").data.shape == (2, 64, 3)
+
+
+def test_metrics_see_the_places_alone(tmp_path: Path) -> None:
+    cloud = modality(folder(tmp_path), evaluation={"emd": None, "workers": 1, "progress": False})
+    real, train = cloud.reference("test"), cloud.reference("train")
+    other = replace(real, data=np.concatenate([real.data[..., :3], RNG.random((2, 64, 6))], axis=-1))
+    assert cloud.evaluate(other, real, train).values == cloud.evaluate(real, real, train).values
+
+
+def test_a_checkpoint_of_other_channels_is_refused(tmp_path: Path) -> None:
+    cloud = modality(folder(tmp_path))
+    facts = cloud.data_facts()
+    assert modality(tmp_path, data_facts=facts).data_facts() == facts
+    with pytest.raises(
+        ValueError, match=r"must be those of the checkpoint, \[xyz\], got \[xyz,rgb,normals\]"
+    ):
+        modality(tmp_path, data_facts={k: v for k, v in facts.items() if k != "channels"})
+
+
+@pytest.mark.parametrize("make", [VoxelTokens, PointVoxelTokens])
+@pytest.mark.parametrize("kept", ["all", "occupied"])
+def test_tokens_see_and_answer_for_every_channel(make: Any, kept: str) -> None:
+    tokens = make(12, resolution=8, patch=4, kept=kept, channels=9)
+    x = torch.randn(2, 50, 9)
+    layout = tokens.layout(x)
+    cut = tokens.patchify(x, layout)
+    assert cut.shape[-1] == tokens.in_features
+    for column in range(9):
+        changed = x.clone()
+        changed[:, :, column] *= 0.5
+        assert not torch.equal(tokens.patchify(changed, tokens.layout(changed)), cut)
+    torch.nn.init.normal_(tokens.head.output.weight) if make is PointVoxelTokens else None
+    out = torch.randn(*cut.shape[:2], tokens.out_features)
+    answer = tokens.unpatchify(out, layout, x, torch.full((2,), 500.0), torch.randn(2, 12))
+    assert answer.shape == x.shape
+    assert (answer.flatten(0, 1).std(0) > 0).all()
+
+
+def test_pictures_have_the_colours_of_the_points(tmp_path: Path) -> None:
+    cloud = modality(folder(tmp_path))
+    real = cloud.reference("test")
+    real.data[..., 3:6] = [1, 0, 0]
+    cloud.save_picture(real, tmp_path / "sheet.png")
+    write_npy(tmp_path / "own.npy", real.data[0])
+    cloud.view([tmp_path / "own.npy"], tmp_path / "view.png")
+    for name in ("sheet.png", "view.png"):
+        red, green, blue = np.moveaxis(
+            np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int), -1, 0
+        )
+        drawn = abs(red - green) + abs(red - blue) > 60
+        assert drawn.any()
+        assert (red[drawn] > np.maximum(green, blue)[drawn]).all()
+
+
+@pytest.mark.parametrize("names", [["rgb"], ["xyz", "normals", "rgb"], ["xyz", "xyz"], []])
+def test_other_channels_are_refused_in_one_line(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="channels must be"):
+        Channels.of(names)
