@@ -107,8 +107,8 @@ def prepare(
         dtype: of the latents on disk.
 
     Returns:
-        What was written to latents.json (the setting, classes, counts, and what was unreadable), and how many were kept,
-        made and removed.
+        What was written to latents.json (the setting, classes, counts, and what was unreadable), and how many were
+        kept, made and removed.
 
     Raises:
         ValueError: if an option is wrong, `out` holds something else, or nothing is readable.
@@ -137,7 +137,7 @@ def prepare(
     if report != before:
         write(out / RECORD, _json(report))
     writer.clear(report, before)
-    removed = provenance.gone(writer.before.sources, writer.now)
+    removed = len(provenance.gone(writer.before.sources, writer.now))
     return report | {"kept": writer.kept, "made": writer.made, "removed": removed}
 
 
@@ -290,12 +290,13 @@ class _Writer:
         """Record what is there, and remove what was written for another record."""
         named = {*report["shards"], codec_file(self.out, report).name}
         outputs = {name: self._outputs[name] for name in sorted(named & self._outputs.keys())}
-        provenance.write(self.out / provenance.RECORD, Record(self.now, outputs))
+        if (record := Record(self.now, outputs)) != self.before:
+            provenance.write(self.out / provenance.RECORD, record)
         own = {*self._outputs, *self.before.outputs, *before.get("shards", ())}
         for file in sorted(self.out.iterdir()):
-            if file.name not in named and (SHARD.fullmatch(file.name) or CODECS.fullmatch(file.name)):
-                if file.name in own or _is_ours(file):
-                    discard(file)
+            written = SHARD.fullmatch(file.name) or CODECS.fullmatch(file.name)
+            if written and file.name not in named and (file.name in own or _is_ours(file)):
+                discard(file)
 
 
 def _at_once(codec: Codec, batch: int) -> int:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tqdm import tqdm
+
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import open_regular, printable
 from modalities.shared.isolation import num_cores
@@ -117,15 +119,26 @@ def seen(origin: Origin, before: Seen | None, lately: int = LATELY) -> Seen:
 def see_all(origins: Sequence[Origin], before: Sequence[Seen | None]) -> list[Seen]:
     """`seen` of each, in threads: hashing lets go of Python's lock."""
     with ThreadPoolExecutor(num_cores()) as threads:
-        return list(threads.map(seen, origins, before))
+        found = threads.map(seen, origins, before)
+        return list(tqdm(found, "looking", len(origins), unit="file", delay=5, leave=False))
 
 
-def as_written(folder: Path, path: str, was: Seen) -> bool:
-    """Whether a file of the folder is the one that was recorded; not where a link leads out of the folder."""
-    file = folder / path
-    if not file.parent.resolve().is_relative_to(folder.resolve()) or file.is_symlink():
-        return False
-    return file.is_file() and bool(was.content) and output(file, was).content == was.content
+def whole(folder: Path, outputs: Mapping[str, Seen]) -> dict[str, Seen]:
+    """The outputs that are there as they were written, by their state or else their content.
+
+    What a link would lead to outside of the folder is none of them.
+    """
+    top, inside = folder.resolve(), dict[Path, bool]()
+    found = {}
+    for path, was in outputs.items():
+        file = folder / path
+        if file.parent not in inside:
+            inside[file.parent] = file.parent.resolve().is_relative_to(top)
+        if inside[file.parent] and was.content and file.is_file() and not file.is_symlink():
+            now = output(file, was)
+            if now.content == was.content:
+                found[path] = now
+    return found
 
 
 def output(file: Path, was: Seen | None = None) -> Seen:
@@ -133,10 +146,10 @@ def output(file: Path, was: Seen | None = None) -> Seen:
     return seen(Origin((file,)), was, lately=0)
 
 
-def gone(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> int:
+def gone(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> list[Seen]:
     """Sources that are not there any more, neither by their name nor elsewhere by what they hold."""
     contents = {of.content for of in now.values()}
-    return sum(name not in now and of.content not in contents for name, of in before.items())
+    return [of for name, of in before.items() if name not in now and of.content not in contents]
 
 
 def read(file: Path) -> Record:
