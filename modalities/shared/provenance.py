@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from ditmoe.outside import open_regular, printable
 from modalities.shared.isolation import num_cores
 
 RECORD = "sources.jsonl"
+SOURCE, OUTPUT = "source", "output"
 LARGEST, LONGEST = 2**31, 2**16
 """Bytes of a record, and of a line of it."""
 LATELY = 2 * 10**9
@@ -162,35 +163,32 @@ def read(file: Path) -> Record:
     try:
         with open_regular(file, LARGEST) as stream:
             while line := stream.readline(LONGEST):
-                kind, name, *rest = _entry(json.loads(line))
-                (record.sources if kind == "source" else record.outputs)[name] = Seen(*rest)
+                kind, name, entry = _entry(json.loads(line))
+                (record.sources if kind == SOURCE else record.outputs)[name] = entry
     except FileNotFoundError:
-        return Record()
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return record
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{printable(file)} must be the record of an earlier prepare: remove the folder, or take another out"
         ) from error
     return record
 
 
-def _entry(line: Any) -> list[str]:
-    if not isinstance(line, list) or len(line) != 5 or not all(isinstance(word, str) for word in line):
-        raise ValueError("a line must be five words")
-    path = PurePosixPath(line[1])
-    if line[0] not in ("source", "output") or (
-        line[0] == "output" and (path.is_absolute() or ".." in path.parts or "\0" in line[1])
-    ):
+def _entry(line: Any) -> tuple[str, str, Seen]:
+    if not isinstance(line, dict) or not all(isinstance(word, str) for word in line.values()):
+        raise ValueError("a line must be an object of texts")
+    kind = SOURCE if SOURCE in line else OUTPUT
+    if set(line) != {kind, "stamp", "content", "note"}:
+        raise ValueError("a line must be of a source or an output")
+    path = PurePosixPath(line[kind])
+    if kind == OUTPUT and (path.is_absolute() or not path.parts or ".." in path.parts or "\0" in line[kind]):
         raise ValueError("an output must lie in the folder")
-    return line
+    return kind, line[kind], Seen(line["stamp"], line["content"], line["note"])
 
 
 def write(file: Path, record: Record) -> None:
     """Write a record whole or not at all, in the order of names."""
     with replacing(file) as stream:
-        for kind, entries in (("source", record.sources), ("output", record.outputs)):
-            stream.writelines(_lines(kind, sorted(entries.items())))
-
-
-def _lines(kind: str, entries: Iterable[tuple[str, Seen]]) -> Iterable[bytes]:
-    for name, of in entries:
-        yield json.dumps([kind, name, of.stamp, of.content, of.note]).encode() + b"\n"
+        for kind, entries in ((SOURCE, record.sources), (OUTPUT, record.outputs)):
+            for name, of in sorted(entries.items()):
+                stream.write(json.dumps({kind: name, **vars(of)}).encode() + b"\n")
