@@ -38,6 +38,7 @@ from tests.fault_works import WORKS, Work, contents
 OPERATIONS = (
     "open",
     "os.rename",
+    "os.link",
     "os.mkdir",
     "os.remove",
     "os.rmdir",

@@ -127,7 +127,7 @@ def see_all(origins: Sequence[Origin], before: Sequence[Seen | None]) -> list[Se
 def whole(folder: Path, outputs: Mapping[str, Seen]) -> dict[str, Seen]:
     """The outputs that are there as they were written, by their state or else their content.
 
-    What a link would lead to outside of the folder is none of them.
+    What a link would lead to outside of the folder is none of them. Raises OSError where one cannot be read.
     """
     top, inside = folder.resolve(), dict[Path, bool]()
     found = {}
@@ -137,6 +137,8 @@ def whole(folder: Path, outputs: Mapping[str, Seen]) -> dict[str, Seen]:
             inside[file.parent] = file.parent.resolve().is_relative_to(top)
         if inside[file.parent] and was.content and file.is_file() and not file.is_symlink():
             now = output(file, was)
+            if not now.content:
+                raise OSError(f"{printable(file)} cannot be read, so that nobody knows whose it is")
             if now.content == was.content:
                 found[path] = now
     return found
