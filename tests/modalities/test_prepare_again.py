@@ -17,8 +17,10 @@ from ditmoe.config import build
 from modalities.image import Pictures
 from modalities.latent import PatchPCA
 from modalities.pointcloud.data import prepare as clouds
+from modalities.pointcloud.data.catalogue import list_shapes
 from modalities.shared import provenance
 from modalities.shared.provenance import Origin, Seen
+from modalities.shared.understood import Ignored
 from modalities.video import CausalPatches, Clips
 from tests import subjects
 
@@ -217,6 +219,21 @@ def test_what_someone_else_wrote_among_the_shapes_is_left_there(
     (tmp_path / "out" / path).parent.symlink_to(outside.parent)
     outside.rename(outside.parent / Path(path).name)
     assert not provenance.whole(tmp_path / "out", {path: was})
+
+
+def test_a_reader_sees_no_shape_that_is_on_its_way(tmp_path: Path, read: Path) -> None:
+    person = Person("pointcloud", tmp_path / "source", random.Random(5))
+    for _ in range(8):
+        person.write(person.place())
+    prepare("pointcloud", person.root, out := tmp_path / "out")
+    _, shapes = list_shapes(out, None, ignored := Ignored())
+    assert not ignored.counts
+    files = [shape.source for split in shapes.values() for shape in split]
+    report = json.loads((out / "prepare.json").read_text())
+    going = files[0].relative_to(out).as_posix()
+    (out / "prepare.json").write_text(json.dumps(report | {"absent": [going, 3]}))
+    _, shapes = list_shapes(out, None)
+    assert {shape.source for split in shapes.values() for shape in split} == {*files[1:]}
 
 
 def test_a_gltf_is_made_again_where_its_buffer_changed(tmp_path: Path) -> None:
