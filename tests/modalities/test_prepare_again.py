@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,6 +251,28 @@ def test_a_gltf_is_made_again_where_its_buffer_changed(tmp_path: Path) -> None:
     buffers[-1].write_bytes(values.tobytes())
     report = clouds.prepare(source, tmp_path / "out", num_points=16, workers=1)
     assert (report["made"], report["kept"], report["duplicates"]) == (1, 1, {})
+
+
+def test_pictures_of_a_tar_are_known_whatever_was_put_before_them(tmp_path: Path, read: Path) -> None:
+    person = Person("image", tmp_path / "pictures", random.Random(6))
+    for _ in range(7):
+        person.write(person.place())
+
+    def pack(files: list[Path]) -> None:
+        (tmp_path / "tars").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "tars" / "train.tar", "w") as tar:
+            for file in files:
+                tar.add(file, f"{file.parent.name}/{file.name}")
+
+    first, second, *others = person.content
+    pack([first, *others])
+    prepare("image", tmp_path / "tars", tmp_path / "out")
+    read.write_text("")
+    pack([second, *others])
+    prepare("image", tmp_path / "tars", tmp_path / "out")
+    assert len(read.read_text().splitlines()) == 1
+    prepare("image", tmp_path / "tars", tmp_path / "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
 # --- the record
