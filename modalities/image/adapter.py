@@ -25,8 +25,9 @@ from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.image.metrics.warnings import about_compression
-from modalities.latent import Codec, LatentModality, Packing, latent_cache, latent_writer
+from modalities.latent import Codec, LatentModality, Packing, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
+from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
@@ -216,7 +217,7 @@ class Image(LatentModality):
             "mirror": data.mirror,
             "max_pixels": data.max_pixels,
         }
-        found = latent_writer.Source(
+        found = Source(
             "picture",
             names=[picture.name for picture in pictures],
             asked=Condition.of_labels(torch.tensor([p.label for p in pictures]), len(data.classes)),

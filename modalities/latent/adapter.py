@@ -29,6 +29,7 @@ from modalities.latent import latent_cache, latent_writer
 from modalities.latent.autoencoder import Published
 from modalities.latent.codec import Batches, Codec
 from modalities.latent.latent_cache import Latents
+from modalities.latent.latent_shards import Source
 from modalities.latent.packing import packed_rows
 from modalities.shared.provenance import digest_of
 
@@ -218,7 +219,7 @@ class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder,
         return [self.class_name(label) for label in samples.labels[:most].tolist()]
 
     def write_latents(
-        self, source: latent_writer.Source, out: Path, setting: Mapping[str, Any], options: Mapping[str, Any]
+        self, source: Source, out: Path, setting: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
         """Encode a source once, for `modality.latents=`, and again what changed of it; prints a summary.
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from ditmoe.conditioning import Condition
 from ditmoe.modality import Asked, CodecTraining, Report, Samples, Tokens, check_options
 from ditmoe.outside import check_number, printable
-from modalities.latent import Codec, LatentModality, latent_cache, latent_writer
+from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
+from modalities.latent.latent_shards import Source
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
 from modalities.shared.understood import check_enough
@@ -314,7 +315,7 @@ class Video(LatentModality, CodecTraining):
             "backend": data.backend,
             "hold": data.hold,
         }
-        found = latent_writer.Source(
+        found = Source(
             "video",
             names=[video.name for video in videos],
             asked=Condition.of_labels(torch.from_numpy(data.labels("train")), len(data.classes)),

@@ -17,6 +17,7 @@ from modalities.image import Pictures
 from modalities.image.data.dataset import turn
 from modalities.latent import Identity, PatchPCA, latent_cache, latent_writer
 from modalities.latent.adapter import to_pixels
+from modalities.latent.latent_shards import Source
 
 SIZE = (9, 9)
 
@@ -31,14 +32,14 @@ def pictures(root: Path, each: int = 9, mirror: bool = False) -> Pictures:
     return Pictures(SIZE, root, mirror=mirror)
 
 
-def source(data: Pictures) -> latent_writer.Source:
+def source(data: Pictures) -> Source:
     chosen = data.split("train")
 
     def read(numbers: Sequence[int]) -> list:
         return data.views([chosen[i] for i in numbers])
 
     names, labels = [p.name for p in chosen], [p.label for p in chosen]
-    return latent_writer.Source(
+    return Source(
         "picture",
         names,
         Condition.of_labels(torch.tensor(labels), 10),
