@@ -1,6 +1,7 @@
 """What `tests.faults` disturbs: commands on tiny inputs, what must be whole of them at any time, and at the end."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from modalities.video.data import MovingDigits
 from tests import fuzz_seeds
 from tests.training.test_trainer import trainer
 
-CLOCKS = ("seconds", "samples_per_second", "written", "kept", "source")
+CLOCKS = ("seconds", "samples_per_second", "kept", "source", "stamp")
 """Entries of records that tell when and how something was made."""
 
 
@@ -81,7 +82,28 @@ def piecewise(place: Path, mark: Any, old: dict, new: dict) -> None:
     """Each file is the old one or the new one; records may be on their way."""
     for name, content in contents(place).items():
         known = content in (old.get(name), new.get(name))
-        assert known or (name.endswith(".json") and content[0]), f"{place / name} is another"
+        assert known or (name.endswith((".json", ".jsonl")) and content[0]), f"{place / name} is another"
+
+
+def readable(files: dict[str, Any]) -> dict[str, Any]:
+    """Of the files of a prepared folder, those that training reads."""
+    report = next(
+        (content[0] for name, content in files.items() if name.endswith(("latents.json", "prepare.json"))), {}
+    )
+    named = {f"out/{name}" for name in report.get("shards", ())}
+    absent = {f"out/{path}" for path in report.get("absent", ())}
+    return {
+        name: of
+        for name, of in files.items()
+        if name in named or (name.endswith(".npy") and name not in absent)
+    }
+
+
+def at_once(place: Path, mark: bool | None, old: dict, new: dict) -> bool:
+    """What training reads is all old or all new, which never becomes the old one again."""
+    found = readable(contents(place))
+    assert found == readable(new) or (found == readable(old) and not mark), f"{place} holds {list(found)}"
+    return found == readable(new)
 
 
 def no_step_is_lost(place: Path, mark: int | None, old: dict, new: dict) -> int:
@@ -151,8 +173,7 @@ def of_clouds(home: Path) -> Work:
     for name in "abcdef":
         (folder := home / "source" / f"class{name}").mkdir(parents=True)
         np.save(folder / f"{name}.npy", rng.normal(size=(90, 3)))
-    words = ["modality.preparation.num_points=64", "modality.preparation.workers=2"]
-    return _prepared("clouds", home, "modality=pointcloud", *words)
+    return _prepared("clouds", home, "modality=pointcloud", *CLOUDS)
 
 
 def of_images(home: Path) -> Work:
@@ -160,7 +181,7 @@ def of_images(home: Path) -> Work:
     for number in range(12):
         (folder := home / "source" / "train" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
-    return _prepared("images", home, "modality=image", "modality.preparation.shard=3")
+    return _prepared("images", home, "modality=image", *IMAGES)
 
 
 def of_videos(home: Path) -> Work:
@@ -171,12 +192,47 @@ def of_videos(home: Path) -> Work:
     return _prepared("videos", home, *VIDEO, *words, "modality.preparation.shard=2")
 
 
+CLOUDS = ["modality.preparation.num_points=64", "modality.preparation.workers=2"]
+IMAGES = ["modality.preparation.shard=3"]
 VIDEO = ["modality=video", "modality.frames=5", "modality.size=[16,16]", "modality.data.workers=0"]
 
 
 def _prepared(name: str, home: Path, *words: str) -> Work:
     settings = config("prepare", f"source={home / 'source'}", "out=y", *words)
     return Work(name, lambda place: prepare(settings | {"out": str(place / "out")}), made, piecewise)
+
+
+def of_clouds_again(home: Path) -> Work:
+    of_clouds(home)
+    return _again("clouds-again", home, "modality=pointcloud", *CLOUDS)
+
+
+def of_images_again(home: Path) -> Work:
+    of_images(home)
+    return _again("images-again", home, "modality=image", *IMAGES)
+
+
+def _again(name: str, home: Path, *words: str) -> Work:
+    """Prepare a copy of the sources, of which some are edited, added, moved and removed, where they were prepared."""
+    shutil.copytree(home / "source", home / "edited")
+    files = sorted(path for path in (home / "edited").rglob("*") if path.is_file())
+    edited, moved, removed, last = files[0], files[1], files[2], files[-1]
+    removed.rename(edited)  # as if edited to that
+    moved.rename(last.with_stem(f"{moved.stem}-moved"))
+    new = np.random.default_rng(1).integers(
+        0, 256, (90, 3) if edited.suffix == ".npy" else (32, 32, 3), np.uint8
+    )
+    if edited.suffix == ".npy":
+        np.save(edited.with_name("new.npy"), new)
+    else:
+        Image.fromarray(new).save(edited.with_name("new.png"))
+    first = config("prepare", f"source={home / 'source'}", "out=y", *words)
+    then = config("prepare", f"source={home / 'edited'}", "out=y", *words)
+
+    def begin(place: Path) -> None:
+        prepare(first | {"out": str(made(place) / "out")})
+
+    return Work(name, lambda place: prepare(then | {"out": str(place / "out")}), begin, at_once)
 
 
 def of_train_codec(home: Path) -> Work:
@@ -211,6 +267,8 @@ WORKS: dict[str, Callable[[Path], Work]] = {
     "clouds": of_clouds,
     "images": of_images,
     "videos": of_videos,
+    "clouds-again": of_clouds_again,
+    "images-again": of_images_again,
     "train_codec": of_train_codec,
     "evaluate": of_evaluate,
 }

@@ -27,7 +27,8 @@ from modalities.image.metrics.features import make as make_extractor
 from modalities.image.metrics.warnings import about_compression
 from modalities.latent import Codec, LatentModality, Packing, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
-from modalities.latent.latent_cache import prepare as write_latents
+from modalities.latent.latent_shards import Source
+from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
 from modalities.shared.understood import Ignored, check_enough
@@ -56,7 +57,7 @@ class Image(LatentModality):
         budget: then, tokens at most of each packed row of a batch.
         rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_images`.
-        preparation: options of `latent_cache.prepare`.
+        preparation: options of `latent_writer.prepare`.
         data_facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
     """
 
@@ -210,15 +211,21 @@ class Image(LatentModality):
         data.root = source
         pictures = data.split("train")
         print(data.understood())
-        setting = {"source": printable(source.resolve()), **self.setting(), "mirror": data.mirror}
+        setting = {
+            "source": printable(source.resolve()),
+            **self.setting(),
+            "mirror": data.mirror,
+            "max_pixels": data.max_pixels,
+        }
         setting |= {} if data.damaged == "refuse" else {"damaged": data.damaged}
-        found = latent_cache.Source(
+        found = Source(
             "picture",
             names=[picture.name for picture in pictures],
             asked=Condition.of_labels(torch.tensor([p.label for p in pictures]), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,
+            origin=lambda number: pictures[number].origin(),
         )
         self.write_latents(found, out, setting, self._preparation)
 

@@ -25,11 +25,13 @@ from ditmoe.modality import (
     Tokens,
 )
 from ditmoe.outside import check_number, printable
-from modalities.latent import latent_cache
+from modalities.latent import latent_cache, latent_writer
 from modalities.latent.autoencoder import Published
 from modalities.latent.codec import Batches, Codec
 from modalities.latent.latent_cache import Latents
+from modalities.latent.latent_shards import Source
 from modalities.latent.packing import packed_rows
+from modalities.shared.provenance import digest_of
 
 LARGEST = 2**27
 """Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
@@ -217,12 +219,34 @@ class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder,
         return [self.class_name(label) for label in samples.labels[:most].tolist()]
 
     def write_latents(
-        self, source: latent_cache.Source, out: Path, setting: Mapping[str, Any], options: Mapping[str, Any]
+        self, source: Source, out: Path, setting: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
-        """Encode a source once, for `modality.latents=`; prints a summary."""
-        self.codec = self.ready_codec(latent_cache.read_codec(out))
-        report = latent_cache.prepare(source, self.encode, out, setting, self.codec, **options)
-        print(latent_cache.summary(report, source.kind, out))
+        """Encode a source once, for `modality.latents=`, and again what changed of it; prints a summary.
+
+        A codec that learnt from the data when the folder was made stays: models were trained on its latents.
+        """
+        recipe = self._recipe(setting)
+        found = latent_writer.read_codec(out, recipe) if recipe else None
+        self.codec = self.ready_codec(found[0] if found else None)
+        if found and self.codec.fingerprint() != found[1]:  # published weights that are others now
+            found, self.codec = None, self.ready_codec(None)
+        report = latent_writer.prepare(source, self.encode, out, setting, self.codec, recipe, **options)
+        print(latent_writer.summary(report, source.kind, out))
+        if found and report["made"] + report["removed"] and type(self.codec).fit is not Codec.fit:
+            print(
+                "the codec stays as it was fitted when the folder was made; a new folder fits one to these data"
+            )
+
+    def _recipe(self, setting: Mapping[str, Any]) -> str:
+        """How the codec learns from the data, or "" where it is read from a file of its own."""
+        words = dict(getattr(self._make_codec, "keywords", {}))
+        if self._is_published:
+            words = {name: word for name, word in words.items() if name not in ("path", "subfolder")}
+        elif words.get("path") is not None:
+            return ""
+        how = [f"{name} {value}" for name, value in setting.items() if name != "source"]
+        kind = getattr(self._make_codec, "func", self._make_codec)
+        return digest_of(kind, *how, *(f"{name} {word}" for name, word in sorted(words.items())))
 
     @property
     def autoencoder(self) -> Any:

@@ -1,8 +1,8 @@
 """Latents on disk: encoded once by `python -m ditmoe.prepare`, read memory-mapped by training."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -10,13 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.conditioning import Condition
 from ditmoe.conditioning.condition import LABEL
@@ -24,163 +21,28 @@ from ditmoe.outside import is_regular, printable, read_regular
 from modalities.latent.codec import Codec
 from modalities.shared.datasets import numbers
 
-RECORD, CODEC = "latents.json", "codec.safetensors"
+RECORD, MADE = "latents.json", "prepare"
+"""What names the shards that count; and the entry of a file's metadata that says how it was made."""
+SHARD = re.compile(r"latents-[0-9a-f]{16}\.safetensors")
+"""Shards are named after what they hold, so that those of an old record and of a new one lie side by side."""
 LARGEST_RECORD = 2**28
 """Bytes of a record, which names what was unreadable."""
-FORMAT = "ditmoe-latents-3"
+FORMAT = "ditmoe-latents-4"
 ASKED = "asked."
 """What the names of a condition's tensors begin with in a shard."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-Views = UInt8[np.ndarray, "V *size 3"]
-Encode = Callable[[UInt8[np.ndarray, "B *size 3"]], Float[Tensor, "B L *cells"]]
 Pick = Callable[[int, int, int], tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is to be encoded: pictures or videos, each seen in one or several views (mirrored, or from other starts).
-
-    Attributes:
-        kind: "picture" or "video", for the screen.
-        names: of each, in order.
-        asked: what each is; a label is an index into `classes`.
-        read: numbers -> views of each, None for one that is unreadable, which is then in `unreadable`.
-        unreadable: name -> why, of those found so far.
-    """
-
-    kind: str
-    names: Sequence[str]
-    asked: Condition
-    classes: Sequence[str]
-    read: Callable[[Sequence[int]], Sequence[Views | None]]
-    unreadable: Mapping[str, str]
+def codec_file(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Where it is kept what the codec of a record learnt of the data."""
+    return folder / f"codec-{str(record.get('fingerprint'))[:16]}.safetensors"
 
 
-def prepare(
-    source: Source,
-    encode: Encode,
-    out: Path,
-    setting: Mapping[str, Any],
-    codec: Codec,
-    *,
-    shard: int = 4096,
-    batch: int = 32,
-    dtype: str = "float16",
-) -> dict[str, Any]:
-    """Encode a source into `out`, shard by shard, each written whole or not at all; shows a bar.
-
-    A shard holds "latents" (n, V, L, *cells), and the tensors of a `Condition` (n, ...). What is there already is kept,
-    so that an interrupted run goes on; what is unreadable is left out, counted and named. No more than a shard of
-    latents and a batch of views are in memory.
-
-    Args:
-        encode: views to latents.
-        setting: what the latents depend on, plain values; a folder made with another one is refused.
-        codec: its kind and a hash of it are recorded, and what it learnt of the data is kept beside the latents.
-        shard: pictures or videos of a shard.
-        batch: those that are read and views that are encoded at a time.
-        dtype: of the latents on disk.
-
-    Returns:
-        What was written to latents.json: the setting, classes, counts, and what was unreadable.
-
-    Raises:
-        ValueError: if an option is wrong, `out` holds something else, or nothing is readable.
-    """
-    if min(shard, batch) < 1 or dtype not in DTYPES:
-        raise ValueError(f"shard and batch must be at least 1 and dtype one of {', '.join(DTYPES)}, got "
-                         f"{shard}, {batch} and {dtype}")  # fmt: skip
-    record = {"format": FORMAT, **setting, "codec": type(codec).__name__, "fingerprint": codec.fingerprint(),
-              "dtype": dtype, "shard": shard, "classes": list(source.classes), "num": len(source.names)}  # fmt: skip
-    _claim(out / RECORD, record)
-    with replacing(out / CODEC) as stream:
-        stream.write(save({name: value.contiguous() for name, value in codec.fitted_state().items()}))
-    unreadable: dict[str, str] = {}
-    written = 0
-    with tqdm(total=len(source.names), desc="encoding", unit=source.kind) as bar:
-        for index, start in enumerate(range(0, len(source.names), shard)):
-            file, part = _shard(out, index), range(start, min(start + shard, len(source.names)))
-            if not file.is_file():
-                tensors = _encoded(source, part, encode, batch, DTYPES[dtype], bar.update)
-                names = (source.names[i] for i in part)
-                mine = {name: source.unreadable[name] for name in names if name in source.unreadable}
-                with replacing(file) as stream:
-                    stream.write(save(tensors, {"unreadable": json.dumps(mine)}))
-                written += len(tensors["latents"])
-            else:
-                bar.update(len(part))
-                bar.unpause()  # what was there is no measure of speed
-            unreadable |= _unreadable(file)
-    if len(unreadable) == len(source.names):
-        raise ValueError(f"source must hold readable {source.kind}s, got {len(source.names)} others")
-    report = record | {"shards": index + 1, "written": written, "unreadable": unreadable}
-    _write(out / RECORD, report)
-    return report
-
-
-def _encoded(
-    source: Source,
-    part: range,
-    encode: Encode,
-    batch: int,
-    dtype: torch.dtype,
-    progress: Callable[[int], Any],
-) -> dict[str, Tensor]:
-    latents: list[Tensor] = []
-    kept: list[int] = []
-    for start in range(part.start, part.stop, batch):
-        chosen = range(start, min(start + batch, part.stop))
-        read = [(i, views) for i, views in zip(chosen, source.read(chosen), strict=True) if views is not None]
-        if read:
-            views = np.concatenate([views for _, views in read])
-            pieces = np.split(views, range(batch, len(views), batch))
-            encoded = torch.cat([encode(piece).cpu().to(dtype) for piece in pieces])
-            latents.append(encoded.unflatten(0, (len(read), -1)))
-            kept += [i for i, _ in read]
-        progress(len(chosen))
-    whole = torch.cat(latents) if latents else torch.zeros(0, dtype=dtype)
-    asked = {f"{ASKED}{name}": value for name, value in source.asked.take(kept).tensors().items()}
-    return {"latents": whole, **asked}
-
-
-def _claim(file: Path, record: dict[str, Any]) -> None:
-    """Write the record, or see that the one there is of the same making."""
-    if file.is_file():
-        there = read_record(file.parent)
-        if other := [f"{key} {there.get(key)}" for key in record if there.get(key) != record[key]]:
-            raise ValueError(
-                f"out must be new or prepared in the same way, got {file.parent}, with {', '.join(other)}"
-            )
-        return
-    _refuse_other(file.parent)
-    _write(file, record)
-
-
-def _refuse_other(folder: Path) -> None:
+def refuse_other(folder: Path) -> None:
+    """Raises ValueError for a folder that holds something else; killed writers' litter is taken away."""
     clear(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise ValueError(f"out must be new or a folder of latents, but {folder} holds something else")
-
-
-def summary(report: Mapping[str, Any], kind: str, out: Path) -> str:
-    """What a person wants to know of it, and what to type next."""
-    unreadable = report["unreadable"]
-    lines = [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
-    lines.append(
-        f"{report['num'] - len(unreadable)} {kind}s are encoded in {out}, {report['written']} of them now; "
-        f"{len(unreadable)} unreadable ones left out (listed in {RECORD})"
-    )
-    return "\n".join(map(printable, lines))
-
-
-def _shard(folder: Path, index: int) -> Path:
-    return folder / f"latents-{index:05d}.safetensors"
-
-
-def _write(file: Path, record: dict[str, Any]) -> None:
-    with replacing(file) as stream:
-        stream.write(json.dumps(record, indent=1).encode() + b"\n")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -203,34 +65,40 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_codec(folder: Path) -> dict[str, Tensor] | None:
-    """What the codec of a folder of latents had learnt of the data; None where there is no such folder yet.
+def is_complete(record: Mapping[str, Any]) -> bool:
+    """Whether a record names what belongs to it, by names that lead nowhere else."""
+    kinds = {"shards": list, "classes": list, "codec": str, "fingerprint": str}
+    return (
+        all(type(record.get(name)) is kind for name, kind in kinds.items())
+        and re.fullmatch("[0-9a-f]{64}", record["fingerprint"]) is not None
+        and all(isinstance(name, str) and SHARD.fullmatch(name) for name in record["shards"])
+    )
+
+
+def made_of(stored: Any) -> dict[str, Any]:
+    """What a file of latents, or of their codec, says of its making.
 
     Raises:
-        ValueError: if the folder holds something else.
+        ValueError: if it says nothing that can be read.
     """
-    _refuse_other(folder)
-    if not (folder / CODEC).is_file():
-        return None
-    with _opened(folder / CODEC) as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
+    try:
+        return dict(json.loads((stored.metadata() or {}).get(MADE, "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError("the metadata of a file of latents must be JSON") from error
 
 
-def _unreadable(file: Path) -> dict[str, str]:
-    with _opened(file) as stored:
-        try:
-            return dict(json.loads((stored.metadata() or {}).get("unreadable", "{}")))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{file} is damaged: remove it and prepare again") from error
+def open_stored(file: Path) -> Any:
+    """A safetensors file, memory-mapped.
 
-
-def _opened(file: Path) -> Any:
+    Raises:
+        ValueError: if it is none.
+    """
     try:
         if not is_regular(file):
             raise OSError("it is no plain file")
         return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged: remove it and prepare again") from error
+        raise ValueError(f"{file} is damaged: prepare again") from error
 
 
 class Latents:
@@ -246,8 +114,7 @@ class Latents:
     def __init__(self, folder: str | PathLike, pick: Pick) -> None:
         self.folder, self._pick = Path(folder).expanduser(), pick
         self.record = read_record(self.folder)
-        kinds = {"shards": int, "classes": list, "codec": str, "fingerprint": str}
-        if any(type(self.record.get(name)) is not kind for name, kind in kinds.items()):
+        if not is_complete(self.record):
             raise ValueError(f"{printable(self.folder)} is not complete: run the same prepare again")
         self._classes = [printable(name) for name in self.record["classes"]]
 
@@ -286,7 +153,8 @@ class Latents:
             raise ValueError(
                 f"modality.codec must be the one of {self.folder}, {printable(self.record['codec'])[:80]}, got {name}"
             )
-        codec.restore(read_codec(self.folder) or {})
+        stored = open_stored(codec_file(self.folder, self.record))
+        codec.restore({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118  (no mapping)
         if codec.fingerprint() != self.record["fingerprint"]:
             raise ValueError(
                 f"modality.codec must be the one of {self.folder}, got {name} with other weights or options"
@@ -323,7 +191,7 @@ class Latents:
 
     @cached_property
     def _shards(self) -> list[Any]:
-        opened = [_opened(_shard(self.folder, i)) for i in range(self.record["shards"])]
+        opened = [open_stored(self.folder / name) for name in self.record["shards"]]
         filled = []
         for shard in opened:
             sizes = {name: (*shard.get_slice(name).get_shape(), 0)[0] for name in shard.keys()}  # noqa: SIM118

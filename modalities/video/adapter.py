@@ -16,6 +16,7 @@ from ditmoe.modality import Asked, CodecTraining, Report, Samples, Tokens, check
 from ditmoe.outside import check_number, printable
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
+from modalities.latent.latent_shards import Source
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
 from modalities.shared.understood import check_enough
@@ -60,7 +61,7 @@ class Video(LatentModality, CodecTraining):
         budget: then, tokens at most of each packed row of a batch.
         rows: then, such rows of a batch, which processes share.
         evaluation: options of `evaluate_videos`.
-        preparation: options of `latent_cache.prepare`, and "starts": clips of each video, evenly spread over it.
+        preparation: options of `latent_writer.prepare`, and "starts": clips of each video, evenly spread over it.
         data_facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
     """
 
@@ -311,14 +312,17 @@ class Video(LatentModality, CodecTraining):
             **self.setting(),
             "starts": starts,
             "policy": data.policy,
+            "backend": data.backend,
+            "hold": data.hold,
         }
-        found = latent_cache.Source(
+        found = Source(
             "video",
             names=[video.name for video in videos],
             asked=Condition.of_labels(torch.from_numpy(data.labels("train")), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([videos[i] for i in numbers], starts),
             unreadable=data.unreadable,
+            origin=lambda number: videos[number].origin(),
         )
         self.write_latents(found, out, setting, options)
 

@@ -16,7 +16,9 @@ def test_nothing_of_a_run_is_lost_and_the_curve_is_the_same(tmp_path: Path) -> N
     assert sum(counts.values()) - counts["runs"] == len(wanted)
 
 
-@pytest.mark.parametrize("name", ["convert", "convert-moved", "export", "clouds", "images", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["convert", "convert-moved", "export", "clouds-again", "images-again", "evaluate"]
+)
 def test_what_a_command_writes_is_whole_or_not_there(tmp_path: Path, name: str) -> None:
     counts = suite(WORKS[name](tmp_path), tmp_path, list(FEW), seed=2)
     assert sum(counts.values()) - counts["runs"] == len(FEW)

@@ -2,17 +2,26 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ditmoe.outside import files_below, is_regular, printable
 from modalities.image.data.pictures import SUFFIXES
-from modalities.image.data.shards import ARCHIVES, COMPRESSED, Member, read_archive, split_of_shard
+from modalities.image.data.shards import (
+    ARCHIVES,
+    COMPRESSED,
+    Member,
+    member_bytes,
+    read_archive,
+    split_of_shard,
+)
 from modalities.latent import digits
 from modalities.shared.datasets import SPLITS
 from modalities.shared.labels import FILES, named_by, read_labels, read_names
 from modalities.shared.layout import Parts, Place, arrange, draw, drawn_by_name, sources
+from modalities.shared.provenance import Origin
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
 
 SHARES = (0.9, 0.05)
@@ -26,6 +35,16 @@ class Picture:
     name: str
     label: int
     source: Path | Member | np.ndarray
+
+    def origin(self) -> Origin:
+        """Where it lies, for `provenance`."""
+        if isinstance(self.source, Path):
+            return Origin((self.source,))
+        if isinstance(self.source, Member):
+            at = self.source
+            part = f"{at.start} {at.size} {at.inflated} {at.deflated}"
+            return Origin((at.tar,), part=part, read=partial(member_bytes, at))
+        return Origin((), read=self.source.tobytes)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ditmoe.outside import printable
+from modalities.pointcloud.data.pieces import OWN, absent
 from modalities.shared.datasets import SPLITS
 from modalities.shared.layout import split_word
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
@@ -59,8 +60,10 @@ def list_shapes(
         _built_in() if root is None else _class_folders(root, ignored)
     )
     classes = _choose(wanted, sorted(known), printable(root or "the built-in set"))
+    left_out = set() if root is None else {root / path for path in absent(root)}
     entries = [
-        _files(entry, ignored) if isinstance(entry, Path) else entry for entry in (known[c] for c in classes)
+        _files(entry, ignored, left_out) if isinstance(entry, Path) else entry
+        for entry in (known[c] for c in classes)
     ]
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     for label, (name, splits) in enumerate(zip(classes, entries, strict=True)):
@@ -101,7 +104,7 @@ def _class_folders(root: Path, ignored: Ignored) -> dict[str, Path]:
         raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
     folders: dict[str, Path] = {}
     for folder in sorted(root.iterdir()):
-        if ignored.is_hidden(folder.name) or folder.name == "prepare.json":
+        if folder.name in OWN or ignored.is_hidden(folder.name):
             continue
         if not folder.is_dir():
             ignored.add(BESIDE, folder.name)
@@ -118,7 +121,7 @@ def _class_folders(root: Path, ignored: Ignored) -> dict[str, Path]:
     return folders
 
 
-def _files(folder: Path, ignored: Ignored) -> Splits:
+def _files(folder: Path, ignored: Ignored, left_out: set[Path]) -> Splits:
     """Split -> (name, file) of one class, by name whatever the order of the file system."""
     files: Splits = {split: [] for split in SPLITS}
     for inner in sorted(folder.iterdir()):
@@ -128,6 +131,8 @@ def _files(folder: Path, ignored: Ignored) -> Splits:
             ignored.add(OUTSIDE, inner.name, by_name=inner.is_dir())
             continue
         for file in sorted(inner.iterdir()):
+            if file in left_out:
+                continue
             if file.suffix == ".npy" and not file.name.startswith("."):
                 files[split].append((file.stem, file))
             elif not ignored.is_hidden(file.name):

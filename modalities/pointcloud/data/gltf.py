@@ -57,6 +57,23 @@ def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
     return tree, chunk if binary and content[start + 4 : start + 8] == b"BIN\0" else None, limit
 
 
+def files_beside(path: Path) -> list[Path]:
+    """The other files that a .gltf or .glb names, in its order; none where it cannot be read, which is told later."""
+    try:
+        with open_regular(path, LARGEST_FILE) as stream:
+            head = stream.read(20)
+            binary = head[:4] == b"glTF"
+            tree = json.loads(
+                stream.read(int.from_bytes(head[12:16], "little"))
+                if binary
+                else (head + stream.read()).removeprefix(b"\xef\xbb\xbf")
+            )
+        names = [_text(buffer.get("uri")) for buffer in _entries(tree, "buffers")]
+        return [_beside(path.parent, name) for name in names if not name.startswith("data:")]
+    except (OSError, ValueError, RecursionError):
+        return []
+
+
 def _bytes_of(files: Iterable[Path]) -> int:
     """What plain files have together, each counted once by whatever names; one that cannot be read counts nothing."""
     sizes = {}

@@ -1,13 +1,11 @@
 """Makes a data set of a person's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
-import hashlib
 import json
-import os
 import re
+import sys
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import files_below, is_regular, map_array, open_regular, printable, read_regular
+from ditmoe.outside import files_below, is_regular, map_array, open_regular, printable, read_regular, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
@@ -26,40 +24,48 @@ from modalities.pointcloud.data.formats import (
     read_surface,
     write_npy,
 )
+from modalities.pointcloud.data.gltf import files_beside
 from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
 from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
+from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, Pieces, write_json
 from modalities.pointcloud.data.text import is_columns
 from modalities.pointcloud.data.up_guess import MOST, guess_up
+from modalities.shared import provenance
 from modalities.shared.datasets import SPLITS
 from modalities.shared.isolation import num_cores, run_isolated
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
+from modalities.shared.provenance import Origin, Record, Seen, digest_of, see_all
 from modalities.shared.understood import KIND, OUTSIDE, Ignored
 
-LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
-"""Bytes of prepare.json, and of what is to be said of a shape."""
+FORMAT = "ditmoe-shapes-2"
 FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
-DEFAULTS = {"up": "y", "min_points": 1, "channels": ["xyz"]}
+ONE = "one"
+"""What the record says of a file that is a shape, where it has the number of those of a set."""
+ARRANGED = ("source", "split")
+"""Options on which no file depends, only where it lies."""
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
 """File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to sample: where it is, where its points go, and its class and split."""
+    """One shape to sample: where it is, of what it is made (`key`), where its points go, and its class and split."""
 
     source: Path
-    target: Path
+    staged: Path
+    target: str
     name: str
+    key: str
     category: str
     split: str
     num_points: int
     seed: int
-    item: int | None = None
-    up: str = "y"
-    min_points: int = 1
-    channels: Channels = XYZ
+    item: int | None
+    up: str
+    min_points: int
+    channels: Channels
 
 
 class UnwritableError(OSError):
@@ -89,12 +95,18 @@ def prepare(
     Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
     or names of HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split` gives the parts of each,
     taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several
-    clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out. What is in `out`
-    already is kept, so that an interrupted run goes on; files with the same content count once.
+    clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out; files with the same
+    content count once.
+
+    The points depend on the content of a file and on the options, so that `out` becomes what a new folder would be,
+    whatever was in it: a shape whose content is known is taken over, wherever its file lies now, and not read; what has
+    no source any more is removed, but for files that this has not written. An interrupted run goes on, and until all is
+    made what was there stays.
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
-    in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
-    where `out` cannot be written, lies in `source` or was prepared in another way.
+    in the report, which is written to `prepare.json`, and tried again each time. Returns the report, and how many
+    shapes were made, kept and removed. ValueError where nothing can be read, where `out` cannot be written or lies in
+    `source`.
     """
     began = time.monotonic()
     if num_points < 1 or len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
@@ -105,46 +117,77 @@ def prepare(
     source, out = source.resolve(), out.resolve()
     ignored = Ignored()
     files = _find(source, out, ignored)
-    setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
-    setting |= {"up": up, "min_points": min_points, "channels": list(channels.names)}
+    setting = {"format": FORMAT, "source": printable(source), "num_points": num_points, "split": list(split)}
+    setting |= {"seed": seed, "up": up, "min_points": min_points, "channels": list(channels.names)}
     setting |= {} if channels.columns is None else {"columns": list(channels.columns)}
-    _claim(out, setting)
-    unique, duplicates = _unique(files)
+    before = _claim(out, setting)
+    pieces = Pieces(out)
+    seen = _look(files, source, pieces.record)
+    unique, duplicates = _unique(files, seen)
     places, origin = _places(unique, source, split, seed, ignored)
-    how: dict[str, Any] = {"up": up, "min_points": min_points, "channels": channels}
     jobs = [
-        replace(_job(path, source, out, num_points, own, seed, item), **how)
+        _job(path, source, pieces, setting, own, seen[path].content, item, channels)
         for path, place in places.items()
-        for item, own in _items(path, place)
+        for item, own in _items(path, seen[path].note, place)
     ]
-    for job in jobs:
-        _clear_elsewhere(job)
-    kept = {job.name: job for job in jobs if job.target.exists()}
-    unreadable = _sample_all([job for job in jobs if job.name not in kept], len(kept), workers, timeout)
+    missing = [job for job in jobs if job.key not in pieces]
+    unreadable, contents = _sample_all(missing, len(jobs) - len(missing), workers, timeout)
     done = [job for job in jobs if job.name not in unreadable]
+    if not done:
+        name, reason = next(iter(unreadable.items()))
+        raise ValueError(f"source must hold readable shapes, got {len(unreadable)} others: {name}: {reason}")
     counts = {job.category: dict.fromkeys(SPLITS, 0) for job in done}
     for job in done:
         counts[job.category][job.split] += 1
+    notes = {job.name: note for job in done if (note := pieces.note(job.key)) is not None}
     report = setting | {
         "counts": counts,
-        "written": len(done) - len(kept),
-        "kept": len(kept),
         "unreadable": unreadable,
-        "notes": _read_notes(done),
+        "notes": dict(sorted(notes.items())),
         "duplicates": {
             _key(_name(path, source)): _key(_name(first, source)) for path, first in duplicates.items()
         },
         "splits": origin,
         "ignored": ignored.lines(),
-        **_looks(done, up),
+        **_looks([pieces.path(job.key) for job in done], up),
+    }
+    sources = _with_counts(jobs, done, seen, source)
+    others = pieces.arrange({job.target: job.key for job in done}, contents, sources, before, report)
+    made = sum(job.name not in unreadable for job in missing)
+    summary = {
+        "made": made,
+        "kept": len(done) - made,
+        "removed": _removed(pieces.record, sources),
         "seconds": round(time.monotonic() - began, 1),
     }
-    _write_json(out / "prepare.json", report)
-    if not done:
-        name, reason = next(iter(unreadable.items()))
-        raise ValueError(f"source must hold readable shapes, got {len(unreadable)} others: {name}: {reason}")
-    print(_summary(report, out))
-    return report
+    print(_summary(report | summary, out, others))
+    return report | summary
+
+
+def _look(files: list[Path], source: Path, record: Record) -> dict[Path, Seen]:
+    """Each file as it is, by its state or its content; how many shapes it holds is known by its content."""
+    beside = {path: files_beside(path) for path in files if path.suffix.lower() in (".gltf", ".glb")}
+    origins = [Origin((path, *beside.get(path, ()))) for path in files]
+    found = see_all(origins, [record.sources.get(_name(path, source)) for path in files])
+    counts = {was.content: was.note for was in record.sources.values()}
+    return {
+        path: replace(now, note=now.note or counts.get(now.content, ""))
+        for path, now in zip(files, found, strict=True)
+    }
+
+
+def _with_counts(jobs: list[Job], done: list[Job], seen: dict[Path, Seen], source: Path) -> dict[str, Seen]:
+    """The sources for the record, with the number of shapes of each that could be read."""
+    notes = {job.source: ONE for job in done}
+    notes |= {
+        path: str(num) for path, num in Counter(job.source for job in jobs if job.item is not None).items()
+    }
+    return {_name(path, source): replace(of, note=notes.get(path, "")) for path, of in seen.items()}
+
+
+def _removed(before: Record, sources: dict[str, Seen]) -> int:
+    """Shapes of sources that are not there any more, under their names or elsewhere; edited ones are made again."""
+    return sum(_count(of.note) for of in provenance.gone(before.sources, sources))
 
 
 def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
@@ -182,12 +225,25 @@ def _may_be_shape(path: Path) -> bool:
         return True
 
 
-def _items(path: Path, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
-    """The shapes of a file, None for the only one, each with its class and split."""
-    if (count := count_shapes(path)) is None:
+def _items(path: Path, known: str, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
+    """The shapes of a file, None for the only one, each with its class and split.
+
+    Args:
+        known: what the record says of their count, which it may not exceed.
+    """
+    if known == ONE:
+        return [(None, place)]
+    count: int | None = _count(known)
+    if not (is_regular(path) and count and count <= path.stat().st_size):
+        count = count_shapes(path)
+    if count is None:
         return [(None, place)]
     classes = classes_within(path, count) or [place[0]] * count
     return [(item, (category, place[1])) for item, category in enumerate(classes)]
+
+
+def _count(known: str) -> int:
+    return int(known) if known.isdecimal() and len(known) < 10 else int(known == ONE)
 
 
 def _name(path: Path, source: Path) -> str:
@@ -203,13 +259,13 @@ def _key(name: str) -> str:
     )
 
 
-def _claim(out: Path, setting: dict[str, Any]) -> None:
-    """Write the setting into `out`, or see that the one there is the same."""
-    record = out / "prepare.json"
+def _claim(out: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    """The report that is in `out`, or the setting, written into it; says what is another way of making."""
+    record = out / REPORT
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not record.exists():
-            _write_json(record, setting)
+            write_json(record, setting)
         text = read_regular(record, LARGEST_RECORD)
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {out}: {error.strerror}") from error
@@ -217,32 +273,28 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
         there = dict(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{record} must be the report of an earlier run, got something else") from error
-    if other := [
-        f"{key} {there.get(key)}" for key in setting if there.get(key, DEFAULTS.get(key)) != setting[key]
-    ]:
+    if there.get("format") != FORMAT or ("counts" in there and not (out / provenance.RECORD).is_file()):
         raise ValueError(
-            f"out must be new or prepared in the same way, got {out}, made with {', '.join(other)}"
+            f"out must be new or prepared by this version: {out} lacks format = {FORMAT} in {REPORT}, or "
+            f"{provenance.RECORD}"
         )
+    other = [f"{key} {there.get(key)}" for key in setting if there.get(key) != setting[key]]
+    if again := [words for words in other if words.partition(" ")[0] not in ARRANGED]:
+        tell(f"{out} was prepared with {', '.join(again)}: all of it is made again", sys.stdout)
+    elif other:
+        tell(f"{out} was prepared with {', '.join(other)}: shapes that are known are kept", sys.stdout)
+    return there
 
 
-def _unique(files: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
-    """Files of different content in their order, and duplicate -> first; only equal sizes are read."""
-    sizes = Counter(map(_size, files))
+def _unique(files: list[Path], seen: Mapping[Path, Seen]) -> tuple[list[Path], dict[Path, Path]]:
+    """Files of different content in their order, and duplicate -> first."""
     first: dict[Hashable, Path] = {}
     duplicates: dict[Path, Path] = {}
     for path in files:
-        key: Hashable = path
-        if sizes[_size(path)] > 1:
-            # A file that cannot be opened is left to be reported with the other unreadable ones.
-            with suppress(OSError, ValueError), open_regular(path) as stream:
-                key = hashlib.file_digest(stream, "sha256").digest()
-        if first.setdefault(key, path) is not path:
-            duplicates[path] = first[key]
+        # A file that cannot be opened is left to be reported with the other unreadable ones.
+        if first.setdefault(seen[path].content or path, path) is not path:
+            duplicates[path] = first[seen[path].content]
     return [path for path in files if path not in duplicates], duplicates
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if is_regular(path) else -1
 
 
 def _places(
@@ -277,59 +329,57 @@ def _places(
 def _job(
     path: Path,
     source: Path,
-    out: Path,
-    num_points: int,
+    pieces: Pieces,
+    setting: dict[str, Any],
     place: tuple[str, str],
-    seed: int,
-    item: int | None = None,
+    content: str,
+    item: int | None,
+    channels: Channels,
 ) -> Job:
-    """Seed and target follow from the relative path, so that they outlast other files."""
+    """Seed and key follow from the content, so that they outlast other files and names."""
     (category, part), name = place, _name(path, source)
     *folders, _ = name.split("/")
     name += "" if item is None else f"/{item:04d}"
-    digest = hashlib.sha256(os.fsencode(f"{seed}:{name}")).digest()
-    own_seed = int.from_bytes(digest[8:16], "big")
+    made_by = [f"{word} {value}" for word, value in setting.items() if word not in ARRANGED]
+    key = digest_of(*made_by, content or name, item)
     own = [folder for folder in folders[1:] if folder.lower() not in ("models", *SPLITS)]
     stem = own[-1] if own and GENERAL.fullmatch(path.stem) else path.stem
     stem = re.sub(r"[^\w.-]+", "_", stem)[:80] + ("" if item is None else f"-{item:04d}")
-    target = out / category / part / f"{stem}-{digest[:4].hex()}.npy"
-    return Job(path, target, _key(name), _key(category), part, num_points, own_seed, item)
+    return Job(
+        path,
+        pieces.staged(key),
+        f"{category}/{part}/{stem}-{key[:12]}.npy",
+        _key(name),
+        key,
+        _key(category),
+        part,
+        setting["num_points"],
+        int(digest_of(setting["seed"], content, item)[:16], 16),
+        item,
+        setting["up"],
+        setting["min_points"],
+        channels,
+    )
 
 
-def _clear_elsewhere(job: Job) -> None:
-    """A shape is in one split: what an earlier run wrote into another one, when the set was smaller, goes."""
-    for split in set(SPLITS) - {job.split}:
-        (job.target.parents[1] / split / job.target.name).unlink(missing_ok=True)
-
-
-def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
-    """Sample each job; gives the reasons of those that failed."""
+def _sample_all(
+    todo: list[Job], kept: int, workers: int | None, timeout: float
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Sample each job; gives the reasons of those that failed, and key -> hash of what the others wrote."""
     reasons: dict[str, str] = {}
+    contents: dict[str, str] = {}
     ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)
-    for job, error in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
-        if isinstance(error, UnwritableError):
-            raise error
-        if error is not None:
-            reasons[job.name] = printable(error).removeprefix(f"{printable(job.source)}: ")
-    return dict(sorted(reasons.items()))
+    for job, result in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
+        if isinstance(result, UnwritableError):
+            raise result
+        if isinstance(result, str):
+            contents[job.key] = result
+        else:
+            reasons[job.name] = printable(result).removeprefix(f"{printable(job.source)}: ")
+    return dict(sorted(reasons.items())), contents
 
 
-def _notes_of(job: Job) -> Path:
-    """Where it is kept what is to be said of a shape, for the report of a later run."""
-    return job.target.parents[2] / ".notes" / f"{job.target.stem}.txt"
-
-
-def _read_notes(jobs: list[Job]) -> dict[str, str]:
-    """What is to be said of shapes that were written, now or earlier."""
-    files = {job.name: _notes_of(job) for job in jobs}
-    return {
-        name: printable(read_regular(file, LARGEST_NOTE).decode(errors="replace"))
-        for name, file in sorted(files.items())
-        if file.exists()
-    }
-
-
-def _sample(job: Job) -> None:
+def _sample(job: Job) -> str:
     notes: list[str] = []
     read = read_surface(job.source, job.num_points, job.seed, notes.append, job.item, job.channels)
     points = turned(read, job.up, job.channels)
@@ -342,22 +392,19 @@ def _sample(job: Job) -> None:
     if not 0 < diagonal < np.inf:
         raise ValueError(f"points must have an extent, got a bounding-box diagonal of {diagonal}")
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
         if notes:
-            _notes_of(job).parent.mkdir(exist_ok=True)
-            with replacing(_notes_of(job)) as stream:
+            with replacing(job.staged.with_suffix(".txt")) as stream:
                 stream.write("; ".join(notes).encode(errors="replace"))
-        else:
-            _notes_of(job).unlink(missing_ok=True)
         points[:, :3] = (points[:, :3] - (low + high) / 2) / diagonal
-        write_npy(job.target, points.astype(np.float32))
+        write_npy(job.staged, points.astype(np.float32))
     except OSError as error:
-        raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
+        raise UnwritableError(error.errno, error.strerror, error.filename or str(job.staged)) from error
+    return provenance.output(job.staged).content
 
 
-def _looks(jobs: list[Job], up: str) -> dict[str, str]:
+def _looks(files: list[Path], up: str) -> dict[str, str]:
     """A guess at which way is up, where it is another than what was asked for."""
-    some = [map_array(job.target) for job in jobs[:: -(-len(jobs) // MOST) or 1]]
+    some = [map_array(file) for file in files[:: -(-len(files) // MOST) or 1]]
     axis = guess_up([np.asarray(points) for points in some])
     if axis in (None, "y"):
         return {}
@@ -365,16 +412,11 @@ def _looks(jobs: list[Job], up: str) -> dict[str, str]:
     was = {"x": {"x": "y", "z": "z"}, "y": {"x": "x", "z": "z"}, "z": {"x": "x", "z": "y"}}[up][axis]
     return {
         "looks": f"these shapes look as if {was} of the files were up, not {up}: modality.up={was} turns them, if that "
-        "is so (into another folder)"
+        "is so"
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as stream:
-        stream.write(json.dumps(content, indent=1).encode() + b"\n")
-
-
-def _summary(report: dict[str, Any], out: Path) -> str:
+def _summary(report: dict[str, Any], out: Path, others: int) -> str:
     counts, unreadable = report["counts"], report["unreadable"]
     width = max(map(len, counts))
     lines = [f"{'':{width}} {' '.join(f'{split:>6}' for split in SPLITS)}"]
@@ -385,9 +427,10 @@ def _summary(report: dict[str, Any], out: Path) -> str:
     lines += [f"note: {report['looks']}"] if "looks" in report else []
     lines += [f"splits: {report['splits']}", *(f"ignored: {line}" for line in report["ignored"])]
     lines += [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
+    lines += [f"{others} files among them were not written by prepare, and are left there"] * (others > 0)
     lines.append(
-        f"{report['written']} shapes written to {out} in {report['seconds']} s, {report['kept']} kept, "
-        f"{len(report['duplicates'])} duplicate and {len(unreadable)} unreadable files left out "
-        "(listed in prepare.json)"
+        f"{report['made'] + report['kept']} shapes in {out}: kept {report['kept']}, made {report['made']}, removed "
+        f"{report['removed']} in {report['seconds']} s; {len(report['duplicates'])} duplicate and {len(unreadable)} "
+        f"unreadable files left out (listed in {REPORT})"
     )
     return "\n".join(map(printable, lines))

@@ -10,8 +10,9 @@ from ditmoe.outside import files_below, printable
 from modalities.shared.datasets import SPLITS
 from modalities.shared.labels import FILES, read_labels
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
+from modalities.shared.provenance import Origin
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
-from modalities.video.io.frame_folders import PICTURES
+from modalities.video.io.frame_folders import PICTURES, list_pictures
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".qt", ".avi", ".divx", ".mkv", ".webm", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts",
@@ -37,6 +38,10 @@ class Clip:
     path: Path
     category: str
     split: str
+
+    def origin(self) -> Origin:
+        """Where it lies, for `provenance`: a file, or the pictures of a folder."""
+        return Origin(tuple(list_pictures(self.path)) if self.path.is_dir() else (self.path,))
 
 
 @dataclass(frozen=True)

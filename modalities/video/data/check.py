@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import av
@@ -43,9 +43,9 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
 
     A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256, FFmpeg's first
     error (log) and reason, which is "" for a video that is whole: no error, no frame concealed. Files whose size and
-    time are those of an earlier manifest are not decoded again, so that an interrupted run goes on. Decoders run in
-    processes of their own: a video that hangs one (longer than `SECONDS` allow) or kills it has the reason "timeout"
-    or "crash".
+    time, or else whose content, are in an earlier manifest are not decoded again, so that an interrupted run goes on.
+    Decoders run in processes of their own: a video that hangs one (longer than `SECONDS` allow) or kills it has the
+    reason "timeout" or "crash".
 
     Args:
         source: folder of videos and of folders of frames.
@@ -53,7 +53,8 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
         workers: processes that decode; all cores by default. 0 decodes here, without protection.
 
     Returns:
-        counts of videos, of those kept from an earlier manifest, of frames, of videos by reason, and seconds.
+        counts of videos, of those kept from an earlier manifest and gone since, of frames, of videos by reason, and
+        seconds.
 
     Raises:
         ValueError: if there are no videos, or `out` cannot be written or has another manifest.
@@ -69,7 +70,11 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
         raise ValueError(f"source must hold videos or folders of frames, got none in {source}")
     before = _earlier(out / MANIFEST)
     entries = {printable(path.relative_to(source).as_posix()): path for path in paths}
-    done = {name: before[name] for name, path in entries.items() if _same(before.get(name), path)}
+    alike: dict[tuple[str, str], list[Entry]] = {}
+    for name, entry in before.items():
+        alike.setdefault((str(entry.get("bytes")), PurePosixPath(name).suffix.lower()), []).append(entry)
+    known = {name: _known(before.get(name), path, alike) for name, path in entries.items()}
+    done = {name: entry for name, entry in known.items() if entry is not None}
     kept = len(done)
     todo = [(name, path) for name, path in entries.items() if name not in done]
     _write(out / MANIFEST, done)
@@ -77,6 +82,7 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
     report = {
         "videos": len(done),
         "kept": kept,
+        "removed": _removed(before, done),
         "frames": sum(entry["frames"] for entry in done.values()),
         "reasons": dict(Counter(entry["reason"] for entry in done.values() if entry["reason"]).most_common()),
         "ignored": ignored.lines(),
@@ -183,6 +189,34 @@ def _stamp(path: Path) -> Entry:
     }
 
 
+def _known(entry: Entry | None, path: Path, alike: dict[tuple[str, str], list[Entry]]) -> Entry | None:
+    """The line of an earlier manifest that is of this video, by its state or else by what it holds, wherever it lay.
+
+    Args:
+        entry: of its name.
+        alike: size and ending -> lines.
+    """
+    if _same(entry, path):
+        return entry
+    with suppress(OSError, Unreadable):
+        stamp = _stamp(path)
+        # a timeout or a crash may have been the moment's
+        lines = [
+            line
+            for line in alike.get((str(stamp["bytes"]), path.suffix.lower()), ())
+            if line.get("reason") not in ("timeout", "crash")
+        ]
+        if lines and (digest := _digest(path)):
+            return next((line | stamp for line in lines if line.get("sha256") == digest), None)
+    return None
+
+
+def _removed(before: dict[str, Entry], now: dict[str, Entry]) -> int:
+    """Videos that are not there any more, under their names or elsewhere."""
+    contents = {entry["sha256"] for entry in now.values()}
+    return sum(name not in now and str(entry.get("sha256")) not in contents for name, entry in before.items())
+
+
 def _same(entry: Entry | None, path: Path) -> bool:
     with suppress(OSError, Unreadable):
         return entry is not None and all(entry.get(key) == value for key, value in _stamp(path).items())
@@ -234,6 +268,7 @@ def _summary(report: dict[str, Any], entries: dict[str, Entry], manifest: Path) 
     lines += [f"{entry['reason']}: {name} ({entry['frames']} frames decode)" for name, entry in broken[:5]]
     lines.append(
         f"{report['videos']} videos, {report['frames']} frames, {len(broken)} videos not whole, "
-        f"{report['kept']} known from before, in {report['seconds']} s: {manifest}"
+        f"kept {report['kept']}, made {report['videos'] - report['kept']}, removed {report['removed']} in "
+        f"{report['seconds']} s: {manifest}"
     )
     return "\n".join(map(printable, lines))

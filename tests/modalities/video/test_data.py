@@ -333,6 +333,13 @@ def test_check_goes_on_where_it_was_interrupted(
     report = check(root, out, workers=0)
     assert (report["videos"], report["kept"], seen[12:]) == (11, 10, [changed])
     assert manifest(out)[changed.relative_to(root).as_posix()]["frames"] == 9
+    assert report["removed"] == 1
+    changed.rename(changed.with_stem("moved"))
+    seen[2].touch()
+    report = check(root, out, workers=0)
+    assert (report["videos"], report["kept"], report["removed"], len(seen)) == (11, 11, 0, 13)
+    check(root, tmp_path / "fresh", workers=0)
+    assert manifest(out) == manifest(tmp_path / "fresh")
 
 
 def test_check_refuses_what_is_not_its_own(ucf: Path, tmp_path: Path) -> None:

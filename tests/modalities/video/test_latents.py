@@ -134,7 +134,8 @@ def test_a_run_trains_on_latents_and_is_measured_on_the_videos(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modality(*OWN, command="prepare").prepare(videos, tmp_path / "latents")
-    made = (tmp_path / "latents" / latent_cache.CODEC).read_bytes()
+    record = latent_cache.read_record(tmp_path / "latents")
+    made = latent_cache.codec_file(tmp_path / "latents", record).read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(
             "modalities.video.codec.causal_patches.CausalPatches.fit", lambda *_: pytest.fail("trained again")
@@ -144,7 +145,7 @@ def test_a_run_trains_on_latents_and_is_measured_on_the_videos(
         )  # takes the codec that is there
         words = [*OWN, f"modality.latents={tmp_path / 'latents'}"]
         run = trained(tmp_path / "run", *words, "modality.images=0.5", f"modality.data.root={videos}")
-    assert made == (tmp_path / "latents" / latent_cache.CODEC).read_bytes()
+    assert made == latent_cache.codec_file(tmp_path / "latents", record).read_bytes()
     shapes = {run.modality.batch(2, 0, step)[0].shape[2] for step in range(8)}
     assert shapes == {1, 2}
     assert len(evaluate_checkpoint(tmp_path / "run", split="test", num=3, trust=True).values)

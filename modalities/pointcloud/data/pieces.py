@@ -1,0 +1,178 @@
+"""What `prepare` wrote of shapes: which of it is there, and how new files take the place of old ones at once.
+
+A file is named after what it was made of, so that those of before and of now lie side by side for a moment;
+`prepare.json` says meanwhile which of them are not there for a reader ("absent").
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ditmoe.checkpoint import replacing
+from ditmoe.checkpoint.atomic import clear
+from ditmoe.outside import files_below, printable, read_regular
+from modalities.shared import provenance
+from modalities.shared.provenance import Origin, Record, Seen
+
+REPORT = "prepare.json"
+LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
+"""Bytes of prepare.json, and of what is to be said of a shape."""
+OWN = (REPORT, provenance.RECORD, ".notes", ".made")
+"""What is no class folder."""
+
+
+class Pieces:
+    """The files of a folder that `prepare` wrote, by the keys of what they were made of.
+
+    Attributes:
+        record: of the last run.
+        whole: path below the folder -> the file as it was written; what someone changed since is not his any more.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.made, self.notes = out, out / ".made", out / ".notes"
+        self.record = provenance.read(out / provenance.RECORD)
+        self.whole = provenance.whole(out, self.record.outputs)
+        self._places = {was.note: path for path, was in self.whole.items()}
+        clear(self.made)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places or self.staged(key).is_file()
+
+    def staged(self, key: str) -> Path:
+        """Where a new shape waits for the others."""
+        return self.made / f"{key}.npy"
+
+    def path(self, key: str) -> Path:
+        """Where a shape lies that is there."""
+        return self.staged(key) if self.staged(key).is_file() else self.out / self._places[key]
+
+    def note(self, key: str) -> str | None:
+        """What is to be said of a shape."""
+        for folder in (self.made, self.notes):
+            if (file := folder / f"{key}.txt").is_file():
+                return printable(read_regular(file, LARGEST_NOTE).decode(errors="replace"))
+        return None
+
+    def arrange(
+        self,
+        wanted: Mapping[str, str],
+        contents: Mapping[str, str],
+        sources: Mapping[str, Seen],
+        before: Mapping[str, Any],
+        report: Mapping[str, Any],
+    ) -> int:
+        """Have the wanted files there, and no others of earlier runs; killed at any time, the folder is old or new.
+
+        Args:
+            wanted: path -> key.
+            contents: key -> hash of a new shape, where it is known.
+            sources: to be recorded.
+            before: the report that is there.
+            report: the new one.
+
+        Returns:
+            How many files lie among the shapes that nobody prepared; they are left alone.
+        """
+        new = {
+            path: key for path, key in wanted.items() if getattr(self.whole.get(path), "note", None) != key
+        }
+        old = [path for path in self.whole if path not in wanted]
+        outputs = {path: was for path, was in self.whole.items() if path in wanted}
+        for path, key in new.items():
+            outputs[path] = Seen("", self._content(key, contents), key)
+        if new:  # theirs is known before they are there
+            provenance.write(
+                self.out / provenance.RECORD,
+                Record({**self.record.sources, **sources}, {**self.whole, **outputs}),
+            )
+            write_json(self.out / REPORT, {**before, "absent": sorted({*new, *_absent(before)})})
+            for path, key in new.items():
+                self._place(self.out / path, key)
+        if new or old or report != before:
+            write_json(self.out / REPORT, {**report, "absent": sorted(old)} if old else report)
+        self._remove(old, {*wanted.values()})
+        stamped = {
+            path: Seen(_stamp(self.out / path), was.content, was.note) for path, was in outputs.items()
+        }
+        if (record := Record(dict(sources), stamped)) != self.record:
+            provenance.write(self.out / provenance.RECORD, record)
+        if old:
+            write_json(self.out / REPORT, report)
+        shutil.rmtree(self.made, ignore_errors=True)
+        return sum(
+            path.suffix == ".npy" and path.relative_to(self.out).as_posix() not in wanted
+            for path in files_below(self.out)
+        )
+
+    def _content(self, key: str, contents: Mapping[str, str]) -> str:
+        if (path := self._places.get(key)) is not None:
+            return self.whole[path].content
+        return contents.get(key) or provenance.output(self.staged(key)).content
+
+    def _place(self, target: Path, key: str) -> None:
+        """A new shape takes its name; one that is there gets a second one, as long as the first is read."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.staged(key).is_file():
+            note = self.made / f"{key}.txt"
+            if note.is_file():
+                self.notes.mkdir(exist_ok=True)
+                os.replace(note, self.notes / note.name)
+            os.replace(self.staged(key), target)
+            return
+        source = self.out / self._places[key]
+        try:
+            target.unlink(missing_ok=True)
+            os.link(source, target)
+        except OSError:  # a file system without
+            with open(source, "rb") as there, replacing(target) as stream:
+                shutil.copyfileobj(there, stream)
+
+    def _remove(self, old: Iterable[str], keys: set[str]) -> None:
+        for path in old:
+            (self.out / path).unlink(missing_ok=True)
+        for folder in {(self.out / path).parent for path in old}:
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
+                folder.parent.rmdir()
+        for note in self.notes.glob("*.txt"):
+            if note.stem not in keys:
+                note.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.notes.rmdir()
+
+
+def absent(root: Path) -> set[str]:
+    """Paths below a prepared folder that are on their way in or out, where a run was stopped in that moment.
+
+    Raises:
+        OSError, ValueError: if the report is none.
+    """
+    try:
+        report = json.loads(read_regular(root / REPORT, LARGEST_RECORD))
+    except FileNotFoundError:
+        return set()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(root / REPORT)} must be the report of `prepare`, got something else"
+        ) from error
+    return _absent(report) if isinstance(report, dict) else set()
+
+
+def _absent(report: Mapping[str, Any]) -> set[str]:
+    paths = report.get("absent", [])
+    return {path for path in paths if isinstance(path, str)} if isinstance(paths, list) else set()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _stamp(file: Path) -> str:
+    return Origin((file,)).stamp(lately=0)
