@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from itertools import chain
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -73,6 +73,8 @@ def first_readable(
 class LeftOut(dict[K, str]):
     """Name -> reason of what was left out so far; each is told once on stderr, from the 20th on they are counted.
 
+    A copy in another process is quiet: what is new there is told where it comes back to (`Noted`).
+
     Args:
         what: they are, "skipped unreadable picture".
     """
@@ -80,6 +82,11 @@ class LeftOut(dict[K, str]):
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
+        self.news: list[tuple[K, str, str]] | None = None
+        """In a copy, what was added and not sent yet."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _quiet, (self.what, dict(self))
 
     def add(self, name: K, reason: str, line: object = None) -> None:
         """Note a name; `line` is shown in place of the reason."""
@@ -87,6 +94,42 @@ class LeftOut(dict[K, str]):
             if name in self:
                 return
             self[name] = reason
-            if len(self) <= NAMED:
+            if self.news is not None:
+                self.news.append((name, reason, str(line or reason)))
+            elif len(self) <= NAMED:
                 last = " (further ones are only counted)" if len(self) == NAMED else ""
                 tell(f"{self.what} {len(self)}: {line or reason}{last}")
+
+
+def _quiet(what: str, known: dict[K, str]) -> LeftOut[K]:
+    copy: LeftOut[K] = LeftOut(what)
+    copy.update(known)
+    copy.news = []
+    return copy
+
+
+class Noted:
+    """What reads a batch, and what it newly left out on the way; `Reader.read` of a modality with files.
+
+    Args:
+        read: makes what is read of the arguments of `batch`.
+        left_out: where it notes what it left out; in another process these are copies.
+    """
+
+    def __init__(self, read: Callable[..., T], left_out: Sequence[LeftOut[Any]]) -> None:
+        self.read, self.left_out = read, list(left_out)
+
+    def __call__(self, *address: int) -> tuple[T, list[list[tuple[Any, str, str]]]]:
+        found = self.read(*address)
+        news = [list(of.news or ()) for of in self.left_out]
+        for of in self.left_out:
+            if of.news:
+                of.news.clear()
+        return found, news
+
+    def told(self, found: tuple[T, Sequence[Sequence[tuple[Any, str, str]]]]) -> T:
+        """What was read, when all that was left out is noted and told here, too."""
+        for of, news in zip(self.left_out, found[1], strict=True):
+            for name, reason, line in news:
+                of.add(name, reason, line)
+        return found[0]

@@ -2,13 +2,13 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -22,6 +22,7 @@ from modalities.image.data.shards import Member, member_bytes
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
+S, T = TypeVar("S"), TypeVar("T")
 _SAMPLE = 2  # address of a random stream
 
 
@@ -55,6 +56,7 @@ class Pictures:
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable picture")
         """Pictures found unreadable so far, and why."""
+        self._is_copy = False
 
     @property
     def classes(self) -> list[str]:
@@ -91,7 +93,7 @@ class Pictures:
         """
         pictures = self.split("train")
         turned = [turn(len(pictures), seed, n, self.mirror) for n in numbers(size, step, rank, world)]
-        images = list(self._threads.map(lambda entry: self._nearest_readable(entry[0]), turned))
+        images = list(self._each(lambda entry: self._nearest_readable(entry[0]), turned))
         chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
         return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
 
@@ -105,7 +107,7 @@ class Pictures:
         pictures = self.split(split)
         order = np.random.default_rng(0).permutation(len(pictures))[: self.limit]
         pictures = [pictures[i] for i in np.sort(order)]
-        images = list(self._threads.map(self.read, pictures))
+        images = list(self._each(self.read, pictures))
         kept = [(p, image) for p, image in zip(pictures, images, strict=True) if image is not None]
         if not kept:
             raise self.nothing_readable()
@@ -114,7 +116,7 @@ class Pictures:
 
     def views(self, pictures: Sequence[Picture]) -> list[UInt8[np.ndarray, "V H W 3"] | None]:
         """Each picture, and its mirror image where training draws these; None for an unreadable one."""
-        images = self._threads.map(self.read, pictures)
+        images = self._each(self.read, pictures)
         if not self.mirror:
             return [None if image is None else image[None] for image in images]
         return [None if image is None else np.stack([image, image[:, ::-1]]) for image in images]
@@ -132,7 +134,7 @@ class Pictures:
     def own_sizes(self) -> list[tuple[Picture, tuple[int, int]]]:
         """The training pictures that have a size, each with it."""
         pictures = self.split("train")
-        sizes = self._threads.map(self.own_size, pictures)
+        sizes = self._each(self.own_size, pictures)
         return [(p, size) for p, size in zip(pictures, sizes, strict=True) if size is not None]
 
     def own_size(self, picture: Picture) -> tuple[int, int] | None:
@@ -149,7 +151,7 @@ class Pictures:
         self, wanted: Sequence[tuple[Picture, tuple[int, int], int, int]]
     ) -> list[UInt8[np.ndarray, "H W 3"] | None]:
         """Pictures, all of each, at sizes, for numbers of a seed's stream; None for what is unreadable, told once."""
-        return list(self._threads.map(lambda each: self.read_whole(*each), wanted))
+        return list(self._each(lambda each: self.read_whole(*each), wanted))
 
     def read_whole(
         self, picture: Picture, size: tuple[int, int], seed: int, number: int
@@ -192,10 +194,17 @@ class Pictures:
     def _listing(self) -> Listing:
         return list_pictures(self.root, self.size)
 
+    def _each(self, function: Callable[[S], T], items: Iterable[S]) -> Iterable[T]:
+        """Results in order, from several threads: decoders of pictures let go of Python's lock."""
+        return map(function, items) if self._is_copy else self._threads.map(function, items)
+
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        """Decoders of pictures let go of Python's lock."""
         return ThreadPoolExecutor(os.cpu_count())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy in another process, which has others beside it and no threads of its own."""
+        return {**{k: v for k, v in vars(self).items() if k != "_threads"}, "_is_copy": True}
 
 
 def _stream(source: Path | Member) -> Path | io.BytesIO:

@@ -7,7 +7,7 @@ from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -181,6 +181,10 @@ class Clips:
         labels = np.array([self.classes.index(video.category) for video, _ in kept], np.int64)
         return Samples(np.stack([frames for _, frames in kept]), labels, [video.name for video, _ in kept])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy in another process, which has others beside it: it decodes in its own thread."""
+        return {**vars(self), "workers": 0, "_indices": {}}
+
     def parallel(self, function: Callable, items: Iterable) -> list:
         """Results in order, from as many threads as there are workers."""
         if not self.workers:
@@ -308,3 +312,9 @@ def pick(length: int, seed: int, number: int) -> tuple[int, float]:
     """Which of `length` videos is number `number` of the training stream, and from where in it, in [0, 1)."""
     rng = np.random.default_rng([seed, _CLIP, *divmod(number, length)])
     return item_of(length, seed, number), float(rng.random())
+
+
+def pick_view(length: int, seed: int, number: int, starts: int) -> tuple[int, int]:
+    """Which of `length` videos is number `number` of the training stream, and which of its `starts` clips on a disk."""
+    index, place = pick(length, seed, number)
+    return index, int(place * starts)
