@@ -7,7 +7,6 @@ from ditmoe.outside.paths import (
     Plain,
     file_name,
     file_names,
-    files_below,
     is_regular,
     may_hold,
     open_regular,
@@ -16,10 +15,14 @@ from ditmoe.outside.paths import (
     read_regular,
     tell,
 )
+from ditmoe.outside.walk import Entries, Parts, Read, files_below, folders_below, read_entries
 
 __all__ = [
     "Arrays",
+    "Entries",
+    "Parts",
     "Plain",
+    "Read",
     "TooFewError",
     "check_memory",
     "check_number",
@@ -27,6 +30,7 @@ __all__ = [
     "file_name",
     "file_names",
     "files_below",
+    "folders_below",
     "is_regular",
     "largest_words",
     "map_array",
@@ -34,6 +38,7 @@ __all__ = [
     "memory",
     "open_regular",
     "printable",
+    "read_entries",
     "read_json",
     "read_regular",
     "tell",

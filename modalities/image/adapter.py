@@ -20,7 +20,7 @@ from ditmoe.outside import Arrays, is_regular, printable, tell
 from modalities.image import view
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, pictures
-from modalities.image.data.catalogue import Picture
+from modalities.image.data.catalogue import Picture, labels_of
 from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
@@ -252,7 +252,7 @@ class Image(LatentModality):
         found = latent_cache.Source(
             "picture",
             names=[picture.name for picture in pictures],
-            asked=Condition.of_labels(torch.tensor([p.label for p in pictures]), len(data.classes)),
+            asked=Condition.of_labels(torch.tensor(labels_of(pictures)), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,

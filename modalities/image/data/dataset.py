@@ -39,9 +39,10 @@ class Pictures:
         mirror: left becomes right in half of the training samples.
         limit: pictures that stand for a split when sets are measured.
         max_megapixels: of a picture; larger ones are unreadable.
+        index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
     """
 
-    opens: ClassVar[Sequence[str]] = ("root",)
+    opens: ClassVar[Sequence[str]] = ("root", "index")
 
     def __init__(
         self,
@@ -50,7 +51,9 @@ class Pictures:
         mirror: bool = False,
         limit: int = 10_000,
         max_megapixels: float = 89,
+        index: str | PathLike | None = None,
     ) -> None:
+        self._index = None if index is None else Path(index).expanduser()
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
@@ -72,14 +75,14 @@ class Pictures:
         check_split(split)
         return min(len(self._listing.pictures[split]), self.limit)
 
-    def split(self, name: str) -> list[Picture]:
+    def split(self, name: str) -> Sequence[Picture]:
         """The pictures of a split.
 
         Raises:
             ValueError: if it is none of train, val and test, or empty.
         """
         check_split(name)
-        if not (pictures := self._listing.pictures[name]):
+        if not len(pictures := self._listing.pictures[name]):
             raise ValueError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
         return pictures
 
@@ -192,7 +195,7 @@ class Pictures:
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_pictures(self.root, self.size)
+        return list_pictures(self.root, self.size, self._index)
 
     def _each(self, function: Callable[[S], T], items: Iterable[S]) -> Iterable[T]:
         """Results in order, from several threads: decoders of pictures let go of Python's lock."""
