@@ -51,9 +51,10 @@ class Clips:
         resample: "nearest" takes the frames that are shown nearest to the moments of a clip, in place of `stride`, so
             that all clips have one tempo. Folders of frames and arrays have no times: they count as of that rate.
         rate: then, moments a second.
+        index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
     """
 
-    opens: ClassVar[Sequence[str]] = ("root",)
+    opens: ClassVar[Sequence[str]] = ("root", "index")
 
     def __init__(
         self,
@@ -68,7 +69,9 @@ class Clips:
         hold: bool = False,
         resample: str | None = None,
         rate: float = 8.0,
+        index: str | PathLike | None = None,
     ) -> None:
+        self._index_folder = None if index is None else Path(index).expanduser()
         if len(size) != 2 or min(*size, frames, stride) < 1 or workers < 0:
             got = f"{list(size)}, {frames}, {stride} and {workers}"
             raise ValueError(
@@ -270,7 +273,7 @@ class Clips:
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_all(self.root, self.parts)
+        return list_all(self.root, self.parts, self._index_folder)
 
     @cached_property
     def _splits(self) -> dict[str, list[Clip]]:
