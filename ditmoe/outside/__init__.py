@@ -1,6 +1,6 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
-from ditmoe.outside.arrays import Arrays, map_array
+from ditmoe.outside.arrays import Arrays, array_shape, map_array
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
 from ditmoe.outside.paths import (
@@ -24,6 +24,7 @@ __all__ = [
     "Plain",
     "Read",
     "TooFewError",
+    "array_shape",
     "check_memory",
     "check_number",
     "check_numbers",

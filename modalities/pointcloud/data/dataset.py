@@ -1,6 +1,6 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
 from os import PathLike
@@ -12,10 +12,11 @@ from jaxtyping import Float, Float32, Float64, Int64
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import map_array, printable, read_json, tell
+from ditmoe.outside import array_shape, printable, read_json, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.formats import narrowed, read_points
+from modalities.pointcloud.data.kept import Kept
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Ignored, Understood
 
@@ -41,10 +42,12 @@ class Clouds:
         up: the axis of the files that points up, turned to y; where `prepare` turned it, it is not turned again.
         few: what becomes of clouds with less points than `num_points`, told before training: points are drawn more
             than once (repeat), or the shape is left out (leave_out).
+        index: a folder in which the names of many files, their numbers of points and the normalisation are kept for the
+            next start (see `FolderIndex`, `Kept`).
         balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
     """
 
-    opens: ClassVar[Sequence[str]] = ("root",)
+    opens: ClassVar[Sequence[str]] = ("root", "index")
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Clouds:
         balance: float = 0.0,
         up: str = "y",
         few: str = "repeat",
+        index: str | PathLike | None = None,
     ) -> None:
         check_up(up)
         if few not in ("repeat", "leave_out"):
@@ -65,6 +69,8 @@ class Clouds:
         if not 0 <= scale_jitter < 1:
             raise ValueError(f"scale_jitter must be in [0, 1), got {scale_jitter}")
         self.root = None if root is None else Path(root).expanduser()
+        self._index = None if index is None else Path(index).expanduser()
+        self._kept = Kept(self._index, self.root)
         self.wanted = [classes] if isinstance(classes, str) else classes
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
@@ -210,16 +216,18 @@ class Clouds:
 
     @cached_property
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
-        classes, shapes = list_shapes(self.root, self.wanted, self._ignored)
-        shapes = {split: self._with_enough(split, listed) for split, listed in shapes.items()}
+        classes, shapes = list_shapes(self.root, self.wanted, self._ignored, self._index)
+        files = [s.source for listed in shapes.values() for s in listed if isinstance(s.source, Path)]
+        there = dict(zip(files, self._kept.counts(files, _points_in), strict=True))
+        shapes = {split: self._with_enough(split, listed, there) for split, listed in shapes.items()}
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:
             tell(f"{self._place}: no training shapes in {', '.join(bare)}")
         return classes, shapes
 
-    def _with_enough(self, split: str, shapes: list[Shape]) -> list[Shape]:
+    def _with_enough(self, split: str, shapes: list[Shape], there: Mapping[Path, int]) -> list[Shape]:
         """The shapes that are used; those of less than `num_points` points are told."""
-        counts = [_count(shape.source, split, self.num_points) for shape in shapes]
+        counts = [_count(shape.source, there, split, self.num_points) for shape in shapes]
         few = [
             (count, shape.name)
             for count, shape in zip(counts, shapes, strict=True)
@@ -255,6 +263,10 @@ class Clouds:
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, float]:
+        files = [shape.source for shape in self.split("train") if isinstance(shape.source, Path)]
+        return self._kept.moments(files, f"up={self._up}", self._computed_moments)
+
+    def _computed_moments(self) -> tuple[np.ndarray, float]:
         count, total, squares, origin = 0, np.zeros(3), np.zeros(3), np.zeros(3)
         for shape in tqdm(self.split("train"), "normalisation", delay=2, leave=False):
             if (points := self._read(shape)) is None:
@@ -294,13 +306,20 @@ def _drawn(there: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.arange(there), rng.choice(there, wanted - there)])
 
 
-def _count(source: Path | np.ndarray, split: str, enough: int) -> int:
-    """Points that a shape has for a split, by the header of its file; `enough` where that cannot be read."""
+def _points_in(file: Path) -> int:
+    """Points of a cloud by the header of its file; -1 where that does not tell, which its reader will."""
     try:
-        shape = source.shape if isinstance(source, np.ndarray) else map_array(source).shape
+        shape = array_shape(file)
     except (ValueError, OSError):
-        return enough  # told when it is read
-    count = shape[0] if len(shape) == 2 else enough
+        return -1
+    return shape[0] if len(shape) == 2 else -1
+
+
+def _count(source: Path | np.ndarray, there: Mapping[Path, int], split: str, enough: int) -> int:
+    """Points that a shape has for a split; `enough` where that is not known."""
+    count = len(source) if isinstance(source, np.ndarray) else there[source]
+    if count < 0:
+        return enough
     return (10_000 if split == "train" else 5_000) if count == 15_000 else count
 
 
