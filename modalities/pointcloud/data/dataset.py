@@ -1,6 +1,6 @@
 """Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from operator import attrgetter
 from os import PathLike
@@ -218,16 +218,18 @@ class Clouds:
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
         classes, shapes = list_shapes(self.root, self.wanted, self._ignored, self._index)
         files = [s.source for listed in shapes.values() for s in listed if isinstance(s.source, Path)]
-        there = dict(zip(files, self._kept.counts(files, _points_in), strict=True))
-        shapes = {split: self._with_enough(split, listed, there) for split, listed in shapes.items()}
+        there = iter(self._kept.counts(files, _points_in))
+        for split, listed in shapes.items():
+            counts = [next(there) if isinstance(s.source, Path) else len(s.source) for s in listed]
+            shapes[split] = self._with_enough(split, listed, counts)
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:
             tell(f"{self._place}: no training shapes in {', '.join(bare)}")
         return classes, shapes
 
-    def _with_enough(self, split: str, shapes: list[Shape], there: Mapping[Path, int]) -> list[Shape]:
-        """The shapes that are used; those of less than `num_points` points are told."""
-        counts = [_count(shape.source, there, split, self.num_points) for shape in shapes]
+    def _with_enough(self, split: str, shapes: list[Shape], there: Sequence[int]) -> list[Shape]:
+        """The shapes that are used, by their numbers of points; those of less than `num_points` are told."""
+        counts = [_count(count, split, self.num_points) for count in there]
         few = [
             (count, shape.name)
             for count, shape in zip(counts, shapes, strict=True)
@@ -315,9 +317,8 @@ def _points_in(file: Path) -> int:
     return shape[0] if len(shape) == 2 else -1
 
 
-def _count(source: Path | np.ndarray, there: Mapping[Path, int], split: str, enough: int) -> int:
-    """Points that a shape has for a split; `enough` where that is not known."""
-    count = len(source) if isinstance(source, np.ndarray) else there[source]
+def _count(count: int, split: str, enough: int) -> int:
+    """Points that a shape of so many has for a split; `enough` where that is not known."""
     if count < 0:
         return enough
     return (10_000 if split == "train" else 5_000) if count == 15_000 else count

@@ -32,6 +32,7 @@ class Kept:
 
     def __init__(self, folder: Path | None, root: Path | None) -> None:
         self.folder, self.root = (None, Path()) if folder is None or root is None else (folder, root)
+        self._seen: dict[str, bytes] = {}
 
     def counts(self, files: Sequence[Path], count: Callable[[Path], int]) -> list[int]:
         """What `count` says of each file, which is asked about those that are new or have changed."""
@@ -72,7 +73,11 @@ class Kept:
     def _marks(self, files: Sequence[Path]) -> list[bytes]:
         """What tells a file from others and from itself after a change; empty where that cannot be told yet."""
         now, top = time.time_ns(), len(os.fspath(self.root))
-        return [_mark(os.fspath(file), top, now) for file in files]
+        paths = list(map(os.fspath, files))
+        for path in paths:
+            if path not in self._seen:
+                self._seen[path] = _mark(path, top, now)
+        return [self._seen[path] for path in paths]
 
 
 def _mark(path: str, top: int, now: int) -> bytes:
