@@ -8,10 +8,10 @@
     --place /dev/shm               where files are made, and removed again
 
 Waits: the share of the time in which the model would stand still, when batches are read in between (workers 0) or
-ahead. Beside it the ceiling: what one core decodes, in seconds of the processor, and the share that must be waited where
-all cores do nothing else. Other work on the machine makes waits longer than that; a longer --step then shows whether
-reading is hidden. Memory is what the process and its workers have for themselves (proportional set size). Listing is
-measured against `os.walk` in the same run, in turns, in seconds of the processor.
+ahead. Beside it the ceiling: what one core decodes, in seconds of the processor, and the share that must be waited
+where all cores do nothing else. Other work on the machine makes waits longer than that; a longer --step then shows
+whether reading is hidden. Memory is what the process and its workers have for themselves (proportional set size).
+Listing is measured against `os.walk` in the same run, in turns, in seconds of the processor.
 """
 
 import argparse
