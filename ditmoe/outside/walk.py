@@ -41,7 +41,10 @@ def read_entries(path: str) -> Entries:
     if len(files) == len(entries):
         files.sort()
         return Entries(files, [], [])
-    folders, special, linked, fixed = [], [], [], True
+    folders: list[str] = []
+    special: list[str] = []
+    linked: list[str] = []
+    fixed = True
     for entry in entries:
         if entry.is_file(follow_symlinks=False):
             continue
@@ -105,9 +108,9 @@ def folders_below(
         if first < len(files):
             yield files[first:]
 
-    open_folders = [
-        ((), os.fspath(top), entered((), os.fspath(top)))
-    ]  # of any depth, where calls end at a thousand
+    # of any depth, where calls end at a thousand
+    open_folders: list[tuple[Parts, str, Iterator[list[str] | tuple[str, bool]]]]
+    open_folders = [((), os.fspath(top), entered((), os.fspath(top)))]
     while open_folders:
         parts, path, items = open_folders[-1]
         item = next(items, None)

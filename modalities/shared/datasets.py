@@ -130,10 +130,10 @@ class Noted:
         left_out: where it notes what it left out; in another process these are copies.
     """
 
-    def __init__(self, read: Callable[..., T], left_out: Sequence[LeftOut[Any]]) -> None:
+    def __init__(self, read: Callable[..., Any], left_out: Sequence[LeftOut[Any]]) -> None:
         self.read, self.left_out = read, list(left_out)
 
-    def __call__(self, *address: int) -> tuple[T, list[list[tuple[Any, str, str]]]]:
+    def __call__(self, *address: int) -> tuple[Any, list[list[tuple[Any, str, str]]]]:
         found = self.read(*address)
         news = [list(of.news or ()) for of in self.left_out]
         for of in self.left_out:
@@ -141,7 +141,7 @@ class Noted:
                 of.news.clear()
         return found, news
 
-    def told(self, found: tuple[T, Sequence[Sequence[tuple[Any, str, str]]]]) -> T:
+    def told(self, found: tuple[Any, Sequence[Sequence[tuple[Any, str, str]]]]) -> Any:
         """What was read, when all that was left out is noted and told here, too."""
         for of, news in zip(self.left_out, found[1], strict=True):
             for name, reason, line in news:

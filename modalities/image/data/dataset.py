@@ -22,7 +22,8 @@ from modalities.image.data.shards import Member, member_bytes
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 _SAMPLE = 2  # address of a random stream
 
 

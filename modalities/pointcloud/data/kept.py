@@ -31,7 +31,7 @@ class Kept:
     """
 
     def __init__(self, folder: Path | None, root: Path | None) -> None:
-        self.folder, self.root = (None, Path()) if folder is None or root is None else (folder, root)
+        self.folder, self.root = None if root is None else folder, root or Path()
         self._seen: dict[str, bytes] = {}
 
     def counts(self, files: Sequence[Path], count: Callable[[Path], int]) -> list[int]:
