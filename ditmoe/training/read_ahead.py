@@ -5,9 +5,11 @@ import os
 import pickle
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from threading import Thread, current_thread, main_thread
 from typing import Any
@@ -190,10 +192,16 @@ def _start_server(read: Callable[[int], Any]) -> None:
     of = getattr(read, "read", read)
     loaded = {__name__, type(of).__module__, type(getattr(of, "__self__", of)).__module__}
     multiprocessing.set_forkserver_preload(sorted(loaded))  # once, for all of them
-    with _ignoring(signal.SIGINT, signal.SIGTERM):  # which the server and its children inherit
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        map(os.path.abspath, sys.path)
+    )  # modules from where they are here
+    try:
+        with _ignoring(signal.SIGINT, signal.SIGTERM):  # which the server and its children inherit
+            forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ.update({} if before is None else {"PYTHONPATH": before})
 
 
 @contextmanager
