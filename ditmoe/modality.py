@@ -159,6 +159,22 @@ class Report:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Reader:
+    """The making of a batch in two steps, of which worker processes can do the first ahead (`trainer.workers`).
+
+    Attributes:
+        read: the arguments of `Modality.batch`, or of `NativeSizes.packed_batch` where there are `rows`, -> what is
+            read of the data: arrays, tensors and plain values. It and they are sent by pickle; it touches no GPU.
+        finish: what was read -> what `batch`, or `packed_batch`, returns. It stays where the model is.
+        files: whether files are opened and decoded, which is worth processes; what lies in memory is not.
+    """
+
+    read: Callable[..., Any]
+    finish: Callable[[Any], tuple[Any, Any]]
+    files: bool = False
+
+
 class Modality(ABC):
     """What makes a sample an image, a cloud or a clip: all that training and drawing need.
 
@@ -238,6 +254,15 @@ class Modality(ABC):
         """Names of the samples in that batch, if they are cheap to tell; they are asked for when it went wrong."""
         return ()
 
+    def reader(self) -> Reader:
+        """How batches are made in two steps; by default all is read by `batch`, and nothing is left to do.
+
+        To be given by a modality whose `batch` reads files and then encodes them on a GPU, or that cannot be sent to
+        other processes as a whole.
+        """
+        native = isinstance(self, NativeSizes) and self.rows
+        return Reader(self.packed_batch if native else self.batch, _as_it_is)  # type: ignore[attr-defined]
+
     @abstractmethod
     def decode(self, x: Float[Tensor, "S *sample"]) -> np.ndarray:
         """From the model's space to data units, (S, *sample)."""
@@ -249,6 +274,10 @@ class Modality(ABC):
         if labels is not None:
             names = self.sample_names(labels.tolist())
         return Samples(self.decode(x), None if labels is None else labels.numpy(), names, asked)
+
+
+def _as_it_is(read: Any) -> Any:
+    return read
 
 
 class Contract(ABC):

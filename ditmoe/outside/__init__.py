@@ -1,13 +1,12 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
-from ditmoe.outside.arrays import Arrays, map_array
+from ditmoe.outside.arrays import Arrays, array_shape, map_array
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
 from ditmoe.outside.paths import (
     Plain,
     file_name,
     file_names,
-    files_below,
     is_regular,
     may_hold,
     open_regular,
@@ -16,17 +15,23 @@ from ditmoe.outside.paths import (
     read_regular,
     tell,
 )
+from ditmoe.outside.walk import Entries, Parts, Read, files_below, folders_below, read_entries
 
 __all__ = [
     "Arrays",
+    "Entries",
+    "Parts",
     "Plain",
+    "Read",
     "TooFewError",
+    "array_shape",
     "check_memory",
     "check_number",
     "check_numbers",
     "file_name",
     "file_names",
     "files_below",
+    "folders_below",
     "is_regular",
     "largest_words",
     "map_array",
@@ -34,6 +39,7 @@ __all__ = [
     "memory",
     "open_regular",
     "printable",
+    "read_entries",
     "read_json",
     "read_regular",
     "tell",

@@ -1,6 +1,9 @@
 """NumPy's files of strangers: no array is made before it is known that the file can have it."""
 
+import functools
+import io
 import math
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from ditmoe.outside.paths import may_hold, open_regular, printable
+
+_HEADER = 128
+"""Bytes that NumPy writes in front of an array with few axes."""
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -25,6 +31,34 @@ def map_array(path: Path) -> np.ndarray:
     if not array.dtype.itemsize:  # of which a hundred bytes hold any number
         raise ValueError(f"{printable(path)} must hold values of a size, got {array.shape} of none")
     return array
+
+
+def array_shape(path: Path) -> tuple[int, ...]:
+    """The shape of the array of a .npy, by its header; nothing else is read, the file's size is compared with it.
+
+    Raises:
+        OSError, ValueError: if it is no plain file, or has no whole array of plain numbers.
+    """
+    with open_regular(path) as stream:
+        try:
+            shape, promised = _promised(stream.read(_HEADER))
+        except ValueError:  # a longer one, or none
+            return map_array(path).shape
+        if (there := os.fstat(stream.fileno()).st_size) < promised:
+            raise ValueError(f"{printable(path)} must have {promised} bytes by its header, got {there}")
+        return shape
+
+
+@functools.lru_cache(maxsize=64)  # most files of a set begin alike
+def _promised(head: bytes) -> tuple[tuple[int, ...], int]:
+    """The shape that a header promises, and the size of a file with such an array."""
+    stream = io.BytesIO(head)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("an array must be of plain numbers, got objects")
+    return shape, stream.tell() + math.prod(shape) * dtype.itemsize
 
 
 class Arrays(Mapping[str, np.ndarray]):

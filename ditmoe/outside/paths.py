@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -188,60 +188,3 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error
-
-
-def files_below(
-    top: Path, hidden: bool = False, special: bool = False, skip: Callable[[str], bool] = lambda name: False
-) -> Iterator[Path]:
-    """Plain files below a folder, in order of their paths; links are followed, each real folder once.
-
-    A folder that lies in `top` is where it lies, whatever links lead to it.
-
-    Args:
-        hidden: also what begins with a dot.
-        special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
-        skip: whether a file or folder of this name is passed over; asked once for each, so that it may count them.
-    """
-    seen: set[tuple[int, int]] = set()
-    own: set[tuple[int, int]] | None = None  # real folders in `top`
-
-    def listed(folder: Path) -> list[os.DirEntry[str]]:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if hidden or e.name[0] != "."), key=lambda e: e.name)
-
-    def wanted(folder: Path) -> Iterator[os.DirEntry[str]]:
-        return (entry for entry in listed(folder) if not skip(entry.name))
-
-    def real(folder: Path) -> Iterator[tuple[int, int]]:
-        below = [folder]
-        while below:
-            yield _identity(folder := below.pop())
-            below += [Path(entry.path) for entry in listed(folder) if entry.is_dir(follow_symlinks=False)]
-
-    def entered(folder: Path) -> Iterator[os.DirEntry[str]]:
-        if (identity := _identity(folder)) in seen:
-            return iter(())
-        seen.add(identity)
-        return wanted(folder)
-
-    open_folders = [entered(Path(top))]  # of any depth, where calls would end at a thousand
-    while open_folders:
-        if (entry := next(open_folders[-1], None)) is None:
-            open_folders.pop()
-            continue
-        try:
-            folded, plain, linked = entry.is_dir(), entry.is_file(), entry.is_symlink()
-        except OSError:  # a link to itself, or gone meanwhile
-            folded = plain = linked = False
-        if plain or (special and not folded):
-            yield Path(entry.path)
-        if folded and linked:
-            own = set(real(Path(top))) if own is None else own
-            folded = _identity(Path(entry.path)) not in own
-        if folded:
-            open_folders.append(entered(Path(entry.path)))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    about = os.stat(folder)
-    return about.st_dev, about.st_ino

@@ -15,6 +15,7 @@ from ditmoe.distributed import Ranks
 from ditmoe.modality import Modality, NativeSizes, Tokens
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
+from ditmoe.training.read_ahead import reader_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,51 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         tensors = {name: getattr(self, name) for name in ("x0", "noise", "t", "each", "asked", "mask")}
-        moved = {name: x.to(device, non_blocking=True) for name, x in tensors.items() if x is not None}
+        moved = {
+            name: _pinned(x, device).to(device, non_blocking=True)
+            for name, x in tensors.items()
+            if x is not None
+        }
         return replace(self, **moved, layout=self.layout and replace(self.layout, device=device))
+
+
+def _pinned(x: Any, device: torch.device) -> Any:
+    """A tensor of the host's in memory that a GPU reads by itself, while the host goes on."""
+    on_host = isinstance(x, Tensor) and x.device.type == "cpu" and device.type == "cuda"
+    return x.pin_memory() if on_host else x
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read for a batch of this process, by the index of the batch; can be sent to other processes.
+
+    Attributes:
+        read: the first step of a `Reader`.
+        size: samples of a batch, of all processes.
+        rows: packed rows of it, at native sizes.
+    """
+
+    read: Callable[..., Any]
+    size: int
+    rows: int
+    seed: int
+    rank: int
+    world: int
+
+    def __call__(self, index: int) -> Any:
+        """Of a whole batch; at native sizes a list, of each row."""
+        if self.rows:
+            return [
+                self.read(self.seed, row) for row in self.rows_of(self.rows, index, self.rank, self.world)
+            ]
+        return self.read(self.size // self.world, self.seed, index, self.rank, self.world)
+
+    @staticmethod
+    def rows_of(rows: int, index: int, rank: int, world: int) -> range:
+        """Addresses of the packed rows of a process."""
+        num = rows // world
+        first = index * rows + rank * num
+        return range(first, first + num)
 
 
 class Batches:
@@ -73,6 +117,10 @@ class Batches:
         condition_dropout: share of samples that are trained as if they asked for nothing.
         read: what is asked for, of what the modality's data give.
         time_per: "sample", "frame" or "token", see `ditmoe.training.options.TIME_PER`.
+
+    Attributes:
+        reader: how the samples are made, in two steps.
+        source: what the first step gives for an index; a `ReadAhead` may take its place.
 
     Raises:
         ValueError: unless the processes can share out a batch evenly.
@@ -95,15 +143,16 @@ class Batches:
         mesh.check_batch(*given)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
         self.seed, self.size, self.condition_dropout, self.time_per = seed, size, condition_dropout, time_per
-        self.read = read
+        self.read, self.reader = read, reader_of(modality)
+        rows = 0 if self.native is None else self.native.rows
+        self.source: Callable[[int], Any] = Reading(self.reader.read, size, rows, seed, mesh.rank, mesh.world)
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
         return self._even(index) if self.native is None else self._packed(index, self.native)
 
     def _even(self, index: int) -> Batch:
-        rank, world = self.mesh.rank, self.mesh.world
-        x0, asked = self.modality.batch(self.size // world, self.seed, index, rank, world)
+        x0, asked = self.reader.finish(self.source(index))
         grid = self.tokens.grid(x0)
         noise, t, dropped = self._drawn((self.size, *x0.shape[1:]), [grid] * self.size, index)
         if self.time_per != "sample":
@@ -114,12 +163,14 @@ class Batches:
         return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel())
 
     def _packed(self, index: int, native: NativeSizes) -> Batch:
-        num = native.rows // self.mesh.world
-        first = index * native.rows + self.mesh.rank * num
+        numbers, read = (
+            Reading.rows_of(native.rows, index, self.mesh.rank, self.mesh.world),
+            self.source(index),
+        )
         grids: list[tuple[int, ...]] = []
         rows, asked = [], []
-        for row in range(first, first + num):
-            samples, own = native.packed_batch(self.seed, row)
+        for row, each in zip(numbers, read, strict=True):
+            samples, own = self.reader.finish(each)
             x0, layout = self.tokens.pack(samples)
             noise, t, dropped = self._drawn(x0.shape, layout.grids, row)
             counts, lengths = (torch.tensor(n) for n in (self._counts(layout.grids), layout.lengths))

@@ -9,6 +9,9 @@ TIME_PER = ("sample", "frame", "token")
 """What has a time of its own in training: each sample; each place along the first axis of the tokens, such as the
 frames of a clip (diffusion forcing, arXiv 2407.01392); or each token."""
 
+MOST_WORKERS = 256
+"""Of `trainer.workers`: each is a process."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
@@ -19,16 +22,19 @@ class Batching:
         accumulate: forward passes that make a step.
         condition_dropout: share of samples that are trained as if they asked for nothing, for guidance.
         time_per: what has a time of its own, see `TIME_PER`.
+        workers: processes of each rank that read batches ahead; 0 reads them in between; None is `default_workers`.
     """
 
     batch_size: int
     accumulate: int = 1
     condition_dropout: float = 0.1
     time_per: str = "sample"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         check_number("trainer.batch_size", self.batch_size, 1, whole=True)
         check_number("trainer.accumulate", self.accumulate, 1, whole=True)
+        check_number("trainer.workers", self.workers or 0, 0, MOST_WORKERS, whole=True)
         check_number("trainer.condition_dropout", self.condition_dropout, 0, 1)
         if self.time_per not in TIME_PER:
             raise ValueError(f"trainer.time_per must be one of {', '.join(TIME_PER)}, got {self.time_per!r}")

@@ -1,7 +1,7 @@
 """The training loop: one that can be stopped anywhere and goes on where it was."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ditmoe.training.meter import Meter
 from ditmoe.training.options import Options
 from ditmoe.training.parameter_groups import ParameterGroups
 from ditmoe.training.precision import choose_precision, repeat_exactly
+from ditmoe.training.read_ahead import ReadAhead, default_workers
 from ditmoe.training.recompute import recompute_blocks
 from ditmoe.training.router_stats import tally
 from ditmoe.training.run_log import Recorder
@@ -121,6 +122,7 @@ class Trainer:
         with (
             self.stop.listening(),
             self.exclusive_lock(),
+            self._reading_ahead(),
             Recorder(self.folder, self.step) if self.mesh.rank == 0 else nullcontext() as recorder,
         ):
             while self.step < options.steps and not self.stop.agreed():
@@ -152,6 +154,18 @@ class Trainer:
                 f"{self.step} is saved: lower optimizer.lr, use trainer.precision=fp32, or raise trainer.patience"
             )
         return not self.stop.requested
+
+    @contextmanager
+    def _reading_ahead(self) -> Iterator[None]:
+        """Have workers read the batches of the steps to come, and none left behind it."""
+        workers, plain = self.options.workers, self.batches.source
+        if workers is None:
+            workers = default_workers(self.batches.reader, self.device)
+        with ReadAhead(plain, self.options.steps * self.options.accumulate, workers) as self.batches.source:
+            try:
+                yield
+            finally:
+                self.batches.source = plain
 
     def _settle(self) -> bool:
         """Report the steps that were skipped; whether they are so many in a row that the run must end."""

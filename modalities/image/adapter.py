@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
-from ditmoe.modality import Asked, Report, Samples, Tokens, check_options
+from ditmoe.modality import Asked, Reader, Report, Samples, Tokens, check_options
 from ditmoe.outside import Arrays, is_regular, printable, tell
 from modalities.image import view
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, pictures
-from modalities.image.data.catalogue import Picture
+from modalities.image.data.catalogue import Picture, labels_of
 from modalities.image.data.dataset import turn
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
@@ -31,6 +31,7 @@ from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.datasets import Noted
 from modalities.shared.understood import Ignored, check_enough
 
 FITTED_ON = 2048
@@ -42,6 +43,31 @@ class ReferenceFile(Samples):
     """A reference npz as ADM publishes it: statistics, with images or without."""
 
     file: Path = Path()
+
+
+@dataclass(frozen=True)
+class PackedPictures:
+    """Reads the pictures of a packed row.
+
+    Attributes:
+        pictures: those that are packed, each with the size it is brought to.
+    """
+
+    data: Pictures
+    packing: Packing
+    pictures: Sequence[tuple[Picture, tuple[int, int]]]
+
+    def __call__(self, seed: int, row: int) -> tuple[list[np.ndarray], list[int]]:
+        """Pictures and labels of a row, or of the next one where nothing of it can be read."""
+        for members in self.packing.rows_from(seed, row):
+            chosen = [(*self.pictures[n % len(self.pictures)], seed, n) for n in members]
+            images = self.data.read_wholes(chosen)
+            kept = [
+                (image, p.label) for image, (p, *_) in zip(images, chosen, strict=True) if image is not None
+            ]
+            if kept:
+                return [image for image, _ in kept], [label for _, label in kept]
+        raise self.data.nothing_readable()
 
 
 class Image(LatentModality):
@@ -123,10 +149,33 @@ class Image(LatentModality):
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L h w"], Asked]:
+        reader = self._of_size
+        return reader.finish(reader.read(size, seed, step, rank, world))
+
+    def reader(self) -> Reader:
+        return self._packed if self.rows else self._of_size
+
+    @property
+    def _of_size(self) -> Reader:
         if self.cached is not None:
-            return self.cached.batch(size, seed, step, rank, world)
-        images, labels = self.data.batch(size, seed, step, rank, world)
-        return self.encode(images).cpu(), torch.from_numpy(labels)
+            return Reader(self.cached.batch, lambda found: found)
+        reading = Noted(self.data.batch, [self.data.unreadable])
+
+        def encoded(found: Any) -> tuple[Tensor, Tensor]:
+            images, labels = reading.told(found)
+            return self.encode(images).cpu(), torch.from_numpy(labels)
+
+        return Reader(reading, encoded, files=self.data.root is not None)
+
+    @property
+    def _packed(self) -> Reader:
+        reading = Noted(PackedPictures(self.data, *self.packing), [self.data.unreadable])
+
+        def encoded(found: Any) -> tuple[list[Tensor], Tensor]:
+            images, labels = reading.told(found)
+            return encode_all(images, self.encode), torch.tensor(labels)
+
+        return Reader(reading, encoded, files=self.data.root is not None)
 
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
@@ -140,18 +189,7 @@ class Image(LatentModality):
         return packing, kept
 
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Asked]:
-        packing, pictures = self.packing
-        for members in packing.rows_from(seed, row):
-            chosen = [(*pictures[n % len(pictures)], seed, n) for n in members]
-            images = self.data.read_wholes(chosen)
-            kept = [
-                (image, p.label) for image, (p, *_) in zip(images, chosen, strict=True) if image is not None
-            ]
-            if kept:
-                return encode_all([image for image, _ in kept], self.encode), torch.tensor(
-                    [y for _, y in kept]
-                )
-        raise self.data.nothing_readable()
+        return self._packed.finish(self._packed.read(seed, row))
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         if self.cached:
@@ -221,7 +259,7 @@ class Image(LatentModality):
         found = Source(
             "picture",
             names=[picture.name for picture in pictures],
-            asked=Condition.of_labels(torch.tensor([p.label for p in pictures]), len(data.classes)),
+            asked=Condition.of_labels(torch.tensor(labels_of(pictures)), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,

@@ -118,6 +118,10 @@ class Latents:
             raise ValueError(f"{printable(self.folder)} is not complete: run the same prepare again")
         self._classes = [printable(name) for name in self.record["classes"]]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy in another process, which opens the files itself."""
+        return {name: vars(self)[name] for name in ("folder", "_pick", "record", "_classes")}
+
     def understood(self) -> str:
         """What was understood of the folder, in a line."""
         source = printable(self.record.get("source"))[:200]

@@ -11,7 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.modality import Files, Metric, Modality, Preparation, Report, Samples, Tokens, check_options
+from ditmoe.modality import (
+    Files,
+    Metric,
+    Modality,
+    Preparation,
+    Reader,
+    Report,
+    Samples,
+    Tokens,
+    check_options,
+)
 from ditmoe.outside import check_number, printable
 from modalities.pointcloud.data import Clouds, formats
 from modalities.pointcloud.data.axes import check_up, still_to_turn, turned
@@ -23,6 +33,7 @@ from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
 from modalities.shared import save_png
+from modalities.shared.datasets import Noted
 
 
 class PointCloud(Modality, Files, Metric, Preparation):
@@ -127,6 +138,16 @@ class PointCloud(Modality, Files, Metric, Preparation):
     ) -> tuple[Float[Tensor, "B M C"], Int[Tensor, " B"]]:
         points, labels = self.data.batch(size, seed, step, rank, world)
         return torch.from_numpy(points), torch.from_numpy(labels)
+
+    def reader(self) -> Reader:
+        _ = self.data.scale  # learnt once, not by each process
+        reading = Noted(self.data.batch, [self.data.unreadable, self.data.noted])
+
+        def tensors(found: Any) -> tuple[Tensor, Tensor]:
+            points, labels = reading.told(found)
+            return torch.from_numpy(points), torch.from_numpy(labels)
+
+        return Reader(reading, tensors, files=self.data.root is not None)
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return self.data.batch_names(size, seed, step, rank, world)

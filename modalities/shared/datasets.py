@@ -1,15 +1,15 @@
 """What data sets of every kind do alike: splits, the order of training, and what becomes of unreadable files."""
 
-import hashlib
-import os
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from itertools import chain
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int8, Int64
 
 from ditmoe.outside import tell
 
@@ -29,17 +29,30 @@ def check_split(name: str) -> None:
 
 
 def split_of(name: str, shares: Sequence[float]) -> str:
-    """The split of a file by a hash of its name, so that other files do not change it.
+    """The split of one name, see `splits_at`."""
+    return SPLITS[splits_at(places_of([name]), shares)[0]]
+
+
+def splits_at(places: Float64[np.ndarray, " N"], shares: Sequence[float]) -> Int8[np.ndarray, " N"]:
+    """The split of each item, an index into `SPLITS`, by the place of its name, so that others do not change it.
 
     Args:
         shares: of train and val at least; the rest is test.
     """
-    return SPLITS[int(np.searchsorted(np.cumsum(shares)[:2], place_of(name), side="right"))]
+    return np.searchsorted(np.cumsum(shares)[:2], places, side="right").astype(np.int8)
 
 
 def place_of(name: str) -> float:
     """A number in [0, 1) that a hash makes of a name."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+    return float(places_of([name])[0])
+
+
+def places_of(names: Sequence[str]) -> Float64[np.ndarray, " N"]:
+    """`place_of` each of many names."""
+    how = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    digests = b"".join([sha256(name.encode(*how)).digest() for name in names])
+    first = np.frombuffer(digests, ">u8")[::4] >> np.uint64(16)  # 48 of 256 bits
+    return first / 2**48
 
 
 def numbers(size: int, step: int, rank: int = 0, world: int = 1) -> range:
@@ -63,15 +76,18 @@ def first_readable(
     items: Sequence[T], index: int, read: Callable[[T], V | None], category: Callable[[T], Hashable]
 ) -> V | None:
     """What is read of an item, or of the next one of its class where it is unreadable; None where all are."""
+    wanted = category(items[index])
     for i in chain(range(index, len(items)), range(index)):
-        same = category(items[i]) == category(items[index])
-        if same and (found := read(items[i])) is not None:
+        item = items[i]
+        if category(item) == wanted and (found := read(item)) is not None:
             return found
     return None
 
 
 class LeftOut(dict[K, str]):
     """Name -> reason of what was left out so far; each is told once on stderr, from the 20th on they are counted.
+
+    A copy in another process is quiet: what is new there is told where it comes back to (`Noted`).
 
     Args:
         what: they are, "skipped unreadable picture".
@@ -80,6 +96,11 @@ class LeftOut(dict[K, str]):
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
+        self.news: list[tuple[K, str, str]] | None = None
+        """In a copy, what was added and not sent yet."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _quiet, (self.what, dict(self))
 
     def add(self, name: K, reason: str, line: object = None) -> None:
         """Note a name; `line` is shown in place of the reason."""
@@ -87,6 +108,42 @@ class LeftOut(dict[K, str]):
             if name in self:
                 return
             self[name] = reason
-            if len(self) <= NAMED:
+            if self.news is not None:
+                self.news.append((name, reason, str(line or reason)))
+            elif len(self) <= NAMED:
                 last = " (further ones are only counted)" if len(self) == NAMED else ""
                 tell(f"{self.what} {len(self)}: {line or reason}{last}")
+
+
+def _quiet(what: str, known: dict[K, str]) -> LeftOut[K]:
+    copy: LeftOut[K] = LeftOut(what)
+    copy.update(known)
+    copy.news = []
+    return copy
+
+
+class Noted:
+    """What reads a batch, and what it newly left out on the way; `Reader.read` of a modality with files.
+
+    Args:
+        read: makes what is read of the arguments of `batch`.
+        left_out: where it notes what it left out; in another process these are copies.
+    """
+
+    def __init__(self, read: Callable[..., Any], left_out: Sequence[LeftOut[Any]]) -> None:
+        self.read, self.left_out = read, list(left_out)
+
+    def __call__(self, *address: int) -> tuple[Any, list[list[tuple[Any, str, str]]]]:
+        found = self.read(*address)
+        news = [list(of.news or ()) for of in self.left_out]
+        for of in self.left_out:
+            if of.news:
+                of.news.clear()
+        return found, news
+
+    def told(self, found: tuple[Any, Sequence[Sequence[tuple[Any, str, str]]]]) -> Any:
+        """What was read, when all that was left out is noted and told here, too."""
+        for of, news in zip(self.left_out, found[1], strict=True):
+            for name, reason, line in news:
+                of.add(name, reason, line)
+        return found[0]

@@ -2,15 +2,15 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
-from ditmoe.outside import printable
-from modalities.shared.datasets import SPLITS, place_of, split_of
+import numpy as np
+from jaxtyping import Int8
 
-Parts = tuple[str, ...]
-"""A path below the root of a data set, by its folders; the last is the file's name."""
+from ditmoe.outside import Parts, printable
+from modalities.shared.datasets import SPLITS, place_of, places_of, splits_at
 
 _WORDS = {
     "train": r"train(?:ing)?(?:[-_ ]?(?:set|data))?",
@@ -27,13 +27,17 @@ _PIECE = re.compile(
     r"[-_. ]?\d+",
     re.IGNORECASE,
 )
+_PIECE_WORDS = (
+    "frame", "frm", "chunk", "part", "clip", "seg", "scene", "shot", "view", "angle", "cam", "crop", "tile", "patch",
+    "slice", "aug", "rot",
+)  # fmt: skip
 _CUT = re.compile(r"(.+)_c\d+")
 _NUMBERS = re.compile(r"(.+?)(?:[-_]\d+)+")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file stands: its split and class by the folders, None where they say none, and its path below these."""
+    """Where something stands: split and class by its folders, None where they say none, and its path below these."""
 
     split: str | None
     category: str | None
@@ -42,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """A place for each file, None outside of the splits; and from what the splits come, "" for nothing."""
+    """A place for each file or folder, None outside of the splits; and from what the splits come, "" for nothing."""
 
     places: list[Place | None]
     origin: str
@@ -66,33 +70,43 @@ def split_within(name: str) -> tuple[str, str] | None:
 
 
 def arrange(files: Sequence[Parts]) -> Layout:
-    """Split and class of each file by the names of its folders.
+    """Split and class of each file by the names of its folders, see `arrange_folders`."""
+    numbers = {folder: i for i, folder in enumerate(dict.fromkeys(parts[:-1] for parts in files))}
+    layout = arrange_folders(list(numbers))
+    places = [(parts, layout.places[numbers[parts[:-1]]]) for parts in files]
+    return Layout(
+        [p and Place(p.split, p.category, (*p.parts, parts[-1])) for parts, p in places], layout.origin
+    )
+
+
+def arrange_folders(folders: Sequence[Parts]) -> Layout:
+    """Split and class of the files in each of some folders, by the names of these; `()` is the root.
 
     Splits are folders at the top (`train/cat/1.png`), or below each class (`airplane/train/1.off`, ModelNet), or both
     of these below a single folder; classes are the first folders beside that. A folder that is named as a split is one
     only among others, or alone: `train` between `car` and `ship` is a class.
     """
-    tops = {parts[0] for parts in files if len(parts) > 1}
-    if splits := _split_folders(files):
-        places = [_below(splits.get(parts[0]) if len(parts) > 1 else None, parts[1:]) for parts in files]
+    tops = {folder[0] for folder in folders if folder}
+    if splits := _split_folders(folders):
+        places = [_below(splits.get(folder[0]) if folder else None, folder[1:]) for folder in folders]
         return Layout(places, _named(splits))
-    if len(tops) == 1 and all(len(parts) > 1 for parts in files) and _split_folders([p[1:] for p in files]):
-        return arrange([parts[1:] for parts in files])
-    if inner := _split_below_classes(files, tops):
+    if len(tops) == 1 and all(folders) and _split_folders([folder[1:] for folder in folders]):
+        return arrange_folders([folder[1:] for folder in folders])
+    if inner := _split_below_classes(folders, tops):
         places = [
-            Place(split, parts[0], parts[2:]) if len(parts) > 2 and (split := inner.get(parts[1])) else None
-            for parts in files
+            Place(split, folder[0], folder[2:]) if folder[1:] and (split := inner.get(folder[1])) else None
+            for folder in folders
         ]
         return Layout(places, f"{_named(inner)} in each class")
-    return Layout([_place(None, parts) for parts in files], "")
+    return Layout([_place(None, folder) for folder in folders], "")
 
 
-def _below(split: str | None, parts: Parts) -> Place | None:
-    return _place(split, parts) if split else None
+def _below(split: str | None, folder: Parts) -> Place | None:
+    return _place(split, folder) if split else None
 
 
-def _place(split: str | None, parts: Parts) -> Place:
-    return Place(split, parts[0], parts[1:]) if len(parts) > 1 else Place(split, None, parts)
+def _place(split: str | None, folder: Parts) -> Place:
+    return Place(split, folder[0], folder[1:]) if folder else Place(split, None, ())
 
 
 def _named(splits: dict[str, str]) -> str:
@@ -101,12 +115,12 @@ def _named(splits: dict[str, str]) -> str:
     )
 
 
-def _split_folders(files: Sequence[Parts]) -> dict[str, str]:
+def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
     """Name -> split of the folders at the top that are splits."""
     inner: dict[str, set[str]] = defaultdict(set)
-    for parts in files:
-        if len(parts) > 1:
-            inner[parts[0]] |= {parts[1]} if len(parts) > 2 else set()
+    for folder in folders:
+        if folder:
+            inner[folder[0]].update(folder[1:2])
     exact = {name: split for name in inner if (split := split_word(name))}
     if len(set(exact.values())) > 1 or (exact and len(exact) == len(inner)):
         return exact
@@ -123,9 +137,9 @@ def _split_folders(files: Sequence[Parts]) -> dict[str, str]:
     return best if len(set(best.values())) > 1 else {}
 
 
-def _split_below_classes(files: Sequence[Parts], tops: set[str]) -> dict[str, str]:
+def _split_below_classes(folders: Sequence[Parts], tops: set[str]) -> dict[str, str]:
     """Name -> split of the folders that each class has for itself."""
-    below = {(parts[0], parts[1]) for parts in files if len(parts) > 2}
+    below = {(folder[0], folder[1]) for folder in folders if len(folder) > 1}
     found = {name: split for _, name in below if (split := split_word(name))}
     classes = {category for category, name in below if name in found}
     return found if classes == tops and len(set(found.values())) > 1 else {}
@@ -134,56 +148,90 @@ def _split_below_classes(files: Sequence[Parts], tops: set[str]) -> dict[str, st
 def sources(files: Sequence[Parts], dense: int = 1) -> list[str]:
     """What each file is a piece of: files of one source belong on one side of a split.
 
+    Args:
+        files: paths below the class, or below the root.
+        dense: see `sources_in`.
+    """
+    folders: dict[Parts, list[int]] = defaultdict(list)
+    for i, parts in enumerate(files):
+        folders[parts[:-1]].append(i)
+    found = [""] * len(files)
+    names = {folder: [files[i][-1] for i in inside] for folder, inside in folders.items()}
+    for inside, keys in zip(folders.values(), sources_in(names, dense), strict=True):
+        for i, key in zip(inside, keys, strict=True):
+            found[i] = key
+    return found
+
+
+def sources_in(folders: Mapping[Parts, Sequence[str]], dense: int = 1) -> Iterator[list[str]]:
+    """What each file of each folder is a piece of, by the files' names.
+
     Pieces are known by their names: `x_frame_001`, `x_view2`, UCF-101's `x_c01`; `x_000` beside `y_000`, where a
     folder has as many sources as that is plausible for; 001, 002 in a folder of their own below the class. What is no
     piece is its own source, by its path.
 
     Args:
-        files: paths below the class, or below the root.
+        folders: names of the files in each folder below the class, or below the root.
         dense: pieces of a source on average, at most so many times the number of sources in the folder, for names
             that end in a number and say nothing else.
     """
-    folders: dict[Parts, list[int]] = defaultdict(list)
-    for i, parts in enumerate(files):
-        folders[parts[:-1]].append(i)
-    found = ["/".join(parts) for parts in files]
     numbered = [
         folder
         for folder, inside in folders.items()
-        if len(folder) > 1
-        and len(inside) > 1
-        and all(_NUMBERED.fullmatch(_stem(files[i][-1])) for i in inside)
+        if len(folder) > 1 and len(inside) > 1 and all(_NUMBERED.fullmatch(_stem(name)) for name in inside)
     ]
     sequences = set(numbered) if len(numbered) > 1 else set()
     for folder, inside in folders.items():
         if folder in sequences:
-            names: list[str | None] = [""] * len(inside)
+            yield ["/".join(folder)] * len(inside)
+            continue
+        prefix = "".join(f"{name}/" for name in folder)
+        if (pieces := _pieces(inside, dense)) is None:
+            yield [prefix + name for name in inside]
         else:
-            names = _pieces([files[i][-1] for i in inside], dense)
-        for i, name in zip(inside, names, strict=True):
-            if name is not None:
-                found[i] = "/".join((*folder, name)) if name else "/".join(folder)
-    return found
+            yield [
+                prefix + (name if piece is None else piece)
+                for name, piece in zip(inside, pieces, strict=True)
+            ]
 
 
-def _pieces(names: Sequence[str], dense: int) -> list[str | None]:
-    """Of the names in a folder, those of their sources; None for what is no piece."""
-    stems = [_stem(name) for name in names]
-    cut = [
-        match[1] + name[len(stem) :] if (match := _CUT.fullmatch(stem)) else None
-        for stem, name in zip(stems, names, strict=True)
+def _pieces(names: Sequence[str], dense: int) -> list[str | None] | None:
+    """Of the names in a folder, those of their sources, None for what is no piece; None where all are none.
+
+    What no name can match is seen first in all of them at once: a folder may have millions.
+    """
+    text = "/".join(names).casefold()
+    letters = set(text)
+    says = [
+        pattern
+        for pattern, words in ((_CUT, ("_c",)), (_PIECE, _PIECE_WORDS))
+        if any(letters.issuperset(word) and word in text for word in words)
     ]
-    if any(cut):
-        return cut
+    stems = [_stem(name) for name in names] if says or not text.isascii() or _are_numbered(names) else []
+    if _CUT in says:
+        cut = [
+            match[1] + name[len(stem) :] if (match := _CUT.fullmatch(stem)) else None
+            for stem, name in zip(stems, names, strict=True)
+        ]
+        if any(cut):
+            return cut
     for pattern, plausible in (
         (_PIECE, lambda pieces, of: True),
         (_NUMBERS, lambda pieces, of: pieces <= dense * of * of),
     ):
+        if not stems or (pattern is _PIECE and pattern not in says):
+            continue
         named = [match[1] if (match := pattern.fullmatch(stem)) else None for stem in stems]
         counts = Counter(name for name in named if name is not None)
         if len(counts) > 1 and max(counts.values()) > 1 and plausible(counts.total(), len(counts)):
             return named
-    return [None] * len(stems)
+    return None
+
+
+def _are_numbered(names: Sequence[str]) -> bool:
+    """Whether `_NUMBERS` can tell several sources: two names that differ before a number at their ends."""
+    bare = {(name.rpartition(".")[0] or name).rstrip("0123456789") for name in names}
+    return sum(name.endswith(("-", "_")) for name in bare) > 1
 
 
 def _stem(name: str) -> str:
@@ -193,28 +241,63 @@ def _stem(name: str) -> str:
 def draw(
     keys: Sequence[str], shares: Sequence[float], categories: Sequence[object] | None = None
 ) -> tuple[list[str], int]:
-    """A split for each item by a hash of its key, so that other items do not change it; and how many are exceptions.
+    """A split for each item, see `draw_numbers`, and how many are exceptions."""
+    found, moved, _ = draw_numbers(keys, shares, categories)
+    return [SPLITS[i] for i in found.tolist()], moved
 
-    The exceptions are of small sets: where a split comes out with less than half its share, or with too few to be
+
+def draw_numbers(
+    keys: Sequence[str], shares: Sequence[float], categories: Sequence[object] | np.ndarray | None = None
+) -> tuple[Int8[np.ndarray, " N"], int, int]:
+    """A split for each item by a hash of its key, so that other items do not change it.
+
+    There are exceptions in small sets: where a split comes out with less than half its share, or with too few to be
     measured, those whose hash lies nearest are moved into it, all of a key together.
 
     Args:
         keys: of the items' sources.
         shares: of train and val; what is left is that of test.
         categories: of the items; a class keeps something to train on, where others can be moved.
+
+    Returns:
+        An index into `SPLITS` for each item, how many are exceptions, and how many share their source with others.
     """
-    num = len(keys)
+    places = places_of(keys)
+    found = splits_at(places, shares)
+    _, counts = np.unique(places, return_counts=True)
+    pieces = int(counts[counts > 1].sum())
+    share, least = _least(len(keys), shares)
+    sizes = np.bincount(found, minlength=len(SPLITS))
+    if all(sizes[i] >= least[split] for i, split in enumerate(SPLITS)):
+        return found, 0, pieces
+    side, moved = _moved(
+        keys, found, share, least, [None] * len(keys) if categories is None else list(categories)
+    )
+    return np.array([SPLITS.index(side[key]) for key in keys], np.int8), moved, pieces
+
+
+def _least(num: int, shares: Sequence[float]) -> tuple[dict[str, float], dict[str, int]]:
+    """Share of each split, and the items that it should have at the least."""
     share = dict(zip(SPLITS, (*shares[:2], 1 - sum(shares[:2])), strict=True))
     few = {"train": 1, "val": 1 if num >= 6 else 0, "test": 2 if num >= 4 else 0}
-    least = {s: max(few[s], int(num * share[s] / 2)) if share[s] > 1e-6 else 0 for s in SPLITS}
-    side = {key: split_of(key, shares) for key in set(keys)}
+    return share, {s: max(few[s], int(num * share[s] / 2)) if share[s] > 1e-6 else 0 for s in SPLITS}
+
+
+def _moved(
+    keys: Sequence[str],
+    found: Int8[np.ndarray, " N"],
+    share: Mapping[str, float],
+    least: Mapping[str, int],
+    categories: Sequence[object],
+) -> tuple[dict[str, str], int]:
+    """Key -> split, when what small splits lack was moved into them; and how many items were."""
+    side = {key: SPLITS[i] for key, i in zip(keys, found.tolist(), strict=True)}
     counts, sizes = Counter(keys), Counter(side[key] for key in keys)
     ends: dict[str, Callable[[str], float]] = {
         "train": place_of,
         "val": lambda key: abs(place_of(key) - share["train"] - share["val"] / 2),
         "test": lambda key: -place_of(key),
     }
-    categories = categories or [None] * num
     of_key = dict(zip(keys, categories, strict=True))
     trained = Counter(c for key, c in zip(keys, categories, strict=True) if side[key] == "train")
     moved = 0
@@ -233,7 +316,7 @@ def draw(
             sizes[side[key]] -= counts[key]
             sizes[split] += counts[key]
             side[key], moved = split, moved + counts[key]
-    return [side[key] for key in keys], moved
+    return side, moved
 
 
 def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:

@@ -1,5 +1,6 @@
 """What was understood of a data set, in a few lines before anything is done with it; and what was ignored of it."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,15 @@ class Ignored:
             return False
         self.add(HIDDEN, "._*" if name.startswith("._") else name, by_name=True)
         return True
+
+    def visible(self, names: list[str]) -> list[str]:
+        """Names of files or folders, sorted, that are data; the others are counted."""
+        first = bisect_left(names, ".")
+        if not any(name[0] == "." for name in names[first : first + 1]) and SYSTEM.isdisjoint(
+            map(str.casefold, names)
+        ):
+            return names
+        return [name for name in names if not self.is_hidden(name)]
 
     def lines(self) -> list[str]:
         """One for each reason."""

@@ -12,18 +12,20 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
-from ditmoe.modality import Asked, CodecTraining, Report, Samples, Tokens, check_options
+from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Tokens, check_options
 from ditmoe.outside import check_number, printable
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_shards import Source
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.datasets import LeftOut, Noted
 from modalities.shared.understood import check_enough
 from modalities.video.codec import Autoencoder, CausalPatches, training
 from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
+from modalities.video.data.batch_reader import BatchReader
 from modalities.video.data.check import check as check_videos
-from modalities.video.data.dataset import pick
+from modalities.video.data.dataset import pick_view
 from modalities.video.io import writer
 from modalities.video.metrics.evaluation import choose, evaluate_videos
 from modalities.video.view import strip, view
@@ -159,11 +161,7 @@ class Video(LatentModality, CodecTraining):
         if type(starts) is not int or starts < 1:
             raise ValueError(f"{self._latents} is damaged: its record has starts {printable(starts)}")
 
-        def pick_view(length: int, seed: int, number: int) -> tuple[int, int]:
-            index, place = pick(length, seed, number)
-            return index, int(place * starts)
-
-        return pick_view
+        return partial(pick_view, starts=starts)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 T H W"]]:
         """Some training clips, and pictures as clips that stand still, by their share."""
@@ -172,7 +170,7 @@ class Video(LatentModality, CodecTraining):
             yield self._pixels(32, 0, step)
 
     def _pixels(self, size: int, seed: int, step: int) -> Float[Tensor, "B 3 T H W"]:
-        if self.pictures is not None and self._shows_images(seed, step):
+        if self.pictures is not None and self._batch_reader.shows_images(seed, step):
             return to_pixels(self.pictures.batch(size, seed, step)[0][:, None].repeat(self.frames, axis=1))
         return to_pixels(self.shown.batch(size, seed, step)[0])
 
@@ -205,15 +203,58 @@ class Video(LatentModality, CodecTraining):
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L t h w"], Asked]:
-        one_frame = self._shows_images(seed, step)
-        if one_frame and self.pictures is not None:
-            images, labels = self.pictures.batch(size, seed, step, rank, world)
-            return self.encode(images[:, None]).cpu(), torch.from_numpy(self._picture_labels[labels])
-        if self.cached is not None:
-            x, y = self.cached.batch(size, seed, step, rank, world)
-            return (x[:, :, :1] if one_frame else x), y
-        clips, labels = self.data.batch(size, seed, step, rank, world)
-        return self.encode(clips[:, :1] if one_frame else clips).cpu(), torch.from_numpy(labels)
+        reader = self._of_size
+        return reader.finish(reader.read(size, seed, step, rank, world))
+
+    def reader(self) -> Reader:
+        return self._packed if self.rows else self._of_size
+
+    @property
+    def _of_size(self) -> Reader:
+        reading = Noted(self._batch_reader, self._left_out)
+
+        def encoded(found: Any) -> tuple[Tensor, Asked]:
+            kind, x, asked = reading.told(found)
+            if kind == "latents":
+                return x, asked
+            labels = self._picture_labels[asked] if kind == "pictures" else asked
+            return self.encode(x).cpu(), torch.from_numpy(labels)
+
+        return Reader(reading, encoded, files=self._reads_files)
+
+    @property
+    def _packed(self) -> Reader:
+        reading = Noted(self.native_set.batch, self._left_out)
+
+        def encoded(found: Any) -> tuple[list[Tensor], Asked]:
+            clips, labels, of_pictures = reading.told(found)
+            if of_pictures.any():
+                labels[of_pictures] = self._picture_labels[labels[of_pictures]]
+            return encode_all(clips, self.encode), torch.from_numpy(labels)
+
+        return Reader(reading, encoded, files=self._reads_files)
+
+    @property
+    def _batch_reader(self) -> BatchReader:
+        return BatchReader(
+            None if self.cached is not None else self.data, self.pictures, self.cached, self.images
+        )
+
+    @property
+    def _left_out(self) -> list[LeftOut]:
+        """Where what cannot be read is noted."""
+        own = (
+            []
+            if self.cached is not None or not isinstance(self.data, Clips)
+            else [self.data.unreadable, self.data.salvaged]
+        )
+        return own if self.pictures is None else [*own, self.pictures.unreadable]
+
+    @property
+    def _reads_files(self) -> bool:
+        return self.pictures is not None or not (
+            self.cached is not None or isinstance(self.data, MovingDigits)
+        )
 
     @cached_property
     def native_set(self) -> NativeClips:
@@ -225,14 +266,7 @@ class Video(LatentModality, CodecTraining):
         return shown
 
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Asked]:
-        clips, labels, of_pictures = self.native_set.batch(seed, row)
-        if of_pictures.any():
-            labels[of_pictures] = self._picture_labels[labels[of_pictures]]
-        return encode_all(clips, self.encode), torch.from_numpy(labels)
-
-    def _shows_images(self, seed: int, step: int) -> bool:
-        """Whether a batch is of clips of one frame, for all ranks alike."""
-        return bool(self.images and np.random.default_rng([seed, step]).random() < self.images)
+        return self._packed.finish(self._packed.read(seed, row))
 
     @cached_property
     def _picture_labels(self) -> Int[np.ndarray, " _"]:

@@ -6,6 +6,7 @@ that a test names; those of ditmoe are made tiny by the words of `TINY`.
 
 import inspect
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -255,6 +256,19 @@ def a_batch_is_a_function_of_its_address(of: Subject, tmp_path: Path) -> None:
     assert same(Condition.cat([read(y) for _, y in parts]).tensors(), read(whole[1]).tensors())
     if not isinstance(modality, NativeSizes) or not modality.rows:  # whose names are those of rows
         assert len(modality.batch_names(4, 1, 7)) in (0, 4)
+
+
+@law
+def what_another_process_reads_is_finished_to_the_same_batch(of: Subject, tmp_path: Path) -> None:
+    modality = of.modality
+    packs = isinstance(modality, NativeSizes) and modality.rows
+    address, made = ((1, 7), modality.packed_batch) if packs else ((4, 1, 7), modality.batch)
+    reader = modality.reader()
+    sent = pickle.loads(pickle.dumps(reader.read))
+    found, whole = reader.finish(pickle.loads(pickle.dumps(sent(*address)))), made(*address)
+    assert all(same(a, b) for a, b in zip(found[0], whole[0], strict=True))
+    read = ClassLabel(4, len(modality.classes)).read
+    assert same(read(found[1]).tensors(), read(whole[1]).tensors())
 
 
 @law

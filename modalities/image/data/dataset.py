@@ -2,13 +2,13 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -22,6 +22,7 @@ from modalities.image.data.shards import Member, member_bytes
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
+S = TypeVar("S")
 T = TypeVar("T")
 _SAMPLE = 2  # address of a random stream
 
@@ -41,9 +42,10 @@ class Pictures:
         max_megapixels: of a picture; larger ones are unreadable.
         damaged: what becomes of a picture that breaks off: "refuse" makes it unreadable, "keep" takes what decodes: the
             upper rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
+        index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
     """
 
-    opens: ClassVar[Sequence[str]] = ("root",)
+    opens: ClassVar[Sequence[str]] = ("root", "index")
 
     def __init__(
         self,
@@ -53,10 +55,12 @@ class Pictures:
         limit: int = 10_000,
         max_megapixels: float = 89,
         damaged: str = "refuse",
+        index: str | PathLike | None = None,
     ) -> None:
         check_number("max_megapixels", max_megapixels, above=0)
         if damaged not in ("refuse", "keep"):
             raise ValueError(f"damaged must be refuse or keep, got {printable(damaged)}")
+        self._index = None if index is None else Path(index).expanduser()
         self.root = None if root is None else Path(root).expanduser()
         self.size = (int(size[0]), int(size[1]))
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
@@ -65,6 +69,7 @@ class Pictures:
         self.damaged = damaged
         self.kept: LeftOut[str] = LeftOut("kept part of picture")
         """Name -> what of those of which only a part decodes."""
+        self._is_copy = False
 
     @property
     def classes(self) -> list[str]:
@@ -80,14 +85,14 @@ class Pictures:
         check_split(split)
         return min(len(self._listing.pictures[split]), self.limit)
 
-    def split(self, name: str) -> list[Picture]:
+    def split(self, name: str) -> Sequence[Picture]:
         """The pictures of a split.
 
         Raises:
             ValueError: if it is none of train, val and test, or empty.
         """
         check_split(name)
-        if not (pictures := self._listing.pictures[name]):
+        if not len(pictures := self._listing.pictures[name]):
             raise TooFewError(f"{printable(self.root)} must hold pictures of the split {name}, got none")
         return pictures
 
@@ -101,7 +106,7 @@ class Pictures:
         """
         pictures = self.split("train")
         turned = [turn(len(pictures), seed, n, self.mirror) for n in numbers(size, step, rank, world)]
-        images = list(self._threads.map(lambda entry: self._nearest_readable(entry[0]), turned))
+        images = list(self._each(lambda entry: self._nearest_readable(entry[0]), turned))
         chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
         return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
 
@@ -115,7 +120,7 @@ class Pictures:
         pictures = self.split(split)
         order = np.random.default_rng(0).permutation(len(pictures))[: self.limit]
         pictures = [pictures[i] for i in np.sort(order)]
-        images = list(self._threads.map(self.read, pictures))
+        images = list(self._each(self.read, pictures))
         kept = [(p, image) for p, image in zip(pictures, images, strict=True) if image is not None]
         if not kept:
             raise self.nothing_readable()
@@ -124,7 +129,7 @@ class Pictures:
 
     def views(self, pictures: Sequence[Picture]) -> list[UInt8[np.ndarray, "V H W 3"] | None]:
         """Each picture, and its mirror image where training draws these; None for an unreadable one."""
-        images = self._threads.map(self.read, pictures)
+        images = self._each(self.read, pictures)
         if not self.mirror:
             return [None if image is None else image[None] for image in images]
         return [None if image is None else np.stack([image, image[:, ::-1]]) for image in images]
@@ -142,7 +147,7 @@ class Pictures:
     def own_sizes(self) -> list[tuple[Picture, tuple[int, int]]]:
         """The training pictures that have a size, each with it."""
         pictures = self.split("train")
-        sizes = self._threads.map(self.own_size, pictures)
+        sizes = self._each(self.own_size, pictures)
         return [(p, size) for p, size in zip(pictures, sizes, strict=True) if size is not None]
 
     def own_size(self, picture: Picture) -> tuple[int, int] | None:
@@ -161,7 +166,7 @@ class Pictures:
         self, wanted: Sequence[tuple[Picture, tuple[int, int], int, int]]
     ) -> list[UInt8[np.ndarray, "H W 3"] | None]:
         """Pictures, all of each, at sizes, for numbers of a seed's stream; None for what is unreadable, told once."""
-        return list(self._threads.map(lambda each: self.read_whole(*each), wanted))
+        return list(self._each(lambda each: self.read_whole(*each), wanted))
 
     def read_whole(
         self, picture: Picture, size: tuple[int, int], seed: int, number: int
@@ -203,12 +208,19 @@ class Pictures:
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_pictures(self.root, self.size)
+        return list_pictures(self.root, self.size, self._index)
+
+    def _each(self, function: Callable[[S], T], items: Iterable[S]) -> Iterable[T]:
+        """Results in order, from several threads: decoders of pictures let go of Python's lock."""
+        return map(function, items) if self._is_copy else self._threads.map(function, items)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        """Decoders of pictures let go of Python's lock."""
         return ThreadPoolExecutor(os.cpu_count())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy in another process, which has others beside it and no threads of its own."""
+        return {**{k: v for k, v in vars(self).items() if k != "_threads"}, "_is_copy": True}
 
 
 def _stream(source: Path | Member) -> Path | io.BytesIO:

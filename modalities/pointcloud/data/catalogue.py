@@ -1,5 +1,6 @@
 """What shapes there are: class names, and where the points of each split lie."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -8,9 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ditmoe.outside import printable
+from ditmoe.outside import Entries, Parts, printable
 from modalities.pointcloud.data.pieces import OWN, absent
 from modalities.shared.datasets import SPLITS
+from modalities.shared.folder_index import FolderIndex
 from modalities.shared.layout import split_word
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
 
@@ -47,24 +49,29 @@ class Shape:
 
 
 def list_shapes(
-    root: Path | None, wanted: Sequence[str | int] | None, ignored: Ignored | None = None
+    root: Path | None,
+    wanted: Sequence[str | int] | None,
+    ignored: Ignored | None = None,
+    index: Path | None = None,
 ) -> tuple[list[str], dict[str, list[Shape]]]:
     """List a data set: class names, and for each split its shapes by class and name.
 
     `root` is a folder laid out as `<class>/{train,val,test}/*.npy` (splits in any usual spelling) or None for the
-    built-in set; `wanted` has names or synset ids, None for all. What is left out is counted in `ignored`. ValueError
-    where the layout or a class is not there.
+    built-in set; `wanted` has names or synset ids, None for all. What is left out is counted in `ignored`; names are
+    kept for the next start in the folder `index`. ValueError where the layout or a class is not there.
     """
     ignored = Ignored() if ignored is None else ignored
-    known: dict[str, Path] | dict[str, Splits] = (
-        _built_in() if root is None else _class_folders(root, ignored)
-    )
-    classes = _choose(wanted, sorted(known), printable(root or "the built-in set"))
-    left_out = set() if root is None else {root / path for path in absent(root)}
-    entries = [
-        _files(entry, ignored, left_out) if isinstance(entry, Path) else entry
-        for entry in (known[c] for c in classes)
-    ]
+    if root is None:
+        known = _built_in()
+        classes = _choose(wanted, sorted(known), "the built-in set")
+        entries = [known[name] for name in classes]
+    else:
+        folders = _Folders(root, index)
+        there = _class_folders(folders, ignored)
+        classes = _choose(wanted, sorted(there), printable(root))
+        left_out = set(absent(root))
+        entries = [_files(folders, there[name], ignored, left_out) for name in classes]
+        folders.index.save()
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     for label, (name, splits) in enumerate(zip(classes, entries, strict=True)):
         for split in SPLITS:
@@ -97,46 +104,70 @@ def _built_in() -> dict[str, Splits]:
     return tree
 
 
-def _class_folders(root: Path, ignored: Ignored) -> dict[str, Path]:
-    """Class name -> folder, for the folders that have a split."""
+class _Folders:
+    """What folders of a data set hold, each read once."""
+
+    def __init__(self, root: Path, index: Path | None) -> None:
+        self.root, self.index = root, FolderIndex(index, root)
+        self._read: dict[Parts, Entries] = {}
+
+    def __getitem__(self, parts: Parts) -> Entries:
+        if parts not in self._read:
+            path = os.path.join(self.root, *parts)
+            self._read[parts] = self.index.read(parts, path, os.stat(path))
+        return self._read[parts]
+
+    def names(self, parts: Parts) -> list[str]:
+        """Of files and folders."""
+        found = self[parts]
+        return sorted([*found.files, *found.folders, *found.special])
+
+
+def _class_folders(folders: _Folders, ignored: Ignored) -> dict[str, str]:
+    """Class name -> name of its folder, for the folders that have a split."""
+    root = folders.root
     layout = f"{printable(root)} must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
     if not root.is_dir():
         raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
-    folders: dict[str, Path] = {}
-    for folder in sorted(root.iterdir()):
-        if folder.name in OWN or ignored.is_hidden(folder.name):
+    found: dict[str, str] = {}
+    for name in folders.names(()):
+        if name in OWN or ignored.is_hidden(name):
             continue
-        if not folder.is_dir():
-            ignored.add(BESIDE, folder.name)
-        elif any(split_word(inner.name) and inner.is_dir() for inner in folder.iterdir()):
-            name = printable(class_name(folder.name))
-            if name in folders:
-                both = printable(f"{folders[name].name} and {folder.name}")
-                raise ValueError(f"{printable(root)} must have one folder for the class {name}, got {both}")
-            folders[name] = folder
+        if name not in folders[()].folders:
+            ignored.add(BESIDE, name)
+        elif any(map(split_word, folders[(name,)].folders)):
+            category = printable(class_name(name))
+            if category in found:
+                both = printable(f"{found[category]} and {name}")
+                raise ValueError(
+                    f"{printable(root)} must have one folder for the class {category}, got {both}"
+                )
+            found[category] = name
         else:
-            ignored.add("folders without splits", folder.name, by_name=True)
-    if not folders:
+            ignored.add("folders without splits", name, by_name=True)
+    if not found:
         raise ValueError(f"{layout}, got no such folder in it (`ditmoe.prepare` writes them)")
-    return folders
+    return found
 
 
-def _files(folder: Path, ignored: Ignored, left_out: set[Path]) -> Splits:
+def _files(folders: _Folders, category: str, ignored: Ignored, left_out: set[str]) -> Splits:
     """Split -> (name, file) of one class, by name whatever the order of the file system."""
     files: Splits = {split: [] for split in SPLITS}
-    for inner in sorted(folder.iterdir()):
-        if ignored.is_hidden(inner.name):
+    for name in folders.names((category,)):
+        if ignored.is_hidden(name):
             continue
-        if not (split := split_word(inner.name)) or not inner.is_dir():
-            ignored.add(OUTSIDE, inner.name, by_name=inner.is_dir())
+        is_folder = name in folders[(category,)].folders
+        if not (split := split_word(name)) or not is_folder:
+            ignored.add(OUTSIDE, name, by_name=is_folder)
             continue
-        for file in sorted(inner.iterdir()):
-            if file in left_out:
+        place = folders.root / category / name
+        for file in folders.names((category, name)):
+            if f"{category}/{name}/{file}" in left_out:
                 continue
-            if file.suffix == ".npy" and not file.name.startswith("."):
-                files[split].append((file.stem, file))
-            elif not ignored.is_hidden(file.name):
-                ignored.add(KIND, file.name)
+            if file.endswith(".npy") and not file.startswith("."):
+                files[split].append((file.removesuffix(".npy"), place / file))
+            elif not ignored.is_hidden(file):
+                ignored.add(KIND, file)
     return files
 
 

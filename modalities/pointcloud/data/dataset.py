@@ -15,11 +15,12 @@ from jaxtyping import Float, Float32, Float64, Int64
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import TooFewError, map_array, printable, read_json, tell
+from ditmoe.outside import TooFewError, array_shape, printable, read_json, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.channels import Channels, stretched, to_model
 from modalities.pointcloud.data.formats import SET_SUFFIXES, narrowed, read_points
+from modalities.pointcloud.data.kept import Kept
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import KIND, Ignored, Understood
@@ -46,12 +47,14 @@ class Clouds:
         up: the axis of the files that points up, turned to y; where `prepare` turned it, it is not turned again.
         few: what becomes of clouds with less points than `num_points`, told before training: points are drawn more
             than once (repeat), or the shape is left out (leave_out).
+        index: a folder in which the names of many files, their numbers of points and the normalisation are kept for the
+            next start (see `FolderIndex`, `Kept`).
         balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
         channels, columns: what each point has, and what the columns of the files are (`Channels`). A file that lacks
             a channel counts as unreadable; the built-in set has xyz alone.
     """
 
-    opens: ClassVar[Sequence[str]] = ("root",)
+    opens: ClassVar[Sequence[str]] = ("root", "index")
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Clouds:
         few: str = "repeat",
         channels: Sequence[str] | str = ("xyz",),
         columns: Sequence[str] | str | None = None,
+        index: str | PathLike | None = None,
     ) -> None:
         check_up(up)
         self.channels = Channels.of(channels, columns)
@@ -75,6 +79,8 @@ class Clouds:
         if not 0 <= scale_jitter < 1:
             raise ValueError(f"scale_jitter must be in [0, 1), got {scale_jitter}")
         self.root = None if root is None else Path(root).expanduser()
+        self._index = None if index is None else Path(index).expanduser()
+        self._kept = Kept(self._index, self.root)
         self.wanted = [classes] if isinstance(classes, str) else classes
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
@@ -257,16 +263,20 @@ class Clouds:
 
     @cached_property
     def _listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
-        classes, shapes = list_shapes(self.root, self.wanted, self._ignored)
-        shapes = {split: self._with_enough(split, listed) for split, listed in shapes.items()}
+        classes, shapes = list_shapes(self.root, self.wanted, self._ignored, self._index)
+        files = [s.source for listed in shapes.values() for s in listed if isinstance(s.source, Path)]
+        there = iter(self._kept.counts(files, _points_in))
+        for split, listed in shapes.items():
+            counts = [next(there) if isinstance(s.source, Path) else len(s.source) for s in listed]
+            shapes[split] = self._with_enough(split, listed, counts)
         trained = {shape.label for shape in shapes["train"]}
         if bare := [name for label, name in enumerate(classes) if label not in trained]:
             tell(f"{self._place}: no training shapes in {', '.join(bare)}")
         return classes, shapes
 
-    def _with_enough(self, split: str, shapes: list[Shape]) -> list[Shape]:
-        """The shapes that are used; those of less than `num_points` points are told."""
-        counts = [_count(shape.source, split, self.num_points) for shape in shapes]
+    def _with_enough(self, split: str, shapes: list[Shape], there: Sequence[int]) -> list[Shape]:
+        """The shapes that are used, by their numbers of points; those of less than `num_points` are told."""
+        counts = [_count(count, split, self.num_points) for count in there]
         few = [
             (count, shape.name)
             for count, shape in zip(counts, shapes, strict=True)
@@ -322,6 +332,10 @@ class Clouds:
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, float]:
+        files = [shape.source for shape in self.split("train") if isinstance(shape.source, Path)]
+        return self._kept.moments(files, f"up={self._up}", self._computed_moments)
+
+    def _computed_moments(self) -> tuple[np.ndarray, float]:
         count, total, squares, origin = 0, np.zeros(3), np.zeros(3), np.zeros(3)
         for shape in tqdm(self.split("train"), "normalisation", delay=2, leave=False):
             if (points := self._read(shape)) is None:
@@ -361,13 +375,19 @@ def _drawn(there: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.arange(there), rng.choice(there, wanted - there)])
 
 
-def _count(source: Path | np.ndarray, split: str, enough: int) -> int:
-    """Points that a shape has for a split, by the header of its file; `enough` where that cannot be read."""
+def _points_in(file: Path) -> int:
+    """Points of a cloud by the header of its file; -1 where that does not tell, which its reader will."""
     try:
-        shape = source.shape if isinstance(source, np.ndarray) else map_array(source).shape
+        shape = array_shape(file)
     except (ValueError, OSError):
-        return enough  # told when it is read
-    count = shape[0] if len(shape) == 2 else enough
+        return -1
+    return shape[0] if len(shape) == 2 else -1
+
+
+def _count(count: int, split: str, enough: int) -> int:
+    """Points that a shape of so many has for a split; `enough` where that is not known."""
+    if count < 0:
+        return enough
     return (10_000 if split == "train" else 5_000) if count == 15_000 else count
 
 

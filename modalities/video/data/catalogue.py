@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ditmoe.outside import files_below, printable
+from ditmoe.outside import Parts, folders_below, printable
 from modalities.shared.datasets import SPLITS
+from modalities.shared.folder_index import FolderIndex
 from modalities.shared.labels import FILES, read_labels
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
 from modalities.shared.provenance import Origin
@@ -66,7 +67,7 @@ def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Cl
     return list_all(root, parts).clips
 
 
-def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> Listing:
+def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path | None = None) -> Listing:
     """List the videos below a folder, sorted by name.
 
     Where folders are named train, val or test (`layout.arrange`), these are the splits and the rest is left out;
@@ -82,7 +83,7 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> Listing:
     if not root.is_dir():
         raise ValueError(f"root must be a folder of videos, got {printable(root)}, which is {_what(root)}")
     ignored, notes = Ignored(), list[str]()
-    paths = find_videos(root, ignored)
+    paths = find_videos(root, ignored, index)
     if not paths:
         raise ValueError(
             f"root must hold videos ({' '.join(SUFFIXES)}) or folders of frames, got none in {printable(root)}"
@@ -143,29 +144,31 @@ def are_sources(items: Sequence[tuple[str, str, str | None]]) -> bool:
     return len(folders) >= MANY and len(items) <= DENSE * len(folders)
 
 
-def find_videos(root: Path, ignored: Ignored | None = None) -> list[Path]:
+def find_videos(root: Path, ignored: Ignored | None = None, index: Path | None = None) -> list[Path]:
     """Video files, and folders with pictures in them, below a folder and by name, without hidden ones.
 
-    Links are followed, each folder is entered once. What is left out is counted in `ignored`.
+    Links are followed, each folder is entered once. What is left out is counted in `ignored`; with `index`, a folder,
+    what folders hold is kept there (`FolderIndex`).
     """
-    ignored = Ignored() if ignored is None else ignored
-    folders: dict[Path, list[Path]] = {}
-    for file in files_below(root, hidden=True, special=True, skip=ignored.is_hidden):
-        folders.setdefault(file.parent, []).append(file)
-    found: list[Path] = []
-    for folder, files in folders.items():
-        videos = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-        pictures = [file for file in files if file.name.lower().endswith(PICTURES)]
-        beside = videos or (folder == root) or (len(pictures) < LEAST_FRAMES and folder.parent in folders)
-        for file in files:
-            if file.name.lower().endswith(SUFFIXES) or file.name in FILES:
+    ignored, known = Ignored() if ignored is None else ignored, FolderIndex(index, root)
+    folders: dict[Parts, list[str]] = {}
+    for folder, names in folders_below(root, True, ignored.visible, known.read):
+        folders.setdefault(folder, []).extend(names)
+    known.save()
+    found: list[Parts] = []
+    for folder, names in folders.items():
+        videos = [name for name in names if name.lower().endswith(SUFFIXES)]
+        pictures = sum(name.lower().endswith(PICTURES) for name in names)
+        beside = videos or not folder or (pictures < LEAST_FRAMES and folder[:-1] in folders)
+        for name in names:
+            if name.lower().endswith(SUFFIXES) or name in FILES:
                 continue
-            if not file.name.lower().endswith(PICTURES):
-                ignored.add(KIND, file.name)
+            if not name.lower().endswith(PICTURES):
+                ignored.add(KIND, name)
             elif beside:  # their thumbnails
-                ignored.add("pictures beside videos", file.name)
-        found += videos or ([folder] if pictures and not beside else [])
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+                ignored.add("pictures beside videos", name)
+        found += [(*folder, name) for name in videos] or ([folder] if pictures and not beside else [])
+    return [root.joinpath(*parts) for parts in sorted(found, key="/".join)]
 
 
 def _what(root: Path) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -53,9 +53,10 @@ class Clips:
             that all clips have one tempo. Folders of frames and arrays have no times: they count as of that rate.
         rate: then, moments a second.
         max_megapixels: of a frame; videos of larger ones are unreadable, and not decoded.
+        index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
     """
 
-    opens: ClassVar[Sequence[str]] = ("root",)
+    opens: ClassVar[Sequence[str]] = ("root", "index")
 
     def __init__(
         self,
@@ -71,8 +72,10 @@ class Clips:
         resample: str | None = None,
         rate: float = 8.0,
         max_megapixels: float = MOST_PIXELS / 1e6,
+        index: str | PathLike | None = None,
     ) -> None:
         check_number("max_megapixels", max_megapixels, above=0)
+        self._index_folder = None if index is None else Path(index).expanduser()
         if len(size) != 2 or min(*size, frames, stride) < 1 or workers < 0:
             got = f"{list(size)}, {frames}, {stride} and {workers}"
             raise ValueError(
@@ -186,6 +189,10 @@ class Clips:
         labels = np.array([self.classes.index(video.category) for video, _ in kept], np.int64)
         return Samples(np.stack([frames for _, frames in kept]), labels, [video.name for video, _ in kept])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy in another process, which has others beside it: it decodes in its own thread."""
+        return {**vars(self), "workers": 0, "_indices": {}}
+
     def parallel(self, function: Callable, items: Iterable) -> list:
         """Results in order, from as many threads as there are workers."""
         if not self.workers:
@@ -280,7 +287,7 @@ class Clips:
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_all(self.root, self.parts)
+        return list_all(self.root, self.parts, self._index_folder)
 
     @cached_property
     def _splits(self) -> dict[str, list[Clip]]:
@@ -323,3 +330,9 @@ def pick(length: int, seed: int, number: int) -> tuple[int, float]:
     """Which of `length` videos is number `number` of the training stream, and from where in it, in [0, 1)."""
     rng = np.random.default_rng([seed, _CLIP, *divmod(number, length)])
     return item_of(length, seed, number), float(rng.random())
+
+
+def pick_view(length: int, seed: int, number: int, starts: int) -> tuple[int, int]:
+    """Which of `length` videos is number `number` of the training stream, and which of its `starts` clips on a disk."""
+    index, place = pick(length, seed, number)
+    return index, int(place * starts)

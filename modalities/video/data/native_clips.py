@@ -59,6 +59,10 @@ class NativeClips:
         self.entries = [*self._clips(), *self._pictures()]
         self.packing = Packing([self.tokens(entry.size) for entry in self.entries], budget)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy in another process, which is asked for batches alone and needs no codec."""
+        return {name: value for name, value in vars(self).items() if name != "shape"}
+
     def told(self) -> str:
         """One line for whoever waits."""
         sizes, less = {entry.size for entry in self.entries}, ""

@@ -1,0 +1,48 @@
+"""Millions of paths in little memory, each made into an object when it is asked for."""
+
+from collections.abc import Sequence
+from typing import SupportsIndex, overload
+
+import numpy as np
+
+from ditmoe.outside import Parts
+
+
+class FileTable(Sequence[Parts]):
+    """Paths of files by their folders, in order: names end to end, and once for each run of files its folder.
+
+    Args:
+        runs: folders, each with names of files in it.
+    """
+
+    def __init__(self, runs: Sequence[tuple[Parts, Sequence[str]]]) -> None:
+        self.folders = [folder for folder, _ in runs]
+        counts = [len(names) for _, names in runs]
+        self.firsts = np.cumsum([0, *counts])
+        """Number of the first file of each run, and of all files."""
+        texts = ["".join(names) for _, names in runs]
+        lengths = [
+            np.fromiter(map(len, names if text.isascii() else map(_bytes, names)), np.int64, len(names))
+            for (_, names), text in zip(runs, texts, strict=True)
+        ]
+        self._text = b"".join(map(_bytes, texts))
+        self._ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Parts: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Parts]: ...
+    def __getitem__(self, at: SupportsIndex | slice) -> Parts | list[Parts]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        number = range(len(self))[at]
+        run = int(np.searchsorted(self.firsts, number, side="right")) - 1
+        name = self._text[int(self._ends[number]) : int(self._ends[number + 1])]
+        return (*self.folders[run], name.decode("utf-8", "surrogateescape"))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,66 @@
+"""Numbers of points and moments that were kept are those of the files as they are."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modalities.pointcloud import Clouds
+from modalities.pointcloud.data import dataset, kept
+
+
+def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "LEAST", 1)
+    monkeypatch.setattr(kept, "SETTLED", 0)
+    rng, root, opened = np.random.default_rng(0), tmp_path / "data", []
+    for split in ("train", "val", "test"):
+        (root / "chair" / split).mkdir(parents=True)
+        for i in range(3):
+            np.save(root / "chair" / split / f"{i}.npy", rng.normal(size=(30 + i, 3)).astype(np.float32))
+    plain = dataset._points_in
+    monkeypatch.setattr(dataset, "_points_in", lambda file: opened.append(file) or plain(file))
+
+    def check(num: int, reads: bool) -> None:
+        """So many headers are read, and clouds only where normalisation is not known."""
+        time.sleep(0.02)
+        fresh, own = (
+            Clouds(root, num_points=31, few="leave_out"),
+            Clouds(root, num_points=31, few="leave_out", index=tmp_path / "kept"),
+        )
+        assert fresh.count("train") == len([*fresh.split("train")])
+        opened.clear()
+        assert [s.name for s in own.split("train")] == [s.name for s in fresh.split("train")]
+        assert len(opened) == num
+        read: list[object] = []
+        monkeypatch.setattr(own, "_read", lambda shape: read.append(shape) or Clouds._read(own, shape))
+        assert (own.mean == fresh.mean).all()
+        assert own.scale == fresh.scale
+        assert bool(read) == reads
+
+    check(9, True)
+    check(0, False)
+    np.save(
+        root / "chair" / "train" / "1.npy", rng.normal(size=(31, 3)).astype(np.float32)
+    )  # of the same size
+    check(1, True)
+    (root / "chair" / "train" / "2.npy").rename(root / "chair" / "train" / "3.npy")
+    check(1, True)
+    check(0, False)
+    for file in (tmp_path / "kept").iterdir():
+        file.write_bytes(b"damaged")
+    check(9, True)
+    (root / "chair" / "train" / "3.npy").write_bytes(b"no array")
+    check(1, True)
+    check(0, False)
+
+
+def test_a_header_of_any_length_tells_the_shape(tmp_path: Path) -> None:
+    from ditmoe.outside import array_shape, map_array
+
+    for shape in ((5, 3), (2,) * 30, ()):
+        np.save(tmp_path / "a.npy", np.zeros(shape))
+        assert array_shape(tmp_path / "a.npy") == map_array(tmp_path / "a.npy").shape == shape
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
+    with pytest.raises(ValueError):  # noqa: PT011  (numpy's own words, or ours)
+        array_shape(tmp_path / "a.npy")
