@@ -274,8 +274,8 @@ def test_what_lacks_a_channel_is_left_out_by_name_and_none_at_all_is_one_line(
         ValueError, match=r"without normals: prepare it again with modality.channels=\[xyz,normals\]"
     ):
         Clouds(tmp_path / "data", num_points=8, channels=("xyz", "normals")).batch(1, 0, 0)
-    with pytest.raises(ValueError, match="made with channels"):
-        prepare(source, tmp_path / "data", num_points=8, workers=1)
+    assert prepare(source, tmp_path / "data", num_points=8, workers=1)["made"] == 3
+    assert "was prepared with channels ['xyz', 'rgb']: all of it is made again" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"built-in set has channels=\[xyz\] alone"):
         Clouds(channels=("xyz", "rgb")).batch(1, 0, 0)
 
