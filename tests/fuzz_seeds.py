@@ -21,9 +21,9 @@ from ditmoe import checkpoint
 from ditmoe.config import build, cli
 from ditmoe.config.restore import restore
 from ditmoe.export import export
+from ditmoe.inference import draw_from
 from ditmoe.pipelines.card import metrics_line
 from ditmoe.pretrained import convert_file, published, weights
-from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from modalities.image import Pictures

@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
-from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
+from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
 from ditmoe.pretrained import weights
-from ditmoe.sample import sample_checkpoint
 from ditmoe.train import finish
 from ditmoe.training import Recorder
 from ditmoe.training.resume import resume

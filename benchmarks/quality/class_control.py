@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ditmoe.conditioning import make_labels
 from ditmoe.config.restore import restore
+from ditmoe.inference import draw_from
 from ditmoe.modality import Samples
-from ditmoe.sample import draw_from
 
 WANTED = 0.9
 

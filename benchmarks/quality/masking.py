@@ -39,8 +39,8 @@ from benchmarks.speed.packing import memory
 from benchmarks.speed.timing import Seconds, interleaved, keep_memory, ratio
 from ditmoe.config import build, cli
 from ditmoe.diffusion import Sampling
+from ditmoe.inference import draw
 from ditmoe.modality import Samples
-from ditmoe.sample import draw
 from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 

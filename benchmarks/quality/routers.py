@@ -25,8 +25,8 @@ from scipy.stats import t as student
 
 from ditmoe.config import build, cli
 from ditmoe.diffusion import Sampling
+from ditmoe.inference import draw
 from ditmoe.modality import Samples
-from ditmoe.sample import draw
 from ditmoe.train import keep_freed_memory, make_trainer
 from ditmoe.training import Trainer
 

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from benchmarks.speed.timing import Seconds, interleaved, ratio, table
 from ditmoe.config import build, cli
 from ditmoe.diffusion import Sampling
-from ditmoe.sample import draw
+from ditmoe.inference import draw
 from modalities.shared import frechet
 from modalities.video.data.catalogue import find_videos
 from modalities.video.io.index import Index

@@ -40,7 +40,11 @@ def bounded(tensors: int) -> Iterator[None]:
 
 def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
     """Raises ValueError naming the first tensor that the model has not, or in another shape."""
-    own = model.state_dict()
+    check_shapes(model.state_dict(), weights, file)
+
+
+def check_shapes(own: Mapping[str, Any], weights: Mapping[str, Any], file: Path) -> None:
+    """`check_fit` of tensors by their names."""
     for name in [*own, *weights]:
         shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
         if shapes[0] != shapes[1]:

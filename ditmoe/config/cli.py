@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -19,6 +20,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ditmoe.checkpoint.atomic import recover
+from ditmoe.checkpoint.places import candidates
 from ditmoe.config import screen
 from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.distributed import launch
@@ -104,12 +107,20 @@ def run(
 
 
 def check_paths(words: dict[str, Any]) -> None:
-    """Raises ValueError for a word that names a file or a folder and is no text, as Hydra reads `out=2024`."""
+    """Refuse a word that names a file or a folder and is no text, as Hydra reads `out=2024`, and a missing checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: one line.
+    """
     for name in PATHS:
         if (value := words.get(name)) is not None and (
             not isinstance(value, str) or "\0" in value or not value
         ):
             raise ValueError(f"{name} must be a path, got {value!r} (a number is one as ./1)")
+    if words.get("checkpoint"):
+        recover(path := Path(words["checkpoint"]))
+        if not path.exists():
+            candidates(path)  # which says so, before torch is loaded
 
 
 def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:

@@ -17,9 +17,9 @@ from ditmoe import DiTMoE
 from ditmoe.config.cli import config_folder
 from ditmoe.cost import Counts, Machine, Spread, count, sampling_memory, traffic, training_memory
 from ditmoe.cost.communication import COPIES, GATHER, SCATTER, TOKENS
+from ditmoe.cost.plan import count_config, plan
 from ditmoe.moe import Context, Router, Routing, TokenChoice
 from ditmoe.moe.routing import assign, project
-from ditmoe.plan import count_config, plan
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens
 from tests.config.test_cli import call
@@ -199,7 +199,9 @@ def test_sampling_keeps_one_block() -> None:
 
 
 def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> None:
-    plan(configuration("modality=pointcloud", "model=debug", "num_classes=7", "modality.num_points=64"))
+    print(
+        *plan(configuration("modality=pointcloud", "model=debug", "num_classes=7", "modality.num_points=64"))
+    )
     text = capsys.readouterr().out
     for words in (
         "8 experts, top 2; 64 tokens of a sample 64 x 3, 7 classes",

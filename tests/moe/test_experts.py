@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ditmoe.config.cli import config_folder
+from ditmoe.cost.plan import count_config
 from ditmoe.moe import Experts, Routing, Rows, experts
 from ditmoe.moe.experts import groups
 from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate
-from ditmoe.plan import count_config
 
 D, E = 16, 5
 SPLITS = {

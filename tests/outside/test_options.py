@@ -17,13 +17,12 @@ from PIL import Image
 from ditmoe import train
 from ditmoe.config import build, cli
 from ditmoe.config.restore import restore
-from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
+from ditmoe.inference import draw_from, evaluate_checkpoint, sample_checkpoint
 from ditmoe.moe import Sinkhorn, TokenChoice
 from ditmoe.outside import check_number, check_numbers
 from ditmoe.outside.options import Part, call, check_options, fits, in_words
 from ditmoe.pretrained.published import Architecture
-from ditmoe.sample import draw_from, sample_checkpoint
 from ditmoe.training import Trainer
 
 TINY = {

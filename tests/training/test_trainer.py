@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
 from ditmoe.config.restore import restore
+from ditmoe.inference import draw_from
 from ditmoe.pretrained.start import start_from
-from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from ditmoe.training.schedule import Schedule

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ditmoe.conditioning import Condition
 from ditmoe.config import build, cli
-from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
-from ditmoe.sample import sample_checkpoint
+from ditmoe.config.viewers import modality_of
+from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpoint
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
-from ditmoe.view import modality_of, view
+from ditmoe.view import view
 from modalities.image import Autoencoder, Pictures
 from modalities.image import Image as Adapter
 from modalities.latent import Identity, PatchPCA

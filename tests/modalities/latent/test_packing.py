@@ -16,8 +16,8 @@ from ditmoe import DiTMoE
 from ditmoe.config import build, cli
 from ditmoe.config.restore import restore
 from ditmoe.diffusion import FlowAncestralScheduler, FlowMatching, denoise, make_scheduler
+from ditmoe.inference import draw_from
 from ditmoe.moe import TokenChoice
-from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 from ditmoe.training.resume import resume

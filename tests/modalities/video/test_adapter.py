@@ -12,12 +12,12 @@ from PIL import Image
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
-from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
+from ditmoe.config.viewers import modality_of
 from ditmoe.export import export
-from ditmoe.sample import sample_checkpoint
+from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpoint
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import known_facts
-from ditmoe.view import modality_of, view
+from ditmoe.view import view
 from modalities.video import Video
 from modalities.video.data.clip_folders import read_set
 from modalities.video.io.reader import read_clip, read_index

@@ -13,9 +13,8 @@ from PIL import Image
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
-from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
-from ditmoe.sample import sample_checkpoint
+from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
 from ditmoe.train import make_trainer
 from modalities.latent import latent_cache
 from modalities.video import Video
