@@ -21,7 +21,7 @@ from modalities.image.data.pictures import open_picture
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.tokens.voxel import grid_coordinates
-from modalities.video.data.catalogue import list_videos
+from modalities.video.data.catalogue import list_all
 from tests import hostile
 
 CLASSES = ["/tmp/X", "../X", "a/b", "", "..", "é" * 300, "é" * 299, "a\nb", "\x1b[2J", "a\nB"]
@@ -70,7 +70,9 @@ def test_names_that_are_no_letters_are_read_and_shown(tmp_path: Path, capfd: pyt
     data = Pictures((8, 8), root=root)
     data.reference("train")
     shown = (
-        data.classes + [p.name for p in data.split("train")] + [clip.category for clip in list_videos(root)]
+        data.classes
+        + [p.name for p in data.split("train")]
+        + [clip.category for clip in list_all(root).clips]
     )
     assert r"caf\xe9" in data.classes
     assert r"a\x0ab" in data.classes
