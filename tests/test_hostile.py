@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe.checkpoint import in_memory, open_file
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, file_names, files_below, is_regular, open_regular
 from modalities.image import Pictures
@@ -28,9 +27,7 @@ CLASSES = ["/tmp/X", "../X", "a/b", "", "..", "é" * 300, "é" * 299, "a\nb", "\
 
 
 def modality(name: str, *words: str, data_facts: dict | None = None):
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = compose("train", overrides=[f"modality={name}", "model=debug", *words])
-    return build.make_modality(OmegaConf.to_container(config, resolve=True), data_facts)
+    return build.make_modality(composed("train", [f"modality={name}", "model=debug", *words]), data_facts)
 
 
 def test_links_multiply_nothing(tmp_path: Path) -> None:

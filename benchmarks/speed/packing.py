@@ -4,11 +4,11 @@ A training step and a step of sampling of the default point-cloud model (nano, a
 shapes, all patches as tokens against occupied ones, for grids of resolution/patch that cover `extent` standard
 deviations to each side. Times of the processor, one thread,
 in turns in one process; a training step is on a batch at random times, a step of sampling the mean over five times
+from benchmarks import options_of
 from noise to data. The memory of a step is the peak of a process of its own, less what it had before the step.
 `--once` grids take one round and batches of one: the larger `all` takes minutes there.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,9 +114,7 @@ def main() -> None:
         kept, grid, extent, width, batch = sys.argv[2:]
         measure_peak(kept, grid, float(extent), int(width), int(batch))
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--grids", nargs="*", default=["16/4", "32/4", "64/4"])
     parser.add_argument("--once", nargs="*", default=[])
     parser.add_argument("--extent", type=float, default=4.0)

@@ -4,7 +4,6 @@ Each line is an interpreter of its own, in turns with the others, by the process
 Mistakes and help should cost little more than Hydra; what works should load what it uses and nothing else.
 """
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from functools import partial
 
 import torch
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, table
 
 BASE = "import torch"
@@ -52,9 +52,7 @@ def of_children(device: torch.device) -> float:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     seconds = interleaved(variants(), options.rounds, torch.device("cpu"), of_children)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra import compose
-from omegaconf import OmegaConf
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
 from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.config.facts import described
 from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
 from ditmoe.config.trust import Trust, find
@@ -167,9 +166,9 @@ def converted_sections(
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
         "process=ddpm", "scheduler=dpmpp"
     ]  # fmt: skip
-    composed: Any = OmegaConf.to_container(compose_train([*words, *CONVERTED]), resolve=True)
-    kind = find(composed["modality"]["_target_"]).name
-    if tokens["_target_"] != composed["modality"]["tokens"]["_target_"]:
+    train = composed("train", [*words, *CONVERTED])
+    kind = find(train["modality"]["_target_"]).name
+    if tokens["_target_"] != train["modality"]["tokens"]["_target_"]:
         raise ValueError(f"only converted models of {kind}s can be exported: others are exported from runs")
     if size is None:
         raise ValueError(
@@ -177,31 +176,20 @@ def converted_sections(
         )
     channels = tokens["channels"]
     shape = [channels, size, size]
-    sections = {name: composed[name] for name in ("process", "scheduler")}
+    sections = {name: train[name] for name in ("process", "scheduler")}
     sections["sampling"] = {"steps": 50, "guidance": 4.0}
     if autoencoder is None:
         return kind, sections, {"shape": shape}, None
-    composed["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
-    codec: Any = build.make_modality(composed).codec  # type: ignore[attr-defined]
+    train["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
+    codec: Any = build.make_modality(train).codec  # type: ignore[attr-defined]
     if codec.channels != channels:
         raise ValueError(
             f"autoencoder must have the {channels} latent channels of the model, got {codec.channels}"
         )
-    section = composed["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
+    section = train["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
     section["tokens"] |= {"patch": tokens.get("patch", 2)}
     data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape, "codec": {}}
     return kind, sections | {"modality": section}, data_facts, codec.model
-
-
-def compose_train(words: list[str]) -> Any:
-    """The training configuration with these words."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    if GlobalHydra.instance().is_initialized():
-        return compose("train", overrides=words)
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        return compose("train", overrides=words)
 
 
 def remember(

@@ -9,12 +9,10 @@ from threading import Event
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditmoe import DiTMoE
-from ditmoe.config.cli import config_folder
+from ditmoe.config.compose import composed
 from ditmoe.cost import Counts, Machine, Spread, count, sampling_memory, traffic, training_memory
 from ditmoe.cost.communication import COPIES, GATHER, SCATTER, TOKENS
 from ditmoe.cost.plan import count_config, plan
@@ -26,8 +24,7 @@ from tests.config.test_cli import call
 
 
 def configuration(*words: str) -> dict:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("plan", list(words)), resolve=True)
+    config = composed("plan", words)
     assert isinstance(config, dict)
     return config
 
