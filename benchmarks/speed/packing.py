@@ -4,7 +4,6 @@ A training step and a step of sampling of the default point-cloud model (nano, a
 shapes, all patches as tokens against occupied ones, for grids of resolution/patch that cover `extent` standard
 deviations to each side. Times of the processor, one thread,
 in turns in one process; a training step is on a batch at random times, a step of sampling the mean over five times
-from benchmarks import options_of
 from noise to data. The memory of a step is the peak of a process of its own, less what it had before the step.
 `--once` grids take one round and batches of one: the larger `all` takes minutes there.
 """
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, keep_memory, ratio
 from ditmoe import DiTMoE
 from ditmoe.diffusion import FlowMatching
