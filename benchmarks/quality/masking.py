@@ -110,7 +110,7 @@ def train(name: str, seconds: float, draws: int, out: Path) -> dict[str, Any]:
     result["loss"] = held_out_loss(trainer, reference)
     asked = model.conditioning.read(torch.from_numpy(reference.labels))
     for seed in range(draws):
-        scheduler = build.make(trainer.carried["config"]["scheduler"])
+        scheduler = build.make(trainer.state.carried["config"]["scheduler"])
         x = draw(model, modality, trainer.process, scheduler, Sampling(20), asked, seed=seed, batch_size=8)
         drawn = modality.samples(x, asked)
         if not seed:

@@ -104,7 +104,7 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
     reference = held_out(trainer)
     result = held_out_loss(trainer, reference)
     asked = trainer.model.conditioning.read(torch.from_numpy(reference.labels))
-    scheduler = build.make(trainer.carried["config"]["scheduler"])
+    scheduler = build.make(trainer.state.carried["config"]["scheduler"])
     model, modality = trainer.ema.model, trainer.modality
     x = draw(model, modality, trainer.process, scheduler, Sampling(25, 1.5), asked, seed=seed)
     values = modality.evaluate(modality.samples(x, asked), reference).values
