@@ -131,9 +131,9 @@ def make_trainer(
     from ditmoe.config.limits import check_request, check_training, check_width
     from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
     from ditmoe.diffusion.sampler import set_timesteps
+    from ditmoe.inference import draw
     from ditmoe.modality import Files
     from ditmoe.pretrained.start import start_from
-    from ditmoe.sample import draw
     from ditmoe.training import Options, Trainer, repeat_exactly
 
     options: Options = build.make(config["trainer"])
@@ -206,8 +206,7 @@ def finish(
     What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
     """
     from ditmoe import checkpoint
-    from ditmoe.evaluate import evaluate_checkpoint
-    from ditmoe.sample import sample_checkpoint
+    from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
 
     own = checkpoint.place(folder, step)
     run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import atomic
-from ditmoe.config import cli
+from ditmoe.config.compose import composed
 from ditmoe.convert import convert
 from ditmoe.evaluate import evaluate
 from ditmoe.export import command as export
@@ -117,9 +115,7 @@ def no_step_is_lost(place: Path, mark: int | None, old: dict, new: dict) -> int:
 
 
 def config(command: str, *words: str) -> dict[str, Any]:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose(command, overrides=["hydra.run.dir=.", *words])
-    return OmegaConf.to_container(composed, resolve=True)
+    return composed(command, ["hydra.run.dir=.", *words])
 
 
 def made(place: Path) -> Path:

@@ -11,19 +11,18 @@ import av
 import numpy as np
 import torch
 import trimesh
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
 import ditmoe
 from ditmoe import checkpoint
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.export import export
+from ditmoe.inference import draw_from
 from ditmoe.pipelines.card import metrics_line
 from ditmoe.pretrained import convert_file, published, weights
-from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from modalities.image import Pictures
@@ -51,8 +50,7 @@ IMAGE = ["modality=image", "modality.size=[8,8]", "modality.codec.channels=3"]
 
 
 def settings(*words: str) -> dict[str, Any]:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides=[*TINY, *words]), resolve=True)
+    return composed("train", [*TINY, *words])
 
 
 def trained(folder: Path, *words: str) -> Path:

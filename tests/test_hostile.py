@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe.checkpoint import in_memory, open_file
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, file_names, files_below, is_regular, open_regular
 from modalities.image import Pictures
@@ -21,20 +20,18 @@ from modalities.image.data.pictures import open_picture
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.tokens.voxel import grid_coordinates
-from modalities.video.data.catalogue import list_videos
-from tests import hostile
+from modalities.video.data.catalogue import list_all
+from tests.hostile import archives, places
 
 CLASSES = ["/tmp/X", "../X", "a/b", "", "..", "é" * 300, "é" * 299, "a\nb", "\x1b[2J", "a\nB"]
 
 
 def modality(name: str, *words: str, data_facts: dict | None = None):
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = compose("train", overrides=[f"modality={name}", "model=debug", *words])
-    return build.make_modality(OmegaConf.to_container(config, resolve=True), data_facts)
+    return build.make_modality(composed("train", [f"modality={name}", "model=debug", *words]), data_facts)
 
 
 def test_links_multiply_nothing(tmp_path: Path) -> None:
-    root = hostile.loop(tmp_path)
+    root = places.loop(tmp_path)
     (root / "a" / "nowhere.png").unlink()
     (root / "b" / "nowhere.png").unlink()
     data = Pictures((8, 8), root=root)
@@ -56,7 +53,7 @@ def test_links_multiply_nothing(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
-    hostile.loop(tmp_path)
+    places.loop(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "root" / "a")
     assert (
@@ -65,12 +62,14 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_letters_are_read_and_shown(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    root = hostile.named(tmp_path)
+    root = places.named(tmp_path)
     (root / os.fsdecode(b"caf\xe9") / "broken.png").write_bytes(b"x")
     data = Pictures((8, 8), root=root)
     data.reference("train")
     shown = (
-        data.classes + [p.name for p in data.split("train")] + [clip.category for clip in list_videos(root)]
+        data.classes
+        + [p.name for p in data.split("train")]
+        + [clip.category for clip in list_all(root).clips]
     )
     assert r"caf\xe9" in data.classes
     assert r"a\x0ab" in data.classes
@@ -94,7 +93,7 @@ def test_names_that_are_no_letters_are_read_and_shown(tmp_path: Path, capfd: pyt
 
 
 def test_classes_of_tars_are_shown(tmp_path: Path) -> None:
-    with hostile._tar(tmp_path):
+    with archives.tarred(tmp_path):
         pass
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\x1b[2J\n")
     assert Pictures((8, 8), root=tmp_path).classes == [r"caf\xe9\x1b[2J"]
@@ -136,7 +135,7 @@ def test_file_names_differ() -> None:
 
 def test_a_stranger_s_record_names_no_folder_to_be_read(tmp_path: Path) -> None:
     words = ["modality.size=[8,8]", "modality.codec.channels=3"]
-    hostile.loop(tmp_path)
+    places.loop(tmp_path)
     modality("image", *words).prepare(tmp_path / "root", tmp_path / "latents")
     with pytest.raises(ValueError, match=r"modality.data.root must be given .*root"):
         modality("image", *words, f"modality.latents={tmp_path / 'latents'}").reference("test")
@@ -210,7 +209,7 @@ def test_shapes_whose_names_print_alike_are_two(tmp_path: Path) -> None:
         (b"a\xad", "a\xad".encode(), rb"a\xad", rb"a\u00ad", b"a\x85", "a\x85".encode())
     ):
         with open(os.fsencode(tmp_path / "in") + b"/" + name + b".npy", "wb") as stream:
-            stream.write(hostile._npy(number) if number % 2 else bytes([number]) * (1 + number))
+            stream.write(places.npy(number) if number % 2 else bytes([number]) * (1 + number))
     report = prepare(tmp_path / "in", tmp_path / "out", num_points=3, workers=1)
     assert len(report["unreadable"]) == 3
     assert sum(report["counts"]["shape"].values()) == 3

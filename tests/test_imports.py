@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (  # from the ground up: a room imports itself and those above it in this list
+    "ditmoe.lazy",
     "ditmoe.outside",
     "ditmoe.nn",
     "ditmoe.conditioning",
@@ -18,6 +19,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.parallel",
     "ditmoe.config",
     "ditmoe.cost",
+    "ditmoe.inference",
     "ditmoe.training",
     "ditmoe.pretrained",
     "ditmoe.pipelines",

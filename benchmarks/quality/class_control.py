@@ -7,7 +7,6 @@ generated picture for. Beside it stands how often it is right about real picture
 where fewer than 90 % of the generated pictures are recognised.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import options_of
 from ditmoe.conditioning import make_labels
 from ditmoe.config.restore import restore
+from ditmoe.inference import draw_from
 from ditmoe.modality import Samples
-from ditmoe.sample import draw_from
 
 WANTED = 0.9
 
@@ -62,9 +62,7 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--num", type=int, default=1000)
     parser.add_argument("--guidance", type=float)

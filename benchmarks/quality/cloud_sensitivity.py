@@ -7,7 +7,6 @@ fresh ones, which stand for a perfect generator. Then the fresh ones are spoilt 
 All is drawn from fixed seeds, so the page comes out the same; about four minutes on one core.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import options_of
 from modalities.pointcloud import Clouds, evaluate_sets
 from modalities.pointcloud.data.formats import read_set
 from modalities.pointcloud.metrics import memorisation
@@ -232,9 +232,7 @@ def conclusions(num: int, results: Mapping[str, Result]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--source", type=Path, help="a folder or file of shapes, for a second section")
     parser.add_argument("--points", type=int, default=2048)
     parser.add_argument("--emd-points", type=int, default=256)

@@ -19,7 +19,6 @@ test have, of the same classes, 20 steps, no guidance; mean and range of `--draw
 --out, so that the command can be stopped and goes on; at the end it prints the table. `--untimed` leaves the steps out.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -31,16 +30,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from benchmarks import options_of
 from benchmarks.quality.routers import held_out
 from benchmarks.speed.packing import memory
 from benchmarks.speed.timing import Seconds, interleaved, keep_memory, ratio
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.diffusion import Sampling
+from ditmoe.inference import draw
 from ditmoe.modality import Samples
-from ditmoe.sample import draw
 from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 
@@ -62,8 +61,7 @@ VARIANTS = {
 
 def make(name: str) -> Trainer:
     """A trainer of one variant."""
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=[*TASK, *VARIANTS[name]]), resolve=True)
+    config = composed("train", [*TASK, *VARIANTS[name]])
     with TemporaryDirectory() as folder:
         return make_trainer(config, build.make_modality(config), Path(folder))  # type: ignore[arg-type]
 
@@ -112,7 +110,7 @@ def train(name: str, seconds: float, draws: int, out: Path) -> dict[str, Any]:
     result["loss"] = held_out_loss(trainer, reference)
     asked = model.conditioning.read(torch.from_numpy(reference.labels))
     for seed in range(draws):
-        scheduler = build.make(trainer.carried["config"]["scheduler"])
+        scheduler = build.make(trainer.state.carried["config"]["scheduler"])
         x = draw(model, modality, trainer.process, scheduler, Sampling(20), asked, seed=seed, batch_size=8)
         drawn = modality.samples(x, asked)
         if not seed:
@@ -168,9 +166,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
         measure_peak(sys.argv[2])
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--draws", type=int, default=3)

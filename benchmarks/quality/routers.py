@@ -9,7 +9,6 @@ shapes of val and test, fixed noise at 16 times. Intervals are of 95 %, Student'
 token choice is taken seed by seed. Time per step: --time measures all in turns, in one process.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -19,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from scipy.stats import t as student
 
-from ditmoe.config import build, cli
+from benchmarks import options_of
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.diffusion import Sampling
+from ditmoe.inference import draw
 from ditmoe.modality import Samples
-from ditmoe.sample import draw
 from ditmoe.train import keep_freed_memory, make_trainer
 from ditmoe.training import Trainer
 
@@ -60,8 +59,7 @@ VARIANTS = {  # name -> what it changes; 3 D of feed-forward width are active ev
 def make(name: str, seed: int, steps: int, folder: Path) -> Trainer:
     """A trainer of one variant."""
     overrides = [*TASK, f"seed={seed}", f"trainer.steps={steps}", *VARIANTS[name]]
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
+    config = composed("train", overrides)
     return make_trainer(config, build.make_modality(config), folder)  # type: ignore[arg-type]
 
 
@@ -106,7 +104,7 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
     reference = held_out(trainer)
     result = held_out_loss(trainer, reference)
     asked = trainer.model.conditioning.read(torch.from_numpy(reference.labels))
-    scheduler = build.make(trainer.carried["config"]["scheduler"])
+    scheduler = build.make(trainer.state.carried["config"]["scheduler"])
     model, modality = trainer.ema.model, trainer.modality
     x = draw(model, modality, trainer.process, scheduler, Sampling(25, 1.5), asked, seed=seed)
     values = modality.evaluate(modality.samples(x, asked), reference).values
@@ -183,9 +181,7 @@ def table(results: list[dict[str, Any]], seconds: dict[str, list[float]]) -> str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))

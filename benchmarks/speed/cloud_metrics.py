@@ -11,7 +11,6 @@ are hardly above what sampling alone makes; the generated set of "varied" is jit
 again by brute force.
 """
 
-import argparse
 import importlib
 import itertools
 import platform
@@ -26,6 +25,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
+from benchmarks import options_of
 from modalities.pointcloud import Clouds, kernels
 from modalities.pointcloud.metrics.distance import implementation, pairwise
 from modalities.pointcloud.metrics.nearest import Nearest, nearest, num_pairs
@@ -250,7 +250,7 @@ def check_rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--pairs", type=int, default=6, help="pairs of shapes (SciPy takes seconds for each)")
     parser.add_argument("--points", type=int, default=2048)
     parser.add_argument("--sets", type=int, default=0, help="measure two sets of so many shapes instead")

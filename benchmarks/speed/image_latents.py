@@ -5,7 +5,6 @@ latents that `prepare` wrote, in turns in one process. The autoencoder has the a
 random weights (what it costs does not depend on them); the pictures are JPEG files, twice as large as wanted.
 """
 
-import argparse
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +12,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, table
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 
@@ -33,14 +32,11 @@ def pictures(folder: Path, num: int, size: int) -> None:
 
 
 def config(command: str, *overrides: str) -> dict:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose(command, overrides=list(overrides)), resolve=True)  # type: ignore[return-value]
+    return composed(command, overrides)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)

@@ -5,13 +5,13 @@ dense model of as many multiply-adds, its limit. A step is the forward pass, the
 backward pass and fused AdamW. All take turns in one process, on one thread of a CPU, or on a GPU: read the ratios.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
+from benchmarks import options_of
 from benchmarks.speed.moe_layer import MaskLoop
 from benchmarks.speed.timing import interleaved, keep_memory, table
 from ditmoe.model import DiTMoE
@@ -62,9 +62,7 @@ def steps(model: DiTMoE, batch: int, dtype: str, compiled: bool, device: torch.d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--depth", type=int, default=12)
     parser.add_argument("--experts", type=int, default=8)

@@ -8,7 +8,6 @@ one process, on one thread of a CPU by its processor time, or on a GPU: read the
 six for each token). Shared experts have width 2 D. Router, balance loss, casts and all gradients are counted in.
 """
 
-import argparse
 import itertools
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, keep_memory, table
 from ditmoe.model import initialize_layers
 from ditmoe.moe import Context, MoE, TokenChoice
@@ -112,9 +112,7 @@ def shares(step: Callable[[], None], device: torch.device) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--hidden", type=int, nargs="+", default=[384])
     parser.add_argument("--experts", type=int, nargs="+", default=[8, 64], choices=list(SHAPES))
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096])

@@ -9,12 +9,12 @@ a CPU, processor seconds, in turns in one process; read the ratios.
    move; the windows also on a packed row, with a second clip of another shape against full attention there.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, keep_memory, table
 from ditmoe import DiTMoE
 from ditmoe.moe import TokenChoice
@@ -91,9 +91,7 @@ def windows(width: int) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -8,7 +8,6 @@ from noise to data. The memory of a step is the peak of a process of its own, le
 `--once` grids take one round and batches of one: the larger `all` takes minutes there.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, keep_memory, ratio
 from ditmoe import DiTMoE
 from ditmoe.diffusion import FlowMatching
@@ -114,9 +114,7 @@ def main() -> None:
         kept, grid, extent, width, batch = sys.argv[2:]
         measure_peak(kept, grid, float(extent), int(width), int(batch))
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--grids", nargs="*", default=["16/4", "32/4", "64/4"])
     parser.add_argument("--once", nargs="*", default=[])
     parser.add_argument("--extent", type=float, default=4.0)

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.cost import Measured
 from ditmoe.distributed import ALONE, launch
 from ditmoe.parallel import Mesh
@@ -94,8 +93,7 @@ def measure(config: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 def worker(words: list[str], out: Path) -> None:
     """What torchrun starts."""
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", overrides=[*DEFAULT, *words]), resolve=True)
+    config: Any = composed("train", [*DEFAULT, *words])
     with launch.processes(), TemporaryDirectory() as folder:
         rows = measure(config, Path(folder))
         if launch.rank() == 0:

@@ -1,11 +1,9 @@
 """What a start costs against `import torch`: python -m benchmarks.speed.startup [--rounds 5]
 
 Each line is an interpreter of its own, in turns with the others, by the processor time of the process: read the ratios.
-Mistakes and help should cost little more than Hydra, or torch where a command is a library too; what works should load
-what it uses and nothing else.
+Mistakes and help should cost little more than Hydra; what works should load what it uses and nothing else.
 """
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -14,14 +12,18 @@ from functools import partial
 
 import torch
 
+from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, table
 
 BASE = "import torch"
 COMMANDS = {
     "train --help": ["train", "--help"],
     "train nonsense=1": ["train", "nonsense=1"],
+    "sample --help": ["sample", "--help"],
+    "plan --help": ["plan", "--help"],
     "sample checkpoint=missing": ["sample", "checkpoint=missing"],
     "export checkpoint=missing": ["export", "checkpoint=missing", "out=missing"],
+    "evaluate generated=missing": ["evaluate", "generated=missing"],
     "prepare nonsense=1": ["prepare", "nonsense=1"],
     "view missing.ply": ["view", "missing.ply"],
     "plan model=xl": ["plan", "model=xl"],
@@ -50,9 +52,7 @@ def of_children(device: torch.device) -> float:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     seconds = interleaved(variants(), options.rounds, torch.device("cpu"), of_children)

@@ -11,17 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.train import make_trainer
 
 
 def main(overrides: list[str], steps: int = 40) -> None:
     """Print the parts of a step, and what share of it they take."""
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
+    config = composed("train", overrides)
     modality = build.make_modality(config)
     with TemporaryDirectory() as folder:
         trainer = make_trainer(config, modality, Path(folder))

@@ -10,7 +10,6 @@ Each in turns in one process (`benchmarks.speed.timing`): medians of the seconds
 seconds of the processor; for threads also seconds of the wall, which depend on what else the machine does.
 """
 
-import argparse
 import os
 import platform
 import statistics
@@ -23,13 +22,13 @@ from tempfile import TemporaryDirectory
 import av
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from benchmarks import options_of
 from benchmarks.speed.timing import Seconds, interleaved, ratio, table
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.diffusion import Sampling
-from ditmoe.sample import draw
+from ditmoe.inference import draw
 from modalities.shared import frechet
 from modalities.video.data.catalogue import find_videos
 from modalities.video.io.index import Index
@@ -119,7 +118,7 @@ def reader(files: Sequence[Path], workers: int, clips: int, rounds: int) -> None
 
 
 def codec(rounds: int, num: int = 8) -> None:
-    config = composed("modality=video", "modality.codec.steps=0")
+    config = composed("train", ["modality=video", "modality.codec.steps=0"])
     modality = build.make_modality(config)
     clips = torch.rand(num, 3, modality.frames, *modality.size) * 2 - 1
     whole, linear = modality.codec.cpu(), modality.codec.linear.cpu()
@@ -139,7 +138,7 @@ def codec(rounds: int, num: int = 8) -> None:
 
 
 def sampling(rounds: int, num: int = 4) -> None:
-    config = composed("modality=video", "modality.codec.steps=0")
+    config = composed("train", ["modality=video", "modality.codec.steps=0"])
     modality = build.make_modality(config)
     device = build.default_device()
     model = build.make_model(config, modality).to(device).eval()
@@ -191,15 +190,8 @@ def rates(seconds: Seconds, num: int) -> None:
         print(f"  {name:30s}{num / statistics.median(each):10.2f} clips/s")
 
 
-def composed(*overrides: str) -> dict:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)  # type: ignore[return-value]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parts = ["reader", "codec", "sampling", "i3d"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--files", type=Path, help="videos to read besides the ones that are made")

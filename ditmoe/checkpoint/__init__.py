@@ -2,23 +2,26 @@
 there.
 """
 
+from typing import TYPE_CHECKING
+
 from ditmoe.checkpoint.atomic import digest, replacing
-from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
-from ditmoe.checkpoint.saver import Saver
-from ditmoe.checkpoint.store import (
-    FOLDER,
-    Checkpoint,
-    check_own,
-    exclusive_lock,
-    exists,
-    fill,
-    find,
-    keep,
-    load,
-    place,
-    restate,
-    save,
-)
+from ditmoe.checkpoint.places import FOLDER, exists, place
+from ditmoe.lazy import lazily
+
+if TYPE_CHECKING:
+    from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
+    from ditmoe.checkpoint.saver import Saver
+    from ditmoe.checkpoint.store import (
+        Checkpoint,
+        check_own,
+        exclusive_lock,
+        fill,
+        find,
+        keep,
+        load,
+        restate,
+        save,
+    )
 
 __all__ = [
     "FOLDER",
@@ -40,3 +43,13 @@ __all__ = [
     "restate",
     "save",
 ]
+__getattr__ = lazily(  # torch
+    __name__,
+    {
+        "ditmoe.checkpoint.lazy_tensors": ["LazyTensor", "in_memory", "open_file"],
+        "ditmoe.checkpoint.saver": ["Saver"],
+        "ditmoe.checkpoint.store": [
+            *("Checkpoint", "check_own", "exclusive_lock", "fill", "find", "keep", "load", "restate", "save")
+        ],
+    },
+)

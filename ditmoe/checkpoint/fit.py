@@ -38,9 +38,27 @@ def bounded(tensors: int) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def describing(file: Path | str) -> Iterator[None]:
+    """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
+    try:
+        yield
+    except (ValueError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")[:160]
+        raise ValueError(
+            f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
+        ) from error
+
+
 def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
     """Raises ValueError naming the first tensor that the model has not, or in another shape."""
-    own = model.state_dict()
+    check_shapes(model.state_dict(), weights, file)
+
+
+def check_shapes(own: Mapping[str, Any], weights: Mapping[str, Any], file: Path) -> None:
+    """`check_fit` of tensors by their names."""
     for name in [*own, *weights]:
         shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
         if shapes[0] != shapes[1]:
@@ -60,20 +78,12 @@ def check_fits(kind: Any, folder: Path, variant: str | None = None) -> None:
         OSError, ValueError: one line, such as the name of the first tensor that does not fit.
     """
     file = folder / CONFIG
-    config = _read(file)
+    config = read_object(file)
     if "quantization_config" in config:
         raise ValueError(f"{file} asks for quantised weights, which nobody here reads")
     tensors = _tensors(folder, variant)
-    try:
-        with torch.device("meta"), bounded(len(tensors)):
-            model = kind.from_config(config)
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # whatever the options make fail
-        reason = next(iter(str(error).splitlines()), "")[:160]
-        raise ValueError(
-            f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
-        ) from error
+    with describing(file), torch.device("meta"), bounded(len(tensors)):
+        model = kind.from_config(config)
     own = model.state_dict()
     check_fit(model, {_renamed(name, own): value for name, value in tensors.items()}, folder)
 
@@ -90,7 +100,7 @@ def _tensors(folder: Path, variant: str | None) -> dict[str, Any]:
             if is_regular(whole := folder / f"{WEIGHTS}{mark}.safetensors") or mark == marks[-1]:
                 return open_file(whole)
             continue
-        named = _read(index).get("weight_map")
+        named = read_object(index).get("weight_map")
         if not isinstance(named, dict) or not all(
             isinstance(file, str) and file == file_name(file) for file in named.values()
         ):
@@ -111,7 +121,8 @@ def _renamed(name: str, own: Mapping[str, Any]) -> str:
     return name if name in own or layer not in RENAMED else f"{place}.{RENAMED[layer]}.{kind}"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; ValueError unless that is an object."""
     content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")

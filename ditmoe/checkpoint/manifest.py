@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from ditmoe.checkpoint.lazy_tensors import LazyTensor
+from ditmoe.checkpoint.places import MANIFEST as NAME
 from ditmoe.outside import file_name, read_json
 
 FORMAT = "ditmoe-2"
-NAME = "manifest.json"
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -26,13 +26,14 @@ from torch import Tensor
 
 from ditmoe.checkpoint import manifest, sharded
 from ditmoe.checkpoint.atomic import clear, digest, remove, replacing, replacing_folder, writing
+from ditmoe.checkpoint.fit import check_shapes
 from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
+from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, step_of
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
 from ditmoe.outside import is_regular
 
-FOLDER = "checkpoints"
 WRITTEN = (FOLDER, "log.jsonl", "progress", "samples")
 """What training writes into a run's folder, under names that anybody can foresee."""
 
@@ -69,11 +70,6 @@ class Checkpoint:
             return manifest.join(self.plain[name], tensors)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
-
-
-def place(run: Path, step: int) -> Path:
-    """The folder of a run's checkpoint."""
-    return run / FOLDER / f"step-{step:07d}"
 
 
 def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -> Path:
@@ -143,11 +139,7 @@ def fill(found: Checkpoint, name: str, part: Any) -> None:
         ValueError: naming the first tensor that does not fit.
     """
     own, stored = manifest.split(part)[1], found.tensors.get(name, {})
-    for key in [*own, *stored]:
-        shapes = [tuple(getattr(tensors.get(key), "shape", "-")) for tensors in (stored, own)]
-        if shapes[0] != shapes[1]:
-            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
-            raise ValueError(f"{found.path} does not fit the model: {key} is {there} there, {here} here")
+    check_shapes(own, stored, found.path)
     if (found.path / name).is_dir() and any(map(is_spread, own.values())):
         return sharded.read_into(own, found.path / name)
     for key, value in own.items():
@@ -170,7 +162,7 @@ def keep(run: Path, last: int, every: int = 0, until: int | None = None) -> None
     Args:
         until: the run's own last step; later ones, from which it could not go on, neither count nor go. None is all.
     """
-    own = [(step, folder) for step, folder in _listed(run) if until is None or step <= until]
+    own = [(step, folder) for step, folder in listed(run) if until is None or step <= until]
     for step, folder in own[last:]:
         if not (every and step % every == 0):
             remove(folder)
@@ -181,11 +173,6 @@ def check_own(places: Iterable[Path]) -> None:
     for each in places:
         if each.is_symlink():
             raise ValueError(f"{each} is a link, and a run writes into its own folder alone: remove the link")
-
-
-def exists(path: str | Path) -> bool:
-    """Whether a run's folder holds a checkpoint, whole or not."""
-    return bool(_candidates(Path(path)))
 
 
 def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = ALONE) -> Checkpoint:
@@ -200,13 +187,7 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
     Raises:
         FileNotFoundError, ValueError: if there is none, or none that is whole; one line.
     """
-    path = Path(path)
-    candidates = _candidates(path)
-    if not candidates:
-        state = "is none" if path.exists() else "does not exist"
-        where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
-        raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
-    for candidate in candidates:
+    for candidate in (every := candidates(Path(path))):
         found, failure = None, None
         try:
             found = _opened(candidate, parts, ranks)
@@ -215,7 +196,7 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
         told = ranks.first_error(failure)
         if found and told is None:
             return found
-        if candidate == candidates[-1]:
+        if candidate == every[-1]:
             raise failure or ValueError(told)
         if ranks.rank == 0:
             print(f"{told}; taking the one before", file=sys.stderr)
@@ -246,39 +227,18 @@ def exclusive_lock(run: Path) -> Iterator[None]:
             ) from error
         except OSError:  # a file system without locks
             pass
-        check_own([*(run / name for name in WRITTEN), *(folder for _, folder in _listed(run))])
-        for folder in (run, run / FOLDER, *(folder for _, folder in _listed(run))):
+        check_own([*(run / name for name in WRITTEN), *(folder for _, folder in listed(run))])
+        for folder in (run, run / FOLDER, *(folder for _, folder in listed(run))):
             clear(folder)
         yield
     finally:
         os.close(handle)
 
 
-def _candidates(path: Path) -> list[Path]:
-    if path.name == FOLDER and not (path / FOLDER).exists():
-        path = path.parent
-    if path.name == manifest.NAME:
-        path = path.parent
-    return [path] if is_regular(path / manifest.NAME) else [folder for _, folder in _listed(path)]
-
-
-def _listed(run: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of a run's checkpoints, newest first."""
-    folders = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
-    found = ((step, folder) for folder in folders if (step := _step_of(folder)) is not None)
-    return sorted(found, reverse=True)
-
-
-def _step_of(folder: Path) -> int | None:
-    """The step that a checkpoint's folder is named for; no two names are of one step."""
-    match = re.fullmatch(r"step-(\d{7,18})", folder.name, re.ASCII)
-    return int(match[1]) if match and folder.name == place(folder, int(match[1])).name else None
-
-
 def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Checkpoint:
     content = manifest.read(path)
     plain, files = content["parts"], content["files"]
-    if path.parent.name == FOLDER and _step_of(path) not in (None, content["step"]):
+    if path.parent.name == FOLDER and step_of(path) not in (None, content["step"]):
         raise ValueError(f"{path} is damaged: it is of step {content['step']}")
     of_part: dict[str, list[str]] = {name: [] for name in (plain if parts is None else parts)}
     for file in files:

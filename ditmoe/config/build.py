@@ -1,13 +1,12 @@
 """From configuration to objects."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ditmoe.checkpoint.fit import describing as describing
 from ditmoe.conditioning import Conditioning
 from ditmoe.config import trust
 from ditmoe.diffusion import Objective, Process
@@ -97,20 +96,6 @@ def make_objective(config: Mapping[str, Any], process: Process) -> Objective:
 def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:
     """The optimiser of a configuration over parameters, or groups of them."""
     return make(config["optimizer"])(parameters)
-
-
-@contextmanager
-def describing(file: Path | str) -> Iterator[None]:
-    """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
-    try:
-        yield
-    except (ValueError, OSError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")[:160]
-        raise ValueError(
-            f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
-        ) from error
 
 
 def default_device() -> torch.device:

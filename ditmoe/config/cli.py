@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -21,6 +22,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ditmoe.checkpoint.atomic import recover
+from ditmoe.checkpoint.places import candidates
 from ditmoe.config import screen, yaml_files
 from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.config.overrides import Overrides, mark_paths
@@ -114,12 +117,20 @@ def run(
 
 
 def check_paths(words: dict[str, Any]) -> None:
-    """Raises ValueError for a word that names a file or a folder and is no text, as Hydra reads `out=2024`."""
+    """Refuse a word that names a file or a folder and is no text, as Hydra reads `out=2024`, and a missing checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: one line.
+    """
     for name in PATHS:
         if (value := words.get(name)) is not None and (
             not isinstance(value, str) or "\0" in value or not value
         ):
             raise ValueError(f"{name} must be a path, got {value!r}")
+    if words.get("checkpoint"):
+        recover(path := Path(words["checkpoint"]))
+        if not path.exists():
+            candidates(path)  # which says so, before torch is loaded
 
 
 def read_words(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,8 +67,9 @@ def restore(
     with describing(found.path):
         modality, process = make_modality(config, data_facts), make(config["process"])
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
-        planned = make_checked(config, modality, weights, found.path, trusted)
-        model = materialise(planned, lambda: make_model(config, modality), device or default_device())
+        make_own = partial(make_model, config, modality)
+        planned = make_checked(make_own, config, modality, weights, found.path, trusted)
+        model = materialise(planned, make_own, device or default_device())
         load_weights(model, weights, found.path)
     return Restored(model.eval(), modality, process, config, found.plain["step"], found.run)
 
@@ -89,13 +91,17 @@ def admitted(
 
 
 def make_checked(
+    make: Callable[[], Net],
     config: Mapping[str, Any],
     modality: Modality,
     weights: Mapping[str, Any],
     file: Path,
     trusted: trust.Trust = False,
-) -> DiTMoE:
+) -> Net:
     """The model of a configuration on the meta device: shapes without memory, of which the weights fit.
+
+    Args:
+        make: makes it, or a module that has it as its `net`.
 
     Raises:
         ValueError: one line, if they do not, or if the model would exhaust the machine.
@@ -103,11 +109,12 @@ def make_checked(
     check_depth(config["model"], weights)
     check_shape(modality.sample_shape, math.inf if trusted is True else LARGEST_SAMPLE)
     with torch.device("meta"), bounded(len(weights)):
-        model = make_model(config, modality)
+        made = make()
+    model: Any = getattr(made, "net", made)
     check_fit(model, weights, file)
     if trusted is not True:
         check_work(model, modality.sample_shape)
-    return model
+    return made
 
 
 def materialise(model: Net, make: Callable[[], Net], device: torch.device | str) -> Net:

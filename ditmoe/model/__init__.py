@@ -5,7 +5,7 @@ from another.
 from ditmoe.model.backbone import ATTENTION, Block, DiTMoE, FinalLayer
 from ditmoe.model.initialization import initialize_layers
 from ditmoe.model.masked import MaskedDiTMoE
-from ditmoe.model.upcycling import Transfer, transfer, upcycle
+from ditmoe.model.upcycling import Transfer, transfer
 
 __all__ = [
     "ATTENTION",
@@ -16,5 +16,4 @@ __all__ = [
     "Transfer",
     "initialize_layers",
     "transfer",
-    "upcycle",
 ]

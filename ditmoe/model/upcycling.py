@@ -1,16 +1,13 @@
 """A model starts from another one's weights: dense layers become experts, blocks move to other kinds of data."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ditmoe.model.backbone import DiTMoE
-from ditmoe.moe import MoE, TokenChoice
-from ditmoe.nn import Attention, FeedForward
+from ditmoe.moe import MoE
 
 
 @dataclass(frozen=True)
@@ -85,53 +82,6 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
         unused=[name for name in weights if name not in used],
         exact=exact,
     )
-
-
-@torch.no_grad()
-def upcycle(
-    dense: DiTMoE, num_experts: int, top_k: int = 2, moe_layers: Sequence[int] | None = None
-) -> DiTMoE:
-    """A mixture that predicts what the dense model predicts, up to rounding, and trains on from there.
-
-    All experts of a layer are its feed-forward layer, and their weights are renormalised to sum to one, so that
-    sum_k w_k f(x) = f(x) whatever the router, which starts at random, does. There are no shared experts.
-    On the command line: `train init=<dense run> router.renormalize=true model.shared_ratio=0`, with
-    `model.activation` and `model.expert_ratio` as the dense layers have them.
-
-    Args:
-        dense: left as it is.
-        num_experts: of each layer.
-        top_k: experts per token.
-        moe_layers: layers that become mixtures; None is all.
-
-    Raises:
-        ValueError: if the model has experts already, or an option does not fit.
-    """
-    layers = [layer for block in dense.blocks if isinstance(layer := block.feed_forward, FeedForward)]
-    if len(layers) < len(dense.blocks):
-        raise ValueError("the model to upcycle must be dense, but it has experts")
-    hidden = dense.embed.out_features
-    attention = next(module for module in dense.modules() if isinstance(module, Attention))
-    ratio, activation = layers[0].down.in_features / hidden, layers[0].activation
-    model = DiTMoE(
-        copy.deepcopy(dense.tokens),
-        lambda hidden_size: copy.deepcopy(dense.conditioning),
-        hidden,
-        len(layers),
-        attention.num_heads,
-        router=partial(TokenChoice, num_experts=num_experts, top_k=top_k, renormalize=True),
-        moe_layers=moe_layers,
-        activation=activation,
-        expert_ratio=ratio,
-        shared_ratio=0,
-        dense_ratio=ratio,
-        dense_activation=activation,
-        qk_norm=isinstance(attention.q_norm, torch.nn.LayerNorm),
-        time_scale=dense.timestep.scale,
-    )
-    transfer(model, dense.state_dict())
-    reference = dense.embed.weight
-    return model.to(reference.device, reference.dtype).train(dense.training)
 
 
 def _source(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:

@@ -1,30 +1,18 @@
 """A model as a pipeline of diffusers, in a folder of which nothing is executed."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ditmoe.lazy import lazily
 
 if TYPE_CHECKING:
     from ditmoe.pipelines.components import Memory, ModelMixin, Transformer
     from ditmoe.pipelines.pipeline import Output, Pipeline
 
-_LAZY = {  # they need diffusers, which importing this room should not bring
-    "Memory": "components",
-    "ModelMixin": "components",
-    "Transformer": "components",
-    "Output": "pipeline",
-    "Pipeline": "pipeline",
-}
-
-__all__ = [
-    "Memory",
-    "ModelMixin",
-    "Output",
-    "Pipeline",
-    "Transformer",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["Memory", "ModelMixin", "Output", "Pipeline", "Transformer"]
+__getattr__ = lazily(  # diffusers
+    __name__,
+    {
+        "ditmoe.pipelines.components": ["Memory", "ModelMixin", "Transformer"],
+        "ditmoe.pipelines.pipeline": ["Output", "Pipeline"],
+    },
+)

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ def plain_text(text: Any) -> str:
     )
 
 
-def size_line(make: Callable[[], DiTMoE], shape: Sequence[int]) -> str:
-    """Parameters in all and of one token's way."""
-    counts = count(make, shape)
+def size_line(model: DiTMoE, shape: Sequence[int]) -> str:
+    """Parameters in all and of one token's way, of a model on the meta device."""
+    counts = count(lambda: model, shape)
     return (
         f"{counts.total / 1e6:.2f} M parameters, of which {counts.active / 1e6:.2f} M are active for a token"
     )

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ditmoe.checkpoint.fit import CONFIG, check_fits
+from ditmoe.checkpoint.fit import CONFIG, check_fits, read_object
 from ditmoe.config import trust
-from ditmoe.outside import files_below, is_regular, read_json
+from ditmoe.outside import files_below, is_regular
 
 INDEX = "model_index.json"
 PARTS = ("transformer", "scheduler", "memory")
@@ -40,11 +40,11 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
             )
         if not is_regular(path):
             raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
-    index = _read(file)
+    index = read_object(file)
     for part in PARTS:
         if part not in index:
             raise ValueError(f"{file} was not written by export: it lacks {part}")
-    scheduler = _read(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json")
     trust.check_scheduler(scheduler, folder / "scheduler")
     configs = {part: _read_config(folder / part) for part in OURS}
     autoencoders = trust.autoencoders(configs["memory"])
@@ -64,7 +64,7 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """What one of our parts is built from, admitted."""
-    file, config = folder / CONFIG, _read(folder / CONFIG).get("config")
+    file, config = folder / CONFIG, read_object(folder / CONFIG).get("config")
     admitted = trust.admit(config, list(config) if isinstance(config, dict) else [], file)
     for option, value in trust.withheld(admitted):
         if trust.is_path(value):
@@ -97,13 +97,6 @@ def check_replaceable(out: Path) -> None:
         raise ValueError(
             f"out must be new, or a folder that export wrote, but {out} holds {', '.join(other)}"
         )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _is_known(name: str, value: Any, autoencoders: Sequence[str]) -> bool:

@@ -1,7 +1,5 @@
 """Opens pictures for a person: the system's viewer, or a sheet on disk where there is no display."""
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from PIL import Image
 
 from ditmoe.outside import files_below, printable, tell
 from modalities.image.data.pictures import SUFFIXES, fitted, open_picture
-from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared import enlarged, lay_out, show
 
 MAX_PICTURES = 200
 LARGEST = 4096
@@ -43,14 +41,8 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
         raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: no picture could be read")
     size = tiles[0].height, tiles[0].width
     sheet = lay_out([fitted(tile, size) for tile in tiles], names)
-    file = save_png(out or _beside(paths[0]), sheet)
-    shown = f"{len(tiles)} pictures on {printable(file)}" + (
-        f", {unreadable} unreadable" if unreadable else ""
-    )
-    if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
-        Image.fromarray(sheet).show(title=str(file))
-        return f"{shown}, opened in a window"
-    return shown
+    shown = show(sheet, f"{len(tiles)} pictures", paths[0], out)
+    return f"{shown}, {unreadable} unreadable" if unreadable else shown
 
 
 def _drawn(image: Image.Image, most: int) -> Image.Image:
@@ -58,7 +50,3 @@ def _drawn(image: Image.Image, most: int) -> Image.Image:
     if max(image.size) > most:
         image.thumbnail((most, most))
     return Image.fromarray(enlarged(np.asarray(image)))
-
-
-def _beside(path: Path) -> Path:
-    return (path if path.is_dir() else path.parent) / "view.png"

@@ -1,6 +1,6 @@
 """What has no modality: patches, data sets, distances between sets, kept results, isolated work, contact sheets."""
 
-from modalities.shared.contact_sheet import enlarged, lay_out, save_png
+from modalities.shared.contact_sheet import enlarged, lay_out, save_png, show
 from modalities.shared.patches import patchify, sincos, unpatchify
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "lay_out",
     "patchify",
     "save_png",
+    "show",
     "sincos",
     "unpatchify",
 ]

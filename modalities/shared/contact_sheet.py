@@ -1,6 +1,8 @@
 """Contact sheets: many pictures in one, each with its label."""
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -10,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from ditmoe.checkpoint import replacing
+from ditmoe.outside import printable
 from modalities.shared.lettering import Lettering
 
 
@@ -125,3 +128,18 @@ def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     with replacing(path) as stream:
         Image.fromarray(image).save(stream, "PNG", optimize=True)
     return path
+
+
+def show(sheet: UInt8[np.ndarray, "H W 3"], what: str, first: Path, out: Path | None) -> str:
+    """Write a sheet for a person, and open it if there is a display; returns one line that says so.
+
+    Args:
+        what: is on it.
+        first: file or folder that it shows, beside which it goes by default; only then it is opened.
+    """
+    file = save_png(out or (first if first.is_dir() else first.parent) / "view.png", sheet)
+    shown = f"{what} on {printable(file)}"
+    if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
+        Image.fromarray(sheet).show(title=str(file))
+        return f"{shown}, opened in a window"
+    return shown

@@ -1,16 +1,13 @@
 """Shows clips to a person: frames of each on one sheet, in a window where there is a display."""
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from ditmoe.outside import files_below, printable, tell
-from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared import enlarged, lay_out, show
 from modalities.video.data.clip_folders import one_each
 from modalities.video.data.dataset import fit, resized
 from modalities.video.io.container import Unreadable
@@ -53,13 +50,7 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
         names.append(printable(file.stem))
     if not strips:
         raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: no video could be read")
-    sheet = lay_out(strips, names)
-    place = out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "view.png"
-    shown = f"{len(strips)} clips on {printable(save_png(place, sheet))}"
-    if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
-        Image.fromarray(sheet).show(title=str(place))
-        return f"{shown}, opened in a window"
-    return shown
+    return show(lay_out(strips, names), f"{len(strips)} clips", paths[0], out)
 
 
 def strip(clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -10,9 +10,8 @@ import torch
 
 from ditmoe.checkpoint import atomic, replacing, store
 from ditmoe.config.restore import load_weights, restore
-from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
-from ditmoe.sample import sample_checkpoint
+from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
 from tests.training.test_trainer import trainer
 
 

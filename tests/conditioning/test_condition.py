@@ -18,11 +18,10 @@ from ditmoe.conditioning import ClassLabel, Condition, Conditioning
 from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.cost import count
-from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
+from ditmoe.inference import draw_from, evaluate_checkpoint, sample_checkpoint
 from ditmoe.model import DiTMoE, MaskedDiTMoE
 from ditmoe.moe import TokenChoice
-from ditmoe.sample import draw_from, sample_checkpoint
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from modalities.image import LatentTokens

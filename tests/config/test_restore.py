@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import nn
 
-from ditmoe.config import build, cli, restore
+from ditmoe.config import build, restore
+from ditmoe.config.compose import composed
 from ditmoe.model import backbone
 from tests.training.test_trainer import options, trainer
 
@@ -38,9 +37,7 @@ def test_a_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("router", options("router"))
 def test_a_state_dict_holds_every_buffer(router: str) -> None:
     """Else a model restored from it would be made twice."""
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose("train", overrides=["model=debug", f"router={router}"])
-    settings = OmegaConf.to_container(composed, resolve=True)
+    settings = composed("train", ["model=debug", f"router={router}"])
     data_facts = {"classes": ["a"], "mean": [0.0] * 3, "scale": 1.0}
     with torch.device("meta"):
         model = build.make_model(settings, build.make_modality(settings, data_facts))

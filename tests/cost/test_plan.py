@@ -9,25 +9,22 @@ from threading import Event
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditmoe import DiTMoE
-from ditmoe.config.cli import config_folder
+from ditmoe.config.compose import composed
 from ditmoe.cost import Counts, Machine, Spread, count, sampling_memory, traffic, training_memory
 from ditmoe.cost.communication import COPIES, GATHER, SCATTER, TOKENS
+from ditmoe.cost.plan import count_config, plan
 from ditmoe.moe import Context, Router, Routing, TokenChoice
 from ditmoe.moe.routing import assign, project
-from ditmoe.plan import count_config, plan
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens
 from tests.config.test_cli import call
 
 
 def configuration(*words: str) -> dict:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("plan", list(words)), resolve=True)
+    config = composed("plan", words)
     assert isinstance(config, dict)
     return config
 
@@ -199,7 +196,9 @@ def test_sampling_keeps_one_block() -> None:
 
 
 def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> None:
-    plan(configuration("modality=pointcloud", "model=debug", "num_classes=7", "modality.num_points=64"))
+    print(
+        *plan(configuration("modality=pointcloud", "model=debug", "num_classes=7", "modality.num_points=64"))
+    )
     text = capsys.readouterr().out
     for words in (
         "8 experts, top 2; 64 tokens of a sample 64 x 3, 7 classes",

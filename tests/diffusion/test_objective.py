@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from ditmoe.config import build, cli
+from ditmoe.config.compose import composed
 from ditmoe.diffusion import DDPM, FlowMatching, Objective, Prediction, Process
 from ditmoe.diffusion.objective import WEIGHTINGS, linear_parts
 from ditmoe.diffusion.process import expand
@@ -24,10 +23,9 @@ def processes() -> dict[str, Process]:
     found = {}
     for name in files:
         for prediction in ("velocity", "residual", "epsilon", "v"):
-            with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-                composed = compose("train", overrides=[f"process={name}", f"process.prediction={prediction}"])
+            config = composed("train", [f"process={name}", f"process.prediction={prediction}"])
             try:
-                found[f"{name}, {prediction}"] = build.make(OmegaConf.to_container(composed.process))
+                found[f"{name}, {prediction}"] = build.make(config["process"])
             except ValueError:  # not one of this process
                 continue
     return found

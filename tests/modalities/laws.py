@@ -27,7 +27,7 @@ from ditmoe.config.facts import described, facts_of
 from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import FlowMatching, denoise, make_scheduler
 from ditmoe.diffusion.schedulers import FlowAncestralScheduler
-from ditmoe.evaluate import evaluate_files
+from ditmoe.inference import evaluate_files
 from ditmoe.modality import CodecTraining, Files, Metric, Modality, NativeSizes, Preparation, Tokens
 from ditmoe.nn import Layout
 from ditmoe.outside import printable

@@ -10,10 +10,10 @@ from ditmoe import DiTMoE, checkpoint
 from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.cost import count
+from ditmoe.inference import draw_from
 from ditmoe.model import MaskedDiTMoE
 from ditmoe.moe import ExpertRace, TokenChoice
 from ditmoe.nn import Layout
-from ditmoe.sample import draw_from
 from ditmoe.training.resume import resume
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens, VoxelTokens

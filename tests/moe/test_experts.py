@@ -5,16 +5,15 @@ import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ditmoe.config.cli import config_folder
+from ditmoe.config.compose import composed
+from ditmoe.cost.plan import count_config
 from ditmoe.moe import Experts, Routing, Rows, experts
 from ditmoe.moe.experts import groups
 from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate
-from ditmoe.plan import count_config
 
 D, E = 16, 5
 SPLITS = {
@@ -193,11 +192,9 @@ def test_the_compiled_layer_is_the_layer() -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (config_folder() / "router").glob("*.yaml")))
 def test_every_router_can_be_counted(name: str) -> None:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("plan", ["model=debug", f"router={name}"]), resolve=True)
+    config = composed("plan", ["model=debug", f"router={name}"])
     counts = count_config(config)[0]  # type: ignore[arg-type]
     assert 0 < counts.active <= counts.total
     if name in ("relu", "base", "sinkhorn", "timestep"):  # two experts a token, as token choice has
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            plain = OmegaConf.to_container(compose("plan", ["model=debug"]), resolve=True)
+        plain = composed("plan", ["model=debug"])
         assert counts.multiply_adds == count_config(plain)[0].multiply_adds  # type: ignore[arg-type]

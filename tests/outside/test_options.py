@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe import train
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
-from ditmoe.evaluate import evaluate_checkpoint
 from ditmoe.export import export
+from ditmoe.inference import draw_from, evaluate_checkpoint, sample_checkpoint
 from ditmoe.moe import Sinkhorn, TokenChoice
 from ditmoe.outside import check_number, check_numbers
 from ditmoe.outside.options import Part, call, check_options, fits, in_words
 from ditmoe.pretrained.published import Architecture
-from ditmoe.sample import draw_from, sample_checkpoint
 from ditmoe.training import Trainer
 
 TINY = {
@@ -40,9 +38,7 @@ TINY = {
 
 def words(kind: str, *more: str) -> dict[str, Any]:
     """The configuration of a tiny run with these words."""
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose("train", overrides=[*TINY[kind], "trainer.steps=1", "finish.num=0", *more])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    return composed("train", [*TINY[kind], "trainer.steps=1", "finish.num=0", *more])
 
 
 def start(folder: Path, kind: str, *more: str) -> Trainer:
@@ -306,9 +302,7 @@ def test_errors_inside_are_left_as_they_are() -> None:
 
 def test_dit3d_is_what_was_published(tmp_path: Path) -> None:
     """The experiment makes the model that conversion makes of the published weights; and it trains."""
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose("train", overrides=["experiment=dit3d"])
-    config: Any = OmegaConf.to_container(composed)
+    config = composed("train", ["experiment=dit3d"])
     made = Architecture(
         family="DiT-3D", depth=12, hidden_size=384, num_heads=6, num_classes=1, patch=4, in_channels=3,
         out_channels=3, size=32, moe_layers=(), num_experts=0, expert_width=0, shared_width=0, dense_width=1536,

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 from ditmoe import checkpoint
 from ditmoe.config.restore import restore
 from ditmoe.distributed import launch, local
+from ditmoe.inference import draw_from
 from ditmoe.parallel.mesh import sizes
-from ditmoe.sample import draw_from
 from ditmoe.training.resume import resume
 from tests.many import together
 from tests.modalities.latent.test_packing import native_run

@@ -1,5 +1,6 @@
 """Pipelines of diffusers: the same samples as the command, and what diffusers users expect."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +16,12 @@ from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.diffusion import Sampling
 from ditmoe.export import export
+from ditmoe.inference import draw, sample_checkpoint
 from ditmoe.pipelines import Pipeline
-from ditmoe.sample import draw, sample_checkpoint
 from modalities.image import Autoencoder as Codec
 from tests.modalities.image.test_adapter import autoencoder, trained
 from tests.pretrained.test_conversion import converted, state_of
 from tests.training.test_trainer import trainer
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    trained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("pipes") / "digits"
-    export(run, out)
-    return out
 
 
 def opened(folder: Path, **options) -> Pipeline:
@@ -62,6 +49,14 @@ def test_images_are_those_of_the_command_bit_for_bit(run: Path, exported: Path, 
     assert np.array_equal(
         opened(moved)(num_samples=5, seed=3, batch_size=2, output_type="np").samples, found.samples
     )
+
+
+def test_export_makes_its_model_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, init = [], ditmoe.DiTMoE.__init__
+    counted = functools.wraps(init)(lambda self, *a, **k: made.append(init(self, *a, **k)))
+    monkeypatch.setattr(ditmoe.DiTMoE, "__init__", counted)
+    export(run, tmp_path / "once")
+    assert len(made) == 1
 
 
 def test_latents_are_those_of_the_loop_whatever_the_batch(run: Path, exported: Path) -> None:

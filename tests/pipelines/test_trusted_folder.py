@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ditmoe.evaluate import publish
 from ditmoe.export import export
+from ditmoe.inference import publish
 from ditmoe.modality import Report
 from ditmoe.pipelines import Pipeline
 from ditmoe.pipelines.card import write_card
@@ -22,20 +22,6 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 CODEC = {"_target_": "modalities.image.Autoencoder", "_partial_": True, "path": "sd-vae"}
 HUB = CODEC | {"path": "someone/sd-vae"}
 EVAL = {"_target_": "builtins.eval"}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    trained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("pipes") / "digits"
-    export(run, out)
-    return out
 
 
 def tampered(exported: Path, tmp_path: Path, file: str, change: Callable[[dict], None]) -> Path:

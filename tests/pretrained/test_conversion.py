@@ -14,8 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ditmoe
-from ditmoe.model import upcycle
-from ditmoe.moe import Experts, MoE
 from ditmoe.pretrained import convert_file, weights
 from tests.config.test_cli import call
 
@@ -269,26 +267,3 @@ def test_the_command(moe: State, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0].startswith("DiT-MoE: 2 layers, 64 wide")
     assert ditmoe.load(tmp_path / "a" / "b").conditioning.num_classes == 5
     assert len({file.stat().st_mode for file in (tmp_path / "a" / "b").iterdir()}) == 1
-
-
-@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"moe_layers": [1]}, {"num_experts": 3, "top_k": 3}])
-def test_upcycling_starts_where_the_dense_model_is(golden: Callable, tmp_path: Path, options: dict) -> None:
-    z = golden("dit_tiny.npz")
-    dense = converted(state_of(z), tmp_path, time="unscaled")
-    mixture = upcycle(dense, **{"num_experts": 4, **options})
-    x, t, y = torch.tensor(z["x"]), torch.tensor(z["t_unscaled"]) * 1000, torch.tensor(z["y"])
-    with torch.no_grad():
-        assert torch.allclose(mixture(x, t, y)[0], dense(x, t, y)[0], atol=1e-6)
-    out, routings = mixture(x, t, y)
-    assert len(routings) == len(options.get("moe_layers", [0, 1]))
-    (out.square().mean() + sum(routing.losses["balance"].value for routing in routings)).backward()
-    for module in mixture.modules():
-        if isinstance(module, MoE):
-            assert module.router.weight.grad.any()
-        if isinstance(module, Experts):
-            assert module.up.grad.any()
-
-
-def test_only_dense_models_are_upcycled(moe: State, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be dense"):
-        upcycle(converted(moe, tmp_path), 4)

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 
 MODALITIES = {
     "pointcloud": ["modality=pointcloud", "modality.num_points=32"],
@@ -19,8 +18,7 @@ MODALITIES = {
 
 @pytest.mark.parametrize("name", list(MODALITIES))
 def test_the_batches_of_all_ranks_are_the_batch_of_one(name: str) -> None:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=MODALITIES[name]), resolve=True)
+    config = composed("train", MODALITIES[name])
     first = build.make_modality(config)
     other = build.make_modality(config, first.data_facts())
     for step in (0, 1, 9):

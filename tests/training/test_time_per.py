@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from ditmoe.conditioning import ClassLabel
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.diffusion import FlowMatching, torch_generator
 from ditmoe.modality import Modality
 from ditmoe.parallel import Mesh
@@ -42,9 +41,7 @@ EVERY = pytest.mark.parametrize("kind", list(KINDS))
 
 
 def configured(kind: str, *more: str) -> dict:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose("train", overrides=[*TINY, *KINDS[kind], *more])
-    return OmegaConf.to_container(composed, resolve=True)
+    return composed("train", [*TINY, *KINDS[kind], *more])
 
 
 @pytest.fixture(scope="module")

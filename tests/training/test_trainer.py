@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from ditmoe import checkpoint
 from ditmoe.config import build, cli
+from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
+from ditmoe.inference import draw_from
 from ditmoe.pretrained.start import start_from
-from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from ditmoe.training.schedule import Schedule
@@ -32,9 +31,7 @@ TINY = [
 
 
 def config(*overrides: str) -> dict:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose("train", overrides=[*TINY, *overrides])
-    return OmegaConf.to_container(composed, resolve=True)
+    return composed("train", [*TINY, *overrides])
 
 
 def trainer(folder: Path, *overrides: str):

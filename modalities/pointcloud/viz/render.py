@@ -25,6 +25,7 @@ PALETTE: tuple[RGB, ...] = (
     (104, 112, 190),
 )
 CAMERA_DISTANCE = 3.0  # in diagonals of the cloud: near enough for depth, far enough for straight legs
+SUPERSAMPLE = 2  # samples per pixel along an axis
 FRAGMENTS = 2_000_000  # sphere pixels held at once; bounds the memory of large clouds
 
 
@@ -59,8 +60,6 @@ def render(
     azimuth: float = 38.0,
     elevation: float = 22.0,
     color: RGB | UInt8[np.ndarray, "N 3"] = PALETTE[0],
-    radius: float | None = None,
-    supersample: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw one cloud as shaded spheres that stand on white ground.
 
@@ -70,44 +69,41 @@ def render(
         azimuth: degrees around the upright axis; 0 looks at the front (+z), 90 at the +x side.
         elevation: degrees above the horizon; the ground shows only where it is positive.
         color: sRGB, 0 to 255, of all points or of each.
-        radius: of a sphere, as a fraction of the frame; by default it follows the number of points.
-        supersample: samples per pixel along an axis.
     Returns:
         (size, size, 3) sRGB; plain white where there is nothing to draw.
     Raises:
-        ValueError: where the shape of `points`, `size` or `supersample` is impossible.
+        ValueError: where the shape of `points` or `size` is impossible.
     """
     if isinstance(color, np.ndarray) and color.shape != (len(points), 3):
         raise ValueError(f"colours must be one a point, ({len(points)}, 3), got {color.shape}")
     if isinstance(color, np.ndarray):
         color = color[np.isfinite(points).all(1)]
     points = finite(points)
-    if size < 8 or supersample < 1:
-        raise ValueError(f"size must be at least 8 and supersample at least 1, got {size} and {supersample}")
+    if size < 8:
+        raise ValueError(f"size must be at least 8, got {size}")
     if not len(points):
         return np.full((size, size, 3), 255, np.uint8)
     points = _normalise(points)
-    if radius is None:
-        radius = float(np.clip(0.016 * (2048 / len(points)) ** 0.4, 0.004, 0.03))
+    radius = float(np.clip(0.016 * (2048 / len(points)) ** 0.4, 0.004, 0.03))
     view = _camera(azimuth, elevation)
-    screen = _project(points @ view.T, size * supersample, radius)
+    screen = _project(points @ view.T, size * SUPERSAMPLE, radius)
     sky, lamp = _lights(view)
     winner = _nearest(screen)
     spheres = _shade(winner, screen, view, lamp, _visibility(points, sky), _visibility(points, lamp), color)
-    bare = _fold((winner < 0).astype(np.float32), size, supersample)
+    bare = _fold((winner < 0).astype(np.float32), size)
     ground = _ground(points, view, screen, size, np.concatenate([sky, lamp]))
-    linear = _fold(spheres, size, supersample) + bare * ground
+    linear = _fold(spheres, size) + bare * ground
     return (255 * np.clip(linear, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
 
 
-def _fold(pixels: np.ndarray, size: int, supersample: int) -> np.ndarray:
+def _fold(pixels: np.ndarray, size: int) -> np.ndarray:
     """Mean over the samples of each pixel, (size, size, channels)."""
-    image = pixels.reshape(size * supersample, size * supersample, -1)
+    image = pixels.reshape(size * SUPERSAMPLE, size * SUPERSAMPLE, -1)
     # Strided sums, since one mean over two short axes takes NumPy ten times as long.
     total = np.zeros((size, size, image.shape[2]), np.float32)
-    for i, j in itertools.product(range(supersample), repeat=2):
-        total += image[i::supersample, j::supersample]
-    return total / supersample**2
+    for i, j in itertools.product(range(SUPERSAMPLE), repeat=2):
+        total += image[i::SUPERSAMPLE, j::SUPERSAMPLE]
+    return total / SUPERSAMPLE**2
 
 
 def _normalise(points: np.ndarray) -> np.ndarray:

@@ -62,11 +62,6 @@ class Listing:
         return Understood(root, "video", self.classes, each, self.origin, self.ignored, self.notes)
 
 
-def list_videos(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Clip]:
-    """The videos below a folder, by name; see `list_all`."""
-    return list_all(root, parts).clips
-
-
 def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path | None = None) -> Listing:
     """List the videos below a folder, sorted by name.
 

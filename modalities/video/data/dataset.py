@@ -34,7 +34,7 @@ class Clips:
 
     Folders of the first level are classes, without any the one class is "video"; UCF-101 works as it is. A
     video is a file, a folder of frames, or a .npy (T, H, W, 3) uint8. Where the folder has train,
-    val or test in it, these are the splits and have the classes (see `list_videos`). Nothing is read before
+    val or test in it, these are the splits and have the classes (see `list_all`). Nothing is read before
     it is asked for.
 
     Args:

@@ -121,13 +121,6 @@ def read_numbers(
     return _read(path, _within(path, numbers, index, False), index, backend)
 
 
-def read_frames(folder: Path) -> UInt8[np.ndarray, "T H W 3"]:
-    """Read a folder of frames of one size, in natural order (2 before 10)."""
-    if not folder.is_dir():
-        raise Unreadable(folder, "not a video" if folder.exists() else "missing")
-    return read_pictures(folder, list_pictures(folder))
-
-
 def _within(path: Path, wanted: np.ndarray, index: Index, shorten: bool) -> np.ndarray:
     """The frames that there are; all of them must be, unless the clip may be shortened."""
     there = wanted[wanted < len(index)]

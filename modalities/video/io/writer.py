@@ -1,7 +1,6 @@
 """Clips as files: MP4 and GIF to look at, FFV1 and PNG to measure; each written whole or not at all."""
 
 import io
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -64,19 +63,6 @@ def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> N
     first.save(drawn, "GIF", save_all=True, append_images=others, duration=times.tolist(), loop=0)
     with replacing(path) as stream:
         stream.write(drawn.getvalue())
-
-
-def write_frames(folder: Path, frames: UInt8[np.ndarray, "T H W 3"]) -> list[Path]:
-    """Write a folder of PNG files, 00000.png and on; frames of a longer clip that lay there are removed."""
-    _check(frames, 1)
-    paths = [folder / f"{number:05d}.png" for number in range(len(frames))]
-    for path, frame in zip(paths, frames, strict=True):
-        with replacing(path) as stream:
-            Image.fromarray(frame).save(stream, "PNG", compress_level=3)
-    for stale in set(list_pictures(folder)) - set(paths):
-        if re.fullmatch(r"\d{5}\.png", stale.name):
-            stale.unlink()
-    return paths
 
 
 def is_lossless(path: Path) -> bool:

@@ -7,17 +7,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe.conditioning import Condition
-from ditmoe.config import build, cli
-from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
-from ditmoe.sample import sample_checkpoint
+from ditmoe.config import build
+from ditmoe.config.compose import composed
+from ditmoe.config.viewers import modality_of
+from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpoint
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
-from ditmoe.view import modality_of, view
+from ditmoe.view import view
 from modalities.image import Autoencoder, Pictures
 from modalities.image import Image as Adapter
 from modalities.latent import Identity, PatchPCA
@@ -34,9 +33,7 @@ def config(*overrides: str, command: str = "train") -> dict:
     tiny = TINY if command == "train" else []
     if any(word.startswith("codec@") for word in overrides):
         tiny = [word for word in tiny if "codec" not in word]
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose(command, overrides=[*tiny, *overrides])
-    return OmegaConf.to_container(composed, resolve=True)
+    return composed(command, [*tiny, *overrides])
 
 
 def trained(folder: Path, *overrides: str):

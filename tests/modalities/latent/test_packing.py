@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image as Picture
 
 from ditmoe import DiTMoE
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.diffusion import FlowAncestralScheduler, FlowMatching, denoise, make_scheduler
+from ditmoe.inference import draw_from
 from ditmoe.moe import TokenChoice
-from ditmoe.sample import draw_from
 from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 from ditmoe.training.resume import resume
@@ -300,8 +299,7 @@ def native_run(folder: Path, modality: str, *more: str) -> tuple[Trainer, dict]:
                "trainer.steps=4", "trainer.preview_every=0", "modality.budget=100"]  # fmt: skip
     options += ["modality.codec.steps=0"] if modality == "video" else []
     options += more
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=options), resolve=True)
+    config = composed("train", options)
     return make_trainer(config, build.make_modality(config), folder), config
 
 

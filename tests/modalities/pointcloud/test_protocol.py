@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ditmoe.evaluate import evaluate_files, table
+from ditmoe.inference import evaluate_files, table
 from modalities.pointcloud import Clouds, evaluate_sets
 from modalities.pointcloud.data.formats import read_set
 from modalities.pointcloud.metrics import confidence

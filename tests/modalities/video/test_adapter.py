@@ -5,19 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 import ditmoe
 from ditmoe import checkpoint
-from ditmoe.config import build, cli
-from ditmoe.evaluate import evaluate_checkpoint, evaluate_files
+from ditmoe.config import build
+from ditmoe.config.compose import composed
+from ditmoe.config.viewers import modality_of
 from ditmoe.export import export
-from ditmoe.sample import sample_checkpoint
+from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpoint
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import known_facts
-from ditmoe.view import modality_of, view
+from ditmoe.view import view
 from modalities.video import Video
 from modalities.video.data.clip_folders import read_set
 from modalities.video.io.reader import read_clip, read_index
@@ -32,8 +31,7 @@ TINY = [
 
 
 def config(*overrides: str) -> dict:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides=[*TINY, *overrides]), resolve=True)
+    return composed("train", [*TINY, *overrides])
 
 
 def trained(folder: Path, *overrides: str):

@@ -11,10 +11,11 @@ from modalities.shared import frechet
 from modalities.video import evaluate_videos
 from modalities.video.data import MovingDigits
 from modalities.video.data.clip_folders import read_set
-from modalities.video.io.writer import write_ffv1, write_frames, write_mp4
+from modalities.video.io.writer import write_ffv1, write_mp4
 from modalities.video.metrics import clip_sets, memorisation
 from modalities.video.metrics import protocol as protocols
 from modalities.video.metrics.reconstruction import psnr, ssim
+from tests.modalities.video.test_reader import write_frames
 
 
 def clips(split: str, num: int = 24, frames: int = 12) -> np.ndarray:

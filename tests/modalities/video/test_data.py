@@ -16,12 +16,12 @@ from PIL import Image
 
 from modalities.video import Clips
 from modalities.video.data import check as checking
-from modalities.video.data.catalogue import find_videos, list_videos
+from modalities.video.data.catalogue import find_videos, list_all
 from modalities.video.data.check import check
 from modalities.video.data.dataset import fit
 from modalities.video.io.container import Unreadable
-from modalities.video.io.writer import write_ffv1, write_frames, write_mp4
-from tests.modalities.video.test_reader import make, number_of, picture, truncate
+from modalities.video.io.writer import write_ffv1, write_mp4
+from tests.modalities.video.test_reader import make, number_of, picture, truncate, write_frames
 
 SIZE = (48, 64)
 
@@ -113,13 +113,13 @@ def test_splits_by_hash_outlast_other_files_and_keep_groups_together(tmp_path: P
             for k in range(2):
                 (tmp_path / c).mkdir(exist_ok=True)
                 (tmp_path / c / f"v_{c}_g{g:02d}_c{k:02d}.avi").touch()
-    before = {video.name: video.split for video in list_videos(tmp_path)}
+    before = {video.name: video.split for video in list_all(tmp_path).clips}
     shares = Counter(before.values())
     assert 0.65 < shares["train"] / len(before) < 0.93
     assert min(shares["val"], shares["test"]) > 4
     assert all(before[name] == before[name.replace("_c00", "_c01")] for name in before)
     shutil.rmtree(tmp_path / "a")
-    assert all(before[video.name] == video.split for video in list_videos(tmp_path))
+    assert all(before[video.name] == video.split for video in list_all(tmp_path).clips)
 
 
 def test_links_are_followed_once_and_hidden_and_thumbnails_left_out(tmp_path: Path) -> None:

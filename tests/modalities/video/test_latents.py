@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 import ditmoe
 from ditmoe import checkpoint
-from ditmoe.config import build, cli
-from ditmoe.evaluate import evaluate_checkpoint
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.export import export
-from ditmoe.sample import sample_checkpoint
+from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
 from ditmoe.train import make_trainer
 from modalities.latent import latent_cache
 from modalities.video import Video
@@ -30,8 +28,7 @@ RUN = ["model=debug", "trainer.batch_size=4", "trainer.warmup=2", "trainer.steps
 
 def config(*overrides: str, command: str = "train") -> dict:
     words = [*CLIP, *(RUN if command == "train" else ["source=x", "out=y"]), *overrides]
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose(command, overrides=words), resolve=True)
+    return composed(command, words)
 
 
 def modality(*overrides: str, data_facts=None, command: str = "train") -> Video:
@@ -181,9 +178,7 @@ def test_check_looks_through_videos_and_is_theirs_alone(videos: Path, tmp_path: 
 
 
 def plain_config(name: str) -> dict:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose("prepare", overrides=[f"modality={name}", "source=x", "out=y"])
-    return OmegaConf.to_container(composed, resolve=True)["modality"]
+    return composed("prepare", [f"modality={name}", "source=x", "out=y"])["modality"]
 
 
 # --- pictures among the videos

@@ -22,7 +22,7 @@ from modalities.video.io import reader
 from modalities.video.io.container import REASONS, Unreadable, opened
 from modalities.video.io.frame_folders import read_arrays
 from modalities.video.io.integrity import is_truncated, sums_fit
-from modalities.video.io.reader import read_clip, read_frames, read_index
+from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.writer import write_ffv1
 
 NUM, HEIGHT, WIDTH = 40, 48, 64
@@ -511,6 +511,12 @@ def test_impossible_clips_are_refused(start: int, count: int, stride: int, tmp_p
 # ------------------------------------------------------------------------------- folders of frames, arrays
 
 
+def write_frames(folder: Path, frames: np.ndarray) -> None:
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:05d}.png")
+
+
 def frame_folder(folder: Path, num: int = 12, suffix: str = ".png") -> Path:
     folder.mkdir()
     for number in range(num):
@@ -523,7 +529,7 @@ def test_a_folder_of_frames_is_a_video_in_natural_order(suffix: str, tmp_path: P
     folder = frame_folder(tmp_path / "clip", suffix=suffix)
     (folder / "notes.txt").write_text("not a frame")
     (folder / ".frame0.png").write_text("hidden")
-    frames = read_frames(folder)
+    frames = read_clip(folder, 0, 12)
     assert [number_of(frame) for frame in frames] == list(range(12))
     assert len(read_index(folder)) == 12
     np.testing.assert_array_equal(read_clip(folder, 2, 3, 4), frames[2:11:4])
@@ -543,10 +549,10 @@ def test_broken_folders_are_one_line_or_salvaged(tmp_path: Path) -> None:
     assert numbers == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(folder / "frame0.tif")
     with pytest.raises(Unreadable, match="floating-point"):
-        read_frames(folder)
+        read_clip(folder, 0, 2)
     shutil.rmtree(folder)
     with pytest.raises(Unreadable, match="nothing there"):
-        read_frames(folder)
+        read_clip(folder, 0, 1)
     folder.mkdir()
     with pytest.raises(Unreadable, match="empty"):
         read_clip(folder, 0, 1)

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
-from ditmoe.config import build, cli
+from ditmoe.config import build
+from ditmoe.config.compose import composed
 from ditmoe.train import make_trainer
 from ditmoe.train_codec import train_codec
 from modalities.video import CausalPatches
@@ -28,9 +27,7 @@ LONG = "modality.codec.steps=200"
 
 
 def modality(*words: str, command: str = "train_codec"):
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose(command, overrides=[*WORDS, *(["out=x"] if command != "train" else []), *words])
-    config = OmegaConf.to_container(composed, resolve=True)
+    config = composed(command, [*WORDS, *(["out=x"] if command != "train" else []), *words])
     return build.make(config["modality"]) if command != "train" else config
 
 
@@ -184,10 +181,9 @@ def test_another_training_is_refused_in_one_line(trained: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("other", ["image", "pointcloud"])
 def test_it_is_for_modalities_that_train_one(other: str, tmp_path: Path) -> None:
-    with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        config = compose("train_codec", overrides=[f"modality={other}", f"out={tmp_path}"])
+    config = composed("train_codec", [f"modality={other}", f"out={tmp_path}"])
     with pytest.raises(ValueError, match=f"modalities that train an autoencoder: {other} does not"):
-        train_codec(OmegaConf.to_container(config, resolve=True))
+        train_codec(config)
 
 
 def test_a_run_uses_it_and_needs_it_no_more(trained: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modalities.video.io.container import Unreadable
-from modalities.video.io.reader import read_clip, read_frames, read_index
-from modalities.video.io.writer import is_lossless, write_ffv1, write_frames, write_gif, write_mp4
-from tests.modalities.video.test_reader import make, number_of, picture
+from modalities.video.io.reader import read_clip, read_index
+from modalities.video.io.writer import is_lossless, write_ffv1, write_gif, write_mp4
+from tests.modalities.video.test_reader import make, number_of, picture, write_frames
 
 
 def noise(num: int = 7, height: int = 18, width: int = 22, seed: int = 0) -> np.ndarray:
@@ -41,18 +41,6 @@ def test_ffv1_is_exact(
 def test_any_frame_of_an_ffv1_file_can_be_sought(tmp_path: Path) -> None:
     write_ffv1(tmp_path / "a.mkv", noise(9), 8)
     assert len(read_index(tmp_path / "a.mkv").keys) == 9
-
-
-def test_a_folder_of_frames_is_exact_and_holds_one_clip(tmp_path: Path) -> None:
-    frames = noise(12)
-    paths = write_frames(tmp_path / "clip", frames)
-    np.testing.assert_array_equal(read_frames(tmp_path / "clip"), frames)
-    assert paths == sorted((tmp_path / "clip").iterdir())
-    (tmp_path / "clip" / "mine.png").write_bytes(paths[0].read_bytes())
-    write_frames(tmp_path / "clip", frames[:4])
-    assert len(list((tmp_path / "clip").iterdir())) == 5, "the longer clip is gone, another's file is not"
-    (tmp_path / "clip" / "mine.png").unlink()
-    np.testing.assert_array_equal(read_frames(tmp_path / "clip"), frames[:4])
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 65), (1, 1), (2, 2)])

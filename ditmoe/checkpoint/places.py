@@ -1,0 +1,52 @@
+"""Where the checkpoints of a run lie: without torch, so that a path that leads nowhere is answered at once."""
+
+import re
+from pathlib import Path
+
+from ditmoe.outside import is_regular
+
+FOLDER, MANIFEST = "checkpoints", "manifest.json"
+
+
+def place(run: Path, step: int) -> Path:
+    """The folder of a run's checkpoint."""
+    return run / FOLDER / f"step-{step:07d}"
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a run's folder holds a checkpoint, whole or not."""
+    return bool(_candidates(Path(path)))
+
+
+def listed(run: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of a run's checkpoints, newest first."""
+    folders = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
+    found = ((step, folder) for folder in folders if (step := step_of(folder)) is not None)
+    return sorted(found, reverse=True)
+
+
+def step_of(folder: Path) -> int | None:
+    """The step that a checkpoint's folder is named for; no two names are of one step."""
+    match = re.fullmatch(r"step-(\d{7,18})", folder.name, re.ASCII)
+    return int(match[1]) if match and folder.name == place(folder, int(match[1])).name else None
+
+
+def candidates(path: Path) -> list[Path]:
+    """The checkpoints of a run's folder, newest first, or the one that `path` itself is.
+
+    Raises:
+        FileNotFoundError: one line, if there is none.
+    """
+    if found := _candidates(path):
+        return found
+    state = "is none" if path.exists() else "does not exist"
+    where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
+    raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
+
+
+def _candidates(path: Path) -> list[Path]:
+    if path.name == FOLDER and not (path / FOLDER).exists():
+        path = path.parent
+    if path.name == MANIFEST:
+        path = path.parent
+    return [path] if is_regular(path / MANIFEST) else [folder for _, folder in listed(path)]

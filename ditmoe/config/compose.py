@@ -1,0 +1,21 @@
+"""Configurations in Python: what a command line would give."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from ditmoe.config import cli  # noqa: F401  (its resolvers and its search path)
+from ditmoe.config.folders import config_folder
+
+
+def composed(command: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of a command ("train") with the words of its command line, as plain values."""
+    if GlobalHydra.instance().is_initialized():  # within a command
+        config = compose(command, overrides=list(words))
+    else:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = compose(command, overrides=list(words))
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

@@ -1,0 +1,70 @@
+"""Which modality opens a file: that of the run it lies in, or the one that knows its ending."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from ditmoe.checkpoint import exists, store
+from ditmoe.config.folders import config_folder, config_folders
+from ditmoe.config.trust import Trust, class_at, find
+from ditmoe.modality import Files, Modality
+from ditmoe.outside import files_below, printable
+
+
+def modalities(folder: Path) -> list[type[Files]]:
+    """Those that a YAML in this folder names, that can be imported, and that write files."""
+    found = []
+    for file in sorted((folder / "modality").glob("*.yaml")):
+        with suppress(ValueError):
+            found.append(find(OmegaConf.load(file)._target_))
+    return [kind for kind in dict.fromkeys(found) if issubclass(kind, Files)]
+
+
+def modality_of(paths: Sequence[Path], trusted: Trust = False) -> type[Files]:
+    """The modality of the run that these paths lie in; of loose files that which most belong to, by their endings.
+
+    Raises:
+        ValueError: if nobody opens it, or its run's modality has no files.
+    """
+    of_runs = {kind for path in paths if (kind := modality_of_run(path, trusted))}
+    if len(of_runs) > 1:
+        raise ValueError(f"all must be of one modality, got {', '.join(sorted(k.name for k in of_runs))}")
+    for kind in of_runs:
+        Files.check(kind, "view")
+        return kind  # type: ignore[return-value]
+    return modality_by_endings(paths)
+
+
+def modality_of_run(path: Path, trusted: Trust = False) -> type[Modality] | None:
+    """What the manifest says of the run that a path is, or that it lies in: a class by its name, nothing is made.
+
+    Raises:
+        ValueError: if it names a class that is not trusted, see `ditmoe.config.trust`.
+    """
+    path = path.resolve()
+    run = next((folder for folder in (path, *path.parents[:2]) if exists(folder)), None)
+    if run is None:
+        return None
+    found = store.find(run, parts=())
+    kind = class_at(found.part("config"), "modality", found.path, trusted)
+    if not issubclass(kind, Modality):
+        raise ValueError(f"{found.path} names a modality that is none: {kind.__module__}.{kind.__qualname__}")
+    return kind
+
+
+def modality_by_endings(paths: Sequence[Path]) -> type[Files]:
+    """The modality that most files belong to; those of installed packages are asked if ditmoe's own open not all."""
+    files = [f for path in paths for f in (files_below(path) if path.is_dir() else [path])]
+    endings = [file.suffix.lower() for file in files]
+    known = modalities(config_folder())
+    if not {*endings} <= {suffix for kind in known for suffix in kind.suffixes}:
+        known += [kind for folder in config_folders()[1:] for kind in modalities(folder)]
+    best = max(known, key=lambda kind: sum(ending in kind.suffixes for ending in endings))
+    if not {*endings} & {*best.suffixes}:
+        raise ValueError(
+            f"nothing to view in {', '.join(map(printable, paths))}: "
+            f"files must end in {', '.join(sorted({s for kind in known for s in kind.suffixes}))}"
+        )
+    return best

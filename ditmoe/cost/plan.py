@@ -1,0 +1,156 @@
+"""What a configuration costs, as text: parameters, work, memory and traffic, before any is spent."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ditmoe.config import build
+from ditmoe.config.limits import check_shape
+from ditmoe.cost.communication import TOKENS, Machine, Spread, traffic
+from ditmoe.cost.flops import Counts, count
+from ditmoe.cost.memory import Memory, check_memory_options, sampling_memory, training_memory
+from ditmoe.model import DiTMoE
+from ditmoe.outside import check_number
+
+
+def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
+    """Counts, sample shape and number of classes of a configuration.
+
+    Without a modality the samples are the published image models' latents. The data of a modality is only
+    looked at for its class names, and not at all where `num_classes` is given.
+    """
+    classes = config["num_classes"]
+    if config.get("modality"):
+        modality = build.make_modality(config)
+        tokens, shape = modality.tokens, tuple(modality.sample_shape)
+        classes = len(modality.classes) if classes is None else classes
+    else:
+        latents = config["latents"]
+        if not isinstance(size := latents["size"], list):
+            raise ValueError(f"latents.size must be a list of whole numbers, got {size!r}")
+        shape = (latents["channels"], *size)
+        check_shape(shape, math.inf)
+        classes = latents["num_classes"] if classes is None else classes
+        check_number("num_classes", classes, 0, 2**31, whole=True)
+
+        def tokens(hidden_size: int) -> Any:
+            options = {k: v for k, v in latents.items() if k not in ("size", "num_classes")}
+            return build.make(options, hidden_size=hidden_size)
+
+    def model() -> DiTMoE:
+        router = build.make_router(config["router"])
+        width = config["model"]["hidden_size"]
+        conditioning = build.make_conditioning(config, classes)
+        return build.make(config["model"], tokens=tokens(width), conditioning=conditioning, router=router)
+
+    return count(model, shape), shape, classes
+
+
+def plan(config: dict[str, Any]) -> list[str]:
+    """The lines that `python -m ditmoe.plan` prints."""
+    memory = dict(config["memory"])
+    guidance, sampling_batch = memory.pop("guidance"), memory.pop("sampling_batch_size")
+    accumulate, recompute = memory.pop("accumulate"), memory["recompute"]
+    check_memory_options(**memory)
+    mesh = spread_of(config["mesh"])
+    counts, shape, classes = count_config(config)
+    training = training_memory(counts, mesh, **memory)
+    precision, batch_size = memory["precision"], memory["batch_size"]
+    sampling = sampling_memory(counts, precision=precision, batch_size=sampling_batch, guidance=guidance)
+    lines = report(config, counts, shape, classes)
+    lines.append(
+        f"memory per GPU, training in {precision}, batch {batch_size} on each of {mesh.gpus} "
+        f"({mesh.replicate} x {mesh.shard} x {mesh.expert}: copies, parts, experts), estimate"
+    )
+    lines += table(training)
+    if mesh.gpus > 1:
+        machine = Machine(**config["machine"])
+        options = {"precision": precision, "accumulate": accumulate, "recompute": recompute}
+        sent = traffic(counts, mesh, batch_size=batch_size, **options)
+        lines += step_report(counts, mesh, machine, sent, batch_size * accumulate, recompute)
+    lines.append(
+        f"memory, sampling {sampling_batch} at once{' with guidance' if guidance else ''} (estimate)"
+    )
+    return lines + table(sampling)
+
+
+def spread_of(mesh: Mapping[str, Any]) -> Spread:
+    """The mesh of a configuration.
+
+    Raises:
+        ValueError: unless all three sizes are given and at least 1.
+    """
+    sizes = {name: mesh[name] for name in ("replicate", "shard", "expert")}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"mesh.{name} must be a whole number from 1 on, got {size}")
+    return Spread(**sizes)
+
+
+def step_report(
+    counts: Counts, mesh: Spread, machine: Machine, sent: Mapping[str, float], samples: int, recompute: bool
+) -> list[str]:
+    """Lines that say what a step sends and how long it takes, from what is stated of the machine.
+
+    A backward pass costs two forward passes, recomputing another one. Gathering and scattering can go on beside the
+    products, tokens cannot: the time lies between all of it hidden that can be, and none.
+    """
+    passes = 4 if recompute else 3
+    compute = passes * 2 * counts.multiply_adds * samples / machine.flops
+    seconds = machine.seconds(sent, mesh)
+    tokens = seconds[TOKENS]
+    hidden = sum(seconds.values()) - tokens
+    rate = samples * mesh.gpus
+    lines = [f"sent by each GPU in a step of {rate} samples, and seconds by itself (from what is stated)"]
+    lines += [
+        f"{_row(kind, size / 2**30, 'GiB')}{seconds[kind]:>10.3f} s" for kind, size in sent.items() if size
+    ]
+    lines.append(f"  {'products':<18}{'':>14}{compute:>10.3f} s")
+    low, high = max(compute, hidden) + tokens, compute + hidden + tokens
+    lines.append(
+        f"  step: {low:.3f} s if all but the tokens hides behind the products, {high:.3f} s if nothing does; "
+        f"{rate / low:.0f} .. {rate / high:.0f} samples/s"
+    )
+    return lines
+
+
+def report(config: dict[str, Any], counts: Counts, shape: Sequence[int], classes: int) -> list[str]:
+    """Lines that say what the model is and what a forward pass costs."""
+    model, router = config["model"], config["router"]
+    within = router.get("router") or router
+    experts = f"{within['num_experts']} experts" if within.get("num_experts") else "dense"
+    if "boundaries" in router:
+        experts = (
+            f"{len(router['boundaries']) + 1} noise segments of {experts.replace('dense', 'one expert')}"
+        )
+    chosen = f", top {within['top_k']}" if within.get("num_experts") and within.get("top_k") else ""
+    sample = " x ".join(map(str, shape))
+    return [
+        f"{model['depth']} layers, {model['hidden_size']} wide, {model['num_heads']} heads, {experts}{chosen}; "
+        f"{counts.tokens} tokens of a sample {sample}, {classes} classes",
+        "parameters, as DiT-MoE's paper counts (with the fixed position table, without the QK LayerNorm)",
+        *(
+            _row(name, number / 1e6, "M")
+            for name, number in {
+                "total": counts.total,
+                "active": counts.active,
+                "routed experts": counts.routed,
+                "shared experts": counts.shared,
+                "trainable": counts.trainable,
+            }.items()
+        ),
+        "multiply-adds of one forward pass of one sample (FLOPs are twice these)",
+        _row("all", counts.multiply_adds / 1e9, "G   with QK^T and AV: what DiT prints"),
+        _row("minus attention", (counts.multiply_adds - counts.products) / 1e9, "G   what DiT-MoE prints"),
+    ]
+
+
+def table(memory: Memory) -> list[str]:
+    """One line per part, and the sum."""
+    parts = {**memory.parts, "sum": memory.total}
+    return [_row(name, size / 2**30, "GiB") for name, size in parts.items() if size]
+
+
+def _row(name: str, number: float, unit: str) -> str:
+    digits = 2 if number >= 0.01 or not number else 1 - math.floor(math.log10(number))
+    return f"  {name:<18}{number:>10.{digits}f} {unit}"

@@ -1,0 +1,15 @@
+"""What is done with a trained model: samples are drawn from it and measured."""
+
+from ditmoe.inference.drawing import ask, draw, draw_from, sample_checkpoint
+from ditmoe.inference.measuring import evaluate_checkpoint, evaluate_files, publish, table
+
+__all__ = [
+    "ask",
+    "draw",
+    "draw_from",
+    "evaluate_checkpoint",
+    "evaluate_files",
+    "publish",
+    "sample_checkpoint",
+    "table",
+]

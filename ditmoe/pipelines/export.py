@@ -1,0 +1,206 @@
+"""A run, or published weights, as a pipeline of diffusers in a folder: see `ditmoe.Pipeline`."""
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest
+from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.checkpoint.fit import bounded
+from ditmoe.config import build
+from ditmoe.config.compose import composed
+from ditmoe.config.facts import described
+from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
+from ditmoe.config.trust import Trust, find
+from ditmoe.diffusion import make_scheduler
+from ditmoe.modality import PublishedAutoencoder
+from ditmoe.outside import is_regular
+from ditmoe.pipelines.card import size_line, write_card
+from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
+from ditmoe.pretrained import weights
+
+if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait for
+    import ditmoe.pipelines.components
+    import ditmoe.pipelines.pipeline
+
+METRICS = "metrics.json"
+TRANSFORMER = ("model", "router", "conditioning")
+"""Sections of a configuration that make a model, beside what says which samples it has."""
+CONVERTED = ("modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null")
+"""Words of the training configuration for what draws with published weights."""
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    autoencoder: str | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    max_shard_size: str = "5GB",
+    licence: str | None = None,
+    trust: Trust = False,
+) -> str:
+    """Write a pipeline's folder whole or not at all; returns one line that says what it is.
+
+    Args:
+        source: a run's folder or checkpoint, or a folder that convert wrote.
+        out: new, or one that export wrote.
+        autoencoder: of a converted model: a folder or a name on the hub, saved along; None gives latents.
+        scheduler: a configuration; None is the run's, or what fits a converted model.
+        max_shard_size: of the files of weights, as diffusers writes sizes.
+        licence: of the weights, for the card.
+        trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
+
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    source, out = Path(source), Path(out).absolute()
+    recover(source)
+    recover(out)
+    check_replaceable(out)
+    if is_regular(source / weights.CONFIG):
+        pipeline, told = of_converted(source, autoencoder, scheduler)
+        metrics = source / METRICS
+    elif autoencoder is not None:
+        raise ValueError("autoencoder is for converted models: a run has its own")
+    else:
+        found = checkpoint.find(source, parts=("ema", "facts"))
+        with build.describing(found.path):
+            pipeline, told = of_run(found, scheduler, trust)
+        metrics = found.run / METRICS
+    measured = (
+        is_regular(metrics) and not metrics.is_symlink()
+    )  # a link may lead to what is nobody's business
+    card = write_card(**told, metrics=metrics if measured else None, licence=licence)
+    with replacing_folder(out) as draft:
+        with writing(out):
+            pipeline.save_pretrained(draft, max_shard_size=max_shard_size)
+        (draft / "README.md").write_text(card)
+        if measured:
+            shutil.copy(metrics, draft / METRICS)
+    parts = ", ".join(name for name, part in pipeline.components.items() if part is not None)
+    return f"{out}: {parts}"
+
+
+def of_run(
+    found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None, trust: Trust = False
+) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
+    """The pipeline of a run, with its averaged weights, and what its card says."""
+    from ditmoe.pipelines import Pipeline, Transformer
+
+    config, data_facts = admitted(found, trust, "trainer")
+    modality, process = build.make_modality(config, data_facts), build.make(config["process"])
+    tensors = found.tensors.get("ema", {})
+    # its tokens ask for the codec, which must not be made while counting
+    modality.tokens(config["model"]["hidden_size"])
+    plain, kinds = described(data_facts)
+    kept = without_paths({name: config[name] for name in (*TRANSFORMER, "modality", "process", "sampling")})
+    own = {name: kept[name] for name in (*TRANSFORMER, "modality")}
+    make = partial(Transformer, config=own, data_facts=plain, tensors=kinds)
+    transformer = make_checked(make, config, modality, tensors, found.path, trust)
+    size = size_line(transformer.net, modality.sample_shape)
+    transformer = materialise(transformer, make, "cpu")
+    load_weights(transformer.net, tensors, found.path)
+    parts = {name: kept[name] for name in ("modality", "process", "sampling")}
+    memory = remember(parts, data_facts, modality.sample_shape, modality.classes)
+    steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
+    trainer, sampling = config["trainer"], config["sampling"]
+    told = {
+        "size": size,
+        "training": f"{found.plain['step']} steps of {trainer['batch_size'] * trainer['accumulate']} samples",
+        "process": f"{type(process).__name__}, prediction {config['process']['prediction']}",
+        "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
+    }
+    title = str(found.part("config").get("name"))
+    card = {"kind": modality.name, "title": title, "classes": list(modality.classes), "facts": told}
+    vae = modality.autoencoder if isinstance(modality, PublishedAutoencoder) else None
+    return Pipeline(transformer.eval(), steps, memory, vae), card
+
+
+def of_converted(
+    source: Path, autoencoder: str | None, scheduler: Mapping[str, Any] | None
+) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
+    """The pipeline of published weights; flow matching where they saw t in [0, 1], DDPM elsewhere."""
+    from ditmoe.pipelines import Pipeline, Transformer
+
+    config, tensors = weights.read(source)
+    make = partial(
+        Transformer, config={name: config[name] for name in (*TRANSFORMER, "tokens", "num_classes")}
+    )
+    with torch.device("meta"), bounded(len(tensors)):
+        transformer = make()
+    flow = config["model"].get("time_scale", 1.0) != 1.0
+    kind, sections, data_facts, vae = converted_sections(config, autoencoder, flow)
+    size = size_line(transformer.net, data_facts["shape"])
+    transformer = materialise(transformer, make, "cpu")
+    load_weights(transformer.net, tensors, source)
+    steps = build.make(scheduler or sections["scheduler"])
+    classes = data_facts.get("classes") or [str(i) for i in range(config["num_classes"])]
+    kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
+    memory = remember(kept, data_facts, data_facts["shape"], classes)
+    process, sampling = build.make(sections["process"]), sections["sampling"]
+    steps = make_scheduler(steps, process)
+    told = {
+        "converted from": config.get("found", "published weights"),
+        "size": size,
+        "process": f"{type(process).__name__}, prediction {sections['process']['prediction']}",
+        "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
+    }
+    card = {"kind": kind, "title": source.absolute().name, "classes": classes, "facts": told}
+    return Pipeline(transformer.eval(), steps, memory, vae), card
+
+
+def converted_sections(
+    config: dict[str, Any], autoencoder: str | None, flow: bool
+) -> tuple[str, dict[str, Any], dict[str, Any], Any]:
+    """What published weights go with: a modality's name, a configuration, facts and the autoencoder.
+
+    The configuration has process, scheduler and sampling, and with an autoencoder the modality.
+    """
+    tokens, size = config["tokens"], config.get("size")
+    words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
+        "process=ddpm", "scheduler=dpmpp"
+    ]  # fmt: skip
+    train = composed("train", [*words, *CONVERTED])
+    kind = find(train["modality"]["_target_"]).name
+    if tokens["_target_"] != train["modality"]["tokens"]["_target_"]:
+        raise ValueError(f"only converted models of {kind}s can be exported: others are exported from runs")
+    if size is None:
+        raise ValueError(
+            "the converted model must know the size of its samples: convert it again with size=..."
+        )
+    channels = tokens["channels"]
+    shape = [channels, size, size]
+    sections = {name: train[name] for name in ("process", "scheduler")}
+    sections["sampling"] = {"steps": 50, "guidance": 4.0}
+    if autoencoder is None:
+        return kind, sections, {"shape": shape}, None
+    train["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
+    codec: Any = build.make_modality(train).codec  # type: ignore[attr-defined]
+    if codec.channels != channels:
+        raise ValueError(
+            f"autoencoder must have the {channels} latent channels of the model, got {codec.channels}"
+        )
+    section = train["modality"] | {"size": [size * codec.stride[0], size * codec.stride[1]]}
+    section["tokens"] |= {"patch": tokens.get("patch", 2)}
+    data_facts = {"classes": [str(i) for i in range(config["num_classes"])], "shape": shape, "codec": {}}
+    return kind, sections | {"modality": section}, data_facts, codec.model
+
+
+def remember(
+    config: dict[str, Any], data_facts: dict[str, Any], shape: Any, classes: Any
+) -> "ditmoe.pipelines.Memory":
+    """The memory of a pipeline."""
+    from ditmoe.pipelines import Memory
+
+    plain, kinds = described(data_facts)
+    memory = Memory(config=config, data_facts=plain, tensors=kinds, shape=list(shape), classes=list(classes))
+    tensors = manifest.split(data_facts)[1]
+    for index, name in enumerate(memory.names):
+        getattr(memory, f"fact{index}").copy_(tensors[name])
+    return memory

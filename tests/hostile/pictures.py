@@ -1,0 +1,106 @@
+"""Pictures made to do harm: of more pixels than a machine holds, of programs, without end."""
+
+import base64
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Maker = Callable[[Path], Path]
+
+
+def png(size: tuple[int, int] = (8, 8)) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep_png(place: Path) -> Path:
+    """9400 x 9400 of 16 bits, black: 200 kB."""
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 2 * 9400)) for _ in range(9400)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 16, 0, 0, 0, 0))
+    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    return place / "a.png"
+
+
+def clear_png(place: Path) -> Path:
+    """9400 x 9400 of nothing, transparent: 340 kB."""
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + 4 * 9400)) for _ in range(9400)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 8, 6, 0, 0, 0))
+    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    return place / "a.png"
+
+
+def wide(content: str) -> Maker:
+    """88 megapixels of one colour, which their decoder holds several times over."""
+
+    def make(place: Path) -> Path:
+        (place / "a.png").write_bytes(zlib.decompress(base64.b85decode(content)))
+        return place / "a.png"
+
+    return make
+
+
+WEBP = "c-jl{baRtpU|<M$bqWXzu<+pnvh}w=(dA?p5d6#U;_{yv0D`^<W&"
+JPEG2000 = (
+    "c-muNVBpCLP*C9IYUg5LU=T?wsVvAUFj4@r8KAT-kj?<oVwo8!MGOooJHVKkogJixfj>Dvr-%{E6kuRr@c}AM{_p=kkU<|L1XT<NXnbaNMn("
+    "wwAH=`|6kudvWnp1p{2#+0?BL+x5rB;Tr!c58Fgh2dCYGe8C?r)X_!p$+c?Gz-E0m=c6=&w>DH!RQ>Y4nXz`zAI`zX+y$-n<G#vjlI6aO8wf3"
+    "VgwtbZW-hiQL9I2!SR3#<sJ0?Yyvf0!5q147pSuYcK@P)`gi>hb^jL9C<h?0TYDHS5-ohTCYk(KFl{P{IG305Sg}!~"
+)
+
+
+def wide_gif(place: Path) -> Path:
+    data = io.BytesIO()
+    Image.new("P", (4, 4)).save(data, "GIF")
+    content = bytearray(data.getvalue())
+    content[6:10] = b"\xff" * 4
+    (place / "a.gif").write_bytes(content)
+    return place / "a.gif"
+
+
+def postscript(place: Path) -> Path:
+    (place / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    return place / "a.png"
+
+
+def scans(place: Path) -> Path:
+    """The last scan of a progressive JPEG, a hundred bytes that go over 88 megapixels, thousands of times."""
+    data = io.BytesIO()
+    Image.new("L", (9400, 9400)).save(data, "JPEG", progressive=True, quality=10)
+    content = data.getvalue()[:-2]
+    last = content[content.rindex(b"\xff\xc4") :]
+    (place / "a.jpg").write_bytes(content + last * 4000 + b"\xff\xd9")
+    return place / "a.jpg"
+
+
+def flat(place: Path) -> Path:
+    """Twenty pictures of 64 megapixels in black and white, 8 kB each."""
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1001)) for _ in range(8000)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8000, 8000, 1, 0, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+    for number in range(20):
+        (place / f"{number}.png").write_bytes(content)
+    return place
+
+
+def frames(place: Path) -> Path:
+    folder = place / "clip"
+    folder.mkdir()
+    (folder / "00.png").write_bytes(png((5000, 6000)))
+    for number in range(1, 20):
+        os.link(folder / "00.png", folder / f"{number:02d}.png")
+    return folder

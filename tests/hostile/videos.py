@@ -1,0 +1,67 @@
+"""Videos, and pictures that are as long as one row or column."""
+
+import io
+import struct
+from pathlib import Path
+
+import av
+from PIL import Image
+
+
+def gif(width: int, height: int) -> bytes:
+    """One black frame."""
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return head + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0;"
+
+
+def _clip(place: Path, content: bytes) -> Path:
+    (place / "train" / "a").mkdir(parents=True)
+    (place / "train" / "a" / "a.gif").write_bytes(content)
+    return place
+
+
+def still(place: Path) -> Path:
+    """A frame of 8K that is held for the length of a clip."""
+    return _clip(place, gif(8192, 4600))
+
+
+def strip(place: Path) -> Path:
+    """A frame of one row: as high as others it would be 16 million pixels wide."""
+    return _clip(place, gif(65535, 1))
+
+
+def strips(place: Path) -> Path:
+    """Pictures of one row and of one column."""
+    (place / "a").mkdir()
+    Image.new("L", (20_000, 1)).save(place / "a" / "a.png")
+    Image.new("L", (1, 20_000)).save(place / "a" / "b.png")
+    return place
+
+
+def grown(place: Path) -> Path:
+    """A small frame, which tells the size, and large ones."""
+    data = io.BytesIO(), io.BytesIO()
+    for stream, size in zip(data, ((64, 64), (8192, 4600)), strict=True):
+        Image.new("L", size).save(stream, "JPEG", progressive=True, quality=10)
+    (place / "a.mjpeg").write_bytes(data[0].getvalue() + 20 * data[1].getvalue())
+    return place / "a.mjpeg"
+
+
+def counted(place: Path) -> Path:
+    """An MP4 with a fragment of 67 million samples in 100 bytes."""
+    path = place / "a.mp4"
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode())
+    header, run = _box(b"tfhd", 0x020038, 1, 1, 1, 0x2000000), _box(b"trun", 1, 2**26, 200)
+    with open(path, "ab") as file:
+        file.write(_box(b"moof", _box(b"mfhd", 0, 9), _box(b"traf", header, _box(b"tfdt", 0, 5000), run)))
+        file.write(_box(b"mdat", bytes(100)))
+    return path
+
+
+def _box(kind: bytes, *parts: int | bytes) -> bytes:
+    content = b"".join(p if isinstance(p, bytes) else struct.pack(">I", p) for p in parts)
+    return struct.pack(">I", 8 + len(content)) + kind + content
