@@ -19,17 +19,20 @@ class Batching:
         accumulate: forward passes that make a step.
         condition_dropout: share of samples that are trained as if they asked for nothing, for guidance.
         time_per: what has a time of its own, see `TIME_PER`.
+        given_hidden: share of the samples with given parts that do not see them, for the guidance by them.
     """
 
     batch_size: int
     accumulate: int = 1
     condition_dropout: float = 0.1
     time_per: str = "sample"
+    given_hidden: float = 0.15
 
     def __post_init__(self) -> None:
         check_number("trainer.batch_size", self.batch_size, 1, whole=True)
         check_number("trainer.accumulate", self.accumulate, 1, whole=True)
         check_number("trainer.condition_dropout", self.condition_dropout, 0, 1)
+        check_number("trainer.given_hidden", self.given_hidden, 0, 1)
         if self.time_per not in TIME_PER:
             raise ValueError(f"trainer.time_per must be one of {', '.join(TIME_PER)}, got {self.time_per!r}")
 
