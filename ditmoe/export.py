@@ -107,7 +107,7 @@ def of_run(
         tensors=kinds,
     )
     load_weights(transformer.net, tensors, found.path)
-    parts = {name: kept[name] for name in ("modality", "process", "sampling")}
+    parts = {name: kept[name] for name in ("modality", "process", "sampling")} | {"given": config["given"]}
     memory = remember(parts, data_facts, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
     trainer, sampling = config["trainer"], config["sampling"]

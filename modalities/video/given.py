@@ -125,7 +125,7 @@ class Planner:
                 )
             self.check_tail(len(clip) - end == 0, num, total)
             return self.placed(clip[first:end], start, total)
-        if end >= total:
+        if end > total or (end == total and not first):
             raise ValueError(
                 f"frames must be more than the {end} that are given, got {total}: say frames={self.legal(end)}"
             )
@@ -256,7 +256,7 @@ def finished(
     if known.any() and masks[1] is not None and not masks[1].any():
         told.append("no token of what is given is whole: it is put back in the end, but steers nothing")
 
-    def finish(samples: UInt8[np.ndarray, "S T H W 3"]) -> UInt8[np.ndarray, "S T H W 3"]:
+    def finish(samples: UInt8[np.ndarray, "S T H W 3"]) -> UInt8[np.ndarray, "S T2 H W 3"]:
         samples = samples.copy()
         samples[:, : len(known)][:, known] = frames[known]
         ends = [clip if clip is None else np.broadcast_to(clip, (len(samples), *clip.shape))
