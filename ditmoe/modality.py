@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.conditioning import Condition
+from ditmoe.given import Parts
 from ditmoe.nn import Layout
 from ditmoe.outside import check_number as check_number
 from ditmoe.outside import file_name, file_names
@@ -79,8 +80,12 @@ class Tokens(nn.Module, ABC):
         """Put tokens together into a prediction shaped like `like` (more channels where it is asked for more).
 
         Times t (0..1000; shapes: `ditmoe.nn.layout`) and the conditioning vectors c are there for adapters with a
-        head of their own.
+        head of their own. What lies beside the samples comes as a further argument `given`, where there is some.
         """
+
+    def embed_given(self, given: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "R N D"] | None:
+        """What lies beside the samples (`Condition.given`), to be added to the tokens; by default nothing is read."""
+        return None
 
     def sample_times(
         self, t: Float[Tensor, "*t"], x: Float[Tensor, "B *sample"], layout: Layout | None = None
@@ -409,3 +414,37 @@ class NativeSizes(Contract):
     @abstractmethod
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Asked]:
         """Training samples of different sizes, together no more than a budget of tokens, and what they are."""
+
+
+class GivenParts(Contract):
+    """Samples of which some is there already: to be continued, connected, filled in, completed, changed."""
+
+    does = "take given parts"
+    given_words: ClassVar[Mapping[str, str]] = {}
+    """What a person may say of them beside `given`: word -> what it means. `parts` takes the words as arguments."""
+    given_per: ClassVar[Mapping[str, float]] = {}
+    """Of which places training gives some, and in what share of the batches: "frame", along the first axis of the
+    tokens, "token", of all of them. Empty: what is given lies beside the samples alone."""
+
+    def draw_beside(
+        self, x0: Float[Tensor, "B *sample"], rngs: Sequence[np.random.Generator]
+    ) -> Mapping[str, Tensor]:
+        """What training gives beside samples, each drawn by its own generator."""
+        return {}
+
+    @abstractmethod
+    def parts(
+        self, given: Any, *, shape: Mapping[str, Any], told: bool, strength: float | None = None, **words: Any
+    ) -> Parts:
+        """What a person gave, for samples of the shape that the modality's own words ask for.
+
+        Args:
+            given: paths of files, or arrays in data units.
+            shape: of `words`, those that are not None.
+            told: whether the model was trained with given parts.
+            strength: None, or how far what is given is forgotten, which `Given.strength` is to be.
+            words: of `given_words`, those that are not None.
+
+        Raises:
+            ValueError: one line that says what would be right.
+        """

@@ -181,6 +181,7 @@ def make_trainer(
         seed=config["seed"],
         parameters=build.make(config["parameters"]),
         mesh=mesh,
+        given=config["given"],
     )
 
 

@@ -10,6 +10,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.outside",
     "ditmoe.nn",
     "ditmoe.conditioning",
+    "ditmoe.given",
     "ditmoe.modality",
     "ditmoe.distributed",
     "ditmoe.diffusion",
@@ -25,7 +26,14 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.pipelines",
     "ditmoe",  # the commands, and what `import ditmoe` gives
 )
-OF_THE_CORE = ("ditmoe.outside", "ditmoe.nn", "ditmoe.conditioning", "ditmoe.modality", "ditmoe.checkpoint")
+OF_THE_CORE = (
+    "ditmoe.outside",
+    "ditmoe.nn",
+    "ditmoe.conditioning",
+    "ditmoe.given",
+    "ditmoe.modality",
+    "ditmoe.checkpoint",
+)
 """What a modality may import of the core."""
 FLOORS = ("modalities.shared", "modalities.latent")
 """What modalities may import of each other, the lower one first."""

@@ -1,15 +1,16 @@
 """The value that says what is asked for, of each sample of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-LABEL, NULL = "label", "null"
-"""Names of class indices among the values, and of `Condition.null` among the tensors on a disk."""
+LABEL, NULL, SHOWN = "label", "null", "shown"
+"""Names of class indices among the values, of `Condition.null` among the tensors on a disk, and of the samples that see
+what is given beside them."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,13 @@ class Condition:
         values: name -> (B, ...); a list of any length for each sample, such as tokens of text, is padded with zeros
             behind its end to (B, L, ...), and a mask (B, L) beside it says where it ends.
         null: which samples ask for nothing: the unconditional ones of classifier-free guidance (arXiv 2207.12598).
+        given: what lies beside the samples for a modality's tokens to read, such as the points of a scan, by name, and
+            `SHOWN`, which samples see it; `null` hides nothing of it. Empty: nothing is given.
     """
 
     values: Mapping[str, Shaped[Tensor, "B *n"]]
     null: Bool[Tensor, " B"]
+    given: Mapping[str, Shaped[Tensor, "B *n"]] = field(default_factory=dict)
 
     @staticmethod
     def of_labels(labels: Int[Tensor, " B"], num_classes: int) -> "Condition":
@@ -45,6 +49,18 @@ class Condition:
         """The same, but for samples that are to ask for nothing."""
         return replace(self, null=self.null | which)
 
+    def beside(self, given: Mapping[str, Tensor], hidden: Bool[Tensor, " B"] | None = None) -> "Condition":
+        """The same with what is given beside the samples, which some of them do not see."""
+        if not given:
+            return self
+        shown = torch.ones_like(self.null) if hidden is None else ~hidden
+        return replace(self, given={**given, SHOWN: shown})
+
+    @property
+    def hiding(self) -> "Condition":
+        """The same, of samples that see nothing of what is given beside them."""
+        return self.beside(self.given, torch.ones_like(self.null))
+
     @property
     def nothing(self) -> "Condition":
         """As many samples that ask for nothing."""
@@ -57,11 +73,12 @@ class Condition:
         Raises:
             ValueError: if they ask for different kinds of things.
         """
-        names = [sorted(part.values) for part in parts]
+        names = [sorted([*part.values, *part.given]) for part in parts]
         if any(own != names[0] for own in names):
             raise ValueError(f"conditions of different kinds cannot be put together: {names}")
         values = {name: _joined([part.values[name] for part in parts]) for name in parts[0].values}
-        return Condition(values, torch.cat([part.null for part in parts]))
+        given = {name: _joined([part.given[name] for part in parts]) for name in parts[0].given}
+        return Condition(values, torch.cat([part.null for part in parts]), given)
 
     def labels(self, num_classes: int) -> Int[Tensor, " B"] | None:
         """Class indices, `num_classes` where nothing is asked for; None where it is no question of classes."""
@@ -89,7 +106,10 @@ class Condition:
         return Condition(values, null)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        return Condition({name: change(value) for name, value in self.values.items()}, change(self.null))
+        values, given = (
+            {name: change(value) for name, value in of.items()} for of in (self.values, self.given)
+        )
+        return Condition(values, change(self.null), given)
 
 
 def _joined(parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "B *n"]:

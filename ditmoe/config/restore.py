@@ -19,6 +19,7 @@ from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
+from ditmoe.outside import check_number
 
 Net = TypeVar("Net", bound=nn.Module)
 SECTIONS = ("model", "router", "conditioning", "modality", "process", "scheduler", "sampling")
@@ -77,12 +78,14 @@ def restore(
 def admitted(
     found: checkpoint.Checkpoint, trusted: trust.Trust = False, *others: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a checkpoint (`SECTIONS` and others), and what it knows of its data.
+    """The configuration of a checkpoint (`SECTIONS`, others and the share "given"), and what it knows of its data.
 
     Raises:
         ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
     """
     config = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
+    config["given"] = found.part("config").get("given", 0)
+    check_number(f"given of {found.path}", config["given"], 0, 1)
     data_facts = found.part("facts")
     trust.check_plain(found.plain["facts"], f"the facts of {found.path}")
     if type(data_facts) is not dict:

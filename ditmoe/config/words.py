@@ -2,11 +2,15 @@
 
 import difflib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from ditmoe.modality import Modality
-from ditmoe.outside import printable
+from ditmoe.given import Parts
+from ditmoe.modality import GivenParts, Modality
+from ditmoe.outside import check_number, printable
 from ditmoe.outside.options import call, check_options
+
+MOST_GUIDANCE = 1000
 
 
 @runtime_checkable
@@ -55,6 +59,66 @@ def shape_asked(modality: Modality, words: Mapping[str, Any]) -> tuple[int, ...]
         told = ", ".join(f"{word}={printable(value)}" for word, value in given.items())
         raise ValueError(f"no sample of {modality.name} has the shape {list(shape)}{told and f' of {told}'}")
     return shape
+
+
+@dataclass(frozen=True)
+class GivenWords:
+    """What a modality's given parts may be told, as one of the owners of words."""
+
+    modality: Modality
+
+    @property
+    def name(self) -> str:
+        """By which messages speak of it."""
+        return "given"
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Word -> what it means; none of a modality that takes no given parts."""
+        return self.modality.given_words if isinstance(self.modality, GivenParts) else {}
+
+
+def parts_asked(
+    modality: Modality,
+    given: Any,
+    shape: Mapping[str, Any],
+    words: Mapping[str, Any],
+    trained: float,
+    strength: float | None = None,
+    given_guidance: float = 1.0,
+) -> Parts | None:
+    """What a person gave, None for nothing.
+
+    Args:
+        shape, words: the modality's own, for the shape of samples and of what is given; those that are None left out.
+        trained: share of the training samples that had parts given.
+        strength: how far what is given is forgotten, None wholly but for what is kept.
+
+    Raises:
+        ValueError: one line, for words without `given`, or what does not fit.
+    """
+    shape, words = ({k: v for k, v in each.items() if v is not None} for each in (shape, words))
+    check_number("given_guidance", given_guidance, -MOST_GUIDANCE, MOST_GUIDANCE)
+    if given is None:
+        words |= {"strength": strength} if strength is not None else {}
+        words |= {"given_guidance": given_guidance} if given_guidance != 1 else {}
+        if words:
+            raise ValueError(f"{next(iter(words))} is said of what is given: it needs given=")
+        return None
+    if strength is not None:
+        check_number("strength", strength, 0, 1)
+    giver = GivenParts.of(modality, "sample given=")
+    check_options("given", giver.parts, words)
+    wanted: Parts = call(
+        "given", giver.parts, given=given, shape=shape, told=trained > 0, strength=strength, **words
+    )
+    if trained:
+        return wanted
+    told = "this model was not trained with given parts (given=0.7): they are held by replacement"
+    if given_guidance != 1:
+        told += ", and given_guidance does nothing"
+    kept = wanted.given.known is not None
+    return replace(wanted, given=wanted.given.untold(), told=[*wanted.told, *([told] if kept else [])])
 
 
 def _unknown(word: str, owners: Collection[Owner], options: Collection[str]) -> str:

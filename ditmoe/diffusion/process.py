@@ -55,7 +55,12 @@ class Process(ABC):
     """How data are corrupted and what a network must say about it. Holds no weights, never calls the model.
 
     Times are (B,), one per sample, or shaped to multiply samples, one per number (`expand`).
+
+    Attributes:
+        last: the time at which nothing is left but noise.
     """
+
+    last: float = HORIZON
 
     @abstractmethod
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
@@ -162,6 +167,8 @@ class DDPM(Process):
         schedule: "linear" (beta_start..beta_end), "cosine" (arXiv 2102.09672, eq. 17) or "warm0.1" (linear
             over the first tenth, then constant: PVD's schedule for aeroplanes).
     """
+
+    last = HORIZON - 1
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion.process import HORIZON, FlowMatching, Process
 from ditmoe.diffusion.seeding import torch_generator
+from ditmoe.given import Given
 from ditmoe.outside import check_number
 from ditmoe.outside.options import call
 
@@ -124,9 +125,12 @@ def _same(value: Any, wanted: Any) -> bool:
     return value == wanted
 
 
-def draw_noise(indices: Sequence[int], shape: Sequence[int], seed: int) -> Float[Tensor, "B *sample"]:
-    """Starting noise; sample i depends on (seed, i) alone."""
-    return torch.stack([torch.randn(*shape, generator=torch_generator("sample", seed, i)) for i in indices])
+def draw_noise(
+    indices: Sequence[int], shape: Sequence[int], seed: int, turn: int = 0
+) -> Float[Tensor, "B *sample"]:
+    """Starting noise; sample i depends on (seed, i) alone, and the turn of one that is drawn in several."""
+    each = [torch_generator("sample", seed, i, *([turn] if turn else [])) for i in indices]
+    return torch.stack([torch.randn(*shape, generator=generator) for generator in each])
 
 
 @torch.no_grad()
@@ -143,12 +147,15 @@ def denoise(
     negative: Condition | None = None,
     generators: list[torch.Generator] | torch.Generator | None = None,
     times: Callable[[Tensor], Float[Tensor, "*t"]] | None = None,
+    given: Given | None = None,
+    given_guidance: float = 1.0,
     on_step: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "B *sample"]:
     """From noise to samples.
 
     Classifier-free guidance (arXiv 2207.12598), u + guidance (c - u), is applied at times within `interval`
-    (arXiv 2404.07724) and costs a second prediction there; at 1 it is off.
+    (arXiv 2404.07724) and costs a second prediction there; at 1 it is off. So does the guidance by what is given,
+    which adds (given_guidance - 1) (c - h), h being predicted with it hidden.
 
     Args:
         scheduler: from `make_scheduler`.
@@ -158,7 +165,8 @@ def denoise(
         generators: one per sample, or one for all, for schedulers that add noise.
         times: from the scheduler's time, a scalar, those that the model is told (a shape of `ditmoe.nn.layout`), such
             as 0 for the frames that are given; None is that time for each sample. The scheduler steps all alike.
-        on_step: called after each step.
+        given: what is there already; what it marks as known comes out as it is.
+        on_step: called after each step, and for each that a strength leaves out.
 
     Raises:
         ValueError: as soon as a number is not finite.
@@ -170,16 +178,32 @@ def denoise(
         scheduler.sigmas = process.shifted(HORIZON * scheduler.sigmas, tokens) / HORIZON
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
-    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    for t in scheduler.timesteps:
+    x, first = noise * getattr(scheduler, "init_noise_sigma", 1.0), 0
+    held = None if given is None else Held(given, process, noise)
+    if given is not None:
+        asked = asked.beside(given.beside)
+        if given.strength < 1:
+            x, first = start_from(process, scheduler, given, noise)
+    for _ in range(first):
+        on_step()
+    for t in scheduler.timesteps[first:]:
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         told = each = t.expand(len(x)).float()
-        if times is not None:
+        hidden = None
+        if held is not None:
+            if inside and given_guidance != 1.0 and held.can_hide:
+                hidden = (*held.shown(scaled, t, hide=True), asked.hiding)
+            scaled, told = held.shown(scaled, t)
+        elif times is not None:
             told = times(t).float()
+        if told.ndim > 1:
             each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
-        output = guided(model, scaled, told, asked, guidance if inside else 1.0, negative)
+        weight = guidance if inside else 1.0
+        output = guided(model, scaled, told, asked, weight, negative, hidden, given_guidance)
         output = process.to_scheduler_output(output, scaled, each)
+        if held is not None:
+            output = held.steered(output, t)
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
         if not x.isfinite().all():
             raise ValueError(
@@ -187,7 +211,69 @@ def denoise(
                 "scheduler, or train on"
             )
         on_step()
-    return x
+    return x if held is None else held.put_back(x)
+
+
+class Held:
+    """What is given, on its way through the steps of a scheduler.
+
+    Where it is known, the model sees it clean at time 0, or as it is at the time of the step if it is not to be told;
+    the scheduler gets the exact prediction there, so that what it remembers of earlier steps stays on the path too.
+    """
+
+    def __init__(self, given: Given, process: Process, noise: Float[Tensor, "B *sample"]) -> None:
+        self.given, self.process, self.noise = given, process, noise
+        self.known = None if given.known is None else given.known.expand_as(noise)
+        self.places = given.places if self.known is not None else None
+        self.can_hide = self.places is not None or bool(given.beside)
+        if self.places is None:
+            return
+        self.clean = self._at(torch.zeros(len(noise), device=noise.device))
+
+    def shown(self, scaled: Tensor, t: Tensor, hide: bool = False) -> tuple[Tensor, Tensor]:
+        """What the model sees at a scheduler's time, and the times that it is told; with all hidden that is given."""
+        time = t.expand(len(scaled)).float()
+        if self.known is None:
+            return scaled, time
+        if self.places is None:
+            return torch.where(self.known, self._at(time), scaled), time
+        value, of = (self.noise, self.process.last) if hide else (self.clean, 0.0)
+        told = torch.where(self.places, of, time[:, None])
+        return torch.where(self.known, value, scaled), told
+
+    def steered(self, output: Tensor, t: Tensor) -> Tensor:
+        """The scheduler's output, where it is known the exact one."""
+        if self.known is None:
+            return output
+        time = t.expand(len(output)).float()
+        target = self.process.target(self.given.x, self.noise, time)
+        exact = self.process.to_scheduler_output(target, self._at(time), time)
+        return torch.where(self.known, exact, output)
+
+    def put_back(self, x: Tensor) -> Tensor:
+        """The samples, with what is known as it was given."""
+        return x if self.known is None else torch.where(self.known, self.given.x, x)
+
+    def _at(self, time: Tensor) -> Tensor:
+        return self.process.corrupt(self.given.x, self.noise, time)
+
+
+def start_from(
+    process: Process, scheduler: Any, given: Given, noise: Float[Tensor, "B *sample"]
+) -> tuple[Float[Tensor, "B *sample"], int]:
+    """What is given, noised to its strength as the scheduler has samples, and the step that begins there (SDEdit)."""
+    order = getattr(scheduler, "order", 1)
+    times = scheduler.timesteps.tolist()
+    later = [i for i in range(0, len(times), order) if times[i] <= given.strength * HORIZON]
+    first = later[0] if later else (len(times) - 1) // order * order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    time, one = scheduler.timesteps[first], noise.new_ones(1)
+    unit = scheduler.scale_model_input(one, time) if hasattr(scheduler, "scale_model_input") else one
+    return process.corrupt(given.x, noise, time.expand(len(noise)).float()) / unit, first
+
+
+View = tuple[Float[Tensor, "B *sample"], Float[Tensor, "B *f"], Condition]
 
 
 def guided(
@@ -197,15 +283,26 @@ def guided(
     asked: Condition,
     guidance: float,
     negative: Condition | None = None,
+    hidden: View | None = None,
+    given_guidance: float = 1.0,
 ) -> Float[Tensor, "B *sample"]:
-    """The model's prediction with classifier-free guidance; a variance that it learnt beside it is left out."""
-    channels = x.shape[1]
-    if guidance == 1.0:
-        return model(x, t, asked)[0][:, :channels]
-    everything = Condition.cat([asked, asked.nothing if negative is None else negative])
-    both = model(torch.cat([x, x]), torch.cat([t, t]), everything)[0][:, :channels]
-    conditional, unconditional = both.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+    """The model's prediction with both kinds of guidance; a variance that it learnt beside it is left out.
+
+    Args:
+        hidden: the same samples, times and condition with all hidden that is given; None: without guidance by it.
+    """
+    views: list[View] = [(x, t, asked)]
+    if guidance != 1.0:
+        views.append((x, t, asked.nothing if negative is None else replace(negative, given=asked.given)))
+    if hidden is not None:
+        views.append(hidden)
+    if len(views) == 1:
+        return model(x, t, asked)[0][:, : x.shape[1]]
+    xs, ts, conditions = zip(*views, strict=True)
+    output = model(torch.cat(xs), torch.cat(ts), Condition.cat(conditions))[0][:, : x.shape[1]]
+    shown, *others = output.chunk(len(views))
+    guided = shown if guidance == 1.0 else others[0] + guidance * (shown - others[0])
+    return guided if hidden is None else guided + (given_guidance - 1) * (shown - others[-1])
 
 
 def set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:

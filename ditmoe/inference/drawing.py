@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from ditmoe.config import build
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import Restored, restore
 from ditmoe.config.trust import Trust
-from ditmoe.config.words import shape_asked, split_words
+from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
-from ditmoe.distributed import launch
+from ditmoe.distributed import launch, say
+from ditmoe.given import Given, Parts
 from ditmoe.modality import Files, Modality, Samples
 from ditmoe.outside import check_number, file_name
 
@@ -37,13 +39,18 @@ def draw(
     progress: bool = False,
     shape: Sequence[int] | None = None,
     numbers: Int[Tensor, " S"] | None = None,
+    parts: Parts | None = None,
+    given_guidance: float = 1.0,
 ) -> Float[Tensor, "S *sample"]:
     """Draw what is asked for, in the model's space; sample i depends on (seed, i) and what is asked of it alone.
 
     Args:
-        shape: of a sample; None is that of the training data.
+        shape: of a sample; None is that of the training data, or of what is given.
         numbers: i of each sample; None counts from 0.
+        parts: what is given, of all samples.
     """
+    if parts is not None:
+        shape = parts.given.x.shape[1:]
     shape = modality.sample_shape if shape is None else shape
     check_number("batch_size", batch_size, 1, whole=True)
     device = next(model.parameters()).device
@@ -57,24 +64,36 @@ def draw(
         leave=False,
         mininterval=often,
     )
-    done = [torch.empty(0, *shape)]
-    for rows in batches:
-        indices = numbers[rows].tolist()
-        samples = denoise(
+    done = []
+
+    def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int = 0) -> Float[Tensor, "b *sample"]:
+        indices, address = numbers[rows].tolist(), [turn] if turn else []
+        own = shape if given is None else given.x.shape[1:]
+        return denoise(
             model,
             process,
             make_scheduler(scheduler, process),
-            draw_noise(indices, shape, seed).to(device),
+            draw_noise(indices, own, seed, turn).to(device),
             asked.take(rows).to(device),
             steps=sampling.steps,
             guidance=sampling.guidance,
             interval=sampling.interval,
-            generators=[torch_generator("scheduler", seed, i) for i in indices],
+            generators=[torch_generator("scheduler", seed, i, *address) for i in indices],
+            given=None if given is None else given.take(rows).to(device),
+            given_guidance=given_guidance,
             on_step=bar.update,
         )
+
+    for rows in batches:
+        samples = drawn(rows, None if parts is None else parts.given)
+        turn = 0
+        while parts is not None and (following := parts.more(samples)) is not None:
+            given, join = following
+            turn, bar.total = turn + 1, bar.total + sampling.steps
+            samples = join(drawn(rows, given, turn))
         done.append(samples.cpu())
     bar.close()
-    return torch.cat(done)
+    return torch.cat(done) if done else torch.empty(0, *shape)
 
 
 def ask(restored: Restored, num: int, seed: int, **words: Any) -> Condition:
@@ -93,6 +112,8 @@ def draw_from(
     guidance: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    parts: Parts | None = None,
+    given_guidance: float = 1.0,
     **words: Any,
 ) -> Samples | None:
     """Draw samples in data units from a restored checkpoint, of the shape that the modality's own words ask for.
@@ -117,11 +138,13 @@ def draw_from(
         progress=ranks.rank == 0,
         shape=shape_asked(restored.modality, words),
         numbers=own,
+        parts=parts,
+        given_guidance=given_guidance,
     )
-    if (parts := ranks.collect(x)) is None:
+    if (drawn := ranks.collect(x)) is None:
         return None
-    x = torch.cat(parts)[torch.cat(shares).argsort()]
-    return restored.modality.samples(x, asked)
+    samples = restored.modality.samples(torch.cat(drawn)[torch.cat(shares).argsort()], asked)
+    return samples if parts is None else replace(samples, data=parts.finish(samples.data))
 
 
 def sample_checkpoint(
@@ -136,6 +159,9 @@ def sample_checkpoint(
     steps: int | None = None,
     guidance: float | None = None,
     batch_size: int = 32,
+    given: Any = None,
+    given_guidance: float = 1.0,
+    strength: float | None = None,
     **words: Any,
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
@@ -146,24 +172,43 @@ def sample_checkpoint(
         out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
             that sets do not mix.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
-        words: what to draw, in the conditioning's words (`label="chair"`), and of which shape, in the modality's own
-            (`points=8192`).
+        given: what is there already of each sample: paths of files, or arrays in data units (docs/given.md).
+        given_guidance: how much more the samples are to follow it than the model does by itself.
+        strength: share of the way to noise from which what is given is changed; None forgets all but what is kept.
+        words: what to draw, in the conditioning's words (`label="chair"`; without any of them no class, where something
+            is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
 
     Raises:
         ValueError: for words that neither knows, and if it writes no files.
     """
     restored = restore(checkpoint, top_k, trusted=trust)
     modality, files = restored.modality, Files.of(restored.modality, "sample")
-    owners = restored.model.conditioning, modality
-    wanted, of_shape = split_words(words, *owners, options=inspect.signature(sample_checkpoint).parameters)
+    owners = restored.model.conditioning, modality, GivenWords(modality)
+    options = inspect.signature(sample_checkpoint).parameters
+    wanted, of_shape, of_given = split_words(words, *owners, options=options)
     check_request(modality, num, batch_size, **of_shape)
     asked = ask(restored, num, seed, **wanted)
+    trained = restored.config["given"]
+    parts = parts_asked(modality, given, of_shape, of_given, trained, strength, given_guidance)
+    if parts is not None:
+        for line in parts.told:
+            say(line)
+        if all(value is None for value in wanted.values()):
+            asked = asked.nothing
     told = [str(value) for value in wanted.values() if value is not None]
+    told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
     folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
     if not out:
         check_own([folder])
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+    how |= {"parts": parts, "given_guidance": given_guidance}
     samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if samples is None:
         return []
     return files.write(samples, Path(out) if out else folder)
+
+
+def _each(given: Any) -> list[Any]:
+    """What is given, one by one; arrays have no names."""
+    each = given if isinstance(given, list | tuple) else [given]
+    return [one if isinstance(one, str | Path) else "array" for one in each]

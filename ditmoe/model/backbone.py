@@ -217,13 +217,14 @@ class DiTMoE(nn.Module):
         """
         if layout is not None:
             return self.predict(x, layout, t, y)[:2]
-        layout = self.tokens.layout(x)
+        layout, y = self.tokens.layout(x), self.conditioning.read(y)
+        given = {"given": y.given} if y.given else {}
         tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y)
         for i, routing in enumerate(routings):
             if routing.aux_prediction is not None:
-                aux_prediction = self.tokens.unpatchify(routing.aux_prediction, layout, x, t, c)
+                aux_prediction = self.tokens.unpatchify(routing.aux_prediction, layout, x, t, c, **given)
                 routings[i] = replace(routing, aux_prediction=aux_prediction)
-        return self.tokens.unpatchify(tokens, layout, x, t, c), routings
+        return self.tokens.unpatchify(tokens, layout, x, t, c, **given), routings
 
     def predict(
         self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
@@ -236,10 +237,14 @@ class DiTMoE(nn.Module):
         self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
     ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context]:
         """Tokens after `depth` blocks, the routings, and what is known of the samples."""
-        h, angles = self.place(self.embed(tokens), layout)
+        condition = self.conditioning.read(y)
+        h = self.embed(tokens)
+        if condition.given and (given := self.tokens.embed_given(condition.given, layout)) is not None:
+            h = h + given
+        h, angles = self.place(h, layout)
         layout.cells_per_time(t.shape)  # which refuses what is no shape of times
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
-        asked = self.conditioning(self.conditioning.read(y))
+        asked = self.conditioning(condition)
         c = time + layout.beside_times(asked.vector, t.shape)
         context = Context(t, time, c, layout, h, asked)
         routings = []

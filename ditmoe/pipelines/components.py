@@ -19,7 +19,7 @@ from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder
-from ditmoe.outside import printable
+from ditmoe.outside import check_number, printable
 from ditmoe.pretrained import weights
 
 
@@ -115,6 +115,7 @@ class Memory(Part):
             self.names = sorted(zeros)  # JSON sorts them too
             for index, name in enumerate(self.names):
                 self.register_buffer(f"fact{index}", zeros[name])
+            check_number("given", self.admitted.get("given", 0), 0, 1)
             build.make(self.admitted["process"])
             Sampling(**self.admitted["sampling"])
         self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file

@@ -106,7 +106,7 @@ def of_run(
     size = size_line(transformer.net, modality.sample_shape)
     transformer = materialise(transformer, make, "cpu")
     load_weights(transformer.net, tensors, found.path)
-    parts = {name: kept[name] for name in ("modality", "process", "sampling")}
+    parts = {name: kept[name] for name in ("modality", "process", "sampling")} | {"given": config["given"]}
     memory = remember(parts, data_facts, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
     trainer, sampling = config["trainer"], config["sampling"]

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput, is_accelerate_available
+from diffusers.utils import BaseOutput, is_accelerate_available, logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.config import build
 from ditmoe.config.limits import check_request
-from ditmoe.config.words import shape_asked, split_words
+from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
 from ditmoe.diffusion import (
     Process,
     Sampling,
@@ -31,10 +31,12 @@ from ditmoe.diffusion import (
     torch_generator,
     try_scheduler,
 )
+from ditmoe.given import Given, Parts
 from ditmoe.modality import Modality
 from ditmoe.pipelines.components import Memory, Transformer
 from ditmoe.pipelines.trusted_folder import check_folder
 
+logger = logging.get_logger(__name__)
 OUTPUTS = ("pil", "np", "pt", "latent")
 FIXED = {"use_safetensors": True, "trust_remote_code": False, "custom_pipeline": None}
 """What diffusers may not be told otherwise."""
@@ -129,6 +131,9 @@ class Pipeline(DiffusionPipeline):
         batch_size: int = 32,
         output_type: str = "pil",
         return_dict: bool = True,
+        given: Any = None,
+        given_guidance: float = 1.0,
+        strength: float | None = None,
         **words: Any,
     ) -> Any:
         """Draw samples.
@@ -148,7 +153,11 @@ class Pipeline(DiffusionPipeline):
                 [0, 1], clips (S, T, H, W, 3), clouds in data units (colours and normals behind x, y, z). "pt": the same
                 as tensors, channels before H. "latent": as the model has them.
             return_dict: an `Output`, or its parts.
-            words: the modality's own, for samples of another shape than in training, as `points=8192`.
+            given: what is there already of each sample: a path or paths, or arrays in data units (docs/given.md).
+            given_guidance: how much more samples follow it than the model does by itself.
+            strength: share of the way to noise from which what is given is changed.
+            words: the modality's own, for samples of another shape than in training, as `points=8192`, and of what is
+                given, as `keep=[0, 9]`.
 
         Raises:
             ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
@@ -161,28 +170,50 @@ class Pipeline(DiffusionPipeline):
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         classes, random = self.memory.config.classes, torch_generator("labels", seed)
-        wanted, of_shape = self._split(words)
+        wanted, of_shape, of_given = self._split(words)
         asked = self.transformer.conditioning.ask(num_samples, classes, random, label=label, **wanted)
         shape = self._shape(len(asked), batch_size, of_shape)
+        trained = self.memory.admitted.get("given", 0)
+        parts = None
+        if given is not None or of_given or strength is not None or given_guidance != 1:
+            parts = self._parts(given, of_shape, of_given, trained, strength, given_guidance)
+        if parts is not None:
+            shape = tuple(parts.given.x.shape[1:])
+            if label is None and all(value is None for value in wanted.values()):
+                asked = asked.nothing
         noise, generators = self._noise(len(asked), generator, seed, shape)
-        device, batches, parts = self._execution_device, torch.arange(len(asked)).split(batch_size), []
+        device, batches, drawn = self._execution_device, torch.arange(len(asked)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
             for rows in batches:
                 own = [generators[i] for i in rows.tolist()] if isinstance(generators, list) else generators
-                x = denoise(
-                    self.transformer,
-                    self.process,
-                    self.scheduler,
-                    noise[rows].to(device),
-                    asked.take(rows).to(device),
-                    steps=steps,
-                    guidance=float(guidance),
-                    interval=sampling.interval,
-                    generators=own,
-                    on_step=bar.update,
-                )
-                parts.append(x.cpu())
-        samples = self._finished(torch.cat(parts), output_type)
+
+                def denoised(
+                    noise: Tensor, given: Given | None, own: Any = own, rows: Tensor = rows
+                ) -> Tensor:
+                    return denoise(
+                        self.transformer,
+                        self.process,
+                        self.scheduler,
+                        noise[rows].to(device),
+                        asked.take(rows).to(device),
+                        steps=steps,
+                        guidance=float(guidance),
+                        interval=sampling.interval,
+                        generators=own,
+                        given=None if given is None else given.take(rows).to(device),
+                        given_guidance=given_guidance,
+                        on_step=bar.update,
+                    )
+
+                x = denoised(noise, generators, None if parts is None else parts.given)
+                turn = 0
+                while parts is not None and (following := parts.more(x)) is not None:
+                    turn += 1
+                    more, join = following
+                    fresh = self._noise(len(asked), generator, seed, tuple(more.x.shape[1:]), turn)
+                    x = join(denoised(*fresh, more))
+                drawn.append(x.cpu())
+        samples = self._finished(torch.cat(drawn), output_type, parts)
         self.maybe_free_model_hooks()
         labels = asked.labels(len(classes))
         return Output(samples=samples, labels=labels) if return_dict else (samples, labels)
@@ -195,12 +226,24 @@ class Pipeline(DiffusionPipeline):
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
         check_scheduler(self.scheduler, self.process)
 
-    def _split(self, words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is asked for, and of which shape."""
-        owners = [self.transformer.conditioning, *([] if self.modality is None else [self.modality])]
+    def _split(self, words: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is asked for, of which shape, and what is said of what is given."""
+        modality = self.modality
+        owners = [
+            self.transformer.conditioning,
+            *([] if modality is None else [modality, GivenWords(modality)]),
+        ]
         options = inspect.signature(type(self).__call__).parameters
-        asked, *of_shape = split_words(words, *owners, options=options)
-        return asked, of_shape[0] if of_shape else {}
+        return [*split_words(words, *owners, options=options), {}, {}][:3]
+
+    def _parts(self, given: Any, of_shape: Any, of_given: Any, trained: float, *others: Any) -> Parts | None:
+        """What is given, as the modality understands it; what was changed for that goes to diffusers' log."""
+        if self.modality is None:
+            raise ValueError("given needs the modality: this pipeline knows of latents alone")
+        parts = parts_asked(self.modality, given, of_shape, of_given, trained, *others)
+        for line in () if parts is None else parts.told:
+            logger.warning(line)
+        return parts
 
     def _shape(self, num: int, batch_size: int, words: dict[str, Any]) -> tuple[int, ...]:
         """Of a sample as the model sees it, if this machine can hold so many."""
@@ -209,20 +252,24 @@ class Pipeline(DiffusionPipeline):
         check_request(self.modality, num, int(batch_size), **words)
         return shape_asked(self.modality, words)
 
-    def _noise(self, num: int, generator: Any, seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Any]:
+    def _noise(
+        self, num: int, generator: Any, seed: int, shape: tuple[int, ...], turn: int = 0
+    ) -> tuple[Tensor, Any]:
         if generator is None:
-            return draw_noise(range(num), shape, seed), [
-                torch_generator("scheduler", seed, i) for i in range(num)
+            address = [turn] if turn else []
+            return draw_noise(range(num), shape, seed, turn), [
+                torch_generator("scheduler", seed, i, *address) for i in range(num)
             ]
         if isinstance(generator, list) and len(generator) != num:
             raise ValueError(f"generator must be one, or one for each of {num} samples, got {len(generator)}")
         device = self._execution_device
         return randn_tensor((num, *shape), generator=generator, device=device, dtype=torch.float32), generator
 
-    def _finished(self, x: Tensor, output_type: str) -> Any:
+    def _finished(self, x: Tensor, output_type: str, parts: Parts | None = None) -> Any:
         if output_type == "latent" or self.modality is None:
             return x
         data = self.modality.decode(x)
+        data = data if parts is None else parts.finish(data)
         if data.dtype != np.uint8:
             return torch.from_numpy(data) if output_type == "pt" else data
         if output_type == "pil":

@@ -1,20 +1,24 @@
 """Training batches: a function of seed and number alone, however many processes share them."""
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion import Process, torch_generator
 from ditmoe.distributed import Ranks
-from ditmoe.modality import Modality, NativeSizes, Tokens
+from ditmoe.modality import GivenParts, Modality, NativeSizes, Tokens
 from ditmoe.nn import Layout
+from ditmoe.outside import check_number
 from ditmoe.parallel import Mesh
+from ditmoe.training.given_masks import BY_TOKEN, draw_places
 from ditmoe.training.read_ahead import reader_of
 
 
@@ -105,6 +109,23 @@ class Reading:
         return range(first, first + num)
 
 
+@dataclass(frozen=True)
+class GivenShares:
+    """How often training gives parts of a sample, `given=0.7`.
+
+    Attributes:
+        share: of the samples that have something given.
+        hidden: of these, share that does not see it, which trains the guidance by it.
+    """
+
+    share: float = 0.0
+    hidden: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_number("given", self.share, 0, 1)
+        check_number("trainer.given_hidden", self.hidden, 0, 1)
+
+
 class Batches:
     """Samples of a modality with noise, times and labels to train on.
 
@@ -117,6 +138,7 @@ class Batches:
         condition_dropout: share of samples that are trained as if they asked for nothing.
         read: what is asked for, of what the modality's data give.
         time_per: "sample", "frame" or "token", see `ditmoe.training.options.TIME_PER`.
+        given: how often parts are given.
 
     Attributes:
         reader: how the samples are made, in two steps.
@@ -137,15 +159,18 @@ class Batches:
         condition_dropout: float,
         read: Callable[[Any], Condition],
         time_per: str = "sample",
+        given: GivenShares | None = None,
     ) -> None:
         self.native = modality if isinstance(modality, NativeSizes) and modality.rows else None
-        given = ("trainer.batch_size", size) if self.native is None else ("modality.rows", self.native.rows)
-        mesh.check_batch(*given)
+        shared = ("trainer.batch_size", size) if self.native is None else ("modality.rows", self.native.rows)
+        mesh.check_batch(*shared)
         self.modality, self.tokens, self.process, self.mesh = modality, tokens, process, mesh
         self.seed, self.size, self.condition_dropout, self.time_per = seed, size, condition_dropout, time_per
         self.read, self.reader = read, reader_of(modality)
         rows = 0 if self.native is None else self.native.rows
         self.source: Callable[[int], Any] = Reading(self.reader.read, size, rows, seed, mesh.rank, mesh.world)
+        self.shares = given or GivenShares()
+        self.giver = GivenParts.of(modality, "train given=") if self.shares.share else None
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
@@ -159,8 +184,24 @@ class Batches:
             t = t.view(self.size, -1)
         noise, t, dropped = (self.mesh.own(x) for x in (noise, t, dropped))
         t = self.process.shifted(t, math.prod(grid))
-        each, asked = self.tokens.sample_times(t, x0), self.read(asked).drop(dropped)
-        return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel())
+        asked = self.read(asked).drop(dropped)
+        if self.giver is None:
+            each = self.tokens.sample_times(t, x0)
+            return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel())
+        first = (index * self.mesh.world + self.mesh.rank) * len(x0)
+        rngs = [self._rng(first + i) for i in range(len(x0))]
+        drawn, hidden = zip(*(self._whether(rng) for rng in rngs), strict=True)
+        unseen = ~torch.tensor(drawn) | torch.tensor(hidden)
+        if self.giver.given_per:
+            per = self._per(index)
+            places = np.stack([draw_places(grid, per, rng) for rng in rngs]) & np.array(drawn)[:, None]
+            t, known = self._with_given(t, torch.from_numpy(places), torch.tensor(hidden))
+            mask = 1 - self.tokens.sample_times(known.to(x0.dtype), x0)
+        asked = asked.beside(self.giver.draw_beside(x0, rngs), unseen)
+        batch = Batch(
+            index, x0, noise, t, self.tokens.sample_times(t, x0), asked, None, self.size, x0.numel()
+        )
+        return batch.only(mask, self.mesh.ranks) if self.giver.given_per else batch
 
     def _packed(self, index: int, native: NativeSizes) -> Batch:
         numbers, read = (
@@ -168,25 +209,29 @@ class Batches:
             self.source(index),
         )
         grids: list[tuple[int, ...]] = []
-        rows, asked = [], []
+        rows, asked, masks = [], [], []
         for row, each in zip(numbers, read, strict=True):
             samples, own = self.reader.finish(each)
             x0, layout = self.tokens.pack(samples)
             noise, t, dropped = self._drawn(x0.shape, layout.grids, row)
             counts, lengths = (torch.tensor(n) for n in (self._counts(layout.grids), layout.lengths))
             t = self.process.shifted(t, lengths.repeat_interleave(counts))
-            if self.time_per != "sample":
+            if self.time_per != "sample" or self.giver is not None:
                 t = t.repeat_interleave((lengths // counts).repeat_interleave(counts))
+            if self.giver is not None:
+                t, known = self._given_in_row(t, layout, row)
+                masks.append(1 - known.to(x0.dtype)[:, None])
             grids += layout.grids
             rows.append((x0, noise, t))
             asked.append(self.read(own).drop(dropped))
         x0, noise, t = (torch.cat(parts) for parts in zip(*rows, strict=True))
         layout = Layout.pack(grids, x0.device)
         size, numbers = self.mesh.ranks.total(torch.tensor([len(grids), x0.numel()])).tolist()
-        t = t if self.time_per == "sample" else t[None]
+        t = t if self.time_per == "sample" and self.giver is None else t[None]
         each = self.tokens.sample_times(t, x0, layout)
         share = numbers / self.mesh.world
-        return Batch(index, x0, noise, t, each, Condition.cat(asked), layout, size, share)
+        batch = Batch(index, x0, noise, t, each, Condition.cat(asked), layout, size, share)
+        return batch.only(torch.cat(masks), self.mesh.ranks) if masks else batch
 
     def _drawn(
         self, shape: Sequence[int], grids: Sequence[Sequence[int]], address: int
@@ -204,3 +249,40 @@ class Batches:
         """How many times samples of these token grids have."""
         count = {"sample": lambda grid: 1, "frame": lambda grid: grid[0], "token": math.prod}[self.time_per]
         return [count(grid) for grid in grids]
+
+    def _rng(self, *address: int) -> np.random.Generator:
+        """Of what is given."""
+        return np.random.default_rng([zlib.crc32(b"given"), self.seed, *address])
+
+    def _whether(self, rng: np.random.Generator) -> tuple[bool, bool]:
+        """Whether a sample has something given, and whether that is hidden."""
+        drawn, hidden = rng.random(2)
+        return bool(drawn < self.shares.share), bool(hidden < self.shares.hidden)
+
+    def _per(self, index: int) -> str:
+        """By which places a batch gives, the same on all processes."""
+        names, shares = zip(*self.giver.given_per.items(), strict=True)  # type: ignore[union-attr]
+        return str(self._rng(index, 1).choice(names, p=shares))
+
+    def _with_given(
+        self, t: Float[Tensor, "*t"], places: Bool[Tensor, "B n"], hidden: Bool[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B m"], Bool[Tensor, "B m"]]:
+        """Times of which those of given places are 0, or the last where they are hidden; and which these are."""
+        t = t.view(len(t), -1)
+        num = max(t.shape[1], places.shape[1])  # one divides the other: samples, frames, tokens
+        t, places = (x.repeat_interleave(num // x.shape[1], dim=1) for x in (t, places))
+        of = torch.where(hidden, self.process.last, 0.0)[:, None]
+        return torch.where(places, of.to(t.dtype), t), places
+
+    def _given_in_row(
+        self, t: Float[Tensor, " T"], layout: Layout, row: int
+    ) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
+        """The same for the tokens of a packed row."""
+        found = []
+        for number, (own, grid) in enumerate(zip(t.split(layout.lengths), layout.grids, strict=True)):
+            rng = self._rng(row, number, 2)
+            drawn, hidden = self._whether(rng)
+            places = torch.from_numpy(draw_places(grid, BY_TOKEN, rng)) & drawn
+            found.append(self._with_given(own[None], places[None], torch.tensor([hidden])))
+        times, known = zip(*found, strict=True)
+        return torch.cat(times, dim=1)[0], torch.cat(known, dim=1)[0]

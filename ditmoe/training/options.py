@@ -23,6 +23,7 @@ class Batching:
         condition_dropout: share of samples that are trained as if they asked for nothing, for guidance.
         time_per: what has a time of its own, see `TIME_PER`.
         workers: processes of each rank that read batches ahead; 0 reads them in between; None is `default_workers`.
+        given_hidden: share of the samples with given parts that do not see them, for the guidance by them.
     """
 
     batch_size: int
@@ -30,12 +31,14 @@ class Batching:
     condition_dropout: float = 0.1
     time_per: str = "sample"
     workers: int | None = None
+    given_hidden: float = 0.15
 
     def __post_init__(self) -> None:
         check_number("trainer.batch_size", self.batch_size, 1, whole=True)
         check_number("trainer.accumulate", self.accumulate, 1, whole=True)
         check_number("trainer.workers", self.workers or 0, 0, MOST_WORKERS, whole=True)
         check_number("trainer.condition_dropout", self.condition_dropout, 0, 1)
+        check_number("trainer.given_hidden", self.given_hidden, 0, 1)
         if self.time_per not in TIME_PER:
             raise ValueError(f"trainer.time_per must be one of {', '.join(TIME_PER)}, got {self.time_per!r}")
 

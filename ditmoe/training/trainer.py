@@ -16,7 +16,7 @@ from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
 from ditmoe.parallel import Mesh
-from ditmoe.training.batches import Batch, Batches
+from ditmoe.training.batches import Batch, Batches, GivenShares
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard, keeping
 from ditmoe.training.loss_by_time import sums_by_time
@@ -47,6 +47,7 @@ class Trainer:
         options: all that the command line says of the run, in groups.
         parameters: learning rates and weight decay by parameter; None is one group.
         mesh: how the model lies on many devices; None is one process. Every rank of it has a trainer.
+        given: share of the samples that have some part given, see `ditmoe.given`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         seed: int,
         parameters: ParameterGroups | None = None,
         mesh: Mesh | None = None,
+        given: float = 0.0,
     ) -> None:
         if options.deterministic:
             repeat_exactly()
@@ -70,7 +72,8 @@ class Trainer:
         self.model, self.process, self.objective, self.modality = model, process, objective, modality
         self.folder, self.preview = folder, preview
         drawn = options.batch_size, options.condition_dropout, model.conditioning.read, options.time_per
-        self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn)
+        shares = GivenShares(given, options.given_hidden)
+        self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn, shares)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
         self.autocast_dtype = choose_precision(options.precision, self.device)

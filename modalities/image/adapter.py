@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
+from ditmoe.given import Parts
 from ditmoe.modality import Asked, Reader, Report, Samples, Tokens, check_options
 from ditmoe.outside import Arrays, is_regular, printable, tell
+from modalities.image import given as given_parts
 from modalities.image import view
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, pictures
@@ -89,6 +91,7 @@ class Image(LatentModality):
 
     name: ClassVar[str] = "image"
     words: ClassVar[Mapping[str, str]] = {"size": "[height, width] in pixels"}
+    given_words, given_per = given_parts.WORDS, {"token": 1.0}
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
@@ -266,6 +269,18 @@ class Image(LatentModality):
             origin=lambda number: pictures[number].origin(),
         )
         self.write_latents(found, out, setting, self._preparation)
+
+    def parts(  # type: ignore[override]
+        self,
+        given: Any,
+        *,
+        shape: Mapping[str, Any],
+        told: bool,
+        strength: float | None = None,
+        mask: Any = None,
+    ) -> Parts:
+        """A picture, of which a mask or a larger size leaves something to draw."""
+        return given_parts.parts(self, given, shape, strength, mask)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
         rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ditmoe.checkpoint import replacing
 from ditmoe.modality import (
     Files,
+    GivenParts,
     Metric,
     Modality,
     NativeSizes,
@@ -37,7 +38,7 @@ LARGEST = 2**27
 """Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
 
 
-class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes):
+class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes, GivenParts):
     """A modality whose samples are latents of a codec.
 
     Args:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
+from ditmoe.given import Parts
 from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Tokens, check_options
 from ditmoe.outside import check_number, printable
 from modalities.latent import Codec, LatentModality, latent_cache
@@ -21,6 +22,7 @@ from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
 from modalities.shared.datasets import LeftOut, Noted
 from modalities.shared.understood import check_enough
+from modalities.video import given as given_parts
 from modalities.video.codec import Autoencoder, CausalPatches, training
 from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
 from modalities.video.data.batch_reader import BatchReader
@@ -69,6 +71,7 @@ class Video(LatentModality, CodecTraining):
 
     name: ClassVar[str] = "video"
     words: ClassVar[Mapping[str, str]] = {"frames": "of a clip", "size": "[height, width] in pixels"}
+    given_words, given_per = given_parts.WORDS, {"frame": 0.8, "token": 0.2}
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
@@ -305,6 +308,21 @@ class Video(LatentModality, CodecTraining):
     def reconstruct(self, clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
         """A clip through the codec and back."""
         return self.decode(self.encode(clip[None]))[0]
+
+    def parts(  # type: ignore[override]
+        self,
+        given: Any,
+        *,
+        shape: Mapping[str, Any],
+        told: bool,
+        strength: float | None = None,
+        keep: Any = None,
+        between: int | None = None,
+        loop: int | None = None,
+        mask: Any = None,
+    ) -> Parts:
+        """A clip that is continued, preceded, looped or filled in, or two that are connected; or a picture's clip."""
+        return given_parts.parts(self, given, shape, strength, keep, between, loop, mask)
 
     def read(self, path: Path) -> Samples:
         return clip_folders.read_set(path)

@@ -1,0 +1,82 @@
+"""What is there already of a sample that is to be drawn: frames of a clip, a picture around a hole, a scan of a shape.
+
+One mechanism serves all. What is given stands at time 0, clean, and what is missing at the time of the step; the model
+is told both (Diffusion Forcing, arXiv 2407.01392; Pusa, arXiv 2507.16116), so that the loss counts what is missing
+alone. In a share of the training samples what is given is hidden, pure noise at the last time, which trains
+
+    v = v(hidden) + given_guidance (v(given) - v(hidden)).
+
+A model that was not trained so sees what is given at the noise of the step (replacement: RePaint, arXiv 2201.09865).
+Where samples are sets, such as points, what is given may also lie beside the sample (`Condition.given`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is there already, in the model's space, of B samples, or of one that stands for all.
+
+    Attributes:
+        x: clean; what counts of it is where `known`, or all of it as the start for a `strength`.
+        known: shaped to multiply samples: what comes out as it is in x. None: nothing.
+        places: which times, in a shape of `ditmoe.nn.layout`, are those of places that are given in all, told to a
+            model as 0; None: the model is told the time of the step everywhere (replacement).
+        beside: what the model reads beside the sample, see `Condition.given`.
+        strength: share of the way to noise from which the drawing starts; 1 forgets all of x but what is known
+            (SDEdit, arXiv 2108.01073).
+    """
+
+    x: Float[Tensor, "_ *sample"]
+    known: Bool[Tensor, "_ *ones"] | None = None
+    places: Bool[Tensor, "_ n"] | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    strength: float = 1.0
+
+    def take(self, rows: Sequence[int] | Tensor) -> "Given":
+        """That of some samples."""
+        num = len(rows)
+
+        def of(value: Tensor | None) -> Tensor | None:
+            if value is None:
+                return None
+            return value.expand(num, *value.shape[1:]) if len(value) == 1 else value[rows]
+
+        return self._each(of)
+
+    def to(self, device: torch.device | str) -> "Given":
+        """The same on a device."""
+        return self._each(lambda value: None if value is None else value.to(device))
+
+    def untold(self) -> "Given":
+        """The same for a model that was not trained with given parts: by replacement."""
+        return replace(self, places=None, beside={})
+
+    def _each(self, change: Callable[[Tensor | None], Any]) -> "Given":
+        tensors = {name: change(getattr(self, name)) for name in ("x", "known", "places")}
+        return replace(self, **tensors, beside={name: change(value) for name, value in self.beside.items()})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a person gave, as a modality understood it.
+
+    Attributes:
+        given: for the sampler.
+        finish: puts the person's own data, to the bit, into decoded samples (S, *sample), which may grow by it.
+        told: lines for the person, of what was changed on the way.
+        more: of the samples so far, in the model's space, what is given for the next round, and how to join that
+            round's samples to them; None where there is none left.
+    """
+
+    given: Given
+    finish: Callable[[np.ndarray], np.ndarray] = lambda samples: samples
+    told: Sequence[str] = ()
+    more: Callable[[Tensor], tuple[Given, Callable[[Tensor], Tensor]] | None] = lambda _: None

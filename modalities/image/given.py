@@ -1,0 +1,73 @@
+"""Pictures of which a part is given: holes are filled, borders added, all of it changed."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image as Pillow
+
+from ditmoe.given import Given, Parts
+from modalities.image.data.pictures import fitted
+from modalities.latent.given import hole_of, known_cells, known_places, read_picture, shown
+from modalities.latent.packing import native_size
+
+if TYPE_CHECKING:
+    from modalities.image.adapter import Image
+
+WORDS: Mapping[str, str] = {"mask": "a picture, white where the given one is to be drawn anew"}
+
+
+def parts(
+    modality: "Image", given: Any, shape: Mapping[str, Any], strength: float | None, mask: Any
+) -> Parts:
+    """What `Image.parts` says."""
+    picture, name = read_picture(given), shown(given)
+    unit = [
+        s * p for s, p in zip(modality.data_facts()["stride"], modality.tokens(8).patch_size, strict=True)
+    ]
+    told = []
+    size = tuple(shape.get("size") or (modality.size if not modality.rows else picture.shape[:2]))
+    own = picture.shape[:2]
+    if modality.rows and "size" not in shape:
+        size = native_size(own, unit, modality.size[0] * modality.size[1])
+    outside = "size" in shape and own != size and own[0] <= size[0] and own[1] <= size[1]
+    if own != size and not outside:
+        picture = resized(picture, size)
+        told.append(f"{name} is {own[0]} x {own[1]}: brought to {size[0]} x {size[1]}")
+    known = np.zeros(size, bool)
+    top, left = (
+        (whole - part) // 2 // u * u for whole, part, u in zip(size, picture.shape[:2], unit, strict=True)
+    )
+    inside = np.s_[top : top + picture.shape[0], left : left + picture.shape[1]]
+    if mask is not None:
+        hole = read_picture(mask)
+        if hole.shape[:2] == own and own != picture.shape[:2]:
+            hole = resized(hole, picture.shape[:2])
+        known[inside] = ~hole_of(hole, picture.shape[:2], mask)
+    elif outside or strength is None:
+        known[inside] = True
+    if known.all():
+        raise ValueError(
+            f"{name} leaves nothing to draw: say mask=hole.png, a larger size=[height,width], or strength=0.6"
+        )
+    canvas = np.broadcast_to(picture.mean((0, 1)).round().astype(np.uint8), (*size, 3)).copy()
+    canvas[inside] = picture
+    if strength is None:
+        canvas[~known] = canvas[known].mean(0).round() if known.any() else 128
+    x = modality.encode(canvas[None]).cpu()
+    masks = (
+        known_places(modality.tokens(8), x, known_cells(known, x.shape[2:])) if known.any() else (None, None)
+    )
+
+    def finish(samples: UInt8[np.ndarray, "S H W 3"]) -> UInt8[np.ndarray, "S H W 3"]:
+        samples = samples.copy()
+        samples[:, known] = canvas[known]
+        return samples
+
+    return Parts(Given(x, masks[0], masks[1], strength=1.0 if strength is None else strength), finish, told)
+
+
+def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """As training brings pictures to a size."""
+    return fitted(Pillow.fromarray(picture), size)

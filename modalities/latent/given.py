@@ -1,0 +1,101 @@
+"""From pixels that are given to latents and tokens that are: a token is given if all of its pixels are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ditmoe.modality import Tokens
+from ditmoe.outside import printable
+from modalities.shared.decode import decoded, rgb
+
+HOLE = 128
+"""Grey from which a mask says that a place is to be drawn anew."""
+
+
+def known_cells(known: Bool[np.ndarray, "*size"], cells: Sequence[int]) -> Bool[np.ndarray, "*cells"]:
+    """Which latent cells see nothing but given pixels.
+
+    Args:
+        cells: along each axis, dividing the pixels; but for the first of a clip, whose first cell may be that of its
+            first frame alone, in front of groups of frames.
+    """
+    if len(cells) == 3 and known.shape[0] % cells[0]:
+        group = (known.shape[0] - 1) // (cells[0] - 1) if cells[0] > 1 else 1
+        known = np.concatenate([np.repeat(known[:1], group - 1, 0), known])
+    return within_all(known, cells)
+
+
+def within_all(known: Bool[np.ndarray, "*size"], cells: Sequence[int]) -> Bool[np.ndarray, "*cells"]:
+    """Whether all of the equal blocks that cells are of an array is true."""
+    shape = [n for size, cell in zip(known.shape, cells, strict=True) for n in (cell, size // cell)]
+    return np.asarray(known.reshape(shape).all(axis=tuple(range(1, 2 * len(cells), 2))))
+
+
+def known_places(
+    tokens: Tokens, x: Tensor, cells: Bool[np.ndarray, "*cells"]
+) -> tuple[Bool[Tensor, "1 *ones"], Bool[Tensor, "1 n"]]:
+    """Of latents x (1, L, *cells): what of them is given, and which tokens; times for frames alone if that will do."""
+    grid = tokens.grid(x)
+    of_tokens = within_all(cells, grid)
+    frames = of_tokens.reshape(grid[0], -1)
+    whole = bool((frames.all(1) == frames.any(1)).all())
+    places = torch.from_numpy(frames.all(1) if whole else of_tokens.flatten())[None]
+    return tokens.sample_times(places.float(), x).bool(), places
+
+
+def read_picture(given: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture: a file, or an array (H, W) or (H, W, 3) of bytes.
+
+    Raises:
+        ValueError: one line, if it is neither.
+    """
+    if isinstance(given, str | Path):
+
+        def upright(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.array(rgb(picture))
+
+        try:
+            return decoded(Path(given), upright)
+        except Exception as error:  # decoders fail in many ways
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise ValueError(
+                f"{printable(given)} is no readable picture: {printable(reason[:160])}"
+            ) from error
+    array = np.asarray(given)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, -1)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise ValueError(
+            f"a given picture must be a file or an array (H, W, 3) of uint8, got {array.dtype} {array.shape}"
+        )
+    return array
+
+
+def hole_of(mask: UInt8[np.ndarray, "H W 3"], size: Sequence[int], name: object) -> Bool[np.ndarray, "H W"]:
+    """What a mask's picture says: white is to be drawn anew, black stays.
+
+    Raises:
+        ValueError: if it has another size, or nothing is white.
+    """
+    if mask.shape[:2] != tuple(size):
+        raise ValueError(
+            f"mask {shown(name)} must have the size of what is given, {list(size)}, got {list(mask.shape[:2])}"
+        )
+    hole = mask.mean(-1) >= HOLE
+    if not hole.any():
+        raise ValueError(
+            f"mask {shown(name)} must be white where something is to be drawn, but is black all over"
+        )
+    return hole
+
+
+def shown(name: object) -> str:
+    """Of a path, or of an array."""
+    return printable(name) if isinstance(name, str | Path) else "given as an array"

@@ -1,0 +1,201 @@
+"""Given pictures and clips: the person's own pixels come back, whole latents steer, and what cannot be is said."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from torch import nn
+
+from ditmoe.config import build
+from ditmoe.config.words import parts_asked
+from ditmoe.diffusion import FlowMatching, Sampling
+from ditmoe.modality import Modality
+from ditmoe.sample import draw
+from modalities.latent.given import known_cells
+from modalities.video.io.writer import write_ffv1
+from tests.subjects import section
+from tests.training.test_time_per import configured
+
+TOLD: list[torch.Tensor] = []
+
+
+@pytest.fixture(scope="module")
+def image() -> Modality:
+    return build.make_modality(configured("image", "modality.size=[16,24]"))
+
+
+@pytest.fixture(scope="module")
+def video() -> Modality:
+    return build.make_modality(configured("video", "modality.frames=9"))
+
+
+class Noting(nn.Module):
+    """Predicts nothing, and notes what it is told."""
+
+    def __init__(self, tokens: Any) -> None:
+        super().__init__()
+        self.tokens, self.one = tokens, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, t, asked):
+        TOLD.append(t)
+        return (torch.zeros_like(x),)
+
+
+def drawn(modality: Modality, given: Any, num: int = 2, trained: float = 1.0, **words: Any) -> np.ndarray:
+    """Samples of a model that was trained so, in pixels."""
+    TOLD.clear()
+    shape = {name: words.pop(name) for name in list(words) if name in modality.words}
+    strength = words.pop("strength", None)
+    parts = parts_asked(modality, given, shape, words, trained, strength)
+    asked = build.make_conditioning(configured("image"), len(modality.classes))(hidden_size=8).nothing(num)
+    scheduler = build.make(section("scheduler", "flow_ancestral"))
+    model = Noting(modality.tokens(8))
+    x = draw(model, modality, FlowMatching(), scheduler, Sampling(4), asked, seed=0, parts=parts)
+    return parts.finish(modality.decode(x))
+
+
+def picture(seed: int = 0, size=(16, 24)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+
+
+def clip(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, 16, 16, 3), np.uint8)
+
+
+def hole(size=(16, 24)) -> np.ndarray:
+    mask = np.zeros(size, np.uint8)
+    mask[3:9, 2:13] = 255
+    return mask
+
+
+def test_a_picture_around_a_hole_stays_as_it_was(image: Modality, tmp_path: Path) -> None:
+    source, mask = picture(), hole()
+    Pillow.fromarray(source).save(tmp_path / "photo.png")
+    Pillow.fromarray(mask).save(tmp_path / "hole.png")
+    of_files = drawn(image, str(tmp_path / "photo.png"), mask=str(tmp_path / "hole.png"))
+    assert (of_files[:, mask == 0] == source[mask == 0]).all()
+    assert (of_files[:, mask > 0] != source[mask > 0]).any()
+    assert np.array_equal(drawn(image, source, mask=mask), of_files)
+    assert all(t.ndim == 2 and (t == 0).any() and not (t == 0).all() for t in TOLD)
+
+
+def test_a_picture_grows_by_its_size(image: Modality) -> None:
+    source = picture(size=(8, 12))
+    grown = drawn(image, source, size=[16, 24])
+    assert grown.shape == (2, 16, 24, 3)
+    places = [
+        (y, x) for y in range(9) for x in range(13) if (grown[0, y : y + 8, x : x + 12] == source).all()
+    ]
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.9])
+def test_strength_changes_all_of_it(image: Modality, strength: float) -> None:
+    source = picture()
+    changed = drawn(image, source, strength=strength)
+    error = np.abs(changed.astype(int) - image.decode(image.encode(source[None]))).mean()
+    assert (error < 12) == (strength == 0.05)
+
+
+def cases() -> list[tuple[dict, Callable]]:
+    return [
+        ({"keep": [0, 5], "frames": 9}, lambda c, r: (r[:, :5] == c[:5]).all() and r.shape[1] == 9),
+        ({"keep": [-4, None], "frames": 9}, lambda c, r: (r[:, -4:] == c[-4:]).all() and r.shape[1] == 9),
+        ({"keep": [1, 9], "frames": 9}, lambda c, r: (r[:, 1:9] == c[1:9]).all() and r.shape[1] == 9),
+        ({"frames": 13}, lambda c, r: (r[:, :9] == c).all() and r.shape[1] == 13),
+        ({"frames": 25}, lambda c, r: (r[:, :9] == c).all() and r.shape[1] == 25),
+        ({"loop": 4}, lambda c, r: (r[:, :9] == c).all() and r.shape[1] == 13),
+        ({"keep": "all", "strength": 0.5}, lambda c, r: r.shape[1] == 9 and (r != c).any()),
+        (
+            {"mask": hole((16, 16))},
+            lambda c, r: (r[:, :, hole((16, 16)) == 0] == c[:, hole((16, 16)) == 0]).all(),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("trained", [1.0, 0.0])
+@pytest.mark.parametrize("case", range(8))
+def test_frames_that_are_kept_come_back_bit_for_bit(
+    video: Modality, case: int, trained: float, tmp_path: Path
+) -> None:
+    words, holds = cases()[case]
+    source = clip(9)
+    write_ffv1(tmp_path / "a.mkv", source, 8.0)
+    result = drawn(video, str(tmp_path / "a.mkv"), trained=trained, **words)
+    assert holds(source, result)
+    assert (result[0] != result[1]).any()
+    if "strength" not in words:
+        assert all(t.ndim == (2 if trained else 1) for t in TOLD)
+
+
+def test_two_clips_are_connected_whole(video: Modality) -> None:
+    a, b = clip(9, 1), clip(7, 2)
+    result = drawn(video, [a, b], between=4)
+    assert result.shape[1] == 9 + 4 + 7
+    assert (result[:, :9] == a).all()
+    assert (result[:, 13:] == b).all()
+
+
+def test_a_picture_is_the_first_frame(video: Modality) -> None:
+    source = picture(size=(16, 16))
+    result = drawn(video, source)
+    assert result.shape[1] == 9
+    assert (result[:, 0] == source).all()
+    assert all((t[:, 0] == 0).all() and (t[:, 1:] > 0).all() for t in TOLD)
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "told"),
+    [
+        (clip(9), {"keep": [0, 4], "frames": 9}, "keep must end at 1 + a multiple of 4 frames, 1 or 5, got 4"),
+        (clip(9), {"keep": [-3, None], "frames": 9}, "keep must be a multiple of 4 frames up to the end"),
+        (clip(9), {"keep": [0, 13], "frames": 17}, "needs a clip of 13 frames, got 9"),
+        (clip(9), {"keep": [5, 5], "frames": 9}, "keeps no frame"),
+        (clip(9), {"keep": "some", "frames": 9}, "keep must be"),
+        (clip(9), {"frames": 9}, "frames must be more than the 9 that are given"),
+        (clip(9), {"frames": 12}, "frames must be the 9 given ones and a multiple of 4, such as 13"),
+        (clip(9), {"loop": 3}, "loop must be a multiple of 4 frames, such as 4"),
+        (clip(9), {"loop": 4, "keep": [0, 5]}, "only one of keep, between and loop"),
+        ([clip(9), clip(9)], {}, "between=8 connects two clips"),
+        (clip(9), {"between": 4}, "between=8 connects two clips"),
+        (clip(9), {"mask": hole()}, "mask given as an array must have the size of what is given, [16, 16]"),
+        (clip(9).astype(float), {}, "must be a file or an array (T, H, W, 3) of uint8, got float64"),
+        ("nothing.mkv", {}, "nothing.mkv"),
+        (None, {"keep": [0, 5]}, "keep is said of what is given: it needs given="),
+        (clip(9), {"strength": 2.0}, "strength"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(video: Modality, given: Any, words: dict, told: str) -> None:
+    with pytest.raises((ValueError, OSError)) as error:
+        drawn(video, given, **words)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_must_leave_something_to_draw(image: Modality) -> None:
+    with pytest.raises(ValueError, match="leaves nothing to draw: say mask="):
+        drawn(image, picture())
+    with pytest.raises(ValueError, match="black all over"):
+        drawn(image, picture(), mask=np.zeros((16, 24), np.uint8))
+
+
+def test_a_cell_is_known_if_all_its_pixels_are() -> None:
+    known = np.ones((9, 4, 4), bool)
+    known[5:] = False
+    assert known_cells(known, (3, 1, 1)).flatten().tolist() == [True, True, False]
+    known[4, 0, 0] = False
+    assert known_cells(known, (3, 1, 1)).flatten().tolist() == [True, False, False]
+    assert known_cells(known, (9, 2, 2))[4].tolist() == [[False, True], [True, True]]
+
+
+def test_what_was_changed_is_said(video: Modality) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    parts = parts_asked(video, small, {"frames": 9}, {}, 1.0)
+    assert parts.told == ["given as an array is 8 x 8: brought to 16 x 16"]
+    untold = parts_asked(video, small, {"frames": 9}, {}, 0.0, given_guidance=2.0)
+    assert "was not trained with given parts" in untold.told[-1]
+    assert "given_guidance does nothing" in untold.told[-1]
