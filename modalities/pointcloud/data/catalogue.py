@@ -13,6 +13,8 @@ from modalities.shared.datasets import SPLITS
 from modalities.shared.layout import split_word
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
 
+SCANS = "scans"
+"""Folder of the views that `prepare` writes beside the classes."""
 BUILT_IN = Path(__file__).parents[1] / "assets" / "furniture.npz"
 
 Splits = dict[str, list[tuple[str, Path | np.ndarray]]]
@@ -111,7 +113,7 @@ def _class_folders(root: Path, ignored: Ignored) -> dict[str, Path]:
                 both = printable(f"{folders[name].name} and {folder.name}")
                 raise ValueError(f"{printable(root)} must have one folder for the class {name}, got {both}")
             folders[name] = folder
-        else:
+        elif folder.name != SCANS:
             ignored.add("folders without splits", folder.name, by_name=True)
     if not folders:
         raise ValueError(f"{layout}, got no such folder in it (`ditmoe.prepare` writes them)")

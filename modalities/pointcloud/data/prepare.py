@@ -16,8 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import files_below, is_regular, open_regular, printable, read_regular
+from ditmoe.outside import check_number, files_below, is_regular, open_regular, printable, read_regular
 from modalities.pointcloud.data.axes import check_up, turned
+from modalities.pointcloud.data.catalogue import SCANS
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
     TEXT_SUFFIXES,
@@ -25,6 +26,7 @@ from modalities.pointcloud.data.formats import (
     read_surface,
     write_npy,
 )
+from modalities.pointcloud.data.partial import scan
 from modalities.pointcloud.data.text import is_columns
 from modalities.shared.datasets import SPLITS
 from modalities.shared.isolation import num_cores, run_isolated
@@ -35,7 +37,8 @@ LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
 """Bytes of prepare.json, and of what is to be said of a shape."""
 FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
-DEFAULTS = {"up": "y", "min_points": 1}
+DEFAULTS = {"up": "y", "min_points": 1, "views": 0}
+MOST_VIEWS = 1000
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
 """File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
@@ -54,6 +57,14 @@ class Job:
     item: int | None = None
     up: str = "y"
     min_points: int = 1
+    views: int = 0
+
+    @property
+    def scans(self) -> list[Path]:
+        """Where its views go."""
+        *_, category, split, name = self.target.parts
+        folder = self.target.parents[2] / SCANS / category / split
+        return [folder / f"{Path(name).stem}-{view}.npy" for view in range(self.views)]
 
 
 class UnwritableError(OSError):
@@ -71,6 +82,7 @@ def prepare(
     timeout: float = 300.0,
     up: str = "y",
     min_points: int = 1,
+    views: int = 0,
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
@@ -82,6 +94,10 @@ def prepare(
     clouds of less than `min_points` points are left out. What is in `out` already is kept, so that an interrupted run
     goes on; files with the same content count once.
 
+    Of each shape so many `views` are written, too, the points that a scan from one side would see (`partial.seen_from`)
+    as `scans/<class>/<split>/<name>-<hash>-<view>.npy`, in the shape's own units. They are for tests of completion
+    (docs/given.md); training does not take them for shapes and makes its own.
+
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is returned and written to `prepare.json`. ValueError where nothing can be read,
     where `out` cannot be written, lies in `source` or was prepared in another way.
@@ -92,16 +108,19 @@ def prepare(
             f"num_points must be positive and split sum to 1, got {num_points} and {tuple(split)}"
         )
     check_up(up)
+    check_number("views", views, 0, MOST_VIEWS, whole=True)
     source, out = source.resolve(), out.resolve()
     ignored = Ignored()
     files = _find(source, out, ignored)
     setting = {"source": printable(source), "num_points": num_points, "split": list(split), "seed": seed}
-    setting |= {"up": up, "min_points": min_points}
+    setting |= {"up": up, "min_points": min_points, "views": views}
     _claim(out, setting)
     unique, duplicates = _unique(files)
     places, origin = _places(unique, source, split, seed, ignored)
     jobs = [
-        replace(_job(path, source, out, num_points, place, seed, item), up=up, min_points=min_points)
+        replace(
+            _job(path, source, out, num_points, place, seed, item), up=up, min_points=min_points, views=views
+        )
         for path, place in places.items()
         for item in _items(path)
     ]
@@ -275,6 +294,8 @@ def _clear_elsewhere(job: Job) -> None:
     """A shape is in one split: what an earlier run wrote into another one, when the set was smaller, goes."""
     for split in set(SPLITS) - {job.split}:
         (job.target.parents[1] / split / job.target.name).unlink(missing_ok=True)
+        for path in job.scans:
+            (path.parents[1] / split / path.name).unlink(missing_ok=True)
 
 
 def _sample_all(todo: list[Job], kept: int, workers: int | None, timeout: float) -> dict[str, str]:
@@ -323,7 +344,11 @@ def _sample(job: Job) -> None:
                 stream.write("; ".join(notes).encode(errors="replace"))
         else:
             _notes_of(job).unlink(missing_ok=True)
-        write_npy(job.target, ((points - (low + high) / 2) / diagonal).astype(np.float32))
+        points = ((points - (low + high) / 2) / diagonal).astype(np.float32)
+        for view, path in enumerate(job.scans):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_npy(path, points[scan(points, np.random.default_rng([job.seed, view]))])
+        write_npy(job.target, points)
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.target)) from error
 
