@@ -10,20 +10,35 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.modality import Files, Metric, Modality, Preparation, Report, Samples, Tokens, check_options
-from ditmoe.outside import check_number, printable
+from ditmoe.given import Parts
+from ditmoe.modality import (
+    Files,
+    GivenParts,
+    Metric,
+    Modality,
+    Preparation,
+    Report,
+    Samples,
+    Tokens,
+    check_options,
+)
+from ditmoe.outside import check_number, printable, tell
+from modalities.pointcloud import given as given_parts
 from modalities.pointcloud.data import Clouds, formats
 from modalities.pointcloud.data.axes import check_up
+from modalities.pointcloud.data.partial import draw_part
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
+from modalities.pointcloud.metrics.completion import evaluate_folder
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
+from modalities.pointcloud.tokens.given_cloud import POINTS
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
 from modalities.shared import save_png
 
 
-class PointCloud(Modality, Files, Metric, Preparation):
+class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
     """Clouds of `num_points` points.
 
     Args:
@@ -31,15 +46,19 @@ class PointCloud(Modality, Files, Metric, Preparation):
         tokens: makes the patchifier for a width.
         num_points: points of a training sample and of a generated one.
         up: the axis of the data (and of what is prepared) that points up; the model keeps y.
-        evaluation: options of `evaluate_sets`.
+        evaluation: options of `evaluate_sets`; and `scans`, a folder of which the generated are completions.
         preparation: options of `prepare`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
     """
 
     name: ClassVar[str] = "pointcloud"
     words: ClassVar[Mapping[str, str]] = {"points": "of a cloud"}
+    given_words: ClassVar[Mapping[str, str]] = {
+        "place": "of a scan: fit, or x, y, z of its middle and how many of its units are one of the data's",
+        "hold": "false: its points may change",
+    }
     suffixes: ClassVar[tuple[str, ...]] = formats.SET_SUFFIXES
-    opens: ClassVar[Sequence[str]] = ("evaluation.cache",)
+    opens: ClassVar[Sequence[str]] = ("evaluation.cache", "evaluation.scans")
 
     def __init__(
         self,
@@ -57,9 +76,11 @@ class PointCloud(Modality, Files, Metric, Preparation):
         self.num_points, self.up = num_points, up
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        self._scans = self._evaluation.pop("scans", None)
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
         check_options("modality.preparation", prepare, self._preparation)
         self._data: Clouds | None = None
+        self._reads: bool | None = None
         self._facts = _numbers(data_facts) if data_facts else None
 
     @property
@@ -105,6 +126,40 @@ class PointCloud(Modality, Files, Metric, Preparation):
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return self.data.batch_names(size, seed, step, rank, world)
 
+    @property
+    def reads_given(self) -> bool:
+        """Whether the tokens read a cloud beside the noisy one."""
+        if self._reads is None:
+            with torch.device("meta"):
+                self._reads = bool(getattr(self._make_tokens(hidden_size=12), "reads_given", False))
+        return self._reads
+
+    def draw_beside(
+        self, x0: Float[Tensor, "B M 3"], rngs: Sequence[np.random.Generator]
+    ) -> Mapping[str, Tensor]:
+        if self._reads is None and not self.reads_given:
+            tell("these tokens read no given cloud: given= trains nothing, and scans are held by replacement")
+        if not self.reads_given:
+            return {}
+        drawn = [draw_part(points, rng) for points, rng in zip(x0[..., :3].numpy(), rngs, strict=True)]
+        return {POINTS: torch.from_numpy(np.stack(drawn))}
+
+    def parts(  # type: ignore[override]
+        self,
+        given: Any,
+        *,
+        shape: Mapping[str, Any],
+        told: bool,
+        strength: float | None = None,
+        place: Any = None,
+        hold: bool = True,
+    ) -> Parts:
+        data_facts = self.data_facts()
+        mean, scale = np.array(data_facts["mean"]), data_facts["scale"]
+        points = self.shape_of(**shape)[0]
+        told = told and self.reads_given
+        return given_parts.parts(given, points, place, hold, strength, told, mean, scale)
+
     def decode(self, x: Float[Tensor, "S M 3"]) -> Float[np.ndarray, "S M 3"]:
         data_facts = self.data_facts()
         points = x.double() * data_facts["scale"] + torch.tensor(data_facts["mean"], dtype=torch.float64)
@@ -122,6 +177,9 @@ class PointCloud(Modality, Files, Metric, Preparation):
         check_set(self.data.count(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        if self._scans is not None:
+            seed = self._evaluation.get("seed", 0)
+            return evaluate_folder(Path(self._scans), generated, reference, train, seed)
         return evaluate_sets(generated, reference, train, **self._evaluation)
 
     def read(self, path: Path) -> Samples:
