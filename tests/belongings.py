@@ -9,6 +9,7 @@ import torch
 import trimesh
 from PIL import Image
 
+from modalities.pointcloud.data.ply import write_ply
 from tests.autoencoders import video_autoencoder
 
 
@@ -70,6 +71,8 @@ def write_all(top: Path) -> None:
             picture = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
             picture.save(top / "image" / name / f"{number}.png")
             np.save(top / "pointcloud" / name / f"{number}.npy", rng.normal(size=(64, 3)).astype(np.float32))
+    for name in ("scan", "lower", "upper"):
+        write_ply(top / "pointcloud" / f"{name}.ply", rng.normal(0, 0.17, (30, 3)).astype(np.float32))
     np.savez(top / "pointcloud" / "a.npz", rng.normal(size=(6, 64, 3)).astype(np.float32))
     video_autoencoder("frames").save_pretrained(top / "sd-vae-ft-ema")
     video_autoencoder("wan2.1").save_pretrained(top / "Wan2.1-T2V-1.3B-Diffusers" / "vae")

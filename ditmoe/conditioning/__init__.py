@@ -7,6 +7,6 @@ command. Class labels are one kind; text is another.
 
 from ditmoe.conditioning.base import Conditioning, Embedded
 from ditmoe.conditioning.class_label import ClassLabel, label_index, make_labels
-from ditmoe.conditioning.condition import Condition
+from ditmoe.conditioning.condition import SHOWN, Condition
 
-__all__ = ["ClassLabel", "Condition", "Conditioning", "Embedded", "label_index", "make_labels"]
+__all__ = ["SHOWN", "ClassLabel", "Condition", "Conditioning", "Embedded", "label_index", "make_labels"]

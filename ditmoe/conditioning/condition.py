@@ -27,7 +27,7 @@ class Condition:
 
     values: Mapping[str, Shaped[Tensor, "B *n"]]
     null: Bool[Tensor, " B"]
-    given: Mapping[str, Shaped[Tensor, "B *n"]] = field(default_factory=dict)
+    given: Mapping[str, Shaped[Tensor, "B ..."]] = field(default_factory=dict)
 
     @staticmethod
     def of_labels(labels: Int[Tensor, " B"], num_classes: int) -> "Condition":

@@ -185,11 +185,9 @@ class Pipeline(DiffusionPipeline):
         device, batches, drawn = self._execution_device, torch.arange(len(asked)).split(batch_size), []
         with self.progress_bar(total=len(batches) * steps) as bar:
             for rows in batches:
-                own = [generators[i] for i in rows.tolist()] if isinstance(generators, list) else generators
 
-                def denoised(
-                    noise: Tensor, given: Given | None, own: Any = own, rows: Tensor = rows
-                ) -> Tensor:
+                def denoised(noise: Tensor, of: Any, given: Given | None, rows: Tensor = rows) -> Tensor:
+                    own = [of[i] for i in rows.tolist()] if isinstance(of, list) else of
                     return denoise(
                         self.transformer,
                         self.process,

@@ -2,6 +2,7 @@
 
 from modalities.pointcloud.adapter import PointCloud
 from modalities.pointcloud.data.dataset import Clouds
+from modalities.pointcloud.metrics.completion import evaluate_completions
 from modalities.pointcloud.metrics.evaluation import evaluate_sets
 from modalities.pointcloud.tokens.voxel_tokens import PointVoxelTokens, VoxelTokens
 
@@ -10,5 +11,6 @@ __all__ = [
     "PointCloud",
     "PointVoxelTokens",
     "VoxelTokens",
+    "evaluate_completions",
     "evaluate_sets",
 ]

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ditmoe.given import Parts
 from ditmoe.modality import (
     Files,
+    GivenParts,
     Metric,
     Modality,
     Preparation,
@@ -22,13 +24,17 @@ from ditmoe.modality import (
     Tokens,
     check_options,
 )
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import check_number, printable, tell
+from modalities.pointcloud import given as given_parts
 from modalities.pointcloud.data import Clouds, formats
 from modalities.pointcloud.data.axes import check_up, still_to_turn, turned
 from modalities.pointcloud.data.channels import Channels, as_bytes, from_model
+from modalities.pointcloud.data.partial import draw_part
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
+from modalities.pointcloud.metrics.completion import evaluate_folder
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
+from modalities.pointcloud.tokens.given_cloud import POINTS
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
@@ -36,7 +42,7 @@ from modalities.shared import save_png
 from modalities.shared.datasets import Noted
 
 
-class PointCloud(Modality, Files, Metric, Preparation):
+class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
     """Clouds of `num_points` points.
 
     Args:
@@ -46,15 +52,19 @@ class PointCloud(Modality, Files, Metric, Preparation):
         up: the axis of the data (and of what is prepared or measured) that points up; the model keeps y.
         channels: what each point has: xyz, then rgb or normals or both; metrics are of xyz alone.
         columns: the channels of arrays without names, as .npy and text; None tells them apart by their values.
-        evaluation: options of `evaluate_sets`.
+        evaluation: options of `evaluate_sets`; and `scans`, a folder of which the generated are completions.
         preparation: options of `prepare`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
     """
 
     name: ClassVar[str] = "pointcloud"
     words: ClassVar[Mapping[str, str]] = {"points": "of a cloud"}
+    given_words: ClassVar[Mapping[str, str]] = {
+        "place": "of a scan: fit, or x, y, z of its middle and how many of its units are one of the data's",
+        "hold": "false: its points may change",
+    }
     suffixes: ClassVar[tuple[str, ...]] = formats.SET_SUFFIXES
-    opens: ClassVar[Sequence[str]] = ("evaluation.cache",)
+    opens: ClassVar[Sequence[str]] = ("evaluation.cache", "evaluation.scans")
 
     def __init__(
         self,
@@ -75,9 +85,11 @@ class PointCloud(Modality, Files, Metric, Preparation):
         self.channels = Channels.of(channels, columns)
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        self._scans = self._evaluation.pop("scans", None)
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
         check_options("modality.preparation", prepare, self._preparation)
         self._data: Clouds | None = None
+        self._reads: bool | None = None
         self._facts = _numbers(data_facts) if data_facts else None
         if data_facts:
             self.restore_facts(data_facts)
@@ -152,6 +164,44 @@ class PointCloud(Modality, Files, Metric, Preparation):
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return self.data.batch_names(size, seed, step, rank, world)
 
+    @property
+    def reads_given(self) -> bool:
+        """Whether the tokens read a cloud beside the noisy one."""
+        if self._reads is None:
+            with torch.device("meta"):
+                self._reads = bool(getattr(self._make_tokens(hidden_size=12), "reads_given", False))
+        return self._reads
+
+    def draw_beside(
+        self, x0: Float[Tensor, "B M 3"], rngs: Sequence[np.random.Generator]
+    ) -> Mapping[str, Tensor]:
+        if self._reads is None and not self.reads_given:
+            tell("these tokens read no given cloud: given= trains nothing, and scans are held by replacement")
+        if not self.reads_given:
+            return {}
+        drawn = [draw_part(points, rng) for points, rng in zip(x0[..., :3].numpy(), rngs, strict=True)]
+        return {POINTS: torch.from_numpy(np.stack(drawn))}
+
+    def parts(  # type: ignore[override]
+        self,
+        given: Any,
+        *,
+        shape: Mapping[str, Any],
+        told: bool,
+        strength: float | None = None,
+        place: Any = None,
+        hold: bool = True,
+    ) -> Parts:
+        if self.channels.width != 3:
+            raise ValueError(
+                "given takes models of channels=[xyz] alone, got one of " + ", ".join(self.channels.names)
+            )
+        data_facts = self.data_facts()
+        mean, scale = np.array(data_facts["mean"]), data_facts["scale"]
+        points = self.shape_of(**shape)[0]
+        told = told and self.reads_given
+        return given_parts.parts(given, points, place, hold, strength, told, mean, scale)
+
     def decode(self, x: Float[Tensor, "S M C"]) -> Float[np.ndarray, "S M C"]:
         """Places in the units of the data, colours in [0, 1], normals of length 1."""
         data_facts = self.data_facts()
@@ -175,6 +225,9 @@ class PointCloud(Modality, Files, Metric, Preparation):
         check_set(self.data.count(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        if self._scans is not None:
+            seed = self._evaluation.get("seed", 0)
+            return evaluate_folder(Path(self._scans), generated, reference, train, seed)
         places = None if train is None else _places(train)
         return evaluate_sets(_places(generated), _places(reference), places, **self._evaluation)
 

@@ -72,6 +72,18 @@ def read_points(path: Path, note: Note | None = None, channels: Channels = XYZ) 
         return narrowed(_checked(geometry, note=note, channels=channels))
 
 
+def read_cloud(path: Path, num_points: int, note: Note | None = None) -> Float[np.ndarray, "N 3"]:
+    """All points of a cloud of any format, or so many drawn from the surface of a mesh; errors as `read_points`."""
+    if path.suffix.lower() in MESH_SUFFIXES and path.suffix.lower() != ".ply":
+        return narrowed(read_surface(path, num_points, 0, note))
+    return read_points(path, note)
+
+
+def as_cloud(points: Shaped[np.ndarray, "..."], note: Note) -> Float[np.ndarray, "N 3"]:
+    """An array as `read_points` gives a file's."""
+    return narrowed(_checked(Geometry(points), note=note))
+
+
 def read_surface(
     path: Path,
     num_points: int,

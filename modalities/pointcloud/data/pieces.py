@@ -21,7 +21,9 @@ from modalities.shared.provenance import Origin, Record, Seen
 REPORT = "prepare.json"
 LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
 """Bytes of prepare.json, and of what is to be said of a shape."""
-OWN = (REPORT, provenance.RECORD, ".notes", ".made")
+SCANS = "scans"
+"""Folder of the views of shapes, which training does not take for shapes."""
+OWN = (REPORT, provenance.RECORD, ".notes", ".made", SCANS)
 """What is no class folder."""
 
 

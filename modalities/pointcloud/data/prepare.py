@@ -14,7 +14,16 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import files_below, is_regular, map_array, open_regular, printable, read_regular, tell
+from ditmoe.outside import (
+    check_number,
+    files_below,
+    is_regular,
+    map_array,
+    open_regular,
+    printable,
+    read_regular,
+    tell,
+)
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
@@ -28,7 +37,8 @@ from modalities.pointcloud.data.gltf import files_beside
 from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
 from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
-from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, Pieces, write_json
+from modalities.pointcloud.data.partial import scan
+from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, SCANS, Pieces, write_json
 from modalities.pointcloud.data.text import is_columns
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared import provenance
@@ -43,8 +53,9 @@ FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
 ONE = "one"
 """What the record says of a file that is a shape, where it has the number of those of a set."""
-ARRANGED = ("source", "split")
+ARRANGED = ("source", "split", "views")
 """Options on which no file depends, only where it lies."""
+MOST_VIEWS = 1000
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
 """File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
 
@@ -66,6 +77,13 @@ class Job:
     up: str
     min_points: int
     channels: Channels
+    views: int
+
+    @property
+    def scans(self) -> dict[str, str]:
+        """The views from one side that are to be made, target -> key."""
+        stem = self.target.removesuffix(".npy")
+        return {f"{SCANS}/{stem}-{n}.npy": digest_of(self.key, "view", n) for n in range(self.views)}
 
 
 class UnwritableError(OSError):
@@ -84,6 +102,7 @@ def prepare(
     up: str = "y",
     min_points: int = 1,
     channels: Channels = XYZ,
+    views: int = 0,
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
@@ -103,6 +122,10 @@ def prepare(
     no source any more is removed, but for files that this has not written. An interrupted run goes on, and until all is
     made what was there stays.
 
+    Of each shape so many `views` are written, too, the points that a scan from one side would see (`partial.seen_from`)
+    as `scans/<class>/<split>/<name>-<hash>-<view>.npy`, in the shape's own units. They are for tests of completion
+    (docs/given.md); training does not take them for shapes and makes its own.
+
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is written to `prepare.json`, and tried again each time. Returns the report, and how many
     shapes were made, kept and removed. ValueError where nothing can be read, where `out` cannot be written or lies in
@@ -114,11 +137,18 @@ def prepare(
             f"num_points must be positive and split sum to 1, got {num_points} and {tuple(split)}"
         )
     check_up(up)
+    check_number("views", views, 0, MOST_VIEWS, whole=True)
     source, out = source.resolve(), out.resolve()
     ignored = Ignored()
     files = _find(source, out, ignored)
     setting = {"format": FORMAT, "source": printable(source), "num_points": num_points, "split": list(split)}
-    setting |= {"seed": seed, "up": up, "min_points": min_points, "channels": list(channels.names)}
+    setting |= {
+        "seed": seed,
+        "up": up,
+        "min_points": min_points,
+        "channels": list(channels.names),
+        "views": views,
+    }
     setting |= {} if channels.columns is None else {"columns": list(channels.columns)}
     before = _claim(out, setting)
     pieces = Pieces(out)
@@ -126,11 +156,11 @@ def prepare(
     unique, duplicates = _unique(files, seen)
     places, origin = _places(unique, source, split, seed, ignored)
     jobs = [
-        _job(path, source, pieces, setting, own, seen[path].content, item, channels)
+        _job(path, source, pieces, setting, own, seen[path].content, item, channels, views)
         for path, place in places.items()
         for item, own in _items(path, seen[path].note, place)
     ]
-    missing = [job for job in jobs if job.key not in pieces]
+    missing = [job for job in jobs if any(key not in pieces for key in (job.key, *job.scans.values()))]
     unreadable, contents = _sample_all(missing, len(jobs) - len(missing), workers, timeout)
     done = [job for job in jobs if job.name not in unreadable]
     if not done:
@@ -152,7 +182,10 @@ def prepare(
         **_looks([pieces.path(job.key) for job in done], up),
     }
     sources = _with_counts(jobs, done, seen, source)
-    others = pieces.arrange({job.target: job.key for job in done}, contents, sources, before, report)
+    wanted = {job.target: job.key for job in done}
+    for job in done:
+        wanted |= job.scans
+    others = pieces.arrange(wanted, contents, sources, before, report)
     made = sum(job.name not in unreadable for job in missing)
     summary = {
         "made": made,
@@ -335,6 +368,7 @@ def _job(
     content: str,
     item: int | None,
     channels: Channels,
+    views: int,
 ) -> Job:
     """Seed and key follow from the content, so that they outlast other files and names."""
     (category, part), name = place, _name(path, source)
@@ -359,6 +393,7 @@ def _job(
         setting["up"],
         setting["min_points"],
         channels,
+        views,
     )
 
 
@@ -396,7 +431,11 @@ def _sample(job: Job) -> str:
             with replacing(job.staged.with_suffix(".txt")) as stream:
                 stream.write("; ".join(notes).encode(errors="replace"))
         points[:, :3] = (points[:, :3] - (low + high) / 2) / diagonal
-        write_npy(job.staged, points.astype(np.float32))
+        points = points.astype(np.float32)
+        for view, key in enumerate(job.scans.values()):
+            seen = scan(points[:, :3], np.random.default_rng([job.seed, view]))
+            write_npy(job.staged.with_name(f"{key}.npy"), points[seen])
+        write_npy(job.staged, points)
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, error.filename or str(job.staged)) from error
     return provenance.output(job.staged).content

@@ -90,7 +90,8 @@ class PointHead(nn.Module):
         y = W f(x),   prediction = y[:C];   of x, y, z: y[:3] + sum over the grids of y[C + g] * estimate_g
 
     with one gate per grid for the local estimate of the noise, and C numbers of each point. The last layer starts at
-    zero. `modulation` is called on the conditioning of clouds or of their tokens, which are fewer than points.
+    zero. `modulation` is called on the conditioning of clouds or of their tokens, which are fewer than points. What
+    lies beside the cloud is added to the first layer before it is modulated (`given_cloud`).
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class PointHead(nn.Module):
         features: Float[Tensor, "B M f"],
         estimates: list[Float[Tensor, "B M 3"]],
         modulation: Float[Tensor, "B _ D4"],
+        beside: Float[Tensor, "B M w"] | None = None,
     ) -> Float[Tensor, "B M C"]:
         scale1, shift1, scale2, shift2 = modulation.chunk(4, dim=-1)
-        h = F.silu(torch.addcmul(shift1, self.inputs(features), 1 + scale1))
+        h = self.inputs(features)
+        h = F.silu(torch.addcmul(shift1, h if beside is None else h + beside, 1 + scale1))
         h = F.silu(torch.addcmul(shift2, self.hidden(h), 1 + scale2))
         y = self.output(h).float()
         places = y[..., :3] + sum(y[..., self.channels + g, None] * e for g, e in enumerate(estimates))

@@ -1,13 +1,17 @@
 """How a cloud becomes tokens: voxels, cut into 3-D patches, read back at the points."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ditmoe.conditioning import SHOWN
 from ditmoe.modality import Tokens, check_number
 from ditmoe.nn import Layout, cells
 from ditmoe.outside import check_memory
+from modalities.pointcloud.tokens.given_cloud import POINTS, GivenCloud, near_features
 from modalities.pointcloud.tokens.point_head import (
     NUM_LOCAL,
     NUM_MOMENTS,
@@ -69,6 +73,8 @@ class VoxelTokens(Tokens):
     """
 
     axes = 3
+    reads_given = False
+    """Whether a clean cloud beside the noisy one is read."""
 
     def __init__(
         self,
@@ -176,6 +182,8 @@ class PointVoxelTokens(VoxelTokens):
         points: of a larger cloud the first so many make the tokens, and all are read from the field that these become:
             voxels of more points would be less noisy than any in training. A smaller one counts as one of so many. None
             takes all as they are.
+        given: share of the training samples that have a clean cloud beside them; above 0 there are layers that read it
+            (see `given_cloud`).
     """
 
     def __init__(
@@ -190,8 +198,10 @@ class PointVoxelTokens(VoxelTokens):
         kept: str = "all",
         points: int | None = None,
         channels: int = 3,
+        given: float = 0.0,
     ) -> None:
         super().__init__(hidden_size, resolution, patch, kept=kept, channels=channels)
+        check_number("given", given, 0, 1)
         if points is not None and points < 1:
             raise ValueError(f"points must be at least 1, got {points}")
         for name, value in {"features": features, "width": width, "fine": fine}.items():
@@ -209,6 +219,9 @@ class PointVoxelTokens(VoxelTokens):
         self.resolutions = [resolution, fine * resolution] if fine > 1 else [resolution]
         num_inputs = features + 3 + 3 + 12 + more + (NUM_LOCAL + more) * len(self.resolutions)
         self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions), channels)
+        self.reads_given = given > 0
+        if self.reads_given:
+            self.given_cloud = GivenCloud(hidden_size, width, patch**3, len(self.resolutions))
 
     def patchify(self, x: Float[Tensor, "B M C"], layout: Layout) -> Float[Tensor, "R N P"]:
         x = self.first(x)
@@ -216,14 +229,18 @@ class PointVoxelTokens(VoxelTokens):
         if layout.packed:
             kept = PatchVoxels(layout, self.patch)
             rows = voxel_features(moments(coords, kept, self.weight(x)), kept.centres(), size)
-            return self.packed(self.beside(rows, x, coords, kept))
-        voxels = AllVoxels(len(x), size)
-        sums = moments(coords, voxels, self.weight(x)).view(len(x), *[size] * 3, -1)
-        centres = cells([size] * 3, x.device).view(*[size] * 3, 3)
-        features = voxel_features(sums, centres, size)
-        return patchify(self.beside(features, x, coords, voxels), [self.patch] * 3)
+            return self.packed(self.means_beside(rows, x, coords, kept))
+        features = self.of_all(coords, self.weight(x))
+        return patchify(self.means_beside(features, x, coords, AllVoxels(len(x), size)), [self.patch] * 3)
 
-    def beside(
+    def of_all(self, coords: Float[Tensor, "B M 3"], weight: float) -> Float[Tensor, "B R R R F"]:
+        """What all voxels hold, of points that count so often each."""
+        size = self.resolution
+        sums = moments(coords, AllVoxels(len(coords), size), weight).view(len(coords), *[size] * 3, -1)
+        centres = cells([size] * 3, coords.device).view(*[size] * 3, 3)
+        return voxel_features(sums, centres, size)
+
+    def means_beside(
         self, features: Float[Tensor, "*n F"], x: Float[Tensor, "B M C"], coords: Tensor, voxels: Voxels
     ) -> Float[Tensor, "*n G"]:
         """Features of voxels, and behind them the means of the further channels of the points in each."""
@@ -232,6 +249,15 @@ class PointVoxelTokens(VoxelTokens):
         means = mean_rows(x[..., 3:], coords, voxels)
         return torch.cat([features, means.view(*features.shape[:-1], -1)], dim=-1)
 
+    def embed_given(self, given: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "R N D"] | None:
+        """A clean cloud, on a grid of its own: that of clouds of unit deviation, whatever the noise."""
+        if not self.reads_given:
+            return None
+        coords = grid_coordinates(given[POINTS], self.resolution, self.reach)
+        voxels = patchify(self.of_all(coords, self.weight(coords)), [self.patch] * 3)
+        tokens = self.given_cloud.of_tokens(voxels, given[SHOWN])
+        return tokens.flatten(0, 1)[layout.cell][None] if layout.packed else tokens
+
     def unpatchify(
         self,
         tokens: Float[Tensor, "R N Q"],
@@ -239,6 +265,7 @@ class PointVoxelTokens(VoxelTokens):
         like: Float[Tensor, "B M C"],
         t: Float[Tensor, "*t"],
         c: Float[Tensor, "*t D"],
+        given: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "B M C"]:
         unit = deviation(self.first(like))
         coords = self.coords(like)
@@ -265,7 +292,28 @@ class PointVoxelTokens(VoxelTokens):
             if self.channels > 3:
                 features.append(torch.cat(self.means_around(more, fine, sizes, resolution), dim=1))
         modulation = self.of_points(self.head.modulation(F.silu(c)), coords)
-        return self.head(torch.cat(features, dim=-1), estimates, modulation)
+        near = None if given is None or not self.reads_given else self.near(given, z, unit, t)
+        return self.head(torch.cat(features, dim=-1), estimates, modulation, near)
+
+    def near(
+        self,
+        given: Mapping[str, Tensor],
+        z: Float[Tensor, "B M 3"],
+        unit: Float[Tensor, "B 1 1"],
+        t: Float[Tensor, "*t"],
+    ) -> Float[Tensor, "B M w"]:
+        """What a clean cloud says to noisy points z, in their unit: shrunk, as their mean is, on the straight path.
+
+        Where times differ within a cloud, their mean counts.
+        """
+        noise = t.view(len(z), -1).mean(dim=1).view(-1, 1, 1) / 1000
+        points, features = (1 - noise) * given[POINTS] / unit, []
+        for resolution in self.resolutions:
+            clean, noisy = (grid_coordinates(x, resolution, self.reach) for x in (points, z))
+            voxel = unit * 2 * self.reach / resolution
+            own = self.around(clean, resolution, z.shape[1]), self.weight(clean)
+            features.append(near_features(clean, *own, noisy, noise / voxel, 1 - noise))
+        return self.given_cloud.of_points(torch.cat(features, dim=-1), given[SHOWN])
 
     def means_around(
         self,
@@ -298,9 +346,9 @@ class PointVoxelTokens(VoxelTokens):
         """How often a point counts."""
         return 1.0 if self.points is None else self.points / max(1, x.shape[1])
 
-    def around(self, coords: Float[Tensor, "B M 3"], resolution: int) -> Voxels:
-        """Voxels for the statistics around points; which is a matter of speed alone."""
-        if resolution**3 > 32 * coords.shape[1]:
+    def around(self, coords: Float[Tensor, "B M 3"], resolution: int, readers: int | None = None) -> Voxels:
+        """Voxels for the statistics around points, read by so many; which is a matter of speed alone."""
+        if resolution**3 > 32 * (readers or coords.shape[1]):
             return PointVoxels(coords, resolution)
         return AllVoxels(len(coords), resolution)
 

@@ -1,0 +1,152 @@
+"""Given parts of clouds: a scan to complete, parts to combine, few points to make many of.
+
+The given points are held in the cloud at the noise of each step (replacement), and a model that was trained with
+`given=` reads them beside it, clean. The result has them to the bit, before the points that are new.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ditmoe.given import Given, Parts
+from ditmoe.outside import check_number, printable
+from modalities.pointcloud.data import formats
+from modalities.pointcloud.data.partial import NUM_GIVEN
+from modalities.pointcloud.tokens.given_cloud import POINTS
+
+DIAGONAL = 5.9
+"""Of a shape's box, over the deviation of all points of its set: that of the built-in furniture."""
+FAR = 10
+"""A scan that reaches so many deviations from the middle of the data is likely to be in other units."""
+MOST_HELD = 0.75
+"""Of a cloud's points: a scan of more is thinned, so that there are some to complete it with."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a scan lies: data = mean + scale * x, scan = centre + size * x, x in the model's space."""
+
+    centre: Float[np.ndarray, "3"]
+    size: float
+    mean: Float[np.ndarray, "3"]
+    scale: float
+
+    def into_model(self, scan: Float[np.ndarray, "K 3"]) -> Float[np.ndarray, "K 3"]:
+        """In float64, for a scan may lie far away."""
+        return (scan.astype(np.float64) - self.centre) / self.size
+
+    def into_scan(self, data: Float[np.ndarray, "*S N 3"]) -> Float[np.ndarray, "*S N 3"]:
+        """Decoded samples, in the scan's units."""
+        if self.size == self.scale and (self.centre == self.mean).all():
+            return data
+        return formats.narrowed((data.astype(np.float64) - self.mean) / self.scale * self.size + self.centre)
+
+
+def parts(
+    given: Any,
+    points: int,
+    place: Any,
+    hold: bool,
+    strength: float | None,
+    told: bool,
+    mean: Float[np.ndarray, "3"],
+    scale: float,
+) -> Parts:
+    """What a person gave of a cloud of so many points; see `PointCloud.parts`.
+
+    Args:
+        told: whether the model reads what lies beside its samples.
+        mean, scale: of the model's space in the data's units.
+    """
+    lines: list[str] = []
+    scan = read(given, points, lines)
+    where = find_place(scan, place, mean, scale)
+    x = where.into_model(scan).astype(np.float32)
+    if (far := np.abs(x).max()) > FAR:
+        lines.append(
+            f"the scan reaches {far:.0f} deviations of the data from their middle: place=fit brings it there"
+        )
+    if not hold and strength is None and not told:
+        raise ValueError("hold=false without strength= leaves nothing for a model that reads no given cloud")
+    rng = np.random.default_rng(0)
+    most = max(1, int(MOST_HELD * points))
+    kept = np.sort(rng.permutation(len(scan))[:most])
+    if hold and len(kept) < len(scan):
+        lines.append(
+            f"{len(kept)} of the scan's {len(scan)} points are kept: a cloud of points={points} has room for no more"
+        )
+    rows = np.sort(rng.permutation(points)[: len(kept)])  # all over, since the first points make the tokens
+    reads = told and (hold or strength is None)
+    beside = {POINTS: torch.from_numpy(x[rng.permutation(len(x))[:NUM_GIVEN]])[None]} if reads else {}
+    whole = torch.from_numpy(x[_often(len(x), points, rng)])  # where a strength lets the others begin
+    known = torch.zeros(points, 1, dtype=torch.bool)
+    whole[rows], known[rows] = torch.from_numpy(x[kept]), True
+    start = 1.0 if strength is None else strength
+    if not hold:
+        return Parts(Given(whole[None], beside=beside, strength=start), where.into_scan, lines)
+    own = scan[kept]
+
+    def finish(samples: Float[np.ndarray, "S N 3"]) -> Float[np.ndarray, "S N 3"]:
+        new = where.into_scan(np.delete(samples, rows, axis=1))
+        return np.concatenate([np.broadcast_to(own, (len(new), *own.shape)), new], axis=1)
+
+    return Parts(Given(whole[None], known[None], beside=beside, strength=start), finish, lines)
+
+
+def _often(there: int, wanted: int, rng: np.random.Generator) -> Int[np.ndarray, " wanted"]:
+    """Numbers of so many of some points, each as often as the others, or once more."""
+    return rng.permutation(
+        np.concatenate([rng.permutation(there) for _ in range(-(-wanted // there))])[:wanted]
+    )
+
+
+def read(given: Any, points: int, lines: list[str]) -> Float[np.ndarray, "K 3"]:
+    """The points of one or several clouds, one behind the other; what was left out is added to the lines.
+
+    Raises:
+        ValueError: unless there are points.
+    """
+    each = given if isinstance(given, list | tuple) else [given]
+    if not each:
+        raise ValueError("given must name at least one cloud, got an empty list")
+    return np.concatenate([_one(part, points, lines) for part in each])
+
+
+def _one(given: Any, points: int, lines: list[str]) -> Float[np.ndarray, "K 3"]:
+    if isinstance(given, str | Path):
+        name = printable(Path(given).name)
+        return formats.read_cloud(Path(given), points, lambda text: lines.append(f"{name}: {text}"))
+    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"given must be paths of clouds or arrays (K, 3), got {type(given).__name__}")
+    return formats.as_cloud(array, lambda text: lines.append(f"given: {text}"))
+
+
+def find_place(
+    scan: Float[np.ndarray, "K 3"], place: Any, mean: Float[np.ndarray, "3"], scale: float
+) -> Place:
+    """Where the scan lies: as its units say (None), by its box ("fit"), or as a person says (x, y, z, scale).
+
+    Raises:
+        ValueError: for anything else, or a scan without an extent that is to be fitted.
+    """
+    if place is None:
+        return Place(mean, scale, mean, scale)
+    if place == "fit":
+        low, high = scan.astype(np.float64).min(0), scan.astype(np.float64).max(0)
+        diagonal = float(np.linalg.norm(high - low))
+        if not diagonal > 0:
+            raise ValueError("place=fit needs points that differ, got all in one place")
+        return Place((low + high) / 2, diagonal / DIAGONAL, mean, scale)
+    if not isinstance(place, list | tuple) or len(place) != 4:
+        raise ValueError(f"place must be fit or [x,y,z,scale], got {printable(place)}")
+    for name, value in zip(("x", "y", "z"), place, strict=False):
+        check_number(f"{name} of place", value, -formats.FARTHEST, formats.FARTHEST)
+    check_number("scale of place", place[3], above=0)
+    *centre, size = map(float, place)
+    return Place(np.array(centre) + mean * size, size * scale, mean, scale)

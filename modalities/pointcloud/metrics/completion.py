@@ -1,0 +1,161 @@
+"""How good completions of scans are: near the truth, true to the scan, varied; beside what needs no model.
+
+    cd        Chamfer distance to the true shape (`distance.chamfer`), mean over the completions of a scan
+    f-score   share of both clouds within 2 % of the true box's diagonal of the other (`surface_quality.f_score`)
+    hidden    mean way from a hidden point of the true shape to the completion, over the diagonal of its box
+    uhd       unidirectional Hausdorff distance, max_{p in scan} min_{q in completion} |p - q|
+    tmd       total mutual difference of k completions of a scan, sum_i 1/(k-1) sum_{j != i} CD(i, j)
+    mmd       minimal matching distance, CD from a true shape to the nearest of all completions of all scans
+
+UHD, TMD and MMD as multimodal completion has them (Wu et al., arXiv 2003.07717); in the coordinates' units, those of CD
+squared. CD and F-score favour one careful answer, TMD grows with any noise: read them together.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from ditmoe.modality import Report, Samples
+from ditmoe.outside import files_below, printable
+from modalities.pointcloud.data.formats import SET_SUFFIXES, read_points
+from modalities.pointcloud.metrics import confidence
+from modalities.pointcloud.metrics.distance import implementation, pairwise
+from modalities.pointcloud.metrics.surface_quality import f_score
+
+Cloud = Float[np.ndarray, "_ 3"]
+HIDDEN = 0.03
+"""A point of the true shape is hidden where the scan has none so near, over the diagonal of the shape's box."""
+SCAN, MIRROR, NEAREST = "scan alone", "scan and mirror image", "nearest training shape"
+"""Rows that need no model."""
+
+
+def measure(
+    scans: Sequence[Cloud],
+    completions: Sequence[Sequence[Cloud]],
+    truth: Sequence[Cloud],
+    workers: int | None = None,
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """What each scan's completions are worth, or, of mmd, how near they come to each true shape.
+
+    Args:
+        completions: of each scan, the same number each; tmd is left out where it is one.
+
+    Raises:
+        ValueError: if the numbers do not fit.
+    """
+    num = {len(of) for of in completions}
+    if not 0 < len(scans) == len(completions) == len(truth) or len(num) > 1 or 0 in num:
+        raise ValueError(
+            "completions need one true shape per scan and equally many completions of each, got "
+            f"{len(scans)} scans, {len(truth)} shapes and {sorted(len(of) for of in completions)} completions"
+        )
+    rows = [_of_scan(*of, workers) for of in zip(scans, completions, truth, strict=True)]
+    found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    every = [cloud for of in completions for cloud in of]
+    return found | {"mmd": pairwise(list(truth), every, "cd", workers).min(axis=1)}
+
+
+def _of_scan(
+    scan: Cloud, completions: Sequence[Cloud], truth: Cloud, workers: int | None
+) -> dict[str, float]:
+    diagonal = float(np.linalg.norm(np.ptp(truth, axis=0)))
+    hidden = truth[cKDTree(scan).query(truth)[0] > HIDDEN * diagonal]
+    trees = [cKDTree(cloud) for cloud in completions]
+    clouds = list(completions)
+    found = {
+        "cd": pairwise(clouds, [truth], "cd", workers).mean(),
+        "f-score": np.mean([f_score(cloud, truth) for cloud in clouds]),
+        "hidden": np.mean([tree.query(hidden)[0].mean() for tree in trees]) / diagonal if len(hidden) else 0,
+        "uhd": np.mean([tree.query(scan)[0].max() for tree in trees]),
+    }
+    if len(clouds) > 1:
+        found["tmd"] = pairwise(clouds, clouds, "cd", workers).sum() / (len(clouds) - 1)
+    return {name: float(value) for name, value in found.items()}
+
+
+def baselines(
+    scans: Sequence[Cloud], train: Sequence[Cloud] = (), axis: int = 0
+) -> dict[str, list[list[Cloud]]]:
+    """Completions without a model: the scan, also with its mirror image about 0 of an axis; the nearest training shape.
+
+    Nearest is that whose points are, in mean square, nearest to the scan's.
+    """
+    sign = np.where(np.arange(3) == axis, -1, 1)
+    found = {SCAN: [[scan] for scan in scans]}
+    found[MIRROR] = [[np.concatenate([scan, scan * sign]).astype(scan.dtype)] for scan in scans]
+    if len(train):
+        trees = [cKDTree(shape) for shape in train]
+        ways = [[(tree.query(scan)[0] ** 2).mean() for tree in trees] for scan in scans]
+        found[NEAREST] = [[train[int(np.argmin(way))]] for way in ways]
+    return found
+
+
+def means(each: Mapping[str, Float[np.ndarray, " n"]]) -> dict[str, float]:
+    """Over the scans."""
+    return {name: float(values.mean()) for name, values in each.items()}
+
+
+def intervals(each: Mapping[str, Float[np.ndarray, " n"]], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Of the means, 95 %, over the draw of scans."""
+    return {name: confidence.bootstrap(confidence.mean, [v], seed) for name, v in each.items()}
+
+
+def evaluate_completions(
+    scans: Sequence[Cloud],
+    completions: Sequence[Sequence[Cloud]],
+    truth: Sequence[Cloud],
+    train: Sequence[Cloud] = (),
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Report:
+    """Measure completions of scans against the true shapes, all in the same units.
+
+        report = evaluate_completions(scans, completions, truth, train)
+        report.values["cd"], report.intervals["cd"], report.rows["scan and mirror image"]["cd"]
+
+    Args:
+        completions: of each scan k clouds.
+        train: training shapes, for the row of the nearest.
+
+    Raises:
+        ValueError: if the numbers do not fit, or a cloud is empty or not finite.
+    """
+    each = measure(scans, completions, truth, workers)
+    rows = {name: means(measure(scans, of, truth, workers)) for name, of in baselines(scans, train).items()}
+    protocol = {
+        "scans": len(scans),
+        "completions of each": len(completions[0]),
+        "points": f"{min(len(c) for of in completions for c in of)} of a completion, "
+        f"{min(map(len, scans))} to {max(map(len, scans))} of a scan, {min(map(len, truth))} of a shape",
+        "distances": implementation(),
+    }
+    return Report(means(each), protocol, intervals(each, seed), rows)
+
+
+def evaluate_folder(
+    scans: Path, generated: Samples, reference: Samples, train: Samples | None, seed: int
+) -> Report:
+    """Measure completions of the scans in a folder, each a file, in the order of their paths.
+
+    Args:
+        generated: all completions of the first scan, then all of the second, and so on.
+        reference: the true shapes, in the order of the scans.
+
+    Raises:
+        ValueError, OSError: if the numbers do not fit, or a scan cannot be read.
+    """
+    files = [path for path in files_below(scans) if path.suffix.lower() in SET_SUFFIXES]
+    clouds = [read_points(path) for path in files]
+    num = len(generated) // max(1, len(clouds))
+    if not clouds or len(reference) != len(clouds) or num * len(clouds) != len(generated):
+        raise ValueError(
+            "completions need one true shape per scan and equally many completions of each, got "
+            f"{len(clouds)} scans in {printable(scans)}, {len(reference)} shapes and {len(generated)} completions"
+        )
+    completions = [list(generated.data[i : i + num]) for i in range(0, len(generated), num)]
+    shapes = [] if train is None else list(train.data)
+    return evaluate_completions(clouds, completions, list(reference.data), shapes, seed=seed)
