@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from ditmoe.given import Parts
 from ditmoe.modality import GivenParts, Modality
 from ditmoe.outside import check_number, printable
@@ -118,7 +120,14 @@ def parts_asked(
     if given_guidance != 1:
         told += ", and given_guidance does nothing"
     kept = wanted.given.known is not None
-    return replace(wanted, given=wanted.given.untold(), told=[*wanted.told, *([told] if kept else [])])
+
+    def more(samples: Tensor) -> Any:
+        following = wanted.more(samples)
+        return following and (following[0].untold(), following[1])
+
+    return replace(
+        wanted, given=wanted.given.untold(), told=[*wanted.told, *([told] if kept else [])], more=more
+    )
 
 
 def _unknown(word: str, owners: Collection[Owner], options: Collection[str]) -> str:

@@ -18,16 +18,17 @@ HOLE = 128
 """Grey from which a mask says that a place is to be drawn anew."""
 
 
-def known_cells(known: Bool[np.ndarray, "*size"], cells: Sequence[int]) -> Bool[np.ndarray, "*cells"]:
+def known_cells(
+    known: Bool[np.ndarray, "*size"], cells: Sequence[int], frames: int | None = None
+) -> Bool[np.ndarray, "*cells"]:
     """Which latent cells see nothing but given pixels.
 
     Args:
-        cells: along each axis, dividing the pixels; but for the first of a clip, whose first cell may be that of its
-            first frame alone, in front of groups of frames.
+        cells: along each axis, dividing the pixels; but for the first of a clip.
+        frames: of a clip, that each of its cells has but the first, which may be that of the first frame alone.
     """
-    if len(cells) == 3 and known.shape[0] % cells[0]:
-        group = (known.shape[0] - 1) // (cells[0] - 1) if cells[0] > 1 else 1
-        known = np.concatenate([np.repeat(known[:1], group - 1, 0), known])
+    if frames is not None and len(known) == 1 + (cells[0] - 1) * frames:
+        known = np.concatenate([np.repeat(known[:1], frames - 1, 0), known])
     return within_all(known, cells)
 
 

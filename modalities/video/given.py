@@ -53,8 +53,8 @@ class Window:
     frames: Clip
     known: Bool[np.ndarray, "T H W"]
     new: slice = field(default_factory=lambda: slice(None))
-    before: Clip | None = None
-    after: Clip | None = None
+    before: UInt8[np.ndarray, "T0 H W 3"] | None = None
+    after: UInt8[np.ndarray, "T2 H W 3"] | None = None
     context: int = 0
     latents: int = 0
 
@@ -152,7 +152,7 @@ class Planner:
             cells + new // self.per_cell,
         )
 
-    def joined(self, a: Clip, b: Clip, new: Any, word: str) -> Window:
+    def joined(self, a: Clip, b: UInt8[np.ndarray, "T2 H W 3"], new: Any, word: str) -> Window:
         """Frames from the end of one clip to the beginning of another."""
         check_number(word, new, 1, whole=True)
         if new % self.group:
@@ -252,7 +252,11 @@ def finished(
     """A window for the sampler, and its way back into the result."""
     frames, tokens = window.frames, modality.tokens(8)
     x = modality.encode(frames[None]).cpu()
-    masks = known_places(tokens, x, known_cells(known, x.shape[2:])) if known.any() else (None, None)
+    masks = (
+        known_places(tokens, x, known_cells(known, x.shape[2:], modality.codec.stride[0]))
+        if known.any()
+        else (None, None)
+    )
     if known.any() and masks[1] is not None and not masks[1].any():
         told.append("no token of what is given is whole: it is put back in the end, but steers nothing")
 

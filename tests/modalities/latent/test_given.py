@@ -98,7 +98,7 @@ def test_strength_changes_all_of_it(image: Modality, strength: float) -> None:
     source = picture()
     changed = drawn(image, source, strength=strength)
     error = np.abs(changed.astype(int) - image.decode(image.encode(source[None]))).mean()
-    assert (error < 12) == (strength == 0.05)
+    assert (error < 25) == (strength == 0.05)
 
 
 def cases() -> list[tuple[dict, Callable]]:
@@ -158,7 +158,7 @@ def test_a_picture_is_the_first_frame(video: Modality) -> None:
         (clip(9), {"keep": "some", "frames": 9}, "keep must be"),
         (clip(9), {"frames": 9}, "frames must be more than the 9 that are given"),
         (clip(9), {"frames": 12}, "frames must be the 9 given ones and a multiple of 4, such as 13"),
-        (clip(9), {"loop": 3}, "loop must be a multiple of 4 frames, such as 4"),
+        (clip(9), {"loop": 3}, "loop must be a multiple of the 4 frames of a latent, such as 4"),
         (clip(9), {"loop": 4, "keep": [0, 5]}, "only one of keep, between and loop"),
         ([clip(9), clip(9)], {}, "between=8 connects two clips"),
         (clip(9), {"between": 4}, "between=8 connects two clips"),
@@ -186,10 +186,10 @@ def test_a_picture_must_leave_something_to_draw(image: Modality) -> None:
 def test_a_cell_is_known_if_all_its_pixels_are() -> None:
     known = np.ones((9, 4, 4), bool)
     known[5:] = False
-    assert known_cells(known, (3, 1, 1)).flatten().tolist() == [True, True, False]
+    assert known_cells(known, (3, 1, 1), 4).flatten().tolist() == [True, True, False]
     known[4, 0, 0] = False
-    assert known_cells(known, (3, 1, 1)).flatten().tolist() == [True, False, False]
-    assert known_cells(known, (9, 2, 2))[4].tolist() == [[False, True], [True, True]]
+    assert known_cells(known, (3, 1, 1), 4).flatten().tolist() == [True, False, False]
+    assert known_cells(known, (9, 2, 2), 1)[4].tolist() == [[False, True], [True, True]]
 
 
 def test_what_was_changed_is_said(video: Modality) -> None:
