@@ -71,6 +71,10 @@ def write_all(top: Path) -> None:
             picture = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
             picture.save(top / "image" / name / f"{number}.png")
             np.save(top / "pointcloud" / name / f"{number}.npy", rng.normal(size=(64, 3)).astype(np.float32))
+    for name in ("clip", "a", "b"):
+        write_clip(top / f"{name}.mkv", rng)
+    Image.fromarray(rng.integers(0, 255, (32, 24, 3), dtype=np.uint8)).save(top / "photo.png")
+    Image.fromarray(np.pad(np.full((12, 12), 255, np.uint8), 10)[:, 4:28]).save(top / "hole.png")
     for name in ("scan", "lower", "upper"):
         write_ply(top / "pointcloud" / f"{name}.ply", rng.normal(0, 0.17, (30, 3)).astype(np.float32))
     np.savez(top / "pointcloud" / "a.npz", rng.normal(size=(6, 64, 3)).astype(np.float32))
