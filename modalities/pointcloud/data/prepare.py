@@ -112,7 +112,8 @@ def prepare(
     that lacks one is left out as unreadable.
 
     Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
-    or names of HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split` gives the parts of each,
+    or the names of all files or of the HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split`
+    gives the parts of each,
     taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several
     clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out; files with the same
     content count once.
@@ -345,7 +346,9 @@ def _places(
     origin = layout.origin
     splits = [split or "" for *_, split in kept]
     if not origin:
-        named = splits_by_name(path for path, *_ in kept if path.suffix.lower() in LABELLED)
+        every = [path for path, *_ in kept]
+        named = splits_by_name(path for path in every if path.suffix.lower() in LABELLED)
+        named = named or splits_by_name(every)
         others = [(path, category) for path, category, _ in kept if path not in named]
         own = sources([tuple(_name(path, source).split("/")) for path, _ in others])
         keys = [f"{seed}:{key}" for key in own]

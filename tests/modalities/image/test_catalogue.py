@@ -147,6 +147,19 @@ def test_labels_of_lists(tmp_path: Path) -> None:
         shown(tmp_path / "hub")
 
 
+def test_folders_in_archives_say_splits_and_classes_as_folders_do(tmp_path: Path) -> None:
+    names = [
+        f"wrap/{place}/{i}.png" for place in ("train/cat", "train/dog", "test/cat", "other") for i in (0, 1)
+    ]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, png(i))
+    classes, pairs, said = shown(tmp_path)
+    assert (classes, pairs) == (["cat", "dog"], [(0, 0), (1, 0), (2, 1), (3, 1)])
+    assert "test 2; from the folders test, train in the archives" in said
+    assert "outside of the splits: wrap/other 2" in said
+
+
 def test_a_zip_that_inflates_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(2**28))
