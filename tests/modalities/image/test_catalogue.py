@@ -201,6 +201,8 @@ def test_every_kind_that_is_listed_is_read(name: str) -> None:
 def test_a_range_that_no_one_says_is_refused(tmp_path: Path) -> None:
     assert abs(np.asarray(open_picture(CASES / "float255.tif")).mean() - 110.6) < 0.5
     assert np.asarray(open_picture(CASES / "gray16_trns.png")).max() == 255
+    Image.fromarray(np.full((8, 8), 200, np.int32)).save(tmp_path / "a.tif")
+    assert np.asarray(open_picture(tmp_path / "a.tif")).max() == 200
     for number, values in enumerate((np.linspace(0, 1, 64), np.linspace(-3, 9, 64), np.full(64, 70000))):
         kind = np.float32 if number < 2 else np.int32
         Image.fromarray(values.reshape(8, 8).astype(kind)).save(tmp_path / "a.tif")
