@@ -19,7 +19,6 @@ from ditmoe.outside import (
     files_below,
     is_regular,
     map_array,
-    open_regular,
     printable,
     read_regular,
     tell,
@@ -28,8 +27,8 @@ from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
-    TEXT_SUFFIXES,
     count_shapes,
+    may_be_shape,
     read_surface,
     write_npy,
 )
@@ -39,7 +38,6 @@ from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.partial import scan
 from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, SCANS, Pieces, write_json
-from modalities.pointcloud.data.text import is_columns
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared import provenance
 from modalities.shared.datasets import SPLITS
@@ -234,7 +232,7 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
     for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
         if path.name == CLASS_NAMES:
             continue
-        if _may_be_shape(path):
+        if may_be_shape(path):
             files.append(path)
         else:
             ignored.add(KIND, path.name)
@@ -244,18 +242,6 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
             + "".join(f"; {line}" for line in ignored.lines())
         )
     return sorted(files, key=lambda p: _name(p, source))
-
-
-def _may_be_shape(path: Path) -> bool:
-    """By its suffix, and a text by its beginning: a README is no cloud that cannot be read."""
-    suffix = path.suffix.lower()
-    if suffix not in TEXT_SUFFIXES or suffix in (".xyz", ".pts"):
-        return suffix in SET_SUFFIXES
-    try:
-        with open_regular(path) as stream:
-            return is_columns(stream.read(2**16))
-    except (OSError, ValueError):
-        return True
 
 
 def _items(path: Path, known: str, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:

@@ -293,6 +293,14 @@ def test_a_folder_is_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "40 to 2048 points" in told
 
 
+def test_a_text_for_people_is_no_cloud_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        write_npy(tmp_path / f"{i}.npy", POINTS)
+    (tmp_path / "license.txt").write_text("MIT 1 2 3\n")
+    assert read_set(tmp_path).data.shape == (2, *POINTS.shape)
+    assert ".txt 1" in capsys.readouterr().out
+
+
 def test_a_folder_without_a_cloud_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         read_set(tmp_path)
