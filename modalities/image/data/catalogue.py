@@ -385,6 +385,6 @@ def _shards(root: Path, shards: list[Parts], ignored: Ignored, notes: list[str])
             ignored.add(f"in archives, {OUTSIDE}", entry.folder, by_name=True)
             continue
         label = printable(place.category) if classes and place and place.category else entry.label
-        split = entry.split or (place and place.split)
+        split = entry.split or (place.split if place else None)
         kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member))
     return kept, "" if any(entry.split for entry in found) else layout.origin
