@@ -40,6 +40,8 @@ def train(config: dict[str, Any]) -> None:
     trainer = make_trainer(config, modality, shown)
     if launch.ranks().rank == 0 and (understood := modality.understood()):
         print(understood)
+        if unmeasured:
+            print(f"note     nothing will be measured: {printable(unmeasured)}")
     with trainer.exclusive_lock():
         if checkpoint.exists(trainer.folder):
             resume(trainer, config)

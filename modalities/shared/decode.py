@@ -191,8 +191,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         divisor = 1.0
     elif least < 0 or most > 65535:
         raise ValueError(f"values of a grey picture must be of 8 or 16 bits, got {least} to {most}")
-    else:
-        divisor = 257.0  # 16 bits, which Pillow may hold in 32
+    else:  # Pillow may hold 16 bits in 32, but a TIFF that has 32 may hold 8
+        divisor = 1.0 if (image.mode, image.format) == ("I", "TIFF") and most <= 255 else 257.0
     out = np.empty(whole.shape, np.uint8)
     clear = image.info.get("transparency")  # a value of the 16 bits
     for top in range(0, len(whole), rows):

@@ -14,7 +14,7 @@ from modalities.shared.datasets import SPLITS, place_of, places_of, splits_at
 
 _WORDS = {
     "train": r"train(?:ing)?(?:[-_ ]?(?:set|data))?",
-    "val": r"(?:val(?:id(?:ation)?)?|dev)(?:[-_ ]?(?:set|data))?",
+    "val": r"(?:val(?:id(?:at(?:e|ion))?)?|eval(?:uation)?|dev)(?:[-_ ]?(?:set|data))?",
     "test": r"test(?:ing)?(?:[-_ ]?(?:set|data))?",
 }
 _EXACT = {split: re.compile(word, re.IGNORECASE) for split, word in _WORDS.items()}
@@ -90,8 +90,10 @@ def arrange_folders(folders: Sequence[Parts]) -> Layout:
     if splits := _split_folders(folders):
         places = [_below(splits.get(folder[0]) if folder else None, folder[1:]) for folder in folders]
         return Layout(places, _named(splits))
-    if len(tops) == 1 and all(folders) and _split_folders([folder[1:] for folder in folders]):
-        return arrange_folders([folder[1:] for folder in folders])
+    if len(tops) == 1 and all(folders):
+        within = [folder[1:] for folder in folders]
+        if _split_folders(within) or _split_below_classes(within, {folder[0] for folder in within if folder}):
+            return arrange_folders(within)
     if inner := _split_below_classes(folders, tops):
         places = [
             Place(split, folder[0], folder[2:]) if folder[1:] and (split := inner.get(folder[1])) else None

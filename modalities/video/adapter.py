@@ -14,7 +14,7 @@ from torch import Tensor
 from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
 from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Tokens, check_options
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import TooFewError, check_number, printable
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_shards import Source
@@ -291,7 +291,11 @@ class Video(LatentModality, CodecTraining):
     def check_evaluation(self, split: str = "test") -> None:
         if isinstance(self.data, Clips):
             check_enough(self.data.count(split), split, "clips")
-        choose(**self._evaluation)
+        span = choose(**self._evaluation)[0].span
+        if self.frames < span:
+            raise TooFewError(
+                f"modality.evaluation.frames and stride take {span} frames of a clip, generated ones have {self.frames}"
+            )
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         options = dict(self._evaluation)

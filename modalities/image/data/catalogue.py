@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import SupportsIndex, overload
 
@@ -158,12 +158,13 @@ def list_pictures(root: Path | None, size: tuple[int, int], index: Path | None =
         for name in names
         if name.lower().endswith(ARCHIVES)
     ]
-    if shards and (found := _shards(root, shards, ignored, notes)):
+    found, origin = _shards(root, shards, ignored, notes) if shards else ([], "")
+    if found:
         for _, names in below:
             for name in names:
                 if not name.lower().endswith(ARCHIVES) and name != "classes.txt":
                     ignored.add("beside the archives", name)
-        return _of_archives(root, found, shards, ignored, notes)
+        return _of_archives(root, found, shards, origin, ignored, notes)
     if (listing := _of_folders(root, below, ignored, notes)) is not None:
         return listing
     packed = [name for _, names in below for name in names if name.lower().endswith(COMPRESSED)]
@@ -178,7 +179,7 @@ def list_pictures(root: Path | None, size: tuple[int, int], index: Path | None =
 
 
 def _of_archives(
-    root: Path, found: list[Entry], shards: list[Parts], ignored: Ignored, notes: list[str]
+    root: Path, found: list[Entry], shards: list[Parts], origin: str, ignored: Ignored, notes: list[str]
 ) -> Listing:
     """Labels as numbers, and a split for each picture."""
     names = {entry.label for entry in found if entry.label is not None}
@@ -188,6 +189,8 @@ def _of_archives(
         keys = [entry.key for entry in found]
         drawn, moved, pieces = draw_numbers(keys, SHARES, [entry.label for entry in found])
         splits, origin = [SPLITS[i] for i in drawn.tolist()], drawn_by_name(moved, pieces, SHARES)
+    elif origin:
+        origin += " in the archives"
     else:
         by_name = {printable("/".join(parts)): split for parts in shards if (split := split_of_shard(parts))}
         told = ", ".join(f"{name} ({split})" for name, split in list(by_name.items())[:3])
@@ -363,17 +366,25 @@ def _keys(runs: Sequence[Run]) -> list[str]:
     return [key for home, run in zip(homes, runs, strict=True) for key in islice(keys[home], len(run.names))]
 
 
-def _shards(root: Path, shards: list[Parts], ignored: Ignored, notes: list[str]) -> list[Entry]:
-    """Members of all archives; where none has a label, folders in them are classes."""
+def _shards(root: Path, shards: list[Parts], ignored: Ignored, notes: list[str]) -> tuple[list[Entry], str]:
+    """Members of all archives, and what their folders say of splits; where none has a label, these are classes."""
     found = [
         entry for parts in shards for entry in read_archive(root.joinpath(*parts), parts, ignored, notes)
     ]
+    folders = {entry.folder: tuple(filter(None, entry.folder.split("/"))) for entry in found}
+    # What all lies in is a wrapping that says nothing.
+    shared = sum(takewhile(bool, (len({*at}) == 1 for at in zip(*folders.values(), strict=False))))
+    layout = arrange_folders([folder[shared:] for folder in folders.values()])
+    places = dict(zip(folders, layout.places, strict=True))
     said = any(entry.label is not None for entry in found)
-    tops = {folder for entry in found if (folder := entry.folder.partition("/")[0])}
-    folders = not said and len(tops) > 1
+    classes = not said and len({place.category for place in layout.places if place} - {None}) > 1
     keys = sources([(entry.name.rpartition("/")[0], f"{entry.name.rpartition('/')[2]}.x") for entry in found])
     kept = []
     for entry, key in zip(found, keys, strict=True):
-        label = printable(entry.folder.partition("/")[0]) or None if folders else entry.label
-        kept.append(Entry(entry.name, entry.split, label, key.removesuffix(".x"), entry.member))
-    return kept
+        if (place := places[entry.folder]) is None and entry.split is None:
+            ignored.add(f"in archives, {OUTSIDE}", entry.folder, by_name=True)
+            continue
+        label = printable(place.category) if classes and place and place.category else entry.label
+        split = entry.split or (place.split if place else None)
+        kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member))
+    return kept, "" if any(entry.split for entry in found) else layout.origin

@@ -130,12 +130,12 @@ def _sets(
     generated: ImageSet, reference: ImageSet | str | Path, train: ImageSet | None, seed: int
 ) -> tuple[dict[str, Samples], dict[str, Statistics]]:
     """Images by role, "oracle" among them, and the statistics of a reference file."""
-    sets = {"generated": checked(generated, "generated")}
     statistics: dict[str, Statistics] = {}
     if isinstance(reference, str | Path):
         statistics, real = read_reference(Path(reference))
-    else:
+    else:  # first, as a run draws as many images as it has
         real = checked(reference, "reference")
+    sets = {"generated": checked(generated, "generated")}
     if real is not None:
         sets["reference"] = real
     if train is not None:

@@ -22,7 +22,7 @@ from modalities.pointcloud.data.pcd import read_pcd
 from modalities.pointcloud.data.ply import read_ply
 from modalities.pointcloud.data.scene import Scene
 from modalities.pointcloud.data.stl import read_stl
-from modalities.pointcloud.data.text import read_columns
+from modalities.pointcloud.data.text import is_columns, read_columns
 from modalities.shared.understood import KIND, Ignored
 
 TEXT_SUFFIXES = (".xyz", ".txt", ".csv", ".asc", ".pts")
@@ -124,6 +124,18 @@ def count_shapes(path: Path) -> int | None:
     except Exception:  # told when it is read
         return None
     return len(array) if array.ndim == 3 else None
+
+
+def may_be_shape(path: Path) -> bool:
+    """By its suffix, and a text by its beginning: a README is no cloud that cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix not in TEXT_SUFFIXES or suffix in (".xyz", ".pts"):
+        return suffix in SET_SUFFIXES
+    try:
+        with open_regular(path) as stream:
+            return is_columns(stream.read(2**16))
+    except (OSError, ValueError):
+        return True
 
 
 def narrowed(points: Float[np.ndarray, "*S N C"]) -> Float[np.ndarray, "*S N C"]:
@@ -398,7 +410,7 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     ignored = Ignored()
     seen = []
     for path in files_below(folder, hidden=True, special=True, skip=ignored.is_hidden):
-        if path.suffix.lower() in SET_SUFFIXES:
+        if may_be_shape(path):
             seen.append(path)
         elif path.name != OURS:
             ignored.add(KIND, path.name)

@@ -8,7 +8,9 @@ from modalities.pointcloud.data.channels import Geometry, columns
 from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.text import decoded
 
-_WORD = re.compile(r"\s*(?P<form>(?:ST)?C?N?4?n?)OFF\b\s*|\s*(?P<glued>(?:ST)?C?N?4?n?)OFF(?=\d)")
+_WORD = re.compile(
+    r"\s*(?P<form>(?:ST)?C?N?4?n?)(?:OFF|off)\b\s*|\s*(?P<glued>(?:ST)?C?N?4?n?)(?:OFF|off)(?=\d)"
+)
 
 
 def read_off(content: bytes, note: object = None) -> Geometry:

@@ -62,7 +62,7 @@ def read_ply(content: bytes, note: object = None) -> Geometry:
             faces += [_strips(corners, len(points))]
         else:
             faces += [triangulate(points, sizes, corners)]
-    rgb, normals = (_beside(found["vertex"], fields, names) for names in (_COLOURS, _NORMALS))
+    rgb, normals = (_beside(found["vertex"], elements["vertex"][1], names) for names in (_COLOURS, _NORMALS))
     return Geometry(points, np.concatenate(faces) if faces else None, rgb, normals)
 
 

@@ -19,7 +19,6 @@ from ditmoe.outside import (
     files_below,
     is_regular,
     map_array,
-    open_regular,
     printable,
     read_regular,
     tell,
@@ -28,8 +27,8 @@ from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
-    TEXT_SUFFIXES,
     count_shapes,
+    may_be_shape,
     read_surface,
     write_npy,
 )
@@ -39,7 +38,6 @@ from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.partial import scan
 from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, SCANS, Pieces, write_json
-from modalities.pointcloud.data.text import is_columns
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared import provenance
 from modalities.shared.datasets import SPLITS
@@ -112,10 +110,10 @@ def prepare(
     that lacks one is left out as unreadable.
 
     Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
-    or names of HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split` gives the parts of each,
-    taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y. A file of several
-    clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out; files with the same
-    content count once.
+    or the names of all files or of the HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split`
+    gives the parts of each, taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y.
+    A file of several clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out; files
+    with the same content count once.
 
     The points depend on the content of a file and on the options, so that `out` becomes what a new folder would be,
     whatever was in it: a shape whose content is known is taken over, wherever its file lies now, and not read; what has
@@ -234,7 +232,7 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
     for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
         if path.name == CLASS_NAMES:
             continue
-        if _may_be_shape(path):
+        if may_be_shape(path):
             files.append(path)
         else:
             ignored.add(KIND, path.name)
@@ -244,18 +242,6 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
             + "".join(f"; {line}" for line in ignored.lines())
         )
     return sorted(files, key=lambda p: _name(p, source))
-
-
-def _may_be_shape(path: Path) -> bool:
-    """By its suffix, and a text by its beginning: a README is no cloud that cannot be read."""
-    suffix = path.suffix.lower()
-    if suffix not in TEXT_SUFFIXES or suffix in (".xyz", ".pts"):
-        return suffix in SET_SUFFIXES
-    try:
-        with open_regular(path) as stream:
-            return is_columns(stream.read(2**16))
-    except (OSError, ValueError):
-        return True
 
 
 def _items(path: Path, known: str, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
@@ -345,7 +331,9 @@ def _places(
     origin = layout.origin
     splits = [split or "" for *_, split in kept]
     if not origin:
-        named = splits_by_name(path for path, *_ in kept if path.suffix.lower() in LABELLED)
+        every = [path for path, *_ in kept]
+        named = splits_by_name(path for path in every if path.suffix.lower() in LABELLED)
+        named = named or splits_by_name(every)
         others = [(path, category) for path, category, _ in kept if path not in named]
         own = sources([tuple(_name(path, source).split("/")) for path, _ in others])
         keys = [f"{seed}:{key}" for key in own]

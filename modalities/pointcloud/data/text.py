@@ -23,6 +23,9 @@ _AXES = tuple(
 _COLOURS = ("r|red|cr", "g|green|cg", "b|blue|cb")
 _NORMALS = tuple(f"n_?{axis}|normal_?{axis}|normal\\.{axis}" for axis in "xyz")
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
+_NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND|INF)\d*|nan\((?:ind|snan)\))", re.IGNORECASE)
+"""As Microsoft's library writes it."""
+_BLANKS = r"\s+"
 _LINES = 20
 """Of a file, from which is seen how it is written."""
 
@@ -65,7 +68,10 @@ def read_columns(content: bytes, note: Callable[[str], object], more: bool = Fal
     Raises:
         ValueError: for rows of words or of fewer columns, and where a count does not fit.
     """
-    lines = decoded(content).splitlines()
+    text = decoded(content)
+    if "#" in text or "(" in text:
+        text = _NO_NUMBER.sub("nan", text)
+    lines = text.splitlines()
     columns = _columns(lines, note)
     rows = [line for raw in lines if (line := re.split("#|//", raw, maxsplit=1)[0].strip())]
     rows = list(dropwhile(lambda row: not _has_numbers(row), rows))
@@ -78,7 +84,7 @@ def read_columns(content: bytes, note: Callable[[str], object], more: bool = Fal
     elif any(sign in row for row in rows[:_LINES] for sign in ",;"):
         rows = [re.sub(r"[,;](?=\s*(?:[,;]|$))", ",nan", re.sub(r"^\s*(?=[,;])", "nan", row)) for row in rows]
         rows = [re.sub("[,;]", " ", row) for row in rows]
-    if not _number(rows[0].split()[0].strip('"')):
+    if _has_row_names(_header(lines), rows[:_LINES]):
         columns = tuple(column + 1 for column in columns)
     if any('"' in row for row in rows[:_LINES]):
         rows = [row.replace('"', "") for row in rows]
@@ -166,12 +172,27 @@ def _header(lines: Sequence[str]) -> list[str]:
         if _has_numbers(line):
             break
         header = line if line.strip(' #/"\t') else header
-    return [name.strip("\"' /#").lower() for name in _fields(header.lstrip("/# "))]
+    names = [name.strip("\"' /#").lower() for name in re.split(_apart(header), header.lstrip("/# "))]
+    return names if any(names[1:]) and _apart(header) != _BLANKS else [name for name in names if name]
+
+
+def _has_row_names(names: Sequence[str], rows: Sequence[str]) -> bool:
+    """Whether rows begin with a word or a count that the header has no name for, as programs of statistics write."""
+    words = [row.replace('"', "").split() for row in rows]
+    if not _number(words[0][0]):
+        return len(names) < len(words[0])
+    first = [row[0] for row in words]
+    counts = any(first == [str(i) for i in range(start, start + len(rows))] for start in (0, 1))
+    return {"x", "y", "z"} <= {*names} and len(names) == len(words[0]) - 1 and counts
 
 
 def _fields(line: str) -> list[str]:
-    apart = r"[,;\t]" if re.search(r"[,;\t]", line.strip()) else r"\s+"
-    return [word for word in re.split(apart, line) if word.strip()]
+    return [word for word in re.split(_apart(line), line) if word.strip()]
+
+
+def _apart(line: str) -> str:
+    """What stands between the columns of a line."""
+    return r"[,;\t]" if re.search(r"[,;\t]", line.strip()) else _BLANKS
 
 
 def _has_numbers(line: str) -> bool:

@@ -130,7 +130,8 @@ def _picture(folder: Path, file: Path, max_pixels: int) -> np.ndarray:
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(rgb(ImageOps.exif_transpose(picture)))
+    ImageOps.exif_transpose(picture, in_place=True)  # a copy forgets its format
+    return np.asarray(rgb(picture))
 
 
 def _alike(folder: Path, files: Sequence[Path], max_pixels: int) -> list[Path]:

@@ -76,6 +76,7 @@ def evaluate_videos(
         ValueError: one line, for clips of another kind, fewer than two of them, or an option that makes no sense.
     """
     chosen, extractor = choose(features, preset, protocol, weights, frames, stride, start, num, device)
+    clip_sets.checked(reference, "reference")  # first, as a run draws as many clips as it has
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
     sets = {role: clip_sets.take(data, role, chosen, seed, progress) for role, data in given.items()}
     others, why_not = _others(sets, reconstruct, seed)

@@ -147,6 +147,19 @@ def test_labels_of_lists(tmp_path: Path) -> None:
         shown(tmp_path / "hub")
 
 
+def test_folders_in_archives_say_splits_and_classes_as_folders_do(tmp_path: Path) -> None:
+    names = [
+        f"wrap/{place}/{i}.png" for place in ("train/cat", "train/dog", "test/cat", "other") for i in (0, 1)
+    ]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, png(i))
+    classes, pairs, said = shown(tmp_path)
+    assert (classes, pairs) == (["cat", "dog"], [(0, 0), (1, 0), (2, 1), (3, 1)])
+    assert "test 2; from the folders test, train in the archives" in said
+    assert "outside of the splits: wrap/other 2" in said
+
+
 def test_a_zip_that_inflates_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(2**28))
@@ -188,6 +201,8 @@ def test_every_kind_that_is_listed_is_read(name: str) -> None:
 def test_a_range_that_no_one_says_is_refused(tmp_path: Path) -> None:
     assert abs(np.asarray(open_picture(CASES / "float255.tif")).mean() - 110.6) < 0.5
     assert np.asarray(open_picture(CASES / "gray16_trns.png")).max() == 255
+    Image.fromarray(np.full((8, 8), 200, np.int32)).save(tmp_path / "a.tif")
+    assert np.asarray(open_picture(tmp_path / "a.tif")).max() == 200
     for number, values in enumerate((np.linspace(0, 1, 64), np.linspace(-3, 9, 64), np.full(64, 70000))):
         kind = np.float32 if number < 2 else np.int32
         Image.fromarray(values.reshape(8, 8).astype(kind)).save(tmp_path / "a.tif")

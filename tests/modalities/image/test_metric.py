@@ -277,6 +277,11 @@ def test_bad_images_are_refused(data: np.ndarray, said: str) -> None:
         evaluate_images(images(4), data, progress=False)
 
 
+def test_a_single_real_image_is_not_blamed_on_what_was_drawn_for_it() -> None:
+    with pytest.raises(ValueError, match="reference must hold at least 2 images, got 1"):
+        evaluate_images(images(4).data[:1], images(4).data[:1], progress=False)
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(
         ValueError, match="features must be one of pixels, efficientnet-lite0, inception, got vgg"

@@ -195,6 +195,15 @@ def test_a_mesh_gives_colours_between_its_vertices_and_normals_of_its_faces(tmp_
     np.testing.assert_array_equal(points[:, :3], read_surface(tmp_path / "a.obj", 50, 0))
 
 
+def test_a_ply_gives_the_colours_of_its_vertices_also_beside_faces(tmp_path: Path) -> None:
+    head = "ply\nformat ascii 1.0\nelement vertex 3\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    head += "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
+    head += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    corners = [f"{corner} 255 0 0\n" for corner in ("0 0 0", "1 0 0", "0 1 0")]
+    (tmp_path / "a.ply").write_text(head + "".join(corners) + "3 0 1 2\n")
+    assert (read_surface(tmp_path / "a.ply", 9, 0, channels=COLOURED)[:, 3:] == [1, 0, 0]).all()
+
+
 def test_a_gltf_gives_colours_and_keeps_the_outside_of_what_is_mirrored(tmp_path: Path) -> None:
     box = trimesh.creation.box((2, 2, 2))
     box.visual.vertex_colors = [255, 51, 0, 255]

@@ -94,6 +94,22 @@ def test_a_written_ply_is_what_trimesh_reads(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
 
 
+NAMED_ROWS = {
+    "pandas": ",x,y,z\n0,0,0,0\n1,1,2,3\n2,4,5,6\n",
+    "R": '"x" "y" "z"\n"1" 0 0 0\n"2" 1 2 3\n"3" 4 5 6\n',
+    "a class": "class,x,y,z\nchair,0,0,0\nchair,1,2,3\nchair,4,5,6\n",
+    "no class": "x,y,z,class\n0,0,0,chair\n1,2,3,chair\n4,5,6,chair\n",
+    "a word": "C 0 0 0\nC 1 2 3\nC 4 5 6\n",
+    "no numbers": "0 0 0\n1.#QNAN 0 0\n1 2 3\n-nan(ind) -nan(ind) -nan(ind)\n4 5 6\n",
+}
+
+
+@pytest.mark.parametrize("name", NAMED_ROWS)
+def test_names_of_rows_are_no_coordinates(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text(NAMED_ROWS[name])
+    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[0, 0, 0], [1, 2, 3], [4, 5, 6]])
+
+
 @pytest.mark.parametrize("text", ["3\n0 0 0 9\n1 2 3 9\n4 5 6 9\n", "# x\n0,0,0\n1, 2,3\n4;5;6 // end\n\n"])
 def test_columns_come_in_many_dresses(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.pts").write_text(text)
@@ -275,6 +291,14 @@ def test_a_folder_is_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "bad4.npy" in told
     assert "bad5.npy" not in told
     assert "40 to 2048 points" in told
+
+
+def test_a_text_for_people_is_no_cloud_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        write_npy(tmp_path / f"{i}.npy", POINTS)
+    (tmp_path / "license.txt").write_text("MIT 1 2 3\n")
+    assert read_set(tmp_path).data.shape == (2, *POINTS.shape)
+    assert ".txt 1" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_cloud_is_refused(tmp_path: Path) -> None:

@@ -173,3 +173,13 @@ def test_sets_ids_texts_and_the_axis_up(tmp_path: Path) -> None:
     (model,) = (tmp_path / "out").rglob("1a04-*.npy")
     assert np.ptp(np.load(model), axis=0).argmax() == 1
     assert len(list((tmp_path / "out").rglob("five-000*.npy"))) == 5
+
+
+def test_the_names_of_sets_say_their_splits(tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    for i, split in enumerate(("train", "val", "test")):
+        np.save(
+            tmp_path / "sets" / f"chair_{split}.npy", np.random.default_rng(i).normal(size=(i + 1, 40, 3))
+        )
+    report = prepare(tmp_path / "sets", tmp_path / "out", num_points=32, workers=1)
+    assert report["counts"] == {"shape": {"train": 1, "val": 2, "test": 3}}

@@ -17,7 +17,8 @@ def placed(*paths: str) -> list[tuple[str | None, str | None] | None]:
 @pytest.mark.parametrize(
     ("name", "split"),
     [("train", "train"), ("Train", "train"), ("TRAINING", "train"), ("training_set", "train"), ("val", "val"),
-     ("valid", "val"), ("Validation", "val"), ("dev", "val"), ("test", "test"), ("Testing", "test"),
+     ("valid", "val"), ("Validation", "val"), ("validate", "val"), ("eval", "val"),
+     ("dev", "val"), ("test", "test"), ("Testing", "test"),
      ("testset", "test"), ("trains", None), ("station", None), ("validity", None)],
 )  # fmt: skip
 def test_split_names(name: str, split: str | None) -> None:
@@ -43,6 +44,8 @@ def test_splits_within_names(name: str, found: tuple[str, str] | None) -> None:
         (["images/train/a/1", "images/test/a/1"], [("train", "a"), ("test", "a")]),
         (["airplane/train/1", "airplane/test/2", "car/train/3"], [("train", "airplane"), ("test", "airplane"),
          ("train", "car")]),
+        (["M10/bed/train/1", "M10/bed/test/2", "M10/sofa/test/3"], [("train", "bed"), ("test", "bed"),
+         ("test", "sofa")]),
         (["train/a/1", "val/a/1", "other/c/1", "read.png"], [("train", "a"), ("val", "a"), None, None]),
         # a class that is named as a split is one
         (["train/1", "car/1", "ship/1"], [(None, "train"), (None, "car"), (None, "ship")]),

@@ -14,6 +14,7 @@ from ditmoe.config.compose import composed
 from ditmoe.config.viewers import modality_of
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpoint
+from ditmoe.outside import TooFewError
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import known_facts
 from ditmoe.view import view
@@ -129,6 +130,11 @@ def test_a_run_is_measured_and_sets_of_files_if_they_are_lossless(run, tmp_path:
         evaluate_files(settings["modality"], *sets, out=tmp_path)
     settings["modality"]["evaluation"]["lossy"] = True
     assert evaluate_files(settings["modality"], *sets, out=tmp_path).values["fd/pixels"] > 0
+
+
+def test_clips_shorter_than_what_is_measured_are_told_before_training() -> None:
+    with pytest.raises(TooFewError, match=r"take 33 frames of a clip, generated ones have \d+"):
+        build.make_modality(config("modality.evaluation.frames=33")).check_evaluation()
 
 
 def test_training_on_a_folder_of_videos(run, tmp_path: Path) -> None:

@@ -142,3 +142,5 @@ def test_wrong_sets_are_one_line() -> None:
         measured(real.data.astype(np.float32), real)
     with pytest.raises(ValueError, match="generated must hold at least 2 clips, got 1"):
         measured(real.data[:1], real)
+    with pytest.raises(ValueError, match="reference must hold at least 2 clips, got 1"):
+        measured(real.data[:1], real.data[:1])  # a run draws as many as there are
