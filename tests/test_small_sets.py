@@ -87,7 +87,7 @@ def test_a_fault_of_measuring_is_no_note_and_loses_nothing(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("ditmoe.evaluate.evaluate_checkpoint", fail)
+    monkeypatch.setattr("ditmoe.inference.evaluate_checkpoint", fail)
     options = {"num": 0, "evaluate": True}
     expected: type[BaseException] = TypeError if code is None else SystemExit
     with pytest.raises(expected) if code != 0 else nullcontext() as stopped:

@@ -251,7 +251,9 @@ def test_another_size_than_in_training_can_be_drawn(run, tmp_path: Path) -> None
     assert Image.open(wide[1]).size == (40, 8)
     with pytest.raises(ValueError, match=r"multiple of the codec's stride .* \[9, 40\]"):
         sample_checkpoint(run[0], num=2, size=[9, 40])
-    with pytest.raises(ValueError, match=r"frames is not an option; words of [^\n]*image: [^\n]*size \("):
+    with pytest.raises(
+        ValueError, match=r"frames is not an option; words of [^\n]*image and given: [^\n]*size \("
+    ):
         sample_checkpoint(run[0], num=2, frames=9)
 
 

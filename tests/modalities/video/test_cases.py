@@ -13,7 +13,8 @@ from modalities.video.data.check import check, examine
 from modalities.video.io.frame_folders import read_pictures
 from modalities.video.io.index import nearest_frames, num_moments
 from modalities.video.io.reader import read_clip, read_index
-from modalities.video.io.writer import write_ffv1, write_frames
+from modalities.video.io.writer import write_ffv1
+from tests.modalities.video.test_reader import write_frames
 
 CASES = Path(__file__).parents[2] / "cases" / "frames"
 
