@@ -1,5 +1,6 @@
 """Formats whose libraries are an extra (`pip install 'ditmoe[scans]'`): HDF5 of ModelNet40; LAS, LAZ, E57 of scans."""
 
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,8 @@ from modalities.pointcloud.data.channels import Geometry
 SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
 """With the library that reads each."""
 _E57_COLOURS = ("colorRed", "colorGreen", "colorBlue")
+_COMPRESSING = (1, 4, 32000)
+"""Codes of HDF5's filters whose output has the size that their input says: deflate, szip, lzf."""
 _NAMES = ("data", "points", "coords", "xyz", "pos")
 COLOURS, NORMALS = ("rgb", "color", "colors", "colour", "colours"), ("normal", "normals")
 """Under which names arrays of colours and normals are kept beside the points."""
@@ -90,8 +93,17 @@ def _dataset(file: Any, name: str, size: int) -> Any:
     data = file[name]
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise ValueError(f"an HDF5 must hold its {name} itself, as one array")
-    if data.size * 8 > may_hold(size):
-        raise ValueError(f"an HDF5 must hold the {data.size} numbers that it promises")
+    if data.shape is None or data.dtype.kind not in "biuf":
+        raise ValueError(f"an HDF5 must hold numbers as its {name}, got {printable(data.dtype)[:80]}")
+    # A chunk is filled whole, whatever of it belongs to the array, and may be larger.
+    if max(data.size, math.prod(data.chunks or (0,))) * max(8, data.dtype.itemsize) > may_hold(size):
+        raise ValueError(
+            f"an HDF5 must hold the {data.size} numbers that it promises, in chunks of their size"
+        )
+    made = data.id.get_create_plist()
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    if sum(code in _COMPRESSING for code in filters) > 1:  # which multiply what they hide
+        raise ValueError(f"an HDF5 must be compressed once, got its {name} compressed again")
     return data
 
 
