@@ -14,6 +14,8 @@ from modalities.pointcloud.data.channels import Geometry
 SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
 """With the library that reads each."""
 _E57_COLOURS = ("colorRed", "colorGreen", "colorBlue")
+_LAS_HEADER = 375
+"""Bytes, of the longest."""
 _COMPRESSING = (1, 4, 32000)
 """Codes of HDF5's filters whose output has the size that their input says: deflate, szip, lzf."""
 _NAMES = ("data", "points", "coords", "xyz", "pos")
@@ -114,6 +116,7 @@ def _size(stream: BinaryIO) -> int:
 def _las(stream: BinaryIO) -> Geometry:
     import laspy
 
+    _check_records(stream)
     with laspy.open(stream, closefd=False) as file:
         size = file.header.point_count * (file.header.point_format.size + 24)
         if size > may_hold(_size(stream)):
@@ -128,6 +131,16 @@ def _las(stream: BinaryIO) -> Geometry:
         if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
             rgb = np.stack([np.asarray(points[name]) for name in ("red", "green", "blue")], axis=1)
         return Geometry(xyz, rgb=rgb)
+
+
+def _check_records(stream: BinaryIO) -> None:
+    """Raises ValueError for a LAS that counts more records beside its points than it has room for; all are read."""
+    header, size = stream.read(_LAS_HEADER), _size(stream)
+    stream.seek(0)
+    records = int.from_bytes(header[100:104], "little")
+    extended = int.from_bytes(header[243:247], "little") if header[24:26] >= b"\x01\x04" else 0
+    if 54 * records + 60 * extended > size:
+        raise ValueError(f"a LAS must hold the {records + extended} records that it counts")
 
 
 def _e57(path: Path, size: int, more: bool) -> Geometry:

@@ -60,6 +60,19 @@ def test_an_hdf5_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
             read_set(file)
 
 
+@pytest.mark.parametrize("place", [100, 243])
+def test_a_las_that_counts_records_without_end_is_refused(tmp_path: Path, place: int) -> None:
+    laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
+    las = laspy.LasData(laspy.LasHeader(point_format=7, version="1.4"))
+    las.x, las.y, las.z = POINTS.T
+    las.write(str(file := tmp_path / "a.las"))
+    content = bytearray(file.read_bytes())
+    content[place : place + 4] = b"\xff" * 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="records that it counts"):
+        read_set(file)
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_a_scan_keeps_its_digits(tmp_path: Path, suffix: str) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
