@@ -119,7 +119,8 @@ def _value(value: str, literal: bool) -> str:
         return quoted(parsed.text) if literal and "${" in value else value
     if isinstance(parsed, str):
         return value if not literal or (parsed == value and "${" not in value) else quoted(value)
-    if parsed is _REFUSED and inner.startswith("[") and inner.endswith("]"):
+    resolved = literal and "${" in value  # in a list of texts, by what reads it
+    if (parsed is _REFUSED or resolved) and inner.startswith("[") and inner.endswith("]"):
         return f"[{','.join(_value(piece.strip(), literal) for piece in split(inner[1:-1]))}]"
     return quoted(value, literal) if parsed is _REFUSED or isinstance(parsed, Sweep | Glob) else value
 

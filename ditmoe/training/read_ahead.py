@@ -192,16 +192,16 @@ def _start_server(read: Callable[[int], Any]) -> None:
     of = getattr(read, "read", read)
     loaded = {__name__, type(of).__module__, type(getattr(of, "__self__", of)).__module__}
     multiprocessing.set_forkserver_preload(sorted(loaded))  # once, for all of them
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        map(os.path.abspath, sys.path)
-    )  # modules from where they are here
+    # Modules from where they are here, and from nowhere else: by itself it would look into the working folder first.
+    told = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         with _ignoring(signal.SIGINT, signal.SIGTERM):  # which the server and its children inherit
             forkserver.ensure_running()
     finally:
-        del os.environ["PYTHONPATH"]
-        os.environ.update({} if before is None else {"PYTHONPATH": before})
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextmanager

@@ -66,7 +66,10 @@ def parts(
     lines: list[str] = []
     scan = read(given, points, lines)
     where = find_place(scan, place, mean, scale)
-    x = where.into_model(scan).astype(np.float32)
+    with np.errstate(over="ignore"):
+        x = where.into_model(scan).astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError(f"scale of place must not bring the scan to infinity, got {where.size / scale:g}")
     if (far := np.abs(x).max()) > FAR:
         lines.append(
             f"the scan reaches {far:.0f} deviations of the data from their middle: place=fit brings it there"

@@ -34,7 +34,7 @@ WORDS: Mapping[str, str] = {
     "mask": "a picture, white where each frame is to be drawn anew",
 }
 MOST_FRAMES = 4096
-"""Of what is given."""
+"""Of what is given, and of what is to lie between."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def parts(
     names = list(given) if several else [given]
     size, told = tuple(shape.get("size") or modality.size), list[str]()
     clips = [read(modality, name, size, told) for name in names]
-    if (len(clips) == 2) != (between is not None) or len(clips) > 2:
+    if (len(clips) == 2) != (between is not None) or len(clips) not in (1, 2):
         raise ValueError(
             "between=8 connects two clips, given=[a.mp4,b.mp4]: one clip is continued by frames=, or loop="
         )
@@ -83,7 +83,7 @@ def parts(
     plan = Planner(modality, shape.get("frames"))
     if between is not None or loop is not None:
         window = plan.joined(
-            clips[0], clips[-1], between if loop is None else loop, "loop" if loop else "between"
+            clips[0], clips[-1], between if loop is None else loop, "between" if loop is None else "loop"
         )
     elif mask is not None or strength is not None or keep == "all":
         window = plan.changed(clips[0], keep, strength)
@@ -154,7 +154,7 @@ class Planner:
 
     def joined(self, a: Clip, b: UInt8[np.ndarray, "T2 H W 3"], new: Any, word: str) -> Window:
         """Frames from the end of one clip to the beginning of another."""
-        check_number(word, new, 1, whole=True)
+        check_number(word, new, 1, MOST_FRAMES, whole=True)
         if new % self.group:
             near = max(self.group, new // self.group * self.group)
             raise ValueError(

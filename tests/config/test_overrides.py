@@ -77,6 +77,7 @@ def test_text_arrives_unchanged(command: str, monkeypatch: pytest.MonkeyPatch, t
         ("check=true", True),
         ("modality.up=z", "z"),
         ("modality.data.classes=[Стул, it's,'a, b',2]", ["Стул", "it's", "a, b", 2]),
+        ("modality.data.classes=[${oc.env:HOME},'${x}',b]", ["${oc.env:HOME}", "${x}", "b"]),
         ("modality.data.root=null", None),
         ("modality.preparation.split=[0.5,0.25,0.25]", [0.5, 0.25, 0.25]),
         ("modality.num_points=${modality.evaluation.points}", 2048),

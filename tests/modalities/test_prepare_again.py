@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -220,6 +221,22 @@ def test_what_someone_else_wrote_among_the_shapes_is_left_there(
     (tmp_path / "out" / path).parent.symlink_to(outside.parent)
     outside.rename(outside.parent / Path(path).name)
     assert not provenance.whole(tmp_path / "out", {path: was})
+
+
+@pytest.mark.parametrize("folder", [".notes", ".made", "c0", "c0/train"])
+def test_no_link_leads_what_is_written_or_removed_out_of_the_folder(tmp_path: Path, folder: str) -> None:
+    for i in range(4):
+        (tmp_path / "source" / "c0").mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "source" / "c0" / f"{i}.npy", np.eye(3) + i * np.eye(3)[::-1])
+    prepare("pointcloud", tmp_path / "source", out := tmp_path / "out")
+    (victim := tmp_path / "victim").mkdir()
+    for name in ("diary.txt", ".diary.0123abcd.ditmoe-draft"):
+        (victim / name).write_text("dear diary")
+    shutil.rmtree(out / folder, ignore_errors=True)
+    (out / folder).symlink_to(victim)
+    with pytest.raises(ValueError, match="but a link leads"):
+        prepare("pointcloud", tmp_path / "source", out)
+    assert sorted(file.name for file in victim.rglob("*")) == [".diary.0123abcd.ditmoe-draft", "diary.txt"]
 
 
 def test_a_reader_sees_no_shape_that_is_on_its_way(tmp_path: Path, read: Path) -> None:

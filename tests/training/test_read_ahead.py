@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ditmoe.conditioning import ClassLabel, Condition
 from ditmoe.diffusion import FlowMatching
 from ditmoe.modality import Modality, Reader
 from ditmoe.parallel import Mesh
+from ditmoe.training import read_ahead
 from ditmoe.training.batches import Batch, Batches
 from ditmoe.training.read_ahead import ReadAhead, default_workers, reader_of
 from modalities.image import Pictures
@@ -214,3 +216,19 @@ def test_a_subclass_that_changes_batches_is_asked_for_them(folder: Path) -> None
 
     assert reader_of(made(Other)).read.__name__ == "batch"
     assert reader_of(made(kind)).files
+
+
+def test_workers_look_for_modules_where_the_trainer_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would look into the working folder first, which may hold a stranger's multiprocessing.py."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(sys, "path", ["/somewhere", *sys.path])
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(
+        forkserver,
+        "ensure_running",
+        lambda: seen.append((os.environ["PYTHONSAFEPATH"], os.environ["PYTHONPATH"].split(os.pathsep)[0])),
+    )
+    before = dict(os.environ)
+    read_ahead._start_server(len)
+    assert seen == [("1", "/somewhere")]
+    assert dict(os.environ) == before

@@ -37,10 +37,18 @@ class Pieces:
 
     def __init__(self, out: Path) -> None:
         self.out, self.made, self.notes = out, out / ".made", out / ".notes"
+        self.check_inside(".made/shape", ".notes/shape")
         self.record = provenance.read(out / provenance.RECORD)
         self.whole = provenance.whole(out, self.record.outputs)
         self._places = {was.note: path for path, was in self.whole.items()}
         clear(self.made)
+
+    def check_inside(self, *paths: str) -> None:
+        """Raises ValueError where a link would lead what is to be written, and removed again, out of the folder."""
+        for folder in sorted({(self.out / path).parent for path in paths}):
+            if folder.resolve() != folder:
+                where = f"{printable(folder)} to {printable(folder.resolve())}"
+                raise ValueError(f"out must hold its folders itself, but a link leads {where}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._places or self.staged(key).is_file()

@@ -158,6 +158,7 @@ def prepare(
         for path, place in places.items()
         for item, own in _items(path, seen[path].note, place)
     ]
+    pieces.check_inside(*(target for job in jobs for target in (job.target, *job.scans)))
     missing = [job for job in jobs if any(key not in pieces for key in (job.key, *job.scans.values()))]
     unreadable, contents = _sample_all(missing, len(jobs) - len(missing), workers, timeout)
     done = [job for job in jobs if job.name not in unreadable]

@@ -1,5 +1,6 @@
 """Formats whose libraries are an extra (`pip install 'ditmoe[scans]'`): HDF5 of ModelNet40; LAS, LAZ, E57 of scans."""
 
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,10 @@ from modalities.pointcloud.data.channels import Geometry
 SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
 """With the library that reads each."""
 _E57_COLOURS = ("colorRed", "colorGreen", "colorBlue")
+_LAS_HEADER = 375
+"""Bytes, of the longest."""
+_COMPRESSING = (1, 4, 32000)
+"""Codes of HDF5's filters whose output has the size that their input says: deflate, szip, lzf."""
 _NAMES = ("data", "points", "coords", "xyz", "pos")
 COLOURS, NORMALS = ("rgb", "color", "colors", "colour", "colours"), ("normal", "normals")
 """Under which names arrays of colours and normals are kept beside the points."""
@@ -90,8 +95,17 @@ def _dataset(file: Any, name: str, size: int) -> Any:
     data = file[name]
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise ValueError(f"an HDF5 must hold its {name} itself, as one array")
-    if data.size * 8 > may_hold(size):
-        raise ValueError(f"an HDF5 must hold the {data.size} numbers that it promises")
+    if data.shape is None or data.dtype.kind not in "biuf":
+        raise ValueError(f"an HDF5 must hold numbers as its {name}, got {printable(data.dtype)[:80]}")
+    # A chunk is filled whole, whatever of it belongs to the array, and may be larger.
+    if max(data.size, math.prod(data.chunks or (0,))) * max(8, data.dtype.itemsize) > may_hold(size):
+        raise ValueError(
+            f"an HDF5 must hold the {data.size} numbers that it promises, in chunks of their size"
+        )
+    made = data.id.get_create_plist()
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    if sum(code in _COMPRESSING for code in filters) > 1:  # which multiply what they hide
+        raise ValueError(f"an HDF5 must be compressed once, got its {name} compressed again")
     return data
 
 
@@ -102,6 +116,7 @@ def _size(stream: BinaryIO) -> int:
 def _las(stream: BinaryIO) -> Geometry:
     import laspy
 
+    _check_records(stream)
     with laspy.open(stream, closefd=False) as file:
         size = file.header.point_count * (file.header.point_format.size + 24)
         if size > may_hold(_size(stream)):
@@ -116,6 +131,16 @@ def _las(stream: BinaryIO) -> Geometry:
         if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
             rgb = np.stack([np.asarray(points[name]) for name in ("red", "green", "blue")], axis=1)
         return Geometry(xyz, rgb=rgb)
+
+
+def _check_records(stream: BinaryIO) -> None:
+    """Raises ValueError for a LAS that counts more records beside its points than it has room for; all are read."""
+    header, size = stream.read(_LAS_HEADER), _size(stream)
+    stream.seek(0)
+    records = int.from_bytes(header[100:104], "little")
+    extended = int.from_bytes(header[243:247], "little") if header[24:26] >= b"\x01\x04" else 0
+    if 54 * records + 60 * extended > size:
+        raise ValueError(f"a LAS must hold the {records + extended} records that it counts")
 
 
 def _e57(path: Path, size: int, more: bool) -> Geometry:

@@ -208,6 +208,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
         (scan(), {"place": "there"}),
         (scan(), {"place": [1, 2]}),
         (scan(), {"place": [0, 0, 0, 0]}),
+        (scan(), {"place": [0, 0, 0, 1e-300]}),
         (scan(), {"place": [0, float("nan"), 0, 1]}),
         (scan(), {"plaice": "fit"}),
     ]:

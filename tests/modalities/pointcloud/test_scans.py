@@ -38,6 +38,41 @@ def test_a_set_of_modelnet_is_read_and_no_other_file(tmp_path: Path) -> None:
         read_set(tmp_path / "c.h5")
 
 
+def test_an_hdf5_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    twice = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    twice.set_chunk((3, 3))
+    twice.set_deflate(9)
+    twice.set_deflate(9)
+    places = h5py.h5s.create_simple((3, 3))
+    hostile = {
+        "in chunks of their size": {"dtype": "f4", "maxshape": (None, 3), "chunks": (2**26, 3)},
+        "compressed once": {},
+        "must hold numbers": {"dtype": np.dtype("V100000000")},
+    }
+    for number, (line, how) in enumerate(hostile.items()):
+        with h5py.File(file := tmp_path / f"{number}.h5", "w") as stream:
+            if how:
+                stream.create_dataset("data", (3, 3), **{"compression": "gzip", **how})
+            else:
+                h5py.h5d.create(stream.id, b"data", h5py.h5t.IEEE_F64LE, places, twice)
+        with pytest.raises(ValueError, match=line):
+            read_set(file)
+
+
+@pytest.mark.parametrize("place", [100, 243])
+def test_a_las_that_counts_records_without_end_is_refused(tmp_path: Path, place: int) -> None:
+    laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
+    las = laspy.LasData(laspy.LasHeader(point_format=7, version="1.4"))
+    las.x, las.y, las.z = POINTS.T
+    las.write(str(file := tmp_path / "a.las"))
+    content = bytearray(file.read_bytes())
+    content[place : place + 4] = b"\xff" * 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="records that it counts"):
+        read_set(file)
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_a_scan_keeps_its_digits(tmp_path: Path, suffix: str) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
