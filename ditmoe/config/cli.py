@@ -89,10 +89,12 @@ def run(
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if launch.world() > 1 and not many:
         guard(lambda: _refuse_many(config_name))
-    guard(lambda: yaml_files.check_told(sys.argv[1:]))
-    sys.argv[1:] = read_words(sys.argv[1:])
-    if words:
-        sys.argv[1:] = sectioned(sys.argv[1:], config_name)
+
+    def read() -> None:
+        yaml_files.check_told(sys.argv[1:])
+        sys.argv[1:] = read_words(sys.argv[1:])
+        if words:
+            sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 
     def main(config: DictConfig) -> None:
         guard(lambda: _checked(config))  # in here, or Hydra adds lines of its own
@@ -113,6 +115,7 @@ def run(
                     f"the numbers are too large for any machine: {largest_words(options)}"
                 ) from error
 
+    guard(read)
     guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
 
 

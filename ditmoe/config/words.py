@@ -135,6 +135,6 @@ def _unknown(word: str, owners: Collection[Owner], options: Collection[str]) -> 
     near = difflib.get_close_matches(
         word, [*(name for owner in owners for name in owner.words), *options], n=1, cutoff=0.6
     )
-    names = " and ".join(owner.name for owner in owners) or "this model"
+    names = " and ".join(owner.name for owner in owners if owner.words or len(owners) == 1) or "this model"
     told = f"words of {names}: {', '.join(known)}" if known else f"{names} has no words of its own"
     return f"{printable(word)} is not an option; {f'did you mean {near[0]}? ' if near else ''}{told}"

@@ -58,7 +58,7 @@ def test_folders_of_pieces_of_one_video_are_no_classes(
     names: list[str], classes: list[str], tmp_path: Path
 ) -> None:
     for name in names:
-        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write_frames(tmp_path / name, np.zeros((2, 4, 4, 3), np.uint8))
     listing = list_all(tmp_path)
     assert listing.classes == classes
