@@ -131,11 +131,13 @@ def _class_folders(folders: _Folders, ignored: Ignored) -> dict[str, str]:
         raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
     found: dict[str, str] = {}
     for name in folders.names(()):
-        if name in OWN or ignored.is_hidden(name):
+        is_folder = name in folders[()].folders
+        has_splits = is_folder and any(map(split_word, folders[(name,)].folders))
+        if (name in OWN and not has_splits) or ignored.is_hidden(name):
             continue
-        if name not in folders[()].folders:
+        if not is_folder:
             ignored.add(BESIDE, name)
-        elif any(map(split_word, folders[(name,)].folders)):
+        elif has_splits:
             category = printable(class_name(name))
             if category in found:
                 both = printable(f"{found[category]} and {name}")

@@ -102,3 +102,10 @@ def test_views_are_written_beside_the_shapes_and_are_none(tmp_path: Path) -> Non
     assert "scans" not in str(clouds.understood())
     prepare(tmp_path / "source", out, split=(1, 0, 0), views=1, workers=1)
     assert len(list((out / "scans").rglob("*.npy"))) == 2
+
+
+def test_a_class_may_be_called_scans(tmp_path: Path) -> None:
+    for name in ("scans", "ball"):
+        (tmp_path / name / "train").mkdir(parents=True)
+        np.save(tmp_path / name / "train" / "a.npy", sphere(50).astype(np.float32))
+    assert Clouds(tmp_path, num_points=20).classes == ["ball", "scans"]
