@@ -101,11 +101,12 @@ class Understood:
             f"{', '.join(shown)}{more}{f', {bare} without a class' if bare else ''}",
             f"splits   {', '.join(sizes)}; {self.origin}",
             *(f"ignored  {line}" for line in self.ignored.lines()),
-            *(f"note     {printable(note)}" for note in [*self.notes, *self._warnings()]),
+            *(f"note     {printable(note)}" for note in [*self.notes, *self.warnings()]),
         ]
         return "\n".join(lines)
 
-    def _warnings(self) -> list[str]:
+    def warnings(self) -> list[str]:
+        """What will not be trained on, or not be measured."""
         seen = {split: set(self.labels.get(split, ())) for split in SPLITS}
         untrained = [name for i, name in enumerate(self.classes) if i not in seen["train"]]
         found = []

@@ -44,7 +44,7 @@ from modalities.shared.datasets import SPLITS
 from modalities.shared.isolation import num_cores, run_isolated
 from modalities.shared.layout import arrange, draw, drawn_by_name, sources
 from modalities.shared.provenance import Origin, Record, Seen, digest_of, see_all
-from modalities.shared.understood import KIND, OUTSIDE, Ignored
+from modalities.shared.understood import KIND, OUTSIDE, Ignored, Understood
 
 FORMAT = "ditmoe-shapes-2"
 FEW = 2048
@@ -454,6 +454,9 @@ def _summary(report: dict[str, Any], out: Path, others: int) -> str:
     lines += [f"{len(report['notes'])} files with notes"] * (len(report["notes"]) > 5)
     lines += [f"note: {report['looks']}"] if "looks" in report else []
     lines += [f"splits: {report['splits']}", *(f"ignored: {line}" for line in report["ignored"])]
+    rows = [row for _, row in sorted(counts.items())]
+    labels = {split: [i for i, row in enumerate(rows) for _ in range(row[split])] for split in SPLITS}
+    lines += [f"note: {text}" for text in Understood(out, "shape", sorted(counts), labels, "").warnings()]
     lines += [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
     lines += [f"{others} files among them were not written by prepare, and are left there"] * (others > 0)
     lines.append(

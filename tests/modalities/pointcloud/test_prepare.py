@@ -183,3 +183,13 @@ def test_the_names_of_sets_say_their_splits(tmp_path: Path) -> None:
         )
     report = prepare(tmp_path / "sets", tmp_path / "out", num_points=32, workers=1)
     assert report["counts"] == {"shape": {"train": 1, "val": 2, "test": 3}}
+
+
+def test_what_is_too_small_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for category in ("a", "b"):
+        (tmp_path / "source" / category).mkdir(parents=True)
+    np.save(tmp_path / "source" / "a" / "one.npy", np.random.default_rng(0).normal(size=(50, 3)))
+    np.save(tmp_path / "source" / "b" / "two.npy", np.random.default_rng(1).normal(size=(50, 3)))
+    prepare(tmp_path / "source", tmp_path / "out", split=(1, 0, 0), workers=1)
+    said = capsys.readouterr().out
+    assert "note: too small to measure: test has 0" in said
