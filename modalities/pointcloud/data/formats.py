@@ -47,7 +47,7 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class ReadSet(Samples):
-    """A set from a folder, some files of which could not be read."""
+    """A set from a folder, some of which could not be read or has far too few points."""
 
     left_out: int = 0
 
@@ -195,9 +195,10 @@ def read_set(path: Path, num_points: int = 2048, seed: int = 0, channels: Channe
 
     A .npz has `points` (S, N, 3), or one array of any name, and may have `labels` (S,); a .npy has (S, N, 3),
     and a .pt the same, a list of (N_i, 3), or either in a dictionary; one cloud alone is a set of one. A folder
-    has a cloud in each .ply .npy .xyz .obj, in the order of their paths; of a mesh `num_points` are drawn.
-    Clouds of unequal counts are brought to the smallest by a random draw without replacement, and stderr says
-    so. Unreadable files in a folder are named there too and left out; ValueError where none is left.
+    has a cloud in each .ply .npy .xyz .obj, in the order of their paths, or several in a .npy (S, N, 3); of a mesh
+    `num_points` are drawn. Clouds of unequal counts are brought to the smallest by a random draw without replacement,
+    and stderr says so; of a folder, those of less than a tenth of the median are left out. Unreadable
+    files in a folder are named there too and left out; ValueError where none is left.
     """
     if path.is_dir():
         return _read_folder(path, num_points, seed)
@@ -419,19 +420,25 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
     seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
     files = sorted({path.with_suffix(""): path for path in seen}.values())
-    clouds: dict[Path, np.ndarray] = {}
+    names: list[str] = []
+    clouds: list[np.ndarray] = []
     errors: list[str] = []
     meshes = 0
     for i, path in enumerate(files):
+        name = printable(path.relative_to(folder).with_suffix("").as_posix())
         try:
             with _blaming(path):
                 geometry = _geometry(path, _about(path))
                 if geometry.faces is not None:
                     meshes += 1
                     geometry = Geometry(_sampled(geometry, num_points, np.random.default_rng([seed, i]), XYZ))
-                clouds[path] = narrowed(_checked(geometry, note=_about(path)))
+                ndim = min(max(geometry.points.ndim, 2), 3)
+                found = narrowed(_checked(geometry, ndim, _about(path)))
         except (ValueError, OSError) as error:
             errors.append(str(error))
+            continue
+        clouds += list(found) if ndim == 3 else [found]
+        names += [f"{name}/{item:04d}" for item in range(len(found))] if ndim == 3 else [name]
     if not clouds:
         got = f"{len(errors)} unreadable files, the first: {errors[0]}" if errors else "no such file"
         raise ValueError(f"{printable(folder)} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
@@ -441,8 +448,22 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
         tell(f"{folder}: {meshes} meshes are sampled anew each time; `python -m ditmoe.prepare` does it once")
     if errors:
         tell(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
-    names = [printable(path.relative_to(folder).with_suffix("").as_posix()) for path in clouds]
-    return ReadSet(_equalised(list(clouds.values()), seed, folder), names=names, left_out=len(errors))
+    few = _far_fewer(clouds)
+    if few:
+        first, least = names[min(few)], len(clouds[min(few)])
+        tell(
+            f"{folder}: {len(few)} of {len(clouds)} clouds have less than a tenth of the points of most others and "
+            f"are left out, the first: {first} of {least}"
+        )
+    kept = [i for i in range(len(clouds)) if i not in few]
+    data = _equalised([clouds[i] for i in kept], seed, folder)
+    return ReadSet(data, names=[names[i] for i in kept], left_out=len(errors) + len(few))
+
+
+def _far_fewer(clouds: Sequence[np.ndarray]) -> set[int]:
+    """Those of less than a tenth of the usual points: all others would have to be drawn down to them."""
+    usual = np.median([len(points) for points in clouds])
+    return {i for i, points in enumerate(clouds) if len(points) < usual / 10}
 
 
 def _equalised(clouds: Sequence[np.ndarray], seed: int, place: Path) -> np.ndarray:

@@ -293,6 +293,20 @@ def test_a_folder_is_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "40 to 2048 points" in told
 
 
+def test_sets_in_a_folder_are_clouds_and_far_fewer_points_do_not_shrink_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_npy(tmp_path / "a.npy", np.stack([POINTS, POINTS + 1]))
+    write_npy(tmp_path / "b.npy", POINTS + 2)
+    write_npy(tmp_path / "few.npy", POINTS[:3])
+    samples = read_set(tmp_path)
+    assert list(samples.names) == ["a/0000", "a/0001", "b"]
+    np.testing.assert_array_equal(samples.data, np.stack([POINTS, POINTS + 1, POINTS + 2]))
+    assert samples.left_out == 1
+    assert "1 of 4 clouds" in (told := capsys.readouterr().err)
+    assert "few of 3" in told
+
+
 def test_a_text_for_people_is_no_cloud_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         write_npy(tmp_path / f"{i}.npy", POINTS)
