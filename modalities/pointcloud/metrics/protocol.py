@@ -186,7 +186,10 @@ def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
         emd += ", approximate matching in float32, the real shape first"
     return {
         **{role: f"{len(clouds)} shapes" for role, clouds in drawn.sets.items()},
-        **{f"{role} left out": f"{num}, unreadable or of far too few points" for role, num in drawn.left_out.items()},
+        **{
+            f"{role} left out": f"{num}, unreadable or of far too few points"
+            for role, num in drawn.left_out.items()
+        },
         "protocol": protocol,
         "points": drawn.points,
         "resampling": f"drawn without replacement from {least if least == most else f'{least} to {most}'}",

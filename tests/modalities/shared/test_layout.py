@@ -121,6 +121,16 @@ def test_labels_in_files() -> None:
     assert parse_labels("metadata.jsonl", lines) == {"a.png": "cat"}
     assert parse_labels("metadata.jsonl", b'{"file_name": "a.png", "text": "a cat"}') is None
     assert parse_labels("metadata.csv", b"file_name,label\na.png,cat\n") == {"a.png": "cat"}
+    floats = b"image;label;text\na.png;0.0;x,y\nb.png;12.0;z\n"
+    assert parse_labels("metadata.csv", floats) == {"a.png": "0", "b.png": "12"}
+    assert parse_labels("metadata.csv", b"file_name,label\na.png,1.0\nb.png,1.5\n") == {
+        "a.png": "1.0",
+        "b.png": "1.5",
+    }
+    assert parse_labels("metadata.jsonl", b'{"image": "a.png", "label": 3}') == {"a.png": "3"}
+    for lines, names in ((["0 a", "1 b c"], ["b c", "0"]), (["2 b c", "1 a"], ["b c", "1"])):
+        assert named_by(lines, names, "classes.txt") == (["a", "b c"], {names[0]: 1, names[1]: 0})
+    assert named_by(["0 a", "1 b"], ["1 b"], "classes.txt")[0] == ["0 a", "1 b"]
     assert named_by(["cat", "dog", "cow"], ["2", "dog"], "classes.txt")[1] == {"2": 2, "dog": 1}
 
 
