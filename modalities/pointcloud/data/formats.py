@@ -20,6 +20,7 @@ from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.off import read_off
 from modalities.pointcloud.data.pcd import read_pcd
 from modalities.pointcloud.data.ply import read_ply
+from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.scene import Scene
 from modalities.pointcloud.data.stl import read_stl
 from modalities.pointcloud.data.text import is_columns, read_columns
@@ -35,8 +36,10 @@ OURS = "samples.png"
 FARTHEST = 1e18
 """Coordinates beyond it have squares that a float32 cannot hold."""
 SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
-ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "data")
+ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "pc", "data")
 """Under which names programs of others keep points in a .npz."""
+MESH_ARRAYS = ("vertices", "faces")
+"""Of a mesh in a .npz, where there are no points."""
 MOST_COLUMNS = 12
 """Of a cloud: coordinates, colours, normals and some more; an array of more columns is no cloud."""
 MANY = 50
@@ -203,14 +206,11 @@ def read_set(path: Path, num_points: int = 2048, seed: int = 0, channels: Channe
     if path.is_dir():
         return _read_folder(path, num_points, seed)
     with _blaming(path):
-        if path.suffix.lower() in MESH_SUFFIXES:
-            geometry = _geometry(path, _about(path), channels)
-            if geometry.faces is not None:
-                drawn = _sampled(geometry, num_points, np.random.default_rng(seed), channels)
-                _checked(Geometry(drawn[:, :3]))
-                return Samples(narrowed(drawn)[None])
-        else:
-            geometry = _points(path, _about(path), channels)
+        geometry = _geometry(path, _about(path), channels)
+        if geometry.faces is not None:
+            drawn = _sampled(geometry, num_points, np.random.default_rng(seed), channels)
+            _checked(Geometry(drawn[:, :3]))
+            return Samples(narrowed(drawn)[None])
         labels = _npz_labels(path) if path.suffix.lower() == ".npz" else None
         one = geometry.points.ndim < 3
         data = _checked(geometry, 2 if one else 3, _about(path), channels)
@@ -338,6 +338,8 @@ def _npz(path: Path, more: bool) -> Geometry:
     with Arrays(path) as archive:
         others = [key for key in archive if key != "labels"]
         known = [key for key in ARRAYS if key in archive]
+        if not known and all(key in archive for key in MESH_ARRAYS):
+            return _arrays_of_mesh(*(archive[key] for key in MESH_ARRAYS))
         if not known and len(others) != 1:
             raise ValueError(
                 f"an npz must hold one of the keys {', '.join(ARRAYS)}, got {', '.join(archive) or 'no key'}"
@@ -349,6 +351,18 @@ def _npz(path: Path, more: bool) -> Geometry:
         if more and rgb is None and all(name in archive for name in "RGB"):  # of Point-E
             rgb = np.stack([archive[name] for name in "RGB"], axis=-1)
         return Geometry(archive[(known or others)[0]], rgb=rgb, normals=normals)
+
+
+def _arrays_of_mesh(vertices: np.ndarray, faces: np.ndarray) -> Geometry:
+    """A mesh of vertices (V, 3) and faces (F, K) of K corners each."""
+    if vertices.ndim != 2 or faces.ndim != 2 or faces.dtype.kind not in "iu" or not 3 <= faces.shape[1] <= 4:
+        raise ValueError(
+            "a mesh must have vertices (V, 3) and faces (F, 3) or (F, 4) of integers, got "
+            f"{vertices.shape} and {faces.dtype} of {faces.shape}"
+        )
+    points = _checked(Geometry(vertices))
+    corners = faces.astype(np.int64).reshape(-1)
+    return Geometry(points, triangulate(points, np.full(len(faces), faces.shape[1]), corners))
 
 
 def _npz_labels(path: Path) -> np.ndarray | None:

@@ -128,6 +128,32 @@ def test_a_surface_is_sampled_by_area(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(on_face.mean(axis=0), [6 / 11, 3 / 11, 2 / 11], atol=0.02)
 
 
+TETRAHEDRON = "0 0 0 1 0 0 0 1 0 0 0 1 3 0 1 2 3 0 1 3 3 0 2 3 3 1 2 3"
+DRESSES = {
+    "line.off": f"OFF {'4 4 6 ' + TETRAHEDRON}\n".encode(),
+    "two.off": f"OFF\n4 4 6 {TETRAHEDRON}".encode(),
+    "wrapped.off": f"OFF\n4\n4\n6\n{TETRAHEDRON}\n".replace(" ", "\n").encode(),
+    "capitals.ply": b"ply\nformat ascii 1.0\nelement Vertex 4\nproperty float X\nproperty float Y\nproperty float Z\n"
+    b"element Face 4\nproperty list uchar int Vertex_Indices\nend_header\n" + TETRAHEDRON.encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", [*DRESSES, "mesh.npz"])
+def test_a_mesh_comes_in_many_dresses(tmp_path: Path, name: str) -> None:
+    if name in DRESSES:
+        (tmp_path / name).write_bytes(DRESSES[name])
+    else:
+        words = np.array(TETRAHEDRON.split(), int)
+        np.savez(
+            tmp_path / name, vertices=words[:12].reshape(4, 3) / 1.0, faces=words[12:].reshape(4, 4)[:, 1:]
+        )
+    points = read_surface(tmp_path / name, 500, seed=0)
+    on = [np.isclose(points[:, axis], 0) for axis in range(3)] + [np.isclose(points.sum(1), 1)]
+    assert np.any(on, axis=0).all()
+    assert all(side.mean() > 0.1 for side in on)
+    assert read_set(tmp_path / name, 30).data.shape == (1, 30, 3)
+
+
 def test_the_parts_of_a_scene_are_in_place(tmp_path: Path) -> None:
     scene = trimesh.Scene([trimesh.creation.box()])
     scene.add_geometry(
