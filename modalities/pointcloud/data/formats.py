@@ -15,7 +15,7 @@ from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
-from modalities.pointcloud.data.channels import XYZ, Channels, Geometry, directions
+from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry, directions
 from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.off import read_off
 from modalities.pointcloud.data.pcd import read_pcd
@@ -318,9 +318,8 @@ def _points(path: Path, note: Note, channels: Channels = XYZ, item: int | None =
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
                 found = read_columns(stream.read(), note, channels.width > 3)
-            if (
-                suffix == ".pts" and found.points.shape[1] == 7
-            ):  # Leica's: the intensity stands before the colour
+            # Leica's: the intensity stands before the colour.
+            if suffix == ".pts" and found.points.shape[1] == 7 and SKIPPED not in (channels.columns or ()):
                 found = replace(found, points=np.delete(found.points, 3, axis=1))
             return found
         case suffix if suffix in scans.SUFFIXES:
