@@ -253,7 +253,8 @@ def draw_numbers(
 ) -> tuple[Int8[np.ndarray, " N"], int, int]:
     """A split for each item by a hash of its key, so that other items do not change it.
 
-    There are exceptions in small sets: where a split comes out with less than half its share, or with too few to be
+    There are exceptions: of a class without anything to train on, the source nearest to it is moved there. And in
+    small sets: where a split comes out with less than half its share, or with too few to be
     measured, those whose hash lies nearest are moved into it, all of a key together.
 
     Args:
@@ -265,17 +266,33 @@ def draw_numbers(
         An index into `SPLITS` for each item, how many are exceptions, and how many share their source with others.
     """
     places = places_of(keys)
-    found = splits_at(places, shares)
+    hashed = splits_at(places, shares)
+    found = (
+        hashed if categories is None or shares[0] <= 1e-6 else _with_all_trained(places, hashed, categories)
+    )
     _, counts = np.unique(places, return_counts=True)
     pieces = int(counts[counts > 1].sum())
     share, least = _least(len(keys), shares)
     sizes = np.bincount(found, minlength=len(SPLITS))
     if all(sizes[i] >= least[split] for i, split in enumerate(SPLITS)):
-        return found, 0, pieces
-    side, moved = _moved(
-        keys, found, share, least, [None] * len(keys) if categories is None else list(categories)
-    )
-    return np.array([SPLITS.index(side[key]) for key in keys], np.int8), moved, pieces
+        return found, int((found != hashed).sum()), pieces
+    side = _moved(keys, found, share, least, [None] * len(keys) if categories is None else list(categories))
+    found = np.array([SPLITS.index(side[key]) for key in keys], np.int8)
+    return found, int((found != hashed).sum()), pieces
+
+
+def _with_all_trained(
+    places: np.ndarray, found: Int8[np.ndarray, " N"], categories: Sequence[object] | np.ndarray
+) -> Int8[np.ndarray, " N"]:
+    """The splits with something of each class in train: all that shares its place, as pieces of one source do."""
+    listed = categories.tolist() if isinstance(categories, np.ndarray) else categories
+    trained = {category for category, split in zip(listed, found.tolist(), strict=True) if split == 0}
+    nearest: dict[object, int] = {}
+    for i, category in enumerate(listed):
+        if category is not None and category not in trained:
+            best = nearest.setdefault(category, i)
+            nearest[category] = i if places[i] < places[best] else best
+    return np.where(np.isin(places, places[list(nearest.values())]), np.int8(0), found) if nearest else found
 
 
 def _least(num: int, shares: Sequence[float]) -> tuple[dict[str, float], dict[str, int]]:
@@ -291,8 +308,8 @@ def _moved(
     share: Mapping[str, float],
     least: Mapping[str, int],
     categories: Sequence[object],
-) -> tuple[dict[str, str], int]:
-    """Key -> split, when what small splits lack was moved into them; and how many items were."""
+) -> dict[str, str]:
+    """Key -> split, when what small splits lack was moved into them."""
     side = {key: SPLITS[i] for key, i in zip(keys, found.tolist(), strict=True)}
     counts, sizes = Counter(keys), Counter(side[key] for key in keys)
     ends: dict[str, Callable[[str], float]] = {
@@ -302,7 +319,6 @@ def _moved(
     }
     of_key = dict(zip(keys, categories, strict=True))
     trained = Counter(c for key, c in zip(keys, categories, strict=True) if side[key] == "train")
-    moved = 0
 
     def cost(key: str, split: str) -> tuple[bool, float, str]:
         bares = side[key] == "train" and trained[of_key[key]] <= counts[key]
@@ -317,8 +333,8 @@ def _moved(
             trained[of_key[key]] += counts[key] * ((split == "train") - (side[key] == "train"))
             sizes[side[key]] -= counts[key]
             sizes[split] += counts[key]
-            side[key], moved = split, moved + counts[key]
-    return side, moved
+            side[key] = split
+    return side
 
 
 def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
@@ -327,4 +343,4 @@ def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
     words = f"drawn by name ({' '.join(parts)})"
     if pieces:
         words += f", {pieces} pieces by their sources"
-    return words + (f", {moved} moved because the set is small" if moved else "")
+    return words + (f", {moved} moved because the set or a class is small" if moved else "")

@@ -90,6 +90,16 @@ def test_small_sets_have_something_in_each_split(num: int, shares: tuple[float, 
         assert splits.count("train") >= num // 3
 
 
+@pytest.mark.parametrize("num", [5, 8, 300])
+def test_every_class_has_something_to_train_on(num: int) -> None:
+    for seed in range(20):
+        keys, classes = [f"{seed}-{i // 2}" for i in range(2 * num)], [i // 4 for i in range(2 * num)]
+        splits, _ = draw(keys, (0.4, 0.2), classes)
+        assert {c for c, split in zip(classes, splits, strict=True) if split == "train"} == {*classes}
+        assert splits.count("test") >= 2
+        assert all(splits[i] == splits[i + 1] for i in range(0, 2 * num, 2))
+
+
 def test_large_sets_are_drawn_by_each_name_alone_and_pieces_stay_together() -> None:
     keys = [f"{i // 2}" for i in range(4000)]
     splits, moved = draw(keys, (0.8, 0.1, 0.1))
