@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -21,6 +21,10 @@ _EXACT = {split: re.compile(word, re.IGNORECASE) for split, word in _WORDS.items
 _WITHIN = {
     split: re.compile(rf"(?:^|(?<=[-_. ])){word}(?=$|[-_. \d])", re.I) for split, word in _WORDS.items()
 }
+_SHORT = re.compile(
+    r"(?:(?P<train>tr|trn)|(?P<val>va|vl)|(?P<test>te|ts|tst))|(?P<word>train|val|test)[-_]?(?P<side>[AB])"
+)
+"""Names of splits that may well be others: abbreviations, languages; CycleGAN's `trainA`."""
 _NUMBERED = re.compile(r"(?:frame|frm|img|image|view|render|f|v|clip|chunk)?[-_. ]?\d+", re.IGNORECASE)
 _PIECE = re.compile(
     r"(.+?)[-_. ]*(?:frame|frm|chunk|part|clip|seg(?:ment)?|scene|shot|view|angle|cam|crop|tile|patch|slice|aug|rot)"
@@ -59,6 +63,19 @@ def split_word(name: str) -> str | None:
 
 
 @cache
+def short_split(name: str) -> str | None:
+    """The split that a name says which may be another's, as `tr` or `trainA`: to be believed only among such alone."""
+    match = _SHORT.fullmatch(name)
+    return match["word"] or match.lastgroup if match else None
+
+
+def _side(name: str) -> Parts:
+    """The class that `trainA` has in its name."""
+    match = _SHORT.fullmatch(name)
+    return (match["side"],) if match and match["side"] else ()
+
+
+@cache
 def split_within(name: str) -> tuple[str, str] | None:
     """The split that a name has as one of its words (sky_train, val2017), and what else it has, digits aside."""
     found = [(split, m) for split, word in _WITHIN.items() for m in [word.search(name)] if m]
@@ -84,11 +101,19 @@ def arrange_folders(folders: Sequence[Parts]) -> Layout:
 
     Splits are folders at the top (`train/cat/1.png`), or below each class (`airplane/train/1.off`, ModelNet), or both
     of these below a single folder; classes are the first folders beside that. A folder that is named as a split is one
-    only among others, or alone: `train` between `car` and `ship` is a class.
+    only among others, or alone: `train` between `car` and `ship` is a class. `tr` and `te`, and CycleGAN's `trainA` and
+    `testB` (of the classes A and B), are splits only where nothing else is beside them.
     """
     tops = {folder[0] for folder in folders if folder}
     if splits := _split_folders(folders):
-        places = [_below(splits.get(folder[0]) if folder else None, folder[1:]) for folder in folders]
+        sides = {name: _side(name) for name in splits}
+        several = len({*sides.values()}) > 1
+        places = [
+            _below(splits.get(folder[0]), (*(sides.get(folder[0], ()) if several else ()), *folder[1:]))
+            if folder
+            else None
+            for folder in folders
+        ]
         return Layout(places, _named(splits))
     if len(tops) == 1 and all(folders):
         within = [folder[1:] for folder in folders]
@@ -123,6 +148,8 @@ def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
     for folder in folders:
         if folder:
             inner[folder[0]].update(folder[1:2])
+    if short := _all_short(inner):
+        return short
     exact = {name: split for name in inner if (split := split_word(name))}
     if len(set(exact.values())) > 1 or (exact and len(exact) == len(inner)):
         return exact
@@ -139,10 +166,18 @@ def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
     return best if len(set(best.values())) > 1 else {}
 
 
+def _all_short(names: Collection[str]) -> dict[str, str]:
+    """Name -> split, if all are names of splits, some of them short ones, and not all of the same split."""
+    found = {name: split for name in names if (split := split_word(name) or short_split(name))}
+    whole = len(found) == len(names) and len(set(found.values())) > 1
+    return found if whole and not all(map(split_word, names)) else {}
+
+
 def _split_below_classes(folders: Sequence[Parts], tops: set[str]) -> dict[str, str]:
     """Name -> split of the folders that each class has for itself."""
     below = {(folder[0], folder[1]) for folder in folders if len(folder) > 1}
     found = {name: split for _, name in below if (split := split_word(name))}
+    found = _all_short({name for _, name in below}) or found
     classes = {category for category, name in below if name in found}
     return found if classes == tops and len(set(found.values())) > 1 else {}
 

@@ -47,7 +47,13 @@ def test_splits_within_names(name: str, found: tuple[str, str] | None) -> None:
         (["M10/bed/train/1", "M10/bed/test/2", "M10/sofa/test/3"], [("train", "bed"), ("test", "bed"),
          ("test", "sofa")]),
         (["train/a/1", "val/a/1", "other/c/1", "read.png"], [("train", "a"), ("val", "a"), None, None]),
+        (["tr/a/1", "te/a/2", "val/b/3"], [("train", "a"), ("test", "a"), ("val", "b")]),
+        (["a/tr/1", "a/te/2", "b/tr/3"], [("train", "a"), ("test", "a"), ("train", "b")]),
+        (["trainA/1", "testA/2"], [("train", None), ("test", None)]),
+        (["x/trainA/1", "x/trainB/2", "x/testB/3"], [("train", "A"), ("train", "B"), ("test", "B")]),
         # a class that is named as a split is one
+        (["tr/1", "te/1", "en/1"], [(None, "tr"), (None, "te"), (None, "en")]),
+        (["trainA/1", "trainB/1"], [(None, "trainA"), (None, "trainB")]),
         (["train/1", "car/1", "ship/1"], [(None, "train"), (None, "car"), (None, "ship")]),
         (["cat/1", "test/1"], [(None, "cat"), (None, "test")]),
         (["train_station/1", "test_tube/1"], [(None, "train_station"), (None, "test_tube")]),
