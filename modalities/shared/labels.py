@@ -27,6 +27,8 @@ KEYS = (
     "target",
 )
 """Under which a record may have its class."""
+PATHS = ("file_name", "image", "filename", "file", "path")
+"""Under which a record may have its file."""
 MOST_TEXT = 2**24
 """Bytes of a list of classes, or of what an archive says beside a picture."""
 _LONGEST = 200
@@ -106,11 +108,20 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
     records: Iterable[Any] = _rows(text) if name.endswith(".csv") else lines
     found, says = {}, False
     for record in records:
-        if not isinstance(record, Mapping) or not isinstance(path := record.get("file_name"), str):
+        path = (
+            next((record[key] for key in PATHS if key in record), None)
+            if isinstance(record, Mapping)
+            else None
+        )
+        if not isinstance(path, str):
             raise ValueError("each of its lines must have a file_name")
         says = says or any(key in record for key in KEYS)
         if (label := label_in(record)) is not None:
             found[_path(path)] = label
+    if name.endswith(".csv") and all(re.fullmatch(r"\d+(?:\.0*)?", label) for label in found.values()):
+        found = {
+            path: label.partition(".")[0] for path, label in found.items()
+        }  # whole numbers kept as floats
     return found if says else None
 
 
@@ -123,9 +134,11 @@ def _index(value: Any) -> Any:
 
 def _rows(text: str) -> Iterator[dict[str, str]]:
     """Records of a CSV, of the columns that are read: a small file can have a million columns and a million rows."""
-    rows = csv.reader(io.StringIO(text))
-    header = next(rows, [])
-    wanted = {name: header.index(name) for name in ("file_name", *KEYS) if name in header}
+    first = text.partition("\n")[0]
+    apart = max(",;\t", key=first.count)
+    rows = csv.reader(io.StringIO(text), delimiter=apart)
+    header = [name.strip() for name in next(rows, [])]
+    wanted = {name: header.index(name) for name in (*PATHS, *KEYS) if name in header}
     for row in rows:
         if row:
             yield {name: row[at] for name, at in wanted.items() if at < len(row)}
@@ -161,10 +174,27 @@ def named_by(
     used = ordered(names)
     if not lines:
         return used, {name: label for label, name in enumerate(used)}
+    first = 0
+    if not {*used} <= {*lines} and (numbered := _numbered(lines)):
+        lines, first = numbered
     labels = {name: label for label, name in reversed(list(enumerate(lines)))}
     counted = [name for name in used if name not in labels]
     if strange := [name for name in counted if not re.fullmatch(r"[0-9]+", name)]:
         raise ValueError(f"{printable(file)} must name all classes, got none called {strange[0]}")
-    if counted and (most := max(map(int, counted))) >= len(lines):
+    places = {name: int(name) - first for name in counted}
+    if counted and (most := max(places.values())) >= len(lines):
         raise ValueError(f"{printable(file)} must name {most + 1} classes, got {len(lines)}")
-    return list(lines), {name: labels.get(name, int(name) if name in counted else -1) for name in used}
+    if counted and min(places.values()) < 0:
+        raise ValueError(f"{printable(file)} must name the class 0, got none before {first}")
+    return list(lines), {name: labels[name] if name in labels else places[name] for name in used}
+
+
+def _numbered(lines: Sequence[str]) -> tuple[list[str], int] | None:
+    """The names of lines that each begin with their own number (`0 cat`), by these, and the first of them, 0 or 1."""
+    found = {
+        int(match[1]): match[2] for line in lines if (match := re.fullmatch(r"(\d{1,9})[\s,:;]+(.+)", line))
+    }
+    first = min(found, default=-1)
+    if first not in (0, 1) or sorted(found) != list(range(first, first + len(lines))):
+        return None
+    return [found[i] for i in sorted(found)], first

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -21,6 +21,10 @@ _EXACT = {split: re.compile(word, re.IGNORECASE) for split, word in _WORDS.items
 _WITHIN = {
     split: re.compile(rf"(?:^|(?<=[-_. ])){word}(?=$|[-_. \d])", re.I) for split, word in _WORDS.items()
 }
+_SHORT = re.compile(
+    r"(?:(?P<train>tr|trn)|(?P<val>va|vl)|(?P<test>te|ts|tst))|(?P<word>train|val|test)[-_]?(?P<side>[AB])"
+)
+"""Names of splits that may well be others: abbreviations, languages; CycleGAN's `trainA`."""
 _NUMBERED = re.compile(r"(?:frame|frm|img|image|view|render|f|v|clip|chunk)?[-_. ]?\d+", re.IGNORECASE)
 _PIECE = re.compile(
     r"(.+?)[-_. ]*(?:frame|frm|chunk|part|clip|seg(?:ment)?|scene|shot|view|angle|cam|crop|tile|patch|slice|aug|rot)"
@@ -59,6 +63,19 @@ def split_word(name: str) -> str | None:
 
 
 @cache
+def short_split(name: str) -> str | None:
+    """The split that a name says which may be another's, as `tr` or `trainA`: to be believed only among such alone."""
+    match = _SHORT.fullmatch(name)
+    return match["word"] or match.lastgroup if match else None
+
+
+def _side(name: str) -> Parts:
+    """The class that `trainA` has in its name."""
+    match = _SHORT.fullmatch(name)
+    return (match["side"],) if match and match["side"] else ()
+
+
+@cache
 def split_within(name: str) -> tuple[str, str] | None:
     """The split that a name has as one of its words (sky_train, val2017), and what else it has, digits aside."""
     found = [(split, m) for split, word in _WITHIN.items() for m in [word.search(name)] if m]
@@ -84,11 +101,19 @@ def arrange_folders(folders: Sequence[Parts]) -> Layout:
 
     Splits are folders at the top (`train/cat/1.png`), or below each class (`airplane/train/1.off`, ModelNet), or both
     of these below a single folder; classes are the first folders beside that. A folder that is named as a split is one
-    only among others, or alone: `train` between `car` and `ship` is a class.
+    only among others, or alone: `train` between `car` and `ship` is a class. `tr` and `te`, and CycleGAN's `trainA` and
+    `testB` (of the classes A and B), are splits only where nothing else is beside them.
     """
     tops = {folder[0] for folder in folders if folder}
     if splits := _split_folders(folders):
-        places = [_below(splits.get(folder[0]) if folder else None, folder[1:]) for folder in folders]
+        sides = {name: _side(name) for name in splits}
+        several = len({*sides.values()}) > 1
+        places = [
+            _below(splits.get(folder[0]), (*(sides.get(folder[0], ()) if several else ()), *folder[1:]))
+            if folder
+            else None
+            for folder in folders
+        ]
         return Layout(places, _named(splits))
     if len(tops) == 1 and all(folders):
         within = [folder[1:] for folder in folders]
@@ -123,6 +148,8 @@ def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
     for folder in folders:
         if folder:
             inner[folder[0]].update(folder[1:2])
+    if short := _all_short(inner):
+        return short
     exact = {name: split for name in inner if (split := split_word(name))}
     if len(set(exact.values())) > 1 or (exact and len(exact) == len(inner)):
         return exact
@@ -139,10 +166,18 @@ def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
     return best if len(set(best.values())) > 1 else {}
 
 
+def _all_short(names: Collection[str]) -> dict[str, str]:
+    """Name -> split, if all are names of splits, some of them short ones, and not all of the same split."""
+    found = {name: split for name in names if (split := split_word(name) or short_split(name))}
+    whole = len(found) == len(names) and len(set(found.values())) > 1
+    return found if whole and not all(map(split_word, names)) else {}
+
+
 def _split_below_classes(folders: Sequence[Parts], tops: set[str]) -> dict[str, str]:
     """Name -> split of the folders that each class has for itself."""
     below = {(folder[0], folder[1]) for folder in folders if len(folder) > 1}
     found = {name: split for _, name in below if (split := split_word(name))}
+    found = _all_short({name for _, name in below}) or found
     classes = {category for category, name in below if name in found}
     return found if classes == tops and len(set(found.values())) > 1 else {}
 
@@ -253,7 +288,8 @@ def draw_numbers(
 ) -> tuple[Int8[np.ndarray, " N"], int, int]:
     """A split for each item by a hash of its key, so that other items do not change it.
 
-    There are exceptions in small sets: where a split comes out with less than half its share, or with too few to be
+    There are exceptions: of a class without anything to train on, the source nearest to it is moved there. And in
+    small sets: where a split comes out with less than half its share, or with too few to be
     measured, those whose hash lies nearest are moved into it, all of a key together.
 
     Args:
@@ -265,17 +301,33 @@ def draw_numbers(
         An index into `SPLITS` for each item, how many are exceptions, and how many share their source with others.
     """
     places = places_of(keys)
-    found = splits_at(places, shares)
+    hashed = splits_at(places, shares)
+    found = (
+        hashed if categories is None or shares[0] <= 1e-6 else _with_all_trained(places, hashed, categories)
+    )
     _, counts = np.unique(places, return_counts=True)
     pieces = int(counts[counts > 1].sum())
     share, least = _least(len(keys), shares)
     sizes = np.bincount(found, minlength=len(SPLITS))
     if all(sizes[i] >= least[split] for i, split in enumerate(SPLITS)):
-        return found, 0, pieces
-    side, moved = _moved(
-        keys, found, share, least, [None] * len(keys) if categories is None else list(categories)
-    )
-    return np.array([SPLITS.index(side[key]) for key in keys], np.int8), moved, pieces
+        return found, int((found != hashed).sum()), pieces
+    side = _moved(keys, found, share, least, [None] * len(keys) if categories is None else list(categories))
+    found = np.array([SPLITS.index(side[key]) for key in keys], np.int8)
+    return found, int((found != hashed).sum()), pieces
+
+
+def _with_all_trained(
+    places: np.ndarray, found: Int8[np.ndarray, " N"], categories: Sequence[object] | np.ndarray
+) -> Int8[np.ndarray, " N"]:
+    """The splits with something of each class in train: all that shares its place, as pieces of one source do."""
+    listed = categories.tolist() if isinstance(categories, np.ndarray) else categories
+    trained = {category for category, split in zip(listed, found.tolist(), strict=True) if split == 0}
+    nearest: dict[object, int] = {}
+    for i, category in enumerate(listed):
+        if category is not None and category not in trained:
+            best = nearest.setdefault(category, i)
+            nearest[category] = i if places[i] < places[best] else best
+    return np.where(np.isin(places, places[list(nearest.values())]), np.int8(0), found) if nearest else found
 
 
 def _least(num: int, shares: Sequence[float]) -> tuple[dict[str, float], dict[str, int]]:
@@ -291,8 +343,8 @@ def _moved(
     share: Mapping[str, float],
     least: Mapping[str, int],
     categories: Sequence[object],
-) -> tuple[dict[str, str], int]:
-    """Key -> split, when what small splits lack was moved into them; and how many items were."""
+) -> dict[str, str]:
+    """Key -> split, when what small splits lack was moved into them."""
     side = {key: SPLITS[i] for key, i in zip(keys, found.tolist(), strict=True)}
     counts, sizes = Counter(keys), Counter(side[key] for key in keys)
     ends: dict[str, Callable[[str], float]] = {
@@ -302,7 +354,6 @@ def _moved(
     }
     of_key = dict(zip(keys, categories, strict=True))
     trained = Counter(c for key, c in zip(keys, categories, strict=True) if side[key] == "train")
-    moved = 0
 
     def cost(key: str, split: str) -> tuple[bool, float, str]:
         bares = side[key] == "train" and trained[of_key[key]] <= counts[key]
@@ -317,8 +368,8 @@ def _moved(
             trained[of_key[key]] += counts[key] * ((split == "train") - (side[key] == "train"))
             sizes[side[key]] -= counts[key]
             sizes[split] += counts[key]
-            side[key], moved = split, moved + counts[key]
-    return side, moved
+            side[key] = split
+    return side
 
 
 def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
@@ -327,4 +378,4 @@ def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
     words = f"drawn by name ({' '.join(parts)})"
     if pieces:
         words += f", {pieces} pieces by their sources"
-    return words + (f", {moved} moved because the set is small" if moved else "")
+    return words + (f", {moved} moved because the set or a class is small" if moved else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ditmoe.outside import TooFewError, printable
 from modalities.shared.datasets import SPLITS
-from modalities.shared.layout import split_word
+from modalities.shared.layout import short_split, split_word
 
 SYSTEM = frozenset({
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "@eadir", "lost+found",
@@ -117,9 +117,9 @@ class Understood:
             found.append(f"too small to measure: test has {num} of at least {LEAST}")
         elif unmeasured := len(seen["train"] - seen["test"]):
             found.append(f"nothing in test, so nothing is measured, of {unmeasured} of the classes")
-        if odd := [name for name in self.classes if split_word(name)]:
+        if odd := [name for name in self.classes if split_word(name) or short_split(name)]:
             found.append(
-                f"named as a split, but taken for a class, as no other split is beside it: {', '.join(odd)}"
+                f"named as a split, but taken for a class, as not all beside it are splits: {', '.join(odd)}"
             )
         return found
 

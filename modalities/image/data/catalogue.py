@@ -19,6 +19,7 @@ from modalities.image.data.shards import (
     member_bytes,
     read_archive,
     split_of_shard,
+    without_identities,
 )
 from modalities.latent import digits
 from modalities.shared.datasets import SPLITS
@@ -371,6 +372,7 @@ def _shards(root: Path, shards: list[Parts], ignored: Ignored, notes: list[str])
     found = [
         entry for parts in shards for entry in read_archive(root.joinpath(*parts), parts, ignored, notes)
     ]
+    found = without_identities(found, notes)
     folders = {entry.folder: tuple(filter(None, entry.folder.split("/"))) for entry in found}
     # What all lies in is a wrapping that says nothing.
     shared = sum(takewhile(bool, (len({*at}) == 1 for at in zip(*folders.values(), strict=False))))

@@ -1,4 +1,4 @@
-"""Pictures in archives: webdataset's tars with .cls and .json beside them, EDM's zips; where they lie."""
+"""Pictures in archives: webdataset's tars with .cls, .json and the like beside them, EDM's zips; where they lie."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ditmoe.outside import may_hold, open_regular, printable
@@ -21,7 +21,9 @@ ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _FIELDS = ("jpg", "jpeg", "png", "image", "img", "input")
 """Of several pictures of a sample, the one that it is of."""
-_LABELS = ("cls", "json")
+_LABELS = ("cls", "cls.txt", "label", "label.txt", "json", "index")
+_MANY = 16
+"""Samples each of which has a number of its own; as many classes are not likely."""
 DENSE = 20
 """How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
 
@@ -85,6 +87,8 @@ class Found:
     label: str | None
     folder: str
     member: Member
+    said_by: str = ""
+    """The ending of the file that says the class."""
 
 
 def split_of_shard(parts: tuple[str, ...]) -> str | None:
@@ -117,9 +121,24 @@ def read_archive(shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: l
             if other != chosen:
                 ignored.add("further pictures of a sample", f"x.{other}")
         said = {kind: label for kind, label in sample.labels.items() if label is not None}
-        label = next((said[kind] for kind in _LABELS if kind in said), None)
+        kind = next((kind for kind in _LABELS if kind in said), "")
         again = f" ({key[1] + 1})" if key[1] else ""
-        yield Found(printable(f"{name}/{key[0]}{again}"), split, label, folder, sample.pictures[chosen])
+        title = printable(f"{name}/{key[0]}{again}")
+        yield Found(title, split, said.get(kind), folder, sample.pictures[chosen], kind)
+
+
+def without_identities(found: list[Found], notes: list[str]) -> list[Found]:
+    """Without the labels of `.index`, where these are others for each picture of every archive: they count pictures."""
+    by_tar: dict[Path, list[str | None]] = {}
+    for of in found:
+        if of.said_by == "index":
+            by_tar.setdefault(of.member.tar, []).append(of.label)
+    if max(map(len, by_tar.values()), default=0) < _MANY or any(
+        len({*of}) < len(of) for of in by_tar.values()
+    ):
+        return found
+    notes.append("the .index of each picture is another one, and so not taken for a class")
+    return [replace(of, label=None) if of.said_by == "index" else of for of in found]
 
 
 def _rank(ending: str) -> int:
@@ -151,7 +170,7 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict
                     if any(map(ignored.is_hidden, path.split("/"))):
                         continue
                     folder, _, file = path.lstrip("/").rpartition("/")
-                    stem, _, ending = file.rpartition(".")
+                    stem, ending = _ending(file)
                     stem = f"{folder}/{stem}".lstrip("/")
                     if f".{ending.lower()}" in SUFFIXES:
                         if entry.offset_data + entry.size > size and not entry.issparse():
@@ -223,8 +242,16 @@ def _grouped(
     return keys
 
 
+def _ending(file: str) -> tuple[str, str]:
+    """A name before its ending, and this: the last word, or two of a label in a text (`.cls.txt`)."""
+    stem, _, ending = file.rpartition(".")
+    before, _, kind = stem.rpartition(".")
+    both = f"{kind}.{ending}"
+    return (before, both) if both.lower() in _LABELS else (stem, ending)
+
+
 def _label(content: bytes, ending: str, unread: list[str]) -> str | None:
-    if ending.lower() == "cls":
+    if ending.lower() != "json":
         label = text_label(content)
     else:
         try:
@@ -232,7 +259,7 @@ def _label(content: bytes, ending: str, unread: list[str]) -> str | None:
         except (ValueError, RecursionError) as error:
             unread.append(f"no JSON: {printable(error)[:80]}")
             return None
-    if label is None and ending.lower() == "cls":
+    if label is None and ending.lower() != "json":
         unread.append(printable(repr(content[:20].decode(errors="replace"))))
     return label
 

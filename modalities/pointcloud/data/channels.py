@@ -12,6 +12,8 @@ from jaxtyping import Float, Float64
 
 CHANNELS = ("xyz", "rgb", "normals")
 CALLED = {"rgb": "colours", "normals": "normals"}
+SKIPPED = "_"
+"""A column that is none of a channel, as an intensity."""
 _COLUMNS = 3
 """Of each channel."""
 _NEARLY = 0.01
@@ -58,8 +60,8 @@ class Channels:
 
     Args:
         names: xyz, then rgb or normals or both.
-        columns: the channels of arrays without names, as .npy and text, in their order; None tells colours and normals
-            apart by their values.
+        columns: the channels of arrays without names, as .npy and text, in their order, `_` for a single column that
+            is skipped; None tells colours and normals apart by their values.
         optional: what a file lacks is left out of what is read, and no error.
     """
 
@@ -72,10 +74,14 @@ class Channels:
         if self.names not in allowed:
             choices = " or ".join(f"[{','.join(names)}]" for names in allowed)
             raise ValueError(f"channels must be {choices}, got [{','.join(map(str, self.names))}]")
-        of = self.columns
-        if of is not None and (of[:1] != ("xyz",) or len({*of}) < len(of) or not {*of} <= {*CHANNELS}):
+        said = self.columns or ()
+        of = [name for name in said if name != SKIPPED]
+        if self.columns is not None and (
+            said[:1] != ("xyz",) or len({*of}) < len(of) or not {*of} <= {*CHANNELS}
+        ):
             raise ValueError(
-                f"columns must be channels, each once and xyz first, got [{','.join(map(str, of))}]"
+                "columns must be channels, each once and xyz first, and _ for a column that is skipped, got "
+                f"[{','.join(map(str, said))}]"
             )
 
     @classmethod
@@ -135,7 +141,8 @@ class Channels:
             return named
         rest = geometry.points[..., _COLUMNS:]
         if self.columns is not None:
-            start = self.columns.index(name) * _COLUMNS if name in self.columns else 0
+            before = self.columns[: self.columns.index(name)] if name in self.columns else ()
+            start = sum(1 if of == SKIPPED else _COLUMNS for of in before)
             there = start and start + _COLUMNS <= geometry.points.shape[-1]
             return geometry.points[..., start : start + _COLUMNS] if there else None
         return _told_apart(rest).get(name)
@@ -143,13 +150,26 @@ class Channels:
 
 def _told_apart(rest: np.ndarray) -> dict[str, np.ndarray]:
     """Colours and normals among columns without names, by their values."""
+    if rest.shape[-1] == _COLUMNS + 1:
+        return _of_four(rest)
     first, *others = [rest[..., start : start + _COLUMNS] for start in range(0, rest.shape[-1] - 2, _COLUMNS)]
     if others and _are_colours(first) and _are_normals(others[0]):
         return {"rgb": first, "normals": others[0]}
     if _are_normals(first):
         return {"normals": first} | ({"rgb": others[0]} if others and _are_colours(others[0]) else {})
-    # Of four columns the first may be an intensity, or the last a label.
-    return {"rgb": first} if rest.shape[-1] != _COLUMNS + 1 and _are_colours(first) else {}
+    return {"rgb": first} if _are_colours(first) else {}
+
+
+def _of_four(rest: np.ndarray) -> dict[str, np.ndarray]:
+    """Colours of bytes among four columns, of which the first may be an intensity (Semantic3D) or the last a label.
+
+    Nothing, where both may be.
+    """
+    first, last = rest[..., :_COLUMNS], rest[..., 1:]
+    if _are_normals(first):
+        return {"normals": first}
+    found = [of for of in (first, last) if _are_bytes(of) and of.max() > 1]
+    return {"rgb": found[0]} if len(found) == 1 else {}
 
 
 XYZ = Channels()
@@ -161,6 +181,11 @@ def _are_normals(values: np.ndarray) -> bool:
         length = np.linalg.norm(values.astype(np.float64), axis=-1)
         unit = np.abs(length - 1) < 0.02
         return bool((unit | (length == 0) | ~np.isfinite(length)).all() and unit.mean() > 0.5)
+
+
+def _are_bytes(values: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool((values == np.floor(values)).all() and values.min() >= 0 and values.max() <= 255)
 
 
 def _are_colours(values: np.ndarray) -> bool:

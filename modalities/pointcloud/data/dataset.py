@@ -269,9 +269,6 @@ class Clouds:
         for split, listed in shapes.items():
             counts = [next(there) if isinstance(s.source, Path) else len(s.source) for s in listed]
             shapes[split] = self._with_enough(split, listed, counts)
-        trained = {shape.label for shape in shapes["train"]}
-        if bare := [name for label, name in enumerate(classes) if label not in trained]:
-            tell(f"{self._place}: no training shapes in {', '.join(bare)}")
         return classes, shapes
 
     def _with_enough(self, split: str, shapes: list[Shape], there: Sequence[int]) -> list[Shape]:

@@ -15,11 +15,12 @@ from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
-from modalities.pointcloud.data.channels import XYZ, Channels, Geometry, directions
+from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry, directions
 from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.off import read_off
 from modalities.pointcloud.data.pcd import read_pcd
 from modalities.pointcloud.data.ply import read_ply
+from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.scene import Scene
 from modalities.pointcloud.data.stl import read_stl
 from modalities.pointcloud.data.text import is_columns, read_columns
@@ -35,8 +36,10 @@ OURS = "samples.png"
 FARTHEST = 1e18
 """Coordinates beyond it have squares that a float32 cannot hold."""
 SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
-ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "data")
+ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "pc", "data")
 """Under which names programs of others keep points in a .npz."""
+MESH_ARRAYS = ("vertices", "faces")
+"""Of a mesh in a .npz, where there are no points."""
 MOST_COLUMNS = 12
 """Of a cloud: coordinates, colours, normals and some more; an array of more columns is no cloud."""
 MANY = 50
@@ -47,7 +50,7 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class ReadSet(Samples):
-    """A set from a folder, some files of which could not be read."""
+    """A set from a folder, some of which could not be read or has far too few points."""
 
     left_out: int = 0
 
@@ -195,21 +198,19 @@ def read_set(path: Path, num_points: int = 2048, seed: int = 0, channels: Channe
 
     A .npz has `points` (S, N, 3), or one array of any name, and may have `labels` (S,); a .npy has (S, N, 3),
     and a .pt the same, a list of (N_i, 3), or either in a dictionary; one cloud alone is a set of one. A folder
-    has a cloud in each .ply .npy .xyz .obj, in the order of their paths; of a mesh `num_points` are drawn.
-    Clouds of unequal counts are brought to the smallest by a random draw without replacement, and stderr says
-    so. Unreadable files in a folder are named there too and left out; ValueError where none is left.
+    has a cloud in each .ply .npy .xyz .obj, in the order of their paths, or several in a .npy (S, N, 3); of a mesh
+    `num_points` are drawn. Clouds of unequal counts are brought to the smallest by a random draw without replacement,
+    and stderr says so; of a folder, those of less than a tenth of the median are left out. Unreadable
+    files in a folder are named there too and left out; ValueError where none is left.
     """
     if path.is_dir():
         return _read_folder(path, num_points, seed)
     with _blaming(path):
-        if path.suffix.lower() in MESH_SUFFIXES:
-            geometry = _geometry(path, _about(path), channels)
-            if geometry.faces is not None:
-                drawn = _sampled(geometry, num_points, np.random.default_rng(seed), channels)
-                _checked(Geometry(drawn[:, :3]))
-                return Samples(narrowed(drawn)[None])
-        else:
-            geometry = _points(path, _about(path), channels)
+        geometry = _geometry(path, _about(path), channels)
+        if geometry.faces is not None:
+            drawn = _sampled(geometry, num_points, np.random.default_rng(seed), channels)
+            _checked(Geometry(drawn[:, :3]))
+            return Samples(narrowed(drawn)[None])
         labels = _npz_labels(path) if path.suffix.lower() == ".npz" else None
         one = geometry.points.ndim < 3
         data = _checked(geometry, 2 if one else 3, _about(path), channels)
@@ -317,9 +318,8 @@ def _points(path: Path, note: Note, channels: Channels = XYZ, item: int | None =
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
                 found = read_columns(stream.read(), note, channels.width > 3)
-            if (
-                suffix == ".pts" and found.points.shape[1] == 7
-            ):  # Leica's: the intensity stands before the colour
+            # Leica's: the intensity stands before the colour.
+            if suffix == ".pts" and found.points.shape[1] == 7 and SKIPPED not in (channels.columns or ()):
                 found = replace(found, points=np.delete(found.points, 3, axis=1))
             return found
         case suffix if suffix in scans.SUFFIXES:
@@ -337,6 +337,8 @@ def _npz(path: Path, more: bool) -> Geometry:
     with Arrays(path) as archive:
         others = [key for key in archive if key != "labels"]
         known = [key for key in ARRAYS if key in archive]
+        if not known and all(key in archive for key in MESH_ARRAYS):
+            return _arrays_of_mesh(*(archive[key] for key in MESH_ARRAYS))
         if not known and len(others) != 1:
             raise ValueError(
                 f"an npz must hold one of the keys {', '.join(ARRAYS)}, got {', '.join(archive) or 'no key'}"
@@ -348,6 +350,18 @@ def _npz(path: Path, more: bool) -> Geometry:
         if more and rgb is None and all(name in archive for name in "RGB"):  # of Point-E
             rgb = np.stack([archive[name] for name in "RGB"], axis=-1)
         return Geometry(archive[(known or others)[0]], rgb=rgb, normals=normals)
+
+
+def _arrays_of_mesh(vertices: np.ndarray, faces: np.ndarray) -> Geometry:
+    """A mesh of vertices (V, 3) and faces (F, K) of K corners each."""
+    if vertices.ndim != 2 or faces.ndim != 2 or faces.dtype.kind not in "iu" or not 3 <= faces.shape[1] <= 4:
+        raise ValueError(
+            "a mesh must have vertices (V, 3) and faces (F, 3) or (F, 4) of integers, got "
+            f"{vertices.shape} and {faces.dtype} of {faces.shape}"
+        )
+    points = _checked(Geometry(vertices))
+    corners = faces.astype(np.int64).reshape(-1)
+    return Geometry(points, triangulate(points, np.full(len(faces), faces.shape[1]), corners))
 
 
 def _npz_labels(path: Path) -> np.ndarray | None:
@@ -419,19 +433,25 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
     seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
     files = sorted({path.with_suffix(""): path for path in seen}.values())
-    clouds: dict[Path, np.ndarray] = {}
+    names: list[str] = []
+    clouds: list[np.ndarray] = []
     errors: list[str] = []
     meshes = 0
     for i, path in enumerate(files):
+        name = printable(path.relative_to(folder).with_suffix("").as_posix())
         try:
             with _blaming(path):
                 geometry = _geometry(path, _about(path))
                 if geometry.faces is not None:
                     meshes += 1
                     geometry = Geometry(_sampled(geometry, num_points, np.random.default_rng([seed, i]), XYZ))
-                clouds[path] = narrowed(_checked(geometry, note=_about(path)))
+                ndim = min(max(geometry.points.ndim, 2), 3)
+                found = narrowed(_checked(geometry, ndim, _about(path)))
         except (ValueError, OSError) as error:
             errors.append(str(error))
+            continue
+        clouds += list(found) if ndim == 3 else [found]
+        names += [f"{name}/{item:04d}" for item in range(len(found))] if ndim == 3 else [name]
     if not clouds:
         got = f"{len(errors)} unreadable files, the first: {errors[0]}" if errors else "no such file"
         raise ValueError(f"{printable(folder)} must hold clouds ({' '.join(SET_SUFFIXES)}), got {got}")
@@ -441,8 +461,22 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
         tell(f"{folder}: {meshes} meshes are sampled anew each time; `python -m ditmoe.prepare` does it once")
     if errors:
         tell(f"{folder}: {len(errors)} of {len(files)} files were unreadable and left out")
-    names = [printable(path.relative_to(folder).with_suffix("").as_posix()) for path in clouds]
-    return ReadSet(_equalised(list(clouds.values()), seed, folder), names=names, left_out=len(errors))
+    few = _far_fewer(clouds)
+    if few:
+        first, least = names[min(few)], len(clouds[min(few)])
+        tell(
+            f"{folder}: {len(few)} of {len(clouds)} clouds have less than a tenth of the points of most others and "
+            f"are left out, the first: {first} of {least}"
+        )
+    kept = [i for i in range(len(clouds)) if i not in few]
+    data = _equalised([clouds[i] for i in kept], seed, folder)
+    return ReadSet(data, names=[names[i] for i in kept], left_out=len(errors) + len(few))
+
+
+def _far_fewer(clouds: Sequence[np.ndarray]) -> set[int]:
+    """Those of less than a tenth of the usual points: all others would have to be drawn down to them."""
+    usual = np.median([len(points) for points in clouds])
+    return {i for i, points in enumerate(clouds) if len(points) < usual / 10}
 
 
 def _equalised(clouds: Sequence[np.ndarray], seed: int, place: Path) -> np.ndarray:

@@ -26,7 +26,10 @@ def read_off(content: bytes, note: object = None) -> Geometry:
     form = (found["form"] or found["glued"] or "") if found else ""
     if "n" in form:
         raise ValueError("an OFF must be in three dimensions, got nOFF")
-    lines = [line for line in text[found.end() if found else 0 :].splitlines() if line.strip()]
+    body = text[found.end() if found else 0 :]
+    width = 4 if "4" in form else 3
+    lines = [line for line in body.splitlines() if line.strip()]
+    lines = _flowing(lines, width + 3 * ("N" in form)) or lines
     counts = lines[0].split() if lines else []
     if not 2 <= len(counts) <= 3 or not all(word.isdigit() for word in counts):
         raise ValueError(
@@ -35,7 +38,6 @@ def read_off(content: bytes, note: object = None) -> Geometry:
         )
     num_vertices, num_faces = int(counts[0]), int(counts[1])
     rows, faces = lines[1 : 1 + num_vertices], lines[1 + num_vertices : 1 + num_vertices + num_faces]
-    width = 4 if "4" in form else 3
     if len(rows) < num_vertices or len(faces) < num_faces:
         raise ValueError(
             f"an OFF must hold the {num_vertices} vertices and {num_faces} faces that it counts, got "
@@ -57,6 +59,32 @@ def read_off(content: bytes, note: object = None) -> Geometry:
     corners = np.array([corner for polygon in polygons for corner in polygon], np.int64)
     triangles = triangulate(points, sizes, corners) if num_faces else None
     return Geometry(points, triangles, columns(colours, num_vertices), columns(normals, num_vertices))
+
+
+def _flowing(broken: list[str], width: int) -> list[str]:
+    """The lines that there should be of numbers that are broken otherwise, as all on one; none where they do not fit.
+
+    Args:
+        width: numbers of a vertex.
+    """
+    first = broken[0].split() if broken else []
+    if 2 <= len(first) <= 3 and first[0].isdigit() and len(broken) > int(first[0]):
+        return []
+    words = [word for line in broken for word in line.split()]
+    if len(words) < 3 or not all(re.fullmatch("[0-9]{1,12}", word) for word in words[:3]):
+        return []
+    num_vertices, num_faces = int(words[0]), int(words[1])
+    at = 3 + num_vertices * width
+    if at > len(words):
+        return []
+    found = [" ".join(words[:3])]
+    found += [" ".join(words[start : start + width]) for start in range(3, at, width)]
+    for _ in range(num_faces):
+        if at >= len(words) or not words[at].isdigit() or (after := at + 1 + int(words[at])) > len(words):
+            return []
+        found.append(" ".join(words[at:after]))
+        at = after
+    return found if at == len(words) else []
 
 
 def _numbers(line: str, width: int) -> list[float]:

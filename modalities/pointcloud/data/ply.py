@@ -251,4 +251,11 @@ def _header(content: bytes) -> tuple[str, dict[str, tuple[int, dict[str, str]]],
                 raise ValueError(f"the header of a PLY must have known types and counts, got {line[:80]!r}")
     if end is None or order not in _ORDERS:
         raise ValueError("the header of a PLY must name its format and end with 'end_header'")
-    return order, elements, content[end.end() :]
+    small = {name: (count, _small(fields)) for name, (count, fields) in elements.items()}
+    return order, _small(small), content[end.end() :]
+
+
+def _small(named: dict[str, Any]) -> dict[str, Any]:
+    """With all names in small letters, where they stay different."""
+    found = {name.lower(): what for name, what in named.items()}
+    return found if len(found) == len(named) else named

@@ -59,7 +59,8 @@ class Drawn:
         given: fewest and most points of the clouds before the draw.
         emd_points: of the points drawn, how many EMD is computed on.
         units: what was done to the units.
-        left_out: role -> files of a folder that could not be read, where there are any.
+        left_out: role -> files of a folder that could not be read and clouds of far too few points, where
+            there are any.
     """
 
     sets: Mapping[str, list[np.ndarray]]
@@ -185,7 +186,10 @@ def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
         emd += ", approximate matching in float32, the real shape first"
     return {
         **{role: f"{len(clouds)} shapes" for role, clouds in drawn.sets.items()},
-        **{f"{role} left out": f"{num} unreadable files" for role, num in drawn.left_out.items()},
+        **{
+            f"{role} left out": f"{num}, unreadable or of far too few points"
+            for role, num in drawn.left_out.items()
+        },
         "protocol": protocol,
         "points": drawn.points,
         "resampling": f"drawn without replacement from {least if least == most else f'{least} to {most}'}",

@@ -66,8 +66,8 @@ def _about_values(report: Report) -> list[str]:
 
 def _about_files(drawn: Drawn) -> list[str]:
     return [
-        f"{num} files of the {role} set could not be read, NaN and infinity among them, and are left out: "
-        "the set looks better than it is"
+        f"{num} of the {role} set could not be read, NaN and infinity among them, or have far too few points, and are "
+        "left out: the set looks better than it is"
         for role, num in drawn.left_out.items()
     ]
 

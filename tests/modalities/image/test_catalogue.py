@@ -62,6 +62,9 @@ TARS = {
     "record": ([("json", b'{"label": "cat"}'), ("json", b'{"label": "dog"}'), None], ["cat", "dog"], [0, 1, 2]),
     "other key": ([("json", b'{"class_id": 4}'), ("json", b'{"class_id": 2}'), None], ["2", "4"], [1, 0, 2]),
     "bare": ([("json", b"1"), ("json", b"0"), ("json", b"1")], ["0", "1"], [1, 0, 1]),
+    "text": ([("cls.txt", b"1"), ("cls.txt", b"0"), None], ["0", "1"], [1, 0, 2]),
+    "other words": ([("label", b"cat"), ("index", b"4\n"), ("label.txt", b"cat")], ["4", "cat"], [1, 0, 1]),
+    "a number each": ([("index", b"%d" % i) for i in range(20)], ["picture"], [0] * 20),
     "identity": ([("id", b"0"), ("id", b"1"), ("txt", b"a cat")], ["picture"], [0, 0, 0]),
     "broken record": ([("json", b'{"a": bro'), ("json", b'{"label": 3}'), None], ["3"], [1, 0, 1]),
 }  # fmt: skip

@@ -168,9 +168,21 @@ def test_seven_columns_without_names_are_no_colours_unless_somebody_says_so(tmp_
     text(tmp_path / "a.txt", np.concatenate([POINTS, np.full((N, 1), 7), BYTES], axis=1))
     with pytest.raises(ValueError, match=r"got none that is told apart \(modality.columns=\)"):
         read_points(tmp_path / "a.txt", channels=COLOURED)
+    skipping = Channels(("xyz", "rgb"), ("xyz", "_", "rgb"))
+    np.testing.assert_allclose(read_points(tmp_path / "a.txt", channels=skipping), WHOLE[:, :6], atol=1e-5)
     text(tmp_path / "b.txt", np.concatenate([POINTS, BYTES, np.full((N, 1), 7)], axis=1))
     said = Channels(("xyz", "rgb"), ("xyz", "rgb"))
     np.testing.assert_allclose(read_points(tmp_path / "b.txt", channels=said), WHOLE[:, :6], atol=1e-5)
+
+
+@pytest.mark.parametrize("intensities", [(-1200, 900), (0, 1)])
+def test_seven_columns_of_which_one_cannot_be_a_byte_have_colours(tmp_path: Path, intensities: tuple) -> None:
+    own = np.linspace(*intensities, N)[:, None]
+    for i, columns in enumerate(([POINTS, own, BYTES], [POINTS, BYTES, own])):
+        text(tmp_path / f"{i}.txt", np.concatenate(columns, axis=1))
+        np.testing.assert_allclose(
+            read_points(tmp_path / f"{i}.txt", channels=COLOURED), WHOLE[:, :6], atol=1e-5
+        )
 
 
 def test_rounded_colours_are_not_taken_for_bytes() -> None:

@@ -128,6 +128,32 @@ def test_a_surface_is_sampled_by_area(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(on_face.mean(axis=0), [6 / 11, 3 / 11, 2 / 11], atol=0.02)
 
 
+TETRAHEDRON = "0 0 0 1 0 0 0 1 0 0 0 1 3 0 1 2 3 0 1 3 3 0 2 3 3 1 2 3"
+DRESSES = {
+    "line.off": f"OFF {'4 4 6 ' + TETRAHEDRON}\n".encode(),
+    "two.off": f"OFF\n4 4 6 {TETRAHEDRON}".encode(),
+    "wrapped.off": f"OFF\n4\n4\n6\n{TETRAHEDRON}\n".replace(" ", "\n").encode(),
+    "capitals.ply": b"ply\nformat ascii 1.0\nelement Vertex 4\nproperty float X\nproperty float Y\nproperty float Z\n"
+    b"element Face 4\nproperty list uchar int Vertex_Indices\nend_header\n" + TETRAHEDRON.encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", [*DRESSES, "mesh.npz"])
+def test_a_mesh_comes_in_many_dresses(tmp_path: Path, name: str) -> None:
+    if name in DRESSES:
+        (tmp_path / name).write_bytes(DRESSES[name])
+    else:
+        words = np.array(TETRAHEDRON.split(), int)
+        np.savez(
+            tmp_path / name, vertices=words[:12].reshape(4, 3) / 1.0, faces=words[12:].reshape(4, 4)[:, 1:]
+        )
+    points = read_surface(tmp_path / name, 500, seed=0)
+    on = [np.isclose(points[:, axis], 0) for axis in range(3)] + [np.isclose(points.sum(1), 1)]
+    assert np.any(on, axis=0).all()
+    assert all(side.mean() > 0.1 for side in on)
+    assert read_set(tmp_path / name, 30).data.shape == (1, 30, 3)
+
+
 def test_the_parts_of_a_scene_are_in_place(tmp_path: Path) -> None:
     scene = trimesh.Scene([trimesh.creation.box()])
     scene.add_geometry(
@@ -291,6 +317,20 @@ def test_a_folder_is_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "bad4.npy" in told
     assert "bad5.npy" not in told
     assert "40 to 2048 points" in told
+
+
+def test_sets_in_a_folder_are_clouds_and_far_fewer_points_do_not_shrink_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_npy(tmp_path / "a.npy", np.stack([POINTS, POINTS + 1]))
+    write_npy(tmp_path / "b.npy", POINTS + 2)
+    write_npy(tmp_path / "few.npy", POINTS[:3])
+    samples = read_set(tmp_path)
+    assert list(samples.names) == ["a/0000", "a/0001", "b"]
+    np.testing.assert_array_equal(samples.data, np.stack([POINTS, POINTS + 1, POINTS + 2]))
+    assert samples.left_out == 1
+    assert "1 of 4 clouds" in (told := capsys.readouterr().err)
+    assert "few of 3" in told
 
 
 def test_a_text_for_people_is_no_cloud_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -288,8 +288,8 @@ def test_files_that_could_not_be_read_are_told_in_the_report(tmp_path: Path):
         np.save(tmp_path / f"{i}.npy", cloud * np.nan if i < 3 else cloud)
     report = measured(read_set(tmp_path), shapes(1, 8, 32), emd=None)
     assert report.protocol["generated"] == "5 shapes"
-    assert report.protocol["generated left out"] == "3 unreadable files"
-    assert any("3 files of the generated set could not be read" in note for note in report.notes)
+    assert report.protocol["generated left out"] == "3, unreadable or of far too few points"
+    assert any("3 of the generated set could not be read" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("emd", ["approx_sq", "exact_l2"])

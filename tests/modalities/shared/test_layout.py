@@ -47,7 +47,13 @@ def test_splits_within_names(name: str, found: tuple[str, str] | None) -> None:
         (["M10/bed/train/1", "M10/bed/test/2", "M10/sofa/test/3"], [("train", "bed"), ("test", "bed"),
          ("test", "sofa")]),
         (["train/a/1", "val/a/1", "other/c/1", "read.png"], [("train", "a"), ("val", "a"), None, None]),
+        (["tr/a/1", "te/a/2", "val/b/3"], [("train", "a"), ("test", "a"), ("val", "b")]),
+        (["a/tr/1", "a/te/2", "b/tr/3"], [("train", "a"), ("test", "a"), ("train", "b")]),
+        (["trainA/1", "testA/2"], [("train", None), ("test", None)]),
+        (["x/trainA/1", "x/trainB/2", "x/testB/3"], [("train", "A"), ("train", "B"), ("test", "B")]),
         # a class that is named as a split is one
+        (["tr/1", "te/1", "en/1"], [(None, "tr"), (None, "te"), (None, "en")]),
+        (["trainA/1", "trainB/1"], [(None, "trainA"), (None, "trainB")]),
         (["train/1", "car/1", "ship/1"], [(None, "train"), (None, "car"), (None, "ship")]),
         (["cat/1", "test/1"], [(None, "cat"), (None, "test")]),
         (["train_station/1", "test_tube/1"], [(None, "train_station"), (None, "test_tube")]),
@@ -90,6 +96,16 @@ def test_small_sets_have_something_in_each_split(num: int, shares: tuple[float, 
         assert splits.count("train") >= num // 3
 
 
+@pytest.mark.parametrize("num", [5, 8, 300])
+def test_every_class_has_something_to_train_on(num: int) -> None:
+    for seed in range(20):
+        keys, classes = [f"{seed}-{i // 2}" for i in range(2 * num)], [i // 4 for i in range(2 * num)]
+        splits, _ = draw(keys, (0.4, 0.2), classes)
+        assert {c for c, split in zip(classes, splits, strict=True) if split == "train"} == {*classes}
+        assert splits.count("test") >= 2
+        assert all(splits[i] == splits[i + 1] for i in range(0, 2 * num, 2))
+
+
 def test_large_sets_are_drawn_by_each_name_alone_and_pieces_stay_together() -> None:
     keys = [f"{i // 2}" for i in range(4000)]
     splits, moved = draw(keys, (0.8, 0.1, 0.1))
@@ -121,6 +137,16 @@ def test_labels_in_files() -> None:
     assert parse_labels("metadata.jsonl", lines) == {"a.png": "cat"}
     assert parse_labels("metadata.jsonl", b'{"file_name": "a.png", "text": "a cat"}') is None
     assert parse_labels("metadata.csv", b"file_name,label\na.png,cat\n") == {"a.png": "cat"}
+    floats = b"image;label;text\na.png;0.0;x,y\nb.png;12.0;z\n"
+    assert parse_labels("metadata.csv", floats) == {"a.png": "0", "b.png": "12"}
+    assert parse_labels("metadata.csv", b"file_name,label\na.png,1.0\nb.png,1.5\n") == {
+        "a.png": "1.0",
+        "b.png": "1.5",
+    }
+    assert parse_labels("metadata.jsonl", b'{"image": "a.png", "label": 3}') == {"a.png": "3"}
+    for lines, names in ((["0 a", "1 b c"], ["b c", "0"]), (["2 b c", "1 a"], ["b c", "1"])):
+        assert named_by(lines, names, "classes.txt") == (["a", "b c"], {names[0]: 1, names[1]: 0})
+    assert named_by(["0 a", "1 b"], ["1 b"], "classes.txt")[0] == ["0 a", "1 b"]
     assert named_by(["cat", "dog", "cow"], ["2", "dog"], "classes.txt")[1] == {"2": 2, "dog": 1}
 
 
