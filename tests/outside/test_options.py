@@ -100,8 +100,8 @@ def test_numbers_that_make_no_sense(tmp_path: Path, word: str, line: str) -> Non
     [
         (
             "modality.tokens._target_=modalities.pointcloud.VoxelTokens",
-            "modalities.pointcloud.VoxelTokens does not take features, width, fine, points; it takes "
-            "hidden_size, resolution, patch, extent, kept",
+            "modalities.pointcloud.VoxelTokens does not take features, width, fine, points, given; "
+            "it takes hidden_size, resolution, patch, extent, kept",
         ),
         ("modality._target_=modalities.pointcloud.Cloud", "modalities.pointcloud.Cloud cannot be found"),
         ("optimizer._target_=math.pi", "math.pi is no class, but a float"),

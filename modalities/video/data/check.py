@@ -213,7 +213,7 @@ def _known(entry: Entry | None, path: Path, alike: dict[tuple[str, str], list[En
 
 def _removed(before: dict[str, Entry], now: dict[str, Entry]) -> int:
     """Videos that are not there any more, under their names or elsewhere."""
-    contents = {entry["sha256"] for entry in now.values()}
+    contents = {entry.get("sha256") for entry in now.values()}  # none of one that killed its decoder
     return sum(name not in now and str(entry.get("sha256")) not in contents for name, entry in before.items())
 
 
