@@ -72,8 +72,8 @@ class Parts:
         given: for the sampler.
         finish: puts the person's own data, to the bit, into decoded samples (S, *sample), which may grow by it.
         told: lines for the person, of what was changed on the way.
-        more: of the samples so far, in the model's space, what is given for the next round, and how to join that
-            round's samples to them; None where there is none left.
+        more: of some samples as far as they are drawn, in the model's space, what is given of these for the next round,
+            and how to join that round's samples to them; None where there is none left.
     """
 
     given: Given

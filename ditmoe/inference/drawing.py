@@ -79,13 +79,13 @@ def draw(
             guidance=sampling.guidance,
             interval=sampling.interval,
             generators=[torch_generator("scheduler", seed, i, *address) for i in indices],
-            given=None if given is None else given.take(rows).to(device),
+            given=None if given is None else given.to(device),
             given_guidance=given_guidance,
             on_step=bar.update,
         )
 
     for rows in batches:
-        samples = drawn(rows, None if parts is None else parts.given)
+        samples = drawn(rows, None if parts is None else parts.given.take(rows))
         turn = 0
         while parts is not None and (following := parts.more(samples)) is not None:
             given, join = following

@@ -198,12 +198,12 @@ class Pipeline(DiffusionPipeline):
                         guidance=float(guidance),
                         interval=sampling.interval,
                         generators=own,
-                        given=None if given is None else given.take(rows).to(device),
+                        given=None if given is None else given.to(device),
                         given_guidance=given_guidance,
                         on_step=bar.update,
                     )
 
-                x = denoised(noise, generators, None if parts is None else parts.given)
+                x = denoised(noise, generators, None if parts is None else parts.given.take(rows))
                 turn = 0
                 while parts is not None and (following := parts.more(x)) is not None:
                     turn += 1

@@ -49,12 +49,22 @@ def drawn(modality: Modality, given: Any, num: int = 2, trained: float = 1.0, **
     """Samples of a model that was trained so, in pixels."""
     TOLD.clear()
     shape = {name: words.pop(name) for name in list(words) if name in modality.words}
-    strength = words.pop("strength", None)
+    strength, batch_size = words.pop("strength", None), words.pop("batch_size", 32)
     parts = parts_asked(modality, given, shape, words, trained, strength)
     asked = build.make_conditioning(configured("image"), len(modality.classes))(hidden_size=8).nothing(num)
     scheduler = build.make(section("scheduler", "flow_ancestral"))
     model = Noting(modality.tokens(8))
-    x = draw(model, modality, FlowMatching(), scheduler, Sampling(4), asked, seed=0, parts=parts)
+    x = draw(
+        model,
+        modality,
+        FlowMatching(),
+        scheduler,
+        Sampling(4),
+        asked,
+        seed=0,
+        parts=parts,
+        batch_size=batch_size,
+    )
     return parts.finish(modality.decode(x))
 
 
@@ -130,6 +140,11 @@ def test_frames_that_are_kept_come_back_bit_for_bit(
     assert (result[0] != result[1]).any()
     if "strength" not in words:
         assert all(t.ndim == (2 if trained else 1) for t in TOLD)
+
+
+def test_turns_go_on_from_their_own_samples_whatever_the_batch(video: Modality) -> None:
+    whole = drawn(video, clip(9), num=4, frames=25)
+    assert np.array_equal(drawn(video, clip(9), num=4, frames=25, batch_size=2), whole)
 
 
 def test_two_clips_are_connected_whole(video: Modality) -> None:
