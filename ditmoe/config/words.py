@@ -7,12 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ditmoe.diffusion.sampler import MOST_GUIDANCE
 from ditmoe.given import Parts
 from ditmoe.modality import GivenParts, Modality
 from ditmoe.outside import check_number, printable
 from ditmoe.outside.options import call, check_options
-
-MOST_GUIDANCE = 1000
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ class Window:
         known: which pixels are given.
         new: the frames of it that are of the result.
         before, after: frames of the result that stay out of it.
-        context, rounds: latent frames that later windows see of the earlier, and how many there are in all, where one
+        context, latents: latent frames that later windows see of the earlier, and how many there are in all, where one
             window is not enough.
     """
 
@@ -115,7 +115,7 @@ class Planner:
     def continued(self, clip: Clip, keep: Any) -> Window:
         """Some frames of a clip, and what comes before or after them."""
         first, end, backwards = self.kept(clip, keep)
-        total = self.frames if self.frames is not None else max(self.trained, 0)
+        total = self.trained if self.frames is None else self.frames
         num = end - first
         if backwards:
             start = total - (len(clip) - first)
@@ -192,9 +192,7 @@ class Planner:
         first, end, _ = slice(*keep).indices(len(clip))
         longest, told = max(abs(n or 0) for n in keep), str(list(keep)).replace("None", "null")
         if longest > len(clip):
-            raise ValueError(
-                f"keep={list(keep)} needs a clip of {longest} frames, got {len(clip)}".replace("None", "null")
-            )
+            raise ValueError(f"keep={told} needs a clip of {longest} frames, got {len(clip)}")
         if end <= first:
             raise ValueError(f"keep={told} keeps no frame of {len(clip)}")
         return first, end, keep[0] is not None and keep[0] < 0
