@@ -1,7 +1,7 @@
 """The contract between the core and a modality: everything the core may know about what it generates."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -414,6 +414,26 @@ class NativeSizes(Contract):
     @abstractmethod
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Asked]:
         """Training samples of different sizes, together no more than a budget of tokens, and what they are."""
+
+
+class Captions(Contract):
+    """Samples that sentences describe: for a conditioning that reads text.
+
+    With its option `captions` on, the class gives in `batch`, `packed_batch` and `reference` (`Samples.asked`)
+    conditions whose values are class indices, as ever, and captions (`ditmoe.conditioning.text_rows`); of several
+    captions of a sample the batch's address draws one.
+    """
+
+    does = "have captions"
+
+    @property
+    @abstractmethod
+    def caption_words(self) -> Sequence[str]:
+        """Words of the training captions, in small letters, the most frequent first; kept in `data_facts`."""
+
+    @abstractmethod
+    def captions_of_split(self, split: str) -> Iterable[str]:
+        """Each distinct caption of a split; of data without end those of a sample of them that is said to be one."""
 
 
 class GivenParts(Contract):

@@ -6,7 +6,19 @@ command. Class labels are one kind; text is another.
 """
 
 from ditmoe.conditioning.base import Conditioning, Embedded
+from ditmoe.conditioning.captions import TEXT, captions_of, text_rows
 from ditmoe.conditioning.class_label import ClassLabel, label_index, make_labels
 from ditmoe.conditioning.condition import SHOWN, Condition
 
-__all__ = ["SHOWN", "ClassLabel", "Condition", "Conditioning", "Embedded", "label_index", "make_labels"]
+__all__ = [
+    "SHOWN",
+    "TEXT",
+    "ClassLabel",
+    "Condition",
+    "Conditioning",
+    "Embedded",
+    "captions_of",
+    "label_index",
+    "make_labels",
+    "text_rows",
+]

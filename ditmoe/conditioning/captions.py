@@ -1,0 +1,33 @@
+"""Captions as tensors: UTF-8 in rows of bytes, so that a `Condition` carries them as it carries anything else."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ditmoe.conditioning.condition import Condition
+
+TEXT = "text"
+"""Name of captions among the values of a condition: UTF-8, (B, L), zeros behind the end of each."""
+
+
+def text_rows(captions: Sequence[str]) -> UInt8[Tensor, "B L"]:
+    """Captions as rows of bytes, at least one byte wide.
+
+    A character that UTF-8 does not have (half of a surrogate pair) becomes "?", a zero a space.
+    """
+    rows = [caption.replace("\0", " ").encode("utf-8", "replace") for caption in captions]
+    width = max(1, *map(len, rows)) if rows else 1
+    joined = b"".join(row.ljust(width, b"\0") for row in rows)
+    return torch.from_numpy(np.frombuffer(bytearray(joined), np.uint8).reshape(len(rows), width))
+
+
+def captions_of(condition: Condition) -> list[str] | None:
+    """The captions of a condition, "" where it asks for nothing; None if it has none."""
+    if TEXT not in condition.values:
+        return None
+    rows = condition.values[TEXT].cpu().numpy()
+    texts = [row.tobytes().rstrip(b"\0").decode("utf-8", "replace") for row in rows]
+    return ["" if null else text for text, null in zip(texts, condition.null.tolist(), strict=True)]
