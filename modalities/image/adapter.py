@@ -33,6 +33,7 @@ from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.captions import Labels, asked_of
 from modalities.shared.datasets import Noted
 from modalities.shared.understood import Ignored, check_enough
 
@@ -59,16 +60,16 @@ class PackedPictures:
     packing: Packing
     pictures: Sequence[tuple[Picture, tuple[int, int]]]
 
-    def __call__(self, seed: int, row: int) -> tuple[list[np.ndarray], list[int]]:
+    def __call__(self, seed: int, row: int) -> tuple[list[np.ndarray], Labels]:
         """Pictures and labels of a row, or of the next one where nothing of it can be read."""
         for members in self.packing.rows_from(seed, row):
             chosen = [(*self.pictures[n % len(self.pictures)], seed, n) for n in members]
             images = self.data.read_wholes(chosen)
-            kept = [
-                (image, p.label) for image, (p, *_) in zip(images, chosen, strict=True) if image is not None
-            ]
+            each = zip(images, chosen, strict=True)
+            kept = [(image, p, n) for image, (p, _, _, n) in each if image is not None]
             if kept:
-                return [image for image, _ in kept], [label for _, label in kept]
+                shown, readable, turns = zip(*kept, strict=True)
+                return list(shown), self.data.said(readable, seed, turns)
         raise self.data.nothing_readable()
 
 
@@ -87,6 +88,7 @@ class Image(LatentModality):
         evaluation: options of `evaluate_images`.
         preparation: options of `latent_writer.prepare`.
         data_facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
+        captions: describe pictures in sentences beside their class.
     """
 
     name: ClassVar[str] = "image"
@@ -111,8 +113,9 @@ class Image(LatentModality):
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
+        captions: bool = False,
     ) -> None:
-        super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts)
+        super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts, captions)
         self._make_data = data
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         check_options("modality.evaluation", evaluate_images, self._evaluation)
@@ -129,7 +132,7 @@ class Image(LatentModality):
         Raises:
             ValueError: if training has latents on disk, and no one said where their pictures are.
         """
-        data = self._make_data(size=self.size)
+        data = self._make_data(size=self.size, **({"captions": True} if self.captions else {}))
         if data.root is None and self.cached is not None:
             raise self.cached.without_root()
         return data
@@ -164,9 +167,9 @@ class Image(LatentModality):
             return Reader(self.cached.batch, lambda found: found)
         reading = Noted(self.data.batch, [self.data.unreadable])
 
-        def encoded(found: Any) -> tuple[Tensor, Tensor]:
+        def encoded(found: Any) -> tuple[Tensor, Asked]:
             images, labels = reading.told(found)
-            return self.encode(images).cpu(), torch.from_numpy(labels)
+            return self.encode(images).cpu(), asked_of(labels)
 
         return Reader(reading, encoded, files=self.data.root is not None)
 
@@ -174,9 +177,9 @@ class Image(LatentModality):
     def _packed(self) -> Reader:
         reading = Noted(PackedPictures(self.data, *self.packing), [self.data.unreadable])
 
-        def encoded(found: Any) -> tuple[list[Tensor], Tensor]:
+        def encoded(found: Any) -> tuple[list[Tensor], Asked]:
             images, labels = reading.told(found)
-            return encode_all(images, self.encode), torch.tensor(labels)
+            return encode_all(images, self.encode), asked_of(labels)
 
         return Reader(reading, encoded, files=self.data.root is not None)
 

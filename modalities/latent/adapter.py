@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ditmoe.checkpoint import replacing
+from ditmoe.conditioning import captions_of
 from ditmoe.modality import (
     Files,
     GivenParts,
@@ -32,13 +33,16 @@ from modalities.latent.codec import Batches, Codec
 from modalities.latent.latent_cache import Latents
 from modalities.latent.latent_shards import Source
 from modalities.latent.packing import packed_rows
+from modalities.shared.captions import WORDS, Captioned, words_of
 from modalities.shared.provenance import digest_of
 
 LARGEST = 2**27
 """Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
 
 
-class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes, GivenParts):
+class LatentModality(
+    Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes, GivenParts, Captioned
+):
     """A modality whose samples are latents of a codec.
 
     Args:
@@ -51,6 +55,7 @@ class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder,
         rows: then, such rows of a batch, which processes share.
         data_facts: class names, shape of the latents and what the codec learnt, from a checkpoint; None finds them from
             the data.
+        captions: describe samples in sentences beside their class (`modalities.shared.captions`).
     """
 
     published: ClassVar[type[Published]]
@@ -70,10 +75,12 @@ class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder,
         budget: int,
         rows: int,
         data_facts: Mapping[str, Any] | None,
+        captions: bool = False,
     ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"modality.size must be [height, width] in pixels, got {list(size)}")
         self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
+        self.captions = captions
         self._make_codec, self._make_tokens, self._latents = codec, tokens, latents
         self._facts = (
             {**data_facts, "classes": [printable(name) for name in data_facts["classes"]]}
@@ -173,6 +180,8 @@ class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder,
                 "stride": list(codec.stride),
                 "codec": codec.fitted_state(),
             }
+            if self.captions:
+                self._facts[WORDS] = words_of(self.captions_of_split("train"))
         return self._facts
 
     @property
@@ -214,7 +223,9 @@ class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder,
         return [folder.with_suffix(".png"), folder]
 
     def labels_of(self, samples: Samples, most: int) -> list[str]:
-        """Class names of the first samples, for a sheet; empty where they have no labels."""
+        """Captions or class names of the first samples, for a sheet; empty where they have neither."""
+        if samples.asked is not None and (told := captions_of(samples.asked)) is not None:
+            return told[:most]
         if samples.labels is None:
             return [""] * min(most, len(samples))
         return [self.class_name(label) for label in samples.labels[:most].tolist()]

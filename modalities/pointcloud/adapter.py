@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.given import Parts
 from ditmoe.modality import (
+    Asked,
     Files,
     GivenParts,
     Metric,
@@ -39,10 +40,11 @@ from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
 from modalities.shared import save_png
+from modalities.shared.captions import WORDS, Captioned, asked_of, words_of
 from modalities.shared.datasets import Noted
 
 
-class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
+class PointCloud(Modality, Files, Metric, Preparation, GivenParts, Captioned):
     """Clouds of `num_points` points.
 
     Args:
@@ -55,6 +57,7 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
         evaluation: options of `evaluate_sets`; and `scans`, a folder of which the generated are completions.
         preparation: options of `prepare`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
+        captions: describe samples in sentences beside their class (`modalities.shared.captions`).
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -77,11 +80,12 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
         evaluation: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
+        captions: bool = False,
     ) -> None:
         if num_points < 1:
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
         check_up(up)
-        self.num_points, self.up = num_points, up
+        self.num_points, self.up, self.captions = num_points, up, captions
         self.channels = Channels.of(channels, columns)
         self._make_data, self._make_tokens = data, tokens
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
@@ -101,6 +105,8 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
             options: dict[str, Any] = {} if self.up == "y" else {"up": self.up}
             if self.channels.width > 3:
                 options |= {"channels": self.channels.names, "columns": self.channels.columns}
+            if self.captions:
+                options["captions"] = True
             self._data = self._make_data(num_points=self.num_points, **options)
         return self._data
 
@@ -113,6 +119,8 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
             }
             if self.channels.width > 3:
                 self._facts["channels"] = list(self.channels.names)
+            if self.captions:
+                self._facts[WORDS] = words_of(self.captions_of_split("train"))
         return self._facts
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
@@ -147,17 +155,17 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts):
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B M C"], Int[Tensor, " B"]]:
-        points, labels = self.data.batch(size, seed, step, rank, world)
-        return torch.from_numpy(points), torch.from_numpy(labels)
+    ) -> tuple[Float[Tensor, "B M C"], Asked]:
+        points, found = self.data.batch(size, seed, step, rank, world)
+        return torch.from_numpy(points), asked_of(found)
 
     def reader(self) -> Reader:
         _ = self.data.scale  # learnt once, not by each process
         reading = Noted(self.data.batch, [self.data.unreadable, self.data.noted])
 
-        def tensors(found: Any) -> tuple[Tensor, Tensor]:
+        def tensors(found: Any) -> tuple[Tensor, Asked]:
             points, labels = reading.told(found)
-            return torch.from_numpy(points), torch.from_numpy(labels)
+            return torch.from_numpy(points), asked_of(labels)
 
         return Reader(reading, tensors, files=self.data.root is not None)
 
@@ -295,4 +303,4 @@ def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
     classes = [printable(name) for name in data_facts["classes"]]
     found = {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
-    return found | {name: list(data_facts[name]) for name in ("channels",) if name in data_facts}
+    return found | {name: list(data_facts[name]) for name in ("channels", WORDS) if name in data_facts}

@@ -74,13 +74,13 @@ def _permutation(length: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
 
 def first_readable(
     items: Sequence[T], index: int, read: Callable[[T], V | None], category: Callable[[T], Hashable]
-) -> V | None:
-    """What is read of an item, or of the next one of its class where it is unreadable; None where all are."""
+) -> tuple[T, V] | None:
+    """An item and what is read of it, or the next one of its class where it is unreadable; None where all are."""
     wanted = category(items[index])
     for i in chain(range(index, len(items)), range(index)):
         item = items[i]
         if category(item) == wanted and (found := read(item)) is not None:
-            return found
+            return item, found
     return None
 
 

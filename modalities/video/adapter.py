@@ -20,6 +20,7 @@ from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_shards import Source
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared.captions import Described, asked_of, with_classes
 from modalities.shared.datasets import LeftOut, Noted
 from modalities.shared.understood import check_enough
 from modalities.video import given as given_parts
@@ -67,6 +68,7 @@ class Video(LatentModality, CodecTraining):
         evaluation: options of `evaluate_videos`.
         preparation: options of `latent_writer.prepare`, and "starts": clips of each video, evenly spread over it.
         data_facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
+        captions: describe clips in sentences beside their class.
     """
 
     name: ClassVar[str] = "video"
@@ -98,6 +100,7 @@ class Video(LatentModality, CodecTraining):
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
         resample: str | None = None,
+        captions: bool = False,
     ) -> None:
         if min(frames, stride) < 1:
             raise ValueError(
@@ -111,7 +114,7 @@ class Video(LatentModality, CodecTraining):
             raise ValueError(
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
-        super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts)
+        super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts, captions)
         self.frames, self.stride, self.rate = frames, stride, rate
         self.images, self.merge, self.resample = images, merge, resample
         self._make_data, self._make_pictures = data, pictures
@@ -134,13 +137,15 @@ class Video(LatentModality, CodecTraining):
             return self.clips_of()
         if self.cached is not None:
             raise self.cached.without_root()
-        return MovingDigits(self.size, self.frames, self.stride)
+        return MovingDigits(self.size, self.frames, self.stride, captions=self.captions)
 
     def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
         """The clips of a folder, that of the configuration by default."""
         options |= {} if root is None else {"root": root}
         if self.resample is not None:
             options |= {"resample": self.resample, "rate": self.rate}
+        if self.captions:
+            options["captions"] = True
         return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
 
     @cached_property
@@ -153,7 +158,7 @@ class Video(LatentModality, CodecTraining):
         """The pictures among which clips of one frame are drawn; None where they are first frames of clips."""
         if self._make_pictures is None or self._make_pictures.keywords.get("root") is None:
             return None
-        return self._make_pictures(size=self.size)
+        return self._make_pictures(size=self.size, **({"captions": True} if self.captions else {}))
 
     def setting(self) -> dict[str, Any]:
         tempo = {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
@@ -220,8 +225,8 @@ class Video(LatentModality, CodecTraining):
             kind, x, asked = reading.told(found)
             if kind == "latents":
                 return x, asked
-            labels = self._picture_labels[asked] if kind == "pictures" else asked
-            return self.encode(x).cpu(), torch.from_numpy(labels)
+            labels = with_classes(asked, self._picture_labels) if kind == "pictures" else asked
+            return self.encode(x).cpu(), asked_of(labels)
 
         return Reader(reading, encoded, files=self._reads_files)
 
@@ -232,8 +237,10 @@ class Video(LatentModality, CodecTraining):
         def encoded(found: Any) -> tuple[list[Tensor], Asked]:
             clips, labels, of_pictures = reading.told(found)
             if of_pictures.any():
-                labels[of_pictures] = self._picture_labels[labels[of_pictures]]
-            return encode_all(clips, self.encode), torch.from_numpy(labels)
+                change = self._picture_labels
+                own = labels.labels if isinstance(labels, Described) else labels
+                own[of_pictures] = change[own[of_pictures]]
+            return encode_all(clips, self.encode), asked_of(labels)
 
         return Reader(reading, encoded, files=self._reads_files)
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ditmoe.outside import Parts, folders_below, is_regular, printable
+from modalities.image.data.described import describe
 from modalities.image.data.pictures import SUFFIXES
 from modalities.image.data.shards import (
     ARCHIVES,
@@ -42,6 +43,8 @@ class Picture:
     name: str
     label: int
     source: Path | Member | np.ndarray
+    captions: Sequence[str] = ()
+    """Where none lie in a file beside it."""
 
     def origin(self) -> Origin:
         """Where it lies, for `provenance`."""
@@ -247,8 +250,8 @@ def _digits(size: tuple[int, int]) -> Listing:
         canvas = np.zeros((len(ink), *size, 3), np.uint8)
         canvas[:, top : top + side, left : left + side] = ink[..., None]
         pictures[split] = [
-            Picture(f"{digits.CLASSES[label]}-{split}-{i:04d}", int(label), image)
-            for i, (image, label) in enumerate(zip(canvas, labels, strict=True))
+            Picture(f"{digits.CLASSES[label]}-{split}-{i:04d}", int(label), image, said)
+            for i, (image, label, said) in enumerate(zip(canvas, labels, describe(ink, labels), strict=True))
         ]
     return Listing(list(digits.CLASSES), pictures, "as they are published")
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from operator import attrgetter
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
-from modalities.image.data.catalogue import Listing, Picture, list_pictures
+from modalities.image.data.catalogue import Listing, Picture, labels_of, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
 from modalities.image.data.shards import Member, member_bytes
+from modalities.shared.captions import Captioner, Described, Labels, captions_beside, mirrored
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
@@ -43,6 +44,8 @@ class Pictures:
         damaged: what becomes of a picture that breaks off: "refuse" makes it unreadable, "keep" takes what decodes: the
             upper rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
         index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
+        captions: a sentence about each sample beside its class: of a file those in the .txt beside it. That of a
+            mirrored one has left and right exchanged.
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -56,6 +59,7 @@ class Pictures:
         max_megapixels: float = 89,
         damaged: str = "refuse",
         index: str | PathLike | None = None,
+        captions: bool = False,
     ) -> None:
         check_number("max_megapixels", max_megapixels, above=0)
         if damaged not in ("refuse", "keep"):
@@ -66,7 +70,7 @@ class Pictures:
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable picture")
         """Pictures found unreadable so far, and why."""
-        self.damaged = damaged
+        self.damaged, self.captions = damaged, captions
         self.kept: LeftOut[str] = LeftOut("kept part of picture")
         """Name -> what of those of which only a part decodes."""
         self._is_copy = False
@@ -98,17 +102,45 @@ class Pictures:
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[UInt8[np.ndarray, "B H W 3"], Int64[np.ndarray, " B"]]:
+    ) -> tuple[UInt8[np.ndarray, "B H W 3"], Labels]:
         """Training pictures and their labels: a function of its arguments alone.
 
         Sample i is number (step * world + rank) * size + i of a stream that goes through a new permutation of the
         pictures in each epoch.
         """
-        pictures = self.split("train")
-        turned = [turn(len(pictures), seed, n, self.mirror) for n in numbers(size, step, rank, world)]
-        images = list(self._each(lambda entry: self._nearest_readable(entry[0]), turned))
-        chosen = [image[:, ::-1] if flip else image for image, (_, flip) in zip(images, turned, strict=True)]
-        return np.stack(chosen), np.array([pictures[index].label for index, _ in turned], np.int64)
+        pictures, turns = self.split("train"), numbers(size, step, rank, world)
+        turned = [turn(len(pictures), seed, n, self.mirror) for n in turns]
+        read = list(self._each(lambda entry: self._nearest_readable(entry[0]), turned))
+        chosen = [
+            image[:, ::-1] if flip else image for (_, image), (_, flip) in zip(read, turned, strict=True)
+        ]
+        return np.stack(chosen), self.said([picture for picture, _ in read], seed, turns)
+
+    def said(self, pictures: Sequence[Picture], seed: int, turns: Sequence[int]) -> Labels:
+        """The labels, or what is said, of pictures for numbers of a seed's stream."""
+        labels = np.array(labels_of(pictures), np.int64)
+        if not self.captions:
+            return labels
+        told = [self.captioner.drawn(p, seed, n) for p, n in zip(pictures, turns, strict=True)]
+        flips = [self.mirror and _flipped(seed, n) for n in turns]
+        return Described(
+            labels, [mirrored(one) if flip else one for one, flip in zip(told, flips, strict=True)]
+        )
+
+    @cached_property
+    def captioner(self) -> Captioner[Picture]:
+        """The captions of pictures."""
+        return Captioner(
+            self._written, lambda p: self.classes[p.label] if p.label < len(self.classes) else ""
+        )
+
+    def captions_of_split(self, split: str) -> Iterator[str]:
+        """Each caption of a split once."""
+        return self.captioner.distinct(self.split(split))
+
+    @staticmethod
+    def _written(picture: Picture) -> Sequence[str]:
+        return captions_beside(picture.source) if isinstance(picture.source, Path) else picture.captions
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the pictures in that batch."""
@@ -124,8 +156,11 @@ class Pictures:
         kept = [(p, image) for p, image in zip(pictures, images, strict=True) if image is not None]
         if not kept:
             raise self.nothing_readable()
-        labels = np.array([picture.label for picture, _ in kept], np.int64)
-        return Samples(np.stack([image for _, image in kept]), labels, [picture.name for picture, _ in kept])
+        labels, asked = np.array([picture.label for picture, _ in kept], np.int64), None
+        if self.captions:
+            asked = Described(labels, [self.captioner.first(picture) for picture, _ in kept]).asked
+        names = [picture.name for picture, _ in kept]
+        return Samples(np.stack([image for _, image in kept]), labels, names, asked)
 
     def views(self, pictures: Sequence[Picture]) -> list[UInt8[np.ndarray, "V H W 3"] | None]:
         """Each picture, and its mirror image where training draws these; None for an unreadable one."""
@@ -191,13 +226,12 @@ class Pictures:
 
         return open_picture(source, name, make, self.max_pixels, keep if self.damaged == "keep" else None)
 
-    def _nearest_readable(self, index: int) -> np.ndarray:
-        """A training picture, or the next readable one of its class."""
-        pictures = self.split("train")
-        image = first_readable(pictures, index, self.read, attrgetter("label"))
-        if image is None:
+    def _nearest_readable(self, index: int) -> tuple[Picture, np.ndarray]:
+        """A training picture and its pixels, or the next readable one of its class."""
+        found = first_readable(self.split("train"), index, self.read, attrgetter("label"))
+        if found is None:
             raise self.nothing_readable()
-        return image
+        return found
 
     def nothing_readable(self) -> ValueError:
         """What is wrong where no picture can be read."""

@@ -19,9 +19,11 @@ from ditmoe.outside import TooFewError, array_shape, printable, read_json, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.channels import Channels, stretched, to_model
+from modalities.pointcloud.data.described import describe
 from modalities.pointcloud.data.formats import SET_SUFFIXES, narrowed, read_points
 from modalities.pointcloud.data.kept import Kept
 from modalities.pointcloud.data.up_guess import MOST, guess_up
+from modalities.shared.captions import Captioner, Described, Labels, captions_beside
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import KIND, Ignored, Understood
 
@@ -52,6 +54,7 @@ class Clouds:
         balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
         channels, columns: what each point has, and what the columns of the files are (`Channels`). A file that lacks
             a channel counts as unreadable; the built-in set has xyz alone.
+        captions: a sentence about each sample beside its class: of a file those in the .txt beside it.
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -69,6 +72,7 @@ class Clouds:
         channels: Sequence[str] | str = ("xyz",),
         columns: Sequence[str] | str | None = None,
         index: str | PathLike | None = None,
+        captions: bool = False,
     ) -> None:
         check_up(up)
         self.channels = Channels.of(channels, columns)
@@ -84,8 +88,8 @@ class Clouds:
         self.wanted = [classes] if isinstance(classes, str) else classes
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance = scale_jitter, balance
-        self.up, self.few = up, few
-        self._ignored = Ignored()
+        self.up, self.few, self.captions = up, few, captions
+        self._ignored, self._described = Ignored(), dict[str, list[str]]()
         self.unreadable: LeftOut[Path] = LeftOut("skipped unreadable file")
         """Files found unreadable so far, and why."""
         self.noted: LeftOut[Path] = LeftOut("read in part")
@@ -168,8 +172,10 @@ class Clouds:
         self, index: int, rng: np.random.Generator, split: str = "train", augment: bool = False
     ) -> Float[np.ndarray, "N C"]:
         """Draw `num_points` of the training points of a shape, in data units."""
-        points = self._training_points(index, split)
-        points = points[_drawn(len(points), self.num_points, rng)]
+        return self._drawn(self._readable(index, split)[1], rng, augment)
+
+    def _drawn(self, points: np.ndarray, rng: np.random.Generator, augment: bool) -> np.ndarray:
+        points = points[_chosen(len(points), self.num_points, rng)]
         if not augment:
             return points
         how = rng, self.mirror, self.scale_jitter, self.channels
@@ -181,19 +187,20 @@ class Clouds:
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float32[np.ndarray, "B N C"], Int64[np.ndarray, " B"]]:
+    ) -> tuple[Float32[np.ndarray, "B N C"], Labels]:
         """Normalised, augmented training samples and labels: a function of its arguments alone.
 
         Sample i of this call is number (step * world + rank) * size + i of a stream that goes through a new
         permutation of the shapes each epoch, or, where `balance` is set, draws shapes by weight.
         """
-        shapes = self.split("train")
         points = np.empty((size, self.num_points, self.channels.width), np.float32)
-        labels = np.empty(size, np.int64)
-        for i, (index, rng) in enumerate(self._turns(seed, numbers(size, step, rank, world))):
-            drawn, labels[i] = self.draw(index, rng, augment=True), shapes[index].label
+        labels, told, turns = np.empty(size, np.int64), [], numbers(size, step, rank, world)
+        for i, (index, rng) in enumerate(self._turns(seed, turns)):
+            shape, read = self._readable(index, "train")
+            drawn, labels[i] = self._drawn(read, rng, augment=True), shape.label
             points[i] = to_model(drawn, self._center(drawn), np.float32(self.scale), self.channels)
-        return points, labels
+            told += [self.captioner.drawn(shape, seed, turns[i])] if self.captions else []
+        return points, Described(labels, told) if self.captions else labels
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the shapes in that batch."""
@@ -222,20 +229,41 @@ class Clouds:
             shapes.append(shape)
             few = len(points) < count
             clouds.append(
-                points[_drawn(len(points), count, np.random.default_rng(0))] if few else points[:count]
+                points[_chosen(len(points), count, np.random.default_rng(0))] if few else points[:count]
             )
         if not clouds:
             raise self._nothing_readable(split)
         labels = np.array([shape.label for shape in shapes], np.int64)
-        return Samples(np.stack(clouds), labels, [shape.name for shape in shapes])
+        asked = None
+        if self.captions:
+            asked = Described(labels, [self.captioner.first(shape) for shape in shapes]).asked
+        return Samples(np.stack(clouds), labels, [shape.name for shape in shapes], asked)
 
-    def _training_points(self, index: int, split: str) -> np.ndarray:
-        """Training points of a shape, or of the next readable one of its class."""
+    @cached_property
+    def captioner(self) -> Captioner[Shape]:
+        """The captions of shapes."""
+        return Captioner(self._written, lambda shape: self.classes[shape.label])
+
+    def captions_of_split(self, split: str) -> Iterator[str]:
+        """Each caption of a split once."""
+        return self.captioner.distinct(self.split(split))
+
+    def _written(self, shape: Shape) -> list[str]:
+        """The captions of a shape: of a file those beside it, of a built-in one what it is."""
+        if isinstance(shape.source, Path):
+            return captions_beside(shape.source)
+        if shape.name not in self._described:
+            category, name = shape.name.split("/", 1)
+            self._described[shape.name] = describe(shape.source, name.split("-", 1)[1], category)
+        return self._described[shape.name]
+
+    def _readable(self, index: int, split: str) -> tuple[Shape, np.ndarray]:
+        """A shape and its training points, or the next readable one of its class."""
         shapes = self.split(split)
-        points = first_readable(shapes, index, self._read, attrgetter("label"))
-        if points is None:
+        found = first_readable(shapes, index, self._read, attrgetter("label"))
+        if found is None:
             raise self._nothing_readable(f"{self.classes[shapes[index].label]}/{split}")
-        return _training_part(points)
+        return found[0], _training_part(found[1])
 
     def _read(self, shape: Shape) -> np.ndarray | None:
         """All points of a shape, or None where its file is unreadable, which is told once."""
@@ -365,7 +393,7 @@ def _reference_part(points: np.ndarray) -> np.ndarray:
     return points[10_000:] if len(points) == 15_000 else points
 
 
-def _drawn(there: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+def _chosen(there: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
     """Which points are drawn: each once, or all, and some again, where there are too few."""
     if there >= wanted:
         return rng.choice(there, wanted, replace=False)

@@ -1,7 +1,7 @@
 """Data sets of clips: a folder of videos, read as a function of seed, epoch and number alone."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from operator import attrgetter
@@ -16,6 +16,7 @@ from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
+from modalities.shared.captions import Captioner, Described, Labels, captions_beside
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.decode import middle
 from modalities.shared.understood import Understood
@@ -73,6 +74,7 @@ class Clips:
         rate: float = 8.0,
         max_megapixels: float = MOST_PIXELS / 1e6,
         index: str | PathLike | None = None,
+        captions: bool = False,
     ) -> None:
         check_number("max_megapixels", max_megapixels, above=0)
         self._index_folder = None if index is None else Path(index).expanduser()
@@ -94,6 +96,7 @@ class Clips:
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.policy, self.parts, self.backend, self.workers = policy, tuple(split), backend, workers
         self.hold, self.resample, self.rate = hold, resample, rate
+        self.captions = captions
         self.max_pixels = int(max_megapixels * 1_000_000)
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable video")
         """Name -> reason of the videos that were left out for at least one clip so far."""
@@ -138,30 +141,46 @@ class Clips:
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Int64[np.ndarray, " B"]]:
+    ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Labels]:
         """Training clips and labels: a function of its arguments alone.
 
         Clip i of this call is number (step * world + rank) * size + i of a stream that goes through a new
         permutation of the videos each epoch.
         """
-        count = len(self.split("train"))
-        made = self.parallel(lambda n: self.clip(seed, *divmod(n, count)), numbers(size, step, rank, world))
-        return np.stack([clip for clip, _ in made]), np.array([label for _, label in made], np.int64)
+        count, turns = len(self.split("train")), numbers(size, step, rank, world)
+        made = self.parallel(lambda n: self.clip(seed, *divmod(n, count)), turns)
+        said = self.said([video for video, _ in made], seed, turns)
+        return np.stack([clip for _, clip in made]), said
 
-    def clip(self, seed: int, epoch: int, number: int) -> tuple[UInt8[np.ndarray, "T H W 3"], int]:
-        """Clip `number` of an epoch of training, and its label; its start is drawn uniformly.
+    def said(self, videos: Sequence[Clip], seed: int, turns: Sequence[int]) -> Labels:
+        """The labels, or what is said, of videos for numbers of a seed's stream."""
+        labels = np.array([self.classes.index(video.category) for video in videos], np.int64)
+        if not self.captions:
+            return labels
+        each = zip(videos, turns, strict=True)
+        return Described(labels, [self.captioner.drawn(video, seed, n) for video, n in each])
+
+    @cached_property
+    def captioner(self) -> Captioner[Clip]:
+        """The captions of videos."""
+        return Captioner(lambda clip: captions_beside(clip.path), attrgetter("category"))
+
+    def captions_of_split(self, split: str) -> Iterator[str]:
+        """Each caption of a split once."""
+        return self.captioner.distinct(self.split(split))
+
+    def clip(self, seed: int, epoch: int, number: int) -> tuple[Clip, UInt8[np.ndarray, "T H W 3"]]:
+        """The video and frames of clip `number` of an epoch of training; its start is drawn uniformly.
 
         A video that cannot be read gives way to the next of its class, each of which is tried once.
         """
         videos = self.split("train")
         chosen, place = pick(len(videos), seed, epoch * len(videos) + number)
         category = videos[chosen].category
-        frames = first_readable(
-            videos, chosen, lambda video: self._read(video, place), attrgetter("category")
-        )
-        if frames is None:
+        found = first_readable(videos, chosen, lambda video: self._read(video, place), attrgetter("category"))
+        if found is None:
             raise self._nothing_readable(f"train/{category}")
-        return frames, self.classes.index(category)
+        return found
 
     def views(self, videos: Sequence[Clip], starts: int) -> list[UInt8[np.ndarray, "V T H W 3"] | None]:
         """Clips of each video from `starts` places, evenly from its first frame to its last; None for an unreadable
@@ -186,8 +205,11 @@ class Clips:
         kept = [(video, frames) for video, frames in zip(videos, read, strict=True) if frames is not None]
         if not kept:
             raise self._nothing_readable(split)
-        labels = np.array([self.classes.index(video.category) for video, _ in kept], np.int64)
-        return Samples(np.stack([frames for _, frames in kept]), labels, [video.name for video, _ in kept])
+        shown, frames = zip(*kept, strict=True)
+        labels, asked = np.array([self.classes.index(video.category) for video in shown], np.int64), None
+        if self.captions:
+            asked = Described(labels, [self.captioner.first(video) for video in shown]).asked
+        return Samples(np.stack(frames), labels, [video.name for video in shown], asked)
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy in another process, which has others beside it: it decodes in its own thread."""

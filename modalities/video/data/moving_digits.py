@@ -1,17 +1,20 @@
-"""The built-in clips: two real handwritten digits of one class that move, and bounce off the borders and each other."""
+"""The built-in clips: two real handwritten digits that move, and bounce off the borders and each other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from ditmoe.modality import Samples
 from modalities.latent.digits import CLASSES, digits
+from modalities.shared.captions import Described, Labels
 from modalities.shared.datasets import SPLITS, numbers
+from modalities.video.data.described_digits import SWERVE, Scene, describe, is_held_out, keeps_its_ways
 
 REFERENCE = 128
 """Clips that stand for a split when sets are measured."""
 _SPEED = (0.025, 0.065)  # sides of a digit per frame
+_WORDS = 4  # address of a random stream
 _NEAR = 0.85  # sides of a digit between the centres of two that meet
 
 SMALLEST = 16
@@ -25,20 +28,33 @@ class MovingDigits:
     Motion is even and finer than a pixel; where two meet they exchange their speed along the axis on which they are
     further apart.
 
+    With captions the two are any digits, of no class unless they are alike; they go up, right, down or left until the
+    middle of the clip at least, and a sentence says so. Pairs of `is_held_out` are in no training clip, and in all of
+    the split "val"; those of "test" are like those of training.
+
     Args:
         size: (H, W), at least 16 on each side.
         frames: T, of a clip.
         stride: steps of the motion from frame to frame.
         side: of a digit in pixels, if not three eighths.
+        captions: whether clips are of two digits with a caption.
     """
 
-    def __init__(self, size: Sequence[int], frames: int, stride: int = 1, side: int | None = None) -> None:
+    def __init__(
+        self,
+        size: Sequence[int],
+        frames: int,
+        stride: int = 1,
+        side: int | None = None,
+        captions: bool = False,
+    ) -> None:
         if min(size) < SMALLEST:
             raise ValueError(
                 f"modality.size must be at least {SMALLEST} for the built-in digits, got {list(size)}"
             )
         self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
         self.side = side or max(8, 3 * min(self.size) // 8)
+        self.captions = captions
 
     @property
     def classes(self) -> list[str]:
@@ -47,42 +63,94 @@ class MovingDigits:
 
     def understood(self) -> str:
         """What this is, in a line."""
-        return f"data     built in: two real digits that move, {len(CLASSES)} classes; each split has digits of its own"
+        what = "any two, and a caption" if self.captions else f"{len(CLASSES)} classes"
+        return f"data     built in: two real digits that move, {what}; each split has digits of its own"
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Int64[np.ndarray, " B"]]:
+    ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Labels]:
         """Training clips and labels: clip i is number (step * world + rank) * size + i of an endless stream."""
-        made = [self.clip("train", seed, number) for number in numbers(size, step, rank, world)]
-        return np.stack([clip for clip, _ in made]), np.array([label for _, label in made], np.int64)
+        return self._made("train", seed, numbers(size, step, rank, world))
 
     def reference(self, split: str, count: int = REFERENCE) -> Samples:
         """Clips of a split, always the same."""
-        made = [self.clip(split, 0, number) for number in range(count)]
-        labels = np.array([label for _, label in made], np.int64)
-        names = [f"{CLASSES[label]}-{split}-{i:04d}" for i, label in enumerate(labels)]
-        return Samples(np.stack([clip for clip, _ in made]), labels, names)
+        data, found = self._made(split, 0, range(count))
+        if isinstance(found, Described):
+            names = [f"{found.captions[i]}-{split}-{i:04d}" for i in range(count)]
+            return Samples(data, None, names, found.asked)
+        names = [f"{CLASSES[label]}-{split}-{i:04d}" for i, label in enumerate(found)]
+        return Samples(data, found, names)
 
     def clip(self, split: str, seed: int, number: int) -> tuple[UInt8[np.ndarray, "T H W 3"], int]:
-        """Clip `number` of a split's stream, and its label."""
-        ink, labels = digits(split, self.side)
+        """Clip `number` of a split's stream, and its label, `len(CLASSES)` if its digits differ."""
+        scene = self.scene(split, seed, number)
+        return self.drawn(scene, split), scene.label
+
+    def caption(self, split: str, seed: int, number: int) -> str:
+        """What that clip shows."""
+        return self._told(self.scene(split, seed, number), seed, number)
+
+    def captions_of_split(self, split: str, count: int = 2000) -> Iterator[str]:
+        """Captions of the first clips of a split, each once."""
+        yield from dict.fromkeys(self.caption(split, 0, number) for number in range(count))
+
+    def scene(self, split: str, seed: int, number: int) -> Scene:
+        """What happens in a clip of a split's stream."""
+        labels = digits(split, self.side)[1]
         rng = np.random.default_rng([SPLITS.index(split), seed, number])
+        room = np.array(self.size, float) - self.side
+        if self.captions:
+            return self._of_any_two(labels, split, room, rng)
         label = int(rng.integers(len(CLASSES)))
-        canvas = np.zeros((self.frames, *self.size), np.float32)
         pair = rng.choice(np.flatnonzero(labels == label), 2, replace=False)
-        for frame, places in zip(canvas, self._places(rng), strict=True):
-            for digit, place in zip(pair, places, strict=True):
+        return Scene(np.array([label, label]), pair, self._places(rng), room)
+
+    def drawn(self, scene: Scene, split: str) -> UInt8[np.ndarray, "T H W 3"]:
+        """The pixels of a scene."""
+        ink = digits(split, self.side)[0]
+        canvas = np.zeros((self.frames, *self.size), np.float32)
+        for frame, places in zip(canvas, scene.places, strict=True):
+            for digit, place in zip(scene.ink, places, strict=True):
                 _draw(frame, ink[digit], place)
         grey = canvas.round().astype(np.uint8)
-        return grey[..., None].repeat(3, axis=-1), label
+        return grey[..., None].repeat(3, axis=-1)
 
-    def _places(self, rng: np.random.Generator) -> Float[np.ndarray, "T 2 2"]:
-        """Upper left corners of the two digits in each frame."""
+    def _made(self, split: str, seed: int, which: Sequence[int]) -> tuple[np.ndarray, Labels]:
+        scenes = [self.scene(split, seed, number) for number in which]
+        clips = np.stack([self.drawn(scene, split) for scene in scenes])
+        labels = np.array([scene.label for scene in scenes], np.int64)
+        if not self.captions:
+            return clips, labels
+        told = [self._told(scene, seed, number) for scene, number in zip(scenes, which, strict=True)]
+        return clips, Described(labels, told)
+
+    @staticmethod
+    def _told(scene: Scene, seed: int, number: int) -> str:
+        return describe(scene, np.random.default_rng([seed, _WORDS, number]))
+
+    def _of_any_two(
+        self, labels: Int64[np.ndarray, " S"], split: str, room: np.ndarray, rng: np.random.Generator
+    ) -> Scene:
+        classes = rng.integers(len(CLASSES), size=2)
+        while is_held_out(*classes.tolist()) != (split == "val"):
+            classes = rng.integers(len(CLASSES), size=2)
+        ink = np.array([rng.choice(np.flatnonzero(labels == label)) for label in classes])
+        ways = rng.integers(4, size=2).tolist()
+        while not keeps_its_ways(places := self._places(rng, ways), ways):
+            pass
+        return Scene(classes, ink, places, room, ways)
+
+    def _places(
+        self, rng: np.random.Generator, ways: Sequence[int] | None = None
+    ) -> Float[np.ndarray, "T 2 2"]:
+        """Upper left corners of the two digits in each frame, of any course or of one of `WAYS`."""
         room, near = np.array(self.size, float) - self.side, _NEAR * self.side
         place = rng.uniform(0, room, (2, 2))
         while (np.abs(place[1] - place[0]) < near).all():
             place = rng.uniform(0, room, (2, 2))
         angle, speed = rng.uniform(0, 2 * np.pi, 2), rng.uniform(*_SPEED, 2) * self.side
+        if ways is not None:  # of which the second goes along the rows, the others clockwise around it
+            angle = (np.array(ways) - 1) * np.pi / 2 + (angle / np.pi - 1) * SWERVE
         velocity = speed[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
         places = []
         for _ in range(self.stride * (self.frames - 1) + 1):

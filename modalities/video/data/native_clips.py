@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, UInt8
 
 from modalities.latent import Packing
 from modalities.latent.packing import native_size
+from modalities.shared.captions import Described, Labels
 from modalities.video.data.dataset import Clips
 from modalities.video.data.moving_digits import SMALLEST, MovingDigits
 
@@ -78,16 +79,20 @@ class NativeClips:
 
     def batch(
         self, seed: int, row: int
-    ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Int64[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+    ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Labels, Bool[np.ndarray, " B"]]:
         """Samples, labels, and which are pictures; what cannot be read is left out."""
         each = self.data.parallel if isinstance(self.data, Clips) else map
         for members in self.packing.rows_from(seed, row):
             draws = [(self.entries[n % len(self.entries)], n) for n in members]
-            read = each(lambda drawn: (drawn[0], *self._read(drawn[0], seed, drawn[1])), draws)
-            kept = [(clip, label, entry.is_picture) for entry, clip, label in read if clip is not None]
+            read = each(lambda drawn: (*drawn, *self._read(drawn[0], seed, drawn[1])), draws)
+            kept = [one for one in read if one[2] is not None]
             if kept:
-                clips, labels, of_pictures = zip(*kept, strict=True)
-                return list(clips), np.array(labels, np.int64), np.array(of_pictures)
+                entries, turns, clips, labels = zip(*kept, strict=True)
+                said: Labels = (found := np.array(labels, np.int64))
+                if self.data.captions:
+                    told = [self._told(entry, seed, n) for entry, n in zip(entries, turns, strict=True)]
+                    said = Described(found, told)
+                return list(clips), said, np.array([entry.is_picture for entry in entries])
         raise ValueError("there must be readable clips for train, got none")
 
     def _read(self, entry: Entry, seed: int, number: int) -> tuple[np.ndarray | None, int]:
@@ -95,10 +100,22 @@ class NativeClips:
             image = self.pictures.read_whole(entry.source, entry.size[1:], seed, number)
             return None if image is None else image[None], entry.label
         if isinstance(self.data, MovingDigits):
-            frames, *size = entry.size
-            return MovingDigits(size, frames, self.data.stride, self.data.side).clip("train", seed, number)
+            return self._moving_in(entry).clip("train", seed, number)
         place = float(np.random.default_rng([seed, _CLIP, number]).random())
         return self.data.read_whole(entry.source, place, entry.size), entry.label
+
+    def _told(self, entry: Entry, seed: int, number: int) -> str:
+        """The caption of a sample."""
+        if isinstance(self.data, MovingDigits) and not entry.is_picture:
+            return self._moving_in(entry).caption("train", seed, number)
+        of: Any = self.pictures if entry.is_picture else self.data
+        return of.said([entry.source], seed, [number]).captions[0]
+
+    def _moving_in(self, entry: Entry) -> MovingDigits:
+        """Built-in clips of an entry's size."""
+        frames, *size = entry.size
+        data: Any = self.data
+        return MovingDigits(size, frames, data.stride, data.side, data.captions)
 
     def _clips(self) -> list[Entry]:
         if isinstance(self.data, MovingDigits):

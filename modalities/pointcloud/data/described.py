@@ -1,0 +1,88 @@
+"""Furniture in words: its name, and what can be computed of its points."""
+
+import numpy as np
+from jaxtyping import Float, Int64
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
+
+SLAB = (0.04, 0.14)
+"""Of the height, where legs are looked for: above what stands on the floor, below what they carry."""
+THICKEST = 0.12
+"""Of a leg, in diagonals of the box."""
+MOST_LEGS = 6
+_REACH, _LEAST = 0.06, 0.05  # diagonals between points of one leg; share of the slab's points that a leg has
+_LONGER = 1.5  # than the other two extents, to be called tall or wide
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+_CLASSES = {"Desk lamp": "lamp", "Table fan": "fan", "Rocking horse": "toy"}
+"""Of built-in shapes that the file has under another class."""
+_BY_NAME = "other"
+"""The class of shapes that only their names tell apart."""
+_STANDING = ("chair", "table", "sofa", "bed", "bench", "piano", "chicken")
+"""What legs are spoken of, by a part of its names."""
+_HALVES = 3
+"""Draws of half the points that must have the same legs."""
+
+
+def describe(points: Float[np.ndarray, "N 3"], name: str, category: str) -> list[str]:
+    """Sentences about a shape, by its name and by its class: "a tall stool with one leg".
+
+    Args:
+        points: y up.
+    """
+    nouns = [name, _CLASSES.get(name, category)] if category != _BY_NAME else [name]
+    shape = proportion(points)
+    legs = _sure_legs(points) if any(word in " ".join(nouns).lower() for word in _STANDING) else None
+    said = []
+    for noun in dict.fromkeys(noun.lower().replace("_", " ") for noun in nouns):
+        words = f"{shape} {noun}" if shape and shape not in noun else noun
+        many = noun.endswith("s") and not noun.endswith(("us", "ss"))
+        article = "" if many else "an " if words[0] in "aeiou" else "a "
+        joint = "and" if " with " in noun else "with"
+        carried = "" if legs is None else f" {joint} {_NUMBERS[legs]} leg{'s' if legs > 1 else ''}"
+        said.append(article + words + carried)
+    return said
+
+
+def proportion(points: Float[np.ndarray, "N 3"]) -> str:
+    """ "tall" or "wide", or "" for a shape that is neither."""
+    width, height, depth = np.ptp(points, axis=0)
+    if height > _LONGER * max(width, depth):
+        return "tall"
+    return "wide" if max(width, depth) > _LONGER * max(height, min(width, depth)) else ""
+
+
+def count_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
+    """On how many legs a shape stands: thin pieces that are apart from each other just above the floor.
+
+    None where it stands on something else. Of 175 built-in shapes it is silent on all but those with legs.
+    """
+    low, height = points[:, 1].min(), np.ptp(points[:, 1])
+    share = (points[:, 1] - low) / height if height > 0 else np.zeros(len(points))
+    slab = points[(share > SLAB[0]) & (share < SLAB[1])][:, [0, 2]]
+    diagonal = float(np.linalg.norm(np.ptp(points, axis=0)))
+    if len(slab) < 8 or diagonal == 0:
+        return None
+    pieces = _pieces(slab / diagonal)
+    sizes = np.bincount(pieces)
+    kept = np.flatnonzero(sizes >= max(4, _LEAST * len(slab)))
+    if not 0 < len(kept) <= MOST_LEGS:
+        return None
+    thickness = [np.ptp(slab[pieces == piece] / diagonal, axis=0).max() for piece in kept]
+    return len(kept) if max(thickness) <= THICKEST else None
+
+
+def _sure_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
+    """Legs that are there however the points are drawn."""
+    rng = np.random.default_rng(0)
+    halves = [rng.choice(points, len(points) // 2, replace=False) for _ in range(_HALVES)]
+    counts = {count_legs(some) for some in (points, *halves)}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _pieces(places: Float[np.ndarray, "N 2"]) -> Int64[np.ndarray, " N"]:
+    """The connected piece of each place."""
+    pairs = KDTree(places).query_pairs(_REACH, output_type="ndarray")
+    shape = (len(places), len(places))
+    joined = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape)
+    return connected_components(joined, directed=False)[1].astype(np.int64)
