@@ -1,0 +1,129 @@
+"""Captions: true of what they describe, the same whoever reads the batch, and none where nobody asks."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ditmoe.conditioning import TEXT, Condition, captions_of
+from ditmoe.config import build
+from modalities.image.data.described import NUMERALS
+from modalities.pointcloud.data.described import count_legs
+from modalities.shared.captions import Captioner, captions_beside, mirrored, words_of
+from modalities.video.data.described_digits import WAYS, is_held_out, place_of
+from modalities.video.data.moving_digits import MovingDigits
+from tests.subjects import composed
+
+SAID = re.compile(r"an? (?P<name>\w+)(?: (?P<where>(?:in|at|on) the [a-z ]+?))? moving (?P<way>\w+)")
+
+
+def made(modality: str, *words: str) -> Any:
+    return build.make(composed("train", f"modality={modality}", *words)["modality"])
+
+
+@pytest.mark.parametrize("modality", ["image", "pointcloud"])
+def test_samples_are_the_same_with_captions(modality: str) -> None:
+    told, plain = made(modality, "modality.captions=true"), made(modality)
+    (x, asked), (y, labels) = told.batch(4, 0, 2), plain.batch(4, 0, 2)
+    assert torch.equal(x, y)
+    assert isinstance(asked, Condition)
+    assert torch.equal(asked.values["label"], labels)
+    assert not asked.null.any()
+    assert all(captions_of(asked) or [""])
+    words = set(told.caption_words)
+    assert {word for caption in captions_of(asked) or [] for word in re.findall(r"\w+", caption)} <= words
+    assert captions_of(told.reference("test").asked) is not None
+
+
+@pytest.mark.parametrize("modality", ["image", "pointcloud", "video"])
+def test_a_caption_is_of_its_address_however_a_batch_is_shared(modality: str) -> None:
+    one = made(modality, "modality.captions=true")
+    whole = captions_of(one.batch(4, 3, 1)[1])
+    parts = [captions_of(one.batch(2, 3, 1, rank, 2)[1]) for rank in range(2)]
+    assert parts[0] + parts[1] == whole  # type: ignore[operator]
+
+
+def test_clips_are_what_their_captions_say() -> None:
+    clips, pairs = MovingDigits((32, 32), 9, captions=True), set()
+    for number in range(40):
+        scene, caption = clips.scene("train", 0, number), clips.caption("train", 0, number)
+        pairs.add(tuple(sorted(scene.classes.tolist())))
+        said = [match.groupdict() for match in SAID.finditer(caption)]
+        moves = scene.places[4] - scene.places[0]
+        true = set()
+        for i, (row, column) in enumerate(moves):
+            way = (
+                ("right" if column > 0 else "left") if abs(column) > abs(row) else "down" if row > 0 else "up"
+            )
+            true.add((NUMERALS[scene.classes[i]], way))
+        assert {(one["name"], one["way"]) for one in said} == true
+        assert {way for _, way in true} <= WAYS.keys()
+        starts = {
+            (NUMERALS[k], place_of(p, scene.room))
+            for k, p in zip(scene.classes, scene.places[0], strict=True)
+        }
+        assert {(one["name"], one["where"]) for one in said if one["where"]} <= starts
+    assert len(pairs) > 20
+    assert not any(is_held_out(*pair) for pair in pairs)
+    held_out = [clips.scene("val", 0, number).classes.tolist() for number in range(5)]
+    assert all(is_held_out(*pair) for pair in held_out)
+
+
+def test_clips_without_captions_are_two_of_one_class() -> None:
+    clip, label = MovingDigits((16, 16), 2).clip("train", 0, 0)
+    assert clip.shape == (2, 16, 16, 3)
+    assert 0 <= label < 10
+    assert isinstance(MovingDigits((16, 16), 2).batch(1, 0, 0)[1], np.ndarray)
+
+
+@pytest.mark.parametrize("legs", [1, 2, 3, 4, 6])
+def test_legs_are_counted_at_any_size_and_turn(legs: int) -> None:
+    rng, angle = np.random.default_rng(legs), np.arange(legs) * 2 * np.pi / legs
+    feet = 0.4 * np.stack([np.cos(angle), np.sin(angle)], 1) * (legs > 1)
+    leg = np.repeat(feet, 150, axis=0) + rng.uniform(-0.03, 0.03, (150 * legs, 2))
+    top = rng.uniform(-0.5, 0.5, (1000, 2))
+    stool = np.concatenate([np.insert(leg, 1, rng.random(len(leg)), 1), np.insert(top, 1, 1.0, 1)])
+    turn = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
+    assert count_legs(stool) == legs == count_legs(7 * stool @ turn + 3)
+    box = rng.random((2000, 3))
+    assert count_legs(box) is None
+    assert count_legs(np.zeros((20, 3))) is None
+
+
+def test_captions_of_files_are_the_lines_beside_them(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / "cat" / f"{name}.png")
+    (tmp_path / "cat" / "a.txt").write_bytes("\ufeffa red\x1b[31m cat\n\nune chatte à gauche\n".encode())
+    root = [f"modality.data.root={tmp_path}", "modality.size=[8,8]", "modality.captions=true"]
+    data = made("image", *root).data
+    drawn = {one for step in range(12) for one in data.batch(2, 0, step)[1].captions}
+    assert drawn == {"a red\\x1b[31m cat", "une chatte à gauche", "a cat"}  # the last by its class
+    (tmp_path / "cat" / "a.txt").write_bytes(b"x" * 2**19)
+    with pytest.raises((OSError, ValueError), match=r"a\.txt"):
+        captions_beside(tmp_path / "cat" / "a.png")
+
+
+def test_mirror_images_are_described_as_they_are() -> None:
+    assert (
+        mirrored("a cup left of a hat, Right there, leftover") == "a cup right of a hat, Left there, leftover"
+    )
+    assert mirrored(mirrored("on the left")) == "on the left"
+
+
+def test_one_of_several_captions_is_drawn_at_its_address() -> None:
+    captioner = Captioner[int](
+        lambda item: [f"{item} a", f"{item} b"] if item else [], lambda item: "hot_dog"
+    )
+    drawn = [captioner.drawn(1, 0, number) for number in range(30)]
+    assert set(drawn) == {"1 a", "1 b"}
+    assert drawn == [captioner.drawn(1, 0, n) for n in range(30)]
+    assert captioner.drawn(0, 0, 5) == "a hot dog"
+    assert captioner.first(1) == "1 a"
+    assert list(captioner.distinct([1, 1, 0])) == ["1 a", "1 b", "a hot dog"]
+    assert words_of(["b a", "b, c"]) == ["b", ",", "a", "c"]
+    assert TEXT == "text"
