@@ -1,0 +1,274 @@
+"""Do models draw what a sentence says? By counting, on the built-in data.
+
+    python -m ditmoe.train modality=video conditioning=text name=text
+    python -m benchmarks.quality.text runs/video/text [runs/video/pooled ...] [--num 128] [--seed 0]
+
+Of each run as many captions of held-out samples are drawn as `num` says, and what is seen is held against what is
+said. "real" are the samples to which these captions belong, "other" the generated ones held against each other's
+captions: what the measure would say of a model that does not read. 95 % intervals over samples.
+
+    clips     which digit moves which way: both digits and both ways right, as pairs ("bound"); the digits alone, the
+              ways alone; for captions of pairs that training has seen, and of those that it has not ("unseen")
+    digits    class, by a classifier of real training pictures; stroke and lean, where they are named, on the right side
+              of the middle of its class
+    furniture kind, by the nearest training shape (Chamfer distance); number of legs, of those that name one
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.ndimage import map_coordinates, shift
+
+from benchmarks import options_of
+from ditmoe.conditioning import captions_of
+from ditmoe.config.restore import Restored, restore
+from ditmoe.inference.drawing import ask, draw_from
+from ditmoe.modality import Samples
+from modalities.image.data import described as digits_in_words
+from modalities.latent.digits import digits
+from modalities.pointcloud.data.described import count_legs
+from modalities.pointcloud.metrics.distance import pairwise
+from modalities.shared.confidence import wilson
+from modalities.video.data.described_digits import NUMERALS
+
+Row = dict[str, np.ndarray]
+_SAID = re.compile(r"an? (\w+)(?: (?:in|at|on) the [a-z ]+?)? moving (\w+)")
+_NEIGHBOURS, _CROP = 5, 14
+
+
+def said_of_clip(caption: str) -> set[tuple[str, str]]:
+    """Which digits move which way, in words."""
+    return set(_SAID.findall(caption))
+
+
+class Nearest:
+    """Classes by the nearest of real training samples, by cosine.
+
+    Args:
+        x: (S, P) the samples, of any number of axes after the first.
+    """
+
+    def __init__(self, x: np.ndarray, labels: np.ndarray) -> None:
+        self.x, self.labels = self._normal(x), labels
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Class of each."""
+        votes = self.labels[np.argsort(-(self._normal(x) @ self.x.T), axis=1)[:, :_NEIGHBOURS]]
+        return np.array([np.bincount(row, minlength=10).argmax() for row in votes])
+
+    @staticmethod
+    def _normal(x: np.ndarray) -> np.ndarray:
+        rows = x.reshape(len(x), -1).astype(np.float64)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+def reader_of_clips(side: int) -> Nearest:
+    """Reads single digits that `crop` cut out of a clip, where they lie on pixels or between them."""
+    ink, labels = digits("train", side)
+    grey = np.pad(ink.astype(np.float64) / 255, ((0, 0), (8, 8), (8, 8)))
+    halves = [shift(grey, (0, y, x), order=1) for y in (0, 0.5) for x in (0, 0.5)]
+    return Nearest(np.stack([crop(one, centre_of(one)) for of in halves for one in of]), np.tile(labels, 4))
+
+
+def centre_of(grey: Float[np.ndarray, "H W"]) -> np.ndarray:
+    """Of its brightness, row and column."""
+    weight, (rows, columns) = max(grey.sum(), 1e-9), np.indices(grey.shape)
+    return np.array([(grey * rows).sum(), (grey * columns).sum()]) / weight
+
+
+def crop(grey: Float[np.ndarray, "H W"], centre: np.ndarray) -> Float[np.ndarray, "c c"]:
+    """What lies around a place between pixels, dark beyond the border."""
+    places = np.indices((_CROP, _CROP)) + (centre - (_CROP - 1) / 2)[:, None, None]
+    return map_coordinates(grey, places, order=1)
+
+
+def follow(grey: Float[np.ndarray, "T H W"]) -> tuple[Float[np.ndarray, "T 2 2"], np.ndarray]:
+    """Centres of two pieces in each frame, by two means of the brightness; and which piece each pixel is of."""
+    places = np.stack(np.indices(grey.shape[1:]), -1).reshape(-1, 2).astype(float)
+    centres, pieces, last = [], [], None
+    for frame in grey:
+        ink = np.maximum(frame.ravel() - 0.15, 0)
+        starts = [last] if last is not None else _starts(places, ink)
+        last, piece = min((_two_means(places, ink, start) for start in starts), key=lambda m: m[2])[:2]
+        centres.append(last)
+        pieces.append(piece.reshape(frame.shape))
+    return np.stack(centres), np.stack(pieces)
+
+
+def _starts(places: np.ndarray, ink: np.ndarray) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    share = ink / ink.sum() if ink.sum() > 0 else np.full(len(ink), 1 / len(ink))
+    return [places[rng.choice(len(places), 2, replace=True, p=share)] for _ in range(12)]
+
+
+def _two_means(
+    places: np.ndarray, ink: np.ndarray, means: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    for _ in range(20):
+        distance = ((places[:, None] - means) ** 2).sum(-1)
+        piece = distance.argmin(1)
+        weights = np.stack([ink * (piece == k) for k in range(2)])
+        means = (weights @ places + 1e-9 * means) / (weights.sum(1, keepdims=True) + 1e-9)
+    return means, piece, float((distance.min(1) * ink).sum())
+
+
+def seen_in_clip(clip: np.ndarray, read: Nearest) -> set[tuple[str, str]]:
+    """Which digits move which way until the middle of a clip, in words."""
+    grey = clip[: 1 + len(clip) // 2].mean(-1) / 255
+    centres, pieces = follow(grey)
+    found = set()
+    for k in range(2):
+        crops = np.stack(
+            [
+                crop(frame * (piece == k), at[k])
+                for frame, piece, at in zip(grey, pieces, centres, strict=True)
+            ]
+        )
+        name = NUMERALS[np.bincount(read(crops), minlength=10).argmax()]
+        row, column = centres[-1, k] - centres[0, k]
+        way = ("right" if column > 0 else "left") if abs(column) > abs(row) else "down" if row > 0 else "up"
+        found.add((name, way))
+    return found
+
+
+def of_clips(clips: np.ndarray, captions: Sequence[str], reader: Nearest) -> Row:
+    """Per clip what of its caption is seen."""
+    rows: dict[str, list[bool]] = {"bound": [], "digits": [], "ways": []}
+    for clip, caption in zip(clips, captions, strict=True):
+        said, seen = said_of_clip(caption), seen_in_clip(clip, reader)
+        rows["bound"].append(said == seen)
+        for name, at in (("digits", 0), ("ways", 1)):
+            rows[name].append({one[at] for one in said} == {one[at] for one in seen})
+    return {name: np.array(row, float) for name, row in rows.items()}
+
+
+def of_digits(images: np.ndarray, captions: Sequence[str], real: Samples) -> Row:
+    """Per picture its class, and whether stroke and lean are as said, NaN where nothing is.
+
+    Args:
+        real: training pictures.
+    """
+    assert real.labels is not None
+    read = Nearest(real.data.mean(-1), real.labels)(images.mean(-1))
+    measures = {"stroke": digits_in_words.thickness, "lean": digits_in_words.lean}
+    middle = {
+        name: [np.median(of(real.data[real.labels == k].mean(-1))) for k in range(10)]
+        for name, of in measures.items()
+    }
+    seen = {name: of(images.mean(-1)) for name, of in measures.items()}
+    rows: dict[str, list[float]] = {"class": [], "stroke": [], "lean": []}
+    for i, caption in enumerate(captions):
+        label = next(k for k, name in enumerate(NUMERALS) if re.search(rf"\b{name}\b", caption))
+        rows["class"].append(float(read[i] == label))
+        for name, (high, low) in {
+            "stroke": ("thick", "thin"),
+            "lean": ("leaning right", "leaning left"),
+        }.items():
+            sign = (high in caption) - (low in caption)
+            rows[name].append(float((seen[name][i] - middle[name][label]) * sign > 0) if sign else np.nan)
+    return {name: np.array(row) for name, row in rows.items()}
+
+
+SHAPES = [
+    *(f"a {noun}" for noun in ("chair", "table", "sofa", "cabinet", "lamp", "bed")),
+    *(
+        "a chair with four legs",
+        "a tall chair with four legs",
+        "a chair with one leg",
+        "a stool with one leg",
+    ),
+]
+"""What is asked for of furniture."""
+_KINDS = {"stool": "chair", "armchair": "chair", "couch": "sofa", "desk": "table", "wardrobe": "cabinet"}
+
+
+def of_shapes(
+    clouds: np.ndarray, captions: Sequence[str], real: Samples, told: Sequence[Sequence[str]]
+) -> Row:
+    """Per cloud whether the nearest training shape is of the kind, and has the legs, that were asked for.
+
+    Args:
+        told: the captions of each training shape.
+    """
+    nearest = pairwise(list(clouds), list(real.data), "cd").argmin(1)
+    rows: dict[str, list[float]] = {"kind": [], "legs": []}
+    for i, caption in enumerate(captions):
+        kind = caption.split(" with ")[0].split()[-1]
+        own = [one.split(" with ")[0].split()[-1] for one in told[nearest[i]]]
+        rows["kind"].append(float(_KINDS.get(kind, kind) in [_KINDS.get(one, one) for one in own]))
+        legs = {"four legs": 4, "one leg": 1}.get(caption.partition(" with ")[2])
+        rows["legs"].append(np.nan if legs is None else float(count_legs(clouds[i]) == legs))
+    return {name: np.array(row) for name, row in rows.items()}
+
+
+def drawn(run: Restored, captions: Sequence[str], seed: int) -> np.ndarray:
+    """One sample of each caption."""
+    asked = ask(run, len(captions), seed, prompt=list(captions))
+    samples = draw_from(run, asked, seed=seed)
+    assert samples is not None
+    return samples.data
+
+
+def compared(run: Restored, num: int, seed: int) -> dict[str, Row]:
+    """Rows of the table of a run."""
+    modality: Any = run.modality
+    if modality.name == "pointcloud":
+        data, told = modality.data, modality.data.captioner
+        real = modality.reference("train")
+        captions = [SHAPES[i % len(SHAPES)] for i in range(num)]
+        each = [told.of(shape) for shape in data.split("train")]
+        made = drawn(run, captions, seed)
+        others = [captions[i - 1] for i in range(num)]
+        return {"drawn": of_shapes(made, captions, real, each), "other": of_shapes(made, others, real, each)}
+    rows: dict[str, Row] = {}
+    for name, split in {"": "test"} | ({"unseen ": "val"} if modality.name == "video" else {}).items():
+        reference = modality.reference(split)
+        captions = (captions_of(reference.asked) or [])[:num]
+        if modality.name == "video":
+            reader = reader_of_clips(modality.data.side)
+            measure: Callable[..., Row] = lambda x, said, reader=reader: of_clips(x, said, reader)  # noqa: E731
+        else:
+            train = modality.reference("train")
+            measure = lambda x, said, train=train: of_digits(x, said, train)  # noqa: E731
+        made = drawn(run, captions, seed)
+        rows |= {
+            f"{name}real": measure(reference.data[: len(captions)], captions),
+            f"{name}drawn": measure(made, captions),
+            f"{name}other": measure(made, [*captions[1:], captions[0]]),
+        }
+    return rows
+
+
+def printed(rows: dict[str, Row]) -> str:
+    """A table in Markdown, with 95 % intervals (Wilson)."""
+    names = list(next(iter(rows.values())))
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for name, row in rows.items():
+        cells = []
+        for of in row.values():
+            kept = of[np.isfinite(of)]
+            low, high = wilson(kept.mean(), len(kept)) if len(kept) else (np.nan, np.nan)
+            cells.append(f"{kept.mean():.2f} ({low:.2f} .. {high:.2f})" if len(kept) else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--num", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    for path in options.runs:
+        rows = compared(restore(path), options.num, options.seed)
+        print(f"\n{path}, {options.num} captions, seed {options.seed}\n\n{printed(rows)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
