@@ -9,15 +9,50 @@ from ditmoe.config import cli
 
 def prepare(config: dict[str, Any]) -> None:
     """The command; each modality knows how."""
+    if not reads_captions(config):
+        for word in ("source", "out"):
+            if config[word] is None:
+                raise ValueError(f"{word} must be given: {word}=...")
+    elif config["source"] is not None or config["out"] is not None:
+        raise ValueError(
+            "conditioning=text encodes the captions of the data that training reads: leave source and out away, and "
+            "give modality.data.root=... (conditioning.states is where they are kept)"
+        )
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Preparation
 
+    if reads_captions(config):
+        encode_captions(config)
+        return
     modality = Preparation.of(build.make(config["modality"]), "prepare")
     try:
         modality.prepare(Path(config["source"]), Path(config["out"]), config["check"])
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+
+
+def reads_captions(config: dict[str, Any]) -> bool:
+    """Whether captions are to be encoded, in place of data."""
+    return "encoder" in config["conditioning"]
+
+
+def encode_captions(config: dict[str, Any]) -> None:
+    """What the text encoder says of each caption of all splits, into the folder where training looks for it."""
+    from ditmoe.config import build
+    from ditmoe.modality import Captions
+    from ditmoe.text import Pretrained, prepare_captions
+
+    modality = Captions.of(build.make(config["modality"]), "prepare conditioning=text")
+    encoder, folder = build.make(config["conditioning"]["encoder"])(), config["conditioning"]["states"]
+    if not isinstance(encoder, Pretrained):
+        raise ValueError(
+            "an encoder that is trained with the model has nothing to be prepared: it reads words"
+        )
+    if folder is None:
+        raise ValueError("conditioning.states must name a folder for what is encoded")
+    splits = {split: modality.captions_of_split(split) for split in ("train", "val", "test")}
+    prepare_captions(splits.items(), encoder, Path(folder).expanduser())
 
 
 def main() -> None:

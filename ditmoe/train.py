@@ -143,6 +143,7 @@ def make_trainer(
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
     check_width(config["model"])
+    build.remember_conditioning(config, modality)
     build.make_tokens(config, modality)  # what it asks of codec and data must have values
     device = mesh.device or build.default_device()
     batch_size = -(-options.batch_size // mesh.world)

@@ -16,6 +16,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.diffusion",
     "ditmoe.moe",
     "ditmoe.checkpoint",
+    "ditmoe.text",
     "ditmoe.model",
     "ditmoe.parallel",
     "ditmoe.config",

@@ -42,11 +42,15 @@ class Conditioning(nn.Module, ABC):
 
     Attributes:
         words: what a command may ask for: word -> what it means, for the line that answers a mistake.
-        gives_tokens: whether `Embedded.tokens` are there, to which each block of the model then attends.
+        gives_tokens: whether `Embedded.tokens` are there, to which blocks of the model then attend.
+        reads_captions: whether it is for data with captions (`ditmoe.modality.Captions`). Such a class has a method
+            `remember(section, captions)`: from its options, made, and captions of the training, further options that
+            a checkpoint must have.
     """
 
     words: ClassVar[Mapping[str, str]] = {}
-    gives_tokens: ClassVar[bool] = False
+    gives_tokens: bool = False
+    reads_captions: ClassVar[bool] = False
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -80,6 +84,22 @@ class Conditioning(nn.Module, ABC):
         Raises:
             ValueError: one line that says what would be right.
         """
+
+    def away(self, asked: Condition, **words: Any) -> Condition | None:
+        """What guidance is to lead away from by the words of a command, beside what is asked for; None is nothing.
+
+        Raises:
+            ValueError: one line that says what would be right.
+        """
+        return None
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+        """Own tensors, by name, that start from others of another kind of conditioning: their names there, and values.
+
+        Args:
+            weights: of the whole other model.
+        """
+        return {}
 
     def read(self, asked: Any) -> Condition:
         """What a batch of training data or a caller of the model gives: a condition as it is; or class indices.

@@ -10,7 +10,7 @@ from ditmoe.checkpoint.fit import describing as describing
 from ditmoe.conditioning import Conditioning
 from ditmoe.config import trust
 from ditmoe.diffusion import Objective, Process
-from ditmoe.modality import Modality, Tokens
+from ditmoe.modality import Captions, Modality, Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Router
 from ditmoe.outside import check_number
@@ -64,7 +64,7 @@ def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     return make(
         config["model"],
         tokens=make_tokens(config, modality),
-        conditioning=make_conditioning(config, len(modality.classes)),
+        conditioning=make_conditioning(config, len(modality.classes), modality),
         router=make_router(config["router"]),
     )
 
@@ -78,9 +78,36 @@ def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
     return modality.tokens(model["hidden_size"])
 
 
-def make_conditioning(config: Mapping[str, Any], num_classes: int) -> Callable[..., Conditioning]:
-    """What makes the module that embeds what is asked for, of a width."""
-    return partial(make(config["conditioning"]), num_classes=num_classes)
+def make_conditioning(
+    config: Mapping[str, Any], num_classes: int, modality: Modality | None = None
+) -> Callable[..., Conditioning]:
+    """What makes the module that embeds what is asked for, of a width.
+
+    Raises:
+        ValueError: if it reads captions, and the modality has none.
+    """
+    section = config["conditioning"]
+    words: dict[str, Any] = {}
+    if modality is not None and _reads_captions(section):
+        captions = Captions.of(modality, "train conditioning=text")
+        encoder = section.get("encoder")
+        if isinstance(encoder, Mapping) and getattr(find_target(encoder)[0], "learns_words", False):
+            words["caption_words"] = captions.caption_words
+    return partial(make(section), num_classes=num_classes, **words)
+
+
+def remember_conditioning(config: dict[str, Any], modality: Modality) -> None:
+    """Put into a configuration what a checkpoint must have of what embeds captions: which encoder, and some of them."""
+    if not _reads_captions(section := config["conditioning"]):
+        return
+    captions = Captions.of(modality, "train conditioning=text").captions_of_split("train")
+    remember = find_target(section)[0].remember  # type: ignore[attr-defined]
+    options = {key: _made(value) for key, value in section.items() if key not in ("_target_", "_partial_")}
+    config["conditioning"] = section | remember(options, captions)
+
+
+def _reads_captions(section: Any) -> bool:
+    return getattr(find_target(section)[0], "reads_captions", False)
 
 
 def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:

@@ -34,8 +34,8 @@ PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train
 """Words of commands that name a file, a folder or a model on the hub."""
 TEXTS = (*PATHS, "name", "licence", "entry")
 """Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
-LABEL = "label"
-"""A class by its name, which may look like a number, or several in a list."""
+SENTENCES = ("label", "prompt", "negative", "prompts")
+"""Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
 WORDS = "words"
 """Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
 WITH_VALUE = (
@@ -185,8 +185,10 @@ def _is_path(name: str, options: dict[str, Any]) -> bool:
     from ditmoe.config import trust
 
     parts, section = name.split("."), cast(Any, options)
-    if name in PATHS or (name == f"{WORDS}.{LABEL}" and not isinstance(options[WORDS][LABEL], list)):
+    if name in PATHS:
         return True
+    if len(parts) == 2 and parts[0] == WORDS and parts[1] in SENTENCES:
+        return not isinstance(options[WORDS][parts[1]], list)
     for at, part in enumerate(parts):
         with suppress(ValueError):
             if "_target_" in section and ".".join(parts[at:]) in trust.opens(section):
@@ -330,11 +332,13 @@ def _known_options() -> dict[str, list[Any]]:
                     walk(value, name)
 
     within = {".": "", "experiment": "", "recipe": "", "codec": "modality.codec", "tokens": "modality.tokens"}
+    within |= {"encoder": "conditioning.encoder"}
     for folder in config_folders():
         for file in folder.rglob("*.yaml"):
             group = file.parent.relative_to(folder).as_posix()
             found.setdefault(group, []) if group != "." else None
-            walk(OmegaConf.to_container(OmegaConf.load(file)), within.get(group, group))
+            whole = file.read_text().startswith("# @package _global_")
+            walk(OmegaConf.to_container(OmegaConf.load(file)), "" if whole else within.get(group, group))
     return found
 
 

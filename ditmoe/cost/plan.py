@@ -20,7 +20,7 @@ def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
     looked at for its class names, and not at all where `num_classes` is given.
     """
     classes = config["num_classes"]
-    if config.get("modality"):
+    if (config.get("modality") or {}).get("_target_"):  # what a conditioning says of one is none
         modality = build.make_modality(config)
         tokens, shape = modality.tokens, tuple(modality.sample_shape)
         classes = len(modality.classes) if classes is None else classes

@@ -42,10 +42,15 @@ class Sampling:
 
     @classmethod
     def of(
-        cls, config: dict[str, Any], steps: int | None = None, guidance: float | None = None
+        cls,
+        config: dict[str, Any],
+        steps: int | None = None,
+        guidance: float | None = None,
+        interval: Sequence[float] | None = None,
     ) -> "Sampling":
         """The settings of a configuration, changed where a command says so."""
-        changed = {k: v for k, v in {"steps": steps, "guidance": guidance}.items() if v is not None}
+        said = {"steps": steps, "guidance": guidance, "interval": interval}
+        changed = {k: v for k, v in said.items() if v is not None}
         if not isinstance(config.get("sampling"), Mapping):
             raise ValueError(f"sampling must be a section, got {config.get('sampling')!r}")
         return call("sampling", cls, **{**config["sampling"], **changed})

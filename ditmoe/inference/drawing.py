@@ -1,6 +1,8 @@
 """Drawing samples from a model, or from a checkpoint into files."""
 
+import hashlib
 import inspect
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ditmoe.checkpoint import check_own
-from ditmoe.conditioning import Condition
+from ditmoe.checkpoint import check_own, replacing
+from ditmoe.conditioning import Condition, captions_of
 from ditmoe.config import build
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import Restored, restore
@@ -41,6 +43,7 @@ def draw(
     numbers: Int[Tensor, " S"] | None = None,
     parts: Parts | None = None,
     given_guidance: float = 1.0,
+    negative: Condition | None = None,
 ) -> Float[Tensor, "S *sample"]:
     """Draw what is asked for, in the model's space; sample i depends on (seed, i) and what is asked of it alone.
 
@@ -48,6 +51,7 @@ def draw(
         shape: of a sample; None is that of the training data, or of what is given.
         numbers: i of each sample; None counts from 0.
         parts: what is given, of all samples.
+        negative: of all samples, what guidance leads away from; None is what nothing is asked of.
     """
     if parts is not None:
         shape = parts.given.x.shape[1:]
@@ -78,6 +82,7 @@ def draw(
             steps=sampling.steps,
             guidance=sampling.guidance,
             interval=sampling.interval,
+            negative=None if negative is None else negative.take(rows).to(device),
             generators=[torch_generator("scheduler", seed, i, *address) for i in indices],
             given=None if given is None else given.to(device),
             given_guidance=given_guidance,
@@ -110,10 +115,12 @@ def draw_from(
     scheduler: dict[str, Any] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    interval: Sequence[float] | None = None,
     seed: int = 0,
     batch_size: int = 32,
     parts: Parts | None = None,
     given_guidance: float = 1.0,
+    negative: Condition | None = None,
     **words: Any,
 ) -> Samples | None:
     """Draw samples in data units from a restored checkpoint, of the shape that the modality's own words ask for.
@@ -125,7 +132,7 @@ def draw_from(
     turns = [numbers.split(max(1, batch_size))[rank :: ranks.size] for rank in range(ranks.size)]
     shares = [torch.cat(batches) if batches else numbers[:0] for batches in turns]
     own = shares[ranks.rank]
-    sampling = Sampling.of(restored.config, steps, guidance)
+    sampling = Sampling.of(restored.config, steps, guidance, interval)
     x = draw(
         restored.model,
         restored.modality,
@@ -140,6 +147,7 @@ def draw_from(
         numbers=own,
         parts=parts,
         given_guidance=given_guidance,
+        negative=None if negative is None else negative.take(own),
     )
     if (drawn := ranks.collect(x)) is None:
         return None
@@ -158,6 +166,7 @@ def sample_checkpoint(
     scheduler: dict[str, Any] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    interval: Sequence[float] | None = None,
     batch_size: int = 32,
     given: Any = None,
     given_guidance: float = 1.0,
@@ -188,6 +197,8 @@ def sample_checkpoint(
     wanted, of_shape, of_given = split_words(words, *owners, options=options)
     check_request(modality, num, batch_size, **of_shape)
     asked = ask(restored, num, seed, **wanted)
+    check_request(modality, len(asked), batch_size, **of_shape)
+    negative = restored.model.conditioning.away(asked, **wanted)
     trained = restored.config["given"]
     parts = parts_asked(modality, given, of_shape, of_given, trained, strength, given_guidance)
     if parts is not None:
@@ -195,17 +206,42 @@ def sample_checkpoint(
             say(line)
         if all(value is None for value in wanted.values()):
             asked = asked.nothing
-    told = [str(value) for value in wanted.values() if value is not None]
+    told = [short_name(value) for value in wanted.values() if value is not None and str(value)]
     told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
     folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
     if not out:
         check_own([folder])
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
-    how |= {"parts": parts, "given_guidance": given_guidance}
+    how |= {"interval": interval, "parts": parts, "given_guidance": given_guidance, "negative": negative}
     samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if samples is None:
         return []
-    return files.write(samples, Path(out) if out else folder)
+    place = Path(out) if out else folder
+    paths = files.write(samples, place)
+    write_prompts(place, asked, negative, seed=seed, guidance=guidance)
+    return paths
+
+
+def short_name(value: Any, longest: int = 60) -> str:
+    """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash."""
+    text = str(value)
+    if len(text.encode(errors="replace")) <= longest:
+        return text
+    mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{file_name(text, longest)}-{mark}"
+
+
+def write_prompts(place: Path, asked: Condition, negative: Condition | None, **others: Any) -> None:
+    """Keep what samples were asked for by sentences: in prompts.json of their folder, or beside a .npz."""
+    if (captions := captions_of(asked)) is None:
+        return
+    content: dict[str, Any] = {"prompts": captions}
+    if negative is not None:
+        content["negative"] = captions_of(negative)
+    content |= {name: value for name, value in others.items() if value is not None}
+    file = place.with_suffix(".prompts.json") if place.suffix == ".npz" else place / "prompts.json"
+    with replacing(file) as stream:
+        stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
 
 
 def _each(given: Any) -> list[Any]:

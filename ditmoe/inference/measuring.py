@@ -78,12 +78,13 @@ def evaluate_checkpoint(
     check_request(adapter, num or len(real), batch_size, **of_shape)
     given = None if num or any(v is not None for v in wanted.values()) else real
     if given is not None and given.asked is not None:
-        asked = given.asked
+        asked = restored.model.conditioning.read(given.asked)
     elif given is not None and given.labels is not None:
         asked = restored.model.conditioning.read(torch.as_tensor(given.labels))
     else:
         asked = ask(restored, num or len(real), seed, **wanted)
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+    how["negative"] = restored.model.conditioning.away(asked, **wanted)
     drawn = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if drawn is None:
         return None

@@ -121,6 +121,8 @@ class DiTMoE(nn.Module):
             windows moved by half their size (Swin, arXiv 2103.14030).
         window: tokens of a window along each axis.
         rope: rotary positions from the tokens' coordinates, in place of the added embedding.
+        cross_layers: indices of the blocks that attend to the tokens of what is asked for, where the conditioning gives
+            some; None is every block.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
     """
 
@@ -143,19 +145,17 @@ class DiTMoE(nn.Module):
         window: Sequence[int] | None = None,
         rope: bool = False,
         time_scale: float = 1.0,
+        cross_layers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_number("hidden_size", hidden_size, 1, whole=True)
         check_number("depth", depth, 1, MOST_LAYERS, whole=True)
-        moe_layers = range(depth) if moe_layers is None else moe_layers
-        if not isinstance(moe_layers, Sequence) or not all(isinstance(i, int) for i in moe_layers):
-            raise ValueError(f"moe_layers must be a list of layers, got {moe_layers!r}")
+        moe_layers = check_layers("moe_layers", moe_layers, depth)
         least = 0.5 / hidden_size if router and len(moe_layers) else 0  # rounded, one unit
         check_number("expert_ratio", expert_ratio, least, LARGEST_RATIO)
         check_number("shared_ratio", shared_ratio, 0, LARGEST_RATIO)
         check_number("dense_ratio", dense_ratio, 0, LARGEST_RATIO)
-        if unknown := [i for i in moe_layers if not 0 <= i < depth]:
-            raise ValueError(f"moe_layers must name layers between 0 and {depth - 1}, got {unknown}")
+        crossing = check_layers("cross_layers", cross_layers, depth)
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
@@ -177,6 +177,10 @@ class DiTMoE(nn.Module):
         if isinstance(conditioning, int):
             conditioning = partial(ClassLabel, num_classes=conditioning)
         self.conditioning = conditioning(hidden_size=hidden_size)
+        if cross_layers is not None and not self.conditioning.gives_tokens:
+            raise ValueError(
+                f"cross_layers needs tokens to attend to, and {self.conditioning.name} gives none"
+            )
         self.depth = depth
         self.rope, self.head_size = rope, hidden_size // max(1, num_heads)
         turns = ATTENTION[attention]
@@ -187,7 +191,9 @@ class DiTMoE(nn.Module):
                 feed_forward(layer),
                 turns[layer % len(turns)],
                 window or (),
-                CrossAttention(hidden_size, num_heads, qk_norm) if self.conditioning.gives_tokens else None,
+                CrossAttention(hidden_size, num_heads, qk_norm)
+                if self.conditioning.gives_tokens and layer in crossing
+                else None,
             )
             for layer in range(depth)
         )
@@ -276,3 +282,17 @@ class DiTMoE(nn.Module):
         """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
         for router, batch_stats in zip(self.routers, zip(*passes, strict=True), strict=True):
             router.update(batch_stats)
+
+
+def check_layers(name: str, layers: Sequence[int] | None, depth: int) -> Sequence[int]:
+    """Indices of layers, all where there are none.
+
+    Raises:
+        ValueError: naming what is none.
+    """
+    layers = range(depth) if layers is None else layers
+    if not isinstance(layers, Sequence) or not all(isinstance(i, int) for i in layers):
+        raise ValueError(f"{name} must be a list of layers, got {layers!r}")
+    if unknown := [i for i in layers if not 0 <= i < depth]:
+        raise ValueError(f"{name} must name layers between 0 and {depth - 1}, got {unknown}")
+    return layers

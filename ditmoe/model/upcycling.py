@@ -17,6 +17,7 @@ class Transfer:
     Attributes:
         taken: as they were.
         copied: of experts, each a copy of the dense layer (sparse upcycling, arXiv 2212.05055).
+        adopted: of the conditioning, made of what another kind of it had (`Conditioning.adopted`).
         new: left at their initialisation, shared experts beside copies at zero.
         unused: of the source.
         exact: whether feed-forward layers compute what they did in the source.
@@ -24,13 +25,19 @@ class Transfer:
 
     taken: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     exact: bool = True
 
     def lines(self) -> list[str]:
         """A report for people."""
-        counts = {"taken": self.taken, "copied to every expert": self.copied, "new": self.new}
+        counts = {
+            "taken": self.taken,
+            "copied to every expert": self.copied,
+            "from another kind of conditioning": self.adopted,
+            "new": self.new,
+        }
         lines = [f"  {len(names):4d} tensors {what}{_some(names)}" for what, names in counts.items() if names]
         if self.unused:
             lines.append(f"  {len(self.unused):4d} of the source not used{_some(self.unused)}")
@@ -56,6 +63,8 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
     """
     own = model.state_dict()
     found = {name: source for name in own if (source := _source(name, own[name], weights)) is not None}
+    adopted = model.conditioning.adopted(weights)
+    found |= {f"conditioning.{name}": source for name, source in adopted.items()}
     for index in range(len(model.blocks)):  # half of an expert is none
         experts = [name for name in own if name.startswith(f"blocks.{index}.feed_forward.experts.")]
         if not all(name in found for name in experts):
@@ -64,7 +73,8 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
         name = "blocks.0.attention.out.weight"
         there = tuple(weights[name].shape) if name in weights else "missing"
         raise ValueError(f"no block fits: {name} is {there} there, {tuple(own[name].shape)} here")
-    copied = [name for name, (source, _) in found.items() if source != name]
+    asked = [f"conditioning.{name}" for name in adopted]
+    copied = [name for name, (source, _) in found.items() if source != name and name not in asked]
     for name, (_, value) in found.items():
         own[name].copy_(value)
     exact = True
@@ -76,8 +86,9 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
                 parameter.zero_()
     used = {source for source, _ in found.values()}
     return Transfer(
-        taken=[name for name in found if name not in copied],
+        taken=[name for name in found if name not in (*copied, *asked)],
         copied=copied,
+        adopted=asked,
         new=[name for name in own if name not in found],
         unused=[name for name in weights if name not in used],
         exact=exact,

@@ -2,6 +2,7 @@
 
 pipe = ditmoe.Pipeline.from_pretrained("chairs/")        # a folder that `python -m ditmoe.export` wrote
 pipe(label="chair", num_samples=4, num_inference_steps=50, guidance_scale=1.5).samples
+pipe("a chair with four legs", negative_prompt="an armchair")    # of a model of text
 """
 
 import inspect
@@ -83,6 +84,10 @@ class Pipeline(DiffusionPipeline):
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "Pipeline":  # type: ignore[override]
         """Open a folder that `export` or `save_pretrained` wrote; nothing in it is executed.
 
+        Args:
+            text_encoder: of a model of text whose encoder is no installed package: a folder or a name on the hub, or
+                a `ditmoe.text.Pretrained`. It must be the one of the training.
+
         Raises:
             FileNotFoundError, ValueError: one line, if there is none, or it names code that is not trusted.
         """
@@ -91,11 +96,16 @@ class Pipeline(DiffusionPipeline):
                 raise ValueError(f"{name} must be {only}: a folder runs no code; got {given!r}")
         recover(Path(folder))
         check_folder(Path(folder), options.get("variant"))
+        encoder = options.pop("text_encoder", None)
         options = {"low_cpu_mem_usage": is_accelerate_available()} | options
         try:
             pipe = super().from_pretrained(str(folder), **FIXED, **options)
             with build.describing(Path(folder) / "scheduler"):
                 try_scheduler(pipe.scheduler, pipe.process)
+            if encoder is not None:
+                if not (use := getattr(pipe.transformer.conditioning, "use", None)):
+                    raise ValueError("text_encoder is for models of text")
+                use(encoder)
             return pipe
         except torch.OutOfMemoryError:
             raise
@@ -134,13 +144,15 @@ class Pipeline(DiffusionPipeline):
         given: Any = None,
         given_guidance: float = 1.0,
         strength: float | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         **words: Any,
     ) -> Any:
         """Draw samples.
 
         Args:
             label: a class by name or index, "none" for the null class, "random", or a list of them, one for each
-                sample; None takes all classes in turn.
+                sample; None takes all classes in turn. Of a model of text, what is no class is a prompt.
             num_samples: how many, unless there is a list of labels.
             num_inference_steps, guidance_scale: None takes what the model was exported with.
             generator: one, or a list with one for each sample: diffusers' way. All starting noise is drawn from it
@@ -156,6 +168,8 @@ class Pipeline(DiffusionPipeline):
             given: what is there already of each sample: a path or paths, or arrays in data units (docs/given.md).
             given_guidance: how much more samples follow it than the model does by itself.
             strength: share of the way to noise from which what is given is changed.
+            prompt: of a model of text: a sentence, or a list of them, one for each sample.
+            negative_prompt: what guidance leads away from, in place of no sentence.
             words: the modality's own, for samples of another shape than in training, as `points=8192`, and of what is
                 given, as `keep=[0, 9]`.
 
@@ -170,8 +184,10 @@ class Pipeline(DiffusionPipeline):
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         classes, random = self.memory.config.classes, torch_generator("labels", seed)
-        wanted, of_shape, of_given = self._split(words)
+        label, said = self._prompts(label, prompt, negative_prompt)
+        wanted, of_shape, of_given = self._split(words | said)
         asked = self.transformer.conditioning.ask(num_samples, classes, random, label=label, **wanted)
+        negative = self.transformer.conditioning.away(asked, **wanted)
         shape = self._shape(len(asked), batch_size, of_shape)
         trained = self.memory.admitted.get("given", 0)
         parts = None
@@ -197,6 +213,7 @@ class Pipeline(DiffusionPipeline):
                         steps=steps,
                         guidance=float(guidance),
                         interval=sampling.interval,
+                        negative=None if negative is None else negative.take(rows).to(device),
                         generators=own,
                         given=None if given is None else given.to(device),
                         given_guidance=given_guidance,
@@ -223,6 +240,16 @@ class Pipeline(DiffusionPipeline):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
         check_scheduler(self.scheduler, self.process)
+
+    def _prompts(self, label: Any, prompt: Any, negative: Any) -> tuple[Any, dict[str, Any]]:
+        """The label, and sentences as words of the conditioning: what stands first is a prompt where it is no class."""
+        if prompt is None and label is not None and "prompt" in self.transformer.conditioning.words:
+            own = {*self.memory.config.classes, "none", "random"}
+            each = [label] if isinstance(label, str) else label
+            if isinstance(each, list | tuple) and not all(isinstance(one, int) or one in own for one in each):
+                label, prompt = None, label
+        said = {"prompt": prompt, "negative": negative}
+        return label, {name: value for name, value in said.items() if value is not None}
 
     def _split(self, words: dict[str, Any]) -> list[dict[str, Any]]:
         """What is asked for, of which shape, and what is said of what is given."""

@@ -22,7 +22,7 @@ class Numbers(Conditioning):
     """
 
     words: ClassVar[Mapping[str, str]] = {"numbers": "a list of numbers, the same for all samples"}
-    gives_tokens: ClassVar[bool] = True
+    gives_tokens = True
 
     def __init__(self, hidden_size: int, num_classes: int, size: int = 3) -> None:
         super().__init__(num_classes)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from ditmoe.export import export
 from ditmoe.inference import draw_from, evaluate_checkpoint, sample_checkpoint
 from ditmoe.model import DiTMoE, MaskedDiTMoE
 from ditmoe.moe import TokenChoice
+from ditmoe.text import Learned, Text
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from modalities.image import LatentTokens
 from tests import subjects
+from tests.conditioning.captioned import tiny_bert
 from tests.conditioning.numbers import Numbers
 from tests.many import together
 from tests.training.test_trainer import config, same
@@ -35,11 +38,19 @@ D, CLASSES = 24, ["a", "b", "c"]
 
 def find(*folders: Path) -> dict[str, Callable[..., Conditioning]]:
     """What makes the module of every YAML of these folders, by default of all that there are (`tests/subjects.py`)."""
-    files = subjects.find("conditioning", *folders).items()
-    return {name: build.make(subjects.section("conditioning", name, folder)) for name, folder in files}
+    found = {}
+    for name, folder in subjects.find("conditioning", *folders).items():
+        section = subjects.section("conditioning", name, folder)
+        if "encoder" in section:  # whose weights are a download
+            small = {"path": str(tiny_bert(Path(TEXTS.name)))}
+            section = section | {"encoder": section["encoder"] | small, "states": None}
+        found[name] = build.make(section)
+    return found
 
 
-KINDS = {**find(), "numbers": Numbers}
+TEXTS = TemporaryDirectory()
+LEARNED = partial(Text, encoder=partial(Learned, width=16, limit=8, caption_words=["a", "b", "c"]))
+KINDS = {**find(), "numbers": Numbers, "text_learned": LEARNED}
 MEASURED = {"_target_": "tests.conditioning.numbers.Numbers", "_partial_": True}
 
 

@@ -1,0 +1,175 @@
+"""Captions to states by a pretrained encoder: each is encoded once, and kept in memory within bounds."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ditmoe.text.caption_states import CaptionStates
+from ditmoe.text.encoder import About, Pretrained, States
+
+TOKENS, MASK, POOLED = "tokens", "mask", "pooled"
+"""Names of states among the values of a condition."""
+ROUND = 8
+"""Rows of states are padded to a multiple of it: few shapes, for `trainer.compile`."""
+MOST_BYTES = 2**28
+"""Of states that are kept in memory."""
+
+
+class Lookup:
+    """States by caption: from memory, else from those that `prepare` wrote, else by the encoder. Copies share one."""
+
+    def __init__(self, encoder: Pretrained, about: About | None, folder: Path | None) -> None:
+        self.encoder, self.folder = encoder, folder
+        self.remembered = about
+        self.kept: OrderedDict[str, States] = OrderedDict()
+        self.size = self.encoded = 0
+        self._stored: CaptionStates | None = None
+        self._opened = False
+
+    def __deepcopy__(self, memo: Any) -> "Lookup":
+        return self
+
+    @property
+    def about(self) -> About:
+        """What the checkpoint keeps of the encoder, or what its files say."""
+        return self.encoder.about if self.remembered is None else self.remembered
+
+    def __call__(self, caption: str, device: torch.device) -> States:
+        """States of a caption, on the host."""
+        if (states := self.kept.get(caption)) is None:
+            states = self._found(caption, device)
+            self.kept[caption] = states
+            self.size += states.nbytes
+            while self.size > MOST_BYTES and len(self.kept) > 1:
+                self.size -= self.kept.popitem(last=False)[1].nbytes
+        self.kept.move_to_end(caption)
+        return states
+
+    def check(self) -> None:
+        """Raises ValueError, in one line, if the encoder is not the one that the checkpoint was trained with."""
+        if self.remembered is None or self.encoder.about == self.remembered:
+            return
+        now, then = self.encoder.about, self.remembered
+        raise ValueError(
+            f"the text encoder must be the one of the training, {then.name} ({then.fingerprint[:8]}), got "
+            f"{now.name} ({now.fingerprint[:8]}): other weights, another tokenizer or limit"
+        )
+
+    def _found(self, caption: str, device: torch.device) -> States:
+        if not self._opened:
+            self._opened = True
+            if self.folder is not None:
+                self._stored = CaptionStates.open(self.folder, self.about)
+        states = None if self._stored is None else self._stored.get(caption)
+        if states is None:
+            self.check()
+            self.encoded += 1
+            states = self.encoder.encode(caption, device)
+            if states.tokens.shape[-1:] != (self.about.width,) or states.pooled.shape != (self.about.pooled,):
+                raise ValueError(f"{self.about.name} gave states of another width than it said")
+        return states
+
+
+class Frozen(nn.Module):
+    """What a model has of a pretrained encoder: its answer to the empty caption, which stands for nothing.
+
+    The encoder's weights are no part of the model: in no checkpoint, average, optimiser or exported pipeline.
+
+    Args:
+        encoder: whose weights are opened when a caption is first encoded.
+        about: what a checkpoint keeps of it; None asks its files.
+        folder: with states that `prepare` wrote; None for none.
+        tokens, pooled: what the model reads.
+    """
+
+    null_tokens: Tensor
+    null_pooled: Tensor
+    learns_words: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        encoder: Pretrained,
+        about: About | None,
+        folder: Path | None = None,
+        tokens: bool = True,
+        pooled: bool = True,
+    ) -> None:
+        super().__init__()
+        self.lookup = Lookup(encoder, about, folder)
+        about = self.lookup.about
+        self.limit, self.width, self.pooled_width = encoder.limit, about.width, about.pooled
+        self.values = (*((TOKENS, MASK) if tokens else ()), *((POOLED,) if pooled else ()))
+        if tokens:
+            self.register_buffer("null_tokens", torch.zeros(about.null, about.width))
+        if pooled:
+            self.register_buffer("null_pooled", torch.zeros(about.pooled))
+
+    def initialize(self) -> None:
+        """The encoder's answer to nothing; no encoder is asked where a checkpoint has it, or only shapes matter."""
+        buffers = dict(self.named_buffers())
+        if any(buffer.is_meta for buffer in buffers.values()):
+            return
+        states = self.lookup("", next(iter(buffers.values())).device)
+        if TOKENS in self.values:
+            if states.tokens.shape != buffers["null_tokens"].shape:
+                raise ValueError(
+                    f"{self.lookup.about.name} gave {len(states.tokens)} states to the empty caption"
+                )
+            buffers["null_tokens"].copy_(states.tokens)
+        if POOLED in self.values:
+            buffers["null_pooled"].copy_(states.pooled)
+
+    def count(self, caption: str) -> tuple[int, int]:
+        """As `Pretrained.count`."""
+        self.lookup.check()
+        return self.lookup.encoder.count(caption)
+
+    def read(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """States of captions, padded with zeros, and which of them are none; "" has none, and needs no encoder."""
+        found = [self.lookup(caption, device) if caption else None for caption in captions]
+        values = {}
+        if TOKENS in self.values:
+            longest = max([len(self.null_tokens), *(len(states.tokens) for states in found if states)])
+            shape = len(found), -(-longest // ROUND) * ROUND
+            values[TOKENS] = torch.zeros(*shape, self.width, dtype=torch.float16)
+            values[MASK] = torch.zeros(shape, dtype=torch.bool)
+            for row, states in enumerate(found):
+                if states is not None:
+                    values[TOKENS][row, : len(states.tokens)] = states.tokens
+                    values[MASK][row, : len(states.tokens)] = True
+        if POOLED in self.values:
+            nothing = torch.zeros(self.pooled_width, dtype=torch.float16)
+            rows = [nothing if states is None else states.pooled for states in found]
+            values[POOLED] = torch.stack(rows) if rows else nothing[None][:0]
+        return values
+
+    def blank(self, num: int) -> dict[str, Tensor]:
+        """Values of `num` samples that ask for nothing, as long as a caption may be."""
+        length = max(self.limit, ROUND if TOKENS not in self.values else len(self.null_tokens))
+        every: dict[str, Tensor] = {
+            TOKENS: torch.zeros(num, length, self.width, dtype=torch.float16),
+            MASK: torch.zeros(num, length, dtype=torch.bool),
+            POOLED: torch.zeros(num, self.pooled_width, dtype=torch.float16),
+        }
+        return {name: every[name] for name in self.values}
+
+    def forward(
+        self, values: Mapping[str, Tensor], null: Bool[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B L W"] | None, Bool[Tensor, "B L"] | None, Float[Tensor, "B P"] | None]:
+        """States of the captions' tokens, which of them are none, and pooled vectors."""
+        tokens = mask = pooled = None
+        if TOKENS in self.values:
+            own, length = len(self.null_tokens), values[TOKENS].shape[1]
+            rest = length - own
+            nothing = nn.functional.pad(self.null_tokens, (0, 0, 0, rest))
+            there = torch.arange(length, device=null.device) < own
+            tokens = torch.where(null[:, None, None], nothing, values[TOKENS].float())
+            mask = torch.where(null[:, None], there, values[MASK])
+        if POOLED in self.values:
+            pooled = torch.where(null[:, None], self.null_pooled, values[POOLED].float())
+        return tokens, mask, pooled

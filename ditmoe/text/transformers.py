@@ -1,0 +1,190 @@
+"""Text encoders of the library transformers, T5, CLIP, Qwen and others, from a folder; none of a folder's code runs."""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ditmoe.checkpoint import digest
+from ditmoe.outside import is_regular, printable, read_json
+from ditmoe.text.encoder import About, Pretrained, States
+
+INSTALL = "pip install 'ditmoe[transformers]'"
+READ = ("*.safetensors", "*.json", "*.txt", "*.model")
+"""Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
+ENCODERS = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "clip": "CLIPTextModel",
+    "clip_text_model": "CLIPTextModel",
+    "siglip": "SiglipTextModel",
+    "siglip_text_model": "SiglipTextModel",
+}
+"""Classes that are a text encoder and nothing else, by kind of model; of others the whole model runs."""
+
+
+class Transformers(Pretrained):
+    """Last states of a model of transformers, and its pooled vector, or their mean where it has none.
+
+    Weights must be safetensors; code that a folder brings is never run (`trust_remote_code=False`).
+
+    Args:
+        path: a folder as `save_pretrained` writes it; or a name on the hub, from which it is fetched.
+        limit: tokens of a caption; the rest is cut off.
+        dtype: float32, bfloat16 or float16, in which it computes.
+    """
+
+    opens: ClassVar[tuple[str, ...]] = ("path",)
+
+    def __init__(self, path: str | PathLike | None = None, limit: int = 128, dtype: str = "float32") -> None:
+        super().__init__(limit)
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        self.path, self.dtype = path, dtype
+
+    def at(self, path: Any) -> "Transformers":
+        return Transformers(path, self.limit, self.dtype)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the files are; a name on the hub is fetched."""
+        if self.path is None:
+            raise ValueError(
+                "conditioning.encoder.path must name the text encoder: a folder, or a name on the hub "
+                "(of an exported pipeline: from_pretrained(..., text_encoder=...))"
+            )
+        place = Path(os.path.expanduser(os.fspath(self.path)))
+        if place.is_dir():
+            return place
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(os.fspath(self.path), allow_patterns=list(READ)))
+        except Exception as error:  # the hub fails in many ways
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{printable(self.path)} is no folder, and cannot be fetched: {reason}"
+            ) from error
+
+    @cached_property
+    def kind(self) -> str:
+        """Of model, as its configuration says."""
+        config = read_json(self.folder / "config.json")
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        if not isinstance(kind, str):
+            raise ValueError(f"{printable(self.folder / 'config.json')} must name a model_type")
+        return kind
+
+    @cached_property
+    def library(self) -> Any:
+        """The module transformers.
+
+        Raises:
+            ValueError: if it is not installed.
+        """
+        if importlib.util.find_spec("transformers") is None:
+            raise ValueError(f"a text encoder of transformers needs that library: {INSTALL}")
+        import transformers
+
+        return transformers
+
+    def describe(self) -> About:
+        library = self.library
+        files = sorted({file for pattern in READ for file in self.folder.glob(pattern) if is_regular(file)})
+        if not any(file.suffix == ".safetensors" for file in files):
+            raise ValueError(
+                f"{printable(self.folder)} must hold weights as .safetensors, but there are none"
+            )
+        parts = [*(f"{file.name} {digest(file)}" for file in files), f"{self.limit} {self.dtype}"]
+        config = _one_line(
+            lambda: library.AutoConfig.from_pretrained(self.folder, **self._trusted), self.folder
+        )
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        width, mark = int(config.hidden_size), hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        name = printable(Path(os.fspath(self.path or "")).name)
+        return About(name, width, width, len(self._numbers("")), mark)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokens."""
+        make = self.library.AutoTokenizer.from_pretrained
+        return _one_line(lambda: make(self.folder, **self._trusted), self.folder)
+
+    def count(self, caption: str) -> tuple[int, int]:
+        numbers = self.tokenizer(caption, verbose=False)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        return len(numbers), 0 if unknown is None else numbers.count(unknown)
+
+    @torch.no_grad()
+    def encode(self, caption: str, device: torch.device) -> States:
+        numbers = torch.tensor([self._numbers(caption)], device=device)
+        with torch.autocast(device.type, enabled=False):
+            output = self._model(device)(input_ids=numbers, attention_mask=torch.ones_like(numbers))
+        tokens, pooled = output.last_hidden_state[0], getattr(output, "pooler_output", None)
+        return States.of(tokens, tokens.float().mean(0) if pooled is None else pooled[0])
+
+    @property
+    def _trusted(self) -> Mapping[str, Any]:
+        return {"trust_remote_code": False, "local_files_only": True}
+
+    def _numbers(self, caption: str) -> list[int]:
+        """Of the tokens; at least one, for encoders that put none around a caption."""
+        numbers = self.tokenizer(caption, truncation=True, max_length=self.limit)["input_ids"]
+        ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
+        return numbers or [next(end for end in ends if end is not None)]
+
+    def _model(self, device: torch.device) -> Any:
+        if (model := self.__dict__.get("_loaded")) is None:
+            kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
+            options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
+            model = _one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
+            self._loaded = model = model.eval().requires_grad_(False)
+        return model.to(device)
+
+
+class Pair(Pretrained):
+    """Tokens of one encoder, the pooled vector of another: T5 and CLIP, as in Stable Diffusion 3 (arXiv 2403.03206).
+
+    Args:
+        tokens, pooled: make the encoders.
+    """
+
+    def __init__(self, tokens: Callable[..., Pretrained], pooled: Callable[..., Pretrained]) -> None:
+        self.of_tokens, self.of_pooled = tokens(), pooled()
+        super().__init__(self.of_tokens.limit)
+
+    def at(self, path: Any) -> "Pair":
+        if not isinstance(path, list | tuple) or len(path) != 2:
+            raise ValueError(
+                f"two encoders need a list of two places, of tokens and of the vector, got {path!r}"
+            )
+        tokens, pooled = self.of_tokens.at(path[0]), self.of_pooled.at(path[1])
+        return Pair(lambda: tokens, lambda: pooled)
+
+    def describe(self) -> About:
+        tokens, pooled = self.of_tokens.about, self.of_pooled.about
+        mark = hashlib.sha256(f"{tokens.fingerprint} {pooled.fingerprint}".encode()).hexdigest()
+        return About(f"{tokens.name} and {pooled.name}", tokens.width, pooled.pooled, tokens.null, mark)
+
+    def encode(self, caption: str, device: torch.device) -> States:
+        tokens, pooled = (each.encode(caption, device) for each in (self.of_tokens, self.of_pooled))
+        return States(tokens.tokens, pooled.pooled)
+
+    def count(self, caption: str) -> tuple[int, int]:
+        return self.of_tokens.count(caption)
+
+
+def _one_line(make: Callable[[], Any], folder: Path) -> Any:
+    """What transformers makes of a folder; it fails in many ways, and explains in paragraphs."""
+    try:
+        return make()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{printable(folder)} cannot be opened as a text encoder: {reason}") from error

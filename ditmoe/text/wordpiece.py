@@ -1,0 +1,91 @@
+"""WordPiece: from text to the tokens of BERT and its children (arXiv 1609.08144; BERT, arXiv 1810.04805)."""
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ditmoe.outside import printable, read_regular
+
+LONGEST_WORD = 100
+"""Letters; a longer word is unknown, as it was in training."""
+LARGEST_VOCABULARY = 2**25
+"""Bytes of the file."""
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_CJK = (
+    *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF)),
+    (0x2F800, 0x2FA1F),
+)
+"""Ideographs, each of which is a word."""
+
+
+class WordPiece:
+    """Longest match first: a word becomes the longest piece that begins it, then the longest that goes on, ...
+
+    Args:
+        ids: piece -> number; pieces within a word begin with ##.
+        lowercase: text in small letters without accents.
+    """
+
+    def __init__(self, ids: Mapping[str, int], lowercase: bool = True) -> None:
+        if missing := [name for name in SPECIAL if name not in ids]:
+            raise ValueError(
+                f"a vocabulary of WordPiece must have {', '.join(SPECIAL)}, it lacks {missing[0]}"
+            )
+        self.ids, self.lowercase = ids, lowercase
+
+    @classmethod
+    def open(cls, file: Path, lowercase: bool = True) -> "WordPiece":
+        """A vocabulary with a piece on each line."""
+        lines = read_regular(file, LARGEST_VOCABULARY).decode("utf-8", "replace").split("\n")
+        try:
+            return cls({line.rstrip("\r"): number for number, line in enumerate(lines)}, lowercase)
+        except ValueError as error:
+            raise ValueError(f"{printable(file)}: {error}") from error
+
+    def pieces(self, text: str) -> list[int]:
+        """All of a text, without the special ones around it."""
+        return [piece for word in words(text, self.lowercase) for piece in self._word(word)]
+
+    def __call__(self, text: str, limit: int) -> list[int]:
+        """[CLS], the first pieces, [SEP], together at most `limit`."""
+        return [self.ids["[CLS]"], *self.pieces(text)[: limit - 2], self.ids["[SEP]"]]
+
+    def _word(self, word: str) -> list[int]:
+        unknown, found, start = [self.ids["[UNK]"]], [], 0
+        if len(word) > LONGEST_WORD:
+            return unknown
+        while start < len(word):
+            mark = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((end for end in ends if mark + word[start:end] in self.ids), None)
+            if end is None:
+                return unknown
+            found.append(self.ids[mark + word[start:end]])
+            start = end
+        return found
+
+
+def words(text: str, lowercase: bool = True) -> Iterator[str]:
+    """What stands between spaces; punctuation and ideographs are words by themselves, controls are nothing."""
+    if lowercase:
+        text = unicodedata.normalize("NFD", text.lower())
+        text = "".join(letter for letter in text if unicodedata.category(letter) != "Mn")
+    word = ""
+    for letter in text:
+        alone = _is_punctuation(letter) or any(low <= ord(letter) <= high for low, high in _CJK)
+        space = letter.isspace() or unicodedata.category(letter) == "Zs"
+        if (alone or space) and word:
+            yield word
+            word = ""
+        if alone:
+            yield letter
+        elif not space and unicodedata.category(letter)[0] != "C" and letter != "\ufffd":
+            word += letter
+    if word:
+        yield word
+
+
+def _is_punctuation(letter: str) -> bool:
+    if letter.isascii():  # $, ^ and ` too, which Unicode calls symbols
+        return letter.isprintable() and not letter.isalnum() and letter != " "
+    return unicodedata.category(letter)[0] == "P"
