@@ -33,7 +33,7 @@ from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
-from modalities.shared.captions import Labels, asked_of
+from modalities.shared.captions import Labels, all_of, asked_of
 from modalities.shared.datasets import Noted
 from modalities.shared.understood import Ignored, check_enough
 
@@ -208,7 +208,8 @@ class Image(LatentModality):
 
     def understood(self) -> str:
         """What was understood of the data, in a few lines."""
-        return str((self.cached or self.data).understood())
+        found = str((self.cached or self.data).understood())
+        return "\n".join(filter(None, [found, "" if self.cached else self.captions_understood()]))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
@@ -265,13 +266,20 @@ class Image(LatentModality):
         found = Source(
             "picture",
             names=[picture.name for picture in pictures],
-            asked=Condition.of_labels(torch.tensor(labels_of(pictures)), len(data.classes)),
+            asked=self._asked(pictures),
             classes=data.classes,
             read=lambda numbers: data.views([pictures[i] for i in numbers]),
             unreadable=data.unreadable,
             origin=lambda number: pictures[number].origin(),
         )
         self.write_latents(found, out, setting, self._preparation)
+
+    def _asked(self, pictures: Sequence[Picture]) -> Condition:
+        """What pictures are, with all captions of each where these are wanted."""
+        labels = np.array(labels_of(pictures), np.int64)
+        if not self.captions:
+            return Condition.of_labels(torch.from_numpy(labels), len(self.data.classes))
+        return all_of(labels, map(self.data.captioner.of, pictures))
 
     def parts(  # type: ignore[override]
         self,

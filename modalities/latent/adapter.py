@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -183,6 +183,9 @@ class LatentModality(
             if self.captions:
                 self._facts[WORDS] = words_of(self.captions_of_split("train"))
         return self._facts
+
+    def captions_of_split(self, split: str) -> Iterable[str]:
+        return (self.cached or self.data).captions_of_split(split)
 
     @property
     def classes(self) -> Sequence[str]:

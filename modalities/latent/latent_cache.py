@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ditmoe.checkpoint.atomic import clear
-from ditmoe.conditioning import Condition
+from ditmoe.conditioning import Condition, captions_of
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import is_regular, printable, read_regular
 from modalities.latent.codec import Codec
+from modalities.shared.captions import one_of_all
 from modalities.shared.datasets import numbers
 
 RECORD, MADE = "latents.json", "prepare"
@@ -181,12 +182,27 @@ class Latents:
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L *cells"], Condition]:
         """Latents, float32, and what they are: a function of its arguments alone, as a data set's own `batch`."""
-        picked = [self._pick(len(self), seed, number) for number in numbers(size, step, rank, world)]
+        turns = numbers(size, step, rank, world)
+        picked = [self._pick(len(self), seed, number) for number in turns]
         try:
             latents = torch.stack([self._latent(index, view) for index, view in picked])
-            return latents, self._asked.take([index for index, _ in picked])
+            return latents, one_of_all(self._asked.take([index for index, _ in picked]), seed, turns)
         except (IndexError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
+
+    def captions_of_split(self, split: str) -> list[str]:
+        """Each caption of the training samples once; others are not here.
+
+        Raises:
+            ValueError: if none are.
+        """
+        if split != "train":
+            return []
+        if (each := captions_of(self._asked)) is None:
+            raise ValueError(
+                f"{printable(self.folder)} has no captions: prepare it with modality.captions=true"
+            )
+        return list(dict.fromkeys(one for told in each for one in told.split("\n")))
 
     def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
         shard = int(np.searchsorted(self._ends, index, side="right"))

@@ -24,6 +24,7 @@ from ditmoe.conditioning import Condition
 from ditmoe.outside import printable, tell
 from modalities.latent.latent_cache import ASKED, MADE, SHARD, codec_file, made_of, open_stored
 from modalities.shared import provenance
+from modalities.shared.captions import trimmed
 from modalities.shared.provenance import Origin, Record, Seen, digest_of
 
 CODECS = re.compile(r"codec-[0-9a-f]{16}\.safetensors")
@@ -119,7 +120,7 @@ class Shards:
         found = provenance.see_all([self.source.origin(i) for i in part], known)
         self.now |= dict(zip(names, found, strict=True))
         keys = {i: of.content for i, of in zip(part, found, strict=True)}
-        plan = digest_of(*keys.values(), *_words(self.source.asked.take(list(part))))
+        plan = digest_of(*keys.values(), *_words(trimmed(self.source.asked.take(list(part)))))
         if (there := self._plans.get(plan)) is not None:
             self.kept += len(part)
             _go_on(bar, len(part))
@@ -172,7 +173,9 @@ class Shards:
         whole = (
             torch.stack([rows[i] for i in kept]).contiguous() if kept else torch.zeros(0, dtype=self.dtype)
         )
-        asked = {f"{ASKED}{name}": value for name, value in self.source.asked.take(kept).tensors().items()}
+        asked = {
+            f"{ASKED}{name}": value for name, value in trimmed(self.source.asked.take(kept)).tensors().items()
+        }
         about = {"made_by": self.made_by, "plan": plan, "keys": " ".join(keys[i] or "-" for i in kept),
                  "unreadable": unreadable}  # fmt: skip
         content = save({"latents": whole, **asked}, {MADE: json.dumps(about)})

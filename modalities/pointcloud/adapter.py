@@ -224,7 +224,7 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts, Captioned):
 
     def understood(self) -> str:
         """What was understood of the data, in a few lines."""
-        return str(self.data.understood())
+        return "\n".join(filter(None, [str(self.data.understood()), self.captions_understood()]))
 
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ditmoe.conditioning import TEXT, Condition, text_rows
+from ditmoe.conditioning import TEXT, Condition, captions_of, text_rows
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
 from ditmoe.outside import is_regular, printable, read_regular
+from modalities.shared.labels import read_told
 
 T = TypeVar("T")
 TEMPLATE = "a {class}"
@@ -25,6 +26,8 @@ _CAPTION = 3
 """Address of the random stream that draws one of several captions, see `datasets.EPOCH`."""
 MOST_WORDS = 20_000
 """Of training captions that are kept, the most frequent."""
+LOOKED_AT = 1000
+"""Training samples, for what is told of captions before training."""
 WORDS = "caption_words"
 """Of what a checkpoint remembers of the data."""
 LONGEST, MOST, LARGEST = 2000, 64, 2**18
@@ -58,6 +61,28 @@ def asked_of(found: Labels) -> Tensor | Condition:
     return found.asked if isinstance(found, Described) else torch.from_numpy(found)
 
 
+def all_of(labels: Int64[np.ndarray, " B"], captions: Iterable[Sequence[str]]) -> Condition:
+    """Conditions with every caption of each sample, of which `one_of_all` draws one."""
+    return Described(labels, ["\n".join(" ".join(one.split()) for one in each) for each in captions]).asked
+
+
+def one_of_all(asked: Condition, seed: int, turns: Sequence[int]) -> Condition:
+    """With one caption for each sample, drawn for numbers of a seed's stream."""
+    if (each := captions_of(asked)) is None:
+        return asked
+    drawn = [_one(told.split("\n"), seed, number) for told, number in zip(each, turns, strict=True)]
+    return replace(asked, values={**asked.values, TEXT: text_rows(drawn)})
+
+
+def trimmed(asked: Condition) -> Condition:
+    """Without the zeros behind the longest caption, which come of longer ones elsewhere."""
+    if TEXT not in asked.values or not len(asked):
+        return asked
+    rows = asked.values[TEXT]
+    width = max(1, int(rows.any(0).nonzero().max()) + 1) if rows.any() else 1
+    return replace(asked, values={**asked.values, TEXT: rows[:, :width].contiguous()})
+
+
 def with_classes(found: Labels, change: Int64[np.ndarray, " _"]) -> Labels:
     """The same with other class indices, by a table."""
     if isinstance(found, Described):
@@ -88,10 +113,7 @@ class Captioner(Generic[T]):
 
     def drawn(self, item: T, seed: int, number: int) -> str:
         """The caption of number `number` of a training stream; the first for reference."""
-        found = self.of(item)
-        if len(found) == 1:
-            return found[0]
-        return found[np.random.default_rng([seed, _CAPTION, number]).integers(len(found))]
+        return _one(self.of(item), seed, number)
 
     def first(self, item: T) -> str:
         """The caption of an item where none is drawn."""
@@ -125,14 +147,55 @@ class Captioned(Captions):
     def caption_words(self) -> Sequence[str]:
         return self.data_facts().get(WORDS, [])
 
+    def captions_understood(self) -> str:
+        """How many training samples have captions of their own, in a line; "" where nobody asks."""
+        captioner = getattr(self.data, "captioner", None) if self.captions else None
+        if captioner is None:
+            return ""
+        some = self.data.split("train")[:LOOKED_AT]
+        own = sum(bool(list(captioner.written(item))) for item in some)
+        rest = f", the others {captioner.template!r}" if own < len(some) else ""
+        return f"captions {own} of {len(some)} training samples looked at have captions of their own{rest}"
+
     def captions_of_split(self, split: str) -> Iterable[str]:
         return self.data.captions_of_split(split)
+
+
+def _one(captions: Sequence[str], seed: int, number: int) -> str:
+    if len(captions) == 1:
+        return captions[0]
+    return captions[np.random.default_rng([seed, _CAPTION, number]).integers(len(captions)).item()]
+
+
+class WrittenCaptions:
+    """What people wrote of files: in a text of the same name, or in the metadata of a folder above.
+
+    Args:
+        root: of the files, the last folder that is looked into.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._told: dict[Path, dict[str, list[str]]] = {}
+
+    def __call__(self, file: Path) -> list[str]:
+        """The captions of a file, none where nobody wrote one."""
+        if found := captions_beside(file):
+            return found
+        folders = list(file.parents)
+        below = folders.index(self.root) + 1 if self.root in folders else 0
+        for folder in folders[:below]:
+            if folder not in self._told:
+                self._told[folder] = read_told(folder)
+            if found := self._told[folder].get(file.relative_to(folder).as_posix(), []):
+                return [caption for text in found[:MOST] if (caption := _shown(" ".join(text.split())))]
+        return []
 
 
 def captions_beside(file: Path) -> list[str]:
     """The captions in the text file of the same name, one a line; none where there is no such file.
 
-    Lines that do not show are escaped; longer ones than `LONGEST` are cut, more than `MOST` left out.
+    What does not show is escaped; longer ones than `LONGEST` are cut, more than `MOST` left out.
 
     Raises:
         OSError: if it is there and cannot be read, or is larger than that allows.
@@ -145,8 +208,12 @@ def captions_beside(file: Path) -> list[str]:
 
 def captions_in(content: bytes) -> list[str]:
     """The captions in a text, one a line."""
-    lines = (printable(line.strip()) for line in content.decode("utf-8-sig", "replace").splitlines())
-    return [line[:LONGEST] for line in lines if line][:MOST]
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    return [caption for line in lines if (caption := _shown(line.strip()))][:MOST]
+
+
+def _shown(caption: str) -> str:
+    return printable(caption[:LONGEST])[:LONGEST]
 
 
 def mirrored(caption: str) -> str:

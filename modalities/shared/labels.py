@@ -27,6 +27,8 @@ KEYS = (
     "target",
 )
 """Under which a record may have its class."""
+TOLD = ("text", "caption", "captions", "prompt", "description")
+"""Under which a record may have what is said of its file: a text, or a list of them."""
 PATHS = ("file_name", "image", "filename", "file", "path")
 """Under which a record may have its file."""
 MOST_TEXT = 2**24
@@ -104,17 +106,9 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
         return {
             _path(path): label for path, value in pairs if (label := label_name(_index(value))) is not None
         }
-    lines = (json.loads(line) for line in text.splitlines() if line.strip())
-    records: Iterable[Any] = _rows(text) if name.endswith(".csv") else lines
-    found, says = {}, False
-    for record in records:
-        path = (
-            next((record[key] for key in PATHS if key in record), None)
-            if isinstance(record, Mapping)
-            else None
-        )
-        if not isinstance(path, str):
-            raise ValueError("each of its lines must have a file_name")
+    found: dict[str, str] = {}
+    says = False
+    for path, record in records_of(name, content):
         says = says or any(key in record for key in KEYS)
         if (label := label_in(record)) is not None:
             found[_path(path)] = label
@@ -123,6 +117,48 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
             path: label.partition(".")[0] for path, label in found.items()
         }  # whole numbers kept as floats
     return found if says else None
+
+
+def read_told(folder: Path) -> dict[str, list[str]]:
+    """Path below a folder -> what metadata.jsonl or metadata.csv in it says of that file.
+
+    Raises:
+        OSError, ValueError: one line, for a file that is damaged.
+    """
+    for name in FILES[1:]:
+        if not is_regular(folder / name):
+            continue
+        content = read_regular(folder / name, LARGEST_JSON)
+        try:
+            return {_path(path): told_in(record) for path, record in records_of(name, content)}
+        except (ValueError, RecursionError, csv.Error, KeyError) as error:
+            raise ValueError(f"{printable(folder / name)} is damaged: {printable(error)[:160]}") from error
+    return {}
+
+
+def told_in(record: Any) -> list[str]:
+    """The captions in a record of JSON."""
+    if not isinstance(record, Mapping):
+        return []
+    found: Any = next((record[key] for key in TOLD if record.get(key)), [])
+    each = found if isinstance(found, list) else [found]
+    return [text for text in each if isinstance(text, str) and text.strip()]
+
+
+def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
+    """Path and record of each line of metadata.
+
+    Raises:
+        ValueError: for a line without a path.
+    """
+    text = content.decode("utf-8-sig", "surrogateescape")
+    lines = (json.loads(line) for line in text.splitlines() if line.strip())
+    for record in _rows(text) if name.endswith(".csv") else lines:
+        is_record = isinstance(record, Mapping)
+        path = next((record[key] for key in PATHS if key in record), None) if is_record else None
+        if not isinstance(path, str):
+            raise ValueError("each of its lines must have a file_name")
+        yield path, record
 
 
 def _index(value: Any) -> Any:
@@ -138,7 +174,7 @@ def _rows(text: str) -> Iterator[dict[str, str]]:
     apart = max(",;\t", key=first.count)
     rows = csv.reader(io.StringIO(text), delimiter=apart)
     header = [name.strip() for name in next(rows, [])]
-    wanted = {name: header.index(name) for name in (*PATHS, *KEYS) if name in header}
+    wanted = {name: header.index(name) for name in (*PATHS, *KEYS, *TOLD) if name in header}
     for row in rows:
         if row:
             yield {name: row[at] for name, at in wanted.items() if at < len(row)}

@@ -20,7 +20,7 @@ from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_shards import Source
 from modalities.latent.packing import encode_all
 from modalities.shared import enlarged, lay_out, save_png
-from modalities.shared.captions import Described, asked_of, with_classes
+from modalities.shared.captions import Described, all_of, asked_of, with_classes
 from modalities.shared.datasets import LeftOut, Noted
 from modalities.shared.understood import check_enough
 from modalities.video import given as given_parts
@@ -290,6 +290,8 @@ class Video(LatentModality, CodecTraining):
         found = [str((self.cached or self.data).understood())]
         if self.pictures is not None:
             found.append(str(self.pictures.understood()))
+        if not self.cached and (told := self.captions_understood()):
+            found.append(told)
         return "\n".join(found)
 
     def reference(self, split: str) -> Samples:
@@ -381,7 +383,9 @@ class Video(LatentModality, CodecTraining):
         found = Source(
             "video",
             names=[video.name for video in videos],
-            asked=Condition.of_labels(torch.from_numpy(data.labels("train")), len(data.classes)),
+            asked=all_of(data.labels("train"), map(data.captioner.of, videos))
+            if self.captions
+            else Condition.of_labels(torch.from_numpy(data.labels("train")), len(data.classes)),
             classes=data.classes,
             read=lambda numbers: data.views([videos[i] for i in numbers], starts),
             unreadable=data.unreadable,

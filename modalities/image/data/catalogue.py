@@ -43,8 +43,8 @@ class Picture:
     name: str
     label: int
     source: Path | Member | np.ndarray
-    captions: Sequence[str] = ()
-    """Where none lie in a file beside it."""
+    captions: Sequence[str] | Member = ()
+    """Of a built-in one, or where they lie in an archive; those of a file lie beside it."""
 
     def origin(self) -> Origin:
         """Where it lies, for `provenance`."""
@@ -121,6 +121,7 @@ class Entry:
     label: str | None
     key: str
     source: Member
+    captions: Member | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ class Run:
     labels: Sequence[str | None] | None
 
 
-def list_pictures(root: Path | None, size: tuple[int, int], index: Path | None = None) -> Listing:
+def list_pictures(
+    root: Path | None, size: tuple[int, int], index: Path | None = None, captions: bool = False
+) -> Listing:
     """Class names, and the pictures of each split.
 
     `root` is None for the built-in digits; a folder of class folders, split or not (see `layout.arrange`), or of
@@ -162,7 +165,7 @@ def list_pictures(root: Path | None, size: tuple[int, int], index: Path | None =
         for name in names
         if name.lower().endswith(ARCHIVES)
     ]
-    found, origin = _shards(root, shards, ignored, notes) if shards else ([], "")
+    found, origin = _shards(root, shards, ignored, notes, captions) if shards else ([], "")
     if found:
         for _, names in below:
             for name in names:
@@ -204,7 +207,7 @@ def _of_archives(
     pictures: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for split, entry in zip(splits, found, strict=True):
         label = null if entry.label is None else labels[entry.label]
-        pictures[split].append(Picture(entry.name, label, entry.source))
+        pictures[split].append(Picture(entry.name, label, entry.source, entry.captions or ()))
     return _listing(classes, pictures, origin, ignored, notes)
 
 
@@ -370,10 +373,14 @@ def _keys(runs: Sequence[Run]) -> list[str]:
     return [key for home, run in zip(homes, runs, strict=True) for key in islice(keys[home], len(run.names))]
 
 
-def _shards(root: Path, shards: list[Parts], ignored: Ignored, notes: list[str]) -> tuple[list[Entry], str]:
+def _shards(
+    root: Path, shards: list[Parts], ignored: Ignored, notes: list[str], captions: bool
+) -> tuple[list[Entry], str]:
     """Members of all archives, and what their folders say of splits; where none has a label, these are classes."""
     found = [
-        entry for parts in shards for entry in read_archive(root.joinpath(*parts), parts, ignored, notes)
+        entry
+        for parts in shards
+        for entry in read_archive(root.joinpath(*parts), parts, ignored, notes, captions)
     ]
     found = without_identities(found, notes)
     folders = {entry.folder: tuple(filter(None, entry.folder.split("/"))) for entry in found}
@@ -391,5 +398,5 @@ def _shards(root: Path, shards: list[Parts], ignored: Ignored, notes: list[str])
             continue
         label = printable(place.category) if classes and place and place.category else entry.label
         split = entry.split or (place.split if place else None)
-        kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member))
+        kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member, entry.text))
     return kept, "" if any(entry.split for entry in found) else layout.origin

@@ -19,7 +19,7 @@ from ditmoe.outside import TooFewError, printable
 from modalities.image.data.catalogue import Listing, Picture, labels_of, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
 from modalities.image.data.shards import Member, member_bytes
-from modalities.shared.captions import Captioner, Described, Labels, captions_beside, mirrored
+from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions, captions_in, mirrored
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
@@ -138,9 +138,15 @@ class Pictures:
         """Each caption of a split once."""
         return self.captioner.distinct(self.split(split))
 
-    @staticmethod
-    def _written(picture: Picture) -> Sequence[str]:
-        return captions_beside(picture.source) if isinstance(picture.source, Path) else picture.captions
+    @cached_property
+    def _captions_of(self) -> WrittenCaptions:
+        return WrittenCaptions(self.root or Path())
+
+    def _written(self, picture: Picture) -> Sequence[str]:
+        if isinstance(picture.source, Path):
+            return self._captions_of(picture.source)
+        told = picture.captions
+        return captions_in(member_bytes(told)) if isinstance(told, Member) else told
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the pictures in that batch."""
@@ -242,7 +248,7 @@ class Pictures:
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_pictures(self.root, self.size, self._index)
+        return list_pictures(self.root, self.size, self._index, self.captions)
 
     def _each(self, function: Callable[[S], T], items: Iterable[S]) -> Iterable[T]:
         """Results in order, from several threads: decoders of pictures let go of Python's lock."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from ditmoe.outside import may_hold, open_regular, printable
 from ditmoe.outside.paths import LARGEST_JSON
 from modalities.image.data.pictures import SUFFIXES
+from modalities.shared.captions import LARGEST
 from modalities.shared.labels import FILES, MOST_TEXT, label_in, parse_labels, text_label
 from modalities.shared.layout import split_within, split_word
 from modalities.shared.understood import Ignored
@@ -72,10 +73,11 @@ def member_bytes(member: Member) -> bytes:
 
 @dataclass
 class Sample:
-    """The files of one key: pictures by their endings, and what is said of its class."""
+    """The files of one key: pictures by their endings, what is said of its class, and where its captions lie."""
 
     pictures: dict[str, Member] = field(default_factory=dict)
     labels: dict[str, str | None] = field(default_factory=dict)
+    text: Member | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Found:
     member: Member
     said_by: str = ""
     """The ending of the file that says the class."""
+    text: Member | None = None
+    """Where its captions lie."""
 
 
 def split_of_shard(parts: tuple[str, ...]) -> str | None:
@@ -104,8 +108,10 @@ def split_of_shard(parts: tuple[str, ...]) -> str | None:
     return found[0] if found else None
 
 
-def read_archive(shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: list[str]) -> Iterator[Found]:
-    """The pictures of one archive.
+def read_archive(
+    shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: list[str], captions: bool = False
+) -> Iterator[Found]:
+    """The pictures of one archive, and where the captions lie if these are wanted.
 
     Raises:
         ValueError: one line, if it is none.
@@ -114,7 +120,7 @@ def read_archive(shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: l
     if shard.name.lower().endswith(".zip"):
         yield from _zipped(shard, name, split, ignored)
         return
-    for key, sample in _samples(shard, name, ignored, notes).items():
+    for key, sample in _samples(shard, name, ignored, notes, captions).items():
         folder, _, _ = key[0].rpartition("/")
         chosen = min(sample.pictures, key=lambda ending: (_rank(ending), ending))
         for other in sample.pictures:
@@ -124,7 +130,7 @@ def read_archive(shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: l
         kind = next((kind for kind in _LABELS if kind in said), "")
         again = f" ({key[1] + 1})" if key[1] else ""
         title = printable(f"{name}/{key[0]}{again}")
-        yield Found(title, split, said.get(kind), folder, sample.pictures[chosen], kind)
+        yield Found(title, split, said.get(kind), folder, sample.pictures[chosen], kind, sample.text)
 
 
 def without_identities(found: list[Found], notes: list[str]) -> list[Found]:
@@ -150,9 +156,10 @@ def _rank(ending: str) -> int:
 Key = tuple[str, int]
 
 
-def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict[Key, Sample]:
+def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], captions: bool) -> dict[Key, Sample]:
     """Samples with a picture, by key; a name that comes again begins another sample."""
     files: list[tuple[str, str, Member | str | None]] = []
+    texts: dict[str, Member] = {}
     unread: list[str] = []
     try:
         with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -180,6 +187,13 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict
                     elif ending.lower() in _LABELS and not entry.issparse() and entry.size <= MOST_TEXT:
                         stream.seek(entry.offset_data)
                         files.append((stem, ending.lower(), _label(stream.read(entry.size), ending, unread)))
+                    elif (
+                        captions
+                        and ending.lower() == "txt"
+                        and not entry.issparse()
+                        and entry.size <= LARGEST
+                    ):
+                        texts[stem] = Member(shard, entry.offset_data, entry.size)
                     else:
                         ignored.add("in archives, of a kind that is not read", file)
             except tarfile.ReadError as error:
@@ -199,7 +213,10 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str]) -> dict
         raise ValueError(f"{printable(shard)} is no readable tar: {printable(why)}") from error
     if unread:
         notes.append(f"{len(unread)} labels in {name} are not readable: {unread[0]}")
-    return _grouped(files, name, ignored, notes)
+    found = _grouped(files, name, ignored, notes)
+    for (stem, turn), sample in found.items():
+        sample.text = texts.get(stem) if turn == 0 else None
+    return found
 
 
 def _grouped(

@@ -23,7 +23,7 @@ from modalities.pointcloud.data.described import describe
 from modalities.pointcloud.data.formats import SET_SUFFIXES, narrowed, read_points
 from modalities.pointcloud.data.kept import Kept
 from modalities.pointcloud.data.up_guess import MOST, guess_up
-from modalities.shared.captions import Captioner, Described, Labels, captions_beside
+from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import KIND, Ignored, Understood
 
@@ -248,10 +248,14 @@ class Clouds:
         """Each caption of a split once."""
         return self.captioner.distinct(self.split(split))
 
+    @cached_property
+    def _captions_of(self) -> WrittenCaptions:
+        return WrittenCaptions(self.root or Path())
+
     def _written(self, shape: Shape) -> list[str]:
         """The captions of a shape: of a file those beside it, of a built-in one what it is."""
         if isinstance(shape.source, Path):
-            return captions_beside(shape.source)
+            return self._captions_of(shape.source)
         if shape.name not in self._described:
             category, name = shape.name.split("/", 1)
             self._described[shape.name] = describe(shape.source, name.split("-", 1)[1], category)

@@ -16,7 +16,7 @@ from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
-from modalities.shared.captions import Captioner, Described, Labels, captions_beside
+from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions
 from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.decode import middle
 from modalities.shared.understood import Understood
@@ -163,7 +163,8 @@ class Clips:
     @cached_property
     def captioner(self) -> Captioner[Clip]:
         """The captions of videos."""
-        return Captioner(lambda clip: captions_beside(clip.path), attrgetter("category"))
+        written = WrittenCaptions(self.root)
+        return Captioner(lambda clip: written(clip.path), attrgetter("category"))
 
     def captions_of_split(self, split: str) -> Iterator[str]:
         """Each caption of a split once."""

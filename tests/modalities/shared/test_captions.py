@@ -1,6 +1,9 @@
 """Captions: true of what they describe, the same whoever reads the batch, and none where nobody asks."""
 
+import io
+import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +130,54 @@ def test_one_of_several_captions_is_drawn_at_its_address() -> None:
     assert list(captioner.distinct([1, 1, 0])) == ["1 a", "1 b", "a hot dog"]
     assert words_of(["b a", "b, c"]) == ["b", ",", "a", "c"]
     assert TEXT == "text"
+
+
+def test_captions_lie_in_metadata_and_archives_too(tmp_path: Path) -> None:
+    pixels = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(pixels, "PNG")
+    rows = [
+        {"file_name": "cat/a.png", "text": "a cat\nthat sits"},
+        {"file_name": "cat/b.png", "captions": ["one", "two"]},
+    ]
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    (plain / "cat").mkdir(parents=True)
+    packed.mkdir()
+    with tarfile.open(packed / "0.tar", "w") as tar:
+        for name in ("a", "b"):
+            (plain / "cat" / f"{name}.png").write_bytes(pixels.getvalue())
+            for file, content in {
+                f"{name}.png": pixels.getvalue(),
+                f"{name}.txt": f"said of {name}".encode(),
+            }.items():
+                entry = tarfile.TarInfo(file)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    (plain / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for root, wanted in ((plain, {"a cat that sits", "one", "two"}), (packed, {"said of a", "said of b"})):
+        data = made(
+            "image", f"modality.data.root={root}", "modality.size=[8,8]", "modality.captions=true"
+        ).data
+        told = {
+            one
+            for split in ("train", "val", "test")
+            if data.count(split)
+            for one in data.captions_of_split(split)
+        }
+        assert told == wanted, root
+        assert made("image", f"modality.data.root={root}", "modality.size=[8,8]").batch(1, 0, 0)[1].ndim == 1
+
+
+def test_latents_keep_all_captions_and_draw_one(tmp_path: Path) -> None:
+    for name in "ab":
+        folder = tmp_path / "pictures" / "train" / name
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), ord(name), np.uint8)).save(folder / "x.png")
+    (tmp_path / "pictures" / "train" / "a" / "x.txt").write_text("first\nsecond")
+    words = ["modality.size=[8,8]", "modality.captions=true", "codec@modality.codec=identity"]
+    made("image", f"modality.data.root={tmp_path}/pictures", *words).prepare(
+        tmp_path / "pictures", tmp_path / "out"
+    )
+    latents = made("image", f"modality.latents={tmp_path}/out", *words)
+    seen = {one for step in range(12) for one in captions_of(latents.batch(2, 0, step)[1]) or []}
+    assert seen == {"first", "second", "a b"} == set(latents.captions_of_split("train"))
+    assert set(latents.caption_words) == {"first", "second", "a", "b"}
