@@ -54,14 +54,14 @@ class About:
     Attributes:
         name: for messages.
         width, pooled: W of the states of tokens, P of the pooled vector.
-        null: tokens of the empty caption.
+        empty: tokens of the empty caption.
         fingerprint: SHA-256 of weights, tokenizer and limit: equal ones give equal states.
     """
 
     name: str
     width: int
     pooled: int
-    null: int
+    empty: int
     fingerprint: str
 
     @classmethod
@@ -73,7 +73,7 @@ class About:
         """
         if set(kept) != set(cls.__dataclass_fields__):
             raise ValueError(f"about must have {', '.join(cls.__dataclass_fields__)}, got {', '.join(kept)}")
-        for option, most in {"width": WIDEST, "pooled": WIDEST, "null": LONGEST_LIMIT}.items():
+        for option, most in {"width": WIDEST, "pooled": WIDEST, "empty": LONGEST_LIMIT}.items():
             check_number(f"about.{option}", kept[option], 1, most, whole=True)
         if not isinstance(kept["name"], str) or printable(kept["name"]) != kept["name"]:
             raise ValueError("about.name must be text that can be printed")

@@ -105,15 +105,23 @@ class Frozen(nn.Module):
         self.limit, self.width, self.pooled_width = encoder.limit, about.width, about.pooled
         self.values = (*((TOKENS, MASK) if tokens else ()), *((POOLED,) if pooled else ()))
         if tokens:
-            self.register_buffer("null_tokens", torch.zeros(about.null, about.width))
+            self.register_buffer("null_tokens", torch.zeros(about.empty, about.width))
         if pooled:
             self.register_buffer("null_pooled", torch.zeros(about.pooled))
 
     def initialize(self) -> None:
-        """The encoder's answer to nothing; no encoder is asked where a checkpoint has it, or only shapes matter."""
+        """The encoder's answer to nothing; none is asked where only shapes matter.
+
+        Where a checkpoint says which encoder it was and that one is not here, the answer is in its weights.
+        """
         buffers = dict(self.named_buffers())
         if any(buffer.is_meta for buffer in buffers.values()):
             return
+        if self.lookup.remembered is not None:
+            try:
+                self.lookup.check()
+            except (ValueError, OSError):
+                return
         states = self.lookup("", next(iter(buffers.values())).device)
         if TOKENS in self.values:
             if states.tokens.shape != buffers["null_tokens"].shape:

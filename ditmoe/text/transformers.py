@@ -143,6 +143,7 @@ class Transformers(Pretrained):
     def _model(self, device: torch.device) -> Any:
         if (model := self.__dict__.get("_loaded")) is None:
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
+            self.library.utils.logging.disable_progress_bar()
             options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
             model = _one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
             self._loaded = model = model.eval().requires_grad_(False)
@@ -171,7 +172,7 @@ class Pair(Pretrained):
     def describe(self) -> About:
         tokens, pooled = self.of_tokens.about, self.of_pooled.about
         mark = hashlib.sha256(f"{tokens.fingerprint} {pooled.fingerprint}".encode()).hexdigest()
-        return About(f"{tokens.name} and {pooled.name}", tokens.width, pooled.pooled, tokens.null, mark)
+        return About(f"{tokens.name} and {pooled.name}", tokens.width, pooled.pooled, tokens.empty, mark)
 
     def encode(self, caption: str, device: torch.device) -> States:
         tokens, pooled = (each.encode(caption, device) for each in (self.of_tokens, self.of_pooled))

@@ -11,6 +11,7 @@ LONGEST_WORD = 100
 LARGEST_VOCABULARY = 2**25
 """Bytes of the file."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_CONTROLS = ("Cc", "Cf", "Co", "Cs")
 _CJK = (
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF)),
     (0x2F800, 0x2FA1F),
@@ -79,7 +80,7 @@ def words(text: str, lowercase: bool = True) -> Iterator[str]:
             word = ""
         if alone:
             yield letter
-        elif not space and unicodedata.category(letter)[0] != "C" and letter != "\ufffd":
+        elif not space and unicodedata.category(letter) not in _CONTROLS and letter not in "\0\ufffd":
             word += letter
     if word:
         yield word

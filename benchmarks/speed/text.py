@@ -1,0 +1,93 @@
+"""What text costs: python -m benchmarks.speed.text [--rounds 8] [words of configs/train.yaml].
+
+A training step of the default model with classes, and with captions of which blocks attend to all tokens, to those of
+every second block, or get the vector alone, in turns on one machine. The encoder has answered before: it is asked once
+for each caption, not in each step; what that costs is printed beside.
+"""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from benchmarks.speed.timing import interleaved, keep_memory, table
+from ditmoe.conditioning import TEXT, Condition, text_rows
+from ditmoe.config import build
+from ditmoe.config.compose import composed
+from ditmoe.modality import Captions
+from ditmoe.train import make_trainer
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WAYS = ("up", "down", "left", "right")
+CAPTIONS = [
+    f"two digits: a {a} moving {way} and a {b} moving {other}"
+    for (a, way), (b, other) in itertools.product(itertools.product(NUMBERS, WAYS), repeat=2)
+][::7]
+"""Of some length: what a clip of two digits may be said to be."""
+VARIANTS = {
+    "classes": [],
+    "text, all blocks": ["conditioning=text"],
+    "text, every second block": ["conditioning=text", "model.cross_layers=[1,3,5]"],
+    "text, the vector alone": ["conditioning=text", "conditioning.tokens=false"],
+}
+
+
+def captioned(config: dict[str, Any]) -> Any:
+    """The modality of a configuration, each of whose samples has one of `CAPTIONS`."""
+    section = {name: value for name, value in config["modality"].items() if name != "captions"}
+    made: Any = build.make(section)
+
+    class Told(type(made), Captions):  # type: ignore[misc]
+        caption_words = property(lambda self: sorted({word for c in CAPTIONS for word in c.split()}))
+
+        def captions_of_split(self, split: str) -> list[str]:
+            return CAPTIONS
+
+        def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Any:
+            x, labels = super().batch(size, seed, step, rank, world)
+            told = [CAPTIONS[(step * size + i) % len(CAPTIONS)] for i in range(size)]
+            values = {"label": labels, TEXT: text_rows(told)}
+            return x, Condition(values, torch.zeros(size, dtype=torch.bool))
+
+    made.__class__ = Told
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Print medians, and ratios to the model of classes."""
+    keep_memory()
+    rounds = int(arguments[arguments.index("--rounds") + 1]) if "--rounds" in arguments else 8
+    words = [word for word in arguments if "=" in word]
+    steps = {}
+    with TemporaryDirectory() as folder:
+        for name, more in VARIANTS.items():
+            config = composed("train", [*words, *more, "conditioning.states=null"] if more else words)
+            modality = captioned(config) if more else build.make_modality(config)
+            trainer = make_trainer(config, modality, Path(folder) / name.replace(" ", "-"))
+            if more:
+                start, read = time.process_time(), trainer.model.conditioning.read
+                some = CAPTIONS[:50]
+                read(Condition({TEXT: text_rows(some)}, torch.zeros(len(some), dtype=torch.bool)))
+                each = (time.process_time() - start) / len(some)
+                rest = CAPTIONS[50:]
+                read(Condition({TEXT: text_rows(rest)}, torch.zeros(len(rest), dtype=torch.bool)))
+                told = f"{name}: {1e3 * each:.1f} ms of the processor for a caption, once"
+                lookup = getattr(trainer.model.conditioning.encoder, "lookup", None)
+                print(told + (f", {lookup.size / 2**20:.1f} MiB for {len(CAPTIONS)}" if lookup else ""))
+
+            def step(trainer: Any = trainer) -> None:
+                trainer._train_step()
+                trainer.step += 1
+
+            steps[name] = step
+        seconds = interleaved(steps, rounds, trainer.device)
+    print(f"a training step, {trainer.device}, {torch.get_num_threads()} threads, {' '.join(words)}")
+    print("\n".join(table(seconds, "classes")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
