@@ -164,7 +164,8 @@ def rgb(image: Image.Image) -> Image.Image:
         image = _eight_bits(image)
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
         return _on_white(image)
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """Runs jobs in processes of their own, so that one that crashes or hangs costs only itself."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -62,6 +64,37 @@ def run_isolated(
             process.kill()
 
 
+def isolated(work: Callable[[], J], seconds: float, memory: int) -> J:
+    """Run one job in a copy of this process, which may be such a copy itself, has no screen, and ends with it.
+
+    Errors are those of `run_isolated`. Where processes cannot be copied, the job runs in this one.
+    """
+    if sys.platform != "linux":
+        return work()
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    if not (child := os.fork()):
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            faulthandler.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust and C++ tell how they end
+            _limit(memory)
+            theirs.send(_outcome(work))
+        finally:
+            os._exit(1)
+    theirs.close()
+    try:
+        found = ours.recv() if ours.poll(seconds) else TimeoutError(f"took more than {seconds:g} seconds")
+    except (EOFError, OSError):
+        found = ChildProcessError("ended its process")
+    finally:
+        ours.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 def num_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -89,19 +122,29 @@ def _serve(work: Callable[[J], Any], memory: int | None, ours: Connection, their
     ours.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
     if memory is not None:
-        with suppress(ImportError, OSError, ValueError):  # where there are no such limits
-            import resource
-
-            most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        _limit(memory)
     while True:
         try:
             job = theirs.recv()
         except EOFError:
             return
-        try:
-            theirs.send(work(job))
-        except (ValueError, OSError) as error:
-            theirs.send(error)
-        except Exception as error:
-            theirs.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        theirs.send(_outcome(partial(work, job)))
+
+
+def _outcome(work: Callable[[], Any]) -> Any:
+    """What it gives, or its error; also of those that Python does not count among its own, as PyO3's panics."""
+    try:
+        return work()
+    except (ValueError, OSError) as error:
+        return error
+    except BaseException as error:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _limit(memory: int) -> None:
+    """Give this process so many bytes beside what it has, where there are such limits."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))

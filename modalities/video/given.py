@@ -312,7 +312,9 @@ def of_file(modality: "Video", path: Path, told: list[str]) -> Clip:
     index = read_index(path)
     if modality.resample:
         seconds = index.seconds(modality.rate)
-        numbers = nearest_frames(seconds, 0.0, num_moments(seconds, modality.rate), modality.rate)
+        num = num_moments(seconds, modality.rate)
+        check_length(path, num)  # a frame may lie any time from the one before
+        numbers = nearest_frames(seconds, 0.0, num, modality.rate)
         if len(numbers) != len(index) or (np.diff(numbers) != 1).any():
             told.append(
                 f"{shown(path)}: frames taken at {modality.rate:g} a second, {len(numbers)} of {len(index)}"
@@ -322,8 +324,13 @@ def of_file(modality: "Video", path: Path, told: list[str]) -> Clip:
         numbers = np.arange(0, len(index), modality.stride if own else 1)
         if own:
             told.append(f"{shown(path)}: every frame in {modality.stride}, as in training")
-    if len(numbers) > MOST_FRAMES:
-        raise ValueError(f"{shown(path)} must have at most {MOST_FRAMES} frames, got {len(numbers)}")
+    check_length(path, len(numbers))
     if len(numbers) == len(index):
         return read_clip(path, 0, len(index), index=index)
     return read_numbers(path, numbers, index=index)
+
+
+def check_length(path: Path, num: int) -> None:
+    """Raises ValueError for more frames than may be given."""
+    if num > MOST_FRAMES:
+        raise ValueError(f"{shown(path)} must have at most {MOST_FRAMES} frames, got {num}")

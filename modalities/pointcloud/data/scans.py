@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,10 +11,15 @@ import numpy as np
 
 from ditmoe.outside import may_hold, open_regular, printable
 from modalities.pointcloud.data.channels import Geometry
+from modalities.shared.isolation import isolated
 
 SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
 """With the library that reads each."""
 _E57_COLOURS = ("colorRed", "colorGreen", "colorBlue")
+SECONDS, SLOWEST = 20, 2**16
+"""That a LAZ or an E57 may take to be read, and bytes of it a second on a slow, busy machine."""
+MEMORY = 2**29
+"""Bytes for reading it, beside what it may hold (`outside.may_hold`)."""
 _LAS_HEADER = 375
 """Bytes, of the longest."""
 _COMPRESSING = (1, 4, 32000)
@@ -36,9 +42,22 @@ def read_scan(path: Path, more: bool = False, item: int | None = None) -> Geomet
     """
     library = check_library(path.suffix.lower())
     with open_regular(path) as stream:
-        if library == "pye57":
-            return _e57(path, _size(stream), more)
-        return _las(stream) if library == "laspy" else _hdf5(stream, more, item)
+        if library == "h5py":
+            return _hdf5(stream, more, item)
+        if library == "laspy" and not _is_packed(stream):
+            return _las(stream)
+        size = _size(stream)
+    # What these libraries take by a damaged count, they take before anyone can ask, and end the process without it.
+    seconds, memory = SECONDS + size / SLOWEST, MEMORY + may_hold(size)
+    return isolated(partial(_foreign, path, size, more), seconds, memory)
+
+
+def _foreign(path: Path, size: int, more: bool) -> Geometry:
+    """A LAZ or an E57, read by others' compiled code."""
+    if path.suffix.lower() == ".e57":
+        return _e57(path, size, more)
+    with open_regular(path) as stream:
+        return _las(stream)
 
 
 def check_library(suffix: str) -> str:
@@ -117,7 +136,9 @@ def _las(stream: BinaryIO) -> Geometry:
     import laspy
 
     _check_records(stream)
-    with laspy.open(stream, closefd=False) as file:
+    # lazrs' threads, which this process may have begun before, are not there in its copy.
+    single = [of for of in (laspy.LazBackend.Lazrs, laspy.LazBackend.Laszip) if of.is_available()]
+    with laspy.open(stream, closefd=False, laz_backend=single) as file:
         size = file.header.point_count * (file.header.point_format.size + 24)
         if size > may_hold(_size(stream)):
             raise ValueError(f"a LAS must hold the {file.header.point_count} points that it counts")
@@ -131,6 +152,14 @@ def _las(stream: BinaryIO) -> Geometry:
         if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
             rgb = np.stack([np.asarray(points[name]) for name in ("red", "green", "blue")], axis=1)
         return Geometry(xyz, rgb=rgb)
+
+
+def _is_packed(stream: BinaryIO) -> bool:
+    """Whether a LAS is a LAZ, whatever its name."""
+    stream.seek(104)
+    packed = stream.read(1) >= b"\x40"
+    stream.seek(0)
+    return packed
 
 
 def _check_records(stream: BinaryIO) -> None:

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 
 from ditmoe.modality import Report, Samples
 from ditmoe.outside import files_below, printable
 from modalities.pointcloud.data.formats import SET_SUFFIXES, read_points
 from modalities.pointcloud.metrics import confidence
 from modalities.pointcloud.metrics.distance import implementation, pairwise
-from modalities.pointcloud.metrics.surface_quality import f_score
+from modalities.pointcloud.metrics.surface_quality import f_score, tree_of
 
 Cloud = Float[np.ndarray, "_ 3"]
 HIDDEN = 0.03
@@ -62,8 +61,8 @@ def _of_scan(
     scan: Cloud, completions: Sequence[Cloud], truth: Cloud, workers: int | None
 ) -> dict[str, float]:
     diagonal = float(np.linalg.norm(np.ptp(truth, axis=0)))
-    hidden = truth[cKDTree(scan).query(truth)[0] > HIDDEN * diagonal]
-    trees = [cKDTree(cloud) for cloud in completions]
+    hidden = truth[tree_of(scan).query(truth)[0] > HIDDEN * diagonal]
+    trees = [tree_of(cloud) for cloud in completions]
     clouds = list(completions)
     found = {
         "cd": pairwise(clouds, [truth], "cd", workers).mean(),
@@ -87,7 +86,7 @@ def baselines(
     found = {SCAN: [[scan] for scan in scans]}
     found[MIRROR] = [[np.concatenate([scan, scan * sign]).astype(scan.dtype)] for scan in scans]
     if len(train):
-        trees = [cKDTree(shape) for shape in train]
+        trees = [tree_of(shape) for shape in train]
         ways = [[(tree.query(scan)[0] ** 2).mean() for tree in trees] for scan in scans]
         found[NEAREST] = [[train[int(np.argmin(way))]] for way in ways]
     return found

@@ -14,6 +14,15 @@ NEIGHBOURS = 16
 """Points around one that `roughness` takes for a piece of its surface."""
 
 
+def tree_of(points: Float[np.ndarray, "N 3"]) -> cKDTree:
+    """A tree that knows how far the nearest of some points is, and not which of those in one place it is.
+
+    Points in one place fill a leaf of the tree, however many: among 40,000 such ones a search for each takes 27 s.
+    """
+    ordered = points[np.lexsort(points.T)]
+    return cKDTree(ordered[np.insert((ordered[1:] != ordered[:-1]).any(axis=1), 0, True)])
+
+
 def dcd(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
     """Density-aware Chamfer distance, in [0, 1]: Chamfer that forgives no crowd and no far point more than others.
 
@@ -44,8 +53,8 @@ def f_score(
     point of furniture at 2,048 points, where two draws from one surface score 0.89; at 0.01 they would score 0.48.
     """
     limit = threshold * np.linalg.norm(np.ptp(real, axis=0))
-    precision = float(np.mean(cKDTree(real).query(sample)[0] <= limit))
-    recall = float(np.mean(cKDTree(sample).query(real)[0] <= limit))
+    precision = float(np.mean(tree_of(real).query(sample)[0] <= limit))
+    recall = float(np.mean(tree_of(sample).query(real)[0] <= limit))
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 

@@ -1,9 +1,11 @@
 """Given pictures and clips: the person's own pixels come back, whole latents steer, and what cannot be is said."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ditmoe.diffusion import FlowMatching, Sampling
 from ditmoe.modality import Modality
 from ditmoe.sample import draw
 from modalities.latent.given import known_cells
+from modalities.shared.decode import rgb
 from modalities.video.io.writer import write_ffv1
 from tests.subjects import section
 from tests.training.test_time_per import configured
@@ -217,3 +220,23 @@ def test_what_was_changed_is_said(video: Modality) -> None:
     untold = parts_asked(video, small, {"frames": 9}, {}, 0.0, given_guidance=2.0)
     assert "was not trained with given parts" in untold.told[-1]
     assert "given_guidance does nothing" in untold.told[-1]
+
+
+def test_frames_far_apart_in_time_are_counted_before_they_are_made(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream(
+            "ffv1", width=16, height=16, pix_fmt="yuv420p", time_base=Fraction(1, 1000)
+        )
+        for moment in (0, 2**40):  # 35 years
+            frame = av.VideoFrame(16, 16, "yuv420p")
+            frame.pts = moment
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    modality = build.make_modality(configured("video", "modality.resample=nearest"))
+    with pytest.raises(ValueError, match=r"a\.mkv must have at most 4096 frames, got 13194139534"):
+        parts_asked(modality, str(tmp_path / "a.mkv"), {}, {}, 1.0)
+
+
+def test_a_picture_is_not_copied_to_be_what_it_is() -> None:
+    picture = Pillow.new("RGB", (2, 2))
+    assert rgb(picture) is picture

@@ -11,6 +11,7 @@ from modalities.pointcloud.data.partial import NUM_GIVEN, SIZES, draw_part, one_
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.completion import MIRROR, NEAREST, SCAN
 from modalities.pointcloud.metrics.distance import chamfer
+from modalities.pointcloud.metrics.surface_quality import tree_of
 
 
 def sphere(num: int = 2048) -> np.ndarray:
@@ -109,3 +110,11 @@ def test_a_class_may_be_called_scans(tmp_path: Path) -> None:
         (tmp_path / name / "train").mkdir(parents=True)
         np.save(tmp_path / name / "train" / "a.npy", sphere(50).astype(np.float32))
     assert Clouds(tmp_path, num_points=20).classes == ["ball", "scans"]
+
+
+def test_points_in_one_place_take_no_longer_than_others() -> None:
+    apart = np.random.default_rng(0).random((40, 3)).astype(np.float32)
+    scan = np.repeat(apart[:20], 1000, axis=0)  # a minute, if each is searched for among all
+    report = evaluate_completions([scan], [[apart]], [apart])
+    assert report.values == evaluate_completions([apart[:20]], [[apart]], [apart]).values
+    assert tree_of(scan).n == 20

@@ -73,6 +73,26 @@ def test_a_las_that_counts_records_without_end_is_refused(tmp_path: Path, place:
         read_set(file)
 
 
+def test_a_laz_that_ends_its_reader_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.x, las.y, las.z = POINTS.T
+    las.write(str(file := tmp_path / "a.laz"))
+    content = file.read_bytes()
+    start = int.from_bytes(content[96:100], "little")
+    table = int.from_bytes(content[start : start + 8], "little")
+    hostile = {"chunks": (table + 4, 4), "bytes of a layer": (start + 8 + 30 + 4, 4), "length": (start, 8)}
+    for number, length in hostile.values():
+        changed = bytearray(content)
+        changed[number : number + length] = b"\xff" * length
+        file.write_bytes(changed)
+        with pytest.raises(
+            ValueError, match=r"a\.laz: not a readable laz file \((ChildProcess|Runtime)Error: "
+        ):
+            read_points(file)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_a_scan_keeps_its_digits(tmp_path: Path, suffix: str) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
