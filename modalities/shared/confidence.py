@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,19 @@ class Estimate:
 
         half = float(stdtrit(self.df, 0.975)) * self.error
         return max(low, self.value - half), self.value + half
+
+
+def ratio(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> tuple[float, tuple[float, float]] | None:
+    """The mean of some independent samples over that of others, none below 0, and its 95 % interval.
+
+    By the delta method, for the logarithm, as a ratio's errors are lopsided; None where the second mean is 0.
+    """
+    if not b.mean() > 0:
+        return None
+    value = float(a.mean() / b.mean())
+    squares = (x.var(ddof=1) / len(x) / max(x.mean() ** 2, 1e-300) if len(x) > 1 else np.inf for x in (a, b))
+    far = np.exp(1.96 * np.sqrt(sum(squares)))
+    return value, (float(value / far), float(value * far) if value else 0.0)
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:

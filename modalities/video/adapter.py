@@ -316,7 +316,15 @@ class Video(LatentModality, CodecTraining):
                     "much as models differ by: measure FFV1, PNG frames or npz, or say modality.evaluation.lossy=true"
                 )
         autoencoder = None if self._facts is None else self.reconstruct
+        if options.get("digits") is None and self._facts is not None and self._moves_digits:
+            options["digits"] = self.data.side  # type: ignore[union-attr]
         return evaluate_videos(generated, reference, train, reconstruct=autoencoder, **options)
+
+    @property
+    def _moves_digits(self) -> bool:
+        """Whether the data are the built-in clips, at the tempo that their laws are measured at."""
+        folder = self._make_data.keywords.get("root") is not None or self._latents is not None
+        return not folder and self.stride == 1 and isinstance(self.data, MovingDigits)
 
     def reconstruct(self, clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
         """A clip through the codec and back."""

@@ -6,7 +6,7 @@ put back in the end.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +87,16 @@ def parts(
         )
     elif mask is not None or strength is not None or keep == "all":
         window = plan.changed(clips[0], keep, strength)
+        if (left := len(clips[0]) - len(window.frames)) > 0:
+            told.append(f"{shown(names[0])}: without its last {left} frames, which fill no latent")
     else:
         window = plan.continued(clips[0], keep)
     known = window.known
     if mask is not None:
-        known = known & ~hole_of(read_picture(mask), size, mask)
+        hole = hole_of(read_picture(mask), size, mask)
+        known = known & ~hole
+        if strength is None:  # what is to be forgotten must not be seen around the hole either
+            window = replace(window, frames=blanked(window.frames, hole))
     if known.all():
         raise ValueError(
             f"{shown(names[0])} leaves nothing to draw: say frames= for more than {len(window.frames)}, keep=, "
@@ -157,8 +162,9 @@ class Planner:
         check_number(word, new, 1, MOST_FRAMES, whole=True)
         if new % self.group:
             near = max(self.group, new // self.group * self.group)
+            latents = "a latent" if self.group == self.per_cell else f"{self.group // self.per_cell} latents"
             raise ValueError(
-                f"{word} must be a multiple of the {self.group} frames of a latent, such as {near}, got {new}"
+                f"{word} must be a multiple of the {self.group} frames of {latents}, such as {near}, got {new}"
             )
         room = max(2, (self.trained - 1 - new) // self.group)
         tail = min(max(1, room // 2), len(b) // self.group)
@@ -281,6 +287,13 @@ def finished(
 
     given = Given(x, masks[0], masks[1], strength=1.0 if strength is None else strength)
     return Parts(given, finish, told, more)
+
+
+def blanked(frames: Clip, hole: Bool[np.ndarray, "H W"]) -> Clip:
+    """The same with the mean colour of what is left of each frame in the hole."""
+    frames, rest = frames.copy(), ~hole
+    frames[:, hole] = frames[:, rest].mean(1, keepdims=True).round() if rest.any() else 128
+    return frames
 
 
 def read(modality: "Video", given: Any, size: tuple[int, int], told: list[str]) -> Clip:

@@ -13,6 +13,7 @@ from ditmoe.modality import Samples
 from ditmoe.outside import TooFewError, tell
 from modalities.video.io.container import Unreadable
 from modalities.video.metrics.memorisation import thumbnails
+from modalities.video.metrics.motion import smoothness
 from modalities.video.metrics.protocol import Protocol
 
 Frames = UInt8[np.ndarray, "F h w 3"]
@@ -33,6 +34,7 @@ class Clip:
         size: (height, width).
         flicker: mean absolute change from frame to frame, 0 to 255.
         motion: share of pixels that change by more than 16 in some channel.
+        jerk, warp: see `motion.smoothness`.
         small: its frames as `memorisation.thumbnails`.
     """
 
@@ -42,6 +44,8 @@ class Clip:
     size: tuple[int, int]
     flicker: float
     motion: float
+    jerk: float
+    warp: float
     small: Float32[np.ndarray, "F 48"]
 
     def read(self) -> Frames:
@@ -73,7 +77,7 @@ class Side:
         return sha256(b"".join(clip.digest for clip in self.clips)).hexdigest()
 
     def of(self, what: str) -> Float[np.ndarray, " S"]:
-        """`flicker` or `motion` of each clip."""
+        """`flicker`, `motion`, `jerk` or `warp` of each clip."""
         return np.array([getattr(clip, what) for clip in self.clips], np.float64)
 
     def take(self, rows: Int64[np.ndarray, " _"]) -> "Side":
@@ -179,12 +183,12 @@ def _places(video: Any, protocol: Protocol, start: str, seed: int) -> Int64[np.n
     return first + protocol.stride * np.arange(protocol.frames, dtype=np.int64)
 
 
-def _movement(frames: Frames) -> tuple[float, float]:
-    """Flicker and motion; 0 where there is one frame."""
+def _movement(frames: Frames) -> tuple[float, float, float, float]:
+    """Flicker, motion, jerk and warp; 0 where there are too few frames."""
     if len(frames) < 2:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     steps = np.abs(np.diff(frames.astype(np.int16), axis=0))
-    return float(steps.mean()), float((steps.max(axis=-1) > 16).mean())
+    return float(steps.mean()), float((steps.max(axis=-1) > 16).mean()), *smoothness(frames)
 
 
 def _too_short(videos: Sequence[Any], long: int, role: str, protocol: Protocol) -> str:

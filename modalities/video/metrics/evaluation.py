@@ -1,6 +1,6 @@
 """How good a set of generated clips is: Fréchet and kernel distance in features of video, motion, flicker, novelty."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -12,7 +12,7 @@ import numpy as np
 from ditmoe.modality import Report
 from modalities.shared import frechet
 from modalities.shared.confidence import Estimate, wilson
-from modalities.video.metrics import clip_sets, memorisation, warnings
+from modalities.video.metrics import clip_sets, memorisation, movement, warnings
 from modalities.video.metrics import protocol as protocols
 from modalities.video.metrics.clip_sets import ClipSet, Frames, Side
 from modalities.video.metrics.features import Extractor, extract, make
@@ -37,6 +37,8 @@ def evaluate_videos(
     start: str = "random",
     num: int | None = None,
     groups: int = 10,
+    seams: Sequence[int] | None = None,
+    digits: int | None = None,
     seed: int = 0,
     batch: int = 4,
     cache: str | PathLike | None = None,
@@ -50,14 +52,16 @@ def evaluate_videos(
         report.values["fvd/whole"], report.rows["floor"]["fvd/whole"]
 
     Values: fvd/<protocol> and kvd/<protocol> with I3D, else under the features' own name (fd/, mmd/); flicker, the mean
-    absolute change from frame to frame of 0 to 255; motion, the share of pixels that change by more than 16; and with
-    `train` nearest-train and novelty (see `memorisation`).
+    absolute change from frame to frame of 0 to 255; motion, the share of pixels that change by more than 16; with
+    `train` nearest-train and novelty (see `memorisation`). As ratios to the reference, 1 for real clips: flicker/real,
+    motion/real, jerk/real and warp/real (see `motion`), and with `seams` seam/real and seam-jerk/real, the change and
+    the jerk there. With `digits` the shares in which their laws are obeyed, law/two to law/exchanged (`digit_laws`).
 
     Rows: "floor", one random half of the reference against the other, what a perfect model has with so few clips;
     "oracle", as many training clips as there are generated ones, in their place; "autoencoder", the reference's
     reconstruction in their place, what no model behind that autoencoder can undercut by much, with its PSNR and SSIM;
     "held-out", what the reference itself has. Intervals are of 95 %, by jackknife, from blocks (kernel), over the
-    clips, or Wilson's (novelty).
+    clips, or Wilson's (novelty, laws).
 
     Args:
         generated, reference, train: `Samples`, arrays uint8 RGB (S, T, H, W, 3), or lists of videos (T, H, W, 3) of
@@ -69,6 +73,8 @@ def evaluate_videos(
             of each video starts at a random place (by seed) or at the first frame; and how many videos of each side
             are drawn at most, by seed. None is taken twice.
         frames, stride: of the clips, on both sides.
+        seams: numbers of the generated videos' frames before which given and new ones meet; 0 is a loop's.
+        digits: side in pixels of the built-in moving digits, if the clips are such.
         groups: of the jackknife; 0 leaves out intervals and bias.
         cache: folder for features of real clips, named by content.
 
@@ -91,10 +97,14 @@ def evaluate_videos(
     rows = _rows(found, sets, others, distances, seed)
     rows["held-out"] |= memorisation.values(ways, "reference")
     values = _plain(estimates) | _movement(sets["generated"]) | memorisation.values(ways, "generated")
+    moves = movement.measured(sets["generated"], sets["reference"], seams, digits, chosen.stride)
+    if digits is not None:
+        for row, side in {"held-out": sets["reference"], **others}.items():
+            rows[row] |= movement.laws(side, digits, chosen.stride).values
     report = Report(
-        values,
-        warnings.protocol(sets, chosen, extractor.identity, rows, seed),
-        _intervals(estimates, extractor, sets["generated"], len(sets["reference"]), values),
+        values | moves.values,
+        warnings.protocol(sets, chosen, extractor.identity, rows, seed, seams, digits),
+        _intervals(estimates, extractor, sets["generated"], len(sets["reference"]), values) | moves.intervals,
         rows,
     )
     told = warnings.warnings(report, sets, estimates[extractor.distance].bias, width, ways)
@@ -201,9 +211,10 @@ def _rows(
     real = found["reference"]
     if len(real) >= 4:
         one, other = (real[half] for half in frechet.halves(len(real), seed))
-        rows["floor"] = _plain(distances(one, other))
+        rows["floor"] = _plain(distances(one, other)) | movement.floor(sets["reference"], seed)
     for role, side in others.items():
         rows[role] = _plain(distances(found[role], real)) | _movement(side)
+        rows[role] |= movement.ratios(side, sets["reference"]).values
     if "autoencoder" in others:
         rows["autoencoder"] |= reconstruction(sets["reference"], others["autoencoder"])
     return rows | {"held-out": _movement(sets["reference"])}

@@ -1,7 +1,7 @@
 """What a report says of how clips were measured, and where a number means something else than it seems."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from ditmoe.modality import Report
 from modalities.video.metrics.clip_sets import Side
 from modalities.video.metrics.memorisation import COPY
+from modalities.video.metrics.motion import TOLD
 from modalities.video.metrics.protocol import Protocol
 
 
@@ -19,6 +20,8 @@ def protocol(
     identity: Mapping[str, str],
     rows: Mapping[str, Mapping[str, float]],
     seed: int,
+    seams: Sequence[int] | None = None,
+    digits: int | None = None,
 ) -> dict[str, Any]:
     """What was compared and how, down to the content of the sets."""
     out: dict[str, Any] = dict(identity)
@@ -36,6 +39,14 @@ def protocol(
     out |= {"colours": "0 to 255 as -1 to 1", "seed": seed}
     if chosen.differences:
         out["preset"] = f"{chosen.name}, but: {'; '.join(chosen.differences)}"
+    jerk, warp = (float(sets["reference"].of(name).mean()) for name in ("jerk", "warp"))
+    out["movement"] = f"{TOLD}; of real clips {jerk:.3g} pixels and {warp:.3g} of 255"
+    if seams:
+        out["seams"] = (
+            f"before frames {', '.join(map(str, seams))} of each generated video, over all steps of real clips"
+        )
+    if digits is not None:
+        out["laws"] = f"of two digits {digits} pixels large, see modalities.video.metrics.digit_laws"
     if quality := rows.get("autoencoder"):
         found = [
             f"{quality['psnr']:.2f} dB PSNR",
@@ -115,6 +126,8 @@ def _about_counts(report: Report, sets: Mapping[str, Side], bias: float, width: 
 
 def _about_sets(sets: Mapping[str, Side]) -> list[str]:
     notes = []
+    if not sets["reference"].of("flicker").any():
+        notes.append("nothing moves in the reference: there are no ratios to it")
     for role, side in sets.items():
         if side.missing:
             notes.append(f"{role} has {side.missing} clips fewer than num asks for; none is taken twice")

@@ -227,7 +227,7 @@ def test_the_autoencoder_is_measured_in_the_model_s_place() -> None:
 
     report = measured(clips("val", 30), real, reconstruct=blurred)
     row = report.rows["autoencoder"]
-    assert row.keys() == {"fd/pixels", "mmd/pixels", "flicker", "motion", "psnr", "ssim"}
+    assert row.keys() >= {"fd/pixels", "mmd/pixels", "flicker", "motion", "psnr", "ssim"}
     assert 5 < row["psnr"] < 40
     assert 0 < row["ssim"] < 1
     assert f"{row['psnr']:.2f} dB PSNR" in report.protocol["autoencoder"]

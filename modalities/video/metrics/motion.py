@@ -1,0 +1,89 @@
+"""How a clip moves: whether motion goes on evenly, and whether each frame lies between its neighbours."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+LONGEST, BLOCK, REACH = 64, 8, 3
+"""Pixels: of the longer side, to which larger frames are shrunk; of a block; and of the farthest match."""
+TOLD = (
+    f"blocks of {BLOCK} x {BLOCK} matched within {REACH} pixels, frames shrunk to {LONGEST} at most; jerk: change of "
+    "motion from step to step; warp: error of a frame warped from its neighbours"
+)
+STILL = 1e-6
+"""What a match must be better by, per squared pixel, than a nearer one: where nothing is seen, nothing moves."""
+NOISE = 1e-5
+"""Mean square that a slope must exceed to say how far a block went."""
+Grey = Float[Tensor, "T h w"]
+
+
+def smoothness(frames: UInt8[np.ndarray, "T h w 3"]) -> tuple[float, float]:
+    """Jerk and warp error of a clip; 0 where it has fewer than three frames.
+
+    Each block of frame t is sought in both its neighbours, finer than a pixel. With the ways m+ and m- to them,
+
+        jerk = mean |m+ + m-|,    warp = mean |x_t - (x_{t-1}(p - m) + x_{t+1}(p + m)) / 2|,    m = (m+ - m-) / 2,
+
+    in pixels of the shrunk frame, weighted by each block's variance, and in 0 to 255 over all pixels. A frame that
+    trembles between its neighbours has no part in m, which it shifts both ways.
+    """
+    if len(frames) < 3:
+        return 0.0, 0.0
+    grey = shrunk(frames)
+    before, now, after = grey[:-2], grey[1:-1], grey[2:]
+    on, back = motion(now, after), motion(now, before)
+    weights = _blocks(now).var((-2, -1), correction=0)
+    jerk = ((on + back).norm(dim=-1) * weights).sum() / weights.sum().clamp_min(1e-12)
+    between = (warped(before, (back - on) / 2) + warped(after, (on - back) / 2)) / 2
+    return float(jerk), 255 * float((now - between).abs().mean())
+
+
+def shrunk(frames: UInt8[np.ndarray, "T H W 3"]) -> Grey:
+    """Brightness, 0 to 1, at most `LONGEST` pixels long, of whole blocks: what is over at the ends is left out."""
+    grey = torch.from_numpy(np.ascontiguousarray(frames)).float().mean(-1) / 255
+    factor = -(-max(grey.shape[1:]) // LONGEST)
+    if factor > 1:
+        grey = F.avg_pool2d(grey[:, None], [min(factor, n) for n in grey.shape[1:]])[:, 0]
+    rows, columns = (n // min(BLOCK, n) * min(BLOCK, n) for n in grey.shape[1:])
+    return grey[:, :rows, :columns]
+
+
+def motion(now: Grey, other: Grey) -> Float[Tensor, "T y x 2"]:
+    """Where each block of a frame went in another, rows and columns in pixels: least squares, then a step by slopes."""
+    blocks = _blocks(now)
+    flat, sides, num = blocks.flatten(0, 2), blocks.shape[-2:], 2 * REACH + 1
+    padded = F.pad(other[:, None], (REACH + 1,) * 4, mode="replicate")[:, 0]
+    rows, columns = (side + num + 1 for side in sides)
+    windows = padded.unfold(1, rows, sides[0]).unfold(2, columns, sides[1]).flatten(0, 2)
+    inner = windows[None, :, 1:-1, 1:-1]
+    products = F.conv2d(inner, flat[:, None], groups=len(flat))[0] / sides.numel()
+    squares = F.avg_pool2d(inner.square(), list(sides), 1)[0]
+    costs = flat.square().mean((1, 2))[:, None, None] + squares - 2 * products
+    far = (torch.arange(num) - REACH).square()
+    chosen = (costs + STILL * (far[:, None] + far)).flatten(1).argmin(1)
+    place = torch.stack([chosen // num, chosen % num], -1)
+    parts = windows.unfold(1, sides[0] + 2, 1).unfold(2, sides[1] + 2, 1)
+    part = parts[torch.arange(len(flat)), place[:, 0], place[:, 1]]
+    slopes = (
+        torch.stack([part[:, 2:, 1:-1] - part[:, :-2, 1:-1], part[:, 1:-1, 2:] - part[:, 1:-1, :-2]], -1) / 2
+    )
+    slopes, error = slopes.flatten(1, 2), (flat - part[:, 1:-1, 1:-1]).flatten(1)
+    known = slopes.mT @ slopes + NOISE * sides.numel() * torch.eye(2)
+    step = torch.linalg.solve(known, slopes.mT @ error[..., None])[..., 0].clamp(-0.5, 0.5)
+    return (place - REACH + step).unflatten(0, blocks.shape[:3])
+
+
+def warped(grey: Grey, ways: Float[Tensor, "T y x 2"]) -> Grey:
+    """What lies that way of each block's pixels; beyond the edges it is as there."""
+    size = torch.tensor(grey.shape[1:])
+    flow = F.interpolate(ways.movedim(-1, 1), tuple(size.tolist()), mode="nearest").movedim(1, -1)
+    place = torch.stack(torch.meshgrid(*(torch.arange(n) for n in size.tolist()), indexing="ij"), -1) + flow
+    grid = ((2 * place + 1) / size - 1).flip(-1)
+    return F.grid_sample(grey[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+def _blocks(grey: Grey) -> Float[Tensor, "T y x b c"]:
+    sides = [min(BLOCK, n) for n in grey.shape[1:]]
+    return grey.unfold(1, sides[0], sides[0]).unfold(2, sides[1], sides[1])
