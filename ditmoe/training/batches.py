@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
-from ditmoe.diffusion import Process, torch_generator
+from ditmoe.diffusion import HORIZON, Process, torch_generator
 from ditmoe.distributed import Ranks
 from ditmoe.modality import GivenParts, Modality, NativeSizes, Tokens
 from ditmoe.nn import Layout
@@ -116,14 +116,18 @@ class GivenShares:
     Attributes:
         share: of the samples that have something given.
         hidden: of these, share that does not see it, which trains the guidance by it.
+        noisy: of these, share whose given places have a little noise, of which the model is told, so that it can go on
+            with what it drew itself.
     """
 
     share: float = 0.0
     hidden: float = 0.15
+    noisy: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("given", self.share, 0, 1)
         check_number("trainer.given_hidden", self.hidden, 0, 1)
+        check_number("trainer.given_noisy", self.noisy, 0, 1)
 
 
 class Batches:
@@ -195,7 +199,8 @@ class Batches:
         if self.giver.given_per:
             per = self._per(index)
             places = np.stack([draw_places(grid, per, rng) for rng in rngs]) & np.array(drawn)[:, None]
-            t, known = self._with_given(t, torch.from_numpy(places), torch.tensor(hidden))
+            least = torch.tensor([self._least(first + i) for i in range(len(x0))])
+            t, known = self._with_given(t, torch.from_numpy(places), torch.tensor(hidden), least)
             mask = 1 - self.tokens.sample_times(known.to(x0.dtype), x0)
         asked = asked.beside(self.giver.draw_beside(x0, rngs), unseen)
         batch = Batch(
@@ -259,19 +264,31 @@ class Batches:
         drawn, hidden = rng.random(2)
         return bool(drawn < self.shares.share), bool(hidden < self.shares.hidden)
 
+    def _least(self, *address: int) -> float:
+        """Time of the given places of a sample: 0, or that of a little noise, exp(N(-3.5, 0.5)) of the way (Wan 2.2)."""
+        if not self.shares.noisy:
+            return 0.0
+        rng = self._rng(*address, 3)
+        noisy, s = rng.random() < self.shares.noisy, float(np.exp(rng.normal(-3.5, 0.5)))
+        return HORIZON * min(s, 0.5) if noisy else 0.0
+
     def _per(self, index: int) -> str:
         """By which places a batch gives, the same on all processes."""
         names, shares = zip(*self.giver.given_per.items(), strict=True)  # type: ignore[union-attr]
         return str(self._rng(index, 1).choice(names, p=shares))
 
     def _with_given(
-        self, t: Float[Tensor, "*t"], places: Bool[Tensor, "B n"], hidden: Bool[Tensor, " B"]
+        self,
+        t: Float[Tensor, "*t"],
+        places: Bool[Tensor, "B n"],
+        hidden: Bool[Tensor, " B"],
+        least: Float[Tensor, " B"],
     ) -> tuple[Float[Tensor, "B m"], Bool[Tensor, "B m"]]:
-        """Times of which those of given places are 0, or the last where they are hidden; and which these are."""
+        """Times of which those of given places are the least, or the last where they are hidden; and which these are."""
         t = t.view(len(t), -1)
         num = max(t.shape[1], places.shape[1])  # one divides the other: samples, frames, tokens
         t, places = (x.repeat_interleave(num // x.shape[1], dim=1) for x in (t, places))
-        of = torch.where(hidden, self.process.last, 0.0)[:, None]
+        of = torch.where(hidden, self.process.last, least)[:, None]
         return torch.where(places, of.to(t.dtype), t), places
 
     def _given_in_row(
@@ -283,6 +300,7 @@ class Batches:
             rng = self._rng(row, number, 2)
             drawn, hidden = self._whether(rng)
             places = torch.from_numpy(draw_places(grid, BY_TOKEN, rng)) & drawn
-            found.append(self._with_given(own[None], places[None], torch.tensor([hidden])))
+            least = torch.tensor([self._least(row, number)])
+            found.append(self._with_given(own[None], places[None], torch.tensor([hidden]), least))
         times, known = zip(*found, strict=True)
         return torch.cat(times, dim=1)[0], torch.cat(known, dim=1)[0]

@@ -24,6 +24,7 @@ class Batching:
         time_per: what has a time of its own, see `TIME_PER`.
         workers: processes of each rank that read batches ahead; 0 reads them in between; None is `default_workers`.
         given_hidden: share of the samples with given parts that do not see them, for the guidance by them.
+        given_noisy: share of them that see frames, pictures or tokens under a little noise.
     """
 
     batch_size: int
@@ -32,6 +33,7 @@ class Batching:
     time_per: str = "sample"
     workers: int | None = None
     given_hidden: float = 0.15
+    given_noisy: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("trainer.batch_size", self.batch_size, 1, whole=True)
@@ -39,6 +41,7 @@ class Batching:
         check_number("trainer.workers", self.workers or 0, 0, MOST_WORKERS, whole=True)
         check_number("trainer.condition_dropout", self.condition_dropout, 0, 1)
         check_number("trainer.given_hidden", self.given_hidden, 0, 1)
+        check_number("trainer.given_noisy", self.given_noisy, 0, 1)
         if self.time_per not in TIME_PER:
             raise ValueError(f"trainer.time_per must be one of {', '.join(TIME_PER)}, got {self.time_per!r}")
 

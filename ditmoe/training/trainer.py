@@ -72,7 +72,7 @@ class Trainer:
         self.model, self.process, self.objective, self.modality = model, process, objective, modality
         self.folder, self.preview = folder, preview
         drawn = options.batch_size, options.condition_dropout, model.conditioning.read, options.time_per
-        shares = GivenShares(given, options.given_hidden)
+        shares = GivenShares(given, options.given_hidden, options.given_noisy)
         self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn, shares)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device

@@ -22,6 +22,7 @@ from modalities.shared.decode import STILLS
 from modalities.video.data.dataset import fit
 from modalities.video.io.index import nearest_frames, num_moments
 from modalities.video.io.reader import read_clip, read_index, read_numbers
+from modalities.video.seam import smooth_seams
 
 if TYPE_CHECKING:
     from modalities.video.adapter import Video
@@ -266,6 +267,7 @@ def finished(
 
     def finish(samples: UInt8[np.ndarray, "S T H W 3"]) -> UInt8[np.ndarray, "S T2 H W 3"]:
         samples = samples.copy()
+        samples[:, : len(known)] = smooth_seams(samples[:, : len(known)], frames, known.all(axis=(1, 2)))
         samples[:, : len(known)][:, known] = frames[known]
         ends = [clip if clip is None else np.broadcast_to(clip, (len(samples), *clip.shape))
                 for clip in (window.before, window.after)]  # fmt: skip

@@ -61,6 +61,18 @@ def test_what_is_hidden_is_noise_and_does_not_count(kind, process, modalities) -
 
 
 @EVERY
+def test_what_is_given_may_have_a_little_noise(kind, modalities) -> None:
+    plain, noisy = (batches(modalities[kind], GivenShares(1.0, 0.0, share))(2) for share in (0.0, 1.0))
+    counts, times = of_tokens(noisy)
+    assert torch.equal(noisy.mask, plain.mask)
+    assert torch.equal(times[counts], of_tokens(plain)[1][counts])
+    assert ((times[~counts] > 0) & (times[~counts] <= 500)).all()
+    each = [times[i][~counts[i]].unique() for i in range(len(times))]
+    assert all(len(own) <= 1 for own in each)
+    assert len(torch.cat(each).unique()) > 1
+
+
+@EVERY
 def test_without_a_share_batches_are_as_ever(kind, modalities) -> None:
     none, never = (batches(modalities[kind], given)(5) for given in (GivenShares(), GivenShares(1e-12)))
     assert none.mask is None
