@@ -1,7 +1,7 @@
 """What text costs: python -m benchmarks.speed.text [--rounds 8] [words of configs/train.yaml].
 
-A training step of the default model with classes, and with captions of which blocks attend to all tokens, to those of
-every second block, or get the vector alone, in turns on one machine. The encoder has answered before: it is asked once
+A training step of the default model with classes, and with captions: as configured, where every second block attends to
+their tokens; where each does; and where the model has one vector alone; in turns on one machine. The encoder has answered before: it is asked once
 for each caption, not in each step; what that costs is printed beside.
 """
 
@@ -30,8 +30,8 @@ CAPTIONS = [
 """Of some length: what a clip of two digits may be said to be."""
 VARIANTS = {
     "classes": [],
-    "text, all blocks": ["conditioning=text"],
-    "text, every second block": ["conditioning=text", "model.cross_layers=[1,3,5]"],
+    "text": ["conditioning=text"],
+    "text, to all blocks": ["conditioning=text", "model.cross_layers=null"],
     "text, the vector alone": ["conditioning=text", "conditioning.tokens=false"],
 }
 

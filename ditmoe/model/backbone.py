@@ -177,10 +177,6 @@ class DiTMoE(nn.Module):
         if isinstance(conditioning, int):
             conditioning = partial(ClassLabel, num_classes=conditioning)
         self.conditioning = conditioning(hidden_size=hidden_size)
-        if cross_layers is not None and not self.conditioning.gives_tokens:
-            raise ValueError(
-                f"cross_layers needs tokens to attend to, and {self.conditioning.name} gives none"
-            )
         self.depth = depth
         self.rope, self.head_size = rope, hidden_size // max(1, num_heads)
         turns = ATTENTION[attention]

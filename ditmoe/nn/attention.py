@@ -10,16 +10,22 @@ from ditmoe.nn.layout import Groups, Layout
 
 
 def attend(
-    q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"]
+    q: Float[Tensor, "B H N d"],
+    k: Float[Tensor, "B H L d"],
+    v: Float[Tensor, "B H L d"],
+    mask: Bool[Tensor, "B 1 1 L"] | None = None,
 ) -> Float[Tensor, "B H N d"]:
-    """Softmax attention, softmax(q k^T / sqrt(d)) v.
+    """Softmax attention, softmax(q k^T / sqrt(d)) v, to those of the L where the mask is true.
 
     Short sequences on a CPU are written out: there the backward pass of the fused kernel costs more than
     the matrix that it avoids.
     """
-    if q.device.type == "cpu" and q.shape[-2] <= 512:
-        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    if q.device.type == "cpu" and k.shape[-2] <= 512:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return torch.softmax(scores, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def attend_within(
@@ -134,7 +140,7 @@ class CrossAttention(nn.Module):
         q, k = q.type_as(v), k.type_as(v)
         seen = None if mask is None else mask[:, None, None]
         if not layout.packed:
-            y = F.scaled_dot_product_attention(q, k, v, seen)
+            y = attend(q, k, v, seen)
         else:
             own = zip(
                 q.split(layout.lengths, dim=2),
@@ -143,7 +149,7 @@ class CrossAttention(nn.Module):
                 [None] * len(k) if seen is None else seen.split(1),
                 strict=True,
             )
-            y = torch.cat([F.scaled_dot_product_attention(*sample) for sample in own], dim=2)
+            y = torch.cat([attend(*sample) for sample in own], dim=2)
         return self.out(rearrange(y, "b h n d -> b n (h d)"))
 
 
