@@ -11,7 +11,7 @@ A hole in the middle (a quarter of the picture) and one over the right half are 
 
 Means with 95 % of bootstraps over pictures. "mean" fills with the mean colour of
 what is given, "nearest" with the training picture that is nearest there; "replacement" is the same model that is not
-told what is given, "of a run without" another model, not trained with given parts (--other). Rows that are in
+told what is given, "without" another model, not trained with given parts (--other). Rows that are in
 --out/pictures.json are not drawn again.
 """
 
@@ -96,6 +96,23 @@ def measured(
     return [interval(kept), interval(ring(made, hole) / steps.mean()), psnr]
 
 
+def sheet(made: dict[str, Pictures], hole: np.ndarray, file: Path, num: int = 8) -> None:
+    """A line for each of the first pictures, a column for each row of the table."""
+    seen = np.where(hole[..., None], 128, made["real"]).astype(np.uint8)
+    columns = {
+        "real": made["real"],
+        "hole": seen,
+        **{name: of for name, of in made.items() if name != "real"},
+    }
+    tiles = [enlarged(of[i]) for i in range(num) for of in columns.values()]
+    names = [
+        name.removeprefix("of ").removeprefix("given, ") if not i else ""
+        for i in range(num)
+        for name in columns
+    ]
+    save_png(file, lay_out(tiles, names, columns=len(columns)))
+
+
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("checkpoint", type=Path)
@@ -124,7 +141,7 @@ def main() -> None:
             f"given, guidance {options.guidance:g}": (restored, 1.0, options.guidance),
         }
         if options.other is not None:
-            drawn = {"of a run without": (restore(options.other), 0.0, 1.0), **drawn}
+            drawn = {"without": (restore(options.other), 0.0, 1.0), **drawn}
         sheets = plain(real, train.data, hole)
         for name, made in sheets.items():
             rows[f"{place}/{name}"] = measured(model, made, real, hole, asked)
@@ -139,18 +156,7 @@ def main() -> None:
             sheets[name] = np.load(kept)["pictures"]
         for name in sheets:
             print(f"| {place} | {name} | {' | '.join(rows[f'{place}/{name}'])} |", flush=True)
-        seen = np.where(hole[..., None], 128, real).astype(np.uint8)
-        columns = {
-            "real": real,
-            "given ": seen,
-            **{name: made for name, made in sheets.items() if name != "real"},
-        }
-        tiles = [enlarged(made[i]) for i in range(8) for made in columns.values()]
-        names = [name if i == 0 else "" for i in range(8) for name in columns]
-        save_png(
-            out / f"{place}.png".replace(" ", "-").replace(",", ""),
-            lay_out(tiles, names, columns=len(columns)),
-        )
+        sheet(sheets, hole, out / f"{place}.png".replace(" ", "-"))
 
 
 if __name__ == "__main__":
