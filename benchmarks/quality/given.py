@@ -35,6 +35,7 @@ from ditmoe.config.words import parts_asked
 from ditmoe.diffusion import Sampling
 from ditmoe.inference import draw
 from modalities.video.data import MovingDigits
+from modalities.video.metrics.motion import centres
 from modalities.video.seam import smooth_seams
 from modalities.video.view import strip
 
@@ -68,15 +69,6 @@ def identity(model: nn.Module, clips: np.ndarray, labels: np.ndarray) -> np.ndar
     frames = frames_of(clips)
     scores = model(frames.flatten(0, 1)).log_softmax(-1).unflatten(0, frames.shape[:2]).mean(1)
     return (scores.argmax(-1).numpy() == labels).astype(float)
-
-
-def centres(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(S, T, 2) centres of brightness, and (S, T) how much there is."""
-    grey = np.maximum(clips.mean(-1) / 255 - 0.15, 0)
-    ink = np.maximum(grey.sum((2, 3)), 1e-3)
-    rows, columns = np.arange(grey.shape[2]), np.arange(grey.shape[3])
-    y, x = (grey.sum(3) * rows).sum(2) / ink, (grey.sum(2) * columns).sum(2) / ink
-    return np.stack([y, x], -1), ink
 
 
 def measured(model: nn.Module, made: np.ndarray, real: np.ndarray, new: slice, labels: np.ndarray) -> Numbers:

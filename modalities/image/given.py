@@ -60,6 +60,11 @@ def parts(
         known_places(modality.tokens(8), x, known_cells(known, x.shape[2:])) if known.any() else (None, None)
     )
 
+    if masks[1] is not None and not masks[1].any():
+        told.append(
+            f"no token of {unit[0]} x {unit[1]} pixels is given whole: they are put back, but steer nothing"
+        )
+
     def finish(samples: UInt8[np.ndarray, "S H W 3"]) -> UInt8[np.ndarray, "S H W 3"]:
         samples = samples.copy()
         samples[:, known] = canvas[known]

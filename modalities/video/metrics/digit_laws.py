@@ -38,10 +38,9 @@ def obeyed(clips: UInt8[np.ndarray, "S T H W 3"], side: int, stride: int = 1) ->
         stride: steps of the motion from frame to frame.
     """
     speed = FASTEST * side * stride
-    place, low, high, ink = zip(*(digits_of(clip) for clip in clips), strict=True)
-    return _laws(
-        *(np.stack(each) for each in (place, low, high, ink)), np.array(clips.shape[2:4]), side, speed
-    )
+    found = zip(*(digits_of(clip) for clip in clips), strict=True)
+    place, low, high, ink = (np.stack(each) for each in found)
+    return _laws(place, low, high, ink, np.array(clips.shape[2:4]), side, speed)
 
 
 def digits_of(clip: UInt8[np.ndarray, "T H W 3"]) -> tuple[np.ndarray, ...]:
@@ -71,7 +70,7 @@ def digits_of(clip: UInt8[np.ndarray, "T H W 3"]) -> tuple[np.ndarray, ...]:
                 weight[t, ::-1].copy(),
             )
     seen = parts.reshape(len(parts), 2, *ink.shape[1:]) > _DARK
-    edges = [seen.any(3), seen.any(2)]
+    edges = [np.asarray(seen.any(axis)) for axis in (3, 2)]
     low = np.stack([edge.argmax(2) for edge in edges], -1)
     high = np.stack([edge.shape[2] - 1 - edge[..., ::-1].argmax(2) for edge in edges], -1)
     return place, low, high, weight

@@ -84,6 +84,17 @@ def warped(grey: Grey, ways: Float[Tensor, "T y x 2"]) -> Grey:
     return F.grid_sample(grey[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
+def centres(
+    clips: UInt8[np.ndarray, "S T H W 3"],
+) -> tuple[Float[np.ndarray, "S T 2"], Float[np.ndarray, "S T"]]:
+    """Centres of brightness, rows and columns in pixels, and how much of it there is."""
+    grey = np.maximum(clips.mean(-1) / 255 - 0.15, 0)
+    ink = np.maximum(grey.sum((2, 3)), 1e-3)
+    rows, columns = np.arange(grey.shape[2]), np.arange(grey.shape[3])
+    y, x = (grey.sum(3) * rows).sum(2) / ink, (grey.sum(2) * columns).sum(2) / ink
+    return np.stack([y, x], -1), ink
+
+
 def _blocks(grey: Grey) -> Float[Tensor, "T y x b c"]:
     sides = [min(BLOCK, n) for n in grey.shape[1:]]
     return grey.unfold(1, sides[0], sides[0]).unfold(2, sides[1], sides[1])

@@ -17,6 +17,7 @@ from ditmoe.config.words import parts_asked
 from ditmoe.diffusion import FlowMatching, Sampling
 from ditmoe.modality import Modality
 from ditmoe.sample import draw
+from modalities.image.given import resized
 from modalities.latent.given import known_cells
 from modalities.shared.decode import rgb
 from modalities.video.io.writer import write_ffv1
@@ -104,6 +105,21 @@ def test_a_picture_grows_by_its_size(image: Modality) -> None:
         (y, x) for y in range(9) for x in range(13) if (grown[0, y : y + 8, x : x + 12] == source).all()
     ]
     assert len(places) == 1
+
+
+@pytest.mark.parametrize(("size", "own"), [((16, 24), True), ((8, 40), True), ((37, 50), False)])
+def test_holes_in_pictures_at_their_own_sizes(size: tuple[int, int], own: bool) -> None:
+    """Of a model that packs pictures of any proportion: whole tokens of them, or shrunk to the area as in training."""
+    native = build.make_modality(configured("native image"))
+    source, mask = picture(size=size), np.zeros(size, np.uint8)
+    mask[:, : size[1] // 2] = 255
+    filled = drawn(native, source, mask=mask)
+    assert (filled.shape[1:3] == size) == own
+    expected = resized(source, filled.shape[1:3])
+    rest = resized(np.repeat(mask[..., None], 3, -1), filled.shape[1:3]).mean(-1) < 128
+    assert (filled[:, rest] == expected[rest]).all()
+    assert (filled[:, ~rest] != expected[~rest]).any()
+    assert all(0 < (t == 0).sum() < t.numel() for t in TOLD)
 
 
 @pytest.mark.parametrize("strength", [0.05, 0.9])
