@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -93,13 +94,11 @@ class TokenChoice(Router):
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
         here = len(scores) > 0  # a rank may have no sample within a segment of noise
         expert = self.choose(logits, scores, context.layout) if here else scores.topk(self.top_k).indices
-        weight = scores.gather(1, expert)
-        if self.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+        # Shares in logarithms: scores that are all tiny would underflow, and their sum with them.
+        logs = logits if self.score == "softmax" else F.logsigmoid(logits)
+        weight = logs.gather(1, expert).softmax(-1) if self.renormalize else scores.gather(1, expert)
         weight = self.route_scale * weight
-        distribution = (
-            scores if self.score == "softmax" else scores / scores.sum(-1, keepdim=True).clamp_min(1e-20)
-        )
+        distribution = scores if self.score == "softmax" else logs.softmax(dim=-1)
         counts = self.pool.total(count(expert.flatten(), self.num_experts))
         losses = self._losses(counts, distribution, logits)
         token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)

@@ -101,6 +101,16 @@ def test_the_bias_chooses_but_does_not_weigh() -> None:
     assert torch.allclose(pairs[0], chosen / chosen.sum(-1, keepdim=True))
 
 
+def test_sigmoid_scores_that_underflow_are_balanced_and_shared_all_the_same() -> None:
+    router = TokenChoice(3, 3, 2, score="sigmoid", renormalize=True)
+    with torch.no_grad():
+        router.weight.copy_(torch.eye(3))
+    x, context = torch.tensor([[[-200.0, -201.0, -300.0]] * 2]), batch(size=1)[1]
+    routing = router(x, replace(context, layout=Layout.even((2,), 1, x.device)))
+    assert torch.allclose(routing.weight, torch.tensor([1.0, -1.0]).sigmoid().repeat(2))
+    assert routing.losses["balance"].value.item() == pytest.approx(1.5)  # two of three experts take all
+
+
 def test_z_loss_is_the_mean_square_of_logsumexp() -> None:
     assert z_loss(torch.zeros(5, E)).item() == pytest.approx(math.log(E) ** 2)
     assert z_loss(torch.zeros(5, E) - math.log(E)).item() == pytest.approx(0.0, abs=1e-6)
