@@ -29,11 +29,12 @@ from ditmoe.moe import (  # fmt: skip
     Routing,
     Sinkhorn,
     Soft,
+    TimeAware,
     TimestepExperts,
     TokenChoice,
 )
-from ditmoe.moe.diff_moe import GridConvolution
-from ditmoe.nn import Layout
+from ditmoe.moe.time_aware import GridConvolution
+from ditmoe.nn import Layout, normalize
 from ditmoe.nn.layers import activate
 from tests import subjects
 
@@ -67,17 +68,17 @@ VARIANTS = {
     "segments, race": partial(
         TimestepExperts, boundaries=[500], router=partial(ExpertRace, num_experts=E, top_k=2)
     ),
-    "diff_moe 1": partial(DiffMoE, num_experts=E, top_k=2, rank=4),
-    "diff_moe 3": partial(DiffMoE, num_experts=E, top_k=2, rank=4, kernel=5),
+    "time_aware 1": partial(TimeAware, num_experts=E, top_k=2, rank=4),
+    "time_aware 3": partial(TimeAware, num_experts=E, top_k=2, rank=4, kernel=5),
 }
-AXES = {"diff_moe 1": 1, "diff_moe 3": 3}
+AXES = {"time_aware 1": 1, "time_aware 3": 3}
 
 
 def tiny(section: Any) -> Any:
-    """A router's section with E experts: no whole number above that, of experts, ranks, slots or rounds."""
+    """A router's section with E experts: no whole number above that, and odd ones stay odd."""
     if isinstance(section, dict):
         return {key: tiny(value) for key, value in section.items()}
-    return min(section, E) if type(section) is int else section
+    return min(section, E - section % 2) if type(section) is int else section
 
 
 @cache
@@ -136,7 +137,7 @@ def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
     A router without equations here says itself what it assigns, and a layer of experts that are not plain what each of
     them does.
     """
-    out = torch.zeros_like(x) if moe.shared is None else moe.shared(x)
+    out = torch.zeros_like(x) if moe.shared is None else moe.on_all(x, context)
     if isinstance(moe.branch, GridConvolution):
         out = out + convolution(moe, x, context)
     elif moe.branch is not None:
@@ -148,6 +149,10 @@ def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
     for b, n, e, weight in assignments(moe.router, x, context, moe.training):
         h = x[b, n]
         if isinstance(moe.router, DiffMoE):
+            seen = torch.relu(moe.experts.reduce[e] @ context.c[b])
+            shift, scale, gate = (moe.experts.expand[e] @ seen + moe.experts.expand_bias[e]).split(D)
+            out[b, n] += weight * (h + gate * expert(moe, e, (1 + scale) * normalize(h) + shift))
+        elif isinstance(moe.router, TimeAware):
             modulation = moe.experts.expand[e] @ moe.experts.reduce[e] @ F.silu(context.c[b])
             shift, scale, gate = modulation.split(D)
             out[b, n] += weight * (h + gate * expert(moe, e, (1 + scale) * h + shift))
@@ -158,7 +163,7 @@ def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
 
 def written(router: Router) -> bool:
     """Whether its equations stand below: not those of a class that is unknown here, even if it inherits."""
-    known = (TokenChoice, Sinkhorn, Base, DiffMoE, ExpertChoice, BatchPool, ExpertRace, ReLU)
+    known = (TokenChoice, Sinkhorn, Base, TimeAware, DiffMoE, ExpertChoice, BatchPool, ExpertRace, ReLU)
     return all(type(r) in (TimestepExperts, *known) for r in router.modules() if isinstance(r, Router))
 
 

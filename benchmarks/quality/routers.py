@@ -52,6 +52,7 @@ VARIANTS = {  # name -> what it changes; 3 D of feed-forward width are active ev
     "base": ["router=base"],
     "relu": ["router=relu"],
     "timestep": ["router=timestep", "router.boundaries=[500]", "router.router.num_experts=4"],
+    "time_aware": ["router=time_aware", "router.rank=16"],
     "diff_moe": ["router=diff_moe", "router.rank=16"],
 }
 

@@ -61,6 +61,8 @@ class Block(nn.Module):
         self.modulation = Modulation(hidden_size, 6)
         self.attention = attention
         self.cross_attention = cross_attention
+        route = feed_forward.router if isinstance(feed_forward, MoE) else None
+        self.before_norm = None if route is None else route.before_norm(hidden_size)
         self.feed_forward = feed_forward
 
     def forward(
@@ -78,7 +80,8 @@ class Block(nn.Module):
             asked = context.asked
             assert asked is not None
             x = x + self.cross_attention(normalize(x), asked.tokens, asked.mask, context.layout)
-        unmodulated, routing = normalize(x), None
+        seen = x if self.before_norm is None else self.before_norm(x, context)
+        unmodulated, routing = normalize(seen), None
         y = modulate(unmodulated, shift2, scale2)
         if isinstance(self.feed_forward, MoE):
             y, routing = self.feed_forward(y, replace(context, unmodulated=unmodulated))

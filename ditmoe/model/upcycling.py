@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ditmoe.model.backbone import DiTMoE
 from ditmoe.moe import MoE
+from ditmoe.nn import FeedForward
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
         layer = block.feed_forward
         if isinstance(layer, MoE) and f"blocks.{index}.feed_forward.experts.down" in copied:
             exact &= layer.router.weights_sum_to_one
-            for parameter in layer.shared.down.parameters() if layer.shared else ():
+            for parameter in layer.shared.down.parameters() if isinstance(layer.shared, FeedForward) else ():
                 parameter.zero_()
     used = {source for source, _ in found.values()}
     return Transfer(

@@ -11,6 +11,7 @@ from ditmoe.moe.relu import ReLU
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
 from ditmoe.moe.sinkhorn import Sinkhorn
 from ditmoe.moe.soft import Soft, SoftRouting
+from ditmoe.moe.time_aware import TimeAware
 from ditmoe.moe.timestep import TimestepExperts
 from ditmoe.moe.token_choice import TokenChoice
 
@@ -32,6 +33,7 @@ __all__ = [
     "Sinkhorn",
     "Soft",
     "SoftRouting",
+    "TimeAware",
     "TimestepExperts",
     "TokenChoice",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ditmoe.conditioning import Embedded
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.moe.experts import Experts, Places, Rows
-from ditmoe.nn import Layout
+from ditmoe.nn import FeedForward, Layout
 from ditmoe.outside import check_number
 
 
@@ -215,6 +215,14 @@ class Router(nn.Module, ABC):
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
         """The experts that it routes to."""
         return Experts(self.num_experts, hidden_size, inner, activation)
+
+    def shared(self, hidden_size: int, inner: int, activation: str) -> nn.Module:
+        """The shared experts, one layer; if it is no `FeedForward`, it is called with tokens and context."""
+        return FeedForward(hidden_size, inner, activation)
+
+    def before_norm(self, hidden_size: int) -> nn.Module | None:
+        """What tokens pass before the layer's LayerNorm, called with tokens and context; the shortcut goes around."""
+        return None
 
     def branch(self, hidden_size: int) -> nn.Module | None:
         """What works on all tokens beside shared and routed experts, called with tokens and context."""

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from ditmoe.model import initialize_layers
+from ditmoe.model import Block, initialize_layers
 from ditmoe.moe import (  # fmt: skip
     Base,
     BatchPool,
     Context,
-    DiffMoE,
     ExpertChoice,
     ExpertRace,
     MoE,
@@ -22,13 +22,14 @@ from ditmoe.moe import (  # fmt: skip
     ReLU,
     Sinkhorn,
     Soft,
+    TimeAware,
     TimestepExperts,
     TokenChoice,
 )
-from ditmoe.moe.diff_moe import GridConvolution
+from ditmoe.moe.time_aware import GridConvolution
 from ditmoe.moe.losses import balance_loss, similarity_loss, z_loss
 from ditmoe.moe.token_choice import capacity, within_capacity
-from ditmoe.nn import Layout
+from ditmoe.nn import Attention, Layout, modulate, normalize
 from tests.routers import ROUTERS, B, D, E, N, Subject, batch, layer
 
 
@@ -352,8 +353,25 @@ def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
     assert routing.losses["balance"].coefficient == 0.01
 
 
-def test_time_aware_experts_start_as_their_input_and_answer_to_the_time() -> None:
-    moe, (x, context) = layer("diff_moe", shared=0), batch("diff_moe")
+@torch.no_grad()
+def test_diff_moe_sees_the_stream_behind_a_convolution_that_the_shortcut_goes_around() -> None:
+    moe, (x, context) = layer("diff_moe"), batch("diff_moe")
+    block = Block(D, Attention(D, 2), moe)
+    for parameter in block.parameters():
+        parameter.normal_(std=0.3)
+    _, _, gate1, shift, scale, gate = block.modulation(context.c, context.layout)
+    first = block.modulation(context.c, context.layout)[:2]
+    h = x + gate1 * block.attention(modulate(normalize(x), *first))
+    grid, stem = context.layout.grids[0], block.before_norm
+    seen = F.conv2d(h.mT.unflatten(2, grid), stem.weight, stem.bias, padding=1, groups=D).flatten(2).mT
+    expected = h + gate * moe(modulate(normalize(seen), shift, scale), context)[0]
+    assert stem.weight.shape[2:] == (3, 3)
+    assert torch.allclose(block(x, context, context.c)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["diff_moe", "time_aware"])
+def test_experts_that_know_the_time_start_as_their_input_and_answer_to_it(name: str) -> None:
+    moe, (x, context) = layer(name, shared=0), batch(name)
     changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.unmodulated)
     assert not torch.allclose(moe(x, context)[0], moe(x, changed)[0], atol=1e-3)
     fresh = MoE(moe.router, D, 24, 0, "swiglu")
@@ -394,7 +412,7 @@ def test_an_expert_nobody_chose_is_no_obstacle() -> None:
         (lambda: ReLU(D, E, 2, step=1.0), "step must be above 1, got 1.0"),
         (lambda: TimestepExperts(D, [700, 300]), r"ascend between 0 and 1000, got \[700, 300\]"),
         (lambda: TimestepExperts(D, [0]), "ascend between 0 and 1000"),
-        (lambda: DiffMoE(D, E, 2, kernel=4), "kernel must be odd, or 0 for no convolution, got 4"),
+        (lambda: TimeAware(D, E, 2, kernel=4), "kernel must be odd, or 0 for no convolution, got 4"),
     ],
 )
 def test_options_must_fit(make, message: str) -> None:
