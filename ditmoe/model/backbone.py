@@ -275,6 +275,11 @@ class DiTMoE(nn.Module):
         """Their routers."""
         return [mixture.router for mixture in self.mixtures]
 
+    def before_pass(self, earlier: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
+        """Before each pass of a step that has several: what each layer's routing observed in those before it."""
+        for layer, router in enumerate(self.routers):
+            router.before_pass([batch_stats[layer] for batch_stats in earlier])
+
     def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
         """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
         for router, batch_stats in zip(self.routers, zip(*passes, strict=True), strict=True):

@@ -170,6 +170,7 @@ class Router(nn.Module, ABC):
         uses_collectives: whether its forward pass takes part in sums or collections over them.
         competes: whether the tokens of a whole batch compete in training, so that its samples see each other there; in
             sampling those of no router do.
+        positional: whether it matters to it where a token lies, beside what the token is.
         routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
         top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
         within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, or
@@ -186,6 +187,7 @@ class Router(nn.Module, ABC):
     ranks: Ranks = ALONE
     uses_collectives: bool = False
     competes: bool = False
+    positional: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -208,6 +210,9 @@ class Router(nn.Module, ABC):
 
     def bind(self, place: Place) -> None:
         """Told once by the model, before the layer is built: where the router stands."""
+
+    def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
+        """Told before each forward pass of a step that has several: what those before it in this step observed."""
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         """Told after each optimiser step: what its forward passes observed (`Routing.batch_stats`)."""

@@ -42,7 +42,8 @@ class TokenChoice(Router):
         priority: within that order, tokens of a higher score come first (V-MoE, arXiv 2106.05974, section 4)
             instead of those that stand first.
         noise: in training, N(0, (noise / E)²) on the logits (V-MoE, section 2.1, has 1).
-        balance: coefficient of the balance loss.
+        balance: coefficient of the balance loss. Where a step has several passes, the shares that it balances are
+            those of the passes so far (arXiv 2501.11873): what a small batch must take unevenly, a large one need not.
         z_loss: coefficient of ST-MoE's z-loss.
 
     Raises:
@@ -51,6 +52,7 @@ class TokenChoice(Router):
     """
 
     bias: Tensor
+    earlier: Tensor | None = None
     uses_collectives = True
     top_k_in_sampling = within_timestep = True
 
@@ -118,6 +120,9 @@ class TokenChoice(Router):
         ranked = scores + self.bias.float() if self.bias_rate else scores
         return ranked.topk(self.top_k, dim=-1).indices
 
+    def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
+        self.earlier = torch.stack([o["counts"] for o in earlier]).sum(0) if earlier else None
+
     @torch.no_grad()
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         if not self.bias_rate:
@@ -130,6 +135,8 @@ class TokenChoice(Router):
         self, counts: Int[Tensor, " E"], scores: Float[Tensor, "T E"], logits: Float[Tensor, "T E"]
     ) -> dict[str, Loss]:
         tokens = self.pool.share(counts.sum() / self.top_k)
+        if self.training and self.earlier is not None:
+            counts = counts + self.earlier
         losses = {"balance": Loss(balance_loss(counts, scores, tokens), self.balance)}
         if self.z_loss:
             losses["z"] = Loss(z_loss(logits, tokens), self.z_loss)

@@ -208,6 +208,8 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             batch = self.batches(self.step * accumulate + micro).to(self.device)
+            if accumulate > 1:
+                self.model.before_pass(passes)
             losses, routings = self.losses(batch)
             self.mesh.sum_copies(self.model, last=micro == accumulate - 1)
             (losses.total / accumulate).backward()
