@@ -55,10 +55,12 @@ class Block(nn.Module):
         within: str = "all",
         window: Sequence[int] = (),
         cross_attention: CrossAttention | None = None,
+        modulation: str = "full",
     ) -> None:
         super().__init__()
         self.within, self.window = within, tuple(window)
-        self.modulation = Modulation(hidden_size, 6)
+        self.shifts = modulation == "full"
+        self.modulation = Modulation(hidden_size, 6 if self.shifts else 4)
         self.attention = attention
         self.cross_attention = cross_attention
         route = feed_forward.router if isinstance(feed_forward, MoE) else None
@@ -72,7 +74,7 @@ class Block(nn.Module):
         c: Float[Tensor, "*t D"],
         angles: Float[Tensor, "N half"] | None = None,
     ) -> tuple[Float[Tensor, "R N D"], Routing | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, context.layout)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(c, context.layout)
         groups = context.layout.groups(self.within, self.window)
         attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
         x = torch.addcmul(x, gate1, attended)
@@ -88,6 +90,14 @@ class Block(nn.Module):
         else:
             y = self.feed_forward(y)
         return torch.addcmul(x, gate2, y), routing
+
+    def modulations(self, c: Float[Tensor, "*t D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
+        """Shift, scale and gate of both branches."""
+        if self.shifts:
+            return self.modulation(c, layout)
+        scale1, gate1, scale2, gate2 = self.modulation(c, layout)
+        gate1, gate2 = (gate.clamp(-2, 2).tanh() for gate in (gate1, gate2))
+        return torch.zeros_like(scale1), scale1, gate1, torch.zeros_like(scale2), scale2, gate2
 
 
 class FinalLayer(nn.Module):
@@ -124,6 +134,9 @@ class DiTMoE(nn.Module):
             windows moved by half their size (Swin, arXiv 2103.14030).
         window: tokens of a window along each axis.
         rope: rotary positions from the tokens' coordinates, in place of the added embedding.
+        modulation: of blocks: "full" is adaLN-Zero; "scale" has no shifts, and gates tanh(g) of g clamped to +-2
+            (Nucleus-Image, arXiv 2604.12163).
+        expert_std: deviation of the routed experts' initial values, normal; None is Xavier.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
     """
 
@@ -146,6 +159,8 @@ class DiTMoE(nn.Module):
         window: Sequence[int] | None = None,
         rope: bool = False,
         time_scale: float = 1.0,
+        modulation: str = "full",
+        expert_std: float | None = None,
     ) -> None:
         super().__init__()
         check_number("hidden_size", hidden_size, 1, whole=True)
@@ -159,6 +174,10 @@ class DiTMoE(nn.Module):
         check_number("dense_ratio", dense_ratio, 0, LARGEST_RATIO)
         if unknown := [i for i in moe_layers if not 0 <= i < depth]:
             raise ValueError(f"moe_layers must name layers between 0 and {depth - 1}, got {unknown}")
+        if modulation not in ("full", "scale"):
+            raise ValueError(f"modulation must be full or scale, got {modulation!r}")
+        if expert_std is not None:
+            check_number("expert_std", expert_std, above=0)
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
@@ -172,7 +191,9 @@ class DiTMoE(nn.Module):
                 Place(sorted(moe_layers).index(layer), len(moe_layers), tokens.out_features, tokens.axes)
             )
             inner, shared = (round(ratio * hidden_size) for ratio in (expert_ratio, shared_ratio))
-            return MoE(route, hidden_size, inner, shared, activation)
+            moe = MoE(route, hidden_size, inner, shared, activation)
+            moe.experts.std = expert_std
+            return moe
 
         self.tokens = tokens
         self.embed = nn.Linear(tokens.in_features, hidden_size)
@@ -191,6 +212,7 @@ class DiTMoE(nn.Module):
                 turns[layer % len(turns)],
                 window or (),
                 CrossAttention(hidden_size, num_heads, qk_norm) if self.conditioning.gives_tokens else None,
+                modulation,
             )
             for layer in range(depth)
         )
