@@ -26,8 +26,8 @@ from ditmoe.moe import (  # fmt: skip
     TimestepExperts,
     TokenChoice,
 )
+from ditmoe.moe.losses import balance_loss, contrastive_loss, similarity_loss, z_loss
 from ditmoe.moe.time_aware import GridConvolution
-from ditmoe.moe.losses import balance_loss, similarity_loss, z_loss
 from ditmoe.moe.token_choice import capacity, within_capacity
 from ditmoe.nn import Attention, Layout, modulate, normalize
 from tests.routers import ROUTERS, B, D, E, N, Subject, batch, layer
@@ -133,6 +133,61 @@ def test_similarity_equals_a_double_loop_and_tells_pairs_that_go_together() -> N
     twins = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]] * 4)
     crossed = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5]] * 2)
     assert similarity_loss(twins, (twins > 0).float()) > similarity_loss(crossed, (crossed > 0).float()) * 1.2
+
+
+def test_the_contrastive_loss_equals_a_double_loop_and_moves_tokens_too() -> None:
+    torch.manual_seed(0)
+    p, x = torch.randn(E, D, requires_grad=True), torch.randn(9, D, requires_grad=True)
+    taken = [0, 2, 2, 0, 3, 3, 3, 0, 2]  # expert 1 has no token
+    chosen = F.one_hot(torch.tensor(taken), E).float()
+    used = sorted(set(taken))
+    means = {e: x[torch.tensor(taken) == e].mean(0) for e in used}
+    rows = [[F.cosine_similarity(p[i], means[j], dim=0) / 0.5 for j in used] for i in used]
+    expected = F.cross_entropy(torch.stack([torch.stack(row) for row in rows]), torch.arange(len(used)))
+    found = contrastive_loss(p, x, chosen, 0.5)
+    assert torch.allclose(found, expected)
+    found.backward()
+    assert x.grad.norm(dim=1).min() > 0
+    assert p.grad.norm(dim=1).gt(0).tolist() == [True, False, True, True]
+    for alone in (chosen[:1], chosen[:0]):
+        assert contrastive_loss(p, x[: len(alone)], alone, 0.5) == 0
+
+
+def test_a_pass_balances_with_those_before_it_in_its_step() -> None:
+    for name in ("token_choice", "segments, token_choice"):
+        moe, (x, context) = layer(name), batch(name)
+        first, second = moe.router(x, context), moe.router(-x, context)
+        moe.router.before_pass([first.batch_stats])
+        later = moe.router(-x, context).losses["balance"].value
+        assert later != second.losses["balance"].value
+        moe.router.before_pass([])
+        assert moe.router(-x, context).losses["balance"].value == second.losses["balance"].value
+        if name == "token_choice":
+            assert later == balance_loss(first.counts + second.counts, second.scores)
+
+
+@torch.no_grad()
+def test_the_capacity_falls_over_the_steps_and_over_the_noise() -> None:
+    router, (x, context) = ExpertChoice(D, E, 1.0, sparsify=[1, 3]), batch()
+    rooms = []
+    for _ in range(5):
+        rooms.append(len(router(x, context).token) / (B * N))
+        router.update([])
+    assert rooms == [4.0, 4.0, 32 / 12, 1.0, 1.0]  # 2.5 rounded up for each expert
+    pool = BatchPool(D, E, 1.0, sparsify=[0, 2])
+    pool.sparsified.step.fill_(1)
+    initialize_layers(pool)
+    assert len(pool(x, context).token) == 2.5 * B * N
+    router = ExpertChoice(D, E, 2.0, by_time=0.5)  # at times 100, 500 and 900
+    counts = torch.bincount(router(x, context).token // N).tolist()
+    assert counts == [E * math.ceil(2 * f * N / E) for f in (1.4, 1.0, 0.6)]
+
+
+@torch.no_grad()
+def test_decoupled_scores_see_a_time_embedding_of_any_size() -> None:
+    moe, (x, context) = layer("decoupled"), batch()
+    small = replace(context, time=context.time * 0.02)
+    assert torch.allclose(moe.router(x, small).scores, moe.router(x, context).scores, atol=2e-3)
 
 
 def test_noise_is_for_training_alone() -> None:
