@@ -64,7 +64,7 @@ class Block(nn.Module):
         self.attention = attention
         self.cross_attention = cross_attention
         route = feed_forward.router if isinstance(feed_forward, MoE) else None
-        self.before_norm = None if route is None else route.before_norm(hidden_size)
+        self.stem = None if route is None else route.stem(hidden_size)
         self.feed_forward = feed_forward
 
     def forward(
@@ -82,7 +82,7 @@ class Block(nn.Module):
             asked = context.asked
             assert asked is not None
             x = x + self.cross_attention(normalize(x), asked.tokens, asked.mask, context.layout)
-        seen = x if self.before_norm is None else self.before_norm(x, context)
+        seen = x if self.stem is None else self.stem(x, context)
         unmodulated, routing = normalize(seen), None
         y = modulate(unmodulated, shift2, scale2)
         if isinstance(self.feed_forward, MoE):

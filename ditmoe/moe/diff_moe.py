@@ -58,7 +58,7 @@ class DiffMoE(TokenChoice):
     def shared(self, hidden_size: int, inner: int, activation: str) -> nn.Module:
         return TimeAwareFeedForward(hidden_size, inner, activation, self.rank)
 
-    def before_norm(self, hidden_size: int) -> nn.Module | None:
+    def stem(self, hidden_size: int) -> nn.Module | None:
         return GridConvolution(hidden_size, self.kernel, self.axes, bias=True) if self.kernel else None
 
 

@@ -225,7 +225,7 @@ class Router(nn.Module, ABC):
         """The shared experts, one layer; if it is no `FeedForward`, it is called with tokens and context."""
         return FeedForward(hidden_size, inner, activation)
 
-    def before_norm(self, hidden_size: int) -> nn.Module | None:
+    def stem(self, hidden_size: int) -> nn.Module | None:
         """What tokens pass before the layer's LayerNorm, called with tokens and context; the shortcut goes around."""
         return None
 

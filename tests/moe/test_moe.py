@@ -174,10 +174,10 @@ def test_the_capacity_falls_over_the_steps_and_over_the_noise() -> None:
         rooms.append(len(router(x, context).token) / (B * N))
         router.update([])
     assert rooms == [4.0, 4.0, 32 / 12, 1.0, 1.0]  # 2.5 rounded up for each expert
-    pool = BatchPool(D, E, 1.0, sparsify=[0, 2])
+    pool = BatchPool(D, E, 2.0, sparsify=[0, 2])
     pool.sparsified.step.fill_(1)
     initialize_layers(pool)
-    assert len(pool(x, context).token) == 2.5 * B * N
+    assert len(pool(x, context).token) == 3 * B * N
     router = ExpertChoice(D, E, 2.0, by_time=0.5)  # at times 100, 500 and 900
     counts = torch.bincount(router(x, context).token // N).tolist()
     assert counts == [E * math.ceil(2 * f * N / E) for f in (1.4, 1.0, 0.6)]
@@ -417,7 +417,7 @@ def test_diff_moe_sees_the_stream_behind_a_convolution_that_the_shortcut_goes_ar
     _, _, gate1, shift, scale, gate = block.modulation(context.c, context.layout)
     first = block.modulation(context.c, context.layout)[:2]
     h = x + gate1 * block.attention(modulate(normalize(x), *first))
-    grid, stem = context.layout.grids[0], block.before_norm
+    grid, stem = context.layout.grids[0], block.stem
     seen = F.conv2d(h.mT.unflatten(2, grid), stem.weight, stem.bias, padding=1, groups=D).flatten(2).mT
     expected = h + gate * moe(modulate(normalize(seen), shift, scale), context)[0]
     assert stem.weight.shape[2:] == (3, 3)
