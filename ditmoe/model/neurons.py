@@ -47,7 +47,7 @@ def split(layer: MoE, dense: Mapping[str, Tensor], importance: Float[Tensor, " H
     Raises:
         ValueError: if the shared experts are wider than the dense layer.
     """
-    experts, shared = layer.experts, layer.shared
+    experts, shared = layer.experts, layer.shared if isinstance(layer.shared, FeedForward) else None
     order = (magnitude(dense) if importance is None else importance).argsort(descending=True)
     width = 0 if shared is None else shared.down.in_features
     if width >= len(order):

@@ -200,7 +200,8 @@ class Trainer:
         factor, accumulate = self.options.rate(self.step), self.options.accumulate
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        passes, tallies, samples = [], [], 0
+        tallies, samples = [], 0
+        passes: list[list[Mapping[str, Tensor]]] = []
         values: list[Tensor] = []
         by_time: list[Tensor] = []
         for micro in range(accumulate):
