@@ -152,7 +152,7 @@ def make_trainer(
     with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
         model = build.make_model(config, modality)
     if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
-        start_from(config["init"], model, config["model"])
+        start_from(config["init"], model, config["model"], **config["upcycle"], seed=config["seed"])
     if mesh.world == 1:
         model = model.to(build.default_device())
     process = build.make(config["process"])

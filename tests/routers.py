@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ditmoe.conditioning import Embedded
 from ditmoe.config import build
 from ditmoe.moe import (  # fmt: skip
     Base,
@@ -22,18 +23,21 @@ from ditmoe.moe import (  # fmt: skip
     DiffMoE,
     ExpertChoice,
     ExpertRace,
+    MixtureOfTokens,
     MoE,
     Place,
+    ProMoE,
     ReLU,
     Router,
     Routing,
     Sinkhorn,
     Soft,
+    TimeAware,
     TimestepExperts,
     TokenChoice,
 )
-from ditmoe.moe.diff_moe import GridConvolution
-from ditmoe.nn import Layout
+from ditmoe.moe.time_aware import GridConvolution
+from ditmoe.nn import Layout, normalize
 from ditmoe.nn.layers import activate
 from tests import subjects
 
@@ -59,6 +63,15 @@ VARIANTS = {
     "capacity in order": partial(token_choice, capacity=0.75, priority=False),
     "small capacity": partial(ExpertChoice, num_experts=E, capacity=1.5),
     "decoupled": partial(ExpertChoice, num_experts=E, capacity=2.0, decoupled=True, renormalize=True),
+    "capacity of time and step": partial(
+        ExpertChoice,
+        num_experts=E,
+        capacity=1.5,
+        score="sigmoid",
+        by_time=0.7,
+        sparsify=[0, 4],
+        renormalize=True,
+    ),
     "segments": partial(TimestepExperts, boundaries=[300, 700]),
     "segments, token_choice": partial(TimestepExperts, boundaries=[500], router=token_choice),
     "segments, expert_choice": partial(
@@ -67,17 +80,17 @@ VARIANTS = {
     "segments, race": partial(
         TimestepExperts, boundaries=[500], router=partial(ExpertRace, num_experts=E, top_k=2)
     ),
-    "diff_moe 1": partial(DiffMoE, num_experts=E, top_k=2, rank=4),
-    "diff_moe 3": partial(DiffMoE, num_experts=E, top_k=2, rank=4, kernel=5),
+    "time_aware 1": partial(TimeAware, num_experts=E, top_k=2, rank=4),
+    "time_aware 3": partial(TimeAware, num_experts=E, top_k=2, rank=4, kernel=5),
 }
-AXES = {"diff_moe 1": 1, "diff_moe 3": 3}
+AXES = {"time_aware 1": 1, "time_aware 3": 3}
 
 
 def tiny(section: Any) -> Any:
-    """A router's section with E experts: no whole number above that, of experts, ranks, slots or rounds."""
+    """A router's section with E experts: no whole number above that, and odd ones stay odd."""
     if isinstance(section, dict):
         return {key: tiny(value) for key, value in section.items()}
-    return min(section, E) if type(section) is int else section
+    return min(section, E - section % 2) if type(section) is int else section
 
 
 @cache
@@ -113,14 +126,21 @@ def batch(of: str | Subject = "token_choice", size: int = B, seed: int = 1) -> t
     x, unmodulated = (torch.randn(size, N, D, generator=g) for _ in range(2))
     time, c = (torch.randn(size, D, generator=g) for _ in range(2))
     t = torch.linspace(100, 900, size)
-    return x, Context(t, time, c, Layout.even(GRIDS[subject(of).axes], size, x.device), unmodulated)
+    layout = Layout.even(GRIDS[subject(of).axes], size, x.device)
+    return x, Context(t, time, c, layout, unmodulated, asked(size))
+
+
+def asked(size: int) -> Embedded:
+    """What some samples ask for; every third one is unconditional."""
+    return Embedded(torch.zeros(size, D), torch.arange(size) % 3 == 1)
 
 
 def one(x: torch.Tensor, context: Context, i: int) -> tuple[torch.Tensor, Context]:
     """A sample by itself."""
     here = slice(i, i + 1)
     own = (v[here] for v in (context.t, context.time, context.c))
-    return x[here], Context(*own, context.layout.take([i]), context.unmodulated[here])
+    null = context.asked.take(torch.tensor([i]))
+    return x[here], Context(*own, context.layout.take([i]), context.unmodulated[here], null)
 
 
 def expert(moe: MoE, e: int, h: torch.Tensor) -> torch.Tensor:
@@ -136,18 +156,24 @@ def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
     A router without equations here says itself what it assigns, and a layer of experts that are not plain what each of
     them does.
     """
-    out = torch.zeros_like(x) if moe.shared is None else moe.shared(x)
+    out = torch.zeros_like(x) if moe.shared is None else moe.on_all(x, context)
     if isinstance(moe.branch, GridConvolution):
         out = out + convolution(moe, x, context)
     elif moe.branch is not None:
         out = out + moe.branch(x, context)
     if type(moe.router) is Soft:
         return out + soft(moe, x)
+    if type(moe.router) is MixtureOfTokens:
+        return out + mixture_of_tokens(moe, x)
     if not written(moe.router):
         return one_by_one(moe, x, context, out)
     for b, n, e, weight in assignments(moe.router, x, context, moe.training):
         h = x[b, n]
         if isinstance(moe.router, DiffMoE):
+            seen = torch.relu(moe.experts.reduce[e] @ context.c[b])
+            shift, scale, gate = (moe.experts.expand[e] @ seen + moe.experts.expand_bias[e]).split(D)
+            out[b, n] += weight * (h + gate * expert(moe, e, (1 + scale) * normalize(h) + shift))
+        elif isinstance(moe.router, TimeAware):
             modulation = moe.experts.expand[e] @ moe.experts.reduce[e] @ F.silu(context.c[b])
             shift, scale, gate = modulation.split(D)
             out[b, n] += weight * (h + gate * expert(moe, e, (1 + scale) * h + shift))
@@ -158,7 +184,18 @@ def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
 
 def written(router: Router) -> bool:
     """Whether its equations stand below: not those of a class that is unknown here, even if it inherits."""
-    known = (TokenChoice, Sinkhorn, Base, DiffMoE, ExpertChoice, BatchPool, ExpertRace, ReLU)
+    known = (
+        TokenChoice,
+        Sinkhorn,
+        Base,
+        TimeAware,
+        DiffMoE,
+        ProMoE,
+        ExpertChoice,
+        BatchPool,
+        ExpertRace,
+        ReLU,
+    )
     return all(type(r) in (TimestepExperts, *known) for r in router.modules() if isinstance(r, Router))
 
 
@@ -187,6 +224,19 @@ def soft(moe: MoE, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def mixture_of_tokens(moe: MoE, x: torch.Tensor) -> torch.Tensor:
+    r, out = moe.router, torch.zeros_like(x)
+    for b in range(len(x)):
+        for first in range(0, N, r.group):
+            tokens = x[b, first : first + r.group]
+            share = torch.softmax(tokens @ r.weight.T / r.temperature, 0)
+            for e in range(r.num_experts):
+                y = expert(moe, e, sum(w * h for w, h in zip(share[:, e], tokens, strict=True)))
+                for n, w in enumerate(share[:, e]):
+                    out[b, first + n] += w * y
+    return out
+
+
 def convolution(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
     """Each token plus its neighbours on the grid, each by the weight of where it lies."""
     grid, weight = context.layout.grids[0], moe.branch.weight[:, 0]
@@ -209,7 +259,11 @@ def assignments(r: Router, x: torch.Tensor, context: Context, training: bool) ->
         return _pooled(r, x, training)
     found = []
     for b in range(len(x)):
-        found += [(b, *rest) for rest in _of_sample(r, x[b], context.unmodulated[b], context.time[b])]
+        if isinstance(r, ProMoE):
+            found += [(b, *rest) for rest in _promoe(r, x[b], bool(context.asked.null[b]))]
+            continue
+        of_sample = context.unmodulated[b], context.time[b], context.t[b].item()
+        found += [(b, *rest) for rest in _of_sample(r, x[b], *of_sample)]
     return found
 
 
@@ -221,7 +275,9 @@ def _timestep(r: TimestepExperts, x: torch.Tensor, context: Context, training: b
     for s, router in enumerate(r.routers):
         own = [b for b in range(len(x)) if segment[b] == s]
         layout = context.layout.take(own)
-        inside = Context(context.t[own], context.time[own], context.c[own], layout, context.unmodulated[own])
+        values = context.t[own], context.time[own], context.c[own]
+        null = context.asked.take(torch.tensor(own, dtype=torch.long))
+        inside = Context(*values, layout, context.unmodulated[own], null)
         found += [(own[b], n, E * s + e, w) for b, n, e, w in assignments(router, x[own], inside, training)]
     return found
 
@@ -245,11 +301,18 @@ def _pooled(r: Router, x: torch.Tensor, training: bool) -> list:
     return [(n // N, n % N, e, value[n, e]) for n, e in taken]
 
 
-def _of_sample(r: Router, h: torch.Tensor, unmodulated: torch.Tensor, time: torch.Tensor) -> list:
+def _promoe(r: ProMoE, h: torch.Tensor, null: bool) -> list:
+    if null:
+        return [(n, r.num_experts - 1, 1.0) for n in range(N)]
+    alike = [[F.cosine_similarity(token, p, dim=0) for p in r.weight] for token in h]
+    return [(n, e := max(range(len(own)), key=lambda e: own[e]), own[e]) for n, own in enumerate(alike)]
+
+
+def _of_sample(r: Router, h: torch.Tensor, unmodulated: torch.Tensor, time: torch.Tensor, t: float) -> list:
     if isinstance(r, ReLU):
         return [(n, e, w) for n in range(N) for e in range(E) if (w := r.weight[e] @ h[n] + r.bias[e]) > 0]
     if isinstance(r, ExpertChoice):
-        return _expert_choice(r, h, unmodulated, time)
+        return _expert_choice(r, h, unmodulated, time, t)
     logits = h @ r.weight.T
     scores = torch.sigmoid(logits) if r.score == "sigmoid" else torch.softmax(logits, -1)
     if isinstance(r, Sinkhorn | Base):
@@ -272,10 +335,16 @@ def _of_sample(r: Router, h: torch.Tensor, unmodulated: torch.Tensor, time: torc
     return kept
 
 
-def _expert_choice(r: ExpertChoice, h: torch.Tensor, unmodulated: torch.Tensor, time: torch.Tensor) -> list:
+def _expert_choice(
+    r: ExpertChoice, h: torch.Tensor, unmodulated: torch.Tensor, time: torch.Tensor, t: float
+) -> list:
+    time = time / time.square().mean().sqrt()
     logits = unmodulated @ r.weight.T + r.time_weight @ time if r.decoupled else h @ r.weight.T
-    scores = torch.softmax(logits, -1)
-    room = ceil(r.active * N / E)
+    scores = torch.sigmoid(logits) if r.score == "sigmoid" else torch.softmax(logits, -1)
+    capacity = r.active
+    if r.sparsified:
+        capacity = E + (r.active - E) * r.sparsified.step.item() / r.sparsified.last
+    room = ceil(capacity * (1 + r.by_time * (1 - t / 500)) * N / E)
     taken = [(n, e) for e in range(E) for n in sorted(range(N), key=lambda n: -scores[n, e])[:room]]
     total = {n: sum(scores[m, e] for m, e in taken if m == n) if r.renormalize else 1 for n in range(N)}
     return [(n, e, r.route_scale * scores[n, e] / total[n]) for n, e in taken]

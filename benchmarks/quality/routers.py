@@ -52,7 +52,11 @@ VARIANTS = {  # name -> what it changes; 3 D of feed-forward width are active ev
     "base": ["router=base"],
     "relu": ["router=relu"],
     "timestep": ["router=timestep", "router.boundaries=[500]", "router.router.num_experts=4"],
+    "time_aware": ["router=time_aware", "router.rank=16"],
     "diff_moe": ["router=diff_moe", "router.rank=16"],
+    "nucleus": ["router=nucleus"],
+    "promoe": ["router=promoe", "model.expert_ratio=2.0"],
+    "mixture_of_tokens": ["router=mixture_of_tokens"],
 }
 
 

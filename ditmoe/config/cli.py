@@ -73,7 +73,7 @@ def first_choice(group: str, *names: str) -> str:
 
 # For train.yaml, where a modality may have a router and a process of its own, and need not.
 OmegaConf.register_new_resolver("first_choice", first_choice, replace=True)
-# For layers with experts, or that attend to text, which follow the depth.
+# For layers with experts, or that attend to text, which follow the depth: the second, the fourth and so on.
 OmegaConf.register_new_resolver("every_second", lambda depth: list(range(1, depth, 2)), replace=True)
 
 

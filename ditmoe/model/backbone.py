@@ -55,12 +55,16 @@ class Block(nn.Module):
         within: str = "all",
         window: Sequence[int] = (),
         cross_attention: CrossAttention | None = None,
+        modulation: str = "full",
     ) -> None:
         super().__init__()
         self.within, self.window = within, tuple(window)
-        self.modulation = Modulation(hidden_size, 6)
+        self.shifts = modulation == "full"
+        self.modulation = Modulation(hidden_size, 6 if self.shifts else 4)
         self.attention = attention
         self.cross_attention = cross_attention
+        route = feed_forward.router if isinstance(feed_forward, MoE) else None
+        self.stem = None if route is None else route.stem(hidden_size)
         self.feed_forward = feed_forward
 
     def forward(
@@ -70,7 +74,7 @@ class Block(nn.Module):
         c: Float[Tensor, "*t D"],
         angles: Float[Tensor, "N half"] | None = None,
     ) -> tuple[Float[Tensor, "R N D"], Routing | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c, context.layout)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(c, context.layout)
         groups = context.layout.groups(self.within, self.window)
         attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
         x = torch.addcmul(x, gate1, attended)
@@ -78,13 +82,22 @@ class Block(nn.Module):
             asked = context.asked
             assert asked is not None
             x = x + self.cross_attention(normalize(x), asked.tokens, asked.mask, context.layout)
-        unmodulated, routing = normalize(x), None
+        seen = x if self.stem is None else self.stem(x, context)
+        unmodulated, routing = normalize(seen), None
         y = modulate(unmodulated, shift2, scale2)
         if isinstance(self.feed_forward, MoE):
             y, routing = self.feed_forward(y, replace(context, unmodulated=unmodulated))
         else:
             y = self.feed_forward(y)
         return torch.addcmul(x, gate2, y), routing
+
+    def modulations(self, c: Float[Tensor, "*t D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
+        """Shift, scale and gate of both branches."""
+        if self.shifts:
+            return self.modulation(c, layout)
+        scale1, gate1, scale2, gate2 = self.modulation(c, layout)
+        gate1, gate2 = (gate.clamp(-2, 2).tanh() for gate in (gate1, gate2))
+        return torch.zeros_like(scale1), scale1, gate1, torch.zeros_like(scale2), scale2, gate2
 
 
 class FinalLayer(nn.Module):
@@ -123,6 +136,9 @@ class DiTMoE(nn.Module):
         rope: rotary positions from the tokens' coordinates, in place of the added embedding.
         cross_layers: indices of the blocks that attend to the tokens of what is asked for, where the conditioning gives
             some; None is every block.
+        modulation: of blocks: "full" is adaLN-Zero; "scale" has no shifts, and gates tanh(g) of g clamped to +-2
+            (Nucleus-Image, arXiv 2604.12163).
+        expert_std: deviation of the routed experts' initial values, normal; None is Xavier.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
     """
 
@@ -146,6 +162,8 @@ class DiTMoE(nn.Module):
         rope: bool = False,
         time_scale: float = 1.0,
         cross_layers: Sequence[int] | None = None,
+        modulation: str = "full",
+        expert_std: float | None = None,
     ) -> None:
         super().__init__()
         check_number("hidden_size", hidden_size, 1, whole=True)
@@ -156,6 +174,10 @@ class DiTMoE(nn.Module):
         check_number("shared_ratio", shared_ratio, 0, LARGEST_RATIO)
         check_number("dense_ratio", dense_ratio, 0, LARGEST_RATIO)
         crossing = check_layers("cross_layers", cross_layers, depth)
+        if modulation not in ("full", "scale"):
+            raise ValueError(f"modulation must be full or scale, got {modulation!r}")
+        if expert_std is not None:
+            check_number("expert_std", expert_std, above=0)
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
         if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
@@ -169,7 +191,9 @@ class DiTMoE(nn.Module):
                 Place(sorted(moe_layers).index(layer), len(moe_layers), tokens.out_features, tokens.axes)
             )
             inner, shared = (round(ratio * hidden_size) for ratio in (expert_ratio, shared_ratio))
-            return MoE(route, hidden_size, inner, shared, activation)
+            moe = MoE(route, hidden_size, inner, shared, activation)
+            moe.experts.std = expert_std
+            return moe
 
         self.tokens = tokens
         self.embed = nn.Linear(tokens.in_features, hidden_size)
@@ -190,6 +214,7 @@ class DiTMoE(nn.Module):
                 CrossAttention(hidden_size, num_heads, qk_norm)
                 if self.conditioning.gives_tokens and layer in crossing
                 else None,
+                modulation,
             )
             for layer in range(depth)
         )
@@ -273,6 +298,11 @@ class DiTMoE(nn.Module):
     def routers(self) -> list[Router]:
         """Their routers."""
         return [mixture.router for mixture in self.mixtures]
+
+    def before_pass(self, earlier: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
+        """Before each pass of a step that has several: what each layer's routing observed in those before it."""
+        for layer, router in enumerate(self.routers):
+            router.before_pass([batch_stats[layer] for batch_stats in earlier])
 
     def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
         """After an optimiser step: what each layer's routing observed, for each of its forward passes."""

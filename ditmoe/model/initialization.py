@@ -81,10 +81,13 @@ def _by_kind(module: nn.Module) -> None:
 
 
 def _experts(experts: Experts) -> None:
-    """Xavier matrices, gate and up each on its own."""
+    """Xavier matrices, gate and up each on its own; or normal ones, where a deviation is given."""
     for matrix, halves in ((experts.up, 2 if experts.activation == "swiglu" else 1), (experts.down, 1)):
         bound = math.sqrt(6 / (matrix.shape[1] // halves + matrix.shape[2]))
-        nn.init.uniform_(matrix, -bound, bound)
+        if experts.std is None:
+            nn.init.uniform_(matrix, -bound, bound)
+        else:
+            nn.init.normal_(matrix, std=experts.std)
     for bias in (experts.up_bias, experts.down_bias):
         if bias is not None:
             nn.init.zeros_(bias)

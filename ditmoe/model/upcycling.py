@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ditmoe.model.backbone import DiTMoE
-from ditmoe.moe import MoE
+from ditmoe.model.neurons import split
+from ditmoe.moe import Experts, MoE
+from ditmoe.nn import FeedForward
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Transfer:
         taken: as they were.
         copied: of experts, each a copy of the dense layer (sparse upcycling, arXiv 2212.05055).
         adopted: of the conditioning, made of what another kind of it had (`Conditioning.adopted`).
+        split: of experts, each a part of the dense layer's neurons (Dense2MoE, arXiv 2510.09094).
         new: left at their initialisation, shared experts beside copies at zero.
         unused: of the source.
         exact: whether feed-forward layers compute what they did in the source.
@@ -26,6 +29,7 @@ class Transfer:
     taken: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     exact: bool = True
@@ -36,12 +40,17 @@ class Transfer:
             "taken": self.taken,
             "copied to every expert": self.copied,
             "from another kind of conditioning": self.adopted,
+            "made of a dense layer's neurons": self.split,
             "new": self.new,
         }
         lines = [f"  {len(names):4d} tensors {what}{_some(names)}" for what, names in counts.items() if names]
         if self.unused:
             lines.append(f"  {len(self.unused):4d} of the source not used{_some(self.unused)}")
-        if not self.exact:
+        if self.split:
+            lines.append(
+                "  experts are parts of the dense layers, so the first prediction is not the dense model's"
+            )
+        elif not self.exact:
             lines.append(
                 "  experts start as copies, but their weights do not sum to one: "
                 "router=token_choice router.renormalize=true makes the first prediction the dense model's"
@@ -50,7 +59,14 @@ class Transfer:
 
 
 @torch.no_grad()
-def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
+def transfer(
+    model: DiTMoE,
+    weights: Mapping[str, Tensor],
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+    neurons: bool = False,
+    importance: Mapping[int, Tensor] | None = None,
+) -> Transfer:
     """Start `model` from `weights`, in place.
 
     A tensor is taken where name and shape fit. Where the source has a dense layer and the model a mixture, every
@@ -58,11 +74,23 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
     2-D model the blocks serve clouds or clips, while embedding, output and labels are new (DiT-3D's
     transfer, arXiv 2307.01831, section 3.4).
 
+    Args:
+        noise: deviation of what is added to each copy. Exact copies get the same gradients up to their weights, and
+            stay alike, with a router that cannot tell them (arXiv 2605.19378).
+        generator: of the noise, on the CPU.
+        neurons: let experts be parts of the dense layers in place of copies (`ditmoe.model.neurons`).
+        importance: then, of the neurons of each block that has them; without, it is what their weights tell.
+
     Raises:
         ValueError: if no block fits.
     """
     own = model.state_dict()
-    found = {name: source for name in own if (source := _source(name, own[name], weights)) is not None}
+    parts = _split(model, weights, importance or {}) if neurons else []
+    found = {
+        name: source
+        for name in own
+        if name not in parts and (source := _source(name, own[name], weights)) is not None
+    }
     adopted = model.conditioning.adopted(weights)
     found |= {f"conditioning.{name}": source for name, source in adopted.items()}
     for index in range(len(model.blocks)):  # half of an expert is none
@@ -77,22 +105,51 @@ def transfer(model: DiTMoE, weights: Mapping[str, Tensor]) -> Transfer:
     copied = [name for name, (source, _) in found.items() if source != name and name not in asked]
     for name, (_, value) in found.items():
         own[name].copy_(value)
+        if noise and name in copied:
+            own[name].add_(noise * torch.randn(own[name].shape, generator=generator).to(own[name]))
     exact = True
     for index, block in enumerate(model.blocks):
         layer = block.feed_forward
         if isinstance(layer, MoE) and f"blocks.{index}.feed_forward.experts.down" in copied:
             exact &= layer.router.weights_sum_to_one
-            for parameter in layer.shared.down.parameters() if layer.shared else ():
+            for parameter in layer.shared.down.parameters() if isinstance(layer.shared, FeedForward) else ():
                 parameter.zero_()
     used = {source for source, _ in found.values()}
+    used |= {name for name in weights if _block_of(name) in {_block_of(other) for other in parts}}
     return Transfer(
         taken=[name for name in found if name not in (*copied, *asked)],
         copied=copied,
         adopted=asked,
-        new=[name for name in own if name not in found],
+        split=parts,
+        new=[name for name in own if name not in found and name not in parts],
         unused=[name for name in weights if name not in used],
-        exact=exact,
+        exact=exact and not parts,
     )
+
+
+def _split(model: DiTMoE, weights: Mapping[str, Tensor], importance: Mapping[int, Tensor]) -> list[str]:
+    """Give the neurons of dense layers to mixtures of plain experts; the names of these."""
+    names = []
+    for index, block in enumerate(model.blocks):
+        layer, prefix = block.feed_forward, f"blocks.{index}.feed_forward."
+        if not isinstance(layer, MoE) or not isinstance(layer.shared, FeedForward | None):
+            continue
+        dense = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+        alike = type(layer.experts) is Experts and ("up.bias" in dense) == (layer.experts.up_bias is not None)
+        gates = layer.experts.up.shape[1] // layer.experts.down.shape[2]
+        if (
+            alike
+            and "up.weight" in dense
+            and len(dense["up.weight"]) == gates * dense["down.weight"].shape[1]
+        ):
+            split(layer, dense, importance.get(index))
+            names += [prefix + n for n in layer.state_dict() if n.startswith(("experts.", "shared."))]
+    return names
+
+
+def _block_of(name: str) -> str | None:
+    """What the feed-forward layer that a tensor belongs to is called."""
+    return name.partition(".feed_forward.")[0] if ".feed_forward." in name else None
 
 
 def _source(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:

@@ -7,10 +7,13 @@ from ditmoe.moe.expert_choice import ExpertChoice
 from ditmoe.moe.expert_race import ExpertRace
 from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.layer import MoE
+from ditmoe.moe.mixture_of_tokens import GroupRouting, MixtureOfTokens
+from ditmoe.moe.promoe import ProMoE
 from ditmoe.moe.relu import ReLU
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
 from ditmoe.moe.sinkhorn import Sinkhorn
 from ditmoe.moe.soft import Soft, SoftRouting
+from ditmoe.moe.time_aware import TimeAware
 from ditmoe.moe.timestep import TimestepExperts
 from ditmoe.moe.token_choice import TokenChoice
 
@@ -22,9 +25,12 @@ __all__ = [
     "ExpertChoice",
     "ExpertRace",
     "Experts",
+    "GroupRouting",
     "Loss",
+    "MixtureOfTokens",
     "MoE",
     "Place",
+    "ProMoE",
     "ReLU",
     "Router",
     "Routing",
@@ -32,6 +38,7 @@ __all__ = [
     "Sinkhorn",
     "Soft",
     "SoftRouting",
+    "TimeAware",
     "TimestepExperts",
     "TokenChoice",
 ]

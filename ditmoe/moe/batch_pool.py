@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ditmoe.moe.capacity import Sparsified
 from ditmoe.moe.routing import Context, Loss, Router, Routing, assign, project
 from ditmoe.moe.threshold import Threshold, own
 
@@ -25,10 +26,15 @@ class BatchPool(Router):
     The predictor learns beside the model from tokens without gradient, so its loss moves nothing else. What
     sampling needs are its weights and the thresholds; the experts per token then follow the sample.
 
+    The rule in sampling is ours. The paper's takes from the thresholds only how many tokens of the batch each expert
+    gets, and then those of the highest scores, so that samples see each other, and what one is depends on which others
+    are drawn beside it.
+
     Args:
         capacity: experts per token, on average over the batch.
         predictor_loss: coefficient of the predictor's loss.
         momentum: of the thresholds.
+        sparsify: steps of training between which the capacity falls from all experts, see `capacity.Sparsified`.
     """
 
     uses_collectives = competes = True
@@ -41,6 +47,7 @@ class BatchPool(Router):
         capacity: float = 1.0,
         predictor_loss: float = 0.01,
         momentum: float = 0.95,
+        sparsify: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not 0 < capacity <= num_experts:
@@ -52,6 +59,7 @@ class BatchPool(Router):
         self.first = nn.Linear(hidden_size, hidden_size)
         self.second = nn.Linear(hidden_size, num_experts)
         self.threshold = Threshold([num_experts], 0.5, momentum)
+        self.sparsified = None if sparsify is None else Sparsified(num_experts, sparsify)
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         x = x.flatten(0, 1)
@@ -63,7 +71,8 @@ class BatchPool(Router):
             return assign(predicted.sigmoid() >= self.threshold.value.float(), scores, scores)
         everyone, first_own = self.pool.gather(scores)
         tokens = len(everyone)
-        room = round(self.active * tokens / self.num_experts)
+        capacity = self.sparsified(self.active) if self.sparsified and not x.is_meta else self.active
+        room = round(capacity * tokens / self.num_experts)
         if room < 1:
             raise ValueError(
                 f"the capacity must be at least one token per expert, got {self.active:g} experts for each of {tokens} "
@@ -80,4 +89,6 @@ class BatchPool(Router):
         return Routing(token, expert, weight, scores, {"predictor": loss}, {"threshold": latest})
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
+        if self.sparsified is not None:
+            self.sparsified.update()
         self.threshold.update(torch.stack([o["threshold"] for o in batch_stats]).mean(0))

@@ -1,6 +1,5 @@
-"""Diff-MoE (ICML 2025; not DiffMoE, which is batch_pool.py): experts know the time, a branch the neighbours."""
+"""Diff-MoE (ICML 2025; not DiffMoE, which is batch_pool.py): time-aware experts behind a convolution."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,23 +7,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.experts import Experts, Rows
+from ditmoe.moe.experts import Experts
 from ditmoe.moe.routing import Context, Place, check_positive
+from ditmoe.moe.time_aware import GridConvolution, TimeAwareExperts, check_kernel
 from ditmoe.moe.token_choice import TokenChoice
-from ditmoe.nn import Layout
+from ditmoe.nn import FeedForward, normalize
 
 
 class DiffMoE(TokenChoice):
     """Diff-MoE, "Time-Aware and Space-Adaptive Experts" (ICML 2025), which is not DiffMoE (the class `BatchPool`).
 
-    Token choice over such experts:
+    Token choice over experts that all, the shared one too, are modulated by the conditioning, behind a convolution that
+    the shortcut passes by:
 
-        expert_e(x, c) = x + g_e f_e((1 + a_e) x + b_e),    (b_e, a_e, g_e) = V_e U_e SiLU(c)
-        y = shared(x) + sum_k w_k expert_k(x, c) + conv(x)
+        h -> h + gate MoE(modulate(LN(conv(h)), c))                                        [the block]
+        expert_e(x, c) = x + g_e f_e((1 + a_e) LN(x) + b_e),   (b_e, a_e, g_e) = V_e ReLU(U_e c) + v_e
+        MoE(x) = shared(x, c) + sum_k w_k expert_k(x, c)
 
-    Each expert has a modulation of its own, of low rank, from the conditioning; V starts at zero. conv is a depth-wise
-    convolution over the token grid, with as many axes as that has (1 to 3), starting at zero. Sampling needs
-    nothing that training does not. Of the paper's layer the pooled channel gate is left out.
+    with U and V of low rank, V and v zero at birth, and conv depth-wise over the token grid, with as many axes as that
+    has (1 to 3). Sampling needs nothing that training does not. Left out is the gate by pooled channels in the paper's
+    experts.
 
     Args:
         rank: of each expert's modulation.
@@ -39,83 +41,66 @@ class DiffMoE(TokenChoice):
         num_experts: int,
         top_k: int,
         rank: int = 64,
-        kernel: int = 3,
+        kernel: int = 5,
         **options: Any,
     ) -> None:
         super().__init__(hidden_size, num_experts, top_k, **options)
         check_positive(rank=rank)
-        if kernel < 0 or (kernel and kernel % 2 == 0):
-            raise ValueError(f"kernel must be odd, or 0 for no convolution, got {kernel}")
+        check_kernel(kernel)
         self.rank, self.kernel, self.axes = rank, kernel, 1
 
     def bind(self, place: Place) -> None:
         self.axes = place.axes
 
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
-        return TimeAwareExperts(self.num_experts, hidden_size, inner, activation, self.rank)
+        return DiffMoEExperts(self.num_experts, hidden_size, inner, activation, self.rank)
 
-    def branch(self, hidden_size: int) -> nn.Module | None:
-        return GridConvolution(hidden_size, self.kernel, self.axes) if self.kernel else None
+    def shared(self, hidden_size: int, inner: int, activation: str) -> nn.Module:
+        return TimeAwareFeedForward(hidden_size, inner, activation, self.rank)
+
+    def stem(self, hidden_size: int) -> nn.Module | None:
+        return GridConvolution(hidden_size, self.kernel, self.axes, bias=True) if self.kernel else None
 
 
-class TimeAwareExperts(Experts):
-    """Experts, each with a modulation of low rank from the conditioning, and a residual around it."""
+class DiffMoEExperts(TimeAwareExperts):
+    """The routed experts: LayerNorm before the modulation, ReLU between its two maps, a bias on the second."""
 
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str, rank: int) -> None:
-        super().__init__(num_experts, hidden_size, inner, activation)
-        self.reduce = nn.Parameter(torch.empty(num_experts, rank, hidden_size))
-        self.expand = nn.Parameter(torch.empty(num_experts, 3 * hidden_size, rank))
+        super().__init__(num_experts, hidden_size, inner, activation, rank)
+        self.expand_bias = nn.Parameter(torch.empty(num_experts, 3 * hidden_size))
 
-    def forward(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D"]:
-        shift, scale, gate = self.modulation(rows, c).to(rows.x.dtype).chunk(3, dim=-1)
-        weight = rows.weight[:, None].to(rows.x.dtype)
-        y = self.compute(torch.addcmul(shift, rows.x, 1 + scale), rows)
-        return torch.addcmul(weight * rows.x, gate, y.to(rows.x.dtype))
+    def normalized(self, x: Float[Tensor, "A D"]) -> Float[Tensor, "A D"]:
+        return normalize(x)
 
-    def modulation(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D3"]:
-        """Shift, scale and gate of each row: V_e U_e SiLU(c)."""
-        row, each = rows.row_of(c.shape[:-1]), c.flatten(0, -2)
-        reduced = torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), F.silu(each))
-        if c.ndim > 2 and len(each) * len(self.expand) > len(row):  # fewer rows than pairs of time and expert
-            expand, ends = self.expand.to(reduced.dtype).transpose(1, 2), rows.counts.cumsum(0)
-            return F.grouped_mm(reduced[row, rows.expert], expand, offs=ends.to(torch.int32))
-        return torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)[row, rows.expert]
+    def reduced(self, c: Float[Tensor, "b D"]) -> Float[Tensor, "b E r"]:
+        return torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), c).relu()
+
+    def modulation(self, rows: Any, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D3"]:
+        modulation = super().modulation(rows, c)
+        return modulation + self.expand_bias.to(modulation.dtype)[rows.expert]
 
     def initialize(self) -> None:
-        nn.init.uniform_(self.reduce, -(self.reduce.shape[-1] ** -0.5), self.reduce.shape[-1] ** -0.5)
-        nn.init.zeros_(self.expand)
+        super().initialize()
+        nn.init.zeros_(self.expand_bias)
 
 
-class GridConvolution(nn.Module):
-    """Depth-wise convolution over the grid of the tokens, whatever its size."""
+class TimeAwareFeedForward(nn.Module):
+    """The shared expert: the same on all tokens."""
 
-    def __init__(self, hidden_size: int, kernel: int, axes: int) -> None:
+    def __init__(self, hidden_size: int, inner: int, activation: str, rank: int) -> None:
         super().__init__()
-        self.axes = axes
-        self.weight = nn.Parameter(torch.empty(hidden_size, 1, *[kernel] * axes))
+        self.reduce = nn.Linear(hidden_size, rank, bias=False)
+        self.expand = nn.Linear(rank, 3 * hidden_size)
+        self.feed_forward = FeedForward(hidden_size, inner, activation)
 
     def initialize(self) -> None:
-        """Nothing is added at birth."""
-        nn.init.zeros_(self.weight)
+        """The gate is closed at birth."""
+        bound = self.reduce.in_features**-0.5
+        nn.init.uniform_(self.reduce.weight, -bound, bound)
+        nn.init.zeros_(self.expand.weight)
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "R N D"]:
-        layout = context.layout
-        if layout.packed:
-            return self._over_cells(x, layout)
-        grid = layout.grids[0]
-        if len(grid) != self.axes or math.prod(grid) != x.shape[1]:
-            raise ValueError(f"{x.shape[1]} tokens on {self.axes} axes do not lie on a grid of {grid}")
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
-        # Copied: with the channels last, oneDNN's bfloat16 gradient of a volume thinner than the kernel is
-        # made of memory that nobody wrote (torch 2.13).
-        cells = x.transpose(1, 2).contiguous().view(x.shape[0], x.shape[2], *grid)
-        y = convolve(cells, self.weight.to(x.dtype), padding="same", groups=x.shape[2])
-        return y.flatten(2).transpose(1, 2)
-
-    def _over_cells(self, x: Float[Tensor, "1 T D"], layout: Layout) -> Float[Tensor, "1 T D"]:
-        """The same where only some cells are tokens: the others count as zero and get nothing."""
-        weight = self.weight.flatten(1).to(x.dtype)
-        rows, y = F.pad(x[0], (0, 0, 0, 1)), torch.zeros_like(x[0])
-        for k, neighbour in enumerate(layout.neighbours(self.weight.shape[2])):
-            y = torch.addcmul(y, rows[neighbour], weight[:, k])
-        return y[None]
+        modulation = context.layout.spread(self.expand(F.relu(self.reduce(context.c))))
+        shift, scale, gate = modulation.to(x.dtype).chunk(3, dim=-1)
+        y = self.feed_forward(torch.addcmul(shift, normalize(x), 1 + scale))
+        return torch.addcmul(x, gate, y.to(x.dtype))

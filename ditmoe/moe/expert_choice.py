@@ -1,14 +1,16 @@
 """Expert choice: each expert takes the tokens that it likes best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ditmoe.moe.capacity import Sparsified, by_time
 from ditmoe.moe.routing import Context, Place, Router, Routing, check_positive, project
 from ditmoe.moe.token_choice import capacity as room_of
+from ditmoe.outside import check_number
 
 
 class ExpertChoice(Router):
@@ -21,14 +23,18 @@ class ExpertChoice(Router):
 
     Args:
         capacity: experts per token, on average; one number for all sparse layers, or one for each.
-        decoupled: score W [time embedding; x before modulation] in place of W x: the modulated tokens change their
-            norm tenfold over the noise levels, which drowns what they hold (Nucleus-Image).
+        decoupled: score W [time embedding over its root mean square; x before modulation] in place of W x: the
+            modulated tokens change their norm tenfold over the noise levels, which drowns what they hold
+            (Nucleus-Image, arXiv 2604.12163).
         renormalize: let the weights of a token sum to one over the experts that took it.
         route_scale: factor on the weights.
+        score: "softmax", or "sigmoid" of each logit for itself.
+        by_time: a; a sample at time t has capacity (1 + a (1 - 2 t / 1000)), see `capacity.by_time`; 0 is off.
+        sparsify: steps of training between which the capacity falls from all experts, see `capacity.Sparsified`.
 
     Raises:
         ValueError: if the capacity is above the number of experts, has another length than the model has sparse
-            layers, or, in the forward pass, is below one token.
+            layers, or, in the forward pass, is below one token; or another option is out of its range.
     """
 
     within_timestep = True
@@ -41,21 +47,30 @@ class ExpertChoice(Router):
         decoupled: bool = False,
         renormalize: bool = False,
         route_scale: float = 1.0,
+        score: str = "softmax",
+        by_time: float = 0.0,
+        sparsify: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         several = isinstance(capacity, Sequence) and not isinstance(capacity, str)
         capacities: list[Any] = list(capacity) if several else [capacity]  # type: ignore[arg-type]
         if not capacities or not all(isinstance(value, int | float) for value in capacities):
             raise ValueError(f"capacity must be one number, or one for each layer, got {capacity!r}")
+        check_number("by_time", by_time, above=-1, below=1)
         for value in capacities:
-            if not 0 < value <= num_experts:
+            if not 0 < value * (1 + abs(by_time)) <= num_experts:
                 raise ValueError(
                     f"capacity must lie above 0 and not above num_experts = {num_experts}, got {value}"
+                    + (f" times up to {1 + abs(by_time):g} by time" if by_time else "")
                 )
+        if score not in ("softmax", "sigmoid"):
+            raise ValueError(f"score must be softmax or sigmoid, got {score!r}")
         check_positive(route_scale=route_scale)
         self.num_experts, self.active = num_experts, float(capacities[0])
         self.capacities = capacities if len(capacities) != 1 else None
         self.decoupled, self.renormalize, self.route_scale = decoupled, renormalize, route_scale
+        self.score, self.by_time = score, by_time
+        self.sparsified = None if sparsify is None else Sparsified(num_experts, sparsify)
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         self.time_weight = nn.Parameter(torch.empty(num_experts, hidden_size)) if decoupled else None
 
@@ -74,13 +89,21 @@ class ExpertChoice(Router):
         if self.time_weight is None:
             logits = project(x, self.weight)
         else:
+            time = context.time.float()  # of almost no size at birth
+            time = time * (time.square().mean(dim=-1, keepdim=True) + 1e-6).rsqrt()
             logits = project(context.unmodulated, self.weight) + layout.spread(
-                project(context.time, self.time_weight)
+                project(time, self.time_weight)
             )
-        scores = logits.softmax(dim=-1).flatten(0, 1)
+        scores = (logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()).flatten(0, 1)
+        known = not x.is_meta  # times and steps; a plan counts with their mean and the last
+        capacity = self.sparsified(self.active) if self.sparsified and known else self.active
+        blocks = layout.blocks(scores)
+        factors: list[Tensor | None] = [None] * len(blocks)
+        if self.by_time and known:
+            factors = [block[:, 0] for block in layout.blocks(by_time(self.by_time, context))]
         taken, start = [], 0
-        for block in layout.blocks(scores):
-            taken.append(self._take(block, start, layout.packed))
+        for block, factor in zip(blocks, factors, strict=True):
+            taken.append(self._take(block, capacity, factor, start, layout.packed))
             start += block.shape[0] * block.shape[1]
         token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
@@ -88,15 +111,30 @@ class ExpertChoice(Router):
             weight = weight / total[token].clamp_min(
                 1e-9
             )  # of a token that only those took who do not want it
-        return Routing(token, expert, self.route_scale * weight, scores)
+        batch_stats = {"capacity": weight.new_tensor(capacity)} if self.sparsified and known else {}
+        return Routing(token, expert, self.route_scale * weight, scores, batch_stats=batch_stats)
+
+    def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
+        if self.sparsified is not None:
+            self.sparsified.update()
 
     def _take(
-        self, scores: Float[Tensor, "B N E"], start: int, packed: bool
+        self,
+        scores: Float[Tensor, "B N E"],
+        capacity: float,
+        factor: Float[Tensor, " B"] | None,
+        start: int,
+        packed: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, numbered from `start`, experts and weights of samples of one length."""
+        """Tokens, numbered from `start`, experts and weights of samples of one length, whose rooms may differ."""
         size, num_tokens, _ = scores.shape
-        room = room_of(self.active, num_tokens, self.num_experts, packed)
+        most = capacity if factor is None else min(capacity * (1 + abs(self.by_time)), self.num_experts)
+        room = room_of(most, num_tokens, self.num_experts, packed)
         weight, place = scores.transpose(1, 2).topk(room, dim=-1)  # (B, E, C)
         token = place + start + num_tokens * torch.arange(size, device=scores.device)[:, None, None]
         expert = torch.arange(self.num_experts, device=scores.device)[:, None].expand(size, -1, room)
-        return token.flatten(), expert.flatten(), weight.flatten()
+        if factor is None:
+            return token.flatten(), expert.flatten(), weight.flatten()
+        rooms = (factor * capacity * num_tokens / self.num_experts - 1e-4).ceil().clamp_min(1)
+        kept = (torch.arange(room, device=scores.device) < rooms[:, None, None]).expand_as(weight)
+        return token[kept], expert[kept], weight[kept]

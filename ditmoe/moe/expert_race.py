@@ -22,7 +22,8 @@ class ExpertRace(Router):
 
     Args:
         top_k: K, experts per token on average.
-        similarity: coefficient of the router similarity loss, which takes the balance loss's place.
+        similarity: coefficient of the router similarity loss, which takes the balance loss's place; 1e-4 as in the
+            public code of the method.
         regularization: coefficient of the per-layer regularisation: a linear head on the router's hidden layer
             predicts the final target, which keeps shallow layers alive; 0 is off.
         momentum: of the threshold.
@@ -36,7 +37,7 @@ class ExpertRace(Router):
         hidden_size: int,
         num_experts: int,
         top_k: int,
-        similarity: float = 0.01,
+        similarity: float = 1e-4,
         regularization: float = 0.01,
         momentum: float = 0.95,
     ) -> None:

@@ -70,12 +70,14 @@ class Experts(nn.Module):
     GELU experts carry biases as DiT's MLP does, so that a dense layer can become an expert exactly.
 
     Attributes:
+        std: deviation of the initial values; None is Xavier.
         exchange: brings rows to the ranks among which the experts are spread; None where all are at hand.
         spreadable: whether they need nothing but their rows, which is all that travels between ranks. A subclass may
             need more, so it says so anew, or is not spread.
     """
 
     spreadable: ClassVar[bool] = True
+    std: float | None = None
     exchange: Callable[..., Float[Tensor, "A D"]] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:

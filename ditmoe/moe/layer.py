@@ -15,7 +15,7 @@ class MoE(nn.Module):
     each expert works on one contiguous block, and the results are added where they came from.
 
     Args:
-        router: also names the experts' class, and a branch beside them if it has one.
+        router: also names the experts' class, the shared ones', and a branch beside them if it has one.
         inner: width of a routed expert.
         shared: width of all shared experts together, which are one feed-forward layer; 0 is none.
         activation: of both.
@@ -25,7 +25,7 @@ class MoE(nn.Module):
         super().__init__()
         self.router = router
         self.experts = router.experts(hidden_size, inner, activation)
-        self.shared = FeedForward(hidden_size, shared, activation) if shared else None
+        self.shared = router.shared(hidden_size, shared, activation) if shared else None
         self.branch = router.branch(hidden_size)
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> tuple[Float[Tensor, "R N D"], Routing]:
@@ -37,7 +37,12 @@ class MoE(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all that follow
         rows = routing.dispatch(x, context.layout)
         routed = self.experts(rows, context.c)
-        base = torch.zeros_like(x) if self.shared is None else self.shared(x)
+        base = torch.zeros_like(x) if self.shared is None else self.on_all(x, context)
         if self.branch is not None:
             base = base + self.branch(x, context)
         return routing.combine(routed, rows, base, context.layout), routing
+
+    def on_all(self, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "R N D"]:
+        """The shared experts, which may want to know more than the tokens."""
+        assert self.shared is not None
+        return self.shared(x) if isinstance(self.shared, FeedForward) else self.shared(x, context)

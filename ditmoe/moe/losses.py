@@ -1,6 +1,7 @@
 """Losses that keep the experts in use and apart."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -50,3 +51,27 @@ def similarity_loss(
     weight = torch.diag(num_experts * alone / alone.sum().clamp_min(1))
     weight = weight + (num_experts**2 - num_experts) * pairs / pairs.sum().clamp_min(1)
     return (weight * alike).sum() / (tokens or len(probabilities))
+
+
+def contrastive_loss(
+    prototypes: Float[Tensor, "E D"],
+    x: Float[Tensor, "T D"],
+    chosen: Float[Tensor, "T E"],
+    temperature: float,
+    ranks: Ranks = ALONE,
+) -> Float[Tensor, ""]:
+    """Routing contrastive loss of ProMoE (arXiv 2510.24711): a prototype is to be like the mean of its own tokens.
+
+        M_ij = cos(p_i, m_j) / temperature,   L = mean over i of -log softmax_j(M_ij)_i,   i and j with tokens
+
+    Zero where less than two have tokens. A mean is over the tokens of all ranks, its gradient that of one's own, as
+    many times as there are ranks, over which gradients are averaged.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        counts, own = ranks.total(chosen.sum(dim=0)), chosen.T @ x
+        sums = own if ranks.size == 1 else ranks.total(own) + ranks.size * (own - own.detach())
+        means = F.normalize(sums / counts.clamp_min(1)[:, None], dim=-1)
+        similar = F.linear(F.normalize(prototypes, dim=-1), means) / temperature
+    used = counts > 0
+    each = -similar.masked_fill(~used, -1e9).log_softmax(dim=-1).diagonal()
+    return each.masked_fill(~used, 0.0).sum() / used.sum().clamp_min(1)

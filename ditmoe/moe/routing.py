@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ditmoe.conditioning import Embedded
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.moe.experts import Experts, Places, Rows
-from ditmoe.nn import Layout
+from ditmoe.nn import FeedForward, Layout
 from ditmoe.outside import check_number
 
 
@@ -170,6 +170,7 @@ class Router(nn.Module, ABC):
         uses_collectives: whether its forward pass takes part in sums or collections over them.
         competes: whether the tokens of a whole batch compete in training, so that its samples see each other there; in
             sampling those of no router do.
+        positional: whether it matters to it where a token lies, beside what the token is.
         routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
         top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
         within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, or
@@ -186,6 +187,7 @@ class Router(nn.Module, ABC):
     ranks: Ranks = ALONE
     uses_collectives: bool = False
     competes: bool = False
+    positional: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -209,12 +211,23 @@ class Router(nn.Module, ABC):
     def bind(self, place: Place) -> None:
         """Told once by the model, before the layer is built: where the router stands."""
 
+    def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
+        """Told before each forward pass of a step that has several: what those before it in this step observed."""
+
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         """Told after each optimiser step: what its forward passes observed (`Routing.batch_stats`)."""
 
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
         """The experts that it routes to."""
         return Experts(self.num_experts, hidden_size, inner, activation)
+
+    def shared(self, hidden_size: int, inner: int, activation: str) -> nn.Module:
+        """The shared experts, one layer; if it is no `FeedForward`, it is called with tokens and context."""
+        return FeedForward(hidden_size, inner, activation)
+
+    def stem(self, hidden_size: int) -> nn.Module | None:
+        """What tokens pass before the layer's LayerNorm, called with tokens and context; the shortcut goes around."""
+        return None
 
     def branch(self, hidden_size: int) -> nn.Module | None:
         """What works on all tokens beside shared and routed experts, called with tokens and context."""

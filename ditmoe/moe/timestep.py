@@ -123,12 +123,21 @@ class TimestepExperts(Router):
             max(r.aux_coefficient for *_, r in parts),
         )
 
+    def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
+        for index, router in enumerate(self.routers):
+            router.before_pass(_of_segment(index, earlier))
+
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         for index, router in enumerate(self.routers):
-            prefix = f"{index}/"
-            own = [{k[len(prefix) :]: v for k, v in o.items() if k.startswith(prefix)} for o in batch_stats]
-            if own := [o for o in own if o]:
+            if own := _of_segment(index, batch_stats):
                 router.update(own)
+
+
+def _of_segment(index: int, batch_stats: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """What the router of a segment observed, in the passes in which it had tokens."""
+    prefix = f"{index}/"
+    own = [{k[len(prefix) :]: v for k, v in o.items() if k.startswith(prefix)} for o in batch_stats]
+    return [o for o in own if o]
 
 
 def _merged(parts: Sequence[tuple[float, Mapping[str, Loss]]]) -> dict[str, Loss]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -41,7 +42,8 @@ class TokenChoice(Router):
         priority: within that order, tokens of a higher score come first (V-MoE, arXiv 2106.05974, section 4)
             instead of those that stand first.
         noise: in training, N(0, (noise / E)²) on the logits (V-MoE, section 2.1, has 1).
-        balance: coefficient of the balance loss.
+        balance: coefficient of the balance loss. Where a step has several passes, the shares that it balances are
+            those of the passes so far (arXiv 2501.11873): what a small batch must take unevenly, a large one need not.
         z_loss: coefficient of ST-MoE's z-loss.
 
     Raises:
@@ -50,6 +52,7 @@ class TokenChoice(Router):
     """
 
     bias: Tensor
+    earlier: Tensor | None = None
     uses_collectives = True
     top_k_in_sampling = within_timestep = True
 
@@ -93,13 +96,11 @@ class TokenChoice(Router):
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
         here = len(scores) > 0  # a rank may have no sample within a segment of noise
         expert = self.choose(logits, scores, context.layout) if here else scores.topk(self.top_k).indices
-        weight = scores.gather(1, expert)
-        if self.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+        # Shares in logarithms: scores that are all tiny would underflow, and their sum with them.
+        logs = logits if self.score == "softmax" else F.logsigmoid(logits)
+        weight = logs.gather(1, expert).softmax(-1) if self.renormalize else scores.gather(1, expert)
         weight = self.route_scale * weight
-        distribution = (
-            scores if self.score == "softmax" else scores / scores.sum(-1, keepdim=True).clamp_min(1e-20)
-        )
+        distribution = scores if self.score == "softmax" else logs.softmax(dim=-1)
         counts = self.pool.total(count(expert.flatten(), self.num_experts))
         losses = self._losses(counts, distribution, logits)
         token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
@@ -119,6 +120,9 @@ class TokenChoice(Router):
         ranked = scores + self.bias.float() if self.bias_rate else scores
         return ranked.topk(self.top_k, dim=-1).indices
 
+    def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
+        self.earlier = torch.stack([o["counts"] for o in earlier]).sum(0) if earlier else None
+
     @torch.no_grad()
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         if not self.bias_rate:
@@ -131,6 +135,8 @@ class TokenChoice(Router):
         self, counts: Int[Tensor, " E"], scores: Float[Tensor, "T E"], logits: Float[Tensor, "T E"]
     ) -> dict[str, Loss]:
         tokens = self.pool.share(counts.sum() / self.top_k)
+        if self.training and self.earlier is not None:
+            counts = counts + self.earlier
         losses = {"balance": Loss(balance_loss(counts, scores, tokens), self.balance)}
         if self.z_loss:
             losses["z"] = Loss(z_loss(logits, tokens), self.z_loss)

@@ -76,7 +76,7 @@ class Modulation(nn.Module):
         return layout.spread(self.linear(F.silu(c))).chunk(self.num, dim=-1)
 
 
-def normalize(x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+def normalize(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
     """LayerNorm without learned scale."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 

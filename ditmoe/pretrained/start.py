@@ -2,24 +2,42 @@
 
 from typing import Any
 
+from ditmoe.diffusion import torch_generator
 from ditmoe.model import DiTMoE, transfer
+from ditmoe.outside import check_number
 from ditmoe.pretrained.weights import read
 
 
-def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
+def start_from(
+    source: str,
+    target: DiTMoE,
+    model: dict[str, Any],
+    experts: str = "copies",
+    noise: float = 1e-4,
+    seed: int = 0,
+) -> None:
     """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
+
+    Args:
+        experts: of dense layers, "copies" or "neurons", see `transfer`.
+        noise: deviation of what is added to each copy.
+        seed: of it.
 
     Raises:
         ValueError: if the blocks there do something else with the same shapes, or nothing fits.
     """
+    if experts not in ("copies", "neurons"):
+        raise ValueError(f"upcycle.experts must be copies or neurons, got {experts!r}")
+    check_number("upcycle.noise", noise, 0)
     config, weights = read(source)
     for option in ("num_heads", "qk_norm"):
         there, here = config["model"].get(option), model.get(option)
         if there != here:
             raise ValueError(f"init: model.{option} must be that of {source}, {there}, got {here}")
-    report = transfer(target, weights)
+    generator = torch_generator("upcycling", seed)
+    report = transfer(target, weights, noise, generator, neurons=experts == "neurons")
     dense = config["model"].get("dense_activation")
-    if report.copied and dense != model["activation"]:
+    if (report.copied or report.split) and dense != model["activation"]:
         raise ValueError(
             f"init: model.activation must be that of the dense layers of {source}, {dense}, got {model['activation']}"
         )

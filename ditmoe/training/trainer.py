@@ -200,7 +200,8 @@ class Trainer:
         factor, accumulate = self.options.rate(self.step), self.options.accumulate
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        passes, tallies, samples = [], [], 0
+        tallies, samples = [], 0
+        passes: list[list[Mapping[str, Tensor]]] = []
         values: list[Tensor] = []
         by_time: list[Tensor] = []
         for micro in range(accumulate):
@@ -208,6 +209,8 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             batch = self.batches(self.step * accumulate + micro).to(self.device)
+            if accumulate > 1:
+                self.model.before_pass(passes)
             losses, routings = self.losses(batch)
             self.mesh.sum_copies(self.model, last=micro == accumulate - 1)
             (losses.total / accumulate).backward()

@@ -51,7 +51,7 @@ def test_a_modality_from_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "router", "mean"),
-    [("image", "TokenChoice", -0.3), ("pointcloud", "TokenChoice", -0.3), ("video", "DiffMoE", 0.3)],
+    [("image", "TokenChoice", -0.3), ("pointcloud", "TokenChoice", -0.3), ("video", "TimeAware", 0.3)],
 )
 def test_the_default_runs(modality: str, router: str, mean: float) -> None:
     config = composed(f"modality={modality}")

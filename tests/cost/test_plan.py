@@ -79,6 +79,32 @@ def test_dense_models(model: str, total: str, products: str) -> None:
     assert counts.routed == counts.shared == 0
 
 
+XL = ("model=xl", "model.qk_norm=false")
+E16 = ("model.depth=30", "model.expert_ratio=2.5", "model.shared_ratio=2.5", "router.num_experts=16")
+
+
+@pytest.mark.parametrize(
+    ("words", "published"),
+    [
+        (("experiment=dsmoe",), {"active": "436"}),
+        (("experiment=dsmoe", *XL, *E16, "router.top_k=2"), {"active": "965", "total": "2958"}),
+    ],
+)
+def test_the_published_dsmoe_which_counts_in_units_of_two_to_the_twentieth(
+    words: tuple[str, ...], published: dict[str, str]
+) -> None:
+    counts = count_config(configuration(*words))[0]
+    assert {name: f"{getattr(counts, name) / 2**20:.0f}" for name in published} == published
+
+
+@pytest.mark.parametrize("size", [("model=l",), XL])
+def test_promoe_is_as_large_at_work_as_the_dense_model(size: tuple[str, ...]) -> None:
+    dense = count_config(configuration(*size, "router=dense"))[0]
+    counts = count_config(configuration("experiment=promoe", *size))[0]
+    assert dense.active < counts.active < 1.001 * dense.active
+    assert counts.routed == 13 * counts.shared  # twelve for prototypes, one for what is unconditional
+
+
 def image(**options) -> tuple[Callable[[], DiTMoE], tuple[int, ...]]:
     options = {"router": partial(TokenChoice, num_experts=4, top_k=3), **options}
     return lambda: DiTMoE(LatentTokens(48, 4, 2, True), 5, 48, 3, 4, **options), (4, 12, 8)

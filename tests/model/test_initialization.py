@@ -22,7 +22,7 @@ BORN = {  # a sum over all values of a model of seed 0, each with a weight of it
     "router=relu": 9.850237,
     "router=timestep": -16.092533,
     "router=timestep router@router.router=race": -90.494237,
-    "router=diff_moe": -13.959187,
+    "router=time_aware": -13.959187,
     "router=dense": 31.392669,
     "model.activation=gelu model.qk_norm=true": 23.165840,
     " ".join(MASKED): -8.640812,

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from ditmoe.model import DiTMoE, transfer
-from ditmoe.moe import ExpertChoice, Sinkhorn, TokenChoice
+from ditmoe.model.neurons import split, taylor
+from ditmoe.moe import ExpertChoice, MoE, Sinkhorn, TokenChoice
+from ditmoe.nn import FeedForward
+from ditmoe.nn.layers import activate
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens, VoxelTokens
 
@@ -15,7 +18,8 @@ D = 24
 
 def image_model(**options) -> DiTMoE:
     torch.manual_seed(0)
-    model = DiTMoE(LatentTokens(D), 3, D, depth=2, num_heads=4, dense_activation="swiglu", **options)
+    options = {"dense_activation": "swiglu", **options}
+    model = DiTMoE(LatentTokens(D), 3, D, depth=2, num_heads=4, **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
@@ -44,6 +48,56 @@ def test_a_mixture_starts_as_the_dense_model_shared_experts_included(router: typ
     for block in model.blocks:
         assert block.feed_forward.router.weight.grad is not None
         assert block.feed_forward.shared.down.weight.grad.any()
+
+
+@torch.no_grad()
+def test_noise_tells_the_copies_apart() -> None:
+    dense, found = image_model(), []
+    for _ in range(2):
+        model = mixture()
+        transfer(model, dense.state_dict(), noise=1e-4, generator=torch.Generator().manual_seed(5))
+        up, taken = model.blocks[0].feed_forward.experts.up, dense.blocks[0].feed_forward.up.weight
+        assert (up[0] - up[1]).std().item() == pytest.approx(1.4e-4, rel=0.1)
+        assert (up - taken).abs().max() < 1e-3
+        found.append(up)
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+@pytest.mark.parametrize("shared", [2.0, 0.0])
+def test_experts_of_all_neurons_are_the_dense_layer_together(activation: str, shared: float) -> None:
+    dense = image_model(dense_activation=activation)
+    route = partial(TokenChoice, num_experts=4, top_k=4, renormalize=True)
+    options = {"expert_ratio": (4 - shared) / 4, "shared_ratio": shared, "activation": activation}
+    model = DiTMoE(LatentTokens(D), 3, D, depth=2, num_heads=4, router=route, **options)
+    report = transfer(model, dense.state_dict(), neurons=True)
+    for router in model.routers:
+        router.weight.zero_()  # which then weighs all alike
+    x, t, y = torch.randn(2, 4, 8, 8), torch.tensor([100.0, 900.0]), torch.tensor([0, 3])
+    assert torch.allclose(model(x, t, y)[0], dense(x, t, y)[0], atol=1e-4)
+    assert not report.unused
+    assert not report.copied
+    assert not report.exact
+    assert {name.split(".")[3] for name in report.split} == ({"experts", "shared"} if shared else {"experts"})
+
+
+def test_what_matters_most_is_shared_and_a_gradient_says_what_that_is() -> None:
+    layer, x = FeedForward(D, 8, "swiglu"), torch.randn(5, D)
+    h = activate(layer.up(x), "swiglu")
+    h.retain_grad()
+    layer.down(h).square().sum().backward()
+    matters = taylor(layer)
+    assert torch.allclose(matters, (h * h.grad).sum(0).abs(), rtol=1e-3)
+    moe = MoE(TokenChoice(D, 2, 1), D, 2, 4, "swiglu")
+    split(moe, layer.state_dict(), matters)
+    first = matters.argsort(descending=True)
+    assert torch.equal(moe.shared.down.weight, layer.down.weight[:, first[:4]])
+    assert torch.equal(moe.experts.down[1], layer.down.weight[:, first[[5, 7]]])
+    with pytest.raises(
+        ValueError, match="must leave neurons to the routed experts: the dense layer has 8, the shared"
+    ):
+        split(MoE(TokenChoice(D, 2, 1), D, 2, 8, "swiglu"), layer.state_dict())
 
 
 @pytest.mark.parametrize(

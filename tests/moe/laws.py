@@ -20,7 +20,7 @@ from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
 from ditmoe.parallel.mesh import _let_fsdp_see
 from ditmoe.training import EMA
-from tests.routers import GRIDS, B, D, N, Subject, batch, layer, loop, one
+from tests.routers import GRIDS, B, D, N, Subject, asked, batch, layer, loop, one
 
 LAWS: list[Callable[[Subject], None]] = []
 MODES = (True, False)
@@ -48,7 +48,8 @@ def packed(of: Subject) -> tuple[Tensor, Context]:
     g = torch.Generator().manual_seed(3)
     x, unmodulated = (torch.randn(1, sum(layout.lengths), D, generator=g) for _ in range(2))
     time, c = (torch.randn(3, D, generator=g) for _ in range(2))
-    return x, Context(torch.tensor([100.0, 500.0, 900.0]), time, c, layout, unmodulated)
+    t = torch.tensor([100.0, 500.0, 900.0])
+    return x, Context(t, time, c, layout, unmodulated, asked(3))
 
 
 def changed(make: Callable[..., Router], **options: object) -> Callable[..., Router] | None:
@@ -130,7 +131,7 @@ def half_precision_runs_and_scores_stay_float32(of: Subject) -> None:
         assert routing.scores.dtype == routing.weight.dtype == torch.float32
         assert (out.float() - full).abs().median() < 0.03
         given = (v.to(dtype) for v in (context.t, context.time, context.c))
-        half = Context(*given, context.layout, context.unmodulated.to(dtype))
+        half = Context(*given, context.layout, context.unmodulated.to(dtype), context.asked)
         for training in MODES:
             out, routing = moe.to(dtype).train(training)(x.to(dtype), half)
             assert out.dtype == dtype
@@ -180,7 +181,7 @@ def the_order_of_the_samples_is_no_matter(of: Subject) -> None:
     moe, x, context = updated(of)
     order = torch.tensor([2, 0, 1])
     values = (v[order] for v in (context.t, context.time, context.c))
-    turned = Context(*values, context.layout, context.unmodulated[order])
+    turned = Context(*values, context.layout, context.unmodulated[order], context.asked.take(order))
     for training in MODES:
         moe.train(training)
         assert torch.allclose(moe(x[order], turned)[0], moe(x, context)[0][order], atol=1e-5)
@@ -190,7 +191,8 @@ def the_order_of_the_samples_is_no_matter(of: Subject) -> None:
 @torch.no_grad()
 def the_order_of_the_tokens_is_no_matter_without_a_grid(of: Subject) -> None:
     moe, x, context = updated(of)
-    if moe.branch is not None or not getattr(innermost(moe.router), "priority", True):
+    router = innermost(moe.router)
+    if moe.branch is not None or router.positional or not getattr(router, "priority", True):
         return  # it works on the grid, or tokens that stand first come first
     order = torch.randperm(N, generator=torch.Generator().manual_seed(5))
     turned = replace(context, unmodulated=context.unmodulated[:, order])
@@ -215,7 +217,8 @@ def _alone(x: Tensor, context: Context, i: int) -> tuple[Tensor, Context]:
     """One of the packed samples on a row of a batch."""
     own, grid = context.layout.sample == i, context.layout.grids[i]
     t, time, c = (v[i : i + 1] for v in (context.t, context.time, context.c))
-    return x[:, own], Context(t, time, c, Layout.even(grid, 1, CPU), context.unmodulated[:, own])
+    layout, null = Layout.even(grid, 1, CPU), context.asked.take(torch.tensor([i]))
+    return x[:, own], Context(t, time, c, layout, context.unmodulated[:, own], null)
 
 
 @law
@@ -250,7 +253,7 @@ def a_token_gets_what_its_own_time_says(of: Subject) -> None:
             layout, where = Layout.pack([GRIDS[of.axes]] * B, CPU), choice.view(1, -1)
             x, unmodulated = x.view(1, B * N, D), unmodulated.view(1, B * N, D)
         values = [context.t, context.time, context.c]
-        mixed = Context(*(v[where] for v in values), layout, unmodulated)
+        mixed = Context(*(v[where] for v in values), layout, unmodulated, context.asked)
         try:
             out, routing = moe(x, mixed)
         except ValueError as error:
@@ -264,7 +267,7 @@ def a_token_gets_what_its_own_time_says(of: Subject) -> None:
             assert torch.equal(routing.expert // moe.router.per_segment, segment)
         for i in range(B):
             here, times = where == i, (v[i].expand(B, *v.shape[1:]).contiguous() for v in values)
-            expected, own = moe(x, Context(*times, layout, unmodulated))
+            expected, own = moe(x, Context(*times, layout, unmodulated, context.asked))
             assert torch.allclose(scores[here], own.scores.view_as(scores)[here], atol=1e-5)
             if each:
                 assert torch.allclose(out[here], expected[here], atol=1e-5)
@@ -351,7 +354,8 @@ def _each_segment_has_its_samples(of: Subject, x: Tensor, context: Context) -> N
         initialize_layers(router)
     routing, early = whole(x, context), [b for b in range(B) if context.t[b] < 500]
     times = (v[early] for v in (context.t, context.time, context.c))
-    inside = Context(*times, context.layout.take(early), context.unmodulated[early])
+    null = context.asked.take(torch.tensor(early))
+    inside = Context(*times, context.layout.take(early), context.unmodulated[early], null)
     part, num_experts = whole.routers[0](x[early], inside), whole.routers[0].num_experts
     assert len(part.expert) == int((routing.expert < num_experts).sum())
     assert routing.scores.shape == (B * N, 2 * num_experts)

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from ditmoe.model import initialize_layers
+from ditmoe.model import Block, initialize_layers
 from ditmoe.moe import (  # fmt: skip
     Base,
     BatchPool,
     Context,
-    DiffMoE,
     ExpertChoice,
     ExpertRace,
     MoE,
@@ -22,13 +22,14 @@ from ditmoe.moe import (  # fmt: skip
     ReLU,
     Sinkhorn,
     Soft,
+    TimeAware,
     TimestepExperts,
     TokenChoice,
 )
-from ditmoe.moe.diff_moe import GridConvolution
-from ditmoe.moe.losses import balance_loss, similarity_loss, z_loss
+from ditmoe.moe.losses import balance_loss, contrastive_loss, similarity_loss, z_loss
+from ditmoe.moe.time_aware import GridConvolution
 from ditmoe.moe.token_choice import capacity, within_capacity
-from ditmoe.nn import Layout
+from ditmoe.nn import Attention, Layout, modulate, normalize
 from tests.routers import ROUTERS, B, D, E, N, Subject, batch, layer
 
 
@@ -101,6 +102,16 @@ def test_the_bias_chooses_but_does_not_weigh() -> None:
     assert torch.allclose(pairs[0], chosen / chosen.sum(-1, keepdim=True))
 
 
+def test_sigmoid_scores_that_underflow_are_balanced_and_shared_all_the_same() -> None:
+    router = TokenChoice(3, 3, 2, score="sigmoid", renormalize=True)
+    with torch.no_grad():
+        router.weight.copy_(torch.eye(3))
+    x, context = torch.tensor([[[-200.0, -201.0, -300.0]] * 2]), batch(size=1)[1]
+    routing = router(x, replace(context, layout=Layout.even((2,), 1, x.device)))
+    assert torch.allclose(routing.weight, torch.tensor([1.0, -1.0]).sigmoid().repeat(2))
+    assert routing.losses["balance"].value.item() == pytest.approx(1.5)  # two of three experts take all
+
+
 def test_z_loss_is_the_mean_square_of_logsumexp() -> None:
     assert z_loss(torch.zeros(5, E)).item() == pytest.approx(math.log(E) ** 2)
     assert z_loss(torch.zeros(5, E) - math.log(E)).item() == pytest.approx(0.0, abs=1e-6)
@@ -122,6 +133,61 @@ def test_similarity_equals_a_double_loop_and_tells_pairs_that_go_together() -> N
     twins = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]] * 4)
     crossed = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5]] * 2)
     assert similarity_loss(twins, (twins > 0).float()) > similarity_loss(crossed, (crossed > 0).float()) * 1.2
+
+
+def test_the_contrastive_loss_equals_a_double_loop_and_moves_tokens_too() -> None:
+    torch.manual_seed(0)
+    p, x = torch.randn(E, D, requires_grad=True), torch.randn(9, D, requires_grad=True)
+    taken = [0, 2, 2, 0, 3, 3, 3, 0, 2]  # expert 1 has no token
+    chosen = F.one_hot(torch.tensor(taken), E).float()
+    used = sorted(set(taken))
+    means = {e: x[torch.tensor(taken) == e].mean(0) for e in used}
+    rows = [[F.cosine_similarity(p[i], means[j], dim=0) / 0.5 for j in used] for i in used]
+    expected = F.cross_entropy(torch.stack([torch.stack(row) for row in rows]), torch.arange(len(used)))
+    found = contrastive_loss(p, x, chosen, 0.5)
+    assert torch.allclose(found, expected)
+    found.backward()
+    assert x.grad.norm(dim=1).min() > 0
+    assert p.grad.norm(dim=1).gt(0).tolist() == [True, False, True, True]
+    for alone in (chosen[:1], chosen[:0]):
+        assert contrastive_loss(p, x[: len(alone)], alone, 0.5) == 0
+
+
+def test_a_pass_balances_with_those_before_it_in_its_step() -> None:
+    for name in ("token_choice", "segments, token_choice"):
+        moe, (x, context) = layer(name), batch(name)
+        first, second = moe.router(x, context), moe.router(-x, context)
+        moe.router.before_pass([first.batch_stats])
+        later = moe.router(-x, context).losses["balance"].value
+        assert later != second.losses["balance"].value
+        moe.router.before_pass([])
+        assert moe.router(-x, context).losses["balance"].value == second.losses["balance"].value
+        if name == "token_choice":
+            assert later == balance_loss(first.counts + second.counts, second.scores)
+
+
+@torch.no_grad()
+def test_the_capacity_falls_over_the_steps_and_over_the_noise() -> None:
+    router, (x, context) = ExpertChoice(D, E, 1.0, sparsify=[1, 3]), batch()
+    rooms = []
+    for _ in range(5):
+        rooms.append(len(router(x, context).token) / (B * N))
+        router.update([])
+    assert rooms == [4.0, 4.0, 32 / 12, 1.0, 1.0]  # 2.5 rounded up for each expert
+    pool = BatchPool(D, E, 2.0, sparsify=[0, 2])
+    pool.sparsified.step.fill_(1)
+    initialize_layers(pool)
+    assert len(pool(x, context).token) == 3 * B * N
+    router = ExpertChoice(D, E, 2.0, by_time=0.5)  # at times 100, 500 and 900
+    counts = torch.bincount(router(x, context).token // N).tolist()
+    assert counts == [E * math.ceil(2 * f * N / E) for f in (1.4, 1.0, 0.6)]
+
+
+@torch.no_grad()
+def test_decoupled_scores_see_a_time_embedding_of_any_size() -> None:
+    moe, (x, context) = layer("decoupled"), batch()
+    small = replace(context, time=context.time * 0.02)
+    assert torch.allclose(moe.router(x, small).scores, moe.router(x, context).scores, atol=2e-3)
 
 
 def test_noise_is_for_training_alone() -> None:
@@ -342,8 +408,25 @@ def test_segments_count_their_losses_by_their_share_of_the_samples() -> None:
     assert routing.losses["balance"].coefficient == 0.01
 
 
-def test_time_aware_experts_start_as_their_input_and_answer_to_the_time() -> None:
-    moe, (x, context) = layer("diff_moe", shared=0), batch("diff_moe")
+@torch.no_grad()
+def test_diff_moe_sees_the_stream_behind_a_convolution_that_the_shortcut_goes_around() -> None:
+    moe, (x, context) = layer("diff_moe"), batch("diff_moe")
+    block = Block(D, Attention(D, 2), moe)
+    for parameter in block.parameters():
+        parameter.normal_(std=0.3)
+    _, _, gate1, shift, scale, gate = block.modulation(context.c, context.layout)
+    first = block.modulation(context.c, context.layout)[:2]
+    h = x + gate1 * block.attention(modulate(normalize(x), *first))
+    grid, stem = context.layout.grids[0], block.stem
+    seen = F.conv2d(h.mT.unflatten(2, grid), stem.weight, stem.bias, padding=1, groups=D).flatten(2).mT
+    expected = h + gate * moe(modulate(normalize(seen), shift, scale), context)[0]
+    assert stem.weight.shape[2:] == (3, 3)
+    assert torch.allclose(block(x, context, context.c)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["diff_moe", "time_aware"])
+def test_experts_that_know_the_time_start_as_their_input_and_answer_to_it(name: str) -> None:
+    moe, (x, context) = layer(name, shared=0), batch(name)
     changed = type(context)(context.t, context.time, context.c + 1, context.layout, context.unmodulated)
     assert not torch.allclose(moe(x, context)[0], moe(x, changed)[0], atol=1e-3)
     fresh = MoE(moe.router, D, 24, 0, "swiglu")
@@ -384,7 +467,7 @@ def test_an_expert_nobody_chose_is_no_obstacle() -> None:
         (lambda: ReLU(D, E, 2, step=1.0), "step must be above 1, got 1.0"),
         (lambda: TimestepExperts(D, [700, 300]), r"ascend between 0 and 1000, got \[700, 300\]"),
         (lambda: TimestepExperts(D, [0]), "ascend between 0 and 1000"),
-        (lambda: DiffMoE(D, E, 2, kernel=4), "kernel must be odd, or 0 for no convolution, got 4"),
+        (lambda: TimeAware(D, E, 2, kernel=4), "kernel must be odd, or 0 for no convolution, got 4"),
     ],
 )
 def test_options_must_fit(make, message: str) -> None:

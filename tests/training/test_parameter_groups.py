@@ -51,7 +51,7 @@ def test_kinds_come_from_what_holds_a_parameter() -> None:
     biased = kinds("model.activation=gelu", "router=soft")
     assert biased["blocks.0.feed_forward.experts.up_bias"] == {"expert", "bias"}
     assert biased["blocks.0.feed_forward.router.scale"] == {"router", "norm"}
-    assert kinds("router=diff_moe")["blocks.0.feed_forward.branch.weight"] == {"matrix"}
+    assert kinds("router=time_aware")["blocks.0.feed_forward.branch.weight"] == {"matrix"}
 
 
 @pytest.mark.parametrize("router", options("router"))

@@ -131,7 +131,8 @@ def test_a_model_may_start_from_another_run(tmp_path: Path, capsys: pytest.Captu
     wide = ["model.dense_ratio=2.0", "model.dense_activation=swiglu"]
     dense, _ = trainer(tmp_path / "dense", "trainer.steps=2", "router=dense", *wide)
     dense.run()
-    options = ["trainer.steps=1", "router.renormalize=true", f"init={tmp_path / 'dense'}", *wide]
+    same = ["router.renormalize=true", "upcycle.noise=0"]
+    options = ["trainer.steps=1", *same, f"init={tmp_path / 'dense'}", *wide]
     run, settings = trainer(tmp_path / "mixture", *options)
     assert "copied to every expert" in capsys.readouterr().out
     x, t, y = torch.randn(2, 64, 3), torch.tensor([100.0, 900.0]), torch.tensor([0, 1])

@@ -1,0 +1,69 @@
+"""ProMoE: what is unconditional has an expert of its own, all else goes to the nearest prototype."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ditmoe.moe.losses import contrastive_loss
+from ditmoe.moe.routing import Context, Loss, Router, Routing, check_positive, check_top_k
+
+
+class ProMoE(Router):
+    """ProMoE (ICLR 2026, arXiv 2510.24711): routing by what a token is for, then by what it means.
+
+        tokens of unconditional samples:  the expert E + 1, which is theirs alone,  w = 1
+        all others:  s_e = cos(x, p_e),   the one expert of the largest s,   w = s  (it may be below zero)
+        L = mean over i in U of -log softmax_j(cos(p_i, m_j) / temperature)_i
+
+    with prototypes p, U the experts that have tokens in the batch, and m_j the mean of those that expert j has; the
+    gradient of the loss runs into prototypes and tokens. It takes the balance loss's place, and is of no batch in which
+    less than two experts have tokens. Sampling needs nothing that training does not; with guidance, the passes
+    without condition all go through the one expert.
+
+    Args:
+        num_experts: E, prototypes; the expert of the unconditional comes to that.
+        contrastive: coefficient of the routing contrastive loss.
+        temperature: of its softmax.
+    """
+
+    uses_collectives = True
+    within_timestep = True
+
+    def __init__(
+        self, hidden_size: int, num_experts: int, contrastive: float = 1.0, temperature: float = 0.07
+    ) -> None:
+        super().__init__()
+        check_top_k(1, num_experts)
+        check_positive(temperature=temperature)
+        self.num_experts, self.active = num_experts + 1, 1.0
+        self.contrastive, self.temperature = contrastive, temperature
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+
+    def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
+        tokens, null = x.flatten(0, 1), unconditional(context, x)
+        with torch.autocast(x.device.type, enabled=False):
+            tokens, prototypes = tokens.float(), self.weight.float()
+            alike = F.linear(F.normalize(tokens, dim=-1), F.normalize(prototypes, dim=-1))
+        best, nearest = alike.max(dim=-1)
+        expert = nearest.masked_fill(null, self.num_experts - 1)
+        weight = best.masked_fill(null, 1.0)
+        likes = (alike / self.temperature).softmax(dim=-1).masked_fill(null[:, None], 0.0)
+        scores = torch.cat([likes, null[:, None].to(likes.dtype)], dim=-1)
+        losses = {}
+        if self.training:
+            chosen = F.one_hot(expert, self.num_experts)[:, :-1].float()
+            value = contrastive_loss(prototypes, tokens, chosen, self.temperature, self.pool)
+            losses["contrastive"] = Loss(value, self.contrastive)
+        return Routing(torch.arange(len(expert), device=x.device), expert, weight, scores, losses)
+
+    def initialize(self) -> None:
+        """Prototypes of deviation 0.02."""
+        nn.init.normal_(self.weight, std=0.02)
+
+
+def unconditional(context: Context, x: Float[Tensor, "R N D"]) -> Bool[Tensor, " T"]:
+    """Which tokens belong to samples that are asked for nothing; none, where that is not known."""
+    if context.asked is None:
+        return torch.zeros(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device)
+    return context.asked.null.index_select(0, context.layout.sample)
