@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ditmoe.config import build
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.pretrained.weights import read
 
@@ -17,6 +18,12 @@ def start_from(source: str, target: DiTMoE, model: dict[str, Any]) -> None:
         there, here = config["model"].get(option), model.get(option)
         if there != here:
             raise ValueError(f"init: model.{option} must be that of {source}, {there}, got {here}")
+    there, here = build.attention_gain(config["model"]), build.attention_gain(model)
+    if there != here:
+        raise ValueError(
+            f"init: model.base_width and base_heads must leave the scale of attention that {source} has, {there:.4g} "
+            f"of the usual one, got {here:.4g}"
+        )
     report = transfer(target, weights)
     dense = config["model"].get("dense_activation")
     if report.copied and dense != model["activation"]:
