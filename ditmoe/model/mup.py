@@ -93,7 +93,8 @@ def compare(model: nn.Module, base: nn.Module) -> dict[str, Scaling]:
     """The kind of each parameter, from the axes in which it differs from the base's.
 
     Raises:
-        ValueError: if one of the two has other parameters, axes, or an axis that shrinks where others grow.
+        ValueError: if one of the two has other parameters, axes, or an axis that shrinks where others grow; or if
+            shapes do not say what a parameter is.
     """
     small = {name: value.shape for name, value in base.named_parameters()}
     scalings, larger = {}, set()
@@ -125,4 +126,9 @@ def _scaling(each: Parameter, base: torch.Size) -> Scaling:
     ratio = shape[each.fan_in] / base[each.fan_in]
     if sum(grows) > 1:
         return Scaling("hidden", ratio)
+    if not each.sure:
+        raise ValueError(
+            f"{each.name} may be a table of vectors or sum over its last axis: parameter_kinds of its class must say "
+            f"which, embedding or matrix"
+        )
     return Scaling("router" if "router" in each.kinds else "output", ratio)

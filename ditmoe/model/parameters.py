@@ -23,6 +23,8 @@ KINDS = {
 """What a parameter may be, of the first five one, of the last three where it stands in such a module."""
 STANDS_IN = {"router": Router, "expert": Experts, "head": Tokens}
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+CLEAR = (nn.Linear, _ConvNd, nn.Embedding, *NORMS, Experts, Router)
+"""Modules of whose parameters with several axes it is known whether they are matrices or tables."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Parameter:
 
     Attributes:
         fan_in: the axis that a matrix sums over: its last one, but for convolutions.
+        sure: whether what holds it says what it is, by its kind or by `parameter_kinds`, and not its axes alone.
     """
 
     name: str
     value: nn.Parameter
     kinds: frozenset[str]
     fan_in: int = -1
+    sure: bool = True
 
     def matches(self, pattern: str) -> bool:
         """Whether a pattern is one of its kinds or fits its name; * stands for anything, dots as well."""
@@ -45,12 +49,13 @@ class Parameter:
 
 def parameters_of(model: nn.Module) -> Iterator[Parameter]:
     """All parameters of a model, in its order, with their kinds."""
-    known: dict[str, tuple[frozenset[str], int]] = {}
+    known: dict[str, tuple[frozenset[str], int, bool]] = {}
 
     def walk(module: nn.Module, path: str, around: frozenset[str]) -> None:
         around = around | {kind for kind, held in STANDS_IN.items() if isinstance(module, held)}
         for name, value in module.named_parameters(recurse=False):
-            known[path + name] = around | {_form(module, name, value)}, _fan_in(module)
+            sure = name in getattr(module, "parameter_kinds", {}) or isinstance(module, CLEAR)
+            known[path + name] = around | {_form(module, name, value)}, _fan_in(module), sure
         for name, child in module.named_children():
             walk(child, f"{path}{name}.", around)
 
