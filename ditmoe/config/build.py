@@ -20,7 +20,7 @@ from ditmoe.outside.options import Part, call, check_options
 
 BASE = ("base_width", "base_heads", "keep_router_logits")
 """Options of a model's section that its class does not take: what muP wants to know."""
-LARGEST_BASE = 16
+LARGEST_BASE = 8
 """Of the width of a base, which takes memory while a model is made, over the model's."""
 
 
@@ -68,7 +68,7 @@ def make_modality(config: Mapping[str, Any], data_facts: Mapping[str, Any] | Non
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     """A freshly initialised model for a modality."""
-    make_tokens(config, modality)
+    check_section(config)
     return assemble(config, modality.tokens, len(modality.classes))
 
 
@@ -92,11 +92,14 @@ def assemble(config: Mapping[str, Any], tokens: Callable[[int], Tokens], num_cla
     if width is None:
         check_no_base(config["model"])
         return model
+    kept = config["model"].get("keep_router_logits", False)
+    if not isinstance(kept, bool):
+        raise ValueError(f"model.keep_router_logits must be true or false, got {kept!r}")
     at_base = {"hidden_size": width, "num_heads": base_heads(config["model"])}
     with torch.random.fork_rng(devices=[]), told_of_base(width):
         torch.default_generator.manual_seed(0)
         base = make(options | at_base, tokens=tokens(width), **parts)
-        set_base(model, base, bool(config["model"].get("keep_router_logits", False)))
+        set_base(model, base, kept)
     return model
 
 
@@ -147,12 +150,17 @@ def told_of_base(width: int) -> Iterator[None]:
 
 
 def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
-    """The patchifier of a model; made before it, so that a width that is none is refused here."""
+    """The patchifier of a model."""
+    check_section(config)
+    return modality.tokens(config["model"]["hidden_size"])
+
+
+def check_section(config: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the model is a section with a width; patchifiers take it as it comes."""
     model = config["model"]
     if not isinstance(model, Mapping) or "hidden_size" not in model:
         raise ValueError(f"model must be a section with a hidden_size, got {model!r}")
     check_number("hidden_size", model["hidden_size"], 1, whole=True)
-    return modality.tokens(model["hidden_size"])
 
 
 def make_conditioning(config: Mapping[str, Any], num_classes: int) -> Callable[..., Conditioning]:

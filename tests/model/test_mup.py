@@ -80,6 +80,15 @@ def test_kinds_come_from_the_axes_that_grow() -> None:
         assert scaling.ratio == (3 if scaling.kind in ("hidden", "output", "router") else 1)
 
 
+def test_a_masked_model_is_covered_too() -> None:
+    with torch.device("meta"):
+        built = model("model=masked", "model.depth=1", "model.moe_layers=[0]", "model.base_width=64")
+    found = built.widths.scalings
+    assert found.keys() == dict(built.named_parameters()).keys()
+    assert found["mask_token"].kind == "vector"
+    assert found["bridge.linear.weight"].kind == found["blocks.2.attention.qkv.weight"].kind == "hidden"
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_values_learning_rates_and_weight_decay_are_those_of_the_table(kept: bool) -> None:
     m, words = 4, ["router=diff_moe", "model.num_heads=4"]
@@ -142,9 +151,9 @@ def test_a_checkpoint_remembers_the_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["base_width=0"], r"model\.base_width must be between 1 and 768, got 0"),
+        (["base_width=0"], r"model\.base_width must be between 1 and 384, got 0"),
         (["base_width=1e9"], r"model\.base_width must be a whole number"),
-        (["base_width=100000"], r"model\.base_width must be between 1 and 768, got 100000"),
+        (["base_width=100000"], r"model\.base_width must be between 1 and 384, got 100000"),
         (["base_width=20"], r"model\.base_width must be a multiple of 12, the size of a head .* got 20"),
         (
             ["base_width=20", "base_heads=3"],
