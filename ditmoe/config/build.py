@@ -1,6 +1,8 @@
 """From configuration to objects."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,10 +13,15 @@ from ditmoe.conditioning import Conditioning
 from ditmoe.config import trust
 from ditmoe.diffusion import Objective, Process
 from ditmoe.modality import Captions, Modality, Tokens
-from ditmoe.model import DiTMoE
+from ditmoe.model import DiTMoE, set_base
 from ditmoe.moe import Router
 from ditmoe.outside import check_number
 from ditmoe.outside.options import Part, call, check_options
+
+BASE = ("base_width", "base_heads", "keep_router_logits")
+"""Options of a model's section that its class does not take: what muP wants to know."""
+LARGEST_BASE = 8
+"""Of the width of a base, which takes memory while a model is made, over the model's."""
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -61,21 +68,105 @@ def make_modality(config: Mapping[str, Any], data_facts: Mapping[str, Any] | Non
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
     """A freshly initialised model for a modality."""
-    return make(
-        config["model"],
-        tokens=make_tokens(config, modality),
-        conditioning=make_conditioning(config, len(modality.classes), modality),
-        router=make_router(config["router"]),
-    )
+    check_section(config)
+    return assemble(config, modality.tokens, len(modality.classes), modality)
+
+
+def assemble(
+    config: Mapping[str, Any],
+    tokens: Callable[[int], Tokens],
+    num_classes: int,
+    modality: Modality | None = None,
+) -> DiTMoE:
+    """A freshly initialised model; with `model.base_width` by muP, of which the model's class knows nothing.
+
+    Args:
+        config: sections "model", "router" and "conditioning".
+        tokens: makes the patchifier from D.
+        modality: of which a conditioning that reads captions takes their words.
+
+    Raises:
+        ValueError: if there is no such model, or none at the base width.
+    """
+    options = {name: value for name, value in config["model"].items() if name not in BASE}
+    parts = {
+        "conditioning": make_conditioning(config, num_classes, modality),
+        "router": make_router(config["router"]),
+    }
+    model = make(options, tokens=tokens(options["hidden_size"]), **parts)
+    width = config["model"].get("base_width")
+    if width is None:
+        check_no_base(config["model"])
+        return model
+    kept = config["model"].get("keep_router_logits", False)
+    if not isinstance(kept, bool):
+        raise ValueError(f"model.keep_router_logits must be true or false, got {kept!r}")
+    at_base = {"hidden_size": width, "num_heads": base_heads(config["model"])}
+    with torch.random.fork_rng(devices=[]), told_of_base(width):
+        torch.default_generator.manual_seed(0)
+        base = make(options | at_base, tokens=tokens(width), **parts)
+        set_base(model, base, kept)
+    return model
+
+
+def check_no_base(model: Mapping[str, Any]) -> None:
+    """Raises ValueError if a model without a base width has options that belong to one."""
+    for name in BASE[1:]:
+        if model.get(name):
+            raise ValueError(f"model.{name} must come with a model.base_width, got {model[name]}")
+
+
+def base_heads(model: Mapping[str, Any]) -> int:
+    """Attention heads of the model at its base width: by default as large as the model's.
+
+    Raises:
+        ValueError: if that is no number, or the width not a multiple of it.
+    """
+    width, heads = model["base_width"], model.get("base_heads")
+    check_number("model.base_width", width, 1, LARGEST_BASE * model["hidden_size"], whole=True)
+    if heads is not None:
+        check_number("model.base_heads", heads, 1, width, whole=True)
+        if width % heads:
+            raise ValueError(f"model.base_width must be a multiple of base_heads, got {width} and {heads}")
+        return heads
+    size = model["hidden_size"] // model["num_heads"]
+    if width % size:
+        raise ValueError(
+            f"model.base_width must be a multiple of {size}, the size of a head (hidden_size / num_heads), or "
+            f"model.base_heads say how many heads there are at that width, got {width}"
+        )
+    return width // size
+
+
+def attention_gain(model: Mapping[str, Any]) -> float:
+    """What muP multiplies the logits of attention by, sqrt(size of the base's heads / size of the model's)."""
+    if model.get("base_width") is None:
+        return 1.0
+    base = model["base_width"] // base_heads(model)
+    return math.sqrt(base / (model["hidden_size"] // model["num_heads"]))
+
+
+@contextmanager
+def told_of_base(width: int) -> Iterator[None]:
+    """Say of what fails that it does at the base width."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"model.base_width={width}: {error}") from error
 
 
 def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
-    """The patchifier of a model; made before it, so that a width that is none is refused here."""
+    """The patchifier of a model."""
+    check_section(config)
+    return modality.tokens(config["model"]["hidden_size"])
+
+
+def check_section(config: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the model is a section with a width; patchifiers take it as it comes."""
     model = config["model"]
     if not isinstance(model, Mapping) or "hidden_size" not in model:
         raise ValueError(f"model must be a section with a hidden_size, got {model!r}")
     check_number("hidden_size", model["hidden_size"], 1, whole=True)
-    return modality.tokens(model["hidden_size"])
 
 
 def make_conditioning(

@@ -38,10 +38,7 @@ def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
             return build.make(options, hidden_size=hidden_size)
 
     def model() -> DiTMoE:
-        router = build.make_router(config["router"])
-        width = config["model"]["hidden_size"]
-        conditioning = build.make_conditioning(config, classes)
-        return build.make(config["model"], tokens=tokens(width), conditioning=conditioning, router=router)
+        return build.assemble(config, tokens, classes)
 
     return count(model, shape), shape, classes
 

@@ -5,6 +5,8 @@ from another.
 from ditmoe.model.backbone import ATTENTION, Block, DiTMoE, FinalLayer
 from ditmoe.model.initialization import initialize_layers
 from ditmoe.model.masked import MaskedDiTMoE
+from ditmoe.model.mup import Widths, set_base
+from ditmoe.model.parameters import Parameter, parameters_of
 from ditmoe.model.upcycling import Transfer, transfer
 
 __all__ = [
@@ -13,7 +15,11 @@ __all__ = [
     "DiTMoE",
     "FinalLayer",
     "MaskedDiTMoE",
+    "Parameter",
     "Transfer",
+    "Widths",
     "initialize_layers",
+    "parameters_of",
+    "set_base",
     "transfer",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ditmoe.conditioning import ClassLabel, Conditioning
 from ditmoe.modality import Tokens
 from ditmoe.model.initialization import initialize
+from ditmoe.model.mup import Widths
 from ditmoe.moe import Context, MoE, Place, Router, Routing
 from ditmoe.nn import (
     Attention,
@@ -140,7 +141,13 @@ class DiTMoE(nn.Module):
             (Nucleus-Image, arXiv 2604.12163).
         expert_std: deviation of the routed experts' initial values, normal; None is Xavier.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
+
+    Attributes:
+        widths: what muP made of it beside a model of a base width (`ditmoe.model.set_base`); None is the standard
+            parameterisation.
     """
+
+    widths: Widths | None = None
 
     def __init__(
         self,

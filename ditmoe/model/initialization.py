@@ -11,12 +11,12 @@ applied to all within it: routers, experts, a router's branch, cross-attention, 
 What no rule and no class names keeps what its constructor made. Random numbers are drawn in the order of the modules,
 those of deviation 0.02 last.
 
-The initial values of muP (arXiv 2203.03466), deviations by fan in with another one for the last layer, belong here;
-its learning rates into `ditmoe/training/parameter_groups.py`.
+Those of muP are these with other deviations (`rescale`): `ditmoe/model/mup.py` says which.
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,6 +57,37 @@ def initialize_layers(*parents: nn.Module) -> None:
 def initialize_token(token: nn.Parameter) -> None:
     """A vector that stands for a token."""
     nn.init.normal_(token, std=DEVIATION)
+
+
+@torch.no_grad()
+def rescale(model: nn.Module, base: nn.Module, factors: Mapping[str, float]) -> None:
+    """Give weights of a model the deviation that they have in a smaller one, times a factor; zeros stay zero.
+
+    Deviations are measured, whatever drew the values, on the weights of one shape of all layers together: to 1 % where
+    these are 5,000 numbers.
+
+    Args:
+        base: the same model, whose parameters have the same names.
+        factors: by name, of those that are to change.
+    """
+    own, small = (_deviations(m) for m in (model, base))
+    for name, value in model.named_parameters():
+        if name in factors and (is_now := own[_alike(name)]):
+            value.mul_(factors[name] * small[_alike(name)] / is_now)
+
+
+def _deviations(model: nn.Module) -> dict[str, float]:
+    """The root mean square of all weights that are alike."""
+    sums: dict[str, tuple[float, int]] = {}
+    for name, value in model.named_parameters():
+        total, count = sums.get(_alike(name), (0.0, 0))
+        sums[_alike(name)] = total + value.double().square().sum().item(), count + value.numel()
+    return {name: math.sqrt(total / count) if count else 0.0 for name, (total, count) in sums.items()}
+
+
+def _alike(name: str) -> str:
+    """A parameter's name without the number of its layer."""
+    return re.sub(r"\d+", "#", name)
 
 
 def _by_kind(module: nn.Module) -> None:

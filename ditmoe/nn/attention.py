@@ -74,7 +74,13 @@ def _attend_varying(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `qk_norm` puts a LayerNorm per head on queries and keys (arXiv 2302.05442)."""
+    """Multi-head self-attention; `qk_norm` puts a LayerNorm per head on queries and keys (arXiv 2302.05442).
+
+    Attributes:
+        gain: factor on q k^T / sqrt(d), for which muP has another value than 1 where heads grow.
+    """
+
+    gain: float = 1.0
 
     def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -83,7 +89,7 @@ class Attention(nn.Module):
                 f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}"
             )
         self.num_heads = num_heads
-        head_size = hidden_size // num_heads
+        self.head_size = head_size = hidden_size // num_heads
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.q_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
@@ -103,7 +109,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        q, k = q.type_as(v), k.type_as(v)
+        q, k = scaled(q, self.gain).type_as(v), k.type_as(v)
         y = attend(q, k, v) if groups is None else attend_within(q, k, v, groups)
         y = self.out(rearrange(y, "b h n d -> b n (h d)"))
         return y if groups is None or groups.back is None else y.index_select(1, groups.back)
@@ -112,10 +118,13 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of a sample's tokens to what is asked of it (PixArt-alpha, arXiv 2310.00426, 2.3)."""
 
+    gain: float = 1.0
+    """As in `Attention`."""
+
     def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        head_size = hidden_size // num_heads
+        self.head_size = head_size = hidden_size // num_heads
         self.q = nn.Linear(hidden_size, hidden_size)
         self.kv = nn.Linear(hidden_size, 2 * hidden_size)
         self.q_norm = nn.LayerNorm(head_size) if qk_norm else nn.Identity()
@@ -137,7 +146,7 @@ class CrossAttention(nn.Module):
         heads = {"h": self.num_heads}
         k, v = rearrange(self.kv(others), "b l (two h d) -> two b h l d", two=2, **heads)
         q, k = self.q_norm(rearrange(self.q(x), "b n (h d) -> b h n d", **heads)), self.k_norm(k)
-        q, k = q.type_as(v), k.type_as(v)
+        q, k = scaled(q, self.gain).type_as(v), k.type_as(v)
         seen = None if mask is None else mask[:, None, None]
         if not layout.packed:
             y = attend(q, k, v, seen)
@@ -151,6 +160,11 @@ class CrossAttention(nn.Module):
             )
             y = torch.cat([attend(*sample) for sample in own], dim=2)
         return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+def scaled(q: Float[Tensor, "B H N d"], gain: float) -> Float[Tensor, "B H N d"]:
+    """Queries times a number, which mostly is 1."""
+    return q if gain == 1 else gain * q
 
 
 def rotary_angles(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ditmoe.config import build
 from ditmoe.diffusion import torch_generator
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.outside import check_number
@@ -34,6 +35,12 @@ def start_from(
         there, here = config["model"].get(option), model.get(option)
         if there != here:
             raise ValueError(f"init: model.{option} must be that of {source}, {there}, got {here}")
+    there, here = build.attention_gain(config["model"]), build.attention_gain(model)
+    if there != here:
+        raise ValueError(
+            f"init: model.base_width and base_heads must leave the scale of attention that {source} has, {there:.4g} "
+            f"of the usual one, got {here:.4g}"
+        )
     generator = torch_generator("upcycling", seed)
     report = transfer(target, weights, noise, generator, neurons=experts == "neurons")
     dense = config["model"].get("dense_activation")

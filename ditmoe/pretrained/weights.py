@@ -16,6 +16,7 @@ from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
 from ditmoe.config.restore import load_weights, materialise
+from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.outside import is_regular, read_json
 
@@ -144,10 +145,11 @@ def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, LazyTensor]:
 
 def make(config: dict[str, Any]) -> DiTMoE:
     """A freshly initialised model of a folder's configuration."""
-    tokens = build.make(config["tokens"], hidden_size=config["model"]["hidden_size"])
-    router = build.make_router(config["router"])
-    conditioning = build.make_conditioning(config, config["num_classes"])
-    return build.make(config["model"], tokens=tokens, conditioning=conditioning, router=router)
+
+    def tokens(hidden_size: int) -> Tokens:
+        return build.make(config["tokens"], hidden_size=hidden_size)
+
+    return build.assemble(config, tokens, config["num_classes"])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,49 +1,35 @@
-"""Parameters by name and kind: who learns how fast, and whose weights decay.
+"""Who learns how fast, and whose weights decay, by a parameter's name and kind, and by its shape where there is muP.
 
-The one place that says so: what a new rule needs to know of a parameter (its name, what it is, what holds it, its
-shape) is at hand in `ParameterGroups.group`. The learning rates of muP (arXiv 2203.03466), a factor for each matrix
-from its fan in, belong there; the initial values that go with them into `ditmoe/model/initialization.py`.
+The one place that says so: what a new rule needs to know of a parameter (its name, what it is, its shape) is at hand in
+`ParameterGroups.group`. What parameters are stands in `ditmoe/model/parameters.py`, how they follow the width in
+`ditmoe/model/mup.py`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ditmoe.modality import Tokens
-from ditmoe.moe import Experts, Router
+from ditmoe.model import Parameter, Widths, parameters_of
+from ditmoe.model.parameters import KINDS as KINDS
 from ditmoe.outside import check_number
 from ditmoe.parallel import Mesh
 
-KINDS = {
-    "matrix": "whatever maps from one axis to another: weights of linear layers, convolutions, routers, experts",
-    "bias": "vectors that are added, also those of experts and routers",
-    "norm": "scales and shifts of normalisations, and other gains",
-    "embedding": "tables: a vector for each class",
-    "token": "vectors that stand for a token",
-    "router": "all within routers",
-    "expert": "all within routed experts",
-    "head": "all that a modality brings",
-}
-"""What a parameter may be, of the first five one, of the last three where it stands in such a module."""
-STANDS_IN = {"router": Router, "expert": Experts, "head": Tokens}
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
+class Group(NamedTuple):
+    """What parameters have in common that are in one group.
 
-@dataclass(frozen=True)
-class Parameter:
-    """One of a model's, and what is known of it."""
+    Attributes:
+        rate: factor on the learning rate.
+        decays: whether they do.
+        decay: factor on the weight decay.
+    """
 
-    name: str
-    value: nn.Parameter
-    kinds: frozenset[str]
-
-    def matches(self, pattern: str) -> bool:
-        """Whether a pattern is one of its kinds or fits its name; * stands for anything, dots as well."""
-        return pattern in self.kinds or fnmatchcase(self.name, pattern)
+    rate: float
+    decays: bool
+    decay: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,53 +68,47 @@ class ParameterGroups:
                         f"parameters.{option} must name parameters of this model or kinds of them "
                         f"({', '.join(KINDS)}), none fits {pattern!r}"
                     )
-        by_group: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        widths: Widths | None = getattr(model, "widths", None)
+        by_group: dict[Group, list[nn.Parameter]] = {}
         for each in every:
-            by_group.setdefault(self.group(each), []).append(each.value)
-        groups, factors = [], []
-        for (factor, decays), values in by_group.items():
+            by_group.setdefault(self.group(each, widths), []).append(each.value)
+        groups, kept = [], []
+        for group, values in by_group.items():
             for part in mesh.groups(values):
-                groups.append({"params": part} | ({} if decays else {"weight_decay": 0.0}))
-                factors.append(factor)
+                groups.append({"params": part} | ({} if group.decays else {"weight_decay": 0.0}))
+                kept.append(group)
         made = make(groups)
         if self.no_decay and "weight_decay" not in made.defaults:
             raise ValueError(
                 f"parameters.no_decay must be empty for {type(made).__name__}, which has no weight_decay"
             )
-        return made, [made.defaults["lr"] * factor for factor in factors]
+        if widths is not None:
+            _scale(made, kept, widths)
+        return made, [made.defaults["lr"] * group.rate for group in kept]
 
-    def group(self, parameter: Parameter) -> tuple[float, bool]:
-        """The factor on its learning rate, and whether it decays; those that are alike share a group."""
+    def group(self, parameter: Parameter, widths: Widths | None = None) -> Group:
+        """What a parameter is to learn by; those that are alike share a group."""
         factor = 1.0
         for pattern, rate in (self.rates or {}).items():
             if parameter.matches(pattern):
                 factor *= rate
-        return factor, not any(map(parameter.matches, self.no_decay))
+        decays = not any(map(parameter.matches, self.no_decay))
+        ratio = 1.0 if widths is None else widths.scalings[parameter.name].ratio
+        return Group(factor / ratio, decays, ratio)
 
 
-def parameters_of(model: nn.Module) -> Iterator[Parameter]:
-    """All parameters of a model, in its order, with their kinds."""
-    kinds: dict[str, frozenset[str]] = {}
+def _scale(optimizer: torch.optim.Optimizer, groups: Sequence[Group], widths: Widths) -> None:
+    """Weight decay and eps of muP: the one takes back what the learning rate lost, the other falls as gradients do.
 
-    def walk(module: nn.Module, path: str, around: frozenset[str]) -> None:
-        around = around | {kind for kind, held in STANDS_IN.items() if isinstance(module, held)}
-        for name, value in module.named_parameters(recurse=False):
-            kinds[path + name] = around | {_form(module, name, value)}
-        for name, child in module.named_children():
-            walk(child, f"{path}{name}.", around)
-
-    walk(model, "", frozenset())
-    for name, value in model.named_parameters():
-        yield Parameter(name, value, kinds[name])
-
-
-def _form(module: nn.Module, name: str, value: nn.Parameter) -> str:
-    """What a parameter is to the module that holds it, which may say so itself: `parameter_kinds`, kinds by name."""
-    if declared := getattr(module, "parameter_kinds", {}).get(name):
-        return declared
-    if isinstance(module, NORMS):
-        return "norm"
-    if isinstance(module, nn.Embedding):
-        return "embedding"
-    stacked = 1 if isinstance(module, Experts) else 0
-    return "matrix" if value.ndim - stacked > 1 else "bias"
+    Raises:
+        ValueError: if the steps of this optimiser grow with gradients, for which muP has other rules.
+    """
+    if "betas" not in optimizer.defaults:
+        raise ValueError(
+            f"model.base_width needs an optimiser of Adam's kind, which has betas, got {type(optimizer).__name__}"
+        )
+    for own, group in zip(optimizer.param_groups, groups, strict=True):
+        if "weight_decay" in own:
+            own["weight_decay"] *= group.decay
+        if "eps" in own:
+            own["eps"] /= widths.ratio

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe import checkpoint
+from ditmoe.config.build import BASE
 from ditmoe.training.trainer import Trainer
 
 FIXED = (
@@ -55,5 +56,9 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
 
 
 def fixed(section: Any) -> Any:
-    """A section without the learning rate, which may change on the way."""
-    return {k: v for k, v in section.items() if k != "lr"} if isinstance(section, dict) else section
+    """A section without the learning rate, which may change on the way, and without options that are off: an earlier
+    version may not have had them.
+    """
+    if not isinstance(section, dict):
+        return section
+    return {k: v for k, v in section.items() if k != "lr" and (v or k not in BASE)}

@@ -29,6 +29,7 @@ from ditmoe.diffusion import FlowMatching, denoise, make_scheduler
 from ditmoe.diffusion.schedulers import FlowAncestralScheduler
 from ditmoe.inference import evaluate_files
 from ditmoe.modality import CodecTraining, Files, Metric, Modality, NativeSizes, Preparation, Tokens
+from ditmoe.model.mup import compare
 from ditmoe.nn import Layout
 from ditmoe.outside import printable
 from ditmoe.prepare import prepare
@@ -144,6 +145,17 @@ def tokens_fill_their_layout_and_become_samples_again(of: Subject, tmp_path: Pat
     assert tokens.unpatchify(predicted, layout, x, t, c).shape == x.shape
     if not list(tokens.parameters()):  # else it predicts with a head of its own
         assert torch.equal(tokens.unpatchify(rows, layout, x, t, c), x)
+
+
+@law
+def the_shapes_say_how_each_weight_follows_the_width(of: Subject, tmp_path: Path) -> None:
+    """By which muP lets it start and learn, also those of a head of the modality's own."""
+    assert of.facts  # learnt of data, that is of values
+    with torch.device("meta"):
+        large, small = (DiTMoE(of.modality.tokens(width), 3, width, 1, 4) for width in (4 * D, D))
+    for name, scaling in compare(large, small).items():
+        assert scaling.ratio == (4 if scaling.kind in ("hidden", "output") else 1), name
+    assert compare(large, small)["final.linear.weight"].kind == "output"
 
 
 @law

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ditmoe.model import initialize_layers
-from ditmoe.moe import BatchPool, Context, Experts, MoE, Router, Routing, TimestepExperts
+from ditmoe.model.mup import compare
+from ditmoe.moe import BatchPool, Context, Experts, MoE, Place, Router, Routing, TimestepExperts
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
 from ditmoe.parallel.mesh import _let_fsdp_see
@@ -397,3 +398,23 @@ def a_subclass_claims_nothing_and_is_refused(of: Subject) -> None:
     experts = type(layer(of).experts)
     assert issubclass(experts, Experts)
     assert not type("OwnExperts", (experts,), {}).spreadable
+
+
+@law
+def the_shapes_say_how_each_weight_follows_the_width(of: Subject) -> None:
+    """By which muP lets it start and learn: none is left out or guessed."""
+
+    def at(width: int) -> MoE:
+        router = of.make(hidden_size=width)
+        router.bind(Place(layer=0, num_layers=1, out_features=6, axes=of.axes))
+        return MoE(router, width, 2 * width, width, "gelu")
+
+    with torch.device("meta"):
+        large, small = at(4 * D), at(D)
+    found = compare(large, small)
+    assert found.keys() == dict(large.named_parameters()).keys()
+    for name, scaling in found.items():
+        assert scaling.ratio == (4 if scaling.kind in ("hidden", "output", "router") else 1), name
+        assert scaling.kind != "output" or not name.startswith("router."), name
+    hidden = ("experts.up", "experts.down", "shared.up.weight", "shared.down.weight")
+    assert {found[name].kind for name in hidden} == {"hidden"}

@@ -20,7 +20,7 @@ GROUPS = [
     "parameters.rates={router:0.5,blocks.0.*:0.1,norm:2.0}",
     "parameters.no_decay=[bias,norm,embedding]",
 ]
-GROUPS += ["model.qk_norm=true"]
+GROUPS += ["model.qk_norm=true", "model.base_width=24"]
 
 
 def model(*overrides: str) -> nn.Module:
