@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint import replacing
 from ditmoe.modality import (
+    Encoding,
     Files,
     GivenParts,
     Metric,
@@ -38,7 +39,9 @@ LARGEST = 2**27
 """Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
 
 
-class LatentModality(Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes, GivenParts):
+class LatentModality(
+    Modality, Files, Metric, Encoding, Preparation, PublishedAutoencoder, NativeSizes, GivenParts
+):
     """A modality whose samples are latents of a codec.
 
     Args:
