@@ -1,6 +1,5 @@
 """The analysis of a checkpoint from its opening to its files."""
 
-import io
 import json
 import math
 import time
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ditmoe.analysis import dial as dials
@@ -23,7 +21,7 @@ from ditmoe.analysis.probe import Probe, make_probe
 from ditmoe.analysis.progress import Progress
 from ditmoe.analysis.record import Record, check_alike, take_record
 from ditmoe.analysis.similarity import similarity
-from ditmoe.analysis.specialisation import experts_per_token, places_of, specialise
+from ditmoe.analysis.specialisation import Places, experts_per_token, specialise
 from ditmoe.analysis.subject import Subject, open_subject
 from ditmoe.checkpoint import check_own
 from ditmoe.checkpoint.atomic import recover, replacing_folder
@@ -137,7 +135,10 @@ def _check_size(subject: Subject, samples: int, bins: int) -> None:
     numbers = check_alike(subject.model)
     tokens = math.prod(subject.model.tokens.grid(_empty(subject)))
     width = int(numbers.sum()) if len(numbers) else 1
-    needed = samples * (32 * bins * tokens * width + 8 * math.prod(subject.modality.sample_shape))
+    counted = min(tokens, 64)  # places, see `ditmoe.analysis.specialisation`
+    needed = samples * (
+        bins * width * (16 * tokens + 32 * counted) + 8 * math.prod(subject.modality.sample_shape)
+    )
     check_memory(needed, f"the choices of {samples} samples at {bins} times", "fewer samples or bins")
 
 
@@ -151,8 +152,7 @@ def _found(
     subject: Subject, probe: Probe, record: Record, size: int, permutations: int, seed: int
 ) -> Findings:
     factors = factors_of(probe.asked, subject.modality.classes)
-    place, places = places_of(record)
-    by_pass, by_place = experts_per_token(record, place, math.prod(places))
+    by_pass, by_place = experts_per_token(record)
     counts = record.chosen.sum(0, dtype=np.float64)
     blocks = [
         i for i, block in enumerate(subject.model.blocks) if block.feed_forward in subject.model.mixtures
@@ -162,7 +162,7 @@ def _found(
         protocol=_protocol(subject, probe, record, permutations, seed),
         blocks=blocks,
         edges=probe.edges,
-        places=places,
+        places=tuple(Places(record).count.tolist()),
         loss=record.loss,
         load=counts / np.maximum(counts.sum(-1, keepdims=True), 1e-300),
         unrouted=(record.chosen.sum(-1) == 0).mean(0),
@@ -205,11 +205,4 @@ def write(findings: Findings, folder: Path) -> None:
         with open(draft / ARRAYS, "wb") as stream:
             np.savez_compressed(stream, **findings.arrays())  # type: ignore[arg-type]
         for name, picture in drawn.items():
-            (draft / name).write_bytes(png(picture))
-
-
-def png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """A picture as the bytes of its file."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+            Image.fromarray(picture).save(draft / name, "PNG", optimize=True)

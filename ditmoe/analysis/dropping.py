@@ -1,7 +1,7 @@
 """What an expert is worth: the loss on held-out samples when no token goes to it any more.
 
-Its assignments are taken out and no other expert takes its place; weights of the others stay as they are. The same samples
-with the same noise are shown to both, so differences are paired, and samples are the units of the interval.
+Its assignments are taken out and no other expert takes its place; weights of the others stay as they are. The same
+samples with the same noise are shown to both, so differences are paired, and samples are the units of the interval.
 """
 
 from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import printable
 
 MOST_WORDS, RARE = 8, 0.2
-"""Of lists of words: as many are looked at, and each is in this share of the samples at least, and missing in as many."""
+"""Of lists of words: so many are looked at, each in this share of the samples at least, and missing in as many."""
 QUARTERS = (0.25, 0.5, 0.75)
 
 
@@ -30,8 +30,10 @@ class Factor:
 
 
 def factors_of(asked: Condition, classes: Sequence[str]) -> list[Factor]:
-    """Those of what is asked for that take more than one value: classes by name; other whole numbers by value; words, that
-    is lists of whole numbers, by whether they are there; numbers by quarters. Anything else has no few values.
+    """Those of what is asked for that take more than one value.
+
+    Classes go by name, other whole numbers by value, words (lists of whole numbers) by whether they are there, numbers
+    by quarters. Anything else has no few values.
     """
     found: list[Factor] = []
     for name, value in asked.values.items():

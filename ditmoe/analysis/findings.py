@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ class Findings:
 
 def names_of(edges: Sequence[float]) -> list[str]:
     """Of bins, by their ends."""
-    return [f"{a:.0f}-{b:.0f}" for a, b in zip(edges, edges[1:], strict=False)]
+    return [f"{a:.0f}-{b:.0f}" for a, b in pairwise(edges)]
 
 
 def _cells(each: Dependence) -> list[str]:

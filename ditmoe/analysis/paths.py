@@ -1,8 +1,8 @@
 """The way of tokens through the layers: which expert follows which, beyond what time and place alone bring about.
 
-Of a token with several experts in a layer each pair with one of the next counts by its share. For the null whole samples
-are permuted in the later layer, at the same time and the same cell: what is left of the mutual information then is due to
-time and place, which both layers know.
+Of a token with several experts in a layer each pair with one of the next counts by its share. For the null whole
+samples are permuted in the later layer, at the same time and the same cell: what is left of the mutual information then
+is due to time and place, which both layers know.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def transitions(record: Record, permutations: int, seed: int) -> tuple[np.ndarra
     """
     of = shares(record)
     size, bins = record.loss.shape
-    layers, experts = of.shape[1:]
+    layers = of.shape[1]
     pairs = np.stack([of[:, i, :, None] * of[:, i + 1, None, :] for i in range(layers - 1)], 1)
     tables = np.stack([pairs[record.sample == s].sum(0) for s in range(size)])
     if not record.same_grid or layers < 2:

@@ -1,6 +1,7 @@
 """The pictures of an analysis, by the names of their files."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -74,15 +75,15 @@ def _place(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
     rows = []
     for i in _layers(findings):
         maps = [_unfolded(each.reshape(findings.places)) for each in of[i]]
-        side = max(4, min(14, 96 // max(maps[0].shape)))
+        side = max(4, min(14, 170 // max(maps[0].shape)))
         rows.append(
             [
-                heat(each, DOUBLED, f"{findings.layer_names[i]}: {e}", cell=(side, side))
+                heat(each, DOUBLED, f"{findings.layer_names[i]} / {e}", cell=(side, side))
                 for e, each in enumerate(maps)
             ]
         )
     slices = "; slices along the first axis beside each other" if len(findings.places) == 3 else ""
-    return stacked(rows, f"Experts by place in the token grid, a row for each layer{slices}", LIFT)
+    return stacked(rows, f"Layer / expert by place in the token grid{slices}", LIFT)
 
 
 def _unfolded(values: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "h w"]:
@@ -116,7 +117,7 @@ def _tokens(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
     if not np.nanmax(of) - np.nanmin(of) > 1e-3:
         return None
     mean, half = mean_and_half(findings.tokens_by_pass)  # (B, L)
-    middle = [(a + b) / 2 for a, b in zip(findings.edges, findings.edges[1:], strict=False)]
+    middle = [(a + b) / 2 for a, b in pairwise(findings.edges)]
     lines = [
         Line(f"layer {findings.layer_names[i]}", middle, mean[:, i].tolist(), (mean - half)[:, i].tolist(),
              (mean + half)[:, i].tolist())

@@ -93,7 +93,7 @@ def shown(
 def make_probe(
     model: DiTMoE, modality: Modality, process: Process, split: str, samples: int, bins: int, seed: int
 ) -> Probe:
-    """Samples of a split, spread over it, or training samples where the modality has no other that the model could see."""
+    """Samples of a split, drawn from all of it; training samples where the modality encodes no others."""
     x0, asked, origin = held_out(model.conditioning, modality, split, samples, seed)
     edges = torch.arange(bins) / bins
     jitter = [torch.rand(bins, generator=torch_generator("times", seed, i)) for i in range(len(x0))]

@@ -1,9 +1,9 @@
 """How alike the experts of a layer are: their weights, and what they answer to the same tokens.
 
-All experts of a layer are given the same tokens, whoever chose them, with weight one. Answers are compared by cosine, token
-by token, and by linear CKA (arXiv 1905.00414) with the estimator of HSIC that is not biased by few tokens (Song et al.,
-J. Mach. Learn. Res. 13, 2012), which does not see rotations. Both see that all answers are functions of the same tokens:
-so the same experts with the entries of each of their matrices shuffled stand beside them.
+All experts of a layer are given the same tokens, whoever chose them, with weight one. Answers are compared by cosine,
+token by token, and by linear CKA (arXiv 1905.00414), which does not see rotations, with the estimator of HSIC that is
+not biased by few tokens (Song et al., J. Mach. Learn. Res. 13, 2012). That all answers are functions of the same tokens
+makes them alike, too: so the same experts with the entries of each of their matrices shuffled stand beside them.
 """
 
 import copy

@@ -6,8 +6,12 @@ Counted are assignments, (token, expert) pairs; of soft routers shares. What is 
     place    nothing is permuted but moved: all cells of a sample by one random step round its grid, so that neighbours
              stay neighbours. Permuting tokens would call every patch of one expert a dependence on place
     class    what is asked for, among the samples
+
+Time and class are also looked at given the place, with the same permutations: an expert that moves from one place to
+another is chosen as often.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +19,7 @@ from jaxtyping import Float, Int
 
 from ditmoe.analysis.factors import Factor
 from ditmoe.analysis.record import Record
-from ditmoe.analysis.statistics import Dependence, dependence
+from ditmoe.analysis.statistics import Dependence, dependence, given
 
 PLACES = {1: 64, 2: 8, 3: 4}
 """Places along each axis that cells are counted in, by the number of axes; fewer where there are fewer cells."""
@@ -23,7 +27,7 @@ PLACES = {1: 64, 2: 8, 3: 4}
 
 @dataclass(frozen=True)
 class Specialisation:
-    """By name ("time", "place", "axis 0", "class"): what depends on it, and how often each of its values took an expert.
+    """By name ("time", "place", "axis 0", "class"): what depends on it, and how often its values took each expert.
 
     Attributes:
         whole: of all times together, (L,).
@@ -49,9 +53,12 @@ def specialise(
     found = Specialisation()
     totals = by_sample_and_time(record)  # (S, B, L, E)
     _of_time(found, totals, bins, permutations, seed)
-    _of_places(found, record, permutations, seed)
+    places = Places(record)
+    _of_places(found, places, permutations, seed)
     for number, factor in enumerate(factors):
         _of_factor(found, totals, factor, permutations, (seed, 2, number))
+    if places.count.prod() > 1:
+        _given_place(found, places, factors, permutations, seed)
     return found
 
 
@@ -107,45 +114,94 @@ def _of_factor(
     found.names[factor.name] = list(factor.names)
 
 
-def _of_places(found: Specialisation, record: Record, permutations: int, seed: int) -> None:
-    axes = record.cell.shape[1]
-    sizes = record.grid.max(0)
-    if sizes.prod() == 1:
-        return
-    count = np.minimum(sizes, PLACES.get(axes, 2))
-    size, bins = record.loss.shape
-    rows, cell, grid, chosen = _merged(record, bins)  # rows: sample * bins + time
+@dataclass(frozen=True)
+class Places:
+    """Counts choices by place: cells of a grid are brought to a few places along each axis."""
 
-    def tables(kept: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
-        """(S, B, F, L, E) of some axes, all cells moved round the grid of their sample."""
-        moved = cell if shift is None else (cell + shift[rows // bins] % grid) % grid
-        bin_of = moved * count // grid
-        place, shape = np.zeros(len(cell), int), count[kept]
-        for axis in kept:
-            place = place * count[axis] + bin_of[:, axis]
-        number = int(np.prod(shape))
-        return summed(rows * number + place, chosen, size * bins * number).reshape(
-            size, bins, number, *chosen.shape[1:]
-        )
+    record: Record
 
-    kinds = {"place": np.arange(axes)} | {
-        f"axis {axis}": np.array([axis]) for axis in range(axes) if axes > 1
-    }
-    for number, (name, kept) in enumerate(kinds.items()):
-        if count[kept].prod() == 1:
+    @property
+    def count(self) -> Int[np.ndarray, " A"]:
+        """Places along each axis."""
+        return np.minimum(self.record.grid.max(0), PLACES.get(self.record.cell.shape[1], 2))
+
+    def number(
+        self, kept: Sequence[int], shift: Int[np.ndarray, "S A"] | None = None
+    ) -> Int[np.ndarray, " T"]:
+        """The place of each token along some axes, all cells of a sample moved round its grid."""
+        cell, grid = self.record.cell, self.record.grid
+        if shift is not None:
+            cell = (cell + shift[self.record.sample] % grid) % grid
+        along = cell * self.count // grid
+        return np.ravel_multi_index(tuple(along[:, axis] for axis in kept), tuple(self.count[list(kept)]))
+
+    def tables(self, kept: Sequence[int], shift: Int[np.ndarray, "S A"] | None = None) -> np.ndarray:
+        """(S, L, B, F, E)."""
+        size, bins = self.record.loss.shape
+        number = int(self.count[list(kept)].prod())
+        rows = (self.record.sample * bins + self.record.time) * number + self.number(kept, shift)
+        found = summed(rows, self.record.chosen, size * bins * number)
+        return found.reshape(size, bins, number, *found.shape[1:]).transpose(0, 3, 1, 2, 4)
+
+
+def _of_places(found: Specialisation, places: Places, permutations: int, seed: int) -> None:
+    axes = range(len(places.count))
+    kinds = {"place": list(axes)} | {f"axis {axis}": [axis] for axis in axes if len(axes) > 1}
+    for address, (name, kept) in enumerate(kinds.items()):
+        if places.count[kept].prod() == 1:
             continue
-        each = tables(kept).transpose(0, 3, 1, 2, 4)  # (S, L, B, F, E)
+        each = places.tables(kept)
+        size = len(each)
 
-        def moved(rng: np.random.Generator, kept: np.ndarray = kept) -> np.ndarray:
-            shift = rng.integers(0, np.iinfo(np.int64).max // 2, (size, axes))
-            table = tables(kept, shift).sum(0).transpose(2, 0, 1, 3)  # (L, B, F, E)
-            return np.concatenate([table.sum(1)[:, None], table], 1)
+        def moved(rng: np.random.Generator, kept: list[int] = kept, size: int = size) -> np.ndarray:
+            shift = rng.integers(0, 2**62, (size, len(axes)))
+            return _with_sum(places.tables(kept, shift).sum(0))
 
-        both = np.concatenate([each.sum(2)[:, :, None], each], 2)
-        measured = dependence(both, moved, permutations, np.random.default_rng([seed, 1, number]))
+        rng = np.random.default_rng([seed, 1, address])
+        measured = dependence(np.stack([_with_sum(one) for one in each]), moved, permutations, rng)
         found.whole[name], found.by_time[name] = _part(measured, 0), _part(measured, slice(1, None))
         found.counts[name] = each.sum((0, 2))
-        found.names[name] = [",".join(map(str, place)) for place in np.ndindex(*count[kept].tolist())]
+        found.names[name] = [",".join(map(str, place)) for place in np.ndindex(*places.count[kept].tolist())]
+
+
+def _with_sum(tables: Float[np.ndarray, "L B F E"]) -> Float[np.ndarray, "L B1 F E"]:
+    """All bins together, then each."""
+    return np.concatenate([tables.sum(1, keepdims=True), tables], 1)
+
+
+def _given_place(
+    found: Specialisation, places: Places, factors: Sequence[Factor], permutations: int, seed: int
+) -> None:
+    """Time, and what is asked for, beyond what the place says: experts may change their places."""
+    each = places.tables(range(len(places.count))).transpose(0, 2, 1, 3, 4)  # (S, B, L, F, E)
+
+    def of_times(tables: np.ndarray) -> np.ndarray:
+        return tables.transpose(1, 2, 0, 3)  # (L, F, B, E)
+
+    def other_times(rng: np.random.Generator) -> np.ndarray:
+        order = rng.random(each.shape[:2]).argsort(1)[..., None, None, None]
+        return of_times(np.take_along_axis(each, order, 1).sum(0))
+
+    if each.shape[1] > 1:
+        tables = np.stack([of_times(one) for one in each])
+        rng = np.random.default_rng([seed, 4])
+        found.whole["time given place"] = dependence(tables, other_times, permutations, rng, given)
+    for address, factor in enumerate(factors):
+        over, hot = each.sum(1), np.eye(len(factor.names))  # (S, L, F, E)
+        tables = over[..., None, :] * hot[factor.of][:, None, None, :, None]
+
+        def other_samples(
+            rng: np.random.Generator,
+            over: np.ndarray = over,
+            hot: np.ndarray = hot,
+            of: np.ndarray = factor.of,
+        ) -> np.ndarray:
+            return np.einsum("sk,slfe->lfke", hot[rng.permutation(of)], over, optimize=True)
+
+        rng = np.random.default_rng([seed, 5, address])
+        found.whole[f"{factor.name} given place"] = dependence(
+            tables, other_samples, permutations, rng, given
+        )
 
 
 def _part(measured: Dependence, at: int | slice) -> Dependence:
@@ -154,32 +210,17 @@ def _part(measured: Dependence, at: int | slice) -> Dependence:
     return Dependence(value, measured.null[:, :, at], error, measured.df, entropy)
 
 
-def _merged(record: Record, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return record.sample * bins + record.time, record.cell, record.grid, record.chosen.astype(np.float64)
-
-
-def experts_per_token(
-    record: Record, places: Int[np.ndarray, " T"], num: int
-) -> tuple[np.ndarray, np.ndarray]:
+def experts_per_token(record: Record) -> tuple[np.ndarray, np.ndarray]:
     """Means by sample, bin and layer, (S, B, L); and by bin, layer and place, (B, L, F), NaN where no token was."""
-    size, bins = record.loss.shape
+    places, (size, bins) = Places(record), record.loss.shape
+    num = int(places.count.prod())
     number = record.chosen.astype(np.float64).sum(-1)  # (T, L)
     one = np.ones(len(number))
     rows = record.sample * bins + record.time
     by_pass = summed(rows, number, size * bins) / np.maximum(np.bincount(rows, one, size * bins), 1)[:, None]
-    at = record.time * num + places
+    at = record.time * num + places.number(range(len(places.count)))
     tokens = np.bincount(at, one, bins * num)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         by_place = summed(at, number, bins * num) / tokens
     layers = number.shape[1]
     return by_pass.reshape(size, bins, layers), by_place.reshape(bins, num, layers).transpose(0, 2, 1)
-
-
-def places_of(record: Record) -> tuple[Int[np.ndarray, " T"], tuple[int, ...]]:
-    """The place of each token, and how many there are along each axis."""
-    count = np.minimum(record.grid.max(0), PLACES.get(record.cell.shape[1], 2))
-    bin_of = record.cell * count // record.grid
-    place = np.zeros(len(bin_of), int)
-    for axis, along in enumerate(count):
-        place = place * along + bin_of[:, axis]
-    return place, tuple(count.tolist())

@@ -1,7 +1,7 @@
 """How much a choice depends on something: mutual information, against what chance gives, with an interval.
 
-Numbers are in bits. What is counted of one sample is dependent (its tokens see each other, and so do the times that it is
-shown at), so units are whole samples: permutations move samples, or what a sample is shown as, never single tokens, and
+Numbers are in bits. What is counted of one sample is dependent (its tokens see each other, all its times show the same
+content), so units are whole samples: permutations move samples, or what a sample is shown as, never single tokens, and
 errors come from leaving out one sample after the other.
 """
 
@@ -37,8 +37,9 @@ class Dependence:
 
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """95 % of `corrected`, by Student's t. Whether there is a dependence at all says `p`, not this: near zero mutual
-        information is not normally distributed."""
+        """95 % of `corrected`, by Student's t. Whether there is a dependence at all says `p`, not this: near zero
+        mutual information is not normally distributed.
+        """
         half = student(self.df) * self.error
         return self.corrected - half, self.corrected + half
 
@@ -69,13 +70,21 @@ def mutual_information(table: Float[np.ndarray, "*n F E"]) -> Float[np.ndarray, 
     """Of what the last two axes count, in bits; 0 where nothing is counted."""
     total = table.sum((-2, -1), keepdims=True)
     joint = table / np.where(total > 0, total, 1)
-    return entropy(joint.sum(-1)) + entropy(joint.sum(-2)) - entropy(joint.reshape(*joint.shape[:-2], -1))
+    apart = entropy(joint.sum(-1)) + entropy(joint.sum(-2))
+    return np.asarray(apart - entropy(joint.reshape(*joint.shape[:-2], -1)))
+
+
+def given(table: Float[np.ndarray, "*n C F E"]) -> Float[np.ndarray, "*n"]:
+    """Mutual information of what the last two axes count, given the value on the axis before them."""
+    counts = table.sum((-2, -1))
+    total = counts.sum(-1, keepdims=True)
+    return np.asarray((mutual_information(table) * counts / np.where(total > 0, total, 1)).sum(-1))
 
 
 def entropy(shares: Float[np.ndarray, "*n K"]) -> Float[np.ndarray, "*n"]:
     """Of shares that sum to one, in bits."""
     logs = np.log2(shares, out=np.zeros(shares.shape), where=shares > 0)
-    return -(shares * logs).sum(-1)
+    return np.asarray(-(shares * logs).sum(-1))
 
 
 def dependence(
@@ -83,20 +92,23 @@ def dependence(
     permuted: Callable[[np.random.Generator], Float[np.ndarray, "*n F E"]],
     permutations: int,
     rng: np.random.Generator,
+    measure: Callable[[np.ndarray], np.ndarray] = mutual_information,
 ) -> Dependence:
     """Mutual information of what tables count.
 
     Args:
         tables: of each sample; their sum is what is measured.
         permuted: draws that sum anew, as it could be if the choice did not depend on the factor.
+        measure: of tables, `mutual_information`, or `given` a third property, (S, *n, C, F, E).
     """
     table, num = tables.sum(0), len(tables)
-    null = np.stack([mutual_information(permuted(rng)) for _ in range(permutations)])
-    without = np.stack([mutual_information(table - one) for one in tables])
+    null = np.stack([measure(permuted(rng)) for _ in range(permutations)])
+    without = np.stack([measure(table - one) for one in tables])
     error = np.sqrt((num - 1) / num * np.square(without - without.mean(0)).sum(0))
-    total = table.sum((-2, -1))
-    shares = table.sum(-2) / np.where(total > 0, total, 1)[..., None]
-    return Dependence(mutual_information(table), null, error, num - 1, entropy(shares))
+    chosen = table.sum((-3, -2) if measure is given else -2)
+    total = chosen.sum(-1, keepdims=True)
+    shares = chosen / np.where(total > 0, total, 1)
+    return Dependence(measure(table), null, error, num - 1, entropy(shares))
 
 
 def mean_and_half(values: Float[np.ndarray, "S *n"]) -> tuple[np.ndarray, np.ndarray]:

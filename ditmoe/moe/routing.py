@@ -109,11 +109,15 @@ class Routing:
     def chosen(self) -> Float[Tensor, "T E"]:
         """Which experts work on each token, 1 or 0; where they work on mixtures of tokens, the share of each."""
         one = torch.ones((), device=self.token.device)
-        return torch.zeros(self.scores.shape, device=self.token.device).index_put((self.token, self.expert), one)
+        return torch.zeros(self.scores.shape, device=self.token.device).index_put(
+            (self.token, self.expert), one
+        )
 
     def without(self, expert: int | None) -> "Routing":
         """The same, but that one expert, or None of them all, works on no token; the others' weights stay."""
-        kept = self.expert != expert if expert is not None else torch.zeros_like(self.expert, dtype=torch.bool)
+        kept = (
+            self.expert != expert if expert is not None else torch.zeros_like(self.expert, dtype=torch.bool)
+        )
         return replace(self, token=self.token[kept], expert=self.expert[kept], weight=self.weight[kept])
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
