@@ -95,7 +95,7 @@ def analyze_checkpoint(
     turns = 1 + (num_drops(subject.model) if drop else 0) + len(settings)
     with Progress("analysing", turns * probe.num_passes(batch_size), tell) as progress:
         record = take_record(subject.model, probe, subject.process, batch_size, progress)
-        findings = _found(subject, probe, record, batch_size, permutations, seed)
+        findings = _found(subject, probe, record, permutations, seed)
         if drop:
             drops = drop_each(subject.model, probe, subject.process, batch_size, record.loss, progress)
             findings = replace(findings, drops=drops)
@@ -148,9 +148,7 @@ def _empty(subject: Subject) -> Any:
     return torch.empty(1, *subject.modality.sample_shape, device="meta")
 
 
-def _found(
-    subject: Subject, probe: Probe, record: Record, size: int, permutations: int, seed: int
-) -> Findings:
+def _found(subject: Subject, probe: Probe, record: Record, permutations: int, seed: int) -> Findings:
     factors = factors_of(probe.asked, subject.modality.classes)
     by_pass, by_place = experts_per_token(record)
     counts = record.chosen.sum(0, dtype=np.float64)
@@ -172,7 +170,7 @@ def _found(
         specialisation=specialise(record, factors, names_of(probe.edges), permutations, seed),
         transitions=table,
         following=following,
-        similarity=similarity(subject.model, probe, subject.process, size, seed),
+        similarity=similarity(subject.model, probe, subject.process, seed),
     )
 
 

@@ -79,7 +79,7 @@ def drop_each(
     def losses() -> np.ndarray:
         found = np.zeros_like(whole)
         for one in shown(probe, process, size, device, on_pass):
-            found[one.rows, one.number] = one.loss(model(one.x, one.t, one.asked)[0]).cpu().numpy()
+            found[one.rows.numpy(), one.number] = one.loss(model(one.x, one.t, one.asked)[0]).cpu().numpy()
         return found
 
     experts, layers = [], []

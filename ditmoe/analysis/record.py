@@ -59,7 +59,7 @@ def take_record(
     loss = np.zeros((len(probe.x0), probe.bins))
     for one in shown(probe, process, size, device, on_pass):
         output, routings = model(one.x, one.t, one.asked)
-        loss[one.rows, one.number] = one.loss(output).cpu().numpy()
+        loss[one.rows.numpy(), one.number] = one.loss(output).cpu().numpy()
         rows = noted(routings, model.tokens.layout(one.x))
         rows[0] = one.rows.numpy()[rows[0]]
         parts.append([rows[0], np.full(len(rows[0]), one.number), *rows[1:]])

@@ -22,7 +22,7 @@ from ditmoe.diffusion import Process, torch_generator
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Context, Experts, MoE, Routing
 
-MOST_TOKENS = 512
+MOST_TOKENS, SAMPLES = 512, 4
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Similarity:
 
 
 @torch.no_grad()
-def similarity(model: DiTMoE, probe: Probe, process: Process, size: int, seed: int) -> Similarity:
-    """Compare the experts on tokens of the first samples in each bin of time, at most `MOST_TOKENS`."""
+def similarity(model: DiTMoE, probe: Probe, process: Process, seed: int) -> Similarity:
+    """Compare the experts on tokens of the first `SAMPLES` samples in each bin of time, at most `MOST_TOKENS`."""
     device = next(model.parameters()).device
     seen: list[list[tuple[Tensor, Context]]] = [[] for _ in model.mixtures]
     with _listening(model, seen):
-        for one in shown(probe, process, max(1, min(size, 4)), device):
+        for one in shown(probe, process, SAMPLES, device):
             if one.rows[0] == 0:  # once for each bin
                 model(one.x, one.t, one.asked)
     found = [_compared(mixture, parts, seed) for mixture, parts in zip(model.mixtures, seen, strict=True)]

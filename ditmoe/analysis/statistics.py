@@ -32,7 +32,10 @@ class Dependence:
 
     @property
     def corrected(self) -> Float[np.ndarray, "*n"]:
-        """Without the bias; where there is no dependence it scatters around zero, on both sides."""
+        """Above what chance gives; where there is no dependence it scatters around zero, on both sides.
+
+        Of a strong one a little too much is taken off, since permuted samples keep what they have of it within them.
+        """
         return self.value - self.null.mean(0)
 
     @property
