@@ -111,7 +111,7 @@ def plot(
     low, high = min([0.0, *every]), max([0.0, *every])
     room = 0.06 * ((high - low) or 1.0)
     low, high = low - room, high + room
-    xs = [v for line in lines for v in line.x] or [0.0, 1.0]
+    xs = [*(v for line in lines for v in line.x), *(x for x, _ in ticks)] or [0.0, 1.0]
     first, last = min(xs), max(xs)
     margin = 0.04 * ((last - first) or 1.0)
     wide, tall = size[0] - left - right, size[1] - top - below

@@ -26,10 +26,12 @@ def transitions(record: Record, permutations: int, seed: int) -> tuple[np.ndarra
     """
     of = shares(record)
     size, bins = record.loss.shape
-    layers = of.shape[1]
+    layers, experts = of.shape[1:]
+    if layers < 2:
+        return np.zeros((0, experts, experts)), None
     pairs = np.stack([of[:, i, :, None] * of[:, i + 1, None, :] for i in range(layers - 1)], 1)
     tables = np.stack([pairs[record.sample == s].sum(0) for s in range(size)])
-    if not record.same_grid or layers < 2:
+    if not record.same_grid:
         return tables.sum(0), None
     cell = np.ravel_multi_index(tuple(record.cell.T), tuple(record.grid[0]))
     cells = int(record.grid[0].prod())

@@ -119,6 +119,12 @@ def test_the_next_layer_beyond_time_and_place() -> None:
     assert abs(following.corrected[0]) < 0.02
 
 
+def test_one_layer_has_no_next() -> None:
+    table, following = transitions(record(lambda s, t, c, rng: t), 20, 0)
+    assert table.shape == (0, E, E)
+    assert following is None
+
+
 def test_experts_per_token() -> None:
     one = record(lambda s, t, c, rng: t)
     more = np.concatenate([one.chosen, (np.arange(E) <= one.time[:, None])[:, None]], 1)
