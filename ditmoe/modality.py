@@ -358,6 +358,16 @@ class Metric(Contract):
         """
 
 
+class Encoding(Contract):
+    """From data units to the model's space: for what is asked of a model about held-out samples, as `analyze` does."""
+
+    does = "encode samples"
+
+    @abstractmethod
+    def encode(self, data: np.ndarray) -> Float[Tensor, "S *sample"]:
+        """Samples in data units as the model sees them, what `decode` undoes; all have one shape."""
+
+
 class Preparation(Contract):
     """A person's own files as a data set: for `prepare`."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe import checkpoint
+from ditmoe.analysis import analyze_checkpoint
 from ditmoe.checkpoint import manifest
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
@@ -167,4 +168,7 @@ def commands(run: Path, out: Path) -> list[Callable[[], Any]]:
         lambda: sample_checkpoint(run, num=1, steps=1, out=out / "samples"),
         lambda: export(run, out / "pipe"),
         lambda: evaluate_checkpoint(run, num=2, steps=1, out=out),
+        lambda: analyze_checkpoint(
+            run, samples=2, bins=1, permutations=20, drop=False, dial=[], out=out / "analysis"
+        ),
     ]

@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ditmoe import convert, evaluate, export, plan, prepare, sample, train, train_codec
+from ditmoe import analyze, convert, evaluate, export, plan, prepare, sample, train, train_codec
 from ditmoe.config import cli
 from tests import fuzz_seeds
 from tests.fuzz import peak
@@ -83,6 +83,8 @@ def commands(place: Path) -> Iterator[Command]:
     _sources(place)
     yield Command("sample", sample.main, "sample", (f"checkpoint={run}", "num=1", "steps=1"))
     yield Command("evaluate", evaluate.main, "evaluate", (f"checkpoint={run}", "num=2", "steps=1", "out=out"))
+    few = ("samples=2", "bins=1", "permutations=20", "steps=1", "drop=false", "dial=[1]")
+    yield Command("analyze", analyze.main, "analyze", (f"checkpoint={run}", *few, "out=out"))
     for name, words in SETS.items():
         sets = [f"{role}={place / name}.npz" for role in ("generated", "reference")]
         yield Command(

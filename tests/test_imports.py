@@ -24,6 +24,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.inference",
     "ditmoe.training",
     "ditmoe.pretrained",
+    "ditmoe.analysis",
     "ditmoe.pipelines",
     "ditmoe",  # the commands, and what `import ditmoe` gives
 )

@@ -57,13 +57,7 @@ def restore(
     found = checkpoint.find(path, parts=("ema", "facts"))
     config, data_facts = admitted(found, trusted)
     if top_k is not None:
-        router = config["router"] or {}
-        router = router.get("router") or router  # the one within timestep's segments
-        if not router.get("top_k") or not getattr(find_target(router)[0], "top_k_in_sampling", False):
-            raise ValueError(
-                f"top_k cannot be changed: the router of {found.path} does not choose by it when sampling"
-            )
-        router["top_k"] = top_k
+        set_top_k(config, top_k, found.path)
     weights = found.tensors.get("ema", {})
     with describing(found.path):
         modality, process = make_modality(config, data_facts), make(config["process"])
@@ -73,6 +67,26 @@ def restore(
         model = materialise(planned, make_own, device or default_device())
         load_weights(model, weights, found.path)
     return Restored(model.eval(), modality, process, config, found.plain["step"], found.run)
+
+
+def set_top_k(config: dict[str, Any], top_k: int, file: Path) -> None:
+    """Change in the configuration of a checkpoint how many experts a token takes.
+
+    Raises:
+        ValueError: if its router does not choose by it when sampling.
+    """
+    if (router := by_top_k(config)) is None:
+        raise ValueError(f"top_k cannot be changed: the router of {file} does not choose by it when sampling")
+    router["top_k"] = top_k
+
+
+def by_top_k(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section of the router whose `top_k` is what a token takes when sampling, too; None if there is none."""
+    router = config["router"] or {}
+    router = router.get("router") or router  # the one within timestep's segments
+    if not router.get("top_k") or not getattr(find_target(router)[0], "top_k_in_sampling", False):
+        return None
+    return router
 
 
 def admitted(

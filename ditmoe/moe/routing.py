@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -104,6 +104,21 @@ class Routing:
         """Share of the tokens that no routed expert works on; they ride the residual and the shared experts."""
         taken = torch.zeros(len(self.scores), device=self.token.device).index_fill(0, self.token, 1.0)
         return 1 - taken.mean()
+
+    @property
+    def chosen(self) -> Float[Tensor, "T E"]:
+        """Which experts work on each token, 1 or 0; where they work on mixtures of tokens, the share of each."""
+        one = torch.ones((), device=self.token.device)
+        return torch.zeros(self.scores.shape, device=self.token.device).index_put(
+            (self.token, self.expert), one
+        )
+
+    def without(self, expert: int | None) -> "Routing":
+        """The same, but that one expert, or None of them all, works on no token; the others' weights stay."""
+        kept = (
+            self.expert != expert if expert is not None else torch.zeros_like(self.expert, dtype=torch.bool)
+        )
+        return replace(self, token=self.token[kept], expert=self.expert[kept], weight=self.weight[kept])
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
         """The rows that the experts work on, sorted by expert."""

@@ -1,7 +1,7 @@
 """Soft MoE: experts work on mixtures of tokens, so nothing is chosen and nothing dropped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -29,6 +29,15 @@ class SoftRouting(Routing):
     @property
     def unrouted(self) -> Float[Tensor, ""]:
         return torch.zeros((), device=self.mix.device)
+
+    @property
+    def chosen(self) -> Float[Tensor, "T E"]:
+        return self.back.sum(-1)
+
+    def without(self, expert: int | None) -> "SoftRouting":
+        kept = torch.ones_like(self.back)
+        kept[:, slice(None) if expert is None else expert] = 0
+        return replace(self, back=self.back * kept)
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
         pairs = zip(layout.blocks(self.mix.to(x.dtype)), layout.blocks(x.flatten(0, 1)), strict=True)

@@ -15,7 +15,7 @@ from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
-from ditmoe.config.restore import load_weights, materialise
+from ditmoe.config.restore import load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.outside import is_regular, read_json
@@ -83,7 +83,10 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def load(
-    folder: str | Path, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    top_k: int | None = None,
 ) -> DiTMoE:
     """The model in a folder that `python -m ditmoe.convert` wrote, in evaluation mode.
 
@@ -93,6 +96,7 @@ def load(
     Args:
         device: where to put it; the GPU where there is one.
         dtype: of its weights; that of the samples it will see.
+        top_k: activate another number of experts per token than it was converted with.
 
     Raises:
         FileNotFoundError, ValueError: one line each, if there is no such folder or it does not fit.
@@ -100,6 +104,8 @@ def load(
     folder = Path(folder)
     recover(folder)
     config = admitted(folder)
+    if top_k is not None:
+        set_top_k(config, top_k, folder / CONFIG)
     with build.describing(folder / CONFIG):
         tensors = _tensors(folder, config["shards"])
         check_depth(config["model"], tensors)

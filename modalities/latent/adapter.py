@@ -16,6 +16,7 @@ from torch import Tensor
 from ditmoe.checkpoint import replacing
 from ditmoe.conditioning import captions_of
 from ditmoe.modality import (
+    Encoding,
     Files,
     GivenParts,
     Metric,
@@ -41,7 +42,15 @@ LARGEST = 2**27
 
 
 class LatentModality(
-    Modality, Files, Metric, Preparation, PublishedAutoencoder, NativeSizes, GivenParts, Captioned
+    Modality,
+    Files,
+    Metric,
+    Encoding,
+    Preparation,
+    PublishedAutoencoder,
+    NativeSizes,
+    GivenParts,
+    Captioned,
 ):
     """A modality whose samples are latents of a codec.
 

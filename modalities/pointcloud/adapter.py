@@ -14,6 +14,7 @@ from torch import Tensor
 from ditmoe.given import Parts
 from ditmoe.modality import (
     Asked,
+    Encoding,
     Files,
     GivenParts,
     Metric,
@@ -29,7 +30,7 @@ from ditmoe.outside import check_number, printable, tell
 from modalities.pointcloud import given as given_parts
 from modalities.pointcloud.data import Clouds, formats
 from modalities.pointcloud.data.axes import check_up, still_to_turn, turned
-from modalities.pointcloud.data.channels import Channels, as_bytes, from_model
+from modalities.pointcloud.data.channels import Channels, as_bytes, from_model, to_model
 from modalities.pointcloud.data.partial import draw_part
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
@@ -44,7 +45,7 @@ from modalities.shared.captions import WORDS, Captioned, asked_of, words_of
 from modalities.shared.datasets import Noted
 
 
-class PointCloud(Modality, Files, Metric, Preparation, GivenParts, Captioned):
+class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Captioned):
     """Clouds of `num_points` points.
 
     Args:
@@ -209,6 +210,12 @@ class PointCloud(Modality, Files, Metric, Preparation, GivenParts, Captioned):
         points = self.shape_of(**shape)[0]
         told = told and self.reads_given
         return given_parts.parts(given, points, place, hold, strength, told, mean, scale)
+
+    def encode(self, data: Float[np.ndarray, "S M C"]) -> Float[Tensor, "S M C"]:
+        facts = self.data_facts()
+        mean, scale = np.array(facts["mean"]), np.float64(facts["scale"])
+        clouds = [to_model(points.astype(np.float64), mean, scale, self.channels) for points in data]
+        return torch.from_numpy(np.stack(clouds)).float()
 
     def decode(self, x: Float[Tensor, "S M C"]) -> Float[np.ndarray, "S M C"]:
         """Places in the units of the data, colours in [0, 1], normals of length 1."""

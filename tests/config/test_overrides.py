@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "prepare": (["source", "out", "modality.data.root"], []),
     "sample": (["checkpoint", "out", "label"], []),
     "evaluate": (["checkpoint", "reference", "out", "label"], []),
+    "analyze": (["checkpoint", "out"], []),
     "export": (["checkpoint", "out", "autoencoder", "licence"], []),
     "convert": (["source", "out", "entry"], []),
     "plan": (["modality.data.root", "modality.codec.path"], ["modality=video"]),

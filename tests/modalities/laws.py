@@ -28,7 +28,7 @@ from ditmoe.config.words import shape_asked, split_words
 from ditmoe.diffusion import FlowMatching, denoise, make_scheduler
 from ditmoe.diffusion.schedulers import FlowAncestralScheduler
 from ditmoe.inference import evaluate_files
-from ditmoe.modality import CodecTraining, Files, Metric, Modality, NativeSizes, Preparation, Tokens
+from ditmoe.modality import CodecTraining, Encoding, Files, Metric, Modality, NativeSizes, Preparation, Tokens
 from ditmoe.model.mup import compare
 from ditmoe.nn import Layout
 from ditmoe.outside import printable
@@ -268,6 +268,19 @@ def a_batch_is_a_function_of_its_address(of: Subject, tmp_path: Path) -> None:
     assert same(Condition.cat([read(y) for _, y in parts]).tensors(), read(whole[1]).tensors())
     if not isinstance(modality, NativeSizes) or not modality.rows:  # whose names are those of rows
         assert len(modality.batch_names(4, 1, 7)) in (0, 4)
+
+
+@law
+def what_is_encoded_is_what_a_model_sees(of: Subject, tmp_path: Path) -> None:
+    if not isinstance(of.modality, Encoding):
+        return
+    data = of.modality.reference("test").data[:2]  # type: ignore[attr-defined]
+    x = of.modality.encode(data)
+    assert x.shape == (2, *of.modality.sample_shape)
+    assert x.dtype == torch.float32
+    again = of.modality.decode(x.cpu())
+    assert again.shape == data.shape
+    assert np.abs(again - data.astype(float)).mean() < 0.3 * np.abs(data - data.mean()).mean()
 
 
 @law

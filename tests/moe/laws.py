@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ditmoe.analysis import dropped
 from ditmoe.model import initialize_layers
 from ditmoe.model.mup import compare
 from ditmoe.moe import BatchPool, Context, Experts, MoE, Place, Router, Routing, TimestepExperts
@@ -159,6 +160,36 @@ def a_forward_pass_changes_nothing_and_state_travels(of: Subject) -> None:
     other = layer(of)
     other.load_state_dict(moe.state_dict())
     assert torch.equal(other.eval()(x, context)[0], moe.eval()(x, context)[0])
+
+
+@law
+@torch.no_grad()
+def what_is_chosen_can_be_told_and_taken_out(of: Subject) -> None:
+    """As the routings themselves say; a layer is afterwards what it was, to the bit."""
+    moe, x, context = updated(of)
+    whole, routing = moe.eval()(x, context)
+    chosen = routing.chosen
+    assert chosen.shape == routing.scores.shape
+    plain = type(routing) is Routing
+    assert (
+        torch.equal(chosen.sum(0), routing.counts.float())
+        if plain
+        else chosen.sum(1).allclose(torch.ones(B * N))
+    )
+    for expert in range(chosen.shape[1]):
+        with dropped(moe, expert):
+            out, other = moe(x, context)
+        mine = chosen[:, expert] > 0
+        assert not other.chosen[:, expert].any()
+        same = (out == whole).flatten(0, 1).all(-1)
+        assert same[~mine].all(), "who did not go there is what he was"
+        assert not same[mine].any()
+    with dropped(moe, None):
+        alone = moe(x, context)[0]
+    base = torch.zeros_like(x) if moe.shared is None else moe.shared(x)
+    base = base if moe.branch is None else base + moe.branch(x, context)
+    assert torch.equal(alone, base)
+    assert torch.equal(moe(x, context)[0], whole)
 
 
 # --- who sees whom

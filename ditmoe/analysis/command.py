@@ -1,0 +1,206 @@
+"""The analysis of a checkpoint from its opening to its files."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ditmoe.analysis import dial as dials
+from ditmoe.analysis import paths, pictures
+from ditmoe.analysis.dropping import drop_each, num_drops
+from ditmoe.analysis.factors import factors_of
+from ditmoe.analysis.findings import Findings, names_of
+from ditmoe.analysis.probe import Probe, make_probe
+from ditmoe.analysis.progress import Progress
+from ditmoe.analysis.record import Record, check_alike, take_record
+from ditmoe.analysis.similarity import similarity
+from ditmoe.analysis.specialisation import Places, experts_per_token, specialise
+from ditmoe.analysis.subject import Subject, open_subject
+from ditmoe.checkpoint import check_own
+from ditmoe.checkpoint.atomic import recover, replacing_folder
+from ditmoe.config.trust import Trust
+from ditmoe.outside import check_memory, check_number, is_regular, printable
+
+RECORD, ARRAYS = "analysis.json", "analysis.npz"
+MOST_SAMPLES, MOST_BINS, MOST_PERMUTATIONS = 100_000, 1000, 100_000
+
+
+def analyze_checkpoint(
+    checkpoint: str | Path,
+    *,
+    split: str = "test",
+    samples: int = 32,
+    bins: int = 8,
+    permutations: int = 200,
+    drop: bool = True,
+    dial: Sequence[int] | None = None,
+    draw: int = 0,
+    steps: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    out: str | Path | None = None,
+    trust: Trust = False,
+    modality: dict[str, Any] | None = None,
+    process: dict[str, Any] | None = None,
+    tell: bool = False,
+) -> str:
+    """Show held-out samples to a model at all times, note what its routers do, and write what can be said of it.
+
+    Written are `analysis.json` (numbers and their protocol), `analysis.npz` (all counts) and pictures, all or nothing.
+
+    Args:
+        split: of the data.
+        samples, bins: so many samples, each once in each bin of time.
+        permutations: for what chance gives.
+        drop: whether experts are left out, one after the other.
+        dial: numbers of experts per token to try; None: some up to all, empty: none.
+        draw: samples drawn at each of them, for the modality's metric, in so many `steps`.
+        out: a folder that is new, empty, or holds an older analysis; None: `analysis` in the run's.
+        trust: paths and hub names that the checkpoint may open.
+        modality, process: of a converted model, sections of a configuration.
+        tell: whether progress is shown.
+
+    Returns:
+        A few lines with the main numbers, and where the rest is.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: one line each.
+    """
+    check_number("samples", samples, 2, MOST_SAMPLES, whole=True)
+    check_number("bins", bins, 1, MOST_BINS, whole=True)
+    check_number("permutations", permutations, 20, MOST_PERMUTATIONS, whole=True)
+    check_number("draw", draw, 0, MOST_SAMPLES, whole=True)
+    check_number("batch_size", batch_size, 1, whole=True)
+    check_number("seed", seed, 0, 2**63 - 1, whole=True)
+    opened = partial(open_subject, checkpoint, trusted=trust, modality=modality, process=process)
+    subject = opened()
+    folder = _place(out, subject)
+    if draw and subject.restored is None:
+        raise ValueError("draw must be 0 for a converted model, which has no sampling of its own")
+    began = time.monotonic()
+    _check_size(subject, samples, bins)
+    probe = make_probe(subject.model, subject.modality, subject.process, split, samples, bins, seed)
+    settings: list[int] = []
+    if subject.by_top_k is not None and (dial is None or dial):
+        settings = dials.settings(subject.by_top_k, int(check_alike(subject.model)[0]), dial)
+    elif dial:
+        raise ValueError("dial must be left out: the router does not choose by top_k when sampling")
+    turns = 1 + (num_drops(subject.model) if drop else 0) + len(settings)
+    with Progress("analysing", turns * probe.num_passes(batch_size), tell) as progress:
+        record = take_record(subject.model, probe, subject.process, batch_size, progress)
+        findings = _found(subject, probe, record, permutations, seed)
+        if drop:
+            drops = drop_each(subject.model, probe, subject.process, batch_size, record.loss, progress)
+            findings = replace(findings, drops=drops)
+        if settings:
+            how = (probe, batch_size, draw, split, steps, seed, progress)
+            turned = dials.turn(settings, lambda k: opened(top_k=k), subject.by_top_k or 0, *how)
+            findings = replace(findings, dial=turned)
+    findings.protocol["checkpoint"] = printable(checkpoint)
+    findings.protocol["drawn"] = draw
+    write(findings, folder)
+    minutes = (time.monotonic() - began) / 60
+    told = findings.protocol["told"]
+    return "\n".join(
+        [*findings.lines(), f"{told}; {minutes:.1f} minutes", f"{folder}: {RECORD}, {ARRAYS} and pictures"]
+    )
+
+
+def _place(out: str | Path | None, subject: Subject) -> Path:
+    """The folder for the results, in which nothing else may lie.
+
+    Raises:
+        ValueError: if something does.
+    """
+    folder = (subject.folder / "analysis" if out is None else Path(out)).absolute()
+    if out is None:
+        check_own([folder])
+    recover(folder)
+    if folder.exists() and not is_regular(folder / RECORD) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"out must be new, or hold an older analysis: {printable(folder)} holds something else"
+        )
+    return folder
+
+
+def _check_size(subject: Subject, samples: int, bins: int) -> None:
+    """Raises ValueError if what is noted would not fit this machine."""
+    numbers = check_alike(subject.model)
+    tokens = math.prod(subject.model.tokens.grid(_empty(subject)))
+    width = int(numbers.sum()) if len(numbers) else 1
+    counted = min(tokens, 64)  # places, see `ditmoe.analysis.specialisation`
+    needed = samples * (
+        bins * width * (16 * tokens + 32 * counted) + 8 * math.prod(subject.modality.sample_shape)
+    )
+    check_memory(needed, f"the choices of {samples} samples at {bins} times", "fewer samples or bins")
+
+
+def _empty(subject: Subject) -> Any:
+    import torch
+
+    return torch.empty(1, *subject.modality.sample_shape, device="meta")
+
+
+def _found(subject: Subject, probe: Probe, record: Record, permutations: int, seed: int) -> Findings:
+    factors = factors_of(probe.asked, subject.modality.classes)
+    by_pass, by_place = experts_per_token(record)
+    counts = record.chosen.sum(0, dtype=np.float64)
+    blocks = [
+        i for i, block in enumerate(subject.model.blocks) if block.feed_forward in subject.model.mixtures
+    ]
+    table, following = paths.transitions(record, permutations, seed)
+    return Findings(
+        protocol=_protocol(subject, probe, record, permutations, seed),
+        blocks=blocks,
+        edges=probe.edges,
+        places=tuple(Places(record).count.tolist()),
+        loss=record.loss,
+        load=counts / np.maximum(counts.sum(-1, keepdims=True), 1e-300),
+        unrouted=(record.chosen.sum(-1) == 0).mean(0),
+        tokens_by_pass=by_pass,
+        tokens_by_place=by_place,
+        factors=factors,
+        specialisation=specialise(record, factors, names_of(probe.edges), permutations, seed),
+        transitions=table,
+        following=following,
+        similarity=similarity(subject.model, probe, subject.process, seed),
+    )
+
+
+def _protocol(subject: Subject, probe: Probe, record: Record, permutations: int, seed: int) -> dict[str, Any]:
+    router = subject.model.routers[0]
+    passes = len(probe.x0) * probe.bins
+    return {
+        "step": subject.step,
+        "modality": subject.modality.name,
+        "router": type(router).__name__,
+        "experts": router.num_experts,
+        "top_k": subject.by_top_k,
+        "samples": probe.origin,
+        "passes": passes,
+        "tokens": len(record.sample),
+        "times": "one in each bin, at random, for each sample; the samples' own classes are asked for",
+        "loss": "mean square error of the prediction, all bins alike, without weights",
+        "permutations": permutations,
+        "seed": seed,
+        "told": f"{probe.origin}, {probe.bins} times each: {passes} passes, {len(record.sample)} tokens, seed {seed}",
+    }
+
+
+def write(findings: Findings, folder: Path) -> None:
+    """All files of an analysis, or none."""
+    drawn = pictures.draw(findings)
+    text = json.dumps(findings.record(), indent=1, allow_nan=False) + "\n"
+    with replacing_folder(folder) as draft:
+        (draft / RECORD).write_text(text)
+        with open(draft / ARRAYS, "wb") as stream:
+            np.savez_compressed(stream, **findings.arrays())  # type: ignore[arg-type]
+        for name, picture in drawn.items():
+            Image.fromarray(picture).save(draft / name, "PNG", optimize=True)

@@ -1,0 +1,102 @@
+"""What is analysed: the model of a run, or one that `convert` wrote together with a modality and a process for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ditmoe import checkpoint
+from ditmoe.config import build
+from ditmoe.config.limits import check_shape
+from ditmoe.config.restore import Restored, by_top_k, restore
+from ditmoe.config.trust import Trust
+from ditmoe.diffusion import Process
+from ditmoe.modality import Modality
+from ditmoe.model import DiTMoE
+from ditmoe.outside import is_regular, printable
+from ditmoe.pretrained import weights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and what its samples are.
+
+    Attributes:
+        make: makes a model of the same shape anew, for its cost to be counted.
+        folder: beside whose files the results lie.
+        restored: the run, from which samples can be drawn; None for a converted one.
+        step: of training; None for a converted one.
+        by_top_k: the number of experts that a token takes, None where the router goes by another rule.
+    """
+
+    model: DiTMoE
+    modality: Modality
+    process: Process
+    make: Callable[[], DiTMoE]
+    folder: Path
+    restored: Restored | None
+    step: int | None
+    by_top_k: int | None
+
+
+def open_subject(
+    path: str | Path,
+    top_k: int | None = None,
+    trusted: Trust = False,
+    modality: dict[str, Any] | None = None,
+    process: dict[str, Any] | None = None,
+) -> Subject:
+    """Open a run or a folder of `convert`, for which modality and process, sections of a configuration, must be given.
+
+    Raises:
+        FileNotFoundError, ValueError: one line each.
+    """
+    path = Path(path)
+    if not checkpoint.exists(path) and is_regular(path / weights.CONFIG):
+        return _converted(path, top_k, modality, process)
+    if modality or process:
+        given = "modality" if modality else "process"
+        raise ValueError(f"{given} must be left out: a run has its own")
+    restored = restore(path, top_k, trusted=trusted)
+
+    def make() -> DiTMoE:
+        return build.make_model(restored.config, restored.modality)
+
+    router = by_top_k(restored.config)
+    return Subject(
+        restored.model, restored.modality, restored.process, make, restored.folder, restored, restored.step,
+        None if router is None else router["top_k"],
+    )  # fmt: skip
+
+
+def _converted(
+    folder: Path, top_k: int | None, modality: dict[str, Any] | None, process: dict[str, Any] | None
+) -> Subject:
+    if not modality or not process:
+        raise ValueError(
+            f"modality and process must be given, as modality=image process=ddpm: {printable(folder)} is a converted "
+            "model, which knows neither"
+        )
+    config = weights.admitted(folder)
+    model = weights.load(folder, top_k=top_k)
+    adapter = build.make(modality)
+    check_shape(adapter.sample_shape)
+    own = adapter.tokens(config["model"]["hidden_size"])
+    for name in ("in_features", "axes"):
+        if (wanted := getattr(model.tokens, name)) != (got := getattr(own, name)):
+            what = "numbers of a token" if name == "in_features" else "axes of the token grid"
+            raise ValueError(
+                f"modality must give the model of {printable(folder)} {wanted} {what}, got {got}"
+            )
+    if len(adapter.classes) > model.conditioning.num_classes:
+        raise ValueError(
+            f"modality must have at most the {model.conditioning.num_classes} classes of {printable(folder)}, "
+            f"got {len(adapter.classes)}"
+        )
+    router = by_top_k(config)
+    if router is not None and top_k is not None:
+        router["top_k"] = top_k
+    chosen = None if router is None else router["top_k"]
+    return Subject(
+        model, adapter, build.make(process), lambda: weights.make(config), folder, None, None, chosen
+    )

@@ -1,0 +1,28 @@
+"""python -m ditmoe.analyze checkpoint=runs/pointcloud/default: what the experts of a trained model do, shown."""
+
+from typing import TYPE_CHECKING, Any
+
+from ditmoe.config import cli
+from ditmoe.lazy import lazily
+
+if TYPE_CHECKING:
+    from ditmoe.analysis import analyze_checkpoint
+
+__all__ = ["analyze_checkpoint"]
+__getattr__ = lazily(__name__, {"ditmoe.analysis": __all__})
+
+
+def analyze(config: dict[str, Any]) -> None:
+    """The command."""
+    from ditmoe.analysis import analyze_checkpoint  # torch, which a mistake in the words should not wait for
+
+    print(analyze_checkpoint(**config, tell=True))
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(analyze, "analyze")
+
+
+if __name__ == "__main__":
+    main()
