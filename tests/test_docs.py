@@ -40,6 +40,8 @@ from tests.strangers import install, source
 
 NOT_RUN = {  # a word that a command holds: why it is only composed
     "torchrun": "eight or more processes",
+    "conditioning=text": "weights of a text encoder",
+    "checkpoint=runs/video/text": "a run with such",
     "modality.evaluation.features=inception": "published weights of Inception",
     "modality.evaluation.features=i3d": "published weights of I3D",
 }
