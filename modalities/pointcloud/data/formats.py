@@ -78,22 +78,21 @@ def read_points(path: Path, note: Note | None = None, channels: Channels = XYZ) 
 def read_cloud(
     path: Path, num_points: int, note: Note | None = None, channels: Channels = XYZ
 ) -> Float[np.ndarray, "N C"]:
-    """All points of a cloud of any format, or so many drawn from the surface of a mesh; errors as `read_points`.
+    """All points of a cloud of any format, of a PLY its vertices, or so many drawn from the surface of another mesh.
 
-    Columns of channels that the file lacks are NaN.
+    Errors are those of `read_points`. Columns of channels that the file lacks are NaN.
     """
     channels, note = replace(channels, optional=True), note or _about(path)
     with _blaming(path):
         geometry = _geometry(path, note, channels)
-        if path.suffix.lower() not in MESH_SUFFIXES or path.suffix.lower() == ".ply":
-            return _of_cloud(geometry, note, channels)
-        if geometry.faces is None:
-            cloud = _of_cloud(geometry, note, channels)
-            return cloud[np.random.default_rng(0).permutation(len(cloud))[:num_points]]
-        there = channels.found_in(geometry, mesh=True)
-        return narrowed(
-            channels.spread(_sampled(geometry, num_points, np.random.default_rng(0), there), there)
-        )
+        rng, suffix = np.random.default_rng(0), path.suffix.lower()
+        if geometry.faces is not None and suffix != ".ply":
+            there = channels.found_in(geometry, mesh=True)
+            return narrowed(channels.spread(_sampled(geometry, num_points, rng, there), there))
+        cloud = _of_cloud(geometry, note, channels)
+        if suffix in MESH_SUFFIXES and suffix != ".ply":
+            return cloud[rng.permutation(len(cloud))[:num_points]]
+        return cloud
 
 
 def as_cloud(
@@ -209,7 +208,7 @@ def _sampled(
     geometry: Geometry, num_points: int, rng: np.random.Generator, channels: Channels
 ) -> Float64[np.ndarray, "N C"]:
     """Points of a mesh with their channels."""
-    channels, faces = channels.found_in(geometry), np.asarray(geometry.faces)
+    channels, faces = channels.found_in(geometry, mesh=True), np.asarray(geometry.faces)
     beside = channels.beside(geometry, mesh=True)
     if any(not np.isfinite(values[faces]).all() for values in beside):
         raise ValueError("the colours of a mesh must be finite, got NaN or infinity")
