@@ -20,7 +20,7 @@ intervals over the shapes, and a sheet of some shapes are written there.
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def table(rows: dict[str, dict[str, np.ndarray]], than: str, of: np.ndarray) -> 
     return lines + [line(name, each, rows[than], of) for name, each in rows.items()]
 
 
-def sheet(columns: dict[str, Sequence[np.ndarray]], names: Sequence[str], file: Path) -> None:
+def sheet(columns: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], file: Path) -> None:
     """A line for each shape."""
     clouds = [column[i] for i in range(len(names)) for column in columns.values()]
     labels = [name if i else names[row] for row in range(len(names)) for i, name in enumerate(columns)]
