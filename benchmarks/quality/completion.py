@@ -11,16 +11,16 @@ training), then completes a scan of each shape of val and test, several times ea
 - replacement alone: the same weights, the scan only held in the cloud.
 - nothing given.
 
-Scans are of 2,048 points of a shape by hidden point removal; the true shape is its 2,048 others, so that no point is
-right by being the same. Last, 256 of these points, all over, become 2,048: from noise, and by `strength=0.2` from the
-points themselves. Each finished row is kept in
---run/completion-<steps>/; the table, with 95 % intervals over the scans, and a sheet of some shapes are written there.
+Scans are of 2,048 points of a shape by hidden point removal, --views of each; the true shape is its 2,048 others, so
+that no point is right by being the same. Last, 256 of these points, all over, become 2,048: from noise, and by
+`strength=0.2` from the points themselves. Each finished row is kept in --run/completion-<steps>/; the table, with 95 %
+intervals over the shapes, and a sheet of some shapes are written there.
 """
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,21 @@ from modalities.pointcloud.metrics.completion import (
     NEAREST,
     SCAN,
     baselines,
+    interval,
     intervals,
     means,
     measure,
+    shapes_of,
 )
-from modalities.pointcloud.metrics.confidence import bootstrap, mean
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.shared import save_png
 
 Clouds = list[np.ndarray]
 NUM, FEW = 2048, 256
-COLUMNS = {"cd": 1000, "f-score": 1, "hidden": 100, "uhd": 100, "tmd": 1000, "mmd": 1000}
+COLUMNS = {"cd": 1000, "f-score": 1, "hidden": 100, "astray": 100, "uhd": 100, "tmd": 1000, "mmd": 1000}
 """With the factor by which a table shows them."""
+PAIRED = ("cd", "hidden", "astray")
+"""Those whose differences to a row are shown too."""
 
 
 def train(folder: Path, steps: int, init: str | None) -> None:
@@ -64,8 +67,11 @@ def train(folder: Path, steps: int, init: str | None) -> None:
         sys.exit(code)
 
 
-def shapes(modality: PointCloud, limit: int | None) -> tuple[Clouds, Clouds, Clouds, list[str]]:
-    """Scans of held-out shapes, a few points of each, all over, the true shapes, and their names."""
+def shapes(modality: PointCloud, limit: int | None, views: int) -> tuple[Clouds, Clouds, Clouds, list[str]]:
+    """Scans of held-out shapes, a few points of each shape, all over, the true shapes, and their names.
+
+    The scans are one view of all shapes, and behind it the next.
+    """
     clouds: Clouds = []
     names: list[str] = []
     for split in ("val", "test"):
@@ -74,7 +80,11 @@ def shapes(modality: PointCloud, limit: int | None) -> tuple[Clouds, Clouds, Clo
         names += list(found.names or ())
     clouds, names = clouds[:limit], names[:limit]
     sources = [cloud[NUM:] for cloud in clouds]
-    scans = [cloud[scan(cloud, np.random.default_rng([0, i]))] for i, cloud in enumerate(sources)]
+    scans = [
+        cloud[scan(cloud, np.random.default_rng([view, i]))]
+        for view in range(views)
+        for i, cloud in enumerate(sources)
+    ]
     return scans, [cloud[:FEW] for cloud in sources], [cloud[:NUM] for cloud in clouds], names
 
 
@@ -88,16 +98,16 @@ def complete(
     strength: float | None = None,
 ) -> list[Clouds]:
     """Completions of each scan; those that an earlier call left are read."""
-    how, words = ROWS[row]
+    how, change, words = ROWS[row]
     file = out / f"{file_name(name or row)}.npz"
     if not file.exists():
         found = []
         for i, points in enumerate(tqdm(scans, name or row)):
-            parts = parts_asked(restored.modality, points, {}, {}, 1.0, strength)
+            parts = parts_asked(restored.modality, points, {}, how, 1.0, strength)
             assert parts is not None
             asked = restored.model.conditioning.ask(options.completions, restored.modality.classes).nothing
             drawn = draw_from(
-                restored, asked, steps=options.draw_steps, guidance=1.0, seed=i, parts=how(parts), **words
+                restored, asked, steps=options.draw_steps, guidance=1.0, seed=i, parts=change(parts), **words
             )
             assert drawn is not None
             found.append(drawn.data)
@@ -107,55 +117,56 @@ def complete(
         return [list(of) for of in content["points"]]
 
 
-def read_only(parts: Parts) -> Parts:
-    """The scan is not held."""
-    return replace(parts, given=replace(parts.given, known=None), finish=lambda samples: samples)
+def as_it_is(parts: Parts) -> Parts:
+    """The scan is read."""
+    return parts
 
 
-def held_only(parts: Parts) -> Parts:
+def unread(parts: Parts) -> Parts:
     """The scan is not read."""
     return replace(parts, given=parts.given.untold())
 
 
-def nothing(parts: Parts) -> Parts:
-    """Neither."""
-    return read_only(held_only(parts))
-
-
-ROWS: dict[str, tuple[Callable[[Parts], Parts], dict[str, Any]]] = {
-    "trained": (lambda parts: parts, {}),
-    "replacement alone": (held_only, {}),
-    "trained, not held": (read_only, {}),
-    "guided": (lambda parts: parts, {"given_guidance": 1.5}),
-    "nothing given": (nothing, {}),
+FREE = {"hold": False}
+ROWS: dict[str, tuple[dict[str, Any], Callable[[Parts], Parts], dict[str, Any]]] = {
+    "trained": ({}, as_it_is, {}),
+    "replacement alone": ({}, unread, {}),
+    "trained, not held": (FREE, as_it_is, {}),
+    "guided": ({}, as_it_is, {"given_guidance": 1.5}),
+    "nothing given": (FREE, unread, {}),
 }
+"""What is said of the scan, what is changed then, and how it is drawn."""
 
 
-def line(name: str, each: dict[str, np.ndarray], than: dict[str, np.ndarray]) -> str:
-    """A row of the table: means, their intervals, and those of differences to another row, scan by scan."""
-    value, interval, cells = means(each), intervals(each), []
+def line(name: str, each: dict[str, np.ndarray], than: dict[str, np.ndarray], of: np.ndarray) -> str:
+    """A row of the table: means, their intervals, and those of differences to another row, scan by scan.
+
+    Args:
+        of: which shape each scan is of.
+    """
+    value, ends, cells = means(each), intervals(each, of), []
     for column, factor in COLUMNS.items():
         if column in value:
-            low, high = (factor * end for end in interval[column])
+            low, high = (factor * end for end in ends[column])
             cells.append(f"{factor * value[column]:.2f} ({low:.2f} .. {high:.2f})")
         else:
             cells.append("")
-    for column in ("cd", "hidden"):
+    for column in PAIRED:
         difference = COLUMNS[column] * (each[column] - than[column])
-        low, high = bootstrap(mean, [difference], 0)
+        low, high = interval(difference, of)
         cells.append(f"{low:+.2f} .. {high:+.2f}")
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def table(rows: dict[str, dict[str, np.ndarray]], than: str) -> list[str]:
+def table(rows: dict[str, dict[str, np.ndarray]], than: str, of: np.ndarray) -> list[str]:
     """Markdown."""
     heads = [f"{name} x{factor}" if factor > 1 else name for name, factor in COLUMNS.items()]
-    heads += [f"{name} less that of {than!r}" for name in ("cd", "hidden")]
-    lines = ["| (95 % over scans) | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    return lines + [line(name, each, rows[than]) for name, each in rows.items()]
+    heads += [f"{name} less that of {than!r}" for name in PAIRED]
+    lines = ["| (95 % over shapes) | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    return lines + [line(name, each, rows[than], of) for name, each in rows.items()]
 
 
-def sheet(columns: dict[str, Sequence[np.ndarray]], names: Sequence[str], file: Path) -> None:
+def sheet(columns: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], file: Path) -> None:
     """A line for each shape."""
     clouds = [column[i] for i in range(len(names)) for column in columns.values()]
     labels = [name if i else names[row] for row in range(len(names)) for i, name in enumerate(columns)]
@@ -169,6 +180,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/pointcloud/completion"))
     parser.add_argument("--steps", type=int, default=5000, help="of training")
     parser.add_argument("--init", help="a run to start from")
+    parser.add_argument("--views", type=int, default=1, help="scans of each shape")
     parser.add_argument("--completions", type=int, default=3, help="of each scan")
     parser.add_argument("--draw-steps", type=int, default=20)
     parser.add_argument("--limit", type=int, help="shapes")
@@ -182,7 +194,8 @@ def main() -> None:
     assert isinstance(modality, PointCloud)
     out = options.run / f"completion-{options.steps}"
     out.mkdir(exist_ok=True)
-    scans, few, truth, names = shapes(modality, options.limit)
+    scans, few, truth, names = shapes(modality, options.limit, options.views)
+    of_scans = truth * options.views
     training = list(modality.data.reference("train", NUM).data)
     sizes = [len(part) for part in scans]
     print(
@@ -191,13 +204,18 @@ def main() -> None:
     clouds: dict[str, list[Clouds]] = baselines(scans, training)
     for name in options.only:
         clouds[name] = complete(restored, scans, options, name, out)
-    rows = {name: measure(scans, of, truth) for name, of in clouds.items()}
+    rows = {name: measure(scans, of, of_scans) for name, of in clouds.items()}
     above = {"256 points alone": measure(few, [[part] for part in few], truth)}
     for name, strength in {"from noise": None, "by strength=0.2": 0.2}.items():
         more = complete(restored, few, options, "trained", out, f"2,048 {name}", strength)
         above[f"2,048 {name}"] = measure(few, more, truth)
     text = "\n".join(
-        [*table(rows, "trained" if "trained" in rows else MIRROR), "", *table(above, "256 points alone"), ""]
+        [
+            *table(rows, "trained" if "trained" in rows else MIRROR, shapes_of(of_scans)),
+            "",
+            *table(above, "256 points alone", shapes_of(truth)),
+            "",
+        ]
     )
     with replacing(out / "completion.md") as stream:
         stream.write(text.encode())

@@ -31,12 +31,12 @@ from modalities.pointcloud import given as given_parts
 from modalities.pointcloud.data import Clouds, formats
 from modalities.pointcloud.data.axes import check_up, still_to_turn, turned
 from modalities.pointcloud.data.channels import Channels, as_bytes, from_model, to_model
-from modalities.pointcloud.data.partial import draw_part
+from modalities.pointcloud.data.partial import draw_part, draw_there
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.completion import evaluate_folder
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
-from modalities.pointcloud.tokens.given_cloud import POINTS
+from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
@@ -182,14 +182,16 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         return self._reads
 
     def draw_beside(
-        self, x0: Float[Tensor, "B M 3"], rngs: Sequence[np.random.Generator]
+        self, x0: Float[Tensor, "B M C"], rngs: Sequence[np.random.Generator]
     ) -> Mapping[str, Tensor]:
         if self._reads is None and not self.reads_given:
             tell("these tokens read no given cloud: given= trains nothing, and scans are held by replacement")
         if not self.reads_given:
             return {}
-        drawn = [draw_part(points, rng) for points, rng in zip(x0[..., :3].numpy(), rngs, strict=True)]
-        return {POINTS: torch.from_numpy(np.stack(drawn))}
+        drawn = [draw_part(points, rng) for points, rng in zip(x0.numpy(), rngs, strict=True)]
+        points = torch.from_numpy(np.stack(drawn))
+        there = torch.from_numpy(np.stack([draw_there(points.shape[-1], rng) for rng in rngs]))
+        return {POINTS: with_there(points, there[:, None].expand(*points.shape[:2], -1))}
 
     def parts(  # type: ignore[override]
         self,
@@ -201,15 +203,11 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         place: Any = None,
         hold: bool = True,
     ) -> Parts:
-        if self.channels.width != 3:
-            raise ValueError(
-                "given takes models of channels=[xyz] alone, got one of " + ", ".join(self.channels.names)
-            )
         data_facts = self.data_facts()
         mean, scale = np.array(data_facts["mean"]), data_facts["scale"]
         points = self.shape_of(**shape)[0]
         told = told and self.reads_given
-        return given_parts.parts(given, points, place, hold, strength, told, mean, scale)
+        return given_parts.parts(given, points, place, hold, strength, told, mean, scale, self.channels)
 
     def encode(self, data: Float[np.ndarray, "S M C"]) -> Float[Tensor, "S M C"]:
         facts = self.data_facts()
@@ -240,10 +238,10 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         check_set(self.data.count(split), self._evaluation)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        places = None if train is None else _places(train)
         if self._scans is not None:
             seed = self._evaluation.get("seed", 0)
-            return evaluate_folder(Path(self._scans), generated, reference, train, seed)
-        places = None if train is None else _places(train)
+            return evaluate_folder(Path(self._scans), _places(generated), _places(reference), places, seed)
         return evaluate_sets(_places(generated), _places(reference), places, **self._evaluation)
 
     def read(self, path: Path) -> Samples:

@@ -1,23 +1,25 @@
 """Given parts of clouds: a scan to complete, parts to combine, few points to make many of.
 
 The given points are held in the cloud at the noise of each step (replacement), and a model that was trained with
-`given=` reads them beside it, clean. The result has them to the bit, before the points that are new.
+`given=` reads them beside it, clean. The result has them to the bit, before the points that are new. Of a model of
+colours or normals, those that the scan has are given too, and those that it lacks are drawn.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ditmoe.given import Given, Parts
 from ditmoe.outside import check_number, printable
 from modalities.pointcloud.data import formats
+from modalities.pointcloud.data.channels import CALLED, XYZ, Channels, to_model
 from modalities.pointcloud.data.partial import NUM_GIVEN
-from modalities.pointcloud.tokens.given_cloud import POINTS
+from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 
 DIAGONAL = 5.9
 """Of a shape's box, over the deviation of all points of its set: that of the built-in furniture."""
@@ -36,15 +38,17 @@ class Place:
     mean: Float[np.ndarray, "3"]
     scale: float
 
-    def into_model(self, scan: Float[np.ndarray, "K 3"]) -> Float[np.ndarray, "K 3"]:
+    def into_model(self, scan: Float[np.ndarray, "K C"], channels: Channels) -> Float[np.ndarray, "K C"]:
         """In float64, for a scan may lie far away."""
-        return (scan.astype(np.float64) - self.centre) / self.size
+        return to_model(scan.astype(np.float64), self.centre, np.float64(self.size), channels)
 
-    def into_scan(self, data: Float[np.ndarray, "*S N 3"]) -> Float[np.ndarray, "*S N 3"]:
+    def into_scan(self, data: Float[np.ndarray, "*S N C"]) -> Float[np.ndarray, "*S N C"]:
         """Decoded samples, in the scan's units."""
         if self.size == self.scale and (self.centre == self.mean).all():
             return data
-        return formats.narrowed((data.astype(np.float64) - self.mean) / self.scale * self.size + self.centre)
+        data = data.astype(np.float64)
+        data[..., :3] = (data[..., :3] - self.mean) / self.scale * self.size + self.centre
+        return formats.narrowed(data)
 
 
 def parts(
@@ -56,21 +60,26 @@ def parts(
     told: bool,
     mean: Float[np.ndarray, "3"],
     scale: float,
+    channels: Channels = XYZ,
 ) -> Parts:
     """What a person gave of a cloud of so many points; see `PointCloud.parts`.
 
     Args:
         told: whether the model reads what lies beside its samples.
         mean, scale: of the model's space in the data's units.
+        channels: of the model.
     """
     lines: list[str] = []
-    scan = read(given, points, lines)
-    where = find_place(scan, place, mean, scale)
+    scan = read(given, points, lines, channels)
+    there = ~np.isnan(scan)
+    if strength is not None and not there.all():
+        raise ValueError(f"strength must begin at points with {_lacking(there, channels)}, got some without")
+    where = find_place(scan[:, :3], place, mean, scale)
     with np.errstate(over="ignore"):
-        x = where.into_model(scan).astype(np.float32)
+        x = np.where(there, where.into_model(scan, channels), 0).astype(np.float32)
     if not np.isfinite(x).all():
         raise ValueError(f"scale of place must not bring the scan to infinity, got {where.size / scale:g}")
-    if (far := np.abs(x).max()) > FAR:
+    if (far := np.abs(x[:, :3]).max()) > FAR:
         lines.append(
             f"the scan reaches {far:.0f} deviations of the data from their middle: place=fit brings it there"
         )
@@ -84,19 +93,22 @@ def parts(
             f"{len(kept)} of the scan's {len(scan)} points are kept: a cloud of points={points} has room for no more"
         )
     rows = np.sort(rng.permutation(points)[: len(kept)])  # all over, since the first points make the tokens
-    reads = told and (hold or strength is None)
-    beside = {POINTS: torch.from_numpy(x[rng.permutation(len(x))[:NUM_GIVEN]])[None]} if reads else {}
+    beside = {}
+    if told and (hold or strength is None):
+        some = rng.permutation(len(x))[:NUM_GIVEN]
+        seen = with_there(torch.from_numpy(x[some]), torch.from_numpy(there[some, 3:].astype(np.float32)))
+        beside = {POINTS: seen[None]}
     whole = torch.from_numpy(x[_often(len(x), points, rng)])  # where a strength lets the others begin
-    known = torch.zeros(points, 1, dtype=torch.bool)
-    whole[rows], known[rows] = torch.from_numpy(x[kept]), True
+    known = torch.zeros(points, 1 if there[kept].all() else channels.width, dtype=torch.bool)
+    whole[rows], known[rows] = torch.from_numpy(x[kept]), torch.from_numpy(there[kept, : known.shape[1]])
     start = 1.0 if strength is None else strength
     if not hold:
         return Parts(Given(whole[None], beside=beside, strength=start), where.into_scan, lines)
-    own = scan[kept]
 
-    def finish(samples: Float[np.ndarray, "S N 3"]) -> Float[np.ndarray, "S N 3"]:
+    def finish(samples: Float[np.ndarray, "S N C"]) -> Float[np.ndarray, "S N C"]:
         new = where.into_scan(np.delete(samples, rows, axis=1))
-        return np.concatenate([np.broadcast_to(own, (len(new), *own.shape)), new], axis=1)
+        own = np.where(there[kept], scan[kept], samples[:, rows])
+        return np.concatenate([own, new], axis=1)
 
     return Parts(Given(whole[None], known[None], beside=beside, strength=start), finish, lines)
 
@@ -108,8 +120,15 @@ def _often(there: int, wanted: int, rng: np.random.Generator) -> Int[np.ndarray,
     )
 
 
-def read(given: Any, points: int, lines: list[str]) -> Float[np.ndarray, "K 3"]:
+def _lacking(there: Bool[np.ndarray, "K C"], channels: Channels) -> str:
+    """The channels that some points are without, in words."""
+    return " and ".join(CALLED[name] for name in channels.names[1:] if not there[:, channels.at(name)].all())
+
+
+def read(given: Any, points: int, lines: list[str], channels: Channels = XYZ) -> Float[np.ndarray, "K C"]:
     """The points of one or several clouds, one behind the other; what was left out is added to the lines.
+
+    Columns of channels that a cloud lacks are NaN.
 
     Raises:
         ValueError: unless there are points.
@@ -117,17 +136,27 @@ def read(given: Any, points: int, lines: list[str]) -> Float[np.ndarray, "K 3"]:
     each = given if isinstance(given, list | tuple) else [given]
     if not each:
         raise ValueError("given must name at least one cloud, got an empty list")
-    return np.concatenate([_one(part, points, lines) for part in each])
+    return np.concatenate([_one(part, points, lines, channels) for part in each])
 
 
-def _one(given: Any, points: int, lines: list[str]) -> Float[np.ndarray, "K 3"]:
+def _one(given: Any, points: int, lines: list[str], channels: Channels) -> Float[np.ndarray, "K C"]:
+    name = printable(Path(given).name) if isinstance(given, str | Path) else "given"
+
+    def note(text: str) -> None:
+        lines.append(f"{name}: {text}")
+
     if isinstance(given, str | Path):
-        name = printable(Path(given).name)
-        return formats.read_cloud(Path(given), points, lambda text: lines.append(f"{name}: {text}"))
-    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"given must be paths of clouds or arrays (K, 3), got {type(given).__name__}")
-    return formats.as_cloud(array, lambda text: lines.append(f"given: {text}"))
+        scan = formats.read_cloud(Path(given), points, note, channels)
+    else:
+        array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"given must be paths of clouds or arrays (K, 3), got {type(given).__name__}")
+        if channels.columns is None and array.shape[-1:] == (channels.width,):
+            channels = replace(channels, columns=channels.names)  # as samples are
+        scan = formats.as_cloud(array, note, channels)
+    if lacking := _lacking(~np.isnan(scan), channels):
+        note(f"no {lacking.replace(' and ', ', no ')}: they are drawn")
+    return scan
 
 
 def find_place(

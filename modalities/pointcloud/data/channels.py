@@ -102,12 +102,28 @@ class Channels:
         start = _COLUMNS * self.names.index(name)
         return slice(start, start + _COLUMNS)
 
-    def found_in(self, geometry: Geometry) -> "Channels":
-        """Those of the optional channels that the file has; all, if they must be there."""
+    def found_in(self, geometry: Geometry, mesh: bool = False) -> "Channels":
+        """Those of the optional channels that the file has; all, if they must be there.
+
+        Args:
+            mesh: which has normals by its triangles.
+        """
         if not self.optional:
             return self
-        there = [name for name in self.names if name == "xyz" or self._raw(geometry, name) is not None]
-        return replace(self, names=tuple(there))
+
+        def there(name: str) -> bool:
+            return name == "xyz" or (mesh and name == "normals") or self._raw(geometry, name) is not None
+
+        return replace(self, names=tuple(name for name in self.names if there(name)))
+
+    def spread(self, values: Float[np.ndarray, "*S N c"], there: "Channels") -> Float[np.ndarray, "*S N C"]:
+        """Columns of some channels in the places of all; NaN where one is not there."""
+        if there.names == self.names:
+            return values
+        out = np.full((*values.shape[:-1], self.width), np.nan, values.dtype)
+        for name in there.names:
+            out[..., self.at(name)] = values[..., there.at(name)]
+        return out
 
     def beside(self, geometry: Geometry, mesh: bool = False) -> list[Float64[np.ndarray, "*S N 3"]]:
         """The channels beside xyz, in data units; those without a value are NaN.

@@ -75,16 +75,39 @@ def read_points(path: Path, note: Note | None = None, channels: Channels = XYZ) 
         return narrowed(_checked(geometry, note=note, channels=channels))
 
 
-def read_cloud(path: Path, num_points: int, note: Note | None = None) -> Float[np.ndarray, "N 3"]:
-    """All points of a cloud of any format, or so many drawn from the surface of a mesh; errors as `read_points`."""
-    if path.suffix.lower() in MESH_SUFFIXES and path.suffix.lower() != ".ply":
-        return narrowed(read_surface(path, num_points, 0, note))
-    return read_points(path, note)
+def read_cloud(
+    path: Path, num_points: int, note: Note | None = None, channels: Channels = XYZ
+) -> Float[np.ndarray, "N C"]:
+    """All points of a cloud of any format, of a PLY its vertices, or so many drawn from the surface of another mesh.
+
+    Errors are those of `read_points`. Columns of channels that the file lacks are NaN.
+    """
+    channels, note = replace(channels, optional=True), note or _about(path)
+    with _blaming(path):
+        geometry = _geometry(path, note, channels)
+        rng, suffix = np.random.default_rng(0), path.suffix.lower()
+        if geometry.faces is not None and suffix != ".ply":
+            there = channels.found_in(geometry, mesh=True)
+            return narrowed(channels.spread(_sampled(geometry, num_points, rng, there), there))
+        cloud = _of_cloud(geometry, note, channels)
+        if suffix in MESH_SUFFIXES and suffix != ".ply":
+            return cloud[rng.permutation(len(cloud))[:num_points]]
+        return cloud
 
 
-def as_cloud(points: Shaped[np.ndarray, "..."], note: Note) -> Float[np.ndarray, "N 3"]:
-    """An array as `read_points` gives a file's."""
-    return narrowed(_checked(Geometry(points), note=note))
+def as_cloud(
+    points: Shaped[np.ndarray, "..."], note: Note, channels: Channels = XYZ
+) -> Float[np.ndarray, "N C"]:
+    """An array as `read_cloud` gives a file's."""
+    return _of_cloud(Geometry(points), note, replace(channels, optional=True))
+
+
+def _of_cloud(geometry: Geometry, note: Note, channels: Channels) -> Float[np.ndarray, "N C"]:
+    """All points with the channels, those NaN that it lacks."""
+    if geometry.points.dtype.names:
+        geometry = _of_fields(geometry.points)
+    there = channels.found_in(geometry) if geometry.points.ndim > 1 else XYZ  # which is refused
+    return narrowed(channels.spread(_checked(geometry, note=note, channels=there), there))
 
 
 def read_surface(
@@ -185,7 +208,7 @@ def _sampled(
     geometry: Geometry, num_points: int, rng: np.random.Generator, channels: Channels
 ) -> Float64[np.ndarray, "N C"]:
     """Points of a mesh with their channels."""
-    channels, faces = channels.found_in(geometry), np.asarray(geometry.faces)
+    channels, faces = channels.found_in(geometry, mesh=True), np.asarray(geometry.faces)
     beside = channels.beside(geometry, mesh=True)
     if any(not np.isfinite(values[faces]).all() for values in beside):
         raise ValueError("the colours of a mesh must be finite, got NaN or infinity")

@@ -8,17 +8,21 @@ NUM_GIVEN = 512
 """Points beside a training sample. A part of fewer has each of them several times, which moments do not tell apart."""
 SIZES = (64, 128, 256, 512)
 """Points that a part has: divisors of NUM_GIVEN."""
+LACKING = 0.3
+"""Share of the parts of coloured clouds that have no colours; scans often have none."""
 PIXELS = 26
 """Of a depth buffer along the longest side of a cloud: about one for each point that is seen."""
 FLIP = 10**2
 """Radius of the sphere of `seen_from` over the distance of the farthest point: a larger one hides less."""
 
 
-def draw_part(points: Float[np.ndarray, "N 3"], rng: np.random.Generator) -> Float[np.ndarray, "K 3"]:
+def draw_part(points: Float[np.ndarray, "N C"], rng: np.random.Generator) -> Float[np.ndarray, "K C"]:
     """What training gives of a cloud: a scan from one side 55 %, all on one side of a plane 25 %, points all over 20 %.
 
-    `NUM_GIVEN` points, of which `SIZES` are distinct; in 30 % of the parts with noise of up to 4 % of the deviation.
+    `NUM_GIVEN` points, of which `SIZES` are distinct; in 30 % of the parts with noise of up to 4 % of the deviation on
+    their places.
     """
+    cloud, points = points, points[:, :3]
     kind, noisy, level = rng.random(3)
     size, direction = int(rng.choice(SIZES)), rng.normal(size=3)
     if kind < 0.55:
@@ -33,7 +37,13 @@ def draw_part(points: Float[np.ndarray, "N 3"], rng: np.random.Generator) -> Flo
     part = points[chosen]
     if noisy < 0.3:
         part = part + rng.normal(size=part.shape) * (0.04 * level * points.std())
-    return np.tile(part, (NUM_GIVEN // size, 1)).astype(points.dtype)
+    part = np.concatenate([part.astype(cloud.dtype), cloud[chosen, 3:]], axis=1)
+    return np.tile(part, (NUM_GIVEN // size, 1))
+
+
+def draw_there(channels: int, rng: np.random.Generator) -> Float[np.ndarray, " c"]:
+    """Which of the further columns a part has, 1 or 0: in `LACKING` of the parts no colours, as many no normals."""
+    return np.repeat(rng.random((channels - 3) // 3) >= LACKING, 3).astype(np.float32)
 
 
 def one_side(

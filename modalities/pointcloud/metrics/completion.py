@@ -3,19 +3,24 @@
     cd        Chamfer distance to the true shape (`distance.chamfer`), mean over the completions of a scan
     f-score   share of both clouds within 2 % of the true box's diagonal of the other (`surface_quality.f_score`)
     hidden    mean way from a hidden point of the true shape to the completion, over the diagonal of its box
+    astray    mean way from a new point of the completion to the true shape, over that diagonal: new are the points
+              that have none of the scan so near as hidden ones have not
     uhd       unidirectional Hausdorff distance, max_{p in scan} min_{q in completion} |p - q|
-    tmd       total mutual difference of k completions of a scan, sum_i 1/(k-1) sum_{j != i} CD(i, j)
+    tmd       total mutual difference of k completions of a scan, sum_i 1/(k-1) sum_{j != i} CD(i, j): k times the
+              mean of a pair, so that it is compared at one k (10 in the literature)
     mmd       minimal matching distance, CD from a true shape to the nearest of all completions of all scans
 
 UHD, TMD and MMD as multimodal completion has them (Wu et al., arXiv 2003.07717); in the coordinates' units, those of CD
-squared. CD and F-score favour one careful answer, TMD grows with any noise: read them together.
+squared. `hidden` is the completeness and `astray` the accuracy of what the scan does not show: points all over make the
+first small and the second large. CD and F-score favour one careful answer, TMD grows with any noise: so read them
+together.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ditmoe.modality import Report, Samples
 from ditmoe.outside import files_below, printable
@@ -26,7 +31,8 @@ from modalities.pointcloud.metrics.surface_quality import f_score, tree_of
 
 Cloud = Float[np.ndarray, "_ 3"]
 HIDDEN = 0.03
-"""A point of the true shape is hidden where the scan has none so near, over the diagonal of the shape's box."""
+"""A point of the true shape is hidden, and one of a completion new, where the scan has none so near: over the diagonal
+of the shape's box."""
 SCAN, MIRROR, NEAREST = "scan alone", "scan and mirror image", "nearest training shape"
 """Rows that need no model."""
 
@@ -61,13 +67,15 @@ def _of_scan(
     scan: Cloud, completions: Sequence[Cloud], truth: Cloud, workers: int | None
 ) -> dict[str, float]:
     diagonal = float(np.linalg.norm(np.ptp(truth, axis=0)))
-    hidden = truth[tree_of(scan).query(truth)[0] > HIDDEN * diagonal]
+    seen, shape = tree_of(scan), tree_of(truth)
+    hidden, *new = (x[seen.query(x)[0] > HIDDEN * diagonal] for x in (truth, *completions))
     trees = [tree_of(cloud) for cloud in completions]
     clouds = list(completions)
     found = {
         "cd": pairwise(clouds, [truth], "cd", workers).mean(),
         "f-score": np.mean([f_score(cloud, truth) for cloud in clouds]),
         "hidden": np.mean([tree.query(hidden)[0].mean() for tree in trees]) / diagonal if len(hidden) else 0,
+        "astray": np.mean([shape.query(of)[0].mean() if len(of) else 0 for of in new]) / diagonal,
         "uhd": np.mean([tree.query(scan)[0].max() for tree in trees]),
     }
     if len(clouds) > 1:
@@ -97,9 +105,26 @@ def means(each: Mapping[str, Float[np.ndarray, " n"]]) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in each.items()}
 
 
-def intervals(each: Mapping[str, Float[np.ndarray, " n"]], seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Of the means, 95 %, over the draw of scans."""
-    return {name: confidence.bootstrap(confidence.mean, [v], seed) for name, v in each.items()}
+def shapes_of(truth: Sequence[Cloud]) -> Int[np.ndarray, " n"]:
+    """Which shape each scan is of: a number for each true cloud, that of an earlier one where they are the same."""
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(cloud.tobytes(), len(numbers)) for cloud in truth])
+
+
+def interval(
+    values: Float[np.ndarray, " n"], shapes: Int[np.ndarray, " n"], seed: int = 0
+) -> tuple[float, float]:
+    """Of a mean over scans, 95 %, over the draw of shapes: several scans of one are drawn together."""
+    sums, counts = np.bincount(shapes, values), np.bincount(shapes)
+    drawn = [np.arange(len(counts))]
+    return confidence.bootstrap(lambda i: sums[i].sum(axis=-1) / counts[i].sum(axis=-1), drawn, seed)
+
+
+def intervals(
+    each: Mapping[str, Float[np.ndarray, " n"]], shapes: Int[np.ndarray, " n"], seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Of the means, see `interval`."""
+    return {name: interval(values, shapes, seed) for name, values in each.items()}
 
 
 def evaluate_completions(
@@ -125,14 +150,15 @@ def evaluate_completions(
     """
     each = measure(scans, completions, truth, workers)
     rows = {name: means(measure(scans, of, truth, workers)) for name, of in baselines(scans, train).items()}
+    shapes, k = shapes_of(truth), len(completions[0])
     protocol = {
-        "scans": len(scans),
-        "completions of each": len(completions[0]),
+        "scans": f"{len(scans)} of {shapes.max() + 1} shapes, over which the intervals are",
+        "completions of each": f"{k}, the k of tmd (10 in the literature)" if k > 1 else k,
         "points": f"{min(len(c) for of in completions for c in of)} of a completion, "
         f"{min(map(len, scans))} to {max(map(len, scans))} of a scan, {min(map(len, truth))} of a shape",
         "distances": implementation(),
     }
-    return Report(means(each), protocol, intervals(each, seed), rows)
+    return Report(means(each), protocol, intervals(each, shapes, seed), rows)
 
 
 def evaluate_folder(

@@ -13,7 +13,7 @@ from modalities.pointcloud.tokens.voxel import interpolate
 from modalities.pointcloud.tokens.voxel_tables import Voxels
 
 POINTS = "points"
-"""Name of the cloud in `Condition.given`: (B, K, 3), in the model's space."""
+"""Name of the cloud in `Condition.given`, in the model's space: (B, K, 3), or as `with_there` has it."""
 NUM_NEAR = 15
 
 
@@ -23,12 +23,13 @@ class GivenCloud(nn.Module):
     Args:
         voxels: of a token.
         num_grids: on which points read what is near.
+        more: columns of the cloud behind x, y, z.
     """
 
-    def __init__(self, hidden_size: int, width: int, voxels: int, num_grids: int) -> None:
+    def __init__(self, hidden_size: int, width: int, voxels: int, num_grids: int, more: int = 0) -> None:
         super().__init__()
-        self.to_tokens = nn.Linear(NUM_MOMENTS * voxels + 1, hidden_size, bias=False)
-        self.to_points = nn.Linear(NUM_NEAR * num_grids + 1, width, bias=False)
+        self.to_tokens = nn.Linear((NUM_MOMENTS + more) * voxels + 1, hidden_size, bias=False)
+        self.to_points = nn.Linear((NUM_NEAR + more) * num_grids + 1, width, bias=False)
 
     def of_tokens(
         self, features: Float[Tensor, "B N P"], shown: Bool[Tensor, " B"]
@@ -46,6 +47,15 @@ class GivenCloud(nn.Module):
         """Nothing at birth."""
         nn.init.zeros_(self.to_tokens.weight)
         nn.init.zeros_(self.to_points.weight)
+
+
+def with_there(points: Float[Tensor, "*B K C"], there: Float[Tensor, "*B K c"]) -> Float[Tensor, "*B K W"]:
+    """A cloud with further channels, behind which stands for each of their columns whether it is there (1) or not (0).
+
+    What is not there, such as the colours of a scan without any, is 0. Of x, y, z alone nothing is added.
+    """
+    places, more = points[..., :3], points[..., 3:]
+    return torch.cat([places, torch.where(there > 0, more, 0), there], dim=-1)
 
 
 def _seen(features: Float[Tensor, "B n f"], shown: Bool[Tensor, " B"]) -> Float[Tensor, "B n f1"]:

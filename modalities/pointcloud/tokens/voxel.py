@@ -83,6 +83,17 @@ def interpolate(
     return WeightedRows.apply(rows, index, weight).view(*coords.shape[:2], -1)
 
 
+def mean_at(
+    values: Float[Tensor, "B K C"],
+    coords: Float[Tensor, "B K 3"],
+    voxels: Voxels,
+    at: Float[Tensor, "B M 3"],
+) -> Float[Tensor, "B M C"]:
+    """The mean of the values of the points around each place; 0 where there are none."""
+    sums = interpolate(sum_rows(values, coords, voxels), at, voxels)
+    return sums[..., :-1] / sums[..., -1:].clamp_min(1e-3)
+
+
 class WeightedRows(torch.autograd.Function):
     """out[n] = sum_k weight[n, k] rows[index[n, k]].
 

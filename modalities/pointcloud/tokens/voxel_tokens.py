@@ -24,8 +24,8 @@ from modalities.pointcloud.tokens.voxel import (
     devoxelize,
     grid_coordinates,
     interpolate,
+    mean_at,
     mean_rows,
-    sum_rows,
     voxelize,
 )
 from modalities.pointcloud.tokens.voxel_tables import (
@@ -221,7 +221,7 @@ class PointVoxelTokens(VoxelTokens):
         self.head = PointHead(num_inputs, hidden_size, width, len(self.resolutions), channels)
         self.reads_given = given > 0
         if self.reads_given:
-            self.given_cloud = GivenCloud(hidden_size, width, patch**3, len(self.resolutions))
+            self.given_cloud = GivenCloud(hidden_size, width, patch**3, len(self.resolutions), 2 * more)
 
     def patchify(self, x: Float[Tensor, "B M C"], layout: Layout) -> Float[Tensor, "R N P"]:
         x = self.first(x)
@@ -253,9 +253,11 @@ class PointVoxelTokens(VoxelTokens):
         """A clean cloud, on a grid of its own: that of clouds of unit deviation, whatever the noise."""
         if not self.reads_given:
             return None
-        coords = grid_coordinates(given[POINTS], self.resolution, self.reach)
-        voxels = patchify(self.of_all(coords, self.weight(coords)), [self.patch] * 3)
-        tokens = self.given_cloud.of_tokens(voxels, given[SHOWN])
+        cloud, size = given[POINTS], self.resolution
+        coords = grid_coordinates(cloud[..., :3], size, self.reach)
+        features = self.of_all(coords, self.weight(coords))
+        features = self.means_beside(features, cloud, coords, AllVoxels(len(cloud), size))
+        tokens = self.given_cloud.of_tokens(patchify(features, [self.patch] * 3), given[SHOWN])
         return tokens.flatten(0, 1)[layout.cell][None] if layout.packed else tokens
 
     def unpatchify(
@@ -307,12 +309,15 @@ class PointVoxelTokens(VoxelTokens):
         Where times differ within a cloud, their mean counts.
         """
         noise = t.view(len(z), -1).mean(dim=1).view(-1, 1, 1) / 1000
-        points, features = (1 - noise) * given[POINTS] / unit, []
+        points, more = given[POINTS][..., :3], given[POINTS][..., 3:]
+        points, features = (1 - noise) * points / unit, []
         for resolution in self.resolutions:
             clean, noisy = (grid_coordinates(x, resolution, self.reach) for x in (points, z))
             voxel = unit * 2 * self.reach / resolution
-            own = self.around(clean, resolution, z.shape[1]), self.weight(clean)
-            features.append(near_features(clean, *own, noisy, noise / voxel, 1 - noise))
+            voxels = self.around(clean, resolution, z.shape[1])
+            features.append(near_features(clean, voxels, self.weight(clean), noisy, noise / voxel, 1 - noise))
+            if self.channels > 3:
+                features.append(mean_at(more, clean, voxels, noisy))
         return self.given_cloud.of_points(torch.cat(features, dim=-1), given[SHOWN])
 
     def means_around(
@@ -325,9 +330,7 @@ class PointVoxelTokens(VoxelTokens):
         """Means of the further channels over the neighbours of each point, in a grid."""
         found = []
         for part, own in zip(coords.split(sizes, dim=1), values.split(sizes, dim=1), strict=True):
-            voxels = self.around(part, resolution)
-            at = interpolate(sum_rows(own, part, voxels), part, voxels)
-            found.append(at[..., :-1] / at[..., -1:].clamp_min(1e-3))
+            found.append(mean_at(own, part, self.around(part, resolution), part))
         return found
 
     def first(self, x: Float[Tensor, "B M C"]) -> Float[Tensor, "B L C"]:

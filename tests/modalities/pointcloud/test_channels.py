@@ -16,7 +16,14 @@ from ditmoe.modality import Samples
 from modalities.pointcloud import Clouds, PointCloud, PointVoxelTokens, VoxelTokens
 from modalities.pointcloud.data.axes import turned
 from modalities.pointcloud.data.channels import Channels, as_bytes, colours
-from modalities.pointcloud.data.formats import read_points, read_set, read_surface, write_npy, write_npz
+from modalities.pointcloud.data.formats import (
+    read_cloud,
+    read_points,
+    read_set,
+    read_surface,
+    write_npy,
+    write_npz,
+)
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 
@@ -384,3 +391,21 @@ def test_pictures_have_the_colours_of_the_points(tmp_path: Path) -> None:
 def test_other_channels_are_refused_in_one_line(names: list[str]) -> None:
     with pytest.raises(ValueError, match="channels must be"):
         Channels.of(names)
+
+
+def test_columns_that_a_given_cloud_lacks_are_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mesh.npz", vertices=np.eye(3), faces=np.array([[0, 1, 2]]))
+    corners = "v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\n"
+    (tmp_path / "mesh.obj").write_text(corners + "f 1 2 3\n")
+    (tmp_path / "cloud.obj").write_text(corners)
+    np.save(tmp_path / "cloud.npy", np.concatenate([POINTS, NORMALS], axis=1))
+    for name, rows, rgb, normals in (
+        ("mesh.npz", 7, False, True),
+        ("mesh.obj", 7, True, True),
+        ("cloud.obj", 3, True, False),
+        ("cloud.npy", N, False, True),
+    ):
+        points = read_cloud(tmp_path / name, 7, print, ALL)
+        assert points.shape == (rows, 9)
+        assert np.isfinite(points).all(0).tolist() == [True] * 3 + [rgb] * 3 + [normals] * 3
+        assert np.array_equal(points[:, :3], read_cloud(tmp_path / name, 7, print))

@@ -53,7 +53,8 @@ def test_the_measures_of_completion_are_what_they_are_called() -> None:
     truth = [rng.normal(size=(200, 3)).astype(np.float32) for _ in range(3)]
     scans = [shape[shape[:, 0] > 0.5] for shape in truth]
     good = evaluate_completions(scans, [[shape, shape] for shape in truth], truth, truth)
-    assert good.values == {"cd": 0, "f-score": 1, "hidden": 0, "uhd": 0, "tmd": 0, "mmd": 0}
+    assert good.values == {"cd": 0, "f-score": 1, "hidden": 0, "astray": 0, "uhd": 0, "tmd": 0, "mmd": 0}
+    assert good.protocol["completions of each"] == "2, the k of tmd (10 in the literature)"
     assert set(good.rows) == {SCAN, MIRROR, NEAREST}
     assert good.rows[SCAN]["uhd"] == good.rows[MIRROR]["uhd"] == 0 < good.rows[SCAN]["hidden"]
     assert good.rows[NEAREST]["cd"] == 0
@@ -66,8 +67,21 @@ def test_the_measures_of_completion_are_what_they_are_called() -> None:
         ways.min(1).max()
     )
     assert each["mmd"] <= each["cd"]
+    far = truth[0].max(0) + 3
+    away = np.concatenate([scans[0], far[None]])
+    way = np.linalg.norm(truth[0] - far, axis=-1).min() / np.linalg.norm(np.ptp(truth[0], axis=0))
+    assert evaluate_completions(scans[:1], [[away]], truth[:1]).values["astray"] == pytest.approx(way)
     with pytest.raises(ValueError, match="one true shape per scan"):
         evaluate_completions(scans, drawn[:2], truth)
+
+
+def test_more_scans_of_the_same_shapes_do_not_make_an_interval_narrower() -> None:
+    rng = np.random.default_rng(0)
+    truth = [rng.normal(size=(50, 3)).astype(np.float32) for _ in range(4)]
+    drawn = [[rng.normal(size=(50, 3))] for _ in truth]
+    once, often = (evaluate_completions(truth * n, drawn * n, truth * n) for n in (1, 3))
+    assert often.intervals["cd"] == pytest.approx(once.intervals["cd"])
+    assert often.protocol["scans"] == "12 of 4 shapes, over which the intervals are"
 
 
 def test_completions_of_others_are_read_in_the_order_of_their_scans(tmp_path: Path) -> None:

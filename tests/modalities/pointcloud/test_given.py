@@ -18,18 +18,22 @@ from ditmoe.moe import TokenChoice
 from ditmoe.nn import Layout
 from ditmoe.sample import draw
 from modalities.pointcloud import Clouds, PointCloud, PointVoxelTokens, VoxelTokens
+from modalities.pointcloud.data.channels import as_bytes
 from modalities.pointcloud.data.ply import write_ply
+from modalities.pointcloud.tokens.given_cloud import with_there
 from tests.diffusion.test_given import DISCRETE, FLOW
 from tests.subjects import section
 from tests.training.test_trainer import trainer
 
+ALL = ("xyz", "rgb", "normals")
 X, T, LABELS = torch.randn(3, 90, 3), torch.tensor([5.0, 400.0, 950.0]), torch.tensor([0, 1, 3])
 GIVEN = {"points": torch.randn(3, 16, 3)}
 
 
-def model(given: float = 0.5, kept: str = "all") -> DiTMoE:
+def model(given: float = 0.5, kept: str = "all", channels: int = 3) -> DiTMoE:
     torch.manual_seed(0)
-    tokens = PointVoxelTokens(24, 8, 4, features=4, width=16, kept=kept, points=90, given=given)
+    options = {"features": 4, "width": 16, "kept": kept, "points": 90, "given": given, "channels": channels}
+    tokens = PointVoxelTokens(24, 8, 4, **options)
     net = DiTMoE(tokens, 3, 24, 2, 4, router=partial(TokenChoice, num_experts=4, top_k=2)).eval()
     with torch.no_grad():
         for p in net.parameters():
@@ -47,6 +51,19 @@ def adapter(tokens: type = PointVoxelTokens, num_points: int = 90) -> PointCloud
     facts = {"classes": ["a", "b", "c"], "mean": [0.1, 0.2, 0.3], "scale": 0.17}
     options = {"given": 0.5} if tokens is PointVoxelTokens else {}
     return PointCloud(Clouds, partial(tokens, resolution=8, patch=4, **options), num_points, data_facts=facts)
+
+
+def coloured_adapter() -> PointCloud:
+    facts = {"classes": ["a", "b", "c"], "mean": [0.1, 0.2, 0.3], "scale": 0.17, "channels": list(ALL)}
+    tokens = partial(PointVoxelTokens, resolution=8, patch=4, given=0.5)
+    return PointCloud(Clouds, tokens, 90, channels=ALL, data_facts=facts)
+
+
+def coloured(num: int = 30) -> np.ndarray:
+    """A scan with colours and normals."""
+    rng = np.random.default_rng(1)
+    normals = np.eye(3)[rng.integers(3, size=num)]
+    return np.concatenate([scan(num), rng.integers(256, size=(num, 3)) / 255, normals], 1).astype(np.float32)
 
 
 def scan(num: int = 30) -> np.ndarray:
@@ -162,6 +179,64 @@ def test_a_strength_begins_at_the_given_points_and_holds_them_unless_told_not_to
     assert only_read.beside
     with pytest.raises(ValueError, match="leaves nothing"):
         parts_asked(adapter(), scan(), {}, {"hold": False}, 0.0)
+
+
+def test_colours_and_normals_come_back_to_the_bit_and_are_drawn_where_a_part_has_none(tmp_path: Path) -> None:
+    whole, bare, modality = coloured(), scan(39)[30:], coloured_adapter()
+    write_ply(tmp_path / "a.ply", whole[:, :3], as_bytes(whole[:, 3:6]), whole[:, 6:])
+    np.save(tmp_path / "bare.npy", bare)
+    each = [tmp_path / "a.ply", tmp_path / "bare.npy", whole]
+    parts = parts_asked(modality, each, {"points": 120}, {}, 0.7, given_guidance=1.5)
+    assert parts.told == ["bare.npy: no colours, no normals: they are drawn"]
+    net, scheduler = model(channels=9), build.make(section("scheduler", "flow_ancestral"))
+    asked = Condition.of_labels(torch.tensor([0, 1]), 3)
+    x = draw(
+        net, modality, FlowMatching(), scheduler, Sampling(3), asked, seed=0, parts=parts, given_guidance=1.5
+    )
+    samples = parts.finish(modality.decode(x))
+    assert samples.shape == (2, 120, 9)
+    assert np.array_equal(samples[:, :30], np.stack([whole, whole]))
+    assert np.array_equal(samples[:, 39:69], np.stack([whole, whole]))
+    assert np.array_equal(samples[:, 30:39, :3], np.stack([bare, bare]))
+    drawn = samples[:, 30:39, 3:]
+    assert (drawn[0] != drawn[1]).any(-1).all()
+    assert np.allclose(np.linalg.norm(drawn[..., 3:], axis=-1), 1, atol=1e-5)
+    with pytest.raises(ValueError, match="strength must begin at points with colours and normals"):
+        parts_asked(modality, bare, {}, {}, 0.7, strength=0.3)
+    assert parts_asked(modality, whole, {}, {"place": "fit"}, 0.7, strength=0.3).given.known.sum() == 30
+
+
+def test_a_model_of_colours_reads_those_of_the_given_cloud_where_they_are_there() -> None:
+    net, rng = model(channels=9), np.random.default_rng(0)
+    x, points = torch.randn(3, 90, 9), torch.from_numpy(rng.normal(size=(3, 16, 9)).astype(np.float32))
+    there = torch.ones(3, 16, 6)
+
+    def predict(points: Tensor, there: Tensor) -> Tensor:
+        condition = Condition.of_labels(LABELS, 3).beside({"points": with_there(points, there)})
+        with torch.no_grad():
+            return net(x, T, condition)[0]
+
+    other = torch.cat([points[..., :3], -points[..., 3:]], dim=-1)
+    one = predict(points, there)
+    assert ((predict(other, there) - one).abs().amax((1, 2)) > 1e-4).all()
+    assert ((predict(points, 0 * there) - one).abs().amax((1, 2)) > 1e-4).all()
+    assert torch.equal(predict(other, 0 * there), predict(points, 0 * there))
+
+
+def test_parts_of_coloured_clouds_are_those_of_their_places() -> None:
+    clouds = torch.from_numpy(np.stack([coloured(90) for _ in range(8)]))
+
+    def drawn(modality: PointCloud, x0: Tensor) -> Tensor:
+        return modality.draw_beside(x0, [np.random.default_rng([9, i]) for i in range(8)])["points"]
+
+    beside = drawn(coloured_adapter(), clouds)
+    assert beside.shape == (8, 512, 3 + 2 * 6)
+    assert torch.equal(beside[..., :3], drawn(adapter(), clouds[..., :3]))
+    known = {tuple(row) for row in clouds[0, :, 3:].tolist()}
+    values, there = beside[..., 3:9], beside[..., 9:]
+    assert {tuple(row) for row in values[there.all(-1)].tolist()} <= known
+    assert not values[there == 0].any()
+    assert 0 < there[..., 0].mean() < 1 > there[..., 3].mean() > 0
 
 
 def test_large_scans_are_thinned_and_parts_joined() -> None:
