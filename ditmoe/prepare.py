@@ -1,6 +1,7 @@
 """python -m ditmoe.prepare source=meshes/ out=data/: turns a person's own files into a data set."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def prepare(config: dict[str, Any]) -> None:
             "conditioning=text encodes the captions of the data that training reads: leave source and out away, and "
             "give modality.data.root=... (conditioning.states is where they are kept)"
         )
+    from ditmoe.checkpoint.atomic import alone_in
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Preparation
 
@@ -25,8 +27,10 @@ def prepare(config: dict[str, Any]) -> None:
         encode_captions(config)
         return
     modality = Preparation.of(build.make(config["modality"]), "prepare")
+    out = Path(config["out"])
     try:
-        modality.prepare(Path(config["source"]), Path(config["out"]), config["check"])
+        with nullcontext() if config["check"] else alone_in(out):
+            modality.prepare(Path(config["source"]), out, config["check"])
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from there", file=sys.stderr)
         sys.exit(130)

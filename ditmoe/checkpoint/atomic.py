@@ -22,6 +22,8 @@ from typing import IO
 
 from safetensors import SafetensorError
 
+from ditmoe.outside import printable
+
 DAY = 24 * 60 * 60
 DRAFT, OLD = "draft", "old"
 _HIDDEN = re.compile(rf"\.(.+)\.[0-9a-f]{{8}}\.ditmoe-({DRAFT}|{OLD})", re.DOTALL)
@@ -76,6 +78,35 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         discard(draft)  # what was not finished, or the old folder
         os.close(handle)
         clear(path.parent)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder, which is made, and goes again if nothing is written.
+
+    Raises:
+        ValueError: if another process has it. Where nothing can be locked, nobody is kept away.
+    """
+    made, handle = not folder.exists(), None
+    try:
+        with suppress(OSError):  # told by whoever writes
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+        for wait in (*[0.1] * 20, None):  # workers of one that was just killed take a moment to end
+            if handle is None or _lock(handle) is not False:
+                break
+            if wait is None:
+                raise ValueError(
+                    f"another process is writing {printable(folder)}: wait for it, or take another out="
+                )
+            time.sleep(wait)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        if made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
 
 
 @contextmanager

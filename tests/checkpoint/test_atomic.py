@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ditmoe.checkpoint import atomic, replacing
-from ditmoe.checkpoint.atomic import clear, recover, replacing_folder
+from ditmoe.checkpoint.atomic import alone_in, clear, recover, replacing_folder
 
 OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
 
@@ -184,3 +184,18 @@ def test_no_writer_hides_that_the_disk_is_full(tmp_path: Path) -> None:
             os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic.time, "sleep", lambda seconds: None)
+    out = tmp_path / "out"
+    with alone_in(out):
+        with pytest.raises(ValueError, match=r"another process is writing .*out: wait"), alone_in(out):
+            pass
+        (out / "a").touch()
+    with alone_in(out):
+        (out / "a").unlink()
+    assert out.exists()
+    with pytest.raises(KeyError), alone_in(tmp_path / "new"):
+        raise KeyError
+    assert not (tmp_path / "new").exists()

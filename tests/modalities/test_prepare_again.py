@@ -15,7 +15,10 @@ import pytest
 import trimesh
 from PIL import Image as Picture
 
+from ditmoe import prepare as command
+from ditmoe.checkpoint.atomic import alone_in
 from ditmoe.config import build
+from ditmoe.config.compose import composed
 from modalities.image import Pictures
 from modalities.latent import PatchPCA
 from modalities.pointcloud.data import prepare as clouds
@@ -329,3 +332,12 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     provenance.write(tmp_path / "sources.jsonl", record)
     assert provenance.read(tmp_path / "sources.jsonl") == record
     assert provenance.read(tmp_path / "none") == provenance.Record()
+
+
+def test_two_processes_do_not_prepare_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((20, 3)))
+    config = composed("prepare", [f"source={tmp_path}", f"out={tmp_path / 'out'}"])
+    with alone_in(tmp_path / "out"), pytest.raises(ValueError, match="another process is writing"):
+        command.prepare(config)
+    assert not (tmp_path / "out").exists()
