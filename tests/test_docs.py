@@ -201,8 +201,11 @@ def only_parse(module: str, words: list[str]) -> None:
 
 
 def only_compose(module: str, words: list[str]) -> None:
+    command = module.removeprefix("ditmoe.")
+    if command == "sample":
+        words = cli.sectioned(cli.read_words(words), command)
     with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
-        composed = compose(module.removeprefix("ditmoe."), overrides=words)
+        composed = compose(command, overrides=words)
     OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
 
 

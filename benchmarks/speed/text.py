@@ -1,12 +1,12 @@
 """What text costs: python -m benchmarks.speed.text [--rounds 8] [words of configs/train.yaml].
 
 A training step of the default model with classes, and with captions: as configured, where every second block attends to
-their tokens; where each does; and where the model has one vector alone; in turns on one machine. The encoder has answered
-before: it is asked once for each caption, not in each step; what that costs is printed beside.
+their tokens; where each does; and where the model has one vector alone; in turns on one machine. The encoder has
+answered before: it is asked once for each caption, not in each step; what that costs is printed beside.
 """
 
+import argparse
 import itertools
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,11 +57,14 @@ def captioned(config: dict[str, Any]) -> Any:
     return made
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print medians, and ratios to the model of classes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="of configs/train.yaml")
+    parser.add_argument("--rounds", type=int, default=8)
+    options = parser.parse_args()
     keep_memory()
-    rounds = int(arguments[arguments.index("--rounds") + 1]) if "--rounds" in arguments else 8
-    words = [word for word in arguments if "=" in word]
+    rounds, words = options.rounds, options.words
     steps = {}
     with TemporaryDirectory() as folder:
         for name, more in VARIANTS.items():
@@ -90,4 +93,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
