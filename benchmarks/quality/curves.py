@@ -79,7 +79,7 @@ def draw_panels(panels: Sequence[Panel], file: Path, columns: int) -> None:
         corner = (number % columns * (WIDTH + LEGEND), number // columns * HEIGHT)
         _draw(ImageDraw.Draw(image), panel, values, *corner)
     small = image.resize((size[0] // SCALE * 3 // 2, size[1] // SCALE * 3 // 2), Image.Resampling.LANCZOS)
-    small.quantize(64).save(file, optimize=True)
+    small.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def _draw(draw: ImageDraw.ImageDraw, panel: Panel, values: Sequence[float], left: int, top: int) -> None:
