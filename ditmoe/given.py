@@ -30,7 +30,6 @@ class Given:
         places: which times, in a shape of `ditmoe.nn.layout`, are those of places that are given in all, told to a
             model as 0; None: the model is told the time of the step everywhere (replacement).
         beside: what the model reads beside the sample, see `Condition.given`.
-        time: that the model is told of such places, at which they are noised; 0 is clean. Later steps have their own.
         strength: share of the way to noise from which the drawing starts; 1 forgets all of x but what is known
             (SDEdit, arXiv 2108.01073).
     """
@@ -40,7 +39,6 @@ class Given:
     places: Bool[Tensor, "_ n"] | None = None
     beside: Mapping[str, Tensor] = field(default_factory=dict)
     strength: float = 1.0
-    time: float = 0.0
 
     def take(self, rows: Sequence[int] | Tensor) -> "Given":
         """That of some samples."""

@@ -14,8 +14,8 @@ Held-out moving digits are continued, preceded, connected and looped, without a 
 What a loop's new frames should be nobody knows: there seam and jerk are over the mean of the real clips, and "codec" is
 of 8 frames of a clip that does not loop. Means with
 95 % of bootstraps over clips. "held" repeats or cross-fades the given frames, "repeated" begins the clip again,
-"replacement" is the same model that is not told what is given, "codec" has the real frames as the codec gives them back:
-no model of its latents can be expected to do better.
+"replacement" is the same model that is not told what is given, "codec" has the real frames as the codec gives them
+back: no model of its latents can be expected to do better.
 """
 
 import json

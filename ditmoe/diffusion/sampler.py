@@ -231,6 +231,9 @@ class Held:
         self.known = None if given.known is None else given.known.expand_as(noise)
         self.places = given.places if self.known is not None else None
         self.can_hide = self.places is not None or bool(given.beside)
+        if self.places is None:
+            return
+        self.clean = self._at(torch.zeros(len(noise), device=noise.device))
 
     def shown(self, scaled: Tensor, t: Tensor, hide: bool = False) -> tuple[Tensor, Tensor]:
         """What the model sees at a scheduler's time, and the times that it is told; with all hidden that is given."""
@@ -239,9 +242,8 @@ class Held:
             return scaled, time
         if self.places is None:
             return torch.where(self.known, self._at(time), scaled), time
-        of = torch.full_like(time, self.process.last) if hide else time.clamp(max=self.given.time)
-        value = self.noise if hide else self._at(of)
-        told = torch.where(self.places, of[:, None], time[:, None])
+        value, of = (self.noise, self.process.last) if hide else (self.clean, 0.0)
+        told = torch.where(self.places, of, time[:, None])
         return torch.where(self.known, value, scaled), told
 
     def steered(self, output: Tensor, t: Tensor) -> Tensor:

@@ -265,7 +265,7 @@ class Batches:
         return bool(drawn < self.shares.share), bool(hidden < self.shares.hidden)
 
     def _least(self, *address: int) -> float:
-        """Time of the given places of a sample: 0, or that of a little noise, exp(N(-3.5, 0.5)) of the way (Wan 2.2)."""
+        """Time of the given places of a sample: 0, or in a share exp(N(-3.5, 0.5)) of the way to noise (Wan 2.2)."""
         if not self.shares.noisy:
             return 0.0
         rng = self._rng(*address, 3)
@@ -284,7 +284,7 @@ class Batches:
         hidden: Bool[Tensor, " B"],
         least: Float[Tensor, " B"],
     ) -> tuple[Float[Tensor, "B m"], Bool[Tensor, "B m"]]:
-        """Times of which those of given places are the least, or the last where they are hidden; and which these are."""
+        """Times, those of given places the least, or the last where they are hidden; and which these are."""
         t = t.view(len(t), -1)
         num = max(t.shape[1], places.shape[1])  # one divides the other: samples, frames, tokens
         t, places = (x.repeat_interleave(num // x.shape[1], dim=1) for x in (t, places))

@@ -256,6 +256,7 @@ def finished(
 ) -> Parts:
     """A window for the sampler, and its way back into the result."""
     frames, tokens = window.frames, modality.tokens(8)
+    whole = np.asarray(known.all(axis=(1, 2)))
     x = modality.encode(frames[None]).cpu()
     masks = (
         known_places(tokens, x, known_cells(known, x.shape[2:], modality.codec.stride[0]))
@@ -267,7 +268,7 @@ def finished(
 
     def finish(samples: UInt8[np.ndarray, "S T H W 3"]) -> UInt8[np.ndarray, "S T2 H W 3"]:
         samples = samples.copy()
-        samples[:, : len(known)] = smooth_seams(samples[:, : len(known)], frames, known.all(axis=(1, 2)))
+        samples[:, : len(known)] = smooth_seams(samples[:, : len(known)], frames, whole)
         samples[:, : len(known)][:, known] = frames[known]
         ends = [clip if clip is None else np.broadcast_to(clip, (len(samples), *clip.shape))
                 for clip in (window.before, window.after)]  # fmt: skip

@@ -5,7 +5,9 @@ from jaxtyping import Bool, Float, UInt8
 
 
 def smooth_seams(
-    samples: UInt8[np.ndarray, "S T H W 3"], frames: UInt8[np.ndarray, "T H W 3"], given: Bool[np.ndarray, " T"]
+    samples: UInt8[np.ndarray, "S T H W 3"],
+    frames: UInt8[np.ndarray, "T H W 3"],
+    given: Bool[np.ndarray, " T"],
 ) -> UInt8[np.ndarray, "S T H W 3"]:
     """Decoded samples whose new frames beside given ones are corrected by the error of these.
 
