@@ -15,6 +15,7 @@ from ditmoe.checkpoint import in_memory
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import trust
 from ditmoe.config.build import default_device, describing, find_target, make, make_modality, make_model
+from ditmoe.config.earlier import renamed
 from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
@@ -97,7 +98,8 @@ def admitted(
     Raises:
         ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
     """
-    config = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
+    written = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
+    config = renamed(written, found.tensors.get("ema", {}))
     config["given"] = found.part("config").get("given", 0)
     check_number(f"given of {found.path}", config["given"], 0, 1)
     data_facts = found.part("facts")

@@ -1,10 +1,11 @@
 """Going on where an earlier run stopped, in the same folder."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ditmoe import checkpoint
-from ditmoe.config.build import BASE
+from ditmoe.config.earlier import completed, renamed
 from ditmoe.training.trainer import Trainer
 
 FIXED = (
@@ -26,7 +27,8 @@ def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     if not checkpoint.exists(folder):
         return None
     found = checkpoint.find(folder, parts=("facts",))
-    return found.part("facts") if found.part("config").get("modality") == config["modality"] else None
+    earlier = completed(found.part("config").get("modality"), config["modality"])
+    return found.part("facts") if earlier == config["modality"] else None
 
 
 def resume(trainer: Trainer, config: dict[str, Any]) -> None:
@@ -37,9 +39,10 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
     """
     found = checkpoint.find(trainer.folder, ranks=trainer.ranks)
     try:
-        earlier = found.part("config")
+        earlier = completed(renamed(found.part("config"), found.tensors["model"]), config)
+        idle = () if trainer.model.conditioning.gives_tokens else ("cross_layers",)
         for section in FIXED:
-            if fixed(earlier.get(section)) != fixed(config[section]):
+            if fixed(earlier.get(section), idle) != fixed(config[section], idle):
                 raise ValueError(
                     f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
                     f"or remove the folder"
@@ -55,10 +58,8 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
     )
 
 
-def fixed(section: Any) -> Any:
-    """A section without the learning rate, which may change on the way, and without options that are off: an earlier
-    version may not have had them.
-    """
-    if not isinstance(section, dict):
-        return section
-    return {k: v for k, v in section.items() if k != "lr" and (v or k not in BASE)}
+def fixed(section: Any, idle: Collection[str] = ()) -> Any:
+    """A section without the learning rate, which may change on the way, and without what is idle in this model."""
+    return (
+        {k: v for k, v in section.items() if k not in ("lr", *idle)} if isinstance(section, dict) else section
+    )

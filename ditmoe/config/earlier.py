@@ -1,0 +1,53 @@
+"""Configurations of runs that an earlier version made, as today's version would have written them."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ditmoe.config import trust
+
+DIFF_MOE, TIME_AWARE = "ditmoe.moe.DiffMoE", "ditmoe.moe.TimeAware"
+
+
+def renamed(config: Mapping[str, Any], weights: Collection[str]) -> dict[str, Any]:
+    """A configuration whose router has the name that it has today.
+
+    What is `TimeAware` was called `DiffMoE` before there was that of the paper, whose experts have one weight more.
+
+    Args:
+        weights: names of the model's.
+    """
+    router = config.get("router")
+    if not isinstance(router, Mapping) or router.get("_target_") != DIFF_MOE:
+        return dict(config)
+    if any(name.endswith(".experts.expand_bias") for name in weights):
+        return dict(config)
+    return {**config, "router": {**router, "_target_": TIME_AWARE}}
+
+
+def completed(earlier: Any, today: Any) -> Any:
+    """A section of an earlier configuration with those options that were not there yet.
+
+    They have the default of the class that the section names; those that no class knows are there if today they are off
+    (null or false).
+
+    Args:
+        today: the section of this command, whose options are looked for.
+    """
+    if not isinstance(earlier, dict) or not isinstance(today, dict):
+        return earlier
+    found = {name: completed(value, today.get(name)) for name, value in earlier.items()}
+    if earlier.get("_target_") != today.get("_target_"):
+        return found
+    off = {name: value for name, value in today.items() if value is None or value is False}
+    known = off | (defaults(today["_target_"]) if "_target_" in today else {})
+    return found | {name: known[name] for name in today if name in known and name not in earlier}
+
+
+def defaults(target: str) -> dict[str, Any]:
+    """Of the options of what a configuration names; none of what has no signature."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(trust.find(target)).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {}
