@@ -1,6 +1,6 @@
 """Mixture of Tokens: each expert works on one mixture of a few tokens, which share the result."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,15 @@ class GroupRouting(Routing):
     @property
     def unrouted(self) -> Float[Tensor, ""]:
         return torch.zeros((), device=self.mix.device)
+
+    @property
+    def chosen(self) -> Float[Tensor, "T E"]:
+        return self.scores * (self.mix > 0)
+
+    def without(self, expert: int | None) -> "GroupRouting":
+        mix = self.mix.clone()
+        mix[:, slice(None) if expert is None else expert] = 0
+        return replace(self, mix=mix)
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
         pairs = zip(layout.blocks(self.mix.to(x.dtype)), layout.blocks(x.flatten(0, 1)), strict=True)

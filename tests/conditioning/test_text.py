@@ -189,7 +189,7 @@ def test_chosen_blocks_attend_to_tokens(tmp_path: Path) -> None:
 
 
 def test_every_router_learns_from_captions() -> None:
-    """Also on packed rows, and with the activations of blocks computed again: gradients reach words and states."""
+    """Gradients reach the words and both ways into the model."""
     words = ["small", "large", "a", "chair"]
     for name, folder in subjects.find("router").items():
         if name == "dense":

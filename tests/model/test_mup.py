@@ -91,7 +91,7 @@ def test_a_masked_model_is_covered_too() -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_values_learning_rates_and_weight_decay_are_those_of_the_table(kept: bool) -> None:
-    m, words = 4, ["router=diff_moe", "model.num_heads=4"]
+    m, words = 4, ["router=time_aware", "model.num_heads=4"]
     small = model(*words, "model.hidden_size=48")
     large = model(
         *words, "model.hidden_size=192", "model.base_width=48", "model.base_heads=4",

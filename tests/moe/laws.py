@@ -186,7 +186,7 @@ def what_is_chosen_can_be_told_and_taken_out(of: Subject) -> None:
         assert not same[mine].any()
     with dropped(moe, None):
         alone = moe(x, context)[0]
-    base = torch.zeros_like(x) if moe.shared is None else moe.shared(x)
+    base = torch.zeros_like(x) if moe.shared is None else moe.on_all(x, context)
     base = base if moe.branch is None else base + moe.branch(x, context)
     assert torch.equal(alone, base)
     assert torch.equal(moe(x, context)[0], whole)
@@ -447,5 +447,6 @@ def the_shapes_say_how_each_weight_follows_the_width(of: Subject) -> None:
     for name, scaling in found.items():
         assert scaling.ratio == (4 if scaling.kind in ("hidden", "output", "router") else 1), name
         assert scaling.kind != "output" or not name.startswith("router."), name
-    hidden = ("experts.up", "experts.down", "shared.up.weight", "shared.down.weight")
-    assert {found[name].kind for name in hidden} == {"hidden"}
+    own = r"experts\.(up|down)|shared\.(feed_forward\.)?(up|down)\.weight"
+    hidden = [scaling.kind for name, scaling in found.items() if re.fullmatch(own, name)]
+    assert hidden == ["hidden"] * 4
