@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ditmoe.distributed import launch
-from ditmoe.moe import Experts, MoE, Router
+from ditmoe.moe import Context, Experts, MoE, Router
 from ditmoe.parallel import Exchange
 from tests.routers import batch, layer
 
@@ -85,7 +85,9 @@ def _layer(name: str, spread: bool) -> dict[str, torch.Tensor]:
     moe, (x, context), out = layer(name), batch(name, size=5), {}
     own = torch.arange(5).tensor_split([4] if ranks.size == 2 else ranks.size)[ranks.rank]
     there = (getattr(context, key)[own] for key in ("t", "time", "c"))
-    part = type(context)(*there, context.layout.take(own.tolist()), context.unmodulated[own])
+    part = Context(
+        *there, context.layout.take(own.tolist()), context.unmodulated[own], context.asked.take(own)
+    )
     _split(moe, ranks, spread)
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))[own]
     x = x[own].requires_grad_()

@@ -5,14 +5,17 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ditmoe import DiTMoE
+from ditmoe.model import Block
 from ditmoe.moe import TokenChoice
-from ditmoe.nn import cells
+from ditmoe.nn import Attention, FeedForward, cells, normalize
 from ditmoe.pretrained.published import architecture, recipes, translate
 from ditmoe.pretrained.weights import make
 from modalities.image import LatentTokens
 from modalities.pointcloud import VoxelTokens
+from tests.routers import D, batch
 
 
 def published(golden) -> DiTMoE:
@@ -83,6 +86,21 @@ def test_order_of_points_does_not_matter() -> None:
     assert torch.allclose(model(x, t, y)[0][:, order], model(x[:, order], t, y)[0], atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_block_with_modulation_scale_has_no_shifts_and_bounded_gates() -> None:
+    x, context = batch()
+    block = Block(D, Attention(D, 2), FeedForward(D, 24, "gelu"), modulation="scale")
+    for parameter in block.parameters():
+        parameter.normal_()
+    modulation = block.modulation.linear(F.silu(context.c))[:, None]
+    scale1, gate1, scale2, gate2 = modulation.split(D, dim=-1)
+    assert modulation.abs().max() > 2, "some gates are clamped"
+    gate1, gate2 = (gate.clamp(-2, 2).tanh() for gate in (gate1, gate2))
+    h = x + gate1 * block.attention(normalize(x) * (1 + scale1))
+    expected = h + gate2 * block.feed_forward(normalize(h) * (1 + scale2))
+    assert torch.allclose(block(x, context, context.c)[0], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_only_the_named_layers_have_experts() -> None:
     model = tiny(moe_layers=[1])
     assert len(model(torch.randn(1, 20, 3), torch.tensor([5.0]), torch.tensor([0]))[1]) == 1
@@ -95,6 +113,7 @@ def test_only_the_named_layers_have_experts() -> None:
         ({"activation": "relu"}, "relu"),
         ({"dense_activation": "x", "moe_layers": []}, "x"),
         ({"attention": "space"}, "attention must be one of full, factorised, window, got 'space'"),
+        ({"modulation": "half"}, "modulation must be full or scale, got 'half'"),
     ],
 )
 def test_wrong_options_are_named(options: dict, words: str) -> None:
