@@ -1,13 +1,16 @@
 """Properties of samples that a choice may depend on: the class, or whatever else is asked for."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from ditmoe.conditioning import Condition
+from ditmoe.conditioning import TEXT, Condition, captions_of
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import printable
 
@@ -32,8 +35,8 @@ class Factor:
 def factors_of(asked: Condition, classes: Sequence[str]) -> list[Factor]:
     """Those of what is asked for that take more than one value.
 
-    Classes go by name, other whole numbers by value, words (lists of whole numbers) by whether they are there, numbers
-    by quarters. Anything else has no few values.
+    Classes go by name, other whole numbers by value, words (of captions, or lists of whole numbers) by whether they are
+    there, numbers by quarters. Anything else has no few values.
     """
     found: list[Factor] = []
     for name, value in asked.values.items():
@@ -41,6 +44,9 @@ def factors_of(asked: Condition, classes: Sequence[str]) -> list[Factor]:
             labels = asked.labels(len(classes))
             assert labels is not None
             found.append(_named("class", labels.cpu().numpy(), [*map(printable, classes), "any"]))
+        elif name == TEXT:
+            captions = captions_of(asked) or []
+            found += _of_words(name, [set(re.findall(r"\w+", caption.lower())) for caption in captions])
         else:
             found += _of_values(printable(name), value.cpu())
     return [factor for factor in found if len(factor.names) > 1]
@@ -54,14 +60,19 @@ def _of_values(name: str, value: Tensor) -> list[Factor]:
         place = np.searchsorted(np.quantile(numbers, QUARTERS), numbers)
         return [_named(name, place, [f"quarter {i + 1}" for i in range(4)])]
     if value.ndim == 2 and not value.is_floating_point():
-        words, num = value.numpy(), len(value)
-        counts = {word: (words == word).any(1).sum() for word in np.unique(words[words != 0]).tolist()}
-        common = [word for word, n in counts.items() if RARE * num <= n <= (1 - RARE) * num]
-        chosen = sorted(common, key=lambda word: -counts[word])[:MOST_WORDS]
-        return [
-            _named(f"{name} {word}", (words == word).any(1).astype(int), ["no", "yes"]) for word in chosen
-        ]
+        return _of_words(name, [set(row) - {0} for row in value.tolist()])
     return []
+
+
+def _of_words(name: str, words: Sequence[Set[Any]]) -> list[Factor]:
+    """Whether a word is there, for those that some samples have and some have not, the commonest first."""
+    counts = Counter(word for own in words for word in sorted(own))
+    num = len(words)
+    common = [word for word, n in counts.most_common() if RARE * num <= n <= (1 - RARE) * num]
+    return [
+        _named(f"{name} {printable(word)}", np.array([int(word in own) for own in words]), ["no", "yes"])
+        for word in common[:MOST_WORDS]
+    ]
 
 
 def _named(name: str, values: np.ndarray, names: Sequence[str] | None = None) -> Factor:

@@ -10,7 +10,7 @@ from ditmoe.analysis.paths import transitions
 from ditmoe.analysis.record import Record
 from ditmoe.analysis.specialisation import Specialisation, experts_per_token, specialise
 from ditmoe.analysis.statistics import entropy, given, mutual_information
-from ditmoe.conditioning import Condition
+from ditmoe.conditioning import Condition, text_rows
 
 S, B, GRID, E = 24, 4, (4, 4), 4
 BINS = [str(b) for b in range(B)]
@@ -141,14 +141,16 @@ def test_what_is_asked_for_is_more_than_classes() -> None:
         "label": torch.tensor([0, 1, 1, 2, 0, 1, 2, 0]),
         "style": torch.tensor([3, 3, 5, 5, 3, 3, 5, 5]),
         "size": torch.linspace(0, 1, 8),
-        "text": torch.tensor([[7, 1], [7, 2], [7, 0], [7, 1], [7, 1], [7, 9], [7, 0], [7, 0]]),
+        "words": torch.tensor([[7, 1], [7, 2], [7, 0], [7, 1], [7, 1], [7, 9], [7, 0], [7, 0]]),
+        "text": text_rows([*["A red chair."] * 3, *["a chair, Red"] * 2, *["a table"] * 2, "a red table"]),
         "same": torch.ones(8, dtype=torch.long),
         "image": torch.zeros(8, 3, 3),
     }
     null = torch.zeros(8, dtype=torch.bool)
     null[7] = True
     found = {factor.name: factor for factor in factors_of(Condition(values, null), ["cat", "dog\n", "cow"])}
-    assert list(found) == ["class", "style", "size", "text 1"]
+    assert list(found) == ["class", "style", "size", "words 1", "text chair", "text red", "text table"]
     assert list(found["class"].names) == ["cat", "dog\\x0a", "cow", "any"]
     assert found["style"].of.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
-    assert found["text 1"].of.tolist() == [1, 0, 0, 1, 1, 0, 0, 0]
+    assert found["words 1"].of.tolist() == [1, 0, 0, 1, 1, 0, 0, 0]
+    assert found["text red"].of.tolist() == [1, 1, 1, 1, 1, 0, 0, 0], "the last one is not asked for"
