@@ -1,11 +1,10 @@
 """Configurations of runs that an earlier version made, as today's version would have written them."""
 
-import inspect
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from typing import Any
 
 from ditmoe.config import trust
+from ditmoe.outside.options import parameters
 
 DIFF_MOE, TIME_AWARE = "ditmoe.moe.DiffMoE", "ditmoe.moe.TimeAware"
 
@@ -46,8 +45,6 @@ def completed(earlier: Any, today: Any) -> Any:
 
 
 def defaults(target: str) -> dict[str, Any]:
-    """Of the options of what a configuration names; none of what has no signature."""
-    with suppress(TypeError, ValueError):
-        parameters = inspect.signature(trust.find(target)).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return {}
+    """Of the options of what a configuration names, also of those that it hands on to a parent."""
+    known = parameters(trust.find(target))[0]
+    return {name: each.default for name, each in known.items() if each.default is not each.empty}

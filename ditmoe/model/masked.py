@@ -54,9 +54,11 @@ class MaskedDiTMoE(DiTMoE):
         dense_ratio: float = 4.0,
         dense_activation: str = "gelu_tanh",
         qk_norm: bool = False,
+        modulation: str = "full",
         **others: Any,
     ) -> None:
         others |= {"dense_ratio": dense_ratio, "dense_activation": dense_activation, "qk_norm": qk_norm}
+        others["modulation"] = modulation
         super().__init__(tokens, conditioning, hidden_size, depth, num_heads, router, **others)
         self.mask_ratio = check_ratio(mask_ratio)
         check_number("decoder_depth", decoder_depth, 1, MOST_LAYERS, whole=True)
@@ -69,6 +71,7 @@ class MaskedDiTMoE(DiTMoE):
                 FeedForward(hidden_size, inner, dense_activation),
                 turns[layer % len(turns)],
                 [decoder_window] * tokens.axes,
+                modulation=modulation,
             )
             for layer in range(decoder_depth)
         ]

@@ -147,6 +147,11 @@ def test_samples_do_not_see_each_other(name: str) -> None:
         assert torch.allclose(whole[i : i + 1], alone, atol=1e-5)
 
 
+def test_all_blocks_are_modulated_alike() -> None:
+    net = model(next(iter(TOKENS)), modulation="scale")
+    assert {block.modulation.num for block in net.blocks} == {4}
+
+
 def test_every_weight_learns() -> None:
     net = model("points", router=partial(ExpertRace, num_experts=4, top_k=2), mask_ratio=[0.5, 0.9])
     prediction, routings = net(*batch("points"))

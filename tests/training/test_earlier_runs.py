@@ -75,4 +75,8 @@ def test_a_missing_option_is_its_classs_default() -> None:
     earlier = {"_target_": "ditmoe.moe.TokenChoice", "num_experts": 8, "top_k": 2}
     assert completed(earlier, earlier | {"noise": 0.0, "score": "sigmoid"})["score"] == "softmax"
     assert completed(earlier, earlier | {"noise": 0.0}) == earlier | {"noise": 0.0}
+    masked = {"_target_": "ditmoe.model.MaskedDiTMoE"}
+    assert completed(masked, masked | {"cross_layers": [1]})["cross_layers"] is None, (
+        "an option of its parent"
+    )
     assert completed(earlier, earlier | {"_target_": "ditmoe.moe.Soft", "noise": 0.0}) == earlier
