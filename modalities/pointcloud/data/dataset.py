@@ -242,11 +242,15 @@ class Clouds:
     @cached_property
     def captioner(self) -> Captioner[Shape]:
         """The captions of shapes."""
-        return Captioner(self._written, lambda shape: self.classes[shape.label])
+        return Captioner(self._written, self._class_of)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
         """Each caption of a split once."""
-        return self.captioner.distinct(self.split(split))
+        check_split(split)
+        return self.captioner.distinct(self._listing[1][split])
+
+    def _class_of(self, shape: Shape) -> str:
+        return self.classes[shape.label]
 
     @cached_property
     def _captions_of(self) -> WrittenCaptions:
