@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ditmoe.conditioning import TEXT, Condition, Conditioning, Embedded, captions_of, text_rows
+from ditmoe.conditioning import (
+    TEXT,
+    Condition,
+    Conditioning,
+    Embedded,
+    captions_of,
+    class_caption,
+    text_rows,
+)
 from ditmoe.conditioning.class_label import make_labels
 from ditmoe.distributed import say
 from ditmoe.outside import check_number, printable, read_regular
@@ -288,10 +296,7 @@ def caption_of(label: Any, classes: Sequence[str], generator: torch.Generator | 
         ValueError: naming the nearest class, if it is none.
     """
     number = int(make_labels(classes, 1, label, generator))
-    if number == len(classes):
-        return ""
-    name = squeezed(str(classes[number]))
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    return "" if number == len(classes) else class_caption(str(classes[number]))
 
 
 def is_example(caption: str) -> bool:

@@ -41,7 +41,7 @@ from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
 from modalities.shared import save_png
-from modalities.shared.captions import WORDS, Captioned, asked_of, words_of
+from modalities.shared.captions import WORDS, Captioned, asked_of, listed_words
 from modalities.shared.datasets import Noted
 
 
@@ -96,6 +96,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         self._data: Clouds | None = None
         self._reads: bool | None = None
         self._facts = _numbers(data_facts) if data_facts else None
+        self._known: Mapping[str, Any] | None = None
         if data_facts:
             self.restore_facts(data_facts)
 
@@ -120,8 +121,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
             }
             if self.channels.width > 3:
                 self._facts["channels"] = list(self.channels.names)
-            if self.captions:
-                self._facts[WORDS] = words_of(self.captions_of_split("train"))
+            self._facts |= self.words_known(self._known)
         return self._facts
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
@@ -130,6 +130,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         Raises:
             ValueError: if it has others.
         """
+        self._known = data_facts
         there = [printable(name) for name in data_facts.get("channels", ["xyz"])]
         if tuple(there) != self.channels.names:
             raise ValueError(
@@ -308,4 +309,5 @@ def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
     classes = [printable(name) for name in data_facts["classes"]]
     found = {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
-    return found | {name: list(data_facts[name]) for name in ("channels", WORDS) if name in data_facts}
+    found |= {"channels": list(data_facts["channels"])} if "channels" in data_facts else {}
+    return found | ({WORDS: listed_words(data_facts[WORDS])} if WORDS in data_facts else {})
