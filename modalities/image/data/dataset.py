@@ -90,7 +90,8 @@ class Pictures:
 
     def understood(self) -> Understood:
         """What was understood of the folder."""
-        return self._listing.understood(self.root)
+        found = self._listing.understood(self.root)
+        return found.with_captions if self.captions else found
 
     def count(self, split: str) -> int:
         """Pictures that stand for a split when it is measured."""

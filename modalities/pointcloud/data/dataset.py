@@ -119,7 +119,8 @@ class Clouds:
         labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
         origin = "as they are published" if self.root is None else "from the folders of each class"
         notes = [] if self.root is None else self._notes()
-        return Understood(self._place, "cloud", classes, labels, origin, self._ignored, notes)
+        found = Understood(self._place, "cloud", classes, labels, origin, self._ignored, notes)
+        return found.with_captions if self.captions else found
 
     def _notes(self) -> list[str]:
         """What a person may want to do otherwise."""

@@ -118,7 +118,8 @@ class Clips:
 
     def understood(self) -> Understood:
         """What was understood of the folder."""
-        return self._listing.understood(self.root)
+        found = self._listing.understood(self.root)
+        return found.with_captions if self.captions else found
 
     def count(self, split: str) -> int:
         """Videos of a split."""

@@ -124,6 +124,7 @@ def test_captions_of_files_are_the_lines_beside_them(tmp_path: Path) -> None:
     (tmp_path / "cat" / "a.txt").write_bytes("\ufeffa red\x1b[31m cat\n\nune chatte à gauche\n".encode())
     root = [f"modality.data.root={tmp_path}", "modality.size=[8,8]", "modality.captions=true"]
     data = made("image", *root).data
+    assert "ignored" not in str(data.understood())
     drawn = {one for step in range(12) for one in data.batch(2, 0, step)[1].captions}
     assert drawn == {"a red\\x1b[31m cat", "une chatte à gauche", "a cat"}  # the last by its class
     (tmp_path / "cat" / "a.txt").write_bytes(b"x" * 2**19)
