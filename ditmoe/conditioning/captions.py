@@ -41,6 +41,6 @@ def split_words(caption: str) -> list[str]:
 
 
 def class_caption(name: str) -> str:
-    """The caption that stands for a class, in training as in sampling: "a hot dog", "an apple"; of none the empty one."""
+    """The caption that stands for a class, in training as in sampling: "a hot dog", "an apple"; "" for none."""
     said = " ".join(name.replace("_", " ").split())
     return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""

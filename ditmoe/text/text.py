@@ -1,7 +1,7 @@
 """Text as what is asked for: tokens of a caption to which blocks attend, and a vector that joins the time."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -58,6 +58,7 @@ class Text(Conditioning):
         "negative": "a sentence that guidance leads away from",
         "label": "a class by name or number, which asks for 'a <class>'; none asks for nothing",
     }
+    away_words: ClassVar[Collection[str]] = ("negative",)
     opens: ClassVar[tuple[str, ...]] = ("states",)
     reads_captions: ClassVar[bool] = True
 
@@ -145,7 +146,7 @@ class Text(Conditioning):
         self, num: int, classes: Sequence[str], generator: torch.Generator | None = None, **words: Any
     ) -> Condition:
         check_number("num", num, 0, whole=True)
-        said = {name: value for name, value in words.items() if value is not None and name != "negative"}
+        said = {n: value for n, value in words.items() if value is not None and n not in self.away_words}
         if len(said) > 1:
             raise ValueError(f"{' and '.join(said)} cannot be said together: one says what is drawn")
         name: str = next(iter(said), "")
