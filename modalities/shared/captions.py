@@ -223,7 +223,8 @@ def captions_beside(file: Path) -> list[str]:
     Raises:
         OSError: if it is there and cannot be read, or is larger than that allows.
     """
-    text = file.with_suffix(".txt")
+    # A folder of frames may have a point in its name.
+    text = file.with_name(f"{file.name}.txt") if file.suffix and file.is_dir() else file.with_suffix(".txt")
     if text == file or not is_regular(text):
         return []
     return captions_in(read_regular(text, LARGEST))

@@ -215,3 +215,21 @@ def test_captions_of_mirrored_latents_are_true_of_them(tmp_path: Path) -> None:
     sides = ["left" if one[0, 0, 0] < one[0, 0, -1] else "right" for one in x]
     assert [f"dark on the {side}" for side in sides] == captions_of(asked)
     assert {"left", "right"} == {*sides} <= {*latents.caption_words}
+
+
+def test_captions_go_along_when_shapes_are_prepared(tmp_path: Path) -> None:
+    rng, source = np.random.default_rng(0), tmp_path / "source" / "chair"
+    source.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        np.save(source / f"{name}.npy", rng.random((64, 3)))
+    (source / "a.txt").write_text("a red chair\nein Stuhl")
+    words = ["modality.num_points=64", "modality.preparation.workers=0", "modality.preparation.split=[1,0,0]"]
+    told = made("pointcloud", "modality.captions=true", *words)
+    for _ in range(2):
+        told.prepare(tmp_path / "source", tmp_path / "out")
+        data = made("pointcloud", "modality.captions=true", f"modality.data.root={tmp_path}/out", *words)
+        assert {*data.captions_of_split("train")} == {"a red chair", "ein Stuhl", "a chair"}
+    made("pointcloud", *words).prepare(tmp_path / "source", tmp_path / "out")
+    (tmp_path / "out" / "metadata.jsonl").write_text("")  # which the last one took away
+    with pytest.raises(ValueError, match="somebody else"):
+        told.prepare(tmp_path / "source", tmp_path / "out")
