@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from ditmoe.conditioning import Condition
+from ditmoe.conditioning import TEXT, Condition
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import printable
 
@@ -41,7 +41,7 @@ def factors_of(asked: Condition, classes: Sequence[str]) -> list[Factor]:
             labels = asked.labels(len(classes))
             assert labels is not None
             found.append(_named("class", labels.cpu().numpy(), [*map(printable, classes), "any"]))
-        else:
+        elif name != TEXT:  # whose bytes are no words
             found += _of_values(printable(name), value.cpu())
     return [factor for factor in found if len(factor.names) > 1]
 
