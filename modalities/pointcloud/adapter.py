@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.conditioning import captions_of
 from ditmoe.given import Parts
 from ditmoe.modality import (
     Asked,
@@ -278,7 +279,8 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         labels = [] if samples.labels is None else samples.labels.tolist()
-        names = [self.class_name(i) for i in labels]
+        told = None if samples.asked is None else captions_of(samples.asked)
+        names = [self.class_name(i) for i in labels] if told is None else told
         colors: list[Any] = [class_color(i) for i in labels]
         if "rgb" in self.channels.names:
             colors = [self._beside(points)["colors"] for points in samples.data]
