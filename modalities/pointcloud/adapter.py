@@ -294,7 +294,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:
             raise ValueError("check is for videos: leave it out")
-        told = {"captions": True} if self.captions else {}
+        told: dict[str, Any] = {"captions": True} if self.captions else {}
         prepare(source, out, up=self.up, channels=self.channels, **told, **self._preparation)
 
 
