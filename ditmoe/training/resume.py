@@ -19,6 +19,8 @@ FIXED = (
     "seed",
 )
 """Sections that must not change between a run and its continuation."""
+MAY_CHANGE = ("lr", "examples", "states")
+"""Of their options: the learning rate, captions to show, which are found in the data, and where their states lie."""
 
 
 def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -56,9 +58,9 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
 
 
 def fixed(section: Any) -> Any:
-    """A section without the learning rate, which may change on the way, and without options that are off: an earlier
-    version may not have had them.
+    """A section without what may change on the way, and without options that are off: an earlier version may not have
+    had them.
     """
     if not isinstance(section, dict):
         return section
-    return {k: v for k, v in section.items() if k != "lr" and (v or k not in BASE)}
+    return {k: v for k, v in section.items() if k not in MAY_CHANGE and (v or k not in BASE)}
