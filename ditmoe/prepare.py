@@ -23,12 +23,11 @@ def prepare(config: dict[str, Any]) -> None:
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Preparation
 
-    if reads_captions(config):
-        encode_captions(config)
-        return
-    modality = Preparation.of(build.make(config["modality"]), "prepare")
-    out = Path(config["out"])
     try:
+        if reads_captions(config):
+            encode_captions(config)
+            return
+        modality, out = Preparation.of(build.make(config["modality"]), "prepare"), Path(config["out"])
         with nullcontext() if config["check"] else alone_in(out):
             modality.prepare(Path(config["source"]), out, config["check"])
     except KeyboardInterrupt:
@@ -43,6 +42,7 @@ def reads_captions(config: dict[str, Any]) -> bool:
 
 def encode_captions(config: dict[str, Any]) -> None:
     """What the text encoder says of each caption of all splits, into the folder where training looks for it."""
+    from ditmoe.checkpoint.atomic import alone_in
     from ditmoe.config import build
     from ditmoe.modality import Captions
     from ditmoe.text import Pretrained, prepare_captions
@@ -56,7 +56,9 @@ def encode_captions(config: dict[str, Any]) -> None:
     if folder is None:
         raise ValueError("conditioning.states must name a folder for what is encoded")
     splits = {split: modality.captions_of_split(split) for split in ("train", "val", "test")}
-    prepare_captions(splits.items(), encoder, Path(folder).expanduser())
+    place = Path(folder).expanduser()
+    with alone_in(place):
+        prepare_captions(splits.items(), encoder, place)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def train(config: dict[str, Any]) -> None:
         sys.exit(130)
     chosen = HydraConfig.get().runtime.choices["modality"]
     writes = isinstance(modality, Files)
-    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured)
+    asking = asked_next(config["conditioning"])
+    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured, asking)
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
@@ -74,6 +76,12 @@ def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Moda
     if ranks.size > 1:
         ranks.broadcast(modality.data_facts())
     return modality
+
+
+def asked_next(conditioning: Mapping[str, Any]) -> str:
+    """What to ask for in the next command, as it is typed: a caption that a model of text keeps, or a class."""
+    examples = conditioning.get("examples")
+    return shlex.quote(f"prompt={examples[0]}") if examples else "label=0"
 
 
 def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> dict[str, Any]:
@@ -196,6 +204,7 @@ def finish(
     step: int,
     writes: bool = True,
     unmeasured: str = "",
+    asking: str = "label=0",
 ) -> None:
     """Sample, measure, and say where everything is and what to type next.
 
@@ -206,6 +215,7 @@ def finish(
             else lies in the folder.
         writes: the modality writes files.
         unmeasured: why nothing can be measured, if it cannot.
+        asking: what to ask for next, as it is typed.
 
     What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
     """
@@ -234,7 +244,7 @@ def finish(
         if unmeasured:
             print(f"note: nothing was measured: {printable(unmeasured)}")
     draw = (
-        f"sample {_typed(folder, 'checkpoint=')} num=16 label=0 seed=1"
+        f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1"
         if writes
         else f"export {_typed(folder, 'checkpoint=')} out=..."
     )

@@ -6,7 +6,7 @@ command. Class labels are one kind; text is another.
 """
 
 from ditmoe.conditioning.base import Conditioning, Embedded
-from ditmoe.conditioning.captions import TEXT, captions_of, text_rows
+from ditmoe.conditioning.captions import TEXT, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.class_label import ClassLabel, label_index, make_labels
 from ditmoe.conditioning.condition import SHOWN, Condition
 
@@ -18,7 +18,9 @@ __all__ = [
     "Conditioning",
     "Embedded",
     "captions_of",
+    "class_caption",
     "label_index",
     "make_labels",
+    "split_words",
     "text_rows",
 ]

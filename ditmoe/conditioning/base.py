@@ -1,7 +1,7 @@
 """What every module is that embeds what is asked for."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,6 +42,7 @@ class Conditioning(nn.Module, ABC):
 
     Attributes:
         words: what a command may ask for: word -> what it means, for the line that answers a mistake.
+        away_words: those of them that only say what guidance leads away from (`away`).
         gives_tokens: whether `Embedded.tokens` are there, to which blocks of the model then attend.
         reads_captions: whether it is for data with captions (`ditmoe.modality.Captions`). Such a class has a method
             `remember(section, captions)`: from its options, made, and captions of the training, further options that
@@ -49,6 +50,7 @@ class Conditioning(nn.Module, ABC):
     """
 
     words: ClassVar[Mapping[str, str]] = {}
+    away_words: ClassVar[Collection[str]] = ()
     gives_tokens: bool = False
     reads_captions: ClassVar[bool] = False
 
@@ -84,6 +86,10 @@ class Conditioning(nn.Module, ABC):
         Raises:
             ValueError: one line that says what would be right.
         """
+
+    def is_told(self, words: Mapping[str, Any]) -> bool:
+        """Whether words of a command say what is drawn; None is as if a word were not there."""
+        return any(value is not None for word, value in words.items() if word not in self.away_words)
 
     def away(self, asked: Condition, **words: Any) -> Condition | None:
         """What guidance is to lead away from by the words of a command, beside what is asked for; None is nothing.

@@ -1,5 +1,6 @@
 """Captions as tensors: UTF-8 in rows of bytes, so that a `Condition` carries them as it carries anything else."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from ditmoe.conditioning.condition import Condition
 
 TEXT = "text"
 """Name of captions among the values of a condition: UTF-8, (B, L), zeros behind the end of each."""
+_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def text_rows(captions: Sequence[str]) -> UInt8[Tensor, "B L"]:
@@ -31,3 +33,14 @@ def captions_of(condition: Condition) -> list[str] | None:
     rows = condition.values[TEXT].cpu().numpy()
     texts = [row.tobytes().rstrip(b"\0").decode("utf-8", "replace") for row in rows]
     return ["" if null else text for text, null in zip(texts, condition.null.tolist(), strict=True)]
+
+
+def split_words(caption: str) -> list[str]:
+    """Words and marks of a caption, in small letters."""
+    return _WORD.findall(caption.lower())
+
+
+def class_caption(name: str) -> str:
+    """The caption that stands for a class, in training as in sampling: "a hot dog", "an apple"; "" for none."""
+    said = " ".join(name.replace("_", " ").split())
+    return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""

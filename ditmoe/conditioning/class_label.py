@@ -32,6 +32,13 @@ class ClassLabel(Conditioning):
         labels = torch.where(condition.null, self.num_classes, condition.values[LABEL])
         return Embedded(self.table(labels), condition.null)
 
+    def read(self, asked: Any) -> Condition:
+        """As ever; of what has a caption and no class, nothing is asked for."""
+        condition = super().read(asked)
+        if LABEL not in condition.values:
+            return condition
+        return condition.drop(condition.values[LABEL] == self.num_classes)
+
     def nothing(self, num: int) -> Condition:
         return self.read(torch.full((num,), self.num_classes))
 

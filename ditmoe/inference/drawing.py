@@ -204,7 +204,7 @@ def sample_checkpoint(
     if parts is not None:
         for line in parts.told:
             say(line)
-        if all(value is None for value in wanted.values()):
+        if not restored.model.conditioning.is_told(wanted):
             asked = asked.nothing
     told = [short_name(value) for value in wanted.values() if value is not None and str(value)]
     told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]

@@ -76,7 +76,7 @@ def evaluate_checkpoint(
             "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
         )
     check_request(adapter, num or len(real), batch_size, **of_shape)
-    given = None if num or any(v is not None for v in wanted.values()) else real
+    given = None if num or restored.model.conditioning.is_told(wanted) else real
     if given is not None and given.asked is not None:
         asked = restored.model.conditioning.read(given.asked)
     elif given is not None and given.labels is not None:

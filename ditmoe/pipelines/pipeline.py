@@ -195,7 +195,7 @@ class Pipeline(DiffusionPipeline):
             parts = self._parts(given, of_shape, of_given, trained, strength, given_guidance)
         if parts is not None:
             shape = tuple(parts.given.x.shape[1:])
-            if label is None and all(value is None for value in wanted.values()):
+            if label is None and not self.transformer.conditioning.is_told(wanted):
                 asked = asked.nothing
         noise, generators = self._noise(len(asked), generator, seed, shape)
         device, batches, drawn = self._execution_device, torch.arange(len(asked)).split(batch_size), []

@@ -1,6 +1,5 @@
 """A small vocabulary that is learnt with the model: for captions of few words, where no pretrained encoder is there."""
 
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ditmoe.conditioning import split_words
 from ditmoe.nn import CrossAttention, Layout, normalize
 from ditmoe.outside import check_number
 
@@ -16,7 +16,6 @@ WORDS, PADDING, START = "words", 0, 1
 """The name of the values; numbers that are no words: behind the end, and what each caption begins with."""
 MOST_WORDS = 50_000
 """Of the training captions that get a vector of their own: the most frequent ones."""
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Learned(nn.Module):
@@ -68,7 +67,8 @@ class Learned(nn.Module):
     def read(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """Numbers of the words, (B, L), zeros behind the end of each."""
         rows = [
-            [START, *(self._number(w) for w in words_of(caption)[: self.limit - 1])] for caption in captions
+            [START, *(self._number(w) for w in split_words(caption)[: self.limit - 1])]
+            for caption in captions
         ]
         longest = max(map(len, rows), default=1)
         return {
@@ -81,7 +81,7 @@ class Learned(nn.Module):
 
     def count(self, caption: str) -> tuple[int, int]:
         """How many words a caption has, and how many of them no training caption had."""
-        words = words_of(caption)
+        words = split_words(caption)
         return len(words) + 1, sum(word not in self.numbers for word in words)
 
     def forward(
@@ -102,8 +102,3 @@ class Learned(nn.Module):
     def _number(self, word: str) -> int:
         unknown = START + 1 + len(self.numbers) + zlib.crc32(word.encode("utf-8", "replace")) % self.buckets
         return self.numbers.get(word, unknown)
-
-
-def words_of(caption: str) -> list[str]:
-    """Words in small letters, as `Captions.caption_words` are; each sign is one too."""
-    return _WORD.findall(caption.lower())

@@ -1,7 +1,7 @@
 """Text as what is asked for: tokens of a caption to which blocks attend, and a vector that joins the time."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ditmoe.conditioning import TEXT, Condition, Conditioning, Embedded, captions_of, text_rows
+from ditmoe.conditioning import (
+    TEXT,
+    Condition,
+    Conditioning,
+    Embedded,
+    captions_of,
+    class_caption,
+    text_rows,
+)
 from ditmoe.conditioning.class_label import make_labels
 from ditmoe.distributed import say
 from ditmoe.outside import check_number, printable, read_regular
@@ -50,6 +58,7 @@ class Text(Conditioning):
         "negative": "a sentence that guidance leads away from",
         "label": "a class by name or number, which asks for 'a <class>'; none asks for nothing",
     }
+    away_words: ClassVar[Collection[str]] = ("negative",)
     opens: ClassVar[tuple[str, ...]] = ("states",)
     reads_captions: ClassVar[bool] = True
 
@@ -137,7 +146,7 @@ class Text(Conditioning):
         self, num: int, classes: Sequence[str], generator: torch.Generator | None = None, **words: Any
     ) -> Condition:
         check_number("num", num, 0, whole=True)
-        said = {name: value for name, value in words.items() if value is not None and name != "negative"}
+        said = {n: value for n, value in words.items() if value is not None and n not in self.away_words}
         if len(said) > 1:
             raise ValueError(f"{' and '.join(said)} cannot be said together: one says what is drawn")
         name: str = next(iter(said), "")
@@ -288,10 +297,7 @@ def caption_of(label: Any, classes: Sequence[str], generator: torch.Generator | 
         ValueError: naming the nearest class, if it is none.
     """
     number = int(make_labels(classes, 1, label, generator))
-    if number == len(classes):
-        return ""
-    name = squeezed(str(classes[number]))
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    return "" if number == len(classes) else class_caption(str(classes[number]))
 
 
 def is_example(caption: str) -> bool:

@@ -20,6 +20,8 @@ FIXED = (
     "seed",
 )
 """Sections that must not change between a run and its continuation."""
+MAY_CHANGE = ("lr", "examples", "states")
+"""Of their options: the learning rate, captions to show, which are found in the data, and where their states lie."""
 
 
 def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -59,7 +61,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
 
 
 def fixed(section: Any, idle: Collection[str] = ()) -> Any:
-    """A section without the learning rate, which may change on the way, and without what is idle in this model."""
-    return (
-        {k: v for k, v in section.items() if k not in ("lr", *idle)} if isinstance(section, dict) else section
-    )
+    """A section without what may change on the way, and without what is idle in this model."""
+    if not isinstance(section, dict):
+        return section
+    return {name: value for name, value in section.items() if name not in (*MAY_CHANGE, *idle)}

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -34,7 +34,7 @@ from modalities.latent.codec import Batches, Codec
 from modalities.latent.latent_cache import Latents
 from modalities.latent.latent_shards import Source
 from modalities.latent.packing import packed_rows
-from modalities.shared.captions import WORDS, Captioned, words_of
+from modalities.shared.captions import Captioned
 from modalities.shared.provenance import digest_of
 
 LARGEST = 2**27
@@ -100,6 +100,7 @@ class LatentModality(
             if not all(type(n) is int and 0 < n < 2**24 for n in data_facts[name]):  # type: ignore[index]
                 raise ValueError(f"the {name} of the latents must be whole numbers from 1")
         self._fitted_state: Mapping[str, Tensor] | None = None
+        self._known: Mapping[str, Any] | None = None
 
     @property
     @abstractmethod
@@ -142,7 +143,7 @@ class LatentModality(
         return self.ready_codec(self._fitted_state)
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
-        self._fitted_state = data_facts["codec"]
+        self._fitted_state, self._known = data_facts["codec"], data_facts
 
     def ready_codec(self, fitted_state: Mapping[str, Tensor] | None) -> Codec:
         """A codec that knows what it must, which it learns where no one has it yet; on the device.
@@ -189,12 +190,12 @@ class LatentModality(
                 "stride": list(codec.stride),
                 "codec": codec.fitted_state(),
             }
-            if self.captions:
-                self._facts[WORDS] = words_of(self.captions_of_split("train"))
+            self._facts |= self.words_known(self._known)
         return self._facts
 
-    def captions_of_split(self, split: str) -> Iterable[str]:
-        return (self.cached or self.data).captions_of_split(split)
+    @property
+    def _described(self) -> Any:
+        return self.cached or self.data
 
     @property
     def classes(self) -> Sequence[str]:

@@ -12,6 +12,8 @@ from modalities.shared.datasets import check_split
 
 FILE = Path(__file__).parent / "assets" / "digits.npz"
 CLASSES = [str(digit) for digit in range(10)]
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""The classes in words."""
 SPLITS = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, 1797)}
 """Of a fixed permutation, so that every split has all writers and digits."""
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,7 @@ from ditmoe.conditioning import Condition, captions_of
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import is_regular, printable, read_regular
 from modalities.latent.codec import Codec
-from modalities.shared.captions import one_of_all
+from modalities.shared.captions import one_of_all, with_mirrored
 from modalities.shared.datasets import numbers
 
 RECORD, MADE = "latents.json", "prepare"
@@ -186,9 +186,18 @@ class Latents:
         picked = [self._pick(len(self), seed, number) for number in turns]
         try:
             latents = torch.stack([self._latent(index, view) for index, view in picked])
-            return latents, one_of_all(self._asked.take([index for index, _ in picked]), seed, turns)
+            return latents, self._said(picked, seed, turns)
         except (IndexError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
+
+    def _said(self, picked: Sequence[tuple[int, int]], seed: int, turns: Sequence[int]) -> Condition:
+        flips = [self._mirrors and bool(view) for _, view in picked]
+        return one_of_all(self._asked.take([index for index, _ in picked]), seed, turns, flips)
+
+    @property
+    def _mirrors(self) -> bool:
+        """Whether the second view of each is its mirror image."""
+        return bool(self.record.get("mirror"))
 
     def captions_of_split(self, split: str) -> list[str]:
         """Each caption of the training samples once; others are not here.
@@ -202,7 +211,8 @@ class Latents:
             raise ValueError(
                 f"{printable(self.folder)} has no captions: prepare it with modality.captions=true"
             )
-        return list(dict.fromkeys(one for told in each for one in told.split("\n")))
+        found = dict.fromkeys(one for told in each for one in told.split("\n"))
+        return list(with_mirrored(found) if self._mirrors else found)
 
     def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
         shard = int(np.searchsorted(self._ends, index, side="right"))

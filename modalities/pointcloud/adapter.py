@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.conditioning import captions_of
 from ditmoe.given import Parts
 from ditmoe.modality import (
     Asked,
@@ -41,7 +42,7 @@ from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
 from modalities.pointcloud.viz.view import view
 from modalities.shared import save_png
-from modalities.shared.captions import WORDS, Captioned, asked_of, words_of
+from modalities.shared.captions import WORDS, Captioned, asked_of, listed_words
 from modalities.shared.datasets import Noted
 
 
@@ -96,6 +97,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         self._data: Clouds | None = None
         self._reads: bool | None = None
         self._facts = _numbers(data_facts) if data_facts else None
+        self._known: Mapping[str, Any] | None = None
         if data_facts:
             self.restore_facts(data_facts)
 
@@ -120,8 +122,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
             }
             if self.channels.width > 3:
                 self._facts["channels"] = list(self.channels.names)
-            if self.captions:
-                self._facts[WORDS] = words_of(self.captions_of_split("train"))
+            self._facts |= self.words_known(self._known)
         return self._facts
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
@@ -130,6 +131,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         Raises:
             ValueError: if it has others.
         """
+        self._known = data_facts
         there = [printable(name) for name in data_facts.get("channels", ["xyz"])]
         if tuple(there) != self.channels.names:
             raise ValueError(
@@ -277,7 +279,8 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         labels = [] if samples.labels is None else samples.labels.tolist()
-        names = [self.class_name(i) for i in labels]
+        told = None if samples.asked is None else captions_of(samples.asked)
+        names = [self.class_name(i) for i in labels] if told is None else told
         colors: list[Any] = [class_color(i) for i in labels]
         if "rgb" in self.channels.names:
             colors = [self._beside(points)["colors"] for points in samples.data]
@@ -291,7 +294,8 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:
             raise ValueError("check is for videos: leave it out")
-        prepare(source, out, up=self.up, channels=self.channels, **self._preparation)
+        told: dict[str, Any] = {"captions": True} if self.captions else {}
+        prepare(source, out, up=self.up, channels=self.channels, **told, **self._preparation)
 
 
 def _places(samples: Samples) -> Samples:
@@ -308,4 +312,5 @@ def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
     classes = [printable(name) for name in data_facts["classes"]]
     found = {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}
-    return found | {name: list(data_facts[name]) for name in ("channels", WORDS) if name in data_facts}
+    found |= {"channels": list(data_facts["channels"])} if "channels" in data_facts else {}
+    return found | ({WORDS: listed_words(data_facts[WORDS])} if WORDS in data_facts else {})

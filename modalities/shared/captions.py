@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,15 +13,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ditmoe.conditioning import TEXT, Condition, captions_of, text_rows
+from ditmoe.conditioning import TEXT, Condition, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
 from ditmoe.outside import is_regular, printable, read_regular
 from modalities.shared.labels import read_told
 
 T = TypeVar("T")
-TEMPLATE = "a {class}"
-"""Of a sample that has no caption but a class."""
 _CAPTION = 3
 """Address of the random stream that draws one of several captions, see `datasets.EPOCH`."""
 MOST_WORDS = 20_000
@@ -66,11 +64,12 @@ def all_of(labels: Int64[np.ndarray, " B"], captions: Iterable[Sequence[str]]) -
     return Described(labels, ["\n".join(" ".join(one.split()) for one in each) for each in captions]).asked
 
 
-def one_of_all(asked: Condition, seed: int, turns: Sequence[int]) -> Condition:
-    """With one caption for each sample, drawn for numbers of a seed's stream."""
+def one_of_all(asked: Condition, seed: int, turns: Sequence[int], flips: Sequence[bool]) -> Condition:
+    """With one caption for each sample, drawn for numbers of a seed's stream; of mirror images what is true of them."""
     if (each := captions_of(asked)) is None:
         return asked
     drawn = [_one(told.split("\n"), seed, number) for told, number in zip(each, turns, strict=True)]
+    drawn = [mirrored(one) if flip else one for one, flip in zip(drawn, flips, strict=True)]
     return replace(asked, values={**asked.values, TEXT: text_rows(drawn)})
 
 
@@ -96,20 +95,17 @@ class Captioner(Generic[T]):
 
     Attributes:
         written: those of an item, none where nobody wrote one.
-        class_of: the name of an item's class, "" without one.
-        template: of an item without a caption, "{class}" within it stands for its class.
+        class_of: the name of an item's class, which stands in where it has no caption; "" without one.
     """
 
     written: Callable[[T], Sequence[str]]
     class_of: Callable[[T], str]
-    template: str = TEMPLATE
 
     def of(self, item: T) -> list[str]:
         """All captions of an item, at least one; "" says nothing."""
         if found := list(self.written(item)):
             return found
-        name = self.class_of(item)
-        return [self.template.replace("{class}", name.replace("_", " ")) if name else ""]
+        return [class_caption(self.class_of(item))]
 
     def drawn(self, item: T, seed: int, number: int) -> str:
         """The caption of number `number` of a training stream; the first for reference."""
@@ -145,7 +141,7 @@ class Captioned(Captions):
 
     @property
     def caption_words(self) -> Sequence[str]:
-        return self.data_facts().get(WORDS, [])
+        return listed_words(self.data_facts().get(WORDS, []))
 
     def captions_understood(self) -> str:
         """How many training samples have captions of their own, in a line; "" where nobody asks."""
@@ -154,11 +150,38 @@ class Captioned(Captions):
             return ""
         some = self.data.split("train")[:LOOKED_AT]
         own = sum(bool(list(captioner.written(item))) for item in some)
-        rest = f", the others {captioner.template!r}" if own < len(some) else ""
+        rest = ", the others 'a <class>'" if own < len(some) else ""
         return f"captions {own} of {len(some)} training samples looked at have captions of their own{rest}"
 
     def captions_of_split(self, split: str) -> Iterable[str]:
-        return self.data.captions_of_split(split)
+        if not self.captions:
+            raise ValueError("modality.captions must be true for data that describe themselves in sentences")
+        return self._described.captions_of_split(split)
+
+    @property
+    def _described(self) -> Any:
+        """What has the captions."""
+        return self.data
+
+    def words_known(self, data_facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Words of the captions as facts, from a checkpoint's facts or of the training data; none without captions.
+
+        Raises:
+            ValueError: if the checkpoint's are none.
+        """
+        if not self.captions:
+            return {}
+        words = (data_facts or {}).get(WORDS)
+        if words is None:
+            return {WORDS: words_of(self.captions_of_split("train"))}
+        return {WORDS: listed_words(words)}
+
+
+def listed_words(words: Any) -> list[str]:
+    """Words among the facts of a checkpoint; ValueError if they are none."""
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{WORDS} must be a list of words")
+    return words
 
 
 def _one(captions: Sequence[str], seed: int, number: int) -> str:
@@ -200,7 +223,8 @@ def captions_beside(file: Path) -> list[str]:
     Raises:
         OSError: if it is there and cannot be read, or is larger than that allows.
     """
-    text = file.with_suffix(".txt")
+    # A folder of frames may have a point in its name.
+    text = file.with_name(f"{file.name}.txt") if file.suffix and file.is_dir() else file.with_suffix(".txt")
     if text == file or not is_regular(text):
         return []
     return captions_in(read_regular(text, LARGEST))
@@ -222,12 +246,17 @@ def mirrored(caption: str) -> str:
     return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda found: other[found[0]], caption)
 
 
+def with_mirrored(captions: Iterable[str]) -> Iterator[str]:
+    """Each caption once, those of mirror images among them."""
+    seen: set[str] = set()
+    for caption in captions:
+        for one in (caption, mirrored(caption)):
+            if one not in seen:
+                seen.add(one)
+                yield one
+
+
 def words_of(captions: Iterable[str], most: int = MOST_WORDS) -> list[str]:
     """Words of captions in small letters, the most frequent first, then by their letters."""
     counts = Counter(word for caption in captions for word in split_words(caption))
     return sorted(counts, key=lambda word: (-counts[word], word))[:most]
-
-
-def split_words(caption: str) -> list[str]:
-    """Words and marks of a caption in small letters."""
-    return re.findall(r"\w+|[^\w\s]", caption.lower())

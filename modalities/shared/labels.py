@@ -152,7 +152,7 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
         ValueError: for a line without a path.
     """
     text = content.decode("utf-8-sig", "surrogateescape")
-    lines = (json.loads(line) for line in text.splitlines() if line.strip())
+    lines = (json.loads(line) for line in text.split("\n") if line.strip())  # others may stand in a text
     for record in _rows(text) if name.endswith(".csv") else lines:
         is_record = isinstance(record, Mapping)
         path = next((record[key] for key in PATHS if key in record), None) if is_record else None

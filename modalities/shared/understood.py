@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ditmoe.outside import TooFewError, printable
 from modalities.shared.datasets import SPLITS
@@ -49,6 +49,14 @@ class Ignored:
             return names
         return [name for name in names if not self.is_hidden(name)]
 
+    def without(self, suffix: str) -> "Ignored":
+        """The same but for files of a kind that somebody reads after all."""
+        rest = Ignored()
+        for reason, of in self.counts.items():
+            if kept := Counter({name: n for name, n in of.items() if (reason, name) != (KIND, suffix)}):
+                rest.counts[reason] = kept
+        return rest
+
     def lines(self) -> list[str]:
         """One for each reason."""
         found = []
@@ -87,6 +95,11 @@ class Understood:
     origin: str
     ignored: Ignored = field(default_factory=Ignored)
     notes: Sequence[str] = ()
+
+    @property
+    def with_captions(self) -> "Understood":
+        """The same where texts beside samples are read as their captions."""
+        return replace(self, ignored=self.ignored.without(".txt"))
 
     def __str__(self) -> str:
         counts = Counter(label for split in SPLITS for label in self.labels.get(split, ()))

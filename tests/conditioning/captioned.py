@@ -41,7 +41,7 @@ class Captioned(PointCloud, Captions):
 
     def __init__(self, *options: Any, captions: bool = False, **others: Any) -> None:
         super().__init__(*options, **others)
-        self.captions = captions
+        self.says_sizes = captions  # in place of what `PointCloud` says of its shapes
 
     @property
     def caption_words(self) -> Sequence[str]:
@@ -54,12 +54,12 @@ class Captioned(PointCloud, Captions):
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B M 3"], Asked]:
         points, labels = super().batch(size, seed, step, rank, world)
-        return points, self.told(points, labels) if self.captions else labels
+        return points, self.told(points, labels) if self.says_sizes else labels
 
     def reference(self, split: str) -> Samples:
         real = super().reference(split)
         asked = self.told(torch.from_numpy(real.data), torch.from_numpy(real.labels))
-        return replace(real, asked=asked if self.captions else None)
+        return replace(real, asked=asked if self.says_sizes else None)
 
     def told(self, points: Tensor, labels: Tensor) -> Condition:
         """What a batch is, as modalities with captions say it: the class, and a sentence."""

@@ -21,8 +21,8 @@ from ditmoe.moe import TokenChoice
 from ditmoe.prepare import prepare
 from ditmoe.text import CaptionStates, Learned, MiniLM, Text, WordPiece, write_caption_states
 from ditmoe.text import frozen as frozen_module
-from ditmoe.train import make_trainer
-from ditmoe.training.resume import resume
+from ditmoe.train import asked_next, make_trainer
+from ditmoe.training.resume import fixed, resume
 from modalities.image import LatentTokens
 from tests import subjects
 from tests.conditioning.captioned import VOCABULARY, tiny_bert
@@ -258,6 +258,14 @@ def test_a_run_keeps_which_encoder_it_was_and_none_of_its_weights(tmp_path: Path
     assert len(draw_from(restored, nothing)) == 2  # which needs no encoder
 
 
+def test_a_run_goes_on_where_captions_were_added() -> None:
+    before = {"encoder": "a", "examples": ["a chair"], "states": None}
+    after = {"encoder": "a", "examples": ["a chair", "a sofa, red"], "states": "cache"}
+    assert fixed(before) == fixed(after) != fixed(after | {"encoder": "b"})
+    assert asked_next(before) == "'prompt=a chair'"
+    assert asked_next({}) == "label=0"
+
+
 def test_guidance_leads_away_from_the_negative_prompt(tmp_path: Path) -> None:
     trained, _ = run(tmp_path / "run", *LEARNED)
     with torch.no_grad():
@@ -268,6 +276,10 @@ def test_guidance_leads_away_from_the_negative_prompt(tmp_path: Path) -> None:
     restored = restore(tmp_path / "run", trusted=True)
     conditioning = restored.model.conditioning
     assert conditioning.encoder.numbers["small"] > 1  # the vocabulary came with the checkpoint
+    assert conditioning.is_told({"label": "none"})
+    assert not conditioning.is_told(
+        {"prompt": None, "negative": "a large table"}
+    )  # which says not what is drawn
 
     def drawn(prompt: str, negative: str | None = None, **how) -> np.ndarray:
         wanted = conditioning.ask(2, [], prompt=prompt)

@@ -19,7 +19,15 @@ from ditmoe.outside import TooFewError, printable
 from modalities.image.data.catalogue import Listing, Picture, labels_of, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
 from modalities.image.data.shards import Member, member_bytes
-from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions, captions_in, mirrored
+from modalities.shared.captions import (
+    Captioner,
+    Described,
+    Labels,
+    WrittenCaptions,
+    captions_in,
+    mirrored,
+    with_mirrored,
+)
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 
@@ -82,7 +90,8 @@ class Pictures:
 
     def understood(self) -> Understood:
         """What was understood of the folder."""
-        return self._listing.understood(self.root)
+        found = self._listing.understood(self.root)
+        return found.with_captions if self.captions else found
 
     def count(self, split: str) -> int:
         """Pictures that stand for a split when it is measured."""
@@ -130,13 +139,16 @@ class Pictures:
     @cached_property
     def captioner(self) -> Captioner[Picture]:
         """The captions of pictures."""
-        return Captioner(
-            self._written, lambda p: self.classes[p.label] if p.label < len(self.classes) else ""
-        )
+        return Captioner(self._written, self._class_of)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
-        """Each caption of a split once."""
-        return self.captioner.distinct(self.split(split))
+        """Each caption of a split once; of training those of mirror images, too, where these are drawn."""
+        check_split(split)
+        found = self.captioner.distinct(self._listing.pictures[split])
+        return with_mirrored(found) if self.mirror and split == "train" else found
+
+    def _class_of(self, picture: Picture) -> str:
+        return self.classes[picture.label] if picture.label < len(self.classes) else ""
 
     @cached_property
     def _captions_of(self) -> WrittenCaptions:

@@ -5,9 +5,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from modalities.latent.digits import digits
+from modalities.latent.digits import NUMERALS, digits
 
-NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLEAR = 0.3
 """Share of a class's training digits at either end that are called thin or thick, leaning left or right."""
 

@@ -119,7 +119,8 @@ class Clouds:
         labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
         origin = "as they are published" if self.root is None else "from the folders of each class"
         notes = [] if self.root is None else self._notes()
-        return Understood(self._place, "cloud", classes, labels, origin, self._ignored, notes)
+        found = Understood(self._place, "cloud", classes, labels, origin, self._ignored, notes)
+        return found.with_captions if self.captions else found
 
     def _notes(self) -> list[str]:
         """What a person may want to do otherwise."""
@@ -242,11 +243,15 @@ class Clouds:
     @cached_property
     def captioner(self) -> Captioner[Shape]:
         """The captions of shapes."""
-        return Captioner(self._written, lambda shape: self.classes[shape.label])
+        return Captioner(self._written, self._class_of)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
         """Each caption of a split once."""
-        return self.captioner.distinct(self.split(split))
+        check_split(split)
+        return self.captioner.distinct(self._listing[1][split])
+
+    def _class_of(self, shape: Shape) -> str:
+        return self.classes[shape.label]
 
     @cached_property
     def _captions_of(self) -> WrittenCaptions:

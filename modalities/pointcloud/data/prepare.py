@@ -38,6 +38,12 @@ from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.partial import scan
 from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, SCANS, Pieces, write_json
+from modalities.pointcloud.data.prepared_captions import (
+    COUNT,
+    check_captions,
+    find_captions,
+    write_captions,
+)
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared import provenance
 from modalities.shared.datasets import SPLITS
@@ -101,6 +107,7 @@ def prepare(
     min_points: int = 1,
     channels: Channels = XYZ,
     views: int = 0,
+    captions: bool = False,
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
@@ -123,6 +130,8 @@ def prepare(
     Of each shape so many `views` are written, too, the points that a scan from one side would see (`partial.seen_from`)
     as `scans/<class>/<split>/<name>-<hash>-<view>.npy`, in the shape's own units. They are for tests of completion
     (docs/given.md); training does not take them for shapes and makes its own.
+
+    With `captions` what is said of the files goes along (`prepared_captions`).
 
     A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
     in the report, which is written to `prepare.json`, and tried again each time. Returns the report, and how many
@@ -149,6 +158,7 @@ def prepare(
     }
     setting |= {} if channels.columns is None else {"columns": list(channels.columns)}
     before = _claim(out, setting)
+    check_captions(out, before, captions)
     pieces = Pieces(out)
     seen = _look(files, source, pieces.record)
     unique, duplicates = _unique(files, seen)
@@ -180,11 +190,14 @@ def prepare(
         "ignored": ignored.lines(),
         **_looks([pieces.path(job.key) for job in done], up),
     }
+    told = find_captions({job.target: job.source for job in done}, source) if captions else None
+    report |= {} if told is None else {COUNT: len(told)}
     sources = _with_counts(jobs, done, seen, source)
     wanted = {job.target: job.key for job in done}
     for job in done:
         wanted |= job.scans
     others = pieces.arrange(wanted, contents, sources, before, report)
+    write_captions(out, told, before)
     made = sum(job.name not in unreadable for job in missing)
     summary = {
         "made": made,

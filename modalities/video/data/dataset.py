@@ -118,7 +118,8 @@ class Clips:
 
     def understood(self) -> Understood:
         """What was understood of the folder."""
-        return self._listing.understood(self.root)
+        found = self._listing.understood(self.root)
+        return found.with_captions if self.captions else found
 
     def count(self, split: str) -> int:
         """Videos of a split."""
@@ -163,12 +164,19 @@ class Clips:
     @cached_property
     def captioner(self) -> Captioner[Clip]:
         """The captions of videos."""
-        written = WrittenCaptions(self.root)
-        return Captioner(lambda clip: written(clip.path), attrgetter("category"))
+        return Captioner(self._written, attrgetter("category"))
+
+    @cached_property
+    def _captions_of(self) -> WrittenCaptions:
+        return WrittenCaptions(self.root)
+
+    def _written(self, clip: Clip) -> list[str]:
+        return self._captions_of(clip.path)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
         """Each caption of a split once."""
-        return self.captioner.distinct(self.split(split))
+        check_split(split)
+        return self.captioner.distinct(self._splits[split])
 
     def clip(self, seed: int, epoch: int, number: int) -> tuple[Clip, UInt8[np.ndarray, "T H W 3"]]:
         """The video and frames of clip `number` of an epoch of training; its start is drawn uniformly.

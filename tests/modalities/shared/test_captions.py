@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import re
 import tarfile
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ditmoe.conditioning import TEXT, Condition, captions_of
+from ditmoe.conditioning import TEXT, ClassLabel, Condition, captions_of, class_caption
 from ditmoe.config import build
-from modalities.image.data.described import NUMERALS
+from modalities.latent.digits import NUMERALS
 from modalities.pointcloud.data.described import count_legs
-from modalities.shared.captions import Captioner, captions_beside, mirrored, words_of
+from modalities.shared.captions import Captioner, Described, captions_beside, mirrored, words_of
 from modalities.video.data.described_digits import WAYS, is_held_out, place_of
 from modalities.video.data.moving_digits import MovingDigits
 from tests.subjects import composed
@@ -48,6 +49,25 @@ def test_a_caption_is_of_its_address_however_a_batch_is_shared(modality: str) ->
     whole = captions_of(one.batch(4, 3, 1)[1])
     parts = [captions_of(one.batch(2, 3, 1, rank, 2)[1]) for rank in range(2)]
     assert parts[0] + parts[1] == whole  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("modality", ["image", "pointcloud"])
+def test_what_reads_captions_can_be_sent_to_other_processes(modality: str) -> None:
+    one = made(modality, "modality.captions=true")
+    assert "captions" in one.understood()
+    sent = pickle.loads(pickle.dumps(one.reader().read))
+    assert captions_of(one.reader().finish(sent(2, 0, 0))[1]) == captions_of(one.batch(2, 0, 0)[1])
+
+
+def test_data_without_captions_say_so() -> None:
+    with pytest.raises(ValueError, match=r"modality\.captions must be true"):
+        made("video").captions_of_split("train")
+
+
+def test_what_has_a_caption_and_no_class_asks_a_model_of_classes_for_nothing() -> None:
+    asked = Described(np.array([0, 2]), ["a cat", "a thing"]).asked
+    assert ClassLabel(4, 2).read(asked).null.tolist() == [False, True]
+    assert class_caption("oak_tree") == Captioner[str](lambda _: [], str).first("oak_tree") == "an oak tree"
 
 
 def test_clips_are_what_their_captions_say() -> None:
@@ -104,6 +124,7 @@ def test_captions_of_files_are_the_lines_beside_them(tmp_path: Path) -> None:
     (tmp_path / "cat" / "a.txt").write_bytes("\ufeffa red\x1b[31m cat\n\nune chatte à gauche\n".encode())
     root = [f"modality.data.root={tmp_path}", "modality.size=[8,8]", "modality.captions=true"]
     data = made("image", *root).data
+    assert "ignored" not in str(data.understood())
     drawn = {one for step in range(12) for one in data.batch(2, 0, step)[1].captions}
     assert drawn == {"a red\\x1b[31m cat", "une chatte à gauche", "a cat"}  # the last by its class
     (tmp_path / "cat" / "a.txt").write_bytes(b"x" * 2**19)
@@ -136,7 +157,7 @@ def test_captions_lie_in_metadata_and_archives_too(tmp_path: Path) -> None:
     pixels = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(pixels, "PNG")
     rows = [
-        {"file_name": "cat/a.png", "text": "a cat\nthat sits"},
+        {"file_name": "cat/a.png", "text": "a cat\nthat\u2028sits"},
         {"file_name": "cat/b.png", "captions": ["one", "two"]},
     ]
     plain, packed = tmp_path / "plain", tmp_path / "packed"
@@ -152,17 +173,13 @@ def test_captions_lie_in_metadata_and_archives_too(tmp_path: Path) -> None:
                 entry = tarfile.TarInfo(file)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-    (plain / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (plain / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     for root, wanted in ((plain, {"a cat that sits", "one", "two"}), (packed, {"said of a", "said of b"})):
         data = made(
             "image", f"modality.data.root={root}", "modality.size=[8,8]", "modality.captions=true"
         ).data
-        told = {
-            one
-            for split in ("train", "val", "test")
-            if data.count(split)
-            for one in data.captions_of_split(split)
-        }
+        told = {one for split in ("train", "val", "test") for one in data.captions_of_split(split)}
         assert told == wanted, root
         assert made("image", f"modality.data.root={root}", "modality.size=[8,8]").batch(1, 0, 0)[1].ndim == 1
 
@@ -181,3 +198,38 @@ def test_latents_keep_all_captions_and_draw_one(tmp_path: Path) -> None:
     seen = {one for step in range(12) for one in captions_of(latents.batch(2, 0, step)[1]) or []}
     assert seen == {"first", "second", "a b"} == set(latents.captions_of_split("train"))
     assert set(latents.caption_words) == {"first", "second", "a", "b"}
+
+
+def test_captions_of_mirrored_latents_are_true_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures" / "train" / "a"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((8, 8, 3), np.arange(8)[:, None], np.uint8)).save(folder / "x.png")
+    (folder / "x.txt").write_text("dark on the left")
+    words = ["modality.size=[8,8]", "modality.captions=true", "codec@modality.codec=identity"]
+    source = f"modality.data.root={tmp_path}/pictures"
+    made("image", source, "modality.data.mirror=true", *words).prepare(
+        tmp_path / "pictures", tmp_path / "out"
+    )
+    latents = made("image", f"modality.latents={tmp_path}/out", *words)
+    x, asked = latents.batch(12, 0, 0)
+    sides = ["left" if one[0, 0, 0] < one[0, 0, -1] else "right" for one in x]
+    assert [f"dark on the {side}" for side in sides] == captions_of(asked)
+    assert {"left", "right"} == {*sides} <= {*latents.caption_words}
+
+
+def test_captions_go_along_when_shapes_are_prepared(tmp_path: Path) -> None:
+    rng, source = np.random.default_rng(0), tmp_path / "source" / "chair"
+    source.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        np.save(source / f"{name}.npy", rng.random((64, 3)))
+    (source / "a.txt").write_text("a red chair\nein Stuhl")
+    words = ["modality.num_points=64", "modality.preparation.workers=0", "modality.preparation.split=[1,0,0]"]
+    told = made("pointcloud", "modality.captions=true", *words)
+    for _ in range(2):
+        told.prepare(tmp_path / "source", tmp_path / "out")
+        data = made("pointcloud", "modality.captions=true", f"modality.data.root={tmp_path}/out", *words)
+        assert {*data.captions_of_split("train")} == {"a red chair", "ein Stuhl", "a chair"}
+    made("pointcloud", *words).prepare(tmp_path / "source", tmp_path / "out")
+    (tmp_path / "out" / "metadata.jsonl").write_text("")  # which the last one took away
+    with pytest.raises(ValueError, match="somebody else"):
+        told.prepare(tmp_path / "source", tmp_path / "out")
