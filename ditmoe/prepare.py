@@ -37,7 +37,7 @@ def prepare(config: dict[str, Any]) -> None:
 
 def reads_captions(config: dict[str, Any]) -> bool:
     """Whether captions are to be encoded, in place of data."""
-    return "encoder" in config["conditioning"]
+    return "encoder" in config.get("conditioning", {})
 
 
 def encode_captions(config: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ def tokens_fill_their_layout_and_become_samples_again(of: Subject, tmp_path: Pat
 @law
 def the_shapes_say_how_each_weight_follows_the_width(of: Subject, tmp_path: Path) -> None:
     """By which muP lets it start and learn, also those of a head of the modality's own."""
-    assert of.facts  # learnt of data, that is of values
+    assert of.facts is not None  # learnt of data, that is of values
     with torch.device("meta"):
         large, small = (DiTMoE(of.modality.tokens(width), 3, width, 1, 4) for width in (4 * D, D))
     for name, scaling in compare(large, small).items():

@@ -45,9 +45,9 @@ def test_samples_are_the_same_with_captions(modality: str) -> None:
 
 @pytest.mark.parametrize("modality", ["image", "pointcloud", "video"])
 def test_a_caption_is_of_its_address_however_a_batch_is_shared(modality: str) -> None:
-    one = made(modality, "modality.captions=true")
-    whole = captions_of(one.batch(4, 3, 1)[1])
-    parts = [captions_of(one.batch(2, 3, 1, rank, 2)[1]) for rank in range(2)]
+    data = made(modality, "modality.captions=true").data
+    whole = list(data.batch(4, 3, 1)[1].captions)
+    parts = [list(data.batch(2, 3, 1, rank, 2)[1].captions) for rank in range(2)]
     assert parts[0] + parts[1] == whole  # type: ignore[operator]
 
 
