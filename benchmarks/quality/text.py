@@ -225,7 +225,8 @@ def compared(run: Restored, num: int, seed: int) -> dict[str, Row]:
         others = [captions[i - 1] for i in range(num)]
         return {"drawn": of_shapes(made, captions, real, each), "other": of_shapes(made, others, real, each)}
     rows: dict[str, Row] = {}
-    for name, split in {"": "test"} | ({"unseen ": "val"} if modality.name == "video" else {}).items():
+    splits = {"": "test"} | ({"unseen ": "val"} if modality.name == "video" else {})
+    for name, split in splits.items():
         reference = modality.reference(split)
         captions = (captions_of(reference.asked) or [])[:num]
         if modality.name == "video":
