@@ -120,6 +120,8 @@ def run(module: str, words: list[str], folder: Path) -> None:
         patch.chdir(folder)
         patch.syspath_prepend(folder / "router")  # of docs/extending.md
         patch.syspath_prepend(folder)
+        for own in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+            patch.delitem(sys.modules, own)  # imported in another folder, where less of it may have been
         patch.setattr(sys, "argv", [module, *words])
         patch.delenv("DISPLAY", raising=False)
         code = 0
