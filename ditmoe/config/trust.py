@@ -6,6 +6,7 @@ and no number larger than what a machine can hold. What it would open, a path or
 the person's command allows it.
 """
 
+import importlib
 import inspect
 import math
 import os
@@ -281,8 +282,20 @@ def find(target: Any) -> Any:
 def _find(target: str) -> Any:
     try:
         return pkgutil.resolve_name(target)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    except (ImportError, AttributeError) as error:
+        raise ValueError(_why_not(target) or str(error)) from error
+
+
+def _why_not(target: str) -> str:
+    """What an import within a module of a dotted name failed by, where that is why the name leads to nothing."""
+    parts = target.split(".")
+    for end in range(1, len(parts)):
+        module = ".".join(parts[:end])
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            return "" if error.name == module else str(error)
+    return ""
 
 
 def _sections(value: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

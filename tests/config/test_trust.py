@@ -206,6 +206,17 @@ def test_made_of_plain_sections() -> None:
         build.make({"_target_": "nowhere.X"})
 
 
+def test_why_a_module_of_ones_own_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that its package lacks it."""
+    (tmp_path / "own_parts").mkdir()
+    (tmp_path / "own_parts" / "half.py").write_text("from math import no_such_thing\n\nclass X: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"half\.X cannot be found: cannot import name 'no_such_thing'"):
+        build.make({"_target_": "own_parts.half.X"})
+    with pytest.raises(ValueError, match=r"'own_parts' has no attribute 'other'"):
+        build.make({"_target_": "own_parts.other.X"})
+
+
 @pytest.mark.parametrize(
     "name", ["solver_order", "predictor_order", "num_train_timesteps", "original_inference_steps"]
 )
