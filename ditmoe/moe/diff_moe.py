@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.experts import Experts
-from ditmoe.moe.routing import Context, Place, check_positive
-from ditmoe.moe.time_aware import GridConvolution, TimeAwareExperts, check_kernel
-from ditmoe.moe.token_choice import TokenChoice
+from ditmoe.moe.routing import Context
+from ditmoe.moe.time_aware import GridConvolution, TimeAware, TimeAwareExperts
 from ditmoe.nn import FeedForward, normalize
 
 
-class DiffMoE(TokenChoice):
+class DiffMoE(TimeAware):
     """Diff-MoE, "Time-Aware and Space-Adaptive Experts" (ICML 2025), which is not DiffMoE (the class `BatchPool`).
 
     Token choice over experts that all, the shared one too, are modulated by the conditioning, behind a convolution that
@@ -44,13 +43,7 @@ class DiffMoE(TokenChoice):
         kernel: int = 5,
         **options: Any,
     ) -> None:
-        super().__init__(hidden_size, num_experts, top_k, **options)
-        check_positive(rank=rank)
-        check_kernel(kernel)
-        self.rank, self.kernel, self.axes = rank, kernel, 1
-
-    def bind(self, place: Place) -> None:
-        self.axes = place.axes
+        super().__init__(hidden_size, num_experts, top_k, rank, kernel, **options)
 
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
         return DiffMoEExperts(self.num_experts, hidden_size, inner, activation, self.rank)
@@ -60,6 +53,9 @@ class DiffMoE(TokenChoice):
 
     def stem(self, hidden_size: int) -> nn.Module | None:
         return GridConvolution(hidden_size, self.kernel, self.axes, bias=True) if self.kernel else None
+
+    def branch(self, hidden_size: int) -> nn.Module | None:
+        return None
 
 
 class DiffMoEExperts(TimeAwareExperts):
