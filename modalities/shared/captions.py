@@ -39,10 +39,6 @@ class Described:
     labels: Int64[np.ndarray, " B"]
     captions: Sequence[str]
 
-    def __getitem__(self, rows: np.ndarray) -> "Described":
-        """That of some samples."""
-        return Described(self.labels[rows], [self.captions[i] for i in np.arange(len(self.captions))[rows]])
-
     @property
     def asked(self) -> Condition:
         """As conditions; a sample without a class asks for something all the same."""

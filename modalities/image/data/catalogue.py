@@ -148,7 +148,7 @@ def list_pictures(
         ValueError: if there is nothing.
     """
     if root is None:
-        return _digits(size)
+        return _digits(size, captions)
     if not root.is_dir() and not (root.name.lower().endswith(ARCHIVES) and is_regular(root)):
         raise ValueError(f"modality.data.root must be a folder, got {printable(root)}")
     ignored, notes = Ignored(), list[str]()
@@ -241,8 +241,8 @@ def _classes(root: Path, names: set[str], notes: list[str]) -> tuple[list[str], 
     return named_by(lines, names, root / "classes.txt")
 
 
-def _digits(size: tuple[int, int]) -> Listing:
-    """Digits three quarters as large as the picture, on black."""
+def _digits(size: tuple[int, int], captions: bool) -> Listing:
+    """Digits three quarters as large as the picture, on black; in words if these are wanted."""
     side = max(8, min(size) * 3 // 4)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
     if min(size) < side:
@@ -252,9 +252,10 @@ def _digits(size: tuple[int, int]) -> Listing:
         ink, labels = digits.digits(split, side)
         canvas = np.zeros((len(ink), *size, 3), np.uint8)
         canvas[:, top : top + side, left : left + side] = ink[..., None]
+        said = describe(ink, labels) if captions else [()] * len(labels)
         pictures[split] = [
-            Picture(f"{digits.CLASSES[label]}-{split}-{i:04d}", int(label), image, said)
-            for i, (image, label, said) in enumerate(zip(canvas, labels, describe(ink, labels), strict=True))
+            Picture(f"{digits.CLASSES[label]}-{split}-{i:04d}", int(label), image, told)
+            for i, (image, label, told) in enumerate(zip(canvas, labels, said, strict=True))
         ]
     return Listing(list(digits.CLASSES), pictures, "as they are published")
 
