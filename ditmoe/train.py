@@ -147,6 +147,7 @@ def make_trainer(
     from ditmoe.training import Options, Trainer, repeat_exactly
 
     options: Options = build.make(config["trainer"])
+    upcycling = build.make(config["upcycle"])
     if options.deterministic:
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
@@ -160,7 +161,7 @@ def make_trainer(
     with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
         model = build.make_model(config, modality)
     if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
-        start_from(config["init"], model, config["model"], **config["upcycle"], seed=config["seed"])
+        start_from(config["init"], model, config["model"], upcycling, config["seed"])
     if mesh.world == 1:
         model = model.to(build.default_device())
     process = build.make(config["process"])

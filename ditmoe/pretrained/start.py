@@ -1,5 +1,6 @@
 """Starting a run from the weights of another model."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from ditmoe.config import build
@@ -9,27 +10,39 @@ from ditmoe.outside import check_number
 from ditmoe.pretrained.weights import read
 
 
+@dataclass(frozen=True)
+class Upcycling:
+    """How experts are made of the dense layers of another model, see `ditmoe.model.transfer`.
+
+    Attributes:
+        experts: "copies" of them, or "neurons".
+        noise: deviation of what is added to each copy.
+    """
+
+    experts: str = "copies"
+    noise: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.experts not in ("copies", "neurons"):
+            raise ValueError(f"upcycle.experts must be copies or neurons, got {self.experts!r}")
+        check_number("upcycle.noise", self.noise, 0)
+
+
 def start_from(
     source: str,
     target: DiTMoE,
     model: dict[str, Any],
-    experts: str = "copies",
-    noise: float = 1e-4,
+    upcycling: Upcycling = Upcycling(),
     seed: int = 0,
 ) -> None:
     """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
 
     Args:
-        experts: of dense layers, "copies" or "neurons", see `transfer`.
-        noise: deviation of what is added to each copy.
-        seed: of it.
+        seed: of the noise that is added to copies.
 
     Raises:
         ValueError: if the blocks there do something else with the same shapes, or nothing fits.
     """
-    if experts not in ("copies", "neurons"):
-        raise ValueError(f"upcycle.experts must be copies or neurons, got {experts!r}")
-    check_number("upcycle.noise", noise, 0)
     config, weights = read(source)
     for option in ("num_heads", "qk_norm"):
         there, here = config["model"].get(option), model.get(option)
@@ -42,7 +55,7 @@ def start_from(
             f"of the usual one, got {here:.4g}"
         )
     generator = torch_generator("upcycling", seed)
-    report = transfer(target, weights, noise, generator, neurons=experts == "neurons")
+    report = transfer(target, weights, upcycling.noise, generator, neurons=upcycling.experts == "neurons")
     dense = config["model"].get("dense_activation")
     if (report.copied or report.split) and dense != model["activation"]:
         raise ValueError(

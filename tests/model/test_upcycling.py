@@ -10,6 +10,7 @@ from ditmoe.model.neurons import split, taylor
 from ditmoe.moe import ExpertChoice, MoE, Sinkhorn, TokenChoice
 from ditmoe.nn import FeedForward
 from ditmoe.nn.layers import activate
+from ditmoe.pretrained import Upcycling
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens, VoxelTokens
 
@@ -158,3 +159,10 @@ def test_weights_of_another_width_are_refused() -> None:
         transfer(narrow, image_model().state_dict())
     with pytest.raises(ValueError, match="is missing there"):
         transfer(narrow, {"weight": torch.zeros(3)})
+
+
+def test_what_no_way_of_upcycling_is_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match=r"upcycle\.experts must be copies or neurons, got 'half'"):
+        Upcycling(experts="half")
+    with pytest.raises(ValueError, match=r"upcycle\.noise"):
+        Upcycling(noise=-1)
