@@ -1,7 +1,8 @@
 """Shapes in annotations are checked while the tests run; free in production."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,6 +18,14 @@ hook.__enter__()
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def import_path() -> Iterator[None]:
+    """No test finds modules in the folder of an earlier one: a `mine.py` there would hide its package `mine`."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")
