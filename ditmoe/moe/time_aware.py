@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.routing import Context, Place, check_positive
 from ditmoe.moe.token_choice import TokenChoice
-from ditmoe.nn import Layout
+from ditmoe.nn import Layout, depthwise
 
 
 class TimeAware(TokenChoice):
@@ -127,13 +127,8 @@ class GridConvolution(nn.Module):
         grid = layout.grids[0]
         if len(grid) != self.axes or math.prod(grid) != x.shape[1]:
             raise ValueError(f"{x.shape[1]} tokens on {self.axes} axes do not lie on a grid of {grid}")
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
-        # Copied: with the channels last, oneDNN's bfloat16 gradient of a volume thinner than the kernel is
-        # made of memory that nobody wrote (torch 2.13).
-        cells = x.transpose(1, 2).contiguous().view(x.shape[0], x.shape[2], *grid)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        y = convolve(cells, self.weight.to(x.dtype), bias, padding="same", groups=x.shape[2])
-        return y.flatten(2).transpose(1, 2)
+        y = depthwise(x, self.weight.to(x.dtype), grid)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
     def _over_cells(self, x: Float[Tensor, "1 T D"], layout: Layout) -> Float[Tensor, "1 T D"]:
         """The same where only some cells are tokens: the others count as zero and get nothing."""

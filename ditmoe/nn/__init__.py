@@ -1,6 +1,7 @@
 """What a transformer is built of, whatever it works on: attention, layers, and where the tokens of a batch lie."""
 
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
+from ditmoe.nn.depthwise import depthwise
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
 from ditmoe.nn.layout import Groups, Layout, cells
 
@@ -15,6 +16,7 @@ __all__ = [
     "attend",
     "attend_within",
     "cells",
+    "depthwise",
     "modulate",
     "normalize",
     "rotary_angles",
