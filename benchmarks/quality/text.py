@@ -2,10 +2,12 @@
 
     python -m ditmoe.train modality=video conditioning=text name=text
     python -m benchmarks.quality.text runs/video/text [runs/video/pooled ...] [--num 128] [--seed 0]
+    python -m benchmarks.quality.text runs/image/text --classes runs/image/default
 
 Of each run as many captions of held-out samples are drawn as `num` says, and what is seen is held against what is
 said. "real" are the samples to which these captions belong, "other" the generated ones held against each other's
-captions: what the measure would say of a model that does not read. 95 % intervals over samples.
+captions: what the measure would say of a model that does not read; "class" what a run with class labels draws of the
+classes that the captions name, with the same noise. 95 % intervals over samples.
 
     clips     which digit moves which way: both digits and both ways right, as pairs ("bound"); the digits alone, the
               ways alone; for captions of pairs that training has seen, and of those that it has not ("unseen")
@@ -205,16 +207,31 @@ def of_shapes(
     return {name: np.array(row) for name, row in rows.items()}
 
 
+def class_named(caption: str, classes: Sequence[str]) -> str:
+    """The class that a caption of a digit or a piece of furniture is about."""
+    words = caption.split(" with ")[0].split()
+    if classes == [str(k) for k in range(10)]:
+        return str(next(NUMERALS.index(word) for word in words if word in NUMERALS))
+    return _KINDS.get(words[-1], words[-1])
+
+
 def drawn(run: Restored, captions: Sequence[str], seed: int) -> np.ndarray:
-    """One sample of each caption."""
-    asked = ask(run, len(captions), seed, prompt=list(captions))
+    """One sample of each caption, or, of a run with class labels, of the class that it names."""
+    words: dict[str, list[str]] = {"prompt": list(captions)}
+    if "label" in run.model.conditioning.words and "prompt" not in run.model.conditioning.words:
+        words = {"label": [class_named(caption, list(run.modality.classes)) for caption in captions]}
+    asked = ask(run, len(captions), seed, **words)
     samples = draw_from(run, asked, seed=seed)
     assert samples is not None
     return samples.data
 
 
-def compared(run: Restored, num: int, seed: int) -> dict[str, Row]:
-    """Rows of the table of a run."""
+def compared(run: Restored, num: int, seed: int, classes: Restored | None = None) -> dict[str, Row]:
+    """Rows of the table of a run.
+
+    Args:
+        classes: a run of the same modality with class labels.
+    """
     modality: Any = run.modality
     if modality.name == "pointcloud":
         data, told = modality.data, modality.data.captioner
@@ -222,8 +239,13 @@ def compared(run: Restored, num: int, seed: int) -> dict[str, Row]:
         captions = [SHAPES[i % len(SHAPES)] for i in range(num)]
         each = [told.of(shape) for shape in data.split("train")]
         made = drawn(run, captions, seed)
-        others = [captions[i - 1] for i in range(num)]
-        return {"drawn": of_shapes(made, captions, real, each), "other": of_shapes(made, others, real, each)}
+        shapes = {
+            "drawn": of_shapes(made, captions, real, each),
+            "other": of_shapes(made, [captions[i - 1] for i in range(num)], real, each),
+        }
+        if classes:
+            shapes["class"] = of_shapes(drawn(classes, captions, seed), captions, real, each)
+        return shapes
     rows: dict[str, Row] = {}
     splits = {"": "test"} | ({"unseen ": "val"} if modality.name == "video" else {})
     for name, split in splits.items():
@@ -241,6 +263,8 @@ def compared(run: Restored, num: int, seed: int) -> dict[str, Row]:
             f"{name}drawn": measure(made, captions),
             f"{name}other": measure(made, [*captions[1:], captions[0]]),
         }
+        if classes:
+            rows[f"{name}class"] = measure(drawn(classes, captions, seed), captions)
     return rows
 
 
@@ -261,12 +285,14 @@ def printed(rows: dict[str, Row]) -> str:
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--classes", type=Path, help="a run with class labels, drawn beside them")
     parser.add_argument("--num", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(0)
+    classes = restore(options.classes) if options.classes else None
     for path in options.runs:
-        rows = compared(restore(path), options.num, options.seed)
+        rows = compared(restore(path), options.num, options.seed, classes)
         print(f"\n{path}, {options.num} captions, seed {options.seed}\n\n{printed(rows)}", flush=True)
 
 
