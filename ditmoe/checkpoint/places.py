@@ -6,11 +6,21 @@ from pathlib import Path
 from ditmoe.outside import is_regular
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
+STARTERS = Path(__file__).parents[1] / "starters"
+"""Small trained models that come with the package: `starter/pointcloud` is one."""
 
 
 def place(run: Path, step: int) -> Path:
     """The folder of a run's checkpoint."""
     return run / FOLDER / f"step-{step:07d}"
+
+
+def starter_of(path: Path) -> str | None:
+    """The name of the starter model that a path is, or is within: no folder there bears that name."""
+    if path.parent.name == STARTERS.name and path.parent.samefile(STARTERS):
+        return path.name
+    is_one = len(path.parts) == 2 and path.parts[0] == "starter" and not path.exists()
+    return path.name if is_one and is_regular(STARTERS / path.name / MANIFEST) else None
 
 
 def exists(path: str | Path) -> bool:
@@ -41,10 +51,15 @@ def candidates(path: Path) -> list[Path]:
         return found
     state = "is none" if path.exists() else "does not exist"
     where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
+    if path.parts[:1] == ("starter",) and not path.exists():
+        own = sorted(f"starter/{each.name}" for each in STARTERS.glob("*") if is_regular(each / MANIFEST))
+        where = f"{path} is none of those that come with ditmoe: {', '.join(own)}"
     raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
 
 
 def _candidates(path: Path) -> list[Path]:
+    if name := starter_of(path):
+        path = STARTERS / name
     if path.name == FOLDER and not (path / FOLDER).exists():
         path = path.parent
     if path.name == MANIFEST:

@@ -28,7 +28,7 @@ from ditmoe.checkpoint import manifest, sharded
 from ditmoe.checkpoint.atomic import clear, digest, remove, replacing, replacing_folder, writing
 from ditmoe.checkpoint.fit import check_shapes
 from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
-from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, step_of
+from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, starter_of, step_of
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
@@ -54,7 +54,9 @@ class Checkpoint:
 
     @property
     def run(self) -> Path:
-        """The run's folder, or where the checkpoint lies if it was taken elsewhere."""
+        """The run's folder, or where the checkpoint lies if it was taken elsewhere; `runs/starter/<name>` of a starter."""
+        if name := starter_of(self.path):
+            return Path("runs", "starter", name)
         return self.path.parent.parent if self.path.parent.name == FOLDER else self.path
 
     def part(self, name: str) -> Any:
