@@ -23,6 +23,7 @@ from ditmoe.config.trust import Trust
 from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
 from ditmoe.distributed import launch, say
+from ditmoe.distributed.threads import share_cores
 from ditmoe.given import Given, Parts
 from ditmoe.modality import Files, Modality, Samples
 from ditmoe.outside import check_number, file_name
@@ -70,6 +71,10 @@ def draw(
     )
     done = []
 
+    def stepped() -> None:
+        bar.update()
+        share_cores()
+
     def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int = 0) -> Float[Tensor, "b *sample"]:
         indices, address = numbers[rows].tolist(), [turn] if turn else []
         own = shape if given is None else given.x.shape[1:]
@@ -86,7 +91,7 @@ def draw(
             generators=[torch_generator("scheduler", seed, i, *address) for i in indices],
             given=None if given is None else given.to(device),
             given_guidance=given_guidance,
-            on_step=bar.update,
+            on_step=stepped,
         )
 
     for rows in batches:

@@ -72,7 +72,8 @@ class Computing:
 
     Attributes:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
-        deterministic: do the same twice on a GPU too, see `repeat_exactly`.
+        deterministic: do the same twice on a GPU too, see `repeat_exactly`, and on a CPU that others load, with as
+            many threads all the time (`ditmoe.distributed.threads`).
         compile: use torch.compile (needs a C++ compiler on a CPU).
         recompute: keep no activations within blocks, compute them again in the backward pass.
     """

@@ -12,6 +12,7 @@ from ditmoe import checkpoint
 from ditmoe.checkpoint import Saver
 from ditmoe.diffusion import Losses, Objective, Prediction, Process, torch_generator
 from ditmoe.distributed import launch, say
+from ditmoe.distributed.threads import share_cores
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
@@ -134,6 +135,8 @@ class Trainer:
                     break
                 self.step += 1
                 self.meter.add(numbers)
+                if not options.deterministic:
+                    share_cores()
                 logs = due(options.log_every, self.step) or self.step == options.steps
                 saves = due(options.save_every, self.step) and self.step < options.steps
                 failed = (logs or saves or self.guard.full) and self._settle()

@@ -1,0 +1,76 @@
+"""Threads follow the cores that others leave."""
+
+from pathlib import Path
+
+import pytest
+
+from ditmoe.distributed import threads
+from ditmoe.distributed.threads import SpareThreads, busy_seconds, threads_for
+
+
+class Machine:
+    """Cores of which others keep `others` busy; the process takes one for each of its threads."""
+
+    def __init__(self, cores: int) -> None:
+        self.time = self.all = self.own = 0.0
+        self.threads = cores
+        self.share = SpareThreads(
+            lambda: self.all, lambda: self.own, lambda: self.time, (lambda: self.threads, self.set_threads)
+        )
+
+    def set_threads(self, number: int) -> None:
+        self.threads = number
+
+    def run(self, others: float, seconds: float) -> int:
+        """Steps of a quarter of a second; returns the threads after them."""
+        for _ in range(round(seconds * 4)):
+            self.time += 0.25
+            self.own += 0.25 * self.threads
+            self.all += 0.25 * (self.threads + others)
+            self.share()
+        return self.threads
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_threads_are_the_cores_that_others_leave_and_come_back() -> None:
+    machine = Machine(4)
+    assert [machine.run(others, 4) for others in (0.0, 1.0, 3.0, 9.0, 0.1, 0.6)] == [4, 3, 1, 1, 4, 3]
+
+
+def test_a_gust_takes_threads_at_once_and_a_lull_gives_none() -> None:
+    machine = Machine(2)
+    machine.run(0.0, 3)
+    assert machine.run(1.0, 1.25) == 1
+    assert machine.run(0.0, 1.25) == 1
+    assert machine.run(0.0, 1) == 2
+
+
+def test_never_less_than_one_and_never_more_than_there_are() -> None:
+    for cores in range(1, 9):
+        for others in range(-1, 12):
+            assert 1 <= threads_for(cores, others) <= cores
+
+
+def test_what_is_set_by_hand_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(4)
+    machine.run(0.0, 2)
+    machine.threads = 3
+    assert machine.run(2.0, 3) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert Machine(4).run(2.0, 3) == 4
+
+
+def test_without_statistics_nothing_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(threads, "STATISTICS", tmp_path / "stat")
+    machine = Machine(4)
+    machine.share.busy = busy_seconds
+    assert machine.run(3.0, 3) == 4
+    (tmp_path / "stat").write_text("cpu what is this\n")
+    with pytest.raises(ValueError, match="what"):
+        busy_seconds()
+    (tmp_path / "stat").write_text("cpu  100 200 300 5000 6000 10 20 30 7 7\n")
+    assert busy_seconds() > 0
