@@ -54,7 +54,7 @@ class Checkpoint:
 
     @property
     def run(self) -> Path:
-        """The run's folder, or where the checkpoint lies if it was taken elsewhere; `runs/starter/<name>` of a starter."""
+        """The run's folder; where the checkpoint lies if it was taken elsewhere; `runs/starter/<name>` of a starter."""
         if name := starter_of(self.path):
             return Path("runs", "starter", name)
         return self.path.parent.parent if self.path.parent.name == FOLDER else self.path

@@ -1,0 +1,54 @@
+"""Makes the starter models that come with the package: `checkpoint=starter/pointcloud`.
+
+    python -m ditmoe.train modality=pointcloud name=starter model.hidden_size=96 trainer.steps=16000
+    python -m ditmoe.train modality=image name=starter model.hidden_size=64 trainer.steps=4000
+    python -m ditmoe.train modality=video name=starter model.hidden_size=96 'model.moe_layers=[4,5]' trainer.steps=4000
+    python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
+
+Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, what sampling needs of its
+configuration and data, its log at every hundredth step or so, and the numbers that its end was measured with.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import options_of
+from ditmoe import checkpoint
+from ditmoe.checkpoint.places import STARTERS, listed
+from ditmoe.config.restore import SECTIONS
+
+_LINES, _KEPT = 100, ("step", "loss", "gradient_norm", "seconds")
+
+
+def pack(run: Path, into: Path = STARTERS) -> Path:
+    """Write the starter of a run's newest checkpoint, in place of an earlier one; returns its folder."""
+    found = checkpoint.find(run, parts=("ema", "facts"))
+    modality = found.plain["config"]["modality"]["_target_"].split(".")[1]
+    weights = {name: value.half() for name, value in found.part("ema").items()}
+    config = {name: found.plain["config"][name] for name in SECTIONS}
+    with TemporaryDirectory() as draft:
+        parts = {"ema": weights, "facts": found.part("facts"), "config": config, "step": found.plain["step"]}
+        checkpoint.save(Path(draft), found.plain["step"], parts)
+        shutil.rmtree(into / modality, ignore_errors=True)
+        shutil.copytree(listed(Path(draft))[0][1], into / modality)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    kept = [{k: line[k] for k in _KEPT if k in line} for line in lines[:: -(-len(lines) // _LINES)]]
+    (into / modality / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    metrics = json.loads((run / "metrics.json").read_text())
+    (into / modality / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return into / modality
+
+
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+")
+    for run in parser.parse_args().runs:
+        folder = pack(run)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{folder}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
