@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -21,12 +21,13 @@ class Places(NamedTuple):
     Attributes:
         token: of each row, numbered through the batch.
         row: the rows in the order of their tokens.
-        bounds: where in that order the rows of each token begin; at the end their number.
+        bounds: where in that order the rows of each token begin, and if some are none, where these do; at the end
+            their number.
     """
 
     token: Int[Tensor, " A"]
     row: Int[Tensor, " A"]
-    bounds: Int[Tensor, " T+1"]
+    bounds: Int[Tensor, " bounds"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Rows:
         sample: of the batch, that each row belongs to; None where rows came from elsewhere.
         places: of the rows, where each is a token.
         layout: then, of these.
+        padded: whether rows beyond the counts may follow, which nobody works on: zero goes in and comes out.
     """
 
     x: Float[Tensor, "A D"]
@@ -50,6 +52,12 @@ class Rows:
     sample: Int[Tensor, " A"] | None
     places: Places | None = None
     layout: Layout | None = None
+    padded: bool = False
+
+    @property
+    def beyond(self) -> Bool[Tensor, "A 1"]:
+        """Which rows are none."""
+        return (torch.arange(len(self.x), device=self.x.device) >= self.counts.sum())[:, None]
 
     def row_of(self, shape: Sequence[int]) -> Int[Tensor, " A"]:
         """Which of times of this shape (see `ditmoe.nn.layout`), counted through the batch, each row has.
@@ -109,6 +117,13 @@ class Experts(nn.Module):
 
     def own(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
         """The same, of experts that are all at hand."""
+        if not rows.padded:
+            return self._each(x, rows)
+        # What is beyond the rows is memory that nobody wrote: it must not be seen, nor its gradient.
+        beyond = rows.beyond
+        return self._each(x.masked_fill(beyond, 0.0), rows).masked_fill(beyond, 0.0)
+
+    def _each(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
         device = x.device.type
         if torch.is_autocast_enabled(device):
             # On a CPU small products stay in float32: in bfloat16 they gain less than the casts cost.

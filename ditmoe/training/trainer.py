@@ -208,7 +208,7 @@ class Trainer:
             if micro and self.stop.agreed():
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
-            batch = self.batches(self.step * accumulate + micro).to(self.device)
+            batch = self.batches(self.step * accumulate + micro).to(self.device, self.model.reads_times)
             if accumulate > 1:
                 self.model.before_pass(passes)
             losses, routings = self.losses(batch)
