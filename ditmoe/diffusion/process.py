@@ -217,7 +217,7 @@ class DDPM(Process):
 
     def _mix(self, t: Float[Tensor, "*t"], like: Tensor) -> tuple[Tensor, Tensor]:
         if t.device not in self._there:
-            self._there[t.device] = self.alphas_cumprod.to(t.device)
+            self._there[t.device] = self.alphas_cumprod.to(t.device, non_blocking=True)
         cumprod = expand(self._there[t.device][t.long()].float(), like)
         return cumprod.sqrt(), (1 - cumprod).sqrt()
 

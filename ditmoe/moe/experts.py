@@ -152,8 +152,7 @@ class Experts(nn.Module):
 def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
     """Two grouped products whose bounds stay on the device, so that nobody waits for it.
 
-    That is in bfloat16, for widths that are multiples of 8; float32 and float16 take PyTorch's own fallback, which may
-    wait for them.
+    That is in bfloat16; float32 and float16 take PyTorch's own fallback, which may wait for them.
     """
     ends = rows.counts.cumsum(0).to(torch.int32)
     up, down, up_bias, down_bias = experts.local_weights()
@@ -174,6 +173,10 @@ def grouped_mm(
         from ditmoe.moe import opaque
 
         return opaque.grouped_mm(x, matrices, ends)
+    n, m = matrices.shape[1:]
+    if x.is_cuda and (n % 8 or m % 8):  # whose rows must be multiples of 16 bytes
+        x, matrices = F.pad(x, (0, -n % 8)), F.pad(matrices, (0, -m % 8, 0, -n % 8))
+        return F.grouped_mm(x, matrices, offs=ends)[:, :m]
     return F.grouped_mm(x, matrices, offs=ends)
 
 

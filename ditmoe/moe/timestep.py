@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
-from ditmoe.nn.layout import sent
+from ditmoe.nn import from_host
 
 
 class TimestepExperts(Router):
@@ -86,7 +86,7 @@ class TimestepExperts(Router):
         if self.routers:
             t = context.times_on_host()
             return self._within(x, context, np.searchsorted(np.array(self.boundaries, t.dtype), t, "right"))
-        edges = torch.tensor(self.boundaries, dtype=context.t.dtype).to(x.device, non_blocking=True)
+        edges = from_host(np.array(self.boundaries), x.device).to(context.t.dtype)
         segment = torch.bucketize(context.t, edges, right=True)
         num_tokens = x.shape[0] * x.shape[1]
         token = torch.arange(num_tokens, device=x.device)
@@ -186,7 +186,7 @@ def _part(
     At the end the numbers of these tokens, on their device.
     """
     layout = context.layout
-    there = sent(own, x.device)
+    there = from_host(own, x.device)
     x, unmodulated = (rows.flatten(0, 1)[there][None] for rows in (x, context.unmodulated))
     if here is None:
         sample = np.arange(len(layout.grids)).repeat(layout.lengths)[own]
@@ -194,7 +194,7 @@ def _part(
         return (x, replace(context, layout=layout.only(there, counts), unmodulated=unmodulated)), there
     if not layout.packed:
         x, unmodulated = (rows[0].unflatten(0, (-1, layout.lengths[0])) for rows in (x, unmodulated))
-    samples = sent(here, x.device)
+    samples = from_host(here, x.device)
     t, time, c = (values[samples] for values in (context.t, context.time, context.c))
     asked = context.asked and context.asked.take(samples)
     told = None if context.told is None else context.told[here]

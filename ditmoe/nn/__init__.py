@@ -2,7 +2,7 @@
 
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
-from ditmoe.nn.layout import Groups, Layout, cells
+from ditmoe.nn.layout import Groups, Layout, cells, from_host
 
 __all__ = [
     "Attention",
@@ -15,6 +15,7 @@ __all__ = [
     "attend",
     "attend_within",
     "cells",
+    "from_host",
     "modulate",
     "normalize",
     "rotary_angles",

@@ -54,7 +54,7 @@ class Groups:
         """Where the groups begin, and where the last one ends; brought to a device once."""
         if device not in self._ends:
             ends = np.array([0, *itertools.accumulate(self.lengths)], np.int32)
-            self._ends[device] = sent(ends, device)
+            self._ends[device] = from_host(ends, device)
         return self._ends[device]
 
     @cached_property
@@ -112,7 +112,7 @@ class Layout:
     @cached_property
     def sample(self) -> Int[Tensor, " T"]:
         """Number of each token's sample, counting tokens through the batch."""
-        return sent(np.arange(len(self.grids)).repeat(self.lengths), self.device)
+        return from_host(np.arange(len(self.grids)).repeat(self.lengths), self.device)
 
     @cached_property
     def cells(self) -> Int[Tensor, "N A"]:
@@ -137,11 +137,11 @@ class Layout:
         if self.kept is None:
             return torch.arange(sum(self.lengths), device=self.device)
         number = torch.zeros_like(self.sample)
-        grids = sent(np.array(self.grids), self.device)[self.sample]
+        grids = from_host(np.array(self.grids), self.device)[self.sample]
         for size, column in zip(grids.unbind(-1), self.kept.unbind(-1), strict=True):
             number = number * size + column
         first = np.array([0, *itertools.accumulate(self.sizes)])
-        return number + sent(first, self.device)[self.sample]
+        return number + from_host(first, self.device)[self.sample]
 
     def cells_per_time(self, shape: Sequence[int]) -> int:
         """How many cells share one of times of this shape; 0 where each sample has one.
@@ -194,7 +194,7 @@ class Layout:
         if shape[0] == len(vectors):
             return vectors[:, None]
         sample = np.arange(len(self.sizes)).repeat(self.sizes)
-        return vectors.index_select(0, sent(sample, self.device))[None]
+        return vectors.index_select(0, from_host(sample, self.device))[None]
 
     def blocks(self, rows: Shaped[Tensor, "T *n"]) -> list[Shaped[Tensor, "b N *n"]]:
         """Rows of tokens counted through the batch, as samples of one length at a time; without those of no token."""
@@ -233,7 +233,7 @@ class Layout:
                 found = bring_together(self._cells_on_host(), sample, *key)
             else:
                 found = _of_a_grid(self.grids[0], *key)
-            order, back = (None if i is None else sent(i, self.device) for i in found[:2])
+            order, back = (None if i is None else from_host(i, self.device) for i in found[:2])
             self._known[key] = Groups(order, back, found[2])
         return self._known[key]
 
@@ -252,7 +252,7 @@ class Layout:
             own = _numbered(self.sample, self.cells + reach, sizes)  # ascending
             found = []
             for offset in itertools.product(range(-reach, reach + 1), repeat=len(sizes)):
-                shift = torch.tensor(offset, device=self.device)
+                shift = from_host(np.array(offset), self.device)
                 wanted = _numbered(self.sample, self.cells + reach + shift, sizes)
                 token = torch.searchsorted(own, wanted).clamp(max=len(own) - 1)
                 found.append(torch.where(own[token] == wanted, token, len(own)))
@@ -273,7 +273,7 @@ def _numbered(
     return key
 
 
-def sent(numbers: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+def from_host(numbers: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
     """Numbers that the host knows, on a device; it is not waited for."""
     tensor = torch.from_numpy(np.ascontiguousarray(numbers))
     if device.type != "cuda":

@@ -217,7 +217,7 @@ class Trainer:
             values.append(torch.stack(list(losses.parts.values())))
             by_time.append(sums_by_time(losses))
             passes.append([routing.batch_stats for routing in routings])
-            tallies.append(tally(routings))
+            tallies.append(tally(routings, self.device))
             samples += batch.size
         numbers = dict(zip(losses.parts, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
         norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])
