@@ -4,9 +4,9 @@ It needs the CUDA build of torch, and no GPU:
 
     python -m venv cuda && cuda/bin/pip install torch -e '.[test]' && cuda/bin/python -m tests.cuda
 
-Shapes, types and devices of all that runs are CUDA's (`tests/fake_cuda.py`). It fails for an error, and unless what the
-host waits for is exactly what `WAITS` lists. What it cannot show: values, the kernels, gradients (the backward pass needs
-a real device) and times.
+Shapes, types and devices of all that runs are CUDA's (`tests/fake_cuda.py`). It fails for an error, and unless the host
+waits exactly where `WAITS` says. What it cannot show: values, kernels, times, and gradients (the backward pass needs a
+real device).
 """
 
 import argparse
@@ -43,7 +43,10 @@ WAITS = {
     "base.py:choose": "BASE's assignment is solved by SciPy on the host, in every layer",
     "capacity.py:forward": "router.sparsify: how many tokens an expert takes depends on the step, which is a buffer",
     "layout.py:_cells_on_host": "windows of occupied tokens: who shares one is found on the host, once per pass",
-    "layout.py:rows_on_host": "experts by noise segment, times per token, some cells without: where tokens lie, per layer",
+    "layout.py:rows_on_host": "experts by noise segment, times of cells that are no tokens: where they lie, in every layer",
+    "sampler.py:check_finite": "whether samples are finite, once after the last step",
+    "sampler.py:denoise": "fresh noise of a scheduler is drawn on the host, at its address, and copied in each step",
+    "schedulers.py:step": "the same, of the default one",
     "masked.py:draw_kept": "masked training: how many of a sample's tokens are empty, once per pass",
     "routing.py:times_on_host": "experts by noise segment, with given parts: where those lie only the device knows",
     "voxel_tables.py:touched": "occupied tokens: how many there are decides all shapes, once per pass",
@@ -94,7 +97,10 @@ def layers() -> Iterator[Case]:
                 for dtype in (torch.bfloat16, torch.float32) if how == "even" else (torch.bfloat16,):
                     mode = "training" if training else "sampling"
                     kind = str(dtype).removeprefix("torch.")
-                    yield f"layer {name}, {how}, {mode}, {kind}", partial(run_layer, name, how, training, dtype)
+                    yield (
+                        f"layer {name}, {how}, {mode}, {kind}",
+                        partial(run_layer, name, how, training, dtype),
+                    )
 
 
 # --- models and training steps
@@ -136,7 +142,9 @@ MODELS: dict[str, list[str]] = {
 def settled(words: list[str]) -> dict[str, Any]:
     modality = words[0].partition("=")[2]
     model = [] if any(word.startswith("model=") for word in words) else ["model=debug"]
-    return subjects.composed("train", *words, *model, *TINY[modality], "trainer.batch_size=2", "trainer.precision=bf16")
+    return subjects.composed(
+        "train", *words, *model, *TINY[modality], "trainer.batch_size=2", "trainer.precision=bf16"
+    )
 
 
 def some_patches(coords: torch.Tensor, resolution: int, patch: int) -> Layout:
@@ -144,10 +152,14 @@ def some_patches(coords: torch.Tensor, resolution: int, patch: int) -> Layout:
     with suppress(Exception):
         touched(coords, resolution, patch)
     grid = (resolution // patch,) * 3
-    return Layout.partly(grid, torch.empty(9 * len(coords), 3, dtype=torch.long, device=CUDA), (9,) * len(coords))
+    return Layout.partly(
+        grid, torch.empty(9 * len(coords), 3, dtype=torch.long, device=CUDA), (9,) * len(coords)
+    )
 
 
-def some_tokens(model: MaskedDiTMoE, occupied: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[int]]:
+def some_tokens(
+    model: MaskedDiTMoE, occupied: torch.Tensor, layout: Layout
+) -> tuple[torch.Tensor, list[int]]:
     """What `draw_kept` draws, likewise."""
     with suppress(Exception):
         draw_kept(model, occupied, layout)
@@ -205,7 +217,7 @@ def run_sampling(words: list[str], guidance: float = 2.0) -> None:
     model = there(build.make_model(config, modality)).eval()
     process = build.make(config["process"])
     scheduler = make_scheduler(build.make(config["scheduler"]), process)
-    asked = model.conditioning.ask(2, modality.classes).to(CUDA)
+    asked = model.conditioning.ask(2, modality.classes).to(CUDA, non_blocking=True)
     generators = [torch.Generator() for _ in range(2)]
     noise = torch.empty(2, *modality.sample_shape, device=CUDA)
     with torch.autocast("cuda", torch.bfloat16):
@@ -217,7 +229,10 @@ def run_sampling(words: list[str], guidance: float = 2.0) -> None:
 
 def sampling() -> Iterator[Case]:
     flow = ("flow_ancestral", "flow_euler", "flow_heun", "dpmpp", "dpmpp_sde", "unipc")
-    for process, names in {"flow_matching": flow, "ddpm": ("ddim", "ddpm", "euler", "dpmpp", "dpmpp_sde", "unipc")}.items():
+    for process, names in {
+        "flow_matching": flow,
+        "ddpm": ("ddim", "ddpm", "euler", "dpmpp", "dpmpp_sde", "unipc"),
+    }.items():
         for name in names:
             words = ["modality=image", f"process={process}", f"scheduler={name}"]
             yield f"sample {process}, {name}", partial(run_sampling, words)
@@ -239,19 +254,25 @@ def check(case: Callable[[], Any], waits: Waits) -> str:
             case()
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)
-        own = next((f for f in reversed(frame) if "/tests/" not in f.filename and "ditmoe" in f.filename), frame[-1])
+        own = next(
+            (f for f in reversed(frame) if "/tests/" not in f.filename and "ditmoe" in f.filename), frame[-1]
+        )
         return f"{type(error).__name__} at {Path(own.filename).name}:{own.lineno}: {str(error).splitlines()[0][:200]}"
     return ""
 
 
 def main() -> None:
     """The whole of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="*", help="cases whose name fits, such as 'layer relu*'")
     parser.add_argument("--verbose", action="store_true", help="each case, and where the host waits in it")
     options = parser.parse_args()
     if not torch.version.cuda:
-        sys.exit("torch must be its CUDA build (pip install torch in an environment of its own), got a CPU build")
+        sys.exit(
+            "torch must be its CUDA build (pip install torch in an environment of its own), got a CPU build"
+        )
     torch.set_num_threads(1)
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     wrong, total, met, start = 0, 0, set(), time.monotonic()
@@ -264,13 +285,18 @@ def main() -> None:
         more = sorted(found for found in waits.found if not any(place in found for place in WAITS))
         met, total = met | known, total + 1
         if said or more or options.verbose:
-            print("; ".join([name, *filter(None, [said]), *more, *(f"({place})" for place in known)]), flush=True)
+            print(
+                "; ".join([name, *filter(None, [said]), *more, *(f"({place})" for place in known)]),
+                flush=True,
+            )
         wrong += bool(said or more)
     unmet = [] if options.only != "*" else sorted(WAITS.keys() - met)
     for place in unmet:
         print(f"nobody waits at {place}: strike it from WAITS")
     took = time.monotonic() - start
-    print(f"{total} cases on {torch.__version__}, {wrong} wrong, waits at {', '.join(sorted(met)) or 'none'}, {took:.0f} s")
+    print(
+        f"{total} cases on {torch.__version__}, {wrong} wrong, waits at {', '.join(sorted(met)) or 'none'}, {took:.0f} s"
+    )
     sys.exit(bool(wrong or unmet))
 
 

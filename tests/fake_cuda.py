@@ -1,4 +1,4 @@
-"""A GPU where there is none: tensors on `cuda` have shapes, types and a device, and no values; those of the host are real.
+"""A GPU where there is none: tensors on `cuda` have shapes and types, and no values; the host's are real.
 
 An operation on devices that do not meet, or on a type that no kernel takes, is an error, as on a GPU. What the host
 would wait for is noted, and it then gets zeros: nobody has the values.
@@ -36,7 +36,11 @@ class Waits:
     found: set[str] = field(default_factory=set)
 
     def note(self, what: str) -> None:
-        own = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT)) and "/tests/" not in f.filename]
+        own = [
+            f
+            for f in traceback.extract_stack()
+            if f.filename.startswith(str(ROOT)) and "/tests/" not in f.filename
+        ]
         where = f"{Path(own[-1].filename).relative_to(ROOT)}:{own[-1].name}" if own else "elsewhere"
         self.found.add(f"{where} {what}")
 

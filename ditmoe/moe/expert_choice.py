@@ -99,7 +99,7 @@ class ExpertChoice(Router):
         capacity = self.sparsified(self.active) if self.sparsified and known else self.active
         blocks = layout.blocks(scores)
         factors: list[Tensor | None] = [None] * len(blocks)
-        told = {"padded": bool(self.by_time) and known and fixed_length(scores)}
+        padded = bool(self.by_time) and known and fixed_length(scores)
         if self.by_time and known:
             factors = [block[:, 0] for block in layout.blocks(by_time(self.by_time, context))]
         taken, start = [], 0
@@ -108,12 +108,14 @@ class ExpertChoice(Router):
             start += block.shape[0] * block.shape[1]
         token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
-            total = torch.zeros(start + told["padded"], device=x.device).index_add(0, token, weight)
+            total = torch.zeros(start + padded, device=x.device).index_add(0, token, weight)
             weight = weight / total[token].clamp_min(
                 1e-9
             )  # of a token that only those took who do not want it
         batch_stats = {"capacity": weight.new_tensor(capacity)} if self.sparsified and known else {}
-        return Routing(token, expert, self.route_scale * weight, scores, batch_stats=batch_stats, **told)
+        return Routing(
+            token, expert, self.route_scale * weight, scores, batch_stats=batch_stats, padded=padded
+        )
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         if self.sparsified is not None:

@@ -168,7 +168,7 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
 def grouped_mm(
     x: Float[Tensor, "A n"], matrices: Float[Tensor, "E n m"], ends: Int[Tensor, " E"]
 ) -> Float[Tensor, "A m"]:
-    """Rows of each expert times its matrix, of which all types can be compiled: torch's own knows bfloat16's shape alone."""
+    """Rows of each expert times its matrix, in every type also compiled, which torch's own is in bfloat16 alone."""
     if x.dtype != torch.bfloat16 and (x.is_cuda or torch.compiler.is_compiling()):
         from ditmoe.moe import opaque
 
@@ -219,7 +219,8 @@ class SlicedExperts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Float[Tensor, "A D"]) -> tuple[Any, ...]:
-        return *back_through_slices(dy, *ctx.saved_tensors, ctx.counts, ctx.activation), None, None
+        found = back_through_slices(dy, *ctx.saved_tensors, counts=ctx.counts, activation=ctx.activation)
+        return *found, None, None
 
 
 def through_slices(

@@ -1,7 +1,7 @@
 """Products that torch.compile takes as they are: operations of our own, with shapes that it can know.
 
-What their number of rows per expert is only the data say, so they cannot be looked into. A file of its own, read when it
-is needed: to declare an operation takes time.
+How many rows an expert has only the data say, so they cannot be looked into. A file of its own, read when it is needed:
+to declare an operation takes time.
 """
 
 from typing import Any

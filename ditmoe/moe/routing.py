@@ -172,7 +172,7 @@ class Gather(torch.autograd.Function):
 
 
 class AddUp(torch.autograd.Function):
-    """The sum of each token's rows, zero where it has none; the transpose of `Gather`. Rows that are none add up last."""
+    """The sum of each token's rows, zero where it has none; transposes `Gather`. Rows that are none add up last."""
 
     @staticmethod
     def forward(ctx: Any, y: Float[Tensor, "A D"], *places: Tensor) -> Float[Tensor, "T D"]:
@@ -306,14 +306,15 @@ def assign(
     scores: Float[Tensor, "T E"],
     **extra: Any,
 ) -> Routing:
-    """The routing of a mask; a list of fixed length has all T E pairs (in memory; only the chosen ones are computed)."""
+    """The routing of a mask; a list of fixed length has all T E pairs, of which the chosen ones are computed."""
     if not fixed_length(chosen):
         token, expert = chosen.nonzero(as_tuple=True)
         return Routing(token, expert, weights[token, expert], scores, **extra)
     num_tokens, num_experts = chosen.shape
     token = torch.arange(num_tokens, device=chosen.device)[:, None].expand(-1, num_experts)
     expert = torch.arange(num_experts, device=chosen.device).expand(num_tokens, -1)
-    return listed(*(x.flatten() for x in (chosen, token, expert, weights)), scores, **extra)
+    flat = chosen.flatten(), token.flatten(), expert.flatten(), weights.flatten()
+    return listed(*flat, scores, **extra)
 
 
 def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "*n E"]:

@@ -94,21 +94,18 @@ class TimestepExperts(Router):
         scores = torch.nn.functional.one_hot(expert, self.num_experts).float()
         return Routing(token, expert, torch.ones(num_tokens, device=x.device), scores)
 
-    def _within(
-        self, x: Float[Tensor, "R N D"], context: Context, segment: Int[np.ndarray, "*t"]
-    ) -> Routing:
+    def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[np.ndarray, "*t"]) -> Routing:
         num_tokens, layout = x.shape[0] * x.shape[1], context.layout
         of_token = segment.flatten()[layout.rows_on_host(segment.shape)]
         if segment.ndim == 1:
-            sizes = np.bincount(segment, minlength=len(self.routers))
+            shares = np.bincount(segment, minlength=len(self.routers))
         else:
             lengths = np.array(layout.lengths)
-            sizes = np.zeros(len(self.routers), np.float32)
-            np.add.at(sizes, of_token, (np.float32(1) / lengths.astype(np.float32)).repeat(lengths))
+            shares = np.zeros(len(self.routers), np.float32)
+            np.add.at(shares, of_token, (np.float32(1) / lengths.astype(np.float32)).repeat(lengths))
         if self.pool.size > 1:
-            sizes = self.pool.total(torch.from_numpy(sizes).to(x.device)).cpu().numpy()
-        sizes = sizes.tolist()
-        parts = []
+            shares = self.pool.total(torch.from_numpy(shares).to(x.device)).cpu().numpy()
+        sizes, parts = shares.tolist(), []
         for index, router in enumerate(self.routers):
             own = np.flatnonzero(of_token == index)
             if len(own) or (
@@ -185,8 +182,7 @@ def _part(
 
     At the end the numbers of these tokens, on their device.
     """
-    layout = context.layout
-    there = from_host(own, x.device)
+    layout, there = context.layout, from_host(own, x.device)
     x, unmodulated = (rows.flatten(0, 1)[there][None] for rows in (x, context.unmodulated))
     if here is None:
         sample = np.arange(len(layout.grids)).repeat(layout.lengths)[own]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +110,7 @@ class TokenChoice(Router):
         if self.capacity is None or not here:
             return Routing(*assigned, distribution, losses, batch_stats)
         kept = within_capacity(scores, expert, context.layout, self.capacity * self.top_k, self.priority)
-        told = {"losses": losses, "batch_stats": batch_stats, "dropped": (~kept).sum()}
+        told: dict[str, Any] = {"losses": losses, "batch_stats": batch_stats, "dropped": (~kept).sum()}
         return listed(kept.flatten(), *assigned, distribution, **told)
 
     def choose(

@@ -169,7 +169,7 @@ class Layout:
         return cell if each == 1 else cell // each
 
     def rows_on_host(self, shape: Sequence[int]) -> Int[np.ndarray, " T"]:
-        """The same of every token, as numbers; a device is waited for where some cells are no tokens, and have times."""
+        """The same of every token, as numbers. A device is waited for where cells have times that are no tokens."""
         each = self.cells_per_time(shape)
         if not each:
             return np.arange(len(self.grids)).repeat(self.lengths)

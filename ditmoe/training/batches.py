@@ -21,7 +21,6 @@ from ditmoe.parallel import Mesh
 from ditmoe.training.given_masks import BY_TOKEN, draw_places
 from ditmoe.training.read_ahead import reader_of
 
-
 MOVED = ("x0", "noise", "t", "each", "asked", "mask")
 
 

@@ -9,6 +9,9 @@ TIME_PER = ("sample", "frame", "token")
 """What has a time of its own in training: each sample; each place along the first axis of the tokens, such as the
 frames of a clip (diffusion forcing, arXiv 2407.01392); or each token."""
 
+COMPILE_MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of torch.compile: the first two replay a step as a CUDA graph, for shapes that stay (no native sizes)."""
+
 MOST_WORKERS = 256
 """Of `trainer.workers`: each is a process."""
 
@@ -73,18 +76,26 @@ class Computing:
     Attributes:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         deterministic: do the same twice on a GPU too, see `repeat_exactly`.
-        compile: use torch.compile (needs a C++ compiler on a CPU).
+        compile: use torch.compile (needs a C++ compiler on a CPU); or its mode, see `COMPILE_MODES`.
         recompute: keep no activations within blocks, compute them again in the backward pass.
     """
 
     precision: str = "auto"
     deterministic: bool = False
-    compile: bool = False
+    compile: bool | str = False
     recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {self.precision!r}")
+        if not isinstance(self.compile, bool) and self.compile not in COMPILE_MODES:
+            modes = ", ".join(COMPILE_MODES)
+            raise ValueError(f"trainer.compile must be true, false or one of {modes}, got {self.compile!r}")
+
+    @property
+    def compile_mode(self) -> str | None:
+        """That of torch.compile; None is its own."""
+        return self.compile if isinstance(self.compile, str) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +132,8 @@ class Options(Writing, Computing, Clipping, Batching, Schedule):
     def __post_init__(self) -> None:
         for group in (Schedule, Batching, Clipping, Computing, Writing):
             group.__post_init__(self)
+        if self.compile_mode in COMPILE_MODES[:2] and self.accumulate > 1:
+            raise ValueError(
+                f"trainer.accumulate must be 1 with trainer.compile={self.compile}, whose graph overwrites what the "
+                f"earlier passes of a step observed, got {self.accumulate}"
+            )

@@ -80,7 +80,7 @@ class Trainer:
         self.ema = EMA(model, options.ema_decay)
         if options.recompute:
             recompute_blocks(model)
-        self.forward = self.mesh.compile(model) if options.compile else model
+        self.forward = self.mesh.compile(model, options.compile_mode) if options.compile else model
         self.mesh.spread(model, self.autocast_dtype)
         self.mesh.spread(self.ema.model)
         parameters = parameters or ParameterGroups()
@@ -200,6 +200,8 @@ class Trainer:
         factor, accumulate = self.options.rate(self.step), self.options.accumulate
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
+        if self.options.compile_mode is not None:  # graphs of earlier steps may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         tallies, samples = [], 0
         passes: list[list[Mapping[str, Tensor]]] = []
         values: list[Tensor] = []

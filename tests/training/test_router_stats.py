@@ -12,6 +12,8 @@ from ditmoe.moe import Experts, Routing, TokenChoice
 from ditmoe.training.router_stats import collapsed, health, tally
 from tests.training.test_trainer import trainer
 
+CPU = torch.device("cpu")
+
 E, T = 8, 512
 
 

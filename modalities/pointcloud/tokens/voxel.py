@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.nn import from_host
-
 from modalities.pointcloud.tokens.voxel_tables import AllVoxels, Voxels
 
 
