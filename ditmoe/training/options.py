@@ -76,26 +76,25 @@ class Computing:
     Attributes:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         deterministic: do the same twice on a GPU too, see `repeat_exactly`.
-        compile: use torch.compile (needs a C++ compiler on a CPU); or its mode, see `COMPILE_MODES`.
+        compile: use torch.compile (needs a C++ compiler on a CPU).
+        compile_mode: its mode, see `COMPILE_MODES`; None is its own.
         recompute: keep no activations within blocks, compute them again in the backward pass.
     """
 
     precision: str = "auto"
     deterministic: bool = False
-    compile: bool | str = False
+    compile: bool = False
+    compile_mode: str | None = None
     recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {self.precision!r}")
-        if not isinstance(self.compile, bool) and self.compile not in COMPILE_MODES:
+        if self.compile_mode is not None and self.compile_mode not in COMPILE_MODES:
             modes = ", ".join(COMPILE_MODES)
-            raise ValueError(f"trainer.compile must be true, false or one of {modes}, got {self.compile!r}")
-
-    @property
-    def compile_mode(self) -> str | None:
-        """That of torch.compile; None is its own."""
-        return self.compile if isinstance(self.compile, str) else None
+            raise ValueError(f"trainer.compile_mode must be one of {modes}, got {self.compile_mode!r}")
+        if self.compile_mode is not None and not self.compile:
+            raise ValueError(f"trainer.compile must be true for trainer.compile_mode={self.compile_mode}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +133,6 @@ class Options(Writing, Computing, Clipping, Batching, Schedule):
             group.__post_init__(self)
         if self.compile_mode in COMPILE_MODES[:2] and self.accumulate > 1:
             raise ValueError(
-                f"trainer.accumulate must be 1 with trainer.compile={self.compile}, whose graph overwrites what the "
+                f"trainer.accumulate must be 1 with trainer.compile_mode={self.compile_mode}, whose graph overwrites what the "
                 f"earlier passes of a step observed, got {self.accumulate}"
             )
