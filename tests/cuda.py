@@ -294,9 +294,7 @@ def main() -> None:
     for place in unmet:
         print(f"nobody waits at {place}: strike it from WAITS")
     took = time.monotonic() - start
-    print(
-        f"{total} cases, {wrong} wrong, waits at {', '.join(sorted(met)) or 'none'}, {took:.0f} s"
-    )
+    print(f"{total} cases, {wrong} wrong, waits at {', '.join(sorted(met)) or 'none'}, {took:.0f} s")
     sys.exit(bool(wrong or unmet))
 
 

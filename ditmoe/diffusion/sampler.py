@@ -228,7 +228,9 @@ def expanded(t: Tensor, x: Float[Tensor, "B *sample"]) -> Float[Tensor, " B"]:
 
 def check_finite(steps: Sequence[tuple[Tensor, float]], guidance: float) -> None:
     """Raises ValueError naming the first time at which not all numbers were finite; a GPU is waited for."""
-    for (_, time), good in zip(steps, torch.stack([s for s, _ in steps]).tolist() if steps else [], strict=True):
+    for (_, time), good in zip(
+        steps, torch.stack([s for s, _ in steps]).tolist() if steps else [], strict=True
+    ):
         if not good:
             raise ValueError(
                 f"samples are no longer finite at time {time:.0f}: lower guidance={guidance:g}, take another "

@@ -219,7 +219,8 @@ class SlicedExperts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Float[Tensor, "A D"]) -> tuple[Any, ...]:
-        found = back_through_slices(dy, *ctx.saved_tensors, counts=ctx.counts, activation=ctx.activation)
+        x, weight, h, *weights = ctx.saved_tensors
+        found = back_through_slices(dy, x, weight, h, weights, ctx.counts, ctx.activation)
         return *found, None, None
 
 
@@ -255,15 +256,12 @@ def back_through_slices(
     x: Float[Tensor, "A D"],
     weight: Float[Tensor, " A"],
     h: Float[Tensor, "room up"],
-    up: Float[Tensor, "E up D"],
-    down: Float[Tensor, "E D inner"],
-    up_bias: Float[Tensor, "E up"] | None,
-    down_bias: Float[Tensor, "E D"] | None,
+    weights: Sequence[Any],
     counts: Sequence[int],
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The gradients of x, weight, up, down and the biases."""
-    weight = weight[:, None]
+    """The gradients of x, weight, and the experts' weights: up, down and the biases."""
+    weight, (up, down, up_bias, down_bias) = weight[:, None], weights
     dx, dweight = x.new_empty(len(h), x.shape[1]), x.new_empty(len(h), 1)
     empty = torch.zeros_like if 0 in counts else torch.empty_like
     dup, ddown = empty(up), empty(down)

@@ -86,8 +86,8 @@ def sliced_experts_backward(
     activation: str,
 ) -> list[Tensor]:
     """`experts.back_through_slices`, without the gradients of biases that are not there."""
-    saved = x, weight, h, up, down, up_bias, down_bias
-    found = experts.back_through_slices(dy, *saved, counts.tolist(), activation)
+    weights = up, down, up_bias, down_bias
+    found = experts.back_through_slices(dy, x, weight, h, weights, counts.tolist(), activation)
     return [gradient for gradient in found if gradient is not None]
 
 

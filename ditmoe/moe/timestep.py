@@ -115,8 +115,8 @@ class TimestepExperts(Router):
                 part, there = _part(x, context, own, here)
                 parts.append((index, there, router(*part)))
         scores = x.new_zeros(num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
-        for index, own, r in parts:
-            scores[own, index] = r.scores
+        for index, there, r in parts:
+            scores[there, index] = r.scores
         aux_predictions = [(own, r.aux_prediction) for _, own, r in parts if r.aux_prediction is not None]
         padded = any(r.padded for *_, r in parts)
         return Routing(

@@ -133,6 +133,6 @@ class Options(Writing, Computing, Clipping, Batching, Schedule):
             group.__post_init__(self)
         if self.compile_mode in COMPILE_MODES[:2] and self.accumulate > 1:
             raise ValueError(
-                f"trainer.accumulate must be 1 with trainer.compile_mode={self.compile_mode}, whose graph overwrites what the "
-                f"earlier passes of a step observed, got {self.accumulate}"
+                f"trainer.accumulate must be 1 with trainer.compile_mode={self.compile_mode}, whose graph overwrites "
+                f"what the earlier passes of a step observed, got {self.accumulate}"
             )

@@ -1,4 +1,4 @@
-"""Lists of assignments that keep their length, as on a GPU, where the host would have to wait for it: the same numbers."""
+"""Lists of assignments that keep their length, as on a GPU, which would be waited for: the same numbers."""
 
 import copy
 from collections.abc import Iterator
