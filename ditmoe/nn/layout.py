@@ -18,8 +18,8 @@ depend on which are.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,28 @@ from torch import Tensor
 WITHIN = ("all", "space", "time", "window", "shifted")
 """What a token may attend to: its sample, its place along the first axis, the tokens of its cell along all others, a
 window of the grid, or a window moved by half its size (Swin, arXiv 2103.14030)."""
+
+
+if TYPE_CHECKING:
+    from functools import cached_property
+else:
+
+    class cached_property:  # noqa: N801
+        """As functools', without the lock, which torch.compile cannot see through; what is compiled keeps nothing."""
+
+        def __init__(self, function: Any) -> None:
+            self.function, self.__doc__ = function, function.__doc__
+
+        def __set_name__(self, owner: type, name: str) -> None:
+            self.name = name
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            if instance is None:
+                return self
+            if torch.compiler.is_compiling():
+                return self.function(instance)
+            value = instance.__dict__[self.name] = self.function(instance)
+            return value
 
 
 @dataclass(frozen=True)
