@@ -1,8 +1,8 @@
 """What a GPU does with ditmoe, on one page, within eight minutes: python -m benchmarks.gpu [--out gpu.md] [--cpu-smoke]
 
 Parts run one after the other, what matters most first, each in processes of its own that are killed at the part's
-limit; the page is written anew after each, so that what was measured is there whatever comes then. `--cpu-smoke` runs the same
-at tiny size on a CPU, to see that it works: its figures mean nothing.
+limit; the page is written anew after each, so that what was measured is there whatever comes then. `--cpu-smoke` runs
+the same at tiny size on a CPU, to see that it works: its figures mean nothing.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 It needs the CUDA build of torch, and no GPU:
 
-    python -m venv cuda && cuda/bin/pip install torch -e '.[test]' && cuda/bin/python -m tests.cuda
+    python3 -m venv cuda && cuda/bin/pip install -e '.[test]' && cuda/bin/python -m tests.cuda
 
 Shapes, types and devices of all that runs are CUDA's (`tests/fake_cuda.py`). It fails for an error, and unless the host
 waits exactly where `WAITS` says. What it cannot show: values, kernels, times, and gradients (the backward pass needs a
