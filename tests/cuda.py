@@ -65,15 +65,15 @@ def context(axes: int, how: str) -> tuple[torch.Tensor, Context]:
     layout = Layout.even(grid, 3, CUDA)
     if how == "packed":
         layout = Layout.pack([grid, grid, [2] * axes], CUDA)
-    elif how == "partly":
+    elif how.startswith("partly"):
         layout = Layout.partly(grid, torch.zeros(9, axes, dtype=torch.long, device=CUDA), (3, 2, 4))
     rows = (1, sum(layout.lengths)) if layout.packed else (3, N)
     x, unmodulated = (torch.empty(*rows, D, device=CUDA) for _ in range(2))
-    shape = (3, N) if how == "times per token" else (3,)
+    shape = {"times per token": (3, N), "partly, times per token": (1, 3 * N)}.get(how, (3,))
     t, time, c = (torch.empty(*shape, *more, device=CUDA) for more in ((), (D,), (D,)))
     asked = Embedded(torch.empty(3, D, device=CUDA), torch.zeros(3, dtype=torch.bool, device=CUDA))
     told = np.linspace(0, 999, t.numel(), dtype=np.float32).reshape(shape)
-    return x, Context(t, time, c, layout, unmodulated, asked, told)
+    return x, Context(t, time, c, layout, unmodulated, asked, None if how == "times untold" else told)
 
 
 def run_layer(name: str, how: str, training: bool, dtype: torch.dtype) -> None:
@@ -89,6 +89,8 @@ def run_layer(name: str, how: str, training: bool, dtype: torch.dtype) -> None:
 
 
 def layers() -> Iterator[Case]:
+    for how in ("partly, times per token", "times untold"):
+        yield f"layer timestep, {how}", partial(run_layer, "timestep", how, True, torch.bfloat16)
     for name in ROUTERS:
         for how in ("even", "packed", "partly", "times per token"):
             for training in (True, False):
