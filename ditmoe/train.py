@@ -143,6 +143,7 @@ def make_trainer(
     from ditmoe.diffusion.sampler import set_timesteps
     from ditmoe.inference import draw
     from ditmoe.modality import Files
+    from ditmoe.outside import device as own_device
     from ditmoe.pretrained.start import start_from
     from ditmoe.training import Options, Trainer, repeat_exactly
 
@@ -154,7 +155,7 @@ def make_trainer(
     check_width(config["model"])
     build.remember_conditioning(config, modality)
     build.make_tokens(config, modality)  # what it asks of codec and data must have values
-    device = mesh.device or build.default_device()
+    device = mesh.device or own_device()
     batch_size = -(-options.batch_size // mesh.world)
     check_training(config, modality, batch_size, device, mesh.shard * mesh.expert)
     torch.manual_seed(config["seed"])
@@ -163,7 +164,7 @@ def make_trainer(
     if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
         start_from(config["init"], model, config["model"], upcycling, config["seed"])
     if mesh.world == 1:
-        model = model.to(build.default_device())
+        model = model.to(own_device())
     process = build.make(config["process"])
     scheduler = build.make(config["scheduler"])
     sampling = Sampling.of(config)

@@ -18,6 +18,7 @@ from benchmarks import options_of
 from benchmarks.speed.timing import interleaved, table
 from ditmoe.config import build
 from ditmoe.config.compose import composed
+from ditmoe.outside import device as own_device
 from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
-    device = build.default_device()
+    device = own_device()
     with TemporaryDirectory() as name:
         folder = Path(name)
         pictures(folder / "pictures", 8 * options.batch, options.size)

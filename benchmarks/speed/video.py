@@ -29,6 +29,7 @@ from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.diffusion import Sampling
 from ditmoe.inference import draw
+from ditmoe.outside import device as own_device
 from modalities.shared import frechet
 from modalities.video.data.catalogue import find_videos
 from modalities.video.io.index import Index
@@ -140,7 +141,7 @@ def codec(rounds: int, num: int = 8) -> None:
 def sampling(rounds: int, num: int = 4) -> None:
     config = composed("train", ["modality=video", "modality.codec.steps=0"])
     modality = build.make_modality(config)
-    device = build.default_device()
+    device = own_device()
     model = build.make_model(config, modality).to(device).eval()
     process, settings = build.make(config["process"]), Sampling(**config["sampling"])
     asked = model.conditioning.ask(num, modality.classes)
@@ -158,7 +159,7 @@ def sampling(rounds: int, num: int = 4) -> None:
 
 
 def features(rounds: int, num: int = 2) -> None:
-    device = build.default_device()
+    device = own_device()
     try:
         last, _ = i3d.load(device=str(device))
     except ValueError as error:

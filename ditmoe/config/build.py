@@ -214,8 +214,3 @@ def make_objective(config: Mapping[str, Any], process: Process) -> Objective:
 def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:
     """The optimiser of a configuration over parameters, or groups of them."""
     return make(config["optimizer"])(parameters)
-
-
-def default_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

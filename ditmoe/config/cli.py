@@ -28,7 +28,7 @@ from ditmoe.config import screen, yaml_files
 from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.config.overrides import Overrides, mark_paths
 from ditmoe.distributed import launch
-from ditmoe.outside import check_numbers, file_name, largest_words, printable
+from ditmoe.outside import check_numbers, file_name, largest_words, printable, using_device
 
 PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train", "autoencoder")
 """Words of commands that name a file, a folder or a model on the hub."""
@@ -107,7 +107,7 @@ def run(
         mark_paths(options, HydraConfig.get().overrides.task, lambda name: _is_path(name, options))
         check_numbers(options)
         check_paths(options)
-        with launch.processes():
+        with using_device(options.pop("device", "auto")), launch.processes():
             try:
                 command(options)
             except (OverflowError, RuntimeError, TypeError) as error:  # torch's is any of them

@@ -14,13 +14,14 @@ from ditmoe import checkpoint
 from ditmoe.checkpoint import in_memory
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import trust
-from ditmoe.config.build import default_device, describing, find_target, make, make_modality, make_model
+from ditmoe.config.build import describing, find_target, make, make_modality, make_model
 from ditmoe.config.earlier import renamed
 from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.outside import check_number
+from ditmoe.outside import device as own_device
 
 Net = TypeVar("Net", bound=nn.Module)
 SECTIONS = ("model", "router", "conditioning", "modality", "process", "scheduler", "sampling")
@@ -65,7 +66,7 @@ def restore(
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
         make_own = partial(make_model, config, modality)
         planned = make_checked(make_own, config, modality, weights, found.path, trusted)
-        model = materialise(planned, make_own, device or default_device())
+        model = materialise(planned, make_own, device or own_device())
         load_weights(model, weights, found.path)
     return Restored(model.eval(), modality, process, config, found.plain["step"], found.run)
 

@@ -182,6 +182,7 @@ class DDPM(Process):
         self.prediction = prediction
         self.betas = make_betas(schedule, beta_start, beta_end)
         self.alphas_cumprod = (1 - self.betas).cumprod(0)
+        self._there: dict[torch.device, Tensor] = {}  # the same on other devices, brought there once
 
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
         return torch.randint(HORIZON, (num,), generator=generator).float()
@@ -215,7 +216,9 @@ class DDPM(Process):
         }
 
     def _mix(self, t: Float[Tensor, "*t"], like: Tensor) -> tuple[Tensor, Tensor]:
-        cumprod = expand(self.alphas_cumprod.to(t.device)[t.long()].float(), like)
+        if t.device not in self._there:
+            self._there[t.device] = self.alphas_cumprod.to(t.device, non_blocking=True)
+        cumprod = expand(self._there[t.device][t.long()].float(), like)
         return cumprod.sqrt(), (1 - cumprod).sqrt()
 
 

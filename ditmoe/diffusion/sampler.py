@@ -174,9 +174,9 @@ def denoise(
         on_step: called after each step, and for each that a strength leaves out.
 
     Raises:
-        ValueError: as soon as a number is not finite.
+        ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end.
     """
-    set_timesteps(scheduler, steps, noise.device)
+    set_timesteps(scheduler, steps, torch.device("cpu"))  # so that no step waits for a GPU to tell the time
     if getattr(process, "tokens", None) is not None:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
         scheduler.timesteps = process.shifted(scheduler.timesteps, tokens)
@@ -191,17 +191,19 @@ def denoise(
             x, first = start_from(process, scheduler, given, noise)
     for _ in range(first):
         on_step()
+    finite: list[tuple[Tensor, float]] = []
     for t in scheduler.timesteps[first:]:
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        told = each = t.expand(len(x)).float()
+        each = expanded(t, x)
+        told = t.expand(len(x)).float() if getattr(model, "reads_times", False) else each
         hidden = None
         if held is not None:
             if inside and given_guidance != 1.0 and held.can_hide:
                 hidden = (*held.shown(scaled, t, hide=True), asked.hiding)
             scaled, told = held.shown(scaled, t)
         elif times is not None:
-            told = times(t).float()
+            told = times(t).float().to(x.device)
         if told.ndim > 1:
             each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
         weight = guidance if inside else 1.0
@@ -210,13 +212,30 @@ def denoise(
         if held is not None:
             output = held.steered(output, t)
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
-        if not x.isfinite().all():
+        finite.append((x.isfinite().all(), float(t)))
+        if x.device.type == "cpu":
+            check_finite(finite, guidance)
+            finite.clear()
+        on_step()
+    check_finite(finite, guidance)
+    return x if held is None else held.put_back(x)
+
+
+def expanded(t: Tensor, x: Float[Tensor, "B *sample"]) -> Float[Tensor, " B"]:
+    """The scheduler's time, one of each sample and where these are."""
+    return t.expand(len(x)).float().to(x.device, non_blocking=True)
+
+
+def check_finite(steps: Sequence[tuple[Tensor, float]], guidance: float) -> None:
+    """Raises ValueError naming the first time at which not all numbers were finite; a GPU is waited for."""
+    for (_, time), good in zip(
+        steps, torch.stack([s for s, _ in steps]).tolist() if steps else [], strict=True
+    ):
+        if not good:
             raise ValueError(
-                f"samples are no longer finite at time {float(t):.0f}: lower guidance={guidance:g}, take another "
+                f"samples are no longer finite at time {time:.0f}: lower guidance={guidance:g}, take another "
                 "scheduler, or train on"
             )
-        on_step()
-    return x if held is None else held.put_back(x)
 
 
 class Held:
@@ -237,7 +256,7 @@ class Held:
 
     def shown(self, scaled: Tensor, t: Tensor, hide: bool = False) -> tuple[Tensor, Tensor]:
         """What the model sees at a scheduler's time, and the times that it is told; with all hidden that is given."""
-        time = t.expand(len(scaled)).float()
+        time = expanded(t, scaled)
         if self.known is None:
             return scaled, time
         if self.places is None:
@@ -250,7 +269,7 @@ class Held:
         """The scheduler's output, where it is known the exact one."""
         if self.known is None:
             return output
-        time = t.expand(len(output)).float()
+        time = expanded(t, output)
         target = self.process.target(self.given.x, self.noise, time)
         exact = self.process.to_scheduler_output(target, self._at(time), time)
         return torch.where(self.known, exact, output)
@@ -275,7 +294,7 @@ def start_from(
         scheduler.set_begin_index(first)
     time, one = scheduler.timesteps[first], noise.new_ones(1)
     unit = scheduler.scale_model_input(one, time) if hasattr(scheduler, "scale_model_input") else one
-    return process.corrupt(given.x, noise, time.expand(len(noise)).float()) / unit, first
+    return process.corrupt(given.x, noise, expanded(time, noise)) / unit, first
 
 
 View = tuple[Float[Tensor, "B *sample"], Float[Tensor, "B *f"], Condition]

@@ -11,6 +11,8 @@ from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ditmoe.outside import has_cuda
+
 if TYPE_CHECKING:
     import ditmoe.distributed.ranks
 
@@ -43,9 +45,9 @@ def processes(timeout: float = 600) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    if torch.cuda.is_available():
+    if has_cuda():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if has_cuda() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if rank() else nullcontext():
         yield

@@ -240,7 +240,8 @@ class DiTMoE(nn.Module):
         Args:
             x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
             t: time of each sample from data (0) to noise (1000), (B,); or of each frame or token, in a shape of
-                `ditmoe.nn.layout`. Blocks, routers, experts and heads see that of their token.
+                `ditmoe.nn.layout`. Blocks, routers, experts and heads see that of their token. It may lie on the host
+                while x does not, for routers that read it as numbers (`reads_times`).
             y: what is asked for: a `Condition` of B samples, or what `conditioning.read` takes for one, such as class
                 indices (B,), where the number of classes asks for nothing.
             layout: of samples of different sizes.
@@ -277,10 +278,13 @@ class DiTMoE(nn.Module):
             h = h + given
         h, angles = self.place(h, layout)
         layout.cells_per_time(t.shape)  # which refuses what is no shape of times
+        told = None
+        if t.device != tokens.device:
+            told, t = t.numpy(), t.to(tokens.device, non_blocking=True)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         asked = self.conditioning(condition)
         c = time + layout.beside_times(asked.vector, t.shape)
-        context = Context(t, time, c, layout, h, asked)
+        context = Context(t, time, c, layout, h, asked, told)
         routings = []
         for block in islice(self.blocks, self.depth):
             h, routing = block(h, context, c, angles)
@@ -300,6 +304,11 @@ class DiTMoE(nn.Module):
     def mixtures(self) -> list[MoE]:
         """The layers with experts, in the order of the routings."""
         return [b.feed_forward for b in self.blocks if isinstance(b.feed_forward, MoE)]
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether some layer reads the times as numbers: they are best given on the host."""
+        return any(router.reads_times for router in self.routers)
 
     @property
     def routers(self) -> list[Router]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.capacity import Sparsified, by_time
-from ditmoe.moe.routing import Context, Place, Router, Routing, check_positive, project
+from ditmoe.moe.routing import Context, Place, Router, Routing, check_positive, fixed_length, project
 from ditmoe.moe.token_choice import capacity as room_of
 from ditmoe.outside import check_number
 
@@ -99,20 +99,23 @@ class ExpertChoice(Router):
         capacity = self.sparsified(self.active) if self.sparsified and known else self.active
         blocks = layout.blocks(scores)
         factors: list[Tensor | None] = [None] * len(blocks)
+        padded = bool(self.by_time) and known and fixed_length(scores)
         if self.by_time and known:
             factors = [block[:, 0] for block in layout.blocks(by_time(self.by_time, context))]
         taken, start = [], 0
         for block, factor in zip(blocks, factors, strict=True):
-            taken.append(self._take(block, capacity, factor, start, layout.packed))
+            taken.append(self._take(block, capacity, factor, start, len(scores), layout.packed))
             start += block.shape[0] * block.shape[1]
         token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
-            total = torch.zeros(start, device=x.device).index_add(0, token, weight)
+            total = torch.zeros(start + padded, device=x.device).index_add(0, token, weight)
             weight = weight / total[token].clamp_min(
                 1e-9
             )  # of a token that only those took who do not want it
         batch_stats = {"capacity": weight.new_tensor(capacity)} if self.sparsified and known else {}
-        return Routing(token, expert, self.route_scale * weight, scores, batch_stats=batch_stats)
+        return Routing(
+            token, expert, self.route_scale * weight, scores, batch_stats=batch_stats, padded=padded
+        )
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         if self.sparsified is not None:
@@ -124,9 +127,13 @@ class ExpertChoice(Router):
         capacity: float,
         factor: Float[Tensor, " B"] | None,
         start: int,
+        total: int,
         packed: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, numbered from `start`, experts and weights of samples of one length, whose rooms may differ."""
+        """Tokens, numbered from `start` of `total`, experts and weights of samples of one length.
+
+        Their rooms may differ.
+        """
         size, num_tokens, _ = scores.shape
         most = capacity if factor is None else min(capacity * (1 + abs(self.by_time)), self.num_experts)
         room = room_of(most, num_tokens, self.num_experts, packed)
@@ -137,4 +144,7 @@ class ExpertChoice(Router):
             return token.flatten(), expert.flatten(), weight.flatten()
         rooms = (factor * capacity * num_tokens / self.num_experts - 1e-4).ceil().clamp_min(1)
         kept = (torch.arange(room, device=scores.device) < rooms[:, None, None]).expand_as(weight)
-        return token[kept], expert[kept], weight[kept]
+        if not fixed_length(kept):
+            return token[kept], expert[kept], weight[kept]
+        rows = torch.where(kept, token, total), torch.where(kept, expert, self.num_experts)
+        return rows[0].flatten(), rows[1].flatten(), torch.where(kept, weight, 0.0).flatten()

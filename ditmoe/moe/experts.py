@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -21,12 +21,13 @@ class Places(NamedTuple):
     Attributes:
         token: of each row, numbered through the batch.
         row: the rows in the order of their tokens.
-        bounds: where in that order the rows of each token begin; at the end their number.
+        bounds: where in that order the rows of each token begin, and if some are none, where these do; at the end
+            their number.
     """
 
     token: Int[Tensor, " A"]
     row: Int[Tensor, " A"]
-    bounds: Int[Tensor, " T+1"]
+    bounds: Int[Tensor, " bounds"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Rows:
         sample: of the batch, that each row belongs to; None where rows came from elsewhere.
         places: of the rows, where each is a token.
         layout: then, of these.
+        padded: whether rows beyond the counts may follow, which nobody works on: zero goes in and comes out.
     """
 
     x: Float[Tensor, "A D"]
@@ -50,6 +52,12 @@ class Rows:
     sample: Int[Tensor, " A"] | None
     places: Places | None = None
     layout: Layout | None = None
+    padded: bool = False
+
+    @property
+    def beyond(self) -> Bool[Tensor, "A 1"]:
+        """Which rows are none."""
+        return (torch.arange(len(self.x), device=self.x.device) >= self.counts.sum())[:, None]
 
     def row_of(self, shape: Sequence[int]) -> Int[Tensor, " A"]:
         """Which of times of this shape (see `ditmoe.nn.layout`), counted through the batch, each row has.
@@ -109,6 +117,13 @@ class Experts(nn.Module):
 
     def own(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
         """The same, of experts that are all at hand."""
+        if not rows.padded:
+            return self._each(x, rows)
+        # What is beyond the rows is memory that nobody wrote: it must not be seen, nor its gradient.
+        beyond = rows.beyond
+        return self._each(x.masked_fill(beyond, 0.0), rows).masked_fill(beyond, 0.0)
+
+    def _each(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
         device = x.device.type
         if torch.is_autocast_enabled(device):
             # On a CPU small products stay in float32: in bfloat16 they gain less than the casts cost.
@@ -120,9 +135,9 @@ class Experts(nn.Module):
             if x.is_cuda:
                 return on_cuda(self, x, rows)
             if torch.compiler.is_compiling():
-                from ditmoe.moe import uncompiled
+                from ditmoe.moe import opaque
 
-                return uncompiled.on_cpu(self, x, rows)
+                return opaque.on_cpu(self, x, rows)
             return on_cpu(self, x, rows)
 
     def local_weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -137,17 +152,32 @@ class Experts(nn.Module):
 def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
     """Two grouped products whose bounds stay on the device, so that nobody waits for it.
 
-    That is in bfloat16, for widths that are multiples of 8; float32 and float16 take PyTorch's own fallback.
+    That is in bfloat16; float32 and float16 take PyTorch's own fallback, which may wait for them.
     """
     ends = rows.counts.cumsum(0).to(torch.int32)
     up, down, up_bias, down_bias = experts.local_weights()
     weight = rows.weight.to(x.dtype)[:, None]
-    h = F.grouped_mm(x, up.to(x.dtype).transpose(1, 2), offs=ends)
+    h = grouped_mm(x, up.to(x.dtype).transpose(1, 2), ends)
     if up_bias is not None:
         h = h + up_bias.to(x.dtype)[rows.expert]
     inner = activate(h, experts.activation) * weight
-    y = F.grouped_mm(inner, down.to(x.dtype).transpose(1, 2), offs=ends)
+    y = grouped_mm(inner, down.to(x.dtype).transpose(1, 2), ends)
     return y if down_bias is None else y + weight * down_bias.to(x.dtype)[rows.expert]
+
+
+def grouped_mm(
+    x: Float[Tensor, "A n"], matrices: Float[Tensor, "E n m"], ends: Int[Tensor, " E"]
+) -> Float[Tensor, "A m"]:
+    """Rows of each expert times its matrix, in every type also compiled, which torch's own is in bfloat16 alone."""
+    if x.dtype != torch.bfloat16 and (x.is_cuda or torch.compiler.is_compiling()):
+        from ditmoe.moe import opaque
+
+        return opaque.grouped_mm(x, matrices, ends)
+    n, m = matrices.shape[1:]
+    if x.is_cuda and (n % 8 or m % 8):  # whose rows must be multiples of 16 bytes
+        x, matrices = F.pad(x, (0, -n % 8)), F.pad(matrices, (0, -m % 8, 0, -n % 8))
+        return F.grouped_mm(x, matrices, offs=ends)[:, :m]
+    return F.grouped_mm(x, matrices, offs=ends)
 
 
 def on_meta(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
@@ -181,49 +211,79 @@ class SlicedExperts(torch.autograd.Function):
         counts: Sequence[int],
         activation: str,
     ) -> Float[Tensor, "A D"]:
-        weight, room, ups, downs = weight[:, None], len(x) + spare(x), up.unbind(), down.unbind()
-        h, y = x.new_empty(room, up.shape[1]), x.new_empty(room, x.shape[1])
-        for group in groups(counts, h):
-            for e, here, _ in group.slices:
-                torch.mm(rows(x, here), ups[e].to(x.dtype).T, out=h[here])
-                if up_bias is not None:
-                    h[here].add_(up_bias[e])
-            inner = activate(h[group.all], activation)
-            for e, here, _ in group.slices:
-                torch.mm(inner[group.within(here)], downs[e].to(x.dtype).T, out=y[here])
-                if down_bias is not None:
-                    y[here].add_(down_bias[e])
-            y[group.all].mul_(rows(weight, group.all))
+        y, h = through_slices(x, weight, up, down, up_bias, down_bias, counts, activation)
         ctx.save_for_backward(x, weight, h, up, down, up_bias, down_bias)
         ctx.counts, ctx.activation = counts, activation
-        return y[: len(x)]
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Float[Tensor, "A D"]) -> tuple[Any, ...]:
-        x, weight, h, up, down, up_bias, down_bias = ctx.saved_tensors
-        dx, dweight = x.new_empty(len(h), x.shape[1]), x.new_empty(len(h), 1)
-        empty = torch.zeros_like if 0 in ctx.counts else torch.empty_like
-        dup, ddown = empty(up), empty(down)
-        dup_bias, ddown_bias = (None if b is None else empty(b) for b in (up_bias, down_bias))
-        ups, downs = up.unbind(), down.unbind()
-        for group in groups(ctx.counts, h):
-            inner, pull = activate_with_gradient(h[group.all], ctx.activation)
-            dinner, w = torch.empty_like(inner), rows(weight, group.all)
-            for e, here, _ in group.slices:
-                torch.mm(rows(dy, here), downs[e].to(x.dtype), out=dinner[group.within(here)])
-            torch.sum(dinner * inner, dim=-1, keepdim=True, out=dweight[group.all])
-            dh, weighted = pull(dinner.mul_(w)), rows(dy, group.all) * w
-            for e, here, count in group.slices:
-                within, exact = group.within(here), slice(here.start, here.start + count)
-                x_e, dy_e = rows(x, here, count), rows(weighted, within, count)
-                mm_out(dup[e], dh[within].T, x_e)
-                mm_out(ddown[e], dy_e.T, inner[within])
-                torch.mm(dh[within], ups[e].to(x.dtype), out=dx[here])
-                if dup_bias is not None and ddown_bias is not None:
-                    dup_bias[e], ddown_bias[e] = dh[within][:count].sum(dim=0), dy_e.sum(dim=0)
-                    dweight[exact].add_(dy[exact] @ down_bias[e, :, None].to(x.dtype))
-        return dx[: len(x)], dweight[: len(x), 0], dup, ddown, dup_bias, ddown_bias, None, None
+        x, weight, h, *weights = ctx.saved_tensors
+        found = back_through_slices(dy, x, weight, h, weights, ctx.counts, ctx.activation)
+        return *found, None, None
+
+
+def through_slices(
+    x: Float[Tensor, "A D"],
+    weight: Float[Tensor, " A"],
+    up: Float[Tensor, "E up D"],
+    down: Float[Tensor, "E D inner"],
+    up_bias: Float[Tensor, "E up"] | None,
+    down_bias: Float[Tensor, "E D"] | None,
+    counts: Sequence[int],
+    activation: str,
+) -> tuple[Float[Tensor, "A D"], Float[Tensor, "room up"]]:
+    """The results, and the inputs of the activation."""
+    weight, room, ups, downs = weight[:, None], len(x) + spare(x), up.unbind(), down.unbind()
+    h, y = x.new_empty(room, up.shape[1]), x.new_empty(room, x.shape[1])
+    for group in groups(counts, h):
+        for e, here, _ in group.slices:
+            torch.mm(rows(x, here), ups[e].to(x.dtype).T, out=h[here])
+            if up_bias is not None:
+                h[here].add_(up_bias[e])
+        inner = activate(h[group.all], activation)
+        for e, here, _ in group.slices:
+            torch.mm(inner[group.within(here)], downs[e].to(x.dtype).T, out=y[here])
+            if down_bias is not None:
+                y[here].add_(down_bias[e])
+        y[group.all].mul_(rows(weight, group.all))
+    return y[: len(x)], h
+
+
+def back_through_slices(
+    dy: Float[Tensor, "A D"],
+    x: Float[Tensor, "A D"],
+    weight: Float[Tensor, " A"],
+    h: Float[Tensor, "room up"],
+    weights: Sequence[Any],
+    counts: Sequence[int],
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The gradients of x, weight, and the experts' weights: up, down and the biases."""
+    weight, (up, down, up_bias, down_bias) = weight[:, None], weights
+    dx, dweight = x.new_empty(len(h), x.shape[1]), x.new_empty(len(h), 1)
+    empty = torch.zeros_like if 0 in counts else torch.empty_like
+    dup, ddown = empty(up), empty(down)
+    dup_bias, ddown_bias = (None if b is None else empty(b) for b in (up_bias, down_bias))
+    ups, downs = up.unbind(), down.unbind()
+    for group in groups(counts, h):
+        inner, pull = activate_with_gradient(h[group.all], activation)
+        dinner, w = torch.empty_like(inner), rows(weight, group.all)
+        for e, here, _ in group.slices:
+            torch.mm(rows(dy, here), downs[e].to(x.dtype), out=dinner[group.within(here)])
+        torch.sum(dinner * inner, dim=-1, keepdim=True, out=dweight[group.all])
+        dh, weighted = pull(dinner.mul_(w)), rows(dy, group.all) * w
+        for e, here, count in group.slices:
+            within, exact = group.within(here), slice(here.start, here.start + count)
+            x_e, dy_e = rows(x, here, count), rows(weighted, within, count)
+            mm_out(dup[e], dh[within].T, x_e)
+            mm_out(ddown[e], dy_e.T, inner[within])
+            torch.mm(dh[within], ups[e].to(x.dtype), out=dx[here])
+            if dup_bias is not None and ddown_bias is not None and down_bias is not None:
+                dup_bias[e], ddown_bias[e] = dh[within][:count].sum(dim=0), dy_e.sum(dim=0)
+                dweight[exact].add_(dy[exact] @ down_bias[e, :, None].to(x.dtype))
+    return dx[: len(x)], dweight[: len(x), 0], dup, ddown, dup_bias, ddown_bias
 
 
 ROUND = 16  # rows of a slice in bfloat16

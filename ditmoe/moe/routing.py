@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -28,6 +29,7 @@ class Context:
         layout: which tokens belong to which sample, and where each lies.
         unmodulated: the tokens after LayerNorm, before the conditioning's scale and shift.
         asked: what is asked for, embedded, and which samples are unconditional (`asked.null`); every model gives it.
+        told: `t` as numbers, where the host knows them.
     """
 
     t: Float[Tensor, "*t"]
@@ -36,6 +38,14 @@ class Context:
     layout: Layout
     unmodulated: Float[Tensor, "R N D"]
     asked: Embedded | None = None
+    told: Float[np.ndarray, "*t"] | None = None
+
+    def times_on_host(self) -> Float[np.ndarray, "*t"]:
+        """The times as numbers; the device is waited for where nobody told them."""
+        if self.told is not None:
+            return self.told
+        t = self.t.detach().cpu()
+        return t.numpy() if t.dtype == torch.float64 else t.float().numpy()
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,15 @@ class Routing:
     same for all of them. Tokens are numbered through the batch, T in all.
 
     Attributes:
-        token, expert, weight: one row per assignment.
+        token, expert, weight: one row per assignment. Where `padded`, rows of token T and expert E are none: they fill
+            up a list whose length must not depend on the data (`listed`).
         scores: how much each token likes each expert; a distribution over the experts where there is one.
         losses: the router's own, by name.
         batch_stats: what `Router.update` must know of this batch.
         dropped: assignments that an expert had no room for.
         aux_prediction: per token, what the router's hidden layer makes of the final target (Expert Race).
         aux_coefficient: of its error in what is optimised.
+        padded: whether some rows may be none.
     """
 
     token: Int[Tensor, " A"]
@@ -88,11 +100,13 @@ class Routing:
     dropped: Int[Tensor, ""] | None = None
     aux_prediction: Float[Tensor, "B *n"] | None = None
     aux_coefficient: float = 0.0
+    padded: bool = False
 
     @property
     def counts(self) -> Int[Tensor, " E"]:
         """Assignments per expert; on the device, without waiting for it."""
-        return count(self.expert, self.scores.shape[1])
+        num_experts = self.scores.shape[1]
+        return count(self.expert, num_experts + self.padded)[:num_experts]
 
     @property
     def load(self) -> Float[Tensor, " E"]:
@@ -102,16 +116,16 @@ class Routing:
     @property
     def unrouted(self) -> Float[Tensor, ""]:
         """Share of the tokens that no routed expert works on; they ride the residual and the shared experts."""
-        taken = torch.zeros(len(self.scores), device=self.token.device).index_fill(0, self.token, 1.0)
-        return 1 - taken.mean()
+        num_tokens = len(self.scores)
+        taken = torch.zeros(num_tokens + self.padded, device=self.token.device)
+        return 1 - taken.index_fill(0, self.token, 1.0)[:num_tokens].mean()
 
     @property
     def chosen(self) -> Float[Tensor, "T E"]:
         """Which experts work on each token, 1 or 0; where they work on mixtures of tokens, the share of each."""
-        one = torch.ones((), device=self.token.device)
-        return torch.zeros(self.scores.shape, device=self.token.device).index_put(
-            (self.token, self.expert), one
-        )
+        (num_tokens, num_experts), one = self.scores.shape, torch.ones((), device=self.token.device)
+        table = torch.zeros(num_tokens + self.padded, num_experts + self.padded, device=self.token.device)
+        return table.index_put((self.token, self.expert), one)[:num_tokens, :num_experts]
 
     def without(self, expert: int | None) -> "Routing":
         """The same, but that one expert, or None of them all, works on no token; the others' weights stay."""
@@ -121,21 +135,26 @@ class Routing:
         return replace(self, token=self.token[kept], expert=self.expert[kept], weight=self.weight[kept])
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
-        """The rows that the experts work on, sorted by expert."""
+        """The rows that the experts work on, sorted by expert; those that are none come last, as any token's."""
         order = self.expert.argsort(stable=True)
-        token = self.token[order]
-        ends = count(token, len(self.scores)).cumsum(0)
-        places = Places(token, token.argsort(stable=True), F.pad(ends, (1, 0)))
+        token, expert = self.token[order], self.expert[order]
+        num_tokens, num_experts = self.scores.shape
+        ends = count(token, num_tokens + self.padded).cumsum(0)
+        row = token.argsort(stable=True)
+        if self.padded:
+            token, expert = token.clamp(max=num_tokens - 1), expert.clamp(max=num_experts - 1)
+        places = Places(token, row, F.pad(ends, (1, 0)))
         rows = Gather.apply(x.flatten(0, 1), *places)
-        sample = layout.sample_of(token)
-        return Rows(rows, self.weight[order], self.expert[order], self.counts, sample, places, layout)
+        sample, weight = layout.sample_of(token), self.weight[order]
+        return Rows(rows, weight, expert, self.counts, sample, places, layout, self.padded)
 
     def combine(
         self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "R N D"], layout: Layout
     ) -> Float[Tensor, "R N D"]:
         """Add the experts' results to `base` where they came from."""
         assert rows.places is not None
-        return base + AddUp.apply(y, *rows.places).to(base.dtype).view(base.shape)
+        sums = AddUp.apply(y, *rows.places)[: len(self.scores)]
+        return base + sums.to(base.dtype).view(base.shape)
 
 
 class Gather(torch.autograd.Function):
@@ -144,15 +163,16 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "T D"], *places: Tensor) -> Float[Tensor, "A D"]:
         ctx.save_for_backward(*places)
+        ctx.num_tokens = len(x)
         return x.index_select(0, places[0])
 
     @staticmethod
     def backward(ctx: Any, dy: Float[Tensor, "A D"]) -> tuple[Tensor | None, ...]:
-        return AddUp.apply(dy, *ctx.saved_tensors), None, None, None
+        return AddUp.apply(dy, *ctx.saved_tensors)[: ctx.num_tokens], None, None, None
 
 
 class AddUp(torch.autograd.Function):
-    """The sum of each token's rows, zero where it has none; the transpose of `Gather`."""
+    """The sum of each token's rows, zero where it has none; transposes `Gather`. Rows that are none add up last."""
 
     @staticmethod
     def forward(ctx: Any, y: Float[Tensor, "A D"], *places: Tensor) -> Float[Tensor, "T D"]:
@@ -186,6 +206,7 @@ class Router(nn.Module, ABC):
         competes: whether the tokens of a whole batch compete in training, so that its samples see each other there; in
             sampling those of no router do.
         positional: whether it matters to it where a token lies, beside what the token is.
+        reads_times: whether it reads the times as numbers, which then had better be told on the host (`Context.told`).
         routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
         top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
         within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, or
@@ -203,6 +224,7 @@ class Router(nn.Module, ABC):
     uses_collectives: bool = False
     competes: bool = False
     positional: bool = False
+    reads_times: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -252,15 +274,47 @@ class Router(nn.Module, ABC):
         """Told after `ditmoe.model.initialization` gave its weights those of a router: what starts otherwise."""
 
 
+def fixed_length(x: Tensor) -> bool:
+    """Whether a list keeps its length, rows that are none included: where the host would have to wait for the number.
+
+    It would wait for a GPU, in every layer; and what is compiled would be so anew for each number. On a CPU the number
+    is at hand, and fewer rows are less work. (A plan counts shapes alone and says how many they would be.)
+    """
+    return torch.compiler.is_compiling() or x.device.type not in ("cpu", "meta")
+
+
+def listed(
+    kept: Bool[Tensor, " A"],
+    token: Int[Tensor, " A"],
+    expert: Int[Tensor, " A"],
+    weight: Float[Tensor, " A"],
+    scores: Float[Tensor, "T E"],
+    **extra: Any,
+) -> Routing:
+    """The routing of those of some assignments that are kept."""
+    if not fixed_length(kept):
+        return Routing(token[kept], expert[kept], weight[kept], scores, **extra)
+    token, expert = (
+        torch.where(kept, index, size) for index, size in zip((token, expert), scores.shape, strict=True)
+    )
+    return Routing(token, expert, torch.where(kept, weight, 0.0), scores, padded=True, **extra)
+
+
 def assign(
     chosen: Bool[Tensor, "T E"],
     weights: Float[Tensor, "T E"],
     scores: Float[Tensor, "T E"],
-    **extra: dict,
+    **extra: Any,
 ) -> Routing:
-    """The routing of a mask; how many rows it has depends on the data, so that a GPU must be waited for."""
-    token, expert = chosen.nonzero(as_tuple=True)
-    return Routing(token, expert, weights[token, expert], scores, **extra)  # type: ignore[arg-type]
+    """The routing of a mask; a list of fixed length has all T E pairs, of which the chosen ones are computed."""
+    if not fixed_length(chosen):
+        token, expert = chosen.nonzero(as_tuple=True)
+        return Routing(token, expert, weights[token, expert], scores, **extra)
+    num_tokens, num_experts = chosen.shape
+    token = torch.arange(num_tokens, device=chosen.device)[:, None].expand(-1, num_experts)
+    expert = torch.arange(num_experts, device=chosen.device).expand(num_tokens, -1)
+    flat = chosen.flatten(), token.flatten(), expert.flatten(), weights.flatten()
+    return listed(*flat, scores, **extra)
 
 
 def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "*n E"]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.experts import Experts, Rows
+from ditmoe.moe.experts import Experts, Rows, grouped_mm
 from ditmoe.moe.routing import Context, Place, check_positive
 from ditmoe.moe.token_choice import TokenChoice
 from ditmoe.nn import Layout, depthwise
@@ -86,7 +86,7 @@ class TimeAwareExperts(Experts):
         reduced = self.reduced(each)
         if c.ndim > 2 and len(each) * len(self.expand) > len(row):  # fewer rows than pairs of time and expert
             expand, ends = self.expand.to(reduced.dtype).transpose(1, 2), rows.counts.cumsum(0)
-            return F.grouped_mm(reduced[row, rows.expert], expand, offs=ends.to(torch.int32))
+            return grouped_mm(reduced[row, rows.expert], expand, ends.to(torch.int32))
         return torch.einsum("epr,ber->bep", self.expand.to(c.dtype), reduced)[row, rows.expert]
 
     def initialize(self) -> None:

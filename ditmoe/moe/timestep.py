@@ -5,11 +5,13 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
+from ditmoe.nn import from_host
 
 
 class TimestepExperts(Router):
@@ -22,7 +24,7 @@ class TimestepExperts(Router):
     Attention and shared experts serve all segments: with `model.shared_ratio=0` a feed-forward layer is its
     segment's alone. With a router inside, its experts, weights, losses and thresholds exist once per
     segment, and the losses count by the share of the samples (of each, by the share of its tokens). The segments are
-    found on the host.
+    found on the host, which knows the times (`reads_times`).
 
     Args:
         boundaries: times (0 data, 1000 noise) at which the experts change, ascending.
@@ -59,6 +61,7 @@ class TimestepExperts(Router):
         self.num_experts = segments * self.per_segment
         self.active = self.routers[0].active if router else 1.0
         self.competes = any(r.competes for r in self.routers)
+        self.reads_times = bool(self.inner)
 
     @property
     def routers(self) -> list[Any]:
@@ -80,40 +83,45 @@ class TimestepExperts(Router):
             x.is_meta and self.routers
         ):  # times without values: all in one segment, whose router is like the others
             return self.routers[0](x, context)
-        edges = torch.tensor(self.boundaries, device=x.device, dtype=context.t.dtype)
-        segment = torch.bucketize(context.t, edges, right=True)
         if self.routers:
-            return self._within(x, context, segment)
+            t = context.times_on_host()
+            return self._within(x, context, np.searchsorted(np.array(self.boundaries, t.dtype), t, "right"))
+        edges = from_host(np.array(self.boundaries), x.device).to(context.t.dtype)
+        segment = torch.bucketize(context.t, edges, right=True)
         num_tokens = x.shape[0] * x.shape[1]
         token = torch.arange(num_tokens, device=x.device)
         expert = segment.flatten()[context.layout.row_of(token, segment.shape)]
         scores = torch.nn.functional.one_hot(expert, self.num_experts).float()
         return Routing(token, expert, torch.ones(num_tokens, device=x.device), scores)
 
-    def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[Tensor, "*t"]) -> Routing:
+    def _within(self, x: Float[Tensor, "R N D"], context: Context, segment: Int[np.ndarray, "*t"]) -> Routing:
         num_tokens, layout = x.shape[0] * x.shape[1], context.layout
-        token = torch.arange(num_tokens, device=x.device)
-        of_token = segment.flatten()[layout.row_of(token, segment.shape)]
+        of_token = segment.flatten()[layout.rows_on_host(segment.shape)]
         if segment.ndim == 1:
-            sizes = self.pool.total(torch.bincount(segment, minlength=len(self.routers))).tolist()
+            shares = np.bincount(segment, minlength=len(self.routers))
         else:
-            share = 1 / torch.tensor(layout.lengths, device=x.device)[layout.sample_of(token)]
-            sizes = self.pool.total(share.new_zeros(len(self.routers)).index_add(0, of_token, share)).tolist()
-        parts = []
+            lengths = np.array(layout.lengths)
+            shares = np.zeros(len(self.routers), np.float32)
+            np.add.at(shares, of_token, (np.float32(1) / lengths.astype(np.float32)).repeat(lengths))
+        if self.pool.size > 1:
+            shares = self.pool.total(torch.from_numpy(shares).to(x.device)).cpu().numpy()
+        sizes, parts = shares.tolist(), []
         for index, router in enumerate(self.routers):
-            own = (of_token == index).nonzero()[:, 0]
+            own = np.flatnonzero(of_token == index)
             if len(own) or (
                 sizes[index] and router.uses_collectives
             ):  # who has none still answers the other ranks
-                here = (segment == index).nonzero()[:, 0] if segment.ndim == 1 else None
-                parts.append((index, own, router(*_part(x, context, own, here))))
+                here = np.flatnonzero(segment == index) if segment.ndim == 1 else None
+                part, there = _part(x, context, own, here)
+                parts.append((index, there, router(*part)))
         scores = x.new_zeros(num_tokens, len(self.routers), self.per_segment, dtype=torch.float32)
-        for index, own, r in parts:
-            scores[own, index] = r.scores
+        for index, there, r in parts:
+            scores[there, index] = r.scores
         aux_predictions = [(own, r.aux_prediction) for _, own, r in parts if r.aux_prediction is not None]
+        padded = any(r.padded for *_, r in parts)
         return Routing(
-            torch.cat([own[r.token] for _, own, r in parts]),
-            torch.cat([r.expert + index * self.per_segment for index, _, r in parts]),
+            torch.cat([_numbered(r, own, num_tokens) for _, own, r in parts]),
+            torch.cat([self._expert(r, index) for index, _, r in parts]),
             torch.cat([r.weight for _, _, r in parts]),
             scores.flatten(1),
             _merged([(sizes[index] / sum(sizes), r.losses) for index, _, r in parts]),
@@ -121,7 +129,13 @@ class TimestepExperts(Router):
             sum(dropped) if (dropped := [r.dropped for *_, r in parts if r.dropped is not None]) else None,
             _scattered(aux_predictions, x.shape[:2]) if aux_predictions else None,
             max(r.aux_coefficient for *_, r in parts),
+            padded,
         )
+
+    def _expert(self, routing: Routing, index: int) -> Int[Tensor, " A"]:
+        """Those of a segment's routing, counted through all segments."""
+        expert = routing.expert + index * self.per_segment
+        return expert.where(routing.expert < self.per_segment, self.num_experts) if routing.padded else expert
 
     def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
         for index, router in enumerate(self.routers):
@@ -152,20 +166,35 @@ def _merged(parts: Sequence[tuple[float, Mapping[str, Loss]]]) -> dict[str, Loss
     return merged
 
 
+def _numbered(routing: Routing, own: Int[Tensor, " T_own"], num_tokens: int) -> Int[Tensor, " A"]:
+    """A routing's tokens, which are some of them all, numbered through the batch."""
+    own = torch.nn.functional.pad(own, (0, 1), value=num_tokens) if routing.padded else own
+    return own[routing.token]
+
+
 def _part(
-    x: Float[Tensor, "R N D"], context: Context, own: Int[Tensor, " T"], here: Int[Tensor, " b"] | None
-) -> tuple[Float[Tensor, "r n D"], Context]:
-    """Some tokens, and what is known beside them: those of some samples, where `here` tells which, or any."""
-    layout = context.layout
-    x, unmodulated = (rows.flatten(0, 1)[own][None] for rows in (x, context.unmodulated))
+    x: Float[Tensor, "R N D"],
+    context: Context,
+    own: Int[np.ndarray, " T"],
+    here: Int[np.ndarray, " b"] | None,
+) -> tuple[tuple[Float[Tensor, "r n D"], Context], Int[Tensor, " T"]]:
+    """Some tokens, and what is known beside them: those of some samples, where `here` tells which, or any.
+
+    At the end the numbers of these tokens, on their device.
+    """
+    layout, there = context.layout, from_host(own, x.device)
+    x, unmodulated = (rows.flatten(0, 1)[there][None] for rows in (x, context.unmodulated))
     if here is None:
-        counts = torch.bincount(layout.sample_of(own), minlength=len(layout.grids)).tolist()
-        return x, replace(context, layout=layout.only(own, counts), unmodulated=unmodulated)
+        sample = np.arange(len(layout.grids)).repeat(layout.lengths)[own]
+        counts = np.bincount(sample, minlength=len(layout.grids)).tolist()
+        return (x, replace(context, layout=layout.only(there, counts), unmodulated=unmodulated)), there
     if not layout.packed:
         x, unmodulated = (rows[0].unflatten(0, (-1, layout.lengths[0])) for rows in (x, unmodulated))
-    t, time, c = (values[here] for values in (context.t, context.time, context.c))
-    asked = context.asked and context.asked.take(here)
-    return x, Context(t, time, c, layout.take(here.tolist()), unmodulated, asked)
+    samples = from_host(here, x.device)
+    t, time, c = (values[samples] for values in (context.t, context.time, context.c))
+    asked = context.asked and context.asked.take(samples)
+    told = None if context.told is None else context.told[here]
+    return (x, Context(t, time, c, layout.take(here.tolist()), unmodulated, asked, told)), there
 
 
 def _scattered(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from ditmoe.moe.routing import (
     check_positive,
     check_top_k,
     count,
+    listed,
     project,
 )
 from ditmoe.nn import Layout
@@ -104,14 +106,12 @@ class TokenChoice(Router):
         counts = self.pool.total(count(expert.flatten(), self.num_experts))
         losses = self._losses(counts, distribution, logits)
         token = torch.arange(len(scores), device=x.device).repeat_interleave(self.top_k)
-        assigned, dropped = (token, expert.flatten(), weight.flatten()), None
-        if self.capacity is not None and here:
-            kept = within_capacity(
-                scores, expert, context.layout, self.capacity * self.top_k, self.priority
-            ).flatten()
-            dropped = (~kept).sum()
-            assigned = token[kept], expert.flatten()[kept], weight.flatten()[kept]
-        return Routing(*assigned, distribution, losses, {"counts": counts}, dropped)
+        assigned, batch_stats = (token, expert.flatten(), weight.flatten()), {"counts": counts}
+        if self.capacity is None or not here:
+            return Routing(*assigned, distribution, losses, batch_stats)
+        kept = within_capacity(scores, expert, context.layout, self.capacity * self.top_k, self.priority)
+        told: dict[str, Any] = {"losses": losses, "batch_stats": batch_stats, "dropped": (~kept).sum()}
+        return listed(kept.flatten(), *assigned, distribution, **told)
 
     def choose(
         self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], layout: Layout

@@ -3,7 +3,7 @@
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
 from ditmoe.nn.depthwise import depthwise
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
-from ditmoe.nn.layout import Groups, Layout, cells
+from ditmoe.nn.layout import Groups, Layout, cells, from_host
 
 __all__ = [
     "Attention",
@@ -17,6 +17,7 @@ __all__ = [
     "attend_within",
     "cells",
     "depthwise",
+    "from_host",
     "modulate",
     "normalize",
     "rotary_angles",

@@ -18,8 +18,8 @@ depend on which are.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,28 @@ from torch import Tensor
 WITHIN = ("all", "space", "time", "window", "shifted")
 """What a token may attend to: its sample, its place along the first axis, the tokens of its cell along all others, a
 window of the grid, or a window moved by half its size (Swin, arXiv 2103.14030)."""
+
+
+if TYPE_CHECKING:
+    from functools import cached_property
+else:
+
+    class cached_property:  # noqa: N801
+        """As functools', without the lock, which torch.compile cannot see through; what is compiled keeps nothing."""
+
+        def __init__(self, function: Any) -> None:
+            self.function, self.__doc__ = function, function.__doc__
+
+        def __set_name__(self, owner: type, name: str) -> None:
+            self.name = name
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            if instance is None:
+                return self
+            if torch.compiler.is_compiling():
+                return self.function(instance)
+            value = instance.__dict__[self.name] = self.function(instance)
+            return value
 
 
 @dataclass(frozen=True)
@@ -53,9 +75,8 @@ class Groups:
     def ends(self, device: torch.device) -> Int[Tensor, " n_1"]:
         """Where the groups begin, and where the last one ends; brought to a device once."""
         if device not in self._ends:
-            self._ends[device] = torch.tensor([0, *itertools.accumulate(self.lengths)], dtype=torch.int32).to(
-                device
-            )
+            ends = np.array([0, *itertools.accumulate(self.lengths)], np.int32)
+            self._ends[device] = from_host(ends, device)
         return self._ends[device]
 
     @cached_property
@@ -113,9 +134,7 @@ class Layout:
     @cached_property
     def sample(self) -> Int[Tensor, " T"]:
         """Number of each token's sample, counting tokens through the batch."""
-        return torch.arange(len(self.grids), device=self.device).repeat_interleave(
-            torch.tensor(self.lengths, dtype=torch.long, device=self.device), output_size=sum(self.lengths)
-        )
+        return from_host(np.arange(len(self.grids)).repeat(self.lengths), self.device)
 
     @cached_property
     def cells(self) -> Int[Tensor, "N A"]:
@@ -140,10 +159,11 @@ class Layout:
         if self.kept is None:
             return torch.arange(sum(self.lengths), device=self.device)
         number = torch.zeros_like(self.sample)
-        grids = torch.tensor(self.grids, device=self.device)[self.sample]
+        grids = from_host(np.array(self.grids), self.device)[self.sample]
         for size, column in zip(grids.unbind(-1), self.kept.unbind(-1), strict=True):
             number = number * size + column
-        return number + torch.tensor([0, *itertools.accumulate(self.sizes)], device=self.device)[self.sample]
+        first = np.array([0, *itertools.accumulate(self.sizes)])
+        return number + from_host(first, self.device)[self.sample]
 
     def cells_per_time(self, shape: Sequence[int]) -> int:
         """How many cells share one of times of this shape; 0 where each sample has one.
@@ -170,6 +190,14 @@ class Layout:
         cell = token if self.kept is None else self.cell[token]
         return cell if each == 1 else cell // each
 
+    def rows_on_host(self, shape: Sequence[int]) -> Int[np.ndarray, " T"]:
+        """The same of every token, as numbers. A device is waited for where cells have times that are no tokens."""
+        each = self.cells_per_time(shape)
+        if not each:
+            return np.arange(len(self.grids)).repeat(self.lengths)
+        cell = np.arange(sum(self.lengths)) if self.kept is None else self.cell.cpu().numpy()
+        return cell // each
+
     def spread(self, vectors: Float[Tensor, "*t D"]) -> Float[Tensor, "R _ D"]:
         """One vector per time, shaped to meet the tokens: (B, 1, D) for one per sample, else (R, N, D)."""
         if vectors.ndim == 2:
@@ -187,8 +215,8 @@ class Layout:
             return vectors
         if shape[0] == len(vectors):
             return vectors[:, None]
-        sizes = torch.tensor(self.sizes, device=self.device)
-        return vectors.repeat_interleave(sizes, dim=0, output_size=sum(self.sizes))[None]
+        sample = np.arange(len(self.sizes)).repeat(self.sizes)
+        return vectors.index_select(0, from_host(sample, self.device))[None]
 
     def blocks(self, rows: Shaped[Tensor, "T *n"]) -> list[Shaped[Tensor, "b N *n"]]:
         """Rows of tokens counted through the batch, as samples of one length at a time; without those of no token."""
@@ -223,12 +251,19 @@ class Layout:
             if within == "all":
                 found: Order = None, None, tuple((1, length) for length in self.lengths)
             elif self.packed:
-                found = bring_together(self.cells.cpu().numpy(), self.sample.cpu().numpy(), *key)
+                sample = np.arange(len(self.grids)).repeat(self.lengths)
+                found = bring_together(self._cells_on_host(), sample, *key)
             else:
                 found = _of_a_grid(self.grids[0], *key)
-            order, back = (None if i is None else torch.tensor(i, device=self.device) for i in found[:2])
+            order, back = (None if i is None else from_host(i, self.device) for i in found[:2])
             self._known[key] = Groups(order, back, found[2])
         return self._known[key]
+
+    def _cells_on_host(self) -> Int[np.ndarray, "T A"]:
+        """`cells` of packed samples; a device is waited for where some are no tokens, and only it knows which."""
+        if self.kept is not None:
+            return self.kept.cpu().numpy()
+        return np.concatenate([np.indices(grid).reshape(len(grid), -1).T for grid in self.grids])
 
     def neighbours(self, kernel: int) -> list[Int[Tensor, " T"]]:
         """For each of kernel^A offsets in row-major order, the token that lies so of each; T where there is none."""
@@ -239,7 +274,7 @@ class Layout:
             own = _numbered(self.sample, self.cells + reach, sizes)  # ascending
             found = []
             for offset in itertools.product(range(-reach, reach + 1), repeat=len(sizes)):
-                shift = torch.tensor(offset, device=self.device)
+                shift = from_host(np.array(offset), self.device)
                 wanted = _numbered(self.sample, self.cells + reach + shift, sizes)
                 token = torch.searchsorted(own, wanted).clamp(max=len(own) - 1)
                 found.append(torch.where(own[token] == wanted, token, len(own)))
@@ -258,6 +293,14 @@ def _numbered(
     for size, column in zip(sizes, cells.unbind(-1), strict=True):
         key = key * size + column
     return key
+
+
+def from_host(numbers: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """Numbers that the host knows, on a device; it is not waited for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def cells(grid: Sequence[int], device: torch.device | None = None) -> Int[Tensor, "N A"]:

@@ -1,6 +1,7 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
 from ditmoe.outside.arrays import Arrays, array_shape, map_array
+from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
 from ditmoe.outside.paths import (
@@ -28,10 +29,12 @@ __all__ = [
     "check_memory",
     "check_number",
     "check_numbers",
+    "device",
     "file_name",
     "file_names",
     "files_below",
     "folders_below",
+    "has_cuda",
     "is_regular",
     "largest_words",
     "map_array",
@@ -43,4 +46,5 @@ __all__ = [
     "read_json",
     "read_regular",
     "tell",
+    "using_device",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
@@ -31,15 +32,17 @@ class Exchange:
         self, experts: Callable[..., Float[Tensor, "A_own D"]], x: Float[Tensor, "A D"], rows: Rows
     ) -> Float[Tensor, "A D"]:
         """The rows through whichever rank has their experts; `experts` are those of this one."""
-        asked = self.ask(rows.counts)
+        asked, length = self.ask(rows.counts), len(x)
         send, receive = torch.stack([rows.counts.view_as(asked).sum(dim=1), asked.sum(dim=1)]).tolist()
+        x = x[: sum(send)]  # those beyond are none
         own = torch.arange(asked.shape[1], device=x.device).expand_as(asked).flatten()
         expert, order = own.repeat_interleave(asked.flatten(), output_size=sum(receive)).sort(stable=True)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
         inputs = self.swap(x, send, receive)[order]
-        weight = self.swap(rows.weight, send, receive)[order]
+        weight = self.swap(rows.weight[: len(x)], send, receive)[order]
         results = experts(inputs, Rows(inputs, weight, expert, asked.sum(dim=0), sample=None))
-        return self.swap(results[back].to(x.dtype), receive, send)
+        y = self.swap(results[back].to(x.dtype), receive, send)
+        return y if len(y) == length else F.pad(y, (0, 0, 0, length - len(y)))
 
     def ask(self, counts: Int[Tensor, " E"]) -> Int[Tensor, "n E_own"]:
         """How many rows each rank has for each expert of this one."""

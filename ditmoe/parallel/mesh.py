@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ditmoe.distributed import Ranks, launch, local
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Experts, MoE, Router, Rows
+from ditmoe.outside import device as own_device
 from ditmoe.parallel.expert_parallel import Exchange
 
 
@@ -42,7 +43,7 @@ class Mesh:
         self.device: torch.device | None = None
         self.replicate, self.shard, self.expert = sizes(self.world, replicate, shard, expert)
         if self.world > 1:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = own_device().type
             self.device = torch.device(device)
             names = ("replicate", "shard", "expert")
             self.grid = dist.init_device_mesh(
@@ -133,12 +134,12 @@ class Mesh:
         # the root too lets go of what it gathered, or its average would be moved in vain after a picture
         fully_shard(model, mesh=self.dense, mp_policy=exact, reshard_after_forward=True)
 
-    def compile(self, model: DiTMoE) -> Any:
+    def compile(self, model: DiTMoE, mode: str | None = None) -> Any:
         """What to call in the model's place: it is compiled as a whole, or block by block where each is gathered."""
         if self.world == 1:
-            return torch.compile(model)
+            return torch.compile(model, mode=mode)
         for block in model.blocks:
-            block.compile()
+            block.compile(mode=mode)
         return model
 
     def sum_copies(self, model: nn.Module, last: bool) -> None:

@@ -18,6 +18,7 @@ from ditmoe.config.limits import check_depth
 from ditmoe.config.restore import load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
+from ditmoe.outside import device as own_device
 from ditmoe.outside import is_regular, read_json
 
 FORMAT = "ditmoe-weights-1"
@@ -112,7 +113,7 @@ def load(
         with torch.device("meta"), bounded(len(tensors)):
             model = make(config).to(dtype)
         check_fit(model, tensors, folder)
-        model = materialise(model, lambda: make(config).to(dtype), device or build.default_device())
+        model = materialise(model, lambda: make(config).to(dtype), device or own_device())
         load_weights(model, tensors, folder)
     return model.eval()
 

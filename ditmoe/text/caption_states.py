@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file, replacing
 from ditmoe.checkpoint.atomic import clear
+from ditmoe.outside import device as own_device
 from ditmoe.outside import is_regular, printable, read_regular, tell
 from ditmoe.text.encoder import About, Pretrained, States
 
@@ -197,7 +198,7 @@ def _mapped(tensor: LazyTensor) -> np.ndarray:
 
 def prepare_captions(splits: Iterable[tuple[str, Iterable[str]]], encoder: Pretrained, folder: Path) -> None:
     """Encode the captions of all splits and say how many there were; on a GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     total = 0
     for split, captions in splits:
         total, new = write_caption_states(captions, encoder, folder, device)

@@ -21,6 +21,8 @@ from ditmoe.parallel import Mesh
 from ditmoe.training.given_masks import BY_TOKEN, draw_places
 from ditmoe.training.read_ahead import reader_of
 
+MOVED = ("x0", "noise", "t", "each", "asked", "mask")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -59,9 +61,10 @@ class Batch:
         counted = ranks.total(mask.expand_as(self.x0).sum(dtype=torch.float64)).item()
         return replace(self, mask=mask, share=max(counted, 1.0) / ranks.size)
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
-        tensors = {name: getattr(self, name) for name in ("x0", "noise", "t", "each", "asked", "mask")}
+    def to(self, device: torch.device, times_on_host: bool = False) -> "Batch":
+        """The same on a device; but for the times, where the model reads them on the host (`DiTMoE.reads_times`)."""
+        names = ("x0", "noise", "each", "asked", "mask") if times_on_host else MOVED
+        tensors = {name: getattr(self, name) for name in names}
         moved = {
             name: _pinned(x, device).to(device, non_blocking=True)
             for name, x in tensors.items()

@@ -104,7 +104,7 @@ class Meter:
             )
         load = counts / counts.sum().clamp_min(1)
         record = {f"load/{name}/expert{expert:02d}": share for expert, share in enumerate(load.tolist())}
-        numbers["experts_per_token"] = len(routing.expert) / len(routing.scores)
+        numbers["experts_per_token"] = int(routing.counts.sum()) / len(routing.scores)
         numbers["unrouted"] = float(routing.unrouted)
         if routing.dropped is not None:
             numbers["dropped"] = lost / max(1.0, lost + float(counts.sum()))

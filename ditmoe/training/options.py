@@ -9,6 +9,9 @@ TIME_PER = ("sample", "frame", "token")
 """What has a time of its own in training: each sample; each place along the first axis of the tokens, such as the
 frames of a clip (diffusion forcing, arXiv 2407.01392); or each token."""
 
+COMPILE_MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of torch.compile: the first two replay a step as a CUDA graph, for shapes that stay (no native sizes)."""
+
 MOST_WORKERS = 256
 """Of `trainer.workers`: each is a process."""
 
@@ -75,17 +78,24 @@ class Computing:
         deterministic: do the same twice on a GPU too, see `repeat_exactly`, and on a CPU that others load, with as
             many threads all the time (`ditmoe.distributed.threads`).
         compile: use torch.compile (needs a C++ compiler on a CPU).
+        compile_mode: its mode, see `COMPILE_MODES`; None is its own.
         recompute: keep no activations within blocks, compute them again in the backward pass.
     """
 
     precision: str = "auto"
     deterministic: bool = False
     compile: bool = False
+    compile_mode: str | None = None
     recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"trainer.precision must be auto, fp32 or bf16, got {self.precision!r}")
+        if self.compile_mode is not None and self.compile_mode not in COMPILE_MODES:
+            modes = ", ".join(COMPILE_MODES)
+            raise ValueError(f"trainer.compile_mode must be one of {modes}, got {self.compile_mode!r}")
+        if self.compile_mode is not None and not self.compile:
+            raise ValueError(f"trainer.compile must be true for trainer.compile_mode={self.compile_mode}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +132,8 @@ class Options(Writing, Computing, Clipping, Batching, Schedule):
     def __post_init__(self) -> None:
         for group in (Schedule, Batching, Clipping, Computing, Writing):
             group.__post_init__(self)
+        if self.compile_mode in COMPILE_MODES[:2] and self.accumulate > 1:
+            raise ValueError(
+                f"trainer.accumulate must be 1 with trainer.compile_mode={self.compile_mode}, whose graph overwrites "
+                f"what the earlier passes of a step observed, got {self.accumulate}"
+            )

@@ -17,13 +17,13 @@ FEWEST = 32
 """Assignments per expert below which a share says nothing."""
 
 
-def tally(routings: Sequence[Routing]) -> Float[Tensor, "L columns"]:
+def tally(routings: Sequence[Routing], device: torch.device) -> Float[Tensor, "L columns"]:
     """Assignments per layer and expert of a pass, and at the end those that were dropped."""
     rows = [
         F.pad(r.counts, (0, 1)) if r.dropped is None else torch.cat([r.counts, r.dropped[None]])
         for r in routings
     ]
-    return torch.stack(rows).double() if rows else torch.zeros(0, 1, dtype=torch.float64)
+    return torch.stack(rows).double() if rows else torch.zeros(0, 1, dtype=torch.float64, device=device)
 
 
 @torch.no_grad()

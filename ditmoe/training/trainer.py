@@ -81,7 +81,7 @@ class Trainer:
         self.ema = EMA(model, options.ema_decay)
         if options.recompute:
             recompute_blocks(model)
-        self.forward = self.mesh.compile(model) if options.compile else model
+        self.forward = self.mesh.compile(model, options.compile_mode) if options.compile else model
         self.mesh.spread(model, self.autocast_dtype)
         self.mesh.spread(self.ema.model)
         parameters = parameters or ParameterGroups()
@@ -203,6 +203,8 @@ class Trainer:
         factor, accumulate = self.options.rate(self.step), self.options.accumulate
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
+        if self.options.compile_mode is not None:  # graphs of earlier steps may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         tallies, samples = [], 0
         passes: list[list[Mapping[str, Tensor]]] = []
         values: list[Tensor] = []
@@ -211,7 +213,7 @@ class Trainer:
             if micro and self.stop.agreed():
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
-            batch = self.batches(self.step * accumulate + micro).to(self.device)
+            batch = self.batches(self.step * accumulate + micro).to(self.device, self.model.reads_times)
             if accumulate > 1:
                 self.model.before_pass(passes)
             losses, routings = self.losses(batch)
@@ -220,7 +222,7 @@ class Trainer:
             values.append(torch.stack(list(losses.parts.values())))
             by_time.append(sums_by_time(losses))
             passes.append([routing.batch_stats for routing in routings])
-            tallies.append(tally(routings))
+            tallies.append(tally(routings, self.device))
             samples += batch.size
         numbers = dict(zip(losses.parts, self.ranks.mean(torch.stack(values).mean(0)), strict=True))
         norm, good = self.guard.clip_gradients(self.model.parameters(), numbers["loss"])

@@ -28,6 +28,7 @@ from ditmoe.modality import (
     Tokens,
 )
 from ditmoe.outside import check_number, printable
+from ditmoe.outside import device as own_device
 from modalities.latent import latent_cache, latent_writer
 from modalities.latent.autoencoder import Published
 from modalities.latent.codec import Batches, Codec
@@ -163,7 +164,7 @@ class LatentModality(
                 )
             fitted_state = self._facts["codec"]
         if next(codec.buffers()).device.type != "meta":  # there it is only asked for shapes
-            codec.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            codec.to(own_device())
         if fitted_state is not None:
             codec.restore(fitted_state)
         elif self.cached is not None:

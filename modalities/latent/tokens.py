@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.modality import Tokens
-from ditmoe.nn import Layout
+from ditmoe.nn import Layout, from_host
 from modalities.shared import patchify, unpatchify
 
 
@@ -31,7 +31,7 @@ class PatchTokens(Tokens):
         return tuple(n // p for n, p in zip(x.shape[2:], self.patch_size, strict=True))
 
     def coordinates(self, layout: Layout) -> Float[Tensor, "N axes"]:
-        return layout.cells * torch.tensor(self.steps, device=layout.device)
+        return layout.cells * from_host(torch.tensor(self.steps).numpy(), layout.device)
 
     def unpatchify(
         self,

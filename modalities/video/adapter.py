@@ -15,6 +15,7 @@ from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
 from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Tokens, check_options
 from ditmoe.outside import TooFewError, check_number, printable
+from ditmoe.outside import device as own_device
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
 from modalities.latent.latent_shards import Source
@@ -416,9 +417,8 @@ class Video(LatentModality, CodecTraining):
             held_out = self.data.reference("test", HELD_OUT)
         except ValueError:  # a small folder may have videos for val alone
             held_out = self.data.reference("val", HELD_OUT)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return training.train_codec(
-            codec.to(device),
+            codec.to(own_device()),
             self.fitting_data,
             lambda step: self._pixels(codec.batch, seed, step),
             held_out.data,

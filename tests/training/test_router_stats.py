@@ -12,6 +12,8 @@ from ditmoe.moe import Experts, Routing, TokenChoice
 from ditmoe.training.router_stats import collapsed, health, tally
 from tests.training.test_trainer import trainer
 
+CPU = torch.device("cpu")
+
 E, T = 8, 512
 
 
@@ -61,8 +63,8 @@ def test_similarities() -> None:
 
 def test_a_tally_counts_all_assignments() -> None:
     made = routing(torch.randint(E, (2 * T,)), torch.rand(T, E))
-    assert tally([made, made]).sum() == 4 * T
-    assert tally([]).shape[0] == 0
+    assert tally([made, made], CPU).sum() == 4 * T
+    assert tally([], CPU).shape[0] == 0
 
 
 def test_a_collapse_is_told_once_and_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ditmoe.modality import Samples
 from ditmoe.outside import Arrays, TooFewError, is_regular, printable
+from ditmoe.outside import device as own_device
 from modalities.image.metrics import efficientnet, inception_weights
 from modalities.shared import cache
 from modalities.shared.frechet import Statistics
@@ -67,7 +68,7 @@ def make(
 
     Raises ValueError for another name, or where weights are missing.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or str(own_device())
     if name == "pixels":
         identity = {"features": "mean colour of 8 x 8 areas, 0 to 1"}
         return Extractor(name, "fd/pixels", "mmd/pixels", identity, pixels)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.outside import device as own_device
+
 SHARPNESS = (*(4.0**power for power in range(7, -2, -1)), 0.0)
 """How strongly each round prefers near points, 16384 to 1/4 and at last not at all."""
 
@@ -63,7 +65,7 @@ def pairwise_approx(
     Clouds all have the same number of points. All A x B pairs are computed, also where `b` is `a`. On a CPU
     torch's own threads do the work.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or own_device()
     left, right = (torch.from_numpy(np.stack(list(clouds))).double().to(device) for clouds in (a, b))
     out = np.empty((len(a), len(b)))
     with torch.no_grad():
@@ -78,7 +80,7 @@ def _batches(
     num_left: int, num_right: int, points: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs, as many at a time as keep a GPU busy within about 1 GiB, or a core within its cache."""
-    size = max(1, (2**26 if device.type == "cuda" else 2**16) // points**2)
+    size = max(1, (2**16 if device.type == "cpu" else 2**26) // points**2)
     rows, columns = np.divmod(np.arange(num_left * num_right), num_right)
     for start in range(0, len(rows), size):
         yield rows[start : start + size], columns[start : start + size]

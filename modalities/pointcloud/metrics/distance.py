@@ -21,12 +21,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy
-import torch
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from ditmoe.outside import has_cuda
 from modalities.pointcloud import kernels
 from modalities.pointcloud.metrics.approximate import pairwise_approx
 from modalities.shared.isolation import num_cores
@@ -163,7 +163,7 @@ def implementation() -> str:
 def solver(metric: Metric) -> str:
     """Who computes a metric here, in a word: between them the last digits may differ."""
     if is_approximate(metric):
-        return "cuda" if torch.cuda.is_available() else "torch"
+        return "cuda" if has_cuda() else "torch"
     return "kernels" if kernels.available() else "scipy"
 
 

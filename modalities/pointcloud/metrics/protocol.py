@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import scipy
-import torch
 
 from ditmoe.modality import Samples
-from ditmoe.outside import TooFewError
+from ditmoe.outside import TooFewError, has_cuda
 from modalities.pointcloud import kernels
 from modalities.pointcloud.data.formats import ReadSet
 from modalities.pointcloud.metrics import surface_quality
@@ -105,7 +104,7 @@ def draw(given: Mapping[str, CloudSet], options: Options) -> Drawn:
 def _emd_points(options: Options) -> int:
     if options.emd_points is not None:
         return options.emd_points
-    fast = torch.cuda.is_available() if is_approximate(options.kinds[-1]) else kernels.available()
+    fast = has_cuda() if is_approximate(options.kinds[-1]) else kernels.available()
     return options.points if fast else 512
 
 

@@ -3,11 +3,13 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.nn import from_host
 from modalities.pointcloud.tokens.voxel_tables import AllVoxels, Voxels
 
 
@@ -75,7 +77,7 @@ def interpolate(
     high_weight = (coords - low).flatten(0, 1)
     indices, weights = [], []
     for corner in itertools.product((0, 1), repeat=3):
-        offset = torch.tensor(corner, device=coords.device)
+        offset = from_host(np.array(corner), coords.device)
         indices.append(voxels.find((low.long() + offset).clamp(max=resolution - 1)).flatten())
         x, y, z = (h if c else 1 - h for c, h in zip(corner, high_weight.unbind(-1), strict=True))
         weights.append(x * y * z)

@@ -4,6 +4,7 @@ A grid is 70 to 98 % empty (more at a finer resolution), so what is summed up in
 for rows of a table, whatever voxels these are.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 
 import torch
@@ -93,6 +94,6 @@ def touched(coords: Float[Tensor, "B M 3"], resolution: int, patch: int) -> Layo
     grid = [resolution // patch] * 3
     mask = torch.zeros(len(coords), *grid, dtype=torch.bool, device=coords.device)
     batch = torch.arange(len(coords), device=coords.device)[:, None]
-    for corner in cells([2] * 3).tolist():
+    for corner in itertools.product((0, 1), repeat=3):
         mask[(batch, *(ends[end][..., axis] for axis, end in enumerate(corner)))] = True
     return Layout.partly(grid, mask.nonzero()[:, 1:], mask.flatten(1).sum(1).tolist())

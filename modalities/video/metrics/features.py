@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from ditmoe.outside import device as own_device
 from modalities.shared import cache
 from modalities.shared.decode import middle
 from modalities.video.metrics import i3d
@@ -91,7 +92,7 @@ def make(
             "features": "mean colours of 4 x 4 areas in 4 parts of the clip, and mean changes, 0 to 1"
         }
         return Extractor("fd/pixels", "mmd/pixels", identity, pixels)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or str(own_device())
     network, digest = i3d.load(weights, device)
 
     def run(clips: Clips) -> Tensor:
