@@ -116,6 +116,8 @@ def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
     from ditmoe.diffusion.schedulers import follows_flow, is_flow
 
     known = inspect.signature(target.__init__).parameters
+    if more := _missing(getattr(target, "step", None)):
+        raise ValueError(f"scheduler {target.__name__} steps by more than a prediction: it needs {more}")
     if isinstance(process, FlowMatching) and not follows_flow(target):
         raise ValueError(
             f"scheduler {target.__name__} cannot follow process flow_matching; try flow_euler, in Python "
@@ -128,6 +130,15 @@ def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
             "DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
         )
     return known
+
+
+def _missing(step: Any) -> str:
+    """What a scheduler's step must be told beside prediction, time and sample, "" for nothing."""
+    if step is None:
+        return "another loop than this"
+    each = list(inspect.signature(step).parameters.values())[4:]
+    wanted = [p.name for p in each if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return " and ".join(wanted)
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -165,7 +176,7 @@ def denoise(
     given: Given | None = None,
     given_guidance: float = 1.0,
     on_step: Callable[[], None] = lambda: None,
-    watch: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
+    watch: Callable[[int, Tensor, Tensor], tuple[Tensor, bool]] | None = None,
 ) -> Float[Tensor, "B *sample"]:
     """From noise to samples.
 
@@ -186,8 +197,8 @@ def denoise(
             as 0 for the frames that are given; None is that time for each sample. The scheduler steps all alike.
         given: what is there already; what it marks as known comes out as it is.
         on_step: called after each step, and for each that a strength leaves out.
-        watch: given the number of each step, its time and the samples after it; returns those to go on with, None to
-            stop there.
+        watch: given the number of each step, its time and the samples after it; returns those to go on with, and
+            whether to stop there.
 
     Raises:
         ValueError: as soon as a number is not finite.
@@ -234,9 +245,9 @@ def denoise(
             )
         on_step()
         if watch is not None:
-            if (seen := watch(step, t, x)) is None:
+            x, stop = watch(step, t, x)
+            if stop:
                 break
-            x = seen
     return x if held is None else held.put_back(x)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -95,6 +96,6 @@ def _checked(name: str, given: Any, most: float | None) -> list[float]:
     for value in values:
         check_number(f"each of {name}", value, 0, math.inf if most is None else most)
     numbers = [float(value) for value in values]
-    if any(later >= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+    if any(later >= earlier for earlier, later in pairwise(numbers)):
         raise ValueError(f"{name} must fall from noise to data, got {numbers[:4]}")
     return numbers

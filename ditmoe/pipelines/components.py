@@ -19,7 +19,8 @@ from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import check_number, is_regular, printable
+from ditmoe.pipelines.trusted_folder import INDEX, check_folder
 from ditmoe.pretrained import weights
 
 
@@ -122,7 +123,12 @@ class Memory(Part):
 
     @classmethod
     def from_pretrained(cls, folder: Any, **options: Any) -> "Memory":
-        """In float32 whatever the transformer is in: a rounded codec would blur every picture."""
+        """In float32 whatever the transformer is in: a rounded codec would blur every picture.
+
+        A whole pipeline's folder is looked through first, since diffusers' own `from_pretrained` comes here, too.
+        """
+        if is_regular((whole := Path(folder).absolute().parent) / INDEX):
+            check_folder(whole, options.get("variant"))
         kept = {name: value for name, value in options.items() if name not in ("dtype", "torch_dtype")}
         return super().from_pretrained(folder, **kept)
 
