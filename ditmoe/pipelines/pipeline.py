@@ -174,7 +174,7 @@ class DiTMoEPipeline(Interface, DiffusionPipeline):
         class_labels: Any = None,
         num_images_per_prompt: int | None = None,
         num_videos_per_prompt: int | None = None,
-        latents: Tensor | None = None,
+        latents: Any = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -374,7 +374,7 @@ class DiTMoEPipeline(Interface, DiffusionPipeline):
         seed: int,
         shape: tuple[int, ...],
         turn: int = 0,
-        latents: Tensor | None = None,
+        latents: Any = None,
     ) -> tuple[Tensor, Any]:
         own = None if latents is None else own_noise(latents, (num, *shape))
         if generator is None:

@@ -230,3 +230,38 @@ def test_the_autoencoder_in_slices_and_tiles(pipe: ditmoe.Pipeline, tmp_path: Pa
     ditmoe.Pipeline.enable_vae_tiling(with_vae)
     assert own.use_slicing
     assert own.use_tiling
+
+
+def test_gradient_checkpointing_changes_no_gradient(exported: Path) -> None:
+    model = opened(exported).transformer.train()
+    x = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(x, torch.tensor([100.0, 900.0]), torch.tensor([0, 1]))[0].square().mean().backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    calls, before = [], gradients()
+
+    def counted(module, *inputs):
+        calls.append(module)
+        return torch.utils.checkpoint.checkpoint(module, *inputs, use_reentrant=False)
+
+    for options in ({}, {"gradient_checkpointing_func": counted}):
+        model.enable_gradient_checkpointing(**options)
+        assert model.is_gradient_checkpointing
+        assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True))
+    assert len(calls) == len(model.net.blocks)
+    model.disable_gradient_checkpointing()
+    assert not model.is_gradient_checkpointing
+    gradients()
+    assert len(calls) == len(model.net.blocks)
+
+
+def test_half_precision_takes_half_the_memory(exported: Path) -> None:
+    pipe = opened(exported)
+    whole = pipe.transformer.get_memory_footprint(), pipe.memory.get_memory_footprint()
+    pipe.to(torch.bfloat16)
+    half = pipe.transformer.get_memory_footprint()
+    assert 0.5 * whole[0] <= half < 0.51 * whole[0]
+    assert pipe.memory.get_memory_footprint() == whole[1]  # it would blur every sample

@@ -1,4 +1,4 @@
-"""`X.from_config(pipe.scheduler.config)`: each scheduler of diffusers that can follow a process does, by the numbers."""
+"""`X.from_config(pipe.scheduler.config)`: each scheduler that can follow a process does, by the numbers."""
 
 import diffusers
 import pytest
