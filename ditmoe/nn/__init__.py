@@ -3,6 +3,7 @@
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
 from ditmoe.nn.layout import Groups, Layout, cells
+from ditmoe.nn.lora import LoRA
 
 __all__ = [
     "Attention",
@@ -10,6 +11,7 @@ __all__ = [
     "FeedForward",
     "Groups",
     "Layout",
+    "LoRA",
     "Modulation",
     "TimestepEmbedding",
     "attend",

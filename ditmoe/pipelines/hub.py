@@ -8,7 +8,7 @@ from typing import Any
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.checkpoint.fit import CONFIG, WEIGHTS
 from ditmoe.outside import printable
-from ditmoe.pipelines.trusted_folder import INDEX, MODELS, SCHEDULER, check_index, read_index
+from ditmoe.pipelines.trusted_folder import INDEX, LORA, MODELS, SCHEDULER, check_index, read_index
 
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Options that are the hub's, as everything that fetches from it calls them."""
@@ -33,7 +33,7 @@ def folder_of(name: str | Path, variant: str | None = None, **options: Any) -> P
     text = str(name)
     if Path(name).exists() or not REPOSITORY.fullmatch(text):
         return Path(name)
-    folder = _fetch(text, [INDEX, SCHEDULER, *(f"{part}/{CONFIG}" for part in MODELS)], options)
+    folder = _fetch(text, [INDEX, SCHEDULER, LORA, *(f"{part}/{CONFIG}" for part in MODELS)], options)
     check_index(read_index(folder), folder / INDEX)
     parts: Sequence[str] = MODELS
     for mark in [variant, None] if variant else [None]:

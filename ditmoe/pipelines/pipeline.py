@@ -33,6 +33,8 @@ from ditmoe.diffusion import (
 )
 from ditmoe.given import Given, Parts
 from ditmoe.modality import Modality
+from ditmoe.outside import is_regular
+from ditmoe.pipelines.adapters import Adapters
 from ditmoe.pipelines.asked import (
     check_counts,
     merged,
@@ -46,14 +48,14 @@ from ditmoe.pipelines.components import Memory, Transformer
 from ditmoe.pipelines.hub import HUB, folder_of
 from ditmoe.pipelines.interface import Interface, own_config, process_options
 from ditmoe.pipelines.output import OUTPUTS, Output, finished
-from ditmoe.pipelines.trusted_folder import INDEX, check_folder, check_index
+from ditmoe.pipelines.trusted_folder import INDEX, LORA, check_folder, check_index
 
 logger = logging.get_logger(__name__)
 FIXED = {"use_safetensors": True, "trust_remote_code": False, "custom_pipeline": None}
 """What diffusers may not be told otherwise."""
 
 
-class DiTMoEPipeline(Interface, DiffusionPipeline):
+class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
     """Draws images, clouds or clips: one class for all, since the modality knows what a sample is.
 
     `python -m ditmoe.sample` with the same seed gives the same samples bit for bit. Moving, offloading, progress bar,
@@ -107,6 +109,8 @@ class DiTMoEPipeline(Interface, DiffusionPipeline):
                 if not (use := getattr(pipe.transformer.conditioning, "use", None)):
                     raise ValueError("text_encoder is for models of text")
                 use(encoder)
+            if is_regular(folder / LORA):
+                pipe.load_lora_weights(folder)
             return pipe
         except torch.OutOfMemoryError:
             raise
@@ -134,8 +138,10 @@ class DiTMoEPipeline(Interface, DiffusionPipeline):
             raise ValueError(
                 "safe_serialization must be True: pickled weights run code, and from_pretrained refuses them"
             )
-        with own_config(self.scheduler, self.process):
+        with own_config(self.scheduler, self.process), self.without_lora():
             super().save_pretrained(folder, **options)
+        if self.get_active_adapters():
+            self.save_lora_weights(folder)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,7 +12,8 @@ from ditmoe.outside import files_below, is_regular
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")
-FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
+LORA = "pytorch_lora_weights.safetensors"
+FILES = frozenset({*PARTS, "vae", INDEX, LORA, "README.md", "metrics.json"})
 """All that export writes."""
 OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.pipelines", "Memory"]}
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
