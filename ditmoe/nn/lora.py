@@ -162,7 +162,7 @@ def remove(model: nn.Module, merge: bool) -> None:
         parametrize.remove_parametrizations(module, last, leave_parametrized=merge)
 
 
-def split(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
+def split(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
     """The tensors of an adapted model as those of the plain one, and what is added to them, by their names there."""
     plain: dict[str, Any] = {}
     added: dict[str, dict[str, Any]] = {}

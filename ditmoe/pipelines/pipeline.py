@@ -131,6 +131,8 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
     def save_pretrained(self, folder: str | Path, safe_serialization: bool = True, **options: Any) -> None:  # type: ignore[override]
         """Save it into a folder that `from_pretrained` opens, as diffusers does: variants, shards, `push_to_hub`.
 
+        Adapters that are active lie beside the weights, in a file of their own, and are active when it is opened.
+
         Raises:
             ValueError: for weights in any other format than safetensors.
         """
@@ -140,6 +142,7 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
             )
         with own_config(self.scheduler, self.process), self.without_lora():
             super().save_pretrained(folder, **options)
+        (Path(folder) / LORA).unlink(missing_ok=True)  # of what was saved there before
         if self.get_active_adapters():
             self.save_lora_weights(folder)
 

@@ -30,7 +30,7 @@ def adapter(pipe: ditmoe.Pipeline, tmp_path: Path) -> Path:
     LoRA(rank=2).attach(net, torch.Generator().manual_seed(0))
     state = {}
     for name, _, _, (low,) in lora.adapted(net):
-        torch.nn.init.normal_(low.lora_B, std=0.3)
+        torch.nn.init.normal_(low.lora_B, std=10)
         layer = name.removesuffix(".weight")
         end = ".weight" if name.endswith(".weight") else ""
         state |= {
@@ -48,7 +48,7 @@ def test_an_adapter_is_loaded_weighed_and_taken_off(pipe: ditmoe.Pipeline, adapt
     pipe.load_lora_weights(adapter)
     assert pipe.get_active_adapters() == pipe.get_list_adapters() == ["default"]
     full = latents(pipe)
-    assert not torch.allclose(full, before, atol=1e-3)
+    assert (full - before).abs().max() > 1e-3
     pipe.set_adapters("default", 0.5)
     half = latents(pipe)
     pipe.load_lora_weights(adapter / FILE, adapter_name="twice")
