@@ -20,7 +20,7 @@ from ditmoe.conditioning import Conditioning
 from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
-from ditmoe.modality import Modality, PublishedAutoencoder
+from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
 from ditmoe.outside import check_number, is_regular, printable
 from ditmoe.pipelines.trusted_folder import INDEX, check_folder
 from ditmoe.pretrained import weights
@@ -74,6 +74,11 @@ class Transformer(Part, PeftAdapterMixin):
     def conditioning(self) -> Conditioning:
         """What embeds what is asked for."""
         return self.net.conditioning
+
+    @property
+    def tokens(self) -> Tokens:
+        """What cuts samples into tokens; the sampler asks it where something is given."""
+        return self.net.tokens
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] | None = None

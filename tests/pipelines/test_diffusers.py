@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 
 import ditmoe
 from ditmoe.diffusion import draw_noise
+from ditmoe.export import export
 from ditmoe.inference import sample_checkpoint
 from tests.modalities.image.test_adapter import autoencoder
+from tests.modalities.video.test_adapter import trained as clips
 from tests.pipelines.test_pipeline import bits, latents, opened
 
 LINE = r"^[^\n]*{}[^\n]*$"
@@ -265,3 +267,14 @@ def test_half_precision_takes_half_the_memory(exported: Path) -> None:
     half = pipe.transformer.get_memory_footprint()
     assert 0.5 * whole[0] <= half < 0.51 * whole[0]
     assert pipe.memory.get_memory_footprint() == whole[1]  # it would blur every sample
+
+
+def test_clips_are_frames(tmp_path: Path) -> None:
+    clips(tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "pipe")
+    pipe = opened(tmp_path / "pipe")
+    found = pipe(label=1, num_frames=13, height=16, num_inference_steps=1)
+    assert [len(clip) for clip in found.frames] == [13]
+    assert found.frames[0][0].size == (24, 16)
+    again = pipe(label=1, frames=13, num_inference_steps=1, output_type="pt")
+    assert again.frames.shape == (1, 13, 3, 16, 24)
