@@ -115,7 +115,10 @@ def adapters(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, An
     except KeyError as error:
         raise ValueError(f"{found.path} is damaged: its LoRA lacks {error}") from error
     for name, (down, up) in added.items():
-        if name not in plain or product_shape(down.shape, up.shape) != tuple(plain[name].shape):
+        shapes = [
+            tuple(getattr(x, "shape", ())) for x in (down, up, plain.get(name))
+        ]  # of an odd type: its name
+        if product_shape(*shapes[:2]) is None or product_shape(*shapes[:2]) != shapes[2]:
             raise ValueError(f"{found.path} does not fit the model: LoRA of {name} is of another shape")
     return plain, added
 
