@@ -47,9 +47,11 @@ def train(config: dict[str, Any]) -> None:
         if checkpoint.exists(trainer.folder):
             resume(trainer, config)
         num = sum(p.numel() for p in trainer.model.parameters())
+        learning = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         where = f"{trainer.device}{trainer.mesh}"
         print(
-            f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.options.steps} steps"
+            f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, "
+            f"{'' if learning == num else f'{learning / 1e6:.3g} M of them learn, '}{trainer.options.steps} steps"
         )
         finished = trainer.run()
     if not finished:
@@ -139,7 +141,7 @@ def make_trainer(
     from ditmoe.config import build
     from ditmoe.config.facts import facts_of
     from ditmoe.config.limits import check_request, check_training, check_width
-    from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
+    from ditmoe.diffusion import Sampling, make_scheduler, torch_generator, try_scheduler
     from ditmoe.diffusion.sampler import set_timesteps
     from ditmoe.inference import draw
     from ditmoe.modality import Files
@@ -163,6 +165,16 @@ def make_trainer(
         model = build.make_model(config, modality)
     if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
         start_from(config["init"], model, config["model"], upcycling, config["seed"])
+    lora = build.make(config["lora"])
+    if lora.rank and not config["init"]:
+        raise ValueError(
+            "lora.rank adapts the weights of another run: it needs init=, a run or a converted checkpoint"
+        )
+    if lora.rank and mesh.world > 1:
+        raise ValueError(
+            f"lora.rank trains in one process, got {mesh.world}: all of the model learns on many"
+        )
+    lora.attach(model, torch_generator("lora", config["seed"]))
     if mesh.world == 1:
         model = model.to(own_device())
     process = build.make(config["process"])

@@ -42,6 +42,8 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
     "torchrun": "eight or more processes",
     "conditioning=text": "weights of a text encoder",
     "checkpoint=runs/video/text": "a run with such",
+    "init=xl/": "published weights, of that size",
+    "init=dit/": "published weights, of that size",
     "modality.evaluation.features=inception": "published weights of Inception",
     "modality.evaluation.features=i3d": "published weights of I3D",
 }

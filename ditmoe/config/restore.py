@@ -20,6 +20,8 @@ from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
+from ditmoe.nn import LoRA
+from ditmoe.nn.lora import LowRank, product_shape, split
 from ditmoe.outside import check_number
 from ditmoe.outside import device as own_device
 
@@ -60,7 +62,7 @@ def restore(
     config, data_facts = admitted(found, trusted)
     if top_k is not None:
         set_top_k(config, top_k, found.path)
-    weights = found.tensors.get("ema", {})
+    weights = averaged(found)
     with describing(found.path):
         modality, process = make_modality(config, data_facts), make(config["process"])
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
@@ -69,6 +71,69 @@ def restore(
         model = materialise(planned, make_own, device or own_device())
         load_weights(model, weights, found.path)
     return Restored(model.eval(), modality, process, config, found.plain["step"], found.run)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A weight and what LoRA adds to it, summed when it is asked for."""
+
+    plain: Any
+    down: Any
+    up: Any
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return tuple(self.plain.shape)
+
+    def read(self) -> torch.Tensor:
+        """The sum, in the weight's type."""
+        low = LowRank(in_memory(self.down), in_memory(self.up), self.scale)
+        with torch.no_grad():
+            return low(in_memory(self.plain))
+
+
+def averaged(found: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The averaged weights of a run by their names in the plain model, with what LoRA learnt in them.
+
+    Raises:
+        ValueError: if what was learnt fits no weight.
+    """
+    plain, added = adapters(found)
+    scale = scale_of(found) if added else 1.0
+    return plain | {name: Merged(plain[name], down, up, scale) for name, (down, up) in added.items()}
+
+
+def adapters(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The averaged weights of a run as they are without LoRA, and A and B of those that are adapted, as they lie.
+
+    Raises:
+        ValueError: if these fit no weight.
+    """
+    try:
+        plain, added = split(found.tensors.get("ema", {}))
+    except KeyError as error:
+        raise ValueError(f"{found.path} is damaged: its LoRA lacks {error}") from error
+    for name, (down, up) in added.items():
+        shapes = [
+            tuple(getattr(x, "shape", ())) for x in (down, up, plain.get(name))
+        ]  # of an odd type: its name
+        if product_shape(*shapes[:2]) is None or product_shape(*shapes[:2]) != shapes[2]:
+            raise ValueError(f"{found.path} does not fit the model: LoRA of {name} is of another shape")
+    return plain, added
+
+
+def scale_of(found: checkpoint.Checkpoint) -> float:
+    """Factor on B A of a run with LoRA.
+
+    Raises:
+        ValueError: if its configuration does not say it.
+    """
+    section = found.part("config").get("lora")
+    if not isinstance(section, dict):
+        raise ValueError(f"{found.path} is damaged: it holds LoRA, but its configuration has no such section")
+    return LoRA(rank=section.get("rank", 0), alpha=section.get("alpha")).scale
 
 
 def set_top_k(config: dict[str, Any], top_k: int, file: Path) -> None:
@@ -100,7 +165,7 @@ def admitted(
         ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
     """
     written = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
-    config = renamed(written, found.tensors.get("ema", {}))
+    config = renamed(written, adapters(found)[0])
     config["given"] = found.part("config").get("given", 0)
     check_number(f"given of {found.path}", config["given"], 0, 1)
     data_facts = found.part("facts")

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion.process import HORIZON, FlowMatching, Process
 from ditmoe.diffusion.seeding import torch_generator
+from ditmoe.diffusion.timesteps import MOST_STEPS as MOST_STEPS
+from ditmoe.diffusion.timesteps import set_timesteps as set_timesteps
 from ditmoe.given import Given
 from ditmoe.outside import check_number
 from ditmoe.outside.options import call
 
-MOST_STEPS, MOST_GUIDANCE = 10_000, 1000
+MOST_GUIDANCE = 1000
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,30 @@ def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
     """The options of a scheduler's class, which must fit the process."""
     from ditmoe.diffusion.schedulers import follows_flow, is_flow
 
+    known = inspect.signature(target.__init__).parameters
+    if more := _missing(getattr(target, "step", None)):
+        raise ValueError(f"scheduler {target.__name__} steps by more than a prediction: it needs {more}")
     if isinstance(process, FlowMatching) and not follows_flow(target):
-        raise ValueError(f"scheduler {target.__name__} cannot follow process flow_matching; try flow_euler")
-    if not isinstance(process, FlowMatching) and is_flow(target):
         raise ValueError(
-            f"scheduler {target.__name__} needs process flow_matching; for ddpm try ddim or dpmpp"
+            f"scheduler {target.__name__} cannot follow process flow_matching; try flow_euler, in Python "
+            "FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)"
         )
-    return inspect.signature(target.__init__).parameters
+    if not isinstance(process, FlowMatching) and (is_flow(target) or "trained_betas" not in known):
+        why = "needs process flow_matching" if is_flow(target) else "cannot follow process ddpm"
+        raise ValueError(
+            f"scheduler {target.__name__} {why}; for ddpm try ddim or dpmpp, in Python "
+            "DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
+        )
+    return known
+
+
+def _missing(step: Any) -> str:
+    """What a scheduler's step must be told beside prediction, time and sample, "" for nothing."""
+    if step is None:
+        return "another loop than this"
+    each = list(inspect.signature(step).parameters.values())[4:]
+    wanted = [p.name for p in each if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return " and ".join(wanted)
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -147,14 +166,17 @@ def denoise(
     asked: Condition,
     *,
     steps: int,
-    guidance: float = 1.0,
+    guidance: float | Callable[[], float] = 1.0,
     interval: Sequence[float] = (0.0, 1000.0),
     negative: Condition | None = None,
     generators: list[torch.Generator] | torch.Generator | None = None,
+    schedule: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    step_options: Mapping[str, Any] = MappingProxyType({}),
     times: Callable[[Tensor], Float[Tensor, "*t"]] | None = None,
     given: Given | None = None,
     given_guidance: float = 1.0,
     on_step: Callable[[], None] = lambda: None,
+    watch: Callable[[int, Tensor, Tensor], tuple[Tensor, bool]] | None = None,
 ) -> Float[Tensor, "B *sample"]:
     """From noise to samples.
 
@@ -166,23 +188,28 @@ def denoise(
         scheduler: from `make_scheduler`.
         asked: what to draw.
         steps: number of scheduler steps.
+        guidance: a number, or what says it anew before each step.
         negative: what guidance leads away from; None is what nothing is asked of.
         generators: one per sample, or one for all, for schedulers that add noise.
+        schedule: times or sigmas in place of even steps, see `set_timesteps`.
+        step_options: further arguments of the scheduler's `step`, such as eta.
         times: from the scheduler's time, a scalar, those that the model is told (a shape of `ditmoe.nn.layout`), such
             as 0 for the frames that are given; None is that time for each sample. The scheduler steps all alike.
         given: what is there already; what it marks as known comes out as it is.
         on_step: called after each step, and for each that a strength leaves out.
+        watch: given the number of each step, its time and the samples after it; returns those to go on with, and
+            whether to stop there.
 
     Raises:
         ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end.
     """
-    set_timesteps(scheduler, steps, torch.device("cpu"))  # so that no step waits for a GPU to tell the time
-    if getattr(process, "tokens", None) is not None:
+    set_timesteps(scheduler, steps, torch.device("cpu"), **schedule)  # so that no step waits for a GPU to tell the time
+    if getattr(process, "tokens", None) is not None and not schedule:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
         scheduler.timesteps = process.shifted(scheduler.timesteps, tokens)
         scheduler.sigmas = process.shifted(HORIZON * scheduler.sigmas, tokens) / HORIZON
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": generators} if takes_generator else {}
+    extra = {**step_options, **({"generator": generators} if takes_generator else {})}
     x, first = noise * getattr(scheduler, "init_noise_sigma", 1.0), 0
     held = None if given is None else Held(given, process, noise)
     if given is not None:
@@ -191,8 +218,8 @@ def denoise(
             x, first = start_from(process, scheduler, given, noise)
     for _ in range(first):
         on_step()
-    finite: list[tuple[Tensor, float]] = []
-    for t in scheduler.timesteps[first:]:
+    finite: list[tuple[Tensor, float, float]] = []
+    for step, t in enumerate(scheduler.timesteps[first:]):
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         each = expanded(t, x)
@@ -206,18 +233,23 @@ def denoise(
             told = times(t).float().to(x.device)
         if told.ndim > 1:
             each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
-        weight = guidance if inside else 1.0
+        strength = guidance() if callable(guidance) else guidance
+        weight = strength if inside else 1.0
         output = guided(model, scaled, told, asked, weight, negative, hidden, given_guidance)
         output = process.to_scheduler_output(output, scaled, each)
         if held is not None:
             output = held.steered(output, t)
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
-        finite.append((x.isfinite().all(), float(t)))
+        finite.append((x.isfinite().all(), float(t), strength))
         if x.device.type == "cpu":
-            check_finite(finite, guidance)
+            check_finite(finite)
             finite.clear()
         on_step()
-    check_finite(finite, guidance)
+        if watch is not None:
+            x, stop = watch(step, t, x)
+            if stop:
+                break
+    check_finite(finite)
     return x if held is None else held.put_back(x)
 
 
@@ -226,14 +258,13 @@ def expanded(t: Tensor, x: Float[Tensor, "B *sample"]) -> Float[Tensor, " B"]:
     return t.expand(len(x)).float().to(x.device, non_blocking=True)
 
 
-def check_finite(steps: Sequence[tuple[Tensor, float]], guidance: float) -> None:
-    """Raises ValueError naming the first time at which not all numbers were finite; a GPU is waited for."""
-    for (_, time), good in zip(
-        steps, torch.stack([s for s, _ in steps]).tolist() if steps else [], strict=True
-    ):
-        if not good:
+def check_finite(steps: Sequence[tuple[Tensor, float, float]]) -> None:
+    """Raises ValueError naming the first time and guidance at which not all were finite; a GPU is waited for."""
+    good = torch.stack([each for each, _, _ in steps]).tolist() if steps else []
+    for (_, time, strength), each in zip(steps, good, strict=True):
+        if not each:
             raise ValueError(
-                f"samples are no longer finite at time {time:.0f}: lower guidance={guidance:g}, take another "
+                f"samples are no longer finite at time {time:.0f}: lower guidance={strength:g}, take another "
                 "scheduler, or train on"
             )
 
@@ -327,30 +358,3 @@ def guided(
     shown, *others = output.chunk(len(views))
     guided = shown if guidance == 1.0 else others[0] + guidance * (shown - others[0])
     return guided if hidden is None else guided + (given_guidance - 1) * (shown - others[-1])
-
-
-def set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:
-    """Even steps from noise to data; what diffusers' own choice of times gets wrong is put right.
-
-    Raises:
-        ValueError: for more steps than a discrete process has.
-    """
-    from ditmoe.diffusion.schedulers import ends_short
-
-    if ends_short(scheduler):
-        scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
-        return
-    discrete = scheduler.config.get("trained_betas") is not None
-    if discrete and steps > HORIZON:
-        raise ValueError(f"steps must be at most {HORIZON} for process ddpm, got {steps}")
-    scheduler.set_timesteps(steps, device=device)
-    if scheduler.config.get("use_flow_sigmas", False):
-        # The start is pure noise, but for what keeps the logarithm of the data's share finite. And times must not
-        # be cut to whole numbers: they would be off by up to 1, and two the same at 1000 steps.
-        scheduler.sigmas[0] = 1 - 1e-6
-        scheduler.timesteps = HORIZON * scheduler.sigmas[:-1].to(device)
-    elif discrete and len(scheduler.timesteps) > steps:
-        # at 61, 103, 121, ... steps rounding adds a time -1 to "trailing" ones, which is read as the last, all noise
-        scheduler.timesteps = scheduler.timesteps[:-1]
-        if hasattr(scheduler, "sigmas"):
-            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])

@@ -88,8 +88,9 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
+        eta: float | None = None,
     ) -> Any:
-        """One step; the arguments of every diffusers scheduler."""
+        """One step; the arguments of every diffusers scheduler, and an eta in place of the configuration's."""
         if self.step_index is None:
             self._init_step_index(timestep)
         s, r = (float(self.sigmas[self.step_index + i]) for i in (0, 1))
@@ -97,7 +98,8 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         if not low <= r <= high:
             return super().step(model_output, timestep, sample, generator=generator, return_dict=return_dict)
         clean, noise = sample - s * model_output, sample + (1 - s) * model_output
-        fresh = self.config.eta * (1 - (r * (1 - s) / (s * (1 - r))) ** 2) ** 0.5
+        share = self.config.eta if eta is None else eta
+        fresh = share * (1 - (r * (1 - s) / (s * (1 - r))) ** 2) ** 0.5
         z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
         sample = (1 - r) * clean + r * ((1 - fresh**2) ** 0.5 * noise + fresh * z)
         self._step_index += 1

@@ -4,6 +4,7 @@ from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within
 from ditmoe.nn.depthwise import depthwise
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
 from ditmoe.nn.layout import Groups, Layout, cells, from_host
+from ditmoe.nn.lora import LoRA
 
 __all__ = [
     "Attention",
@@ -11,6 +12,7 @@ __all__ = [
     "FeedForward",
     "Groups",
     "Layout",
+    "LoRA",
     "Modulation",
     "TimestepEmbedding",
     "attend",

@@ -6,13 +6,15 @@ from ditmoe.lazy import lazily
 
 if TYPE_CHECKING:
     from ditmoe.pipelines.components import Memory, ModelMixin, Transformer
-    from ditmoe.pipelines.pipeline import Output, Pipeline
+    from ditmoe.pipelines.output import Output
+    from ditmoe.pipelines.pipeline import DiTMoEPipeline, Pipeline
 
-__all__ = ["Memory", "ModelMixin", "Output", "Pipeline", "Transformer"]
+__all__ = ["DiTMoEPipeline", "Memory", "ModelMixin", "Output", "Pipeline", "Transformer"]
 __getattr__ = lazily(  # diffusers
     __name__,
     {
         "ditmoe.pipelines.components": ["Memory", "ModelMixin", "Transformer"],
-        "ditmoe.pipelines.pipeline": ["Output", "Pipeline"],
+        "ditmoe.pipelines.output": ["Output"],
+        "ditmoe.pipelines.pipeline": ["DiTMoEPipeline", "Pipeline"],
     },
 )

@@ -22,9 +22,12 @@ A diffusion transformer of ditmoe that draws samples of kind {kind}. Opening thi
 ```python
 import ditmoe
 
-pipe = ditmoe.Pipeline.from_pretrained("path/to/this/folder")
+pipe = ditmoe.Pipeline.from_pretrained("path/to/this/folder")  # or "user/repository", once it is on the hub
 samples = pipe(label={label!r}, num_samples=4).samples
 ```
+
+`diffusers.DiffusionPipeline.from_pretrained` opens it, too, after `from ditmoe import Pipeline`: the folder holds no
+code, so that it needs no `trust_remote_code`, and diffusers knows the class from the installed package alone.
 
 {facts}
 """

@@ -3,6 +3,8 @@
 Folders name the room and these classes: `__module__` says so to diffusers.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from ditmoe.conditioning import Conditioning
 from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
-from ditmoe.modality import Modality, PublishedAutoencoder
-from ditmoe.outside import check_number, printable
+from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
+from ditmoe.outside import check_number, is_regular, printable
+from ditmoe.pipelines.trusted_folder import INDEX, check_folder
 from ditmoe.pretrained import weights
 
 
@@ -35,9 +38,8 @@ class Part(ModelMixin, ConfigMixin):
 class Transformer(Part, PeftAdapterMixin):
     """The backbone, `net`, as a model of diffusers: `transformer(x, t, y)` is `net(x, t, y)`.
 
-    LoRA of linear layers is diffusers' own, where peft is installed: `add_adapter(LoraConfig(target_modules=
-    ["attention.qkv", "attention.out"]))`, `save_lora_adapter`, `load_lora_adapter`. The stacked experts can be
-    adapted (`target_parameters`) and saved, but diffusers cannot load that back.
+    `enable_gradient_checkpointing` computes blocks twice in place of keeping what is within them. `to(dtype)` casts all
+    weights and buffers, which then take that memory; samples stay in float32 all the same, and so does `Memory`.
 
     Args:
         config: what builds it: "model", "router", "conditioning", and either "modality" (a run) or "tokens" and
@@ -48,6 +50,7 @@ class Transformer(Part, PeftAdapterMixin):
 
     __module__ = "ditmoe.pipelines"
     _no_split_modules = ["Block"]  # noqa: RUF012
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -71,6 +74,21 @@ class Transformer(Part, PeftAdapterMixin):
     def conditioning(self) -> Conditioning:
         """What embeds what is asked for."""
         return self.net.conditioning
+
+    @property
+    def tokens(self) -> Tokens:
+        """What cuts samples into tokens; the sampler asks it where something is given."""
+        return self.net.tokens
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] | None = None
+    ) -> None:
+        """What `enable_gradient_checkpointing` calls: blocks keep their inputs alone, and are computed again."""
+        self.gradient_checkpointing = enable
+        for block in self.net.blocks:
+            vars(block).pop("forward", None)
+            if enable and gradient_checkpointing_func is not None:
+                block.forward = partial(gradient_checkpointing_func, block.forward)
 
     def forward(self, x: Tensor, t: Tensor, y: Any) -> Any:
         """Predictions in the type of x, whatever that of the weights is, and the routings."""
@@ -122,7 +140,12 @@ class Memory(Part):
 
     @classmethod
     def from_pretrained(cls, folder: Any, **options: Any) -> "Memory":
-        """In float32 whatever the transformer is in: a rounded codec would blur every picture."""
+        """In float32 whatever the transformer is in: a rounded codec would blur every picture.
+
+        A whole pipeline's folder is looked through first, since diffusers' own `from_pretrained` comes here, too.
+        """
+        if is_regular((whole := Path(folder).absolute().parent) / INDEX):
+            check_folder(whole, options.get("variant"))
         kept = {name: value for name, value in options.items() if name not in ("dtype", "torch_dtype")}
         return super().from_pretrained(folder, **kept)
 

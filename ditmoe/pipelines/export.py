@@ -15,12 +15,21 @@ from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.config.facts import described
-from ditmoe.config.restore import admitted, load_weights, make_checked, materialise
+from ditmoe.config.restore import (
+    adapters,
+    admitted,
+    averaged,
+    load_weights,
+    make_checked,
+    materialise,
+    scale_of,
+)
 from ditmoe.config.trust import Trust, find
 from ditmoe.diffusion import make_scheduler
 from ditmoe.modality import PublishedAutoencoder
 from ditmoe.outside import is_regular
 from ditmoe.pipelines.card import size_line, write_card
+from ditmoe.pipelines.lora_files import file_state
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
 from ditmoe.pretrained import weights
 
@@ -43,6 +52,7 @@ def export(
     scheduler: Mapping[str, Any] | None = None,
     max_shard_size: str = "5GB",
     licence: str | None = None,
+    lora: str = "merge",
     trust: Trust = False,
 ) -> str:
     """Write a pipeline's folder whole or not at all; returns one line that says what it is.
@@ -54,11 +64,14 @@ def export(
         scheduler: a configuration; None is the run's, or what fits a converted model.
         max_shard_size: of the files of weights, as diffusers writes sizes.
         licence: of the weights, for the card.
+        lora: of a run that trained one: "merge" it into the weights, or "keep" it in a file of its own beside them.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
+    if lora not in ("merge", "keep"):
+        raise ValueError(f"lora must be merge or keep, got {lora!r}")
     source, out = Path(source), Path(out).absolute()
     recover(source)
     recover(out)
@@ -71,7 +84,7 @@ def export(
     else:
         found = checkpoint.find(source, parts=("ema", "facts"))
         with build.describing(found.path):
-            pipeline, told = of_run(found, scheduler, trust)
+            pipeline, told = of_run(found, scheduler, trust, lora)
         metrics = found.run / METRICS
     measured = (
         is_regular(metrics) and not metrics.is_symlink()
@@ -88,14 +101,18 @@ def export(
 
 
 def of_run(
-    found: checkpoint.Checkpoint, scheduler: Mapping[str, Any] | None, trust: Trust = False
+    found: checkpoint.Checkpoint,
+    scheduler: Mapping[str, Any] | None,
+    trust: Trust = False,
+    lora: str = "merge",
 ) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
     """The pipeline of a run, with its averaged weights, and what its card says."""
     from ditmoe.pipelines import Pipeline, Transformer
 
     config, data_facts = admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, data_facts), build.make(config["process"])
-    tensors = found.tensors.get("ema", {})
+    plain, added = adapters(found)
+    tensors = averaged(found) if lora == "merge" else plain
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
     plain, kinds = described(data_facts)
@@ -119,7 +136,12 @@ def of_run(
     title = str(found.part("config").get("name"))
     card = {"kind": modality.name, "title": title, "classes": list(modality.classes), "facts": told}
     vae = modality.autoencoder if isinstance(modality, PublishedAutoencoder) else None
-    return Pipeline(transformer.eval(), steps, memory, vae), card
+    pipe = Pipeline(transformer.eval(), steps, memory, vae)
+    if lora == "keep":
+        if not added:
+            raise ValueError(f"lora=keep is for runs that trained one, and {found.path} did not")
+        pipe.load_lora_weights(file_state(added, scale_of(found)))
+    return pipe, card
 
 
 def of_converted(

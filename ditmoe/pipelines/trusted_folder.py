@@ -1,7 +1,8 @@
 """What may stand in a pipeline's folder, which can come from a stranger: no code, no pickle, no path to elsewhere."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from ditmoe.checkpoint.fit import CONFIG, check_fits, read_object
 from ditmoe.config import trust
 from ditmoe.outside import files_below, is_regular
 
-INDEX = "model_index.json"
-PARTS = ("transformer", "scheduler", "memory")
-FILES = frozenset({*PARTS, "vae", INDEX, "README.md", "metrics.json"})
+INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")
+LORA = "pytorch_lora_weights.safetensors"
+FILES = frozenset({*PARTS, "vae", INDEX, LORA, "README.md", "metrics.json"})
 """All that export writes."""
 OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.pipelines", "Memory"]}
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
@@ -27,8 +29,7 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
         FileNotFoundError, ValueError: one line.
     """
     file = folder / INDEX
-    if not is_regular(file):
-        raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
+    index = read_index(folder)
     real = Path(os.path.realpath(folder))
     for path in files_below(folder, hidden=True, special=True):
         # Files may be links, as in the hub's cache; but a link to a folder could have all of a disk walked.
@@ -40,26 +41,47 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
             )
         if not is_regular(path):
             raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
-    index = read_object(file)
-    for part in PARTS:
-        if part not in index:
-            raise ValueError(f"{file} was not written by export: it lacks {part}")
-    scheduler = read_object(folder / "scheduler" / "scheduler_config.json")
-    trust.check_scheduler(scheduler, folder / "scheduler")
+    check_index(index, file)
+    trust.check_scheduler(read_object(folder / SCHEDULER), folder / "scheduler")
     configs = {part: _read_config(folder / part) for part in OURS}
-    autoencoders = trust.autoencoders(configs["memory"])
-    for name, value in index.items():
-        if (
-            isinstance(value, list | dict)
-            and value != [None, None]
-            and not _is_known(name, value, autoencoders)
-        ):
-            raise ValueError(f"{file} names what is not trusted, refused: {name} = {value}")
+    check_index(index, file, trust.autoencoders(configs["memory"]))
     for part in OURS:
         if not list((folder / part).glob("*.safetensors")):
             raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
     if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
         check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae", variant)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What the index of a pipeline's folder holds.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none.
+    """
+    if not is_regular(file := folder / INDEX):
+        raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
+    return read_object(file)
+
+
+def check_index(index: Mapping[str, Any], file: Path, autoencoders: Sequence[str] | None = None) -> None:
+    """Refuse an index that lacks one of our parts, or names a class that is not ours or diffusers' own.
+
+    Args:
+        autoencoders: classes of diffusers that may be the autoencoder; None, before the modality is known: any of it.
+
+    Raises:
+        ValueError: one line.
+    """
+    for part in PARTS:
+        if part not in index:
+            raise ValueError(f"{file} was not written by export: it lacks {part}")
+    for name, value in index.items():
+        if (
+            isinstance(value, list | tuple | dict)
+            and list(value) != [None, None]
+            and not _is_known(name, value, autoencoders)
+        ):
+            raise ValueError(f"{file} names what is not trusted, refused: {name} = {value}")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -99,18 +121,25 @@ def check_replaceable(out: Path) -> None:
         )
 
 
-def _is_known(name: str, value: Any, autoencoders: Sequence[str]) -> bool:
+def _is_known(name: str, value: Any, autoencoders: Sequence[str] | None) -> bool:
     from ditmoe.diffusion import schedulers
 
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    module, kind = value
     if name in OURS:
-        return value == OURS[name]
-    module, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
+        return [module, kind] == OURS[name]
     if not isinstance(kind, str):
         return False
     if name == "scheduler" and module == "ditmoe.diffusion":
         return kind in schedulers.__all__
     if name == "vae":
-        return module == "diffusers" and kind in autoencoders
+        known = (
+            re.fullmatch(r"(Asymmetric)?Autoencoder\w+", kind)
+            if autoencoders is None
+            else kind in autoencoders
+        )
+        return module == "diffusers" and bool(known)
     return (
         name == "scheduler" and module == "diffusers" and trust.is_allowed(f"diffusers.{kind}", "scheduler")
     )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ditmoe.config import build
 from ditmoe.diffusion import torch_generator
 from ditmoe.model import DiTMoE, transfer
@@ -55,6 +57,7 @@ def start_from(
             f"of the usual one, got {here:.4g}"
         )
     generator = torch_generator("upcycling", seed)
+    weights = without_variance(config, weights)
     report = transfer(target, weights, upcycling.noise, generator, neurons=upcycling.experts == "neurons")
     dense = config["model"].get("dense_activation")
     if (report.copied or report.split) and dense != model["activation"]:
@@ -62,3 +65,19 @@ def start_from(
             f"init: model.activation must be that of the dense layers of {source}, {dense}, got {model['activation']}"
         )
     print("\n".join([f"starting from {source}", *report.lines()]))
+
+
+def without_variance(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published weights that also predict a variance, as those of a model that does not: nothing here trains it.
+
+    Of the 2 C channels of each cell the second half is dropped; what is left predicts what it did, to the bit.
+    """
+    tokens = config.get("tokens") or {}
+    if not tokens.get("learn_sigma"):
+        return weights
+    channels = tokens["channels"]
+    kept = {
+        name: weights[name].unflatten(0, (-1, 2 * channels))[:, :channels].flatten(0, 1)
+        for name in ("final.linear.weight", "final.linear.bias")
+    }
+    return weights | kept

@@ -15,7 +15,7 @@ from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
-from ditmoe.config.restore import load_weights, materialise, set_top_k
+from ditmoe.config.restore import averaged, load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.outside import device as own_device
@@ -140,7 +140,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = admitted(path)
         return config, {name: in_memory(value) for name, value in _tensors(path, config["shards"]).items()}
     found = checkpoint.find(path, parts=("ema",))
-    return trust.admit(found.part("config"), ("model",), found.path), found.part("ema")
+    weights = {name: in_memory(value) for name, value in averaged(found).items()}
+    return trust.admit(found.part("config"), ("model",), found.path), weights
 
 
 def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, LazyTensor]:

@@ -70,7 +70,7 @@ class ParameterGroups:
                     )
         widths: Widths | None = getattr(model, "widths", None)
         by_group: dict[Group, list[nn.Parameter]] = {}
-        for each in every:
+        for each in (each for each in every if each.value.requires_grad):
             by_group.setdefault(self.group(each, widths), []).append(each.value)
         groups, kept = [], []
         for group, values in by_group.items():

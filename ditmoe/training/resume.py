@@ -17,6 +17,7 @@ FIXED = (
     "objective",
     "optimizer",
     "parameters",
+    "lora",
     "seed",
 )
 """Sections that must not change between a run and its continuation."""
@@ -43,6 +44,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
     try:
         earlier = completed(renamed(found.part("config"), found.tensors["model"]), config)
         idle = () if trainer.model.conditioning.gives_tokens else ("cross_layers",)
+        earlier.setdefault("lora", {**config["lora"], "rank": 0})  # before there was any
         for section in FIXED:
             if fixed(earlier.get(section), idle) != fixed(config[section], idle):
                 raise ValueError(

@@ -216,14 +216,17 @@ def test_schedulers_are_swapped_where_the_process_allows(exported: Path, tmp_pat
     pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(given)
     euler = latents(pipe, num_inference_steps=50)
     assert not torch.equal(latents(pipe), before)
-    for kind, line in ((diffusers.DDIMScheduler, "cannot follow process flow_matching"),
-                       (diffusers.UniPCMultistepScheduler, "must have the process's prediction_type")):  # fmt: skip
-        pipe.scheduler = kind.from_config(given)
-        with pytest.raises(ValueError, match=line) as found:
-            latents(pipe)
-    assert "prediction_type='flow_prediction', use_flow_sigmas=True" in str(found.value)
-    options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(given, **options)
+    pipe.save_pretrained(tmp_path / "euler")
+    assert torch.equal(latents(opened(tmp_path / "euler"), num_inference_steps=50), euler)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(given)
+    with pytest.raises(ValueError, match=r"cannot follow process flow_matching; [^\n]*from_config\(pipe"):
+        latents(pipe)
+    pipe.scheduler = diffusers.UniPCMultistepScheduler()
+    with pytest.raises(
+        ValueError, match=r"must have [^\n]*prediction_type='flow_prediction', use_flow_sigmas=True"
+    ):
+        latents(pipe)
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(given)
     assert (latents(pipe, num_inference_steps=50) - euler).abs().mean() < 0.02
 
 
@@ -264,3 +267,31 @@ def test_an_offloaded_autoencoder_gets_its_input_where_it_works() -> None:
     assert codec._place() == torch.device("meta")
     del codec.model._hf_hook
     assert codec._place() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (("process=ddpm", "scheduler=unipc"), {"guidance": 3.0, "label": "random", "batch_size": 2}),
+        ((), {"guidance": 1.0, "label": "none", "steps": 3}),
+        (("given=0.5",), {"given": "photo", "mask": "hole", "given_guidance": 2.0, "label": "3"}),
+        ((), {"given": "photo", "strength": 0.5}),
+    ],
+)
+def test_each_way_of_asking_is_that_of_the_command(
+    tmp_path: Path, config: tuple[str, ...], words: dict
+) -> None:
+    """Bit for bit, whatever is said."""
+    rng = np.random.default_rng(0)
+    own = {"photo": rng.integers(0, 255, (16, 24, 3), dtype=np.uint8), "hole": np.zeros((16, 24), np.uint8)}
+    own["hole"][4:12, 8:16] = 255
+    words = {
+        name: own.get(value, value) if isinstance(value, str) else value for name, value in words.items()
+    }
+    trained(tmp_path / "run", *config)
+    export(tmp_path / "run", tmp_path / "pipe")
+    file = sample_checkpoint(tmp_path / "run", num=3, seed=5, out=tmp_path / "s.npz", **words)[1]
+    names = {"guidance": "guidance_scale", "steps": "num_inference_steps"}
+    said = {names.get(name, name): value for name, value in words.items()}
+    found = opened(tmp_path / "pipe")(num_samples=3, seed=5, output_type="np", **said)
+    assert np.array_equal(np.load(file)["arr_0"], bits(found.samples))

@@ -14,7 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ditmoe
+from ditmoe.nn import LoRA
 from ditmoe.pretrained import convert_file, weights
+from ditmoe.pretrained.start import start_from
 from tests.config.test_cli import call
 
 State = dict[str, torch.Tensor]
@@ -267,3 +269,20 @@ def test_the_command(moe: State, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0].startswith("DiT-MoE: 2 layers, 64 wide")
     assert ditmoe.load(tmp_path / "a" / "b").conditioning.num_classes == 5
     assert len({file.stat().st_mode for file in (tmp_path / "a" / "b").iterdir()}) == 1
+
+
+@torch.no_grad()
+def test_training_starts_from_the_prediction_without_its_variance(golden: Callable, tmp_path: Path) -> None:
+    """With as many classes the first prediction is the published one, with adapters and without."""
+    z = golden("dit_moe_qknorm_tiny.npz")
+    published = converted(state_of(z), tmp_path)
+    config = weights.admitted(tmp_path / "out")
+    config["tokens"] = config["tokens"] | {"learn_sigma": False}
+    model = weights.make(config)
+    start_from(str(tmp_path / "out"), model, config["model"])
+    x, t, y = torch.tensor(z["x"]), torch.tensor(z["t"]).float(), torch.tensor(z["y"])
+    expected = published(x, t, y)[0]
+    assert expected.shape[1] == 2 * x.shape[1]
+    assert torch.equal(model(x, t, y)[0], expected[:, : x.shape[1]])
+    LoRA(rank=2).attach(model)
+    assert torch.equal(model(x, t, y)[0], expected[:, : x.shape[1]])

@@ -1,0 +1,101 @@
+"""At which times a scheduler of diffusers steps: even ones, or a person's own."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from ditmoe.diffusion.process import HORIZON
+from ditmoe.outside import check_number
+
+MOST_STEPS = 10_000
+
+
+def set_timesteps(
+    scheduler: Any,
+    steps: int,
+    device: torch.device,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> None:
+    """Even steps from noise to data; what diffusers' own choice of times gets wrong is put right.
+
+    Args:
+        timesteps, sigmas: in place of even steps, for schedulers whose own `set_timesteps` takes them; of a flow they
+            are the same but for the factor 1000. They are taken as they are: nothing shifts them.
+
+    Raises:
+        ValueError: for more steps than a discrete process has; for times that the scheduler does not take, or that do
+            not fall.
+    """
+    from ditmoe.diffusion.schedulers import ends_short
+
+    if timesteps is not None or sigmas is not None:
+        return _set_own(scheduler, device, timesteps, sigmas)
+    if ends_short(scheduler):
+        scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
+        return None
+    discrete = scheduler.config.get("trained_betas") is not None
+    if discrete and steps > HORIZON:
+        raise ValueError(f"steps must be at most {HORIZON} for process ddpm, got {steps}")
+    scheduler.set_timesteps(steps, device=device)
+    if scheduler.config.get("use_flow_sigmas", False):
+        # The start is pure noise, but for what keeps the logarithm of the data's share finite. And times must not
+        # be cut to whole numbers: they would be off by up to 1, and two the same at 1000 steps.
+        scheduler.sigmas[0] = 1 - 1e-6
+        scheduler.timesteps = HORIZON * scheduler.sigmas[:-1].to(device)
+    elif discrete and len(scheduler.timesteps) > steps:
+        # at 61, 103, 121, ... steps rounding adds a time -1 to "trailing" ones, which is read as the last, all noise
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])
+    return None
+
+
+def _set_own(
+    scheduler: Any, device: torch.device, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
+) -> None:
+    """A person's own times; `set_timesteps` says what of them is refused."""
+    from ditmoe.diffusion.schedulers import ends_short
+
+    if timesteps is not None and sigmas is not None:
+        raise ValueError("only one of timesteps and sigmas can be said")
+    name, given = ("timesteps", timesteps) if sigmas is None else ("sigmas", sigmas)
+    if name not in inspect.signature(scheduler.set_timesteps).parameters:
+        kind = type(scheduler).__name__
+        raise ValueError(
+            f"the current scheduler class {kind} does not support custom {name}: its set_timesteps does not take them"
+        )
+    flow = scheduler.config.get("use_flow_sigmas", False) or ends_short(scheduler)
+    values = _checked(name, given, HORIZON if name == "timesteps" else 1.0 if flow else None)
+    if not flow:
+        own = [round(value) for value in values] if name == "timesteps" else values
+        scheduler.set_timesteps(**{name: own}, device=device)
+        return
+    shares = torch.tensor(values) / (HORIZON if name == "timesteps" else 1)
+    # The scheduler is set up for so many steps, and then told the times: its own way would shift or ignore them.
+    set_timesteps(scheduler, len(values), device)
+    if scheduler.config.get("use_flow_sigmas", False):
+        shares = shares.clamp(max=1 - 1e-6)
+    scheduler.sigmas = torch.cat([shares, torch.zeros(1)]).to(scheduler.sigmas)
+    scheduler.timesteps = HORIZON * scheduler.sigmas[:-1].to(device)
+
+
+def _checked(name: str, given: Any, most: float | None) -> list[float]:
+    """Falling numbers above 0.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(values, list | tuple) or not 1 <= len(values) <= MOST_STEPS:
+        raise ValueError(f"{name} must be a list of 1 to {MOST_STEPS} numbers")
+    for value in values:
+        check_number(f"each of {name}", value, 0, math.inf if most is None else most)
+    numbers = [float(value) for value in values]
+    if any(later >= earlier for earlier, later in pairwise(numbers)):
+        raise ValueError(f"{name} must fall from noise to data, got {numbers[:4]}")
+    return numbers

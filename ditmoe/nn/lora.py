@@ -1,0 +1,179 @@
+"""Low-rank adaptation of matrices, also of experts that are stacked (LoRA, arXiv 2106.09685).
+
+A weight W (..., out, in) becomes W + scale B A with A (..., r, in) and B (..., out, r), for each expert its own. B is
+zero at birth, so that nothing changes; W does not learn. `torch.nn.utils.parametrize` puts the sum where W is, so that
+whoever uses the weight sees it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ditmoe.outside import check_number
+
+MOST_RANK = 4096
+DOWN, UP = "lora_A", "lora_B"
+"""Names of A and B, as peft and diffusers have them in files."""
+State = dict[str, tuple[Tensor, Tensor]]
+"""By name of a parameter, A and B."""
+
+
+class LowRank(nn.Module):
+    """scale B A, added to a weight.
+
+    Args:
+        down, up: A and B.
+        name: of the adapter, of which there may be several.
+    """
+
+    def __init__(
+        self,
+        down: Float[Tensor, "*E r i"],
+        up: Float[Tensor, "*E o r"],
+        scale: float = 1.0,
+        name: str = "default",
+    ) -> None:
+        super().__init__()
+        self.lora_A, self.lora_B = nn.Parameter(down), nn.Parameter(up)
+        self.scale, self.name = scale, name
+
+    def forward(self, weight: Float[Tensor, "*E o i"]) -> Float[Tensor, "*E o i"]:
+        if not self.scale:
+            return weight
+        return weight + (self.scale * (self.lora_B @ self.lora_A)).to(weight.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Which matrices of a model are adapted, and how: section `lora` of the configuration.
+
+    Args:
+        rank: r; 0 adapts nothing, and all of the model learns.
+        alpha: the scale is alpha / r; None is r.
+        targets: parts of a parameter's dotted name (`attention`, `experts`), or patterns of the whole (`blocks.0.*`).
+        also: the same, of parameters that learn as they are, such as the table of one's own classes.
+
+    Raises:
+        ValueError: for a rank that is no whole number up to `MOST_RANK`, an alpha not above 0, or no targets.
+    """
+
+    rank: int = 0
+    alpha: float | None = None
+    targets: Sequence[str] = ("attention", "experts")
+    also: Sequence[str] = ("conditioning",)
+
+    def __post_init__(self) -> None:
+        check_number("lora.rank", self.rank, 0, MOST_RANK, whole=True)
+        if self.alpha is not None:
+            check_number("lora.alpha", self.alpha, above=0)
+        for name, words in {"targets": self.targets, "also": self.also}.items():
+            if (
+                not isinstance(words, Sequence)
+                or isinstance(words, str)
+                or not all(type(w) is str for w in words)
+            ):
+                raise ValueError(f"lora.{name} must be a list of names of parameters, got {words!r}")
+
+    @property
+    def scale(self) -> float:
+        """Factor on B A."""
+        return 1.0 if self.alpha is None else self.alpha / max(1, self.rank)
+
+    def attach(self, model: nn.Module, generator: torch.Generator | None = None) -> None:
+        """Adapt a model in place; what is neither adapted nor told to learn is frozen.
+
+        Raises:
+            ValueError: if a word fits nothing that can be adapted, or nothing at all.
+        """
+        if not self.rank:
+            return
+        found = {name: value for name, value in model.named_parameters() if adaptable(model, name)}
+        for word in self.targets:
+            if not any(fits(name, word) for name in found):
+                parts = sorted({part for name in found for part in name.split(".") if not part.isdigit()})
+                raise ValueError(
+                    f"lora.targets must name matrices of this model ({', '.join(parts)}), none fits {word!r}"
+                )
+        model.requires_grad_(False)
+        for name, value in model.named_parameters():
+            value.requires_grad_(any(fits(name, word) for word in self.also))
+        for name, value in found.items():
+            if any(fits(name, word) for word in self.targets):
+                value.requires_grad_(False)
+                *lead, out, width = value.shape
+                down = torch.empty(*lead, self.rank, width, device=value.device)
+                if not down.is_meta:
+                    down = torch.randn(down.shape, generator=generator).to(down) / width**0.5
+                add(
+                    model,
+                    name,
+                    LowRank(down, value.new_zeros(*lead, out, self.rank, dtype=down.dtype), self.scale),
+                )
+
+
+def fits(name: str, word: str) -> bool:
+    """Whether a word is a part of a parameter's dotted name, or a pattern of all of it."""
+    return word in name.split(".") or fnmatchcase(name, word)
+
+
+def adaptable(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is a matrix, or a stack of them: of linear layers, and experts; no router decides by it."""
+    module, last = owner(model, name)
+    value = getattr(module, last)
+    linear = isinstance(module, nn.Linear) and last == "weight"
+    return linear or (value.ndim == 3 and not hasattr(type(module), "CLAIMS"))  # what a router's class claims
+
+
+def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a parameter, and its name there."""
+    path, _, last = name.rpartition(".")
+    return model.get_submodule(path), last
+
+
+def add(model: nn.Module, name: str, low: LowRank) -> None:
+    """Adapt one weight, also one that is adapted already."""
+    parametrize.register_parametrization(*owner(model, name), low, unsafe=True)
+
+
+def adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[LowRank]]]:
+    """Name of each adapted parameter, its module, its name there, and what is added to it."""
+    for path, module in list(model.named_modules()):
+        if parametrize.is_parametrized(module):
+            for last, each in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
+                lows = [low for low in each if isinstance(low, LowRank)]
+                yield f"{path}.{last}".lstrip("."), module, last, lows
+
+
+def product_shape(down: Sequence[int], up: Sequence[int]) -> tuple[int, ...] | None:
+    """Of B A, by the shapes of A and B; None if there is none."""
+    fit = len(down) == len(up) >= 2 and tuple(up[:-2]) == tuple(down[:-2]) and up[-1] == down[-2]
+    return (*up[:-1], down[-1]) if fit else None
+
+
+def remove(model: nn.Module, merge: bool) -> None:
+    """Take all adapters off a model; their sum stays in the weights, or is forgotten."""
+    for _, module, last, _ in adapted(model):
+        parametrize.remove_parametrizations(module, last, leave_parametrized=merge)
+
+
+def split(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+    """The tensors of an adapted model as those of the plain one, and what is added to them, by their names there."""
+    plain: dict[str, Any] = {}
+    added: dict[str, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        if ".parametrizations." not in name:
+            plain[name] = value
+            continue
+        path, _, rest = name.partition(".parametrizations.")
+        last, _, kind = rest.partition(".")
+        if kind == "original":
+            plain[f"{path}.{last}"] = value
+        else:
+            added.setdefault(f"{path}.{last}", {})[kind.rpartition(".")[2]] = value
+    return plain, {name: (each[DOWN], each[UP]) for name, each in added.items()}

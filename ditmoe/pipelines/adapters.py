@@ -1,0 +1,141 @@
+"""LoRA on a pipeline by the names of diffusers, for matrices and stacked experts; no other package is needed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ditmoe.nn import lora
+from ditmoe.outside import check_number, printable
+from ditmoe.pipelines import lora_files
+
+
+class Adapters:
+    """What diffusers' pipelines with LoRA can: load, choose, weigh, fuse and save adapters; a base of the pipeline.
+
+    Weights stay as they are until `fuse_lora`, and `unload_lora_weights` gives them back to the bit.
+    """
+
+    transformer: Any
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
+        weight_name: str | None = None,
+        adapter_name: str | None = None,
+    ) -> None:
+        """Add an adapter, which is active at once; those before it stay as they are.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: a safetensors file, a folder with one, or its tensors.
+            weight_name: of the file in a folder; None is `pytorch_lora_weights.safetensors`.
+            adapter_name: None is "default", "default_1" and so on.
+
+        Raises:
+            FileNotFoundError, ValueError: one line, if there is none, or it fits no weight of this model.
+        """
+        net, state = self.transformer.net, lora_files.read(pretrained_model_name_or_path_or_dict, weight_name)
+        own = self.get_list_adapters()
+        free = (f"default_{i}" if i else "default" for i in range(len(own) + 1))
+        name = adapter_name or next(each for each in free if each not in own)
+        if name in own:
+            raise ValueError(f"adapter_name must be a new one, got {name!r}")
+        here = {
+            each.replace(".parametrizations.", ".").removesuffix(".original")
+            for each, _ in net.named_parameters()
+        }
+        for place, (down, up) in state.items():
+            if place not in here or not (lora.adaptable(net, place)):
+                raise ValueError(f"LoRA of {printable(place)} fits no matrix of this model")
+            module, last = lora.owner(net, place)
+            shape = tuple(getattr(module, last).shape)
+            if lora.product_shape(down.shape, up.shape) != shape:
+                got = f"{tuple(up.shape)} by {tuple(down.shape)}"
+                raise ValueError(f"LoRA of {place} must be of shape {shape}, got {got}")
+        for place, (down, up) in state.items():
+            weight = getattr(*lora.owner(net, place))
+            own_down, own_up = (x.to(weight.device, weight.dtype) for x in (down, up))
+            low = lora.LowRank(own_down, own_up, name=name)
+            lora.add(net, place, low.requires_grad_(False))
+
+    def save_lora_weights(self, save_directory: str | Path, weight_name: str | None = None) -> Path:
+        """Write the active adapters, one as it is and several as their sum, into a file of safetensors; returns where.
+
+        Raises:
+            ValueError: if none is active.
+        """
+        import torch
+
+        state = {}
+        for place, _, _, lows in lora.adapted(self.transformer.net):
+            if active := [low for low in lows if low.scale]:
+                down = torch.cat([low.lora_A for low in active], dim=-2)
+                state[place] = down, torch.cat([low.scale * low.lora_B for low in active], dim=-1)
+        if not state:
+            raise ValueError("save_lora_weights needs an active adapter, and there is none")
+        return lora_files.write(save_directory, lora_files.file_state(state), weight_name)
+
+    def get_list_adapters(self) -> list[str]:
+        """Names of all adapters."""
+        return list(dict.fromkeys(low.name for low in self._lows()))
+
+    def get_active_adapters(self) -> list[str]:
+        """Names of those that count."""
+        return list(dict.fromkeys(low.name for low in self._lows() if low.scale))
+
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
+    ) -> None:
+        """Let these adapters count so much, 1 if nothing is said, and no other.
+
+        Raises:
+            ValueError: for a name that none has, or weights that are no numbers, or not one for each.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        said = 1.0 if adapter_weights is None else adapter_weights
+        each = list(said) if isinstance(said, Sequence) else [said] * len(names)
+        if len(each) != len(names):
+            raise ValueError(
+                f"adapter_weights must be one for each of {len(names)} adapters, got {len(each)}"
+            )
+        for name, weight in zip(names, each, strict=True):
+            check_number(f"the weight of adapter {printable(name)}", weight)
+            if name not in self.get_list_adapters():
+                known = ", ".join(self.get_list_adapters()) or "none"
+                raise ValueError(f"adapter {name!r} was not loaded; those that were: {known}")
+        chosen = dict(zip(names, each, strict=True))
+        for low in self._lows():
+            low.scale = float(chosen.get(low.name, 0.0))
+
+    def disable_lora(self) -> None:
+        """Draw without any adapter; `set_adapters` lets them count again."""
+        self.set_adapters([])
+
+    def fuse_lora(self, lora_scale: float = 1.0) -> None:
+        """Put the active adapters into the weights for good, so that they cost nothing more."""
+        check_number("lora_scale", lora_scale)
+        for low in self._lows():
+            low.scale *= lora_scale
+        lora.remove(self.transformer.net, merge=True)
+
+    def unload_lora_weights(self) -> None:
+        """Forget all adapters; the weights are what they were, but for what was fused."""
+        lora.remove(self.transformer.net, merge=False)
+
+    @contextmanager
+    def without_lora(self) -> Iterator[None]:
+        """Within it the model has its own weights under their own names."""
+        net = self.transformer.net
+        kept = [(place, lows) for place, _, _, lows in lora.adapted(net)]
+        lora.remove(net, merge=False)
+        try:
+            yield
+        finally:
+            for place, lows in kept:
+                for low in lows:
+                    lora.add(net, place, low)
+
+    def _lows(self) -> list[lora.LowRank]:
+        return [low for *_, lows in lora.adapted(self.transformer.net) for low in lows]

@@ -1,0 +1,66 @@
+"""What a pipeline gives back: samples in the form that was asked for, by the names that diffusers' users look for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from jaxtyping import Float
+from torch import Tensor
+
+from ditmoe.modality import Modality
+
+OUTPUTS = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class Output(BaseOutput):
+    """What a pipeline drew.
+
+    Attributes:
+        samples: pictures (PIL), arrays (S, *sample) or tensors, as asked for.
+        labels: (S,) class indices; None where no classes are asked for.
+    """
+
+    samples: Any
+    labels: Tensor | None = None
+
+    @property
+    def images(self) -> Any:
+        """The samples, by the name that pipelines of pictures give them."""
+        return self.samples
+
+    @property
+    def frames(self) -> Any:
+        """The samples, by the name that pipelines of clips give them: `frames[0]` is the first clip."""
+        return self.samples
+
+
+def finished(
+    x: Float[Tensor, "S *sample"],
+    modality: Modality | None,
+    output_type: str,
+    finish: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Any:
+    """Samples of the model's space in the form of one of `OUTPUTS`.
+
+    Args:
+        modality: None gives them as they are.
+        finish: puts what was given into decoded samples.
+    """
+    if output_type == "latent" or modality is None:
+        return x
+    data = modality.decode(x)
+    data = data if finish is None else finish(data)
+    if data.dtype != np.uint8:
+        return torch.from_numpy(data) if output_type == "pt" else data
+    if output_type == "pil":
+        pictures = [
+            DiffusionPipeline.numpy_to_pil(clip / 255) for clip in (data if data.ndim == 5 else [data])
+        ]
+        return pictures if data.ndim == 5 else pictures[0]
+    floats = data.astype(np.float32) / 255
+    return torch.from_numpy(floats).movedim(-1, -3) if output_type == "pt" else floats

@@ -1,0 +1,141 @@
+"""LoRA on a pipeline: the same by the call, by the file and merged; experts too; weights come back to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ditmoe
+from ditmoe.export import export
+from ditmoe.inference import sample_checkpoint
+from ditmoe.nn import LoRA, lora
+from ditmoe.pipelines.lora_files import PREFIX
+from tests.modalities.image.test_adapter import trained
+from tests.pipelines.test_pipeline import bits, latents, opened
+
+FILE = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture
+def pipe(exported: Path) -> ditmoe.Pipeline:
+    return opened(exported)
+
+
+@pytest.fixture
+def adapter(pipe: ditmoe.Pipeline, tmp_path: Path) -> Path:
+    """A file that changes the attention and the experts of the model, made without a pipeline."""
+    net = opened(pipe.config._name_or_path).transformer.net
+    LoRA(rank=2).attach(net, torch.Generator().manual_seed(0))
+    state = {}
+    for name, _, _, (low,) in lora.adapted(net):
+        torch.nn.init.normal_(low.lora_B, std=10)
+        layer = name.removesuffix(".weight")
+        end = ".weight" if name.endswith(".weight") else ""
+        state |= {
+            f"{PREFIX}{layer}.lora_A{end}": low.lora_A.detach(),
+            f"{PREFIX}{layer}.lora_B{end}": low.lora_B.detach(),
+        }
+    assert any("experts.up" in name for name in state)
+    (tmp_path / "adapter").mkdir()
+    save_file(state, tmp_path / "adapter" / FILE)
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_loaded_weighed_and_taken_off(pipe: ditmoe.Pipeline, adapter: Path) -> None:
+    before, weights = latents(pipe), {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    pipe.load_lora_weights(adapter)
+    assert pipe.get_active_adapters() == pipe.get_list_adapters() == ["default"]
+    full = latents(pipe)
+    assert (full - before).abs().max() > 1e-3
+    pipe.set_adapters("default", 0.5)
+    half = latents(pipe)
+    pipe.load_lora_weights(adapter / FILE, adapter_name="twice")
+    pipe.set_adapters(["default", "twice"], [0.25, 0.25])
+    assert torch.allclose(latents(pipe), half, atol=1e-4)
+    pipe.disable_lora()
+    assert torch.equal(latents(pipe), before)
+    assert pipe.get_active_adapters() == []
+    pipe.set_adapters("default")
+    assert torch.equal(latents(pipe), full)
+    pipe.unload_lora_weights()
+    assert torch.equal(latents(pipe), before)
+    state = pipe.transformer.state_dict()
+    assert state.keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in state.items())
+    pipe.load_lora_weights(load_file(adapter / FILE))
+    pipe.fuse_lora()
+    assert torch.allclose(latents(pipe), full, atol=1e-4)
+    assert pipe.transformer.state_dict().keys() == weights.keys()
+
+
+def test_a_pipeline_saved_with_an_adapter_reopens_with_it(
+    pipe: ditmoe.Pipeline, adapter: Path, tmp_path: Path
+) -> None:
+    plain = latents(pipe)
+    pipe.load_lora_weights(adapter)
+    pipe.set_adapters("default", 0.5)
+    active = latents(pipe)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert torch.equal(latents(pipe), active)
+    again = opened(tmp_path / "saved")
+    assert torch.allclose(latents(again), active, atol=1e-4)
+    again.unload_lora_weights()
+    assert torch.equal(latents(again), plain)
+    again.save_pretrained(tmp_path / "saved")
+    assert torch.equal(latents(opened(tmp_path / "saved")), plain)
+
+
+def test_a_file_that_does_not_fit_is_one_line(pipe: ditmoe.Pipeline, adapter: Path, tmp_path: Path) -> None:
+    state = load_file(adapter / FILE)
+    name = next(name for name in state if "lora_A" in name)
+    before = latents(pipe)
+    for wrong, line in (
+        ({**state, name: state[name][..., :-1].contiguous()}, "must be of shape"),
+        ({key: value for key, value in state.items() if key != name}, "must have both lora_A and lora_B"),
+        (
+            {f"{PREFIX}x.lora_A.weight": state[name], f"{PREFIX}x.lora_B.weight": state[name]},
+            "fits no matrix",
+        ),
+        ({**state, "x": state[name]}, "must hold lora_A and lora_B of weights alone, got x"),
+        ({**state, name: state[name] / 0}, "must be finite"),
+        ({}, "at least one weight"),
+    ):
+        with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
+            pipe.load_lora_weights(wrong)
+    assert torch.equal(latents(pipe), before)
+    torch.save(state, tmp_path / "lora.bin")
+    with pytest.raises(ValueError, match="could hold code, refused"):
+        pipe.load_lora_weights(tmp_path, weight_name="lora.bin")
+    with pytest.raises(FileNotFoundError, match="must be a file of LoRA"):
+        pipe.load_lora_weights(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="needs an active adapter"):
+        pipe.save_lora_weights(tmp_path / "none")
+    with pytest.raises(ValueError, match="adapter 'x' was not loaded; those that were: none"):
+        pipe.set_adapters("x")
+
+
+def test_a_trained_one_is_exported_merged_or_kept(run: Path, tmp_path: Path) -> None:
+    trained(
+        tmp_path / "run",
+        f"init={run}",
+        "lora.rank=2",
+        "lora.alpha=4",
+        "optimizer.lr=0.05",
+        "trainer.warmup=0",
+    )
+    drawn = np.load(sample_checkpoint(tmp_path / "run", num=2, out=tmp_path / "s.npz")[1])["arr_0"]
+    export(tmp_path / "run", tmp_path / "merged")
+    merged = opened(tmp_path / "merged")
+    assert np.array_equal(bits(merged(num_samples=2, output_type="np").samples), drawn)
+    assert not (tmp_path / "merged" / FILE).exists()
+    export(tmp_path / "run", tmp_path / "kept", lora="keep")
+    kept = opened(tmp_path / "kept")
+    assert (tmp_path / "kept" / FILE).stat().st_size < 1e5
+    assert torch.allclose(latents(kept), latents(merged), atol=1e-4)
+    kept.unload_lora_weights()
+    own = kept.transformer.state_dict()
+    assert any(not torch.equal(value, own[name]) for name, value in merged.transformer.state_dict().items())
+    with pytest.raises(ValueError, match="lora=keep is for runs that trained one"):
+        export(run, tmp_path / "other", lora="keep")
