@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.config import cli
+from ditmoe.outside import printable
 
 
 def mesh(config: dict[str, Any]) -> None:
@@ -13,8 +14,11 @@ def mesh(config: dict[str, Any]) -> None:
     from ditmoe.modality import Surfaces
 
     modality, out = Surfaces.of(build.make(config["modality"]), "mesh"), Path(config["out"]).expanduser()
+    source = Path(config["source"]).expanduser()
+    if not source.exists():
+        raise FileNotFoundError(f"{printable(source)} does not exist")
     with alone_in(out):
-        paths = modality.mesh(Path(config["source"]).expanduser(), out)
+        paths = modality.mesh(source, out, config["turntable"])
     print(paths[0])
 
 

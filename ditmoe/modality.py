@@ -185,7 +185,8 @@ class Modality(ABC):
 
     A class that fulfils this alone is trained, drawn from in Python and exported. What else it can do it says by
     further contracts among its bases: `Files`, `Metric`, `Preparation`, `Surfaces`, `CodecTraining`,
-    `PublishedAutoencoder`, `NativeSizes`. A command that needs one refuses a modality without it in one line; training goes without.
+    `PublishedAutoencoder`, `NativeSizes`. A command that needs one refuses a modality without it in one line;
+    training goes without.
 
     A modality is built from its YAML (`configs/modality/<name>.yaml`), whose options are the arguments of its
     constructor, and one more, `data_facts`, is None or what a checkpoint remembers. The data set is read when it is
@@ -387,11 +388,11 @@ class Surfaces(Contract):
     does = "have surfaces"
 
     @abstractmethod
-    def mesh(self, source: Path, out: Path, turntable: bool | None = None) -> list[Path]:
+    def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
         """Write the surface of each sample of a file or a folder into a folder, and a picture of all; prints a summary.
 
         Args:
-            turntable: whether to draw each from all sides; None: as the modality is configured.
+            turntable: draw each from all sides, too.
 
         Returns:
             What was written, the picture first.

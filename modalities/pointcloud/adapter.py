@@ -298,10 +298,9 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Given
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
 
-    def mesh(self, source: Path, out: Path, turntable: bool | None = None) -> list[Path]:
-        options = self._surface if turntable is None else replace(self._surface, turntable=turntable)
+    def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
         classes = dict(enumerate(self._facts["classes"])) if self._facts else None
-        return mesh_clouds(source, out, options, self.channels.columns, self.up, classes)
+        return mesh_clouds(source, out, self._surface, turntable, self.channels.columns, self.up, classes)
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:

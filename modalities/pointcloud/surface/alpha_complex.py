@@ -1,8 +1,8 @@
 """Alpha complexes of a cloud (Edelsbrunner & Mücke, 1994), with a radius that follows the spacing of the points.
 
-A ball that rolls around a cloud from outside stops at triangles whose circumscribed circle is too small for it. They are
-what is seen of the shape, and they know which of their sides the ball came from: normals of a plate thinner than the
-way between two points, whose neighbours lie on both sides, have no better witness.
+A ball that rolls around a cloud from outside stops at triangles whose circumscribed circle is too small for it. They
+are what is seen of the shape, and they know which of their sides the ball came from: normals of a plate thinner than
+the way between two points, whose neighbours lie on both sides, have no better witness.
 """
 
 from dataclasses import dataclass
@@ -99,7 +99,9 @@ class AlphaComplexes:
         lonely = np.ones(len(self.points), bool)
         lonely[triangles] = False
         corners = self.triangles[lonely[self.triangles].any(axis=1)]
-        edges = np.unique(np.concatenate([corners[:, [0, 1]], corners[:, [0, 2]], corners[:, [1, 2]]]), axis=0)
+        edges = np.unique(
+            np.concatenate([corners[:, [0, 1]], corners[:, [0, 2]], corners[:, [1, 2]]]), axis=0
+        )
         edges = edges[lonely[edges].any(axis=1)]
         length = np.linalg.norm(self.points[edges[:, 0]] - self.points[edges[:, 1]], axis=1)
         return edges[length < 1.5 * radius * self.local[edges].mean(axis=1)]

@@ -32,7 +32,9 @@ def write_glb(path: Path, mesh: Mesh, name: str) -> None:
     views, accessors, start = [], [], 0
     for number, (array, kind, shape, target, more) in enumerate(parts):
         views.append({"buffer": 0, "byteOffset": start, "byteLength": array.nbytes, "target": target})
-        accessors.append({"bufferView": number, "componentType": kind, "count": len(array), "type": shape, **more})
+        accessors.append(
+            {"bufferView": number, "componentType": kind, "count": len(array), "type": shape, **more}
+        )
         start += array.nbytes
     material = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}}
     primitive = {"attributes": attributes, "indices": len(parts) - 1, "material": 0}

@@ -6,7 +6,6 @@ diagonal of a polygon lies within a face, where the neighbour's could lie too.
 """
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,7 +45,9 @@ def marching_cubes(
     table = _table()[case[tuple(cells.T)]]
     row, column = np.nonzero(table[:, :, 0] >= 0)
     ends = np.array(EDGES)[table[row, column]]  # (F, 3, 2)
-    low = np.ravel_multi_index(tuple(np.moveaxis(cells[row, None] + CORNERS[ends[..., 0]], -1, 0)), tuple(shape))
+    low = np.ravel_multi_index(
+        tuple(np.moveaxis(cells[row, None] + CORNERS[ends[..., 0]], -1, 0)), tuple(shape)
+    )
     axis = np.array([0, 0, 1, 0, 2])[ends[..., 0] ^ ends[..., 1]]
     edges, faces = np.unique(low * 3 + axis, return_inverse=True)
     start = np.stack(np.unravel_index(edges // 3, tuple(shape)), axis=1)

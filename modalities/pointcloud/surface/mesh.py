@@ -54,7 +54,9 @@ class Mesh:
         """Pieces that no edge joins."""
         start, end = self.faces.ravel(), self.faces[:, [1, 2, 0]].ravel()
         size = len(self.vertices)
-        return int(connected_components(coo_matrix((np.ones(len(start)), (start, end)), (size, size)), False)[0])
+        return int(
+            connected_components(coo_matrix((np.ones(len(start)), (start, end)), (size, size)), False)[0]
+        )
 
     @property
     def euler(self) -> int:

@@ -23,8 +23,8 @@ def outward_normals(complexes: AlphaComplexes, radii: Sequence[float] = RADII) -
     """Of length 1; 0 for points that no ball sees, or sees from both sides, as those of a sheet without a back.
 
     A point takes the mean normal of the triangles around it that the smallest ball meets by which it has a side. (The
-    minimum spanning tree of Hoppe et al., 1992, would hand signs from neighbour to neighbour, and so from the upper side
-    of a thin plate to the lower one.) Then a plane through the neighbours on the same side gives the direction.
+    minimum spanning tree of Hoppe et al., 1992, would hand signs from neighbour to neighbour, and so from the upper
+    side of a thin plate to the lower one.) Then a plane through the neighbours on the same side gives the direction.
     """
     points = complexes.points
     normals, waiting = np.zeros_like(points), np.ones(len(points), bool)
@@ -51,9 +51,9 @@ def mean_normals(seen: Seen, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fitted(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Normals of planes through the neighbours on the same side, where these are flat; of some points the first ones."""
+    """Normals of planes through the neighbours on the same side, where these are flat."""
     nearest = cKDTree(points).query(points, min(NEIGHBOURS, len(points)))[1]
-    known = normals.any(axis=1)
+    known = np.asarray(normals.any(axis=1))
     # Points without a side among others that agree have theirs.
     mean, count = normals[nearest].sum(axis=1), known[nearest].sum(axis=1)
     length = np.linalg.norm(mean, axis=1)
@@ -63,7 +63,9 @@ def _fitted(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     cosine = np.einsum("nd,nkd->nk", normals, normals[nearest])
     weight = np.where(cosine > SAME_SIDE, cosine, 0.0) ** 2
     around = points[nearest]
-    around = around - np.einsum("nk,nkd->nd", weight, around)[:, None] / (weight.sum(1)[:, None, None] + 1e-300)
+    around = around - np.einsum("nk,nkd->nd", weight, around)[:, None] / (
+        weight.sum(1)[:, None, None] + 1e-300
+    )
     values, axes = np.linalg.eigh(np.einsum("nk,nki,nkj->nij", weight, around, around))
     axis = axes[:, :, 0]
     along = np.einsum("nd,nd->n", axis, normals)
@@ -80,12 +82,16 @@ def without_noise(
     Of a clean surface hardly a point moves: those of the other side of a thin plate, or beyond an edge, do not count.
     """
     nearest = cKDTree(points).query(points, min(NEIGHBOURS, len(points)))[1]
+    known, noise = np.asarray(normals.any(axis=1)), 0.0
     weight = np.einsum("nd,nkd->nk", normals, normals[nearest]).clip(0) ** 4
+    weight[~known] = 1.0  # of a point without a side, all around it
     weight /= weight.sum(axis=1, keepdims=True) + 1e-300
-    known, noise = normals.any(axis=1), 0.0
+    around = points[nearest] - points[nearest].mean(axis=1, keepdims=True)
+    across = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][:, :, 0]
+    along = np.where(known[:, None], normals, across)
     for step in range(steps):
-        off = np.einsum("nk,nkd,nd->n", weight, points[nearest] - points[:, None], normals)
+        off = np.einsum("nk,nkd,nd->n", weight, points[nearest] - points[:, None], along)
         if step == 0 and known.any():
             noise = float(np.median(np.abs(off[known])))
-        points = points + off[:, None] * normals
+        points = points + off[:, None] * along
     return points, noise

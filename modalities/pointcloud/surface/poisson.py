@@ -17,9 +17,9 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 SCREENING = 1.0
-"""α, for areas whose mean is 1 and lengths in cells."""
+"""The factor of that second part, for areas whose mean is 1 and lengths in cells."""
 STEPS = 8
-"""Of conjugate gradients: the residual falls below a hundredth."""
+"""Of conjugate gradients: more of them change nothing that is seen."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Splat:
 
     def onto(self, values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, "X Y Z"]:
         """Values of the points, spread over the nodes around them."""
-        spread = np.bincount(self.nodes.ravel(), (self.weights * values[:, None]).ravel(), int(np.prod(self.shape)))
+        spread = np.bincount(
+            self.nodes.ravel(), (self.weights * values[:, None]).ravel(), int(np.prod(self.shape))
+        )
         return spread.astype(np.float32).reshape(self.shape)
 
     def at(self, field: Float64[np.ndarray, "X Y Z"]) -> Float64[np.ndarray, " N"]:
@@ -68,12 +70,16 @@ def poisson(
         width: σ in cells, that of a step of χ: below it nothing is resolved, and noise is smoothed.
     """
     splat = Splat.of(points, shape)
-    axes = [2 * np.pi * f for f in (np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2]))]
-    k = np.meshgrid(*axes, indexing="ij", sparse=True)
-    k = [f.astype(np.float32) for f in k]
+    axes = [
+        2 * np.pi * f for f in (np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2]))
+    ]
+    waves = np.meshgrid(*axes, indexing="ij", sparse=True)
+    k = [wave.astype(np.float32) for wave in waves]
     square = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     smooth = np.exp(-0.5 * width**2 * square)
-    target = sum(np.complex64(1j) * k[i] * fft.rfftn(splat.onto(normals[:, i] * areas)) for i in range(3)) * smooth
+    target = (
+        sum(np.complex64(1j) * k[i] * fft.rfftn(splat.onto(normals[:, i] * areas)) for i in range(3)) * smooth
+    )
     pull = SCREENING * areas * np.linalg.norm(normals, axis=1)
     pull /= max(float(areas.mean()), 1e-300)
     screen = np.float32(pull.sum() / np.prod(shape) + 1e-6)

@@ -24,7 +24,7 @@ LARGEST = 1024
 BYTES = 80
 """That a cell takes at the peak: fields of the solver, their spectra, distances."""
 WIDTH = 0.25
-"""σ of the Poisson step, in spacings of the points."""
+"""Sigma of the Poisson step, in spacings of the points."""
 HALF_THICKNESS = 0.9
 """Of a part that Poisson has lost, in cells: from 0.87, half the diagonal of a cell, no part has gaps on the grid."""
 STRAY = 3.5
@@ -41,13 +41,11 @@ class Options:
 
     Attributes:
         resolution: cells of the grid along the longest edge of a cloud.
-        smoothing: steps by which noise is taken from the points: 0 for exact ones, more for those of a young model.
-        turntable: draw an animation of each mesh.
+        smoothing: steps by which noise is taken from the points: 0 for exact ones, more for those of a model.
     """
 
     resolution: int = 128
     smoothing: int = 1
-    turntable: bool = False
 
     def __post_init__(self) -> None:
         check_number("modality.surface.resolution", self.resolution, 16, LARGEST, whole=True)
@@ -68,7 +66,8 @@ def reconstruct(
         normals: outward, where they are known; else they are found (`orientation`).
         rgb: colours in [0, 1], which the vertices get.
         resolution: cells along the longest edge of the cloud: parts get at least 1.8 of them thick.
-        smoothing: how often points are moved to the plane of those around them.
+        smoothing: how often points are moved to the plane of those around them: once of those on their side, before
+            of all, which makes one of the two sides of a thin plate.
     Raises:
         ValueError: one line, for points that have no surface or a grid that does not fit into memory.
     """
@@ -76,17 +75,19 @@ def reconstruct(
     points = points[kept].astype(np.float64)
     cells = Grid.around(points, resolution)
     inner = (points - cells.origin) / cells.step
+    if smoothing > 1:  # noise of the order of the spacing hides sides: it must go before they are asked for
+        inner = without_noise(inner, np.zeros_like(inner), smoothing - 1)[0]
     try:
         complexes = AlphaComplexes(inner)
     except QhullError:
         raise ValueError("the points of a surface must not all lie in a plane") from None
     known = outward_normals(complexes) if normals is None else _unit(normals[kept])
     field = np.full(cells.shape, -1.0, np.float32)
+    quiet, noise = without_noise(inner, known, min(smoothing, 1))
     if known.any():
-        quiet, noise = without_noise(inner, known, smoothing)
         width = max(WIDTH * complexes.spacing, noise, 0.7)
         field = poisson(quiet, known, complexes.local**2, cells.shape, width)
-    field = ndimage.gaussian_filter(_with_thin_parts(field, complexes), 0.3)
+    field = ndimage.gaussian_filter(_with_thin_parts(field, complexes, quiet), 0.3)
     for axis in range(3):
         np.moveaxis(field, axis, 0)[[0, -1]] = -1.0
     vertices, faces = marching_cubes(_cleaned(field, inner))
@@ -110,7 +111,6 @@ def kept_points(points: Float[np.ndarray, "N 3"]) -> np.ndarray:
     found = found - found.mean(axis=0)
     found /= np.abs(found).max()
     far = cKDTree(found).query(found, 5)[0][:, 4]
-    # Against the 16 around it too, since a part may be drawn more sparsely than the others.
     kept = far <= STRAY * np.median(far)
     spread = np.linalg.svd(found[kept] - found[kept].mean(axis=0), compute_uv=False)
     if kept.sum() < FEWEST or spread[2] < 1e-6 * spread[0]:
@@ -143,12 +143,12 @@ class Grid:
         return cls((low + high) / 2 - middle, step, shape)  # type: ignore[arg-type]
 
 
-def _with_thin_parts(field: np.ndarray, complexes: AlphaComplexes) -> np.ndarray:
+def _with_thin_parts(field: np.ndarray, complexes: AlphaComplexes, points: np.ndarray) -> np.ndarray:
     """A field in which all that a ball meets is covered: what Poisson has lost gets a thickness of its own.
 
     That are sheets without a back, rods of a point or two around, and gaps along the minimum spanning tree.
     """
-    there = _sampled(complexes)
+    there = _sampled(complexes, points)
     covered = ndimage.binary_dilation(field > 0)
     there = there[~covered[tuple(np.rint(there).astype(np.int64).T)]]
     if not len(there):
@@ -174,9 +174,9 @@ def _cleaned(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.where((around > 0) & (around != around[0, 0, 0]), np.float32(1.0), field)
 
 
-def _sampled(complexes: AlphaComplexes, step: float = 0.5) -> Float64[np.ndarray, "M 3"]:
+def _sampled(complexes: AlphaComplexes, points: np.ndarray, step: float = 0.5) -> Float64[np.ndarray, "M 3"]:
     """Points, in cells, all over the triangles and edges that the smallest ball meets, and the tree."""
-    points, seen = complexes.points, complexes.seen(RADII[0])
+    seen = complexes.seen(RADII[0])
     parts = [points[np.unique(seen.triangles)], points[seen.edges.ravel()]]
     corners = points[seen.triangles]
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1, initial=0)

@@ -48,6 +48,7 @@ def mesh_clouds(
     source: Path,
     out: Path,
     options: Options,
+    turntable: bool = False,
     columns: tuple[str, ...] | None = None,
     up: str = "y",
     classes: Mapping[int, str] | None = None,
@@ -57,6 +58,7 @@ def mesh_clouds(
     Args:
         source: a cloud, a set, or a folder of such.
         out: a new or empty folder, or one that this has written before: its own files there are written anew.
+        turntable: draw each from all sides, too.
         columns: channels of arrays without names.
         up: the axis of the clouds that points up.
         classes: names of labels.
@@ -66,24 +68,31 @@ def mesh_clouds(
         ValueError, OSError: one line; if no cloud has a surface.
     """
     before = check_out(out)
-    names, rows, tiles, written = [], [], [], []
+    names: list[str] = []
+    tiles: list[UInt8[np.ndarray, "H W 3"]] = []
+    rows: list[dict[str, Any]] = []
+    written: list[str] = []
     errors: list[str] = []
     clouds = list(_clouds(source, columns, up, errors))
     taken = file_names([cloud.name for cloud in clouds], taken=("meshes",))
     for cloud, name in zip(clouds, taken, strict=True):
         began = time.perf_counter()
-        kind = (classes or {}).get(-1 if cloud.label is None else cloud.label, class_of(cloud.name.rpartition("/")[2]))
+        kind = (classes or {}).get(
+            -1 if cloud.label is None else cloud.label, class_of(cloud.name.rpartition("/")[2])
+        )
         try:
             mesh = reconstruct(cloud.points, cloud.normals, cloud.rgb, options.resolution, options.smoothing)
         except ValueError as error:
             errors.append(f"{printable(cloud.name)}: {error}")
             continue
         seconds = time.perf_counter() - began
-        title = f"{printable(kind)} {printable(cloud.name)}" if kind not in cloud.name else printable(cloud.name)
+        title = (
+            f"{printable(kind)} {printable(cloud.name)}" if kind not in cloud.name else printable(cloud.name)
+        )
         write_glb(out / f"{name}.glb", mesh, title)
         write_obj(out / f"{name}.obj", mesh, title)
         written += [f"{name}.glb", f"{name}.obj"]
-        if options.turntable:
+        if turntable:
             write_gif(out / f"{name}.gif", mesh, _color(mesh, kind, names))
             written.append(f"{name}.gif")
         finite = cloud.points[np.isfinite(cloud.points).all(axis=1)].astype(np.float64)
@@ -119,10 +128,14 @@ def check_out(out: Path) -> set[str]:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return set()
     if not out.is_dir() or not (out / RECORD).is_file():
-        raise ValueError(f"out must be a new folder, or one of meshes, got {printable(out)}, in which there are others")
+        raise ValueError(
+            f"out must be a new folder, or one of meshes, got {printable(out)}, in which there are others"
+        )
     found = dict(read_json(out / RECORD)).get("files", [])
     endings = (".glb", ".obj", ".gif", ".png")
-    return {name for name in found if isinstance(name, str) and name == Path(name).name and name.endswith(endings)}
+    return {
+        name for name in found if isinstance(name, str) and name == Path(name).name and name.endswith(endings)
+    }
 
 
 def _clouds(source: Path, columns: tuple[str, ...] | None, up: str, errors: list[str]) -> Iterator[Cloud]:
@@ -152,7 +165,12 @@ def _clouds(source: Path, columns: tuple[str, ...] | None, up: str, errors: list
 
 
 def _cloud(
-    name: str, values: np.ndarray, file: Path, columns: tuple[str, ...] | None, up: str, label: int | None = None
+    name: str,
+    values: np.ndarray,
+    file: Path,
+    columns: tuple[str, ...] | None,
+    up: str,
+    label: int | None = None,
 ) -> Cloud:
     """With the channels that the columns are, told apart by their values where a width leaves it open."""
     there = _there(values)
@@ -182,7 +200,8 @@ def write_gif(path: Path, mesh: Mesh, color: Any) -> None:
     """A turn of the mesh around the upright axis, without end."""
     turns = np.linspace(0, 360, FRAMES, endpoint=False)
     frames: list[UInt8[np.ndarray, "H W 3"]] = [
-        render_mesh(mesh.vertices, mesh.faces, mesh.normals, FRAME_SIZE, 38 + turn, color=color) for turn in turns
+        render_mesh(mesh.vertices, mesh.faces, mesh.normals, FRAME_SIZE, 38 + turn, color=color)
+        for turn in turns
     ]
     first, *others = [Image.fromarray(frame).quantize(128) for frame in frames]
     with replacing(path) as stream:
@@ -200,5 +219,3 @@ def tell_table(rows: list[dict[str, Any]]) -> None:
         closed = "yes" if row["watertight"] else "no"
         counts = f"{row['vertices']:9d} {row['faces']:7d}  {closed:>6}  {row['components']:6d}"
         tell(f"{row['name']:{width}} {counts}  {there:>13}  {back:>13}  {row['seconds']:5.1f}", sys.stdout)
-
-

@@ -4,7 +4,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from modalities.pointcloud.viz.render import (
-    CAMERA_DISTANCE,
     FRAGMENTS,
     PALETTE,
     RGB,

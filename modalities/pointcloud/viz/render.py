@@ -218,9 +218,7 @@ def _shade(
     return image
 
 
-def ground(
-    points: np.ndarray, view: np.ndarray, screen: Screen, size: int, lights: np.ndarray
-) -> np.ndarray:
+def ground(points: np.ndarray, view: np.ndarray, screen: Screen, size: int, lights: np.ndarray) -> np.ndarray:
     """White ground under the cloud with its soft shadow, linear, (size, size, 1 or 3)."""
     if view[2, 1] <= 0.02:
         return np.ones((size, size, 1))
