@@ -12,7 +12,7 @@ arXiv 2106.03452); with it, a few steps of conjugate gradients, for which that d
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
@@ -41,14 +41,14 @@ class Splat:
             weights.append(np.where(corner, share, 1 - share).prod(axis=1))
         return cls(shape, np.stack(nodes, axis=1), np.stack(weights, axis=1))
 
-    def onto(self, values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, "X Y Z"]:
+    def onto(self, values: Float64[np.ndarray, " N"]) -> Float32[np.ndarray, "X Y Z"]:
         """Values of the points, spread over the nodes around them."""
         spread = np.bincount(
             self.nodes.ravel(), (self.weights * values[:, None]).ravel(), int(np.prod(self.shape))
         )
         return spread.astype(np.float32).reshape(self.shape)
 
-    def at(self, field: Float64[np.ndarray, "X Y Z"]) -> Float64[np.ndarray, " N"]:
+    def at(self, field: Float32[np.ndarray, "X Y Z"]) -> Float64[np.ndarray, " N"]:
         """The field at the points."""
         return (field.reshape(-1)[self.nodes] * self.weights).sum(axis=1)
 
@@ -59,7 +59,7 @@ def poisson(
     areas: Float64[np.ndarray, " N"],
     shape: tuple[int, int, int],
     width: float,
-) -> Float64[np.ndarray, "X Y Z"]:
+) -> Float32[np.ndarray, "X Y Z"]:
     """A field that is 0 on the surface and positive within, about the distance to it in cells where it is near.
 
     Args:
@@ -107,4 +107,4 @@ def poisson(
         step = near + np.float32(size / before) * step
     slope = np.gradient(gaussian_filter(field, 0.5))
     steep = np.sqrt(sum(splat.at(part) ** 2 for part in slope))
-    return field / max(float(np.average(steep, weights=pull)), 1e-300)
+    return field / np.float32(max(float(np.average(steep, weights=pull)), 1e-30))

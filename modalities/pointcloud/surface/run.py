@@ -196,14 +196,11 @@ def _color(mesh: Mesh, kind: str, names: list[str]) -> Any:
     return class_color(names.index(kind))
 
 
-def write_gif(path: Path, mesh: Mesh, color: Any) -> None:
+def write_gif(path: Path, mesh: Mesh, color: Any, frames: int = FRAMES, size: int = FRAME_SIZE) -> None:
     """A turn of the mesh around the upright axis, without end."""
-    turns = np.linspace(0, 360, FRAMES, endpoint=False)
-    frames: list[UInt8[np.ndarray, "H W 3"]] = [
-        render_mesh(mesh.vertices, mesh.faces, mesh.normals, FRAME_SIZE, 38 + turn, color=color)
-        for turn in turns
-    ]
-    first, *others = [Image.fromarray(frame).quantize(128) for frame in frames]
+    turns = 38 + np.linspace(0, 360, frames, endpoint=False)
+    drawn = [render_mesh(mesh.vertices, mesh.faces, mesh.normals, size, turn, color=color) for turn in turns]
+    first, *others = [Image.fromarray(frame).quantize(128) for frame in drawn]
     with replacing(path) as stream:
         first.save(stream, "GIF", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
 
