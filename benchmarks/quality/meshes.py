@@ -1,6 +1,6 @@
 """From a shape to points and back to a surface: how much of it is right, and how much is there.
 
-    python -m benchmarks.quality.meshes [--shapes 40] [--seeds 3] [--resolution 128] [--smoothing 1] [--out FOLDER]
+    python -m benchmarks.quality.meshes [--shapes 40] [--seeds 3] [--points 2048 8192] [--out FOLDER]
 
 - Six pieces of furniture of boxes and rods, whose surface is known exactly: 2,048 and 8,192 points of it become
   a mesh, 40,000 points of the mesh are compared with 60,000 others of the surface.
@@ -179,6 +179,7 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--shapes", type=int, default=40, help="of real furniture, val before test")
     parser.add_argument("--seeds", type=int, default=3, help="draws of each piece of boxes and rods")
+    parser.add_argument("--points", type=int, nargs="+", default=[2048, 8192], help="of each piece")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--smoothing", type=int, default=1)
     parser.add_argument("--out", type=Path, help="where a sheet is drawn")
@@ -191,7 +192,7 @@ def main() -> None:
     lines = ["| | precision | recall | F |", "|---|---|---|---|"]
     tiles: list[np.ndarray] = []
     labels: list[str] = []
-    for count in (2048, 8192):
+    for count in options.points:
         found: dict[str, list[Scores]] = {name: [] for name in (*methods, "oracle")}
         for name, parts in tqdm(furniture().items(), f"{count} points"):
             for seed in range(options.seeds):

@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import QhullError, cKDTree
 
 from ditmoe.outside import check_memory, check_number
-from modalities.pointcloud.surface.alpha_complex import AlphaComplexes
+from modalities.pointcloud.surface.alpha_complex import AlphaComplexes, Seen
 from modalities.pointcloud.surface.marching_cubes import marching_cubes
 from modalities.pointcloud.surface.mesh import Mesh
 from modalities.pointcloud.surface.orientation import RADII, outward_normals, without_noise
@@ -148,7 +148,8 @@ def _with_thin_parts(field: np.ndarray, complexes: AlphaComplexes, points: np.nd
 
     That are sheets without a back, rods of a point or two around, and gaps along the minimum spanning tree.
     """
-    there = _sampled(complexes, points)
+    field = np.where(_within(complexes, points, field.shape), field, np.minimum(field, np.float32(-0.5)))
+    there = _sampled(points, complexes.seen(RADII[0]), _tree(complexes))
     covered = ndimage.binary_dilation(field > 0)
     there = there[~covered[tuple(np.rint(there).astype(np.int64).T)]]
     if not len(there):
@@ -164,7 +165,10 @@ def _with_thin_parts(field: np.ndarray, complexes: AlphaComplexes, points: np.nd
 def _cleaned(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A field without cavities, which nobody sees, and without pieces that hardly a point lies on."""
     pieces = ndimage.label(field > 0)[0]
-    number = np.bincount(ndimage.maximum_filter(pieces, 3)[tuple(np.rint(points).astype(np.int64).T)])
+    at = tuple(np.rint(points).astype(np.int64).T)
+    high = ndimage.maximum_filter(pieces, 3)[at]
+    low = ndimage.minimum_filter(np.where(pieces > 0, pieces, pieces.max() + 1), 3)[at]
+    number = np.bincount(high[high == low], minlength=1)  # between two pieces a point is of neither
     kept = np.zeros(pieces.max() + 1, bool)
     kept[: len(number)] = number >= min(max(FEWEST_ON, SHARE_ON * len(points)), number[1:].max(initial=0))
     kept[0] = True
@@ -174,9 +178,22 @@ def _cleaned(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.where((around > 0) & (around != around[0, 0, 0]), np.float32(1.0), field)
 
 
-def _sampled(complexes: AlphaComplexes, points: np.ndarray, step: float = 0.5) -> Float64[np.ndarray, "M 3"]:
-    """Points, in cells, all over the triangles and edges that the smallest ball meets, and the tree."""
-    seen = complexes.seen(RADII[0])
+def _within(complexes: AlphaComplexes, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Nodes where a surface may be: those that the largest ball does not reach, and some around.
+
+    Elsewhere it would be a balloon that a few normals blow up on a sheet without a back.
+    """
+    wall = np.zeros(shape, bool)
+    at = _sampled(points, complexes.seen(RADII[-1]))
+    wall[tuple(np.rint(at).astype(np.int64).T)] = True
+    free = ndimage.label(~wall)[0]
+    return ndimage.binary_dilation(free != free[0, 0, 0], iterations=2)
+
+
+def _sampled(
+    points: np.ndarray, seen: Seen, tree: np.ndarray | None = None, step: float = 0.5
+) -> Float64[np.ndarray, "M 3"]:
+    """Points, in cells, all over the triangles and edges that a ball meets, and a tree."""
     parts = [points[np.unique(seen.triangles)], points[seen.edges.ravel()]]
     corners = points[seen.triangles]
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1, initial=0)
@@ -185,7 +202,7 @@ def _sampled(complexes: AlphaComplexes, points: np.ndarray, step: float = 0.5) -
         i, j = np.nonzero(np.add.outer(np.arange(count + 1), np.arange(count + 1)) <= count)
         weights = np.stack([i, j, count - i - j], axis=1) / count
         parts.append(np.einsum("wk,tkd->twd", weights, corners[pieces == count]).reshape(-1, 3))
-    for a, b in points[np.concatenate([seen.edges, _tree(complexes)])]:
+    for a, b in points[seen.edges if tree is None else np.concatenate([seen.edges, tree])]:
         share = np.linspace(0, 1, int(np.linalg.norm(b - a) / step) + 2)[:, None]
         parts.append(a + share * (b - a))
     return np.concatenate(parts)
