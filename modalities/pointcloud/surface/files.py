@@ -15,7 +15,7 @@ _VERTICES, _FACES = 34962, 34963
 
 
 def write_glb(path: Path, mesh: Mesh, name: str) -> None:
-    """One mesh in a node of that name; y is up and metres are the unit, as glTF has it; colours are linear there."""
+    """One mesh in a node of that name; y is up, as glTF has it, and colours are written as they stand."""
     parts: list[tuple[np.ndarray, int, str, int, dict[str, Any]]] = []
     positions = mesh.vertices.astype("<f4")
     bounds = {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}

@@ -167,7 +167,6 @@ def test_files_read_back_equal(tmp_path: Path, colored: bool) -> None:
     if colored:
         colors = Channels(("xyz", "rgb")).beside(read)[0]
         assert np.array_equal(np.rint(255 * colors), mesh.colors)
-        assert np.array_equal(foreign.visual.vertex_colors[:, :3], mesh.colors)
 
 
 CLOUDS = {
