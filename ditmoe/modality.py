@@ -184,8 +184,9 @@ class Modality(ABC):
     """What makes a sample an image, a cloud or a clip: all that training and drawing need.
 
     A class that fulfils this alone is trained, drawn from in Python and exported. What else it can do it says by
-    further contracts among its bases: `Files`, `Metric`, `Preparation`, `CodecTraining`, `PublishedAutoencoder`,
-    `NativeSizes`. A command that needs one refuses a modality without it in one line; training goes without.
+    further contracts among its bases: `Files`, `Metric`, `Preparation`, `Surfaces`, `CodecTraining`,
+    `PublishedAutoencoder`, `NativeSizes`. A command that needs one refuses a modality without it in one line;
+    training goes without.
 
     A modality is built from its YAML (`configs/modality/<name>.yaml`), whose options are the arguments of its
     constructor, and one more, `data_facts`, is None or what a checkpoint remembers. The data set is read when it is
@@ -378,6 +379,23 @@ class Preparation(Contract):
         """Turn a person's own files into a data set that this modality trains on; prints a summary.
 
         With `check`, only look them through and write down what is wrong, where the modality knows how.
+        """
+
+
+class Surfaces(Contract):
+    """Samples that are points of surfaces, which can be put together: for `mesh`, and `sample mesh=true`."""
+
+    does = "have surfaces"
+
+    @abstractmethod
+    def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
+        """Write the surface of each sample of a file or a folder into a folder, and a picture of all; prints a summary.
+
+        Args:
+            turntable: draw each from all sides, too.
+
+        Returns:
+            What was written, the picture first.
         """
 
 

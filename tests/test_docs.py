@@ -63,6 +63,7 @@ LIMITS = {
     "sample": "num=2 steps=2",
     "evaluate": "num=4 steps=2",
     "analyze": "samples=2 bins=2 permutations=20 dial=[1] drop=false steps=2",
+    "mesh": "modality.surface.resolution=16",
     "convert": "size=32 num_heads=2",
     "plan": "model.depth=2 model.moe_layers=null",
 }

@@ -25,7 +25,7 @@ from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_schedu
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
 from ditmoe.given import Given, Parts
-from ditmoe.modality import Files, Modality, Samples
+from ditmoe.modality import Files, Modality, Samples, Surfaces
 from ditmoe.outside import check_number, file_name
 
 
@@ -176,6 +176,7 @@ def sample_checkpoint(
     given: Any = None,
     given_guidance: float = 1.0,
     strength: float | None = None,
+    meshes: bool = False,
     **words: Any,
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
@@ -189,6 +190,7 @@ def sample_checkpoint(
         given: what is there already of each sample: paths of files, or arrays in data units (docs/given.md).
         given_guidance: how much more the samples are to follow it than the model does by itself.
         strength: share of the way to noise from which what is given is changed; None forgets all but what is kept.
+        meshes: write the surfaces of the samples, too, into `meshes` in their folder, or beside a .npz.
         words: what to draw, in the conditioning's words (`label="chair"`; without any of them no class, where something
             is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
 
@@ -197,6 +199,7 @@ def sample_checkpoint(
     """
     restored = restore(checkpoint, top_k, trusted=trust)
     modality, files = restored.modality, Files.of(restored.modality, "sample")
+    surfaces = Surfaces.of(restored.modality, "sample meshes=true") if meshes else None
     owners = restored.model.conditioning, modality, GivenWords(modality)
     options = inspect.signature(sample_checkpoint).parameters
     wanted, of_shape, of_given = split_words(words, *owners, options=options)
@@ -224,6 +227,9 @@ def sample_checkpoint(
     place = Path(out) if out else folder
     paths = files.write(samples, place)
     write_prompts(place, asked, negative, seed=seed, guidance=guidance)
+    if surfaces is not None:
+        within = place.suffix != ".npz"
+        surfaces.mesh(place, place / "meshes" if within else place.with_name(f"{place.stem}-meshes"))
     return paths
 
 

@@ -24,6 +24,7 @@ from ditmoe.modality import (
     Reader,
     Report,
     Samples,
+    Surfaces,
     Tokens,
     check_options,
 )
@@ -37,6 +38,8 @@ from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.completion import evaluate_folder
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
+from modalities.pointcloud.surface.reconstruct import Options
+from modalities.pointcloud.surface.run import mesh_clouds
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
@@ -46,7 +49,7 @@ from modalities.shared.captions import WORDS, Captioned, asked_of, listed_words
 from modalities.shared.datasets import Noted
 
 
-class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Captioned):
+class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, GivenParts, Captioned):
     """Clouds of `num_points` points.
 
     Args:
@@ -58,6 +61,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         columns: the channels of arrays without names, as .npy and text; None tells them apart by their values.
         evaluation: options of `evaluate_sets`; and `scans`, a folder of which the generated are completions.
         preparation: options of `prepare`.
+        surface: options of `mesh`: `modalities.pointcloud.surface.reconstruct.Options`.
         data_facts: class names and normalisation from a checkpoint; None reads them from the data.
         captions: describe samples in sentences beside their class (`modalities.shared.captions`).
     """
@@ -83,6 +87,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         preparation: Mapping[str, Any] | None = None,
         data_facts: Mapping[str, Any] | None = None,
         captions: bool = False,
+        surface: Mapping[str, Any] | None = None,
     ) -> None:
         if num_points < 1:
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
@@ -94,6 +99,8 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
         self._scans = self._evaluation.pop("scans", None)
         check_options("modality.evaluation", evaluate_sets, self._evaluation)
         check_options("modality.preparation", prepare, self._preparation)
+        check_options("modality.surface", Options, surface or {})
+        self._surface = Options(**(surface or {}))
         self._data: Clouds | None = None
         self._reads: bool | None = None
         self._facts = _numbers(data_facts) if data_facts else None
@@ -290,6 +297,10 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
+
+    def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
+        classes = dict(enumerate(self._facts["classes"])) if self._facts else None
+        return mesh_clouds(source, out, self._surface, turntable, self.channels.columns, self.up, classes)
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:

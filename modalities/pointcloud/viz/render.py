@@ -83,20 +83,20 @@ def render(
         raise ValueError(f"size must be at least 8, got {size}")
     if not len(points):
         return np.full((size, size, 3), 255, np.uint8)
-    points = _normalise(points)
+    points = normalise(points)
     radius = float(np.clip(0.016 * (2048 / len(points)) ** 0.4, 0.004, 0.03))
-    view = _camera(azimuth, elevation)
-    screen = _project(points @ view.T, size * SUPERSAMPLE, radius)
-    sky, lamp = _lights(view)
+    view = camera(azimuth, elevation)
+    screen = project(points @ view.T, size * SUPERSAMPLE, radius)
+    sky, lamp = lights(view)
     winner = _nearest(screen)
-    spheres = _shade(winner, screen, view, lamp, _visibility(points, sky), _visibility(points, lamp), color)
-    bare = _fold((winner < 0).astype(np.float32), size)
-    ground = _ground(points, view, screen, size, np.concatenate([sky, lamp]))
-    linear = _fold(spheres, size) + bare * ground
+    spheres = _shade(winner, screen, view, lamp, visibility(points, sky), visibility(points, lamp), color)
+    bare = fold((winner < 0).astype(np.float32), size)
+    floor = ground(points, view, screen, size, np.concatenate([sky, lamp]))
+    linear = fold(spheres, size) + bare * floor
     return (255 * np.clip(linear, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
 
 
-def _fold(pixels: np.ndarray, size: int) -> np.ndarray:
+def fold(pixels: np.ndarray, size: int) -> np.ndarray:
     """Mean over the samples of each pixel, (size, size, channels)."""
     image = pixels.reshape(size * SUPERSAMPLE, size * SUPERSAMPLE, -1)
     # Strided sums, since one mean over two short axes takes NumPy ten times as long.
@@ -106,7 +106,7 @@ def _fold(pixels: np.ndarray, size: int) -> np.ndarray:
     return total / SUPERSAMPLE**2
 
 
-def _normalise(points: np.ndarray) -> np.ndarray:
+def normalise(points: np.ndarray) -> np.ndarray:
     """Centre the bounding box and give it the diagonal 1."""
     low, high = points.min(0), points.max(0)
     # Halved first, so that the largest floats do not overflow.
@@ -116,7 +116,7 @@ def _normalise(points: np.ndarray) -> np.ndarray:
     return points / (np.linalg.norm(np.ptp(points, axis=0)) or 1.0)
 
 
-def _camera(azimuth: float, elevation: float) -> np.ndarray:
+def camera(azimuth: float, elevation: float) -> np.ndarray:
     """Rows: the camera's right, up and backward axis in the world."""
     a, e = np.deg2rad([azimuth % 360, elevation % 360])
     back = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
@@ -124,7 +124,7 @@ def _camera(azimuth: float, elevation: float) -> np.ndarray:
     return np.stack([right, np.cross(back, right), back])
 
 
-def _project(cloud: np.ndarray, size: int, radius: float) -> Screen:
+def project(cloud: np.ndarray, size: int, radius: float) -> Screen:
     """Perspective, then the zoom with which every sphere lies inside the frame."""
     scale = CAMERA_DISTANCE / (CAMERA_DISTANCE - cloud[:, 2])
     plane = cloud[:, :2] * scale[:, None]
@@ -157,7 +157,7 @@ def _nearest(screen: Screen) -> np.ndarray:
     return np.where(buffer < 0, -1, buffer & (2**32 - 1))
 
 
-def _lights(view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lights(view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Directions towards an even sky and towards a broad lamp above the camera's left shoulder."""
     count = 28
     turn = np.arange(count) * np.pi * (3 - np.sqrt(5))
@@ -169,7 +169,7 @@ def _lights(view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sky, lamp / np.linalg.norm(lamp, axis=1, keepdims=True)
 
 
-def _visibility(points: np.ndarray, lights: np.ndarray) -> np.ndarray:
+def visibility(points: np.ndarray, lights: np.ndarray) -> np.ndarray:
     """Share of the lights that each point sees, (N,): one coarse shadow map per light."""
     cell = float(np.clip(0.04 * np.sqrt(2048 / len(points)), 0.025, 0.12))
     cells = int(1.2 / cell) + 2
@@ -218,9 +218,7 @@ def _shade(
     return image
 
 
-def _ground(
-    points: np.ndarray, view: np.ndarray, screen: Screen, size: int, lights: np.ndarray
-) -> np.ndarray:
+def ground(points: np.ndarray, view: np.ndarray, screen: Screen, size: int, lights: np.ndarray) -> np.ndarray:
     """White ground under the cloud with its soft shadow, linear, (size, size, 1 or 3)."""
     if view[2, 1] <= 0.02:
         return np.ones((size, size, 1))
@@ -244,11 +242,11 @@ def _ground(
     fall = v * view[1, 1] - eye[1]
     t = np.where(fall < -1e-3, (floor - eye[1]) / np.minimum(fall, -1e-3), np.inf)
     ray = u[None, :, None] * view[0, [0, 2]] + v[:, None, None] * view[1, [0, 2]] - eye[[0, 2]]
-    ground = np.nan_to_num(eye[[0, 2]] + np.minimum(t, 1e3)[:, None, None] * ray)
+    met = np.nan_to_num(eye[[0, 2]] + np.minimum(t, 1e3)[:, None, None] * ray)
     # A shadow that the frame cuts off would draw the frame.
     fade = np.clip(np.minimum(step, screen.size - step) / (0.16 * screen.size), 0, 1)
     fade = fade**2 * (3 - 2 * fade)
-    shadow = _bilinear(shadow, (ground[..., ::-1] / extent + 0.5) * cells - 0.5)
+    shadow = _bilinear(shadow, (met[..., ::-1] / extent + 0.5) * cells - 0.5)
     return 1 - 0.66 * (shadow * fade * fade[:, None])[..., None]
 
 

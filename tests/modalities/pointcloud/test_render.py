@@ -52,7 +52,7 @@ def test_neither_unit_nor_origin_changes_the_picture(cloud):
 
 
 def test_a_nearer_point_hides_a_farther_one():
-    screen = render._project(np.array([[0.0, 0, 0.4], [0.0, 0, -0.4]]), 65, 0.1)
+    screen = render.project(np.array([[0.0, 0, 0.4], [0.0, 0, -0.4]]), 65, 0.1)
     winner = render._nearest(screen)
     assert set(winner) == {-1, 0}
 
@@ -60,7 +60,7 @@ def test_a_nearer_point_hides_a_farther_one():
 @pytest.mark.parametrize("fragments", [10, 2_000_000])
 def test_the_z_buffer_equals_a_loop_over_pixels_and_spheres(cloud, monkeypatch, fragments):
     monkeypatch.setattr(render, "FRAGMENTS", fragments)
-    screen = render._project(cloud[::20], 24, 0.06)
+    screen = render.project(cloud[::20], 24, 0.06)
     winner = render._nearest(screen).reshape(24, 24)
     for row, column in itertools.product(range(24), repeat=2):
         gap = screen.radius**2 - ((screen.center - [column + 0.5, row + 0.5]) ** 2).sum(1)
@@ -75,10 +75,10 @@ def test_the_z_buffer_equals_a_loop_over_pixels_and_spheres(cloud, monkeypatch, 
 def test_every_sphere_lies_inside_the_frame(elevation):
     rng = np.random.default_rng(1)
     for count, scale in itertools.product((1, 2, 50), ([1, 1, 1], [9, 1, 1], [1, 9, 1], [0, 0, 1])):
-        points = render._normalise(rng.normal(size=(count, 3)) * scale)
+        points = render.normalise(rng.normal(size=(count, 3)) * scale)
         for azimuth in range(0, 360, 45):
-            view = render._camera(azimuth, elevation)
-            screen = render._project(points @ view.T, 100, 0.03)
+            view = render.camera(azimuth, elevation)
+            screen = render.project(points @ view.T, 100, 0.03)
             assert (screen.center - screen.radius[:, None] >= 0).all()
             assert (screen.center + screen.radius[:, None] <= 100).all()
 

@@ -1,0 +1,31 @@
+"""python -m ditmoe.mesh source=samples/ out=meshes/: closed surfaces of point clouds, as GLB and OBJ."""
+
+from pathlib import Path
+from typing import Any
+
+from ditmoe.config import cli
+from ditmoe.outside import printable
+
+
+def mesh(config: dict[str, Any]) -> None:
+    """The command; the modality knows how."""
+    from ditmoe.checkpoint.atomic import alone_in
+    from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+    from ditmoe.modality import Surfaces
+
+    modality, out = Surfaces.of(build.make(config["modality"]), "mesh"), Path(config["out"]).expanduser()
+    source = Path(config["source"]).expanduser()
+    if not source.exists():
+        raise FileNotFoundError(f"{printable(source)} does not exist")
+    with alone_in(out):
+        paths = modality.mesh(source, out, config["turntable"])
+    print(paths[0])
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(mesh, "mesh")
+
+
+if __name__ == "__main__":
+    main()

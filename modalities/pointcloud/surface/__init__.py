@@ -1,0 +1,7 @@
+"""Closed surfaces of clouds: normals, screened Poisson, marching cubes, files, how good they are."""
+
+from modalities.pointcloud.surface.measure import f_score_of, measure
+from modalities.pointcloud.surface.mesh import Mesh
+from modalities.pointcloud.surface.reconstruct import reconstruct
+
+__all__ = ["Mesh", "f_score_of", "measure", "reconstruct"]

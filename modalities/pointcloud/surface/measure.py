@@ -1,0 +1,55 @@
+"""How well a surface fits its cloud, and another surface."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from modalities.pointcloud.data.formats import sample_surface
+from modalities.pointcloud.surface.mesh import Mesh
+
+SAMPLES = 100_000
+"""Points that stand for a surface."""
+
+
+def measure(mesh: Mesh, points: Float[np.ndarray, "N 3"]) -> dict[str, Any]:
+    """What is known of a mesh: exact counts, and its distance to the cloud both ways.
+
+    Distances are shares of the diagonal of the cloud's bounding box, mean and 95 % quantile: of the points to the
+    surface (rather large: what was lost), of the surface to the next point (what was added; half the spacing of the
+    points is the least that it can be). The surface is 100,000 points on it.
+    """
+    size = float(np.linalg.norm(np.ptp(points, axis=0)))
+    surface = sample_surface(mesh.vertices, mesh.faces, SAMPLES, np.random.default_rng(0))
+    to_surface = cKDTree(surface).query(points)[0] / size
+    to_cloud = cKDTree(points).query(surface[:: SAMPLES // 10_000])[0] / size
+    return {
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "watertight": mesh.is_closed,
+        "components": mesh.components,
+        "euler": mesh.euler,
+        "volume": mesh.volume,
+        "size": [float(v) for v in np.ptp(mesh.vertices, axis=0)],
+        "cloud_to_surface": _mean_and_most(to_surface),
+        "surface_to_cloud": _mean_and_most(to_cloud),
+    }
+
+
+def f_score_of(
+    surface: Float[np.ndarray, "N 3"], true: Float[np.ndarray, "M 3"], threshold: float = 0.01
+) -> tuple[float, float, float]:
+    """Precision, recall and F of a surface against the true one, both as many points (arXiv 1905.03678).
+
+    Precision is the share of the surface within τ of the true one, recall that of the true one within τ of it;
+    τ is `threshold` times the diagonal of the true one's bounding box.
+    """
+    limit = threshold * float(np.linalg.norm(np.ptp(true, axis=0)))
+    precision = float(np.mean(cKDTree(true).query(surface)[0] <= limit))
+    recall = float(np.mean(cKDTree(surface).query(true)[0] <= limit))
+    return precision, recall, 2 * precision * recall / max(precision + recall, 1e-300)
+
+
+def _mean_and_most(distance: np.ndarray) -> dict[str, float]:
+    return {"mean": float(distance.mean()), "95%": float(np.quantile(distance, 0.95))}

@@ -1,0 +1,218 @@
+"""`python -m ditmoe.mesh`: the surfaces of a file or a folder of clouds, written, measured and drawn."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from ditmoe.checkpoint import replacing
+from ditmoe.outside import file_names, files_below, printable, read_json, tell
+from modalities.pointcloud.data import scans
+from modalities.pointcloud.data.axes import still_to_turn, turned
+from modalities.pointcloud.data.channels import CHANNELS, Channels
+from modalities.pointcloud.data.formats import CLOUD_SUFFIXES, may_be_shape, read_points, read_set
+from modalities.pointcloud.surface.files import write_glb, write_obj
+from modalities.pointcloud.surface.measure import measure
+from modalities.pointcloud.surface.mesh import Mesh
+from modalities.pointcloud.surface.reconstruct import Options, reconstruct
+from modalities.pointcloud.viz.raster import render_mesh
+from modalities.pointcloud.viz.render import class_color
+from modalities.shared import lay_out, save_png
+from modalities.shared.contact_sheet import class_of
+
+RECORD = "meshes.json"
+MOST_DRAWN = 64
+FRAMES, FRAME_SIZE, FRAME_MS = 24, 192, 80
+SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A cloud to be meshed: `label` is the class index, where its file knows one."""
+
+    name: str
+    points: np.ndarray
+    rgb: np.ndarray | None = None
+    normals: np.ndarray | None = None
+    label: int | None = None
+
+
+def mesh_clouds(
+    source: Path,
+    out: Path,
+    options: Options,
+    turntable: bool = False,
+    columns: tuple[str, ...] | None = None,
+    up: str = "y",
+    classes: Mapping[int, str] | None = None,
+) -> list[Path]:
+    """Write a GLB and an OBJ of each cloud, a picture of all and `meshes.json`, which says how well each fits.
+
+    Args:
+        source: a cloud, a set, or a folder of such.
+        out: a new or empty folder, or one that this has written before: its own files there are written anew.
+        turntable: draw each from all sides, too.
+        columns: channels of arrays without names.
+        up: the axis of the clouds that points up.
+        classes: names of labels.
+    Returns:
+        What was written, the picture first.
+    Raises:
+        ValueError, OSError: one line; if no cloud has a surface.
+    """
+    before = check_out(out)
+    names: list[str] = []
+    tiles: list[UInt8[np.ndarray, "H W 3"]] = []
+    rows: list[dict[str, Any]] = []
+    written: list[str] = []
+    errors: list[str] = []
+    clouds = list(_clouds(source, columns, up, errors))
+    taken = file_names([cloud.name for cloud in clouds], taken=("meshes",))
+    for cloud, name in zip(clouds, taken, strict=True):
+        began = time.perf_counter()
+        kind = (classes or {}).get(
+            -1 if cloud.label is None else cloud.label, class_of(cloud.name.rpartition("/")[2])
+        )
+        try:
+            mesh = reconstruct(cloud.points, cloud.normals, cloud.rgb, options.resolution, options.smoothing)
+        except ValueError as error:
+            errors.append(f"{printable(cloud.name)}: {error}")
+            continue
+        seconds = time.perf_counter() - began
+        title = (
+            f"{printable(kind)} {printable(cloud.name)}" if kind not in cloud.name else printable(cloud.name)
+        )
+        write_glb(out / f"{name}.glb", mesh, title)
+        write_obj(out / f"{name}.obj", mesh, title)
+        written += [f"{name}.glb", f"{name}.obj"]
+        if turntable:
+            write_gif(out / f"{name}.gif", mesh, _color(mesh, kind, names))
+            written.append(f"{name}.gif")
+        finite = cloud.points[np.isfinite(cloud.points).all(axis=1)].astype(np.float64)
+        row = {"name": printable(cloud.name), "class": printable(kind), "points": len(cloud.points)}
+        rows.append(row | measure(mesh, finite) | {"seconds": round(seconds, 2)})
+        if len(tiles) < MOST_DRAWN:
+            color = _color(mesh, kind, names)
+            tiles.append(render_mesh(mesh.vertices, mesh.faces, mesh.normals, 192, color=color))
+    for told in errors[:5]:
+        tell(told)
+    if len(errors) > 5:
+        tell(f"{len(errors) - 5} more clouds were left out")
+    if not rows:
+        got = f": {errors[0]}" if errors else f", none ends in {' '.join(SUFFIXES)}"
+        raise ValueError(f"{printable(source)} must hold clouds that have a surface{got}")
+    save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
+    written.append("meshes.png")
+    record = {"resolution": options.resolution, "smoothing": options.smoothing, "left_out": len(errors)}
+    with replacing(out / RECORD) as stream:
+        stream.write((json.dumps(record | {"files": written, "meshes": rows}, indent=1) + "\n").encode())
+    for old in before - {*written}:
+        (out / old).unlink(missing_ok=True)
+    tell_table(rows)
+    return [out / "meshes.png", *(out / name for name in written[:-1])]
+
+
+def check_out(out: Path) -> set[str]:
+    """What an earlier call wrote into a folder; plain names of files alone.
+
+    Raises:
+        ValueError: if other things lie there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return set()
+    if not out.is_dir() or not (out / RECORD).is_file():
+        raise ValueError(
+            f"out must be a new folder, or one of meshes, got {printable(out)}, in which there are others"
+        )
+    found = dict(read_json(out / RECORD)).get("files", [])
+    endings = (".glb", ".obj", ".gif", ".png")
+    return {
+        name for name in found if isinstance(name, str) and name == Path(name).name and name.endswith(endings)
+    }
+
+
+def _clouds(source: Path, columns: tuple[str, ...] | None, up: str, errors: list[str]) -> Iterator[Cloud]:
+    channels = Channels(CHANNELS, columns, optional=True)
+    up = still_to_turn(source, up)
+    if not source.exists():
+        raise FileNotFoundError(f"{printable(source)} does not exist")
+    files = [source]
+    if source.is_dir():
+        found = [path for path in files_below(source, special=True) if path.suffix.lower() in SUFFIXES]
+        found = [path for path in found if may_be_shape(path)]
+        # One sample may lie there in two formats, as `sample` writes it.
+        files = list({path.with_suffix(""): path for path in reversed(found)}.values())[::-1]
+    for file in files:
+        name = file.relative_to(source).with_suffix("").as_posix() if source.is_dir() else file.stem
+        try:
+            if file.suffix.lower() in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
+                samples = read_set(file, channels=channels)
+                for i, values in enumerate(samples.data):
+                    own = name if len(samples) == 1 else f"{name}-{i:04d}"
+                    label = None if samples.labels is None else int(samples.labels[i])
+                    yield _cloud(own, values, file, columns, up, label)
+            else:
+                yield _cloud(name, read_points(file, channels=channels), file, columns, up)
+        except (ValueError, OSError) as error:
+            errors.append(printable(" ".join(str(error).split())))
+
+
+def _cloud(
+    name: str,
+    values: np.ndarray,
+    file: Path,
+    columns: tuple[str, ...] | None,
+    up: str,
+    label: int | None = None,
+) -> Cloud:
+    """With the channels that the columns are, told apart by their values where a width leaves it open."""
+    there = _there(values)
+    values = turned(values, up, there)
+    parts = {key: values[:, there.at(key)] for key in there.names}
+    return Cloud(name, parts["xyz"], parts.get("rgb"), parts.get("normals"), label)
+
+
+def _there(values: np.ndarray) -> Channels:
+    """The channels of what was read with all of them optional: six columns are colours where none is below 0 and
+    lengths differ from 1."""
+    if values.shape[1] == 6:
+        unit = np.abs(np.linalg.norm(values[:, 3:], axis=1) - 1) < 0.01
+        return Channels(("xyz", "normals" if unit.mean() > 0.9 else "rgb"))
+    return Channels(("xyz",) if values.shape[1] == 3 else CHANNELS)
+
+
+def _color(mesh: Mesh, kind: str, names: list[str]) -> Any:
+    if mesh.colors is not None:
+        return mesh.colors
+    if kind not in names:
+        names.append(kind)
+    return class_color(names.index(kind))
+
+
+def write_gif(path: Path, mesh: Mesh, color: Any, frames: int = FRAMES, size: int = FRAME_SIZE) -> None:
+    """A turn of the mesh around the upright axis, without end."""
+    turns = 38 + np.linspace(0, 360, frames, endpoint=False)
+    drawn = [render_mesh(mesh.vertices, mesh.faces, mesh.normals, size, turn, color=color) for turn in turns]
+    first, *others = [Image.fromarray(frame).quantize(128) for frame in drawn]
+    with replacing(path) as stream:
+        first.save(stream, "GIF", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+
+
+def tell_table(rows: list[dict[str, Any]]) -> None:
+    """What was made, and how well it fits; distances in percent of a shape's diagonal."""
+    width = max(4, *(len(row["name"]) for row in rows))
+    head = f"{'name':{width}}  vertices   faces  closed  pieces  cloud>surface  surface>cloud      s"
+    tell(head, sys.stdout)
+    for row in rows:
+        there, back = (f"{100 * row[key]['mean']:5.2f} {100 * row[key]['95%']:5.2f} %" for key in
+                       ("cloud_to_surface", "surface_to_cloud"))  # fmt: skip
+        closed = "yes" if row["watertight"] else "no"
+        counts = f"{row['vertices']:9d} {row['faces']:7d}  {closed:>6}  {row['components']:6d}"
+        tell(f"{row['name']:{width}} {counts}  {there:>13}  {back:>13}  {row['seconds']:5.1f}", sys.stdout)
