@@ -23,6 +23,7 @@ from ditmoe.config.trust import Trust
 from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
 from ditmoe.distributed import launch, say
+from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
 from ditmoe.modality import Files, Modality, Samples
 from ditmoe.outside import check_number, file_name
@@ -209,8 +210,9 @@ def sample_checkpoint(
     told = [short_name(value) for value in wanted.values() if value is not None and str(value)]
     told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
     folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
+    beside = restored.folder / GIVEN / folder.name
     if not out:
-        check_own([folder])
+        check_own([folder, beside.parent, beside])
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
     how |= {"interval": interval, "parts": parts, "given_guidance": given_guidance, "negative": negative}
     samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
@@ -219,6 +221,8 @@ def sample_checkpoint(
     place = Path(out) if out else folder
     paths = files.write(samples, place)
     write_prompts(place, asked, negative, seed=seed, guidance=guidance)
+    if not out and parts is not None and parts.shown is not None:  # for the page of the run
+        files.write(Samples(parts.shown, names=["given"]), beside)
     return paths
 
 

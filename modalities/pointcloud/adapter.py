@@ -24,6 +24,7 @@ from ditmoe.modality import (
     Reader,
     Report,
     Samples,
+    Shown,
     Tokens,
     check_options,
 )
@@ -40,7 +41,7 @@ from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
-from modalities.pointcloud.viz.view import view
+from modalities.pointcloud.viz.view import show_one, view
 from modalities.shared import save_png
 from modalities.shared.captions import WORDS, Captioned, asked_of, listed_words
 from modalities.shared.datasets import Noted
@@ -290,6 +291,10 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, GivenParts, Cap
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
+
+    @classmethod
+    def show(cls, files: Sequence[Path]) -> Shown:
+        return show_one(files)
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:
