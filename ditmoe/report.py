@@ -30,7 +30,10 @@ def report(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "words", nargs="+", metavar="RUN | out=FILE | samples=N | trust=true", help="folders of runs, and options"
+        "words",
+        nargs="+",
+        metavar="RUN | out=FILE | samples=N | trust=true",
+        help="folders of runs, and options",
     )
     runs, options = read_words(parser.parse_args(arguments).words)
     for run in runs:

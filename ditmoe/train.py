@@ -59,7 +59,9 @@ def train(config: dict[str, Any]) -> None:
     writes = isinstance(modality, Files)
     asking = asked_next(config["conditioning"])
     kind = type(modality)
-    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured, asking, kind)
+    finish(
+        config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured, asking, kind
+    )
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":

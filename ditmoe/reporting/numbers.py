@@ -25,7 +25,9 @@ def metrics(content: Any) -> dict[str, Any]:
     intervals, others = content.get("interval"), {}
     for name, row in content.items():
         if name not in APART and isinstance(row, dict):
-            others[text_of(name, 40)] = {key: value for key, value in row.items() if number(value) is not None}
+            others[text_of(name, 40)] = {
+                key: value for key, value in row.items() if number(value) is not None
+            }
     rows = []
     for name, value in content.items():
         if name in APART or number(value) is None:
@@ -94,4 +96,6 @@ def dependence(content: Any) -> dict[str, Any]:
         if isinstance(bits, list) and isinstance(chance, list) and len(bits) == len(chance):
             layers = [[number(b), number(p)] for b, p in zip(bits[:64], chance, strict=False)]
             found.append({"of": kind, "layers": layers})
-    return {"dependence": found, "protocol": flat(content.get("protocol"), 40)}
+    blocks = content.get("blocks")
+    names = [n for n in blocks[:64] if type(n) is int] if isinstance(blocks, list) else []
+    return {"dependence": found, "blocks": names, "protocol": flat(content.get("protocol"), 40)}

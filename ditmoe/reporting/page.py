@@ -11,11 +11,20 @@ from ditmoe.checkpoint import replacing
 from ditmoe.config.trust import Trust
 from ditmoe.outside import check_number, printable
 from ditmoe.reporting.budget import Budget, encoded
-from ditmoe.reporting.run import check_runs, describe_run
+from ditmoe.reporting.run import check_runs, describe_run, names_of
 
 ASSETS = Path(__file__).with_name("assets")
 STYLES = ("uPlot.min.css", "report.css")
-SCRIPTS = ("uPlot.iife.min.js", "dom.js", "cloud.js", "media.js", "samples.js", "metrics.js", "curves.js", "report.js")
+SCRIPTS = (
+    "uPlot.iife.min.js",
+    "dom.js",
+    "cloud.js",
+    "media.js",
+    "samples.js",
+    "metrics.js",
+    "curves.js",
+    "report.js",
+)
 LARGEST = 18_000_000
 """Bytes of what is shown of all runs; the page has a hundred thousand more."""
 MOST_RUNS, MOST_SAMPLES = 8, 1000
@@ -30,7 +39,7 @@ def write_report(
 ) -> Path:
     """Write runs onto a page, whole or not at all; returns its path.
 
-    The same runs, named alike, give the same bytes.
+    The same runs give the same bytes.
 
     Args:
         runs: folders.
@@ -50,7 +59,10 @@ def write_report(
     if file.is_dir():
         raise ValueError(f"out must be a file, such as {printable(file / 'report.html')}, got a folder")
     share = LARGEST // len(folders)
-    told = [describe_run(folder, Budget(share), samples, trust, kind) for folder in folders]
+    told = [
+        describe_run(folder, name, Budget(share), samples, trust, kind)
+        for folder, name in zip(folders, names_of(folders), strict=True)
+    ]
     text = page({"runs": told})
     with replacing(file) as stream:
         stream.write(text.encode())
@@ -89,7 +101,7 @@ def page(content: dict[str, Any]) -> str:
             *(f"<style>{style}</style>" for style in styles),
             "</head>",
             "<body>",
-            '<noscript>This page is drawn by its script: allow scripts to see it. It loads nothing.</noscript>',
+            "<noscript>This page is drawn by its script: allow scripts to see it. It loads nothing.</noscript>",
             '<div id="page"></div>',
             f'<script type="application/json" id="data">{encoded(content)}</script>',
             f"<script>{script}</script>",

@@ -110,14 +110,16 @@ def of_file(file: Path, side: int) -> dict[str, Any]:
 
 
 def _address(image: Image.Image) -> str:
-    drawn, form = io.BytesIO(), "png"
-    image.save(drawn, "PNG", optimize=True)
-    if drawn.tell() > SMALL:
-        other = io.BytesIO()
-        image.save(other, "JPEG", quality=90, subsampling=0)
-        if other.tell() < drawn.tell():
-            drawn, form = other, "jpeg"
-    return f"data:image/{form};base64,{_base64(drawn.getvalue())}"
+    exact = _file(image, "png", optimize=True)
+    if len(exact) > SMALL and len(lossy := _file(image, "jpeg", quality=90, subsampling=0)) < len(exact):
+        return f"data:image/jpeg;base64,{_base64(lossy)}"
+    return f"data:image/png;base64,{_base64(exact)}"
+
+
+def _file(image: Image.Image, form: str, **options: Any) -> bytes:
+    drawn = io.BytesIO()
+    image.save(drawn, form, **options)
+    return drawn.getvalue()
 
 
 def _base64(data: bytes) -> str:

@@ -1,7 +1,9 @@
 """One run as it lies on the disk, whoever made it and however it ended, as the part of a page."""
 
+import os
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,10 @@ class Page:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def read(self, what: str, work: Callable[[], Any]) -> Any:
-        """The result of reading; None, and a note, if it fails as strangers' files do."""
+    def read(self, what: str, work: Callable[..., Any], *values: Any) -> Any:
+        """What some work makes of these; None, and a note, if it fails as strangers' files do."""
         try:
-            return work()
+            return work(*values)
         except (OSError, ValueError) as error:
             self.notes.append(text_of(f"{what}: {error}"))
             return None
@@ -55,45 +57,63 @@ def is_run(folder: Path) -> bool:
     return files or exists(folder) or bool(set_folders(folder))
 
 
+def names_of(runs: list[Path]) -> list[str]:
+    """What tells runs apart: the last parts of their paths, two or as many as are needed."""
+    whole = [run.absolute().parts[1:] for run in map(Path, map(os.path.normpath, runs))]
+    for count in range(2, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(parts) for parts in whole]
+
+
 def describe_run(
-    run: Path, budget: Budget, most: int, trust: Trust, kind: type[Any] | None = None
+    run: Path, name: str, budget: Budget, most: int, trust: Trust, kind: type[Any] | None = None
 ) -> dict[str, Any]:
     """All that the page shows of a run.
 
     Args:
+        name: by which the page speaks of it.
         most: samples.
         kind: its modality, if that is known; else the class that its checkpoint names is taken, if it is trusted.
     """
     page = Page()
-    content: dict[str, Any] = {"name": text_of(run, 200)}
-    found = page.read("checkpoint", lambda: find(run, parts=())) if exists(run) else None
+    content: dict[str, Any] = {"name": text_of(name, 200)}
+    found = page.read("checkpoint", find, run, ()) if exists(run) else None
     classes: list[str] = []
     if found is not None:
-        facts = found.plain.get("facts")
-        names = facts.get("classes") if isinstance(facts, dict) else None
-        classes = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-        content["step"] = found.plain["step"] if type(found.plain.get("step")) is int else None
-        content["config"] = budget.part(0.1).keep(numbers.flat(found.plain.get("config")))
-        words = found.plain.get("command")
-        if isinstance(words, list):
-            content["command"] = text_of(" ".join(map(str, words)), 2000)
-    if (file := within(run, "metrics.json")) and (read := page.read("metrics.json", lambda: read_json(file))):
-        measured = page.read("metrics.json", lambda: numbers.metrics(read))
+        classes = _classes(found.plain.get("facts"))
+        content |= _of_checkpoint(found.plain, budget.part(0.1))
+    if file := within(run, "metrics.json"):
+        measured = page.read("metrics.json", lambda path: numbers.metrics(read_json(path)), file)
         if measured and budget.part(0.2).take(measured):
             content["metrics"] = measured
     if file := within(run, "log.jsonl"):
-        room = int(0.3 * budget.left) // BYTES_PER_NUMBER
-        log = page.read("log.jsonl", lambda: read_log(file, room))
+        log = page.read("log.jsonl", read_log, file, int(0.3 * budget.left) // BYTES_PER_NUMBER)
         content |= _of_log(log, page) if log else {}
     content["progress"] = _progress(run, budget.part(0.1), page)
     content["analysis"] = _analysis(run, budget.part(0.2), page)
-    kind = kind or _kind(run, trust, page)
+    kind = kind or _kind(run, found is not None, trust, page)
     for part in ("config", "metrics", "log", "progress", "analysis"):
         budget.take(content.get(part))
     content["modality"] = kind.name if kind else None
     shows = kind if kind and issubclass(kind, Files) else None
-    content["sets"] = page.read("samples", lambda: sample_sets(run, shows, classes, most, budget)) or []
+    content["sets"] = page.read("samples", sample_sets, run, shows, classes, most, budget) or []
     return content | {"notes": page.notes[:20]}
+
+
+def _classes(facts: Any) -> list[str]:
+    names = facts.get("classes") if isinstance(facts, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _of_checkpoint(plain: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+    """Step, configuration and command."""
+    content = {"step": plain["step"], "config": budget.keep(numbers.flat(plain.get("config")))}
+    words = plain.get("command")
+    if isinstance(words, list):
+        content["command"] = text_of(f"python -m ditmoe.{shlex.join(map(str, words))}", 2000)
+    return content
 
 
 def _of_log(log: Log, page: Page) -> dict[str, Any]:
@@ -106,19 +126,13 @@ def _of_log(log: Log, page: Page) -> dict[str, Any]:
     return {"log": {"steps": log.steps, "curves": log.curves, "every": log.every}}
 
 
-def _kind(run: Path, trust: Trust, page: Page) -> type[Any] | None:
-    """The run's modality; without a checkpoint the one that its files' endings speak of."""
+def _kind(run: Path, told: bool, trust: Trust, page: Page) -> type[Any] | None:
+    """The run's modality; without a checkpoint that tells it, the one that its files' endings speak of."""
 
-    def by_name() -> type[Any] | None:
-        try:
-            return modality_of_run(run, trust)
-        except ValueError as error:
-            raise ValueError(f"samples are listed, not shown: {error}") from error
-
-    if exists(run):
-        return page.read("modality", by_name)
+    if told:
+        return page.read("samples are listed, not shown", modality_of_run, run, trust)
     folders = set_folders(run)
-    return page.read("samples", lambda: modality_by_endings(folders)) if folders else None
+    return page.read("samples", modality_by_endings, folders) if folders else None
 
 
 def _progress(run: Path, budget: Budget, page: Page) -> list[dict[str, Any]]:
@@ -129,11 +143,13 @@ def _progress(run: Path, budget: Budget, page: Page) -> list[dict[str, Any]]:
     matches = [re.fullmatch(r"step-(\d{1,18})\.png", path.name, re.ASCII) for path in folder.iterdir()]
     steps = sorted((int(match[1]), match[0]) for match in matches if match)
     last = max(1, len(steps) - 1)
-    some = sorted({round(i * last / (MOST_SHEETS - 1)) for i in range(MOST_SHEETS)}) if len(steps) > 1 else [0]
+    some = (
+        sorted({round(i * last / (MOST_SHEETS - 1)) for i in range(MOST_SHEETS)}) if len(steps) > 1 else [0]
+    )
     sheets = []
     for step, name in (steps[i] for i in some if i < len(steps)):
         file = within(folder, name)
-        form = page.read(f"progress/{name}", lambda file=file: of_file(file, SHEET_SIDE)) if file else None
+        form = page.read(f"progress/{name}", of_file, file, SHEET_SIDE) if file else None
         if form is not None and budget.take(form):
             sheets.append({"step": step, **form})
     return sheets
@@ -145,11 +161,11 @@ def _analysis(run: Path, budget: Budget, page: Page) -> dict[str, Any] | None:
     if folder is None or not folder.is_dir():
         return None
     file = within(folder, "analysis.json")
-    content = page.read("analysis.json", lambda: read_json(file)) if file else None
+    content = page.read("analysis.json", read_json, file) if file else None
     done: dict[str, Any] = numbers.dependence(content) | {"pictures": []}
     for name, caption in CHARTS.items():
         file = within(folder, f"{name}.png")
-        form = page.read(f"{name}.png", lambda file=file: of_file(file, CHART_SIDE)) if file else None
+        form = page.read(f"{name}.png", of_file, file, CHART_SIDE) if file else None
         if form is not None and budget.take(form):
             done["pictures"].append({"name": name, "caption": caption, **form})
     return done if done["pictures"] or done["dependence"] else None

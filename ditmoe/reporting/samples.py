@@ -35,12 +35,24 @@ def sample_sets(
     Args:
         kind: the run's modality; None: files are listed.
         classes: names, of which files have what can stand in a file's name.
-        most: samples of all sets together, as many of each.
+        most: samples of all sets together, shared evenly.
     """
-    folders = set_folders(run)
     labels = {file_name(name): text_of(name, 80) for name in classes}
-    each = -(-most // max(1, len(folders)))
-    return [one_set(run, folder, kind, labels, each, budget) for folder in folders]
+    sets = [(folder, *listed(folder)) for folder in set_folders(run)]
+    shares = shared(most, [len(samples) for _, samples, _ in sets])
+    return [
+        one_set(run, folder, samples, kind, labels, share, budget) | {"links": links}
+        for (folder, samples, links), share in zip(sets, shares, strict=True)
+    ]
+
+
+def shared(most: int, counts: Sequence[int]) -> list[int]:
+    """How many to take of each of some sets: all have as many, but for those that have fewer."""
+    shares = dict.fromkeys(range(len(counts)), 0)
+    for done, at in enumerate(sorted(shares, key=lambda at: counts[at])):
+        shares[at] = min(counts[at], most // (len(counts) - done))
+        most -= shares[at]
+    return list(shares.values())
 
 
 def set_folders(run: Path) -> list[Path]:
@@ -52,10 +64,15 @@ def set_folders(run: Path) -> list[Path]:
 
 
 def one_set(
-    run: Path, folder: Path, kind: type[Files] | None, labels: Mapping[str, str], most: int, budget: Budget
+    run: Path,
+    folder: Path,
+    samples: Sequence[Found],
+    kind: type[Files] | None,
+    labels: Mapping[str, str],
+    most: int,
+    budget: Budget,
 ) -> dict[str, Any]:
     """One folder: its samples, how many were left out and why, and what was given."""
-    samples, links = listed(folder)
     content: dict[str, Any] = {"folder": text_of(folder.name, 200), "items": [], "total": len(samples)}
     given = _given(run, folder, kind)
     if given is not None and budget.take(form := packed(given)):
@@ -79,7 +96,7 @@ def one_set(
         if not budget.take(item):
             break
         content["items"].append(item)
-    content |= {"unreadable": unreadable, "links": links, "unknown": unknown}
+    content |= {"unreadable": unreadable, "unknown": unknown}
     if unknown:
         content["files"] = budget.keep([text_of(f.name, 160) for s in samples for f in s.files][:MOST_LISTED])
     return content

@@ -1,7 +1,7 @@
 /* Clouds: each point a small sphere in a depth buffer, lit from above, and darker where something nearer stands beside
    it (eye-dome lighting, Boucheny 2009), which shows form without normals. Only the cloud that is turned is drawn. */
 const GIVEN_COLOR = [244, 180, 40];
-const EYE = 3.4, FOCAL = 1.62, START = { yaw: -0.62, pitch: 0.36 };
+const EYE = 3.4, FOCAL = 1.5, START = { yaw: -0.62, pitch: 0.36 };
 
 class Cloud {
   constructor(item, color) {
@@ -19,7 +19,7 @@ class Cloud {
       reach = Math.max(reach, Math.hypot(this.places[3 * i], this.places[3 * i + 1], this.places[3 * i + 2]));
     }
     this.places.forEach((value, i, all) => { all[i] = value / reach; });
-    this.radius = Math.min(0.09, Math.max(0.012, 1.25 / Math.sqrt(count)));
+    this.radius = Math.min(0.09, Math.max(0.012, 1.5 / Math.sqrt(count)));
     this.colors = item.colors ? bytes(item.colors) : new Uint8Array(3 * count);
     if (!item.colors) {
       for (let i = 0; i < count; i++) {
@@ -62,7 +62,7 @@ class Cloud {
       if (depth[at] === Infinity) continue;
       let hidden = 0;
       for (const offset of beside) hidden += Math.max(0, depth[at] - (depth[at + offset] ?? Infinity));
-      const shade = light[at] * Math.exp(-1.7 * Math.min(1, hidden)), own = 3 * owner[at];
+      const shade = light[at] * Math.exp(-1.15 * Math.min(0.9, hidden)), own = 3 * owner[at];
       for (let c = 0; c < 3; c++) image.data[4 * at + c] = this.colors[own + c] * shade;
       image.data[4 * at + 3] = 255;
     }
@@ -82,7 +82,7 @@ function cloudView(item, color, label, side) {
   const turn = (yaw, pitch) => {
     angle.yaw += yaw;
     angle.pitch = Math.min(1.57, Math.max(-1.57, angle.pitch + pitch));
-    if (!waiting) requestAnimationFrame(draw);
+    if (!waiting) nextFrame(draw);
     waiting = true;
   };
   const keys = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, 0.15], ArrowDown: [0, -0.15] };

@@ -29,7 +29,7 @@ function curvesSection(runs) {
     const groups = grouped(log);
     const mine = [chart("Loss by time, 0 is data, 1000 noise", lines(log, groups.get("loss_by_time") ?? []))];
     const loads = [...groups].filter(([name]) => name.startsWith("load/")).sort(([a], [b]) => byName(a, b));
-    mine.push(...loads.map(([name, curves]) => chart(`Load of experts, ${name.slice(5)} (1 is an even share)`,
+    mine.push(...loads.map(([name, curves]) => chart(`Load of experts, ${name.slice(5).replace(/^layer0*(?=\d)/, "layer ")} (1 is even)`,
       lines(log, curves, curves.length), { legend: curves.length <= 16 })));
     const others = [...groups].filter(([name]) => name !== "loss_by_time" && !name.startsWith("load/"));
     const more = others.map(([name, curves]) => chart(TITLES[name] ?? name, lines(log, curves)));
@@ -81,6 +81,8 @@ function chart(title, series, { log = false, hide = false, legend = true } = {})
     el("figcaption", {}, title, positive ? scale : null), place);
   let plot = null;
   const data = uPlot.join(series.map(({ steps, values }) => [steps, values]));
+  // which values stand below until a pointer chooses others
+  const last = data.map((values) => values.findLastIndex((value) => value !== null && value !== undefined));
   const axis = (extra) => ({
     stroke: () => css("--muted"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false },
     font: "12px system-ui, sans-serif", ...extra,
@@ -91,11 +93,13 @@ function chart(title, series, { log = false, hide = false, legend = true } = {})
       width: Math.max(200, place.clientWidth), height: 220, legend: { show: legend, live: true },
       cursor: { y: false, points: { size: 6 } },
       scales: { x: { time: false }, y: { distr: log && positive ? 3 : 1 } },
-      axes: [axis({ size: 34, space: 60 }), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) })],
-      series: [{ label: "step" }, ...series.map(({ label, color }) => ({
+      axes: [axis({ size: 34, space: 48 }), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) })],
+      series: [{ label: "step", value: (_, value) => (value === null ? "" : value.toLocaleString("en")) }, ...series.map(({ label, color }) => ({
         label, stroke: color, width: series.length > 4 ? 1.4 : 2, spanGaps: false, value: (_, value) => short(value),
       }))],
+      hooks: { setCursor: [(one) => { if (one.cursor.idx === null) one.setLegend({ idxs: last }, false); }] },
     }, data, place);
+    plot.setLegend({ idxs: last }, false);
   }
   whenSeen(node, () => {
     make();

@@ -16,7 +16,7 @@ function el(tag, properties = {}, ...children) {
     else if (name === "data") Object.assign(node.dataset, value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -24,11 +24,11 @@ function el(tag, properties = {}, ...children) {
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** A number as a person reads it. */
-function short(value) {
+function short(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
-  return String(Number(value.toPrecision(4)));
+  if (size !== 0 && (size < 1e-4 || size >= 1e6)) return Number(value.toPrecision(3)).toExponential().replace("e+", "e");
+  return String(Number(value.toPrecision(digits)));
 }
 
 const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
@@ -39,6 +39,11 @@ function bytes(text) {
   for (let i = 0; i < raw.length; i++) found[i] = raw.charCodeAt(i);
   return found;
 }
+
+/** Calls back when the screen is drawn next; a browser that tries the page without a screen (#selftest) draws none. */
+const nextFrame = location.hash === "#selftest"
+  ? (then) => setTimeout(() => then(performance.now()), 16)
+  : (then) => requestAnimationFrame(then);
 
 /** A section of the page with its heading; `id` is what the menu leads to. */
 function section(id, title, ...children) {

@@ -7,7 +7,7 @@ function tick(now) {
   const playing = [...clips].filter((clip) => clip.playing && clip.seen && clip.canvas.isConnected);
   playing.forEach((clip) => clip.advance(now));
   ticking = playing.length > 0;
-  if (ticking) requestAnimationFrame(tick);
+  if (ticking) nextFrame(tick);
 }
 
 const seenClips = new IntersectionObserver((entries) => {
@@ -21,7 +21,7 @@ const seenClips = new IntersectionObserver((entries) => {
 }, { rootMargin: "100px" });
 
 function wake() {
-  if (!ticking) { ticking = true; requestAnimationFrame(tick); }
+  if (!ticking) { ticking = true; nextFrame(tick); }
 }
 
 class Clip {

@@ -23,7 +23,8 @@ function metricsSection(runs) {
   const table = el("table", { class: "metrics" }, el("caption", { class: "hidden" }, "Metrics of the generated samples"),
     el("thead", {}, el("tr", {}, head.filter((text) => text !== null).map((text) => {
       const mark = text in ROW_MARKS ? `${ROW_MARKS[text]} ` : others.includes(text) ? "○ " : "";
-      return el("th", { scope: "col" }, mark + text);
+      const words = ["Metric", "Run", "95 % interval, and other rows"].includes(text);
+      return el("th", { scope: "col", class: words ? null : "number" }, mark + text);
     }))), body);
   return section("metrics", "Metrics",
     el("p", { class: "muted" }, "● is the generated set, the line its 95 % interval; each row has a scale of its own."),
@@ -42,7 +43,7 @@ function extent(rows) {
 
 function intervalPlot(row, [low, high], color) {
   const at = (value) => (180 * (value - low)) / (high - low);
-  const said = [`generated ${short(row.value)}`, row.interval ? `95 % interval ${row.interval.map(short).join(" to ")}` : null,
+  const said = [`generated ${short(row.value)}`, row.interval ? `95 % interval ${row.interval.map((value) => short(value)).join(" to ")}` : null,
     ...Object.entries(row.rows).map(([name, value]) => `${name} ${short(value)}`)];
   const svg = el("svg", { viewBox: "0 0 180 24", width: 180, height: 24, role: "img", "aria-label": said.filter(Boolean).join(", ") },
     el("line", { x1: 0, x2: 180, y1: 12, y2: 12, class: "rail" }));

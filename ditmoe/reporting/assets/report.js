@@ -6,7 +6,7 @@ function overviewSection(runs) {
     const facts = [
       ["modality", run.modality], ["step", run.step?.toLocaleString("en")], ["loss", last === undefined ? null : short(last)],
       ["model", config["model.hidden_size"] ? `${config["model.depth"]} blocks of width ${config["model.hidden_size"]}` : null],
-      ["experts", config["router.num_experts"] ? `${config["router.num_experts"]}, top ${config["router.top_k"] ?? "?"}` : null],
+      ["experts", config["router.num_experts"] ? config["router.num_experts"] + (config["router.top_k"] ? `, top ${config["router.top_k"]}` : "") : null],
       ["router", config["router._target_"]?.split(".").at(-1)], ["process", config["process._target_"]?.split(".").at(-1)],
       ["seed", config.seed],
     ].filter(([, value]) => value);
@@ -37,21 +37,21 @@ function expertsSection(runs) {
     el("p", { class: "muted" }, "As python -m ditmoe.analyze measured it on held-out samples, with what chance gives taken off."),
     analysed.map(({ run, number, analysis }) => el("div", { class: "set" },
       runs.length > 1 ? el("h3", {}, runMark(run, number)) : null,
-      analysis.dependence.length ? scrolling("Bits by layer", dependenceTable(analysis.dependence)) : null,
+      analysis.dependence.length ? scrolling("Bits by layer", dependenceTable(analysis)) : null,
       el("div", { class: "charts wide" }, analysis.pictures.map((drawn) => el("figure", { class: "paper" },
         enlargeable(drawn, drawn.caption), el("figcaption", {}, drawn.caption)))),
       el("details", {}, el("summary", {}, "How it was measured"),
         el("dl", {}, analysis.protocol.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))))));
 }
 
-function dependenceTable(rows) {
+function dependenceTable({ dependence: rows, blocks }) {
   const layers = Math.max(...rows.map((row) => row.layers.length));
   const most = Math.max(1e-9, ...rows.flatMap((row) => row.layers.map(([bits]) => bits ?? 0)));
   return el("table", {}, el("caption", {}, "Bits that the choice of an expert shares with what is named (p: as much by chance)"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Bits of"),
-      Array.from({ length: layers }, (_, i) => el("th", { scope: "col" }, `layer ${i}`)))),
+      Array.from({ length: layers }, (_, i) => el("th", { scope: "col" }, blocks[i] === undefined ? `layer ${i}` : `block ${blocks[i]}`)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.of), row.layers.map(([bits, p]) => {
-      const cell = el("td", { class: "number heat" }, short(bits), el("span", { class: "muted" }, p === null ? "" : ` p ${short(p)}`));
+      const cell = el("td", { class: "number heat" }, short(bits, 3), el("span", { class: "muted" }, p === null ? "" : ` p ${short(p, 2)}`));
       cell.style.setProperty("--heat", `${Math.round((60 * Math.max(0, bits ?? 0)) / most)}%`);
       return cell;
     })))));
@@ -96,7 +96,7 @@ async function selftest() {
   const differ = (a, b) => a.some((value, i) => value !== b[i]);
   const canvas = document.querySelector("canvas.cloud");
   if (canvas) {
-    canvas.scrollIntoView();
+    canvas.scrollIntoView({ behavior: "instant" });
     await wait(300);
     const before = pixels(canvas);
     done.cloudDrawn = before.some((value) => value !== 0);
@@ -106,7 +106,7 @@ async function selftest() {
   }
   const clip = [...clips][0];
   if (clip) {
-    clip.canvas.scrollIntoView();
+    clip.canvas.scrollIntoView({ behavior: "instant" });
     clip.play(false);
     await wait(300);
     const before = pixels(clip.canvas);
@@ -118,13 +118,15 @@ async function selftest() {
     await wait(300);
     done.clipPaused = clip.frame === at && !clip.playing;
   }
-  const figures = [...document.querySelectorAll(".samples .sample")];
+  const figures = [...document.querySelectorAll(".samples .sample:not(.given)")];
   const chip = document.querySelector(".chips .chip");
   if (chip) {
+    const seen = () => figures.filter((figure) => !figure.hidden).length;
+    const before = seen();
     chip.click();
-    const shown = figures.filter((figure) => !figure.hidden).length;
+    const shown = seen();
     chip.click();
-    done.filtered = shown > 0 && shown < figures.length && figures.every((figure) => !figure.hidden);
+    done.filtered = shown > 0 && shown < before && seen() === before;
   }
   const larger = document.querySelector(".samples .larger, .samples button.picture");
   if (larger) {
@@ -133,8 +135,7 @@ async function selftest() {
     done.enlarged = stage.dialog.open && stage.dialog.querySelector("canvas, img") !== null;
     stage.dialog.close();
   }
-  for (const figure of document.querySelectorAll(".chart")) figure.scrollIntoView();
-  document.getElementById("curves")?.scrollIntoView();
+  document.querySelector(".chart")?.scrollIntoView({ behavior: "instant" });
   await wait(300);
   done.charts = document.querySelectorAll(".chart .uplot").length;
   done.samples = figures.length;

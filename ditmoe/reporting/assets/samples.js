@@ -1,4 +1,6 @@
 /* Samples of all runs, by their sets; one filter for all. */
+const FIRST_SHOWN = 28;  // of a set, until all are asked for
+
 function samplesSection(runs) {
   const sets = runs.flatMap((run, number) => run.sets.map((set) => ({ run, number, set })));
   if (!sets.length) return null;
@@ -30,7 +32,7 @@ function samplesSection(runs) {
     let shown = 0;
     for (const card of cards) {
       const fits = (!chosen.size || chosen.has(card.item.class)) && card.words.includes(words);
-      card.node.hidden = !fits;
+      card.node.hidden = !fits || (card.folded && !words && !chosen.size);
       shown += fits;
     }
     status.textContent = words || chosen.size ? `${shown} of ${cards.length} samples` : plural(cards.length, "sample");
@@ -45,12 +47,21 @@ function samplesSection(runs) {
       return card;
     });
     cards.push(...own);
+    const folded = own.length > FIRST_SHOWN + 6 ? own.slice(FIRST_SHOWN) : [];
+    folded.forEach((card) => { card.folded = true; });
+    const all = folded.length ? el("button", {
+      type: "button", class: "chip all", onclick: () => {
+        folded.forEach((card) => { card.folded = false; });
+        all.hidden = true;
+        filter();
+        folded[0].node.querySelector("canvas, button")?.focus();
+      },
+    }, `Show all ${own.length}`) : null;
     return el("div", { class: "set" },
       el("h3", {}, runs.length > 1 ? runMark(run, number) : null, set.folder,
         el("span", { class: "muted" }, ` ${set.items.length} of ${set.total}`)),
-      set.given ? givenBlock(set) : null,
       ...remarks(set).map((text) => el("p", { class: "muted" }, text)),
-      el("div", { class: "samples" }, own.map((card) => card.node)),
+      el("div", { class: "samples" }, set.given ? givenCard(set.given) : null, own.map((card) => card.node)), all,
       set.files ? el("ul", { class: "files" }, set.files.map((name) => el("li", {}, name))) : null);
   });
   filter();
@@ -79,7 +90,7 @@ function remarks(set) {
   else if (left > 0) said.push(`${plural(left, "more sample")} lie in the folder (samples= shows more).`);
   if (set.unreadable) said.push(`${plural(set.unreadable, "sample")} could not be read.`);
   if (set.links) said.push(`${plural(set.links, "link")} in the folder ${set.links === 1 ? "was" : "were"} not followed.`);
-  if (set.items.some((item) => item.held)) said.push("Yellow points were given, all others drawn.");
+  if (set.items.some((item) => item.held)) said.push("Yellow points were given, all others are the model's.");
   return said;
 }
 
@@ -100,11 +111,11 @@ function thumbnail(card, neighbours) {
   return [el("button", { type: "button", class: "picture", "aria-label": `Enlarge ${label}`, onclick: () => open(card) }, picture(item, label))];
 }
 
-function givenBlock(set) {
-  const card = { item: set.given, label: "what was given", color: GIVEN_COLOR, node: { hidden: false } };
-  return el("div", { class: "given" },
-    el("figure", { class: "sample" }, ...thumbnail(card, () => [card]), el("figcaption", {}, "given")),
-    el("p", {}, "was given to the model; what it made of it:"));
+/** What was given, first among what was made of it; no filter hides it. */
+function givenCard(item) {
+  const card = { item, label: "What was given", color: GIVEN_COLOR, node: { hidden: false } };
+  return el("figure", { class: "sample given", data: { kind: item.kind } }, ...thumbnail(card, () => [card]),
+    el("figcaption", {}, "what was given"));
 }
 
 function progressBlock(run, number, count) {
