@@ -19,11 +19,13 @@ from PIL import Image
 
 from ditmoe import report, train
 from ditmoe.given import FOLDER as GIVEN
+from ditmoe.inference import sample_checkpoint
 from ditmoe.modality import Samples, Shown
 from ditmoe.reporting import log, page, pictures, write_report
 from ditmoe.reporting.budget import Budget, encoded
 from ditmoe.reporting.samples import listed, shared
 from tests.reporting.runs import SHAPES, adapter, data_of, line, make_run
+from tests.training.test_trainer import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = (
@@ -179,6 +181,21 @@ def test_a_set_that_was_given_something_shows_it(tmp_path: Path) -> None:
     assert "given" not in plain
     assert completed["given"]["count"] == 20
     assert [item["held"] for item in completed["items"]] == [20, 20]
+
+
+def test_sampling_keeps_what_was_given_beside_a_run(tmp_path: Path) -> None:
+    """Not in the set itself, which may be measured; nor where the person put the set elsewhere."""
+    trainer(run := tmp_path / "run", "trainer.steps=1")[0].run()
+    given = data_of("pointcloud", 1)[0, :20]
+    picture, *_ = sample_checkpoint(run, num=1, steps=1, given=given, place="fit")
+    kept = run / GIVEN / picture.parent.name
+    assert np.array_equal(np.load(kept / "given.npy"), given)
+    assert [f.name for f in listed(picture.parent)[0]] == ["any-0000"]
+    (made,) = reported(run)["sets"]
+    assert made["items"][0]["held"] == made["given"]["count"] == 20
+    before = sorted(tmp_path.rglob("*"))
+    sample_checkpoint(run, num=1, steps=1, given=given, place="fit", out=tmp_path / "out")
+    assert {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - set(before)} == {"out"}
 
 
 def test_a_page_is_bounded_and_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

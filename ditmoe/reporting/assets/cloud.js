@@ -3,23 +3,29 @@
 const GIVEN_COLOR = [244, 180, 40];
 const EYE = 3.4, FOCAL = 1.5, START = { yaw: -0.62, pitch: 0.36 };
 
+/** Places of a cloud's points in the units of its data. */
+function placesOf(item) {
+  return Float64Array.from(new Uint16Array(bytes(item.points).buffer), (value, i) => item.low[i % 3] + value * item.step);
+}
+
+/** The middle of a cloud's box, and how far its points reach from there: what is seen of it. */
+function frameOf(places) {
+  const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
+  places.forEach((value, i) => { low[i % 3] = Math.min(low[i % 3], value); high[i % 3] = Math.max(high[i % 3], value); });
+  const middle = low.map((value, axis) => (value + high[axis]) / 2);
+  let reach = 0;
+  for (let i = 0; i < places.length; i += 3) {
+    reach = Math.max(reach, Math.hypot(places[i] - middle[0], places[i + 1] - middle[1], places[i + 2] - middle[2]));
+  }
+  return { middle, reach: reach || 1 };
+}
+
 class Cloud {
   constructor(item, color) {
-    const numbers = new Uint16Array(bytes(item.points).buffer);
-    const count = numbers.length / 3;
-    const low = [65535, 65535, 65535], high = [0, 0, 0];
-    for (let i = 0; i < numbers.length; i++) {
-      low[i % 3] = Math.min(low[i % 3], numbers[i]);
-      high[i % 3] = Math.max(high[i % 3], numbers[i]);
-    }
-    const middle = low.map((value, axis) => (value + high[axis]) / 2);
-    this.places = Float32Array.from(numbers, (value, i) => value - middle[i % 3]);
-    let reach = 1;
-    for (let i = 0; i < count; i++) {
-      reach = Math.max(reach, Math.hypot(this.places[3 * i], this.places[3 * i + 1], this.places[3 * i + 2]));
-    }
-    this.places.forEach((value, i, all) => { all[i] = value / reach; });
-    this.radius = Math.min(0.09, Math.max(0.012, 1.5 / Math.sqrt(count)));
+    const own = placesOf(item), count = own.length / 3;
+    const { middle, reach } = frameOf(item.beside ? placesOf(item.beside) : own);
+    this.places = Float32Array.from(own, (value, i) => (value - middle[i % 3]) / reach);
+    this.radius = Math.min(0.06, Math.max(0.012, 1.5 / Math.sqrt(count)));
     this.colors = item.colors ? bytes(item.colors) : new Uint8Array(3 * count);
     if (!item.colors) {
       for (let i = 0; i < count; i++) {

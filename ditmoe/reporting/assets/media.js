@@ -120,6 +120,7 @@ const stage = (() => {
       body.replaceChildren(picture(item, label));
     }
     if (!dialog.open) { back = document.activeElement; dialog.showModal(); }
+    (body.querySelector("canvas.cloud, .play") ?? close).focus();
   }
   return { show, dialog };
 })();

@@ -65,8 +65,9 @@ function configSection(runs) {
   const rows = names.map((name) => {
     const values = maps.map((map) => map.get(name));
     const differs = runs.length > 1 && new Set(values).size > 1;
-    const node = el("tr", { class: differs ? "differs" : null }, el("th", { scope: "row" }, name),
-      values.map((value) => el("td", {}, value ?? el("span", { class: "muted" }, "not there"))));
+    const node = el("tr", { class: differs ? "differs" : null }, el("th", { scope: "row" }, broken(name)),
+      values.map((value) => el("td", { class: value === values[0] ? null : "changed" },
+        value ?? el("span", { class: "muted" }, "not there"))));
     return { node, differs, words: `${name} ${values.join(" ")}`.toLowerCase() };
   });
   const count = rows.filter((row) => row.differs).length;
@@ -87,6 +88,9 @@ function configSection(runs) {
     scrolling("Configuration", table));
   return section("configuration", "Configuration", options);
 }
+
+/** A dotted name that may go on in a new line behind a dot. */
+const broken = (name) => name.split(/(?<=\.)/).flatMap((part) => [part, el("wbr")]);
 
 /** With #selftest in the address: does what a person would, and says what came of it, for the tests. */
 async function selftest() {

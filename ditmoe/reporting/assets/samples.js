@@ -61,7 +61,7 @@ function samplesSection(runs) {
       el("h3", {}, runs.length > 1 ? runMark(run, number) : null, set.folder,
         el("span", { class: "muted" }, ` ${set.items.length} of ${set.total}`)),
       ...remarks(set).map((text) => el("p", { class: "muted" }, text)),
-      el("div", { class: "samples" }, set.given ? givenCard(set.given) : null, own.map((card) => card.node)), all,
+      el("div", { class: "samples" }, set.given ? givenCard(set.given, set.items[0]) : null, own.map((card) => card.node)), all,
       set.files ? el("ul", { class: "files" }, set.files.map((name) => el("li", {}, name))) : null);
   });
   filter();
@@ -111,8 +111,9 @@ function thumbnail(card, neighbours) {
   return [el("button", { type: "button", class: "picture", "aria-label": `Enlarge ${label}`, onclick: () => open(card) }, picture(item, label))];
 }
 
-/** What was given, first among what was made of it; no filter hides it. */
-function givenCard(item) {
+/** What was given, first among what was made of it, and seen as that is; no filter hides it. */
+function givenCard(item, made) {
+  if (item.kind === "cloud" && made?.kind === "cloud") item.beside = made;
   const card = { item, label: "What was given", color: GIVEN_COLOR, node: { hidden: false } };
   return el("figure", { class: "sample given", data: { kind: item.kind } }, ...thumbnail(card, () => [card]),
     el("figcaption", {}, "what was given"));
