@@ -40,8 +40,11 @@ function bytes(text) {
   return found;
 }
 
-/** Calls back when the screen is drawn next; a browser that tries the page without a screen (#selftest) draws none. */
-const nextFrame = location.hash === "#selftest"
+/** Whether a browser without a screen tries the page: it draws no frames, and nothing is near to what is seen. */
+const TRYING = location.hash === "#selftest";
+
+/** Calls back when the screen is drawn next. */
+const nextFrame = TRYING
   ? (then) => setTimeout(() => then(performance.now()), 16)
   : (then) => requestAnimationFrame(then);
 
@@ -65,7 +68,11 @@ const whenSeen = (() => {
       waiting.get(target)();
     }
   }, { rootMargin: "300px" });
-  return (node, then) => { waiting.set(node, then); watch.observe(node); };
+  return (node, then) => {
+    if (TRYING) return setTimeout(then, 0);
+    waiting.set(node, then);
+    return watch.observe(node);
+  };
 })();
 
 /** What is to be drawn anew when light becomes dark. */

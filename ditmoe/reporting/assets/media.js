@@ -29,7 +29,7 @@ class Clip {
     this.item = item;
     this.frame = 0;
     this.since = null;
-    this.seen = false;
+    this.seen = TRYING;
     this.playing = !still.matches;
     this.canvas = el("canvas", {
       class: "frames", width: item.width, height: item.height, role: "img",
@@ -43,7 +43,8 @@ class Clip {
     });
     this.play(this.playing);
     clips.add(this);
-    seenClips.observe(this.canvas);
+    if (TRYING) this.load();
+    else seenClips.observe(this.canvas);
   }
 
   load() {

@@ -96,26 +96,27 @@ const broken = (name) => name.split(/(?<=\.)/).flatMap((part) => [part, el("wbr"
 async function selftest() {
   const done = {};
   const wait = (ms) => new Promise((then) => { setTimeout(then, ms); });
+  const until = async (holds) => { for (let i = 0; i < 60 && !holds(); i++) await wait(100); };
   const pixels = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   const differ = (a, b) => a.some((value, i) => value !== b[i]);
   const canvas = document.querySelector("canvas.cloud");
   if (canvas) {
     canvas.scrollIntoView({ behavior: "instant" });
-    await wait(300);
+    await until(() => pixels(canvas).some((value) => value !== 0));
     const before = pixels(canvas);
     done.cloudDrawn = before.some((value) => value !== 0);
     canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
-    await wait(300);
+    await until(() => differ(before, pixels(canvas)));
     done.cloudTurned = differ(before, pixels(canvas));
   }
   const clip = [...clips][0];
   if (clip) {
     clip.canvas.scrollIntoView({ behavior: "instant" });
     clip.play(false);
-    await wait(300);
+    await until(() => clip.sheet?.complete);
     const before = pixels(clip.canvas);
     clip.button.click();
-    await wait(1500);
+    await until(() => clip.frame !== 0);
     clip.button.click();
     const at = clip.frame;
     done.clipPlayed = clip.frame !== 0 || differ(before, pixels(clip.canvas));
@@ -140,7 +141,7 @@ async function selftest() {
     stage.dialog.close();
   }
   document.querySelector(".chart")?.scrollIntoView({ behavior: "instant" });
-  await wait(300);
+  await until(() => document.querySelector(".chart .uplot") !== null || !document.querySelector(".chart"));
   done.charts = document.querySelectorAll(".chart .uplot").length;
   done.samples = figures.length;
   done.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
@@ -163,5 +164,5 @@ document.addEventListener("securitypolicyviolation", (event) => errors.push(`pol
     el("a", { class: "skip", href: "#overview" }, "Skip to the content"),
     el("header", {}, el("h1", {}, "ditmoe", el("span", {}, " report")), menu),
     el("main", {}, sections));
-  if (location.hash === "#selftest") setTimeout(selftest, 200);
+  if (TRYING) setTimeout(selftest, 200);
 })();
