@@ -19,6 +19,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+FOLDER = "given"
+"""Of a run, with what was given to samples, by the names of their folders."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -74,9 +77,11 @@ class Parts:
         told: lines for the person, of what was changed on the way.
         more: of some samples as far as they are drawn, in the model's space, what is given of these for the next round,
             and how to join that round's samples to them; None where there is none left.
+        shown: (1, *sample) what was given, in data units, what is to be drawn of it grey; None: nobody can look at it.
     """
 
     given: Given
     finish: Callable[[np.ndarray], np.ndarray] = lambda samples: samples
     told: Sequence[str] = ()
     more: Callable[[Tensor], tuple[Given, Callable[[Tensor], Tensor]] | None] = lambda _: None
+    shown: np.ndarray | None = None

@@ -146,6 +146,25 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """One sample as a page shows it: a picture, the frames of a clip, or the points of a cloud.
+
+    Attributes:
+        picture: (H, W, 3) of bytes.
+        frames: (T, H, W, 3) of bytes.
+        rate: frames of a second.
+        points: (N, 3), y up, of any size: it is shown as large as there is room.
+        colors: (N, 3) of bytes, or None for those of its class.
+    """
+
+    picture: np.ndarray | None = None
+    frames: np.ndarray | None = None
+    rate: float = 8.0
+    points: np.ndarray | None = None
+    colors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of an evaluation: numbers that carry their protocol.
 
@@ -336,6 +355,15 @@ class Files(Contract):
     @abstractmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         """Open files in a window, or draw them into `out` where there is none; returns one line that says so."""
+
+    @classmethod
+    def show(cls, files: Sequence[Path]) -> Shown | None:
+        """One sample of a page (`ditmoe.report`), from the files that `write` made of it; None: a page lists them.
+
+        Raises:
+            OSError, ValueError: if they cannot be read.
+        """
+        return None
 
 
 class Metric(Contract):

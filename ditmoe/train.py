@@ -60,7 +60,10 @@ def train(config: dict[str, Any]) -> None:
     chosen = HydraConfig.get().runtime.choices["modality"]
     writes = isinstance(modality, Files)
     asking = asked_next(config["conditioning"])
-    finish(config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured, asking)
+    kind = type(modality)
+    finish(
+        config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured, asking, kind
+    )
 
 
 def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
@@ -200,7 +203,7 @@ def make_trainer(
         modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
-        carried={"config": config, "facts": facts_of(modality)},
+        carried={"config": config, "facts": facts_of(modality), "command": ["train", *cli.person_words()]},
         preview=preview if isinstance(modality, Files) else None,
         options=options,
         seed=config["seed"],
@@ -219,6 +222,7 @@ def finish(
     writes: bool = True,
     unmeasured: str = "",
     asking: str = "label=0",
+    kind: "type[ditmoe.modality.Modality] | None" = None,
 ) -> None:
     """Sample, measure, and say where everything is and what to type next.
 
@@ -230,6 +234,7 @@ def finish(
         writes: the modality writes files.
         unmeasured: why nothing can be measured, if it cannot.
         asking: what to ask for next, as it is typed.
+        kind: the modality's class, which shows samples on the page of the run.
 
     What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
     """
@@ -257,6 +262,8 @@ def finish(
             failure = error
         if unmeasured:
             print(f"note: nothing was measured: {printable(unmeasured)}")
+    if page := write_page(folder, kind):
+        lines.append(f"  {_typed(page)}   all of it on one page, for a browser")
     draw = (
         f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1"
         if writes
@@ -274,6 +281,21 @@ def finish(
             traceback.print_exception(failure)
         tell(f"error: nothing was measured: {cli.explain(failure)}")
         sys.exit(1)
+
+
+def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> Path | None:
+    """Show the run on a page; None, and a line, where that fails, which is no fault of the run."""
+    if launch.ranks().rank > 0:
+        return None
+    from ditmoe.reporting import write_report
+
+    try:
+        return write_report([folder], kind=kind)
+    except Exception as error:
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exception(error)
+        print(f"note: no page of the run was written: {printable(cli.explain(error))}")
+        return None
 
 
 def own_words(modality: str) -> str:

@@ -14,6 +14,7 @@ from ditmoe.analysis import analyze_checkpoint
 from ditmoe.checkpoint import manifest
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
+from ditmoe.reporting import write_report
 
 PROCESSES = (
     "subprocess.",
@@ -171,4 +172,5 @@ def commands(run: Path, out: Path) -> list[Callable[[], Any]]:
         lambda: analyze_checkpoint(
             run, samples=2, bins=1, permutations=20, drop=False, dial=[], out=out / "analysis"
         ),
+        lambda: write_report([run], out=out / "report.html"),
     ]

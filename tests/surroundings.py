@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ditmoe import view
+from ditmoe import report, view
 from tests.command_numbers import Command, attempt, commands, warm
 
 MAINS = {f.stem for f in Path(view.__file__).parent.glob("*.py") if "\ndef main()" in f.read_text()}
@@ -119,8 +119,10 @@ SURROUNDINGS: dict[str, tuple[Callable[[Path], None], tuple[int, ...]]] = {
 
 
 def every_command(place: Path) -> Iterator[Command]:
-    """Those of `command_numbers`, and `view`."""
+    """Those of `command_numbers`, `report` and `view`."""
     yield from commands(place)
+    run = str(place / "run")
+    yield Command("report", report.main, "report", (run, "out=out/report.html"))
     for kind, name in {"pointcloud": "x.npy", "image": "x.png"}.items():
         yield Command(
             f"view {kind}", view.main, "view", (str(place / "source/a" / name), "--out", "out/v.png")

@@ -26,6 +26,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.pretrained",
     "ditmoe.analysis",
     "ditmoe.pipelines",
+    "ditmoe.reporting",
     "ditmoe",  # the commands, and what `import ditmoe` gives
 )
 OF_THE_CORE = (

@@ -24,6 +24,7 @@ from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_word
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
+from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
 from ditmoe.modality import Files, Modality, Samples, Surfaces
 from ditmoe.outside import check_number, file_name
@@ -217,8 +218,9 @@ def sample_checkpoint(
     told = [short_name(value) for value in wanted.values() if value is not None and str(value)]
     told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
     folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
+    beside = restored.folder / GIVEN / folder.name
     if not out:
-        check_own([folder])
+        check_own([folder, beside.parent, beside])
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
     how |= {"interval": interval, "parts": parts, "given_guidance": given_guidance, "negative": negative}
     samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
@@ -230,6 +232,8 @@ def sample_checkpoint(
     if surfaces is not None:
         within = place.suffix != ".npz"
         surfaces.mesh(place, place / "meshes" if within else place.with_name(f"{place.stem}-meshes"))
+    if not out and parts is not None and parts.shown is not None:  # for the page of the run
+        files.write(Samples(parts.shown, names=["given"]), beside)
     return paths
 
 

@@ -21,7 +21,7 @@ class RunState:
     """All that changes from step to step but the number of the step.
 
     Attributes:
-        carried: what the checkpoint carries besides: "config" and "facts".
+        carried: what the checkpoint carries besides: "config", "facts" and "command".
     """
 
     model: DiTMoE

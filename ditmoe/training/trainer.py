@@ -43,7 +43,7 @@ class Trainer:
         objective: what is optimised.
         optimizer: makes one over groups of parameters.
         folder: where the checkpoint, the log and the pictures go.
-        carried: what the checkpoint carries besides the state: "config" and "facts".
+        carried: what the checkpoint carries besides the state: "config", "facts" and "command".
         preview: draws a picture with the averaged weights into a file; called every `preview_every` steps. None: never.
         options: all that the command line says of the run, in groups.
         parameters: learning rates and weight decay by parameter; None is one group.

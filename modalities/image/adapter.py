@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
-from ditmoe.modality import Asked, Reader, Report, Samples, Tokens, check_options
+from ditmoe.modality import Asked, Reader, Report, Samples, Shown, Tokens, check_options
 from ditmoe.outside import Arrays, is_regular, printable, tell
 from modalities.image import given as given_parts
 from modalities.image import view
@@ -247,6 +247,10 @@ class Image(LatentModality):
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view.view(paths, out)
+
+    @classmethod
+    def show(cls, files: Sequence[Path]) -> Shown:
+        return view.show_one(files[0])
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         """Encode the training pictures below `source` once, for `modality.latents=`."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 WORDS: Mapping[str, str] = {"mask": "a picture, white where the given one is to be drawn anew"}
 
+GREY = 128
+"""What is to be drawn, where a person looks at what was given."""
+
 
 def parts(
     modality: "Image", given: Any, shape: Mapping[str, Any], strength: float | None, mask: Any
@@ -70,7 +73,11 @@ def parts(
         samples[:, known] = canvas[known]
         return samples
 
-    return Parts(Given(x, masks[0], masks[1], strength=1.0 if strength is None else strength), finish, told)
+    start = 1.0 if strength is None else strength
+    seen = canvas.copy()
+    if strength is None:
+        seen[~known] = GREY
+    return Parts(Given(x, masks[0], masks[1], strength=start), finish, told, shown=seen[None])
 
 
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

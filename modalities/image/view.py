@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ditmoe.modality import Shown
 from ditmoe.outside import files_below, printable, tell
 from modalities.image.data.pictures import SUFFIXES, fitted, open_picture
 from modalities.shared import enlarged, lay_out, show
@@ -13,6 +14,8 @@ from modalities.shared import enlarged, lay_out, show
 MAX_PICTURES = 200
 LARGEST = 4096
 """Pixels of a side of one picture as it is shown; of several less, so that all have as many."""
+SHOWN = 1024
+"""Pixels of a side of one picture on a page."""
 
 
 def view(paths: Sequence[Path], out: Path | None = None) -> str:
@@ -45,8 +48,16 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     return f"{shown}, {unreadable} unreadable" if unreadable else shown
 
 
+def show_one(file: Path) -> Shown:
+    """A picture for a page."""
+    return Shown(picture=open_picture(file, None, lambda picture: np.array(_smaller(picture, SHOWN))))
+
+
+def _smaller(image: Image.Image, most: int) -> Image.Image:
+    image.thumbnail((most, most))
+    return image
+
+
 def _drawn(image: Image.Image, most: int) -> Image.Image:
     """As it is shown: small ones enlarged, large ones with at most so many pixels a side."""
-    if max(image.size) > most:
-        image.thumbnail((most, most))
-    return Image.fromarray(enlarged(np.asarray(image)))
+    return Image.fromarray(enlarged(np.asarray(_smaller(image, most))))

@@ -24,6 +24,7 @@ from ditmoe.modality import (
     Reader,
     Report,
     Samples,
+    Shown,
     Surfaces,
     Tokens,
     check_options,
@@ -43,7 +44,7 @@ from modalities.pointcloud.surface.run import mesh_clouds
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
-from modalities.pointcloud.viz.view import view
+from modalities.pointcloud.viz.view import show_one, view
 from modalities.shared import save_png
 from modalities.shared.captions import WORDS, Captioned, asked_of, listed_words
 from modalities.shared.datasets import Noted
@@ -301,6 +302,10 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Given
     def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
         classes = dict(enumerate(self._facts["classes"])) if self._facts else None
         return mesh_clouds(source, out, self._surface, turntable, self.channels.columns, self.up, classes)
+
+    @classmethod
+    def show(cls, files: Sequence[Path]) -> Shown:
+        return show_one(files)
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         if check:

@@ -102,15 +102,17 @@ def parts(
     known = torch.zeros(points, 1 if there[kept].all() else channels.width, dtype=torch.bool)
     whole[rows], known[rows] = torch.from_numpy(x[kept]), torch.from_numpy(there[kept, : known.shape[1]])
     start = 1.0 if strength is None else strength
+    seen = np.nan_to_num(scan[kept], nan=0.5)[None]  # a colour that the scan lacks is grey
     if not hold:
-        return Parts(Given(whole[None], beside=beside, strength=start), where.into_scan, lines)
+        return Parts(Given(whole[None], beside=beside, strength=start), where.into_scan, lines, shown=seen)
 
     def finish(samples: Float[np.ndarray, "S N C"]) -> Float[np.ndarray, "S N C"]:
         new = where.into_scan(np.delete(samples, rows, axis=1))
         own = np.where(there[kept], scan[kept], samples[:, rows])
         return np.concatenate([own, new], axis=1)
 
-    return Parts(Given(whole[None], known[None], beside=beside, strength=start), finish, lines)
+    begun = Given(whole[None], known[None], beside=beside, strength=start)
+    return Parts(begun, finish, lines, shown=seen)
 
 
 def _often(there: int, wanted: int, rng: np.random.Generator) -> Int[np.ndarray, " wanted"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
-from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Tokens, check_options
+from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Shown, Tokens, check_options
 from ditmoe.outside import TooFewError, check_number, printable
 from ditmoe.outside import device as own_device
 from modalities.latent import Codec, LatentModality, latent_cache
@@ -32,7 +32,7 @@ from modalities.video.data.check import check as check_videos
 from modalities.video.data.dataset import pick_view
 from modalities.video.io import writer
 from modalities.video.metrics.evaluation import choose, evaluate_videos
-from modalities.video.view import strip, view
+from modalities.video.view import show_one, strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
@@ -365,6 +365,10 @@ class Video(LatentModality, CodecTraining):
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
+
+    @classmethod
+    def show(cls, files: Sequence[Path]) -> Shown:
+        return show_one(files)
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         """Encode clips of the training videos below `source` once, for `modality.latents=`.

@@ -36,6 +36,8 @@ WORDS: Mapping[str, str] = {
 }
 MOST_FRAMES = 4096
 """Of what is given, and of what is to lie between."""
+GREY = 128
+"""Frames that are to be drawn, where a person looks at what was given."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,9 @@ def finished(
         )
 
     given = Given(x, masks[0], masks[1], strength=1.0 if strength is None else strength)
-    return Parts(given, finish, told, more)
+    seen = frames if strength is not None else np.where(known[..., None], frames, GREY).astype(np.uint8)
+    whole_clip = [clip for clip in (window.before, seen[window.new], window.after) if clip is not None]
+    return Parts(given, finish, told, more, np.concatenate(whole_clip)[None])
 
 
 def blanked(frames: Clip, hole: Bool[np.ndarray, "H W"]) -> Clip:

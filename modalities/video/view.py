@@ -6,17 +6,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from ditmoe.modality import Shown
 from ditmoe.outside import files_below, printable, tell
 from modalities.shared import enlarged, lay_out, show
 from modalities.video.data.clip_folders import one_each
 from modalities.video.data.dataset import fit, resized
 from modalities.video.io.container import Unreadable
-from modalities.video.io.reader import read_clip, read_index
+from modalities.video.io.reader import read_clip, read_index, read_numbers
 from modalities.video.io.writer import SUFFIXES
 
 MAX_CLIPS = 40
 LARGEST = 2048
 """Pixels of a side of the frames of one clip as they are shown; of several less, so that all have as many."""
+MOST_FRAMES, MOST_READ, SIDE = 256, 2**26, 512
+"""Of a clip on a page, pixels of all of them as they are read, and pixels of a side."""
 SHOWN = 6
 """Frames of a clip on a sheet."""
 
@@ -51,6 +54,17 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     if not strips:
         raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: no video could be read")
     return show(lay_out(strips, names), f"{len(strips)} clips", paths[0], out)
+
+
+def show_one(files: Sequence[Path]) -> Shown:
+    """A clip for a page, of files that differ in their ending: the lossless one, at most so many frames of it."""
+    file = one_each(list(files))[-1]
+    index = read_index(file)
+    most = max(1, min(MOST_FRAMES, len(index), MOST_READ // max(1, index.height * index.width)))
+    numbers = np.linspace(0, len(index) - 1, most).round().astype(np.int64)
+    frames = read_numbers(file, numbers, index=index)
+    rate = (index.rate or 8.0) * len(numbers) / len(index)
+    return Shown(frames=_smaller(frames, SIDE), rate=rate)
 
 
 def strip(clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

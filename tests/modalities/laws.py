@@ -33,6 +33,8 @@ from ditmoe.model.mup import compare
 from ditmoe.nn import Layout
 from ditmoe.outside import printable
 from ditmoe.prepare import prepare
+from ditmoe.reporting.pictures import packed
+from ditmoe.reporting.samples import listed
 from ditmoe.train_codec import train_codec
 from tests import subjects
 from tests.training.test_trainer import same
@@ -375,6 +377,21 @@ def what_is_written_is_read(of: Subject, tmp_path: Path) -> None:
     assert {file.suffix for file in files} & {*of.modality.suffixes}, "view could not open them"
     of.modality.save_picture(samples, tmp_path / "new" / "picture.png")
     assert Image.open(tmp_path / "new" / "picture.png").format == "PNG"
+
+
+@law
+def what_is_written_is_shown_or_listed(of: Subject, tmp_path: Path) -> None:
+    """On the page of a run: as a picture, a clip or a cloud, of any endings of a sample's files."""
+    if not isinstance(of.modality, Files):
+        return
+    x, asked = of.samples()
+    samples = replace(of.modality.samples(x, asked), names=["a", "b", "c"])
+    of.modality.write(samples, tmp_path / "set")
+    found, _ = listed(tmp_path / "set")
+    assert [one.name for one in found] == ["a", "b", "c"]
+    for one in found:
+        shown = [type(of.modality).show(files) for files in (one.files, one.files[::-1])]
+        assert shown[0] is None or packed(shown[0]) == packed(shown[1])
 
 
 @law

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ditmoe.modality import Shown
 from ditmoe.outside import files_below, printable
 from modalities.pointcloud.data.channels import Channels, as_bytes
 from modalities.pointcloud.data.formats import (
@@ -76,6 +77,19 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     left_out = f"; left out {'; '.join(errors[:3])}" if errors else ""
     left_out += f" and {len(errors) - 3} more" if len(errors) > 3 else ""
     return _show(shapes, out or _beside(paths[0]), count) + left_out
+
+
+def show_one(files: Sequence[Path]) -> Shown:
+    """A cloud for a page, of files that differ in their ending: that of arrays, which is exact, if there is one.
+
+    Raises:
+        ValueError: unless it is one shape.
+    """
+    file = min(files, key=lambda path: path.suffix.lower() != ".npy")
+    shapes = list(_shapes(file))
+    if len(shapes) != 1:
+        raise ValueError(f"{printable(file)} must hold one cloud, got {len(shapes)}")
+    return Shown(points=shapes[0].points, colors=shapes[0].colors)
 
 
 def _beside(path: Path) -> Path:

@@ -97,6 +97,26 @@ def test_a_picture_around_a_hole_stays_as_it_was(image: Modality, tmp_path: Path
     assert all(t.ndim == 2 and (t == 0).any() and not (t == 0).all() for t in TOLD)
 
 
+def test_what_was_given_can_be_looked_at(image: Modality, video: Modality) -> None:
+    """What is to be drawn is grey; of what is to be changed all is there."""
+    source, mask, frames = picture(), hole(), clip(5)
+    shown = parts_asked(image, source, {}, {"mask": mask}, 1.0).shown
+    assert shown is not None
+    assert np.array_equal(shown[0], np.where(mask[..., None] > 0, 128, source))
+    shown = parts_asked(image, source, {}, {}, 1.0, 0.5).shown
+    assert np.array_equal(shown, source[None])
+    shown = parts_asked(video, frames, {"frames": 9}, {"keep": [0, 5]}, 1.0).shown
+    assert shown is not None
+    assert shown.shape == (1, 9, 16, 16, 3)
+    assert np.array_equal(shown[0, :5], frames)
+    assert (shown[0, 5:] == 128).all()
+    joined = parts_asked(video, [frames, frames], {}, {"between": 4}, 1.0).shown
+    assert joined is not None
+    assert np.array_equal(joined[0, :5], frames)
+    assert np.array_equal(joined[0, -5:], frames)
+    assert (joined[0, 5:-5] == 128).all()
+
+
 def test_a_picture_grows_by_its_size(image: Modality) -> None:
     source = picture(size=(8, 12))
     grown = drawn(image, source, size=[16, 24])

@@ -1,0 +1,123 @@
+"""The curves of a run: its log, of any length and however it ended, as a few numbers."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ditmoe.outside import open_regular
+from ditmoe.reporting.budget import text_of
+
+MOST_POINTS = 2000
+"""Of a curve."""
+MOST_CURVES = 4000
+LONGEST_LINE = 2**20
+"""Bytes of a record; one of a thousand experts has a tenth."""
+MOST_PARSED = 64 * 2**20
+"""Bytes of a log of which every line is read as JSON; of a longer one lines at even distances are."""
+
+
+@dataclass
+class Log:
+    """What a log says.
+
+    Attributes:
+        steps: rising.
+        curves: by name; None where a number is missing or not finite.
+        every: of so many records one is shown.
+        damaged: lines that are no records, or go back.
+        infinite: numbers that are not finite.
+        unnamed: curves that are too many.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    curves: dict[str, list[float | None]] = field(default_factory=dict)
+    every: int = 1
+    damaged: int = 0
+    infinite: int = 0
+    unnamed: int = 0
+
+
+def read_log(file: Path, numbers: int) -> Log:
+    """The curves of a log.
+
+    Args:
+        numbers: that all curves may have together.
+
+    Raises:
+        OSError, ValueError: if it cannot be opened.
+    """
+    log = Log()
+    lines, skipping = _lines(file, log)
+    records: list[dict[str, Any]] = []
+    most, stride, last, seen = MOST_POINTS, 1, -1, 0
+    latest: dict[str, Any] | None = None
+    for line in lines:
+        record = _record(line)
+        if record is None or record["step"] <= last:
+            log.damaged += 1
+            continue
+        last, latest = record["step"], record
+        most = max(2, min(most, numbers // max(1, len(record))))
+        if seen % stride == 0:
+            records.append(record)
+            if len(records) > most:
+                records, stride = records[::2], 2 * stride
+        seen += 1
+    if latest is not None and records[-1] is not latest:
+        records.append(latest)
+    names = list(dict.fromkeys(name for record in records for name in record if name != "step"))
+    log.unnamed = max(0, len(names) - MOST_CURVES)
+    log.every = stride * skipping
+    log.steps = [record["step"] for record in records]
+    for name in names[:MOST_CURVES]:
+        values = [record.get(name) for record in records]
+        log.infinite += sum(isinstance(value, float) and not math.isfinite(value) for value in values)
+        log.curves[text_of(name, 100)] = [_short(value) for value in values]
+    return log
+
+
+def _lines(file: Path, log: Log) -> tuple[Iterator[bytes], int]:
+    """Lines to be read as JSON, and of how many one is; a last line without an end is half written."""
+    size = file.stat().st_size
+    skipping = max(1, -(-size // MOST_PARSED))
+
+    def each() -> Iterator[bytes]:
+        with open_regular(file) as stream:
+            number = 0
+            while line := stream.readline(LONGEST_LINE):
+                whole = line.endswith(b"\n")
+                while not line.endswith(b"\n") and (line := stream.readline(LONGEST_LINE)):
+                    pass
+                if not whole:
+                    log.damaged += 1
+                elif number % skipping == 0:
+                    yield line
+                number += 1
+
+    return each(), skipping
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The numbers of a record: nested values are not drawn."""
+    try:
+        record = json.loads(line)
+        step = record["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if type(step) is not int or not 0 <= step < 2**53:
+        return None
+    return {name: value for name, value in record.items() if type(value) in (int, float) or value is None}
+
+
+def _short(value: int | float | None) -> float | None:
+    """Five digits, which a screen cannot tell from more."""
+    if value is None:
+        return None
+    try:
+        number = float(f"{value:.5g}")
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

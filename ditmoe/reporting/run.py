@@ -1,0 +1,182 @@
+"""One run as it lies on the disk, whoever made it and however it ended, as the part of a page."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ditmoe.checkpoint import exists, find
+from ditmoe.config.trust import Trust
+from ditmoe.config.viewers import modality_by_endings, modality_of_run
+from ditmoe.modality import Files
+from ditmoe.outside import printable, read_json
+from ditmoe.reporting import numbers
+from ditmoe.reporting.budget import Budget, text_of, within
+from ditmoe.reporting.log import Log, read_log
+from ditmoe.reporting.pictures import of_file
+from ditmoe.reporting.samples import sample_sets, set_folders
+
+SHEET_SIDE, CHART_SIDE = 1400, 1800
+MOST_SHEETS = 6
+CHARTS = {
+    "dependence": "Bits that the choice of an expert shares with time, place and class, against chance",
+    "time": "How much more often than on the whole each expert is chosen at a time",
+    "place": "The same by place",
+    "asked": "The same by what is asked for",
+    "tokens": "Experts per token over time and place",
+    "paths": "Which expert follows which in the next layer",
+    "similarity": "How alike experts are: weights, and answers to the same tokens",
+    "dropping": "The loss without each expert",
+    "dial": "The loss against top_k, and its multiply-adds",
+}
+BYTES_PER_NUMBER = 10
+
+
+class Page:
+    """What is read of a run, and what could not be."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def read(self, what: str, work: Callable[..., Any], *values: Any) -> Any:
+        """What some work makes of these; None, and a note, if it fails as strangers' files do."""
+        try:
+            return work(*values)
+        except (OSError, ValueError) as error:
+            self.notes.append(text_of(f"{what}: {error}"))
+            return None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds something that training, sampling or measuring left."""
+    if not folder.is_dir():
+        return False
+    files = any(within(folder, name) for name in ("log.jsonl", "metrics.json"))
+    return files or exists(folder) or bool(set_folders(folder))
+
+
+def names_of(runs: list[Path]) -> list[str]:
+    """What tells runs apart: the last parts of their paths, two or as many as are needed."""
+    whole = [run.absolute().parts[1:] for run in map(Path, map(os.path.normpath, runs))]
+    for count in range(2, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(parts) for parts in whole]
+
+
+def describe_run(
+    run: Path, name: str, budget: Budget, most: int, trust: Trust, kind: type[Any] | None = None
+) -> dict[str, Any]:
+    """All that the page shows of a run.
+
+    Args:
+        name: by which the page speaks of it.
+        most: samples.
+        kind: its modality, if that is known; else the class that its checkpoint names is taken, if it is trusted.
+    """
+    page = Page()
+    content: dict[str, Any] = {"name": text_of(name, 200)}
+    found = page.read("checkpoint", find, run, ()) if exists(run) else None
+    classes: list[str] = []
+    if found is not None:
+        classes = _classes(found.plain.get("facts"))
+        content |= _of_checkpoint(found.plain, budget.part(0.1))
+    if file := within(run, "metrics.json"):
+        measured = page.read("metrics.json", lambda path: numbers.metrics(read_json(path)), file)
+        if measured and budget.part(0.2).take(measured):
+            content["metrics"] = measured
+    if file := within(run, "log.jsonl"):
+        log = page.read("log.jsonl", read_log, file, int(0.3 * budget.left) // BYTES_PER_NUMBER)
+        content |= _of_log(log, page) if log else {}
+    content["progress"] = _progress(run, budget.part(0.1), page)
+    content["analysis"] = _analysis(run, budget.part(0.2), page)
+    kind = kind or _kind(run, found is not None, trust, page)
+    for part in ("config", "metrics", "log", "progress", "analysis"):
+        budget.take(content.get(part))
+    content["modality"] = kind.name if kind else None
+    shows = kind if kind and issubclass(kind, Files) else None
+    content["sets"] = page.read("samples", sample_sets, run, shows, classes, most, budget) or []
+    return content | {"notes": page.notes[:20]}
+
+
+def _classes(facts: Any) -> list[str]:
+    names = facts.get("classes") if isinstance(facts, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _of_checkpoint(plain: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+    """Step, configuration and command."""
+    content = {"step": plain["step"], "config": budget.keep(numbers.flat(plain.get("config")))}
+    words = plain.get("command")
+    if isinstance(words, list):
+        content["command"] = text_of(f"python -m ditmoe.{shlex.join(map(str, words))}", 2000)
+    return content
+
+
+def _of_log(log: Log, page: Page) -> dict[str, Any]:
+    if log.damaged:
+        page.notes.append(f"log.jsonl: {log.damaged} lines are half written, or no records, or go back")
+    if log.infinite:
+        page.notes.append(f"log.jsonl: {log.infinite} numbers are not finite, and leave gaps in the curves")
+    if log.unnamed:
+        page.notes.append(f"log.jsonl: {log.unnamed} curves are left out")
+    return {"log": {"steps": log.steps, "curves": log.curves, "every": log.every}}
+
+
+def _kind(run: Path, told: bool, trust: Trust, page: Page) -> type[Any] | None:
+    """The run's modality; without a checkpoint that tells it, the one that its files' endings speak of."""
+
+    if told:
+        return page.read("samples are listed, not shown", modality_of_run, run, trust)
+    folders = set_folders(run)
+    return page.read("samples", modality_by_endings, folders) if folders else None
+
+
+def _progress(run: Path, budget: Budget, page: Page) -> list[dict[str, Any]]:
+    """Pictures that training drew of samples of one seed: the first, the last, and some between."""
+    folder = within(run, "progress")
+    if folder is None or not folder.is_dir():
+        return []
+    matches = [re.fullmatch(r"step-(\d{1,18})\.png", path.name, re.ASCII) for path in folder.iterdir()]
+    steps = sorted((int(match[1]), match[0]) for match in matches if match)
+    last = max(1, len(steps) - 1)
+    some = (
+        sorted({round(i * last / (MOST_SHEETS - 1)) for i in range(MOST_SHEETS)}) if len(steps) > 1 else [0]
+    )
+    sheets = []
+    for step, name in (steps[i] for i in some if i < len(steps)):
+        file = within(folder, name)
+        form = page.read(f"progress/{name}", of_file, file, SHEET_SIDE) if file else None
+        if form is not None and budget.take(form):
+            sheets.append({"step": step, **form})
+    return sheets
+
+
+def _analysis(run: Path, budget: Budget, page: Page) -> dict[str, Any] | None:
+    """What `analyze` wrote into the run."""
+    folder = within(run, "analysis")
+    if folder is None or not folder.is_dir():
+        return None
+    file = within(folder, "analysis.json")
+    content = page.read("analysis.json", read_json, file) if file else None
+    done: dict[str, Any] = numbers.dependence(content) | {"pictures": []}
+    for name, caption in CHARTS.items():
+        file = within(folder, f"{name}.png")
+        form = page.read(f"{name}.png", of_file, file, CHART_SIDE) if file else None
+        if form is not None and budget.take(form):
+            done["pictures"].append({"name": name, "caption": caption, **form})
+    return done if done["pictures"] or done["dependence"] else None
+
+
+def check_runs(runs: list[Path]) -> None:
+    """Raises ValueError or FileNotFoundError, one line, for the first that is no run."""
+    for run in runs:
+        if not run.exists():
+            raise FileNotFoundError(f"{printable(run)} does not exist")
+        if not is_run(run):
+            raise ValueError(
+                f"{printable(run)} must be a run's folder, with log.jsonl, metrics.json, checkpoints or samples"
+            )
