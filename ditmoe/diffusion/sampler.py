@@ -203,7 +203,9 @@ def denoise(
     Raises:
         ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end.
     """
-    set_timesteps(scheduler, steps, torch.device("cpu"), **schedule)  # so that no step waits for a GPU to tell the time
+    set_timesteps(
+        scheduler, steps, torch.device("cpu"), **schedule
+    )  # so that no step waits for a GPU to tell the time
     if getattr(process, "tokens", None) is not None and not schedule:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
         scheduler.timesteps = process.shifted(scheduler.timesteps, tokens)
