@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 SCREENING = 1.0
 """The factor of that second part, for areas whose mean is 1 and lengths in cells."""
 STEPS = 8
-"""Of conjugate gradients: more of them change nothing that is seen."""
+"""Of conjugate gradients, fewer where nothing is left; 40 gave the same meshes of three shapes, but for two vertices."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,10 @@ def poisson(
     field -= np.float32(np.average(splat.at(field), weights=pull))
     left = -splat.onto(pull * splat.at(field))  # the gradient's part is solved already
     step = near = preconditioned(left)
-    size = float(np.vdot(left, near))
+    size = first = float(np.vdot(left, near))
     for _ in range(STEPS):
+        if not size > 1e-12 * first:
+            break
         ahead = operator(step)
         far = np.float32(size / float(np.vdot(step, ahead)))
         field += far * step
