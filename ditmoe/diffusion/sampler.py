@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.conditioning import Condition
+from ditmoe.diffusion.few_steps import telling
 from ditmoe.diffusion.process import HORIZON, FlowMatching, Process
 from ditmoe.diffusion.seeding import torch_generator
 from ditmoe.given import Given
@@ -160,7 +161,8 @@ def denoise(
 
     Classifier-free guidance (arXiv 2207.12598), u + guidance (c - u), is applied at times within `interval`
     (arXiv 2404.07724) and costs a second prediction there; at 1 it is off. So does the guidance by what is given,
-    which adds (given_guidance - 1) (c - h), h being predicted with it hidden.
+    which adds (given_guidance - 1) (c - h), h being predicted with it hidden. A model that was distilled for few steps
+    (`ditmoe.diffusion.few_steps`) has guidance inside, which then costs nothing.
 
     Args:
         scheduler: from `make_scheduler`.
@@ -174,8 +176,9 @@ def denoise(
         on_step: called after each step, and for each that a strength leaves out.
 
     Raises:
-        ValueError: as soon as a number is not finite.
+        ValueError: as soon as a number is not finite; for what a distilled model was not made for.
     """
+    tell = telling(model, scheduler, steps, guidance, interval, negative)
     set_timesteps(scheduler, steps, noise.device)
     if getattr(process, "tokens", None) is not None:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
@@ -191,21 +194,25 @@ def denoise(
             x, first = start_from(process, scheduler, given, noise)
     for _ in range(first):
         on_step()
-    for t in scheduler.timesteps[first:]:
+    ends = [*scheduler.timesteps[1:].tolist(), 0.0]
+    for t, end in zip(scheduler.timesteps[first:], ends[first:], strict=True):
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         told = each = t.expand(len(x)).float()
-        hidden = None
+        unseen, said, weight = None, asked, guidance if inside else 1.0
         if held is not None:
             if inside and given_guidance != 1.0 and held.can_hide:
-                hidden = (*held.shown(scaled, t, hide=True), asked.hiding)
+                unseen = held.shown(scaled, t, hide=True)
             scaled, told = held.shown(scaled, t)
         elif times is not None:
             told = times(t).float()
         if told.ndim > 1:
             each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
-        weight = guidance if inside else 1.0
-        output = guided(model, scaled, told, asked, weight, negative, hidden, given_guidance)
+        if tell is not None:
+            said = tell(asked, told, float(t) - end, None if held is None else held.places)
+            weight = weight if tell.guidance is None else 1.0
+        hidden = None if unseen is None else (*unseen, said.hiding)
+        output = guided(model, scaled, told, said, weight, negative, hidden, given_guidance)
         output = process.to_scheduler_output(output, scaled, each)
         if held is not None:
             output = held.steered(output, t)

@@ -19,6 +19,7 @@ from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder
+from ditmoe.model import StepEmbedding
 from ditmoe.outside import check_number, printable
 from ditmoe.pretrained import weights
 
@@ -71,6 +72,11 @@ class Transformer(Part, PeftAdapterMixin):
     def conditioning(self) -> Conditioning:
         """What embeds what is asked for."""
         return self.net.conditioning
+
+    @property
+    def step_embedding(self) -> StepEmbedding | None:
+        """What a model that was distilled for few steps is told of them."""
+        return self.net.step_embedding
 
     def forward(self, x: Tensor, t: Tensor, y: Any) -> Any:
         """Predictions in the type of x, whatever that of the weights is, and the routings."""
