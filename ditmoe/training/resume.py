@@ -17,6 +17,7 @@ FIXED = (
     "objective",
     "optimizer",
     "parameters",
+    "distillation",
     "seed",
 )
 """Sections that must not change between a run and its continuation."""
@@ -44,7 +45,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         earlier = completed(renamed(found.part("config"), found.tensors["model"]), config)
         idle = () if trainer.model.conditioning.gives_tokens else ("cross_layers",)
         for section in FIXED:
-            if fixed(earlier.get(section), idle) != fixed(config[section], idle):
+            if fixed(earlier.get(section), idle) != fixed(config.get(section), idle):
                 raise ValueError(
                     f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
                     f"or remove the folder"
