@@ -55,6 +55,8 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     """
     from ditmoe.config.restore import admitted
     from ditmoe.config.trust import check_plain
+    from ditmoe.diffusion import check_most_steps, check_steps
+    from ditmoe.model.step_embedding import check_weights
     from ditmoe.outside import check_number
     from ditmoe.pretrained.teacher import TOLD, fingerprint
 
@@ -62,6 +64,10 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     inside = {name: words[name] for name in TOLD if words[name] is not None}
     check_plain(inside, "flow_map and guidance")
     check_number("rate", words["rate"], above=0)
+    if "flow_map" in inside:
+        check_steps(words["steps"], check_most_steps("flow_map", inside["flow_map"]))
+    if "guidance" in inside:
+        check_weights("guidance", inside["guidance"])
     if any(config["model"].get(name) is not None for name in TOLD):
         raise ValueError(f"checkpoint must be a run that was trained, and {teacher.run} was itself distilled")
     if not inside:

@@ -15,7 +15,7 @@ SplitMeanFlow, arXiv 2507.16884). A drawing in n steps takes the spans 1 / n, n 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from ditmoe.conditioning import Condition
 from ditmoe.diffusion.process import HORIZON
 
 
+@runtime_checkable
 class Embeds(Protocol):
     """What a distilled model is told of a step: `ditmoe.model.StepEmbedding`, of which this room knows no more."""
 
@@ -89,8 +90,7 @@ def telling(
             raise ValueError(
                 f"scheduler must be flow_map: this model was distilled to mean velocities, got {type(scheduler).__name__}"
             )
-        if steps not in (known := numbers_of_steps(embeds.most_steps)):
-            raise ValueError(f"steps must be one of {', '.join(map(str, known))} for this model, got {steps}")
+        check_steps(steps, embeds.most_steps)
     if embeds.weights is None:
         return Telling(True, None)
     low, high = embeds.weights
@@ -110,6 +110,12 @@ def telling(
 def numbers_of_steps(most: int) -> list[int]:
     """Numbers of steps that a flow map was made for: 1, 2, 4, ..., most."""
     return [2**level for level in range(most.bit_length())]
+
+
+def check_steps(steps: int, most: int) -> None:
+    """Raises ValueError for a number of steps that a flow map was not made for."""
+    if steps not in (known := numbers_of_steps(most)):
+        raise ValueError(f"steps must be one of {', '.join(map(str, known))} for this model, got {steps}")
 
 
 def check_most_steps(name: str, most: int) -> int:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion import HORIZON, FlowMatching, Process
+from ditmoe.diffusion.few_steps import Embeds
 from ditmoe.modality import Tokens
-from ditmoe.model import StepEmbedding
 from ditmoe.nn import Layout
 from ditmoe.outside import check_number
 from ditmoe.training.batches import Batch
@@ -70,7 +70,7 @@ class Teaching:
         self,
         options: Distillation,
         teacher: nn.Module | None,
-        student: StepEmbedding,
+        student: Embeds,
         process: Process,
         tokens: Tokens,
         world: int = 1,
@@ -128,7 +128,7 @@ class Teaching:
             ends = HORIZON * torch.stack([first + 1, first + 0.5, first]) / num
             ends = self.process.shifted(ends, tokens)
         high, middle, low = map(beside, ends)
-        moves = beside(long)
+        moves = beside(long.float()).bool()
         if batch.known is not None:
             moves = moves & ~batch.known
         t = torch.where(moves, high, batch.t)
@@ -143,7 +143,7 @@ class Teaching:
             t=t,
             ends=(high, middle, low),
             moves=moves,
-            finest=beside(finest),
+            finest=beside(finest.float()).bool(),
             long=long,
             beside_weight=beside(weight),
             asked=batch.asked,
