@@ -3,13 +3,12 @@
 Torch takes seconds to load: it is imported by what works with it, so that a mistake in the words is answered at once.
 """
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
-from ditmoe.distributed import launch, say
+from ditmoe.distributed import say
 
 if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
@@ -24,8 +23,16 @@ def distill(words: dict[str, Any]) -> None:
     from ditmoe import checkpoint
     from ditmoe.modality import Files
     from ditmoe.pretrained.teacher import pinned
-    from ditmoe.train import asked_next, check_finish, finish, keep_freed_memory
-    from ditmoe.train import make_modality, make_trainer, possible, trained  # fmt: skip
+    from ditmoe.train import (  # fmt: skip
+        asked_next,
+        check_finish,
+        finish,
+        keep_freed_memory,
+        make_modality,
+        make_trainer,
+        possible,
+        trained,
+    )
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
     if out.resolve() == teacher.run.resolve():
@@ -89,7 +96,9 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     if "flow_map" in inside:
         config["scheduler"] = {"_target_": "ditmoe.diffusion.FlowMapScheduler", "_partial_": True}
         config["sampling"] = {**config["sampling"], "steps": words["steps"]}
-    config["finish"] = {name: config["finish"][name] if v is None else v for name, v in words["finish"].items()}
+    config["finish"] = {
+        name: config["finish"][name] if v is None else v for name, v in words["finish"].items()
+    }
     return config | {"name": Path(words["out"]).name, "init": None, "upcycle": UPCYCLING}
 
 

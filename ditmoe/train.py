@@ -66,9 +66,7 @@ def trained(
             resume(trainer, config)
         num = sum(p.numel() for p in trainer.model.parameters())
         where = f"{trainer.device}{trainer.mesh}"
-        print(
-            f"{modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.options.steps} steps"
-        )
+        print(f"{modality.name}: {num / 1e6:.2f} M parameters on {where}, {trainer.options.steps} steps")
         finished = trainer.run()
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")

@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.few_steps import check_most_steps, check_steps, numbers_of_steps
+from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
 from ditmoe.diffusion.sampler import (
     Sampling,

@@ -88,7 +88,7 @@ def telling(
 
         if not follows_map(scheduler):
             raise ValueError(
-                f"scheduler must be flow_map: this model was distilled to mean velocities, got {type(scheduler).__name__}"
+                f"scheduler must be flow_map: this model gives mean velocities, got {type(scheduler).__name__}"
             )
         check_steps(steps, embeds.most_steps)
     if embeds.weights is None:
@@ -100,10 +100,12 @@ def telling(
         )
     if tuple(interval) != (0, HORIZON):
         raise ValueError(
-            f"interval must be [0, {HORIZON}]: the times of guidance were distilled into this model, got {list(interval)}"
+            f"interval must be [0, {HORIZON}]: this model has guidance inside, with its times, got {list(interval)}"
         )
     if negative is not None:
-        raise ValueError("negative must be left out: guidance was distilled into this model, away from nothing else")
+        raise ValueError(
+            "negative must be left out: guidance was distilled into this model, away from nothing else"
+        )
     return Telling(embeds.most_steps is not None, float(guidance))
 
 

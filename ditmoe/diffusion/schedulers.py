@@ -41,7 +41,9 @@ def is_flow(kind: Any) -> bool:
 
 def follows_map(scheduler: Any) -> bool:
     """Whether a scheduler takes the mean velocity over each of its steps: ours, and the one of diffusers (0.41)."""
-    return isinstance(scheduler, FlowMapScheduler) or type(scheduler).__name__ == "FlowMapEulerDiscreteScheduler"
+    return (
+        isinstance(scheduler, FlowMapScheduler) or type(scheduler).__name__ == "FlowMapEulerDiscreteScheduler"
+    )
 
 
 def ends_short(scheduler: Any) -> bool:
@@ -113,8 +115,8 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
 class FlowMapScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
     """Steps of a model that predicts mean velocities (`model.flow_map`), each exact if the model is.
 
-    With u the mean velocity on the way from t to r, x_r = x_t - (t - r) u: Euler's step with u in place of the velocity.
-    Times are even, as the model learnt them: `FlowMapEulerDiscreteScheduler` of diffusers' later versions without shift.
+    With u the mean velocity on the way from t to r, x_r = x_t - (t - r) u: Euler's step with u for the velocity.
+    Times are even, as the model learnt them. In later versions of diffusers it is `FlowMapEulerDiscreteScheduler`.
     """
 
     __module__ = "ditmoe.diffusion"

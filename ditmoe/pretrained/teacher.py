@@ -42,7 +42,7 @@ def pinned(newest: Checkpoint, earlier: Mapping[str, Any] | None) -> Checkpoint:
     older = place(newest.run, earlier["step"])
     if not exists(older):
         raise ValueError(
-            f"checkpoint must still hold step {earlier['step']}, from which the run in out= began to learn, but {older} "
+            f"checkpoint must still hold step {earlier['step']}, of which the run in out= began to learn, but {older} "
             f"is not there: take another out="
         )
     return find(older, parts=("ema", "facts"))

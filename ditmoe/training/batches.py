@@ -199,9 +199,7 @@ class Batches:
         asked = self.read(asked).drop(dropped)
         if self.giver is None:
             each = self.tokens.sample_times(t, x0)
-            return Batch(
-                index, x0, noise, t, each, asked, None, self.size, x0.numel(), further=further
-            )
+            return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel(), further=further)
         first = (index * self.mesh.world + self.mesh.rank) * len(x0)
         rngs = [self._rng(first + i) for i in range(len(x0))]
         drawn, hidden = zip(*(self._whether(rng) for rng in rngs), strict=True)

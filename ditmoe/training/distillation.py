@@ -5,8 +5,8 @@ Each sample of a batch is one of two kinds, drawn at its address:
 - in most, a step of no length, at the times of any training. What is to be learnt is the teacher's guided velocity,
       u(x_t, t, t; w) = v(x_t, nothing) + w (v(x_t, asked) - v(x_t, nothing)),
   with a weight w drawn from a range that the model is told (arXiv 2210.03142, section 3);
-- in the others, one of the steps 1 / n of a drawing in n = 1, 2, 4, ... What is to be learnt is the mean of two steps of
-  half the length by the moving average of the model itself (arXiv 2410.12557, eq. 4; `ditmoe.diffusion.few_steps`).
+- in the others, one of the steps 1 / n of a drawing in n = 1, 2, 4, ... What is to be learnt is the mean of two
+  steps of half the length by the moving average of the model itself (arXiv 2410.12557, eq. 4; `ditmoe.diffusion.few_steps`).
   The halves of the shortest step take velocities.
 
 Where parts of a sample are given, these stay: a step has no length there.
@@ -166,7 +166,8 @@ class Teaching:
         if not self.share:
             return velocity(view)
         if view.layout is not None:  # samples of a packed row stay together
-            return torch.where(view.each(view.moves), mean(view), velocity(view))
+            moves = view.each(view.moves.float()).bool()
+            return torch.where(moves, mean(view), velocity(view))
         target = torch.empty_like(view.x)
         for which, answer in ((~view.long, velocity), (view.long, mean)):
             rows = which.nonzero()[:, 0]
