@@ -6,7 +6,7 @@
 For each modality it trains a teacher (the default run, unless one is named), distils it with these words of
 `ditmoe.distill`, draws both against the test split, and writes table.md. Each of these is left out where it is done
 already: stopped at any time, the same command goes on. Columns: the modality's first metric with its 95 % interval, the
-share of samples taken for the class asked for, and seconds for one sample in a batch of 32, however busy the machine is.
+share of samples taken for the class asked for, and seconds for one sample in a batch of 32, on a busy machine more.
 A default run's own sampler takes the steps of the teacher; those of the distilled run are flow-map steps.
 """
 

@@ -6,8 +6,8 @@ Each sample of a batch is one of two kinds, drawn at its address:
       u(x_t, t, t; w) = v(x_t, nothing) + w (v(x_t, asked) - v(x_t, nothing)),
   with a weight w drawn from a range that the model is told (arXiv 2210.03142, section 3);
 - in the others, one of the steps 1 / n of a drawing in n = 1, 2, 4, ... What is to be learnt is the mean of two
-  steps of half the length by the moving average of the model itself (arXiv 2410.12557, eq. 4; `ditmoe.diffusion.few_steps`).
-  The halves of the shortest step take velocities.
+  steps of half the length by the moving average of the model itself (`ditmoe.diffusion.few_steps`). The halves of the
+  shortest step take velocities.
 
 Where parts of a sample are given, these stay: a step has no length there.
 """
