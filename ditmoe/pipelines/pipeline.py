@@ -136,6 +136,7 @@ class Pipeline(DiffusionPipeline):
         num_samples: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int = 0,
         batch_size: int = 32,
@@ -154,7 +155,8 @@ class Pipeline(DiffusionPipeline):
             label: a class by name or index, "none" for the null class, "random", or a list of them, one for each
                 sample; None takes all classes in turn. Of a model of text, what is no class is a prompt.
             num_samples: how many, unless there is a list of labels.
-            num_inference_steps, guidance_scale: None takes what the model was exported with.
+            num_inference_steps, guidance_scale, guidance_interval: None takes what the model was exported with; the
+                last are the times, from data (0) to noise (1000), at which guidance is on.
             generator: one, or a list with one for each sample: diffusers' way. All starting noise is drawn from it
                 first, then what the scheduler adds, batch after batch: with such a scheduler (flow_ancestral, ddpm)
                 samples from a single generator depend on batch_size, those from a list do not.
@@ -177,7 +179,10 @@ class Pipeline(DiffusionPipeline):
             ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
                 the model's process; one line.
         """
-        sampling = Sampling.of(self.memory.config.config)  # of a folder: what is missing or none is one line
+        config = self.memory.config.config
+        sampling = Sampling.of(
+            config, interval=guidance_interval
+        )  # of a folder: what is missing or none is one line
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
         self._check(output_type, num_samples=num_samples, num_inference_steps=steps, batch_size=batch_size)
