@@ -1,5 +1,6 @@
 """Fewer steps: what is learnt of a step of any length, from whom, and that it is drawn with as it was learnt."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ditmoe.training import Distillation, Teaching, Trainer
 from ditmoe.training.batches import Batch
 from ditmoe.training.distillation import FURTHER
 from ditmoe.training.resume import resume
+from tests.many import together
 from tests.training.test_time_per import KINDS, configured
 from tests.training.test_trainer import same
 
@@ -211,6 +213,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run: Path, tmp_pa
     other, config = learner(run, tmp_path, "distillation.share=0.5")
     with pytest.raises(ValueError, match="another distillation"):
         resume(other, config)
+
+
+def learnt(run: Path, out: Path) -> None:
+    learner(run, out)[0].run()
+
+
+def test_two_processes_learn_what_one_does(run: Path, tmp_path: Path, few: Path) -> None:
+    together(learnt, 2, run, tmp_path)
+    one, two = (
+        [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+        for out in (few, tmp_path)
+    )
+    assert len(two) == 3
+    assert two == pytest.approx(one, abs=1e-5)
 
 
 def test_a_teacher_that_went_on_teaches_what_it_was(tmp_path: Path) -> None:
