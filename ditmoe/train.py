@@ -19,15 +19,14 @@ from ditmoe.distributed import launch, say
 from ditmoe.outside import TooFewError, check_number, printable, tell
 
 if TYPE_CHECKING:
+    import ditmoe.checkpoint
     import ditmoe.modality
     import ditmoe.training
 
 
 def train(config: dict[str, Any]) -> None:
     """One run, from its configuration to its pictures; goes on where an earlier one stopped."""
-    from ditmoe import checkpoint
     from ditmoe.modality import Files
-    from ditmoe.training.resume import resume
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
@@ -38,7 +37,26 @@ def train(config: dict[str, Any]) -> None:
     modality = make_modality(config, shown)
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)
-    trainer = make_trainer(config, modality, shown)
+    trainer = trained(make_trainer(config, modality, shown), config, unmeasured)
+    chosen = HydraConfig.get().runtime.choices["modality"]
+    writes = isinstance(modality, Files)
+    asking = asked_next(config["conditioning"])
+    longer = f"train {own_words(chosen)} name=longer trainer.steps={4 * trainer.options.steps}"
+    finish(config["finish"], shown, longer, trainer.step, writes, unmeasured, asking, type(modality))
+
+
+def trained(
+    trainer: "ditmoe.training.Trainer", config: dict[str, Any], unmeasured: str = ""
+) -> "ditmoe.training.Trainer":
+    """A trainer whose run has reached its end, from where an earlier one in its folder stopped; exits if it is stopped.
+
+    Args:
+        unmeasured: why nothing will be measured after it, if it cannot.
+    """
+    from ditmoe import checkpoint
+    from ditmoe.training.resume import resume
+
+    modality = trainer.modality
     if launch.ranks().rank == 0 and (understood := modality.understood()):
         print(understood)
         if unmeasured:
@@ -50,24 +68,24 @@ def train(config: dict[str, Any]) -> None:
         learning = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         where = f"{trainer.device}{trainer.mesh}"
         print(
-            f"{trainer.modality.name}: {num / 1e6:.2f} M parameters on {where}, "
+            f"{modality.name}: {num / 1e6:.2f} M parameters on {where}, "
             f"{'' if learning == num else f'{learning / 1e6:.3g} M of them learn, '}{trainer.options.steps} steps"
         )
         finished = trainer.run()
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    chosen = HydraConfig.get().runtime.choices["modality"]
-    writes = isinstance(modality, Files)
-    asking = asked_next(config["conditioning"])
-    kind = type(modality)
-    finish(
-        config["finish"], shown, chosen, trainer.options.steps, trainer.step, writes, unmeasured, asking, kind
-    )
+    return trainer
 
 
-def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Modality":
-    """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first."""
+def make_modality(
+    config: dict[str, Any], folder: Path, data_facts: dict[str, Any] | None = None
+) -> "ditmoe.modality.Modality":
+    """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first.
+
+    Args:
+        data_facts: of another run on the same data; None is those of the run in this folder, if there is one.
+    """
     from ditmoe.config import build
     from ditmoe.training.resume import known_facts
 
@@ -76,7 +94,7 @@ def make_modality(config: dict[str, Any], folder: Path) -> "ditmoe.modality.Moda
         return build.make_modality(config, ranks.broadcast(None))
     modality = build.make_modality(config)
     with build.describing(folder):
-        if data_facts := known_facts(folder, config):
+        if data_facts := data_facts or known_facts(folder, config):
             modality.restore_facts(data_facts)
     if ranks.size > 1:
         ranks.broadcast(modality.data_facts())
@@ -135,9 +153,12 @@ def keep_freed_memory() -> None:
 
 
 def make_trainer(
-    config: dict[str, Any], modality: "ditmoe.modality.Modality", folder: Path
+    config: dict[str, Any],
+    modality: "ditmoe.modality.Modality",
+    folder: Path,
+    teacher: "ditmoe.checkpoint.Checkpoint | None" = None,
 ) -> "ditmoe.training.Trainer":
-    """Model, process, optimiser and trainer of a configuration."""
+    """Model, process, optimiser and trainer of a configuration; with a teacher, of what is distilled from it."""
     import torch
 
     from ditmoe import checkpoint
@@ -150,6 +171,7 @@ def make_trainer(
     from ditmoe.modality import Files
     from ditmoe.outside import device as own_device
     from ditmoe.pretrained.start import start_from
+    from ditmoe.pretrained.teacher import teach
     from ditmoe.training import Options, Trainer, repeat_exactly
 
     options: Options = build.make(config["trainer"])
@@ -181,6 +203,10 @@ def make_trainer(
     if mesh.world == 1:
         model = model.to(own_device())
     process = build.make(config["process"])
+    teaching = None
+    if teacher is not None:
+        fresh = not checkpoint.exists(folder)
+        teaching = teach(teacher, config, modality, process, model, mesh, fresh)
     scheduler = build.make(config["scheduler"])
     sampling = Sampling.of(config)
     made = make_scheduler(scheduler, process)
@@ -210,14 +236,14 @@ def make_trainer(
         parameters=build.make(config["parameters"]),
         mesh=mesh,
         given=config["given"],
+        teaching=teaching,
     )
 
 
 def finish(
     options: dict[str, Any],
     folder: Path,
-    modality: str,
-    steps: int,
+    longer: str,
     step: int,
     writes: bool = True,
     unmeasured: str = "",
@@ -228,7 +254,7 @@ def finish(
 
     Args:
         options: what is `possible` of it.
-        modality: by the name of its YAML.
+        longer: a command that goes on from here, last of those that are told.
         step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
             else lies in the folder.
         writes: the modality writes files.
@@ -269,10 +295,7 @@ def finish(
         if writes
         else f"export {_typed(folder, 'checkpoint=')} out=..."
     )
-    following += [
-        f"  {run}{draw}",
-        f"  {run}train {own_words(modality)} name=longer trainer.steps={4 * steps}",
-    ]
+    following += [f"  {run}{draw}", f"  {run}{longer}"]
     print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
     if failure and not isinstance(failure, ValueError | OSError):
         raise failure

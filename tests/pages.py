@@ -79,7 +79,7 @@ def product_of(command: Command) -> str | None:
     words = dict(word.split("=", 1) for word in command[1:] if "=" in word)
     if command[0] == "ditmoe.train":
         return f"runs/{modality_of(command)}/{words.get('name', 'default')}"
-    makers = ("prepare", "mesh", "train_codec", "convert", "export")
+    makers = ("prepare", "mesh", "train_codec", "distill", "convert", "export")
     return (
         words["out"].rstrip("/") if command[0].removeprefix("ditmoe.") in makers and "out" in words else None
     )

@@ -267,7 +267,7 @@ def test_a_run_that_goes_on_takes_its_own_checkpoint_alone(
         with found.exclusive_lock():
             resume(found, settings)
             found.run()
-        finish({"num": 1, "evaluate": False}, run, "pointcloud", 1, found.step)
+        finish({"num": 1, "evaluate": False}, run, "train", found.step)
     assert [event for event in seen if "gethostname" not in event] == []  # TensorBoard's files are named so
     untouched(home)
     assert checkpoint.place(run, 1).is_dir()

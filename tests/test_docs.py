@@ -62,6 +62,7 @@ LIMITS = {
     "train": f"{MODEL} {LOOP}",
     "sample": "num=2 steps=2",
     "evaluate": "num=4 steps=2",
+    "distill": "trainer.steps=1 trainer.batch_size=2 finish.num=2 finish.evaluate=false",
     "analyze": "samples=2 bins=2 permutations=20 dial=[1] drop=false steps=2",
     "mesh": "modality.surface.resolution=16",
     "convert": "size=32 num_heads=2",

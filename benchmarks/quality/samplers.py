@@ -9,19 +9,35 @@ square over the coordinates:
 - with fresh noise ("W2"), the Wasserstein-2 distance between the Gaussian that the samples' moments make and the true
   one; below about sqrt(1.5 / SAMPLES) it is chance.
 
-Everything is drawn from fixed seeds, so the tables come out the same; half a minute on one core.
+Everything is drawn from fixed seeds, so the tables come out the same; half a minute on one core. With a checkpoint the
+network is a trained one, with its own guidance, and the error that of schedulers without fresh noise, in units of the
+deviation of its samples against 200 steps of Heun:
+
+    python -m benchmarks.quality.samplers --checkpoint runs/image/default [--samples 8] [--steps 10 25 50]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from benchmarks import options_of
 from ditmoe.conditioning import Condition
 from ditmoe.config import build, cli
-from ditmoe.diffusion import DDPM, HORIZON, FlowMatching, Process, denoise, make_scheduler
+from ditmoe.config.restore import restore
+from ditmoe.diffusion import (
+    DDPM,
+    HORIZON,
+    FlowMatching,
+    Process,
+    Sampling,
+    denoise,
+    draw_noise,
+    make_scheduler,
+)
 
 MEAN, STD = torch.tensor([0.7, -1.0, 0.3, 0.0, -0.5]), torch.tensor([0.2, 0.4, 0.7, 1.0, 1.5])
 STEPS = (5, 10, 20, 50, 100)
@@ -114,9 +130,38 @@ def row(process: Process, name: str) -> str:
     return f"| {name} | {'W2' if noisy else 'sample'} | " + " | ".join(f"{e:.4f}" for e in errors) + " |"
 
 
+def of_checkpoint(path: Path, samples: int, steps: Sequence[int]) -> None:
+    """Print the table of a trained model, each scheduler at as many passes of the network."""
+    restored = restore(path)
+    process, sampling = restored.process, Sampling.of(restored.config)
+    asked = restored.model.conditioning.ask(samples, restored.modality.classes)
+    noise = draw_noise(range(samples), restored.modality.sample_shape, 0)
+
+    def drawn(name: str, num: int) -> Tensor:
+        scheduler = make_scheduler(scheduler_named(name), process)
+        how = {"guidance": sampling.guidance, "interval": sampling.interval}
+        return denoise(restored.model, process, scheduler, noise, asked, steps=num, **how)
+
+    exact = drawn("flow_heun", 200)
+    print(
+        f"| scheduler | {' | '.join(f'{n} passes' for n in steps)} |\n|---|" + "--:|" * len(steps), flush=True
+    )
+    for name in ("flow_euler", "flow_heun", "dpmpp", "unipc"):
+        halves = name == "flow_heun"  # 2 n - 1 passes in n steps
+        errors = [rms((drawn(name, (n + 1) // 2 if halves else n) - exact) / exact.std()) for n in steps]
+        print(f"| {name} | " + " | ".join(f"{e:.4f}" for e in errors) + " |", flush=True)
+
+
 def main() -> None:
     """Print a table for each process."""
+    parser = options_of(__doc__)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50])
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.checkpoint:
+        return of_checkpoint(options.checkpoint, options.samples, options.steps)
     for title, process in TABLES.items():
         print(f"**{title}**\n\n| scheduler | error | " + " | ".join(f"{s} steps" for s in STEPS) + " |")
         print("|---|---|" + "--:|" * len(STEPS))

@@ -8,10 +8,12 @@ command. Class labels are one kind; text is another.
 from ditmoe.conditioning.base import Conditioning, Embedded
 from ditmoe.conditioning.captions import TEXT, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.class_label import ClassLabel, label_index, make_labels
-from ditmoe.conditioning.condition import SHOWN, Condition
+from ditmoe.conditioning.condition import GUIDANCE, SHOWN, SPAN, Condition
 
 __all__ = [
+    "GUIDANCE",
     "SHOWN",
+    "SPAN",
     "TEXT",
     "ClassLabel",
     "Condition",

@@ -11,6 +11,8 @@ from torch import Tensor
 LABEL, NULL, SHOWN = "label", "null", "shown"
 """Names of class indices among the values, of `Condition.null` among the tensors on a disk, and of the samples that see
 what is given beside them."""
+SPAN, GUIDANCE = "span", "guidance"
+"""Of a step: how much time it leads over, in the shape of the times; and the weight of guidance of each sample."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,14 @@ class Condition:
         null: which samples ask for nothing: the unconditional ones of classifier-free guidance (arXiv 2207.12598).
         given: what lies beside the samples for a modality's tokens to read, such as the points of a scan, by name, and
             `SHOWN`, which samples see it; `null` hides nothing of it. Empty: nothing is given.
+        step: what a model that was distilled for few steps is told of the sampler's step, `SPAN` and `GUIDANCE`. Empty:
+            a step of no length, and what is asked for without guidance.
     """
 
     values: Mapping[str, Shaped[Tensor, "B *n"]]
     null: Bool[Tensor, " B"]
     given: Mapping[str, Shaped[Tensor, "B ..."]] = field(default_factory=dict)
+    step: Mapping[str, Shaped[Tensor, "..."]] = field(default_factory=dict)
 
     @staticmethod
     def of_labels(labels: Int[Tensor, " B"], num_classes: int) -> "Condition":
@@ -56,6 +61,10 @@ class Condition:
         shown = torch.ones_like(self.null) if hidden is None else ~hidden
         return replace(self, given={**given, SHOWN: shown})
 
+    def stepping(self, **step: Tensor | None) -> "Condition":
+        """The same for a step: `span=`, `guidance=`; None says nothing of it."""
+        return replace(self, step={name: value for name, value in step.items() if value is not None})
+
     @property
     def hiding(self) -> "Condition":
         """The same, of samples that see nothing of what is given beside them."""
@@ -73,12 +82,13 @@ class Condition:
         Raises:
             ValueError: if they ask for different kinds of things.
         """
-        names = [sorted([*part.values, *part.given]) for part in parts]
+        names = [sorted([*part.values, *part.given, *part.step]) for part in parts]
         if any(own != names[0] for own in names):
             raise ValueError(f"conditions of different kinds cannot be put together: {names}")
         values = {name: _joined([part.values[name] for part in parts]) for name in parts[0].values}
         given = {name: _joined([part.given[name] for part in parts]) for name in parts[0].given}
-        return Condition(values, torch.cat([part.null for part in parts]), given)
+        step = {name: torch.cat([part.step[name] for part in parts]) for name in parts[0].step}
+        return Condition(values, torch.cat([part.null for part in parts]), given, step)
 
     def labels(self, num_classes: int) -> Int[Tensor, " B"] | None:
         """Class indices, `num_classes` where nothing is asked for; None where it is no question of classes."""
@@ -106,10 +116,10 @@ class Condition:
         return Condition(values, null)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        values, given = (
-            {name: change(value) for name, value in of.items()} for of in (self.values, self.given)
+        values, given, step = (
+            {name: change(value) for name, value in of.items()} for of in (self.values, self.given, self.step)
         )
-        return Condition(values, change(self.null), given)
+        return Condition(values, change(self.null), given, step)
 
 
 def _joined(parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "B *n"]:

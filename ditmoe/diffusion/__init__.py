@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ditmoe.diffusion.few_steps import check_most_steps, check_steps, numbers_of_steps
 from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
 from ditmoe.diffusion.sampler import (
@@ -16,11 +17,17 @@ from ditmoe.diffusion.sampler import (
 from ditmoe.diffusion.seeding import torch_generator
 
 if TYPE_CHECKING:
-    from ditmoe.diffusion.schedulers import EvenDDIMScheduler, FlowAncestralScheduler, SchedulerMixin
+    from ditmoe.diffusion.schedulers import (
+        EvenDDIMScheduler,
+        FlowAncestralScheduler,
+        FlowMapScheduler,
+        SchedulerMixin,
+    )
 
 _LAZY = {  # they need diffusers, which importing this room should not bring
     "EvenDDIMScheduler": "schedulers",
     "FlowAncestralScheduler": "schedulers",
+    "FlowMapScheduler": "schedulers",
     "SchedulerMixin": "schedulers",
 }
 
@@ -29,6 +36,7 @@ __all__ = [
     "HORIZON",
     "EvenDDIMScheduler",
     "FlowAncestralScheduler",
+    "FlowMapScheduler",
     "FlowMatching",
     "Losses",
     "Objective",
@@ -36,10 +44,13 @@ __all__ = [
     "Process",
     "Sampling",
     "SchedulerMixin",
+    "check_most_steps",
     "check_scheduler",
+    "check_steps",
     "denoise",
     "draw_noise",
     "make_scheduler",
+    "numbers_of_steps",
     "torch_generator",
     "try_scheduler",
 ]

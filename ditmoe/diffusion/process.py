@@ -132,10 +132,9 @@ class FlowMatching(Process):
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         velocity = noise - x0
-        if self.prediction == "velocity":
+        if self.prediction == "velocity":  # which does not ask for x_t
             return velocity
-        skip, scale = self._linear_part(t, x0)
-        return (velocity - skip * self.corrupt(x0, noise, t)) / scale
+        return self.from_velocity(velocity, self.corrupt(x0, noise, t), t)
 
     def to_scheduler_output(
         self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
@@ -144,6 +143,15 @@ class FlowMatching(Process):
             return output
         skip, scale = self._linear_part(t, x_t)
         return skip * x_t + scale * output
+
+    def from_velocity(
+        self, velocity: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
+    ) -> Float[Tensor, "B *sample"]:
+        """The network's output that stands for a velocity: the inverse of `to_scheduler_output`."""
+        if self.prediction == "velocity":
+            return velocity
+        skip, scale = self._linear_part(t, x_t)
+        return (velocity - skip * x_t) / scale
 
     def scheduler_options(self) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.conditioning import Condition
+from ditmoe.diffusion.few_steps import telling
 from ditmoe.diffusion.process import HORIZON, FlowMatching, Process
 from ditmoe.diffusion.seeding import torch_generator
 from ditmoe.diffusion.timesteps import MOST_STEPS as MOST_STEPS
@@ -182,7 +183,8 @@ def denoise(
 
     Classifier-free guidance (arXiv 2207.12598), u + guidance (c - u), is applied at times within `interval`
     (arXiv 2404.07724) and costs a second prediction there; at 1 it is off. So does the guidance by what is given,
-    which adds (given_guidance - 1) (c - h), h being predicted with it hidden.
+    which adds (given_guidance - 1) (c - h), h being predicted with it hidden. A model that was distilled for few steps
+    (`ditmoe.diffusion.few_steps`) has guidance inside, which then costs nothing.
 
     Args:
         scheduler: from `make_scheduler`.
@@ -201,11 +203,14 @@ def denoise(
             whether to stop there.
 
     Raises:
-        ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end.
+        ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end. And for
+            what a distilled model was not made for.
     """
-    set_timesteps(
-        scheduler, steps, torch.device("cpu"), **schedule
-    )  # so that no step waits for a GPU to tell the time
+    tell = telling(
+        model, scheduler, steps, guidance() if callable(guidance) else guidance, interval, negative
+    )
+    # On the host, so that no step waits for a GPU to tell the time.
+    set_timesteps(scheduler, steps, torch.device("cpu"), **schedule)
     if getattr(process, "tokens", None) is not None and not schedule:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
         scheduler.timesteps = process.shifted(scheduler.timesteps, tokens)
@@ -221,23 +226,27 @@ def denoise(
     for _ in range(first):
         on_step()
     finite: list[tuple[Tensor, float, float]] = []
-    for step, t in enumerate(scheduler.timesteps[first:]):
+    ends = [*scheduler.timesteps[1:].tolist(), 0.0]
+    for step, (t, end) in enumerate(zip(scheduler.timesteps[first:], ends[first:], strict=True)):
         inside = interval[0] <= float(t) <= interval[1]
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         each = expanded(t, x)
         told = t.expand(len(x)).float() if getattr(model, "reads_times", False) else each
-        hidden = None
+        strength = guidance() if callable(guidance) else guidance
+        unseen, said, weight = None, asked, strength if inside else 1.0
         if held is not None:
             if inside and given_guidance != 1.0 and held.can_hide:
-                hidden = (*held.shown(scaled, t, hide=True), asked.hiding)
+                unseen = held.shown(scaled, t, hide=True)
             scaled, told = held.shown(scaled, t)
         elif times is not None:
             told = times(t).float().to(x.device)
         if told.ndim > 1:
             each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
-        strength = guidance() if callable(guidance) else guidance
-        weight = strength if inside else 1.0
-        output = guided(model, scaled, told, asked, weight, negative, hidden, given_guidance)
+        if tell is not None:
+            said = tell(asked, told, float(t) - end, None if held is None else held.places)
+            weight = weight if tell.guidance is None else 1.0
+        hidden = None if unseen is None else (*unseen, said.hiding)
+        output = guided(model, scaled, told, said, weight, negative, hidden, given_guidance)
         output = process.to_scheduler_output(output, scaled, each)
         if held is not None:
             output = held.steered(output, t)

@@ -23,6 +23,7 @@ from ditmoe.outside import check_number
 __all__ = [
     "EvenDDIMScheduler",
     "FlowAncestralScheduler",
+    "FlowMapScheduler",
     "SchedulerMixin",
 ]
 
@@ -36,6 +37,13 @@ def is_flow(kind: Any) -> bool:
     """Whether a scheduler's class knows nothing but flows: it shifts their times, and has no betas of a diffusion."""
     known = inspect.signature(kind.__init__).parameters
     return "shift" in known and not {"trained_betas", "use_flow_sigmas"} & known.keys()
+
+
+def follows_map(scheduler: Any) -> bool:
+    """Whether a scheduler takes the mean velocity over each of its steps: ours, and the one of diffusers (0.41)."""
+    return (
+        isinstance(scheduler, FlowMapScheduler) or type(scheduler).__name__ == "FlowMapEulerDiscreteScheduler"
+    )
 
 
 def ends_short(scheduler: Any) -> bool:
@@ -104,6 +112,22 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         sample = (1 - r) * clean + r * ((1 - fresh**2) ** 0.5 * noise + fresh * z)
         self._step_index += 1
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=sample) if return_dict else (sample,)
+
+
+class FlowMapScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
+    """Steps of a model that predicts mean velocities (`model.flow_map`), each exact if the model is.
+
+    With u the mean velocity on the way from t to r, x_r = x_t - (t - r) u: Euler's step with u for the velocity.
+    Times are even, as the model learnt them. In later versions of diffusers it is `FlowMapEulerDiscreteScheduler`.
+    """
+
+    __module__ = "ditmoe.diffusion"
+
+    @register_to_config
+    def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0) -> None:
+        if shift != 1:
+            raise ValueError(f"shift must be 1, since the model learnt even steps, got {shift}")
+        super().__init__(num_train_timesteps=num_train_timesteps, shift=shift)
 
 
 class EvenDDIMScheduler(OwnOptions, DPMSolverMultistepScheduler):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def evaluate_checkpoint(
     scheduler: dict[str, Any] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    interval: Sequence[float] | None = None,
     seed: int = 0,
     batch_size: int = 32,
     **words: Any,
@@ -83,7 +85,7 @@ def evaluate_checkpoint(
         asked = restored.model.conditioning.read(torch.as_tensor(given.labels))
     else:
         asked = ask(restored, num or len(real), seed, **wanted)
-    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
     how["negative"] = restored.model.conditioning.away(asked, **wanted)
     drawn = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if drawn is None:

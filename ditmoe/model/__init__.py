@@ -7,6 +7,7 @@ from ditmoe.model.initialization import initialize_layers
 from ditmoe.model.masked import MaskedDiTMoE
 from ditmoe.model.mup import Widths, set_base
 from ditmoe.model.parameters import Parameter, parameters_of
+from ditmoe.model.step_embedding import StepEmbedding
 from ditmoe.model.upcycling import Transfer, transfer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FinalLayer",
     "MaskedDiTMoE",
     "Parameter",
+    "StepEmbedding",
     "Transfer",
     "Widths",
     "initialize_layers",

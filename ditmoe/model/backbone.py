@@ -3,7 +3,7 @@
 DiT (arXiv 2212.09748) with the layers of DiT-MoE (arXiv 2407.11633). It maps a noisy sample to a prediction of
 the same shape and never learns what the sample is: a modality's `Tokens` cut it up and put it together again.
 
-    h = W patchify(x) + positions          c = timestep(t) + conditioning(y)
+    h = W patchify(x) + positions          c = timestep(t) + conditioning(y) [+ step(y)]
     h = h + gate1 * Attention(modulate(h)),   h = h + gate2 * MoE(modulate(h))        [depth times]
     prediction = unpatchify(W' modulate(h))
 """
@@ -22,6 +22,7 @@ from ditmoe.conditioning import ClassLabel, Conditioning
 from ditmoe.modality import Tokens
 from ditmoe.model.initialization import initialize
 from ditmoe.model.mup import Widths
+from ditmoe.model.step_embedding import StepEmbedding
 from ditmoe.moe import Context, MoE, Place, Router, Routing
 from ditmoe.nn import (
     Attention,
@@ -141,8 +142,10 @@ class DiTMoE(nn.Module):
             (Nucleus-Image, arXiv 2604.12163).
         expert_std: deviation of the routed experts' initial values, normal; None is Xavier.
         time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
+        flow_map, guidance: what a model that was distilled for few steps is told of each, see `StepEmbedding`.
 
     Attributes:
+        step_embedding: what embeds these; None in other models.
         widths: what muP made of it beside a model of a base width (`ditmoe.model.set_base`); None is the standard
             parameterisation.
     """
@@ -171,6 +174,8 @@ class DiTMoE(nn.Module):
         cross_layers: Sequence[int] | None = None,
         modulation: str = "full",
         expert_std: float | None = None,
+        flow_map: int | None = None,
+        guidance: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         check_number("hidden_size", hidden_size, 1, whole=True)
@@ -226,6 +231,8 @@ class DiTMoE(nn.Module):
             for layer in range(depth)
         )
         self.final = FinalLayer(hidden_size, tokens.out_features)
+        embeds = flow_map is not None or guidance is not None
+        self.step_embedding = StepEmbedding(hidden_size, flow_map, guidance) if embeds else None
         initialize(self)
 
     def forward(
@@ -284,6 +291,8 @@ class DiTMoE(nn.Module):
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         asked = self.conditioning(condition)
         c = time + layout.beside_times(asked.vector, t.shape)
+        if self.step_embedding is not None:
+            c = c + self.step_embedding(condition.step, t, layout)
         context = Context(t, time, c, layout, h, asked, told)
         routings = []
         for block in islice(self.blocks, self.depth):
@@ -308,7 +317,7 @@ class DiTMoE(nn.Module):
     @property
     def reads_times(self) -> bool:
         """Whether some layer reads the times as numbers: they are best given on the host."""
-        return any(router.reads_times for router in self.routers)
+        return self.step_embedding is None and any(router.reads_times for router in self.routers)
 
     @property
     def routers(self) -> list[Router]:

@@ -21,6 +21,7 @@ from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
+from ditmoe.model import StepEmbedding
 from ditmoe.outside import check_number, is_regular, printable
 from ditmoe.pipelines.trusted_folder import INDEX, check_folder
 from ditmoe.pretrained import weights
@@ -89,6 +90,11 @@ class Transformer(Part, PeftAdapterMixin):
             vars(block).pop("forward", None)
             if enable and gradient_checkpointing_func is not None:
                 block.forward = partial(gradient_checkpointing_func, block.forward)
+
+    @property
+    def step_embedding(self) -> StepEmbedding | None:
+        """What a model that was distilled for few steps is told of them."""
+        return self.net.step_embedding
 
     def forward(self, x: Tensor, t: Tensor, y: Any) -> Any:
         """Predictions in the type of x, whatever that of the weights is, and the routings."""

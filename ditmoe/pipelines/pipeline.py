@@ -170,6 +170,7 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
         num_samples: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int = 0,
         batch_size: int = 32,
@@ -203,7 +204,8 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
             class_labels: the same by the name that diffusers' DiT gives it.
             num_samples: how many, unless there is a list of labels.
             num_images_per_prompt, num_videos_per_prompt: how many of each of these, one after the other.
-            num_inference_steps, guidance_scale: None takes what the model was exported with.
+            num_inference_steps, guidance_scale, guidance_interval: None takes what the model was exported with; the
+                last are the times, from data (0) to noise (1000), at which guidance is on.
             timesteps, sigmas: in place of even steps, where the scheduler takes them; nothing shifts them. Of a flow
                 they are times below 1000 or shares of noise below 1, which fall.
             eta: share of fresh noise, where the scheduler takes it (DDIM, flow_ancestral).
@@ -236,7 +238,10 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
             ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
                 the model's process; one line.
         """
-        sampling = Sampling.of(self.memory.config.config)  # of a folder: what is missing or none is one line
+        config = self.memory.config.config
+        sampling = Sampling.of(
+            config, interval=guidance_interval
+        )  # of a folder: what is missing or none is one line
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
         each = one_of(

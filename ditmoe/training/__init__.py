@@ -1,6 +1,7 @@
 """The training loop: batches, moving average, clipped gradients, and what a run writes down."""
 
 from ditmoe.training.batches import Batch, Batches
+from ditmoe.training.distillation import Distillation, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard
 from ditmoe.training.meter import Meter
@@ -15,12 +16,14 @@ __all__ = [
     "EMA",
     "Batch",
     "Batches",
+    "Distillation",
     "Guard",
     "Meter",
     "Options",
     "ParameterGroups",
     "Recorder",
     "Stop",
+    "Teaching",
     "Trainer",
     "choose_precision",
     "repeat_exactly",

@@ -21,7 +21,7 @@ from ditmoe.parallel import Mesh
 from ditmoe.training.given_masks import BY_TOKEN, draw_places
 from ditmoe.training.read_ahead import reader_of
 
-MOVED = ("x0", "noise", "t", "each", "asked", "mask")
+MOVED = ("x0", "noise", "each", "asked", "mask", "known", "further")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Batch:
         size: samples of all processes together.
         share: numbers of x0 that count, of all processes together, over the number of processes.
         mask: shaped to multiply x0, 1 where a number counts in the loss; None counts all.
+        known: like `t`, which times are of places that are given; None: none.
+        further: uniform numbers for each sample, drawn at its address, of which `Batches` was asked for so many.
     """
 
     index: int
@@ -51,6 +53,8 @@ class Batch:
     size: int
     share: float
     mask: Float[Tensor, "..."] | None = None
+    known: Bool[Tensor, "*t"] | None = None
+    further: Float[Tensor, "B k"] | None = None
 
     def shaped(self, rows: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Rows like x0 as the model takes them and gives them back."""
@@ -63,7 +67,7 @@ class Batch:
 
     def to(self, device: torch.device, times_on_host: bool = False) -> "Batch":
         """The same on a device; but for the times, where the model reads them on the host (`DiTMoE.reads_times`)."""
-        names = ("x0", "noise", "each", "asked", "mask") if times_on_host else MOVED
+        names = MOVED if times_on_host else (*MOVED, "t")
         tensors = {name: getattr(self, name) for name in names}
         moved = {
             name: _pinned(x, device).to(device, non_blocking=True)
@@ -146,6 +150,7 @@ class Batches:
         read: what is asked for, of what the modality's data give.
         time_per: "sample", "frame" or "token", see `ditmoe.training.options.TIME_PER`.
         given: how often parts are given.
+        further: uniform numbers that are drawn for each sample besides (`Batch.further`).
 
     Attributes:
         reader: how the samples are made, in two steps.
@@ -167,7 +172,9 @@ class Batches:
         read: Callable[[Any], Condition],
         time_per: str = "sample",
         given: GivenShares | None = None,
+        further: int = 0,
     ) -> None:
+        self.further = further
         self.native = modality if isinstance(modality, NativeSizes) and modality.rows else None
         shared = ("trainer.batch_size", size) if self.native is None else ("modality.rows", self.native.rows)
         mesh.check_batch(*shared)
@@ -186,15 +193,15 @@ class Batches:
     def _even(self, index: int) -> Batch:
         x0, asked = self.reader.finish(self.source(index))
         grid = self.tokens.grid(x0)
-        noise, t, dropped = self._drawn((self.size, *x0.shape[1:]), [grid] * self.size, index)
+        noise, t, dropped, further = self._drawn((self.size, *x0.shape[1:]), [grid] * self.size, index)
         if self.time_per != "sample":
             t = t.view(self.size, -1)
-        noise, t, dropped = (self.mesh.own(x) for x in (noise, t, dropped))
+        noise, t, dropped, further = (self.mesh.own(x) for x in (noise, t, dropped, further))
         t = self.process.shifted(t, math.prod(grid))
         asked = self.read(asked).drop(dropped)
         if self.giver is None:
             each = self.tokens.sample_times(t, x0)
-            return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel())
+            return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel(), further=further)
         first = (index * self.mesh.world + self.mesh.rank) * len(x0)
         rngs = [self._rng(first + i) for i in range(len(x0))]
         drawn, hidden = zip(*(self._whether(rng) for rng in rngs), strict=True)
@@ -206,10 +213,11 @@ class Batches:
             t, known = self._with_given(t, torch.from_numpy(places), torch.tensor(hidden), least)
             mask = 1 - self.tokens.sample_times(known.to(x0.dtype), x0)
         asked = asked.beside(self.giver.draw_beside(x0, rngs), unseen)
-        batch = Batch(
-            index, x0, noise, t, self.tokens.sample_times(t, x0), asked, None, self.size, x0.numel()
-        )
-        return batch.only(mask, self.mesh.ranks) if self.giver.given_per else batch
+        each = self.tokens.sample_times(t, x0)
+        batch = Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel(), further=further)
+        if not self.giver.given_per:
+            return batch
+        return replace(batch.only(mask, self.mesh.ranks), known=known)
 
     def _packed(self, index: int, native: NativeSizes) -> Batch:
         numbers, read = (
@@ -217,18 +225,19 @@ class Batches:
             self.source(index),
         )
         grids: list[tuple[int, ...]] = []
-        rows, asked, masks = [], [], []
+        rows, asked, knowns, others = [], [], [], []
         for row, each in zip(numbers, read, strict=True):
             samples, own = self.reader.finish(each)
             x0, layout = self.tokens.pack(samples)
-            noise, t, dropped = self._drawn(x0.shape, layout.grids, row)
+            noise, t, dropped, further = self._drawn(x0.shape, layout.grids, row)
+            others.append(further)
             counts, lengths = (torch.tensor(n) for n in (self._counts(layout.grids), layout.lengths))
             t = self.process.shifted(t, lengths.repeat_interleave(counts))
             if self.time_per != "sample" or self.giver is not None:
                 t = t.repeat_interleave((lengths // counts).repeat_interleave(counts))
             if self.giver is not None:
                 t, known = self._given_in_row(t, layout, row)
-                masks.append(1 - known.to(x0.dtype)[:, None])
+                knowns.append(known)
             grids += layout.grids
             rows.append((x0, noise, t))
             asked.append(self.read(own).drop(dropped))
@@ -238,19 +247,24 @@ class Batches:
         t = t if self.time_per == "sample" and self.giver is None else t[None]
         each = self.tokens.sample_times(t, x0, layout)
         share = numbers / self.mesh.world
-        batch = Batch(index, x0, noise, t, each, Condition.cat(asked), layout, size, share)
-        return batch.only(torch.cat(masks), self.mesh.ranks) if masks else batch
+        further = torch.cat(others)
+        batch = Batch(index, x0, noise, t, each, Condition.cat(asked), layout, size, share, further=further)
+        if not knowns:
+            return batch
+        known = torch.cat(knowns)
+        return replace(batch.only(1 - known.to(x0.dtype)[:, None], self.mesh.ranks), known=known[None])
 
     def _drawn(
         self, shape: Sequence[int], grids: Sequence[Sequence[int]], address: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, the times of all samples end to end, and which samples are to ask for nothing."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Noise, the times of all samples end to end, which samples are to ask for nothing, and further numbers."""
         generator = torch_generator("train", self.seed, address)
         noise = torch.randn(tuple(shape), generator=generator)
         return (
             noise,
             self.process.draw_times(sum(self._counts(grids)), generator),
             torch.rand(len(grids), generator=generator) < self.condition_dropout,
+            torch.rand(len(grids), self.further, generator=generator),
         )
 
     def _counts(self, grids: Sequence[Sequence[int]]) -> list[int]:

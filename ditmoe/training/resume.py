@@ -18,6 +18,7 @@ FIXED = (
     "optimizer",
     "parameters",
     "lora",
+    "distillation",
     "seed",
 )
 """Sections that must not change between a run and its continuation."""
@@ -46,7 +47,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         idle = () if trainer.model.conditioning.gives_tokens else ("cross_layers",)
         earlier.setdefault("lora", {**config["lora"], "rank": 0})  # before there was any
         for section in FIXED:
-            if fixed(earlier.get(section), idle) != fixed(config[section], idle):
+            if fixed(earlier.get(section), idle) != fixed(config.get(section), idle):
                 raise ValueError(
                     f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
                     f"or remove the folder"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import Saver
+from ditmoe.conditioning import Condition
 from ditmoe.diffusion import Losses, Objective, Prediction, Process, torch_generator
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
+from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
 from ditmoe.training.batches import Batch, Batches, GivenShares
+from ditmoe.training.distillation import FURTHER, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard, keeping
 from ditmoe.training.loss_by_time import sums_by_time
@@ -49,6 +53,7 @@ class Trainer:
         parameters: learning rates and weight decay by parameter; None is one group.
         mesh: how the model lies on many devices; None is one process. Every rank of it has a trainer.
         given: share of the samples that have some part given, see `ditmoe.given`.
+        teaching: what is learnt in place of the process's target; None is that.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Trainer:
         parameters: ParameterGroups | None = None,
         mesh: Mesh | None = None,
         given: float = 0.0,
+        teaching: Teaching | None = None,
     ) -> None:
         if options.deterministic:
             repeat_exactly()
@@ -74,7 +80,8 @@ class Trainer:
         self.folder, self.preview = folder, preview
         drawn = options.batch_size, options.condition_dropout, model.conditioning.read, options.time_per
         shares = GivenShares(given, options.given_hidden, options.given_noisy)
-        self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn, shares)
+        further = 0 if teaching is None else FURTHER
+        self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn, shares, further)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
         self.autocast_dtype = choose_precision(options.precision, self.device)
@@ -84,6 +91,9 @@ class Trainer:
         self.forward = self.mesh.compile(model, options.compile_mode) if options.compile else model
         self.mesh.spread(model, self.autocast_dtype)
         self.mesh.spread(self.ema.model)
+        self.teaching = teaching
+        if teaching is not None and teaching.teacher is not None:
+            self.mesh.spread(teaching.teacher)
         parameters = parameters or ParameterGroups()
         self.optimizer, self.base_rates = parameters.optimizer(optimizer, model, self.mesh)
         self.guard = Guard(options, self.device, self.mesh.gradient_norm)
@@ -247,8 +257,12 @@ class Trainer:
 
     def losses(self, batch: Batch) -> tuple[Losses, list[Routing]]:
         """What the objective says of one batch, and the routings."""
-        noised = batch.x0, batch.noise, batch.each
-        x_t, target = (batch.shaped(of(*noised)) for of in (self.process.corrupt, self.process.target))
+        if self.teaching is None:
+            noised = batch.x0, batch.noise, batch.each
+            x_t, target = (of(*noised) for of in (self.process.corrupt, self.process.target))
+        else:
+            batch, x_t, target = self.teaching(batch, self.ema.model, partial(self._predict, batch.layout))
+        x_t, target = batch.shaped(x_t), batch.shaped(target)
         torch.manual_seed(
             torch_generator("router", self.seed, batch.index).initial_seed()
         )  # for routers with noise
@@ -258,6 +272,14 @@ class Trainer:
         mask = None if batch.mask is None else batch.shaped(batch.mask)
         t = batch.shaped(batch.each)
         return self.objective(Prediction(output, target, t, batch.share, mask, routings)), routings
+
+    def _predict(
+        self, layout: Layout | None, model: nn.Module, x: Tensor, t: Tensor, asked: Condition
+    ) -> Tensor:
+        """What another model makes of rows of a batch with this layout, or of samples."""
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            output = model(x, t, asked)[0] if layout is None else model(x[None], t, asked, layout)[0][0]
+        return output.float()
 
     def _preview(self) -> None:
         assert self.preview

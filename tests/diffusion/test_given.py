@@ -14,7 +14,7 @@ from ditmoe.given import Given
 from tests.subjects import section
 
 RHO = 0.8
-FLOW = ("flow_euler", "flow_ancestral", "flow_heun", "dpmpp", "unipc")
+FLOW = ("flow_euler", "flow_map", "flow_ancestral", "flow_heun", "dpmpp", "unipc")
 DISCRETE = ("ddim", "ddpm", "dpmpp", "dpmpp_sde", "unipc", "euler")
 
 

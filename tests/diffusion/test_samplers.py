@@ -31,10 +31,10 @@ PROCESSES = {
     "v, linear": DDPM("v"),
     "v, cosine": DDPM("v", "cosine"),
 }
-FOLLOW_FLOWS = {"flow_euler", "flow_heun", "flow_ancestral", "dpmpp", "dpmpp_sde", "unipc"}
+FOLLOW_FLOWS = {"flow_euler", "flow_map", "flow_heun", "flow_ancestral", "dpmpp", "dpmpp_sde", "unipc"}
 FOLLOW_DDPM = {"ddim", "ddpm", "euler", "dpmpp", "dpmpp_sde", "unipc"}
 ADD_NOISE = {"ddpm", "dpmpp_sde", "flow_ancestral"}
-FIRST_ORDER = {"ddim", "euler", "flow_euler"}
+FIRST_ORDER = {"ddim", "euler", "flow_euler", "flow_map"}
 
 
 def is_flow(process: str) -> bool:

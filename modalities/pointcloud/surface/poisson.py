@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 SCREENING = 1.0
 """The factor of that second part, for areas whose mean is 1 and lengths in cells."""
 STEPS = 8
-"""Of conjugate gradients, fewer where nothing is left; 40 gave the same meshes of three shapes, but for two vertices."""
+"""Of conjugate gradients, or as many as leave something; 40 gave three shapes the same meshes but for two vertices."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""python -m ditmoe.distill checkpoint=runs/image/default out=runs/image/few: a model that draws in few steps.
+
+Torch takes seconds to load: it is imported by what works with it, so that a mistake in the words is answered at once.
+"""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditmoe.config import cli
+from ditmoe.distributed import say
+
+if TYPE_CHECKING:
+    from ditmoe.checkpoint import Checkpoint
+
+SECTIONS = ("objective", "optimizer", "parameters", "mesh", "trainer", "finish", "seed")
+"""Of a run's configuration, beside what sampling needs."""
+NOTHING_MORE = {
+    "init": None,
+    "upcycle": {"_target_": "ditmoe.pretrained.Upcycling"},
+    "lora": {"_target_": "ditmoe.nn.LoRA", "rank": 0},
+}
+"""Sections of a training that a distillation makes no use of."""
+
+
+def distill(words: dict[str, Any]) -> None:
+    """One run, a training that learns from another run's model; goes on where an earlier one stopped."""
+    from ditmoe import checkpoint
+    from ditmoe.modality import Files
+    from ditmoe.pretrained.teacher import pinned
+    from ditmoe.train import (  # fmt: skip
+        asked_next,
+        check_finish,
+        finish,
+        keep_freed_memory,
+        make_modality,
+        make_trainer,
+        possible,
+        trained,
+    )
+
+    out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
+    if out.resolve() == teacher.run.resolve():
+        raise ValueError(f"out must be another folder than the run that is learnt from, got {out}")
+    earlier = None
+    if checkpoint.exists(out):
+        earlier = checkpoint.find(out, parts=()).plain.get("config", {}).get("distillation")
+    teacher = pinned(teacher, earlier)
+    config = student(words, teacher)
+    keep_freed_memory()
+    modality = make_modality(config, out, teacher.part("facts"))
+    config["finish"] = possible(config["finish"], modality)
+    unmeasured = check_finish(config, modality)
+    trainer = make_trainer(config, modality, out, teacher)
+    say(f"learning from {teacher.path}: {told(config)}")
+    trained(trainer, config, unmeasured)
+    again = f"evaluate {shlex.quote(f'checkpoint={out}')} steps=1"
+    asking, writes = asked_next(config["conditioning"]), isinstance(modality, Files)
+    finish(config["finish"], out, again, trainer.step, writes, unmeasured, asking, type(modality))
+
+
+def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
+    """The configuration of the run that learns: the teacher's, changed as a command says.
+
+    Raises:
+        ValueError: one line, if the teacher cannot be learnt from so.
+    """
+    from ditmoe.config.restore import admitted
+    from ditmoe.config.trust import check_plain
+    from ditmoe.diffusion import check_most_steps, check_steps
+    from ditmoe.model.step_embedding import check_weights
+    from ditmoe.outside import check_number
+    from ditmoe.pretrained.teacher import TOLD, fingerprint
+
+    config, _ = admitted(teacher, words["trust"], *SECTIONS)
+    inside = {name: words[name] for name in TOLD if words[name] is not None}
+    check_plain(inside, "flow_map and guidance")
+    check_number("rate", words["rate"], above=0)
+    if "flow_map" in inside:
+        check_steps(words["steps"], check_most_steps("flow_map", inside["flow_map"]))
+    if "guidance" in inside:
+        check_weights("guidance", inside["guidance"])
+    if any(config["model"].get(name) is not None for name in TOLD):
+        raise ValueError(f"checkpoint must be a run that was trained, and {teacher.run} was itself distilled")
+    if not inside:
+        raise ValueError("flow_map or guidance must be given: with both null there is nothing to learn")
+    config["model"] |= inside
+    config["optimizer"]["lr"] *= words["rate"]
+    changed = {name: value for name, value in words["trainer"].items() if value is not None}
+    config["trainer"] |= changed
+    sampling = config["sampling"]
+    config["distillation"] = words["distillation"] | {
+        "step": teacher.plain["step"],
+        "fingerprint": fingerprint(teacher),
+        "interval": list(sampling.get("interval", [0, 1000])),
+    }
+    if "guidance" in inside:
+        low, high = inside["guidance"]
+        kept = min(max(sampling["guidance"], low), high)
+        config["sampling"] = {**sampling, "guidance": kept, "interval": [0, 1000]}
+    if "flow_map" in inside:
+        config["scheduler"] = {"_target_": "ditmoe.diffusion.FlowMapScheduler", "_partial_": True}
+        config["sampling"] = {**config["sampling"], "steps": words["steps"]}
+    config["finish"] = {
+        name: config["finish"][name] if v is None else v for name, v in words["finish"].items()
+    }
+    return config | {"name": Path(words["out"]).name, **NOTHING_MORE}
+
+
+def told(config: dict[str, Any]) -> str:
+    """What is learnt, in a few words."""
+    model, parts = config["model"], []
+    if model.get("flow_map") is not None:
+        parts.append(f"steps of any length, for drawings in 1 to {model['flow_map']}")
+    if model.get("guidance") is not None:
+        parts.append("guidance from {:g} to {:g} in one pass".format(*model["guidance"]))
+    return ", ".join(parts)
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(distill, "distill", many=True)
+
+
+if __name__ == "__main__":
+    main()

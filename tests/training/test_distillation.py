@@ -1,0 +1,304 @@
+"""Fewer steps: what is learnt of a step of any length, from whom, and that it is drawn with as it was learnt."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.quality.samplers import MEAN, STD, mix, solution
+from ditmoe import checkpoint
+from ditmoe.conditioning import Condition
+from ditmoe.config import build
+from ditmoe.config.compose import composed
+from ditmoe.config.restore import restore
+from ditmoe.diffusion import (
+    HORIZON,
+    FlowMapScheduler,
+    FlowMatching,
+    denoise,
+    make_scheduler,
+    torch_generator,
+)
+from ditmoe.distill import student
+from ditmoe.export import export
+from ditmoe.inference import draw_from
+from ditmoe.modality import Tokens
+from ditmoe.model import StepEmbedding
+from ditmoe.pipelines import Pipeline
+from ditmoe.pretrained.teacher import pinned
+from ditmoe.train import make_trainer
+from ditmoe.training import Distillation, Teaching, Trainer
+from ditmoe.training.batches import Batch
+from ditmoe.training.distillation import FURTHER
+from ditmoe.training.resume import resume
+from tests.many import together
+from tests.training.test_time_per import KINDS, configured
+from tests.training.test_trainer import same
+
+MOST = 8
+
+
+def teacher(folder: Path, kind: str = "pointcloud", *more: str) -> Path:
+    settings = configured(kind, "trainer.steps=1", *more)
+    run = make_trainer(settings, build.make_modality(settings), folder)
+    with torch.no_grad():
+        for value in run.model.parameters():  # one that predicts something
+            value += 0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel()))
+    run.run()
+    return folder
+
+
+def learner(run: Path, out: Path, *words: str) -> tuple[Trainer, dict]:
+    told = [f"checkpoint={run}", f"out={out}", f"flow_map={MOST}", "trainer.steps=3", *words]
+    told = composed("distill", [*told, "trainer.precision=fp32"])
+    earlier = checkpoint.find(out).part("config")["distillation"] if checkpoint.exists(out) else None
+    found = pinned(checkpoint.find(run, parts=("ema", "facts")), earlier)
+    config = student(told, found)
+    modality = build.make_modality(config, found.part("facts"))
+    return make_trainer(config, modality, out, found), config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def few(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("few")
+    assert learner(run, out)[0].run()
+    return out
+
+
+class Whole(Tokens):
+    """A sample is one token."""
+
+    patchify = positions = unpatchify = None
+
+    def grid(self, x: Tensor) -> tuple[int, ...]:
+        return (1,)
+
+
+class ExactMap(nn.Module):
+    """The flow of N(MEAN, STD^2), along which the number of deviations from the mean stays the same, and its means."""
+
+    def __init__(self, process: FlowMatching) -> None:
+        super().__init__()
+        self.tokens, self.step_embedding = Whole(), StepEmbedding(8, 32, None)
+        self.process = process
+
+    def forward(self, x: Tensor, t: Tensor, asked: Condition) -> tuple[Tensor]:
+        span = asked.step["span"]
+        a, b = mix(self.process, t)
+        deviation = (a.square() * STD.square() + b.square()).sqrt()
+        away = (x - a * MEAN) / deviation
+        velocity = -MEAN + (b - a * STD.square()) / deviation * away
+        c, d = mix(self.process, t - span)
+        later = c * MEAN + (c.square() * STD.square() + d.square()).sqrt() * away
+        mean = (x - later) / (span[:, None] / HORIZON).clamp_min(1e-3)
+        return (self.process.from_velocity(torch.where(span[:, None] > 0, mean, velocity), x, t),)
+
+
+def taught(process: FlowMatching, share: float, num: int = 64) -> tuple[Teaching, Batch]:
+    exact = ExactMap(process)
+    options = Distillation(step=1, fingerprint="", share=share)
+    generator = torch.Generator().manual_seed(0)
+    x0 = MEAN + STD * torch.randn(num, len(MEAN), generator=generator)
+    t = process.draw_times(num, generator)
+    noise, further = torch.randn(x0.shape, generator=generator), torch.rand(num, FURTHER, generator=generator)
+    asked = Condition({}, torch.zeros(num, dtype=torch.bool))
+    batch = Batch(0, x0, noise, t, t[:, None], asked, None, num, x0.numel(), further=further)
+    return Teaching(options, None, exact.step_embedding, process, exact.tokens), batch
+
+
+def called(model: nn.Module, x: Tensor, t: Tensor, asked: Condition) -> Tensor:
+    return model(x, t, asked)[0]
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "residual"])
+def test_the_true_mean_velocity_is_what_is_learnt_of_itself(prediction: str) -> None:
+    """But of the shortest steps, whose halves are Euler's."""
+    process = FlowMatching(prediction)
+    teaching, batch = taught(process, share=1.0)
+    exact = ExactMap(process)
+    told, x, target = teaching(batch, exact, called)
+    span = told.asked.step["span"]
+    assert set((HORIZON / span).round().int().tolist()) == {1, 2, 4, 8, 16, 32}
+    assert ((told.t / span) % 1 < 1e-4).all()  # steps of even drawings
+    off = (exact(x, told.t, told.asked)[0] - target).abs().amax(1)
+    assert off[span > 40].max() < 1e-4
+    assert off.max() < 0.05
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 32])
+@pytest.mark.parametrize("prediction", ["velocity", "residual"])
+def test_a_step_of_the_true_map_lands_where_the_flow_leads(prediction: str, steps: int) -> None:
+    process = FlowMatching(prediction)
+    noise = torch.randn(16, len(MEAN), generator=torch.Generator().manual_seed(0))
+    asked = Condition({}, torch.zeros(16, dtype=torch.bool))
+    scheduler = make_scheduler(FlowMapScheduler, process)
+    x = denoise(ExactMap(process), process, scheduler, noise, asked, steps=steps)
+    assert torch.allclose(x, solution(process, noise), atol=2e-5)
+
+
+def test_the_scheduler_is_that_of_diffusers_without_shift() -> None:
+    diffusers = pytest.importorskip("diffusers", minversion="0.42")
+    process, noise = FlowMatching("velocity"), torch.randn(4, len(MEAN))
+    asked = Condition({}, torch.zeros(4, dtype=torch.bool))
+    both = [make_scheduler(FlowMapScheduler, process), diffusers.FlowMapEulerDiscreteScheduler()]
+    own, theirs = (denoise(ExactMap(process), process, s, noise, asked, steps=8) for s in both)
+    assert torch.allclose(own, theirs, atol=1e-5)
+    with pytest.raises(ValueError, match="shift must be 1"):
+        FlowMapScheduler(shift=0.7)
+
+
+def test_steps_of_no_length_are_the_plain_training() -> None:
+    process = FlowMatching()
+    teaching, batch = taught(process, share=0.0)
+    told, x, target = teaching(batch, ExactMap(process), called)
+    assert not told.asked.step["span"].any()
+    assert torch.equal(told.t, batch.t)
+    assert torch.equal(x, process.corrupt(batch.x0, batch.noise, batch.each))
+    assert torch.equal(target, process.target(batch.x0, batch.noise, batch.each))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_student_begins_as_its_teacher_and_draws_in_few_steps(kind: str, tmp_path: Path) -> None:
+    """To the bit, whatever it is told of its steps; with parts given where the modality gives some."""
+    given = [] if kind == "occupied" else ["given=0.5"]
+    first, _ = learner(teacher(tmp_path / "t", kind, *given), tmp_path / "few")
+    own, other = first.ema.model, first.teaching.teacher
+    batch = first.batches(0)
+    told, x_t, target = first.teaching(batch, own, lambda m, *a: first._predict(batch.layout, m, *a))
+    sizes = () if batch.layout is None else (batch.layout,)
+    x = told.shaped(x_t)
+    assert told.asked.step["span"].shape == told.t.shape
+    assert torch.equal(own(x, told.t, told.asked, *sizes)[0], other(x, told.t, batch.asked, *sizes)[0])
+    assert target.shape == x_t.shape
+    if batch.known is not None:
+        assert not told.asked.step["span"][batch.known].any()
+        assert torch.equal(told.t[batch.known], batch.t[batch.known])
+    assert first.run()
+    restored = restore(tmp_path / "few")
+    asked = restored.model.conditioning.ask(2, restored.modality.classes)
+    assert draw_from(restored, asked, steps=1, guidance=3).data.shape[0] == 2
+
+
+def test_what_is_learnt_at_length_zero_is_the_teachers_guided_velocity(run: Path, tmp_path: Path) -> None:
+    first, _ = learner(run, tmp_path, "distillation.share=0")
+    batch = first.batches(0)
+    told, x_t, target = first.teaching(batch, first.ema.model, lambda m, *a: first._predict(None, m, *a))
+    weight = told.asked.step["guidance"].view(-1, 1, 1)
+    assert weight.min() >= 1
+    assert weight.max() <= 4
+    asks, nothing = (first.teaching.teacher(x_t, told.t, a)[0] for a in (batch.asked, batch.asked.nothing))
+    assert torch.allclose(target, nothing + weight * (asks - nothing), atol=1e-5)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run: Path, tmp_path: Path, few: Path) -> None:
+    first, config = learner(run, tmp_path)
+    first.options = replace(first.options, steps=1)
+    first.run()
+    second, config = learner(run, tmp_path)
+    resume(second, config)
+    assert second.step == 1
+    assert second.run()
+    a, b = checkpoint.load(few), checkpoint.load(tmp_path)
+    for part in ("model", "ema", "optimizer"):
+        assert same(a[part], b[part]), part
+    assert not same(a["model"], checkpoint.load(run)["ema"])
+    other, config = learner(run, tmp_path, "distillation.share=0.5")
+    with pytest.raises(ValueError, match="another distillation"):
+        resume(other, config)
+
+
+def learnt(run: Path, out: Path) -> None:
+    learner(run, out)[0].run()
+
+
+def test_two_processes_learn_what_one_does(run: Path, tmp_path: Path, few: Path) -> None:
+    together(learnt, 2, run, tmp_path)
+    one, two = (
+        [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+        for out in (few, tmp_path)
+    )
+    assert len(two) == 3
+    assert two == pytest.approx(one, abs=1e-5)
+
+
+def test_a_teacher_that_went_on_teaches_what_it_was(tmp_path: Path) -> None:
+    run, out = teacher(tmp_path / "t"), tmp_path / "few"
+    learner(run, out, "trainer.steps=1")[0].run()
+    settings = configured("pointcloud", "trainer.steps=2")
+    longer = make_trainer(settings, build.make_modality(settings), run)
+    resume(longer, settings)
+    longer.run()
+    _, config = learner(run, out)
+    assert config["distillation"]["step"] == 1
+    checkpoint.keep(run, last=1)
+    with pytest.raises(ValueError, match="must still hold step 1"):
+        learner(run, out)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"steps": 3}, "steps must be one of 1, 2, 4, 8 for this model, got 3"),
+        ({"steps": 50}, "steps must be one of 1, 2, 4, 8"),
+        ({"guidance": 7}, "guidance must lie between 1 and 4, for which this model was distilled, got 7"),
+        ({"interval": [0, 500]}, "interval must be"),
+        ({"negative": True}, "negative must be left out"),
+        ({"scheduler": "flow_heun"}, "scheduler must be flow_map.* got FlowMatchHeun"),
+        ({"scheduler": "ddim"}, "cannot follow process flow_matching"),
+    ],
+)
+def test_what_it_was_not_made_for_is_one_line(few: Path, options: dict, line: str) -> None:
+    restored = restore(few)
+    asked = restored.model.conditioning.ask(2, restored.modality.classes)
+    if name := options.get("scheduler"):
+        options = {"scheduler": composed("train", [f"scheduler={name}"])["scheduler"]}
+    if options.get("negative"):
+        options = {"negative": asked}
+    with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
+        draw_from(restored, asked, **options)
+
+
+def test_what_cannot_be_learnt_from_is_one_line(run: Path, few: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="was itself distilled"):
+        learner(few, tmp_path)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        learner(run, tmp_path, "flow_map=null", "guidance=null")
+    with pytest.raises(ValueError, match="power of two between 1 and 512, got 6"):
+        learner(run, tmp_path, "flow_map=6")
+    with pytest.raises(ValueError, match="steps must be one of 1, 2, 4, 8"):
+        learner(run, tmp_path, "steps=16")
+    ddpm = teacher(tmp_path / "ddpm", "pointcloud", "process=ddpm", "scheduler=ddim")
+    with pytest.raises(ValueError, match="flow_map must be null for process DDPM"):
+        learner(ddpm, tmp_path / "out")
+
+
+def test_guidance_alone_is_drawn_with_any_scheduler_in_one_pass(run: Path, tmp_path: Path) -> None:
+    first, config = learner(run, tmp_path, "flow_map=null")
+    assert config["sampling"]["steps"] == 50
+    first.run()
+    restored, rows = restore(tmp_path), []
+    restored.model.register_forward_pre_hook(lambda m, a: rows.append(len(a[0])))
+    asked = restored.model.conditioning.ask(2, restored.modality.classes)
+    draw_from(restored, asked, steps=2, guidance=3)
+    assert rows == [2, 2]
+
+
+def test_a_pipeline_draws_what_the_command_draws(few: Path, tmp_path: Path) -> None:
+    export(few, tmp_path / "pipe")
+    pipe = Pipeline.from_pretrained(tmp_path / "pipe")
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(num_samples=3, num_inference_steps=2, guidance_scale=2.0, seed=1).samples
+    restored = restore(few)
+    asked = restored.model.conditioning.ask(3, restored.modality.classes, torch_generator("labels", 1))
+    own = draw_from(restored, asked, steps=2, guidance=2, seed=1).data
+    assert abs(drawn - own).max() < 1e-5  # images are the same bit for bit; sums over experts may round
+    with pytest.raises(ValueError, match="guidance must lie between"):
+        pipe(num_samples=1, guidance_scale=9.0)
