@@ -5,8 +5,8 @@
     python -m ditmoe.train modality=video name=starter model.hidden_size=96 'model.moe_layers=[4,5]' trainer.steps=4000
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
-Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, what sampling needs of its
-configuration and data, its log at every hundredth step or so, and the numbers that its end was measured with.
+Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, its configuration and what sampling needs
+to know of its data, a hundred lines of its log, and the numbers that its end was measured with.
 """
 
 import json
@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from benchmarks import options_of
 from ditmoe import checkpoint
 from ditmoe.checkpoint.places import STARTERS, listed
-from ditmoe.config.restore import SECTIONS
 
 _LINES, _KEPT = 100, ("step", "loss", "gradient_norm", "seconds")
 
@@ -27,9 +26,8 @@ def pack(run: Path, into: Path = STARTERS) -> Path:
     found = checkpoint.find(run, parts=("ema", "facts"))
     modality = found.plain["config"]["modality"]["_target_"].split(".")[1]
     weights = {name: value.half() for name, value in found.part("ema").items()}
-    config = {name: found.plain["config"][name] for name in SECTIONS}
     with TemporaryDirectory() as draft:
-        parts = {"ema": weights, "facts": found.part("facts"), "config": config, "step": found.plain["step"]}
+        parts = {"ema": weights} | {name: found.part(name) for name in ("facts", "config", "step")}
         checkpoint.save(Path(draft), found.plain["step"], parts)
         shutil.rmtree(into / modality, ignore_errors=True)
         shutil.copytree(listed(Path(draft))[0][1], into / modality)
