@@ -43,6 +43,8 @@ def ours(words: list[str]) -> Command | None:
         name, rest = words[1], words[2:]
         if name == "train" and not any(word.startswith("modality=") for word in rest):
             rest = ["modality=pointcloud", *rest]
+        if name == "sample" and not any(word.startswith("checkpoint=") for word in rest):
+            rest = ["checkpoint=starter/pointcloud", *rest]
         return ("pytest" if name == "test" else f"ditmoe.{name}", *rest)
     if words[0] == "torchrun":
         return ("torchrun", *words[1:])

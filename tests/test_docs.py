@@ -49,6 +49,7 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
 }
 OTHERS = {  # programs that are not ours: why they are not run
     "pip": "installs", "pytest": "is what runs this", "python3": "makes an environment",
+    "python": "of that environment", "sh": "is for a GPU, `tests/test_gpu_page.py`",
     "ruff": "`./run lint`", "mypy": "`./run lint`", "tensorboard": "serves for ever",
     "cp": "`Runner` has the examples at home", "export": "`run` has the folders in sys.path",
 }  # fmt: skip
