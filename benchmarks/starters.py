@@ -5,8 +5,8 @@
     python -m ditmoe.train modality=video name=starter model.hidden_size=96 'model.moe_layers=[4,5]' trainer.steps=4000
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
-Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, its configuration and what sampling needs
-to know of its data, a hundred lines of its log, and the numbers that its end was measured with.
+Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, its configuration and what sampling
+needs to know of its data, a hundred lines of its log, and the numbers that its end was measured with.
 """
 
 import json

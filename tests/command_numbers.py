@@ -27,7 +27,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ditmoe import analyze, convert, distill, evaluate, export, plan, prepare, sample, train, train_codec
+from ditmoe import (
+    analyze,
+    convert,
+    distill,
+    evaluate,
+    export,
+    mesh,
+    plan,
+    prepare,
+    sample,
+    train,
+    train_codec,
+)
 from ditmoe.config import cli
 from tests import fuzz_seeds
 from tests.fuzz import peak
@@ -93,6 +105,8 @@ def commands(place: Path) -> Iterator[Command]:
     yield Command("export", export.main, "export", (f"checkpoint={run}", "out=out"))
     taught = (f"checkpoint={run}", "out=out", "trainer.steps=1", "finish.num=0", "finish.evaluate=false")
     yield Command("distill", distill.main, "distill", taught)
+    cut = (f"source={place / 'source'}", "out=out", "modality.surface.resolution=8")
+    yield Command("mesh", mesh.main, "mesh", cut)
     yield Command("plan", plan.main, "plan", ("model=debug",))
     source = (f"source={place / 'source'}", "out=out")
     words = ["modality.preparation.num_points=8", "modality.preparation.workers=1"]

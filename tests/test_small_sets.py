@@ -91,7 +91,7 @@ def test_a_fault_of_measuring_is_no_note_and_loses_nothing(
     options = {"num": 0, "evaluate": True}
     expected: type[BaseException] = TypeError if code is None else SystemExit
     with pytest.raises(expected) if code != 0 else nullcontext() as stopped:
-        train.finish(options, tmp_path, "pointcloud", 1, 1)
+        train.finish(options, tmp_path, "train", 1)
     said, wrong = capsys.readouterr()
     assert "Where things are:" in said
     assert "Next:" in said

@@ -48,6 +48,7 @@ class _Depthwise(torch.autograd.Function):
         (x, weight), grid = ctx.saved_tensors, ctx.grid
         axes, kernel = len(grid), weight.shape[2:]
         dx = dweight = None
+        dy = dy.to(x.dtype)  # autocast may have made the output of another type
         if ctx.needs_input_grad[0]:
             dx = _convolve(dy, weight.flip(*range(2, 2 + axes)), grid)
         if ctx.needs_input_grad[1]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class PatchTokens(Tokens):
         return tuple(n // p for n, p in zip(x.shape[2:], self.patch_size, strict=True))
 
     def coordinates(self, layout: Layout) -> Float[Tensor, "N axes"]:
-        return layout.cells * from_host(torch.tensor(self.steps).numpy(), layout.device)
+        return layout.cells * from_host(np.array(self.steps, np.float32), layout.device)
 
     def unpatchify(
         self,

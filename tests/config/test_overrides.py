@@ -122,7 +122,8 @@ def test_next_is_what_a_shell_reads_as_the_same_words(
     words += ["trainer.clip=2.0", "name='x y'"]
 
     def command(options: dict[str, Any]) -> None:
-        train.finish({"num": 0, "evaluate": False}, Path("-my run's"), "pointcloud", 5, 5)
+        longer = f"train {train.own_words('pointcloud')} name=longer trainer.steps=20"
+        train.finish({"num": 0, "evaluate": False}, Path("-my run's"), longer, 5)
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", ["train", "--config-dir", "mine (v2)", *words])

@@ -379,7 +379,7 @@ def test_a_page_that_fails_is_no_fault_of_the_run(
     (run / "report.html").write_text("the old one")
     if error:
         monkeypatch.setattr(page, "describe_run", fails)
-    train.finish({"num": 0, "evaluate": False}, run, "pointcloud", 20, 20)
+    train.finish({"num": 0, "evaluate": False}, run, "train", 20)
     said = capsys.readouterr().out
     assert (re.search("report.html .*browser", said) is None) == (error is not None)
     assert said.count("note: no page of the run was written: ") == (error is not None)

@@ -8,7 +8,11 @@ from ditmoe.training import Options
 from tests.training.test_trainer import config
 
 NAMES = [field.name for field in fields(Options)]
-WRONG = {field.name: "-1" if field.type is str else -1 for field in fields(Options) if field.type is not bool}
+WRONG = {
+    field.name: "-1" if field.type in (str, str | None) else -1
+    for field in fields(Options)
+    if field.type is not bool
+}
 
 
 def test_the_words_of_the_command_line_are_the_options() -> None:
