@@ -54,7 +54,8 @@ def distill(words: dict[str, Any]) -> None:
     trainer = make_trainer(config, modality, out, teacher)
     say(f"learning from {teacher.path}: {told(config)}")
     trained(trainer, config, unmeasured)
-    again = f"evaluate {shlex.quote(f'checkpoint={out}')} steps=1"
+    again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
+    again += " steps=1" if config["model"].get("flow_map") is not None else ""
     asking, writes = asked_next(config["conditioning"]), isinstance(modality, Files)
     finish(config["finish"], out, again, trainer.step, writes, unmeasured, asking, type(modality))
 

@@ -411,7 +411,7 @@ class Preparation(Contract):
 
 
 class Surfaces(Contract):
-    """Samples that are points of surfaces, which can be put together: for `mesh`, and `sample mesh=true`."""
+    """Samples that are points of surfaces, which can be put together: for `mesh`, and `sample meshes=true`."""
 
     does = "have surfaces"
 

@@ -38,7 +38,12 @@ def report(arguments: list[str] | None = None) -> None:
     runs, options = read_words(parser.parse_args(arguments).words)
     for run in runs:
         if not run.is_dir():
-            raise FileNotFoundError(f"{printable(run)} must be a run's folder, but there is none")
+            of = (
+                "; a starter's samples and numbers lie in runs/starter/"
+                if run.parts[:1] == ("starter",)
+                else ""
+            )
+            raise FileNotFoundError(f"{printable(run)} must be a run's folder, but there is none{of}")
     from ditmoe.reporting import write_report  # torch, which a mistake should not wait for
 
     file = write_report(runs, **options)

@@ -222,6 +222,7 @@ def make_trainer(
         if mesh.rank == 0 and isinstance(modality, Files):
             modality.save_picture(modality.samples(x, asked), file)
 
+    command = "train" if teacher is None else "distill"
     return Trainer(
         model,
         process,
@@ -229,7 +230,7 @@ def make_trainer(
         modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
-        carried={"config": config, "facts": facts_of(modality), "command": ["train", *cli.person_words()]},
+        carried={"config": config, "facts": facts_of(modality), "command": [command, *cli.person_words()]},
         preview=preview if isinstance(modality, Files) else None,
         options=options,
         seed=config["seed"],

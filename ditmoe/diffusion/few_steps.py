@@ -44,27 +44,45 @@ class Telling:
 
     Attributes:
         spans: how far each step leads.
-        guidance: inside the model; None leaves it to the sampler.
+        weights: range of those of guidance that are inside the model; None leaves guidance to the sampler.
     """
 
     spans: bool
-    guidance: float | None
+    weights: tuple[float, float] | None
 
     def __call__(
-        self, asked: Condition, told: Float[Tensor, "*t"], span: float, known: Tensor | None = None
+        self,
+        asked: Condition,
+        told: Float[Tensor, "*t"],
+        span: float,
+        guidance: float,
+        known: Tensor | None = None,
     ) -> Condition:
         """What is asked for, of a step from these times.
 
         Args:
             span: of the step.
             known: which of the times are of places that are given, which it does not move; None: none.
+
+        Raises:
+            ValueError: for guidance that the model does not know.
         """
         over, weight = None, None
         if self.spans:
             over = torch.full_like(told, span) if known is None else span * (~known).to(told.dtype)
-        if self.guidance is not None:
-            weight = torch.full((len(asked),), self.guidance, device=asked.null.device)
+        if self.weights is not None:
+            self.check_guidance(guidance)
+            weight = torch.full((len(asked),), float(guidance), device=asked.null.device)
         return asked.stepping(span=over, guidance=weight)
+
+    def check_guidance(self, guidance: float) -> None:
+        """Raises ValueError for a weight outside of the range."""
+        low, high = self.weights or (guidance, guidance)
+        if not low <= guidance <= high:
+            raise ValueError(
+                f"guidance must lie between {low:g} and {high:g}, for which this model was distilled, got "
+                f"{guidance:g}"
+            )
 
 
 def telling(
@@ -74,8 +92,12 @@ def telling(
     guidance: float,
     interval: Sequence[float],
     negative: Condition | None,
+    own_times: bool = False,
 ) -> Telling | None:
     """How a model is to be told of the steps of a drawing; None for one that was not distilled.
+
+    Args:
+        own_times: steps are not even, but a person's own.
 
     Raises:
         ValueError: one line, if such a model was not made for what is asked.
@@ -90,14 +112,13 @@ def telling(
             raise ValueError(
                 f"scheduler must be flow_map: this model gives mean velocities, got {type(scheduler).__name__}"
             )
+        if own_times:
+            raise ValueError("timesteps and sigmas must be left out: this model was distilled for even steps")
         check_steps(steps, embeds.most_steps)
+    tell = Telling(embeds.most_steps is not None, embeds.weights)
     if embeds.weights is None:
-        return Telling(True, None)
-    low, high = embeds.weights
-    if not low <= guidance <= high:
-        raise ValueError(
-            f"guidance must lie between {low:g} and {high:g}, for which this model was distilled, got {guidance:g}"
-        )
+        return tell
+    tell.check_guidance(guidance)
     if tuple(interval) != (0, HORIZON):
         raise ValueError(
             f"interval must be [0, {HORIZON}]: this model has guidance inside, with its times, got {list(interval)}"
@@ -106,7 +127,7 @@ def telling(
         raise ValueError(
             "negative must be left out: guidance was distilled into this model, away from nothing else"
         )
-    return Telling(embeds.most_steps is not None, float(guidance))
+    return tell
 
 
 def numbers_of_steps(most: int) -> list[int]:

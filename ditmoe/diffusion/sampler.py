@@ -206,9 +206,8 @@ def denoise(
         ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end. And for
             what a distilled model was not made for.
     """
-    tell = telling(
-        model, scheduler, steps, guidance() if callable(guidance) else guidance, interval, negative
-    )
+    strength = guidance() if callable(guidance) else guidance
+    tell = telling(model, scheduler, steps, strength, interval, negative, own_times=bool(schedule))
     # On the host, so that no step waits for a GPU to tell the time.
     set_timesteps(scheduler, steps, torch.device("cpu"), **schedule)
     if getattr(process, "tokens", None) is not None and not schedule:
@@ -243,8 +242,8 @@ def denoise(
         if told.ndim > 1:
             each = model.tokens.sample_times(told, scaled)  # type: ignore[operator, union-attr]
         if tell is not None:
-            said = tell(asked, told, float(t) - end, None if held is None else held.places)
-            weight = weight if tell.guidance is None else 1.0
+            said = tell(asked, told, float(t) - end, strength, None if held is None else held.places)
+            weight = weight if tell.weights is None else 1.0
         hidden = None if unseen is None else (*unseen, said.hiding)
         output = guided(model, scaled, told, said, weight, negative, hidden, given_guidance)
         output = process.to_scheduler_output(output, scaled, each)

@@ -8,7 +8,8 @@ looked at once a second, and that many cores are left to them.
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -85,6 +86,15 @@ class SpareThreads:
                 self.set_threads(threads)
             self.wanted, self.current = wanted, threads
         self.last = now, others
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it the number of threads stays as it is."""
+        on, self.on = self.on, False
+        try:
+            yield
+        finally:
+            self.on = on
 
 
 share_cores = SpareThreads()

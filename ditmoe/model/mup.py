@@ -26,6 +26,7 @@ from torch import nn
 
 from ditmoe.model.initialization import rescale
 from ditmoe.model.parameters import Parameter, parameters_of
+from ditmoe.nn.lora import UP, plain_name
 
 KINDS = ("vector", "input", "hidden", "output", "router", "fixed")
 FALLS = {"input": 0.0, "hidden": 0.5, "output": 1.0, "router": 1.0}
@@ -56,6 +57,11 @@ class Widths:
 
     ratio: float
     scalings: Mapping[str, Scaling] = field(repr=False)
+
+    def ratio_of(self, name: str) -> float:
+        """m of a parameter. LoRA's A sums over the axis that its weight sums over; its B over the rank alone."""
+        place, kind = plain_name(name)
+        return 1.0 if kind == UP else self.scalings[place].ratio
 
     def __reduce__(self) -> Any:  # a read-only mapping cannot be copied by itself
         return Widths, (self.ratio, dict(self.scalings))

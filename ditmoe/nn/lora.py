@@ -162,18 +162,21 @@ def remove(model: nn.Module, merge: bool) -> None:
         parametrize.remove_parametrizations(module, last, leave_parametrized=merge)
 
 
+def plain_name(name: str) -> tuple[str, str]:
+    """Of a name in an adapted model: that of the weight in the plain one, and `DOWN` or `UP` if it is A or B of it."""
+    path, adapted, rest = name.partition(".parametrizations.")
+    last, _, kind = rest.partition(".")
+    return (f"{path}.{last}", kind.rpartition(".")[2].removeprefix("original")) if adapted else (name, "")
+
+
 def split(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
     """The tensors of an adapted model as those of the plain one, and what is added to them, by their names there."""
     plain: dict[str, Any] = {}
     added: dict[str, dict[str, Any]] = {}
     for name, value in tensors.items():
-        if ".parametrizations." not in name:
-            plain[name] = value
-            continue
-        path, _, rest = name.partition(".parametrizations.")
-        last, _, kind = rest.partition(".")
-        if kind == "original":
-            plain[f"{path}.{last}"] = value
+        place, kind = plain_name(name)
+        if kind:
+            added.setdefault(place, {})[kind] = value
         else:
-            added.setdefault(f"{path}.{last}", {})[kind.rpartition(".")[2]] = value
+            plain[place] = value
     return plain, {name: (each[DOWN], each[UP]) for name, each in added.items()}

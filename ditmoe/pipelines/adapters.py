@@ -42,12 +42,9 @@ class Adapters:
         name = adapter_name or next(each for each in free if each not in own)
         if name in own:
             raise ValueError(f"adapter_name must be a new one, got {name!r}")
-        here = {
-            each.replace(".parametrizations.", ".").removesuffix(".original")
-            for each, _ in net.named_parameters()
-        }
+        here = {lora.plain_name(each)[0] for each, _ in net.named_parameters()}
         for place, (down, up) in state.items():
-            if place not in here or not (lora.adaptable(net, place)):
+            if place not in here or not lora.adaptable(net, place):
                 raise ValueError(f"LoRA of {printable(place)} fits no matrix of this model")
             module, last = lora.owner(net, place)
             shape = tuple(getattr(module, last).shape)

@@ -14,6 +14,7 @@ from ditmoe.diffusion import Process
 class Interface:
     """Properties and small methods by the names that pipelines of diffusers give them; a base of the pipeline."""
 
+    transformer: Any
     memory: Any
     scheduler: Any
     vae: Any
@@ -27,8 +28,9 @@ class Interface:
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether each step asks for a second prediction, of which nothing is asked."""
-        return self._guidance_scale != 1
+        """Whether each step asks for a second prediction, of which nothing is asked; it may be inside the model."""
+        inside = self.transformer.step_embedding is not None and self.transformer.step_embedding.weights
+        return self._guidance_scale != 1 and not inside
 
     @property
     def num_timesteps(self) -> int:

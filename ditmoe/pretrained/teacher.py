@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ditmoe.checkpoint import Checkpoint, exists, manifest, place
 from ditmoe.checkpoint.store import find
 from ditmoe.config import build
-from ditmoe.config.restore import load_weights
+from ditmoe.config.restore import averaged, load_weights
 from ditmoe.diffusion import Process
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
@@ -72,7 +72,7 @@ def teach(
     with torch.device("meta" if mesh.rank else "cpu"):
         own = build.make_model(without_steps(config), modality)
     if mesh.rank == 0:
-        load_weights(own, teacher.tensors.get("ema", {}), teacher.path)
+        load_weights(own, averaged(teacher), teacher.path)  # with what LoRA learnt
         if fresh:
             adopt(model, own.state_dict())
     own = own.eval().requires_grad_(False)

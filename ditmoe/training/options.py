@@ -77,7 +77,8 @@ class Computing:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
         deterministic: do the same twice on a GPU too, see `repeat_exactly`, and on a CPU that others load, with as
             many threads all the time (`ditmoe.distributed.threads`).
-        compile: use torch.compile (needs a C++ compiler on a CPU).
+        compile: use torch.compile (needs a C++ compiler on a CPU), on as many threads all the time: graphs are made for
+            their number.
         compile_mode: its mode, see `COMPILE_MODES`; None is its own.
         recompute: keep no activations within blocks, compute them again in the backward pass.
     """

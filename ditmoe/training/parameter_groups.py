@@ -93,7 +93,7 @@ class ParameterGroups:
             if parameter.matches(pattern):
                 factor *= rate
         decays = not any(map(parameter.matches, self.no_decay))
-        ratio = 1.0 if widths is None else widths.scalings[parameter.name].ratio
+        ratio = 1.0 if widths is None else widths.ratio_of(parameter.name)
         return Group(factor / ratio, decays, ratio)
 
 

@@ -137,6 +137,8 @@ class Trainer:
             self.stop.listening(),
             self.exclusive_lock(),
             self._reading_ahead(),
+            # Of other threads sums are rounded otherwise, also in previews; and compiled graphs are made anew.
+            share_cores.held() if options.deterministic or options.compile else nullcontext(),
             Recorder(self.folder, self.step) if self.mesh.rank == 0 else nullcontext() as recorder,
         ):
             while self.step < options.steps and not self.stop.agreed():
@@ -145,8 +147,7 @@ class Trainer:
                     break
                 self.step += 1
                 self.meter.add(numbers)
-                if not options.deterministic:
-                    share_cores()
+                share_cores()
                 logs = due(options.log_every, self.step) or self.step == options.steps
                 saves = due(options.save_every, self.step) and self.step < options.steps
                 failed = (logs or saves or self.guard.full) and self._settle()

@@ -1,11 +1,13 @@
 """Threads follow the cores that others leave."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ditmoe.distributed import threads
-from ditmoe.distributed.threads import SpareThreads, busy_seconds, threads_for
+from ditmoe.distributed.threads import SpareThreads, busy_seconds, share_cores, threads_for
+from tests.training.test_trainer import trainer
 
 
 class Machine:
@@ -62,6 +64,28 @@ def test_what_is_set_by_hand_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.run(2.0, 3) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert Machine(4).run(2.0, 3) == 4
+
+
+def test_held_threads_stay_and_go_on_following_after_it() -> None:
+    machine = Machine(4)
+    machine.run(0.0, 2)
+    with machine.share.held():
+        assert machine.run(3.0, 3) == 4
+    assert machine.run(3.0, 3) == 1
+
+
+@pytest.mark.parametrize("option", ["deterministic", "compile"])
+def test_a_run_that_is_to_be_repeated_or_is_compiled_keeps_its_threads(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In previews, too, which draw as `sample` does."""
+    run, _ = trainer(tmp_path, "trainer.steps=1")
+    run.options, seen = replace(run.options, **{option: True}, preview_every=1), []
+    monkeypatch.setattr(share_cores, "on", True)
+    run.preview = lambda model, file: seen.append(share_cores.on)
+    run.run()
+    assert seen == [False]
+    assert share_cores.on
 
 
 def test_without_statistics_nothing_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ditmoe.config.restore import restore
 from ditmoe.model import DiTMoE, set_base
 from ditmoe.model.mup import compare
 from ditmoe.moe import Experts, TokenChoice
-from ditmoe.nn import Attention
+from ditmoe.nn import Attention, LoRA, lora
 from ditmoe.parallel import Mesh
 from ditmoe.pretrained.start import start_from
 from ditmoe.training import ParameterGroups
@@ -121,6 +121,16 @@ def test_values_learning_rates_and_weight_decay_are_those_of_the_table(kept: boo
         assert optimizer.param_groups[group]["weight_decay"] == pytest.approx(decay), name
     assert all(group["eps"] == 1e-8 / m for group in optimizer.param_groups)
     assert [block.attention.gain for block in large.blocks] == [0.5, 0.5]  # heads are 4 times as large
+
+
+def test_loras_a_learns_as_its_weight_and_b_as_a_vector() -> None:
+    """A sums over the width, B over the rank, which stays (arXiv 2402.12354)."""
+    built = model("model.hidden_size=192", "model.base_width=48", "model.base_heads=4")
+    LoRA(rank=2).attach(built)
+    optimizer, rates = adam(built)
+    group = {id(p): i for i, own in enumerate(optimizer.param_groups) for p in own["params"]}
+    lows = [low for name, _, _, each in lora.adapted(built) for low in each if "attention" in name]
+    assert {rates[group[id(low.lora_A)]] / rates[group[id(low.lora_B)]] for low in lows} == {48 / 192}
 
 
 @torch.no_grad()

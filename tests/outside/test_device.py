@@ -76,6 +76,8 @@ def test_nobody_else_asks_for_a_gpu() -> None:
     assert asking == {"device.py"}
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "prepare", "train_codec", "analyze"])
+@pytest.mark.parametrize(
+    "command", ["train", "distill", "sample", "evaluate", "prepare", "train_codec", "analyze"]
+)
 def test_each_command_that_computes_takes_the_word(command: str) -> None:
     assert "\ndevice: auto " in (ROOT / f"configs/{command}.yaml").read_text()

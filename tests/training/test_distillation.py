@@ -302,3 +302,30 @@ def test_a_pipeline_draws_what_the_command_draws(few: Path, tmp_path: Path) -> N
     assert abs(drawn - own).max() < 1e-5  # images are the same bit for bit; sums over experts may round
     with pytest.raises(ValueError, match="guidance must lie between"):
         pipe(num_samples=1, guidance_scale=9.0)
+    with pytest.raises(ValueError, match="timesteps and sigmas must be left out"):
+        pipe(num_samples=1, num_inference_steps=2, sigmas=[1.0, 0.3])
+
+
+def test_a_callback_sets_the_guidance_inside_too(few: Path, tmp_path: Path) -> None:
+    export(few, tmp_path / "pipe")
+    pipe, told = Pipeline.from_pretrained(tmp_path / "pipe"), []
+    pipe.set_progress_bar_config(disable=True)
+    pipe.transformer.register_forward_pre_hook(lambda m, a: told.append(a[2].step["guidance"].item()))
+
+    def later(pipe: Pipeline, step: int, time: Tensor, values: dict) -> None:
+        assert not pipe.do_classifier_free_guidance  # no second pass
+        pipe._guidance_scale = 1.0
+
+    pipe(num_samples=1, num_inference_steps=2, guidance_scale=3.0, callback_on_step_end=later)
+    assert told == [3, 1]
+
+
+def test_what_lora_learnt_is_taught(run: Path, tmp_path: Path) -> None:
+    words = [f"init={run}", "lora.rank=2", "trainer.steps=1"]
+    settings = configured("pointcloud", *words, "trainer.warmup=0", "optimizer.lr=0.01")
+    make_trainer(settings, build.make_modality(settings), tmp_path / "lora").run()
+    first, _ = learner(tmp_path / "lora", tmp_path / "few")
+    merged = restore(tmp_path / "lora").model.state_dict()
+    assert same(first.teaching.teacher.state_dict(), merged)
+    assert not same(merged, restore(run).model.state_dict())
+    assert first.state.carried["command"][0] == "distill"

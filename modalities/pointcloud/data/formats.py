@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +31,8 @@ CLOUD_SUFFIXES = (".npy", ".npz", ".ply", *TEXT_SUFFIXES, ".pcd", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
 TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference", "ref")
 """Under which names programs of others keep a set in a .pt."""
-OURS = "samples.png"
-"""What `sample` writes beside the clouds."""
+OURS, SURFACES = "samples.png", "meshes.json"
+"""What `sample` writes beside the clouds, and `mesh` beside the meshes."""
 FARTHEST = 1e18
 """Coordinates beyond it have squares that a float32 cannot hold."""
 SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
@@ -150,6 +150,14 @@ def count_shapes(path: Path) -> int | None:
     except Exception:  # told when it is read
         return None
     return len(array) if array.ndim == 3 else None
+
+
+def without_surfaces(files: Iterable[Path]) -> list[Path]:
+    """Files, but for the surfaces that `mesh` made of clouds among them, into a folder beside these."""
+    found = list(files)
+    names = {path.with_suffix("") for path in found}
+    made = {path.parent for path in found if path.name == SURFACES}
+    return [path for path in found if path.parent not in made or path.parents[1] / path.stem not in names]
 
 
 def may_be_shape(path: Path) -> bool:
@@ -446,7 +454,7 @@ _READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_o
 def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
     ignored = Ignored()
     seen = []
-    for path in files_below(folder, hidden=True, special=True, skip=ignored.is_hidden):
+    for path in without_surfaces(files_below(folder, hidden=True, special=True, skip=ignored.is_hidden)):
         if may_be_shape(path):
             seen.append(path)
         elif path.name != OURS:

@@ -17,7 +17,7 @@ from ditmoe.outside import file_names, files_below, printable, read_json, tell
 from modalities.pointcloud.data import scans
 from modalities.pointcloud.data.axes import still_to_turn, turned
 from modalities.pointcloud.data.channels import CHANNELS, Channels
-from modalities.pointcloud.data.formats import CLOUD_SUFFIXES, may_be_shape, read_points, read_set
+from modalities.pointcloud.data.formats import CLOUD_SUFFIXES, SURFACES, may_be_shape, read_points, read_set
 from modalities.pointcloud.surface.files import write_glb, write_obj
 from modalities.pointcloud.surface.measure import measure
 from modalities.pointcloud.surface.mesh import Mesh
@@ -27,7 +27,6 @@ from modalities.pointcloud.viz.render import class_color
 from modalities.shared import lay_out, save_png
 from modalities.shared.contact_sheet import class_of
 
-RECORD = "meshes.json"
 MOST_DRAWN = 64
 FRAMES, FRAME_SIZE, FRAME_MS = 24, 192, 80
 SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
@@ -111,7 +110,7 @@ def mesh_clouds(
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
     record = {"resolution": options.resolution, "smoothing": options.smoothing, "left_out": len(errors)}
-    with replacing(out / RECORD) as stream:
+    with replacing(out / SURFACES) as stream:
         stream.write((json.dumps(record | {"files": written, "meshes": rows}, indent=1) + "\n").encode())
     for old in before - {*written}:
         (out / old).unlink(missing_ok=True)
@@ -127,11 +126,11 @@ def check_out(out: Path) -> set[str]:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return set()
-    if not out.is_dir() or not (out / RECORD).is_file():
+    if not out.is_dir() or not (out / SURFACES).is_file():
         raise ValueError(
             f"out must be a new folder, or one of meshes, got {printable(out)}, in which there are others"
         )
-    found = dict(read_json(out / RECORD)).get("files", [])
+    found = dict(read_json(out / SURFACES)).get("files", [])
     endings = (".glb", ".obj", ".gif", ".png")
     return {
         name for name in found if isinstance(name, str) and name == Path(name).name and name.endswith(endings)

@@ -27,6 +27,7 @@ from modalities.pointcloud.data.formats import (
     read_points,
     read_set,
     read_surface,
+    without_surfaces,
 )
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
@@ -114,7 +115,7 @@ def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder that hold shapes; one for each name, as a sample may lie there in two formats."""
-    found = list(files_below(folder, special=True))
+    found = without_surfaces(files_below(folder, special=True))
     for suffixes in (SET_SUFFIXES, (*CLOUD_SUFFIXES, *MESH_SUFFIXES)):
         if files := [path for path in found if path.suffix.lower() in suffixes]:
             return list({path.with_suffix(""): path for path in reversed(files)}.values())[::-1]

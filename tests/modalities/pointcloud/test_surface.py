@@ -12,6 +12,7 @@ from PIL import Image
 from ditmoe import mesh as command
 from modalities.pointcloud.data import gltf
 from modalities.pointcloud.data.channels import Channels
+from modalities.pointcloud.data.formats import SURFACES, read_set
 from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.scene import Scene
@@ -23,6 +24,7 @@ from modalities.pointcloud.surface.orientation import outward_normals
 from modalities.pointcloud.surface.reconstruct import Options
 from modalities.pointcloud.surface.run import mesh_clouds, write_gif
 from modalities.pointcloud.viz.raster import render_mesh
+from modalities.pointcloud.viz.view import _files
 
 
 def sphere(count: int = 1000, seed: int = 0) -> np.ndarray:
@@ -285,3 +287,14 @@ def test_pictures_of_meshes(tmp_path: Path) -> None:
         assert (turn.n_frames, turn.size) == (3, (32, 32))
     turned = render_mesh(mesh.vertices, mesh.faces, mesh.normals, 64, 398.0, color=(200, 60, 60))
     assert np.abs(turned.astype(float) - picture).max() <= 2
+
+
+def test_surfaces_beside_samples_are_no_further_samples(tmp_path: Path) -> None:
+    """Neither for `evaluate generated=` nor for `view`; by itself a folder of meshes is one of shapes."""
+    np.save(tmp_path / "chair-0000.npy", np.random.default_rng(0).random((40, 3)))
+    within = tmp_path / "meshes"
+    within.mkdir()
+    (within / "chair-0000.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 1\nf 1 2 3\n")
+    (within / SURFACES).write_text("{}")
+    assert len(read_set(tmp_path)) == len(_files(tmp_path)) == 1
+    assert len(read_set(within)) == len(_files(within)) == 1
