@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ditmoe.checkpoint import in_memory
+from ditmoe.checkpoint import in_memory, replacing
 from ditmoe.checkpoint.lazy_tensors import open_file
 from ditmoe.nn.lora import DOWN, UP, State
 from ditmoe.outside import is_regular, printable
@@ -78,8 +78,9 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
 
 
 def write(folder: str | Path, state: Mapping[str, Tensor], weight_name: str | None = None) -> Path:
-    """Write a file; returns where."""
+    """Write a file, whole or not at all; returns where."""
     file = Path(folder) / (weight_name or LORA)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(torch.float32) for name, value in state.items()}, file, {"format": "pt"})
+    data = save({name: value.to(torch.float32) for name, value in state.items()}, {"format": "pt"})
+    with replacing(file) as stream:
+        stream.write(data)
     return file

@@ -302,3 +302,10 @@ def test_a_pipeline_draws_what_the_command_draws(few: Path, tmp_path: Path) -> N
     assert abs(drawn - own).max() < 1e-5  # images are the same bit for bit; sums over experts may round
     with pytest.raises(ValueError, match="guidance must lie between"):
         pipe(num_samples=1, guidance_scale=9.0)
+
+
+@pytest.mark.parametrize("earlier", [5, "x", [1], {"step": "a"}, {"step": -1}, {"step": None}])
+def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: Any) -> None:
+    newest = checkpoint.Checkpoint(Path("run"), {"step": 1}, {})
+    with pytest.raises(ValueError, match=r"^the run in out= must say of which step it learns, got [^\n]*$"):
+        pinned(newest, earlier)

@@ -20,8 +20,8 @@ from modalities.pointcloud.surface.alpha_complex import AlphaComplexes
 from modalities.pointcloud.surface.files import write_glb, write_obj
 from modalities.pointcloud.surface.marching_cubes import marching_cubes
 from modalities.pointcloud.surface.orientation import outward_normals
-from modalities.pointcloud.surface.reconstruct import Options
-from modalities.pointcloud.surface.run import mesh_clouds, write_gif
+from modalities.pointcloud.surface.reconstruct import Options, kept_points
+from modalities.pointcloud.surface.run import check_out, mesh_clouds, write_gif
 from modalities.pointcloud.viz.raster import render_mesh
 
 
@@ -285,3 +285,32 @@ def test_pictures_of_meshes(tmp_path: Path) -> None:
         assert (turn.n_frames, turn.size) == (3, (32, 32))
     turned = render_mesh(mesh.vertices, mesh.faces, mesh.normals, 64, 398.0, color=(200, 60, 60))
     assert np.abs(turned.astype(float) - picture).max() <= 2
+
+
+def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "ball.npy", sphere(60))
+    words = tmp_path / "ball.npy", tmp_path / "meshes", Options(resolution=16)
+    with monkeypatch.context() as patch:
+        patch.setattr("modalities.pointcloud.surface.run.save_png", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mesh_clouds(*words)
+    assert (tmp_path / "meshes" / "ball.glb").exists()
+    assert len(mesh_clouds(*words)) == 3
+
+
+@pytest.mark.parametrize("record", ["[1]", "7", '{"files": 5}', '{"files": ["a\\u0000.png", "\\ud800.png"]}'])
+def test_a_record_of_any_kind_is_read(record: str, tmp_path: Path) -> None:
+    (tmp_path / "meshes.json").write_text(record)
+    assert check_out(tmp_path) == set()
+
+
+def test_of_more_points_than_the_grid_has_cells_for_some_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = sphere(5000)
+    assert len(kept_points(points, 2 * 16**2)) <= 2 * 16**2
+    monkeypatch.setattr("modalities.pointcloud.surface.reconstruct.MOST_READ", 600)
+    assert 500 < len(kept_points(points, 4000)) <= 600
