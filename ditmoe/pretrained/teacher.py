@@ -28,12 +28,12 @@ def fingerprint(teacher: Checkpoint) -> str:
     return "-".join(files[name]["sha256"][:16] for name in sorted(names))
 
 
-def pinned(newest: Checkpoint, earlier: Mapping[str, Any] | None) -> Checkpoint:
+def pinned(newest: Checkpoint, earlier: Any) -> Checkpoint:
     """The checkpoint that a run goes on to learn from: of the step that it began with.
 
     Args:
         newest: of the teacher's run.
-        earlier: section "distillation" of the run, if it began before.
+        earlier: section "distillation" of the run, if it began before, whatever it holds.
 
     Raises:
         ValueError: if that checkpoint is no longer there.

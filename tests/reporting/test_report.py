@@ -439,7 +439,7 @@ def test_no_link_is_followed_to_learn_what_samples_are(tmp_path: Path) -> None:
 
 
 def test_unreadable_samples_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path / "run", num=0)
+    run = make_run(tmp_path / "run", num=1)
     for number in range(30):
         (run / "samples" / f"x-{number:04d}.npy").touch()
     monkeypatch.setattr("ditmoe.reporting.samples.MOST_UNREADABLE", 7)

@@ -305,7 +305,7 @@ def test_a_pipeline_draws_what_the_command_draws(few: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("earlier", [5, "x", [1], {"step": "a"}, {"step": -1}, {"step": None}])
-def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: Any) -> None:
+def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: object) -> None:
     newest = checkpoint.Checkpoint(Path("run"), {"step": 1}, {})
     with pytest.raises(ValueError, match=r"^the run in out= must say of which step it learns, got [^\n]*$"):
         pinned(newest, earlier)
