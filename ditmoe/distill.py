@@ -44,7 +44,8 @@ def distill(words: dict[str, Any]) -> None:
         raise ValueError(f"out must be another folder than the run that is learnt from, got {out}")
     earlier = None
     if checkpoint.exists(out):
-        earlier = checkpoint.find(out, parts=()).plain.get("config", {}).get("distillation")
+        begun = checkpoint.find(out, parts=()).plain.get("config")
+        earlier = begun.get("distillation") if isinstance(begun, dict) else None
     teacher = pinned(teacher, earlier)
     config = student(words, teacher)
     keep_freed_memory()

@@ -22,7 +22,7 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from ditmoe.outside import printable
+from ditmoe.outside import is_regular, printable
 
 DAY = 24 * 60 * 60
 DRAFT, OLD = "draft", "old"
@@ -35,7 +35,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     A crash, a kill or a full disk leaves the old file as it was. Folders are made. The first file that a process writes
     into a folder clears it of what killed ones left.
+
+    Raises:
+        ValueError: if the name is that of a folder, a device or a pipe, or leads to one: /dev/null would become a file.
     """
+    if path.exists() and not is_regular(path):
+        raise ValueError(
+            f"{printable(path)} must be a plain file, or not be there: it is a folder, a pipe or a device"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     _cleared(path.parent.absolute())
     draft, handle = _begun(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))

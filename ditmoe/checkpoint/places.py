@@ -17,7 +17,7 @@ def place(run: Path, step: int) -> Path:
 
 def starter_of(path: Path) -> str | None:
     """The name of the starter model that a path is, or is within: no folder there bears that name."""
-    if path.parent.name == STARTERS.name and path.parent.samefile(STARTERS):
+    if path.parent.name == STARTERS.name and path.parent.exists() and path.parent.samefile(STARTERS):
         return path.name
     is_one = len(path.parts) == 2 and path.parts[0] == "starter" and not path.exists()
     return path.name if is_one and is_regular(STARTERS / path.name / MANIFEST) else None

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
 AUTO = "auto"
+NUMBER = "(0|[1-9][0-9]?)"
+"""As torch reads it: ASCII, without a zero in front; from 128 on it becomes another device's."""
 _wanted = [AUTO]  # the last one counts, also in threads; `using_device` takes its own away again
 
 
@@ -40,7 +42,7 @@ def using_device(word: Any) -> Iterator[None]:
 
 def check_device(word: Any) -> str:
     """Raises ValueError unless it is a word for a device."""
-    if isinstance(word, str) and re.fullmatch(rf"{AUTO}|cpu|({'|'.join(KINDS[1:])})(:\d{{1,3}})?", word):
+    if isinstance(word, str) and re.fullmatch(rf"{AUTO}|cpu|({'|'.join(KINDS[1:])})(:{NUMBER})?", word):
         return word
     kinds = ", ".join([AUTO, *KINDS])
     raise ValueError(

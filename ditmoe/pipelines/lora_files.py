@@ -78,10 +78,9 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
 
 
 def write(folder: str | Path, state: Mapping[str, Tensor], weight_name: str | None = None) -> Path:
-    """Write a file; returns where."""
+    """Write a file, whole or not at all; returns where."""
     file = Path(folder) / (weight_name or LORA)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    plain = {name: value.to(torch.float32).contiguous() for name, value in state.items()}
+    data = save({name: value.to(torch.float32) for name, value in state.items()}, {"format": "pt"})
     with replacing(file) as stream:
-        stream.write(save(plain, {"format": "pt"}))
+        stream.write(data)
     return file

@@ -13,6 +13,7 @@ from ditmoe.config.restore import averaged, load_weights
 from ditmoe.diffusion import Process
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
+from ditmoe.outside import printable
 from ditmoe.parallel import Mesh
 from ditmoe.training import Distillation, Teaching
 
@@ -27,22 +28,29 @@ def fingerprint(teacher: Checkpoint) -> str:
     return "-".join(files[name]["sha256"][:16] for name in sorted(names))
 
 
-def pinned(newest: Checkpoint, earlier: Mapping[str, Any] | None) -> Checkpoint:
+def pinned(newest: Checkpoint, earlier: Any) -> Checkpoint:
     """The checkpoint that a run goes on to learn from: of the step that it began with.
 
     Args:
         newest: of the teacher's run.
-        earlier: section "distillation" of the run, if it began before.
+        earlier: section "distillation" of the run, if it began before, whatever it holds.
 
     Raises:
         ValueError: if that checkpoint is no longer there.
     """
-    if not earlier or earlier.get("step") == newest.plain["step"]:
+    if not earlier:
         return newest
-    older = place(newest.run, earlier["step"])
+    step = earlier.get("step") if isinstance(earlier, Mapping) else None
+    if type(step) is not int or step < 0:
+        raise ValueError(
+            f"the run in out= must say of which step it learns, got {printable(repr(step))}: take another out="
+        )
+    if step == newest.plain["step"]:
+        return newest
+    older = place(newest.run, step)
     if not exists(older):
         raise ValueError(
-            f"checkpoint must still hold step {earlier['step']}, of which the run in out= began to learn, but {older} "
+            f"checkpoint must still hold step {step}, of which the run in out= began to learn, but {older} "
             f"is not there: take another out="
         )
     return find(older, parts=("ema", "facts"))

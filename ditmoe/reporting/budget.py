@@ -18,7 +18,7 @@ def encoded(node: Any) -> str:
 
 def text_of(value: object, longest: int = LONGEST) -> str:
     """A stranger's text, or a value, as it may be shown: one line, of bounded length."""
-    text = printable(value)
+    text = printable(str(value)[: longest + 1])  # letter by letter: what is cut anyway is not looked at
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 

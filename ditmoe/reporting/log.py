@@ -69,10 +69,12 @@ def read_log(file: Path, numbers: int) -> Log:
     if latest is not None and records[-1] is not latest:
         records.append(latest)
     names = list(dict.fromkeys(name for record in records for name in record if name != "step"))
-    log.unnamed = max(0, len(names) - MOST_CURVES)
+    # Records that share no names make curves of gaps, each as long as all others.
+    shown = min(MOST_CURVES, numbers // max(1, len(records) - 1))  # the last is one more
+    log.unnamed = max(0, len(names) - shown)
     log.every = stride * skipping
     log.steps = [record["step"] for record in records]
-    for name in names[:MOST_CURVES]:
+    for name in names[:shown]:
         values = [record.get(name) for record in records]
         log.infinite += sum(isinstance(value, float) and not math.isfinite(value) for value in values)
         log.curves[text_of(name, 100)] = [_short(value) for value in values]

@@ -9,6 +9,8 @@ from ditmoe.reporting.budget import text_of
 
 MOST_ROWS = 600
 """Of metrics, and of values of a configuration."""
+MOST_OTHERS = 6
+"""Rows beside that of what was generated."""
 APART = ("interval", "protocol", "notes")
 KINDS = ("time", "place", "class", "time given place", "class given place")
 """What the choice of an expert may depend on, of those that `analyze` measures."""
@@ -22,14 +24,17 @@ def metrics(content: Any) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise ValueError("it is no report of an evaluation")
-    intervals, others = content.get("interval"), {}
+    intervals = content.get("interval")
+    others: dict[str, dict[str, Any]] = {}
     for name, row in content.items():
-        if name not in APART and isinstance(row, dict):
+        if name not in APART and isinstance(row, dict) and len(others) < MOST_OTHERS:
             others[text_of(name, 40)] = {
                 key: value for key, value in row.items() if number(value) is not None
             }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, value in content.items():
+        if len(rows) >= MOST_ROWS:
+            break
         if name in APART or number(value) is None:
             continue
         low_high = intervals.get(name) if isinstance(intervals, dict) else None
@@ -44,8 +49,8 @@ def metrics(content: Any) -> dict[str, Any]:
         )
     notes = content.get("notes")
     return {
-        "rows": rows[:MOST_ROWS],
-        "others": list(others)[:6],
+        "rows": rows,
+        "others": list(others),
         "protocol": flat(content.get("protocol"), 60),
         "notes": [text_of(note, 600) for note in notes[:40]] if isinstance(notes, list) else [],
     }

@@ -16,7 +16,7 @@ from ditmoe.reporting import numbers
 from ditmoe.reporting.budget import Budget, text_of, within
 from ditmoe.reporting.log import Log, read_log
 from ditmoe.reporting.pictures import of_file
-from ditmoe.reporting.samples import sample_sets, set_folders
+from ditmoe.reporting.samples import listed, sample_sets, set_folders
 
 SHEET_SIDE, CHART_SIDE = 1400, 1800
 MOST_SHEETS = 6
@@ -128,11 +128,11 @@ def _of_log(log: Log, page: Page) -> dict[str, Any]:
 
 def _kind(run: Path, told: bool, trust: Trust, page: Page) -> type[Any] | None:
     """The run's modality; without a checkpoint that tells it, the one that its files' endings speak of."""
-
     if told:
         return page.read("samples are listed, not shown", modality_of_run, run, trust)
-    folders = set_folders(run)
-    return page.read("samples", modality_by_endings, folders) if folders else None
+    # Files that are listed, and none that a link leads to, which may be those of a whole disk.
+    files = [file for folder in set_folders(run) for found in listed(folder)[0] for file in found.files]
+    return page.read("samples", modality_by_endings, files) if files else None
 
 
 def _progress(run: Path, budget: Budget, page: Page) -> list[dict[str, Any]]:

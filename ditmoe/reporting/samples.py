@@ -14,6 +14,8 @@ from ditmoe.reporting.budget import Budget, text_of, within
 from ditmoe.reporting.pictures import held, packed
 
 MOST_SETS, MOST_LISTED = 40, 200
+MOST_UNREADABLE = 100
+"""Samples of all sets together that are tried and cannot be read: each may take a while to say so."""
 SHEETS = ("samples", "view")
 
 
@@ -40,8 +42,9 @@ def sample_sets(
     labels = {file_name(name): text_of(name, 80) for name in classes}
     sets = [(folder, *listed(folder)) for folder in set_folders(run)]
     shares = shared(most, [len(samples) for _, samples, _ in sets])
+    unreadable = MOST_UNREADABLE // max(1, len(sets))
     return [
-        one_set(run, folder, samples, kind, labels, share, budget) | {"links": links}
+        one_set(run, folder, samples, kind, labels, share, budget, unreadable) | {"links": links}
         for (folder, samples, links), share in zip(sets, shares, strict=True)
     ]
 
@@ -71,6 +74,7 @@ def one_set(
     labels: Mapping[str, str],
     most: int,
     budget: Budget,
+    most_unreadable: int = MOST_UNREADABLE,
 ) -> dict[str, Any]:
     """One folder: its samples, how many were left out and why, and what was given."""
     content: dict[str, Any] = {"folder": text_of(folder.name, 200), "items": [], "total": len(samples)}
@@ -79,7 +83,7 @@ def one_set(
         content["given"] = form
     prompts, unreadable, unknown = _prompts(folder), 0, kind is None
     for found in samples:
-        if kind is None or len(content["items"]) >= most:
+        if kind is None or len(content["items"]) >= most or unreadable >= most_unreadable:
             break
         try:
             shown = kind.show(found.files)

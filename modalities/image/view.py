@@ -16,6 +16,8 @@ LARGEST = 4096
 """Pixels of a side of one picture as it is shown; of several less, so that all have as many."""
 SHOWN = 1024
 """Pixels of a side of one picture on a page."""
+MOST_ON_A_PAGE = 2**23
+"""Pixels of a picture that is decoded for a page, which shows many: 3840 by 2160 are fewer."""
 
 
 def view(paths: Sequence[Path], out: Path | None = None) -> str:
@@ -50,7 +52,9 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
 
 def show_one(file: Path) -> Shown:
     """A picture for a page."""
-    return Shown(picture=open_picture(file, None, lambda picture: np.array(_smaller(picture, SHOWN))))
+    return Shown(
+        picture=open_picture(file, None, lambda picture: np.array(_smaller(picture, SHOWN)), MOST_ON_A_PAGE)
+    )
 
 
 def _smaller(image: Image.Image, most: int) -> Image.Image:

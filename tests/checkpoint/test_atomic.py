@@ -199,3 +199,14 @@ def test_a_folder_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyError), alone_in(tmp_path / "new"):
         raise KeyError
     assert not (tmp_path / "new").exists()
+
+
+def test_no_device_and_no_pipe_becomes_a_file(tmp_path: Path) -> None:
+    """Who may write into its folder would have /dev/null replaced for everybody."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(ValueError, match="must be a plain file"), replacing(tmp_path / name):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()

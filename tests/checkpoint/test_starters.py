@@ -66,3 +66,8 @@ def test_a_run_is_packed_to_what_it_draws_from(tmp_path: Path) -> None:
     for name, value in parts["ema"].items():
         assert torch.equal(made.part("ema")[name], value.half())
     assert len((made.path / "log.jsonl").read_text().splitlines()) <= 100
+
+
+def test_a_folder_that_is_not_there_is_no_starter() -> None:
+    with pytest.raises(FileNotFoundError, match="checkpoint must be a run's folder"):
+        checkpoint.find("nowhere/starters/image")

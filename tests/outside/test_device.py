@@ -62,7 +62,23 @@ def test_what_is_not_there_is_refused_in_one_line(word: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "word", ["card", "CUDA", "cuda:", "cuda:-1", "cpu:0", "meta", 0, None, "", "cuda:1\n", "cuda:9999"]
+    "word",
+    [
+        "card",
+        "CUDA",
+        "cuda:",
+        "cuda:-1",
+        "cpu:0",
+        "meta",
+        0,
+        None,
+        "",
+        "cuda:1\n",
+        "cuda:9999",
+        "cuda:200",
+        "cuda:01",
+        "cuda:٣",
+    ],
 )
 def test_another_word_is_refused(word: object) -> None:
     with pytest.raises(ValueError, match=r"^device must be one of [^\n]*$"), using_device(word):

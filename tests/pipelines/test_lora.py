@@ -11,6 +11,7 @@ import ditmoe
 from ditmoe.export import export
 from ditmoe.inference import sample_checkpoint
 from ditmoe.nn import LoRA, lora
+from ditmoe.pipelines import lora_files
 from ditmoe.pipelines.lora_files import PREFIX
 from tests.modalities.image.test_adapter import trained
 from tests.pipelines.test_pipeline import bits, latents, opened
@@ -139,3 +140,11 @@ def test_a_trained_one_is_exported_merged_or_kept(run: Path, tmp_path: Path) -> 
     assert any(not torch.equal(value, own[name]) for name, value in merged.transformer.state_dict().items())
     with pytest.raises(ValueError, match="lora=keep is for runs that trained one"):
         export(run, tmp_path / "other", lora="keep")
+
+
+def test_a_file_is_written_whole_and_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("dear diary")
+    (tmp_path / FILE).symlink_to(tmp_path / "other")
+    lora_files.write(tmp_path, {"x": torch.ones(2, 2)})
+    assert (tmp_path / "other").read_text() == "dear diary"
+    assert torch.equal(load_file(tmp_path / FILE)["x"], torch.ones(2, 2))

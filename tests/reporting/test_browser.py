@@ -32,6 +32,14 @@ def opened(file: Path, profile: Path, seconds: int = 20) -> str:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
 def test_a_browser_shows_all_and_obeys_nobody_else(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / kind, kind, classes=NASTY) for kind in ("pointcloud", "video", "image")]
+    for run, name in zip(
+        runs, ("toString", "__proto__", "constructor"), strict=True
+    ):  # of every object there is
+        measured = {"fd": 1, "oracle": {"fd": 2}, name: {"fd": 3}}
+        (run / "metrics.json").write_text(json.dumps(measured))
+        (run / "log.jsonl").write_text(
+            "".join(json.dumps({"step": i, "loss": i, name: i}) + "\n" for i in (1, 2))
+        )
     (runs[0] / "samples" / "prompts.json").write_text(json.dumps({"prompts": [*NASTY] * 2}))
     text = opened(write_report(runs, out=tmp_path / "report.html"), tmp_path / "profile")
     found = re.search(r'data-selftest="([^"]*)"', text)

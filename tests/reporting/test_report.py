@@ -8,8 +8,10 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +410,37 @@ def test_files_of_a_sample_are_one(tmp_path: Path) -> None:
         ("a-0009", 9, "a", 1), ("b-0010", 10, "b", 2), ("x", None, "x", 1),
     ]  # fmt: skip
     assert links == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.json", json.dumps({f"{i}": 0 if i % 2 else {} for i in range(60_000)})),
+        ("log.jsonl", "".join(json.dumps({"step": i, f"{i}": 1, f"{i}b": 1}) + "\n" for i in range(2000))),
+    ],
+)
+def test_work_and_page_grow_no_faster_than_what_is_read(file: str, text: str, tmp_path: Path) -> None:
+    """Each metric with each row, and each curve with each record, are more than any page may have."""
+    run = make_run(tmp_path / "run", num=1)
+    (run / file).write_text(text)
+    began = time.process_time()
+    assert write_report([run]).stat().st_size < 0.3 * page.LARGEST
+    assert time.process_time() - began < 5
+
+
+def test_no_link_is_followed_to_learn_what_samples_are(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "image")
+    shutil.rmtree(run / "checkpoints")
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(9):
+        (tmp_path / "elsewhere" / f"{number}.ply").touch()
+    (run / "samples" / "more").symlink_to(tmp_path / "elsewhere")
+    assert content_of(write_report([run]))[0]["modality"] == "image"
+
+
+def test_unreadable_samples_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", num=1)
+    for number in range(30):
+        (run / "samples" / f"x-{number:04d}.npy").touch()
+    monkeypatch.setattr("ditmoe.reporting.samples.MOST_UNREADABLE", 7)
+    assert content_of(write_report([run]))[0]["sets"][0]["unreadable"] == 7

@@ -329,3 +329,10 @@ def test_what_lora_learnt_is_taught(run: Path, tmp_path: Path) -> None:
     assert same(first.teaching.teacher.state_dict(), merged)
     assert not same(merged, restore(run).model.state_dict())
     assert first.state.carried["command"][0] == "distill"
+
+
+@pytest.mark.parametrize("earlier", [5, "x", [1], {"step": "a"}, {"step": -1}, {"step": None}])
+def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: object) -> None:
+    newest = checkpoint.Checkpoint(Path("run"), {"step": 1}, {})
+    with pytest.raises(ValueError, match=r"^the run in out= must say of which step it learns, got [^\n]*$"):
+        pinned(newest, earlier)

@@ -8,10 +8,9 @@ from ditmoe.training import Options
 from tests.training.test_trainer import config
 
 NAMES = [field.name for field in fields(Options)]
+TEXT = (str, str | None)
 WRONG = {
-    field.name: "-1" if field.type in (str, str | None) else -1
-    for field in fields(Options)
-    if field.type is not bool
+    field.name: "-1" if field.type in TEXT else -1 for field in fields(Options) if field.type is not bool
 }
 
 

@@ -1,5 +1,6 @@
 /* Curves of the logs, drawn by uPlot. */
 const TITLES = {
+  __proto__: null,
   loss: "Loss", balance: "Balance loss (1 is even)", gradient_norm: "Gradient norm", learning_rate: "Learning rate",
   samples_per_second: "Samples per second", skipped: "Skipped steps", spikes: "Spikes that were cut",
   dead: "Experts without a token", effective: "Effective experts", entropy: "Entropy of a token's scores (1 is indifferent)",

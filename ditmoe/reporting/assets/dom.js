@@ -6,6 +6,13 @@ const CLASS_COLORS = [
   [74, 168, 176], [200, 96, 84], [132, 148, 90], [122, 132, 158], [222, 158, 176], [96, 116, 196],
 ];
 
+/** Data whose objects have their own names alone: of a run that calls a metric "constructor", too. */
+function plain(node) {
+  if (typeof node !== "object" || node === null) return node;
+  Object.values(node).forEach(plain);
+  return Array.isArray(node) ? node : Object.setPrototypeOf(node, null);
+}
+
 /** An element: `on*` properties are listeners, `data` sets data-*, all others are attributes. */
 function el(tag, properties = {}, ...children) {
   const svg = ["svg", "line", "circle", "rect", "path"].includes(tag);

@@ -1,5 +1,5 @@
 /* Numbers with their intervals, beside what makes them readable: the oracle, the floor, held-out samples. */
-const ROW_MARKS = { oracle: "◆", floor: "▲" };
+const ROW_MARKS = { __proto__: null, oracle: "◆", floor: "▲" };
 
 function metricsSection(runs) {
   const measured = runs.map((run, number) => ({ run, number, metrics: run.metrics })).filter((one) => one.metrics?.rows.length);

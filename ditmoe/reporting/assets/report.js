@@ -155,7 +155,7 @@ addEventListener("unhandledrejection", (event) => errors.push(String(event.reaso
 document.addEventListener("securitypolicyviolation", (event) => errors.push(`policy: ${event.violatedDirective}`));
 
 (() => {
-  const { runs } = JSON.parse(document.getElementById("data").textContent);
+  const { runs } = plain(JSON.parse(document.getElementById("data").textContent));
   const sections = [overviewSection, samplesSection, metricsSection, curvesSection, expertsSection, configSection]
     .map((make) => make(runs)).filter(Boolean);
   const menu = el("nav", { "aria-label": "Parts of the page" }, sections.map((one) =>

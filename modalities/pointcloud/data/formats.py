@@ -366,6 +366,7 @@ def _points(path: Path, note: Note, channels: Channels = XYZ, item: int | None =
 def _npz(path: Path, more: bool) -> Geometry:
     """The points of an archive; if there is to be more, also their colours and normals."""
     with Arrays(path) as archive:
+        _check_doubles(archive, path)
         others = [key for key in archive if key != "labels"]
         known = [key for key in ARRAYS if key in archive]
         if not known and all(key in archive for key in MESH_ARRAYS):
@@ -381,6 +382,14 @@ def _npz(path: Path, more: bool) -> Geometry:
         if more and rgb is None and all(name in archive for name in "RGB"):  # of Point-E
             rgb = np.stack([archive[name] for name in "RGB"], axis=-1)
         return Geometry(archive[(known or others)[0]], rgb=rgb, normals=normals)
+
+
+def _check_doubles(archive: Arrays, path: Path) -> None:
+    """Bytes become numbers of double precision here, which are eight times what an archive may hold."""
+    for name in archive:
+        size = 8 * math.prod(archive.about(name)[0])
+        if size > may_hold(path.stat().st_size):
+            raise ValueError(f"an npz must not be a bomb: {printable(name)} would be {size} bytes of numbers")
 
 
 def _arrays_of_mesh(vertices: np.ndarray, faces: np.ndarray) -> Geometry:

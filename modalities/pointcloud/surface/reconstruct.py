@@ -17,6 +17,10 @@ from modalities.pointcloud.surface.poisson import poisson
 
 FEWEST = 20
 """Points that make a surface."""
+PER_CELL = 2
+"""Points for each square of cells of a side of the grid: a sphere has about 1.6 squares for each of them."""
+MOST_READ = 2**20
+"""Points of a cloud, of which those in different places are sought."""
 MARGIN = 10
 """Cells around a cloud: Fourier's waves come back on the other side."""
 LARGEST = 1024
@@ -71,7 +75,7 @@ def reconstruct(
     Raises:
         ValueError: one line, for points that have no surface or a grid that does not fit into memory.
     """
-    kept = kept_points(points)
+    kept = kept_points(points, PER_CELL * resolution**2)
     points = points[kept].astype(np.float64)
     cells = Grid.around(points, resolution)
     inner = (points - cells.origin) / cells.step
@@ -95,16 +99,19 @@ def reconstruct(
     return mesh if rgb is None else mesh.colored(points, rgb[kept])
 
 
-def kept_points(points: Float[np.ndarray, "N 3"]) -> np.ndarray:
+def kept_points(points: Float[np.ndarray, "N 3"], most: int) -> np.ndarray:
     """Indices of points that make a surface: finite ones, each place once, without those astray.
+
+    Args:
+        most: of many more that the grid can tell apart so many are drawn, always the same.
 
     Raises:
         ValueError: if there are too few, or they lie on a line or in a plane.
     """
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"a cloud must have the shape (N, 3), got {points.shape}")
-    finite = np.flatnonzero(np.isfinite(points).all(axis=1))
-    places = np.sort(finite[np.unique(points[finite], axis=0, return_index=True)[1]])
+    finite = _drawn(np.flatnonzero(np.isfinite(points).all(axis=1)), MOST_READ)
+    places = _drawn(np.sort(finite[np.unique(points[finite], axis=0, return_index=True)[1]]), most)
     if len(places) < FEWEST:
         raise ValueError(f"a surface needs at least {FEWEST} points in different places, got {len(places)}")
     found = points[places].astype(np.float64)
@@ -117,6 +124,13 @@ def kept_points(points: Float[np.ndarray, "N 3"]) -> np.ndarray:
         flat = "a line" if spread[1] < 1e-6 * spread[0] else "a plane"
         raise ValueError(f"the points of a surface must not all lie in {flat}")
     return places[kept]
+
+
+def _drawn(indices: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some, in their order."""
+    if len(indices) <= most:
+        return indices
+    return np.sort(np.random.default_rng(0).choice(indices, most, replace=False))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from modalities.pointcloud.viz.render import class_color
 from modalities.shared import lay_out, save_png
 from modalities.shared.contact_sheet import class_of
 
+ENDINGS = (".glb", ".obj", ".gif", ".png")
 MOST_DRAWN = 64
 FRAMES, FRAME_SIZE, FRAME_MS = 24, 192, 80
 SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
@@ -74,6 +75,8 @@ def mesh_clouds(
     errors: list[str] = []
     clouds = list(_clouds(source, columns, up, errors))
     taken = file_names([cloud.name for cloud in clouds], taken=("meshes",))
+    planned = {f"{name}{ending}" for name in (*taken, "meshes") for ending in ENDINGS}
+    how = {"resolution": options.resolution, "smoothing": options.smoothing}
     for cloud, name in zip(clouds, taken, strict=True):
         began = time.perf_counter()
         kind = (classes or {}).get(
@@ -81,10 +84,14 @@ def mesh_clouds(
         )
         try:
             mesh = reconstruct(cloud.points, cloud.normals, cloud.rgb, options.resolution, options.smoothing)
+            seconds = time.perf_counter() - began
+            finite = cloud.points[np.isfinite(cloud.points).all(axis=1)].astype(np.float64)
+            measured = measure(mesh, finite)
         except ValueError as error:
             errors.append(f"{printable(cloud.name)}: {error}")
             continue
-        seconds = time.perf_counter() - began
+        if not rows:  # who is killed from here on leaves a folder that the next call knows for its own
+            write_record(out, how | {"files": sorted(before | planned), "meshes": []})
         title = (
             f"{printable(kind)} {printable(cloud.name)}" if kind not in cloud.name else printable(cloud.name)
         )
@@ -94,9 +101,8 @@ def mesh_clouds(
         if turntable:
             write_gif(out / f"{name}.gif", mesh, _color(mesh, kind, names))
             written.append(f"{name}.gif")
-        finite = cloud.points[np.isfinite(cloud.points).all(axis=1)].astype(np.float64)
         row = {"name": printable(cloud.name), "class": printable(kind), "points": len(cloud.points)}
-        rows.append(row | measure(mesh, finite) | {"seconds": round(seconds, 2)})
+        rows.append(row | measured | {"seconds": round(seconds, 2)})
         if len(tiles) < MOST_DRAWN:
             color = _color(mesh, kind, names)
             tiles.append(render_mesh(mesh.vertices, mesh.faces, mesh.normals, 192, color=color))
@@ -109,13 +115,17 @@ def mesh_clouds(
         raise ValueError(f"{printable(source)} must hold clouds that have a surface{got}")
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
-    record = {"resolution": options.resolution, "smoothing": options.smoothing, "left_out": len(errors)}
-    with replacing(out / SURFACES) as stream:
-        stream.write((json.dumps(record | {"files": written, "meshes": rows}, indent=1) + "\n").encode())
+    write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
     for old in before - {*written}:
         (out / old).unlink(missing_ok=True)
     tell_table(rows)
     return [out / "meshes.png", *(out / name for name in written[:-1])]
+
+
+def write_record(out: Path, record: Mapping[str, Any]) -> None:
+    """What this call has written into a folder, or is about to write."""
+    with replacing(out / SURFACES) as stream:
+        stream.write((json.dumps(record, indent=1) + "\n").encode())
 
 
 def check_out(out: Path) -> set[str]:
@@ -130,11 +140,10 @@ def check_out(out: Path) -> set[str]:
         raise ValueError(
             f"out must be a new folder, or one of meshes, got {printable(out)}, in which there are others"
         )
-    found = dict(read_json(out / SURFACES)).get("files", [])
-    endings = (".glb", ".obj", ".gif", ".png")
-    return {
-        name for name in found if isinstance(name, str) and name == Path(name).name and name.endswith(endings)
-    }
+    record = read_json(out / SURFACES)
+    found = record.get("files") if isinstance(record, dict) else None
+    names = {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+    return {n for n in names if n == Path(n).name == printable(n) and n.endswith(ENDINGS)}
 
 
 def _clouds(source: Path, columns: tuple[str, ...] | None, up: str, errors: list[str]) -> Iterator[Cloud]:

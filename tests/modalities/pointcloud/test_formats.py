@@ -362,3 +362,12 @@ def test_a_shape_in_two_formats_is_one_shape(tmp_path: Path) -> None:
         write_ply(tmp_path / f"{name}.ply", POINTS)
         write_npy(tmp_path / f"{name}.npy", POINTS)
     assert read_set(tmp_path).names == ["a", "b"]
+
+
+def test_bytes_that_would_become_too_many_numbers_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    """A hundred thousand bytes of zeros would be a gigabyte in double precision."""
+    np.savez_compressed(tmp_path / "a.npz", points=np.zeros((9_000_000, 3), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*must not be a bomb: points would be 216000000 bytes[^\n]*$"
+    ):
+        read_points(tmp_path / "a.npz")

@@ -21,8 +21,8 @@ from modalities.pointcloud.surface.alpha_complex import AlphaComplexes
 from modalities.pointcloud.surface.files import write_glb, write_obj
 from modalities.pointcloud.surface.marching_cubes import marching_cubes
 from modalities.pointcloud.surface.orientation import outward_normals
-from modalities.pointcloud.surface.reconstruct import Options
-from modalities.pointcloud.surface.run import mesh_clouds, write_gif
+from modalities.pointcloud.surface.reconstruct import Options, kept_points
+from modalities.pointcloud.surface.run import check_out, mesh_clouds, write_gif
 from modalities.pointcloud.viz.raster import render_mesh
 from modalities.pointcloud.viz.view import _files
 
@@ -298,3 +298,33 @@ def test_surfaces_beside_samples_are_no_further_samples(tmp_path: Path) -> None:
     (within / SURFACES).write_text("{}")
     assert len(read_set(tmp_path)) == len(_files(tmp_path)) == 1
     assert len(read_set(within)) == len(_files(within)) == 1
+
+
+def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "ball.npy", sphere(60))
+    words = tmp_path / "ball.npy", tmp_path / "meshes", Options(resolution=16)
+    with monkeypatch.context() as patch:
+        patch.setattr("modalities.pointcloud.surface.run.save_png", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mesh_clouds(*words)
+    assert (tmp_path / "meshes" / "ball.glb").exists()
+    assert len(mesh_clouds(*words)) == 3
+
+
+@pytest.mark.parametrize("record", ["[1]", "7", '{"files": 5}', '{"files": ["a\\u0000.png", "\\ud800.png"]}'])
+def test_a_record_of_any_kind_is_read(record: str, tmp_path: Path) -> None:
+    (tmp_path / "meshes.json").write_text(record)
+    assert check_out(tmp_path) == set()
+
+
+def test_of_more_points_than_the_grid_has_cells_for_some_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = sphere(5000)
+    assert len(kept_points(points, 2 * 16**2)) <= 2 * 16**2
+    module = sys.modules["modalities.pointcloud.surface.reconstruct"]  # a function bears its name, too
+    monkeypatch.setattr(module, "MOST_READ", 600)
+    assert 500 < len(kept_points(points, 4000)) <= 600
