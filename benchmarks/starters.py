@@ -1,8 +1,9 @@
 """Makes the starter models that come with the package: `checkpoint=starter/pointcloud`.
 
     python -m ditmoe.train modality=pointcloud name=starter model.hidden_size=96 trainer.steps=16000
-    python -m ditmoe.train modality=image name=starter model.hidden_size=64 trainer.steps=4000
-    python -m ditmoe.train modality=video name=starter model.hidden_size=96 'model.moe_layers=[4,5]' trainer.steps=4000
+    python -m ditmoe.train modality=image name=starter model.hidden_size=64 model.depth=4 \\
+        'model.moe_layers=[2,3]' trainer.steps=4000
+    python -m ditmoe.train modality=video name=starter model.hidden_size=64 'model.moe_layers=[4,5]' trainer.steps=6000
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
 Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, its configuration and what sampling

@@ -21,7 +21,7 @@ def state() -> dict[Path, tuple[int, int]]:
 
 def test_all_are_there_and_together_small() -> None:
     assert sorted(folder.name for folder in STARTERS.iterdir() if folder.is_dir()) == sorted(NAMES)
-    assert sum(file.stat().st_size for file in STARTERS.rglob("*") if file.is_file()) < 7e6
+    assert sum(file.stat().st_size for file in STARTERS.rglob("*") if file.is_file()) < 6 * 2**20
 
 
 @pytest.mark.parametrize("name", NAMES)
