@@ -105,7 +105,7 @@ def commands(place: Path) -> Iterator[Command]:
     yield Command("export", export.main, "export", (f"checkpoint={run}", "out=out"))
     taught = (f"checkpoint={run}", "out=out", "trainer.steps=1", "finish.num=0", "finish.evaluate=false")
     yield Command("distill", distill.main, "distill", taught)
-    cut = (f"source={place / 'source'}", "out=out", "modality.surface.resolution=8")
+    cut = (f"source={place / 'source'}", "out=out", "modality.surface.resolution=16")
     yield Command("mesh", mesh.main, "mesh", cut)
     yield Command("plan", plan.main, "plan", ("model=debug",))
     source = (f"source={place / 'source'}", "out=out")

@@ -80,7 +80,6 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
 def write(folder: str | Path, state: Mapping[str, Tensor], weight_name: str | None = None) -> Path:
     """Write a file, whole or not at all; returns where."""
     file = Path(folder) / (weight_name or LORA)
-    data = save({name: value.to(torch.float32) for name, value in state.items()}, {"format": "pt"})
     with replacing(file) as stream:
-        stream.write(data)
+        stream.write(save({name: value.to(torch.float32) for name, value in state.items()}, {"format": "pt"}))
     return file
