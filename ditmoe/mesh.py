@@ -16,7 +16,9 @@ def mesh(config: dict[str, Any]) -> None:
     modality, out = Surfaces.of(build.make(config["modality"]), "mesh"), Path(config["out"]).expanduser()
     source = Path(config["source"]).expanduser()
     if not source.exists():
-        raise FileNotFoundError(f"{printable(source)} does not exist")
+        raise FileNotFoundError(
+            f"source must be clouds, a file or a folder of them: {printable(source)} does not exist"
+        )
     with alone_in(out):
         paths = modality.mesh(source, out, config["turntable"])
     print(paths[0])

@@ -166,7 +166,7 @@ def make_trainer(
     from ditmoe.config.facts import facts_of
     from ditmoe.config.limits import check_request, check_training, check_width
     from ditmoe.diffusion import Sampling, make_scheduler, torch_generator, try_scheduler
-    from ditmoe.diffusion.sampler import set_timesteps
+    from ditmoe.diffusion.timesteps import set_timesteps
     from ditmoe.inference import draw
     from ditmoe.modality import Files
     from ditmoe.outside import device as own_device

@@ -17,8 +17,7 @@ from ditmoe.conditioning import Condition
 from ditmoe.diffusion.few_steps import telling
 from ditmoe.diffusion.process import HORIZON, FlowMatching, Process
 from ditmoe.diffusion.seeding import torch_generator
-from ditmoe.diffusion.timesteps import MOST_STEPS as MOST_STEPS
-from ditmoe.diffusion.timesteps import set_timesteps as set_timesteps
+from ditmoe.diffusion.timesteps import MOST_STEPS, set_timesteps
 from ditmoe.given import Given
 from ditmoe.outside import check_number
 from ditmoe.outside.options import call

@@ -9,6 +9,7 @@ from typing import Any
 
 from ditmoe.outside import open_regular
 from ditmoe.reporting.budget import text_of
+from ditmoe.reporting.numbers import number
 
 MOST_POINTS = 2000
 """Of a curve."""
@@ -77,7 +78,7 @@ def read_log(file: Path, numbers: int) -> Log:
     for name in names[:shown]:
         values = [record.get(name) for record in records]
         log.infinite += sum(isinstance(value, float) and not math.isfinite(value) for value in values)
-        log.curves[text_of(name, 100)] = [_short(value) for value in values]
+        log.curves[text_of(name, 100)] = [number(value) for value in values]
     return log
 
 
@@ -88,16 +89,16 @@ def _lines(file: Path, log: Log) -> tuple[Iterator[bytes], int]:
 
     def each() -> Iterator[bytes]:
         with open_regular(file) as stream:
-            number = 0
+            place = 0
             while line := stream.readline(LONGEST_LINE):
                 whole = line.endswith(b"\n")
                 while not line.endswith(b"\n") and (line := stream.readline(LONGEST_LINE)):
                     pass
                 if not whole:
                     log.damaged += 1
-                elif number % skipping == 0:
+                elif place % skipping == 0:
                     yield line
-                number += 1
+                place += 1
 
     return each(), skipping
 
@@ -112,14 +113,3 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if type(step) is not int or not 0 <= step < 2**53:
         return None
     return {name: value for name, value in record.items() if type(value) in (int, float) or value is None}
-
-
-def _short(value: int | float | None) -> float | None:
-    """Five digits, which a screen cannot tell from more."""
-    if value is None:
-        return None
-    try:
-        number = float(f"{value:.5g}")
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None

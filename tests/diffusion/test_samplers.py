@@ -21,7 +21,7 @@ from benchmarks.quality.samplers import (
     solution,
 )
 from ditmoe.diffusion import DDPM, EvenDDIMScheduler, FlowMatching, make_scheduler
-from ditmoe.diffusion.sampler import set_timesteps
+from ditmoe.diffusion.timesteps import set_timesteps
 
 PROCESSES = {
     "flow, velocity": FlowMatching("velocity"),

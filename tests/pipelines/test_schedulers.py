@@ -8,7 +8,7 @@ from diffusers.utils import logging
 from benchmarks.quality.samplers import MEAN, STD, Gaussian, rms, scheduler_named, solution
 from ditmoe.conditioning import Condition
 from ditmoe.diffusion import DDPM, FlowMatching, Process, check_scheduler, denoise, make_scheduler
-from ditmoe.diffusion.sampler import set_timesteps
+from ditmoe.diffusion.timesteps import set_timesteps
 from ditmoe.pipelines.interface import process_options
 
 BOTH = ("DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "SASolver")
