@@ -136,7 +136,6 @@ def main(parts: tuple[Part, ...] = PARTS, total: float = TOTAL) -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu.md"))
     parser.add_argument("--cpu-smoke", action="store_true", help="at tiny size, anywhere")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
     smoke = "\nThese are smoke tests on a CPU: **the figures mean nothing.**\n" if options.cpu_smoke else ""
     page = ["# ditmoe on a GPU", smoke, *machine()]
@@ -156,4 +155,5 @@ def main(parts: tuple[Part, ...] = PARTS, total: float = TOTAL) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the running part, too
     main()

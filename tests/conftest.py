@@ -1,6 +1,7 @@
 """Shapes in annotations are checked while the tests run; free in production."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,15 @@ def import_path() -> Iterator[None]:
     before = list(sys.path)
     yield
     sys.path[:] = before
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """No test leaves its own answer to Ctrl-C or SIGTERM to the tests after it in the same process."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.fixture(scope="session")
