@@ -1,5 +1,6 @@
 """Captions of the samples of a data set: which there are, and which of them a training sample has."""
 
+import json
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -17,7 +18,7 @@ from ditmoe.conditioning import TEXT, Condition, captions_of, class_caption, spl
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
 from ditmoe.outside import is_regular, printable, read_regular
-from modalities.shared.labels import read_told
+from modalities.shared.labels import read_told, told_in
 
 T = TypeVar("T")
 _CAPTION = 3
@@ -207,7 +208,7 @@ class WrittenCaptions:
             if folder not in self._told:
                 self._told[folder] = read_told(folder)
             if found := self._told[folder].get(file.relative_to(folder).as_posix(), []):
-                return [caption for text in found[:MOST] if (caption := _shown(" ".join(text.split())))]
+                return shown_captions(found)
         return []
 
 
@@ -230,6 +231,19 @@ def captions_in(content: bytes) -> list[str]:
     """The captions in a text, one a line."""
     lines = content.decode("utf-8-sig", "replace").splitlines()
     return [caption for line in lines if (caption := _shown(line.strip()))][:MOST]
+
+
+def captions_in_json(content: bytes) -> list[str]:
+    """The captions in a record of JSON; none where it is damaged, which whoever reads its class says."""
+    try:
+        return shown_captions(told_in(json.loads(content)))
+    except (ValueError, RecursionError):
+        return []
+
+
+def shown_captions(texts: Sequence[str]) -> list[str]:
+    """Texts as captions, each one line."""
+    return [caption for text in texts[:MOST] if (caption := _shown(" ".join(text.split())))]
 
 
 def _shown(caption: str) -> str:

@@ -130,10 +130,19 @@ def read_told(folder: Path) -> dict[str, list[str]]:
             continue
         content = read_regular(folder / name, LARGEST_JSON)
         try:
-            return {_path(path): told_in(record) for path, record in records_of(name, content)}
+            return parse_told(name, content)
         except (ValueError, RecursionError, csv.Error, KeyError) as error:
             raise ValueError(f"{printable(folder / name)} is damaged: {printable(error)[:160]}") from error
     return {}
+
+
+def parse_told(name: str, content: bytes) -> dict[str, list[str]]:
+    """Path -> captions of metadata.jsonl or metadata.csv.
+
+    Raises:
+        ValueError, RecursionError, csv.Error: if it is damaged.
+    """
+    return {_path(path): told_in(record) for path, record in records_of(name, content)}
 
 
 def told_in(record: Any) -> list[str]:

@@ -17,6 +17,7 @@ from modalities.image.data.shards import (
     ARCHIVES,
     COMPRESSED,
     Member,
+    Written,
     member_bytes,
     read_archive,
     split_of_shard,
@@ -43,7 +44,7 @@ class Picture:
     name: str
     label: int
     source: Path | Member | np.ndarray
-    captions: Sequence[str] | Member = ()
+    captions: Sequence[str] | Written = ()
     """Of a built-in one, or where they lie in an archive; those of a file lie beside it."""
 
     def origin(self) -> Origin:
@@ -121,7 +122,7 @@ class Entry:
     label: str | None
     key: str
     source: Member
-    captions: Member | None = None
+    captions: Sequence[str] | Written = ()
 
 
 @dataclass(frozen=True)
@@ -399,5 +400,5 @@ def _shards(
             continue
         label = printable(place.category) if classes and place and place.category else entry.label
         split = entry.split or (place.split if place else None)
-        kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member, entry.text))
+        kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member, entry.captions))
     return kept, "" if any(entry.split for entry in found) else layout.origin

@@ -18,13 +18,12 @@ from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
 from modalities.image.data.catalogue import Listing, Picture, labels_of, list_pictures
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
-from modalities.image.data.shards import Member, member_bytes
+from modalities.image.data.shards import Member, Written, member_bytes
 from modalities.shared.captions import (
     Captioner,
     Described,
     Labels,
     WrittenCaptions,
-    captions_in,
     mirrored,
     with_mirrored,
 )
@@ -158,7 +157,7 @@ class Pictures:
         if isinstance(picture.source, Path):
             return self._captions_of(picture.source)
         told = picture.captions
-        return captions_in(member_bytes(told)) if isinstance(told, Member) else told
+        return told.read() if isinstance(told, Written) else told
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Names of the pictures in that batch."""

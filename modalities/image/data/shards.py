@@ -1,20 +1,21 @@
 """Pictures in archives: webdataset's tars with .cls, .json and the like beside them, EDM's zips; where they lie."""
 
+import csv
 import json
 import os
 import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ditmoe.outside import may_hold, open_regular, printable
 from ditmoe.outside.paths import LARGEST_JSON
 from modalities.image.data.pictures import SUFFIXES
-from modalities.shared.captions import LARGEST
-from modalities.shared.labels import FILES, MOST_TEXT, label_in, parse_labels, text_label
+from modalities.shared.captions import LARGEST, captions_in, captions_in_json, shown_captions
+from modalities.shared.labels import FILES, MOST_TEXT, label_in, parse_labels, parse_told, text_label
 from modalities.shared.layout import split_within, split_word
 from modalities.shared.understood import Ignored
 
@@ -71,13 +72,30 @@ def member_bytes(member: Member) -> bytes:
         raise ValueError(f"a picture in {printable(member.tar)} is damaged: {error}") from error
 
 
+@dataclass(frozen=True)
+class Written:
+    """Where the captions of a picture lie in its archive: in a text, one a line, or in a record of JSON."""
+
+    member: Member
+    json: bool = False
+
+    def read(self) -> list[str]:
+        """The captions.
+
+        Raises:
+            OSError, ValueError: as `member_bytes` does.
+        """
+        content = member_bytes(self.member)
+        return captions_in_json(content) if self.json else captions_in(content)
+
+
 @dataclass
 class Sample:
     """The files of one key: pictures by their endings, what is said of its class, and where its captions lie."""
 
     pictures: dict[str, Member] = field(default_factory=dict)
     labels: dict[str, str | None] = field(default_factory=dict)
-    text: Member | None = None
+    captions: Written | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +109,8 @@ class Found:
     member: Member
     said_by: str = ""
     """The ending of the file that says the class."""
-    text: Member | None = None
-    """Where its captions lie."""
+    captions: Sequence[str] | Written = ()
+    """Its captions, or where they lie."""
 
 
 def split_of_shard(parts: tuple[str, ...]) -> str | None:
@@ -118,7 +136,7 @@ def read_archive(
     """
     split, name = split_of_shard(parts), "/".join(parts)
     if shard.name.lower().endswith(".zip"):
-        yield from _zipped(shard, name, split, ignored)
+        yield from _zipped(shard, name, split, ignored, captions)
         return
     for key, sample in _samples(shard, name, ignored, notes, captions).items():
         folder, _, _ = key[0].rpartition("/")
@@ -130,7 +148,9 @@ def read_archive(
         kind = next((kind for kind in _LABELS if kind in said), "")
         again = f" ({key[1] + 1})" if key[1] else ""
         title = printable(f"{name}/{key[0]}{again}")
-        yield Found(title, split, said.get(kind), folder, sample.pictures[chosen], kind, sample.text)
+        yield Found(
+            title, split, said.get(kind), folder, sample.pictures[chosen], kind, sample.captions or ()
+        )
 
 
 def without_identities(found: list[Found], notes: list[str]) -> list[Found]:
@@ -159,7 +179,7 @@ Key = tuple[str, int]
 def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], captions: bool) -> dict[Key, Sample]:
     """Samples with a picture, by key; a name that comes again begins another sample."""
     files: list[tuple[str, str, Member | str | None]] = []
-    texts: dict[str, Member] = {}
+    texts: dict[str, Written] = {}
     unread: list[str] = []
     try:
         with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -185,6 +205,10 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], caption
                         at = Member(shard, entry.offset_data, -1 if entry.issparse() else entry.size)
                         files.append((stem, ending.lower(), at))
                     elif ending.lower() in _LABELS and not entry.issparse() and entry.size <= MOST_TEXT:
+                        if captions and ending.lower() == "json" and entry.size <= LARGEST:
+                            texts.setdefault(
+                                stem, Written(Member(shard, entry.offset_data, entry.size), True)
+                            )
                         stream.seek(entry.offset_data)
                         files.append((stem, ending.lower(), _label(stream.read(entry.size), ending, unread)))
                     elif (
@@ -193,7 +217,7 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], caption
                         and not entry.issparse()
                         and entry.size <= LARGEST
                     ):
-                        texts[stem] = Member(shard, entry.offset_data, entry.size)
+                        texts[stem] = Written(Member(shard, entry.offset_data, entry.size))
                     else:
                         ignored.add("in archives, of a kind that is not read", file)
             except tarfile.ReadError as error:
@@ -215,7 +239,7 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], caption
         notes.append(f"{len(unread)} labels in {name} are not readable: {unread[0]}")
     found = _grouped(files, name, ignored, notes)
     for (stem, turn), sample in found.items():
-        sample.text = texts.get(stem) if turn == 0 else None
+        sample.captions = texts.get(stem) if turn == 0 else None
     return found
 
 
@@ -293,30 +317,34 @@ def _is_compressed(shard: Path) -> bool:
     return head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
 
 
-def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored) -> Iterator[Found]:
-    """The pictures of a zip, with the labels of its dataset.json or metadata.jsonl."""
+def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, captions: bool) -> Iterator[Found]:
+    """The pictures of a zip: classes of its dataset.json or metadata.jsonl, captions there or beside them."""
     labels: dict[str, str] | None = None
     found = []
+    told: dict[str, list[str]] = {}
+    texts: dict[str, Written] = {}
     try:
         with open_regular(shard) as stream, zipfile.ZipFile(stream) as archive:
             for entry in archive.infolist():
                 path = entry.filename.replace("\\", "/")
                 if entry.is_dir() or any(map(ignored.is_hidden, path.split("/"))):
                     continue
-                plain = (
-                    entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-                    and not entry.flag_bits & 1
-                )
+                deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+                plain = (deflated or entry.compress_type == zipfile.ZIP_STORED) and not entry.flag_bits & 1
+                member = Member(shard, entry.header_offset, entry.compress_size, entry.file_size, deflated)
                 if not path.lower().endswith(SUFFIXES) or not plain:
                     if path.rpartition("/")[2] in FILES and "/" not in path and plain:
                         if entry.file_size > min(LARGEST_JSON, max(MOST_TEXT, DENSE * entry.compress_size)):
                             raise ValueError(f"its {path} must not become {entry.file_size} bytes")
-                        labels = parse_labels(path, archive.read(entry))
+                        content = archive.read(entry)
+                        labels = parse_labels(path, content) or labels
+                        if captions and path != FILES[0]:
+                            told = parse_told(path, content)
+                    elif captions and path.lower().endswith(".txt") and plain and entry.file_size <= LARGEST:
+                        texts[path[:-4]] = Written(member)
                     else:
                         ignored.add("in archives, of a kind that is not read", path)
                     continue
-                deflated = entry.compress_type == zipfile.ZIP_DEFLATED
-                member = Member(shard, entry.header_offset, entry.compress_size, entry.file_size, deflated)
                 found.append((path, member))
     except (
         zipfile.BadZipFile,
@@ -326,6 +354,7 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored) -> Iter
         NotImplementedError,
         RuntimeError,
         KeyError,
+        csv.Error,
     ) as error:
         raise ValueError(f"{printable(shard)} is no readable zip: {printable(error)}") from error
     for path, member in found:
@@ -337,4 +366,5 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored) -> Iter
             labels.get(path) if labels is not None else None,
             folder,
             member,
+            captions=texts.get(stem) or shown_captions(told.get(path, [])),
         )

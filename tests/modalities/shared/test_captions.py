@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,42 @@ def test_captions_lie_in_metadata_and_archives_too(tmp_path: Path) -> None:
         told = {one for split in ("train", "val", "test") for one in data.captions_of_split(split)}
         assert told == wanted, root
         assert made("image", f"modality.data.root={root}", "modality.size=[8,8]").batch(1, 0, 0)[1].ndim == 1
+
+
+def test_captions_lie_in_archives_as_texts_records_and_metadata(tmp_path: Path) -> None:
+    """As texts beside pictures, in the record of a sample, and in the metadata of a zip, which may be deflated."""
+    pixels = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(pixels, "png")
+    record = {"cls": "cat", "caption": ["one\n line", "two\x1b[31m"]}
+    tar = {"a.png": pixels.getvalue(), "a.json": json.dumps(record).encode(), "b.png": pixels.getvalue(),
+           "b.json": b'{"text": "from the record"}', "b.txt": b"from the text", "c.png": pixels.getvalue(),
+           "c.json": b'{"text": 3}', "d.png": pixels.getvalue(), "d.json": b"[" * 99_999}  # fmt: skip
+    with tarfile.open(made_folder(tmp_path / "tar") / "0.tar", "w") as archive:
+        for name, content in tar.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    lines = [{"file_name": "cat/a.png", "text": "told of a"}, {"file_name": "cat/b.png", "text": "not this"}]
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(made_folder(tmp_path / f"zip{kind}") / "0.zip", "w", kind) as archive:
+            for name in "abc":
+                archive.writestr(f"cat/{name}.png", pixels.getvalue())
+            archive.writestr("cat/b.txt", "written beside b")
+            archive.writestr("metadata.jsonl", "\n".join(map(json.dumps, lines)))
+    wanted = {"tar": {"one line", "two\\x1b[31m", "from the text", ""}}
+    wanted |= {f"zip{kind}": {"told of a", "written beside b", "a picture"} for kind in (0, 8)}
+    for folder, captions in wanted.items():
+        root = [f"modality.data.root={tmp_path / folder}", "modality.size=[8,8]"]
+        data = made("image", *root, "modality.captions=true").data
+        assert {
+            one for split in ("train", "val", "test") for one in data.captions_of_split(split)
+        } == captions
+        assert made("image", *root).batch(1, 0, 0)[1].ndim == 1
+
+
+def made_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_latents_keep_all_captions_and_draw_one(tmp_path: Path) -> None:
