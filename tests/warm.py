@@ -62,6 +62,7 @@ def _run(
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    multiprocessing.set_start_method(None, force=True)  # not that by which this process was started
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
