@@ -4,23 +4,27 @@ Torch takes seconds to load: it is imported by what works with it, so that a mis
 """
 
 import ctypes
-import os
-import shlex
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
 from ditmoe.config import cli
-from ditmoe.distributed import launch, say
-from ditmoe.outside import TooFewError, check_number, printable, tell
+from ditmoe.distributed import launch
+from ditmoe.finishing import asked_next, check_finish, finish, own_words, possible
+from ditmoe.outside import printable
 
 if TYPE_CHECKING:
+    import torch
+
     import ditmoe.checkpoint
+    import ditmoe.conditioning
+    import ditmoe.diffusion
     import ditmoe.modality
+    import ditmoe.model
+    import ditmoe.parallel
     import ditmoe.training
 
 
@@ -101,45 +105,6 @@ def make_modality(
     return modality
 
 
-def asked_next(conditioning: Mapping[str, Any]) -> str:
-    """What to ask for in the next command, as it is typed: a caption that a model of text keeps, or a class."""
-    examples = conditioning.get("examples")
-    return shlex.quote(f"prompt={examples[0]}") if examples else "label=0"
-
-
-def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> dict[str, Any]:
-    """What can be done after the training of what was asked for; says once what this modality has no contract for."""
-    from ditmoe.modality import Files, Metric
-
-    lacks = [c for c in (Files, Metric) if not isinstance(modality, c)]
-    without = {"Files": "no pictures on the way and no samples after it", "Metric": "no evaluation after it"}
-    for contract in lacks:
-        say(f"{modality.name} does not {contract.does} (`{contract.__name__}`): {without[contract.__name__]}")
-    kept = options if Files not in lacks else options | {"num": 0}
-    return kept if Metric not in lacks else kept | {"evaluate": False}
-
-
-def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> str:
-    """Refuse before the training what would fail after it; says why nothing will be measured, where data are too few.
-
-    Raises:
-        ValueError: if the samples cannot be drawn, or not be measured.
-    """
-    from ditmoe.modality import Metric
-
-    options = config["finish"]
-    check_number("finish.num", options["num"], 0, whole=True)
-    if launch.ranks().rank > 0 or not options["evaluate"]:
-        return ""
-    try:
-        Metric.of(modality, "evaluate").check_evaluation()
-    except TooFewError as error:
-        return str(error)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{error} (or finish.evaluate=false)") from error
-    return ""
-
-
 def keep_freed_memory() -> None:
     """Tell glibc to keep large blocks; it hands them back at every free and gets them again page by page.
 
@@ -159,69 +124,22 @@ def make_trainer(
     teacher: "ditmoe.checkpoint.Checkpoint | None" = None,
 ) -> "ditmoe.training.Trainer":
     """Model, process, optimiser and trainer of a configuration; with a teacher, of what is distilled from it."""
-    import torch
-
     from ditmoe import checkpoint
     from ditmoe.config import build
     from ditmoe.config.facts import facts_of
-    from ditmoe.config.limits import check_request, check_training, check_width
-    from ditmoe.diffusion import Sampling, make_scheduler, torch_generator, try_scheduler
-    from ditmoe.diffusion.timesteps import set_timesteps
-    from ditmoe.inference import draw
-    from ditmoe.modality import Files
-    from ditmoe.outside import device as own_device
-    from ditmoe.pretrained.start import start_from
     from ditmoe.pretrained.teacher import teach
     from ditmoe.training import Options, Trainer, repeat_exactly
 
     options: Options = build.make(config["trainer"])
-    upcycling = build.make(config["upcycle"])
     if options.deterministic:
         repeat_exactly()  # before a codec is fitted
     mesh = build.make(config["mesh"])
-    check_width(config["model"])
-    build.remember_conditioning(config, modality)
-    build.make_tokens(config, modality)  # what it asks of codec and data must have values
-    device = mesh.device or own_device()
-    batch_size = -(-options.batch_size // mesh.world)
-    check_training(config, modality, batch_size, device, mesh.shard * mesh.expert)
-    torch.manual_seed(config["seed"])
-    with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
-        model = build.make_model(config, modality)
-    if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
-        start_from(config["init"], model, config["model"], upcycling, config["seed"])
-    lora = build.make(config["lora"])
-    if lora.rank and not config["init"]:
-        raise ValueError(
-            "lora.rank adapts the weights of another run: it needs init=, a run or a converted checkpoint"
-        )
-    if lora.rank and mesh.world > 1:
-        raise ValueError(
-            f"lora.rank trains in one process, got {mesh.world}: all of the model learns on many"
-        )
-    lora.attach(model, torch_generator("lora", config["seed"]))
-    if mesh.world == 1:
-        model = model.to(own_device())
+    model = make_model(config, modality, folder, mesh, -(-options.batch_size // mesh.world))
     process = build.make(config["process"])
     teaching = None
     if teacher is not None:
         fresh = not checkpoint.exists(folder)
         teaching = teach(teacher, config, modality, process, model, mesh, fresh)
-    scheduler = build.make(config["scheduler"])
-    sampling = Sampling.of(config)
-    made = make_scheduler(scheduler, process)
-    with build.describing("scheduler"):  # what cannot meet says so before the training
-        try_scheduler(made, process)
-    set_timesteps(made, sampling.steps, torch.device("cpu"))
-    if config["finish"]["num"]:
-        check_request(modality, config["finish"]["num"])
-    asked = model.conditioning.ask(8, modality.classes)
-
-    def preview(model: torch.nn.Module, file: Path) -> None:
-        x = draw(model, modality, process, scheduler, sampling, asked, seed=0)
-        if mesh.rank == 0 and isinstance(modality, Files):
-            modality.save_picture(modality.samples(x, asked), file)
-
     command = "train" if teacher is None else "distill"
     return Trainer(
         model,
@@ -230,8 +148,8 @@ def make_trainer(
         modality,
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
+        preview=make_preview(config, modality, process, model.conditioning.ask(8, modality.classes)),
         carried={"config": config, "facts": facts_of(modality), "command": [command, *cli.person_words()]},
-        preview=preview if isinstance(modality, Files) else None,
         options=options,
         seed=config["seed"],
         parameters=build.make(config["parameters"]),
@@ -241,102 +159,80 @@ def make_trainer(
     )
 
 
-def finish(
-    options: dict[str, Any],
+def make_model(
+    config: dict[str, Any],
+    modality: "ditmoe.modality.Modality",
     folder: Path,
-    longer: str,
-    step: int,
-    writes: bool = True,
-    unmeasured: str = "",
-    asking: str = "label=0",
-    kind: "type[ditmoe.modality.Modality] | None" = None,
-) -> None:
-    """Sample, measure, and say where everything is and what to type next.
+    mesh: "ditmoe.parallel.Mesh",
+    batch_size: int,
+) -> "ditmoe.model.DiTMoE":
+    """The model at the first step, new or of other weights, if this machine can train it on batches of this size."""
+    import torch
 
-    Args:
-        options: what is `possible` of it.
-        longer: a command that goes on from here, last of those that are told.
-        step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
-            else lies in the folder.
-        writes: the modality writes files.
-        unmeasured: why nothing can be measured, if it cannot.
-        asking: what to ask for next, as it is typed.
-        kind: the modality's class, which shows samples on the page of the run.
-
-    What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
-    """
     from ditmoe import checkpoint
-    from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
+    from ditmoe.config import build
+    from ditmoe.config.limits import check_training, check_width
+    from ditmoe.diffusion import torch_generator
+    from ditmoe.outside import device as own_device
+    from ditmoe.pretrained.start import start_from
 
-    own = checkpoint.place(folder, step)
-    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
-    lines, following = [f"  {_typed(folder / checkpoint.FOLDER)}   the model"], []
-    failure: Exception | None = None
-    # the paths in this checkpoint are those of the command that wrote it, just now
-    out = folder / "samples"
-    if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
-        drawn = _typed(paths[0].parent)
-        lines += [f"  {_typed(paths[0])}   look at this first", f"  {drawn}   {options['num']} samples"]
-        following = [f"  {run}view {drawn}"]
-    if options["evaluate"]:
-        try:
-            if not unmeasured:
-                evaluate_checkpoint(own, trust=True)
-                lines += [f"  {_typed(folder / 'metrics.json')}   the numbers above"]
-        except TooFewError as error:  # the run is well
-            unmeasured = str(error)
-        except Exception as error:  # a fault, which is said below: model and samples are there
-            failure = error
-        if unmeasured:
-            print(f"note: nothing was measured: {printable(unmeasured)}")
-    if page := write_page(folder, kind):
-        lines.append(f"  {_typed(page)}   all of it on one page, for a browser")
-    draw = (
-        f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1"
-        if writes
-        else f"export {_typed(folder, 'checkpoint=')} out=..."
-    )
-    following += [f"  {run}{draw}", f"  {run}{longer}"]
-    print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
-    if failure and not isinstance(failure, ValueError | OSError):
-        raise failure
-    if failure:
-        if os.environ.get("DITMOE_TRACE"):
-            traceback.print_exception(failure)
-        tell(f"error: nothing was measured: {cli.explain(failure)}")
-        sys.exit(1)
+    upcycling, lora = build.make(config["upcycle"]), build.make(config["lora"])
+    check_width(config["model"])
+    build.remember_conditioning(config, modality)
+    build.make_tokens(config, modality)  # what it asks of codec and data must have values
+    check_training(config, modality, batch_size, mesh.device or own_device(), mesh.shard * mesh.expert)
+    torch.manual_seed(config["seed"])
+    with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
+        model = build.make_model(config, modality)
+    if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
+        start_from(config["init"], model, config["model"], upcycling, config["seed"])
+    if lora.rank and not config["init"]:
+        raise ValueError(
+            "lora.rank adapts the weights of another run: it needs init=, a run or a converted checkpoint"
+        )
+    if lora.rank and mesh.world > 1:
+        raise ValueError(
+            f"lora.rank trains in one process, got {mesh.world}: all of the model learns on many"
+        )
+    lora.attach(model, torch_generator("lora", config["seed"]))
+    return model if mesh.world > 1 else model.to(own_device())
 
 
-def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> Path | None:
-    """Show the run on a page; None, and a line, where that fails, which is no fault of the run."""
-    if launch.ranks().rank > 0:
-        return None
-    from ditmoe.reporting import write_report
+def make_preview(
+    config: dict[str, Any],
+    modality: "ditmoe.modality.Modality",
+    process: "ditmoe.diffusion.Process",
+    asked: "ditmoe.conditioning.Condition",
+) -> "Callable[[torch.nn.Module, Path], None] | None":
+    """How samples are drawn into a picture on the way, once it is known that they can be; None: nobody can look at any.
 
-    try:
-        return write_report([folder], kind=kind)
-    except Exception as error:
-        if os.environ.get("DITMOE_TRACE"):
-            traceback.print_exception(error)
-        print(f"note: no page of the run was written: {printable(cli.explain(error))}")
-        return None
+    Raises:
+        ValueError: if scheduler and process cannot meet, or what `finish` draws is too much for this machine.
+    """
+    import torch
 
+    from ditmoe.config import build
+    from ditmoe.config.limits import check_request
+    from ditmoe.diffusion import Sampling, make_scheduler, try_scheduler
+    from ditmoe.diffusion.timesteps import set_timesteps
+    from ditmoe.inference import draw
+    from ditmoe.modality import Files
 
-def own_words(modality: str) -> str:
-    """The words of this command, for a shell, without the run's name and length."""
-    words = cli.person_words()
-    kept = [word for word in words if word.lstrip("+").partition("=")[0] not in ("name", "trainer.steps")]
-    if not any(word.startswith("modality=") for word in kept):
-        kept.insert(0, f"modality={modality}")
-    return " ".join(map(shlex.quote, kept))
+    scheduler = build.make(config["scheduler"])
+    sampling = Sampling.of(config)
+    made = make_scheduler(scheduler, process)
+    with build.describing("scheduler"):  # what cannot meet says so before the training
+        try_scheduler(made, process)
+    set_timesteps(made, sampling.steps, torch.device("cpu"))
+    if config["finish"]["num"]:
+        check_request(modality, config["finish"]["num"])
 
+    def preview(model: torch.nn.Module, file: Path) -> None:
+        x = draw(model, modality, process, scheduler, sampling, asked, seed=0)
+        if launch.rank() == 0 and isinstance(modality, Files):
+            modality.save_picture(modality.samples(x, asked), file)
 
-def _typed(path: Path, word: str = "") -> str:
-    """A path as a person types it into a shell, behind the `option=` that takes it."""
-    text = str(path)
-    if text[0] in "-~'\"" or text == "null":  # an option, a home, Hydra's quotes, none
-        text = f"./{text}"
-    return shlex.quote(f"{word}{text}")
+    return preview if isinstance(modality, Files) else None
 
 
 def main() -> None:

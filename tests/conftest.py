@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,17 @@ def signal_handlers() -> Iterator[None]:
 def golden() -> Callable[[str], Numbers]:
     """Opens numbers that others' reference code computed (tests/golden/)."""
     return load
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, tests of a module stay with one worker, so that what its fixtures make is made once.
+
+    Who has nothing left to do takes a part of another's.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

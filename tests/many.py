@@ -1,6 +1,5 @@
 """What the tests of many processes share: starting them without torch's start-up each time, and what they compute."""
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -16,6 +15,7 @@ from ditmoe.distributed import launch
 from ditmoe.moe import Context, Experts, MoE, Router
 from ditmoe.parallel import Exchange
 from tests.routers import batch, layer
+from tests.warm import server
 
 LIMIT = 120
 
@@ -25,8 +25,7 @@ def together(check: Callable[..., Any], num: int, *given: Any) -> Any:
 
     They are forked from a server that has imported all this once.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.many", "tests.training.test_trainer"])
+    context = server()
     receive, send = context.Pipe(duplex=False)
     port = free_port()
     processes = [

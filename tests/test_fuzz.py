@@ -1,9 +1,6 @@
 """Some malformed files for every reader; `python -m tests.fuzz` reads 10,000."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,8 @@ from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest, open_file
 from ditmoe.config.restore import restore
 from ditmoe.training.run_log import _whole
+from tests import warm
 
-ROOT = Path(__file__).resolve().parents[1]
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
@@ -28,10 +25,7 @@ FOLDER = settings(
 
 def test_no_reader_is_led_astray() -> None:
     """In a process of its own, without the tests' checks of types."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--inputs", "250", "--seed", "1"],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = warm.command("tests.fuzz", "--inputs", "250", "--seed", "1", cwd=warm.ROOT, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
 

@@ -1,8 +1,6 @@
 """A handful of a person's own files: a run says what it understood of them, ends well, and says what to type next."""
 
 import shlex
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from modalities.pointcloud.data import formats
 from modalities.pointcloud.data.prepare import prepare
 from modalities.video.data import clip_folders
 from modalities.video.io.writer import write_ffv1
+from tests import warm
 
 TINY = ["model=debug", "trainer.steps=1", "trainer.batch_size=2", "trainer.preview_every=0", "sampling.steps=1",
         "finish.num=2"]  # fmt: skip
@@ -54,8 +53,7 @@ def clouds(root: Path, num: int) -> list[str]:
 )
 def test_a_run_on_a_handful_ends_well(make, num: int, measured: bool, tmp_path: Path) -> None:
     words = [*make(tmp_path / "my own", num), *TINY]
-    command = [sys.executable, "-m", "ditmoe.train", *words, f"hydra.run.dir={tmp_path / 'run'}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = warm.command("ditmoe.train", *words, "hydra.run.dir=run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     said = found.stdout
     assert f": {num} " in said.split("\n")[0]

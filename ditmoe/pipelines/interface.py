@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from diffusers.configuration_utils import FrozenDict
 
 from ditmoe.conditioning.class_label import label_index
+from ditmoe.config import build
 from ditmoe.diffusion import Process
+from ditmoe.modality import Modality
 
 
 class Interface:
@@ -20,6 +22,19 @@ class Interface:
     vae: Any
     _callback_tensor_inputs: ClassVar[Sequence[str]] = ["latents"]
     _guidance_scale, _interrupt = 1.0, False
+    _modality: tuple[Any, Modality | None] | None
+
+    @property
+    def modality(self) -> Modality | None:
+        """What samples are; None where a converted model came without an autoencoder, and gives latents."""
+        if self._modality is None or self._modality[0] is not self.vae:  # it may have been replaced
+            self._modality = self.vae, self.memory.modality(self.vae)
+        return self._modality[1]
+
+    @property
+    def process(self) -> Process:
+        """What the model predicts."""
+        return build.make(self.memory.admitted["process"])
 
     @property
     def guidance_scale(self) -> float:

@@ -5,9 +5,8 @@ pipe(label="chair", num_samples=4, num_inference_steps=50, guidance_scale=1.5).s
 pipe("a chair with four legs", negative_prompt="an armchair")    # of a model of text
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +14,37 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import is_accelerate_available, logging
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils import is_accelerate_available
 from torch import Tensor
 
 from ditmoe.config import build
-from ditmoe.config.limits import check_request
-from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
 from ditmoe.diffusion import (
-    Process,
     Sampling,
-    check_scheduler,
     denoise,
-    draw_noise,
-    torch_generator,
     try_scheduler,
 )
-from ditmoe.given import Given, Parts
-from ditmoe.modality import Modality
+from ditmoe.given import Given
 from ditmoe.outside import is_regular
 from ditmoe.pipelines.adapters import Adapters
 from ditmoe.pipelines.asked import (
-    check_counts,
     merged,
     one_of,
-    own_noise,
     size_words,
     step_options,
     with_top_k,
 )
 from ditmoe.pipelines.components import Memory, Transformer
 from ditmoe.pipelines.hub import HUB, folder_of
-from ditmoe.pipelines.interface import Interface, own_config, process_options
-from ditmoe.pipelines.output import OUTPUTS, Output, finished
+from ditmoe.pipelines.interface import own_config, process_options
+from ditmoe.pipelines.output import Output, finished
+from ditmoe.pipelines.request import Request
 from ditmoe.pipelines.trusted_folder import INDEX, LORA, check_folder, check_index
 
-logger = logging.get_logger(__name__)
 FIXED = {"use_safetensors": True, "trust_remote_code": False, "custom_pipeline": None}
 """What diffusers may not be told otherwise."""
 
 
-class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
+class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
     """Draws images, clouds or clips: one class for all, since the modality knows what a sample is.
 
     `python -m ditmoe.sample` with the same seed gives the same samples bit for bit. Moving, offloading, progress bar,
@@ -69,7 +58,7 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
     def __init__(self, transformer: Transformer, scheduler: Any, memory: Memory, vae: Any = None) -> None:
         super().__init__()
         self.register_modules(memory=memory, transformer=transformer, scheduler=scheduler, vae=vae)
-        self._modality: tuple[Any, Modality | None] | None = None
+        self._modality = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -151,18 +140,6 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
         """Of the transformer."""
         return self.transformer.dtype
 
-    @property
-    def modality(self) -> Modality | None:
-        """What samples are; None where a converted model came without an autoencoder, and gives latents."""
-        if self._modality is None or self._modality[0] is not self.vae:  # it may have been replaced
-            self._modality = self.vae, self.memory.modality(self.vae)
-        return self._modality[1]
-
-    @property
-    def process(self) -> Process:
-        """What the model predicts."""
-        return build.make(self.memory.admitted["process"])
-
     @torch.no_grad()
     def __call__(
         self,
@@ -238,169 +215,62 @@ class DiTMoEPipeline(Interface, Adapters, DiffusionPipeline):
             ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
                 the model's process; one line.
         """
-        config = self.memory.config.config
-        sampling = Sampling.of(
-            config, interval=guidance_interval
-        )  # of a folder: what is missing or none is one line
+        sampling = Sampling.of(self.memory.config.config, interval=guidance_interval)  # of a folder: one line
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
         each = one_of(
             num_images_per_prompt=num_images_per_prompt, num_videos_per_prompt=num_videos_per_prompt
         )
         each = 1 if each is None else each
-        self._check(output_type, num_samples=num_samples, num_inference_steps=steps, batch_size=batch_size,
-                    num_images_per_prompt=each)  # fmt: skip
-        if not isinstance(guidance, Real):
-            raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
-        classes, random = self.memory.config.classes, torch_generator("labels", seed)
+        self._check(output_type, guidance, num_samples=num_samples, num_inference_steps=steps,
+                    batch_size=batch_size, num_images_per_prompt=each)  # fmt: skip
         label, said = self._prompts(one_of(label=label, class_labels=class_labels), prompt, negative_prompt)
         sizes = size_words(self.modality, height=height, width=width, num_frames=num_frames)
         wanted, of_shape, of_given = self._split(merged(words, sizes) | said)
-        asked = self.transformer.conditioning.ask(num_samples, classes, random, label=label, **wanted)
-        negative = self.transformer.conditioning.away(asked, **wanted)
-        if each > 1:
-            rows = torch.arange(len(asked)).repeat_interleave(each)
-            asked, negative = asked.take(rows), None if negative is None else negative.take(rows)
+        asked, negative = self._asked(num_samples, each, seed, label, wanted)
         shape = self._shape(len(asked), batch_size, of_shape)
-        trained = self.memory.admitted.get("given", 0)
-        parts = None
-        if given is not None or of_given or strength is not None or given_guidance != 1:
-            parts = self._parts(given, of_shape, of_given, trained, strength, given_guidance)
+        parts = self._parts(given, of_shape, of_given, strength, given_guidance)
         if parts is not None:
             shape = tuple(parts.given.x.shape[1:])
             if label is None and not self.transformer.conditioning.is_told(wanted):
                 asked = asked.nothing
-        noise, generators = self._noise(len(asked), generator, seed, shape, latents=latents)
+        noise = partial(self._noise, len(asked), generator, seed)
+        start = noise(shape, latents=latents)
         schedule = {
-            name: value
-            for name, value in {"timesteps": timesteps, "sigmas": sigmas}.items()
-            if value is not None
+            name: times for name, times in (("timesteps", timesteps), ("sigmas", sigmas)) if times is not None
         }
         options = step_options(self.scheduler, eta)
         watch = self._watch(callback_on_step_end, callback_on_step_end_tensor_inputs)
         self._guidance_scale, self._interrupt = float(guidance), False
-        device, batches, drawn = self._execution_device, torch.arange(len(asked)).split(batch_size), []
+        device, batches = self._execution_device, torch.arange(len(asked)).split(batch_size)
         total = len(batches) * (len(next(iter(schedule.values()))) if schedule else steps)
         with self.progress_bar(total=total) as bar, with_top_k(self.transformer.net, top_k):
-            for rows in batches:
 
-                def denoised(noise: Tensor, of: Any, given: Given | None, rows: Tensor = rows) -> Tensor:
-                    own = [of[i] for i in rows.tolist()] if isinstance(of, list) else of
-                    return denoise(
-                        self.transformer,
-                        self.process,
-                        self.scheduler,
-                        noise[rows].to(device),
-                        asked.take(rows).to(device),
-                        steps=steps,
-                        guidance=lambda: self._guidance_scale,
-                        interval=sampling.interval,
-                        negative=None if negative is None else negative.take(rows).to(device),
-                        generators=own,
-                        schedule=schedule,
-                        step_options=options,
-                        given=None if given is None else given.to(device),
-                        given_guidance=given_guidance,
-                        on_step=bar.update,
-                        watch=watch,
-                    )
+            def denoised(rows: Tensor, noise: Tensor, of: Any, given: Given | None) -> Tensor:
+                return denoise(
+                    self.transformer,
+                    self.process,
+                    self.scheduler,
+                    noise[rows].to(device),
+                    asked.take(rows).to(device),
+                    steps=steps,
+                    guidance=lambda: self._guidance_scale,
+                    interval=sampling.interval,
+                    negative=None if negative is None else negative.take(rows).to(device),
+                    generators=[of[i] for i in rows.tolist()] if isinstance(of, list) else of,
+                    schedule=schedule,
+                    step_options=options,
+                    given=None if given is None else given.to(device),
+                    given_guidance=given_guidance,
+                    on_step=bar.update,
+                    watch=watch,
+                )
 
-                if self._interrupt:
-                    drawn.append(noise[rows].cpu())
-                    continue
-                x = denoised(noise, generators, None if parts is None else parts.given.take(rows))
-                turn = 0
-                while parts is not None and (following := parts.more(x)) is not None:
-                    turn += 1
-                    more, join = following
-                    fresh = self._noise(len(asked), generator, seed, tuple(more.x.shape[1:]), turn)
-                    x = join(denoised(*fresh, more))
-                drawn.append(x.cpu())
-        samples = finished(
-            torch.cat(drawn), self.modality, output_type, None if parts is None else parts.finish
-        )
+            x = torch.cat([self._drawn(rows, start, denoised, parts, noise) for rows in batches])
+        samples = finished(x, self.modality, output_type, None if parts is None else parts.finish)
         self.maybe_free_model_hooks()
-        labels = asked.labels(len(classes))
+        labels = asked.labels(len(self.memory.config.classes))
         return Output(samples=samples, labels=labels) if return_dict else (samples, labels)
-
-    def _check(self, output_type: str, **counts: Any) -> None:
-        if output_type not in OUTPUTS:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUTS)}, got {output_type!r}")
-        check_counts(**counts)
-        check_scheduler(self.scheduler, self.process)
-
-    def _watch(self, callback: Callable[..., Any] | None, inputs: Sequence[str]) -> Any:
-        """What the loop calls after each step for a person's callback."""
-        if callback is None:
-            return None
-        inputs = getattr(callback, "tensor_inputs", inputs)  # diffusers' PipelineCallback
-        if unknown := [name for name in inputs if name not in self._callback_tensor_inputs]:
-            known = ", ".join(self._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs must be of {known}, got {unknown[0]!r}")
-
-        def watch(step: int, time: Tensor, x: Tensor) -> tuple[Tensor, bool]:
-            changed = callback(self, step, time, dict.fromkeys(inputs, x))
-            x = changed.get("latents", x) if isinstance(changed, Mapping) else x
-            return x, self._interrupt
-
-        return watch
-
-    def _prompts(self, label: Any, prompt: Any, negative: Any) -> tuple[Any, dict[str, Any]]:
-        """The label, and sentences as words of the conditioning: what stands first is a prompt where it is no class."""
-        if prompt is None and label is not None and "prompt" in self.transformer.conditioning.words:
-            own = {*self.memory.config.classes, "none", "random"}
-            each = [label] if isinstance(label, str) else label
-            if isinstance(each, list | tuple) and not all(isinstance(one, int) or one in own for one in each):
-                label, prompt = None, label
-        said = {"prompt": prompt, "negative": negative}
-        return label, {name: value for name, value in said.items() if value is not None}
-
-    def _split(self, words: dict[str, Any]) -> list[dict[str, Any]]:
-        """What is asked for, of which shape, and what is said of what is given."""
-        modality = self.modality
-        owners = [
-            self.transformer.conditioning,
-            *([] if modality is None else [modality, GivenWords(modality)]),
-        ]
-        options = inspect.signature(type(self).__call__).parameters
-        return [*split_words(words, *owners, options=options), {}, {}][:3]
-
-    def _parts(self, given: Any, of_shape: Any, of_given: Any, trained: float, *others: Any) -> Parts | None:
-        """What is given, as the modality understands it; what was changed for that goes to diffusers' log."""
-        if self.modality is None:
-            raise ValueError("given needs the modality: this pipeline knows of latents alone")
-        parts = parts_asked(self.modality, given, of_shape, of_given, trained, *others)
-        for line in () if parts is None else parts.told:
-            logger.warning(line)
-        return parts
-
-    def _shape(self, num: int, batch_size: int, words: dict[str, Any]) -> tuple[int, ...]:
-        """Of a sample as the model sees it, if this machine can hold so many."""
-        if not words or self.modality is None:
-            return tuple(self.memory.config.shape)
-        check_request(self.modality, num, int(batch_size), **words)
-        return shape_asked(self.modality, words)
-
-    def _noise(
-        self,
-        num: int,
-        generator: Any,
-        seed: int,
-        shape: tuple[int, ...],
-        turn: int = 0,
-        latents: Any = None,
-    ) -> tuple[Tensor, Any]:
-        own = None if latents is None else own_noise(latents, (num, *shape))
-        if generator is None:
-            address = [turn] if turn else []
-            each = [torch_generator("scheduler", seed, i, *address) for i in range(num)]
-            return draw_noise(range(num), shape, seed, turn) if own is None else own, each
-        if isinstance(generator, list) and len(generator) != num:
-            raise ValueError(f"generator must be one, or one for each of {num} samples, got {len(generator)}")
-        if own is not None:
-            return own, generator
-        device = self._execution_device
-        return randn_tensor((num, *shape), generator=generator, device=device, dtype=torch.float32), generator
 
 
 Pipeline = DiTMoEPipeline

@@ -1,6 +1,7 @@
 """The training loop: batches, moving average, clipped gradients, and what a run writes down."""
 
-from ditmoe.training.batches import Batch, Batches
+from ditmoe.training.batch import Batch
+from ditmoe.training.batches import Batches
 from ditmoe.training.distillation import Distillation, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard

@@ -26,7 +26,7 @@ from ditmoe.diffusion.few_steps import Embeds
 from ditmoe.modality import Tokens
 from ditmoe.nn import Layout
 from ditmoe.outside import check_number
-from ditmoe.training.batches import Batch
+from ditmoe.training.batch import Batch
 
 FURTHER = 4
 """Uniform numbers for each sample: whether it is of the second kind, how long its step is, which one, and w."""

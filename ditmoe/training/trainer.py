@@ -20,7 +20,8 @@ from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
-from ditmoe.training.batches import Batch, Batches, GivenShares
+from ditmoe.training.batch import Batch
+from ditmoe.training.batches import Batches, GivenShares
 from ditmoe.training.distillation import FURTHER, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard, keeping

@@ -1,21 +1,16 @@
 """A user's mistake: one clear line on stderr, exit code 2, nothing lost."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from ditmoe.config import cli
+from tests import warm
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def call(command: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", f"ditmoe.{command}", *words]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
+    return warm.command(f"ditmoe.{command}", *words, cwd=cwd)
 
 
 @pytest.mark.parametrize(

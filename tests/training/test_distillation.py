@@ -31,7 +31,7 @@ from ditmoe.pipelines import Pipeline
 from ditmoe.pretrained.teacher import pinned
 from ditmoe.train import make_trainer
 from ditmoe.training import Distillation, Teaching, Trainer
-from ditmoe.training.batches import Batch
+from ditmoe.training.batch import Batch
 from ditmoe.training.distillation import FURTHER
 from ditmoe.training.resume import resume
 from tests.many import together

@@ -10,7 +10,8 @@ from ditmoe.conditioning import ClassLabel
 from ditmoe.config import build
 from ditmoe.diffusion import DDPM, FlowMatching
 from ditmoe.modality import Modality
-from ditmoe.training.batches import Batch, Batches, GivenShares
+from ditmoe.training.batch import Batch
+from ditmoe.training.batches import Batches, GivenShares
 from ditmoe.training.given_masks import draw_places
 from tests.training.test_time_per import KINDS, Part, configured
 

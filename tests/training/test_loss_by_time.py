@@ -8,7 +8,7 @@ import torch
 
 from ditmoe import checkpoint
 from ditmoe.diffusion import Losses
-from ditmoe.training.batches import Batch
+from ditmoe.training.batch import Batch
 from ditmoe.training.loss_by_time import BINS, means_by_time, sums_by_time
 from ditmoe.training.resume import resume
 from tests.many import together

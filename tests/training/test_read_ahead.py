@@ -19,7 +19,8 @@ from ditmoe.diffusion import FlowMatching
 from ditmoe.modality import Modality, Reader
 from ditmoe.parallel import Mesh
 from ditmoe.training import read_ahead
-from ditmoe.training.batches import Batch, Batches
+from ditmoe.training.batch import Batch
+from ditmoe.training.batches import Batches
 from ditmoe.training.read_ahead import ReadAhead, default_workers, reader_of
 from modalities.image import Pictures
 from tests.subjects import composed

@@ -1,97 +1,59 @@
 """Makes a data set of a person's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
 import json
-import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from ditmoe.checkpoint import replacing
 from ditmoe.outside import (
     check_number,
     files_below,
-    is_regular,
     map_array,
     printable,
     read_regular,
     tell,
 )
-from modalities.pointcloud.data.axes import check_up, turned
+from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
-    count_shapes,
     may_be_shape,
-    read_surface,
-    write_npy,
 )
 from modalities.pointcloud.data.gltf import files_beside
 from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
-from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
-from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
-from modalities.pointcloud.data.partial import scan
-from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, SCANS, Pieces, write_json
+from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, Pieces, write_json
 from modalities.pointcloud.data.prepared_captions import (
     COUNT,
     check_captions,
     find_captions,
     write_captions,
 )
+from modalities.pointcloud.data.shape_jobs import (
+    ARRANGED,
+    ONE,
+    Job,
+    as_told,
+    items_of,
+    make_job,
+    name_in,
+    number_of,
+    places_of,
+)
+from modalities.pointcloud.data.shape_sampling import sample_all
 from modalities.pointcloud.data.up_guess import MOST, guess_up
 from modalities.shared import provenance
 from modalities.shared.datasets import SPLITS
-from modalities.shared.isolation import num_cores, run_isolated
-from modalities.shared.layout import arrange, draw, drawn_by_name, sources
-from modalities.shared.provenance import Origin, Record, Seen, digest_of, see_all
-from modalities.shared.understood import KIND, OUTSIDE, Ignored, Understood
+from modalities.shared.provenance import Origin, Record, Seen, see_all
+from modalities.shared.understood import KIND, Ignored, Understood
 
 FORMAT = "ditmoe-shapes-2"
-FEW = 2048
-"""Points of a sample in the default configuration; clouds with less are named."""
-ONE = "one"
-"""What the record says of a file that is a shape, where it has the number of those of a set."""
-ARRANGED = ("source", "split", "views")
-"""Options on which no file depends, only where it lies."""
 MOST_VIEWS = 1000
-GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
-"""File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One shape to sample: where it is, of what it is made (`key`), where its points go, and its class and split."""
-
-    source: Path
-    staged: Path
-    target: str
-    name: str
-    key: str
-    category: str
-    split: str
-    num_points: int
-    seed: int
-    item: int | None
-    up: str
-    min_points: int
-    channels: Channels
-    views: int
-
-    @property
-    def scans(self) -> dict[str, str]:
-        """The views from one side that are to be made, target -> key."""
-        stem = self.target.removesuffix(".npy")
-        return {f"{SCANS}/{stem}-{n}.npy": digest_of(self.key, "view", n) for n in range(self.views)}
-
-
-class UnwritableError(OSError):
-    """What was to be written could not be, which is not the fault of the file that was read."""
 
 
 def prepare(
@@ -162,29 +124,26 @@ def prepare(
     pieces = Pieces(out)
     seen = _look(files, source, pieces.record)
     unique, duplicates = _unique(files, seen)
-    places, origin = _places(unique, source, split, seed, ignored)
+    places, origin = places_of(unique, source, split, seed, ignored)
     jobs = [
-        _job(path, source, pieces, setting, own, seen[path].content, item, channels, views)
+        make_job(path, source, pieces, setting, own, seen[path].content, item, channels, views)
         for path, place in places.items()
-        for item, own in _items(path, seen[path].note, place)
+        for item, own in items_of(path, seen[path].note, place)
     ]
     pieces.check_inside(*(target for job in jobs for target in (job.target, *job.scans)))
     missing = [job for job in jobs if any(key not in pieces for key in (job.key, *job.scans.values()))]
-    unreadable, contents = _sample_all(missing, len(jobs) - len(missing), workers, timeout)
+    unreadable, contents = sample_all(missing, len(jobs) - len(missing), workers, timeout)
     done = [job for job in jobs if job.name not in unreadable]
     if not done:
         name, reason = next(iter(unreadable.items()))
         raise ValueError(f"source must hold readable shapes, got {len(unreadable)} others: {name}: {reason}")
-    counts = {job.category: dict.fromkeys(SPLITS, 0) for job in done}
-    for job in done:
-        counts[job.category][job.split] += 1
-    notes = {job.name: note for job in done if (note := pieces.note(job.key)) is not None}
     report = setting | {
-        "counts": counts,
+        "counts": _counts(done),
         "unreadable": unreadable,
-        "notes": dict(sorted(notes.items())),
+        "notes": _notes(done, pieces),
         "duplicates": {
-            _key(_name(path, source)): _key(_name(first, source)) for path, first in duplicates.items()
+            as_told(name_in(path, source)): as_told(name_in(first, source))
+            for path, first in duplicates.items()
         },
         "splits": origin,
         "ignored": ignored.lines(),
@@ -213,7 +172,7 @@ def _look(files: list[Path], source: Path, record: Record) -> dict[Path, Seen]:
     """Each file as it is, by its state or its content; how many shapes it holds is known by its content."""
     beside = {path: files_beside(path) for path in files if path.suffix.lower() in (".gltf", ".glb")}
     origins = [Origin((path, *beside.get(path, ()))) for path in files]
-    found = see_all(origins, [record.sources.get(_name(path, source)) for path in files])
+    found = see_all(origins, [record.sources.get(name_in(path, source)) for path in files])
     counts = {was.content: was.note for was in record.sources.values()}
     return {
         path: replace(now, note=now.note or counts.get(now.content, ""))
@@ -227,12 +186,12 @@ def _with_counts(jobs: list[Job], done: list[Job], seen: dict[Path, Seen], sourc
     notes |= {
         path: str(num) for path, num in Counter(job.source for job in jobs if job.item is not None).items()
     }
-    return {_name(path, source): replace(of, note=notes.get(path, "")) for path, of in seen.items()}
+    return {name_in(path, source): replace(of, note=notes.get(path, "")) for path, of in seen.items()}
 
 
 def _removed(before: Record, sources: dict[str, Seen]) -> int:
     """Shapes of sources that are not there any more, under their names or elsewhere; edited ones are made again."""
-    return sum(_count(of.note) for of in provenance.gone(before.sources, sources))
+    return sum(number_of(of.note) for of in provenance.gone(before.sources, sources))
 
 
 def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
@@ -255,41 +214,7 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
             f"source must hold shapes ({' '.join(SET_SUFFIXES)}), got none in {source}"
             + "".join(f"; {line}" for line in ignored.lines())
         )
-    return sorted(files, key=lambda p: _name(p, source))
-
-
-def _items(path: Path, known: str, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
-    """The shapes of a file, None for the only one, each with its class and split.
-
-    Args:
-        known: what the record says of their count, which it may not exceed.
-    """
-    if known == ONE:
-        return [(None, place)]
-    count: int | None = _count(known)
-    if not (is_regular(path) and count and count <= path.stat().st_size):
-        count = count_shapes(path)
-    if count is None:
-        return [(None, place)]
-    classes = classes_within(path, count) or [place[0]] * count
-    return [(item, (category, place[1])) for item, category in enumerate(classes)]
-
-
-def _count(known: str) -> int:
-    return int(known) if known.isdecimal() and len(known) < 10 else int(known == ONE)
-
-
-def _name(path: Path, source: Path) -> str:
-    return path.relative_to(source).as_posix()
-
-
-def _key(name: str) -> str:
-    r"""A name as a report has it: on one line, no two alike; backslashes are doubled, a byte of no text is \xe9."""
-    return "".join(
-        # else the byte 0x85, which is no UTF-8, would look like the letter of that number
-        f"\\u{ord(c):04x}" if "\x80" <= c <= "\xff" and printable(c) != c else printable(c)
-        for c in name.replace("\\", "\\\\")
-    )
+    return sorted(files, key=lambda p: name_in(p, source))
 
 
 def _claim(out: Path, setting: dict[str, Any]) -> dict[str, Any]:
@@ -330,117 +255,18 @@ def _unique(files: list[Path], seen: Mapping[Path, Seen]) -> tuple[list[Path], d
     return [path for path in files if path not in duplicates], duplicates
 
 
-def _places(
-    files: list[Path], source: Path, shares: Sequence[float], seed: int, ignored: Ignored
-) -> tuple[dict[Path, tuple[str, str]], str]:
-    """Class and split of each file that is data, and from what the splits come."""
-    names = [_name(path, source) for path in files]
-    layout = arrange([tuple(name.split("/")) for name in names])
-    kept: list[tuple[Path, str, str | None]] = []
-    for path, place in zip(files, layout.places, strict=True):
-        if place is None:
-            ignored.add(OUTSIDE, path.name)
-        else:
-            kept.append((path, place.category or "shape", place.split))
-    origin = layout.origin
-    splits = [split or "" for *_, split in kept]
-    if not origin:
-        every = [path for path, *_ in kept]
-        named = splits_by_name(path for path in every if path.suffix.lower() in LABELLED)
-        named = named or splits_by_name(every)
-        others = [(path, category) for path, category, _ in kept if path not in named]
-        own = sources([tuple(_name(path, source).split("/")) for path, _ in others])
-        keys = [f"{seed}:{key}" for key in own]
-        drawn, moved = draw(keys, shares, [category for _, category in others])
-        origin = drawn_by_name(moved, sum(n for n in Counter(keys).values() if n > 1), shares)
-        if named:
-            by_name = f"from the names of {len(named)} files"
-            origin = f"{by_name}, others {origin}" if others else by_name
-        found = named | {path: split for (path, _), split in zip(others, drawn, strict=True)}
-        splits = [found[path] for path, *_ in kept]
-    return {path: (category, split) for (path, category, _), split in zip(kept, splits, strict=True)}, origin
+def _counts(jobs: list[Job]) -> dict[str, dict[str, int]]:
+    """Shapes of each class in each split."""
+    counts = {job.category: dict.fromkeys(SPLITS, 0) for job in jobs}
+    for job in jobs:
+        counts[job.category][job.split] += 1
+    return counts
 
 
-def _job(
-    path: Path,
-    source: Path,
-    pieces: Pieces,
-    setting: dict[str, Any],
-    place: tuple[str, str],
-    content: str,
-    item: int | None,
-    channels: Channels,
-    views: int,
-) -> Job:
-    """Seed and key follow from the content, so that they outlast other files and names."""
-    (category, part), name = place, _name(path, source)
-    *folders, _ = name.split("/")
-    name += "" if item is None else f"/{item:04d}"
-    made_by = [f"{word} {value}" for word, value in setting.items() if word not in ARRANGED]
-    key = digest_of(*made_by, content or name, item)
-    own = [folder for folder in folders[1:] if folder.lower() not in ("models", *SPLITS)]
-    stem = own[-1] if own and GENERAL.fullmatch(path.stem) else path.stem
-    stem = re.sub(r"[^\w.-]+", "_", stem)[:80] + ("" if item is None else f"-{item:04d}")
-    return Job(
-        path,
-        pieces.staged(key),
-        f"{category}/{part}/{stem}-{key[:12]}.npy",
-        _key(name),
-        key,
-        _key(category),
-        part,
-        setting["num_points"],
-        int(digest_of(setting["seed"], content, item)[:16], 16),
-        item,
-        setting["up"],
-        setting["min_points"],
-        channels,
-        views,
-    )
-
-
-def _sample_all(
-    todo: list[Job], kept: int, workers: int | None, timeout: float
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Sample each job; gives the reasons of those that failed, and key -> hash of what the others wrote."""
-    reasons: dict[str, str] = {}
-    contents: dict[str, str] = {}
-    ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)
-    for job, result in tqdm(ended, "prepare", len(todo) + kept, unit="shape", initial=kept, disable=not todo):
-        if isinstance(result, UnwritableError):
-            raise result
-        if isinstance(result, str):
-            contents[job.key] = result
-        else:
-            reasons[job.name] = printable(result).removeprefix(f"{printable(job.source)}: ")
-    return dict(sorted(reasons.items())), contents
-
-
-def _sample(job: Job) -> str:
-    notes: list[str] = []
-    read = read_surface(job.source, job.num_points, job.seed, notes.append, job.item, job.channels)
-    points = turned(read, job.up, job.channels)
-    if len(points) < job.min_points:
-        raise ValueError(f"a cloud must have min_points = {job.min_points} points, got {len(points)}")
-    if len(points) < FEW:
-        notes.append(f"only {len(points)} points")
-    low, high = points[:, :3].min(0), points[:, :3].max(0)
-    diagonal = float(np.linalg.norm(high - low))
-    if not 0 < diagonal < np.inf:
-        raise ValueError(f"points must have an extent, got a bounding-box diagonal of {diagonal}")
-    try:
-        if notes:
-            with replacing(job.staged.with_suffix(".txt")) as stream:
-                stream.write("; ".join(notes).encode(errors="replace"))
-        points[:, :3] = (points[:, :3] - (low + high) / 2) / diagonal
-        points = points.astype(np.float32)
-        for view, key in enumerate(job.scans.values()):
-            seen = scan(points[:, :3], np.random.default_rng([job.seed, view]))
-            write_npy(job.staged.with_name(f"{key}.npy"), points[seen])
-        write_npy(job.staged, points)
-    except OSError as error:
-        raise UnwritableError(error.errno, error.strerror, error.filename or str(job.staged)) from error
-    return provenance.output(job.staged).content
+def _notes(jobs: list[Job], pieces: Pieces) -> dict[str, str]:
+    """What was noted when shapes were read, by their names."""
+    notes = {job.name: note for job in jobs if (note := pieces.note(job.key)) is not None}
+    return dict(sorted(notes.items()))
 
 
 def _looks(files: list[Path], up: str) -> dict[str, str]:

@@ -220,7 +220,7 @@ def test_pictures_lie_in_pixels() -> None:
 
 def test_built_in_samples_have_many_sizes() -> None:
     for modality in (image(None), video(None)):
-        batches = [modality.packed_batch(0, step)[0] for step in range(5)]
+        batches = [modality.packed_batch(0, step)[0] for step in range(2)]
         assert len({x.shape for samples in batches for x in samples}) > 1
 
 
@@ -308,13 +308,13 @@ def test_training_at_native_sizes_resumes_bit_for_bit(modality: str, tmp_path: P
     whole, _ = native_run(tmp_path / "whole", modality)
     whole.run()
     first, config = native_run(tmp_path / "parts", modality)
+    before = {name: value.clone() for name, value in first.model.state_dict().items()}
     first.options = replace(first.options, steps=2)
     first.run()
     second, _ = native_run(tmp_path / "parts", modality)
     resume(second, config)
     assert second.step == 2
     second.run()
-    before = native_run(tmp_path / "fresh", modality)[0].model.state_dict()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
     assert any(not torch.equal(v, before[k]) for k, v in whole.model.state_dict().items())
@@ -322,7 +322,7 @@ def test_training_at_native_sizes_resumes_bit_for_bit(modality: str, tmp_path: P
 
 @pytest.mark.parametrize("modality", ["image", "video"])
 def test_a_run_at_native_sizes_draws_sizes_that_it_never_saw(modality: str, tmp_path: Path) -> None:
-    native_run(tmp_path, modality)[0].run()
+    native_run(tmp_path, modality, "trainer.steps=1")[0].run()
     frames = 1 if modality == "video" else None
     for size in ([24, 56], [56, 24]):
         restored = restore(tmp_path)

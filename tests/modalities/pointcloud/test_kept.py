@@ -58,7 +58,7 @@ def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.
 def test_a_header_of_any_length_tells_the_shape(tmp_path: Path) -> None:
     from ditmoe.outside import array_shape, map_array
 
-    for shape in ((5, 3), (2,) * 30, ()):
+    for shape in ((5, 3), (1,) * 30, ()):
         np.save(tmp_path / "a.npy", np.zeros(shape))
         assert array_shape(tmp_path / "a.npy") == map_array(tmp_path / "a.npy").shape == shape
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])

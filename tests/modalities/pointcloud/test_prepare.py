@@ -101,7 +101,7 @@ def test_a_shape_that_cannot_be_written_is_not_called_unreadable(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("modalities.pointcloud.data.prepare.write_npy", failing)
+        patch.setattr("modalities.pointcloud.data.shape_sampling.write_npy", failing)
         with pytest.raises(OSError, match=r"Input/output error.*out/"):
             prepare(source, tmp_path / "out", num_points=64, workers=1)
     assert prepare(source, tmp_path / "out", num_points=64, workers=1)["made"] == 11

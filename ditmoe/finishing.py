@@ -1,0 +1,158 @@
+"""What follows a training: samples, numbers, a page, and what to type next; and before it, whether all that can be."""
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditmoe.config import cli
+from ditmoe.distributed import launch, say
+from ditmoe.outside import TooFewError, check_number, printable, tell
+
+if TYPE_CHECKING:
+    import ditmoe.modality
+
+
+def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> dict[str, Any]:
+    """What can be done after the training of what was asked for; says once what this modality has no contract for."""
+    from ditmoe.modality import Files, Metric
+
+    lacks = [c for c in (Files, Metric) if not isinstance(modality, c)]
+    without = {"Files": "no pictures on the way and no samples after it", "Metric": "no evaluation after it"}
+    for contract in lacks:
+        say(f"{modality.name} does not {contract.does} (`{contract.__name__}`): {without[contract.__name__]}")
+    kept = options if Files not in lacks else options | {"num": 0}
+    return kept if Metric not in lacks else kept | {"evaluate": False}
+
+
+def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> str:
+    """Refuse before the training what would fail after it; says why nothing will be measured, where data are too few.
+
+    Raises:
+        ValueError: if the samples cannot be drawn, or not be measured.
+    """
+    from ditmoe.modality import Metric
+
+    options = config["finish"]
+    check_number("finish.num", options["num"], 0, whole=True)
+    if launch.ranks().rank > 0 or not options["evaluate"]:
+        return ""
+    try:
+        Metric.of(modality, "evaluate").check_evaluation()
+    except TooFewError as error:
+        return str(error)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{error} (or finish.evaluate=false)") from error
+    return ""
+
+
+def finish(
+    options: dict[str, Any],
+    folder: Path,
+    longer: str,
+    step: int,
+    writes: bool = True,
+    unmeasured: str = "",
+    asking: str = "label=0",
+    kind: "type[ditmoe.modality.Modality] | None" = None,
+) -> None:
+    """Sample, measure, and say where everything is and what to type next.
+
+    Args:
+        options: what is `possible` of it.
+        longer: a command that goes on from here, last of those that are told.
+        step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
+            else lies in the folder.
+        writes: the modality writes files.
+        unmeasured: why nothing can be measured, if it cannot.
+        asking: what to ask for next, as it is typed.
+        kind: the modality's class, which shows samples on the page of the run.
+
+    What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
+    """
+    from ditmoe import checkpoint
+    from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
+
+    own = checkpoint.place(folder, step)
+    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
+    lines, following = [f"  {_typed(folder / checkpoint.FOLDER)}   the model"], []
+    failure: Exception | None = None
+    # the paths in this checkpoint are those of the command that wrote it, just now
+    out = folder / "samples"
+    if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
+        drawn = _typed(paths[0].parent)
+        lines += [f"  {_typed(paths[0])}   look at this first", f"  {drawn}   {options['num']} samples"]
+        following = [f"  {run}view {drawn}"]
+    if options["evaluate"]:
+        try:
+            if not unmeasured:
+                evaluate_checkpoint(own, trust=True)
+                lines += [f"  {_typed(folder / 'metrics.json')}   the numbers above"]
+        except TooFewError as error:  # the run is well
+            unmeasured = str(error)
+        except Exception as error:  # a fault, which is said below: model and samples are there
+            failure = error
+        if unmeasured:
+            print(f"note: nothing was measured: {printable(unmeasured)}")
+    if page := write_page(folder, kind):
+        lines.append(f"  {_typed(page)}   all of it on one page, for a browser")
+    draw = (
+        f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1"
+        if writes
+        else f"export {_typed(folder, 'checkpoint=')} out=..."
+    )
+    following += [f"  {run}{draw}", f"  {run}{longer}"]
+    print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
+    if failure:
+        _end_with(failure)
+
+
+def _end_with(failure: Exception) -> None:
+    """Say what failed of the measuring, or raise what is a fault of the program."""
+    if not isinstance(failure, ValueError | OSError):
+        raise failure
+    if os.environ.get("DITMOE_TRACE"):
+        traceback.print_exception(failure)
+    tell(f"error: nothing was measured: {cli.explain(failure)}")
+    sys.exit(1)
+
+
+def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> Path | None:
+    """Show the run on a page; None, and a line, where that fails, which is no fault of the run."""
+    if launch.ranks().rank > 0:
+        return None
+    from ditmoe.reporting import write_report
+
+    try:
+        return write_report([folder], kind=kind)
+    except Exception as error:
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exception(error)
+        print(f"note: no page of the run was written: {printable(cli.explain(error))}")
+        return None
+
+
+def asked_next(conditioning: Mapping[str, Any]) -> str:
+    """What to ask for in the next command, as it is typed: a caption that a model of text keeps, or a class."""
+    examples = conditioning.get("examples")
+    return shlex.quote(f"prompt={examples[0]}") if examples else "label=0"
+
+
+def own_words(modality: str) -> str:
+    """The words of this command, for a shell, without the run's name and length."""
+    words = cli.person_words()
+    kept = [word for word in words if word.lstrip("+").partition("=")[0] not in ("name", "trainer.steps")]
+    if not any(word.startswith("modality=") for word in kept):
+        kept.insert(0, f"modality={modality}")
+    return " ".join(map(shlex.quote, kept))
+
+
+def _typed(path: Path, word: str = "") -> str:
+    """A path as a person types it into a shell, behind the `option=` that takes it."""
+    text = str(path)
+    if text[0] in "-~'\"" or text == "null":  # an option, a home, Hydra's quotes, none
+        text = f"./{text}"
+    return shlex.quote(f"{word}{text}")

@@ -1,0 +1,73 @@
+"""Sets of samples in data units, what a page shows of one, and what was measured of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ditmoe.conditioning import Condition
+from ditmoe.outside import file_names
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A set of samples in data units, as it is drawn, written and measured.
+
+    Attributes:
+        data: (S, *sample), in the units of the data set.
+        labels: (S,) class indices, or None where the set has no classes.
+        names: one name per sample, used for files (`file_names`).
+        asked: what was asked for, or is known of real ones, where that is more than a label.
+    """
+
+    data: np.ndarray
+    labels: np.ndarray | None = None
+    names: Sequence[str] | None = None
+    asked: Condition | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def file_names(self) -> list[str]:
+        """A name for the file of each sample: of letters that lead nowhere, and no two alike."""
+        names = list(self.names or ())[: len(self)]
+        return file_names([*names, *range(len(names), len(self))], taken=("samples", "view"))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample as a page shows it: a picture, the frames of a clip, or the points of a cloud.
+
+    Attributes:
+        picture: (H, W, 3) of bytes.
+        frames: (T, H, W, 3) of bytes.
+        rate: frames of a second.
+        points: (N, 3), y up, of any size: it is shown as large as there is room.
+        colors: (N, 3) of bytes, or None for those of its class.
+    """
+
+    picture: np.ndarray | None = None
+    frames: np.ndarray | None = None
+    rate: float = 8.0
+    points: np.ndarray | None = None
+    colors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of an evaluation: numbers that carry their protocol.
+
+    Attributes:
+        values: metric name -> value for the generated set.
+        intervals: metric name -> (low, high), 95 %.
+        rows: other rows of the same metrics that make the first readable ("oracle": real training shapes).
+        protocol: what was compared and how (counts, points, normalisation, variants).
+        notes: sentences that warn where a number means something else than it seems.
+    """
+
+    values: Mapping[str, float]
+    protocol: Mapping[str, Any]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()

@@ -1,0 +1,112 @@
+"""From a file of any format to what it holds, unchecked; a new format is a suffix and a reader here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ditmoe.outside import map_array, open_regular, printable, tell
+from modalities.pointcloud.data import gltf, scans
+from modalities.pointcloud.data.arrays import read_npz, read_tensors
+from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry
+from modalities.pointcloud.data.obj import read_obj
+from modalities.pointcloud.data.off import read_off
+from modalities.pointcloud.data.pcd import read_pcd
+from modalities.pointcloud.data.ply import read_ply
+from modalities.pointcloud.data.points import Note
+from modalities.pointcloud.data.scene import Scene
+from modalities.pointcloud.data.stl import read_stl
+from modalities.pointcloud.data.text import is_columns, read_columns
+
+TEXT_SUFFIXES = (".xyz", ".txt", ".csv", ".asc", ".pts")
+CLOUD_SUFFIXES = (".npy", ".npz", ".ply", *TEXT_SUFFIXES, ".pcd", ".pt")
+MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
+SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
+_READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_off}
+
+
+def read_geometry(path: Path, note: Note, channels: Channels = XYZ, item: int | None = None) -> Geometry:
+    """What a file holds, of a scene all that it shows; unchecked."""
+    suffix = path.suffix.lower()
+    if suffix in (".glb", ".gltf"):
+        tree, inner, size = gltf.check(path)
+        return Scene(tree, inner, gltf.Beside(path.parent)).geometry(size, note, channels.width > 3)
+    if suffix not in MESH_SUFFIXES:
+        return read_file_of_points(path, note, channels, item)
+    with open_regular(path) as stream:
+        return _READERS[suffix](stream.read(), note)
+
+
+def read_file_of_points(
+    path: Path, note: Note, channels: Channels = XYZ, item: int | None = None
+) -> Geometry:
+    """What is in a file of points, or of one item of a set; unchecked."""
+    match path.suffix.lower():
+        case ".npy":
+            return Geometry(map_array(path)).item(item)
+        case ".npz":
+            return read_npz(path, channels.width > 3).item(item)
+        case ".pt":
+            return Geometry(read_tensors(path)).item(item)
+        case suffix if suffix in TEXT_SUFFIXES:
+            with open_regular(path) as stream:
+                found = read_columns(stream.read(), note, channels.width > 3)
+            # Leica's: the intensity stands before the colour.
+            if suffix == ".pts" and found.points.shape[1] == 7 and SKIPPED not in (channels.columns or ()):
+                found = replace(found, points=np.delete(found.points, 3, axis=1))
+            return found
+        case suffix if suffix in scans.SUFFIXES:
+            return scans.read_scan(path, channels.width > 3, item)
+        case ".pcd":
+            with open_regular(path) as stream:
+                return read_pcd(stream.read())
+        case other:
+            got = printable(other) or "no suffix"
+            raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {got}")
+
+
+def count_shapes(path: Path) -> int | None:
+    """How many clouds a file holds that is a set (S, N, 3); None where it is one shape, or cannot be read."""
+    if path.suffix.lower() not in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
+        return None
+    try:
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            with open_regular(path) as stream:
+                return scans.count_clouds(stream)
+        array = read_file_of_points(path, lambda _: None).points
+    except Exception:  # told when it is read
+        return None
+    return len(array) if array.ndim == 3 else None
+
+
+def may_be_shape(path: Path) -> bool:
+    """By its suffix, and a text by its beginning: a README is no cloud that cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix not in TEXT_SUFFIXES or suffix in (".xyz", ".pts"):
+        return suffix in SET_SUFFIXES
+    try:
+        with open_regular(path) as stream:
+            return is_columns(stream.read(2**16))
+    except (OSError, ValueError):
+        return True
+
+
+def about(path: Path) -> Note:
+    """Tells notes on stderr, with the file that they are of."""
+    return lambda text: tell(f"{path}: {text}")
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Whatever a parser throws at bad content leaves as one ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and str(error.filename) == str(path):
+            raise
+        reason = printable(next(iter(str(error).splitlines()), "").removeprefix(f"{path} ")[:200])
+        if not isinstance(error, ValueError):
+            reason = f"not a readable {printable(path.suffix[1:])} file ({type(error).__name__}: {reason})"
+        raise ValueError(f"{printable(path)}: {reason}") from error
