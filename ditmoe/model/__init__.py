@@ -2,7 +2,8 @@
 from another.
 """
 
-from ditmoe.model.backbone import ATTENTION, Block, DiTMoE, FinalLayer
+from ditmoe.model.backbone import ATTENTION, DiTMoE
+from ditmoe.model.block import Block, FinalLayer
 from ditmoe.model.initialization import initialize_layers
 from ditmoe.model.masked import MaskedDiTMoE
 from ditmoe.model.mup import Widths, set_base
