@@ -97,8 +97,9 @@ def denoise(
             x, first = start_from(process, scheduler, given, noise)
     for _ in range(first):
         on_step()
-    networks = [None if m is None else Network.of(m, first_block_cache) for m in (model, weaker)]
-    predict = Predictor(process, *networks, asked, interval, negative, held, given_guidance, tell, times)  # type: ignore[arg-type]
+    network = Network.of(model, first_block_cache)
+    other = None if weaker is None else Network.of(weaker, first_block_cache)
+    predict = Predictor(process, network, other, asked, interval, negative, held, given_guidance, tell, times)
     finite = Finite()
     ends = [*scheduler.timesteps[1:].tolist(), 0.0]
     for step, (t, end) in enumerate(zip(scheduler.timesteps[first:], ends[first:], strict=True)):

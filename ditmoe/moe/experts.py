@@ -1,5 +1,6 @@
 """The routed experts: stacked weights, and how sorted rows go through them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.distributed import local
-from ditmoe.moe.slices import SMALL, SlicedExperts
+from ditmoe.moe.expert_memory import OffloadedExperts, PackedExperts
+from ditmoe.moe.slices import SMALL, SlicedExperts, through_slices
 from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate, up_features
 
@@ -80,6 +82,7 @@ class Experts(nn.Module):
     Attributes:
         std: deviation of the initial values; None is Xavier.
         exchange: brings rows to the ranks among which the experts are spread; None where all are at hand.
+        store: has the matrices where `up` and `down` are None (`ditmoe.model.LowMemory`).
         spreadable: whether they need nothing but their rows, which is all that travels between ranks. A subclass may
             need more, so it says so anew, or is not spread.
     """
@@ -95,6 +98,7 @@ class Experts(nn.Module):
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str) -> None:
         super().__init__()
         self.activation = activation
+        self.store: PackedExperts | OffloadedExperts | None = None
         up = up_features(inner, activation)
         self.up = nn.Parameter(torch.empty(num_experts, up, hidden_size))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, inner))
@@ -127,11 +131,14 @@ class Experts(nn.Module):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             # On a CPU small products stay in float32: in bfloat16 they gain less than the casts cost.
-            small = not x.is_cuda and len(x) * self.up[0].numel() < len(self.up) * SMALL
+            num, *size = (self.up if self.store is None else self.store.matrices()[0]).shape
+            small = not x.is_cuda and len(x) * math.prod(size) < num * SMALL
             x = x.to(torch.float32 if small else torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
             if x.is_meta:
                 return on_meta(self, x, rows)
+            if self.store is not None and not (x.is_cuda and isinstance(self.store, PackedExperts)):
+                return from_store(self, self.store, x, rows)
             if x.is_cuda:
                 return on_cuda(self, x, rows)
             if torch.compiler.is_compiling():
@@ -140,13 +147,28 @@ class Experts(nn.Module):
                 return opaque.on_cpu(self, x, rows)
             return on_cpu(self, x, rows)
 
-    def local_weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """up, down and their biases, of the experts on this rank."""
+    def local_weights(self) -> tuple[Any, Any, Tensor | None, Tensor | None]:
+        """up, down (`expert_memory.Matrices`) and their biases, of the experts on this rank."""
         up_bias, down_bias = (None if b is None else local(b) for b in (self.up_bias, self.down_bias))
+        if self.store is not None:
+            return *self.store.matrices(), up_bias, down_bias
         return local(self.up), local(self.down), up_bias, down_bias
 
     def initialize(self) -> None:
         """Told after `ditmoe.model.initialization` gave up, down and biases theirs: what starts otherwise."""
+
+
+def from_store(
+    experts: Experts, store: PackedExperts | OffloadedExperts, x: Float[Tensor, "A D"], rows: Rows
+) -> Float[Tensor, "A D"]:
+    """One expert after the other, each unpacked, or fetched, when its turn comes: the host must know who has rows.
+
+    On a CPU the same products as of parameters, so that weights that are only elsewhere give the same bits.
+    """
+    counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)
+    up, down = store.chosen(counts, x.device)
+    biases = experts.local_weights()[2:]
+    return through_slices(x, weight, up, down, *biases, counts, experts.activation, store.at_once)[0]
 
 
 def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ditmoe.moe.expert_memory import Matrices
 from ditmoe.nn.layers import activate
 
 
@@ -48,8 +49,8 @@ class SlicedExperts(torch.autograd.Function):
 def through_slices(
     x: Float[Tensor, "A D"],
     weight: Float[Tensor, " A"],
-    up: Any,
-    down: Any,
+    up: Matrices,
+    down: Matrices,
     up_bias: Float[Tensor, "E up"] | None,
     down_bias: Float[Tensor, "E D"] | None,
     counts: Sequence[int],
