@@ -93,8 +93,8 @@ def sampling_memory(
 def moved_in_a_pass(counts: Counts, keep: LowMemory, precision: str) -> float:
     """Bytes of offloaded experts that each pass fetches from the host, where it chooses all of them.
 
-    As the samples of a batch together nearly do. Of E experts of a layer, of which C fit, E - C + 1 are fetched, none if
-    all fit (`ditmoe.moe.expert_memory`).
+    As the samples of a batch together nearly do. Of E experts of a layer, of which C fit, E - C + 1 are fetched at
+    most, none if all fit (`ditmoe.moe.expert_memory`).
     """
     if not counts.experts:
         return 0.0

@@ -193,8 +193,8 @@ def told_of(traffic: Traffic) -> str:
     """What offloading cost so far, in a line."""
     each = traffic.moved / max(1, traffic.fetched)
     return (
-        f"experts: {traffic.fetched} of {traffic.chosen} that were chosen, in {traffic.passes} passes through a layer, "
-        f"were fetched, {_bytes(traffic.moved)} in all, {_bytes(each)} each; {_bytes(traffic.most)} on the device at most"
+        f"experts: in {traffic.passes} passes through a layer {traffic.fetched} of {traffic.chosen} chosen ones were "
+        f"fetched, {_bytes(traffic.moved)} in all, {_bytes(each)} each; {_bytes(traffic.most)} on the device at most"
     )
 
 

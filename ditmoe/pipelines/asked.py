@@ -114,7 +114,7 @@ def weaker_of(pipe: Any, other: Any, guidance: float) -> Any:
     """The model of another pipeline that guidance is to lead away from; None for none.
 
     Raises:
-        ValueError: one line, unless it is a pipeline of ditmoe of the same samples, on the same device, and guidance is on.
+        ValueError: one line, unless it is a pipeline of the same samples, on the same device, and guidance is on.
     """
     if other is None:
         return None
