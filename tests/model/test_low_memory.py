@@ -1,5 +1,5 @@
-"""Packed weights and offloaded experts: the same numbers where nothing is rounded, bounded errors where it is, counts of
-what happened."""
+"""Packed weights and offloaded experts: the same numbers where nothing is rounded, bounded errors where it is, and
+counts of what happened."""
 
 from pathlib import Path
 
