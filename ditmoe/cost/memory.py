@@ -76,7 +76,7 @@ def sampling_memory(
     samples = batch_size * (2 if guidance else 1)
     each = low if keep.weights is None else PACKED[keep.weights]
     outside = counts.outside + counts.routers
-    parts = {"weights": low * counts.trainable}
+    parts: dict[str, float] = {"weights": low * counts.trainable}
     if keep.weights or keep.offload:
         within = counts.trainable - outside - counts.routed
         parts = {"weights": low * outside + each * within, "experts": each * counts.routed}

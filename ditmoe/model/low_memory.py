@@ -47,7 +47,7 @@ class LowMemory:
         for block in model.blocks:
             for owner, name, module in list(_layers(block)):
                 if isinstance(module, Experts) and (self.weights or self.offload):
-                    module.up = module.down = None
+                    module.up = module.down = None  # type: ignore[assignment]
                 elif isinstance(module, nn.Linear) and self.weights:
                     setattr(owner, name, PackedLinear(module.bias))
         return model

@@ -1,5 +1,6 @@
 """Weights in fewer bytes than they are computed in: bfloat16, or int8 with a scale for each output channel."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,14 +65,14 @@ class Packed:
 
     def on(self, device: torch.device | str, copy: bool = False) -> "Packed":
         """The same there; of memory that is pinned the host does not wait for it."""
-        how = {"non_blocking": True, "copy": copy}
-        return Packed(
-            self.values.to(device, **how), None if self.scale is None else self.scale.to(device, **how)
-        )
+        return self._each(lambda x: x.to(device, non_blocking=True, copy=copy))
 
     def pinned(self) -> "Packed":
         """The same in memory that a GPU reads while the host goes on."""
-        return Packed(self.values.pin_memory(), None if self.scale is None else self.scale.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Packed":
+        return Packed(change(self.values), None if self.scale is None else change(self.scale))
 
 
 class PackedLinear(nn.Module):
