@@ -30,7 +30,17 @@ from ditmoe.config.overrides import Overrides, mark_paths
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, file_name, largest_words, printable, using_device
 
-PATHS = ("source", "out", "checkpoint", "init", "generated", "reference", "train", "autoencoder")
+PATHS = (
+    "source",
+    "out",
+    "checkpoint",
+    "init",
+    "generated",
+    "reference",
+    "train",
+    "autoencoder",
+    "guidance_model",
+)
 """Words of commands that name a file, a folder or a model on the hub."""
 TEXTS = (*PATHS, "name", "licence", "entry")
 """Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
@@ -132,10 +142,14 @@ def check_paths(words: dict[str, Any]) -> None:
             not isinstance(value, str) or "\0" in value or not value
         ):
             raise ValueError(f"{name} must be a path, got {value!r}")
-    if words.get("checkpoint"):
-        recover(path := Path(words["checkpoint"]))
-        if not path.exists():
-            candidates(path)  # which says so, before torch is loaded
+    for name in ("checkpoint", "guidance_model"):
+        if words.get(name):
+            recover(path := Path(words[name]))
+            if not path.exists():
+                try:
+                    candidates(path)  # which says so, before torch is loaded
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(str(error).replace("checkpoint", name, 1)) from error
 
 
 def read_words(arguments: Sequence[str]) -> list[str]:

@@ -17,9 +17,11 @@ from ditmoe.config import trust
 from ditmoe.config.build import describing, find_target, make, make_modality, make_model
 from ditmoe.config.earlier import renamed
 from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
+from ditmoe.config.weaker import Meaning
 from ditmoe.diffusion import Process, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
-from ditmoe.model import DiTMoE
+from ditmoe.model import DiTMoE, LowMemory
+from ditmoe.moe import Traffic
 from ditmoe.nn import LoRA
 from ditmoe.nn.lora import LowRank, product_shape, split
 from ditmoe.outside import check_number
@@ -32,7 +34,11 @@ SECTIONS = ("model", "router", "conditioning", "modality", "process", "scheduler
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds, ready to sample."""
+    """What a checkpoint holds, ready to sample.
+
+    Attributes:
+        traffic: what is counted of experts that are on the host; None where they are not.
+    """
 
     model: DiTMoE
     modality: Modality
@@ -40,6 +46,14 @@ class Restored:
     config: dict[str, Any]
     step: int
     folder: Path
+    traffic: Traffic | None = None
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the model's predictions are of."""
+        adapter = self.modality
+        facts = adapter.data_facts()
+        return Meaning(adapter.name, adapter.sample_shape, facts, self.process, self.config["conditioning"])
 
 
 def restore(
@@ -47,6 +61,7 @@ def restore(
     top_k: int | None = None,
     device: torch.device | None = None,
     trusted: trust.Trust = False,
+    memory: LowMemory | None = None,
 ) -> Restored:
     """Build the model of a checkpoint with its averaged weights, in evaluation mode.
 
@@ -54,6 +69,7 @@ def restore(
         path: a run's folder or a checkpoint in it.
         top_k: activate another number of experts per token than training did.
         trusted: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
+        memory: how its weights are kept; None as they are.
 
     Raises:
         FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
@@ -68,9 +84,28 @@ def restore(
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
         make_own = partial(make_model, config, modality)
         planned = make_checked(make_own, config, modality, weights, found.path, trusted)
-        model = materialise(planned, make_own, device or own_device())
-        load_weights(model, weights, found.path)
-    return Restored(model.eval(), modality, process, config, found.plain["step"], found.run)
+        where = torch.device(device or own_device())
+        model, traffic = _filled(planned, make_own, weights, found.path, where, memory or LowMemory())
+    return Restored(model.eval(), modality, process, config, found.plain["step"], found.run, traffic)
+
+
+def _filled(
+    planned: DiTMoE,
+    make_own: Callable[[], DiTMoE],
+    weights: Mapping[str, Any],
+    file: Path,
+    device: torch.device,
+    memory: LowMemory,
+) -> tuple[DiTMoE, Traffic | None]:
+    """The model with its weights, each read from the disk to where it is kept."""
+    model = materialise(memory.emptied(planned), lambda: memory.emptied(make_own()), device)
+    own = {name: weights[name] for name in model.state_dict()}
+    load_weights(model, own, file)
+
+    def read(name: str) -> torch.Tensor:
+        return checked(in_memory(weights[name]), name, file)
+
+    return model, memory.fill(model, read, device)
 
 
 @dataclass(frozen=True)
@@ -221,6 +256,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> No
     """
     check_fit(model, weights, file)
     for name, value in model.state_dict().items():
-        value.copy_(in_memory(weights[name]))
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{file} holds numbers that are not finite: {name}")
+        checked(value.copy_(in_memory(weights[name])), name, file)
+
+
+def checked(value: torch.Tensor, name: str, file: Path) -> torch.Tensor:
+    """A weight of a file.
+
+    Raises:
+        ValueError: unless all its numbers are finite.
+    """
+    if value.is_floating_point() and not value.isfinite().all():
+        raise ValueError(f"{file} holds numbers that are not finite: {name}")
+    return value

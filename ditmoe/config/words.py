@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ditmoe.diffusion.sampler import MOST_GUIDANCE
+from ditmoe.diffusion import MOST_GUIDANCE
 from ditmoe.given import Parts
 from ditmoe.modality import GivenParts, Modality
 from ditmoe.outside import check_number, printable

@@ -86,12 +86,14 @@ class Machine:
         flops: operations per second that a GPU really does in these products.
         per_node: GPUs of a node.
         inside, between: bytes per second that a GPU sends within its node, and out of it.
+        host: bytes per second that it reads from the host's memory.
     """
 
     flops: float
     per_node: int
     inside: float
     between: float
+    host: float = 2.5e10
 
     def seconds(self, sent: Mapping[str, float], mesh: Spread) -> dict[str, float]:
         """How long each kind of traffic takes by itself, through the slowest link on its way."""

@@ -39,6 +39,8 @@ class Counts:
         assignments: rows that the routed experts work on, of all layers.
         routers: parameters of the routers.
         outside: parameters outside the blocks.
+        moe_layers: layers with routed experts.
+        experts: routed experts of all these layers.
     """
 
     trainable: int
@@ -56,6 +58,8 @@ class Counts:
     assignments: int = 0
     routers: int = 0
     outside: int = 0
+    moe_layers: int = 0
+    experts: int = 0
 
     @property
     def total(self) -> int:
@@ -113,6 +117,8 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         assignments=sum(rows.values()),
         routers=sum(_size(m.router) for m in mixtures),
         outside=_size(model) - _size(model.blocks),
+        moe_layers=len(mixtures),
+        experts=sum(len(m.experts.up) for m in mixtures),
     )
 
 

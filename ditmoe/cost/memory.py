@@ -5,8 +5,11 @@ from typing import Any
 
 from ditmoe.cost.communication import FLOATS, Spread
 from ditmoe.cost.flops import Counts
+from ditmoe.model import LowMemory
 
 BYTES = FLOATS
+PACKED = {"bf16": 2, "int8": 1}
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,50 @@ def training_memory(
     return Memory({**held, "gathered": float(gathered), "activations": batch_size * kept * low})
 
 
-def sampling_memory(counts: Counts, *, precision: str, batch_size: int, guidance: bool) -> Memory:
-    """Memory of drawing samples on one GPU: all weights in the precision, and the activations of one block.
+def sampling_memory(
+    counts: Counts, *, precision: str, batch_size: int, guidance: bool, keep: LowMemory | None = None
+) -> Memory:
+    """Memory of drawing samples on one GPU: all weights, and the activations of one block.
 
     Guidance doubles the batch. Nothing is kept for a backward pass, so the block at hand is all there is.
+
+        weights, experts   in the precision; those of blocks as `keep` has them: 2 bytes (bf16), 1 (int8)
+        experts            where they are offloaded, what the cache holds at most
+        unpacked           in the precision, of int8: the experts of one layer, or one of them where they are offloaded
     """
     check_memory_options(precision=precision, batch_size=batch_size)
+    low, keep = BYTES[precision], keep or LowMemory()
     samples = batch_size * (2 if guidance else 1)
-    return Memory(
-        {
-            "weights": float(BYTES[precision] * counts.trainable),
-            "activations": samples * counts.activations * BYTES[precision] / counts.depth,
-        }
+    each = low if keep.weights is None else PACKED[keep.weights]
+    outside = counts.outside + counts.routers
+    parts: dict[str, float] = {"weights": low * counts.trainable}
+    if keep.weights or keep.offload:
+        within = counts.trainable - outside - counts.routed
+        parts = {"weights": low * outside + each * within, "experts": each * counts.routed}
+    if keep.offload:
+        parts["experts"] = min(parts["experts"], keep.expert_cache * GIB)
+    if each < low:
+        parts["unpacked"] = (
+            low * counts.routed / max(1, counts.experts if keep.offload else counts.moe_layers)
+        )
+    parts["activations"] = samples * counts.activations * low / counts.depth
+    return Memory({name: float(size) for name, size in parts.items()})
+
+
+def moved_in_a_pass(counts: Counts, keep: LowMemory, precision: str) -> float:
+    """Bytes of offloaded experts that each pass fetches from the host, where it chooses all of them.
+
+    As the samples of a batch together nearly do. Of E experts of a layer, of which C fit, E - C + 1 are fetched at
+    most, none if all fit (`ditmoe.moe.expert_memory`).
+    """
+    if not counts.experts:
+        return 0.0
+    each = (
+        (BYTES[precision] if keep.weights is None else PACKED[keep.weights]) * counts.routed / counts.experts
     )
+    fit = int(keep.expert_cache * GIB / counts.moe_layers / each)
+    number = counts.experts / counts.moe_layers
+    return 0.0 if fit >= number else each * counts.moe_layers * (number - max(0, fit - 1))
 
 
 def check_memory_options(**options: Any) -> None:

@@ -8,8 +8,14 @@ from ditmoe.config import build
 from ditmoe.config.limits import check_shape
 from ditmoe.cost.communication import TOKENS, Machine, Spread, traffic
 from ditmoe.cost.flops import Counts, count
-from ditmoe.cost.memory import Memory, check_memory_options, sampling_memory, training_memory
-from ditmoe.model import DiTMoE
+from ditmoe.cost.memory import (
+    Memory,
+    check_memory_options,
+    moved_in_a_pass,
+    sampling_memory,
+    training_memory,
+)
+from ditmoe.model import DiTMoE, LowMemory
 from ditmoe.outside import check_number
 
 
@@ -48,12 +54,15 @@ def plan(config: dict[str, Any]) -> list[str]:
     memory = dict(config["memory"])
     guidance, sampling_batch = memory.pop("guidance"), memory.pop("sampling_batch_size")
     accumulate, recompute = memory.pop("accumulate"), memory["recompute"]
+    keep = LowMemory(*(memory.pop(name) for name in ("weights", "offload", "expert_cache")))
     check_memory_options(**memory)
     mesh = spread_of(config["mesh"])
     counts, shape, classes = count_config(config)
     training = training_memory(counts, mesh, **memory)
     precision, batch_size = memory["precision"], memory["batch_size"]
-    sampling = sampling_memory(counts, precision=precision, batch_size=sampling_batch, guidance=guidance)
+    sampling = sampling_memory(
+        counts, precision=precision, batch_size=sampling_batch, guidance=guidance, keep=keep
+    )
     lines = report(config, counts, shape, classes)
     lines.append(
         f"memory per GPU, training in {precision}, batch {batch_size} on each of {mesh.gpus} "
@@ -66,9 +75,26 @@ def plan(config: dict[str, Any]) -> list[str]:
         sent = traffic(counts, mesh, batch_size=batch_size, **options)
         lines += step_report(counts, mesh, machine, sent, batch_size * accumulate, recompute)
     lines.append(
-        f"memory, sampling {sampling_batch} at once{' with guidance' if guidance else ''} (estimate)"
+        f"memory, sampling {sampling_batch} at once{' with guidance' if guidance else ''} in {precision} (estimate)"
     )
-    return lines + table(sampling)
+    lines += table(sampling)
+    return lines + (
+        offload_report(counts, keep, precision, config["machine"]["host"]) if keep.offload else []
+    )
+
+
+def offload_report(counts: Counts, keep: LowMemory, precision: str, host: float) -> list[str]:
+    """Lines that say what fetching experts from the host costs a step.
+
+    Args:
+        host: bytes per second that the GPU reads from the host, as stated.
+    """
+    check_number("machine.host", host, above=0)
+    moved = moved_in_a_pass(counts, keep, precision)
+    return [
+        "fetched from the host in a step whose tokens choose every expert, and seconds by itself (from what is stated)",
+        f"{_row('experts', moved / 2**30, 'GiB')}{moved / host:>10.3f} s",
+    ]
 
 
 def spread_of(mesh: Mapping[str, Any]) -> Spread:

@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING, Any
 from ditmoe.diffusion.few_steps import check_most_steps, check_steps, numbers_of_steps
 from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
-from ditmoe.diffusion.sampler import (
-    Sampling,
-    check_scheduler,
-    denoise,
-    draw_noise,
-    make_scheduler,
-    try_scheduler,
-)
+from ditmoe.diffusion.sampler import denoise, draw_noise
+from ditmoe.diffusion.sampling import MOST_GUIDANCE, Sampling
+from ditmoe.diffusion.scheduler_fit import check_scheduler, make_scheduler, try_scheduler
 from ditmoe.diffusion.seeding import torch_generator
 
 if TYPE_CHECKING:
@@ -34,6 +29,7 @@ _LAZY = {  # they need diffusers, which importing this room should not bring
 __all__ = [
     "DDPM",
     "HORIZON",
+    "MOST_GUIDANCE",
     "EvenDDIMScheduler",
     "FlowAncestralScheduler",
     "FlowMapScheduler",

@@ -27,6 +27,8 @@ from ditmoe.distributed.threads import share_cores
 from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
 from ditmoe.modality import Files, Modality, Samples, Surfaces
+from ditmoe.model import LowMemory
+from ditmoe.moe import Traffic
 from ditmoe.outside import check_number, file_name
 
 
@@ -46,6 +48,7 @@ def draw(
     parts: Parts | None = None,
     given_guidance: float = 1.0,
     negative: Condition | None = None,
+    weaker: nn.Module | None = None,
 ) -> Float[Tensor, "S *sample"]:
     """Draw what is asked for, in the model's space; sample i depends on (seed, i) and what is asked of it alone.
 
@@ -54,6 +57,7 @@ def draw(
         numbers: i of each sample; None counts from 0.
         parts: what is given, of all samples.
         negative: of all samples, what guidance leads away from; None is what nothing is asked of.
+        weaker: a model that guidance leads away from instead, see `denoise`.
     """
     if parts is not None:
         shape = parts.given.x.shape[1:]
@@ -92,6 +96,8 @@ def draw(
             generators=[torch_generator("scheduler", seed, i, *address) for i in indices],
             given=None if given is None else given.to(device),
             given_guidance=given_guidance,
+            weaker=weaker,
+            first_block_cache=sampling.first_block_cache,
             on_step=stepped,
         )
 
@@ -122,11 +128,13 @@ def draw_from(
     steps: int | None = None,
     guidance: float | None = None,
     interval: Sequence[float] | None = None,
+    first_block_cache: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
     parts: Parts | None = None,
     given_guidance: float = 1.0,
     negative: Condition | None = None,
+    weaker: nn.Module | None = None,
     **words: Any,
 ) -> Samples | None:
     """Draw samples in data units from a restored checkpoint, of the shape that the modality's own words ask for.
@@ -138,7 +146,9 @@ def draw_from(
     turns = [numbers.split(max(1, batch_size))[rank :: ranks.size] for rank in range(ranks.size)]
     shares = [torch.cat(batches) if batches else numbers[:0] for batches in turns]
     own = shares[ranks.rank]
-    sampling = Sampling.of(restored.config, steps, guidance, interval)
+    sampling = Sampling.of(restored.config, steps, guidance, interval, first_block_cache)
+    if weaker is not None and sampling.guidance == 1:
+        raise ValueError("guidance must be another than 1 with guidance_model, from which it leads away")
     x = draw(
         restored.model,
         restored.modality,
@@ -154,11 +164,45 @@ def draw_from(
         parts=parts,
         given_guidance=given_guidance,
         negative=None if negative is None else negative.take(own),
+        weaker=weaker,
     )
+    if restored.traffic is not None:
+        say(told_of(restored.traffic))
     if (drawn := ranks.collect(x)) is None:
         return None
     samples = restored.modality.samples(torch.cat(drawn)[torch.cat(shares).argsort()], asked)
     return samples if parts is None else replace(samples, data=parts.finish(samples.data))
+
+
+def restore_weaker(
+    path: str | Path | None, restored: Restored, trusted: Trust = False, weights: str | None = None
+) -> nn.Module | None:
+    """The model that guidance leads away from, whole on the device; None for no path.
+
+    Raises:
+        ValueError: one line, if it is of other samples than the one that draws, or predicts something else.
+    """
+    if path is None:
+        return None
+    weak = restore(path, trusted=trusted, memory=LowMemory(weights))
+    restored.meaning.check_weaker(weak.meaning, path)
+    return weak.model
+
+
+def told_of(traffic: Traffic) -> str:
+    """What offloading cost so far, in a line."""
+    each = traffic.moved / max(1, traffic.fetched)
+    return (
+        f"experts: in {traffic.passes} passes through a layer {traffic.fetched} of {traffic.chosen} chosen ones were "
+        f"fetched, {_bytes(traffic.moved)} in all, {_bytes(each)} each; {_bytes(traffic.most)} on the device at most"
+    )
+
+
+def _bytes(number: float) -> str:
+    size, unit = next(
+        (s, u) for s, u in ((2**30, "GiB"), (2**20, "MiB"), (1024, "KiB")) if number >= s or s == 1024
+    )
+    return f"{number / size:.3g} {unit}"
 
 
 def sample_checkpoint(
@@ -178,6 +222,11 @@ def sample_checkpoint(
     given_guidance: float = 1.0,
     strength: float | None = None,
     meshes: bool = False,
+    guidance_model: str | Path | None = None,
+    first_block_cache: float | None = None,
+    weights: str | None = None,
+    offload: str | None = None,
+    expert_cache: float = 4.0,
     **words: Any,
 ) -> list[Path]:
     """Draw from a checkpoint and write the samples; returns the paths, the picture first.
@@ -191,6 +240,9 @@ def sample_checkpoint(
         given: what is there already of each sample: paths of files, or arrays in data units (docs/given.md).
         given_guidance: how much more the samples are to follow it than the model does by itself.
         strength: share of the way to noise from which what is given is changed; None forgets all but what is kept.
+        guidance_model: a run's folder or a checkpoint, of the same samples, that guidance leads away from.
+        first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`; None is what the checkpoint says, mostly none.
+        weights, offload, expert_cache: how weights are kept (`ditmoe.model.LowMemory`).
         meshes: write the surfaces of the samples, too, into `meshes` in their folder, or beside a .npz.
         words: what to draw, in the conditioning's words (`label="chair"`; without any of them no class, where something
             is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
@@ -198,7 +250,7 @@ def sample_checkpoint(
     Raises:
         ValueError: for words that neither knows, and if it writes no files.
     """
-    restored = restore(checkpoint, top_k, trusted=trust)
+    restored = restore(checkpoint, top_k, trusted=trust, memory=LowMemory(weights, offload, expert_cache))
     modality, files = restored.modality, Files.of(restored.modality, "sample")
     surfaces = Surfaces.of(restored.modality, "sample meshes=true") if meshes else None
     owners = restored.model.conditioning, modality, GivenWords(modality)
@@ -223,6 +275,8 @@ def sample_checkpoint(
         check_own([folder, beside.parent, beside])
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
     how |= {"interval": interval, "parts": parts, "given_guidance": given_guidance, "negative": negative}
+    how["weaker"] = restore_weaker(guidance_model, restored, trust, weights)
+    how["first_block_cache"] = first_block_cache
     samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if samples is None:
         return []

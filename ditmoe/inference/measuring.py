@@ -15,8 +15,9 @@ from ditmoe.config.limits import check_request
 from ditmoe.config.restore import restore
 from ditmoe.config.trust import Trust
 from ditmoe.config.words import split_words
-from ditmoe.inference.drawing import ask, draw_from
+from ditmoe.inference.drawing import ask, draw_from, restore_weaker
 from ditmoe.modality import Files, Metric, Report
+from ditmoe.model import LowMemory
 
 
 def evaluate_checkpoint(
@@ -36,6 +37,11 @@ def evaluate_checkpoint(
     interval: Sequence[float] | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    guidance_model: str | Path | None = None,
+    first_block_cache: float | None = None,
+    weights: str | None = None,
+    offload: str | None = None,
+    expert_cache: float = 4.0,
     **words: Any,
 ) -> Report | None:
     """Draw as many samples as the reference has, of what they are, or `num` of them, and measure them.
@@ -53,7 +59,7 @@ def evaluate_checkpoint(
     Raises:
         ValueError: for words that neither knows, and if the modality has no metric.
     """
-    restored = restore(checkpoint, top_k, trusted=trust)
+    restored = restore(checkpoint, top_k, trusted=trust, memory=LowMemory(weights, offload, expert_cache))
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
         raise ValueError(
             f"modality must be that of {checkpoint}, {restored.config['modality']['_target_']}, "
@@ -86,6 +92,8 @@ def evaluate_checkpoint(
     else:
         asked = ask(restored, num or len(real), seed, **wanted)
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
+    how["weaker"] = restore_weaker(guidance_model, restored, trust, weights)
+    how["first_block_cache"] = first_block_cache
     how["negative"] = restored.model.conditioning.away(asked, **wanted)
     drawn = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if drawn is None:

@@ -2,8 +2,10 @@
 from another.
 """
 
-from ditmoe.model.backbone import ATTENTION, Block, DiTMoE, FinalLayer
+from ditmoe.model.backbone import ATTENTION, DiTMoE
+from ditmoe.model.block import Block, FinalLayer
 from ditmoe.model.initialization import initialize_layers
+from ditmoe.model.low_memory import LowMemory, shrink, size_of
 from ditmoe.model.masked import MaskedDiTMoE
 from ditmoe.model.mup import Widths, set_base
 from ditmoe.model.parameters import Parameter, parameters_of
@@ -15,6 +17,7 @@ __all__ = [
     "Block",
     "DiTMoE",
     "FinalLayer",
+    "LowMemory",
     "MaskedDiTMoE",
     "Parameter",
     "StepEmbedding",
@@ -23,5 +26,7 @@ __all__ = [
     "initialize_layers",
     "parameters_of",
     "set_base",
+    "shrink",
+    "size_of",
     "transfer",
 ]

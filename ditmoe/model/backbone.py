@@ -14,12 +14,13 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.conditioning import ClassLabel, Conditioning
 from ditmoe.modality import Tokens
+from ditmoe.model.block import Block, FinalLayer
+from ditmoe.model.cached_blocks import through_cached
 from ditmoe.model.initialization import initialize
 from ditmoe.model.mup import Widths
 from ditmoe.model.step_embedding import StepEmbedding
@@ -28,11 +29,9 @@ from ditmoe.nn import (
     Attention,
     CrossAttention,
     FeedForward,
+    FirstBlockCache,
     Layout,
-    Modulation,
     TimestepEmbedding,
-    modulate,
-    normalize,
     rotary_angles,
 )
 from ditmoe.outside import check_number
@@ -41,79 +40,6 @@ MOST_LAYERS, LARGEST_RATIO = 10_000, 65_536
 """Of a model: layers, and the width of a feed-forward layer over D."""
 ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
 """What the tokens of a block attend to, block after block (`ditmoe.nn.layout.WITHIN`)."""
-
-
-class Block(nn.Module):
-    """adaLN-Zero block: both branches are modulated before and gated after by the conditioning.
-
-    Between them tokens attend to what is asked for, where that has tokens; this branch starts at zero.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        attention: Attention,
-        feed_forward: FeedForward | MoE,
-        within: str = "all",
-        window: Sequence[int] = (),
-        cross_attention: CrossAttention | None = None,
-        modulation: str = "full",
-    ) -> None:
-        super().__init__()
-        self.within, self.window = within, tuple(window)
-        self.shifts = modulation == "full"
-        self.modulation = Modulation(hidden_size, 6 if self.shifts else 4)
-        self.attention = attention
-        self.cross_attention = cross_attention
-        route = feed_forward.router if isinstance(feed_forward, MoE) else None
-        self.stem = None if route is None else route.stem(hidden_size)
-        self.feed_forward = feed_forward
-
-    def forward(
-        self,
-        x: Float[Tensor, "R N D"],
-        context: Context,
-        c: Float[Tensor, "*t D"],
-        angles: Float[Tensor, "N half"] | None = None,
-    ) -> tuple[Float[Tensor, "R N D"], Routing | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(c, context.layout)
-        groups = context.layout.groups(self.within, self.window)
-        attended = self.attention(modulate(normalize(x), shift1, scale1), angles, groups)
-        x = torch.addcmul(x, gate1, attended)
-        if self.cross_attention is not None:
-            asked = context.asked
-            assert asked is not None
-            x = x + self.cross_attention(normalize(x), asked.tokens, asked.mask, context.layout)
-        seen = x if self.stem is None else self.stem(x, context)
-        unmodulated, routing = normalize(seen), None
-        y = modulate(unmodulated, shift2, scale2)
-        if isinstance(self.feed_forward, MoE):
-            y, routing = self.feed_forward(y, replace(context, unmodulated=unmodulated))
-        else:
-            y = self.feed_forward(y)
-        return torch.addcmul(x, gate2, y), routing
-
-    def modulations(self, c: Float[Tensor, "*t D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
-        """Shift, scale and gate of both branches."""
-        if self.shifts:
-            return self.modulation(c, layout)
-        scale1, gate1, scale2, gate2 = self.modulation(c, layout)
-        gate1, gate2 = (gate.clamp(-2, 2).tanh() for gate in (gate1, gate2))
-        return torch.zeros_like(scale1), scale1, gate1, torch.zeros_like(scale2), scale2, gate2
-
-
-class FinalLayer(nn.Module):
-    """Modulated LayerNorm and the projection to what a token predicts."""
-
-    def __init__(self, hidden_size: int, out_features: int) -> None:
-        super().__init__()
-        self.modulation = Modulation(hidden_size, 2)
-        self.linear = nn.Linear(hidden_size, out_features)
-
-    def forward(
-        self, x: Float[Tensor, "R N D"], c: Float[Tensor, "*t D"], layout: Layout
-    ) -> Float[Tensor, "R N Q"]:
-        return self.linear(modulate(normalize(x), *self.modulation(c, layout)))
 
 
 class DiTMoE(nn.Module):
@@ -241,6 +167,7 @@ class DiTMoE(nn.Module):
         t: Float[Tensor, "*t"],
         y: Any,
         layout: Layout | None = None,
+        cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R *prediction"], list[Routing]]:
         """Predict from noisy samples.
 
@@ -252,16 +179,21 @@ class DiTMoE(nn.Module):
             y: what is asked for: a `Condition` of B samples, or what `conditioning.read` takes for one, such as class
                 indices (B,), where the number of classes asks for nothing.
             layout: of samples of different sizes.
+            cache: of one drawing, where samples of which the first block changes little take what the others added
+                before; its routings are not told.
 
         Returns:
             A prediction shaped like x (what it predicts is the process's business), and the routing of
             every sparse layer, from which the balance loss is computed.
+
+        Raises:
+            ValueError: for a cache where samples do not all have the same number of tokens.
         """
         if layout is not None:
-            return self.predict(x, layout, t, y)[:2]
+            return self.predict(x, layout, t, y, cache)[:2]
         layout, y = self.tokens.layout(x), self.conditioning.read(y)
         given = {"given": y.given} if y.given else {}
-        tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y)
+        tokens, routings, t, c = self.predict(self.tokens.patchify(x, layout), layout, t, y, cache)
         for i, routing in enumerate(routings):
             if routing.aux_prediction is not None:
                 aux_prediction = self.tokens.unpatchify(routing.aux_prediction, layout, x, t, c, **given)
@@ -269,14 +201,24 @@ class DiTMoE(nn.Module):
         return self.tokens.unpatchify(tokens, layout, x, t, c, **given), routings
 
     def predict(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
+        self,
+        tokens: Float[Tensor, "R N P"],
+        layout: Layout,
+        t: Float[Tensor, "*t"],
+        y: Any,
+        cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, "*t"], Float[Tensor, "*t D"]]:
         """What each token predicts, the routings, the times and their conditioning."""
-        h, routings, context = self.encode(tokens, layout, t, y)
+        h, routings, context = self.encode(tokens, layout, t, y, cache)
         return self.final(h, context.c, layout), routings, context.t, context.c
 
     def encode(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
+        self,
+        tokens: Float[Tensor, "R N P"],
+        layout: Layout,
+        t: Float[Tensor, "*t"],
+        y: Any,
+        cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context]:
         """Tokens after `depth` blocks, the routings, and what is known of the samples."""
         condition = self.conditioning.read(y)
@@ -294,7 +236,9 @@ class DiTMoE(nn.Module):
         if self.step_embedding is not None:
             c = c + self.step_embedding(condition.step, t, layout)
         context = Context(t, time, c, layout, h, asked, told)
-        routings = []
+        routings: list[Routing] = []
+        if cache is not None:
+            return through_cached(self.blocks[: self.depth], h, context, angles, cache), routings, context
         for block in islice(self.blocks, self.depth):
             h, routing = block(h, context, c, angles)
             if routing is not None:

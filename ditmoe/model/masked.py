@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ditmoe.conditioning import Conditioning
 from ditmoe.distributed import ALONE, Ranks
 from ditmoe.modality import Tokens
-from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, Block, DiTMoE, FinalLayer
+from ditmoe.model.backbone import ATTENTION, MOST_LAYERS, DiTMoE
+from ditmoe.model.block import Block, FinalLayer
 from ditmoe.model.initialization import initialize_layers, initialize_token
 from ditmoe.moe import Router, Routing
-from ditmoe.nn import Attention, FeedForward, Layout
+from ditmoe.nn import Attention, FeedForward, FirstBlockCache, Layout
 from ditmoe.outside import check_number
 
 
@@ -82,10 +83,15 @@ class MaskedDiTMoE(DiTMoE):
         initialize_token(self.mask_token)
 
     def predict(
-        self, tokens: Float[Tensor, "R N P"], layout: Layout, t: Float[Tensor, "*t"], y: Any
+        self,
+        tokens: Float[Tensor, "R N P"],
+        layout: Layout,
+        t: Float[Tensor, "*t"],
+        y: Any,
+        cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, "*t"], Float[Tensor, "*t D"]]:
         if not self.training or not any(self.mask_ratio):
-            h, routings, context = self.encode(tokens, layout, t, y)
+            h, routings, context = self.encode(tokens, layout, t, y, cache)
             h = self.bridge(h, context.c, layout)
         else:
             kept, counts = self.draw_kept(self.occupied(tokens), layout)

@@ -4,6 +4,7 @@ from ditmoe.moe.base import Base
 from ditmoe.moe.batch_pool import BatchPool
 from ditmoe.moe.diff_moe import DiffMoE
 from ditmoe.moe.expert_choice import ExpertChoice
+from ditmoe.moe.expert_memory import Traffic
 from ditmoe.moe.expert_race import ExpertRace
 from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.layer import MoE
@@ -41,4 +42,5 @@ __all__ = [
     "TimeAware",
     "TimestepExperts",
     "TokenChoice",
+    "Traffic",
 ]

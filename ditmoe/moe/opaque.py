@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ditmoe.moe import experts
+from ditmoe.moe import experts, slices
 
 # --- rows of each expert times its matrix, on a GPU in float32 and float16
 
@@ -63,13 +63,13 @@ def sliced_experts(
     counts: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor]:
-    """`experts.through_slices`, with the counts as a tensor."""
-    return experts.through_slices(x, weight, up, down, up_bias, down_bias, counts.tolist(), activation)
+    """`slices.through_slices`, with the counts as a tensor."""
+    return slices.through_slices(x, weight, up, down, up_bias, down_bias, counts.tolist(), activation)
 
 
 @sliced_experts.register_fake
 def _(x: Tensor, weight: Tensor, up: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(len(x) + experts.spare(x), up.shape[1])
+    return torch.empty_like(x), x.new_empty(len(x) + slices.spare(x), up.shape[1])
 
 
 @torch.library.custom_op("ditmoe::sliced_experts_backward", mutates_args=())
@@ -85,9 +85,9 @@ def sliced_experts_backward(
     counts: Tensor,
     activation: str,
 ) -> list[Tensor]:
-    """`experts.back_through_slices`, without the gradients of biases that are not there."""
+    """`slices.back_through_slices`, without the gradients of biases that are not there."""
     weights = up, down, up_bias, down_bias
-    found = experts.back_through_slices(dy, x, weight, h, weights, counts.tolist(), activation)
+    found = slices.back_through_slices(dy, x, weight, h, weights, counts.tolist(), activation)
     return [gradient for gradient in found if gradient is not None]
 
 

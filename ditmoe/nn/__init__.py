@@ -1,6 +1,7 @@
 """What a transformer is built of, whatever it works on: attention, layers, and where the tokens of a batch lie."""
 
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
+from ditmoe.nn.block_cache import FirstBlockCache, check_threshold
 from ditmoe.nn.depthwise import depthwise
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
 from ditmoe.nn.layout import Groups, Layout, cells, from_host
@@ -10,6 +11,7 @@ __all__ = [
     "Attention",
     "CrossAttention",
     "FeedForward",
+    "FirstBlockCache",
     "Groups",
     "Layout",
     "LoRA",
@@ -18,6 +20,7 @@ __all__ = [
     "attend",
     "attend_within",
     "cells",
+    "check_threshold",
     "depthwise",
     "from_host",
     "modulate",

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ditmoe.checkpoint import manifest
+from ditmoe.config.weaker import Meaning
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe.routing import check_top_k
@@ -106,6 +108,36 @@ def own_noise(latents: Any, shape: Sequence[int]) -> Float[Tensor, "S *sample"]:
     if not latents.isfinite().all():
         raise ValueError("latents must be finite numbers")
     return latents.detach().to("cpu", torch.float32)
+
+
+def weaker_of(pipe: Any, other: Any, guidance: float) -> Any:
+    """The model of another pipeline that guidance is to lead away from; None for none.
+
+    Raises:
+        ValueError: one line, unless it is a pipeline of the same samples, on the same device, and guidance is on.
+    """
+    if other is None:
+        return None
+    kind = type(other).__name__
+    if not isinstance(other, type(pipe)):
+        raise ValueError(f"guidance_model must be a pipeline: Pipeline.from_pretrained(folder), got {kind}")
+    if guidance == 1:
+        raise ValueError(
+            "guidance_scale must be another than 1 with guidance_model, from which it leads away"
+        )
+    if pipe.device != other.device:
+        raise ValueError(f"guidance_model must be on {pipe.device} as the pipeline is, got {other.device}")
+    meaning_of(pipe).check_weaker(meaning_of(other), "that pipeline")
+    return other.transformer
+
+
+def meaning_of(pipe: Any) -> Meaning:
+    """What a pipeline's model predicts, of which samples."""
+    memory, section = pipe.memory, pipe.memory.admitted.get("modality") or {}
+    tensors = {name: getattr(memory, f"fact{i}").cpu() for i, name in enumerate(memory.names)}
+    facts = manifest.join(dict(memory.config.data_facts), tensors) | {"classes": list(memory.config.classes)}
+    conditioning = pipe.transformer.config.config.get("conditioning")
+    return Meaning(str(section.get("_target_")), memory.config.shape, facts, pipe.process, conditioning)
 
 
 @contextmanager

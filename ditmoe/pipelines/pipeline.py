@@ -31,6 +31,7 @@ from ditmoe.pipelines.asked import (
     one_of,
     size_words,
     step_options,
+    weaker_of,
     with_top_k,
 )
 from ditmoe.pipelines.components import Memory, Transformer
@@ -169,6 +170,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         sigmas: Sequence[float] | None = None,
         eta: float | None = None,
         top_k: int | None = None,
+        guidance_model: Any = None,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **words: Any,
@@ -204,6 +206,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             negative_prompt: what guidance leads away from, in place of no sentence.
             height, width, num_frames: the modality's `size` and `frames` by diffusers' names.
             top_k: experts that a token takes, if it is not to be as in training.
+            guidance_model: another pipeline, of a weaker model of the same samples, that guidance leads away from.
             callback_on_step_end: called after each step of each batch with the pipeline, the number of the step, its
                 time and {"latents": ...}; returns such a dictionary, or None. It may set `pipe._guidance_scale`, and
                 `pipe._interrupt = True` to end there: samples whose batch did not begin are left as noise.
@@ -240,6 +243,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             name: times for name, times in (("timesteps", timesteps), ("sigmas", sigmas)) if times is not None
         }
         options = step_options(self.scheduler, eta)
+        weaker = weaker_of(self, guidance_model, guidance)
         watch = self._watch(callback_on_step_end, callback_on_step_end_tensor_inputs)
         self._guidance_scale, self._interrupt = float(guidance), False
         device, batches = self._execution_device, torch.arange(len(asked)).split(batch_size)
@@ -257,6 +261,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
                     guidance=lambda: self._guidance_scale,
                     interval=sampling.interval,
                     negative=None if negative is None else negative.take(rows).to(device),
+                    weaker=weaker,
                     generators=[of[i] for i in rows.tolist()] if isinstance(of, list) else of,
                     schedule=schedule,
                     step_options=options,

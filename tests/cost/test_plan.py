@@ -15,7 +15,9 @@ from ditmoe import DiTMoE
 from ditmoe.config.compose import composed
 from ditmoe.cost import Counts, Machine, Spread, count, sampling_memory, traffic, training_memory
 from ditmoe.cost.communication import COPIES, GATHER, SCATTER, TOKENS
+from ditmoe.cost.memory import moved_in_a_pass
 from ditmoe.cost.plan import count_config, plan
+from ditmoe.model import LowMemory
 from ditmoe.moe import Context, Router, Routing, TokenChoice
 from ditmoe.moe.routing import assign, project
 from modalities.image import LatentTokens
@@ -231,6 +233,21 @@ def test_sampling_keeps_one_block() -> None:
     assert memory.parts == {"weights": 4e3, "activations": 4 * 40 * 4 / 4}
 
 
+def test_less_memory_in_sampling_and_what_it_moves() -> None:
+    """COUNTS with two layers of three experts, 600 numbers in all, 100 of a router and 50 outside of blocks."""
+    counts, how = replace(COUNTS, moe_layers=2, experts=6, routers=100, outside=50), {"batch_size": 2}
+    how |= {"precision": "fp32", "guidance": False}
+    parts = sampling_memory(counts, keep=LowMemory("int8"), **how).parts
+    assert parts == {"weights": 4 * 150 + 250, "experts": 600, "unpacked": 1200, "activations": 80}
+    gib = 2**30
+    keep = LowMemory("int8", "experts", 400 / gib)  # of two experts in each layer
+    parts = sampling_memory(counts, keep=keep, **how).parts
+    assert (parts["experts"], parts["unpacked"]) == (400, 400)
+    assert moved_in_a_pass(counts, keep, "fp32") == 100 * 2 * (3 - 2 + 1)
+    assert moved_in_a_pass(counts, LowMemory("int8", "experts", 600 / gib), "fp32") == 0
+    assert moved_in_a_pass(replace(counts, experts=0, moe_layers=0), keep, "fp32") == 0
+
+
 def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> None:
     print(
         *plan(configuration("modality=pointcloud", "model=debug", "num_classes=7", "modality.num_points=64"))
@@ -249,6 +266,7 @@ def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> Non
     ("words", "expected"),
     [
         (["memory.precision=fp8"], "memory.precision must be one of fp32, bf16, got 'fp8'"),
+        (["memory.weights=int4"], "weights must be bf16 or int8, got 'int4'"),
         (["mesh.shard=0"], "mesh.shard must be a whole number from 1 on, got 0"),
     ],
 )

@@ -10,8 +10,8 @@ from torch import Tensor
 from ditmoe.config.cli import config_folder
 from ditmoe.config.compose import composed
 from ditmoe.cost.plan import count_config
-from ditmoe.moe import Experts, Routing, Rows, experts
-from ditmoe.moe.experts import groups
+from ditmoe.moe import Experts, Routing, Rows, experts, slices
+from ditmoe.moe.slices import groups
 from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate
 
@@ -67,7 +67,7 @@ def distance(a: list[Tensor], b: list[Tensor]) -> float:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("group", [1, 500, 2**18])
 def test_equal_to_a_loop(activation: str, split: str, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experts, "GROUP", group)
+    monkeypatch.setattr(slices, "GROUP", group)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
         module, rows = make(activation, SPLITS[split], dtype)
         ours = results(module, rows, module.compute(rows.x, rows))
@@ -80,7 +80,7 @@ def test_equal_to_a_loop(activation: str, split: str, group: int, monkeypatch: p
 def test_bfloat16_is_as_near_as_bfloat16_is(
     activation: str, split: str, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experts, "GROUP", group)
+    monkeypatch.setattr(slices, "GROUP", group)
     monkeypatch.setattr(experts, "SMALL", 0)
     module, rows = make(activation, SPLITS[split])
     exact = results(module, rows, loop(module, rows.x, rows))

@@ -295,3 +295,19 @@ def test_each_way_of_asking_is_that_of_the_command(
     said = {names.get(name, name): value for name, value in words.items()}
     found = opened(tmp_path / "pipe")(num_samples=3, seed=5, output_type="np", **said)
     assert np.array_equal(np.load(file)["arr_0"], bits(found.samples))
+
+
+def test_guidance_away_from_another_pipeline(exported: Path) -> None:
+    """From itself none, bit for bit; what it cannot lead away from is one line."""
+    pipe, other = opened(exported), opened(exported)
+    plain = latents(pipe, guidance_scale=1.0)
+    assert torch.equal(latents(pipe, guidance_scale=3.0, guidance_model=other), plain)
+    with torch.no_grad():
+        other.transformer.net.final.linear.bias.add_(1.0)
+    assert not torch.equal(latents(pipe, guidance_scale=3.0, guidance_model=other), plain)
+    for options, line in (
+        ({"guidance_model": str(exported), "guidance_scale": 2.0}, "guidance_model must be a pipeline"),
+        ({"guidance_model": other, "guidance_scale": 1.0}, "guidance_scale must be another than 1"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            latents(pipe, **options)

@@ -1,0 +1,52 @@
+"""Blocks of which only the first runs for samples that it changes as it did before (`ditmoe.nn.FirstBlockCache`)."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ditmoe.moe import Context
+from ditmoe.nn import FirstBlockCache
+
+
+def through_cached(
+    blocks: Iterable[nn.Module],
+    h: Float[Tensor, "B N D"],
+    context: Context,
+    angles: Float[Tensor, "N half"] | None,
+    cache: FirstBlockCache,
+) -> Float[Tensor, "B N D"]:
+    """Tokens after all blocks, or after the first and what the others added to this sample before.
+
+    Raises:
+        ValueError: if samples do not all have the same number of tokens.
+    """
+    if context.layout.packed:
+        raise ValueError(
+            "first_block_cache must be 0 where samples do not all have the same number of tokens, as with kept=occupied"
+        )
+    first, *others = blocks
+    after, _ = first(h, context, context.c, angles)
+    change = after - h
+    rows = cache.stale(change)
+    if not rows:
+        return after + cache.rest
+    whole = len(rows) == len(h)
+    part, own = (after, context) if whole else (after[rows], of_samples(context, rows))
+    end = part
+    for block in others:
+        end, _ = block(end, own, own.c, angles)
+    cache.keep(rows, change, end - part)
+    if whole:
+        return end
+    there = torch.tensor(rows, device=h.device)
+    return (after + cache.rest).index_copy(0, there, end.to(after.dtype))
+
+
+def of_samples(context: Context, rows: list[int]) -> Context:
+    """What is known of some samples of a batch."""
+    t, time, c, unmodulated = (x[rows] for x in (context.t, context.time, context.c, context.unmodulated))
+    asked = None if context.asked is None else context.asked.take(torch.tensor(rows, device=c.device))
+    told = None if context.told is None else context.told[rows]
+    return Context(t, time, c, context.layout.take(rows), unmodulated, asked, told)

@@ -1,0 +1,108 @@
+"""A model that takes less memory when it samples: packed weights, experts on the host."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ditmoe.model.backbone import DiTMoE
+from ditmoe.moe import Experts, Router
+from ditmoe.moe.expert_memory import OffloadedExperts, PackedExperts, Traffic
+from ditmoe.nn.packed import FORMATS, Packed, PackedLinear
+from ditmoe.outside import check_number
+
+GIB = 2**30
+MOST_CACHE = 10_000
+"""GiB."""
+
+
+@dataclass(frozen=True)
+class LowMemory:
+    """How the weights of blocks are kept while a model samples; routers, biases and what lies outside of blocks stay.
+
+    Args:
+        weights: "bf16" or "int8" of the routed experts' matrices and all linear layers (`ditmoe.nn.packed`); None: as
+            they were trained.
+        offload: "experts" keeps these on the host and fetches those that tokens go to; None: all are on the device.
+        expert_cache: then, GiB of experts that may be on the device at once, the same share in each layer.
+
+    Raises:
+        ValueError: one line, for anything else.
+    """
+
+    weights: str | None = None
+    offload: str | None = None
+    expert_cache: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.weights not in FORMATS:
+            raise ValueError(f"weights must be {' or '.join(FORMATS)}, got {self.weights!r}")
+        if self.offload not in (None, "experts"):
+            raise ValueError(f"offload must be experts, got {self.offload!r}")
+        check_number("expert_cache", self.expert_cache, above=0, most=MOST_CACHE)
+
+    def emptied(self, model: DiTMoE) -> DiTMoE:
+        """A model without the weights that are kept otherwise, for `fill`; changed in place."""
+        for block in model.blocks:
+            for owner, name, module in list(_layers(block)):
+                if isinstance(module, Experts) and (self.weights or self.offload):
+                    module.up = module.down = None  # type: ignore[assignment]
+                elif isinstance(module, nn.Linear) and self.weights:
+                    setattr(owner, name, PackedLinear(module.bias))
+        return model
+
+    @torch.no_grad()
+    def fill(self, model: DiTMoE, read: Callable[[str], Tensor], device: torch.device) -> Traffic | None:
+        """Read the weights of an emptied model one at a time, and keep them as is wanted.
+
+        Args:
+            read: gives a weight by its name in the model as it was.
+            device: of the rest of the model.
+
+        Returns:
+            Where experts are offloaded, what that costs: counted from now on.
+
+        Raises:
+            ValueError: if the cache has no room for one expert of each layer.
+        """
+        traffic = Traffic(room=int(self.expert_cache * GIB)) if self.offload else None
+        layers = sum(isinstance(module, Experts) for module in model.modules())
+        for path, module in list(model.named_modules()):
+            if isinstance(module, PackedLinear):
+                module.pack(Packed.of(read(f"{path}.weight"), self.weights).on(device))
+            elif isinstance(module, Experts) and module.up is None:
+                up, down = (Packed.of(read(f"{path}.{name}"), self.weights) for name in ("up", "down"))
+                if traffic is None:
+                    module.store = PackedExperts(up.on(device), down.on(device))
+                    continue
+                if device.type == "cuda":
+                    up, down = up.pinned(), down.pinned()
+                module.store = OffloadedExperts(up, down, traffic.room // layers, traffic)
+                if not module.store.capacity:
+                    least = layers * module.store.size / GIB
+                    raise ValueError(
+                        f"expert_cache must have room for an expert of each layer, {least:.2g} GiB, got "
+                        f"{self.expert_cache:g}"
+                    )
+        return traffic
+
+
+def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Owner, name and module of all within a module but what is a router's: it decides in float32."""
+    for name, child in module.named_children():
+        if not isinstance(child, Router):
+            yield module, name, child
+            yield from _layers(child)
+
+
+def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
+    """Keep the weights of a model that is in memory already otherwise, in place; it only predicts from then on."""
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    device = model.embed.weight.device
+    return how.fill(how.emptied(model), weights.__getitem__, device)
+
+
+def size_of(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers of a model on its device; offloaded experts are not among them."""
+    return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
