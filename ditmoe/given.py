@@ -6,7 +6,8 @@ alone. In a share of the training samples what is given is hidden, pure noise at
 
     v = v(hidden) + given_guidance (v(given) - v(hidden)).
 
-A model that was not trained so sees what is given at the noise of the step (replacement: RePaint, arXiv 2201.09865).
+A model that was not trained so sees what is given at the noise of the step (replacement: RePaint, arXiv 2201.09865),
+as every model does where a part of a token is given.
 Where samples are sets, such as points, what is given may also lie beside the sample (`Condition.given`).
 """
 
@@ -32,6 +33,8 @@ class Given:
         known: shaped to multiply samples: what comes out as it is in x. None: nothing.
         places: which times, in a shape of `ditmoe.nn.layout`, are those of places that are given in all, told to a
             model as 0; None: the model is told the time of the step everywhere (replacement).
+        pieces: shaped as `known`, what is given of places that are not given in all: it comes out as it is in x, too, and
+            the model sees it at the noise of the step; None: nothing.
         beside: what the model reads beside the sample, see `Condition.given`.
         strength: share of the way to noise from which the drawing starts; 1 forgets all of x but what is known
             (SDEdit, arXiv 2108.01073).
@@ -40,6 +43,7 @@ class Given:
     x: Float[Tensor, "_ *sample"]
     known: Bool[Tensor, "_ *ones"] | None = None
     places: Bool[Tensor, "_ n"] | None = None
+    pieces: Bool[Tensor, "_ *ones"] | None = None
     beside: Mapping[str, Tensor] = field(default_factory=dict)
     strength: float = 1.0
 
@@ -63,7 +67,7 @@ class Given:
         return replace(self, places=None, beside={})
 
     def _each(self, change: Callable[[Tensor | None], Any]) -> "Given":
-        tensors = {name: change(getattr(self, name)) for name in ("x", "known", "places")}
+        tensors = {name: change(getattr(self, name)) for name in ("x", "known", "places", "pieces")}
         return replace(self, **tensors, beside={name: change(value) for name, value in self.beside.items()})
 
 

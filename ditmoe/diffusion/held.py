@@ -18,13 +18,16 @@ def expanded(t: Tensor, x: Float[Tensor, "B *sample"]) -> Float[Tensor, " B"]:
 class Held:
     """What is given, on its way through the steps of a scheduler.
 
-    Where it is known, the model sees it clean at time 0, or as it is at the time of the step if it is not to be told;
-    the scheduler gets the exact prediction there, so that what it remembers of earlier steps stays on the path too.
+    Where it is known, the model sees it clean at time 0, or as it is at the time of the step if it is not to be told,
+    as it sees pieces of places; the scheduler gets the exact prediction there, so that what it remembers of earlier steps stays on the path too.
     """
 
     def __init__(self, given: Given, process: Process, noise: Float[Tensor, "B *sample"]) -> None:
         self.given, self.process, self.noise = given, process, noise
         self.known = None if given.known is None else given.known.expand_as(noise)
+        self.fixed = self.known
+        if given.pieces is not None and self.known is not None:
+            self.fixed = self.known | given.pieces.expand_as(noise)
         self.places = given.places if self.known is not None else None
         self.can_hide = self.places is not None or bool(given.beside)
         if self.places is None:
@@ -36,24 +39,26 @@ class Held:
         time = expanded(t, scaled)
         if self.known is None:
             return scaled, time
+        if self.places is None or self.fixed is not self.known:
+            scaled = torch.where(self.fixed, self._at(time), scaled)
         if self.places is None:
-            return torch.where(self.known, self._at(time), scaled), time
+            return scaled, time
         value, of = (self.noise, self.process.last) if hide else (self.clean, 0.0)
         told = torch.where(self.places, of, time[:, None])
         return torch.where(self.known, value, scaled), told
 
     def steered(self, output: Tensor, t: Tensor) -> Tensor:
         """The scheduler's output, where it is known the exact one."""
-        if self.known is None:
+        if self.fixed is None:
             return output
         time = expanded(t, output)
         target = self.process.target(self.given.x, self.noise, time)
         exact = self.process.to_scheduler_output(target, self._at(time), time)
-        return torch.where(self.known, exact, output)
+        return torch.where(self.fixed, exact, output)
 
     def put_back(self, x: Tensor) -> Tensor:
         """The samples, with what is known as it was given."""
-        return x if self.known is None else torch.where(self.known, self.given.x, x)
+        return x if self.fixed is None else torch.where(self.fixed, self.given.x, x)
 
     def _at(self, time: Tensor) -> Tensor:
         return self.process.corrupt(self.given.x, self.noise, time)

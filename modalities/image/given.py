@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 
 from ditmoe.given import Given, Parts
 from modalities.image.data.pictures import fitted
-from modalities.latent.given import hole_of, known_cells, known_places, read_picture, shown
+from modalities.latent.given import hole_of, known_cells, marks_of, read_picture, shown
 from modalities.latent.packing import native_size
 
 if TYPE_CHECKING:
@@ -59,14 +59,9 @@ def parts(
     if strength is None:
         canvas[~known] = canvas[known].mean(0).round() if known.any() else 128
     x = modality.encode(canvas[None]).cpu()
-    masks = (
-        known_places(modality.tokens(8), x, known_cells(known, x.shape[2:])) if known.any() else (None, None)
-    )
-
-    if masks[1] is not None and not masks[1].any():
-        told.append(
-            f"no token of {unit[0]} x {unit[1]} pixels is given whole: they are put back, but steer nothing"
-        )
+    marks = marks_of(modality.tokens(8), x, known_cells(known, x.shape[2:]))
+    if known.any() and marks.weakness:
+        told.append(f"no token of {unit[0]} x {unit[1]} pixels is given whole: {marks.weakness}")
 
     def finish(samples: UInt8[np.ndarray, "S H W 3"]) -> UInt8[np.ndarray, "S H W 3"]:
         samples = samples.copy()
@@ -77,7 +72,7 @@ def parts(
     seen = canvas.copy()
     if strength is None:
         seen[~known] = GREY
-    return Parts(Given(x, masks[0], masks[1], strength=start), finish, told, shown=seen[None])
+    return Parts(Given(x, *marks, strength=start), finish, told, shown=seen[None])
 
 
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

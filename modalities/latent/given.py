@@ -1,8 +1,8 @@
-"""From pixels that are given to latents and tokens that are: a token is given if all of its pixels are."""
+"""From pixels that are given to latents and tokens that are: a cell or a token is given if all of its pixels are."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,16 +38,33 @@ def within_all(known: Bool[np.ndarray, "*size"], cells: Sequence[int]) -> Bool[n
     return np.asarray(known.reshape(shape).all(axis=tuple(range(1, 2 * len(cells), 2))))
 
 
-def known_places(
-    tokens: Tokens, x: Tensor, cells: Bool[np.ndarray, "*cells"]
-) -> tuple[Bool[Tensor, "1 *ones"], Bool[Tensor, "1 n"]]:
-    """Of latents x (1, L, *cells): what of them is given, and which tokens; times for frames alone if that will do."""
+class Marks(NamedTuple):
+    """What of latents is given, see `Given`."""
+
+    known: Bool[Tensor, "1 *ones"] | None = None
+    places: Bool[Tensor, "1 n"] | None = None
+    pieces: Bool[Tensor, "1 *ones"] | None = None
+
+    @property
+    def weakness(self) -> str:
+        """How little they steer where no token of them is whole; "" where one is."""
+        if self.places is None:
+            return "it is put back in the end, but steers nothing"
+        return "" if self.places.any() else "it steers by replacement alone, which is weaker"
+
+
+def marks_of(tokens: Tokens, x: Tensor, cells: Bool[np.ndarray, "*cells"]) -> Marks:
+    """Which latents x (1, L, *cells) are given, by their cells; times are for frames alone if that will do."""
+    if not cells.any():
+        return Marks()
     grid = tokens.grid(x)
     of_tokens = within_all(cells, grid)
     frames = of_tokens.reshape(grid[0], -1)
     whole = bool((frames.all(1) == frames.any(1)).all())
     places = torch.from_numpy(frames.all(1) if whole else of_tokens.flatten())[None]
-    return tokens.sample_times(places.float(), x).bool(), places
+    known = tokens.sample_times(places.float(), x).bool()
+    pieces = torch.from_numpy(cells)[None, None] & ~known
+    return Marks(known, places, pieces if pieces.any() else None)
 
 
 def read_picture(given: Any) -> UInt8[np.ndarray, "H W 3"]:

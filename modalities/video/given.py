@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ditmoe.given import Given, Parts
 from ditmoe.outside import check_number
-from modalities.latent.given import hole_of, known_cells, known_places, read_picture, shown
+from modalities.latent.given import hole_of, known_cells, marks_of, read_picture, shown
 from modalities.shared.decode import STILLS
 from modalities.video.data.dataset import fit
 from modalities.video.io.index import nearest_frames, num_moments
@@ -260,13 +260,10 @@ def finished(
     frames, tokens = window.frames, modality.tokens(8)
     whole = np.asarray(known.all(axis=(1, 2)))
     x = modality.encode(frames[None]).cpu()
-    masks = (
-        known_places(tokens, x, known_cells(known, x.shape[2:], modality.codec.stride[0]))
-        if known.any()
-        else (None, None)
-    )
-    if known.any() and masks[1] is not None and not masks[1].any():
-        told.append("no token of what is given is whole: it is put back in the end, but steers nothing")
+    cells = known_cells(known, x.shape[2:], modality.codec.stride[0])
+    marks = marks_of(tokens, x, cells)
+    if known.any() and marks.weakness:
+        told.append(f"no token of what is given is whole: {marks.weakness}")
 
     def finish(samples: UInt8[np.ndarray, "S T H W 3"]) -> UInt8[np.ndarray, "S T2 H W 3"]:
         samples = samples.copy()
@@ -290,7 +287,7 @@ def finished(
             [latents, drawn[:, :, window.context :]], dim=2
         )
 
-    given = Given(x, masks[0], masks[1], strength=1.0 if strength is None else strength)
+    given = Given(x, *marks, strength=1.0 if strength is None else strength)
     seen = frames if strength is not None else np.where(known[..., None], frames, GREY).astype(np.uint8)
     whole_clip = [clip for clip in (window.before, seen[window.new], window.after) if clip is not None]
     return Parts(given, finish, told, more, np.concatenate(whole_clip)[None])

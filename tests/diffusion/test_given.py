@@ -82,6 +82,20 @@ def test_what_is_known_comes_out_bit_for_bit(name, make, told: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
+def test_pieces_of_places_are_as_what_a_model_is_not_told(name, make) -> None:
+    x0, none = torch.randn(8, 1, 2), torch.tensor([[False, False]])
+    untold, _ = drawn(name, make(), first_of(x0, told=False))
+    known = torch.tensor([[[True, False]]])
+    pieces, model = drawn(name, make(), Given(x0, none[None], none, pieces=known))
+    assert torch.equal(pieces, untold)
+    assert all((t[:, 0] == t[:, 1]).all() for t in model.told)
+    second, first = torch.tensor([[[False, True]]]), torch.tensor([[True, False]])
+    both, model = drawn(name, make(), Given(x0, known, first, pieces=second))
+    assert torch.equal(both, x0)
+    assert not any(t[:, 0].any() for t in model.told)
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
 def test_what_is_told_steers_the_rest_as_the_data_have_it(name, make) -> None:
     """Given u, v has mean RHO u and variance 1 - RHO^2."""
     num = 512

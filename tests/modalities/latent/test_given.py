@@ -18,7 +18,7 @@ from ditmoe.diffusion import FlowMatching, Sampling
 from ditmoe.modality import Modality
 from ditmoe.sample import draw
 from modalities.image.given import resized
-from modalities.latent.given import known_cells
+from modalities.latent.given import known_cells, within_all
 from modalities.shared.decode import rgb
 from modalities.video.io.writer import write_ffv1
 from tests.subjects import section
@@ -95,6 +95,21 @@ def test_a_picture_around_a_hole_stays_as_it_was(image: Modality, tmp_path: Path
     assert (of_files[:, mask > 0] != source[mask > 0]).any()
     assert np.array_equal(drawn(image, source, mask=mask), of_files)
     assert all(t.ndim == 2 and (t == 0).any() and not (t == 0).all() for t in TOLD)
+
+
+def test_cells_steer_where_no_token_is_given_whole(image: Modality) -> None:
+    """A frame of one cell around a hole is led by replacement, which the command says."""
+    mask = np.zeros((16, 24), np.uint8)
+    mask[4:12, 4:20] = 255
+    parts = parts_asked(image, picture(), {}, {"mask": mask}, 1.0)
+    assert parts.given.pieces is not None
+    assert torch.equal(parts.given.pieces[0, 0], torch.from_numpy(within_all(mask == 0, (4, 6))))
+    assert parts.given.known is not None
+    assert not parts.given.known.any()
+    assert "steers by replacement alone" in parts.told[-1]
+    mask[:] = 255
+    mask[0, 0] = 0
+    assert "steers nothing" in parts_asked(image, picture(), {}, {"mask": mask}, 1.0).told[-1]
 
 
 def test_what_was_given_can_be_looked_at(image: Modality, video: Modality) -> None:
