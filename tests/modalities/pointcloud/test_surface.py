@@ -242,11 +242,13 @@ def test_the_command_says_in_one_line_what_is_wrong(
     (clips / "clip-0000.mp4").write_bytes(b"no cloud")
     np.save(tmp_path / "ball.npy", sphere(60))
     np.save(tmp_path / "flat.npy", sphere(60) * [1, 1, 0])
+    np.savez_compressed(tmp_path / "many.npz", points=np.tile(sphere(20), (257, 1, 1)))  # some KB, minutes
     for source, out, why in (
         (empty, tmp_path / "a", "must hold clouds"),
         (clips, tmp_path / "a", "must hold clouds"),
         (tmp_path / "none", tmp_path / "a", "does not exist"),
         (tmp_path / "flat.npy", tmp_path / "a", "in a plane"),
+        (tmp_path / "many.npz", tmp_path / "a", "must hold at most 256 clouds"),
         (tmp_path / "ball.npy", other, "out must be a new folder"),
         (tmp_path / "ball.npy", other / "letter.txt", "out must be a new folder"),
     ):
