@@ -416,9 +416,7 @@ class Surfaces(Contract):
     does = "have surfaces"
 
     @abstractmethod
-    def mesh(
-        self, source: Path, out: Path, turntable: bool = False, most: int | None = None
-    ) -> list[Path]:
+    def mesh(self, source: Path, out: Path, turntable: bool = False, most: int | None = None) -> list[Path]:
         """Write the surface of each sample of a file or a folder into a folder, and a picture of all; prints a summary.
 
         Args:

@@ -206,7 +206,10 @@ def lora(pipeline: Path, file: Path) -> Path:
         key = next(key for key in weights if key.endswith(f"{name}{end}"))
         *lead, out, width = weights[key].shape
         place = f"transformer.{key.removesuffix('.weight')}"
-        state |= {f"{place}.lora_A{end}": torch.ones(*lead, 2, width), f"{place}.lora_B{end}": torch.ones(*lead, out, 2)}
+        state |= {
+            f"{place}.lora_A{end}": torch.ones(*lead, 2, width),
+            f"{place}.lora_B{end}": torch.ones(*lead, out, 2),
+        }
     save_file(state, file)
     return file
 

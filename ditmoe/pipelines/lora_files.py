@@ -71,7 +71,9 @@ def _check(what: str, value: Any, rank: int) -> None:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{what} must be a plain tensor of floating-point numbers, got {kind}")
     if value.ndim < 2 or not 1 <= value.shape[rank] <= MOST_RANK:
-        raise ValueError(f"{what} must have a rank between 1 and {MOST_RANK}, got the shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{what} must have a rank between 1 and {MOST_RANK}, got the shape {tuple(value.shape)}"
+        )
     if value.is_meta or value.nbytes > value.untyped_storage().nbytes():  # an expanded view has any number
         raise ValueError(f"{what} must store each of its numbers, got a view of {tuple(value.shape)}")
     if not value.detach().float().isfinite().all():
@@ -87,7 +89,9 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
     if isinstance(place, Mapping):
         return named(place)
     if not isinstance(place, str | Path):
-        raise ValueError(f"LoRA must be a file, a folder or a dictionary of tensors, got {type(place).__name__}")
+        raise ValueError(
+            f"LoRA must be a file, a folder or a dictionary of tensors, got {type(place).__name__}"
+        )
     file = Path(place) / (weight_name or LORA) if Path(place).is_dir() else Path(place)
     if not is_regular(file):
         raise FileNotFoundError(
