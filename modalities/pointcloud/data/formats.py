@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int, Shaped
 
 from ditmoe.checkpoint import LazyTensor, open_file, replacing
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, files_below, map_array, may_hold, open_regular, printable, tell
+from ditmoe.outside import Arrays, files_below, load_array, may_hold, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
 from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry, directions
 from modalities.pointcloud.data.obj import read_obj
@@ -341,7 +341,7 @@ def _points(path: Path, note: Note, channels: Channels = XYZ, item: int | None =
     """What is in a file of points, or of one item of a set; unchecked."""
     match path.suffix.lower():
         case ".npy":
-            return Geometry(map_array(path)).item(item)
+            return Geometry(load_array(path, item))
         case ".npz":
             return _npz(path, channels.width > 3).item(item)
         case ".pt":
