@@ -122,9 +122,11 @@ def mesh_clouds(
         raise ValueError(f"{printable(source)} must hold clouds that have a surface{got}")
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
-    write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
-    for old in before - {*written}:
+    for old in before - {
+        *written
+    }:  # before the record forgets them: who is killed in between leaves none behind
         (out / old).unlink(missing_ok=True)
+    write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
     tell_table(rows)
     return [out / "meshes.png", *(out / name for name in written[:-1])]
 
