@@ -316,6 +316,14 @@ def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
             mesh_clouds(*words)
     assert (tmp_path / "meshes" / "ball.glb").exists()
     assert len(mesh_clouds(*words)) == 3
+    (tmp_path / "ball.npy").rename(tmp_path / "globe.npy")
+    words = tmp_path / "globe.npy", *words[1:]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)  # of what the call before had written
+        with pytest.raises(KeyboardInterrupt):
+            mesh_clouds(*words)
+    mesh_clouds(*words)
+    assert not (tmp_path / "meshes" / "ball.glb").exists()
 
 
 @pytest.mark.parametrize("record", ["[1]", "7", '{"files": 5}', '{"files": ["a\\u0000.png", "\\ud800.png"]}'])
