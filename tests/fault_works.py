@@ -54,7 +54,7 @@ def contents(place: Path) -> dict[str, Any]:
         str(path.relative_to(place)): _content(path)
         for path in sorted(place.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts)
-        and not path.name.startswith("events.")
+        and not path.name.startswith("events.") and path.name != "report.html"  # with curves of speed
     }  # fmt: skip
 
 
@@ -296,7 +296,7 @@ def of_report(home: Path) -> Work:
         trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
 
     def run(place: Path, source: str = "run1") -> None:
-        write_report([home / source], place / "out" / "report.html")
+        write_report([home / source], place / "out" / "page.html")
 
     return Work("report", run, lambda place: run(made(place), "run0"), piecewise)
 

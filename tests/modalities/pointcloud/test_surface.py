@@ -305,7 +305,7 @@ def test_surfaces_beside_samples_are_no_further_samples(tmp_path: Path) -> None:
 def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     np.save(tmp_path / "ball.npy", sphere(60))
