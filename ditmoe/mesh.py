@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.config import cli
-from ditmoe.outside import printable
+from ditmoe.outside import check_number, printable
 
 
 def mesh(config: dict[str, Any]) -> None:
@@ -13,6 +13,7 @@ def mesh(config: dict[str, Any]) -> None:
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Surfaces
 
+    check_number("num", config["num"], 1, whole=True)
     modality, out = Surfaces.of(build.make(config["modality"]), "mesh"), Path(config["out"]).expanduser()
     source = Path(config["source"]).expanduser()
     if not source.exists():
@@ -20,7 +21,7 @@ def mesh(config: dict[str, Any]) -> None:
             f"source must be clouds, a file or a folder of them: {printable(source)} does not exist"
         )
     with alone_in(out):
-        paths = modality.mesh(source, out, config["turntable"])
+        paths = modality.mesh(source, out, config["turntable"], config["num"])
     print(paths[0])
 
 

@@ -14,9 +14,12 @@ from ditmoe import checkpoint
 from ditmoe.checkpoint import atomic
 from ditmoe.config.compose import composed
 from ditmoe.convert import convert
+from ditmoe.distill import distill
 from ditmoe.evaluate import evaluate
 from ditmoe.export import command as export
+from ditmoe.mesh import mesh
 from ditmoe.prepare import prepare
+from ditmoe.reporting import write_report
 from ditmoe.train_codec import train_codec
 from ditmoe.training.resume import resume
 from modalities.video.codec import training
@@ -51,7 +54,7 @@ def contents(place: Path) -> dict[str, Any]:
         str(path.relative_to(place)): _content(path)
         for path in sorted(place.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts)
-        and not path.name.startswith("events.")
+        and not path.name.startswith("events.") and path.name != "report.html"  # with curves of speed
     }  # fmt: skip
 
 
@@ -61,7 +64,14 @@ def _content(path: Path) -> Any:
     records = map(
         json.loads, path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     )
-    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in records]
+    return [_untimed({k: v for k, v in record.items() if k not in CLOCKS}) for record in records]
+
+
+def _untimed(node: Any) -> Any:
+    """Without seconds, wherever they are."""
+    if isinstance(node, dict):
+        return {key: _untimed(value) for key, value in node.items() if key != "seconds"}
+    return list(map(_untimed, node)) if isinstance(node, list) else node
 
 
 def swapped(folder: str) -> Callable[..., bool]:
@@ -255,6 +265,42 @@ def of_evaluate(home: Path) -> Work:
     return Work("evaluate", run, lambda place: run(made(place), "old"), piecewise)
 
 
+def of_distill(home: Path) -> Work:
+    trainer(home / "teacher", "trainer.steps=1")[0].run()
+    words = [f"checkpoint={home / 'teacher'}", "out=y", "guidance=[1,2]", "trainer.precision=fp32"]
+    words += ["trainer.steps=6", "trainer.save_every=2", "trainer.preview_every=0"]
+    words += ["finish.evaluate=false", "finish.num=0"]
+    settings = config("distill", *words)
+
+    def run(place: Path) -> None:
+        distill(settings | {"out": str(place / "out")})
+
+    return Work("distill", run, made, no_step_is_lost)
+
+
+def of_mesh(home: Path) -> Work:
+    rng = np.random.default_rng(0)
+    for name in ("old", "new"):
+        points = rng.normal(size=(3, 60, 3))
+        np.savez(home / f"{name}.npz", points=points / np.linalg.norm(points, axis=2, keepdims=True))
+
+    def run(place: Path, source: str = "new") -> None:
+        words = [f"source={home / source}.npz", f"out={place / 'out'}", "modality.surface.resolution=16"]
+        mesh(config("mesh", *words))
+
+    return Work("mesh", run, lambda place: run(made(place), "old"), piecewise)
+
+
+def of_report(home: Path) -> Work:
+    for seed in "01":
+        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+
+    def run(place: Path, source: str = "run1") -> None:
+        write_report([home / source], place / "out" / "page.html")
+
+    return Work("report", run, lambda place: run(made(place), "run0"), piecewise)
+
+
 WORKS: dict[str, Callable[[Path], Work]] = {
     "train": of_train,
     "convert": of_convert,
@@ -267,4 +313,7 @@ WORKS: dict[str, Callable[[Path], Work]] = {
     "images-again": of_images_again,
     "train_codec": of_train_codec,
     "evaluate": of_evaluate,
+    "distill": of_distill,
+    "mesh": of_mesh,
+    "report": of_report,
 }

@@ -25,7 +25,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +159,8 @@ def attempt(
             os._exit(_child(work, place, lambda: arm(place, random.Random(seed), scale, shared), theirs))
         finally:
             os._exit(BROKEN)
+    with suppress(OSError):  # which the child does itself, unless it has come to an end
+        os.setpgid(child, child)  # before anybody kills the group
     os.close(theirs)
     os.set_blocking(screen, False)
     printed, limit, asked = b"", time.monotonic() + delay, number is None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import trimesh
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ditmoe
 from ditmoe import checkpoint
@@ -198,6 +198,22 @@ def dit(place: Path) -> list[Path]:
     return files
 
 
+def lora(pipeline: Path, file: Path) -> Path:
+    """For one matrix and one stack of experts of a pipeline's model."""
+    weights = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
+    state: dict[str, torch.Tensor] = {}
+    for name, end in (("attention.qkv", ".weight"), ("feed_forward.experts.up", "")):
+        key = next(key for key in weights if key.endswith(f"{name}{end}"))
+        *lead, out, width = weights[key].shape
+        place = f"transformer.{key.removesuffix('.weight')}"
+        state |= {
+            f"{place}.lora_A{end}": torch.ones(*lead, 2, width),
+            f"{place}.lora_B{end}": torch.ones(*lead, out, 2),
+        }
+    save_file(state, file)
+    return file
+
+
 def kept(path: Path) -> Mapping[str, np.ndarray] | None:
     return cache.load(path, {"mu": ("f8", ("F",)), "sigma": ("f8", ("F", "F"))})
 
@@ -241,6 +257,14 @@ def readers(place: Path) -> list[Reader]:
     def drawn(path: Path) -> None:
         ditmoe.Pipeline.from_pretrained(path)(num_samples=1, num_inference_steps=1, output_type="latent")
 
+    whole = ditmoe.Pipeline.from_pretrained(pipeline)
+
+    def adapted(path: Path) -> None:
+        try:
+            whole.load_lora_weights(path)
+        finally:
+            whole.unload_lora_weights()
+
     def latent_batch(path: Path) -> None:
         words = settings(*IMAGE)
         words["modality"]["latents"] = str(path)
@@ -261,6 +285,7 @@ def readers(place: Path) -> list[Reader]:
             lambda path: convert_file(path, path.parent / "out", size=4, num_heads=2),
         ),
         Reader("pipeline", [pipeline], drawn, share=SLOW),
+        Reader("LoRA", [lora(pipeline, place / "lora.safetensors")], adapted, share=SLOW),
         Reader("clouds", clouds(place / "clouds"), formats.read_points),
         Reader(
             "coloured clouds",

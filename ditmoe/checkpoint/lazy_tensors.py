@@ -12,7 +12,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class LazyTensor:
     dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> "LazyTensor":
+        """Those of its first axis, which alone are read."""
+        begin = self.offset + start * self.stride[0] * self.dtype.itemsize
+        return replace(self, offset=begin, shape=(stop - start, *self.shape[1:]))
 
     def read(self) -> Tensor:
         """The tensor, in memory of its own.

@@ -331,8 +331,21 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_option(key: str) -> str:
+    if "." in key and (commands := _commands_with(key)):  # `steps` was meant as `trainer.steps`
+        return f"{key} is not an option here, but of {', '.join(commands)}"
     known = sorted(_known_options().keys() - {key})  # it may be one elsewhere, as of another router
     return f"{key} is not an option; {_suggest(key, known)}"
+
+
+def _commands_with(key: str) -> list[str]:
+    """The commands whose own file names an option: of another command it is none."""
+
+    def names(node: Any, parts: list[str]) -> bool:
+        return not parts or (isinstance(node, dict) and parts[0] in node and names(node[parts[0]], parts[1:]))
+
+    files = {file.stem: file for folder in config_folders() for file in sorted(folder.glob("*.yaml"))}
+    every = {stem: OmegaConf.to_container(OmegaConf.load(file)) for stem, file in files.items()}
+    return [stem for stem, node in every.items() if names(node, key.split("."))]
 
 
 def _known_options() -> dict[str, list[Any]]:

@@ -156,6 +156,10 @@ def adapters(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, An
         ]  # of an odd type: its name
         if product_shape(*shapes[:2]) is None or product_shape(*shapes[:2]) != shapes[2]:
             raise ValueError(f"{found.path} does not fit the model: LoRA of {name} is of another shape")
+        if down.dtype != up.dtype or not up.dtype.is_floating_point:
+            raise ValueError(
+                f"{found.path} does not fit the model: LoRA of {name} is of {down.dtype} and {up.dtype}"
+            )
     return plain, added
 
 

@@ -47,8 +47,12 @@ def modality_of_run(path: Path, trusted: Trust = False) -> type[Modality] | None
     run = next((folder for folder in (path, *path.parents[:2]) if exists(folder)), None)
     if run is None:
         return None
-    found = store.find(run, parts=())
-    kind = class_at(found.part("config"), "modality", found.path, trusted)
+    return modality_named(store.find(run, parts=()), trusted)
+
+
+def modality_named(found: store.Checkpoint, trusted: Trust = False) -> type[Modality]:
+    """The class that a checkpoint's configuration names; errors as of `modality_of_run`."""
+    kind = class_at(found.plain.get("config"), "modality", found.path, trusted)
     if not issubclass(kind, Modality):
         raise ValueError(f"{found.path} names a modality that is none: {kind.__module__}.{kind.__qualname__}")
     return kind

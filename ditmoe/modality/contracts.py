@@ -127,14 +127,18 @@ class Surfaces(Contract):
     does = "have surfaces"
 
     @abstractmethod
-    def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
+    def mesh(self, source: Path, out: Path, turntable: bool = False, most: int | None = None) -> list[Path]:
         """Write the surface of each sample of a file or a folder into a folder, and a picture of all; prints a summary.
 
         Args:
             turntable: draw each from all sides, too.
+            most: samples that there may be; of more none is begun with, since each takes a while. None: any number.
 
         Returns:
             What was written, the picture first.
+
+        Raises:
+            ValueError, OSError: one line.
         """
 
 

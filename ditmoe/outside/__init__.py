@@ -1,6 +1,6 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
-from ditmoe.outside.arrays import Arrays, array_shape, map_array
+from ditmoe.outside.arrays import Arrays, about_array, array_shape, load_array
 from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
@@ -25,6 +25,7 @@ __all__ = [
     "Plain",
     "Read",
     "TooFewError",
+    "about_array",
     "array_shape",
     "check_memory",
     "check_number",
@@ -37,7 +38,7 @@ __all__ = [
     "has_cuda",
     "is_regular",
     "largest_words",
-    "map_array",
+    "load_array",
     "may_hold",
     "memory",
     "open_regular",

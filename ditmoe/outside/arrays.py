@@ -5,32 +5,66 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ditmoe.outside.paths import may_hold, open_regular, printable
+from ditmoe.outside.paths import Plain, may_hold, open_regular, printable
 
 _HEADER = 128
 """Bytes that NumPy writes in front of an array with few axes."""
 
 
-def map_array(path: Path) -> np.ndarray:
-    """The array of a .npy, which stays on disk; mapping compares the file's size with its header's promise.
+def load_array(path: Path, rows: int | Sequence[int] | None = None) -> np.ndarray:
+    """The array of a .npy, or one or several items of it along its first axis, of which alone memory is taken.
+
+    It is read and not mapped: a mapped file that somebody cuts off meanwhile ends the process without a word (SIGBUS).
 
     Raises:
-        OSError, ValueError: if it is no plain file or has no array of plain numbers.
+        OSError, ValueError: if it is no plain file, or has no whole array of plain numbers.
+        IndexError: if it has no such items.
     """
-    with open_regular(path) as stream:  # says why it is none
-        if not stream.peek(1):
-            raise ValueError(f"{printable(path)} must hold an array, got an empty file")
-    array = np.lib.format.open_memmap(path, mode="r")
-    if not array.dtype.itemsize:  # of which a hundred bytes hold any number
-        raise ValueError(f"{printable(path)} must hold values of a size, got {array.shape} of none")
-    return array
+    with open_regular(path) as stream:
+        shape, dtype, begin = _opened(stream, path)
+        if rows is None or begin is None or not shape:
+            stream.seek(0)
+            whole = np.lib.format.read_array(stream, allow_pickle=False)
+            return whole if rows is None else whole[rows]
+        size = math.prod(shape[1:]) * dtype.itemsize
+        found = []
+        for row in [rows] if isinstance(rows, int) else rows:
+            if not -shape[0] <= row < shape[0]:
+                raise IndexError(f"{printable(path)} has {shape[0]} items, none is number {row}")
+            stream.seek(begin + int(row) % shape[0] * size)
+            if len(data := stream.read(size)) < size:
+                raise ValueError(f"{printable(path)} is damaged: it ends too early")
+            found.append(np.frombuffer(data, dtype).reshape(shape[1:]))
+        return found[0] if isinstance(rows, int) else np.stack(found)
+
+
+def about_array(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array of a .npy; nothing else of it is read. Errors as of `load_array`."""
+    with open_regular(path) as stream:
+        return _opened(stream, path)[:2]
+
+
+def _opened(stream: Plain, path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int | None]:
+    """Shape and type of an array, and where its items begin, unless they lie across each other (Fortran's order)."""
+    if not stream.peek(1):
+        raise ValueError(f"{printable(path)} must hold an array, got an empty file")
+    shape, across, dtype = _read_header(stream)
+    if dtype.hasobject:
+        raise ValueError("an array must be of plain numbers, got objects")
+    if not dtype.itemsize:  # of which a hundred bytes hold any number
+        raise ValueError(f"{printable(path)} must hold values of a size, got {shape} of none")
+    begin = stream.tell()
+    promised, there = begin + math.prod(shape) * dtype.itemsize, os.fstat(stream.fileno()).st_size
+    if min(shape, default=0) < 0 or there < promised:
+        raise ValueError(f"{printable(path)} must have {promised} bytes by its header, got {there}")
+    return shape, dtype, None if across else begin
 
 
 def array_shape(path: Path) -> tuple[int, ...]:
@@ -43,7 +77,7 @@ def array_shape(path: Path) -> tuple[int, ...]:
         try:
             shape, promised = _promised(stream.read(_HEADER))
         except ValueError:  # a longer one, or none
-            return map_array(path).shape
+            return about_array(path)[0]
         if (there := os.fstat(stream.fileno()).st_size) < promised:
             raise ValueError(f"{printable(path)} must have {promised} bytes by its header, got {there}")
         return shape
@@ -53,9 +87,7 @@ def array_shape(path: Path) -> tuple[int, ...]:
 def _promised(head: bytes) -> tuple[tuple[int, ...], int]:
     """The shape that a header promises, and the size of a file with such an array."""
     stream = io.BytesIO(head)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, _, dtype = _read_header(stream)
     if dtype.hasobject:
         raise ValueError("an array must be of plain numbers, got objects")
     return shape, stream.tell() + math.prod(shape) * dtype.itemsize
@@ -152,9 +184,14 @@ def _damaged(name: str, error: Exception) -> ValueError:
 
 
 def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    shape, _, dtype = _read_header(stream)
+    return shape, dtype
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it lies in Fortran's order, and type."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its version is {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype
+    return read(stream)

@@ -40,8 +40,8 @@ class Adapters:
         own = self.get_list_adapters()
         free = (f"default_{i}" if i else "default" for i in range(len(own) + 1))
         name = adapter_name or next(each for each in free if each not in own)
-        if name in own:
-            raise ValueError(f"adapter_name must be a new one, got {name!r}")
+        if not isinstance(name, str) or name != printable(name) or name in own:
+            raise ValueError(f"adapter_name must be a new one that can be printed, got {name!r}")
         here = {lora.plain_name(each)[0] for each, _ in net.named_parameters()}
         for place, (down, up) in state.items():
             if place not in here or not lora.adaptable(net, place):
@@ -50,7 +50,7 @@ class Adapters:
             shape = tuple(getattr(module, last).shape)
             if lora.product_shape(down.shape, up.shape) != shape:
                 got = f"{tuple(up.shape)} by {tuple(down.shape)}"
-                raise ValueError(f"LoRA of {place} must be of shape {shape}, got {got}")
+                raise ValueError(f"LoRA of {printable(place)} must be of shape {shape}, got {got}")
         for place, (down, up) in state.items():
             weight = getattr(*lora.owner(net, place))
             own_down, own_up = (x.to(weight.device, weight.dtype) for x in (down, up))

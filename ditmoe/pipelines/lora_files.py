@@ -9,8 +9,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ditmoe.checkpoint import in_memory, replacing
-from ditmoe.checkpoint.lazy_tensors import open_file
-from ditmoe.nn.lora import DOWN, UP, State
+from ditmoe.checkpoint.lazy_tensors import LazyTensor, open_file
+from ditmoe.nn.lora import DOWN, MOST_RANK, UP, State
 from ditmoe.outside import is_regular, printable
 from ditmoe.pipelines.trusted_folder import LORA
 
@@ -37,26 +37,47 @@ def named(state: Mapping[str, Any]) -> State:
     """A and B by the name of the parameter, from the names of a file.
 
     Raises:
-        ValueError: one line, for a name that is none of LoRA, or has no partner.
+        ValueError: one line, for a name that is none of LoRA, or has no partner, or a value that is no such tensor.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        place, _, last = (
-            key.removeprefix("transformer.").removeprefix("net.").removesuffix(".weight").rpartition(".")
-        )
+        name = str(key).removeprefix("transformer.").removeprefix("net.")
+        place, _, last = name.removesuffix(".weight").rpartition(".")
         if last not in (DOWN, UP):
             raise ValueError(
                 f"a file of LoRA must hold {DOWN} and {UP} of weights alone, got {printable(key)}"
             )
-        found.setdefault(f"{place}.weight" if key.endswith(".weight") else place, {})[last] = in_memory(value)
+        pair = found.setdefault(f"{place}.weight" if name.endswith(".weight") else place, {})
+        if last in pair:
+            raise ValueError(f"LoRA of {printable(place)} must have one {last}, got two")
+        pair[last] = in_memory(value) if isinstance(value, LazyTensor | str) else value
     for name, pair in found.items():
         if len(pair) < 2:
             raise ValueError(f"LoRA of {printable(name)} must have both {DOWN} and {UP}")
-        if not all(tensor.isfinite().all() for tensor in pair.values()):
-            raise ValueError(f"LoRA of {printable(name)} must be finite numbers")
+        for kind, value in pair.items():
+            _check(f"{kind} of {printable(name)}", value, -2 if kind == DOWN else -1)
     if not found:
         raise ValueError("a file of LoRA must hold at least one weight, got an empty one")
     return {name: (pair[DOWN], pair[UP]) for name, pair in found.items()}
+
+
+def _check(what: str, value: Any, rank: int) -> None:
+    """Refuse what is no matrix, or stack of them, of finite numbers that are all there, of a small rank.
+
+    Raises:
+        ValueError: one line.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{what} must be a plain tensor of floating-point numbers, got {kind}")
+    if value.ndim < 2 or not 1 <= value.shape[rank] <= MOST_RANK:
+        raise ValueError(
+            f"{what} must have a rank between 1 and {MOST_RANK}, got the shape {tuple(value.shape)}"
+        )
+    if value.is_meta or value.nbytes > value.untyped_storage().nbytes():  # an expanded view has any number
+        raise ValueError(f"{what} must store each of its numbers, got a view of {tuple(value.shape)}")
+    if not value.detach().float().isfinite().all():
+        raise ValueError(f"{what} must be finite numbers")
 
 
 def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = None) -> State:
@@ -67,6 +88,10 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
     """
     if isinstance(place, Mapping):
         return named(place)
+    if not isinstance(place, str | Path):
+        raise ValueError(
+            f"LoRA must be a file, a folder or a dictionary of tensors, got {type(place).__name__}"
+        )
     file = Path(place) / (weight_name or LORA) if Path(place).is_dir() else Path(place)
     if not is_regular(file):
         raise FileNotFoundError(

@@ -1,5 +1,6 @@
 """Starting a run from the weights of another model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from ditmoe.config import build
 from ditmoe.diffusion import torch_generator
 from ditmoe.model import DiTMoE, transfer
+from ditmoe.model.step_embedding import check_weights
 from ditmoe.outside import check_number
 from ditmoe.pretrained.weights import read
 
@@ -64,7 +66,20 @@ def start_from(
         raise ValueError(
             f"init: model.activation must be that of the dense layers of {source}, {dense}, got {model['activation']}"
         )
-    print("\n".join([f"starting from {source}", *report.lines()]))
+    print("\n".join([f"starting from {source}", *report.lines(), *inherited(config["model"], model)]))
+
+
+def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What weights of a distilled model still do, where the model that starts with them is not told of it."""
+    lines = []
+    if there.get("guidance") is not None and here.get("guidance") is None:
+        low, high = check_weights("model.guidance of what was distilled", there["guidance"])
+        lines.append(
+            f"    distilled with guidance {low:g} to {high:g} inside: some stays, and guidance= adds to it"
+        )
+    if there.get("flow_map") is not None and here.get("flow_map") is None:
+        lines.append("    distilled for few steps: what tells them of a step's length is not taken")
+    return lines
 
 
 def without_variance(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:

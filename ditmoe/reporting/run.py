@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ditmoe.checkpoint import exists, find
+from ditmoe.checkpoint import FOLDER, Checkpoint, exists, find
+from ditmoe.checkpoint.places import MANIFEST, candidates
 from ditmoe.config.trust import Trust
-from ditmoe.config.viewers import modality_by_endings, modality_of_run
+from ditmoe.config.viewers import modality_by_endings, modality_named
 from ditmoe.modality import Files
 from ditmoe.outside import printable, read_json
 from ditmoe.reporting import numbers
@@ -79,7 +80,7 @@ def describe_run(
     """
     page = Page()
     content: dict[str, Any] = {"name": text_of(name, 200)}
-    found = page.read("checkpoint", find, run, ()) if exists(run) else None
+    found = page.read("checkpoint", checkpoint_of, run) if exists(run) else None
     classes: list[str] = []
     if found is not None:
         classes = _classes(found.plain.get("facts"))
@@ -93,13 +94,35 @@ def describe_run(
         content |= _of_log(log, page) if log else {}
     content["progress"] = _progress(run, budget.part(0.1), page)
     content["analysis"] = _analysis(run, budget.part(0.2), page)
-    kind = kind or _kind(run, found is not None, trust, page)
+    kind = kind or _kind(run, found, trust, page)
     for part in ("config", "metrics", "log", "progress", "analysis"):
         budget.take(content.get(part))
     content["modality"] = kind.name if kind else None
     shows = kind if kind and issubclass(kind, Files) else None
     content["sets"] = page.read("samples", sample_sets, run, shows, classes, most, budget) or []
     return content | {"notes": page.notes[:20]}
+
+
+def checkpoint_of(run: Path) -> Checkpoint:
+    """The newest whole checkpoint in a run's folder, its plain values alone.
+
+    Raises:
+        FileNotFoundError, ValueError: one line, if none is whole, or only links lead to them.
+    """
+    own = [at for at in candidates(run) if within(*_in_run(at), MANIFEST)]
+    error: Exception = ValueError("only links lead to it, which are not followed")
+    for at in own:
+        try:
+            return find(at, ())
+        except (OSError, ValueError) as failed:
+            error = failed
+    raise error
+
+
+def _in_run(checkpoint: Path) -> tuple[Any, ...]:
+    """The folder of a checkpoint's run, and the names of folders from there."""
+    inner = checkpoint.parent.name == FOLDER
+    return (checkpoint.parent.parent, FOLDER, checkpoint.name) if inner else (checkpoint,)
 
 
 def _classes(facts: Any) -> list[str]:
@@ -126,10 +149,10 @@ def _of_log(log: Log, page: Page) -> dict[str, Any]:
     return {"log": {"steps": log.steps, "curves": log.curves, "every": log.every}}
 
 
-def _kind(run: Path, told: bool, trust: Trust, page: Page) -> type[Any] | None:
+def _kind(run: Path, found: Checkpoint | None, trust: Trust, page: Page) -> type[Any] | None:
     """The run's modality; without a checkpoint that tells it, the one that its files' endings speak of."""
-    if told:
-        return page.read("samples are listed, not shown", modality_of_run, run, trust)
+    if found is not None:
+        return page.read("samples are listed, not shown", modality_named, found, trust)
     # Files that are listed, and none that a link leads to, which may be those of a whole disk.
     files = [file for folder in set_folders(run) for found in listed(folder)[0] for file in found.files]
     return page.read("samples", modality_by_endings, files) if files else None

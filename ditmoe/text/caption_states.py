@@ -132,7 +132,8 @@ class CaptionStates:
         shard = self._tensors[number]
         start, stop = shard["starts"][row : row + 2].tolist()
         tokens, pooled = (
-            torch.from_numpy(np.array(part)) for part in (shard["tokens"][start:stop], shard["pooled"][row])
+            shard["tokens"].rows(start, stop).read(),
+            shard["pooled"].rows(row, row + 1).read()[0],
         )
         if not (tokens.isfinite().all() and pooled.isfinite().all()):
             raise self._damaged("holds numbers that are not finite")
@@ -155,7 +156,7 @@ class CaptionStates:
         return shards
 
     def _open(self, name: str) -> Sequence[bytes]:
-        """Map a shard whose tensors fit each other; the keys of its captions."""
+        """Open a shard whose tensors fit each other; the keys of its captions."""
         file = self.folder / name
         try:
             found = open_file(file)
@@ -178,22 +179,13 @@ class CaptionStates:
                 raise ValueError("starts must rise from 0 to the number of states")
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(f"has a damaged {name}") from error
-        self._tensors.append(
-            {"starts": starts, "tokens": _mapped(tensors["tokens"]), "pooled": _mapped(tensors["pooled"])}
-        )
+        self._tensors.append({**tensors, "starts": starts})
         keys: Tensor = in_memory(tensors["keys"])
         whole = keys.numpy().tobytes()
         return [whole[at : at + KEY] for at in range(0, len(whole), KEY)]
 
     def _damaged(self, how: str) -> ValueError:
         return ValueError(f"{printable(self.folder)} {how}: remove it and prepare the captions again")
-
-
-def _mapped(tensor: LazyTensor) -> np.ndarray:
-    """Half precision numbers that stay in their file."""
-    if 0 in tensor.shape:
-        return np.empty(tensor.shape, np.float16)
-    return np.memmap(tensor.file, np.float16, "r", tensor.offset, tensor.shape)
 
 
 def prepare_captions(splits: Iterable[tuple[str, Iterable[str]]], encoder: Pretrained, folder: Path) -> None:

@@ -112,6 +112,8 @@ class Latents:
         ValueError: if the folder is not complete.
     """
 
+    _files: list[tuple[Path, int]]
+
     def __init__(self, folder: str | PathLike, pick: Pick) -> None:
         self.folder, self._pick = Path(folder).expanduser(), pick
         self.record = read_record(self.folder)
@@ -217,17 +219,25 @@ class Latents:
     def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[shard - 1]) if shard else 0)
+        place, size = self._files[shard]
+        if (
+            place.stat().st_size != size
+        ):  # what is mapped and gone would end the process without a word (SIGBUS)
+            raise ValueError(f"{place.name} is no longer what it was")
         return self._slices[shard][row, int(view)].float()
 
     @cached_property
     def _shards(self) -> list[Any]:
-        opened = [open_stored(self.folder / name) for name in self.record["shards"]]
-        filled = []
-        for shard in opened:
+        filled, self._files = [], []
+        for name in self.record["shards"]:
+            size = (place := self.folder / name).stat().st_size if is_regular(self.folder / name) else 0
+            shard = open_stored(place)
             sizes = {name: (*shard.get_slice(name).get_shape(), 0)[0] for name in shard.keys()}  # noqa: SIM118
             if len({*sizes.values()}) > 1 or "latents" not in sizes:
                 raise RuntimeError(f"there must be as many of everything in a shard, got {sizes}")
-            filled += [shard] if sizes["latents"] else []
+            if sizes["latents"]:
+                filled.append(shard)
+                self._files.append((place, size))
         if not filled:
             raise ValueError(f"{self.folder} holds no latents")
         return filled

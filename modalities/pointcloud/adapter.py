@@ -299,9 +299,11 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Given
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
 
-    def mesh(self, source: Path, out: Path, turntable: bool = False) -> list[Path]:
+    def mesh(self, source: Path, out: Path, turntable: bool = False, most: int | None = None) -> list[Path]:
         classes = dict(enumerate(self._facts["classes"])) if self._facts else None
-        return mesh_clouds(source, out, self._surface, turntable, self.channels.columns, self.up, classes)
+        return mesh_clouds(
+            source, out, self._surface, turntable, self.channels.columns, self.up, classes, most
+        )
 
     @classmethod
     def show(cls, files: Sequence[Path]) -> Shown:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -150,6 +151,17 @@ def test_damaged_states_are_refused_in_one_line(
     with pytest.raises(ValueError, match="remove it and prepare the captions again") as error:
         CaptionStates.open(tmp_path / "states", encoder.about)
     assert "\n" not in str(error.value)
+
+
+def test_states_that_are_cut_off_while_they_are_used_are_one_line(tmp_path: Path) -> None:
+    """What is mapped and no longer there ends a process without a word."""
+    encoder = MiniLM(16, tiny_bert(tmp_path / "bert"))
+    write_caption_states(["a"], encoder, tmp_path / "states")
+    kept = CaptionStates.open(tmp_path / "states", encoder.about)
+    (found,) = (tmp_path / "states").glob("*/*.safetensors")
+    os.truncate(found, 100)
+    with pytest.raises(ValueError, match=r"^[^\n]* is damaged: it ends too early$"):
+        kept.get("a")
 
 
 # --- models

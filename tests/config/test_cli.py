@@ -18,6 +18,7 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
     [
         ("train", ["trainer.stepz=5"], "trainer.stepz is not an option; did you mean trainer.steps?"),
         ("train", ["steps=5"], "steps is not an option; did you mean"),
+        ("plan", ["lora.rank=4"], "lora.rank is not an option here, but of train"),
         ("train", ["trainer.steps=many"], "trainer.steps must be a whole number, got 'many'"),
         ("train", ["trainer.compile=maybe"], "trainer.compile must be true or false, got 'maybe'"),
         ("train", ["modality=pontcloud"], "modality=pontcloud does not exist; did you mean pointcloud?"),

@@ -62,6 +62,28 @@ def counted(place: Path) -> Path:
     return path
 
 
+def tagged(place: Path, number: int = 20_000) -> Path:
+    """An MP4 with so many tags, each of which FFmpeg compares with all those before."""
+    path, stream = place / "a.mp4", io.BytesIO()
+    with av.open(stream, "w", "mp4") as container:
+        video = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(video.encode())
+    keys = [_box(b"mdta", b"%d" % n) for n in range(number)]
+    tags = [_box(struct.pack(">I", n + 1), _box(b"data", 1, 0, b"v")) for n in range(number)]
+    about = (
+        _box(b"hdlr", bytes(8) + b"mdta" + bytes(13)),
+        _box(b"keys", 0, number, *keys),
+        _box(b"ilst", *tags),
+    )
+    data = stream.getvalue()
+    begin = data.index(b"moov") - 4
+    (size,) = struct.unpack_from(">I", data, begin)
+    movie = _box(b"moov", data[begin + 8 : begin + size], _box(b"meta", *about))
+    path.write_bytes(data[:begin] + movie + data[begin + size :])
+    return path
+
+
 def _box(kind: bytes, *parts: int | bytes) -> bytes:
     content = b"".join(p if isinstance(p, bytes) else struct.pack(">I", p) for p in parts)
     return struct.pack(">I", 8 + len(content)) + kind + content

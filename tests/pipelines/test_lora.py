@@ -117,6 +117,28 @@ def test_a_file_that_does_not_fit_is_one_line(pipe: ditmoe.Pipeline, adapter: Pa
         pipe.set_adapters("x")
 
 
+def test_what_is_no_matrix_of_numbers_is_one_line() -> None:
+    """Whatever a dictionary holds; virtual views are refused before anything is made of them."""
+    down, up = torch.ones(2, 6), torch.ones(4, 2)
+    for wrong, line in (
+        (3, "must be a plain tensor of floating-point numbers, got int"),
+        (down.numpy(), "got ndarray"),
+        (down.long(), "got torch.int64"),
+        (down.to_sparse(), "must be a plain tensor"),
+        (down.to("meta"), "must store each of its numbers"),
+        (down[:, :1].expand(2, 10**9), "must store each of its numbers"),
+        (torch.zeros(1, 1).expand(10**9, 6), "must have a rank between 1 and 4096"),
+        (down[:0], "must have a rank between 1 and 4096"),
+        (torch.tensor(1.0), "must have a rank between 1 and 4096"),
+        (down.double() * 1e300, "must be finite"),
+    ):
+        with pytest.raises(ValueError, match=rf"^lora_A of x\.weight [^\n]*{line}[^\n]*$"):
+            lora_files.named({"x.lora_A.weight": wrong, "x.lora_B.weight": up})
+    both = {"x.lora_A.weight": down, "transformer.net.x.lora_A.weight": down}
+    with pytest.raises(ValueError, match="LoRA of x must have one lora_A, got two"):
+        lora_files.named(both)
+
+
 def test_a_trained_one_is_exported_merged_or_kept(run: Path, tmp_path: Path) -> None:
     trained(
         tmp_path / "run",

@@ -281,12 +281,14 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     for name in ("log.jsonl", "metrics.json", "analysis/time.png", "analysis/analysis.json"):
         (run / name).unlink()
         (run / name).symlink_to(secret / name)
+    shutil.rmtree(run / "checkpoints" / "step-0000020")
+    (run / "checkpoints" / "step-0000020").symlink_to(secret / "checkpoints" / "step-0000020")
     (run / "samples" / "chair-0009.npy").symlink_to(secret / "samples" / "chair-0004.npy")
     for name in ("progress", "samples-all"):
         os.rename(run / name, tmp_path / name) if (run / name).exists() else None
         (run / name).symlink_to(secret / name.partition("-")[0])
     found = reported(run)
-    assert not {"log", "metrics"} & {*found}
+    assert not {"log", "metrics", "config", "step"} & {*found}
     assert (found["progress"], found["analysis"]) == ([], None)
     assert [(s["folder"], len(s["items"]), s["links"]) for s in found["sets"]] == [("samples", 4, 1)]
 

@@ -28,6 +28,7 @@ from ditmoe.inference import draw_from
 from ditmoe.modality import Tokens
 from ditmoe.model import StepEmbedding
 from ditmoe.pipelines import Pipeline
+from ditmoe.pretrained.start import inherited
 from ditmoe.pretrained.teacher import pinned
 from ditmoe.train import make_trainer
 from ditmoe.training import Distillation, Teaching, Trainer
@@ -329,6 +330,13 @@ def test_what_lora_learnt_is_taught(run: Path, tmp_path: Path) -> None:
     assert same(first.teaching.teacher.state_dict(), merged)
     assert not same(merged, restore(run).model.state_dict())
     assert first.state.carried["command"][0] == "distill"
+
+
+def test_what_stays_of_a_distillation_is_said() -> None:
+    few = {"guidance": [1, 4], "flow_map": 8}
+    assert inherited({}, few) == inherited(few, few) == []
+    assert "guidance 1 to 4 inside" in inherited(few, {})[0]
+    assert "for few steps" in inherited(few, {"guidance": [1, 4]})[0]
 
 
 @pytest.mark.parametrize("earlier", [5, "x", [1], {"step": "a"}, {"step": -1}, {"step": None}])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ditmoe.outside import map_array, open_regular, printable, tell
+from ditmoe.outside import load_array, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
 from modalities.pointcloud.data.arrays import read_npz, read_tensors
 from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry
@@ -45,7 +45,7 @@ def read_file_of_points(
     """What is in a file of points, or of one item of a set; unchecked."""
     match path.suffix.lower():
         case ".npy":
-            return Geometry(map_array(path)).item(item)
+            return Geometry(load_array(path, item))
         case ".npz":
             return read_npz(path, channels.width > 3).item(item)
         case ".pt":

@@ -14,7 +14,7 @@ import numpy as np
 from ditmoe.outside import (
     check_number,
     files_below,
-    map_array,
+    load_array,
     printable,
     read_regular,
     tell,
@@ -271,7 +271,7 @@ def _notes(jobs: list[Job], pieces: Pieces) -> dict[str, str]:
 
 def _looks(files: list[Path], up: str) -> dict[str, str]:
     """A guess at which way is up, where it is another than what was asked for."""
-    some = [map_array(file) for file in files[:: -(-len(files) // MOST) or 1]]
+    some = [load_array(file) for file in files[:: -(-len(files) // MOST) or 1]]
     axis = guess_up([np.asarray(points) for points in some])
     if axis in (None, "y"):
         return {}

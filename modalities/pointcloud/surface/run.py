@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def mesh_clouds(
     columns: tuple[str, ...] | None = None,
     up: str = "y",
     classes: Mapping[int, str] | None = None,
+    most: int | None = None,
 ) -> list[Path]:
     """Write a GLB and an OBJ of each cloud, a picture of all and `meshes.json`, which says how well each fits.
 
@@ -62,10 +64,11 @@ def mesh_clouds(
         columns: channels of arrays without names.
         up: the axis of the clouds that points up.
         classes: names of labels.
+        most: clouds that there may be: a file of 100 KB holds as many as take days.
     Returns:
         What was written, the picture first.
     Raises:
-        ValueError, OSError: one line; if no cloud has a surface.
+        ValueError, OSError: one line; if no cloud has a surface, or there are too many.
     """
     before = check_out(out)
     names: list[str] = []
@@ -73,7 +76,11 @@ def mesh_clouds(
     rows: list[dict[str, Any]] = []
     written: list[str] = []
     errors: list[str] = []
-    clouds = list(_clouds(source, columns, up, errors))
+    clouds = list(islice(_clouds(source, columns, up, errors), None if most is None else most + 1))
+    if most is not None and len(clouds) > most:
+        raise ValueError(
+            f"{printable(source)} must hold at most {most} clouds, each of which takes seconds: num=... allows more"
+        )
     taken = file_names([cloud.name for cloud in clouds], taken=("meshes",))
     planned = {f"{name}{ending}" for name in (*taken, "meshes") for ending in ENDINGS}
     how = {"resolution": options.resolution, "smoothing": options.smoothing}
@@ -115,9 +122,11 @@ def mesh_clouds(
         raise ValueError(f"{printable(source)} must hold clouds that have a surface{got}")
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
-    write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
-    for old in before - {*written}:
+    for old in before - {
+        *written
+    }:  # before the record forgets them: who is killed in between leaves none behind
         (out / old).unlink(missing_ok=True)
+    write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
     tell_table(rows)
     return [out / "meshes.png", *(out / name for name in written[:-1])]
 

@@ -50,6 +50,8 @@ MOST_PIXELS = 37_750_000
 """Of a frame, where no one says otherwise, which is 8K: one flipped bit in a header asks for gigabytes else."""
 _LARGEST_PIECE = 2**29
 """Bytes that FFmpeg may take at a time: an MP4 of 200 bytes counts samples for gigabytes of tables otherwise."""
+LONGEST = 30.0
+"""Seconds until a file is open, or a packet read: FFmpeg compares each tag of a header with all those before."""
 MOST_RATIO, LEAST_RATIO = 8.0, 0.005
 """Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
 
@@ -90,7 +92,10 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
     with suppress(OSError):  # which FFmpeg tells
         check_plain(path)
     try:
-        with _source(path) as source, av.open(source, options=_GUARD, metadata_errors="replace") as container:
+        with (
+            _source(path) as source,
+            av.open(source, options=_GUARD, metadata_errors="replace", timeout=LONGEST) as container,
+        ):
             stream = _first_video(path, container)
             # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
             stream.thread_type = "NONE"
@@ -98,6 +103,10 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
             stream.codec_context.options = {"max_pixels": str(max_pixels)}
             reason = "damaged"
             yield container, stream
+    except av.ExitError as error:
+        raise Unreadable(
+            path, "not a video", f"more than {LONGEST:g} seconds to open it or to go on"
+        ) from error
     except av.FFmpegError as error:
         raise Unreadable(path, _state(path) or reason, error.strerror or type(error).__name__) from error
 

@@ -1,15 +1,17 @@
 """Videos that are no video files: folders of pictures, and arrays."""
 
+import math
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from ditmoe.outside import Arrays, is_regular, map_array, printable
+from ditmoe.outside import Arrays, about_array, is_regular, load_array, printable
 from ditmoe.outside.paths import GROWTH
 from modalities.shared.decode import STILLS, TooLargeError, decoded, rgb
 from modalities.video.io.container import MOST_PIXELS, Unreadable, check_size
@@ -73,43 +75,77 @@ def index_pictures(
     ), files
 
 
-def read_array(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
-    """One video from a .npy (T, H, W, 3), or from a file of sets that has only one; a .npy stays on disk."""
-    videos = read_arrays(path)
-    if len(videos) != 1:
-        raise Unreadable(path, "not a video", f"a set of {len(videos)}")
-    return videos[0]
+def read_array(path: Path, frames: Sequence[int] | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+    """One video from a .npy (T, H, W, 3), or from a file of sets that has only one; or some frames of it.
+
+    Of a .npy these frames alone are read.
+    """
+    shape = array_shape(path)
+    if len(shape) == 4 and frames is not None and path.suffix.lower() == ".npy":
+        with _blaming(path):
+            return load_array(path, frames)
+    video = read_arrays(path)[0]
+    return video if frames is None else video[np.asarray(frames)]
+
+
+def array_shape(path: Path) -> tuple[int, ...]:
+    """Of one video (T, H, W, 3), or a set of one (1, T, H, W, 3), as its header promises.
+
+    Raises:
+        Unreadable: if it is neither.
+    """
+    shape = _promised(path)
+    if len(shape) == 5 and shape[0] != 1:
+        raise Unreadable(path, "not a video", f"a set of {shape[0]}")
+    return shape
 
 
 def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
     """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that or of one."""
+    _promised(path)
+    with _blaming(path):
+        if path.suffix.lower() == ".npz":
+            with Arrays(path) as archive:
+                videos = archive["videos"]
+        else:
+            videos = load_array(path)
+    return videos[None] if videos.ndim == 4 else videos
+
+
+def _promised(path: Path) -> tuple[int, ...]:
+    """What a file's header promises, which must be the shape of one video or several."""
     if not is_regular(path):
         raise Unreadable(
             path, ("not a video" if path.is_dir() else "special") if path.exists() else "missing"
         )
-    try:
+    with _blaming(path):
         if path.suffix.lower() == ".npz":
             if not zipfile.is_zipfile(path):
                 raise Unreadable(path, "truncated" if path.stat().st_size else "empty")
             with Arrays(path) as archive:
-                videos = archive["videos"]
+                shape, dtype = archive.about("videos")
         else:
-            videos = map_array(path)
+            shape, dtype = about_array(path)
+    if dtype != np.uint8 or len(shape) not in (4, 5) or shape[-1] != 3 or not math.prod(shape):
+        got = f"{dtype} of {(1, *shape) if len(shape) == 4 else shape}, not uint8 of (N, T, H, W, 3)"
+        raise Unreadable(path, "not a video", got)
+    return shape
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    try:
+        yield
     except Unreadable:
         raise
     except Exception as error:
         reason = "not a video" if path.stat().st_size else "empty"
         raise Unreadable(path, reason, next(iter(str(error).splitlines()), "")[:100]) from error
-    videos = videos[None] if videos.ndim == 4 else videos
-    if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not videos.size:
-        got = f"{videos.dtype} of {videos.shape}, not uint8 of (N, T, H, W, 3)"
-        raise Unreadable(path, "not a video", got)
-    return videos
 
 
 def index_array(path: Path, max_pixels: int = MOST_PIXELS) -> Index:
     """Index a video that is an array."""
-    length, height, width, _ = read_array(path).shape
+    length, height, width, _ = array_shape(path)[-4:]
     check_size(path, width, height, max_pixels)
     return Index(np.arange(length), np.empty(0, np.int64), None, height, width)
 

@@ -137,7 +137,7 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         _check_size(path, len(wanted), (index.height, index.width), chosen)
         return read_pictures(path, chosen, index.max_pixels)
     if path.suffix.lower() in ARRAYS:
-        return np.array(read_array(path)[wanted])
+        return read_array(path, wanted.tolist())
     _check_size(path, len(wanted), (index.height, index.width), [path])
     if backend == "decord":
         frames = _decord(path, wanted, index)

@@ -1,6 +1,7 @@
 """Latents on disk: the batches that encoding on the way gives, from folders that are whole or refused."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -70,6 +71,19 @@ def make(tmp_path: Path, encode=encode, codec=None, setting=None, **options) -> 
 
 def stored(folder: Path, mirror: bool = False) -> latent_cache.Latents:
     return latent_cache.Latents(folder, partial(turn, mirror=mirror))
+
+
+def test_latents_that_are_cut_off_while_they_are_used_are_one_line(tmp_path: Path) -> None:
+    """What is mapped and no longer there ends a process without a word."""
+    _, folder, report = make(tmp_path)
+    found = stored(folder)
+    found.batch(2, 0, 0)
+    for name in report["shards"]:
+        os.truncate(folder / name, 100)
+    with pytest.raises(
+        ValueError, match=r"^[^\n]* is damaged, prepare it again: [^\n]* is no longer what it was$"
+    ):
+        found.batch(2, 0, 1)
 
 
 def test_whatever_is_asked_lies_beside_the_latents(tmp_path: Path) -> None:

@@ -56,11 +56,27 @@ def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_header_of_any_length_tells_the_shape(tmp_path: Path) -> None:
-    from ditmoe.outside import array_shape, map_array
+    from ditmoe.outside import array_shape, load_array
 
     for shape in ((5, 3), (1,) * 30, ()):
         np.save(tmp_path / "a.npy", np.zeros(shape))
-        assert array_shape(tmp_path / "a.npy") == map_array(tmp_path / "a.npy").shape == shape
+        assert array_shape(tmp_path / "a.npy") == load_array(tmp_path / "a.npy").shape == shape
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
-    with pytest.raises(ValueError):  # noqa: PT011  (numpy's own words, or ours)
-        array_shape(tmp_path / "a.npy")
+    for read in (array_shape, load_array):
+        with pytest.raises(ValueError, match=r"must have .* bytes by its header, got"):
+            read(tmp_path / "a.npy")
+
+
+def test_items_of_an_array_are_read_alone(tmp_path: Path) -> None:
+    """Not mapped: what is cut off meanwhile is an error, where it would be the end of the process."""
+    from ditmoe.outside import load_array
+
+    for array in (np.arange(24.0).reshape(4, 3, 2), np.arange(4, dtype=np.int8), np.zeros((4, 0), "f4,i2")):
+        for saved in (array, np.asfortranarray(array)):
+            np.save(tmp_path / "a.npy", saved)
+            for rows in (None, 2, -1, [3, 0, 0]):
+                wanted = array if rows is None else array[rows]
+                assert np.array_equal(load_array(tmp_path / "a.npy", rows), wanted)
+    np.save(tmp_path / "a.npy", np.zeros((10**12, 0)))
+    with pytest.raises(IndexError, match="none is number 1000000000000"):
+        load_array(tmp_path / "a.npy", 10**12)

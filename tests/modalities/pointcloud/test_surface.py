@@ -242,11 +242,13 @@ def test_the_command_says_in_one_line_what_is_wrong(
     (clips / "clip-0000.mp4").write_bytes(b"no cloud")
     np.save(tmp_path / "ball.npy", sphere(60))
     np.save(tmp_path / "flat.npy", sphere(60) * [1, 1, 0])
+    np.savez_compressed(tmp_path / "many.npz", points=np.tile(sphere(20), (257, 1, 1)))  # some KB, minutes
     for source, out, why in (
         (empty, tmp_path / "a", "must hold clouds"),
         (clips, tmp_path / "a", "must hold clouds"),
         (tmp_path / "none", tmp_path / "a", "does not exist"),
         (tmp_path / "flat.npy", tmp_path / "a", "in a plane"),
+        (tmp_path / "many.npz", tmp_path / "a", "must hold at most 256 clouds"),
         (tmp_path / "ball.npy", other, "out must be a new folder"),
         (tmp_path / "ball.npy", other / "letter.txt", "out must be a new folder"),
     ):
@@ -303,7 +305,7 @@ def test_surfaces_beside_samples_are_no_further_samples(tmp_path: Path) -> None:
 def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     np.save(tmp_path / "ball.npy", sphere(60))
@@ -314,6 +316,14 @@ def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
             mesh_clouds(*words)
     assert (tmp_path / "meshes" / "ball.glb").exists()
     assert len(mesh_clouds(*words)) == 3
+    (tmp_path / "ball.npy").rename(tmp_path / "globe.npy")
+    words = tmp_path / "globe.npy", *words[1:]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)  # of what the call before had written
+        with pytest.raises(KeyboardInterrupt):
+            mesh_clouds(*words)
+    mesh_clouds(*words)
+    assert not (tmp_path / "meshes" / "ball.glb").exists()
 
 
 @pytest.mark.parametrize("record", ["[1]", "7", '{"files": 5}', '{"files": ["a\\u0000.png", "\\ud800.png"]}'])

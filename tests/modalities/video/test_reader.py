@@ -24,6 +24,7 @@ from modalities.video.io.frame_folders import read_arrays
 from modalities.video.io.integrity import is_truncated, sums_fit
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.writer import write_ffv1
+from tests.hostile.videos import tagged
 
 NUM, HEIGHT, WIDTH = 40, 48, 64
 
@@ -610,3 +611,9 @@ def test_decord_gives_the_same_frames(name: str, file: Callable[[str], Path]) ->
 def test_decord_does_not_repeat_frames_of_edit_lists(file: Callable[[str], Path]) -> None:
     with pytest.raises(Unreadable, match="another number of frames"):
         read_clip(file("edit.mp4"), 0, 5, backend="decord")
+
+
+def test_a_header_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modalities.video.io.container.LONGEST", 0.05)
+    with pytest.raises(Unreadable, match=r"^[^\n]* must be a video, got [^\n]*more than 0.05 seconds[^\n]*$"):
+        read_index(tagged(tmp_path))
