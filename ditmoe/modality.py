@@ -426,6 +426,13 @@ class Surfaces(Contract):
             What was written, the picture first.
         """
 
+    def check_out(self, out: Path) -> None:
+        """Look whether `mesh` could write into a folder, before there is anything to write; by default into any.
+
+        Raises:
+            ValueError: one line, if other things lie there.
+        """
+
 
 class CodecTraining(Contract):
     """An autoencoder that is trained by itself before the model: for `train_codec`."""

@@ -30,6 +30,7 @@ from modalities.pointcloud.data.formats import (
     count_shapes,
     may_be_shape,
     read_surface,
+    without_surfaces,
     write_npy,
 )
 from modalities.pointcloud.data.gltf import files_beside
@@ -55,6 +56,7 @@ from modalities.shared.understood import KIND, OUTSIDE, Ignored, Understood
 FORMAT = "ditmoe-shapes-2"
 FEW = 2048
 """Points of a sample in the default configuration; clouds with less are named."""
+SURFACE = "meshes that were made of clouds beside them"
 ONE = "one"
 """What the record says of a file that is a shape, where it has the number of those of a set."""
 ARRANGED = ("source", "split", "views")
@@ -243,10 +245,14 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
     if out.is_relative_to(source):
         raise ValueError(f"out must not lie in source, got {out} in {source}")
     files = []
-    for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
+    found = list(files_below(source, hidden=True, special=True, skip=ignored.is_hidden))
+    own = set(without_surfaces(found))
+    for path in found:
         if path.name == CLASS_NAMES:
             continue
-        if may_be_shape(path):
+        if path not in own:
+            ignored.add(SURFACE, path.name)
+        elif may_be_shape(path):
             files.append(path)
         else:
             ignored.add(KIND, path.name)
