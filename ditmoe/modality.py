@@ -505,6 +505,8 @@ class GivenParts(Contract):
     does = "take given parts"
     given_words: ClassVar[Mapping[str, str]] = {}
     """What a person may say of them beside `given`: word -> what it means. `parts` takes the words as arguments."""
+    given_files: ClassVar[Sequence[str]] = ()
+    """Those of `given_words` that name a file."""
     given_per: ClassVar[Mapping[str, float]] = {}
     """Of which places training gives some, and in what share of the batches: "frame", along the first axis of the
     tokens, "token", of all of them. Empty: what is given lies beside the samples alone."""
