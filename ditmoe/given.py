@@ -33,8 +33,8 @@ class Given:
         known: shaped to multiply samples: what comes out as it is in x. None: nothing.
         places: which times, in a shape of `ditmoe.nn.layout`, are those of places that are given in all, told to a
             model as 0; None: the model is told the time of the step everywhere (replacement).
-        pieces: shaped as `known`, what is given of places that are not given in all: it comes out as it is in x, too, and
-            the model sees it at the noise of the step; None: nothing.
+        pieces: shaped as `known`, what is given of places that are not given in all: it too comes out as it is in x,
+            and the model sees it at the noise of the step; None: nothing.
         beside: what the model reads beside the sample, see `Condition.given`.
         strength: share of the way to noise from which the drawing starts; 1 forgets all of x but what is known
             (SDEdit, arXiv 2108.01073).

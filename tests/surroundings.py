@@ -160,7 +160,7 @@ def main() -> None:
                 if bad:
                     print(f"{command.name}, {name}: ended with {end.code}, "
                           f"without {sorted(plain.files - end.files)}: {end.text[-400:]!r}", flush=True)  # fmt: skip
-    if missing := MAINS - seen:
+    if missing := MAINS - seen - {"demo"}:  # which serves until it is stopped
         print(f"no case for {', '.join(sorted(missing))}")
     print(f"{total} commands in surroundings, {wrong} wrong")
     sys.exit(bool(wrong or missing))

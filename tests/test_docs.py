@@ -236,6 +236,8 @@ def test_commands(command: Command, runner: Runner) -> None:
         only_compose(launch.training_script, launch.training_script_args)
     elif not words:
         assert callable(importlib.import_module(module).main)
+    elif module == "ditmoe.demo":  # serves until it is stopped: `tests/serving` draws
+        only_compose(module, words)
     elif reason := next((NOT_RUN[word] for word in words if word in NOT_RUN), None):
         if reason == "no such YAML yet":
             pytest.skip(reason)

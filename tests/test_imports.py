@@ -27,6 +27,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe.analysis",
     "ditmoe.pipelines",
     "ditmoe.reporting",
+    "ditmoe.serving",
     "ditmoe",  # the commands, and what `import ditmoe` gives
 )
 OF_THE_CORE = (

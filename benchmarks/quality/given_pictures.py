@@ -3,8 +3,8 @@
     python -m ditmoe.train modality=image given=0.7 trainer.condition_dropout=0.3 name=fills_in
     python -m benchmarks.quality.given_pictures runs/image/fills_in [--other runs/image/default] [--num 128]
 
-A hole in the middle (a quarter of the picture), a larger one (which of pictures of 32 x 32 leaves no token of 8 x 8 pixels
-whole) and one over the right half are filled, without a label. Per picture:
+A hole in the middle (a quarter of the picture), one half a token beside the grid and one over the right half are
+filled, without a label. Per picture:
 
     class   whether a classifier, trained on real digits, sees the digit that it was
     ring    step across the border of the hole, over the mean of the real pictures' there
@@ -45,9 +45,9 @@ def holes(size: tuple[int, int]) -> dict[str, np.ndarray]:
     middle, half = np.zeros(size, bool), np.zeros(size, bool)
     middle[height // 4 : -height // 4, width // 4 : -width // 4] = True
     half[:, width // 2 :] = True
-    large = np.zeros(size, bool)
-    large[3 * height // 16 : -3 * height // 16, 3 * width // 16 : -3 * width // 16] = True
-    return {"middle": middle, "large middle": large, "right half": half}
+    beside = np.zeros(size, bool)
+    beside[3 * height // 8 : -3 * height // 8, 3 * width // 8 : -width // 8] = True
+    return {"middle": middle, "beside the grid": beside, "right half": half}
 
 
 def fill(

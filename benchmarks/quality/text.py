@@ -29,7 +29,7 @@ from scipy.ndimage import map_coordinates, shift
 from benchmarks import options_of
 from ditmoe.conditioning import captions_of
 from ditmoe.config.restore import Restored, restore
-from ditmoe.inference.drawing import ask, draw_from
+from ditmoe.inference import ask, draw_from
 from ditmoe.modality import Samples
 from modalities.image.data import described as digits_in_words
 from modalities.latent.digits import NUMERALS, digits

@@ -19,7 +19,8 @@ class Held:
     """What is given, on its way through the steps of a scheduler.
 
     Where it is known, the model sees it clean at time 0, or as it is at the time of the step if it is not to be told,
-    as it sees pieces of places; the scheduler gets the exact prediction there, so that what it remembers of earlier steps stays on the path too.
+    as it sees pieces of places; the scheduler gets the exact prediction there, so that what it remembers of earlier
+    steps stays on the path too.
     """
 
     def __init__(self, given: Given, process: Process, noise: Float[Tensor, "B *sample"]) -> None:
@@ -37,7 +38,7 @@ class Held:
     def shown(self, scaled: Tensor, t: Tensor, hide: bool = False) -> tuple[Tensor, Tensor]:
         """What the model sees at a scheduler's time, and the times that it is told; with all hidden that is given."""
         time = expanded(t, scaled)
-        if self.known is None:
+        if self.known is None or self.fixed is None:
             return scaled, time
         if self.places is None or self.fixed is not self.known:
             scaled = torch.where(self.fixed, self._at(time), scaled)

@@ -1,9 +1,11 @@
 """What is done with a trained model: samples are drawn from it and measured."""
 
-from ditmoe.inference.drawing import ask, draw, draw_from, sample_checkpoint
+from ditmoe.inference.drawing import draw, draw_from, sample_checkpoint
 from ditmoe.inference.measuring import evaluate_checkpoint, evaluate_files, publish, table
+from ditmoe.inference.request import Request, ask, understand
 
 __all__ = [
+    "Request",
     "ask",
     "draw",
     "draw_from",
@@ -12,4 +14,5 @@ __all__ = [
     "publish",
     "sample_checkpoint",
     "table",
+    "understand",
 ]

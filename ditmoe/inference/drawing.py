@@ -1,10 +1,9 @@
 """Drawing samples from a model, or from a checkpoint into files."""
 
 import hashlib
-import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from tqdm import tqdm
 from ditmoe.checkpoint import check_own, replacing
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.config import build
-from ditmoe.config.limits import check_request
 from ditmoe.config.restore import Restored, restore
 from ditmoe.config.trust import Trust
-from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
+from ditmoe.config.words import shape_asked
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
 from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
+from ditmoe.inference.request import understand
 from ditmoe.modality import Files, Modality, Samples, Surfaces
 from ditmoe.model import LowMemory
 from ditmoe.moe import Traffic
@@ -49,6 +48,7 @@ def draw(
     given_guidance: float = 1.0,
     negative: Condition | None = None,
     weaker: nn.Module | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Float[Tensor, "S *sample"]:
     """Draw what is asked for, in the model's space; sample i depends on (seed, i) and what is asked of it alone.
 
@@ -58,6 +58,8 @@ def draw(
         parts: what is given, of all samples.
         negative: of all samples, what guidance leads away from; None is what nothing is asked of.
         weaker: a model that guidance leads away from instead, see `denoise`.
+        on_step: called after each step with those that are done, and how many there are to be as far as is known; an
+            error that it raises ends the drawing.
     """
     if parts is not None:
         shape = parts.given.x.shape[1:]
@@ -74,11 +76,14 @@ def draw(
         leave=False,
         mininterval=often,
     )
-    done = []
+    finished, steps = [], 0
 
     def stepped() -> None:
+        nonlocal steps
+        steps += 1
         bar.update()
         share_cores()
+        on_step(steps, bar.total)
 
     def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int = 0) -> Float[Tensor, "b *sample"]:
         indices, address = numbers[rows].tolist(), [turn] if turn else []
@@ -108,16 +113,9 @@ def draw(
             given, join = following
             turn, bar.total = turn + 1, bar.total + sampling.steps
             samples = join(drawn(rows, given, turn))
-        done.append(samples.cpu())
+        finished.append(samples.cpu())
     bar.close()
-    return torch.cat(done) if done else torch.empty(0, *shape)
-
-
-def ask(restored: Restored, num: int, seed: int, **words: Any) -> Condition:
-    """What the words of a command ask the model of a checkpoint for."""
-    return restored.model.conditioning.ask(
-        num, restored.modality.classes, torch_generator("labels", seed), **words
-    )
+    return torch.cat(finished) if finished else torch.empty(0, *shape)
 
 
 def draw_from(
@@ -135,12 +133,13 @@ def draw_from(
     given_guidance: float = 1.0,
     negative: Condition | None = None,
     weaker: nn.Module | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
     **words: Any,
 ) -> Samples | None:
     """Draw samples in data units from a restored checkpoint, of the shape that the modality's own words ask for.
 
     Under torchrun the processes take whole batches in turns, so that each sample is to the bit what one process draws;
-    the first gets all samples, the others None.
+    the first gets all samples, the others None. `on_step`: see `draw`.
     """
     ranks, numbers = launch.ranks(), torch.arange(len(asked))
     turns = [numbers.split(max(1, batch_size))[rank :: ranks.size] for rank in range(ranks.size)]
@@ -165,6 +164,7 @@ def draw_from(
         given_guidance=given_guidance,
         negative=None if negative is None else negative.take(own),
         weaker=weaker,
+        on_step=on_step,
     )
     if restored.traffic is not None:
         say(told_of(restored.traffic))
@@ -251,41 +251,34 @@ def sample_checkpoint(
         ValueError: for words that neither knows, and if it writes no files.
     """
     restored = restore(checkpoint, top_k, trusted=trust, memory=LowMemory(weights, offload, expert_cache))
-    modality, files = restored.modality, Files.of(restored.modality, "sample")
+    files = Files.of(restored.modality, "sample")
     surfaces = Surfaces.of(restored.modality, "sample meshes=true") if meshes else None
-    owners = restored.model.conditioning, modality, GivenWords(modality)
-    options = inspect.signature(sample_checkpoint).parameters
-    wanted, of_shape, of_given = split_words(words, *owners, options=options)
-    check_request(modality, num, batch_size, **of_shape)
-    asked = ask(restored, num, seed, **wanted)
-    check_request(modality, len(asked), batch_size, **of_shape)
-    negative = restored.model.conditioning.away(asked, **wanted)
-    trained = restored.config["given"]
-    parts = parts_asked(modality, given, of_shape, of_given, trained, strength, given_guidance)
-    if parts is not None:
-        for line in parts.told:
-            say(line)
-        if not restored.model.conditioning.is_told(wanted):
-            asked = asked.nothing
-    told = [short_name(value) for value in wanted.values() if value is not None and str(value)]
+    request = understand(restored, num, seed, words, sample_checkpoint, batch_size=batch_size, given=given,
+                         given_guidance=given_guidance, strength=strength)  # fmt: skip
+    parts = request.parts
+    for line in () if parts is None else parts.told:
+        say(line)
+    told = [short_name(value) for value in request.wanted.values() if value is not None and str(value)]
     told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
     folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
     beside = restored.folder / GIVEN / folder.name
     if not out:
         check_own([folder, beside.parent, beside])
-    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
-    how |= {"interval": interval, "parts": parts, "given_guidance": given_guidance, "negative": negative}
+    place = Path(out) if out else folder
+    within = place.suffix != ".npz"
+    of_meshes = place / "meshes" if within else place.with_name(f"{place.stem}-meshes")
+    if surfaces is not None:
+        surfaces.check_out(of_meshes)
+    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
     how["weaker"] = restore_weaker(guidance_model, restored, trust, weights)
     how["first_block_cache"] = first_block_cache
-    samples = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
+    samples = draw_from(restored, request.asked, **how, **request.options, seed=seed, batch_size=batch_size)
     if samples is None:
         return []
-    place = Path(out) if out else folder
     paths = files.write(samples, place)
-    write_prompts(place, asked, negative, seed=seed, guidance=guidance)
+    write_prompts(place, request.asked, request.negative, seed=seed, guidance=guidance)
     if surfaces is not None:
-        within = place.suffix != ".npz"
-        surfaces.mesh(place, place / "meshes" if within else place.with_name(f"{place.stem}-meshes"))
+        surfaces.mesh(place, of_meshes)
     if not out and parts is not None and parts.shown is not None:  # for the page of the run
         files.write(Samples(parts.shown, names=["given"]), beside)
     return paths

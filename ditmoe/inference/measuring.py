@@ -15,7 +15,8 @@ from ditmoe.config.limits import check_request
 from ditmoe.config.restore import restore
 from ditmoe.config.trust import Trust
 from ditmoe.config.words import split_words
-from ditmoe.inference.drawing import ask, draw_from, restore_weaker
+from ditmoe.inference.drawing import draw_from, restore_weaker
+from ditmoe.inference.request import ask
 from ditmoe.modality import Files, Metric, Report
 from ditmoe.model import LowMemory
 

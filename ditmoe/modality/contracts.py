@@ -141,6 +141,13 @@ class Surfaces(Contract):
             ValueError, OSError: one line.
         """
 
+    def check_out(self, out: Path) -> None:
+        """Look whether `mesh` could write into a folder, before there is anything to write; by default into any.
+
+        Raises:
+            ValueError: one line, if other things lie there.
+        """
+
 
 class CodecTraining(Contract):
     """An autoencoder that is trained by itself before the model: for `train_codec`."""
@@ -213,6 +220,8 @@ class GivenParts(Contract):
     does = "take given parts"
     given_words: ClassVar[Mapping[str, str]] = {}
     """What a person may say of them beside `given`: word -> what it means. `parts` takes the words as arguments."""
+    given_files: ClassVar[Sequence[str]] = ()
+    """Those of `given_words` that name a file."""
     given_per: ClassVar[Mapping[str, float]] = {}
     """Of which places training gives some, and in what share of the batches: "frame", along the first axis of the
     tokens, "token", of all of them. Empty: what is given lies beside the samples alone."""

@@ -15,8 +15,9 @@ from ditmoe.reporting.run import check_runs, describe_run, names_of
 
 ASSETS = Path(__file__).with_name("assets")
 STYLES = ("uPlot.min.css", "report.css")
+PLOTS = "uPlot.iife.min.js"
 SCRIPTS = (
-    "uPlot.iife.min.js",
+    PLOTS,
     "dom.js",
     "cloud.js",
     "media.js",
@@ -69,15 +70,20 @@ def write_report(
     return file
 
 
-def page(content: dict[str, Any]) -> str:
-    """The page of what is to be shown, which is data alone: only scripts and styles with these digests are obeyed."""
-    styles = [asset(name) for name in STYLES]
-    script = "\n".join(asset(name) for name in SCRIPTS)
+def page(content: dict[str, Any], scripts: Sequence[str] = SCRIPTS, styles: Sequence[str] = STYLES) -> str:
+    """The page of what is to be shown, which is data alone: only scripts and styles with these digests are obeyed.
+
+    Args:
+        content: `runs`, each with what the scripts look for.
+        scripts, styles: names of files of the package; the last script puts the page together.
+    """
+    sheets = [asset(name) for name in styles]
+    script = "\n".join(asset(name) for name in scripts)
     policy = "; ".join(
         [
             "default-src 'none'",
             "img-src data:",
-            f"style-src {' '.join(map(_source, styles))}",
+            f"style-src {' '.join(map(_source, sheets))}",
             f"script-src {_source(script)}",
             "base-uri 'none'",
             "form-action 'none'",
@@ -97,8 +103,8 @@ def page(content: dict[str, Any]) -> str:
             '<meta name="referrer" content="no-referrer">',
             '<link rel="icon" href="data:,">',
             f"<title>{html.escape(title)} · ditmoe</title>",
-            f"<!-- Curves are drawn by uPlot.\n\n{licence}\n-->",
-            *(f"<style>{style}</style>" for style in styles),
+            *([f"<!-- Curves are drawn by uPlot.\n\n{licence}\n-->"] if PLOTS in scripts else []),
+            *(f"<style>{style}</style>" for style in sheets),
             "</head>",
             "<body>",
             "<noscript>This page is drawn by its script: allow scripts to see it. It loads nothing.</noscript>",

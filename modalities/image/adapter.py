@@ -93,6 +93,7 @@ class Image(LatentModality):
 
     name: ClassVar[str] = "image"
     words: ClassVar[Mapping[str, str]] = {"size": "[height, width] in pixels"}
+    given_files = ("mask",)
     given_words, given_per = given_parts.WORDS, {"token": 1.0}
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")

@@ -40,7 +40,7 @@ from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.completion import evaluate_folder
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
 from modalities.pointcloud.surface.reconstruct import Options
-from modalities.pointcloud.surface.run import mesh_clouds
+from modalities.pointcloud.surface.run import check_out, mesh_clouds
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
@@ -298,6 +298,9 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Given
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
         return view(paths, out)
+
+    def check_out(self, out: Path) -> None:
+        check_out(out)
 
     def mesh(self, source: Path, out: Path, turntable: bool = False, most: int | None = None) -> list[Path]:
         classes = dict(enumerate(self._facts["classes"])) if self._facts else None

@@ -74,6 +74,7 @@ class Video(LatentModality, CodecTraining):
 
     name: ClassVar[str] = "video"
     words: ClassVar[Mapping[str, str]] = {"frames": "of a clip", "size": "[height, width] in pixels"}
+    given_files = ("mask",)
     given_words, given_per = given_parts.WORDS, {"frame": 0.8, "token": 0.2}
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")

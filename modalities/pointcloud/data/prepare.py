@@ -24,6 +24,7 @@ from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import (
     SET_SUFFIXES,
     may_be_shape,
+    without_surfaces,
 )
 from modalities.pointcloud.data.gltf import files_beside
 from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
@@ -53,6 +54,7 @@ from modalities.shared.provenance import Origin, Record, Seen, see_all
 from modalities.shared.understood import KIND, Ignored, Understood
 
 FORMAT = "ditmoe-shapes-2"
+SURFACE = "meshes that were made of clouds beside them"
 MOST_VIEWS = 1000
 
 
@@ -202,10 +204,14 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
     if out.is_relative_to(source):
         raise ValueError(f"out must not lie in source, got {out} in {source}")
     files = []
-    for path in files_below(source, hidden=True, special=True, skip=ignored.is_hidden):
+    found = list(files_below(source, hidden=True, special=True, skip=ignored.is_hidden))
+    own = set(without_surfaces(found))
+    for path in found:
         if path.name == CLASS_NAMES:
             continue
-        if may_be_shape(path):
+        if path not in own:
+            ignored.add(SURFACE, path.name)
+        elif may_be_shape(path):
             files.append(path)
         else:
             ignored.add(KIND, path.name)

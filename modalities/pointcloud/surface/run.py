@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import file_names, files_below, printable, read_json, tell
@@ -28,7 +27,7 @@ from modalities.pointcloud.viz.render import class_color
 from modalities.shared import lay_out, save_png
 from modalities.shared.contact_sheet import class_of
 
-ENDINGS = (".glb", ".obj", ".gif", ".png")
+ENDINGS = (".glb", ".obj", ".gif", ".mp4", ".png")
 MOST_DRAWN = 64
 FRAMES, FRAME_SIZE, FRAME_MS = 24, 192, 80
 SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
@@ -106,8 +105,7 @@ def mesh_clouds(
         write_obj(out / f"{name}.obj", mesh, title)
         written += [f"{name}.glb", f"{name}.obj"]
         if turntable:
-            write_gif(out / f"{name}.gif", mesh, _color(mesh, kind, names))
-            written.append(f"{name}.gif")
+            written += [path.name for path in write_turntable(out / name, mesh, _color(mesh, kind, names))]
         row = {"name": printable(cloud.name), "class": printable(kind), "points": len(cloud.points)}
         rows.append(row | measured | {"seconds": round(seconds, 2)})
         if len(tiles) < MOST_DRAWN:
@@ -213,13 +211,21 @@ def _color(mesh: Mesh, kind: str, names: list[str]) -> Any:
     return class_color(names.index(kind))
 
 
-def write_gif(path: Path, mesh: Mesh, color: Any, frames: int = FRAMES, size: int = FRAME_SIZE) -> None:
-    """A turn of the mesh around the upright axis, without end."""
+def write_turntable(
+    stem: Path, mesh: Mesh, color: Any, frames: int = FRAMES, size: int = FRAME_SIZE
+) -> list[Path]:
+    """A turn of the mesh around the upright axis: a GIF without end, and an MP4, by the names that `stem` begins."""
+    from modalities.shared.animation import (
+        write_gif,
+        write_mp4,
+    )  # FFmpeg's libraries, which nothing else here needs
+
     turns = 38 + np.linspace(0, 360, frames, endpoint=False)
     drawn = [render_mesh(mesh.vertices, mesh.faces, mesh.normals, size, turn, color=color) for turn in turns]
-    first, *others = [Image.fromarray(frame).quantize(128) for frame in drawn]
-    with replacing(path) as stream:
-        first.save(stream, "GIF", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+    paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".gif", ".mp4")]
+    for path, write in zip(paths, (write_gif, write_mp4), strict=True):
+        write(path, np.stack(drawn), 1000 / FRAME_MS)
+    return paths
 
 
 def tell_table(rows: list[dict[str, Any]]) -> None:

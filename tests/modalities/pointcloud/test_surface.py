@@ -4,17 +4,20 @@ import json
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
 from ditmoe import mesh as command
+from ditmoe.inference import sample_checkpoint
 from modalities.pointcloud.data import gltf
 from modalities.pointcloud.data.channels import Channels
 from modalities.pointcloud.data.formats import SURFACES, read_set
 from modalities.pointcloud.data.obj import read_obj
 from modalities.pointcloud.data.ply import write_ply
+from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.data.scene import Scene
 from modalities.pointcloud.surface import Mesh, measure, reconstruct
 from modalities.pointcloud.surface.alpha_complex import AlphaComplexes
@@ -22,7 +25,7 @@ from modalities.pointcloud.surface.files import write_glb, write_obj
 from modalities.pointcloud.surface.marching_cubes import marching_cubes
 from modalities.pointcloud.surface.orientation import outward_normals
 from modalities.pointcloud.surface.reconstruct import Options, kept_points
-from modalities.pointcloud.surface.run import check_out, mesh_clouds, write_gif
+from modalities.pointcloud.surface.run import check_out, mesh_clouds, write_turntable
 from modalities.pointcloud.viz.raster import render_mesh
 from modalities.pointcloud.viz.view import _files
 
@@ -284,15 +287,19 @@ def test_pictures_of_meshes(tmp_path: Path) -> None:
     middle = ball[:, 32].nonzero()[0]
     assert len(middle) == middle[-1] - middle[0] + 1, "no hole"
     assert picture[rows[0] + 6, 32].sum() > picture[rows[-1] - 6, 32].sum()
-    write_gif(tmp_path / "a.gif", mesh, (200, 60, 60), frames=3, size=32)
-    with Image.open(tmp_path / "a.gif") as turn:
+    paths = write_turntable(tmp_path / "a.b", mesh, (200, 60, 60), frames=3, size=32)
+    assert [path.name for path in paths] == ["a.b.gif", "a.b.mp4"]
+    with av.open(paths[1]) as film:
+        shapes = [frame.to_ndarray(format="rgb24").shape for frame in film.decode(video=0)]
+    assert shapes == [(32, 32, 3)] * 3
+    with Image.open(paths[0]) as turn:
         assert (turn.n_frames, turn.size) == (3, (32, 32))
     turned = render_mesh(mesh.vertices, mesh.faces, mesh.normals, 64, 398.0, color=(200, 60, 60))
     assert np.abs(turned.astype(float) - picture).max() <= 2
 
 
 def test_surfaces_beside_samples_are_no_further_samples(tmp_path: Path) -> None:
-    """Neither for `evaluate generated=` nor for `view`; by itself a folder of meshes is one of shapes."""
+    """For none of `evaluate generated=`, `view` and `prepare`; by itself a folder of meshes is one of shapes."""
     np.save(tmp_path / "chair-0000.npy", np.random.default_rng(0).random((40, 3)))
     within = tmp_path / "meshes"
     within.mkdir()
@@ -300,6 +307,27 @@ def test_surfaces_beside_samples_are_no_further_samples(tmp_path: Path) -> None:
     (within / SURFACES).write_text("{}")
     assert len(read_set(tmp_path)) == len(_files(tmp_path)) == 1
     assert len(read_set(within)) == len(_files(within)) == 1
+    for source, ignored in (
+        (tmp_path, ["1 meshes that were made of clouds beside them: .obj 1"]),
+        (within, []),
+    ):
+        report = prepare(source, tmp_path.with_name(f"of-{source.name}"), num_points=20, workers=1)
+        assert report["made"] == 1
+        assert [line for line in report["ignored"] if "made of clouds" in line] == ignored
+
+
+def test_sample_looks_at_its_folder_for_meshes_before_it_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "meshes").mkdir(parents=True)
+    (tmp_path / "out" / "meshes" / "mine.txt").touch()
+
+    def draws(*_: object, **__: object) -> None:
+        raise AssertionError("it draws")
+
+    monkeypatch.setattr("ditmoe.inference.drawing.draw", draws)
+    with pytest.raises(ValueError, match="out must be a new folder, or one of meshes"):
+        sample_checkpoint("starter/pointcloud", num=1, out=tmp_path / "out", meshes=True)
 
 
 def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(

@@ -1,0 +1,182 @@
+"""What a person may ask for on the page: its fields, and what their values mean as words of `sample`."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ditmoe.config.restore import Restored, by_top_k
+from ditmoe.diffusion import Sampling
+from ditmoe.modality import GivenParts
+from ditmoe.outside import check_numbers, printable
+
+SENTENCES = ("label", "prompt", "negative")
+"""Words of a conditioning that are no files: others, such as `prompts`, stay with the command line."""
+COUNTS = ("num", "steps", "seed", "top_k")
+MOST_GIVEN = 8
+"""Files that may be given at once."""
+LARGEST_SEED = 2**53 - 1
+"""The largest whole number that a browser keeps exactly."""
+LONGEST = 2000
+"""Letters of a field."""
+_WORD = re.compile(r"[A-Za-z_]{1,40}")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing that may be said.
+
+    Attributes:
+        name: the word of `sample`.
+        kind: "choice", "text", "count", "number", "value" (a number, a list of numbers, or one bare word) or "files".
+        about: what it means.
+        default: what stands there first; what is left so is not said, but for counts of the page's own.
+        choices: pairs of what is shown and what is meant.
+        most: the largest count, or how many files.
+    """
+
+    name: str
+    kind: str
+    about: str = ""
+    default: Any = None
+    choices: Sequence[tuple[str, str]] = ()
+    most: int | None = None
+
+
+def fields_of(restored: Restored, most: int) -> list[Field]:
+    """The fields for a checkpoint, those that are used most first."""
+    modality, conditioning = restored.modality, restored.model.conditioning
+    sampling = Sampling.of(restored.config)
+    found = []
+    for word in ("prompt", "label", "negative"):
+        if word in conditioning.words and word == "label":
+            found.append(Field(word, "choice", "the class", "", _labels(restored)))
+        elif word in conditioning.words:
+            found.append(Field(word, "text", conditioning.words[word], ""))
+    found += [
+        Field("num", "count", "samples", min(4, most), most=most),
+        Field("seed", "count", "the same seed draws the same samples", 0, most=LARGEST_SEED),
+        Field("steps", "count", "of the scheduler", sampling.steps, most=1000),
+        Field("guidance", "number", "how much more samples follow what is asked for", sampling.guidance),
+    ]
+    if router := by_top_k(restored.config):
+        told = "experts that each token takes; training took {}"
+        found.append(
+            Field("top_k", "count", told.format(router["top_k"]), router["top_k"], most=router["num_experts"])
+        )
+    found += [Field(word, "value", about) for word, about in modality.words.items()]
+    if isinstance(modality, GivenParts):
+        found.append(Field("given", "files", "what is there already of each sample", most=MOST_GIVEN))
+        found.append(
+            Field("strength", "value", "share of the way to noise from which what is given is changed")
+        )
+        found.append(Field("given_guidance", "number", "how much more samples follow what is given", 1.0))
+        for word, about in modality.given_words.items():
+            file = word in modality.given_files
+            found.append(Field(word, "files" if file else "value", about, most=1 if file else None))
+    return found
+
+
+def _labels(restored: Restored) -> list[tuple[str, str]]:
+    first = [("each class in turn", ""), ("no class", "none"), ("at random", "random")]
+    if "prompt" in restored.model.conditioning.words:
+        first[0] = ("as the prompt says", "")
+    return first + [(printable(name), str(name)) for name in restored.modality.classes]
+
+
+def read(fields: Sequence[Field], values: Mapping[str, Any], uploads: Path) -> dict[str, Any]:
+    """Words of `sample` for what stands in the fields; what is as it was is not said.
+
+    Args:
+        uploads: the folder below which files must lie: no other path is opened, whatever a browser sends.
+
+    Raises:
+        ValueError: one line, for what no such field can hold.
+    """
+    words: dict[str, Any] = {}
+    for field in fields:
+        value = _READ[field.kind](field, values.get(field.name), uploads)
+        if value is not None and (field.name in ("num", "seed") or value != field.default):
+            words[field.name] = value
+    check_numbers(words)
+    return words
+
+
+def _choice(field: Field, value: Any, _: Path) -> str | None:
+    if not value:
+        return None
+    if value not in [meant for _, meant in field.choices]:
+        raise ValueError(f"{field.name} must be one of its choices, got {printable(str(value)[:80])}")
+    return str(value)
+
+
+def _text(field: Field, value: Any, _: Path) -> str | None:
+    text = str(value or "").strip()
+    if len(text) > LONGEST:
+        raise ValueError(f"{field.name} must have at most {LONGEST} letters, got {len(text)}")
+    return text or None
+
+
+def _count(field: Field, value: Any, _: Path) -> int:
+    if value is None or value == "":
+        raise ValueError(f"{field.name} must be a whole number, got none")
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    least = 0 if field.name == "seed" else 1
+    if not whole or value != int(value) or not least <= value <= (field.most or math.inf):
+        raise ValueError(
+            f"{field.name} must be a whole number from {least} to {field.most}, got {_short(value)}"
+        )
+    return int(value)
+
+
+def _number(field: Field, value: Any, _: Path) -> float | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{field.name} must be a number, got {_short(value)}")
+    return float(value)
+
+
+def _value(field: Field, value: Any, _: Path) -> Any:
+    """As the command line reads it, but for text that could be a path."""
+    text = _text(field, value, _)
+    if text is None or _WORD.fullmatch(text):
+        return {"true": True, "false": False, "null": None}.get(text or "null", text)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = text
+    numbers = found if isinstance(found, list) else [found]
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
+        raise ValueError(
+            f"{field.name} must be a number, a list [a,b] of numbers or one word, got {_short(text)}"
+        )
+    return found
+
+
+def _files(field: Field, value: Any, uploads: Path) -> Any:
+    paths = [Path(str(each)) for each in (value if isinstance(value, list) else [value]) if each]
+    if field.most is not None and len(paths) > field.most:
+        raise ValueError(f"{field.name} must be at most {field.most} files, got {len(paths)}")
+    for path in paths:
+        if not path.resolve().is_relative_to(uploads.resolve()) or not path.is_file():
+            raise ValueError(f"{field.name} must be a file that was uploaded, got {_short(path.name)}")
+    return None if not paths else str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+
+
+def _short(value: Any) -> str:
+    text = printable(str(value)[:81])
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+_READ = {
+    "choice": _choice,
+    "text": _text,
+    "count": _count,
+    "number": _number,
+    "value": _value,
+    "files": _files,
+}

@@ -1,0 +1,202 @@
+"""The page, made of Gradio's parts: fields on the left, what was drawn on the right."""
+
+import html
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ditmoe.outside import printable
+from ditmoe.serving.drawer import Drawer, StoppedError, command_of
+from ditmoe.serving.form import Field, read
+from ditmoe.serving.shown import page_of
+
+KEPT = 8
+"""Drawings whose files stay there to be downloaded."""
+SLIDES = 64
+"""Counts up to this are chosen by a slider."""
+OLD = 3600
+"""Seconds after which uploads go."""
+FIRST = ("prompt", "label", "num", "seed", "steps", "guidance", "top_k")
+"""Fields that stand open."""
+CSS = """
+.gradio-container { max-width: 1280px !important; width: 100%; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
+#shown { min-height: 20rem; }
+#shown iframe { width: 100%; height: min(75vh, 40rem); border: 0; display: block; }
+#shown .empty { padding: 5rem 1rem; text-align: center; opacity: .65; }
+#told p { margin: 0; overflow-wrap: anywhere; }
+#told .error { color: #b3261e; font-weight: 600; }
+.dark #told .error { color: #ffb4ab; }
+#command { overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+"""
+EMPTY = '<p class="empty">What is drawn appears here.</p>'
+FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
+"""Those of the browser: none is loaded."""
+
+
+@dataclass
+class Studio:
+    """What the page's events do, of whom Gradio knows the functions alone.
+
+    Attributes:
+        drawer: draws.
+        fields: of the page.
+        checkpoint: as the command named it.
+        folder: for uploads and drawings; whoever made it removes it.
+        pages: of the last drawings, by the names under which the server gives them.
+    """
+
+    drawer: Drawer
+    fields: Sequence[Field]
+    checkpoint: str
+    folder: Path
+    pages: "OrderedDict[str, tuple[str, Path]]" = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def draw(self, values: dict[str, Any], who: str, on_step: Any) -> tuple[str, str, list[str], str]:
+        """A line for the person, the samples to look at, their files, and the command that draws the same.
+
+        Raises:
+            StoppedError, ValueError, OSError: see `Drawer.draw`.
+        """
+        words = read(self.fields, values, self.folder)
+        place = Path(tempfile.mkdtemp(prefix="drawn-", dir=self.folder))
+        try:
+            drawn = self.drawer.draw(words, place, who, on_step)
+            modality = self.drawer.restored.modality
+            text = page_of(place, type(self.drawer.files), modality.classes, len(drawn.samples))
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        name = self._keep(text, place)
+        told = [f"{len(drawn.samples)} drawn", *drawn.told]
+        frame = f'<iframe src="./drawn/{name}" title="What was drawn" sandbox="allow-scripts"></iframe>'
+        shell = command_of({key: _named(value) for key, value in words.items()}, self.checkpoint)
+        return (
+            line(self.plain("; ".join(told))),
+            frame,
+            [str(path) for path in drawn.paths],
+            html.escape(printable(shell)),
+        )
+
+    def plain(self, text: str) -> str:
+        """A message without the folders in which uploads lie here."""
+        return re.sub(rf"{re.escape(str(self.folder))}/(\w[\w-]*/)*", "", text)
+
+    def explained(self, error: BaseException) -> str:
+        """What went wrong, in one line."""
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            return self.plain(f"{error.filename}: {error.strerror}")
+        return self.plain(" ".join(str(error).split())) or type(error).__name__
+
+    def _keep(self, text: str, place: Path) -> str:
+        name = secrets.token_urlsafe(16)
+        with self.lock:
+            self.pages[name] = text, place
+            while len(self.pages) > KEPT:
+                _, (_, old) = self.pages.popitem(last=False)
+                shutil.rmtree(old, ignore_errors=True)
+        return name
+
+
+def _named(value: Any) -> Any:
+    """Files that were uploaded by their names alone."""
+    if isinstance(value, list):
+        return [_named(each) for each in value]
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+def line(text: object, kind: str = "") -> str:
+    """Text as one line of the page, whatever it says."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p role="{role}" class="{kind}">{html.escape(printable(text))}</p>'
+
+
+def make_page(studio: Studio) -> gr.Blocks:
+    """The page of a checkpoint."""
+    restored = studio.drawer.restored
+    about = f"{restored.modality.name}, {sum(p.numel() for p in restored.model.parameters()) / 1e6:.3g} M parameters"
+    with gr.Blocks(title="ditmoe", analytics_enabled=False, delete_cache=(600, OLD)) as page:
+        gr.HTML(f"<h1>{html.escape(printable(studio.checkpoint))}</h1><p>{html.escape(about)}</p>")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                parts = {each.name: _part(each) for each in studio.fields if each.name in FIRST}
+                with gr.Row():
+                    draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=120)
+                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=120)
+                told = gr.HTML(elem_id="told")
+                others = [each for each in studio.fields if each.name not in FIRST]
+                if others:
+                    with gr.Accordion("More: shape, and what is given", open=False):
+                        parts |= {each.name: _part(each) for each in others}
+            with gr.Column(scale=3, min_width=300):
+                shown = gr.HTML(EMPTY, elem_id="shown")
+                files = gr.Files(label="Files", interactive=False, elem_id="files", height=220)
+                with gr.Accordion("The same from a shell", open=False):
+                    command = gr.HTML(elem_id="command")
+
+        def clicked(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+            def on_step(done: int, total: int) -> None:
+                progress((done, total), desc="drawing", unit="steps")
+
+            said = {name: values[part] for name, part in parts.items()}
+            try:
+                return studio.draw(said, str(request.session_hash), on_step)
+            except StoppedError:
+                return line("stopped"), gr.skip(), gr.skip(), gr.skip()
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                return line(f"error: {studio.explained(error)}", "error"), gr.skip(), gr.skip(), gr.skip()
+
+        def stopped(request: gr.Request) -> None:
+            studio.drawer.stop(str(request.session_hash))
+
+        def busy(on: bool) -> tuple[Any, Any]:
+            return gr.update(interactive=not on), gr.update(interactive=on)
+
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        began = draw.click(lambda: busy(True), outputs=[draw, stop], queue=False, **quiet)
+        ended = began.then(
+            clicked, set(parts.values()), [told, shown, files, command], concurrency_limit=1,
+            api_visibility="private", show_progress_on=[shown],
+        )  # fmt: skip
+        ended.then(lambda: busy(False), outputs=[draw, stop], queue=False, **quiet)
+        stop.click(stopped, queue=False, **quiet)
+        page.unload(stopped)
+    page.queue(max_size=16, api_open=False)
+    return page
+
+
+def _part(each: Field) -> Any:
+    """Gradio's part for a field."""
+    label, info = each.name, printable(each.about) or None
+    if each.kind == "choice":
+        return gr.Dropdown(list(each.choices), value=each.default, label=label, info=info, elem_id=label)
+    if each.kind == "count" and each.most is not None and each.most <= SLIDES:
+        return gr.Slider(1, each.most, value=each.default, step=1, label=label, info=info, elem_id=label)
+    if each.kind in ("count", "number"):
+        return gr.Number(
+            value=each.default,
+            label=label,
+            info=info,
+            elem_id=label,
+            precision=0 if each.kind == "count" else None,
+        )
+    if each.kind == "files":
+        many = "single" if each.most == 1 else "multiple"
+        return gr.File(file_count=many, label=f"{label}: {each.about}", elem_id=label, height=140)
+    return gr.Textbox(value=each.default, label=label, info=info, elem_id=label, max_length=2000)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own, with the fonts of the browser."""
+    own, mono = ([gr.themes.Font(name) for name in names] for names in FONTS)
+    return gr.themes.Default(font=own, font_mono=mono).set(block_info_text_color="*neutral_600")

@@ -1,0 +1,205 @@
+"""The server of the page: on 127.0.0.1 alone, for pages of its own alone, and itself without a network."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ditmoe.config.restore import restore
+from ditmoe.config.trust import Trust
+from ditmoe.outside import printable, tell
+from ditmoe.serving.drawer import Drawer
+from ditmoe.serving.form import fields_of
+
+HOST, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_SHARE": "False",
+    "GRADIO_SSR_MODE": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""What Gradio and what it brings along are told before they are loaded."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; connect-src 'self'; "
+    "worker-src 'self' blob:; frame-src 'self'; frame-ancestors 'self'; base-uri 'self'; form-action 'self'; "
+    "object-src 'none'"
+)
+"""What the browser obeys on the page: nothing is loaded from elsewhere, whatever Gradio's scripts name."""
+BESIDE = 2**20
+"""Bytes that a request may have beside a file."""
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def serve(checkpoint: str, trust: Trust, port: int | None, most: int, upload: int, open: bool) -> None:
+    """Serve the page of a checkpoint until somebody stops it.
+
+    Args:
+        port: None takes the first that is free from 7860 on.
+        most: samples of one click.
+        upload: megabytes of a file.
+        open: show it in the browser.
+
+    Raises:
+        ValueError, OSError: one line, for a checkpoint that cannot be drawn from, or a port that is taken.
+    """
+    listening = bound(port)
+    with listening, tempfile.TemporaryDirectory(prefix="ditmoe-demo-") as folder:
+        drawer = Drawer(restore(checkpoint, trusted=trust))
+        app = make_app(drawer, checkpoint, Path(folder), most, upload)
+        address = f"http://{HOST}:{listening.getsockname()[1]}"
+        tell(f"{printable(checkpoint)} draws at {address} (Ctrl-C ends it)", sys.stdout)
+        sys.stdout.flush()
+        if open:
+            webbrowser.open(address)
+        try:
+            run(app, listening, drawer.end)
+        finally:
+            drawer.close()
+
+
+def bound(port: int | None) -> socket.socket:
+    """A socket of this machine alone.
+
+    Raises:
+        OSError: one line, if the port is taken.
+    """
+    for number in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
+        found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((HOST, number))
+            found.listen(64)  # or another one may still take it
+            return found
+        except OSError as error:
+            found.close()
+            reason = error.strerror
+    which = f"port {port}" if port is not None else f"each port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+    raise OSError(f"{which} of {HOST} must be free: {reason}; port=... takes another")
+
+
+def make_app(drawer: Drawer, checkpoint: str, folder: Path, most: int, upload: int) -> Any:
+    """The page as an ASGI application.
+
+    Args:
+        folder: for all that it writes.
+    """
+    os.environ.update(QUIET | {"GRADIO_TEMP_DIR": str(folder)})
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.responses import HTMLResponse, Response
+
+    from ditmoe.serving.page import CSS, Studio, make_page, theme
+
+    studio = Studio(drawer, fields_of(drawer.restored, most), checkpoint, folder)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/drawn/{name}")
+    def drawn(name: str) -> Response:
+        kept = studio.pages.get(name)
+        return Response(status_code=404) if kept is None else HTMLResponse(kept[0])
+
+    gr.mount_gradio_app(
+        app, make_page(studio), path="/", server_name=HOST, footer_links=[], run_history=False, show_error=False,
+        max_file_size=upload * 10**6, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
+        theme=theme(), css=CSS,
+    )  # fmt: skip
+    return Guard(app, upload * 10**6 + BESIDE)
+
+
+def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        on_end: called then, before requests that are at hand are waited for.
+    """
+    import uvicorn
+
+    # Pages keep a request open as long as they are: after a second these are cut off, which uvicorn calls an error.
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, access_log=False)
+    )
+    ends = server.handle_exit
+
+    def ended(number: int, frame: Any) -> None:
+        on_end()
+        ends(number, frame)
+
+    server.handle_exit = ended  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on what has ended it
+    try:
+        with suppress(KeyboardInterrupt):  # the usual end
+            server.run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Guard:
+    """Answers pages of this server alone, and tells the browser to load nothing else.
+
+    Another site that is open in the same browser may send requests to 127.0.0.1, also under a name of its own that it
+    has led there (DNS rebinding): both are refused, and so is what is larger than a file may be.
+
+    Args:
+        app: to be guarded.
+        most: bytes of a request.
+    """
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        code = self.refused(scope.get("method", "GET"), headers)
+        if scope["type"] != "http" or code:
+            await refuse(code or 403, scope, send)
+            return
+
+        async def told(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                own = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+                own += (
+                    []
+                    if scope["path"].startswith("/drawn/")
+                    else [(b"content-security-policy", POLICY.encode())]
+                )
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        await self.app(scope, receive, told)
+
+    def refused(self, method: str, headers: dict[bytes, str]) -> int:
+        """The status of a request that is not answered; 0 if it is."""
+        host = headers.get(b"host", "")
+        if host.rpartition(":")[0] not in (HOST, "localhost"):
+            return 403
+        if b"origin" in headers and headers[b"origin"] != f"http://{host}":
+            return 403
+        length = headers.get(b"content-length")
+        if method not in ("GET", "HEAD", "OPTIONS"):
+            if length is None or not length.isdigit():
+                return 411
+            return 413 if int(length) > self.most else 0
+        return 0
+
+
+async def refuse(code: int, scope: Scope, send: Send) -> None:
+    """Answer with a status alone."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send({"type": "http.response.start", "status": code, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,212 @@
+"""What the page asks for and draws: to the bit what `sample` draws, within bounds, and stoppable; without Gradio."""
+
+import asyncio
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ditmoe import demo, sample
+from ditmoe.config.restore import restore
+from ditmoe.serving.drawer import Drawer, StoppedError, command_of
+from ditmoe.serving.form import fields_of, read
+from ditmoe.serving.server import Guard, bound
+from ditmoe.serving.shown import page_of
+from modalities.video.io.reader import read_clip
+
+KINDS = ("pointcloud", "image", "video")
+
+
+@pytest.fixture(scope="module")
+def drawers() -> Any:
+    found = {kind: Drawer(restore(f"starter/{kind}")) for kind in KINDS}
+    yield found
+    for drawer in found.values():
+        drawer.close()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Their bytes by name; of a Matroska, which bears a number that is drawn anew each time, the frames, and nothing of
+    an MP4, whose encoder does not always write the same bytes for the same frames."""
+    read_as = {".mkv": lambda file: read_clip(file, 0, 5).tobytes(), ".mp4": lambda file: b""}
+    return {file.name: read_as.get(file.suffix, Path.read_bytes)(file) for file in folder.iterdir()}
+
+
+def values_of(drawer: Drawer, **said: Any) -> dict[str, Any]:
+    """What stands in the fields when a person has changed some."""
+    return {each.name: each.default for each in fields_of(drawer.restored, 16)} | said
+
+
+def by_sample(command: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What the command writes."""
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "ditmoe.sample"]
+    monkeypatch.setattr(sys, "argv", ["sample", *words[3:], f"out={out}"])
+    sample.main()
+    return files_of(out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pointcloud", {"label": "chair", "num": 2, "top_k": 1, "points": "300", "seed": 5}),
+        ("image", {"num": 3, "guidance": 3.0}),
+        ("video", {"label": "none", "num": 1, "frames": "5"}),
+    ],
+)
+def test_what_is_drawn_is_what_sample_draws(
+    kind: str, said: dict[str, Any], drawers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, by the command that the page shows; also after another drawing with other experts."""
+    drawer = drawers[kind]
+    fields = fields_of(drawer.restored, 16)
+    steps: list[tuple[int, int]] = []
+    for name in ("first", "again"):
+        words = read(fields, values_of(drawer, steps=2, **said), tmp_path)
+        drawn = drawer.draw(words, tmp_path / name, on_step=lambda *at: steps.append(at), beat=0.01)
+        drawer.draw({"num": 1, "seed": 0, "steps": 1, "top_k": 3}, tmp_path / f"{name}-other")
+    assert all(0 <= done <= total == 2 for done, total in steps)
+    own = files_of(tmp_path / "first" / "samples")
+    assert {path.name for path in drawn.paths} <= own.keys()
+    assert own == files_of(tmp_path / "again" / "samples")
+    assert own == by_sample(command_of(words, f"starter/{kind}"), tmp_path / "sampled", monkeypatch)
+    text = page_of(tmp_path / "first", type(drawer.files), drawer.restored.modality.classes, said["num"])
+    assert text.count(f'"{drawn.paths[-1].stem}"') == 1
+
+
+def test_uploads_are_what_given_is(drawers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    hole = np.zeros((32, 32, 3), np.uint8)
+    hole[:, 16:] = 255
+    for name, pixels in {"given": noise, "mask": hole}.items():
+        Image.fromarray(pixels).save(uploads / f"{name}.png")
+    drawer = drawers["image"]
+    given = {"given": [str(uploads / "given.png")], "mask": str(uploads / "mask.png")}
+    words = read(fields_of(drawer.restored, 16), values_of(drawer, steps=2, num=1, **given), uploads)
+    drawn = drawer.draw(words, tmp_path / "drawn")
+    assert "replacement" in drawn.told[0]
+    assert np.array_equal(drawn.samples.data[0][:, :16], noise[:, :16])
+    sampled = by_sample(command_of(words, "starter/image"), tmp_path / "sampled", monkeypatch)
+    assert files_of(tmp_path / "drawn" / "samples") == sampled
+
+
+def test_a_drawing_is_stopped_by_who_began_it(drawers: Any, tmp_path: Path) -> None:
+    drawer = drawers["image"]
+    words = {"num": 1, "seed": 0, "steps": 10_000}
+    answers: list[bool] = []
+
+    def stop(done: int, total: int) -> None:
+        answers.extend([drawer.stop("somebody else"), drawer.stop("me")])
+
+    with pytest.raises(StoppedError):
+        drawer.draw(words, tmp_path, "me", on_step=stop, beat=0.01)
+    assert answers[:2] == [False, True]
+    assert not drawer.stop("me")
+    assert not any(tmp_path.iterdir())
+    drawer.draw(words | {"steps": 1}, tmp_path, "me")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"num": 17}, "num must be a whole number from 1 to 16, got 17"),
+        ({"num": None}, "num must be a whole number, got none"),
+        ({"seed": 2**53}, "seed must be a whole number from 0"),
+        ({"steps": 2.5}, "steps must be a whole number from 1 to 1000, got 2.5"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"guidance": float("nan")}, "guidance must be a number, got nan"),
+        ({"guidance": "a"}, "guidance must be a number, got a"),
+        ({"label": "../etc"}, "label must be one of its choices"),
+        ({"size": "/etc/passwd"}, "size must be a number, a list"),
+        ({"size": '["/etc/passwd"]'}, "size must be a number, a list"),
+        ({"size": "[" * 1000}, "size must be a number, a list"),
+        ({"size": "1e999"}, "size must be a finite number"),
+        ({"size": "9" * 30}, "size must be a whole number of 64 bits"),
+        ({"size": "x" * 3000}, "size must have at most 2000 letters"),
+        ({"given": ["/etc/hostname"]}, "given must be a file that was uploaded"),
+        ({"given": ["uploads/../../etc/hostname"]}, "given must be a file that was uploaded"),
+        ({"given": ["a"] * 9}, "given must be at most 8 files, got 9"),
+    ],
+)
+def test_what_no_field_can_hold(said: dict[str, Any], told: str, drawers: Any, tmp_path: Path) -> None:
+    fields = fields_of(drawers["image"].restored, 16)
+    with pytest.raises(ValueError, match=told.replace("[", r"\[")) as error:
+        read(fields, values_of(drawers["image"], **said), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_link_among_uploads_leads_nowhere(drawers: Any, tmp_path: Path) -> None:
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "secret.png").touch()
+    (tmp_path / "uploads" / "a.png").symlink_to(tmp_path / "secret.png")
+    fields, said = fields_of(drawers["image"].restored, 4), {"given": str(tmp_path / "uploads" / "a.png")}
+    with pytest.raises(ValueError, match="given must be a file that was uploaded"):
+        read(fields, values_of(drawers["image"], **said), tmp_path / "uploads")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("GET", {"host": "127.0.0.1:7860"}, 200),
+        ("GET", {"host": "localhost:7860", "origin": "http://localhost:7860"}, 200),
+        ("GET", {"host": "evil.example:7860"}, 403),  # DNS rebinding
+        ("GET", {}, 403),
+        ("POST", {"host": "127.0.0.1:7860", "origin": "http://evil.example", "content-length": "1"}, 403),
+        ("POST", {"host": "127.0.0.1:7860", "origin": "null", "content-length": "1"}, 403),
+        ("POST", {"host": "127.0.0.1:7860", "content-length": "10"}, 200),
+        ("POST", {"host": "127.0.0.1:7860", "content-length": "11"}, 413),
+        ("POST", {"host": "127.0.0.1:7860"}, 411),
+    ],
+)
+def test_pages_of_other_sites_are_not_answered(method: str, headers: dict[str, str], status: int) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": "/", "headers": raw}
+    asyncio.run(Guard(app, 10)(scope, None, send))
+    assert sent[0]["status"] == status
+    assert (status == 200) == (b"content-security-policy" in dict(sent[0]["headers"]))
+
+
+def test_only_this_machine_is_listened_to() -> None:
+    with bound(None) as first, bound(None) as second:
+        addresses = first.getsockname(), second.getsockname()
+        assert {host for host, _ in addresses} == {"127.0.0.1"}
+        assert addresses[0] != addresses[1]
+        with pytest.raises(OSError, match=f"port {addresses[0][1]} of 127.0.0.1 must be free: .*; port="):
+            bound(addresses[0][1])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "the page is made by Gradio, which is not installed: pip install 'ditmoe[demo]'"),
+        (["most=33"], "most must be between 1 and 32, got 33"),
+        (["port=0"], "port must be between 1 and 65535, got 0"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *_: None if name == "gradio" else found(name)
+    )
+    monkeypatch.setattr(sys, "argv", ["demo", "checkpoint=starter/image", *words])
+    with pytest.raises(SystemExit) as end:
+        demo.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {told}\n"

@@ -1,0 +1,149 @@
+"""The page in a browser, where Gradio and Chromium are: a person draws, stops, errs, gives a file, and downloads."""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ditmoe.inference import sample_checkpoint
+from tests.browser import BROWSER, Browser
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("gradio") is None, reason="Gradio is not installed (extra demo)"
+    ),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+SERVES = """
+import socket, sys
+told = open(sys.argv.pop(1), "a")
+connect, ask = socket.socket.connect, socket.getaddrinfo
+
+def watched(own, address):
+    if own.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+        print("connect", address, file=told, flush=True)
+    return connect(own, address)
+
+def asked(host, *others, **more):
+    if host not in ("127.0.0.1", "localhost", "::1", None):
+        print("ask", host, file=told, flush=True)
+    return ask(host, *others, **more)
+
+socket.socket.connect, socket.getaddrinfo = watched, asked
+from ditmoe import demo
+demo.main()
+"""
+ALERT = "document.querySelector('#told .error')?.innerText"
+IDLE = "document.querySelector('#draw') && !document.querySelector('#draw').disabled"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The page's address, and a file of what the server asked of other machines."""
+    told, folder = tmp_path / "network", tmp_path / "temporary"
+    folder.mkdir()
+    told.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVES, str(told), "checkpoint=starter/pointcloud", "upload=1"], cwd=ROOT,
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert address
+        yield address[0], told
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert [*folder.glob("ditmoe-*")] == []  # uploads and drawings are gone
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def test_a_person_draws(served: tuple[str, Path], tmp_path: Path) -> None:
+    address, told = served
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(address)
+        browser.until(IDLE)
+
+        browser.fill("#steps input", "0")  # a mistake is one line
+        browser.click("#draw")
+        browser.until(ALERT)
+        assert browser.value(ALERT) == "error: steps must be a whole number from 1 to 1000, got 0"
+        browser.until(IDLE)
+
+        browser.fill("#steps input", "1000")
+        browser.click("#draw")
+        browser.until("!document.querySelector('#stop').disabled")
+        browser.until("/drawing/.test(document.querySelector('#shown').parentElement.innerText)")
+        browser.click("#stop")
+        browser.until("document.querySelector('#told').innerText === 'stopped'")
+        browser.until(IDLE)
+
+        browser.fill("#steps input", "2")
+        browser.fill("#num input[type=number]", "2")
+        browser.fill("#seed input", "3")
+        browser.click("#draw")
+        browser.until("document.querySelector('#shown iframe')")
+        browser.until("[...document.querySelectorAll('#files a')].length >= 5")
+        own = {
+            file.name: file
+            for file in sample_checkpoint("starter/pointcloud", 2, 3, out=tmp_path / "o", steps=2)
+        }
+        links = browser.value("[...document.querySelectorAll('#files a')].map((link) => link.href)")
+        found = {link.rpartition("/")[2]: link for link in links}
+        assert found.keys() == own.keys()
+        for name, link in found.items():  # to the bit what `sample` draws
+            assert urllib.request.urlopen(link).read() == own[name].read_bytes(), name
+
+        np.savetxt(tmp_path / "<b>scan.xyz", np.random.default_rng(0).normal(size=(100, 3)) / 10)
+        (tmp_path / "large.xyz").write_text("0 0 0\n" * 200_000)
+        frame = browser.value("document.querySelector('#shown iframe').src")
+        browser.value("document.querySelector('button.label-wrap').click()")  # more fields
+        browser.until("document.querySelector('#given input[type=file]')")
+        browser.choose_file("#given input[type=file]", tmp_path / "<b>scan.xyz")
+        browser.until("/scan/.test(document.querySelector('#given').innerText)")
+        browser.until(IDLE)
+        browser.click("#draw")
+        browser.until(f"document.querySelector('#shown iframe').src !== {frame!r}")
+        assert "held by replacement" in browser.value("document.querySelector('#told').innerText")
+        given = browser.value("document.querySelector('#shown iframe').src")
+
+        browser.resize(390, 844)
+        assert browser.value("document.documentElement.scrollWidth") <= 390
+        assert not [url for url in browser.asked if not url.startswith((address, "data:", "blob:", "about:"))]
+        assert browser.errors == []
+
+        browser.open(given)  # the samples by themselves: clouds turn
+        browser.until("document.querySelector('.sample:not(.given) canvas.cloud')")
+        drawn = (  # a number for what is seen
+            "[...document.querySelector('.sample:not(.given) canvas.cloud').getContext('2d')"
+            ".getImageData(0, 0, 380, 380).data].reduce((sum, value, i) => (31 * sum + value * (i % 7)) % 1e9, 0)"
+        )
+        browser.until(f"{drawn} > 0")
+        before = browser.value(drawn)
+        browser.value(
+            "document.querySelector('.sample:not(.given) canvas.cloud').dispatchEvent("
+            "new KeyboardEvent('keydown', {key: 'ArrowRight'}))"
+        )
+        browser.until(f"{drawn} !== {before}")
+        assert browser.value("document.querySelectorAll('.sample').length") == 3
+    for path in ("/gradio_api/file=/etc/hostname", "/docs", "/drawn/nothing"):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
+            urllib.request.urlopen(address + path)
+    request = urllib.request.Request(
+        f"{address}/gradio_api/upload", data=bytes(3 * 10**6), headers={"content-type": "multipart/form-data"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
+    assert told.read_text() == ""
