@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--base", type=int, default=32, help="width that learning rates are chosen at")
-    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[8e-3, 16e-3, 32e-3])
     parser.add_argument("--tuning", type=int, default=1, help="seeds that learning rates are chosen with")
     parser.add_argument("--draw", type=int, default=0, help="samples to draw and to measure in each run")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
