@@ -41,8 +41,10 @@ class Panel:
 
     @property
     def values(self) -> list[float]:
-        """All that is drawn upwards."""
-        return [y for c in self.curves for y in (*c.y, *c.low, *c.high)]
+        """What is to be seen upwards: all points, and of intervals that lead far beyond these a part."""
+        points = [y for c in self.curves for y in c.y if math.isfinite(y) and y > 0]
+        ends = [y for c in self.curves for y in (*c.low, *c.high) if math.isfinite(y)]
+        return points + [min(max(y, 0.9 * min(points)), 1.1 * max(points)) for y in ends]
 
 
 class Axis:
@@ -123,7 +125,9 @@ def _draw(
             if a and b:
                 draw.line([a, b], colour, 2 * s)
         for x, low, high in zip(curve.x, curve.low, curve.high, strict=False):
-            draw.line([(across(x), up(low)), (across(x), up(high))], colour, s)
+            if math.isfinite(low) and math.isfinite(high):
+                ends = [min(max(up(y), y1), y0) if y > 0 else y0 for y in (low, high)]
+                draw.line([(across(x), end) for end in ends], colour, s)
         for index, point in enumerate(points):
             if point:
                 r = (5 if index == curve.mark else 2) * s

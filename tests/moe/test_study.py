@@ -1,4 +1,4 @@
-"""The study of routers (`benchmarks.quality.routers`): its statistics, its controls, and that it claims no more."""
+"""The studies of routers and of learning rates: their statistics, their controls, and that they claim no more."""
 
 from functools import partial
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.quality.lr_transfer import summary
 from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 from benchmarks.quality.router_controls import ConvolvedChoice, OneExpert, RandomChoice
 from benchmarks.quality.router_table import BEGIN, END, section, written
@@ -79,6 +80,21 @@ def test_work_is_matched_by_counting() -> None:
         assert abs(fit["work"][0] - 1) <= WITHIN, name
         assert fit["ratio"] < 1, name
     assert fitted("image", "dense, twice as wide", 32)["work"][0] > 1.3
+
+
+def test_learning_rates_are_compared_on_seeds_that_all_have_seen() -> None:
+    runs = [
+        {"mup": mup, "width": width, "rate": rate, "seed": seed, "loss": abs(rate - 2) + 0.1 * seed}
+        for width, mup in ((32, True), (64, True), (128, True))
+        for rate in (1.0, 2.0)
+        for seed in range(3)
+        if not (width == 64 and rate == 2 and seed == 2) and not (width == 128 and rate == 1)
+    ]
+    rows = summary(runs, 32)
+    assert [(row["width"], row["seeds"], row["best"], row["cost of it"]) for row in rows] == [
+        (32, 3, 2.0, 0.0),
+        (64, 2, 2.0, 0.0),
+    ]
 
 
 def run(name: str, seed: int, loss: float) -> dict:
