@@ -70,7 +70,7 @@ def verdict(mean: float, adjusted: float) -> str:
 def of_itself(own: dict[int, dict[str, Any]], rates: list[float]) -> list[str]:
     """A variant's learning rate and loss."""
     rate = next(iter(own.values()))["rate"]
-    edge = " (edge)" if rate in (min(rates), max(rates)) else ""
+    edge = " (edge)" if len(rates) > 1 and rate in (min(rates), max(rates)) else ""
     loss, half = interval([run["loss"] for run in own.values()])
     return [f"{rate:g}{edge}", f"{loss:.4f} ± {half:.4f}"]
 

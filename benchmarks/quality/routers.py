@@ -20,6 +20,7 @@ it writes table.md there, and with --write the part of that page which is marked
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -154,7 +155,8 @@ def train(run: Run) -> Run:
     start = time.process_time()
     with TemporaryDirectory() as folder:
         trainer = make_trainer(config, modality_of(task), Path(folder))
-        trainer.run()
+        if not trainer.run():
+            sys.exit(130)  # stopped by a signal: what a part of a training gives is no result
     seconds = round(time.process_time() - start, 1)
     measured = held_out(trainer, "val" if run["tuning"] else "test")
     parameters = sum(p.numel() for p in trainer.model.parameters())

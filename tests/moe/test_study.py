@@ -10,8 +10,9 @@ from benchmarks.quality.lr_transfer import summary
 from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 from benchmarks.quality.router_controls import ConvolvedChoice, OneExpert, RandomChoice
 from benchmarks.quality.router_table import BEGIN, END, section, written
-from benchmarks.quality.routers import REFERENCE, WITHIN, fitted
+from benchmarks.quality.routers import REFERENCE, WITHIN, fitted, train
 from ditmoe.moe import TokenChoice
+from ditmoe.training import Trainer
 from tests.routers import B, E, N, Subject, batch, layer
 
 two = {"num_experts": E, "top_k": 2}
@@ -80,6 +81,13 @@ def test_work_is_matched_by_counting() -> None:
         assert abs(fit["work"][0] - 1) <= WITHIN, name
         assert fit["ratio"] < 1, name
     assert fitted("image", "dense, twice as wide", 32)["work"][0] > 1.3
+
+
+def test_a_run_that_was_stopped_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "run", lambda trainer: False)
+    common = {"task": "image", "steps": 2, "base": 32, "width": 32, "draw": 0, "seed": 0, "tuning": True}
+    with pytest.raises(SystemExit):
+        train({**common, "name": REFERENCE, "rate": 0.01})
 
 
 def test_learning_rates_are_compared_on_seeds_that_all_have_seen() -> None:
