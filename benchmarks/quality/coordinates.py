@@ -194,6 +194,7 @@ def picture(groups: dict[tuple[str, str], dict[bool, list[Point]]], file: Path) 
                     widths = sorted({p["width"] for p in points})
                     at = [[p["after"]["stream"] for p in points if p["width"] == w] for w in widths]
                     curves.append(Curve(router, widths, [statistics.geometric_mean(values) for values in at]))
+            curves.sort(key=lambda curve: -curve.y[-1])  # the legend from top to bottom, as the lines end
             title = f"{modality}, {'muP, base 128' if mup else 'standard'}"
             panels.append(Panel(title, "width", "rms of the stream", curves))
     draw_panels(panels, file, columns=2)

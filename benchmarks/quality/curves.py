@@ -1,7 +1,7 @@
 """Curves over logarithmic axes, drawn with Pillow: panels of lines, intervals and a legend."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = (
     "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#000000",
-    "#7f7f7f", "#1b9e77", "#a6761d",
+    "#7f7f7f", "#1b9e77", "#a6761d", "#393b79", "#98df8a", "#ff9896", "#c5b0d5", "#b8860b",
 )  # fmt: skip
-WIDTH, HEIGHT, LEGEND, SCALE = 300, 230, 110, 2
-"""Of a panel, and of its legend at the right; drawn so many times as large, for smooth lines."""
+WIDTH, HEIGHT, LEGEND, LINE, SCALE = 300, 230, 120, 12, 2
+"""Of a panel, at least, of its legend at the right and of a line in that; drawn so many times as large, for smooth
+lines."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Panel:
 
     @property
     def values(self) -> list[float]:
-        """All that is drawn upwards."""
-        return [y for c in self.curves for y in (*c.y, *c.low, *c.high)]
+        """What is to be seen upwards: all points, and of intervals that lead far beyond these a part."""
+        points = [y for c in self.curves for y in c.y if math.isfinite(y) and y > 0]
+        ends = [y for c in self.curves for y in (*c.low, *c.high) if math.isfinite(y)]
+        return points + [min(max(y, 0.9 * min(points)), 1.1 * max(points)) for y in ends]
 
 
 class Axis:
@@ -69,24 +72,37 @@ class Axis:
 
 
 def draw_panels(panels: Sequence[Panel], file: Path, columns: int) -> None:
-    """Write a PNG of panels, row by row, all of one scale upwards."""
+    """Write a PNG of panels, row by row, all of one scale upwards; a name has one colour in all of them."""
     columns = min(columns, max(1, len(panels)))
     rows = -(-len(panels) // columns)
-    size = (columns * (WIDTH + LEGEND) * SCALE, rows * HEIGHT * SCALE)
+    height = max(HEIGHT, *(LINE * len(panel.curves) + 60 for panel in panels)) if panels else HEIGHT
+    size = (columns * (WIDTH + LEGEND) * SCALE, rows * height * SCALE)
     image = Image.new("RGB", size, "white")
     values = [value for panel in panels for value in panel.values]
+    names = dict.fromkeys(curve.name for panel in panels for curve in panel.curves)
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
     for number, panel in enumerate(panels):
-        corner = (number % columns * (WIDTH + LEGEND), number // columns * HEIGHT)
-        _draw(ImageDraw.Draw(image), panel, values, *corner)
+        left, top = number % columns * (WIDTH + LEGEND), number // columns * height
+        _draw(ImageDraw.Draw(image), panel, values, colours, left, top, height)
     small = image.resize((size[0] // SCALE * 3 // 2, size[1] // SCALE * 3 // 2), Image.Resampling.LANCZOS)
-    small.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+    small.save(
+        file, optimize=True
+    )  # in all colours: a palette of those that are most frequent mixes up thin lines
 
 
-def _draw(draw: ImageDraw.ImageDraw, panel: Panel, values: Sequence[float], left: int, top: int) -> None:
+def _draw(
+    draw: ImageDraw.ImageDraw,
+    panel: Panel,
+    values: Sequence[float],
+    colours: Mapping[str, str],
+    left: int,
+    top: int,
+    height: int,
+) -> None:
     font, small = (ImageFont.load_default(size=s * SCALE) for s in (11, 9))
     s = SCALE
     x0, x1 = (left + 46) * s, (left + WIDTH - 8) * s
-    y0, y1 = (top + HEIGHT - 36) * s, (top + 24) * s
+    y0, y1 = (top + height - 36) * s, (top + 24) * s
     across = Axis([x for c in panel.curves for x in c.x], x0, x1)
     up = Axis(values, y0, y1)
     draw.text((x0, (top + 5) * s), f"{panel.title}: {panel.up}", "black", font)
@@ -100,7 +116,7 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, values: Sequence[float], left
         draw.text((x0 - 4 * s, up(y)), f"{y:g}", "black", small, "rm")
     draw.rectangle([x0, y1, x1, y0], outline="black", width=s)
     for number, curve in enumerate(panel.curves):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = colours[curve.name]
         points = [
             (across(x), up(y)) if math.isfinite(y) and y > 0 else None
             for x, y in zip(curve.x, curve.y, strict=True)
@@ -109,7 +125,9 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, values: Sequence[float], left
             if a and b:
                 draw.line([a, b], colour, 2 * s)
         for x, low, high in zip(curve.x, curve.low, curve.high, strict=False):
-            draw.line([(across(x), up(low)), (across(x), up(high))], colour, s)
+            if math.isfinite(low) and math.isfinite(high):
+                ends = [min(max(up(y), y1), y0) if y > 0 else y0 for y in (low, high)]
+                draw.line([(across(x), end) for end in ends], colour, s)
         for index, point in enumerate(points):
             if point:
                 r = (5 if index == curve.mark else 2) * s
@@ -119,6 +137,6 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, values: Sequence[float], left
                     colour,
                     s,
                 )
-        y = (top + 30 + 14 * number) * s
+        y = (top + 30 + LINE * number) * s
         draw.line([(x1 + 8 * s, y), (x1 + 22 * s, y)], colour, 2 * s)
         draw.text((x1 + 26 * s, y), curve.name, "black", small, "lm")

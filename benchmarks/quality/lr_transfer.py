@@ -9,7 +9,7 @@ Loss: of the last weights, on batches whose noise no training step saw, the same
 Of each width the best learning rate is told, those that the seeds cannot tell from it (the 95 % interval of the paired
 difference holds 0), and what it costs to use the base's best in its place. Intervals are Student's over the seeds. Each
 finished run is a line of runs.jsonl in --out, so that the command can be stopped and goes on; after each it writes
-lr_transfer.json anew, at the end lr_transfer.png.
+lr_transfer.json, lr_transfer.md and lr_transfer.png anew, of seeds that all learning rates of a width have seen.
 """
 
 import copy
@@ -26,7 +26,7 @@ import torch
 from benchmarks import options_of
 from benchmarks.quality.coordinates import data, task
 from benchmarks.quality.curves import Curve, Panel, draw_panels
-from benchmarks.quality.routers import interval
+from benchmarks.quality.paired import interval
 from ditmoe.checkpoint import replacing
 from ditmoe.train import keep_freed_memory, make_trainer
 from ditmoe.training import Trainer
@@ -75,12 +75,16 @@ def plain(value: Any) -> Any:
 
 
 def cells(runs: list[Run]) -> dict[tuple[bool, int], Cell]:
-    """Losses by parameterisation and width."""
+    """Losses by parameterisation and width, of seeds that all learning rates have seen: others would not be fair."""
     found: dict[tuple[bool, int], Cell] = {}
+    rates = {run["rate"] for run in runs}
     for run in runs:
-        cell = found.setdefault((run["mup"], run["width"]), {})
-        cell.setdefault(run["rate"], {})[run["seed"]] = run["loss"]
-    return {key: found[key] for key in sorted(found)}
+        cell = found.setdefault((run["mup"], run["width"]), {rate: {} for rate in rates})
+        cell[run["rate"]][run["seed"]] = run["loss"]
+    for key, cell in found.items():
+        seeds = set.intersection(*(set(losses) for losses in cell.values()))
+        found[key] = {rate: {seed: losses[seed] for seed in seeds} for rate, losses in cell.items()}
+    return {key: found[key] for key in sorted(found) if all(found[key].values())}
 
 
 def mean(losses: dict[int, float]) -> float:
@@ -100,8 +104,7 @@ def summary(runs: list[Run], base: int) -> list[dict[str, Any]]:
     rates = {run["rate"] for run in runs}
     rows = []
     for (mup, width), cell in by_width.items():
-        root = by_width.get((mup, base), {})
-        if cell.keys() != rates or root.keys() != rates:
+        if not (root := by_width.get((mup, base))):
             continue
         best, at_base = (min(c, key=lambda r, c=c: mean(c[r])) for c in (cell, root))
         far = {rate: difference(cell, rate, best) for rate in sorted(cell) if rate != best}
@@ -112,6 +115,7 @@ def summary(runs: list[Run], base: int) -> list[dict[str, Any]]:
                 "mup": mup,
                 "width": width,
                 "best": best,
+                "seeds": len(cell[best]),
                 "loss": loss,
                 "half": half,
                 "not told apart": [rate for rate, (d, h) in far.items() if not d - h > 0],
@@ -127,8 +131,8 @@ def summary(runs: list[Run], base: int) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary as Markdown."""
     lines = [
-        "| width | best rate | loss there | not told apart | loss at the base's best rate less that |",
-        "|---|---|---|---|---|",
+        "| width | seeds | best rate | loss there | not told apart | loss at the base's best rate less that |",
+        "|---|---|---|---|---|---|",
     ]
     for r in rows:
         name = f"{r['width']}, {'muP' if r['mup'] else 'standard'}"
@@ -139,7 +143,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             if r["best"] != r["base's best"]
             else "same"
         )
-        lines.append(f"| {name} | {best} | {r['loss']:.3f} ± {r['half']:.3f} | {others} | {cost} |")
+        loss = f"{r['loss']:.3f} ± {r['half']:.3f}"
+        lines.append(f"| {name} | {r['seeds']} | {best} | {loss} | {others} | {cost} |")
     return "\n".join(lines)
 
 
@@ -155,7 +160,7 @@ def picture(runs: list[Run], file: Path) -> None:
                 values = [mean(cell[r]) for r in rates]
                 halves = [interval(list(cell[r].values()))[1] for r in rates]
                 ends = [[v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1)]
-                curves.append(Curve(str(width), rates, values, *ends, mark=values.index(min(values))))
+                curves.append(Curve(f"width {width}", rates, values, *ends, mark=values.index(min(values))))
         panels.append(Panel("muP" if mup else "standard", "learning rate", "loss", curves))
     draw_panels(panels, file, columns=2)
 
@@ -200,9 +205,13 @@ def main() -> None:
             where = f"width {run['width']} {kind}, rate {run['rate']:g}, seed {run['seed']}"
             print(f"{index + 1} of {len(todo)}: {where}, loss {found['loss']:.4f}", flush=True)
         runs.append({**found, "mup": run["mup"]})
+        if found in done and run != todo[-1]:
+            continue
+        rows = summary(runs, base)
         with replacing(options.out / "lr_transfer.json") as whole:
-            whole.write(json.dumps(plain({"runs": runs, "summary": summary(runs, base)}), indent=1).encode())
-    picture(runs, options.out / "lr_transfer.png")
+            whole.write(json.dumps(plain({"runs": runs, "summary": rows}), indent=1).encode())
+        (options.out / "lr_transfer.md").write_text(table(rows) + "\n")
+        picture(runs, options.out / "lr_transfer.png")
     print(table(summary(runs, base)))
 
 

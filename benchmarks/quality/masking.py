@@ -29,10 +29,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import options_of
-from benchmarks.quality.routers import held_out
 from benchmarks.speed.packing import memory
 from benchmarks.speed.timing import Seconds, interleaved, keep_memory, ratio
 from ditmoe.config import build
@@ -72,6 +72,12 @@ def step(trainer: Trainer) -> float:
     trainer.step += 1
     assert numbers is not None
     return float(numbers["losses"]["loss"])
+
+
+def held_out(trainer: Trainer) -> Samples:
+    """Val and test together."""
+    parts = [trainer.modality.reference(split) for split in ("val", "test")]
+    return Samples(np.concatenate([p.data for p in parts]), np.concatenate([p.labels for p in parts]))
 
 
 @torch.no_grad()

@@ -1,211 +1,283 @@
-"""Every router on one small real task.
+"""Every router on one task at equal work, held against controls, so that a difference means something.
 
-    python -m benchmarks.quality.routers [--seeds 3] [--steps 1000] [--only race soft]
+    python -m benchmarks.quality.routers [--task image] [--seeds 5] [--steps 400] [--only race soft]
+        [--write docs/results/routers.md]
 
-Trains each router at equal active multiply-adds in the feed-forward layers on the built-in furniture, 512 points a
-shape: same data in the same order, same noise, same seeds. Each finished run is a line of runs.jsonl in --out, so
-that the command can be stopped and goes on; at the end it prints the table. Held-out loss: averaged weights, the 38
-shapes of val and test, fixed noise at 16 times. Intervals are of 95 %, Student's over the seeds; the difference to
-token choice is taken seed by seed. Time per step: --time measures all in turns, in one process.
+Work: of each variant the width of the routed experts (of the dense layers) is fitted until the multiply-adds of a
+forward pass in training, counted, are token choice's within 2 %; those of sampling are told. Learning rate: of each
+the best of --rates for a model of --base width, on seeds and on a split (val) that the comparison does not see; then
+--width trains with it under muP. Compared are the averaged weights on test samples, each at 16 times with noise of its
+own, the same for all; runs of a seed share data, order and noise.
+
+Paired by seed: differences to token choice, Student's intervals, p values with Holm's correction over all variants, and
+the least difference that would have been found in 80 of 100 such studies. Where a difference is within twice that, the
+variant and token choice get seeds up to --most. The study can say something only if a dense model twice as wide beats
+the dense one; else no verdict is given, and in no case is anything ordered by its loss.
+
+Each finished run is a line of runs.jsonl in --out, so that the command can be stopped and goes on; after each round
+it writes table.md there, and with --write the part of that page which is marked as its own.
 """
 
+import argparse
 import json
-import statistics
+import sys
 import time
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 from benchmarks import options_of
+from benchmarks.quality.paired import interval, least_detectable
+from benchmarks.quality.router_table import CONTROL, REFERENCE, section, written
+from ditmoe.analysis.probe import make_probe, shown
 from ditmoe.config import build
 from ditmoe.config.compose import composed
+from ditmoe.cost import Counts, count
 from ditmoe.diffusion import Sampling
 from ditmoe.inference import draw
-from ditmoe.modality import Samples
+from ditmoe.modality import Modality
 from ditmoe.train import keep_freed_memory, make_trainer
 from ditmoe.training import Trainer
 
-TASK = [
-    "modality=pointcloud", "modality.num_points=512", "model=nano", "model.depth=3", "model.moe_layers=null",
-    "model.shared_ratio=1.0", "model.expert_ratio=1.0", "model.dense_ratio=3.0", "trainer.precision=fp32",
-    "modality.evaluation.emd_points=64",
-    "trainer.warmup=100", "trainer.preview_every=0", "trainer.save_every=0", "trainer.log_every=500",
+EXPERTS, WITHIN = 16, 0.02
+COMMON = [
+    "model=nano", "model.depth=3", "model.moe_layers=null", "model.shared_ratio=1.0", "model.expert_ratio=1.0",
+    "model.dense_ratio=3.0", "trainer.precision=fp32", "trainer.ema_decay=0.98",
+    "trainer.preview_every=0", "trainer.save_every=0", "trainer.log_every=0", "finish.num=0", "finish.evaluate=false",
 ]  # fmt: skip
-VARIANTS = {  # name -> what it changes; 3 D of feed-forward width are active everywhere
+TASKS = {  # of each its own words, and its tokens
+    "image": (["trainer.batch_size=32"], 16),
+    "video": (["trainer.batch_size=8"], 80),
+    "pointcloud": (["trainer.batch_size=8", "modality.num_points=512", "modality.tokens.resolution=16"], 64),
+}
+CONTROLS = "benchmarks.quality.router_controls."
+TOKEN, TOP1 = "router.top_k=2", "router.top_k=1"
+VARIANTS: dict[str, list[str]] = {  # name -> what it changes
     "dense": ["router=dense"],
-    "token_choice": [],
-    "without shared experts": ["model.shared_ratio=0", "model.expert_ratio=1.5"],
+    CONTROL: ["router=dense"],
+    "dense with convolution": [f"router._target_={CONTROLS}ConvolvedChoice", "router.num_experts=1", TOP1,
+                               "router.balance=0"],
+    REFERENCE: [],
+    "token choice with convolution": [f"router._target_={CONTROLS}ConvolvedChoice"],
+    "random choice": [f"router._target_={CONTROLS}RandomChoice", "router.balance=0"],
+    "one expert, copied": [f"router._target_={CONTROLS}OneExpert"],
     "without balance loss": ["router.balance=0"],
-    "without either": ["model.shared_ratio=0", "model.expert_ratio=1.5", "router.balance=0"],
-    "switch": ["router=switch", "model.expert_ratio=2.0"],
+    "switch": ["router=switch"],
     "loss_free": ["router=loss_free"],
     "expert_choice": ["router=expert_choice"],
+    "nucleus": ["router=nucleus"],
+    "promoe": ["router=promoe"],
     "batch_pool": ["router=batch_pool"],
     "race": ["router=race"],
-    "race, no regularisation": ["router=race", "router.regularization=0"],
     "soft": ["router=soft"],
+    "mixture_of_tokens": ["router=mixture_of_tokens", "router.group=8"],
     "sinkhorn": ["router=sinkhorn"],
     "base": ["router=base"],
     "relu": ["router=relu"],
-    "timestep": ["router=timestep", "router.boundaries=[500]", "router.router.num_experts=4"],
+    "timestep": ["router=timestep", "router.boundaries=[500]", f"router.router.num_experts={EXPERTS // 2}"],
+    "diff_moe": ["router=diff_moe", "router.rank=16", "router.kernel=3"],
     "time_aware": ["router=time_aware", "router.rank=16"],
-    "diff_moe": ["router=diff_moe", "router.rank=16"],
-    "nucleus": ["router=nucleus"],
-    "promoe": ["router=promoe", "model.expert_ratio=2.0"],
-    "mixture_of_tokens": ["router=mixture_of_tokens"],
-}
+}  # fmt: skip
+Run = dict[str, Any]
 
 
-def make(name: str, seed: int, steps: int, folder: Path) -> Trainer:
-    """A trainer of one variant."""
-    overrides = [*TASK, f"seed={seed}", f"trainer.steps={steps}", *VARIANTS[name]]
-    config = composed("train", overrides)
-    return make_trainer(config, build.make_modality(config), folder)  # type: ignore[arg-type]
+def words(task: str, name: str) -> list[str]:
+    """What a command line would say for a variant of a task."""
+    own, tokens = TASKS[task]
+    found = [f"modality={task}", "router=token_choice", *COMMON, *own]
+    replaced = [word for word in VARIANTS[name] if word.startswith("router=")]
+    found[1] = replaced[0] if replaced else found[1]
+    dense, segments = "router=dense" in replaced, "router=timestep" in replaced
+    if not dense and not segments:
+        found.append(f"router.num_experts={EXPERTS}")
+    if "router=soft" in replaced:
+        found.append(f"router.slots={2 * tokens // EXPERTS}")
+    return [*found, *(word for word in VARIANTS[name] if word not in replaced)]
 
 
-def held_out(trainer: Trainer) -> Samples:
-    """Val and test together."""
-    parts = [trainer.modality.reference(split) for split in ("val", "test")]
-    return Samples(np.concatenate([p.data for p in parts]), np.concatenate([p.labels for p in parts]))
+@cache
+def modality_of(task: str) -> Modality:
+    """The data of a task, whose codec is fitted once, and now: what is counted has shapes alone."""
+    modality = build.make_modality(composed("train", words(task, "dense")))
+    modality.data_facts()
+    return modality
+
+
+def configured(task: str, name: str, width: int, base: int, ratio: float | None = None) -> dict[str, Any]:
+    """The configuration of a variant, with the ratio that its layers are to have."""
+    config = composed("train", words(task, name))
+    config["model"] |= {"hidden_size": width, "num_heads": max(1, width // 32)}
+    config["model"]["base_width"] = base if base != width else None
+    if ratio is not None:
+        config["model"]["dense_ratio" if "router=dense" in VARIANTS[name] else "expert_ratio"] = ratio
+    return config
+
+
+@cache
+def fitted(task: str, name: str, width: int) -> dict[str, Any]:
+    """The ratio at which a variant works as much as token choice; over that, its work and what autograd keeps.
+
+    Raises:
+        ValueError: if no ratio makes it so.
+    """
+    modality = modality_of(task)
+    shape = tuple(modality.sample_shape)
+
+    def counts(ratio: float, name: str = name, training: bool = True) -> Counts:
+        config = configured(task, name, width, width, ratio)
+        return count(lambda: build.make_model(config, modality).train(training), shape)
+
+    aim = counts(1.0, REFERENCE)
+    one, two = (counts(ratio).multiply_adds for ratio in (1.0, 2.0))
+    ratio = round((1 + (aim.multiply_adds - one) / (two - one)) * width) / width
+    if ratio <= 0 or abs(counts(ratio).multiply_adds / aim.multiply_adds - 1) > WITHIN:
+        raise ValueError(
+            f"{name} must work as much as {REFERENCE} within {WITHIN:.0%} at some width, got none"
+        )
+    ratio *= 2 if name == CONTROL else 1
+    own, sampling = counts(ratio), counts(ratio, training=False)
+    work = [each.multiply_adds / aim.multiply_adds for each in (own, sampling)]
+    return {"ratio": ratio, "work": work, "memory": own.activations / aim.activations}
+
+
+def train(run: Run) -> Run:
+    """One run, from its configuration to its losses on held-out samples."""
+    task, name = run["task"], run["name"]
+    fit = fitted(task, name, run["width"])
+    config = configured(task, name, run["width"], run["base"], fit["ratio"])
+    config["seed"], config["optimizer"]["lr"] = run["seed"], run["rate"]
+    config["trainer"] |= {"steps": run["steps"], "warmup": run["steps"] // 10}
+    start = time.process_time()
+    with TemporaryDirectory() as folder:
+        trainer = make_trainer(config, modality_of(task), Path(folder))
+        if not trainer.run():
+            sys.exit(130)  # stopped by a signal: what a part of a training gives is no result
+    seconds = round(time.process_time() - start, 1)
+    measured = held_out(trainer, "val" if run["tuning"] else "test")
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    told = {"seconds": seconds, "parameters": parameters, **fit}
+    drawn = {} if run["tuning"] or not run["draw"] else distance(trainer, run["draw"], run["seed"])
+    return {**run, **told, **measured, **drawn}
 
 
 @torch.no_grad()
-def held_out_loss(trainer: Trainer, samples: Samples) -> dict[str, float]:
-    """Mean squared error of the averaged weights, and what its routers do meanwhile."""
-    data_facts = trainer.modality.data_facts()
-    x = torch.from_numpy((samples.data - np.array(data_facts["mean"])) / data_facts["scale"]).float()
-    y = torch.from_numpy(samples.labels)
-    model, generator = trainer.ema.model, torch.Generator().manual_seed(0)
-    losses, counts, active = [], [], []
-    for t in torch.linspace(20, 980, 16):
-        noise, times = torch.randn(x.shape, generator=generator), t.expand(len(x))
-        output, routings = model(trainer.process.corrupt(x, noise, times), times, y)
-        losses.append((output - trainer.process.target(x, noise, times)).square().mean().item())
-        counts.append([r.counts for r in routings])
-        active += [len(r.expert) / len(r.scores) for r in routings]
-    if not counts[0]:
-        return {"loss": statistics.mean(losses)}
-    shares = [load / load.sum() for load in (sum(layer) for layer in zip(*counts, strict=True))]
-    return {
-        "loss": statistics.mean(losses),
-        "largest load": statistics.mean(float(share.max() * len(share)) for share in shares),
+def held_out(trainer: Trainer, split: str, samples: int = 128) -> dict[str, Any]:
+    """Loss of the averaged weights, in four bins of noise, and what the routers do meanwhile."""
+    model = trainer.ema.model
+    probe = make_probe(model, trainer.modality, trainer.process, split, samples, 16, 0)
+    loss, layers, active = np.zeros((len(probe.x0), probe.bins)), [], []
+    for one in shown(probe, trainer.process, 64, trainer.device):
+        output, routings = model(one.x, one.t, one.asked)
+        loss[one.rows.numpy(), one.number] = one.loss(output).numpy()
+        layers.append([routing.counts for routing in routings])
+        active += [len(routing.expert) / len(routing.scores) for routing in routings]
+    result = {"loss": loss.mean(), "bins": loss.mean(0).reshape(4, -1).mean(1).tolist()}
+    if not active:
+        return result
+    shares = [total / total.sum() for total in (sum(layer) for layer in zip(*layers, strict=True))]
+    return result | {
+        "largest load": float(np.mean([float(share.max() * len(share)) for share in shares])),
         "unused": sum(int((share < 1e-3 / len(share)).sum()) for share in shares),
-        "experts per token": statistics.mean(active),
+        "experts per token": float(np.mean(active)),
     }
 
 
-def run(name: str, seed: int, steps: int) -> dict[str, Any]:
-    """Train, and measure."""
-    with TemporaryDirectory() as folder:
-        trainer = make(name, seed, steps, Path(folder))
-        start = time.perf_counter()
-        trainer.run()
-        seconds = time.perf_counter() - start
-    reference = held_out(trainer)
-    result = held_out_loss(trainer, reference)
-    asked = trainer.model.conditioning.read(torch.from_numpy(reference.labels))
+def distance(trainer: Trainer, number: int, seed: int) -> dict[str, float]:
+    """What the modality measures of as many samples as asked for, drawn with guidance in 25 steps."""
+    modality, model = trainer.modality, trainer.ema.model
+    reference = modality.reference("test")  # type: ignore[attr-defined]
+    asked = model.conditioning.read(torch.as_tensor(reference.labels)[torch.arange(number) % len(reference)])
     scheduler = build.make(trainer.state.carried["config"]["scheduler"])
-    model, modality = trainer.ema.model, trainer.modality
     x = draw(model, modality, trainer.process, scheduler, Sampling(25, 1.5), asked, seed=seed)
-    values = modality.evaluate(modality.samples(x, asked), reference).values
-    parameters = sum(p.numel() for p in model.parameters())
-    metrics = {"1-nna": values["1-nna/cd"], "mmd": values["mmd/cd"]}
-    return {
-        "name": name,
-        "seed": seed,
-        "steps": steps,
-        "seconds": seconds,
-        "parameters": parameters,
-        **result,
-        **metrics,
-    }
+    values = modality.evaluate(modality.samples(x, asked), reference).values  # type: ignore[attr-defined]
+    name = next(name for name in ("fd/pixels", "1-nna/cd") if name in values)
+    return {name: float(values[name])}
 
 
-def time_steps(rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of a training step of every variant, in turns."""
-    with TemporaryDirectory() as folder:
-        trainers = {name: make(name, 0, 10_000, Path(folder)) for name in VARIANTS}
-    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for turn in range(rounds + 3):
-        for name in list(VARIANTS)[:: 1 if turn % 2 else -1]:
-            start = time.process_time()
-            trainers[name]._train_step()
-            trainers[name].step += 1
-            if turn >= 3:
-                seconds[name].append(time.process_time() - start)
-    return seconds
+def chosen_rates(runs: list[Run], rates: list[float]) -> dict[str, float]:
+    """Of each variant that all rates were tried for, the one of the least loss."""
+    tuned: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        if run["tuning"]:
+            tuned.setdefault(run["name"], {}).setdefault(run["rate"], []).append(run["loss"])
+    whole = {name: each for name, each in tuned.items() if each.keys() >= set(rates)}
+    return {name: min(rates, key=lambda rate, e=each: np.mean(e[rate])) for name, each in whole.items()}
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval."""
-    n = len(values)
-    half = student.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
-    return statistics.mean(values), half
+def close(runs: list[Run]) -> set[str]:
+    """Variants whose difference to token choice is within twice the least detectable one."""
+    losses: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if not run["tuning"]:
+            losses.setdefault(run["name"], {})[run["seed"]] = run["loss"]
+    base, found = losses.get(REFERENCE, {}), set()
+    for name, own in losses.items():
+        pairs = [own[s] - base[s] for s in own.keys() & base.keys()]
+        if name != REFERENCE and len(pairs) > 1:
+            least = least_detectable(pairs, len(losses) - 1)
+            found |= {name, REFERENCE} if abs(interval(pairs)[0]) < 2 * least else set()
+    return found
 
 
-def table(results: list[dict[str, Any]], seconds: dict[str, list[float]]) -> str:
-    """The results as Markdown, best held-out loss first."""
-    runs = {name: {r["seed"]: r for r in results if r["name"] == name} for name in VARIANTS}
-    base = runs["token_choice"]
-    lines = [
-        "| router | held-out loss | against token_choice | 1-NNA-CD | MMD-CD x1000 | largest load | unused | "
-        "experts per token | parameters | time per step |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-
-    def mean(own: dict[int, dict[str, Any]], key: str, digits: int) -> str:
-        values = [r[key] for r in own.values() if key in r]
-        return f"{statistics.mean(values):.{digits}f}" if values else ""
-
-    for name, own in sorted(
-        runs.items(), key=lambda item: interval([r["loss"] for r in item[1].values()] or [9])[0]
-    ):
-        if not own:
-            continue
-        loss, half = interval([r["loss"] for r in own.values()])
-        difference, width = interval([own[s]["loss"] - base[s]["loss"] for s in own if s in base] or [0.0])
-        nna, nna_half = interval([r["1-nna"] for r in own.values()])
-        versus = "" if name == "token_choice" else f"{difference:+.4f} ± {width:.4f}"
-        ratio = ""
-        if seconds:
-            pairs = zip(seconds[name], seconds["dense"], strict=True)
-            ratio = f"{statistics.median(a / b for a, b in pairs):.2f}"
-        cells = [
-            name, f"{loss:.4f} ± {half:.4f}", versus, f"{nna:.2f} ± {nna_half:.2f}",
-            f"{1e3 * statistics.mean(r['mmd'] for r in own.values()):.1f}", mean(own, "largest load", 2),
-            mean(own, "unused", 1), mean(own, "experts per token", 2),
-            f"{next(iter(own.values()))['parameters'] / 1e6:.2f} M", ratio,
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def planned(options: argparse.Namespace, runs: list[Run]) -> Iterator[list[Run]]:
+    """Rounds of runs, one after the other: rates, then seed by seed, then more seeds where it is close."""
+    common = {"task": options.task, "steps": options.steps, "base": options.base, "draw": options.draw}
+    for seed in range(1000, 1000 + options.tuning):
+        at_base = {**common, "width": options.base, "seed": seed, "tuning": True}
+        for rate in options.rates:
+            yield [{**at_base, "name": name, "rate": rate} for name in options.only]
+    rates = chosen_rates(runs, options.rates)
+    for seed in range(options.most):
+        names = options.only if seed < options.seeds else [n for n in options.only if n in close(runs)]
+        own = {**common, "width": options.width, "seed": seed, "tuning": False}
+        yield [{**own, "name": name, "rate": rates[name]} for name in names]
 
 
 def main() -> None:
     parser = options_of(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--task", default="image", choices=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--most", type=int, default=10, help="seeds where it is close")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--base", type=int, default=32, help="width that learning rates are chosen at")
+    parser.add_argument("--rates", type=float, nargs="+", default=[8e-3, 16e-3, 32e-3])
+    parser.add_argument("--tuning", type=int, default=1, help="seeds that learning rates are chosen with")
+    parser.add_argument("--draw", type=int, default=0, help="samples to draw and to measure in each run")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--time", type=int, default=0, metavar="ROUNDS", help="measure time per step as well")
     parser.add_argument("--out", type=Path, default=Path("runs/routers"))
+    parser.add_argument("--write", type=Path, help="a page with the marks of this study")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "runs.jsonl"
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    results = [r for r in results if r["steps"] == options.steps]
-    done = {(r["name"], r["seed"]) for r in results}
-    todo = [(n, s) for s in range(options.seeds) for n in options.only if (n, s) not in done]
-    for index, (name, seed) in enumerate(todo):
-        print(f"== {index + 1} of {len(todo)}: {name}, seed {seed}", flush=True)
-        results.append(run(name, seed, options.steps))
-        with file.open("a") as stream:
-            stream.write(json.dumps(results[-1]) + "\n")
-    print(table(results, time_steps(options.time) if options.time else {}))
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    runs: list[Run] = []
+    for todo in planned(options, runs):
+        for run in todo:
+            found = next((d for d in done if d.items() >= run.items()), None)
+            if found is None:
+                found = train(run)
+                with file.open("a") as stream:
+                    stream.write(json.dumps(found) + "\n")
+                what = (
+                    f"rate {run['rate']:g} at width {run['width']}"
+                    if run["tuning"]
+                    else f"seed {run['seed']}"
+                )
+                print(f"{run['name']}, {what}: {found['loss']:.4f}, {found['seconds']:.0f} s", flush=True)
+            runs.append(found)
+        text = section(runs, options.rates)
+        (options.out / "table.md").write_text(text)
+        if options.write:
+            options.write.write_text(written(options.write.read_text(), text))
+    print(section(runs, options.rates))
 
 
 if __name__ == "__main__":
