@@ -133,6 +133,7 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="*", default=list(MODELS), help="rows that are trained; others as they are")
     parser.add_argument("--out", type=Path, default=Path("runs/beside_dit3d"))
     parser.add_argument("--words", nargs="*", default=[], help="of ditmoe.train, for all of them")
     options = parser.parse_args()
@@ -140,6 +141,8 @@ def main() -> None:
     for seed in options.seeds:
         for number, model in enumerate(MODELS):
             place = options.out / str(number)
+            if model not in options.only and not (place / f"seed-{seed}" / "result.json").exists():
+                continue
             steps = max(SHORT, round(options.seconds / seconds_of_step(place, model, options.words)))
             run = place / f"seed-{seed}"
 
