@@ -10,10 +10,16 @@ from ditmoe.config import build
 from ditmoe.config.words import shape_asked
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
+from ditmoe.nn import Layout
 from ditmoe.outside import check_memory, check_number
 
 LARGEST_SAMPLE, LARGEST_TOKENS = 2**22, 2**26
 """Numbers of one sample, and of its tokens in the model, unless the person trusts the checkpoint: 16 and 256 MB."""
+LARGEST_WORK, WORK_PER_WEIGHT = 2**47, 2**29
+"""Multiply-adds of one sample likewise: half an hour of a few cores, or 2^18 tokens for 1000 steps with guidance.
+
+DiT-MoE-G/2 at 512 px takes 2^21 of a weight, for 1000 steps.
+"""
 COPIES = 4
 """Of a batch in memory at the very least: noise, state, the model's input and its output."""
 
@@ -32,18 +38,35 @@ def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:
         raise ValueError(f"a sample would be {list(shape)} numbers: if you know why, say trust=true")
 
 
-def check_work(model: DiTMoE, shape: Sequence[int]) -> None:
-    """Refuse a checkpoint whose few weights would cut a sample into more tokens than a machine can hold.
+def check_work(
+    model: DiTMoE, shape: Sequence[int], steps: int = 1, allowed_by: str = "say trust=true"
+) -> None:
+    """Refuse a checkpoint whose few weights would keep a machine busy for hours, or be more than it can hold.
+
+    Tokens, their products with the weights and with each other, twice a step for guidance, are those of a sample of
+    its own shape.
+
+    Args:
+        steps: that it is sampled with, unless somebody says otherwise.
 
     Raises:
         ValueError: saying how many.
     """
     tokens, x = model.tokens, torch.empty(1, *shape, device="meta")
-    number = math.prod(tokens.grid(x))
+    grid = tokens.grid(x)
+    number = math.prod(grid)
     width = max(tokens.in_features, tokens.out_features, model.embed.out_features)
     if number * width > LARGEST_TOKENS:
         raise ValueError(
-            f"a sample would be {number} tokens of {width} numbers: if you know why, say trust=true"
+            f"a sample would be {number} tokens of {width} numbers: if you know why, {allowed_by}"
+        )
+    layout, weights = Layout.even(grid, 1, torch.device("cpu")), sum(p.numel() for p in model.parameters())
+    products = sum(2 * layout.pairs(block.within, block.window) for block in model.blocks)
+    work = 2 * steps * (number * weights + products * model.embed.out_features)
+    if work > max(LARGEST_WORK, WORK_PER_WEIGHT * weights):
+        raise ValueError(
+            f"a sample would take {work:.1e} multiply-adds, of {number} tokens, {weights} weights and {steps} steps: "
+            f"if you know why, {allowed_by}"
         )
 
 

@@ -18,7 +18,7 @@ from ditmoe.config.build import describing, find_target, make, make_modality, ma
 from ditmoe.config.earlier import renamed
 from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
 from ditmoe.config.weaker import Meaning
-from ditmoe.diffusion import Process, make_scheduler, try_scheduler
+from ditmoe.diffusion import Process, Sampling, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE, LowMemory
 from ditmoe.moe import Traffic
@@ -237,7 +237,7 @@ def make_checked(
     model: Any = getattr(made, "net", made)
     check_fit(model, weights, file)
     if trusted is not True:
-        check_work(model, modality.sample_shape)
+        check_work(model, modality.sample_shape, Sampling.of(dict(config)).steps)
     return made
 
 

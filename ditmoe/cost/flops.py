@@ -109,7 +109,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         qk_norm=sum(_size(m.q_norm) + _size(m.k_norm) for m in attentions),
         positions=tokens * width,
         tokens=tokens,
-        products=sum(2 * _pairs(layout, block) * width for block in model.blocks),
+        products=sum(2 * layout.pairs(block.within, block.window) * width for block in model.blocks),
         multiply_adds=products.flops // 2,
         activations=kept.numbers,
         depth=len(model.blocks),
@@ -132,12 +132,6 @@ def predict(model: DiTMoE, x: Tensor, layout: Layout, t: Tensor, y: Condition) -
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _pairs(layout: Layout, block: Any) -> int:
-    """Pairs of tokens that attend to each other."""
-    groups = layout.groups(block.within, block.window)
-    return sum(n * length**2 for n, length in groups.blocks) if groups else sum(layout.lengths) ** 2
 
 
 @contextmanager

@@ -259,6 +259,11 @@ class Layout:
             self._known[key] = Groups(order, back, found[2])
         return self._known[key]
 
+    def pairs(self, within: str, window: Sequence[int] = ()) -> int:
+        """How many pairs of tokens attend to each other."""
+        groups = self.groups(within, window)
+        return sum(n * length**2 for n, length in groups.blocks) if groups else sum(self.lengths) ** 2
+
     def _cells_on_host(self) -> Int[np.ndarray, "T A"]:
         """`cells` of packed samples; a device is waited for where some are no tokens, and only it knows which."""
         if self.kept is not None:

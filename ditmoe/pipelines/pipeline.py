@@ -18,6 +18,7 @@ from diffusers.utils import is_accelerate_available
 from torch import Tensor
 
 from ditmoe.config import build
+from ditmoe.config.limits import check_work
 from ditmoe.diffusion import (
     Sampling,
     denoise,
@@ -53,6 +54,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
     `diffusers.DiffusionPipeline.from_pretrained` knows it and opens the same folders.
     """
 
+    trusted = False
+    """Whether a sample may take any number of multiply-adds (`ditmoe.config.limits.check_work`)."""
     model_cpu_offload_seq = "transformer->vae"
     _optional_components = ["vae"]  # noqa: RUF012  (diffusers adds it to a list)
 
@@ -232,6 +235,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         wanted, of_shape, of_given = self._split(merged(words, sizes) | said)
         asked, negative = self._asked(num_samples, each, seed, label, wanted)
         shape = self._shape(len(asked), batch_size, of_shape)
+        if not self.trusted:
+            check_work(self.transformer.net, self.memory.config.shape, steps, "set pipe.trusted = True")
         parts = self._parts(given, of_shape, of_given, strength, given_guidance)
         if parts is not None:
             shape = tuple(parts.given.x.shape[1:])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ditmoe.config import build, restore
+from ditmoe.config import build, limits, restore
 from ditmoe.config.compose import composed
 from ditmoe.model import backbone
 from tests.training.test_trainer import options, trainer
@@ -52,3 +52,26 @@ def test_what_no_state_dict_holds_comes_from_the_constructor() -> None:
     restore.load_weights(model, saved, Path("x.pt"))
     assert model.scale.tolist() == [5.0, 5.0]
     assert torch.equal(model.weight, saved["weight"])
+
+
+def planned(shape: list[int], *words: str):
+    """A model of latents, without memory, and the shape of its samples."""
+    settings = composed("train", ["modality=image", *words])
+    data_facts = {"classes": ["a"], "shape": shape, "stride": [1, 1], "codec": {}}
+    with torch.device("meta"):
+        return build.make_model(settings, build.make_modality(settings, data_facts)), shape
+
+
+@pytest.mark.parametrize(("size", "steps"), [(128, 10_000), (1024, 50)])
+def test_few_weights_ask_for_no_hours(size: int, steps: int) -> None:
+    """By steps, or by tokens that attend to each other: neither takes memory."""
+    small = ["model=debug", "modality.tokens.patch=1"]
+    model, shape = planned([4, size, size], *small)
+    with pytest.raises(ValueError, match=r"^a sample would take \S+ multiply-adds, of [^\n]* trust=true$"):
+        limits.check_work(model, shape, steps)
+    limits.check_work(*planned([4, 64, 64], *small), 1000)
+
+
+@pytest.mark.parametrize("model", ["nano", "g"])
+def test_published_models_may_take_as_long_as_they_do(model: str) -> None:
+    limits.check_work(*planned([4, 64, 64], f"model={model}"), 1000)

@@ -84,6 +84,58 @@ def tagged(place: Path, number: int = 20_000) -> Path:
     return path
 
 
+def endless(place: Path, kind: str, number: int, behind: bool = False) -> Path:
+    """A Matroska with so many tags, chapters or cues from the last to the first, each of which FFmpeg compares.
+
+    Args:
+        behind: after the frames, where its own index leads, or a search behind damage.
+    """
+    made: dict[str, tuple[str, str, list[bytes]]] = {
+        "tags": ("1254c367", "7373", [_ebml("67c8", _ebml("45a3", b"%d" % n)) for n in range(number)]),
+        "chapters": (
+            "1043a770",
+            "45b9",
+            [
+                _ebml(
+                    "b6", _ebml("73c4", (number + 1 - n).to_bytes(3, "big")), _ebml("91", bytes([0, n % 256]))
+                )
+                for n in range(number)
+            ],
+        ),
+        "cues": ("1c53bb6b", "", [_cue(number - n) for n in range(number)]),
+    }
+    outer, inner, entries = made[kind]
+    table = _ebml(outer, _ebml(inner, *entries) if inner else b"".join(entries))
+    path, stream = place / f"{kind}-{behind}.mkv", io.BytesIO()
+    with av.open(stream, "w", "matroska") as container:
+        video = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(video.encode())
+    data = stream.getvalue()
+    segment, cluster = data.index(b"\x18\x53\x80\x67"), data.index(b"\x1f\x43\xb6\x75")
+    begin, frames = (
+        data[:segment] + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + data[segment + 12 : cluster],
+        data[cluster:],
+    )
+    path.write_bytes(begin + frames + table if behind else begin + table + frames)
+    return path
+
+
+def _cue(time: int) -> bytes:
+    place = _ebml("b7", _ebml("f7", b"\1"), _ebml("f1", b"\1"))
+    return _ebml("bb", _ebml("b3", time.to_bytes(3, "big")), place)
+
+
+def _ebml(kind: str, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    size = len(content)
+    return (
+        bytes.fromhex(kind)
+        + (bytes([0x80 | size]) if size < 127 else (size | 1 << 56).to_bytes(8, "big"))
+        + content
+    )
+
+
 def _box(kind: bytes, *parts: int | bytes) -> bytes:
     content = b"".join(p if isinstance(p, bytes) else struct.pack(">I", p) for p in parts)
     return struct.pack(">I", 8 + len(content)) + kind + content

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ditmoe.outside import open_regular, printable
 from modalities.video.io.integrity import sums_fit
+from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
 
 REASONS = {
     "missing": "an existing file, got nothing there",
@@ -91,6 +92,10 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
     _bound_memory()
     with suppress(OSError):  # which FFmpeg tells
         check_plain(path)
+        if has_endless_tables(path):
+            raise Unreadable(
+                path, "not a video", f"more than {MOST_ENTRIES} tags, chapters and cues out of order"
+            )
     try:
         with (
             _source(path) as source,

@@ -23,8 +23,9 @@ from modalities.video.io.container import REASONS, Unreadable, opened
 from modalities.video.io.frame_folders import read_arrays
 from modalities.video.io.integrity import is_truncated, sums_fit
 from modalities.video.io.reader import read_clip, read_index
+from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
-from tests.hostile.videos import tagged
+from tests.hostile.videos import endless, tagged
 
 NUM, HEIGHT, WIDTH = 40, 48, 64
 
@@ -617,3 +618,21 @@ def test_a_header_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("modalities.video.io.container.LONGEST", 0.05)
     with pytest.raises(Unreadable, match=r"^[^\n]* must be a video, got [^\n]*more than 0.05 seconds[^\n]*$"):
         read_index(tagged(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "behind"), [("tags", False), ("tags", True), ("chapters", False), ("cues", False)]
+)
+def test_tables_that_ffmpeg_would_never_end_to_sort_are_refused(
+    kind: str, behind: bool, tmp_path: Path
+) -> None:
+    """It asks nobody meanwhile: neither its own limit of time nor a signal ends it."""
+    with pytest.raises(
+        Unreadable, match=r"^[^\n]* must be a video, got [^\n]*more than 10000 tags, chapters[^\n]*$"
+    ):
+        read_index(endless(tmp_path, kind, 11_000, behind))
+
+
+def test_tables_as_people_have_them_are_read(tmp_path: Path) -> None:
+    assert len(read_index(endless(tmp_path, "tags", 5_000))) == 1
+    assert not has_endless_tables(endless(tmp_path, "chapters", 9_000))
