@@ -3,6 +3,7 @@
 from ditmoe.inference.drawing import draw, draw_from, sample_checkpoint
 from ditmoe.inference.measuring import evaluate_checkpoint, evaluate_files, publish, table
 from ditmoe.inference.request import Request, ask, understand
+from ditmoe.inference.writing import write_drawn
 
 __all__ = [
     "Request",
@@ -15,4 +16,5 @@ __all__ = [
     "sample_checkpoint",
     "table",
     "understand",
+    "write_drawn",
 ]

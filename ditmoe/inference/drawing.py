@@ -1,7 +1,5 @@
 """Drawing samples from a model, or from a checkpoint into files."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ditmoe.checkpoint import check_own, replacing
-from ditmoe.conditioning import Condition, captions_of
+from ditmoe.checkpoint import check_own
+from ditmoe.conditioning import Condition
 from ditmoe.config import build
 from ditmoe.config.restore import Restored, restore
 from ditmoe.config.trust import Trust
@@ -25,10 +23,11 @@ from ditmoe.distributed.threads import share_cores
 from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
 from ditmoe.inference.request import understand
+from ditmoe.inference.writing import folder_name, write_drawn
 from ditmoe.modality import Files, Modality, Samples, Surfaces
 from ditmoe.model import LowMemory
 from ditmoe.moe import Traffic
-from ditmoe.outside import check_number, file_name
+from ditmoe.outside import check_number
 
 
 def draw(
@@ -258,9 +257,7 @@ def sample_checkpoint(
     parts = request.parts
     for line in () if parts is None else parts.told:
         say(line)
-    told = [short_name(value) for value in request.wanted.values() if value is not None and str(value)]
-    told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
-    folder = restored.folder / file_name("-".join(["samples", *told, f"seed{seed}"]))
+    folder = restored.folder / folder_name(request, given, seed)
     beside = restored.folder / GIVEN / folder.name
     if not out:
         check_own([folder, beside.parent, beside])
@@ -275,38 +272,8 @@ def sample_checkpoint(
     samples = draw_from(restored, request.asked, **how, **request.options, seed=seed, batch_size=batch_size)
     if samples is None:
         return []
-    paths = files.write(samples, place)
-    write_prompts(place, request.asked, request.negative, seed=seed, guidance=guidance)
+    # What was given is for the page of the run.
+    paths = write_drawn(files, samples, request, place, None if out else beside, seed=seed, guidance=guidance)
     if surfaces is not None:
         surfaces.mesh(place, of_meshes)
-    if not out and parts is not None and parts.shown is not None:  # for the page of the run
-        files.write(Samples(parts.shown, names=["given"]), beside)
     return paths
-
-
-def short_name(value: Any, longest: int = 60) -> str:
-    """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash."""
-    text = str(value)
-    if len(text.encode(errors="replace")) <= longest:
-        return text
-    mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{file_name(text, longest)}-{mark}"
-
-
-def write_prompts(place: Path, asked: Condition, negative: Condition | None, **others: Any) -> None:
-    """Keep what samples were asked for by sentences: in prompts.json of their folder, or beside a .npz."""
-    if (captions := captions_of(asked)) is None:
-        return
-    content: dict[str, Any] = {"prompts": captions}
-    if negative is not None:
-        content["negative"] = captions_of(negative)
-    content |= {name: value for name, value in others.items() if value is not None}
-    file = place.with_suffix(".prompts.json") if place.suffix == ".npz" else place / "prompts.json"
-    with replacing(file) as stream:
-        stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
-
-
-def _each(given: Any) -> list[Any]:
-    """What is given, one by one; arrays have no names."""
-    each = given if isinstance(given, list | tuple) else [given]
-    return [one if isinstance(one, str | Path) else "array" for one in each]

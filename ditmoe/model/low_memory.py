@@ -41,6 +41,8 @@ class LowMemory:
         if self.offload not in (None, "experts"):
             raise ValueError(f"offload must be experts, got {self.offload!r}")
         check_number("expert_cache", self.expert_cache, above=0, most=MOST_CACHE)
+        if self.offload is None and self.expert_cache != LowMemory.expert_cache:
+            raise ValueError("expert_cache is said of experts on the host: it needs offload=experts")
 
     def emptied(self, model: DiTMoE) -> DiTMoE:
         """A model without the weights that are kept otherwise, for `fill`; changed in place."""

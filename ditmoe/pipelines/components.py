@@ -22,6 +22,7 @@ from ditmoe.config.limits import check_shape
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
 from ditmoe.model import StepEmbedding
+from ditmoe.nn import FirstBlockCache
 from ditmoe.outside import check_number, is_regular, printable
 from ditmoe.pipelines.trusted_folder import INDEX, check_folder
 from ditmoe.pretrained import weights
@@ -96,12 +97,12 @@ class Transformer(Part, PeftAdapterMixin):
         """What a model that was distilled for few steps is told of them."""
         return self.net.step_embedding
 
-    def forward(self, x: Tensor, t: Tensor, y: Any) -> Any:
+    def forward(self, x: Tensor, t: Tensor, y: Any, cache: FirstBlockCache | None = None) -> Any:
         """Predictions in the type of x, whatever that of the weights is, and the routings."""
         # As in training: samples keep their digits, products do not.
         half = self.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x.device.type, self.dtype, enabled=half):
-            output, routings = self.net(x if half else x.to(self.dtype), t, y)
+            output, routings = self.net(x if half else x.to(self.dtype), t, y, cache=cache)
         return output.to(x.dtype), routings
 
 

@@ -174,6 +174,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         eta: float | None = None,
         top_k: int | None = None,
         guidance_model: Any = None,
+        first_block_cache: float | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **words: Any,
@@ -210,6 +211,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             height, width, num_frames: the modality's `size` and `frames` by diffusers' names.
             top_k: experts that a token takes, if it is not to be as in training.
             guidance_model: another pipeline, of a weaker model of the same samples, that guidance leads away from.
+            first_block_cache: threshold below which later blocks are not run anew (docs/sampling.md); None takes what
+                the model was exported with, mostly none.
             callback_on_step_end: called after each step of each batch with the pipeline, the number of the step, its
                 time and {"latents": ...}; returns such a dictionary, or None. It may set `pipe._guidance_scale`, and
                 `pipe._interrupt = True` to end there: samples whose batch did not begin are left as noise.
@@ -221,7 +224,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
                 the model's process; one line.
         """
-        sampling = Sampling.of(self.memory.config.config, interval=guidance_interval)  # of a folder: one line
+        said: dict[str, Any] = {"interval": guidance_interval, "first_block_cache": first_block_cache}
+        sampling = Sampling.of(self.memory.config.config, **said)  # of a folder: one line
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
         each = one_of(
@@ -230,9 +234,11 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         each = 1 if each is None else each
         self._check(output_type, guidance, num_samples=num_samples, num_inference_steps=steps,
                     batch_size=batch_size, num_images_per_prompt=each)  # fmt: skip
-        label, said = self._prompts(one_of(label=label, class_labels=class_labels), prompt, negative_prompt)
+        label, sentences = self._prompts(
+            one_of(label=label, class_labels=class_labels), prompt, negative_prompt
+        )
         sizes = size_words(self.modality, height=height, width=width, num_frames=num_frames)
-        wanted, of_shape, of_given = self._split(merged(words, sizes) | said)
+        wanted, of_shape, of_given = self._split(merged(words, sizes) | sentences)
         asked, negative = self._asked(num_samples, each, seed, label, wanted)
         shape = self._shape(len(asked), batch_size, of_shape)
         if not self.trusted:
@@ -272,6 +278,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
                     step_options=options,
                     given=None if given is None else given.to(device),
                     given_guidance=given_guidance,
+                    first_block_cache=sampling.first_block_cache,
                     on_step=bar.update,
                     watch=watch,
                 )

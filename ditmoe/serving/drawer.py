@@ -10,8 +10,7 @@ from typing import Any
 
 from ditmoe.config.restore import Restored
 from ditmoe.given import FOLDER as GIVEN
-from ditmoe.inference import draw_from, sample_checkpoint, understand
-from ditmoe.inference.drawing import write_prompts
+from ditmoe.inference import draw_from, sample_checkpoint, understand, write_drawn
 from ditmoe.modality import Files, Samples
 from ditmoe.outside import check_number
 from ditmoe.pipelines.asked import with_top_k
@@ -131,10 +130,8 @@ class Drawer:
             )
         assert samples is not None  # torchrun is refused
         place, parts = folder / SAMPLES, request.parts
-        paths = self.files.write(samples, place)
-        write_prompts(place, request.asked, request.negative, seed=seed, guidance=how["guidance"])
-        if parts is not None and parts.shown is not None:
-            self.files.write(Samples(parts.shown, names=["given"]), folder / GIVEN / SAMPLES)
+        beside = folder / GIVEN / SAMPLES
+        paths = write_drawn(self.files, samples, request, place, beside, seed=seed, guidance=how["guidance"])
         return Drawn(samples, paths, () if parts is None else tuple(parts.told))
 
 

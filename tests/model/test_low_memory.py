@@ -141,6 +141,7 @@ def test_a_checkpoint_opens_packed_and_offloaded_as_a_model_shrinks(tmp_path: Pa
         ({"weights": "int4"}, "weights must be bf16 or int8, got 'int4'"),
         ({"offload": "all"}, "offload must be experts, got 'all'"),
         ({"expert_cache": 0}, "expert_cache must be"),
+        ({"expert_cache": 2.0}, "expert_cache is said of experts on the host: it needs offload=experts"),
     ],
 )
 def test_what_is_none_of_these_is_one_line(options: dict, line: str) -> None:

@@ -276,6 +276,8 @@ def test_an_offloaded_autoencoder_gets_its_input_where_it_works() -> None:
         ((), {"guidance": 1.0, "label": "none", "steps": 3}),
         (("given=0.5",), {"given": "photo", "mask": "hole", "given_guidance": 2.0, "label": "3"}),
         ((), {"given": "photo", "strength": 0.5}),
+        (("+sampling.first_block_cache=1000",), {}),
+        ((), {"first_block_cache": 1000}),
     ],
 )
 def test_each_way_of_asking_is_that_of_the_command(

@@ -1,0 +1,65 @@
+"""What is written of samples that were drawn, and under which names, alike for a command and for a page."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ditmoe.checkpoint import replacing
+from ditmoe.conditioning import Condition, captions_of
+from ditmoe.inference.request import Request
+from ditmoe.modality import Files, Samples
+from ditmoe.outside import file_name
+
+
+def write_drawn(
+    files: Files, samples: Samples, request: Request, place: Path, beside: Path | None, **others: Any
+) -> list[Path]:
+    """Write samples, the sentences that they were asked for by, and what was given of them; the picture first.
+
+    Args:
+        place: a folder, or a .npz.
+        beside: a folder for what was given; None leaves it out.
+        others: that are kept with the sentences.
+    """
+    paths = files.write(samples, place)
+    write_prompts(place, request.asked, request.negative, **others)
+    parts = request.parts
+    if beside is not None and parts is not None and parts.shown is not None:
+        files.write(Samples(parts.shown, names=["given"]), beside)
+    return paths
+
+
+def folder_name(request: Request, given: Any, seed: int) -> str:
+    """By what was asked for, what was given and the seed, so that sets do not mix."""
+    told = [short_name(value) for value in request.wanted.values() if value is not None and str(value)]
+    told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
+    return file_name("-".join(["samples", *told, f"seed{seed}"]))
+
+
+def short_name(value: Any, longest: int = 60) -> str:
+    """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash."""
+    text = str(value)
+    if len(text.encode(errors="replace")) <= longest:
+        return text
+    mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{file_name(text, longest)}-{mark}"
+
+
+def write_prompts(place: Path, asked: Condition, negative: Condition | None, **others: Any) -> None:
+    """Keep what samples were asked for by sentences: in prompts.json of their folder, or beside a .npz."""
+    if (captions := captions_of(asked)) is None:
+        return
+    content: dict[str, Any] = {"prompts": captions}
+    if negative is not None:
+        content["negative"] = captions_of(negative)
+    content |= {name: value for name, value in others.items() if value is not None}
+    file = place.with_suffix(".prompts.json") if place.suffix == ".npz" else place / "prompts.json"
+    with replacing(file) as stream:
+        stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+
+
+def _each(given: Any) -> list[Any]:
+    """What is given, one by one; arrays have no names."""
+    each = given if isinstance(given, list | tuple) else [given]
+    return [one if isinstance(one, str | Path) else "array" for one in each]
