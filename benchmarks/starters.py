@@ -3,7 +3,8 @@
     python -m ditmoe.train modality=pointcloud name=starter model.hidden_size=96 trainer.steps=16000
     python -m ditmoe.train modality=image name=starter model.hidden_size=64 model.depth=4 \\
         'model.moe_layers=[2,3]' trainer.steps=4000
-    python -m ditmoe.train modality=video name=starter model.hidden_size=64 'model.moe_layers=[4,5]' trainer.steps=6000
+    python -m ditmoe.train modality=video name=starter model.hidden_size=64 'model.moe_layers=[4,5]' \\
+        trainer.steps=6000 optimizer.lr=2.0e-3
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
 Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, its configuration and what sampling
