@@ -59,8 +59,10 @@ class Given:
         return self._each(of)
 
     def to(self, device: torch.device | str) -> "Given":
-        """The same on a device."""
-        return self._each(lambda value: None if value is None else value.to(device))
+        """The same on a device, which the host does not wait for unless it is the host."""
+        there = torch.device(device)
+        ahead = there.type != "cpu"
+        return self._each(lambda value: None if value is None else value.to(there, non_blocking=ahead))
 
     def untold(self) -> "Given":
         """The same for a model that was not trained with given parts: by replacement."""

@@ -30,9 +30,11 @@ import torch
 from ditmoe.conditioning import Embedded
 from ditmoe.config import build
 from ditmoe.diffusion import denoise, make_scheduler
+from ditmoe.given import Given
+from ditmoe.model import DiTMoE, LowMemory
 from ditmoe.model.masked import MaskedDiTMoE
 from ditmoe.moe import Context
-from ditmoe.nn import Layout
+from ditmoe.nn import FirstBlockCache, Layout
 from ditmoe.training import Options, ParameterGroups, Trainer
 from modalities.pointcloud.tokens.voxel_tables import touched
 from tests import subjects
@@ -41,7 +43,9 @@ from tests.routers import GRIDS, ROUTERS, D, N, layer
 
 WAITS = {
     "base.py:choose": "BASE's assignment is solved by SciPy on the host, in every layer",
+    "block_cache.py:stale": "first_block_cache: which samples the later blocks run for decides shapes, once per pass",
     "capacity.py:forward": "router.sparsify: how many tokens an expert takes depends on the step, which is a buffer",
+    "experts.py:from_store": "offload=experts: the host fetches those that have rows, so it must know, in every layer",
     "layout.py:_cells_on_host": "windows of occupied tokens: who shares one is found on the host, once per pass",
     "layout.py:rows_on_host": "experts by noise segment, times of cells that are no tokens: where they are, per layer",
     "sampler.py:check_finite": "whether samples are finite, once after the last step",
@@ -212,20 +216,56 @@ def models() -> Iterator[Case]:
 # --- sampling
 
 
-def run_sampling(words: list[str], guidance: float = 2.0) -> None:
+def made(config: dict[str, Any], modality: Any, memory: LowMemory) -> DiTMoE:
+    """A model that samples, its weights kept as is wanted: packed, or the experts on the host."""
+    whole = build.make_model(config, modality)
+    weights = {name: value.detach() for name, value in whole.named_parameters()}
+    model = there(memory.emptied(whole)).eval()
+    memory.fill(model, weights.__getitem__, CUDA)
+    return model
+
+
+stale = FirstBlockCache.stale
+
+
+def some_stale(cache: FirstBlockCache, change: torch.Tensor) -> list[int]:
+    """What is stale: all at first, then one sample, of which only a GPU would have the values."""
+    rows = stale(cache, change)
+    return rows if cache._change is None else [0]
+
+
+def pieces_of(noise: torch.Tensor) -> Given:
+    """Of each sample the first quarter, told to the model, and of a place beside it some pieces."""
+    known = torch.zeros(1, 1, *noise.shape[2:], dtype=torch.bool)
+    pieces = known.clone()
+    known[:, :, : noise.shape[2] // 4], pieces[:, :, -1:] = True, True
+    return Given(torch.zeros(noise.shape), known, pieces=pieces)
+
+
+def run_sampling(
+    words: list[str],
+    guidance: float = 2.0,
+    memory: LowMemory = LowMemory(),  # noqa: B008  (frozen)
+    first_block_cache: float = 0.0,
+    weaker: bool = False,
+    given: Callable[[torch.Tensor], Given] | None = None,
+) -> None:
     """Three steps with guidance."""
     config = settled(words)
     modality = build.make_modality(config)
-    model = there(build.make_model(config, modality)).eval()
+    model = made(config, modality, memory)
+    other = made(config, modality, LowMemory(memory.weights)) if weaker else None
     process = build.make(config["process"])
     scheduler = make_scheduler(build.make(config["scheduler"]), process)
     asked = model.conditioning.ask(2, modality.classes).to(CUDA, non_blocking=True)
     generators = [torch.Generator() for _ in range(2)]
     noise = torch.empty(2, *modality.sample_shape, device=CUDA)
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast("cuda", torch.bfloat16), patch.object(FirstBlockCache, "stale", some_stale):
         x = denoise(
-            model, process, scheduler, noise, asked, steps=3, guidance=guidance, generators=generators
-        )
+            model, process, scheduler, noise, asked, steps=3, guidance=guidance, generators=generators,
+            weaker=other, first_block_cache=first_block_cache,
+            given=None if given is None else given(noise).to(CUDA),
+        )  # fmt: skip
     assert (x.shape, x.device.type) == (noise.shape, "cuda")
 
 
@@ -240,6 +280,25 @@ def sampling() -> Iterator[Case]:
             yield f"sample {process}, {name}", partial(run_sampling, words)
     for name, words in {"clouds": ["modality=pointcloud"], "clips": ["modality=video"]}.items():
         yield f"sample {name}", partial(run_sampling, words)
+    image = ["modality=image"]
+    for form in ("bf16", "int8"):
+        yield f"sample weights {form}", partial(run_sampling, image, memory=LowMemory(form))
+    for form in (None, "int8"):
+        yield (
+            f"sample offload experts, {form}",
+            partial(run_sampling, image, memory=LowMemory(form, "experts")),
+        )
+    for words in ([*image], [*image, "router=relu"]):
+        yield (
+            f"sample first_block_cache {' '.join(words)}",
+            partial(run_sampling, words, first_block_cache=0.1),
+        )
+    yield "sample guidance_model", partial(run_sampling, image, weaker=True)
+    yield (
+        "sample guidance_model, int8, cached",
+        partial(run_sampling, image, memory=LowMemory("int8"), weaker=True, first_block_cache=0.1),
+    )
+    yield "sample given pieces", partial(run_sampling, image, given=pieces_of)
     for name in subjects.find("router", subjects.OWN):
         if name != "dense":
             yield f"sample router {name}", partial(run_sampling, ["modality=image", f"router={name}"])

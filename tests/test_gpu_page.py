@@ -18,7 +18,7 @@ def test_a_part_is_killed_at_its_limit_and_the_page_says_so(
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.md"), "--cpu-smoke"])
     monkeypatch.setattr(gpu, "machine", lambda: ["- a machine"])
     monkeypatch.setattr(gpu, "FEWEST", 1.0)
-    parts = [("quick", "this", 20.0), ("slow", SLEEP, 1.0), ("wrong", "nowhere", 20.0)]
+    parts = [("quick", "this", 20.0), ("slow", SLEEP, 1 / 3), ("wrong", "nowhere", 20.0)]
     start = time.monotonic()
     gpu.main(tuple(Part(title, command, limit, command) for title, command, limit in parts))
     page = (tmp_path / "gpu.md").read_text()

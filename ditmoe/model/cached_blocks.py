@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe import Context
@@ -33,20 +33,20 @@ def through_cached(
     if not rows:
         return after + cache.rest
     whole = len(rows) == len(h)
-    part, own = (after, context) if whole else (after[rows], of_samples(context, rows))
+    there = torch.tensor(rows).to(h.device, non_blocking=True)
+    part, own = (after, context) if whole else (after[there], of_samples(context, rows, there))
     end = part
     for block in others:
         end, _ = block(end, own, own.c, angles)
-    cache.keep(rows, change, end - part)
+    cache.keep(there, change, end - part)
     if whole:
         return end
-    there = torch.tensor(rows, device=h.device)
     return (after + cache.rest).index_copy(0, there, end.to(after.dtype))
 
 
-def of_samples(context: Context, rows: list[int]) -> Context:
-    """What is known of some samples of a batch."""
-    t, time, c, unmodulated = (x[rows] for x in (context.t, context.time, context.c, context.unmodulated))
-    asked = None if context.asked is None else context.asked.take(torch.tensor(rows, device=c.device))
+def of_samples(context: Context, rows: list[int], there: Int[Tensor, " b"]) -> Context:
+    """What is known of some samples of a batch, whose numbers are on the host and on the device."""
+    t, time, c, unmodulated = (x[there] for x in (context.t, context.time, context.c, context.unmodulated))
+    asked = None if context.asked is None else context.asked.take(there)
     told = None if context.told is None else context.told[rows]
     return Context(t, time, c, context.layout.take(rows), unmodulated, asked, told)

@@ -1,7 +1,6 @@
 """First-block caching: the change that the blocks after the first make is taken from an earlier pass."""
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ditmoe.outside import check_number
@@ -48,12 +47,13 @@ class FirstBlockCache:
         self.skipped += sum(fresh)
         return [i for i in every if not fresh[i]]
 
-    def keep(self, rows: list[int], change: Float[Tensor, "B N D"], rest: Float[Tensor, "b N D"]) -> None:
+    def keep(
+        self, there: Int[Tensor, " b"], change: Float[Tensor, "B N D"], rest: Float[Tensor, "b N D"]
+    ) -> None:
         """What the first block changed and the others added to those samples that went through all."""
         if self._change is None or self._rest is None:
             self._change, self._rest = change, rest
             return
-        there = torch.tensor(rows, device=change.device)
         self._change = self._change.index_copy(0, there, change[there])
         self._rest = self._rest.index_copy(0, there, rest)
 

@@ -50,7 +50,8 @@ class _Depthwise(torch.autograd.Function):
         dx = dweight = None
         dy = dy.to(x.dtype)  # autocast may have made the output of another type
         if ctx.needs_input_grad[0]:
-            dx = _convolve(dy, weight.flip(*range(2, 2 + axes)), grid)
+            flipped = weight.flatten(2).flip(2).view_as(weight)  # torch 2.14 does not trace flip(*axes)
+            dx = _convolve(dy, flipped, grid)
         if ctx.needs_input_grad[1]:
             beyond = [side for size in reversed(kernel) for side in (size // 2, size // 2)]
             cells = F.pad(x.reshape(x.shape[0], *grid, -1).float(), [0, 0, *beyond])

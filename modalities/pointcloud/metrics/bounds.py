@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from ditmoe.outside import device as own_device
+from ditmoe.outside import has_cuda
 from modalities.pointcloud import kernels
 
 QUANTILES = 128
@@ -72,6 +75,22 @@ class Projections:
             apart = self.means - self.means[one]
             along = (apart**2).sum(axis=2) if self.squared else abs(apart).sum(axis=2) ** 2
             ways = np.sqrt(along.reshape(len(along), self.bases, 3).sum(axis=2).max(axis=1))
+        return self._allowing_for_rounding(ways)
+
+    def all(self, device: torch.device | None = None) -> Float[np.ndarray, "A A"]:
+        """Of every cloud to every cloud; on a device, or the GPU where there is one, in a matrix a direction."""
+        if device is None and not has_cuda():
+            return np.array([self.bounds(i) for i in range(len(self.means))])
+        means = torch.from_numpy(self.means).to(device or own_device())
+        best = means.new_zeros(len(means), len(means))
+        for basis in means.split(3, dim=1):
+            total, p = torch.zeros_like(best), 2.0 if self.squared else 1.0
+            for line in basis.unbind(1):
+                total += torch.cdist(line, line, p, compute_mode="donot_use_mm_for_euclid_dist").square()
+            best = torch.maximum(best, total)
+        return self._allowing_for_rounding(best.sqrt().cpu().numpy())
+
+    def _allowing_for_rounding(self, ways: np.ndarray) -> np.ndarray:
         ways = np.maximum(ways * (1 - 1e-12) - self.error, 0)
         return ways**2 if self.squared else ways
 

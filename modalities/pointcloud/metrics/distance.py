@@ -8,8 +8,8 @@ Four numbers of the literature are called EMD; only the first is "emd" here, the
     approx_sq    the same, mean squared distance (PVD, DiT-3D, LION)
 
 CD and the exact ones are computed by compiled kernels, or by SciPy where these were not compiled: the same
-values to the last few digits, at a fraction of the time (benchmarks/speed/cloud_metrics.py). `implementation` says
-which.
+values to the last few digits, at a fraction of the time (benchmarks/speed/cloud_metrics.py). Where the device is a GPU
+it computes CD and the approximate ones; the exact ones stay on the host. `implementation` says which.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +29,7 @@ from scipy.spatial.distance import cdist
 from ditmoe.outside import has_cuda
 from modalities.pointcloud import kernels
 from modalities.pointcloud.metrics.approximate import pairwise_approx
+from modalities.pointcloud.metrics.chamfer import knn_points, pairwise_chamfer
 from modalities.shared.isolation import num_cores
 
 Metric = Literal["cd", "emd", "emd-exact_sq", "emd-approx_l2", "emd-approx_sq"]
@@ -62,7 +63,7 @@ def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
     Differences are taken before squares, in float64, so a cloud far from the origin loses nothing.
     Raises ValueError where a cloud is empty, not (N, 3), or not finite.
     """
-    return _chamfer(*_prepared([x, y], "cd"))
+    return float(pairwise([x], [y], "cd", workers=1)[0, 0])
 
 
 def emd(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], variant: str = "exact_l2") -> float:
@@ -95,8 +96,8 @@ def pairwise(
     Args:
         a, b: (A, N, 3) and (B, M, 3), or lists of clouds of any sizes (equal ones for EMD).
         metric: "cd" (`chamfer`), "emd" (`emd`) or another of its variants, as `emd_metric` names them.
-        workers: threads; None takes as many as this process has cores. The approximate variants run on the
-            GPU, or where there is none in torch's threads.
+        workers: threads; None takes as many as this process has cores. "cd" and the approximate variants run on
+            the GPU; where there is none these in torch's threads.
         progress: called with the number of pairs that were finished since the last call, as a tqdm bar's
             `update` wants it; the calls add up to `num_pairs(a, b, metric)`.
 
@@ -117,6 +118,9 @@ def pairwise(
     distance = _chamfer if metric == "cd" else partial(_emd, squared=metric.endswith("_sq"))
     out = np.zeros((len(left), len(right)))
     rows, columns = np.triu_indices(len(left), 1) if symmetric else np.indices(out.shape).reshape(2, -1)
+    if on_gpu(metric):
+        out[rows, columns] = pairwise_chamfer(left, right, rows, columns, progress)
+        return out + out.T if symmetric else out
 
     interrupted = Event()
 
@@ -157,19 +161,29 @@ def is_approximate(metric: Metric) -> bool:
 
 def implementation() -> str:
     """What computes the distances here, as a report may state it."""
-    return "compiled, certified" if kernels.available() else f"scipy {scipy.__version__}"
+    host = "compiled, certified" if kernels.available() else f"scipy {scipy.__version__}"
+    return f"{host}; cd on a GPU ({solver('cd')})" if on_gpu("cd") else host
+
+
+def on_gpu(metric: Metric) -> bool:
+    """Whether a metric is computed on a GPU here, many pairs at once; exact matchings are not, anywhere."""
+    return (metric == "cd" or is_approximate(metric)) and has_cuda()
 
 
 def solver(metric: Metric) -> str:
     """Who computes a metric here, in a word: between them the last digits may differ."""
+    if on_gpu(metric):
+        return "pytorch3d" if metric == "cd" and knn_points() is not None else "cuda"
     if is_approximate(metric):
-        return "cuda" if has_cuda() else "torch"
+        return "torch"
     return "kernels" if kernels.available() else "scipy"
 
 
 def _prepared(clouds: Clouds, metric: Metric) -> list:
     """What each cloud needs once however many others it is compared with."""
     arrays = [_cloud(cloud) for cloud in clouds]
+    if on_gpu(metric):
+        return arrays
     if kernels.available() and not is_approximate(metric):
         return [kernels.ordered(array) for array in arrays]
     return [cKDTree(array) for array in arrays] if metric == "cd" else arrays

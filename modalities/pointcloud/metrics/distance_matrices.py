@@ -13,6 +13,7 @@ from modalities.pointcloud.metrics.distance import (
     Metric,
     is_approximate,
     num_pairs,
+    on_gpu,
     pairwise,
     solver,
 )
@@ -140,8 +141,9 @@ def _by_blocks(job: Job, folder: Path, workers: int | None, told: Callable[[int]
 def _seconds_a_pair(jobs: Sequence[Job], workers: int | None) -> float:
     """Of the first pairs of the largest of these jobs, all of one metric, with all workers: their median."""
     a, b, kind = max(jobs, key=lambda job: num_pairs(*job))
-    width = 16 if solver(kind) == "cuda" else 1  # which is fast only with many pairs at once
-    share = 1 if is_approximate(kind) else workers or num_cores()  # torch's threads work on one pair together
+    width = 16 if on_gpu(kind) else 1  # which is fast only with many pairs at once
+    together = is_approximate(kind) or on_gpu(kind)  # as are torch's threads, on one pair
+    share = 1 if together else workers or num_cores()
     times = []
     for x, y in zip(a[:3], b[1:], strict=False):
         start = time.perf_counter()

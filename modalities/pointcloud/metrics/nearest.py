@@ -132,8 +132,7 @@ class _Search:
         self.num_ref, self.neighbours = len(reference), neighbours
         self.clouds = [ordered(cloud) for cloud in _checked(reference, generated)]
         self.ladder = Ladder(len(self.clouds[0]), squared)
-        projections = Projections(self.clouds, squared)
-        self.low = np.array([projections.bounds(i) for i in range(len(self.clouds))])
+        self.low = Projections(self.clouds, squared).all()
         self.low = np.minimum(self.low, self.low.T)  # the same up to rounding
         self.level = np.zeros(self.low.shape, np.int8)
         self.interrupted, self.writing = Event(), Lock()
