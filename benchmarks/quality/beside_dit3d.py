@@ -133,7 +133,9 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="*", default=list(MODELS), help="rows that are trained; others as they are")
+    parser.add_argument(
+        "--only", nargs="*", default=list(MODELS), help="rows that are trained; others as they are"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/beside_dit3d"))
     parser.add_argument("--words", nargs="*", default=[], help="of ditmoe.train, for all of them")
     options = parser.parse_args()

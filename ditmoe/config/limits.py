@@ -1,7 +1,7 @@
 """What a machine can hold: models, samples and requests that it cannot are refused before any memory is taken."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,8 @@ def check_work(
             f"a sample would be {number} tokens of {width} numbers: if you know why, {allowed_by}"
         )
     layout, weights = Layout.even(grid, 1, torch.device("cpu")), sum(p.numel() for p in model.parameters())
-    products = sum(2 * layout.pairs(block.within, block.window) for block in model.blocks)
+    blocks: Iterable[Any] = model.blocks
+    products = sum(2 * layout.pairs(block.within, block.window) for block in blocks)
     work = 2 * steps * (number * weights + products * model.embed.out_features)
     if work > max(LARGEST_WORK, WORK_PER_WEIGHT * weights):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Parameters, multiply-adds and activations of a model, counted on the model itself without allocating it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +101,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
             predict(model, x, layout, t, y)
     width, mixtures = model.embed.out_features, model.mixtures
     attentions = [m for m in model.modules() if isinstance(m, Attention)]
+    blocks: Iterable[Any] = model.blocks
     return Counts(
         trainable=_size(model),
         routed=sum(_size(m.experts) for m in mixtures),
@@ -109,7 +110,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
         qk_norm=sum(_size(m.q_norm) + _size(m.k_norm) for m in attentions),
         positions=tokens * width,
         tokens=tokens,
-        products=sum(2 * layout.pairs(block.within, block.window) * width for block in model.blocks),
+        products=sum(2 * layout.pairs(block.within, block.window) * width for block in blocks),
         multiply_adds=products.flops // 2,
         activations=kept.numbers,
         depth=len(model.blocks),
