@@ -161,6 +161,7 @@ def main() -> None:
     first = {
         model: drawn(options.out / str(number) / f"seed-{options.seeds[0]}", 0, options.out / f"{number}.png")
         for number, model in enumerate(MODELS)
+        if found[model]
     }
     picture(first).save(options.out / "picture.png")
     print((options.out / "table.md").read_text())
