@@ -11,7 +11,7 @@ import pytest
 from tqdm import tqdm
 
 from ditmoe.config.screen import Screen
-from tests.config.test_cli import ROOT
+from tests.subjects import ROOT
 
 WORK = """
 import sys

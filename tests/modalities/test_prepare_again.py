@@ -22,6 +22,7 @@ from ditmoe.config.compose import composed
 from modalities.image import Pictures
 from modalities.latent import PatchPCA
 from modalities.pointcloud.data import prepare as clouds
+from modalities.pointcloud.data import shape_sampling
 from modalities.pointcloud.data.catalogue import list_shapes
 from modalities.shared import provenance
 from modalities.shared.provenance import Origin, Seen
@@ -112,7 +113,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
         monkeypatch.setattr(owner, name, logging)
 
-    logged(clouds, "_sample")
+    logged(shape_sampling, "_sample")
     logged(Pictures, "_open")
     logged(Clips, "_read")
     for codec in (PatchPCA, CausalPatches):
