@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -159,6 +160,8 @@ def main(parts: tuple[Part, ...] = PARTS, total: float = TOTAL) -> None:
             page += ["```text", f"$ python -m {command}", last_lines(text), "```", "", ended]
         with replacing(options.out) as stream:
             stream.write(("\n".join(page) + "\n").encode())
+    with suppress(OSError):  # which holds the trained run, or nothing
+        os.rmdir(folder)
     print(f"{options.out}: {time.monotonic() - start:.0f} s")
 
 
