@@ -6,9 +6,9 @@ from typing import Any
 from ditmoe.cost.communication import FLOATS, Spread
 from ditmoe.cost.flops import Counts
 from ditmoe.model import LowMemory
+from ditmoe.nn.packed import FORMATS
 
 BYTES = FLOATS
-PACKED = {"bf16": 2, "int8": 1}
 GIB = 2**30
 
 
@@ -74,7 +74,7 @@ def sampling_memory(
     check_memory_options(precision=precision, batch_size=batch_size)
     low, keep = BYTES[precision], keep or LowMemory()
     samples = batch_size * (2 if guidance else 1)
-    each = low if keep.weights is None else PACKED[keep.weights]
+    each = low if keep.weights is None else FORMATS[keep.weights]
     outside = counts.outside + counts.routers
     parts: dict[str, float] = {"weights": low * counts.trainable}
     if keep.weights or keep.offload:
@@ -99,7 +99,7 @@ def moved_in_a_pass(counts: Counts, keep: LowMemory, precision: str) -> float:
     if not counts.experts:
         return 0.0
     each = (
-        (BYTES[precision] if keep.weights is None else PACKED[keep.weights]) * counts.routed / counts.experts
+        (BYTES[precision] if keep.weights is None else FORMATS[keep.weights]) * counts.routed / counts.experts
     )
     fit = int(keep.expert_cache * GIB / counts.moe_layers / each)
     number = counts.experts / counts.moe_layers

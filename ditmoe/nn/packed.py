@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-FORMATS = ("bf16", "int8")
+FORMATS = {"bf16": 2, "int8": 1}
+"""Bytes of a weight, by what they are called."""
 LARGEST = 127
 """Of an int8 that has a negative: the scale is symmetric, without a zero point."""
 

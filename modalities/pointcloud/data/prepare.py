@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ditmoe.outside import (
     check_number,
     files_below,
@@ -278,7 +276,7 @@ def _notes(jobs: list[Job], pieces: Pieces) -> dict[str, str]:
 def _looks(files: list[Path], up: str) -> dict[str, str]:
     """A guess at which way is up, where it is another than what was asked for."""
     some = [load_array(file) for file in files[:: -(-len(files) // MOST) or 1]]
-    axis = guess_up([np.asarray(points) for points in some])
+    axis = guess_up(some)
     if axis in (None, "y"):
         return {}
     # What is x, y and z now was another axis of the files.

@@ -13,6 +13,7 @@ from ditmoe.inference import evaluate_files, table
 from modalities.pointcloud import Clouds, evaluate_sets
 from modalities.pointcloud.data.formats import read_set
 from modalities.pointcloud.metrics import confidence
+from modalities.pointcloud.metrics.distance import Metric
 from modalities.pointcloud.metrics.nearest import nearest
 from modalities.pointcloud.metrics.normalise import normalised
 from modalities.pointcloud.metrics.protocol import draw_points
