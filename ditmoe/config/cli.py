@@ -396,7 +396,11 @@ def check_types(config: DictConfig, config_name: str) -> None:
         if got is None or expected is None:
             continue
         number = isinstance(got, (int, float)) and not isinstance(got, bool)
-        if isinstance(expected, bool):
+        if dotted == "trust":
+            named = got if isinstance(got, ListConfig) else [got]
+            allowed = isinstance(got, bool) or all(isinstance(each, str) for each in named)
+            wanted = None if allowed else "true, false, or a list [a,b] of paths and hub names"
+        elif isinstance(expected, bool):
             wanted = None if isinstance(got, bool) else "true or false"
         elif isinstance(expected, int):
             wanted = None if number and isinstance(got, int) else "a whole number"

@@ -1,7 +1,9 @@
 """A model that takes less memory when it samples: packed weights, experts on the host."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +105,17 @@ def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
     weights = {name: value.detach() for name, value in model.named_parameters()}
     device = model.embed.weight.device
     return how.fill(how.emptied(model), weights.__getitem__, device)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Numbers that a model has learnt, however their weights are kept."""
+    kept: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            kept.append(module.weight)
+        elif isinstance(module, PackedExperts | OffloadedExperts):
+            kept += module.matrices()
+    return sum(math.prod(p.shape) for p in (*model.parameters(), *kept))
 
 
 def size_of(model: nn.Module) -> int:

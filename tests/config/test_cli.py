@@ -27,6 +27,8 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
         ("train", ["scheduler=ddim"], "cannot follow process flow_matching"),
         ("train", ["router.top_k=9"], "top_k must lie between 1 and num_experts = 8, got 9"),
         ("sample", [], "checkpoint must be given"),
+        ("sample", ["checkpoint=nowhere", "trust=[a/b, 'c d']"], "nowhere does not exist"),
+        ("sample", ["checkpoint=nowhere", "trust=5"], "trust must be true, false, or a list [a,b] of paths"),
         (
             "train",
             ["modality=image", "codec@modality.codec=autoencoder"],
