@@ -24,8 +24,8 @@ from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
 from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
-from ditmoe.inference.writing import folder_name, write_drawn
-from ditmoe.modality import Files, Modality, Samples, Surfaces
+from ditmoe.inference.writing import folder_name, further_folder, write_drawn
+from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
 from ditmoe.moe import Traffic
 from ditmoe.outside import check_number
 
@@ -206,6 +206,7 @@ def sample_checkpoint(
     given_guidance: float = 1.0,
     strength: float | None = None,
     meshes: bool = False,
+    turntable: bool = False,
     guidance_model: str | Path | None = None,
     first_block_cache: float | None = None,
     weights: str | None = None,
@@ -226,6 +227,7 @@ def sample_checkpoint(
         strength: share of the way to noise from which what is given is changed; None forgets all but what is kept.
         guidance_model, first_block_cache, weights, offload, expert_cache: see `ModelWords`.
         meshes: write the surfaces of the samples, too, into `meshes` in their folder, or beside a .npz.
+        turntable: draw each sample, and its surface, from all sides, too, into `turntables` likewise.
         words: what to draw, in the conditioning's words (`label="chair"`; without any of them no class, where something
             is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
 
@@ -237,6 +239,7 @@ def sample_checkpoint(
     restored = models.restore(top_k)
     files = Files.of(restored.modality, "sample")
     surfaces = Surfaces.of(restored.modality, "sample meshes=true") if meshes else None
+    turntables = Turntables.of(restored.modality, "sample turntable=true") if turntable else None
     models.sampling(restored, steps, guidance, interval)
     weaker = models.restore_weaker(restored)
     request = understand(restored, num, seed, words, sample_checkpoint, batch_size=batch_size, weaker=weaker)
@@ -245,8 +248,9 @@ def sample_checkpoint(
     if not out:
         check_own([folder, beside.parent, beside])
     place = Path(out) if out else folder
-    within = place.suffix != ".npz"
-    of_meshes = place / "meshes" if within else place.with_name(f"{place.stem}-meshes")
+    of_meshes, of_turns = (further_folder(place, name) for name in ("meshes", "turntables"))
+    if not out:
+        check_own([of_meshes, of_turns])
     if surfaces is not None:
         surfaces.check_out(of_meshes)
     request = request.with_given(given, given_guidance, strength)  # reads files, after all that costs less
@@ -259,6 +263,8 @@ def sample_checkpoint(
         return []
     # What was given is for the page of the run.
     paths = write_drawn(files, samples, request, place, None if out else beside, seed=seed, guidance=guidance)
+    if turntables is not None:
+        turntables.write_turntables(samples, of_turns)
     if surfaces is not None:
-        surfaces.mesh(place, of_meshes)
+        surfaces.mesh(place, of_meshes, turntable)
     return paths

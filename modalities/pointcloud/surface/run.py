@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from modalities.pointcloud.surface.mesh import Mesh
 from modalities.pointcloud.surface.reconstruct import Options, reconstruct
 from modalities.pointcloud.viz.raster import render_mesh
 from modalities.pointcloud.viz.render import class_color
+from modalities.pointcloud.viz.turntable import write_turntable
 from modalities.shared import lay_out, save_png
 from modalities.shared.contact_sheet import class_of
 
 ENDINGS = (".glb", ".obj", ".gif", ".mp4", ".png")
 MOST_DRAWN = 64
-FRAMES, FRAME_SIZE, FRAME_MS = 24, 192, 80
 SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
 
 
@@ -105,7 +106,9 @@ def mesh_clouds(
         write_obj(out / f"{name}.obj", mesh, title)
         written += [f"{name}.glb", f"{name}.obj"]
         if turntable:
-            written += [path.name for path in write_turntable(out / name, mesh, _color(mesh, kind, names))]
+            shown = partial(render_mesh, mesh.vertices, mesh.faces, mesh.normals)
+            turned = write_turntable(out / name, partial(shown, color=_color(mesh, kind, names)))
+            written += [path.name for path in turned]
         row = {"name": printable(cloud.name), "class": printable(kind), "points": len(cloud.points)}
         rows.append(row | measured | {"seconds": round(seconds, 2)})
         if len(tiles) < MOST_DRAWN:
@@ -209,23 +212,6 @@ def _color(mesh: Mesh, kind: str, names: list[str]) -> Any:
     if kind not in names:
         names.append(kind)
     return class_color(names.index(kind))
-
-
-def write_turntable(
-    stem: Path, mesh: Mesh, color: Any, frames: int = FRAMES, size: int = FRAME_SIZE
-) -> list[Path]:
-    """A turn of the mesh around the upright axis: a GIF without end, and an MP4, by the names that `stem` begins."""
-    from modalities.shared.animation import (
-        write_gif,
-        write_mp4,
-    )  # FFmpeg's libraries, which nothing else here needs
-
-    turns = 38 + np.linspace(0, 360, frames, endpoint=False)
-    drawn = [render_mesh(mesh.vertices, mesh.faces, mesh.normals, size, turn, color=color) for turn in turns]
-    paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".gif", ".mp4")]
-    for path, write in zip(paths, (write_gif, write_mp4), strict=True):
-        write(path, np.stack(drawn), 1000 / FRAME_MS)
-    return paths
 
 
 def tell_table(rows: list[dict[str, Any]]) -> None:
