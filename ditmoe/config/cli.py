@@ -1,6 +1,5 @@
 """What all commands share: finding the configuration, and mistakes that end in one clear line."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -26,6 +25,7 @@ from ditmoe.checkpoint.atomic import recover
 from ditmoe.checkpoint.places import candidates
 from ditmoe.config import screen, yaml_files
 from ditmoe.config.folders import config_folder, config_folders, installed
+from ditmoe.config.known_options import known_options, suggest, unknown_option
 from ditmoe.config.overrides import Overrides, mark_paths
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, file_name, largest_words, printable, using_device
@@ -100,7 +100,7 @@ def run(
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if launch.world() > 1 and not many:
-        guard(lambda: _refuse_many(config_name))
+        guard(lambda: _refuse_many(config_name), config_name)
 
     def read() -> None:
         yaml_files.check_told(sys.argv[1:])
@@ -109,7 +109,7 @@ def run(
             sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 
     def main(config: DictConfig) -> None:
-        guard(lambda: _checked(config))  # in here, or Hydra adds lines of its own
+        guard(lambda: _checked(config), config_name)  # in here, or Hydra adds lines of its own
 
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name)
@@ -127,8 +127,9 @@ def run(
                     f"the numbers are too large for any machine: {largest_words(options)}"
                 ) from error
 
-    guard(read)
-    guard(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(main))
+    guard(read, config_name)
+    under_hydra = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)
+    guard(under_hydra(main), config_name)
 
 
 def check_paths(words: dict[str, Any]) -> None:
@@ -188,7 +189,7 @@ def overrides(many: bool = False) -> Overrides:
     groups = {child.name for folder in config_folders() for child in folder.iterdir() if child.is_dir()}
 
     def is_literal(name: str) -> bool:
-        values = _known_options().get(name, ())
+        values = known_options().get(name, ())
         return not name.startswith("hydra.") and all(isinstance(each, str | None) for each in values)
 
     return Overrides(
@@ -259,10 +260,13 @@ def sweep_name(words: Any) -> str:
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def guard(main: Callable[[], Any]) -> None:
+def guard(main: Callable[[], Any], command: str | None = None) -> None:
     """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130.
 
     Of several processes the first that has something to say says it. What is printed goes through a `Screen`.
+
+    Args:
+        command: whose options a misspelt one may have been; None: those of any.
     """
     screen.install()
     try:
@@ -273,7 +277,7 @@ def guard(main: Callable[[], Any]) -> None:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            print(f"error: {printable(explain(error))}", file=sys.stderr)
+            print(f"error: {printable(explain(error, command))}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if is_memory(error):
@@ -308,76 +312,26 @@ def _refuse_many(name: str) -> None:
     raise ValueError(f"python -m ditmoe.{name} is for one process: start it without torchrun")
 
 
-def explain(error: BaseException) -> str:
-    """One line for an error, with what was probably meant."""
+def explain(error: BaseException, command: str | None = None) -> str:
+    """One line for an error, with what was probably meant of a command."""
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_option(match[1])
+        return unknown_option(match[1], command)
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         known = sorted(
             re.findall(r"^\t([^\s_]\S*)$", text, re.MULTILINE)
         )  # _base is not for the command line
-        return f"{match[1]}={match[2]} does not exist; {_suggest(match[2], known)}"
+        return f"{match[1]}={match[2]} does not exist; {suggest(match[2], known)}"
     if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
-        return _unknown_option(match[1])
+        return unknown_option(match[1], command)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or match[1]
         return f"{key} must be given: {key}=..."
     if match := re.search(r"raised while resolving interpolation: (.+)", text):  # by a resolver of ours
         return match[1]
     return " ".join(text.split())
-
-
-def _unknown_option(key: str) -> str:
-    if "." in key and (commands := _commands_with(key)):  # `steps` was meant as `trainer.steps`
-        return f"{key} is not an option here, but of {', '.join(commands)}"
-    known = sorted(_known_options().keys() - {key})  # it may be one elsewhere, as of another router
-    return f"{key} is not an option; {_suggest(key, known)}"
-
-
-def _commands_with(key: str) -> list[str]:
-    """The commands whose own file names an option: of another command it is none."""
-
-    def names(node: Any, parts: list[str]) -> bool:
-        return not parts or (isinstance(node, dict) and parts[0] in node and names(node[parts[0]], parts[1:]))
-
-    files = {file.stem: file for folder in config_folders() for file in sorted(folder.glob("*.yaml"))}
-    every = {stem: OmegaConf.to_container(OmegaConf.load(file)) for stem, file in files.items()}
-    return [stem for stem, node in every.items() if names(node, key.split("."))]
-
-
-def _known_options() -> dict[str, list[Any]]:
-    """Dotted names of all options of all commands, and what files say for them; the files are not composed."""
-    found: dict[str, list[Any]] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                name = f"{prefix}.{key}" if prefix else str(key)
-                if key != "defaults" and not str(key).startswith("_") and key != "hydra":
-                    found.setdefault(name, []).append(value)
-                    walk(value, name)
-
-    within = {".": "", "experiment": "", "recipe": "", "codec": "modality.codec", "tokens": "modality.tokens"}
-    within |= {"encoder": "conditioning.encoder"}
-    for folder in config_folders():
-        for file in folder.rglob("*.yaml"):
-            group = file.parent.relative_to(folder).as_posix()
-            found.setdefault(group, []) if group != "." else None
-            whole = file.read_text().startswith("# @package _global_")
-            walk(OmegaConf.to_container(OmegaConf.load(file)), "" if whole else within.get(group, group))
-    return found
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:  # a right name in the wrong section is the commonest mistake
-        near = [k for k in known if k.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:1]
-    return (
-        f"did you mean {near[0]}?" if near else f"choose from {', '.join(k for k in known if '.' not in k)}"
-    )
 
 
 def check_types(config: DictConfig, config_name: str) -> None:
@@ -396,7 +350,11 @@ def check_types(config: DictConfig, config_name: str) -> None:
         if got is None or expected is None:
             continue
         number = isinstance(got, (int, float)) and not isinstance(got, bool)
-        if isinstance(expected, bool):
+        if dotted == "trust":
+            named = got if isinstance(got, ListConfig) else [got]
+            allowed = isinstance(got, bool) or all(isinstance(each, str) for each in named)
+            wanted = None if allowed else "true, false, or a list [a,b] of paths and hub names"
+        elif isinstance(expected, bool):
             wanted = None if isinstance(got, bool) else "true or false"
         elif isinstance(expected, int):
             wanted = None if number and isinstance(got, int) else "a whole number"

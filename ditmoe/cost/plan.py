@@ -1,7 +1,7 @@
 """What a configuration costs, as text: parameters, work, memory and traffic, before any is spent."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ditmoe.config import build
@@ -9,6 +9,7 @@ from ditmoe.config.limits import check_shape
 from ditmoe.cost.communication import TOKENS, Machine, Spread, traffic
 from ditmoe.cost.flops import Counts, count
 from ditmoe.cost.memory import (
+    BYTES,
     Memory,
     check_memory_options,
     moved_in_a_pass,
@@ -19,11 +20,16 @@ from ditmoe.model import DiTMoE, LowMemory
 from ditmoe.outside import check_number
 
 
-def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
+def count_config(
+    config: dict[str, Any], check: Callable[[DiTMoE], None] = lambda model: None
+) -> tuple[Counts, Sequence[int], int]:
     """Counts, sample shape and number of classes of a configuration.
 
     Without a modality the samples are the published image models' latents. The data of a modality is only
     looked at for its class names, and not at all where `num_classes` is given.
+
+    Args:
+        check: called with the model, which has shapes and no memory; an error that it raises ends the counting.
     """
     classes = config["num_classes"]
     if (config.get("modality") or {}).get("_target_"):  # what a conditioning says of one is none
@@ -44,7 +50,9 @@ def count_config(config: dict[str, Any]) -> tuple[Counts, Sequence[int], int]:
             return build.make(options, hidden_size=hidden_size)
 
     def model() -> DiTMoE:
-        return build.assemble(config, tokens, classes)
+        model = build.assemble(config, tokens, classes)
+        check(model)
+        return model
 
     return count(model, shape), shape, classes
 
@@ -57,7 +65,8 @@ def plan(config: dict[str, Any]) -> list[str]:
     keep = LowMemory(*(memory.pop(name) for name in ("weights", "offload", "expert_cache")))
     check_memory_options(**memory)
     mesh = spread_of(config["mesh"])
-    counts, shape, classes = count_config(config)
+    width = BYTES[memory["precision"]]
+    counts, shape, classes = count_config(config, lambda model: keep.check_room(model, width))
     training = training_memory(counts, mesh, **memory)
     precision, batch_size = memory["precision"], memory["batch_size"]
     sampling = sampling_memory(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ditmoe.diffusion.few_steps import check_most_steps, check_steps, numbers_of_steps
 from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
-from ditmoe.diffusion.sampler import denoise, draw_noise
+from ditmoe.diffusion.sampler import check_weaker, denoise, draw_noise
 from ditmoe.diffusion.sampling import MOST_GUIDANCE, Sampling
 from ditmoe.diffusion.scheduler_fit import check_scheduler, make_scheduler, try_scheduler
 from ditmoe.diffusion.seeding import torch_generator
@@ -43,6 +43,7 @@ __all__ = [
     "check_most_steps",
     "check_scheduler",
     "check_steps",
+    "check_weaker",
     "denoise",
     "draw_noise",
     "make_scheduler",

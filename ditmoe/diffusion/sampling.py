@@ -37,6 +37,17 @@ class Sampling:
         check_threshold(self.first_block_cache)
 
     @classmethod
+    def check(
+        cls,
+        steps: int | None = None,
+        guidance: float | None = None,
+        interval: Sequence[float] | None = None,
+        first_block_cache: float | None = None,
+    ) -> None:
+        """Raises ValueError, one line, for what a command says that no configuration makes right."""
+        cls.of({"sampling": {}}, steps, guidance, interval, first_block_cache)
+
+    @classmethod
     def of(
         cls,
         config: dict[str, Any],

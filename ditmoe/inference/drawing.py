@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ditmoe.checkpoint import check_own
 from ditmoe.conditioning import Condition
 from ditmoe.config import build
-from ditmoe.config.restore import Restored, restore
+from ditmoe.config.restore import Restored
 from ditmoe.config.trust import Trust
 from ditmoe.config.words import shape_asked
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
@@ -22,10 +22,10 @@ from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
 from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts
+from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
-from ditmoe.inference.writing import folder_name, write_drawn
-from ditmoe.modality import Files, Modality, Samples, Surfaces
-from ditmoe.model import LowMemory
+from ditmoe.inference.writing import folder_name, further_folder, write_drawn
+from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
 from ditmoe.moe import Traffic
 from ditmoe.outside import check_number
 
@@ -145,8 +145,8 @@ def draw_from(
     shares = [torch.cat(batches) if batches else numbers[:0] for batches in turns]
     own = shares[ranks.rank]
     sampling = Sampling.of(restored.config, steps, guidance, interval, first_block_cache)
-    if weaker is not None and sampling.guidance == 1:
-        raise ValueError("guidance must be another than 1 with guidance_model, from which it leads away")
+    if weaker is not None:
+        check_leads(sampling)
     x = draw(
         restored.model,
         restored.modality,
@@ -171,21 +171,6 @@ def draw_from(
         return None
     samples = restored.modality.samples(torch.cat(drawn)[torch.cat(shares).argsort()], asked)
     return samples if parts is None else replace(samples, data=parts.finish(samples.data))
-
-
-def restore_weaker(
-    path: str | Path | None, restored: Restored, trusted: Trust = False, weights: str | None = None
-) -> nn.Module | None:
-    """The model that guidance leads away from, whole on the device; None for no path.
-
-    Raises:
-        ValueError: one line, if it is of other samples than the one that draws, or predicts something else.
-    """
-    if path is None:
-        return None
-    weak = restore(path, trusted=trusted, memory=LowMemory(weights))
-    restored.meaning.check_weaker(weak.meaning, path)
-    return weak.model
 
 
 def told_of(traffic: Traffic) -> str:
@@ -221,6 +206,7 @@ def sample_checkpoint(
     given_guidance: float = 1.0,
     strength: float | None = None,
     meshes: bool = False,
+    turntable: bool = False,
     guidance_model: str | Path | None = None,
     first_block_cache: float | None = None,
     weights: str | None = None,
@@ -239,41 +225,46 @@ def sample_checkpoint(
         given: what is there already of each sample: paths of files, or arrays in data units (docs/given.md).
         given_guidance: how much more the samples are to follow it than the model does by itself.
         strength: share of the way to noise from which what is given is changed; None forgets all but what is kept.
-        guidance_model: a run's folder or a checkpoint, of the same samples, that guidance leads away from.
-        first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`; None is what the checkpoint says, mostly none.
-        weights, offload, expert_cache: how weights are kept (`ditmoe.model.LowMemory`).
+        guidance_model, first_block_cache, weights, offload, expert_cache: see `ModelWords`.
         meshes: write the surfaces of the samples, too, into `meshes` in their folder, or beside a .npz.
+        turntable: draw each sample, and its surface, from all sides, too, into `turntables` likewise.
         words: what to draw, in the conditioning's words (`label="chair"`; without any of them no class, where something
             is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
 
     Raises:
         ValueError: for words that neither knows, and if it writes no files.
     """
-    restored = restore(checkpoint, top_k, trusted=trust, memory=LowMemory(weights, offload, expert_cache))
+    Sampling.check(steps, guidance, interval)
+    models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)
+    restored = models.restore(top_k)
     files = Files.of(restored.modality, "sample")
     surfaces = Surfaces.of(restored.modality, "sample meshes=true") if meshes else None
-    request = understand(restored, num, seed, words, sample_checkpoint, batch_size=batch_size, given=given,
-                         given_guidance=given_guidance, strength=strength)  # fmt: skip
-    parts = request.parts
-    for line in () if parts is None else parts.told:
-        say(line)
+    turntables = Turntables.of(restored.modality, "sample turntable=true") if turntable else None
+    models.sampling(restored, steps, guidance, interval)
+    weaker = models.restore_weaker(restored)
+    request = understand(restored, num, seed, words, sample_checkpoint, batch_size=batch_size, weaker=weaker)
     folder = restored.folder / folder_name(request, given, seed)
     beside = restored.folder / GIVEN / folder.name
     if not out:
         check_own([folder, beside.parent, beside])
     place = Path(out) if out else folder
-    within = place.suffix != ".npz"
-    of_meshes = place / "meshes" if within else place.with_name(f"{place.stem}-meshes")
+    of_meshes, of_turns = (further_folder(place, name) for name in ("meshes", "turntables"))
+    if not out:
+        check_own([of_meshes, of_turns])
     if surfaces is not None:
         surfaces.check_out(of_meshes)
+    request = request.with_given(given, given_guidance, strength)  # reads files, after all that costs less
+    for line in () if request.parts is None else request.parts.told:
+        say(line)
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
-    how["weaker"] = restore_weaker(guidance_model, restored, trust, weights)
-    how["first_block_cache"] = first_block_cache
+    how |= {"weaker": weaker, "first_block_cache": first_block_cache}
     samples = draw_from(restored, request.asked, **how, **request.options, seed=seed, batch_size=batch_size)
     if samples is None:
         return []
     # What was given is for the page of the run.
     paths = write_drawn(files, samples, request, place, None if out else beside, seed=seed, guidance=guidance)
+    if turntables is not None:
+        turntables.write_turntables(samples, of_turns)
     if surfaces is not None:
-        surfaces.mesh(place, of_meshes)
+        surfaces.mesh(place, of_meshes, turntable)
     return paths

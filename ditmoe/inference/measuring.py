@@ -12,13 +12,13 @@ import torch
 from ditmoe.checkpoint import replacing
 from ditmoe.config import build
 from ditmoe.config.limits import check_request
-from ditmoe.config.restore import restore
 from ditmoe.config.trust import Trust
 from ditmoe.config.words import split_words
-from ditmoe.inference.drawing import draw_from, restore_weaker
+from ditmoe.diffusion import Sampling
+from ditmoe.inference.drawing import draw_from
+from ditmoe.inference.model_words import ModelWords
 from ditmoe.inference.request import ask
 from ditmoe.modality import Files, Metric, Report
-from ditmoe.model import LowMemory
 
 
 def evaluate_checkpoint(
@@ -60,7 +60,9 @@ def evaluate_checkpoint(
     Raises:
         ValueError: for words that neither knows, and if the modality has no metric.
     """
-    restored = restore(checkpoint, top_k, trusted=trust, memory=LowMemory(weights, offload, expert_cache))
+    Sampling.check(steps, guidance, interval)
+    models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)
+    restored = models.restore(top_k)
     if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
         raise ValueError(
             f"modality must be that of {checkpoint}, {restored.config['modality']['_target_']}, "
@@ -74,6 +76,8 @@ def evaluate_checkpoint(
     adapter, metric = restored.modality, Metric.of(restored.modality, "evaluate")
     owners = restored.model.conditioning, adapter
     wanted, of_shape = split_words(words, *owners, options=inspect.signature(evaluate_checkpoint).parameters)
+    models.sampling(restored, steps, guidance, interval)
+    weaker = models.restore_weaker(restored)
     if tell and reference is None and (understood := adapter.understood()):
         print(understood)
     if reference is None:
@@ -93,8 +97,7 @@ def evaluate_checkpoint(
     else:
         asked = ask(restored, num or len(real), seed, **wanted)
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
-    how["weaker"] = restore_weaker(guidance_model, restored, trust, weights)
-    how["first_block_cache"] = first_block_cache
+    how |= {"weaker": weaker, "first_block_cache": first_block_cache}
     how["negative"] = restored.model.conditioning.away(asked, **wanted)
     drawn = draw_from(restored, asked, **how, seed=seed, batch_size=batch_size, **of_shape)
     if drawn is None:

@@ -37,6 +37,11 @@ def folder_name(request: Request, given: Any, seed: int) -> str:
     return file_name("-".join(["samples", *told, f"seed{seed}"]))
 
 
+def further_folder(place: Path, name: str) -> Path:
+    """Where something else is written of samples: in their folder, or beside their .npz."""
+    return place / name if place.suffix != ".npz" else place.with_name(f"{place.stem}-{name}")
+
+
 def short_name(value: Any, longest: int = 60) -> str:
     """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash."""
     text = str(value)

@@ -12,6 +12,7 @@ from ditmoe.modality.contracts import (
     Preparation,
     PublishedAutoencoder,
     Surfaces,
+    Turntables,
 )
 from ditmoe.modality.modality import Asked, Modality, Reader
 from ditmoe.modality.samples import Report, Samples, Shown
@@ -38,6 +39,7 @@ __all__ = [
     "Shown",
     "Surfaces",
     "Tokens",
+    "Turntables",
     "check_number",
     "check_options",
 ]

@@ -149,6 +149,16 @@ class Surfaces(Contract):
         """
 
 
+class Turntables(Contract):
+    """Samples that have more than one side: for `sample turntable=true`."""
+
+    does = "draw samples from all sides"
+
+    @abstractmethod
+    def write_turntables(self, samples: Samples, folder: Path) -> list[Path]:
+        """Write a GIF and an MP4 of each sample that turns, by its name, into a folder; returns the paths."""
+
+
 class CodecTraining(Contract):
     """An autoencoder that is trained by itself before the model: for `train_codec`."""
 

@@ -38,7 +38,7 @@ class Modality(ABC):
     """What makes a sample an image, a cloud or a clip: all that training and drawing need.
 
     A class that fulfils this alone is trained, drawn from in Python and exported. What else it can do it says by
-    further contracts among its bases: `Files`, `Metric`, `Preparation`, `Surfaces`, `CodecTraining`,
+    further contracts among its bases: `Files`, `Metric`, `Preparation`, `Surfaces`, `Turntables`, `CodecTraining`,
     `PublishedAutoencoder`, `NativeSizes`. A command that needs one refuses a modality without it in one line;
     training goes without.
 

@@ -1,7 +1,9 @@
 """A model that takes less memory when it samples: packed weights, experts on the host."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from ditmoe.model.backbone import DiTMoE
 from ditmoe.moe import Experts, Router
 from ditmoe.moe.expert_memory import OffloadedExperts, PackedExperts, Traffic
-from ditmoe.nn.packed import FORMATS, Packed, PackedLinear
+from ditmoe.nn.packed import FORMATS, Packed, PackedLinear, nbytes
 from ditmoe.outside import check_number
 
 GIB = 2**30
@@ -44,8 +46,35 @@ class LowMemory:
         if self.offload is None and self.expert_cache != LowMemory.expert_cache:
             raise ValueError("expert_cache is said of experts on the host: it needs offload=experts")
 
+    def check_room(self, model: DiTMoE, width: int | None = None) -> None:
+        """Look whether the cache has room for an expert of each layer of a model, which may be on the meta device.
+
+        Args:
+            width: bytes of a weight that is kept as it is; None: as in the model.
+
+        Raises:
+            ValueError: one line, unless it has.
+        """
+        layers = [module for module in model.modules() if isinstance(module, Experts)]
+        if self.offload is None or not layers:
+            return
+        size = max(
+            sum(nbytes(w.shape[1:], self.weights, width or w.element_size()) for w in (layer.up, layer.down))
+            for layer in layers
+        )
+        if int(self.expert_cache * GIB) // len(layers) < size:
+            raise ValueError(
+                f"expert_cache must have room for an expert of each layer, {len(layers) * size / GIB:.2g} GiB, got "
+                f"{self.expert_cache:g}"
+            )
+
     def emptied(self, model: DiTMoE) -> DiTMoE:
-        """A model without the weights that are kept otherwise, for `fill`; changed in place."""
+        """A model without the weights that are kept otherwise, for `fill`; changed in place.
+
+        Raises:
+            ValueError: if the cache has no room for one expert of each layer.
+        """
+        self.check_room(model)
         for block in model.blocks:
             for owner, name, module in list(_layers(block)):
                 if isinstance(module, Experts) and (self.weights or self.offload):
@@ -64,9 +93,6 @@ class LowMemory:
 
         Returns:
             Where experts are offloaded, what that costs: counted from now on.
-
-        Raises:
-            ValueError: if the cache has no room for one expert of each layer.
         """
         traffic = Traffic(room=int(self.expert_cache * GIB)) if self.offload else None
         layers = sum(isinstance(module, Experts) for module in model.modules())
@@ -81,12 +107,6 @@ class LowMemory:
                 if device.type == "cuda":
                     up, down = up.pinned(), down.pinned()
                 module.store = OffloadedExperts(up, down, traffic.room // layers, traffic)
-                if not module.store.capacity:
-                    least = layers * module.store.size / GIB
-                    raise ValueError(
-                        f"expert_cache must have room for an expert of each layer, {least:.2g} GiB, got "
-                        f"{self.expert_cache:g}"
-                    )
         return traffic
 
 
@@ -103,6 +123,17 @@ def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
     weights = {name: value.detach() for name, value in model.named_parameters()}
     device = model.embed.weight.device
     return how.fill(how.emptied(model), weights.__getitem__, device)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Numbers that a model has learnt, however their weights are kept."""
+    kept: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            kept.append(module.weight)
+        elif isinstance(module, PackedExperts | OffloadedExperts):
+            kept += module.matrices()
+    return sum(math.prod(p.shape) for p in (*model.parameters(), *kept))
 
 
 def size_of(model: nn.Module) -> int:

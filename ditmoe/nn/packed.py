@@ -1,6 +1,7 @@
 """Weights in fewer bytes than they are computed in: bfloat16, or int8 with a scale for each output channel."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,16 @@ FORMATS = {"bf16": 2, "int8": 1}
 """Bytes of a weight, by what they are called."""
 LARGEST = 127
 """Of an int8 that has a negative: the scale is symmetric, without a zero point."""
+
+
+def nbytes(shape: Sequence[int], form: str | None, width: int = 4) -> int:
+    """Bytes that a weight of a shape (*E, out, in) takes as `Packed`.
+
+    Args:
+        width: bytes of a number where `form` is None.
+    """
+    scales = 4 * math.prod(shape[:-1]) if form == "int8" else 0
+    return math.prod(shape) * (width if form is None else FORMATS[form]) + scales
 
 
 @dataclass(frozen=True)

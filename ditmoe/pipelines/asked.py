@@ -76,6 +76,11 @@ def merged(words: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any
     return {**words, **others}
 
 
+def own_schedule(**times: Sequence[float] | None) -> dict[str, Sequence[float]]:
+    """Times in place of even steps, by their names, as far as there are any."""
+    return {name: each for name, each in times.items() if each is not None}
+
+
 def step_options(scheduler: Any, eta: float | None) -> dict[str, Any]:
     """Further arguments of a scheduler's `step`.
 

@@ -30,6 +30,7 @@ from ditmoe.pipelines.adapters import Adapters
 from ditmoe.pipelines.asked import (
     merged,
     one_of,
+    own_schedule,
     size_words,
     step_options,
     weaker_of,
@@ -250,9 +251,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
                 asked = asked.nothing
         noise = partial(self._noise, len(asked), generator, seed)
         start = noise(shape, latents=latents)
-        schedule = {
-            name: times for name, times in (("timesteps", timesteps), ("sigmas", sigmas)) if times is not None
-        }
+        schedule = own_schedule(timesteps=timesteps, sigmas=sigmas)
         options = step_options(self.scheduler, eta)
         weaker = weaker_of(self, guidance_model, guidance)
         watch = self._watch(callback_on_step_end, callback_on_step_end_tensor_inputs)

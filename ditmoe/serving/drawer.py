@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ditmoe.config.restore import Restored
 from ditmoe.given import FOLDER as GIVEN
-from ditmoe.inference import draw_from, sample_checkpoint, understand, write_drawn
+from ditmoe.inference import ModelWords, draw_from, sample_checkpoint, understand, write_drawn
 from ditmoe.modality import Files, Samples
+from ditmoe.model import num_parameters
 from ditmoe.outside import check_number
 from ditmoe.pipelines.asked import with_top_k
 
+UNTOLD = ("checkpoint", "trust")
+"""Words that say nothing of how it draws."""
 SAMPLES = "samples"
 """The folder of what was drawn, within one that holds what was given, too."""
 
@@ -45,19 +47,29 @@ class Drawer:
     sums are rounded, is that of this one alone.
 
     Args:
-        restored: what draws.
+        models: what draws, and how.
+
+    Attributes:
+        restored: the checkpoint.
 
     Raises:
-        ValueError: one line, if its modality writes no files.
+        FileNotFoundError, ValueError: one line, if a checkpoint cannot be drawn from, or its modality writes no files.
     """
 
-    def __init__(self, restored: Restored) -> None:
-        self.restored = restored
-        self.files = Files.of(restored.modality, "demo")
+    def __init__(self, models: ModelWords) -> None:
+        self.models, self.restored = models, models.restore()
+        self.files = Files.of(self.restored.modality, "demo")
+        self._weaker = models.restore_weaker(self.restored)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawer")
         self._lock = threading.Lock()
         self._drawing: tuple[str, threading.Event] | None = None
         self._closed = False
+
+    def about(self) -> str:
+        """What draws, in a line: its size, and what was said of how it draws."""
+        restored, how = self.restored, {k: v for k, v in self.models.said().items() if k not in UNTOLD}
+        size = f"{restored.modality.name}, {num_parameters(restored.model) / 1e6:.3g} M parameters"
+        return "; ".join([size, *(f"{name}={_typed(value)}" for name, value in how.items())])
 
     def draw(
         self,
@@ -123,10 +135,13 @@ class Drawer:
         how = {name: words.pop(name, None) for name in ("steps", "guidance")}
         given = {name: words.pop(name) for name in ("given", "given_guidance", "strength") if name in words}
         check_number("num", num, 1, whole=True)
-        request = understand(self.restored, num, seed, words, sample_checkpoint, **given)
+        self.models.sampling(self.restored, **how)
+        request = understand(self.restored, num, seed, words, sample_checkpoint, weaker=self._weaker)
+        request = request.with_given(**given)
+        more: dict[str, Any] = {"weaker": self._weaker, "first_block_cache": self.models.first_block_cache}
         with with_top_k(self.restored.model, top_k):
             samples = draw_from(
-                self.restored, request.asked, **how, **request.options, seed=seed, on_step=on_step
+                self.restored, request.asked, **how, **more, **request.options, seed=seed, on_step=on_step
             )
         assert samples is not None  # torchrun is refused
         place, parts = folder / SAMPLES, request.parts
@@ -144,9 +159,9 @@ def _done(future: Any, seconds: float) -> bool:
     return True
 
 
-def command_of(words: Mapping[str, Any], checkpoint: str) -> str:
+def command_of(words: Mapping[str, Any], models: ModelWords) -> str:
     """The command that draws the same, for a shell; files that were given stand there by their names."""
-    said = {"checkpoint": checkpoint, **words}
+    said = {**models.said(), **words}
     return shlex.join(
         ["python", "-m", "ditmoe.sample", *(f"{name}={_typed(value)}" for name, value in said.items())]
     )

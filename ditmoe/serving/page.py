@@ -50,14 +50,12 @@ class Studio:
     Attributes:
         drawer: draws.
         fields: of the page.
-        checkpoint: as the command named it.
         folder: for uploads and drawings; whoever made it removes it.
         pages: of the last drawings, by the names under which the server gives them.
     """
 
     drawer: Drawer
     fields: Sequence[Field]
-    checkpoint: str
     folder: Path
     pages: "OrderedDict[str, tuple[str, Path]]" = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -80,7 +78,7 @@ class Studio:
         name = self._keep(text, place)
         told = [f"{len(drawn.samples)} drawn", *drawn.told]
         frame = f'<iframe src="./drawn/{name}" title="What was drawn" sandbox="allow-scripts"></iframe>'
-        shell = command_of({key: _named(value) for key, value in words.items()}, self.checkpoint)
+        shell = command_of({key: _named(value) for key, value in words.items()}, self.drawer.models)
         return (
             line(self.plain("; ".join(told))),
             frame,
@@ -123,10 +121,9 @@ def line(text: object, kind: str = "") -> str:
 
 def make_page(studio: Studio) -> gr.Blocks:
     """The page of a checkpoint."""
-    restored = studio.drawer.restored
-    about = f"{restored.modality.name}, {sum(p.numel() for p in restored.model.parameters()) / 1e6:.3g} M parameters"
+    about, checkpoint = studio.drawer.about(), str(studio.drawer.models.checkpoint)
     with gr.Blocks(title="ditmoe", analytics_enabled=False, delete_cache=(600, OLD)) as page:
-        gr.HTML(f"<h1>{html.escape(printable(studio.checkpoint))}</h1><p>{html.escape(about)}</p>")
+        gr.HTML(f"<h1>{html.escape(printable(checkpoint))}</h1><p>{html.escape(printable(about))}</p>")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 parts = {each.name: _part(each) for each in studio.fields if each.name in FIRST}

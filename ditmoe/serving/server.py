@@ -11,8 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ditmoe.config.restore import restore
-from ditmoe.config.trust import Trust
+from ditmoe.inference import ModelWords
 from ditmoe.outside import printable, tell
 from ditmoe.serving.drawer import Drawer
 from ditmoe.serving.form import fields_of
@@ -41,10 +40,11 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def serve(checkpoint: str, trust: Trust, port: int | None, most: int, upload: int, open: bool) -> None:
+def serve(port: int | None, most: int, upload: int, open: bool, **words: Any) -> None:
     """Serve the page of a checkpoint until somebody stops it.
 
     Args:
+        words: what draws, and how: see `ModelWords`.
         port: None takes the first that is free from 7860 on.
         most: samples of one click.
         upload: megabytes of a file.
@@ -53,12 +53,12 @@ def serve(checkpoint: str, trust: Trust, port: int | None, most: int, upload: in
     Raises:
         ValueError, OSError: one line, for a checkpoint that cannot be drawn from, or a port that is taken.
     """
-    listening = bound(port)
+    models, listening = ModelWords(**words), bound(port)
     with listening, tempfile.TemporaryDirectory(prefix="ditmoe-demo-") as folder:
-        drawer = Drawer(restore(checkpoint, trusted=trust))
-        app = make_app(drawer, checkpoint, Path(folder), most, upload)
+        drawer = Drawer(models)
+        app = make_app(drawer, Path(folder), most, upload)
         address = f"http://{HOST}:{listening.getsockname()[1]}"
-        tell(f"{printable(checkpoint)} draws at {address} (Ctrl-C ends it)", sys.stdout)
+        tell(f"{printable(models.checkpoint)} draws at {address} (Ctrl-C ends it)", sys.stdout)
         sys.stdout.flush()
         if open:
             webbrowser.open(address)
@@ -88,7 +88,7 @@ def bound(port: int | None) -> socket.socket:
     raise OSError(f"{which} of {HOST} must be free: {reason}; port=... takes another")
 
 
-def make_app(drawer: Drawer, checkpoint: str, folder: Path, most: int, upload: int) -> Any:
+def make_app(drawer: Drawer, folder: Path, most: int, upload: int) -> Any:
     """The page as an ASGI application.
 
     Args:
@@ -101,7 +101,7 @@ def make_app(drawer: Drawer, checkpoint: str, folder: Path, most: int, upload: i
 
     from ditmoe.serving.page import CSS, Studio, make_page, theme
 
-    studio = Studio(drawer, fields_of(drawer.restored, most), checkpoint, folder)
+    studio = Studio(drawer, fields_of(drawer.restored, most), folder)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/drawn/{name}")

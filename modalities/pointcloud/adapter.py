@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from ditmoe.modality import (
     Shown,
     Surfaces,
     Tokens,
+    Turntables,
     check_options,
 )
 from ditmoe.outside import check_number, printable, tell
@@ -43,14 +45,15 @@ from modalities.pointcloud.surface.reconstruct import Options
 from modalities.pointcloud.surface.run import check_out, mesh_clouds
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
-from modalities.pointcloud.viz.render import class_color
+from modalities.pointcloud.viz.render import class_color, render
+from modalities.pointcloud.viz.turntable import write_turntable
 from modalities.pointcloud.viz.view import show_one, view
 from modalities.shared import save_png
 from modalities.shared.captions import WORDS, Captioned, asked_of, listed_words
 from modalities.shared.datasets import Noted
 
 
-class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, GivenParts, Captioned):
+class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turntables, GivenParts, Captioned):
     """Clouds of `num_points` points.
 
     Args:
@@ -289,11 +292,21 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Given
         labels = [] if samples.labels is None else samples.labels.tolist()
         told = None if samples.asked is None else captions_of(samples.asked)
         names = [self.class_name(i) for i in labels] if told is None else told
-        colors: list[Any] = [class_color(i) for i in labels]
-        if "rgb" in self.channels.names:
-            colors = [self._beside(points)["colors"] for points in samples.data]
         clouds = list(samples.data[..., :3])
-        save_png(file, contact_sheet(clouds, names or None, colors=colors or None))
+        save_png(file, contact_sheet(clouds, names or None, colors=self._colors(samples)))
+
+    def _colors(self, samples: Samples) -> list[Any] | None:
+        """Of each cloud: those of its points, or its class's; None where it has neither."""
+        if "rgb" in self.channels.names:
+            return [self._beside(points)["colors"] for points in samples.data]
+        return None if samples.labels is None else [class_color(i) for i in samples.labels.tolist()]
+
+    def write_turntables(self, samples: Samples, folder: Path) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        colors, paths = self._colors(samples) or [class_color(0)] * len(samples), []
+        for points, color, name in zip(samples.data, colors, samples.file_names(), strict=True):
+            paths += write_turntable(folder / name, partial(render, points[:, :3], color=color))
+        return paths
 
     @classmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:

@@ -1,11 +1,14 @@
 """A user's mistake: one clear line on stderr, exit code 2, nothing lost."""
 
+import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import hydra
 import pytest
 
 from ditmoe.config import cli
+from ditmoe.config.known_options import known_options, unknown_option
 from tests import warm
 
 
@@ -17,7 +20,8 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
     ("command", "words", "expected"),
     [
         ("train", ["trainer.stepz=5"], "trainer.stepz is not an option; did you mean trainer.steps?"),
-        ("train", ["steps=5"], "steps is not an option; did you mean"),
+        ("train", ["steps=5"], "steps is not an option; did you mean trainer.steps?"),
+        ("demo", ["checkpoint=x", "meshes=true"], "meshes is not an option here, but of sample"),
         ("plan", ["lora.rank=4"], "lora.rank is not an option here, but of train"),
         ("train", ["trainer.steps=many"], "trainer.steps must be a whole number, got 'many'"),
         ("train", ["trainer.compile=maybe"], "trainer.compile must be true or false, got 'maybe'"),
@@ -27,6 +31,8 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
         ("train", ["scheduler=ddim"], "cannot follow process flow_matching"),
         ("train", ["router.top_k=9"], "top_k must lie between 1 and num_experts = 8, got 9"),
         ("sample", [], "checkpoint must be given"),
+        ("sample", ["checkpoint=nowhere", "trust=[a/b, 'c d']"], "nowhere does not exist"),
+        ("sample", ["checkpoint=nowhere", "trust=5"], "trust must be true, false, or a list [a,b] of paths"),
         (
             "train",
             ["modality=image", "codec@modality.codec=autoencoder"],
@@ -45,6 +51,27 @@ def test_one_line_and_exit_code_2(tmp_path: Path, command: str, words: list[str]
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(file.stem for file in cli.config_folder().glob("*.yaml")))
+def test_what_a_command_is_said_to_have_it_has(command: str) -> None:
+    """Hydra has each section and group that a message may name, and a message may name all that Hydra has."""
+    with hydra.initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
+        composed = hydra.compose(command, return_hydra_config=True)
+    known = known_options(command)
+    groups = {str(choice).partition("@")[0] for choice in composed.hydra.runtime.choices}
+    sections = {str(name) for name in composed} - {"hydra"}
+    assert sections <= known.keys()
+    assert {name.partition(".")[0] for name in known} <= sections | groups
+    assert {name for name in known if (cli.config_folder() / name).is_dir()} <= groups | sections
+    for word in ("weightsx", "meshes", "memory.weights"):
+        said = unknown_option(word, command)
+        if others := re.fullmatch(r"\S+ is not an option here, but of (.*)", said):
+            assert command not in others[1].split(", ")
+        else:
+            told = re.fullmatch(r"\S+ is not an option; (?:did you mean (\S+)\?|choose from (.*))", said)
+            assert told
+            assert {*(told[1] or told[2]).split(", ")} <= known.keys()
 
 
 @pytest.mark.parametrize(

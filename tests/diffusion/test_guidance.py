@@ -2,7 +2,9 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -14,7 +16,8 @@ from ditmoe.config.restore import restore
 from ditmoe.config.weaker import Meaning
 from ditmoe.diffusion import DDPM, FlowMatching, denoise, make_scheduler
 from ditmoe.given import Given
-from ditmoe.inference import sample_checkpoint
+from ditmoe.inference import model_words, sample_checkpoint
+from modalities.pointcloud import PointCloud
 from tests.diffusion.test_given import drawn
 
 FLOW = FlowMatching("velocity")
@@ -131,3 +134,37 @@ def test_an_earlier_checkpoint_means_the_same() -> None:
     """Facts that are read twice from a disk are compared by their numbers."""
     restored = restore("starter/image")
     restored.meaning.check_weaker(restore("starter/image").meaning, "starter/image")
+
+
+def test_what_costs_nothing_is_refused_before_anything_is_opened_or_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words first, then checkpoints, then what is given."""
+    opened: list[str] = []
+    own, parts = model_words.restore, PointCloud.parts
+
+    def watched(path: str, *words: Any, **more: Any) -> Any:
+        opened.append(path)
+        return own(path, *words, **more)
+
+    def read(*words: Any, **more: Any) -> Any:
+        opened.append("given")
+        return parts(*words, **more)
+
+    monkeypatch.setattr(model_words, "restore", watched)
+    monkeypatch.setattr(PointCloud, "parts", read)
+    scan, first, other = tmp_path / "scan.npy", "starter/pointcloud", "starter/image"
+    np.save(scan, np.random.default_rng(0).normal(size=(50, 3)))
+    how: dict[str, Any] = {"num": 1, "given": scan, "out": tmp_path / "out"}
+    for words, line, costs in (
+        ({"steps": 0, "guidance_model": other}, "steps must be", []),
+        ({"weights": "int4"}, "weights must be", []),
+        ({"guidance": 1.0, "guidance_model": first}, "guidance must be another than 1", [first]),
+        ({"guidance_model": other}, "guidance_model must be of the modality", [first, other]),
+        ({"guidance_model": first, "chair": 1}, "chair is not an option", [first, first]),
+        ({"place": "nowhere"}, "place must be", [first, "given"]),
+    ):
+        opened.clear()
+        with pytest.raises(ValueError, match=line):
+            sample_checkpoint(first, **how, **words)
+        assert opened == costs

@@ -1,16 +1,19 @@
 """Packed weights and offloaded experts: the same numbers where nothing is rounded, bounded errors where it is, and
 counts of what happened."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
+from ditmoe.cost.plan import plan
 from ditmoe.inference import sample_checkpoint
 from ditmoe.model import LowMemory, shrink, size_of
-from ditmoe.moe import Traffic
+from ditmoe.moe import Experts, Traffic
 from ditmoe.moe.expert_memory import OffloadedExperts
 from ditmoe.nn.packed import Packed, PackedLinear
 from tests.model.test_times import ROUTERS, everywhere_some, of_router
@@ -154,3 +157,25 @@ def test_a_cache_without_room_is_one_line() -> None:
         ValueError, match=r"expert_cache must have room for an expert of each layer, .* GiB, got 1e-09"
     ):
         restore("starter/image", memory=LowMemory(offload="experts", expert_cache=1e-9))
+
+
+@pytest.mark.parametrize("form", [None, "bf16", "int8"])
+def test_a_plan_refuses_the_cache_that_sampling_refuses(form: str | None) -> None:
+    """In the same line, and not the next larger one, which has room for one expert of each layer to the byte."""
+    restored = restore("starter/image")
+    config = composed("plan", ["memory.precision=fp32"]) | {
+        k: restored.config[k] for k in ("model", "router")
+    }
+    layers = [module for module in restored.model.modules() if isinstance(module, Experts)]
+    each = sum(Packed.of(w[0].detach(), form).nbytes for w in (layers[0].up, layers[0].down))
+    least = len(layers) * each / GIB
+    for cache, refused in ((least, False), (least * (1 - 1e-6), True)):
+        memory = {"weights": form, "offload": "experts", "expert_cache": cache}
+        said = []
+        for does in (lambda m=memory: restore("starter/image", memory=LowMemory(*m.values())),
+                     lambda m=memory: plan(config | {"memory": config["memory"] | m})):  # fmt: skip
+            with pytest.raises(ValueError) if refused else nullcontext() as error:  # noqa: PT011
+                does()
+            said.append(str(error.value) if refused else "")
+        assert said[0] == said[1]
+        assert refused == said[0].startswith("expert_cache must have room for an expert of each layer, ")

@@ -1,19 +1,26 @@
 """What the page asks for and draws: to the bit what `sample` draws, within bounds, and stoppable; without Gradio."""
 
 import asyncio
+import importlib.machinery
 import importlib.util
+import re
 import shlex
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from ditmoe import demo, sample
+from ditmoe.config.folders import config_folder
 from ditmoe.config.restore import restore
-from ditmoe.serving.drawer import Drawer, StoppedError, command_of
+from ditmoe.inference import ModelWords
+from ditmoe.model import num_parameters
+from ditmoe.serving.drawer import UNTOLD, Drawer, StoppedError, command_of
 from ditmoe.serving.form import fields_of, read
 from ditmoe.serving.server import Guard, bound
 from ditmoe.serving.shown import page_of
@@ -24,7 +31,7 @@ KINDS = ("pointcloud", "image", "video")
 
 @pytest.fixture(scope="module")
 def drawers() -> Any:
-    found = {kind: Drawer(restore(f"starter/{kind}")) for kind in KINDS}
+    found = {kind: Drawer(ModelWords(f"starter/{kind}")) for kind in KINDS}
     yield found
     for drawer in found.values():
         drawer.close()
@@ -74,9 +81,45 @@ def test_what_is_drawn_is_what_sample_draws(
     own = files_of(tmp_path / "first" / "samples")
     assert {path.name for path in drawn.paths} <= own.keys()
     assert own == files_of(tmp_path / "again" / "samples")
-    assert own == by_sample(command_of(words, f"starter/{kind}"), tmp_path / "sampled", monkeypatch)
+    assert own == by_sample(command_of(words, drawer.models), tmp_path / "sampled", monkeypatch)
     text = page_of(tmp_path / "first", type(drawer.files), drawer.restored.modality.classes, said["num"])
     assert text.count(f'"{drawn.paths[-1].stem}"') == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"weights": "int8", "offload": "experts", "expert_cache": 1e-4},
+        {"guidance_model": "starter/image", "first_block_cache": 1000.0, "trust": ["a b"]},
+    ],
+)
+def test_words_of_the_model_are_those_of_sample(
+    said: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what the command draws that the page shows, and not what is drawn without them; also of its size."""
+    drawer = Drawer(ModelWords("starter/image", **said))
+    drawer.draw(words := {"num": 2, "seed": 1, "steps": 3, "label": "3"}, tmp_path / "own")
+    drawer.close()
+    own = files_of(tmp_path / "own" / "samples")
+    command = command_of(words, drawer.models)
+    assert own == by_sample(command, tmp_path / "sampled", monkeypatch)
+    assert own != by_sample(command_of(words, ModelWords("starter/image")), tmp_path / "plain", monkeypatch)
+    plain = sum(p.numel() for p in restore("starter/image").model.parameters())
+    assert num_parameters(drawer.restored.model) == plain
+    assert drawer.about().startswith("image, 0.422 M parameters; ")
+
+
+def test_commands_that_draw_share_the_words_of_the_model() -> None:
+    """Each takes all of them, as they are where nobody says anything, and says the same of them."""
+    own = {f.name: None if f.default is MISSING else f.default for f in fields(ModelWords)}
+    said = {}
+    for command in ("sample", "evaluate", "demo"):
+        text = (config_folder() / f"{command}.yaml").read_text()
+        options = OmegaConf.create(text)
+        assert {n: OmegaConf.select(options, n, throw_on_missing=False) for n in own} == own
+        shared = (re.search(rf"^{name}: .*?# (.*)", text, re.M) for name in own if name not in UNTOLD)
+        said[command] = [each and each[1] for each in shared]
+    assert said["sample"] == said["evaluate"] == said["demo"]
 
 
 def test_uploads_are_what_given_is(drawers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +136,7 @@ def test_uploads_are_what_given_is(drawers: Any, tmp_path: Path, monkeypatch: py
     drawn = drawer.draw(words, tmp_path / "drawn")
     assert "replacement" in drawn.told[0]
     assert np.array_equal(drawn.samples.data[0][:, :16], noise[:, :16])
-    sampled = by_sample(command_of(words, "starter/image"), tmp_path / "sampled", monkeypatch)
+    sampled = by_sample(command_of(words, drawer.models), tmp_path / "sampled", monkeypatch)
     assert files_of(tmp_path / "drawn" / "samples") == sampled
 
 
@@ -196,14 +239,19 @@ def test_only_this_machine_is_listened_to() -> None:
         ([], "the page is made by Gradio, which is not installed: pip install 'ditmoe[demo]'"),
         (["most=33"], "most must be between 1 and 32, got 33"),
         (["port=0"], "port must be between 1 and 65535, got 0"),
+        (["offload=all"], "offload must be experts, got 'all'"),
+        (["first_block_cache=-1"], "first_block_cache must be between 0 and 1000, got -1"),
     ],
 )
 def test_the_command_says_in_one_line_what_is_wrong(
     words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = importlib.util.find_spec
+    found, there = (
+        importlib.util.find_spec,
+        None if "Gradio" in told else importlib.machinery.ModuleSpec("gradio", None),
+    )
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *_: None if name == "gradio" else found(name)
+        "importlib.util.find_spec", lambda name, *_: there if name == "gradio" else found(name)
     )
     monkeypatch.setattr(sys, "argv", ["demo", "checkpoint=starter/image", *words])
     with pytest.raises(SystemExit) as end:

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from modalities.pointcloud.surface.mesh import Mesh
 from modalities.pointcloud.surface.reconstruct import Options, reconstruct
 from modalities.pointcloud.viz.raster import render_mesh
 from modalities.pointcloud.viz.render import class_color
+from modalities.pointcloud.viz.turntable import write_turntable
 from modalities.shared import lay_out, save_png
 from modalities.shared.contact_sheet import class_of
 
 ENDINGS = (".glb", ".obj", ".gif", ".mp4", ".png")
 MOST_DRAWN = 64
-FRAMES, FRAME_SIZE, FRAME_MS = 24, 192, 80
 SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
 
 
@@ -75,46 +76,27 @@ def mesh_clouds(
     rows: list[dict[str, Any]] = []
     written: list[str] = []
     errors: list[str] = []
-    clouds = list(islice(_clouds(source, columns, up, errors), None if most is None else most + 1))
-    if most is not None and len(clouds) > most:
-        raise ValueError(
-            f"{printable(source)} must hold at most {most} clouds, each of which takes seconds: num=... allows more"
-        )
+    clouds = _at_most(_clouds(source, columns, up, errors), most, source)
     taken = file_names([cloud.name for cloud in clouds], taken=("meshes",))
     planned = {f"{name}{ending}" for name in (*taken, "meshes") for ending in ENDINGS}
     how = {"resolution": options.resolution, "smoothing": options.smoothing}
     for cloud, name in zip(clouds, taken, strict=True):
-        began = time.perf_counter()
-        kind = (classes or {}).get(
-            -1 if cloud.label is None else cloud.label, class_of(cloud.name.rpartition("/")[2])
-        )
+        kind = _class_of(cloud, classes or {})
         try:
-            mesh = reconstruct(cloud.points, cloud.normals, cloud.rgb, options.resolution, options.smoothing)
-            seconds = time.perf_counter() - began
-            finite = cloud.points[np.isfinite(cloud.points).all(axis=1)].astype(np.float64)
-            measured = measure(mesh, finite)
+            mesh, measured = _measured_mesh(cloud, options)
         except ValueError as error:
             errors.append(f"{printable(cloud.name)}: {error}")
             continue
         if not rows:  # who is killed from here on leaves a folder that the next call knows for its own
             write_record(out, how | {"files": sorted(before | planned), "meshes": []})
-        title = (
-            f"{printable(kind)} {printable(cloud.name)}" if kind not in cloud.name else printable(cloud.name)
-        )
-        write_glb(out / f"{name}.glb", mesh, title)
-        write_obj(out / f"{name}.obj", mesh, title)
-        written += [f"{name}.glb", f"{name}.obj"]
-        if turntable:
-            written += [path.name for path in write_turntable(out / name, mesh, _color(mesh, kind, names))]
+        draw = partial(render_mesh, mesh.vertices, mesh.faces, mesh.normals, color=_color(mesh, kind, names))
+        title = printable(cloud.name) if kind in cloud.name else f"{printable(kind)} {printable(cloud.name)}"
+        written += _write_mesh(out / name, mesh, title, draw if turntable else None)
         row = {"name": printable(cloud.name), "class": printable(kind), "points": len(cloud.points)}
-        rows.append(row | measured | {"seconds": round(seconds, 2)})
+        rows.append(row | measured)
         if len(tiles) < MOST_DRAWN:
-            color = _color(mesh, kind, names)
-            tiles.append(render_mesh(mesh.vertices, mesh.faces, mesh.normals, 192, color=color))
-    for told in errors[:5]:
-        tell(told)
-    if len(errors) > 5:
-        tell(f"{len(errors) - 5} more clouds were left out")
+            tiles.append(draw(size=192))
+    _tell_left_out(errors)
     if not rows:
         got = f": {errors[0]}" if errors else f", none ends in {' '.join(SUFFIXES)}"
         raise ValueError(f"{printable(source)} must hold clouds that have a surface{got}")
@@ -127,6 +109,47 @@ def mesh_clouds(
     write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
     tell_table(rows)
     return [out / "meshes.png", *(out / name for name in written[:-1])]
+
+
+def _at_most(clouds: Iterator[Cloud], most: int | None, source: Path) -> list[Cloud]:
+    """All clouds; ValueError as soon as there are more than may be."""
+    found = list(islice(clouds, None if most is None else most + 1))
+    if most is not None and len(found) > most:
+        raise ValueError(
+            f"{printable(source)} must hold at most {most} clouds, each of which takes seconds: num=... allows more"
+        )
+    return found
+
+
+def _class_of(cloud: Cloud, classes: Mapping[int, str]) -> str:
+    """The name of its label, or what the name of its file begins with."""
+    own = class_of(cloud.name.rpartition("/")[2])
+    return classes.get(-1 if cloud.label is None else cloud.label, own)
+
+
+def _measured_mesh(cloud: Cloud, options: Options) -> tuple[Mesh, dict[str, Any]]:
+    """The surface of a cloud, how well it fits, and the seconds that it took to make; ValueError if it has none."""
+    began = time.perf_counter()
+    mesh = reconstruct(cloud.points, cloud.normals, cloud.rgb, options.resolution, options.smoothing)
+    seconds = time.perf_counter() - began
+    finite = cloud.points[np.isfinite(cloud.points).all(axis=1)].astype(np.float64)
+    return mesh, measure(mesh, finite) | {"seconds": round(seconds, 2)}
+
+
+def _write_mesh(stem: Path, mesh: Mesh, title: str, draw: Callable[..., Any] | None) -> list[str]:
+    """A GLB and an OBJ by the names that `stem` begins, a turn where there is what draws it; the names."""
+    paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".glb", ".obj")]
+    for path, write in zip(paths, (write_glb, write_obj), strict=True):
+        write(path, mesh, title)
+    return [path.name for path in (*paths, *(write_turntable(stem, draw) if draw else ()))]
+
+
+def _tell_left_out(errors: Sequence[str], most: int = 5) -> None:
+    """Why clouds have no mesh; of many the first ones."""
+    for told in errors[:most]:
+        tell(told)
+    if len(errors) > most:
+        tell(f"{len(errors) - most} more clouds were left out")
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:
@@ -209,23 +232,6 @@ def _color(mesh: Mesh, kind: str, names: list[str]) -> Any:
     if kind not in names:
         names.append(kind)
     return class_color(names.index(kind))
-
-
-def write_turntable(
-    stem: Path, mesh: Mesh, color: Any, frames: int = FRAMES, size: int = FRAME_SIZE
-) -> list[Path]:
-    """A turn of the mesh around the upright axis: a GIF without end, and an MP4, by the names that `stem` begins."""
-    from modalities.shared.animation import (
-        write_gif,
-        write_mp4,
-    )  # FFmpeg's libraries, which nothing else here needs
-
-    turns = 38 + np.linspace(0, 360, frames, endpoint=False)
-    drawn = [render_mesh(mesh.vertices, mesh.faces, mesh.normals, size, turn, color=color) for turn in turns]
-    paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".gif", ".mp4")]
-    for path, write in zip(paths, (write_gif, write_mp4), strict=True):
-        write(path, np.stack(drawn), 1000 / FRAME_MS)
-    return paths
 
 
 def tell_table(rows: list[dict[str, Any]]) -> None:

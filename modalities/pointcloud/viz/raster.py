@@ -15,6 +15,7 @@ from modalities.pointcloud.viz.render import (
     lights,
     normalise,
     project,
+    swept,
     visibility,
 )
 
@@ -27,6 +28,7 @@ def render_mesh(
     azimuth: float = 38.0,
     elevation: float = 22.0,
     color: RGB | UInt8[np.ndarray, "V 3"] = PALETTE[0],
+    turning: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw one mesh, smoothly shaded, on white ground; arguments are those of `render`.
 
@@ -38,7 +40,8 @@ def render_mesh(
     """
     points = normalise(vertices)
     view = camera(azimuth, elevation)
-    screen = project(points @ view.T, size * SUPERSAMPLE, 0.004)
+    fits = swept(points, elevation) if turning else None
+    screen = project(points @ view.T, size * SUPERSAMPLE, 0.004, fits)
     sky, lamp = lights(view)
     face, weights = _nearest(screen, faces)
     pixel = np.flatnonzero(face >= 0)
@@ -60,7 +63,7 @@ def render_mesh(
     image[pixel] = albedo * light[:, None] * (1 - haze) + haze * (0.35 + 0.65 * albedo)
     bare = fold((face < 0).astype(np.float32), size)
     shaded = points[:: max(1, len(points) // 8192)]  # as many as the shadow of a cloud is made for
-    below = project(shaded @ view.T, size * SUPERSAMPLE, 0.008)
+    below = project(shaded @ view.T, size * SUPERSAMPLE, 0.008, fits)
     below = Screen(screen.size, below.center, below.radius, below.depth, screen.zoom, screen.origin)
     linear = fold(image, size) + bare * ground(shaded, view, below, size, np.concatenate([sky, lamp]))
     return (255 * np.clip(linear, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)

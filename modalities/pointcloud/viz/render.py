@@ -60,6 +60,7 @@ def render(
     azimuth: float = 38.0,
     elevation: float = 22.0,
     color: RGB | UInt8[np.ndarray, "N 3"] = PALETTE[0],
+    turning: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw one cloud as shaded spheres that stand on white ground.
 
@@ -69,6 +70,7 @@ def render(
         azimuth: degrees around the upright axis; 0 looks at the front (+z), 90 at the +x side.
         elevation: degrees above the horizon; the ground shows only where it is positive.
         color: sRGB, 0 to 255, of all points or of each.
+        turning: one size for every azimuth, with which the cloud fills the frame at none and leaves it at none.
     Returns:
         (size, size, 3) sRGB; plain white where there is nothing to draw.
     Raises:
@@ -86,7 +88,8 @@ def render(
     points = normalise(points)
     radius = float(np.clip(0.016 * (2048 / len(points)) ** 0.4, 0.004, 0.03))
     view = camera(azimuth, elevation)
-    screen = project(points @ view.T, size * SUPERSAMPLE, radius)
+    fits = swept(points, elevation) if turning else None
+    screen = project(points @ view.T, size * SUPERSAMPLE, radius, fits)
     sky, lamp = lights(view)
     winner = _nearest(screen)
     spheres = _shade(winner, screen, view, lamp, visibility(points, sky), visibility(points, lamp), color)
@@ -124,17 +127,39 @@ def camera(azimuth: float, elevation: float) -> np.ndarray:
     return np.stack([right, np.cross(back, right), back])
 
 
-def project(cloud: np.ndarray, size: int, radius: float) -> Screen:
-    """Perspective, then the zoom with which every sphere lies inside the frame."""
-    scale = CAMERA_DISTANCE / (CAMERA_DISTANCE - cloud[:, 2])
-    plane = cloud[:, :2] * scale[:, None]
-    low, high = plane.min(0), plane.max(0)
-    radii = np.maximum(radius * size * scale, 0.75)
-    margin = 0.045 * size + radii.max()
+def project(cloud: np.ndarray, size: int, radius: float, fits: np.ndarray | None = None) -> Screen:
+    """Perspective, then the zoom with which every sphere lies inside the frame.
+
+    Args:
+        fits: what is to fill the frame, seen as the cloud is; None: the cloud.
+    """
+
+    def seen(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scale = CAMERA_DISTANCE / (CAMERA_DISTANCE - points[:, 2])
+        return points[:, :2] * scale[:, None], np.maximum(radius * size * scale, 0.75)
+
+    plane, radii = seen(cloud)
+    filled, widths = (plane, radii) if fits is None else seen(fits)
+    low, high = filled.min(0), filled.max(0)
+    margin = 0.045 * size + widths.max()
     # A lone point, or a tiny clump after a stray one is dropped, must not fill the frame with one ball.
     zoom = (size - 2 * margin) / max(float((high - low).max()), 0.3)
     origin = size / 2 - np.array([1, -1]) * (low + high) / 2 * zoom
     return Screen(size, origin + plane * [zoom, -zoom], radii, cloud[:, 2], zoom, origin)
+
+
+def swept(points: np.ndarray, elevation: float, levels: int = 64, turns: int = 64) -> np.ndarray:
+    """Rings around all that a cloud passes as it turns around the upright axis, seen at any azimuth: they are one."""
+    height, far = points[:, 1], np.hypot(points[:, 0], points[:, 2])
+    low, step = height.min(), max(np.ptp(height), 1e-9) / levels
+    widest = np.zeros(levels)
+    np.maximum.at(widest, np.minimum((height - low) / step, levels - 1).astype(np.int64), far)
+    y = low + step * np.array([np.arange(levels), np.arange(1, levels + 1)])  # both edges of a level
+    turn = 2 * np.pi * np.arange(turns) / turns
+    rings = np.broadcast_arrays(
+        (widest[:, None] * np.sin(turn))[None], y[..., None], (widest[:, None] * np.cos(turn))[None]
+    )
+    return np.stack(rings, -1).reshape(-1, 3) @ camera(0, elevation).T
 
 
 def _nearest(screen: Screen) -> np.ndarray:

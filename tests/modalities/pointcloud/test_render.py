@@ -51,6 +51,24 @@ def test_neither_unit_nor_origin_changes_the_picture(cloud):
     assert (np.abs(first - moved) > 2).mean() < 0.01
 
 
+@pytest.mark.parametrize("elevation", [0.0, 22.0, 80.0])
+def test_what_turns_stays_in_the_frame_and_keeps_its_size(cloud, elevation):
+    """At every azimuth one zoom and one place of the axis; at some azimuth it comes near to the edge."""
+    points = render.normalise(cloud * [1, 1, 3])
+    axis, widest = np.array([[0.0, -0.2, 0.0], [0.0, 0.3, 0.0]]), 0.0
+    seen = []
+    for azimuth in range(0, 360, 15):
+        view = render.camera(azimuth, elevation)
+        fits = render.swept(points, elevation)
+        screen = render.project(points @ view.T, 100, 0.01, fits)
+        assert screen.center.min() > 0
+        assert screen.center.max() < 100
+        widest = max(widest, np.ptp(screen.center, axis=0).max())
+        seen.append((screen.zoom, *render.project(axis @ view.T, 100, 0.01, fits).center.ravel()))
+    assert np.allclose(seen, seen[0])
+    assert widest > 80
+
+
 def test_a_nearer_point_hides_a_farther_one():
     screen = render.project(np.array([[0.0, 0, 0.4], [0.0, 0, -0.4]]), 65, 0.1)
     winner = render._nearest(screen)

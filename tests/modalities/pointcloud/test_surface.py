@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
@@ -11,6 +12,8 @@ import trimesh
 from PIL import Image
 
 from ditmoe import mesh as command
+from ditmoe import sample
+from ditmoe.config.restore import restore
 from ditmoe.inference import sample_checkpoint
 from modalities.pointcloud.data import gltf
 from modalities.pointcloud.data.channels import Channels
@@ -25,8 +28,10 @@ from modalities.pointcloud.surface.files import write_glb, write_obj
 from modalities.pointcloud.surface.marching_cubes import marching_cubes
 from modalities.pointcloud.surface.orientation import outward_normals
 from modalities.pointcloud.surface.reconstruct import Options, kept_points
-from modalities.pointcloud.surface.run import check_out, mesh_clouds, write_turntable
+from modalities.pointcloud.surface.run import check_out, mesh_clouds
 from modalities.pointcloud.viz.raster import render_mesh
+from modalities.pointcloud.viz.render import class_color, render
+from modalities.pointcloud.viz.turntable import FRAMES, SIZE, write_turntable
 from modalities.pointcloud.viz.view import _files
 
 
@@ -287,7 +292,8 @@ def test_pictures_of_meshes(tmp_path: Path) -> None:
     middle = ball[:, 32].nonzero()[0]
     assert len(middle) == middle[-1] - middle[0] + 1, "no hole"
     assert picture[rows[0] + 6, 32].sum() > picture[rows[-1] - 6, 32].sum()
-    paths = write_turntable(tmp_path / "a.b", mesh, (200, 60, 60), frames=3, size=32)
+    draw = partial(render_mesh, mesh.vertices, mesh.faces, mesh.normals, color=(200, 60, 60))
+    paths = write_turntable(tmp_path / "a.b", draw, frames=3, size=32)
     assert [path.name for path in paths] == ["a.b.gif", "a.b.mp4"]
     with av.open(paths[1]) as film:
         shapes = [frame.to_ndarray(format="rgb24").shape for frame in film.decode(video=0)]
@@ -366,3 +372,33 @@ def test_of_more_points_than_the_grid_has_cells_for_some_are_taken(monkeypatch: 
     module = sys.modules["modalities.pointcloud.surface.reconstruct"]  # a function bears its name, too
     monkeypatch.setattr(module, "MOST_READ", 600)
     assert 500 < len(kept_points(points, 4000)) <= 600
+
+
+@pytest.mark.parametrize("out", ["drawn", "drawn.npz"])
+def test_sample_draws_clouds_from_all_sides(out: str, tmp_path: Path) -> None:
+    """The samples are those without turntables, beside which a GIF and an MP4 show each; it begins as its picture."""
+    how = {"num": 1, "steps": 1, "label": "chair", "points": 200}
+    sample_checkpoint("starter/pointcloud", out=tmp_path / out, turntable=True, **how)
+    place = tmp_path / ("drawn/turntables" if out == "drawn" else "drawn-turntables")
+    name = "chair-0000"
+    assert {path.name for path in place.iterdir()} == {f"{name}.gif", f"{name}.mp4"}
+    points = read_set(tmp_path / out).data[0]
+    with Image.open(place / f"{name}.gif") as turn:
+        assert (turn.n_frames, turn.size) == (FRAMES, (SIZE, SIZE))
+        first = np.asarray(turn.convert("RGB")).astype(float)
+    label = restore("starter/pointcloud").modality.classes.index("chair")
+    drawn = render(points, SIZE, color=class_color(label), turning=True)
+    assert np.abs(first - drawn).mean() < 2  # of 256 colours
+
+
+def test_samples_without_another_side_are_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample", "checkpoint=starter/image", "turntable=true"])
+    with pytest.raises(SystemExit) as end:
+        sample.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: python -m ditmoe.sample turntable=true is for modalities that draw samples from all sides: "
+        "image does not (`Turntables`)\n"
+    )
