@@ -39,7 +39,7 @@ from ditmoe.outside import check_number
 MOST_LAYERS, LARGEST_RATIO = 10_000, 65_536
 """Of a model: layers, and the width of a feed-forward layer over D."""
 ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
-"""What the tokens of a block attend to, block after block (`ditmoe.nn.layout.WITHIN`)."""
+"""What the tokens of a block attend to, block after block (`ditmoe.nn.attention_groups.WITHIN`)."""
 
 
 class DiTMoE(nn.Module):
