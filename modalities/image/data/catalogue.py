@@ -27,9 +27,11 @@ from modalities.latent import digits
 from modalities.shared.datasets import SPLITS
 from modalities.shared.file_table import FileTable
 from modalities.shared.folder_index import FolderIndex
+from modalities.shared.hash_split import draw_numbers, drawn_by_name
 from modalities.shared.labels import FILES, named_by, read_labels, read_names
-from modalities.shared.layout import Place, arrange_folders, draw_numbers, drawn_by_name, sources, sources_in
+from modalities.shared.layout import Place, arrange_folders
 from modalities.shared.provenance import Origin
+from modalities.shared.sources import sources, sources_in
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
 
 SHARES = (0.9, 0.05)

@@ -80,9 +80,9 @@ def prepare(
 
     Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
     or the names of all files or of the HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split`
-    gives the parts of each, taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y.
-    A file of several clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out; files
-    with the same content count once.
+    gives the parts of each, taken by a hash of the relative path (`shared.hash_split`). The axis `up` of the files
+    becomes y. A file of several clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left
+    out; files with the same content count once.
 
     The points depend on the content of a file and on the options, so that `out` becomes what a new folder would be,
     whatever was in it: a shape whose content is known is taken over, wherever its file lies now, and not read; what has
