@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.routing import Context, Router, Routing
+from ditmoe.moe.router import Context, Router
+from ditmoe.moe.routing import Routing
 from ditmoe.nn import FeedForward
 
 

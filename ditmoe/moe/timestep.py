@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
+from ditmoe.moe.router import Context, Place, Router
+from ditmoe.moe.routing import Loss, Routing
 from ditmoe.nn import from_host
 
 

@@ -10,18 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.losses import balance_loss, z_loss
-from ditmoe.moe.routing import (
-    Context,
-    Loss,
-    Router,
-    Routing,
-    check_not_negative,
-    check_positive,
-    check_top_k,
-    count,
-    listed,
-    project,
-)
+from ditmoe.moe.router import Context, Router, check_not_negative, check_positive, check_top_k, project
+from ditmoe.moe.routing import Loss, Routing, count, listed
 from ditmoe.nn import Layout
 
 
