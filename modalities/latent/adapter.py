@@ -16,6 +16,7 @@ from torch import Tensor
 from ditmoe.checkpoint import replacing
 from ditmoe.conditioning import captions_of
 from ditmoe.modality import (
+    Asked,
     Encoding,
     Files,
     GivenParts,
@@ -24,6 +25,7 @@ from ditmoe.modality import (
     NativeSizes,
     Preparation,
     PublishedAutoencoder,
+    Reader,
     Samples,
     Tokens,
 )
@@ -133,6 +135,29 @@ class LatentModality(
     @abstractmethod
     def fitting_data(self) -> Batches:
         """What a codec learns from."""
+
+    @property
+    @abstractmethod
+    def even_reader(self) -> Reader:
+        """How batches of samples of one size are made."""
+
+    @property
+    @abstractmethod
+    def packed_reader(self) -> Reader:
+        """How packed rows of samples of different sizes are made."""
+
+    def reader(self) -> Reader:
+        return self.packed_reader if self.rows else self.even_reader
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "B L *cells"], Asked]:
+        reader = self.even_reader
+        return reader.finish(reader.read(size, seed, step, rank, world))
+
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L ..."]], Asked]:
+        reader = self.packed_reader
+        return reader.finish(reader.read(seed, row))
 
     @abstractmethod
     def class_names(self) -> list[str]:

@@ -210,17 +210,8 @@ class Video(LatentModality, CodecTraining):
     def tokens(self, hidden_size: int, **options: Any) -> Tokens:
         return super().tokens(hidden_size, rate=self.rate, **options)
 
-    def batch(
-        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B L t h w"], Asked]:
-        reader = self._of_size
-        return reader.finish(reader.read(size, seed, step, rank, world))
-
-    def reader(self) -> Reader:
-        return self._packed if self.rows else self._of_size
-
     @property
-    def _of_size(self) -> Reader:
+    def even_reader(self) -> Reader:
         reading = Noted(self._batch_reader, self._left_out)
 
         def encoded(found: Any) -> tuple[Tensor, Asked]:
@@ -233,7 +224,7 @@ class Video(LatentModality, CodecTraining):
         return Reader(reading, encoded, files=self._reads_files)
 
     @property
-    def _packed(self) -> Reader:
+    def packed_reader(self) -> Reader:
         reading = Noted(self.native_set.batch, self._left_out)
 
         def encoded(found: Any) -> tuple[list[Tensor], Asked]:
@@ -276,9 +267,6 @@ class Video(LatentModality, CodecTraining):
                             (self.frames, self.size[0], self.size[1]), self.budget)  # fmt: skip
         print(shown.told())
         return shown
-
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Asked]:
-        return self._packed.finish(self._packed.read(seed, row))
 
     @cached_property
     def _picture_labels(self) -> Int[np.ndarray, " _"]:
