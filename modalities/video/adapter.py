@@ -378,9 +378,9 @@ class Video(LatentModality, CodecTraining):
             "source": printable(source.resolve()),
             **self.setting(),
             "starts": starts,
-            "policy": data.policy,
-            "backend": data.backend,
-            "hold": data.hold,
+            "policy": data.reader.policy,
+            "backend": data.reader.backend,
+            "hold": data.reader.hold,
         }
         found = Source(
             "video",

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from modalities.latent.given import read_picture, shown
 from modalities.shared.decode import STILLS
-from modalities.video.data.dataset import fit
+from modalities.video.data.clip_reader import fit
 from modalities.video.io.index import nearest_frames, num_moments
 from modalities.video.io.reader import read_clip, read_index, read_numbers
 
