@@ -21,16 +21,16 @@ from ditmoe.outside import check_number
 
 @dataclass(frozen=True)
 class Context:
-    """What a layer may know beside the tokens that it works on.
+    """What a layer may use beside the tokens that it works on.
 
     Attributes:
         t: times, from data (0) to noise (1000), of samples, frames or tokens: a shape of `ditmoe.nn.layout`.
         time: their embedding.
-        c: the conditioning vectors, the time and what is asked for together.
+        c: the conditioning vectors: the time and what is asked for, summed.
         layout: which tokens belong to which sample, and where each lies.
         unmodulated: the tokens after LayerNorm, before the conditioning's scale and shift.
-        asked: what is asked for, embedded, and which samples are unconditional (`asked.null`); every model gives it.
-        told: `t` as numbers, where the host knows them.
+        asked: what is asked for, embedded, and which samples are unconditional (`asked.null`). Models always set it.
+        t_on_host: `t` as numbers, where the host knows them.
     """
 
     t: Float[Tensor, "*t"]
@@ -39,12 +39,12 @@ class Context:
     layout: Layout
     unmodulated: Float[Tensor, "R N D"]
     asked: Embedded | None = None
-    told: Float[np.ndarray, "*t"] | None = None
+    t_on_host: Float[np.ndarray, "*t"] | None = None
 
     def times_on_host(self) -> Float[np.ndarray, "*t"]:
-        """The times as numbers; the device is waited for where nobody told them."""
-        if self.told is not None:
-            return self.told
+        """The times as numbers. The host waits for the device unless it has them already."""
+        if self.t_on_host is not None:
+            return self.t_on_host
         t = self.t.detach().cpu()
         return t.numpy() if t.dtype == torch.float64 else t.float().numpy()
 
@@ -55,9 +55,9 @@ class Place:
 
     Attributes:
         layer: its index among the layers with experts.
-        num_layers: how many those are.
-        out_features: numbers that a token predicts.
-        axes: of the token grid: 1 a sequence, 2 an image, 3 a volume or a clip.
+        num_layers: the number of layers with experts.
+        out_features: Q, numbers that are predicted per token.
+        axes: of the token grid: 1 for a sequence, 2 for an image, 3 for a volume or a clip.
     """
 
     layer: int
@@ -69,31 +69,30 @@ class Place:
 class Router(nn.Module, ABC):
     """Assigns tokens to experts.
 
-    A router is a function of its weights, its buffers and its input: whatever moves from step to step (a
-    threshold, a bias) lives in buffers that only `update` changes, once per optimiser step, so that a
-    forward pass can be repeated. Logits and scores are float32 whatever the precision around them: in bf16 the
-    updates of a router vanish.
+    A router is a function of its weights, its buffers and its input. What changes from step to step (a threshold, a
+    bias) is a buffer that only `update` changes, once per optimiser step, so that a forward pass can be repeated.
+    Logits and scores are float32 under any autocast: in bfloat16 the updates of a router vanish.
 
-    What a router can do beyond routing it says itself, in the attributes of CLAIMS: a subclass may compute something
-    else, so it claims anew, and what is not claimed is refused.
+    The attributes named in CLAIMS state what a router supports beside routing. A subclass does not inherit them, since
+    it may compute something else: it states them again, and what is not stated is refused.
 
-    A plan (`ditmoe.cost`) runs it on tensors that have shapes and no values: one that reads values on the host asks
-    `x.is_meta` first, and then answers as many assignments as it would.
+    A plan (`ditmoe.cost`) runs the router on meta tensors, which have shapes and no values. A router that reads values
+    on the host tests `x.is_meta` first, and then returns as many assignments as it would make.
 
     Attributes:
         num_experts: E.
-        active: experts per token that it aims at, on average.
-        ranks: the processes among which training batches are spread.
-        uses_collectives: whether its forward pass takes part in sums or collections over them.
-        competes: whether the tokens of a whole batch compete in training, so that its samples see each other there; in
-            sampling those of no router do.
-        positional: whether it matters to it where a token lies, beside what the token is.
-        reads_times: whether it reads the times as numbers, which then had better be told on the host (`Context.told`).
-        routing: the kind of routing that its forward pass returns, for FSDP to find the tensors in it.
-        top_k_in_sampling: whether `top_k` is what a token takes when sampling too, so that it may be changed then.
-        within_timestep: whether `timestep` may hold one per segment, which gets some samples of a batch, or none, or
-            some tokens of them (`Layout.only`, some samples then without any), and whose answer must be a list of
-            assignments to plain experts, with no branch beside them.
+        active: average number of experts per token that the router aims at.
+        ranks: the processes over which a training batch is distributed.
+        uses_collectives: whether its forward pass communicates with them.
+        competes: whether tokens compete over a whole batch in training, so that samples influence each other. In
+            sampling they never do.
+        positional: whether the routing depends on where a token lies, not only on its features.
+        reads_times: whether it reads times as numbers, which are then best given on the host (`Context.t_on_host`).
+        routing: the class of routing that its forward pass returns, by which FSDP finds the tensors in it.
+        top_k_in_sampling: whether a token takes `top_k` experts in sampling too, so that `top_k` may be changed there.
+        within_timestep: whether the router `timestep` may hold one such router per segment of time. It is then given
+            some samples of a batch, or none, or some of their tokens (`Layout.only`, in which samples may have none),
+            and it must return assignments to plain experts and have no branch.
     """
 
     CLAIMS: ClassVar[tuple[str, ...]] = ("top_k_in_sampling", "within_timestep")
@@ -119,45 +118,45 @@ class Router(nn.Module, ABC):
 
     @property
     def pool(self) -> Ranks:
-        """Whose tokens make up the batch: those of all ranks, but when sampling each process is for itself."""
+        """The ranks whose tokens make up a batch: all in training; in sampling each process has a batch of its own."""
         return self.ranks if self.training else ALONE
 
     @property
     def weights_sum_to_one(self) -> bool:
-        """Whether those of each token always do, so that equal experts make one dense layer."""
+        """Whether the weights of each token always sum to one, so that equal experts amount to one dense layer."""
         return False
 
     def bind(self, place: Place) -> None:
-        """Told once by the model, before the layer is built: where the router stands."""
+        """Called once by the model, before the layer is built, with the router's place in it."""
 
     def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
-        """Told before each forward pass of a step that has several: what those before it in this step observed."""
+        """Called before each forward pass of a step that has several, with the statistics of its earlier passes."""
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
-        """Told after each optimiser step: what its forward passes observed (`Routing.batch_stats`)."""
+        """Called after each optimiser step, with the statistics of all its passes (`Routing.batch_stats`)."""
 
     def experts(self, hidden_size: int, inner: int, activation: str) -> Experts:
         """The experts that it routes to."""
         return Experts(self.num_experts, hidden_size, inner, activation)
 
     def shared(self, hidden_size: int, inner: int, activation: str) -> nn.Module:
-        """The shared experts, one layer; if it is no `FeedForward`, it is called with tokens and context."""
+        """The shared experts as one layer. Unless it is a `FeedForward`, it is called with tokens and context."""
         return FeedForward(hidden_size, inner, activation)
 
     def stem(self, hidden_size: int) -> nn.Module | None:
-        """What tokens pass before the layer's LayerNorm, called with tokens and context; the shortcut goes around."""
+        """A module before the block's second LayerNorm, inside the residual branch; called with tokens and context."""
         return None
 
     def branch(self, hidden_size: int) -> nn.Module | None:
-        """What works on all tokens beside shared and routed experts, called with tokens and context."""
+        """A module for all tokens, whose output is added to that of the experts; called with tokens and context."""
         return None
 
     def initialize(self) -> None:
-        """Told after `ditmoe.model.initialization` gave its weights those of a router: what starts otherwise."""
+        """Called after `ditmoe.model.initialization` has initialised its weights as those of a router; changes some."""
 
 
 def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "*n E"]:
-    """x W^T in float32, under autocast as well."""
+    """x W^T in float32, also under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), weight.float())
 

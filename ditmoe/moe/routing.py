@@ -22,21 +22,21 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Routing:
-    """A sparse list of assignments and the dense scores behind it.
+    """A sparse list of A assignments of tokens to experts, and the dense scores behind it.
 
-    Token choice gives A = T K rows, expert choice E C, a threshold any number; dispatch and combine are the
-    same for all of them. Tokens are numbered through the batch, T in all.
+    A is T K for token choice, E C for expert choice, and any number for a threshold; dispatch and combine are the same
+    for all. The T tokens of a batch are numbered through.
 
     Attributes:
-        token, expert, weight: one row per assignment. Where `padded`, rows of token T and expert E are none: they fill
-            up a list whose length must not depend on the data (`listed`).
-        scores: how much each token likes each expert; a distribution over the experts where there is one.
+        token, expert, weight: of each assignment. If `padded`, entries with token T and expert E are padding, which
+            keeps the length of the list independent of the data (`listed`).
+        scores: of each expert for each token; a distribution over the experts where the router has one.
         losses: the router's own, by name.
-        batch_stats: what `Router.update` must know of this batch.
-        dropped: assignments that an expert had no room for.
-        aux_prediction: per token, what the router's hidden layer makes of the final target (Expert Race).
-        aux_coefficient: of its error in what is optimised.
-        padded: whether some rows may be none.
+        batch_stats: statistics of this batch for `Router.update`.
+        dropped: number of assignments for which an expert had no capacity left.
+        aux_prediction: of each token, the router's prediction of the model's target (Expert Race).
+        aux_coefficient: factor on its error in the training loss.
+        padded: whether some entries may be padding.
     """
 
     token: Int[Tensor, " A"]
@@ -52,38 +52,37 @@ class Routing:
 
     @property
     def counts(self) -> Int[Tensor, " E"]:
-        """Assignments per expert; on the device, without waiting for it."""
+        """Number of assignments of each expert; it stays on the device."""
         num_experts = self.scores.shape[1]
         return count(self.expert, num_experts + self.padded)[:num_experts]
 
     @property
     def load(self) -> Float[Tensor, " E"]:
-        """Share of the assignments that each expert received; sums to 1."""
+        """Share of all assignments that each expert has; sums to 1."""
         return self.counts / self.counts.sum().clamp_min(1)
 
     @property
     def unrouted(self) -> Float[Tensor, ""]:
-        """Share of the tokens that no routed expert works on; they ride the residual and the shared experts."""
+        """Share of the tokens without a routed expert, which only the shared experts change."""
         num_tokens = len(self.scores)
         taken = torch.zeros(num_tokens + self.padded, device=self.token.device)
         return 1 - taken.index_fill(0, self.token, 1.0)[:num_tokens].mean()
 
     @property
     def chosen(self) -> Float[Tensor, "T E"]:
-        """Which experts work on each token, 1 or 0; where they work on mixtures of tokens, the share of each."""
+        """1 where an expert works on a token, else 0. Where experts work on mixtures of tokens, the share of each."""
         (num_tokens, num_experts), one = self.scores.shape, torch.ones((), device=self.token.device)
         table = torch.zeros(num_tokens + self.padded, num_experts + self.padded, device=self.token.device)
         return table.index_put((self.token, self.expert), one)[:num_tokens, :num_experts]
 
     def without(self, expert: int | None) -> "Routing":
-        """The same, but that one expert, or None of them all, works on no token; the others' weights stay."""
-        kept = (
-            self.expert != expert if expert is not None else torch.zeros_like(self.expert, dtype=torch.bool)
-        )
+        """The same without the assignments of one expert, or of all if it is None; other weights do not change."""
+        none = torch.zeros_like(self.expert, dtype=torch.bool)
+        kept = none if expert is None else self.expert != expert
         return replace(self, token=self.token[kept], expert=self.expert[kept], weight=self.weight[kept])
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
-        """The rows that the experts work on, sorted by expert; those that are none come last, as any token's."""
+        """The inputs of the experts, one row per assignment, sorted by expert. Padding is last, and holds any token."""
         order = self.expert.argsort(stable=True)
         token, expert = self.token[order], self.expert[order]
         num_tokens, num_experts = self.scores.shape
@@ -99,14 +98,14 @@ class Routing:
     def combine(
         self, y: Float[Tensor, "A D"], rows: Rows, base: Float[Tensor, "R N D"], layout: Layout
     ) -> Float[Tensor, "R N D"]:
-        """Add the experts' results to `base` where they came from."""
+        """Add the results of the experts to their tokens in `base`."""
         assert rows.places is not None
         sums = AddUp.apply(y, *rows.places)[: len(self.scores)]
         return base + sums.to(base.dtype).view(base.shape)
 
 
 class Gather(torch.autograd.Function):
-    """Rows from their tokens. Its gradient adds up in a fixed order, on a GPU too, where `index_add` does not."""
+    """Copies each token to its rows. The gradient sums in a fixed order on a GPU, too, where `index_add` does not."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "T D"], *places: Tensor) -> Float[Tensor, "A D"]:
@@ -120,7 +119,7 @@ class Gather(torch.autograd.Function):
 
 
 class AddUp(torch.autograd.Function):
-    """The sum of each token's rows, zero where it has none; transposes `Gather`. Rows that are none add up last."""
+    """Sums the rows of each token, the transpose of `Gather`. Padding is summed into a row behind the tokens'."""
 
     @staticmethod
     def forward(ctx: Any, y: Float[Tensor, "A D"], *places: Tensor) -> Float[Tensor, "T D"]:
@@ -133,10 +132,10 @@ class AddUp(torch.autograd.Function):
 
 
 def fixed_length(x: Tensor) -> bool:
-    """Whether a list keeps its length, rows that are none included: where the host would have to wait for the number.
+    """Whether lists of assignments are padded to a length that does not depend on the data.
 
-    It would wait for a GPU, in every layer; and what is compiled would be so anew for each number. On a CPU the number
-    is at hand, and fewer rows are less work. (A plan counts shapes alone and says how many they would be.)
+    Otherwise the host would wait for a GPU in every layer, and compiled code would be compiled again for each length.
+    A CPU knows the length at once, and fewer rows are less work. A plan, on meta tensors, counts the rows expected.
     """
     return torch.compiler.is_compiling() or x.device.type not in ("cpu", "meta")
 
@@ -149,7 +148,7 @@ def listed(
     scores: Float[Tensor, "T E"],
     **extra: Any,
 ) -> Routing:
-    """The routing of those of some assignments that are kept."""
+    """The routing made of those assignments that are `kept`; the others become padding where lengths are fixed."""
     if not fixed_length(kept):
         return Routing(token[kept], expert[kept], weight[kept], scores, **extra)
     token, expert = (
@@ -164,7 +163,7 @@ def assign(
     scores: Float[Tensor, "T E"],
     **extra: Any,
 ) -> Routing:
-    """The routing of a mask; a list of fixed length has all T E pairs, of which the chosen ones are computed."""
+    """The routing made of a mask over tokens and experts; where lengths are fixed, the list has all T E pairs."""
     if not fixed_length(chosen):
         token, expert = chosen.nonzero(as_tuple=True)
         return Routing(token, expert, weights[token, expert], scores, **extra)
@@ -176,6 +175,6 @@ def assign(
 
 
 def count(index: Int[Tensor, " A"], length: int) -> Int[Tensor, " length"]:
-    """How often each number below `length` occurs; without waiting for the device."""
+    """How often each number below `length` occurs. Unlike `bincount`, it does not make the host wait for the device."""
     zeros = torch.zeros(length, dtype=torch.int64, device=index.device)
     return zeros.index_add(0, index, torch.ones_like(index))
