@@ -14,7 +14,7 @@ from modalities.video.io.frame_folders import read_pictures
 from modalities.video.io.index import nearest_frames, num_moments
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.writer import write_ffv1
-from tests.modalities.video.test_reader import write_frames
+from tests.modalities.video.videos import write_frames
 
 CASES = Path(__file__).parents[2] / "cases" / "frames"
 

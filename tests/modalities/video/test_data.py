@@ -21,7 +21,7 @@ from modalities.video.data.check import check
 from modalities.video.data.clip_reader import fit
 from modalities.video.io.container import Unreadable
 from modalities.video.io.writer import write_ffv1, write_mp4
-from tests.modalities.video.test_reader import make, number_of, picture, truncate, write_frames
+from tests.modalities.video.videos import make, number_of, picture, truncate, write_frames
 
 SIZE = (48, 64)
 
