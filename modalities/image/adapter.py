@@ -1,4 +1,4 @@
-"""The image modality: puts the pieces of this folder behind the contract."""
+"""The image modality: implements the contract by the modules of this folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -38,25 +38,25 @@ from modalities.shared.datasets import Noted
 from modalities.shared.understood import check_enough
 
 FITTED_ON = 2048
-"""Training pictures that a codec without weights of its own is fitted on."""
+"""Number of training pictures that a codec without published weights is fitted to."""
 
 
 class Image(LatentModality):
-    """Pictures of one size, generated as the latents of a codec.
+    """Pictures, generated as the latents of a codec.
 
     Args:
-        data: makes the data set (`Pictures`) for a size; called when data are first asked for.
+        data: makes the data set (`Pictures`), given a size; called on first use of the data.
         codec: makes the codec between pixels and latents.
-        tokens: makes the patchifier for a width and a number of channels.
+        tokens: makes the patchifier, given a width and a number of channels.
         size: (H, W) in pixels.
-        latents: a folder that `prepare` wrote; training then neither reads nor encodes pictures.
-        native: train on pictures at their own sizes and proportions, shrunk to the area of `size` at most.
-        budget: then, tokens at most of each packed row of a batch.
-        rows: then, such rows of a batch, which processes share.
+        latents: a folder written by `prepare`; training then neither reads nor encodes pictures.
+        native: train on pictures at their own sizes and proportions, shrunk to at most the area of `size`.
+        budget: with `native`, the most tokens of a packed row.
+        rows: with `native`, packed rows of a batch, over all processes.
         evaluation: options of `evaluate_images`.
         preparation: options of `latent_writer.prepare`.
-        data_facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
-        captions: describe pictures in sentences beside their class.
+        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
+        captions: give captions beside classes.
     """
 
     name: ClassVar[str] = "image"
@@ -67,7 +67,7 @@ class Image(LatentModality):
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
     decoded_at_once = 32
-    arrays = ("arr_0", "arr_1")  # as ADM's evaluator reads them
+    arrays = ("arr_0", "arr_1")  # the names that ADM's evaluator reads
 
     def __init__(
         self,
@@ -96,10 +96,10 @@ class Image(LatentModality):
 
     @cached_property
     def data(self) -> Pictures:
-        """The pictures; read when first asked for.
+        """The pictures; listed on first use.
 
         Raises:
-            ValueError: if training has latents on disk, and no one said where their pictures are.
+            ValueError: if training uses latents on disk and `data.root` does not say where their pictures are.
         """
         data = self._make_data(size=self.size, **({"captions": True} if self.captions else {}))
         if data.root is None and self.cached is not None:
@@ -145,8 +145,8 @@ class Image(LatentModality):
 
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
-        """Which pictures share which row; and the readable training pictures, each with the size it is brought to."""
-        probe = self.tokens(8)
+        """Which pictures share a row, and the readable training pictures, each with the size it is resized to."""
+        probe = self.tokens(8)  # of any width, for its `patch_size`
         unit = [s * p for s, p in zip(self.data_facts()["stride"], probe.patch_size, strict=True)]
         area = self.size[0] * self.size[1]
         kept = [(p, native_size(size, unit, area)) for p, size in self.data.own_sizes()]
@@ -188,7 +188,7 @@ class Image(LatentModality):
         )
 
     def read(self, path: Path) -> Samples:
-        """A folder of pictures of one size, an npz with arr_0 (uint8), or one with ADM's statistics."""
+        """A folder of pictures of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
         return read_set(path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
@@ -197,7 +197,7 @@ class Image(LatentModality):
         return [save_png(folder / f"{name}.png", image) for image, name in each]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
-        """A sheet of the first 200 pictures, small ones enlarged."""
+        """A contact sheet of the first 200 pictures, small ones enlarged."""
         tiles = [enlarged(image) for image in samples.data[:200]]
         save_png(file, lay_out(tiles, self.labels_of(samples, 200)))
 
@@ -236,7 +236,7 @@ class Image(LatentModality):
         self.write_latents(found, out, setting, self._preparation)
 
     def _asked(self, pictures: Sequence[Picture]) -> Condition:
-        """What pictures are, with all captions of each where these are wanted."""
+        """The conditions of pictures; with `captions`, all captions of each."""
         labels = np.array(labels_of(pictures), np.int64)
         if not self.captions:
             return Condition.of_labels(torch.from_numpy(labels), len(self.data.classes))
@@ -251,7 +251,7 @@ class Image(LatentModality):
         strength: float | None = None,
         mask: Any = None,
     ) -> Parts:
-        """A picture, of which a mask or a larger size leaves something to draw."""
+        """A picture to be filled in under a mask, extended to a larger size, or changed."""
         return given_parts.parts(self, given, shape, strength, mask)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:

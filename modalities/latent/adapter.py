@@ -1,4 +1,4 @@
-"""What images and clips share: samples that are latents of a codec, encoded on the way or read from a disk."""
+"""What images and clips share: samples that are latents of a codec, encoded during training or read from disk."""
 
 import math
 from abc import abstractmethod
@@ -63,11 +63,10 @@ class LatentModality(
         size: (H, W) in pixels.
         latents: a folder that `prepare` wrote; training then neither reads nor encodes the data.
         native: train on samples at their own sizes and proportions, shrunk to the area of `size` at most.
-        budget: then, tokens at most of each packed row of a batch.
-        rows: then, such rows of a batch, which processes share.
-        data_facts: class names, shape of the latents and what the codec learnt, from a checkpoint; None finds them from
-            the data.
-        captions: describe samples in sentences beside their class (`modalities.shared.captions`).
+        budget: with `native`, the most tokens of a packed row.
+        rows: with `native`, packed rows of a batch, over all processes.
+        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
+        captions: give captions beside classes (`modalities.shared.captions`).
     """
 
     published: ClassVar[type[Published]]
@@ -116,7 +115,7 @@ class LatentModality(
 
     @abstractmethod
     def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
-        """Which sample, and which view of it, is a number of the training stream, by the record of latents on disk."""
+        """Maps a number of the training stream to a sample and a view of it, for latents with this record."""
 
     @abstractmethod
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
@@ -165,14 +164,14 @@ class LatentModality(
 
     @cached_property
     def codec(self) -> Codec:
-        """As the checkpoint or the latents on disk have it, or fitted to some training data."""
+        """The codec, with its state from the checkpoint or the latents on disk, or fitted to training data."""
         return self.ready_codec(self._fitted_state)
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
         self._fitted_state, self._known = data_facts["codec"], data_facts
 
     def ready_codec(self, fitted_state: Mapping[str, Tensor] | None) -> Codec:
-        """A codec that knows what it must, which it learns where no one has it yet; on the device.
+        """A codec on the device, with a state that is given, or known here, or fitted to the data.
 
         Raises:
             ValueError: if the size does not fit it, or its latents are not the model's.
