@@ -36,7 +36,7 @@ def distill(words: dict[str, Any]) -> None:
         make_modality,
         make_trainer,
         possible,
-        trained,
+        run_to_end,
     )
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
@@ -54,7 +54,7 @@ def distill(words: dict[str, Any]) -> None:
     unmeasured = check_finish(config, modality)
     trainer = make_trainer(config, modality, out, teacher)
     say(f"learning from {teacher.path}: {told(config)}")
-    trained(trainer, config, unmeasured)
+    run_to_end(trainer, config, unmeasured)
     again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
     again += " steps=1" if config["model"].get("flow_map") is not None else ""
     asking, writes = asked_next(config["conditioning"]), isinstance(modality, Files)

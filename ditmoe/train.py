@@ -1,6 +1,6 @@
 """python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result.
 
-Torch takes seconds to load: it is imported by what works with it, so that a mistake in the words is answered at once.
+Torch takes seconds to import, so functions import it: a mistake in the command line is answered at once.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def train(config: dict[str, Any]) -> None:
-    """One run, from its configuration to its pictures; goes on where an earlier one stopped."""
+    """One run, from its configuration to its samples; resumes an earlier one in the same folder."""
     from ditmoe.modality import Files
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -41,21 +41,26 @@ def train(config: dict[str, Any]) -> None:
     modality = make_modality(config, shown)
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)
-    trainer = trained(make_trainer(config, modality, shown), config, unmeasured)
+    trainer = make_trainer(config, modality, shown)
+    run_to_end(trainer, config, unmeasured)
     chosen = HydraConfig.get().runtime.choices["modality"]
-    writes = isinstance(modality, Files)
-    asking = asked_next(config["conditioning"])
-    longer = f"train {own_words(chosen)} name=longer trainer.steps={4 * trainer.options.steps}"
-    finish(config["finish"], shown, longer, trainer.step, writes, unmeasured, asking, type(modality))
+    finish(
+        config["finish"],
+        shown,
+        longer=f"train {own_words(chosen)} name=longer trainer.steps={4 * trainer.options.steps}",
+        step=trainer.step,
+        writes=isinstance(modality, Files),
+        unmeasured=unmeasured,
+        asking=asked_next(config["conditioning"]),
+        kind=type(modality),
+    )
 
 
-def trained(
-    trainer: "ditmoe.training.Trainer", config: dict[str, Any], unmeasured: str = ""
-) -> "ditmoe.training.Trainer":
-    """A trainer whose run has reached its end, from where an earlier one in its folder stopped; exits if it is stopped.
+def run_to_end(trainer: "ditmoe.training.Trainer", config: dict[str, Any], unmeasured: str = "") -> None:
+    """Run a trainer to its last step, resuming a run in its folder; exits with code 130 if it is stopped before.
 
     Args:
-        unmeasured: why nothing will be measured after it, if it cannot.
+        unmeasured: why nothing can be measured afterwards, if so.
     """
     from ditmoe import checkpoint
     from ditmoe.training.resume import resume
@@ -79,16 +84,15 @@ def trained(
     if not finished:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
         sys.exit(130)
-    return trainer
 
 
 def make_modality(
     config: dict[str, Any], folder: Path, data_facts: dict[str, Any] | None = None
 ) -> "ditmoe.modality.Modality":
-    """The modality of a configuration; what it takes from its data, such as a codec, all ranks have from the first.
+    """The modality of a configuration. What it takes from the data, such as a fitted codec, rank 0 sends to the others.
 
     Args:
-        data_facts: of another run on the same data; None is those of the run in this folder, if there is one.
+        data_facts: of another run on the same data; None takes those of the run in this folder, if there is one.
     """
     from ditmoe.config import build
     from ditmoe.training.resume import known_facts
@@ -106,9 +110,9 @@ def make_modality(
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep large blocks; it hands them back at every free and gets them again page by page.
+    """Make glibc keep large freed blocks, which it would return to the system and get again page by page.
 
-    That is a tenth of a training step on a CPU. Other C libraries are left as they are.
+    That saves a tenth of a training step on a CPU. Nothing is done with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
@@ -123,7 +127,7 @@ def make_trainer(
     folder: Path,
     teacher: "ditmoe.checkpoint.Checkpoint | None" = None,
 ) -> "ditmoe.training.Trainer":
-    """Model, process, optimiser and trainer of a configuration; with a teacher, of what is distilled from it."""
+    """The trainer of a configuration, with its model, process and optimiser; with a teacher, it distils that."""
     from ditmoe import checkpoint
     from ditmoe.config import build
     from ditmoe.config.facts import facts_of
@@ -166,7 +170,7 @@ def make_model(
     mesh: "ditmoe.parallel.Mesh",
     batch_size: int,
 ) -> "ditmoe.model.DiTMoE":
-    """The model at the first step, new or of other weights, if this machine can train it on batches of this size."""
+    """The model at step 0, with new weights or those of `init=`, after a check that this machine can train it."""
     import torch
 
     from ditmoe import checkpoint
@@ -179,10 +183,10 @@ def make_model(
     upcycling, lora = build.make(config["upcycle"]), build.make(config["lora"])
     check_width(config["model"])
     build.remember_conditioning(config, modality)
-    build.make_tokens(config, modality)  # what it asks of codec and data must have values
+    build.make_tokens(config, modality)  # so that codec and data are read outside the meta device below
     check_training(config, modality, batch_size, mesh.device or own_device(), mesh.shard * mesh.expert)
     torch.manual_seed(config["seed"])
-    with torch.device("meta" if mesh.rank else "cpu"):  # the others get their parts of what rank 0 has
+    with torch.device("meta" if mesh.rank else "cpu"):  # rank 0 sends the others their shards
         model = build.make_model(config, modality)
     if config["init"] and not checkpoint.exists(folder) and mesh.rank == 0:
         start_from(config["init"], model, config["model"], upcycling, config["seed"])
@@ -204,10 +208,10 @@ def make_preview(
     process: "ditmoe.diffusion.Process",
     asked: "ditmoe.conditioning.Condition",
 ) -> "Callable[[torch.nn.Module, Path], None] | None":
-    """How samples are drawn into a picture on the way, once it is known that they can be; None: nobody can look at any.
+    """A function that draws samples during training and saves them as a picture; None if the modality saves none.
 
     Raises:
-        ValueError: if scheduler and process cannot meet, or what `finish` draws is too much for this machine.
+        ValueError: if the scheduler does not fit the process, or `finish` draws more than this machine can hold.
     """
     import torch
 
@@ -221,7 +225,7 @@ def make_preview(
     scheduler = build.make(config["scheduler"])
     sampling = Sampling.of(config)
     made = make_scheduler(scheduler, process)
-    with build.describing("scheduler"):  # what cannot meet says so before the training
+    with build.describing("scheduler"):  # fails before the training, not after it
         try_scheduler(made, process)
     set_timesteps(made, sampling.steps, torch.device("cpu"))
     if config["finish"]["num"]:

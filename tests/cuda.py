@@ -52,7 +52,7 @@ WAITS = {
     "sampler.py:denoise": "fresh noise of a scheduler is drawn on the host, at its address, and copied in each step",
     "schedulers.py:step": "the same, of the default one",
     "masked.py:draw_kept": "masked training: how many of a sample's tokens are empty, once per pass",
-    "routing.py:times_on_host": "experts by noise segment, with given parts: where those lie only the device knows",
+    "router.py:times_on_host": "experts by noise segment, with given parts: where those lie only the device knows",
     "voxel_tables.py:touched": "occupied tokens: how many there are decides all shapes, once per pass",
 }
 """Where the host waits, and why."""

@@ -26,7 +26,7 @@ from ditmoe.pretrained import convert_file, published, weights
 from ditmoe.train import make_trainer
 from ditmoe.training.resume import resume
 from modalities.image import Pictures
-from modalities.image import adapter as images
+from modalities.image.data import picture_sets as images
 from modalities.image.data.pictures import open_picture
 from modalities.image.metrics.features import read_reference
 from modalities.pointcloud.data import formats

@@ -156,7 +156,7 @@ def loop(moe: MoE, x: torch.Tensor, context: Context) -> torch.Tensor:
     A router without equations here says itself what it assigns, and a layer of experts that are not plain what each of
     them does.
     """
-    out = torch.zeros_like(x) if moe.shared is None else moe.on_all(x, context)
+    out = torch.zeros_like(x) if moe.shared is None else moe.through_shared(x, context)
     if isinstance(moe.branch, GridConvolution):
         out = out + convolution(moe, x, context)
     elif moe.branch is not None:

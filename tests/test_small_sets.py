@@ -10,7 +10,7 @@ from PIL import Image
 
 from ditmoe import train
 from ditmoe.outside import TooFewError
-from modalities.image import adapter
+from modalities.image.data import picture_sets
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data import formats
 from modalities.pointcloud.data.prepare import prepare
@@ -103,7 +103,7 @@ def test_a_fault_of_measuring_is_no_note_and_loses_nothing(
 
 @pytest.mark.parametrize(
     ("make", "read"),
-    [(pictures, adapter.read_set), (clips, clip_folders.read_set), (clouds, formats.read_set)],
+    [(pictures, picture_sets.read_set), (clips, clip_folders.read_set), (clouds, formats.read_set)],
 )
 def test_a_folder_that_is_measured_says_what_it_ignores(make, read, tmp_path: Path, capsys) -> None:
     make(folder := tmp_path / "own", 2)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe import Context, Experts, Place, Routing, TokenChoice
-from ditmoe.moe.routing import project
+from ditmoe.moe.router import project
 from ditmoe.moe.time_aware import GridConvolution, check_kernel
 
 

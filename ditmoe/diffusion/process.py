@@ -1,23 +1,23 @@
 """Corruption and target: flow matching and DDPM as one family.
 
-Both mix a sample with Gaussian noise, x_t = a(t) x0 + b(t) e, and differ in a, b and in what is learned. Time
-runs from data (t = 0) to noise (t = 1000), the scale that the timestep embedding sees.
+Both mix a sample with Gaussian noise, x_t = a(t) x0 + b(t) e. They differ in a and b, and in what the network predicts.
+Time runs from data (t = 0) to noise (t = 1000), and the timestep embedding has the same scale.
 
 Flow matching (arXiv 2210.02747, 2209.03003): a = 1 - s, b = s with s = t / 1000, a straight line. Along it
     dx/ds = e - x0,
-and a network that predicts the velocity v = E[e - x0 | x_t] transports noise to data when the equation is
-followed backwards. Times are drawn logit-normal (arXiv 2403.03206), s = sigmoid(m + d N(0, 1)).
+and a network that predicts the velocity v = E[e - x0 | x_t] transports noise to data when the equation is integrated
+backwards. Training times are logit-normal (arXiv 2403.03206), s = sigmoid(m + d N(0, 1)).
 
-The velocity of a sample that nothing is known about but its scale (data and noise of unit variance) is linear,
-    E[v | x_t] = skip(s) x_t,   skip = (s - a) / (a^2 + s^2),   and what is left has variance 1 / (a^2 + s^2).
-`prediction: residual` lets the network learn only what is left, in units of its deviation:
-    v = skip(s) x_t + F / sqrt(a^2 + s^2);
-this is the preconditioning of EDM (arXiv 2206.00364, section 5) on the straight path: the target of F has unit
-variance at every time.
+For data and noise of unit variance, the best linear prediction of the velocity is
+    skip(s) x_t,   skip = (s - a) / (a^2 + s^2),   and its residual has variance 1 / (a^2 + s^2).
+With `prediction: residual` the network predicts only this residual, scaled to unit variance:
+    v = skip(s) x_t + F / sqrt(a^2 + s^2).
+This is the preconditioning of EDM (arXiv 2206.00364, section 5) on the straight path.
 
-DDPM (arXiv 2006.11239): a = sqrt(A_t), b = sqrt(1 - A_t) with A_t the product of 1 - beta. Solving for e and for
-    v = a e - b x0   (arXiv 2202.00512)
-gives the two predictions; x0 = (x_t - b e) / a = a x_t - b v.
+DDPM (arXiv 2006.11239): a = sqrt(A_t), b = sqrt(1 - A_t), where A_t is the product of 1 - beta up to t. The network
+predicts e, or
+    v = a e - b x0   (arXiv 2202.00512);
+then x0 = (x_t - b e) / a = a x_t - b v.
 """
 
 import math
@@ -31,11 +31,11 @@ from torch import Tensor
 from ditmoe.outside import check_number
 
 HORIZON = 1000
-"""The time of pure noise; one scale for both processes and for diffusers' schedulers."""
+"""The time of pure noise, for both processes and the schedulers of diffusers."""
 
 
 def expand(t: Float[Tensor, "*t"], like: Float[Tensor, "B *sample"]) -> Tensor:
-    """One number per sample, shaped to multiply samples; or what is shaped so (`Tokens.sample_times`), as it is.
+    """One number per sample, reshaped to multiply samples; what has such a shape (`Tokens.sample_times`), unchanged.
 
     Raises:
         ValueError: for any other shape.
@@ -52,55 +52,56 @@ def expand(t: Float[Tensor, "*t"], like: Float[Tensor, "B *sample"]) -> Tensor:
 
 
 class Process(ABC):
-    """How data are corrupted and what a network must say about it. Holds no weights, never calls the model.
+    """How samples are corrupted, and what a network predicts of them. It has no weights and never calls the model.
 
-    Times are (B,), one per sample, or shaped to multiply samples, one per number (`expand`).
+    Times are (B,), one per sample, or shaped to multiply samples (`expand`).
 
     Attributes:
-        last: the time at which nothing is left but noise.
+        last: the time of pure noise.
     """
 
     last: float = HORIZON
 
     @abstractmethod
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
-        """Random training times in [0, 1000]."""
+        """Random training times, from 0 to 1000."""
 
     def shifted(self, t: Float[Tensor, "*t"], tokens: Tensor | int) -> Float[Tensor, "*t"]:
-        """Times of samples of so many tokens, in training and in sampling alike; by default as they are."""
+        """Times adapted to the number of tokens of a sample, in training and in sampling; by default unchanged."""
         return t
 
     @abstractmethod
     def corrupt(
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
-        """x_t."""
+        """The noisy sample x_t."""
 
     @abstractmethod
     def target(
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
-        """What the network's output is compared with, by mean squared error."""
+        """What the network's output should be; the objective measures the difference."""
 
     @abstractmethod
     def to_scheduler_output(
         self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
-        """The network's output as the quantity that diffusers' scheduler steps with."""
+        """The network's output, converted to what schedulers of diffusers take."""
 
     @abstractmethod
     def scheduler_options(self) -> dict[str, Any]:
-        """What a diffusers scheduler must know of this process, by the names of its constructor."""
+        """Arguments by which the constructor of a diffusers scheduler learns of this process."""
 
 
 class FlowMatching(Process):
-    """Straight path from data to noise, logit-normal times. Equations at the top of this file.
+    """A straight path from data to noise, with logit-normal training times. Equations: at the top of this file.
 
     Args:
-        prediction: "velocity", or "residual": the velocity less its linear part, of unit variance.
-        mean, std: of the logit of s; (0, 1) weighs the middle, a negative mean the clean end.
-        tokens: n, of a sample whose times stay as they are; one of m tokens has s' = a s / (1 + (a - 1) s) with
-            a = sqrt(m / n), since the same noise hides less of a larger sample (arXiv 2403.03206, eq. 23). None is off.
+        prediction: "velocity", or "residual": the velocity without its linear part, scaled to unit variance.
+        mean, std: of the logit of s; (0, 1) favours the middle of the path, a negative mean the clean end.
+        tokens: n. Times are shifted for samples of another number m of tokens, s' = a s / (1 + (a - 1) s) with
+            a = sqrt(m / n), since the same noise hides less of a larger sample (arXiv 2403.03206, eq. 23). None shifts
+            none.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class FlowMatching(Process):
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
         velocity = noise - x0
-        if self.prediction == "velocity":  # which does not ask for x_t
+        if self.prediction == "velocity":  # saves computing x_t
             return velocity
         return self.from_velocity(velocity, self.corrupt(x0, noise, t), t)
 
@@ -147,7 +148,7 @@ class FlowMatching(Process):
     def from_velocity(
         self, velocity: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
-        """The network's output that stands for a velocity: the inverse of `to_scheduler_output`."""
+        """The network's output for a given velocity: the inverse of `to_scheduler_output`."""
         if self.prediction == "velocity":
             return velocity
         skip, scale = self._linear_part(t, x_t)
@@ -168,12 +169,12 @@ class FlowMatching(Process):
 
 
 class DDPM(Process):
-    """Discrete diffusion with 1000 steps. Equations at the top of this file.
+    """Denoising diffusion with 1000 discrete steps. Equations: at the top of this file.
 
     Args:
         prediction: "epsilon" or "v".
-        schedule: "linear" (beta_start..beta_end), "cosine" (arXiv 2102.09672, eq. 17) or "warm0.1" (linear
-            over the first tenth, then constant: PVD's schedule for aeroplanes).
+        schedule: of beta: "linear" from `beta_start` to `beta_end`; "cosine" (arXiv 2102.09672, eq. 17); or "warm0.1",
+            linear over the first tenth of the steps and then constant, as PVD has it for aeroplanes.
     """
 
     last = HORIZON - 1
@@ -190,7 +191,7 @@ class DDPM(Process):
         self.prediction = prediction
         self.betas = make_betas(schedule, beta_start, beta_end)
         self.alphas_cumprod = (1 - self.betas).cumprod(0)
-        self._there: dict[torch.device, Tensor] = {}  # the same on other devices, brought there once
+        self._on_device: dict[torch.device, Tensor] = {}  # copies of `alphas_cumprod`
 
     def draw_times(self, num: int, generator: torch.Generator) -> Float[Tensor, " B"]:
         return torch.randint(HORIZON, (num,), generator=generator).float()
@@ -224,14 +225,14 @@ class DDPM(Process):
         }
 
     def _mix(self, t: Float[Tensor, "*t"], like: Tensor) -> tuple[Tensor, Tensor]:
-        if t.device not in self._there:
-            self._there[t.device] = self.alphas_cumprod.to(t.device, non_blocking=True)
-        cumprod = expand(self._there[t.device][t.long()].float(), like)
+        if t.device not in self._on_device:
+            self._on_device[t.device] = self.alphas_cumprod.to(t.device, non_blocking=True)
+        cumprod = expand(self._on_device[t.device][t.long()].float(), like)
         return cumprod.sqrt(), (1 - cumprod).sqrt()
 
 
 def make_betas(schedule: str, beta_start: float, beta_end: float) -> Float[Tensor, " 1000"]:
-    """The noise added at each of the 1000 steps, in float64.
+    """The variance beta of the noise that each of the 1000 steps adds, in float64.
 
     Raises:
         ValueError: for an unknown schedule or betas outside 0 < beta_start <= beta_end < 1.

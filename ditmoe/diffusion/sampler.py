@@ -24,7 +24,7 @@ from ditmoe.given import Given
 def draw_noise(
     indices: Sequence[int], shape: Sequence[int], seed: int, turn: int = 0
 ) -> Float[Tensor, "B *sample"]:
-    """Starting noise; sample i depends on (seed, i) alone, and the turn of one that is drawn in several."""
+    """Starting noise; that of sample i depends on (seed, i) alone, and on its turn if it is drawn in several."""
     each = [torch_generator("sample", seed, i, *([turn] if turn else [])) for i in indices]
     return torch.stack([torch.randn(*shape, generator=generator) for generator in each])
 
@@ -52,35 +52,35 @@ def denoise(
     on_step: Callable[[], None] = lambda: None,
     watch: Callable[[int, Tensor, Tensor], tuple[Tensor, bool]] | None = None,
 ) -> Float[Tensor, "B *sample"]:
-    """From noise to samples.
+    """Denoise: from noise to samples.
 
     Classifier-free guidance (arXiv 2207.12598), u + guidance (c - u), is applied at times within `interval`
-    (arXiv 2404.07724) and costs a second prediction there; at 1 it is off. With a weaker model u is its prediction of
-    what is asked for (autoguidance, arXiv 2406.02070). So does the guidance by what is given, which adds
-    (given_guidance - 1) (c - h), h being predicted with it hidden. A model that was distilled for few steps
-    (`ditmoe.diffusion.few_steps`) has guidance inside, which then costs nothing.
+    (arXiv 2404.07724), where it costs a second prediction u without the condition; guidance 1 is off. With a `weaker`
+    model, u is that model's prediction with the condition (autoguidance, arXiv 2406.02070). Guidance by what is given
+    adds (given_guidance - 1) (c - h), where h is predicted with it hidden, a further prediction. A model that is
+    distilled for few steps (`ditmoe.diffusion.few_steps`) is told the guidance, which then costs nothing.
 
     Args:
         scheduler: from `make_scheduler`.
-        asked: what to draw.
+        asked: the condition of each sample.
         steps: number of scheduler steps.
-        guidance: a number, or what says it anew before each step.
-        negative: what guidance leads away from; None is what nothing is asked of.
-        weaker: a model of the same process and samples, which guidance leads away from instead.
+        guidance: a number, or a function that is called for it before each step.
+        negative: the condition of u; None is the null condition.
+        weaker: a model of the same process and the same samples, in place of a negative condition.
         generators: one per sample, or one for all, for schedulers that add noise.
-        schedule: times or sigmas in place of even steps, see `set_timesteps`.
+        schedule: times or sigmas in place of evenly spaced steps, see `set_timesteps`.
         step_options: further arguments of the scheduler's `step`, such as eta.
-        times: from the scheduler's time, a scalar, those that the model is told (a shape of `ditmoe.nn.layout`), such
-            as 0 for the frames that are given; None is that time for each sample. The scheduler steps all alike.
-        given: what is there already; what it marks as known comes out as it is.
-        first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`, for a `DiTMoE`; 0 computes all anew.
-        on_step: called after each step, and for each that a strength leaves out.
-        watch: given the number of each step, its time and the samples after it; returns those to go on with, and
-            whether to stop there.
+        times: maps the scheduler's time, a scalar, to the model's times (a shape of `ditmoe.nn.layout`), such as 0 for
+            given frames; None repeats it for each sample. The scheduler steps all numbers alike.
+        given: the part of the samples that is there already; what it marks as known is returned unchanged.
+        first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`, for a `DiTMoE`; 0 is off.
+        on_step: called after each step, and once for each step that `given.strength` skips.
+        watch: called with the number of each step, its time and the samples after it; returns the samples to continue
+            with, and whether to stop.
 
     Raises:
-        ValueError: as soon as a number is not finite; on a GPU, which is not waited for in between, at the end. And for
-            what a distilled model was not made for.
+        ValueError: if samples are not finite: after the step on a CPU, at the end on a GPU, which is not waited for
+            before. Also for options that a distilled model does not support.
     """
     strength = guidance() if callable(guidance) else guidance
     tell = telling(model, scheduler, steps, strength, interval, negative, own_times=bool(schedule))
@@ -125,8 +125,8 @@ def _set_times(
     steps: int,
     schedule: Mapping[str, Sequence[float]],
 ) -> None:
-    """Set up the scheduler's times, even ones as the process shifts them for so many tokens."""
-    # On the host, so that no step waits for a GPU to tell the time.
+    """Set the scheduler's times; evenly spaced ones are shifted by the process for the number of tokens."""
+    # On the host, so that no step waits for a GPU to read its time.
     set_timesteps(scheduler, steps, torch.device("cpu"), **schedule)
     if getattr(process, "tokens", None) is not None and not schedule:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
@@ -136,12 +136,12 @@ def _set_times(
 
 @dataclass(frozen=True)
 class Predictor:
-    """What a scheduler is given at each step: the guided prediction, and where a sample is known the exact one.
+    """Predicts what the scheduler steps with: guided, and exact where a part of the sample is known.
 
     Attributes:
-        network, weaker: what predicts, and what guidance leads away from, if that is a model.
-        tell: tells a distilled model of the step; None for any other.
-        others: as the arguments of `denoise`.
+        network, weaker: the model, and the weaker one if guidance uses one.
+        tell: adds facts of the step to the condition of a distilled model; None for other models.
+        others: the arguments of `denoise` of the same names.
     """
 
     process: Process
@@ -158,7 +158,7 @@ class Predictor:
     def __call__(
         self, x: Float[Tensor, "B *sample"], t: Tensor, span: float, strength: float
     ) -> Float[Tensor, "B *sample"]:
-        """The output for the scheduler, of samples as the model sees them, at a step that leads over `span`."""
+        """The scheduler's input at time t, for a step of length `span`."""
         inside = self.interval[0] <= float(t) <= self.interval[1]
         each, asked, weight = expanded(t, x), self.asked, strength if inside else 1.0
         shown, told = self._shown(x, t, each)
@@ -179,7 +179,7 @@ class Predictor:
     def _shown(
         self, x: Float[Tensor, "B *sample"], t: Tensor, each: Float[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *sample"], Float[Tensor, "B *f"]]:
-        """What the model sees, and the times that it is told: on the host for one that reads them as numbers."""
+        """The samples and times for the model; the times lie on the host for a model that reads them as numbers."""
         if self.held is not None:
             return self.held.shown(x, t)
         if self.times is not None:
@@ -190,7 +190,7 @@ class Predictor:
 
 
 def check_weaker(model: Any, weaker: Any, negative: Condition | None) -> None:
-    """Raises ValueError, one line, unless guidance can lead a model away from a weaker one."""
+    """Raises ValueError unless a weaker model can guide this one."""
     if negative is not None:
         raise ValueError("negative must be left out: guidance leads away from guidance_model")
     if any(getattr(each, "step_embedding", None) is not None for each in (model, weaker)):
@@ -201,26 +201,26 @@ def check_weaker(model: Any, weaker: Any, negative: Condition | None) -> None:
 
 @dataclass
 class Finite:
-    """Whether the samples of all steps are finite, found out when it costs nothing: a GPU is waited for at the end."""
+    """Checks that the samples of all steps are finite: at once on a CPU, at the end on a GPU, which it waits for."""
 
     steps: list[tuple[Tensor, float, float]] = field(default_factory=list)
 
     def add(self, x: Float[Tensor, "B *sample"], time: float, guidance: float) -> None:
-        """Note the samples after the step at a time."""
+        """Add the samples after the step at a time."""
         self.steps.append((x.isfinite().all(), time, guidance))
         if x.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
-        """Raises ValueError naming the first time and guidance at which not all were finite."""
+        """Raises ValueError that names the first time and guidance at which some were not."""
         check_finite(self.steps)
         self.steps.clear()
 
 
 def check_finite(steps: Sequence[tuple[Tensor, float, float]]) -> None:
-    """Raises ValueError naming the first time and guidance at which not all were finite; a GPU is waited for."""
-    good = torch.stack([each for each, _, _ in steps]).tolist() if steps else []
-    for (_, time, strength), each in zip(steps, good, strict=True):
+    """Raises ValueError that names the first time and guidance at which some were not; waits for a GPU."""
+    finite = torch.stack([each for each, _, _ in steps]).tolist() if steps else []
+    for (_, time, strength), each in zip(steps, finite, strict=True):
         if not each:
             raise ValueError(
                 f"samples are no longer finite at time {time:.0f}: lower guidance={strength:g}, take another "

@@ -49,16 +49,17 @@ def draw(
     weaker: nn.Module | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Float[Tensor, "S *sample"]:
-    """Draw what is asked for, in the model's space; sample i depends on (seed, i) and what is asked of it alone.
+    """Draw samples in the model's space. Sample i depends only on (seed, i) and on what is asked of it.
 
     Args:
+        asked: the condition of each sample.
         shape: of a sample; None is that of the training data, or of what is given.
         numbers: i of each sample; None counts from 0.
-        parts: what is given, of all samples.
-        negative: of all samples, what guidance leads away from; None is what nothing is asked of.
+        parts: what is given of the samples.
+        negative: the condition of each sample that guidance leads away from; None is the null condition.
         weaker: a model that guidance leads away from instead, see `denoise`.
-        on_step: called after each step with those that are done, and how many there are to be as far as is known; an
-            error that it raises ends the drawing.
+        on_step: called after each step with the number of steps done and the number expected so far. An error that it
+            raises ends the sampling.
     """
     if parts is not None:
         shape = parts.given.x.shape[1:]
@@ -67,22 +68,7 @@ def draw(
     device = next(model.parameters()).device
     numbers = torch.arange(len(asked)) if numbers is None else numbers
     batches = [rows for rows in torch.arange(len(asked)).split(batch_size) if len(rows)]
-    often = 0.1 if sys.stderr.isatty() else 10  # a log file is no screen
-    bar = tqdm(
-        total=len(batches) * sampling.steps,
-        desc="sampling",
-        disable=not progress,
-        leave=False,
-        mininterval=often,
-    )
-    finished, steps = [], 0
-
-    def stepped() -> None:
-        nonlocal steps
-        steps += 1
-        bar.update()
-        share_cores()
-        on_step(steps, bar.total)
+    progressed = Progress(len(batches) * sampling.steps, progress, on_step)
 
     def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int = 0) -> Float[Tensor, "b *sample"]:
         indices, address = numbers[rows].tolist(), [turn] if turn else []
@@ -102,19 +88,44 @@ def draw(
             given_guidance=given_guidance,
             weaker=weaker,
             first_block_cache=sampling.first_block_cache,
-            on_step=stepped,
+            on_step=progressed,
         )
 
+    finished = []
     for rows in batches:
         samples = drawn(rows, None if parts is None else parts.given.take(rows))
         turn = 0
         while parts is not None and (following := parts.more(samples)) is not None:
             given, join = following
-            turn, bar.total = turn + 1, bar.total + sampling.steps
+            turn += 1
+            progressed.expect(sampling.steps)
             samples = join(drawn(rows, given, turn))
         finished.append(samples.cpu())
-    bar.close()
+    progressed.close()
     return torch.cat(finished) if finished else torch.empty(0, *shape)
+
+
+class Progress:
+    """Called after each step of the sampler: moves a bar on stderr, and tells `on_step` (see `draw`)."""
+
+    def __init__(self, total: int, shown: bool, on_step: Callable[[int, int], None]) -> None:
+        often = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file keeps every line
+        self.bar = tqdm(total=total, desc="sampling", disable=not shown, leave=False, mininterval=often)
+        self.total, self.done, self.on_step = total, 0, on_step
+
+    def __call__(self) -> None:
+        self.done += 1
+        self.bar.update()
+        share_cores()
+        self.on_step(self.done, self.total)
+
+    def expect(self, steps: int) -> None:
+        """So many steps more than was known."""
+        self.total = self.bar.total = self.total + steps
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
 
 
 def draw_from(
@@ -174,7 +185,7 @@ def draw_from(
 
 
 def told_of(traffic: Traffic) -> str:
-    """What offloading cost so far, in a line."""
+    """One line on what the offloading of experts cost so far."""
     each = traffic.moved / max(1, traffic.fetched)
     return (
         f"experts: in {traffic.passes} passes through a layer {traffic.fetched} of {traffic.chosen} chosen ones were "

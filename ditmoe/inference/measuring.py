@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 import torch
 
 from ditmoe.checkpoint import replacing
+from ditmoe.conditioning import Condition
 from ditmoe.config import build
 from ditmoe.config.limits import check_request
+from ditmoe.config.restore import Restored
 from ditmoe.config.trust import Trust
 from ditmoe.config.words import split_words
 from ditmoe.diffusion import Sampling
 from ditmoe.inference.drawing import draw_from
 from ditmoe.inference.model_words import ModelWords
 from ditmoe.inference.request import ask
-from ditmoe.modality import Files, Metric, Report
+from ditmoe.modality import Files, Metric, Report, Samples
 
 
 def evaluate_checkpoint(
@@ -45,17 +47,19 @@ def evaluate_checkpoint(
     expert_cache: float = 4.0,
     **words: Any,
 ) -> Report | None:
-    """Draw as many samples as the reference has, of what they are, or `num` of them, and measure them.
-
-    The reference is a split of the data, or a set made elsewhere. What is asked of `num` samples the model's
-    `Conditioning.ask` says: all classes in turn, or at random with label="random".
+    """Draw samples from a checkpoint and measure them against real ones.
 
     Under torchrun all processes draw, and the first measures; the others get None.
 
-    Of `modality`, a configuration, only how it measures is taken (`evaluation`); all else is the checkpoint's, which
-    may open only the paths and hub names that `trust` allows (`ditmoe.config.trust`). With `tell`, what was understood
-    of the data is printed first. `words` are those of the conditioning (`label=`), which ask for something, and the
-    modality's own, for the shape of what is drawn.
+    Args:
+        split: of the data, which is the reference unless a set made elsewhere is.
+        reference: a file or a folder of such a set.
+        num: of samples. Without it as many as the reference has, asked for by its labels or captions, unless `words`
+            ask for something. With it what `Conditioning.ask` says: all classes in turn, or label="random".
+        modality: a configuration, of which only `evaluation` is taken; the rest is the checkpoint's.
+        trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
+        tell: print first what was understood of the data.
+        words: of the conditioning (`label=`), and of the modality for the shape of the samples.
 
     Raises:
         ValueError: for words that neither knows, and if the modality has no metric.
@@ -63,16 +67,7 @@ def evaluate_checkpoint(
     Sampling.check(steps, guidance, interval)
     models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)
     restored = models.restore(top_k)
-    if modality and modality.get("_target_") != restored.config["modality"]["_target_"]:
-        raise ValueError(
-            f"modality must be that of {checkpoint}, {restored.config['modality']['_target_']}, "
-            f"got {modality.get('_target_')}"
-        )
-    if modality and "evaluation" in modality:
-        own = restored.config | {
-            "modality": restored.config["modality"] | {"evaluation": modality["evaluation"]}
-        }
-        restored = replace(restored, modality=build.make_modality(own, restored.modality.data_facts()))
+    restored = measured_as(restored, modality or {}, checkpoint)
     adapter, metric = restored.modality, Metric.of(restored.modality, "evaluate")
     owners = restored.model.conditioning, adapter
     wanted, of_shape = split_words(words, *owners, options=inspect.signature(evaluate_checkpoint).parameters)
@@ -89,12 +84,8 @@ def evaluate_checkpoint(
             "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
         )
     check_request(adapter, num or len(real), batch_size, **of_shape)
-    given = None if num or restored.model.conditioning.is_told(wanted) else real
-    if given is not None and given.asked is not None:
-        asked = restored.model.conditioning.read(given.asked)
-    elif given is not None and given.labels is not None:
-        asked = restored.model.conditioning.read(torch.as_tensor(given.labels))
-    else:
+    asked = None if num else asked_alike(restored, real, wanted)
+    if asked is None:
         asked = ask(restored, num or len(real), seed, **wanted)
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
     how |= {"weaker": weaker, "first_block_cache": first_block_cache}
@@ -105,6 +96,33 @@ def evaluate_checkpoint(
     report = metric.evaluate(drawn, real, train)
     publish(report, Path(out) if out else restored.folder)
     return report
+
+
+def measured_as(restored: Restored, modality: Mapping[str, Any], checkpoint: str | Path) -> Restored:
+    """A restored checkpoint whose modality measures by the `evaluation` of another configuration of it, if it has one.
+
+    Raises:
+        ValueError: if that is a configuration of another modality.
+    """
+    own = restored.config["modality"]
+    if modality and modality.get("_target_") != own["_target_"]:
+        raise ValueError(
+            f"modality must be that of {checkpoint}, {own['_target_']}, got {modality.get('_target_')}"
+        )
+    if "evaluation" not in modality:
+        return restored
+    config = restored.config | {"modality": own | {"evaluation": modality["evaluation"]}}
+    return replace(restored, modality=build.make_modality(config, restored.modality.data_facts()))
+
+
+def asked_alike(restored: Restored, real: Samples, wanted: Mapping[str, Any]) -> Condition | None:
+    """What real samples are, to ask for the same; None if nothing is known of them, or `wanted` asks for something."""
+    conditioning = restored.model.conditioning
+    if conditioning.is_told(wanted):
+        return None
+    if real.asked is not None:
+        return conditioning.read(real.asked)
+    return None if real.labels is None else conditioning.read(torch.as_tensor(real.labels))
 
 
 def evaluate_files(

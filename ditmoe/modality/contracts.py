@@ -1,4 +1,4 @@
-"""What some modalities can do beside the core of the contract; commands ask for what they need of it."""
+"""What some modalities can do beside the core of the contract. Each command asks for the contracts that it needs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,24 +17,24 @@ Kind = TypeVar("Kind")
 
 
 class Contract(ABC):
-    """What some modalities can do beside the core; each one is a base of the modality's class."""
+    """Something that a modality can do beside the core; its class has each such contract as a base."""
 
     does: ClassVar[str]
-    """Of modalities, as in "modalities that write files"."""
+    """The predicate in "modalities that write files"."""
 
     @classmethod
     def of(cls: type[Kind], modality: Modality, command: str) -> Kind:
-        """The modality as what a command needs.
+        """The modality, typed as this contract, for a command that needs it.
 
         Raises:
-            ValueError: one line, if its class does not fulfil this contract.
+            ValueError: if its class does not have this contract.
         """
         cls.check(type(modality), command)  # type: ignore[attr-defined]
         return modality  # type: ignore[return-value]
 
     @classmethod
     def check(cls, kind: type[Modality], command: str) -> None:
-        """Raises ValueError, if a modality's class does not fulfil this contract, as `of` does."""
+        """Raises ValueError, as `of` does, if a modality's class does not have this contract."""
         if not issubclass(kind, cls):
             raise ValueError(
                 f"python -m ditmoe.{command} is for modalities that {cls.does}: {kind.name} does not (`{cls.__name__}`)"
@@ -42,11 +42,11 @@ class Contract(ABC):
 
 
 class Files(Contract):
-    """Samples as files and as pictures: for `sample`, `view`, sets made elsewhere, and pictures while training."""
+    """Samples in files and in pictures: for `sample`, `view`, sets made elsewhere, and previews in training."""
 
     does = "write files"
     suffixes: ClassVar[tuple[str, ...]]
-    """File endings that `ditmoe.view` opens with this modality, in small letters."""
+    """File suffixes, in lower case, that `ditmoe.view` opens with this modality."""
 
     @abstractmethod
     def read(self, path: Path) -> Samples:
@@ -54,8 +54,8 @@ class Files(Contract):
 
     @abstractmethod
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """Write one set of files per sample and a picture of all, or all into one file where `folder` ends in .npz;
-        returns the paths, the picture first.
+        """Write the files of each sample and a picture of all, or one file of all if `folder` ends in .npz; returns the
+        paths, that of the picture first.
         """
 
     @abstractmethod
@@ -65,11 +65,11 @@ class Files(Contract):
     @classmethod
     @abstractmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
-        """Open files in a window, or draw them into `out` where there is none; returns one line that says so."""
+        """Open files in a window, or draw them into `out` where there is no display; returns a line that says which."""
 
     @classmethod
     def show(cls, files: Sequence[Path]) -> Shown | None:
-        """One sample of a page (`ditmoe.report`), from the files that `write` made of it; None: a page lists them.
+        """One sample for a page (`ditmoe.report`), from the files that `write` made of it; None to list these files.
 
         Raises:
             OSError, ValueError: if they cannot be read.
@@ -78,51 +78,51 @@ class Files(Contract):
 
 
 class Metric(Contract):
-    """How far a generated set is from a real one: for `evaluate`, and the numbers at the end of a training."""
+    """The distance of a generated set from a real one: for `evaluate`, and for the end of a training."""
 
     does = "have a metric"
 
     @abstractmethod
     def reference(self, split: str) -> Samples:
-        """A split of the data ("train", "val", "test") in data units, drawn by the evaluation protocol."""
+        """A split of the data ("train", "val", "test") in data units, as the evaluation protocol takes it."""
 
     @abstractmethod
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
-        """Measure one set against another; `train` adds the oracle and the memorisation rows."""
+        """Measure one set against another; with `train`, the report has rows for the oracle and for memorisation."""
 
     def check_evaluation(self, split: str = "test") -> None:
-        """Look whether a run could be measured against a split when it has ended, without reading the samples.
+        """Check before a training that its samples can be measured against a split, without reading samples.
 
         Raises:
-            ValueError: if it could not, since there are too few samples, or an option or weights are missing.
+            ValueError: if there are too few samples, or an option or weights are missing.
         """
 
 
 class Encoding(Contract):
-    """From data units to the model's space: for what is asked of a model about held-out samples, as `analyze` does."""
+    """From data units to the model's space: for `analyze`, which gives held-out samples to a model."""
 
     does = "encode samples"
 
     @abstractmethod
     def encode(self, data: np.ndarray) -> Float[Tensor, "S *sample"]:
-        """Samples in data units as the model sees them, what `decode` undoes; all have one shape."""
+        """Samples of one shape, from data units to the model's space; the inverse of `decode`."""
 
 
 class Preparation(Contract):
-    """A person's own files as a data set: for `prepare`."""
+    """Own files turned into a data set: for `prepare`."""
 
     does = "prepare data"
 
     @abstractmethod
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
-        """Turn a person's own files into a data set that this modality trains on; prints a summary.
+        """Turn files into a data set that this modality trains on; prints a summary.
 
-        With `check`, only look them through and write down what is wrong, where the modality knows how.
+        With `check`, only read them and write down which are damaged, if the modality can.
         """
 
 
 class Surfaces(Contract):
-    """Samples that are points of surfaces, which can be put together: for `mesh`, and `sample meshes=true`."""
+    """Samples whose points lie on surfaces that can be reconstructed: for `mesh`, and `sample meshes=true`."""
 
     does = "have surfaces"
 
@@ -131,8 +131,8 @@ class Surfaces(Contract):
         """Write the surface of each sample of a file or a folder into a folder, and a picture of all; prints a summary.
 
         Args:
-            turntable: draw each from all sides, too.
-            most: samples that there may be; of more none is begun with, since each takes a while. None: any number.
+            turntable: also draw each from all sides.
+            most: refuse more samples than this before the first, since each takes a while; None is no limit.
 
         Returns:
             What was written, the picture first.
@@ -142,10 +142,10 @@ class Surfaces(Contract):
         """
 
     def check_out(self, out: Path) -> None:
-        """Look whether `mesh` could write into a folder, before there is anything to write; by default into any.
+        """Check that `mesh` may write into a folder, before there is anything to write; by default it may.
 
         Raises:
-            ValueError: one line, if other things lie there.
+            ValueError: if other files lie there.
         """
 
 
@@ -160,15 +160,15 @@ class Turntables(Contract):
 
 
 class CodecTraining(Contract):
-    """An autoencoder that is trained by itself before the model: for `train_codec`."""
+    """An autoencoder that is trained before the model: for `train_codec`."""
 
     does = "train an autoencoder"
 
     @abstractmethod
     def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Train the modality's own autoencoder alone into a folder; shows progress.
+        """Train the modality's own autoencoder into a folder; shows progress.
 
-        The same call goes on where an earlier one ended. False, if `stopped` said so before the end.
+        The same call resumes an earlier one. Returns False if `stopped` returned True before the end.
         """
 
 
@@ -177,16 +177,16 @@ class PublishedAutoencoder(Contract):
 
     does = "use a published autoencoder"
     autoencoders: ClassVar[Sequence[str]]
-    """Classes of diffusers that may be it."""
+    """Names of the classes of diffusers that it may be of."""
 
     @property
     @abstractmethod
     def autoencoder(self) -> Any:
-        """The model of diffusers whose weights are in no checkpoint; None if the configuration has no such."""
+        """The model of diffusers, whose weights are not in the checkpoint; None if the configuration has none."""
 
     @abstractmethod
     def attach(self, autoencoder: Any) -> None:
-        """Use this loaded autoencoder in place of the one that the configuration names; None: load none from there."""
+        """Use this loaded autoencoder instead of the one that the configuration names; None: do not load that one."""
 
 
 class NativeSizes(Contract):
@@ -197,19 +197,19 @@ class NativeSizes(Contract):
     @property
     @abstractmethod
     def rows(self) -> int:
-        """Packed rows of a training batch, from `packed_batch`; 0: samples have one size, from `batch`."""
+        """Number of packed rows in a training batch (`packed_batch`); 0 if all samples have one size (`batch`)."""
 
     @abstractmethod
     def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "C ..."]], Asked]:
-        """Training samples of different sizes, together no more than a budget of tokens, and what they are."""
+        """Training samples of different sizes, within a budget of tokens, and their conditions."""
 
 
 class Captions(Contract):
-    """Samples that sentences describe: for a conditioning that reads text.
+    """Samples with captions: for a conditioning on text.
 
-    With its option `captions` on, the class gives in `batch`, `packed_batch` and `reference` (`Samples.asked`)
-    conditions whose values are class indices, as ever, and captions (`ditmoe.conditioning.text_rows`); of several
-    captions of a sample the batch's address draws one.
+    With its option `captions`, conditions in `batch`, `packed_batch` and `reference` (`Samples.asked`) hold captions
+    (`ditmoe.conditioning.text_rows`) beside class indices. Where a sample has several, one is drawn by the address of
+    the batch.
     """
 
     does = "have captions"
@@ -217,44 +217,44 @@ class Captions(Contract):
     @property
     @abstractmethod
     def caption_words(self) -> Sequence[str]:
-        """Words of the training captions, in small letters, the most frequent first; kept in `data_facts`."""
+        """Words of the training captions in lower case, the most frequent first; kept in `data_facts`."""
 
     @abstractmethod
     def captions_of_split(self, split: str) -> Iterable[str]:
-        """Each distinct caption of a split; of data without end those of a sample of them that is said to be one."""
+        """The distinct captions of a split; of endless data, those of a finite part, as the modality states."""
 
 
 class GivenParts(Contract):
-    """Samples of which some is there already: to be continued, connected, filled in, completed, changed."""
+    """Samples of which a part is given: to be continued, connected, filled in, completed or changed."""
 
     does = "take given parts"
     given_words: ClassVar[Mapping[str, str]] = {}
-    """What a person may say of them beside `given`: word -> what it means. `parts` takes the words as arguments."""
+    """Options of `sample` that go with `given`: name -> meaning. They are arguments of `parts`."""
     given_files: ClassVar[Sequence[str]] = ()
     """Those of `given_words` that name a file."""
     given_per: ClassVar[Mapping[str, float]] = {}
-    """Of which places training gives some, and in what share of the batches: "frame", along the first axis of the
-    tokens, "token", of all of them. Empty: what is given lies beside the samples alone."""
+    """Which parts training gives, each in a share of the batches: "frame" is whole frames along the first axis of the
+    tokens, "token" is any tokens. Empty if what is given only ever lies beside the samples."""
 
     def draw_beside(
         self, x0: Float[Tensor, "B *sample"], rngs: Sequence[np.random.Generator]
     ) -> Mapping[str, Tensor]:
-        """What training gives beside samples, each drawn by its own generator."""
+        """What training gives beside the samples, drawn for each by its own generator."""
         return {}
 
     @abstractmethod
     def parts(
         self, given: Any, *, shape: Mapping[str, Any], told: bool, strength: float | None = None, **words: Any
     ) -> Parts:
-        """What a person gave, for samples of the shape that the modality's own words ask for.
+        """Read what is given and place it in the samples to be drawn.
 
         Args:
             given: paths of files, or arrays in data units.
-            shape: of `words`, those that are not None.
+            shape: those of `Modality.words` that were set.
             told: whether the model was trained with given parts.
-            strength: None, or how far what is given is forgotten, which `Given.strength` is to be.
-            words: of `given_words`, those that are not None.
+            strength: the future `Given.strength`, or None.
+            words: those of `given_words` that were set.
 
         Raises:
-            ValueError: one line that says what would be right.
+            ValueError: if these do not fit each other; the message says what would.
         """

@@ -12,13 +12,13 @@ from ditmoe.outside import file_names
 
 @dataclass(frozen=True)
 class Samples:
-    """A set of samples in data units, as it is drawn, written and measured.
+    """A set of samples in data units, as sampling returns it, files hold it and metrics take it.
 
     Attributes:
         data: (S, *sample), in the units of the data set.
-        labels: (S,) class indices, or None where the set has no classes.
-        names: one name per sample, used for files (`file_names`).
-        asked: what was asked for, or is known of real ones, where that is more than a label.
+        labels: (S,) class indices, or None if the set has no classes.
+        names: one per sample, used for files (`file_names`).
+        asked: the conditions of the samples, where these are more than labels.
     """
 
     data: np.ndarray
@@ -30,7 +30,7 @@ class Samples:
         return len(self.data)
 
     def file_names(self) -> list[str]:
-        """A name for the file of each sample: of letters that lead nowhere, and no two alike."""
+        """A distinct and safe name for the file of each sample."""
         names = list(self.names or ())[: len(self)]
         return file_names([*names, *range(len(names), len(self))], taken=("samples", "view"))
 

@@ -11,34 +11,34 @@ from ditmoe.nn import Layout
 
 
 class Tokens(nn.Module, ABC):
-    """Cuts a sample into tokens and puts a prediction together again.
+    """Cuts samples into tokens, and puts predictions of tokens together again.
 
-    A module only so that an adapter *may* own weights (the point head of clouds); a patchifier has none.
+    It is a module since it *may* have weights (the point head of clouds has); a plain patchifier has none.
     """
 
     in_features: int
     """P, numbers per token that `patchify` gives."""
     out_features: int
-    """Q, numbers per token that `unpatchify` expects; P where the two are the same cut."""
+    """Q, numbers per token that `unpatchify` expects; often P."""
     axes: int
-    """Of the grid on which the tokens lie: 1 a sequence, 2 an image, 3 a volume or a clip."""
+    """Axes of the token grid: 1 for a sequence, 2 for an image, 3 for a volume or a clip."""
     patch_size: tuple[int, ...]
-    """Cells of a token along each axis, of samples that may have any size."""
+    """Cells of a sample per token along each axis; needed only where samples may have any size."""
 
     @abstractmethod
     def grid(self, x: Float[Tensor, "B *sample"]) -> tuple[int, ...]:
-        """Tokens along each axis, of samples of one size."""
+        """Number of tokens along each axis, for samples of one size."""
 
     def layout(self, x: Float[Tensor, "B *sample"]) -> Layout:
-        """Which tokens the samples have; by default one for each cell of the grid."""
+        """Where the tokens of the samples lie; by default there is one in each cell of the grid."""
         return Layout.even(self.grid(x), len(x), x.device)
 
     @abstractmethod
     def patchify(self, x: Float[Tensor, "B *sample"], layout: Layout) -> Float[Tensor, "R N P"]:
-        """Cut samples into the tokens of their layout."""
+        """Cut samples into tokens, in the order of their layout."""
 
     def pack(self, samples: Sequence[Float[Tensor, "C ..."]]) -> tuple[Float[Tensor, "T P"], Layout]:
-        """Samples of any sizes as rows of tokens, end to end."""
+        """The tokens of samples of different sizes, concatenated."""
         layouts = [self.layout(x[None]) for x in samples]
         rows = [self.patchify(x[None], layout)[0] for x, layout in zip(samples, layouts, strict=True)]
         return torch.cat(rows), Layout.pack([layout.grids[0] for layout in layouts], rows[0].device)
@@ -48,11 +48,11 @@ class Tokens(nn.Module, ABC):
         """Position embedding of each token, of the model's width."""
 
     def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, "R N"]:
-        """Which tokens hold more than empty space; by default all."""
+        """Which tokens are not empty space; by default all."""
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
     def coordinates(self, layout: Layout) -> Float[Tensor, "N A"]:
-        """Where each token lies along each axis, for rotary positions; by default counted in tokens."""
+        """Coordinates of each token along each axis, for rotary positions; by default its cell in the grid."""
         return layout.cells.float()
 
     @abstractmethod
@@ -64,24 +64,24 @@ class Tokens(nn.Module, ABC):
         t: Float[Tensor, "*t"],
         c: Float[Tensor, "*t D"],
     ) -> Float[Tensor, "B *prediction"]:
-        """Put tokens together into a prediction shaped like `like` (more channels where it is asked for more).
+        """Put tokens together into a prediction shaped like `like`, possibly with more channels.
 
-        Times t (0..1000; shapes: `ditmoe.nn.layout`) and the conditioning vectors c are there for adapters with a
-        head of their own. What lies beside the samples comes as a further argument `given`, where there is some.
+        The times t (0..1000; shapes: `ditmoe.nn.layout`) and the conditioning vectors c are for subclasses with a head
+        of their own. If something is given beside the samples (`Condition.given`), it is a further argument `given`.
         """
 
     def embed_given(self, given: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "R N D"] | None:
-        """What lies beside the samples (`Condition.given`), to be added to the tokens; by default nothing is read."""
+        """An embedding of what is given beside the samples, which is added to the tokens; by default none."""
         return None
 
     def sample_times(
         self, t: Float[Tensor, "*t"], x: Float[Tensor, "B *sample"], layout: Layout | None = None
     ) -> Float[Tensor, "B *ones"]:
-        """Times in a shape of `ditmoe.nn.layout`, each for the numbers of its token: shaped to multiply samples.
+        """Times in a shape of `ditmoe.nn.layout`, broadcast to multiply samples: each number has its token's time.
 
         Args:
-            x: samples, by default (B, C, *cells) or (B, *cells), of which a token covers so many along each axis; or,
-                with a layout, their tokens (T, P), as `pack` gives them.
+            x: samples, by default (B, C, *cells) or (B, *cells), whose cells divide evenly among the tokens; or, with a
+                layout, their tokens (T, P), as `pack` returns them.
 
         Raises:
             ValueError: for any other shape.
@@ -100,8 +100,8 @@ class Tokens(nn.Module, ABC):
         return times
 
     def initialize(self) -> bool:
-        """Initialise weights of its own, if any, so that it predicts zero at birth; whether it has any.
+        """Initialise its own weights so that it predicts zero at first; returns whether it has any.
 
-        Called without gradient, when `ditmoe.model.initialization` has been through all within it.
+        Called without gradients, after `ditmoe.model.initialization` has initialised all modules within it.
         """
         return False

@@ -1,7 +1,7 @@
 """The backbone: a diffusion transformer whose feed-forward layers are mixtures of experts.
 
-DiT (arXiv 2212.09748) with the layers of DiT-MoE (arXiv 2407.11633). It maps a noisy sample to a prediction of
-the same shape and never learns what the sample is: a modality's `Tokens` cut it up and put it together again.
+DiT (arXiv 2212.09748) with the layers of DiT-MoE (arXiv 2407.11633). It maps a noisy sample to a prediction of the same
+shape, and does not know what the sample is: a modality's `Tokens` cut it into tokens and put it together again.
 
     h = W patchify(x) + positions          c = timestep(t) + conditioning(y) [+ step(y)]
     h = h + gate1 * Attention(modulate(h)),   h = h + gate2 * MoE(modulate(h))        [depth times]
@@ -37,43 +37,44 @@ from ditmoe.nn import (
 from ditmoe.outside import check_number
 
 MOST_LAYERS, LARGEST_RATIO = 10_000, 65_536
-"""Of a model: layers, and the width of a feed-forward layer over D."""
+"""Upper bounds on the number of layers, and on the width of a feed-forward layer over D."""
 ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
-"""What the tokens of a block attend to, block after block (`ditmoe.nn.layout.WITHIN`)."""
+"""For each option `attention`, what tokens attend to in successive blocks (`ditmoe.nn.attention_groups.WITHIN`)."""
 
 
 class DiTMoE(nn.Module):
     """Diffusion transformer with a mixture of experts in the layers `moe_layers`.
 
     Args:
-        tokens: how samples become tokens; owns no weights unless the modality needs a head of its own.
-        conditioning: makes what embeds what is asked for, from D; or the number of classes, for `ClassLabel`.
+        tokens: cuts samples into tokens; it has weights only if the modality needs a head of its own.
+        conditioning: makes the module that embeds what is asked for, given D; or a number of classes, for `ClassLabel`.
         hidden_size: D, a multiple of `num_heads`.
-        router: makes the router of one layer from D; None is a dense DiT.
+        router: makes the router of one layer, given D; None is a dense DiT.
         moe_layers: indices of the layers with experts; None is every layer.
-        activation: of routed and shared experts, "swiglu" or "gelu" or "gelu_tanh".
+        activation: of routed and shared experts: "swiglu", "gelu" or "gelu_tanh".
         expert_ratio: width of a routed expert over D.
-        shared_ratio: width of all shared experts together over D (they are one feed-forward layer);
-            0 is none. DiT-MoE publishes "2 shared experts" as 2.
-        dense_ratio, dense_activation: the feed-forward layer of dense blocks, DiT's by default.
+        shared_ratio: width of all shared experts together over D (they are one feed-forward layer); 0 is none. The
+            "2 shared experts" of DiT-MoE are 2.
+        dense_ratio, dense_activation: of the feed-forward layer of blocks without experts; the defaults are DiT's.
         qk_norm: LayerNorm per head on queries and keys.
-        attention: "full"; or "factorised": blocks attend in turns within the places along the first axis (frames) and
-            along it (Latte, arXiv 2401.03048); or "window": in turns within windows of the token grid and within
-            windows moved by half their size (Swin, arXiv 2103.14030).
+        attention: "full"; or "factorised", in which blocks attend alternately within a frame (a position along the
+            first axis) and over time (Latte, arXiv 2401.03048); or "window", in which they attend alternately within
+            windows of the token grid and within windows shifted by half their size (Swin, arXiv 2103.14030).
         window: tokens of a window along each axis.
-        rope: rotary positions from the tokens' coordinates, in place of the added embedding.
-        cross_layers: indices of the blocks that attend to the tokens of what is asked for, where the conditioning gives
-            some; None is every block.
-        modulation: of blocks: "full" is adaLN-Zero; "scale" has no shifts, and gates tanh(g) of g clamped to +-2
+        rope: rotary positions from the tokens' coordinates, in place of an added position embedding.
+        time_scale: factor on t before it is embedded; 0.001 for published weights trained with t in [0, 1].
+        cross_layers: indices of the blocks with cross-attention, where the conditioning gives tokens; None is every
+            block.
+        modulation: of blocks: "full" is adaLN-Zero; "scale" has no shifts, and its gates are tanh(clamp(g, -2, 2))
             (Nucleus-Image, arXiv 2604.12163).
-        expert_std: deviation of the routed experts' initial values, normal; None is Xavier.
-        time_scale: factor on t before it is embedded; 0.001 for published weights that saw t in [0, 1].
-        flow_map, guidance: what a model that was distilled for few steps is told of each, see `StepEmbedding`.
+        expert_std: standard deviation of the routed experts' normal initialisation; None is Xavier.
+        flow_map, guidance: which facts of a sampling step a model that is distilled for few steps embeds, see
+            `StepEmbedding`.
 
     Attributes:
-        step_embedding: what embeds these; None in other models.
-        widths: what muP made of it beside a model of a base width (`ditmoe.model.set_base`); None is the standard
-            parameterisation.
+        step_embedding: embeds these facts; None in models that are not distilled.
+        widths: the width multipliers of muP, over a model of a base width (`ditmoe.model.set_base`); None is the
+            standard parameterisation.
     """
 
     widths: Widths | None = None
@@ -106,32 +107,31 @@ class DiTMoE(nn.Module):
         super().__init__()
         check_number("hidden_size", hidden_size, 1, whole=True)
         check_number("depth", depth, 1, MOST_LAYERS, whole=True)
-        moe_layers = check_layers("moe_layers", moe_layers, depth)
-        least = 0.5 / hidden_size if router and len(moe_layers) else 0  # rounded, one unit
+        moe_layers = sorted(check_layers("moe_layers", moe_layers, depth))
+        cross_layers = check_layers("cross_layers", cross_layers, depth)
+        least = (
+            0.5 / hidden_size if router and moe_layers else 0
+        )  # an expert has a unit at least, after rounding
         check_number("expert_ratio", expert_ratio, least, LARGEST_RATIO)
         check_number("shared_ratio", shared_ratio, 0, LARGEST_RATIO)
         check_number("dense_ratio", dense_ratio, 0, LARGEST_RATIO)
-        crossing = check_layers("cross_layers", cross_layers, depth)
         if modulation not in ("full", "scale"):
             raise ValueError(f"modulation must be full or scale, got {modulation!r}")
         if expert_std is not None:
             check_number("expert_std", expert_std, above=0)
-        if attention not in ATTENTION:
-            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
-        if attention == "window" and (window is None or len(window) != tokens.axes or min(window) < 1):
-            raise ValueError(f"window must have {tokens.axes} sizes of at least 1 token, got {window}")
+        check_attention(attention, window, tokens.axes)
 
         def feed_forward(layer: int) -> FeedForward | MoE:
             if router is None or layer not in moe_layers:
                 return FeedForward(hidden_size, round(dense_ratio * hidden_size), dense_activation)
-            route = router(hidden_size=hidden_size)
-            route.bind(
-                Place(sorted(moe_layers).index(layer), len(moe_layers), tokens.out_features, tokens.axes)
-            )
+            place = Place(moe_layers.index(layer), len(moe_layers), tokens.out_features, tokens.axes)
             inner, shared = (round(ratio * hidden_size) for ratio in (expert_ratio, shared_ratio))
-            moe = MoE(route, hidden_size, inner, shared, activation)
-            moe.experts.std = expert_std
-            return moe
+            return make_moe(router, place, hidden_size, inner, shared, activation, expert_std)
+
+        def cross_attention(layer: int) -> CrossAttention | None:
+            if layer not in cross_layers or not self.conditioning.gives_tokens:
+                return None
+            return CrossAttention(hidden_size, num_heads, qk_norm)
 
         self.tokens = tokens
         self.embed = nn.Linear(tokens.in_features, hidden_size)
@@ -149,16 +149,14 @@ class DiTMoE(nn.Module):
                 feed_forward(layer),
                 turns[layer % len(turns)],
                 window or (),
-                CrossAttention(hidden_size, num_heads, qk_norm)
-                if self.conditioning.gives_tokens and layer in crossing
-                else None,
+                cross_attention(layer),
                 modulation,
             )
             for layer in range(depth)
         )
         self.final = FinalLayer(hidden_size, tokens.out_features)
-        embeds = flow_map is not None or guidance is not None
-        self.step_embedding = StepEmbedding(hidden_size, flow_map, guidance) if embeds else None
+        distilled = flow_map is not None or guidance is not None
+        self.step_embedding = StepEmbedding(hidden_size, flow_map, guidance) if distilled else None
         initialize(self)
 
     def forward(
@@ -174,20 +172,20 @@ class DiTMoE(nn.Module):
         Args:
             x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
             t: time of each sample from data (0) to noise (1000), (B,); or of each frame or token, in a shape of
-                `ditmoe.nn.layout`. Blocks, routers, experts and heads see that of their token. It may lie on the host
-                while x does not, for routers that read it as numbers (`reads_times`).
-            y: what is asked for: a `Condition` of B samples, or what `conditioning.read` takes for one, such as class
-                indices (B,), where the number of classes asks for nothing.
+                `ditmoe.nn.layout`. Blocks, routers, experts and heads use the time of each token. Where routers read
+                times as numbers (`reads_times`), it may lie on the host while x lies on a device.
+            y: what is asked for: a `Condition` of B samples, or what `conditioning.read` makes one of, such as class
+                indices (B,), among which the number of classes is the null class.
             layout: of samples of different sizes.
-            cache: of one drawing, where samples of which the first block changes little take what the others added
-                before; its routings are not told.
+            cache: from one run of the sampler. A sample that the first block changes little reuses what the remaining
+                blocks added in an earlier step. No routings are returned then.
 
         Returns:
-            A prediction shaped like x (what it predicts is the process's business), and the routing of
-            every sparse layer, from which the balance loss is computed.
+            A prediction shaped like x, whose meaning the process defines, and the routing of every layer with experts,
+            which carries its losses.
 
         Raises:
-            ValueError: for a cache where samples do not all have the same number of tokens.
+            ValueError: for a cache with samples of different numbers of tokens.
         """
         if layout is not None:
             return self.predict(x, layout, t, y, cache)[:2]
@@ -208,7 +206,7 @@ class DiTMoE(nn.Module):
         y: Any,
         cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, "*t"], Float[Tensor, "*t D"]]:
-        """What each token predicts, the routings, the times and their conditioning."""
+        """The prediction of each token, the routings, the times and the conditioning vectors c."""
         h, routings, context = self.encode(tokens, layout, t, y, cache)
         return self.final(h, context.c, layout), routings, context.t, context.c
 
@@ -220,22 +218,22 @@ class DiTMoE(nn.Module):
         y: Any,
         cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context]:
-        """Tokens after `depth` blocks, the routings, and what is known of the samples."""
+        """The tokens after `depth` blocks, the routings, and the context that all blocks were given."""
         condition = self.conditioning.read(y)
         h = self.embed(tokens)
         if condition.given and (given := self.tokens.embed_given(condition.given, layout)) is not None:
             h = h + given
         h, angles = self.place(h, layout)
-        layout.cells_per_time(t.shape)  # which refuses what is no shape of times
-        told = None
+        layout.cells_per_time(t.shape)  # raises for a shape that is none of times
+        on_host = None
         if t.device != tokens.device:
-            told, t = t.numpy(), t.to(tokens.device, non_blocking=True)
+            on_host, t = t.numpy(), t.to(tokens.device, non_blocking=True)
         time = self.timestep(t.flatten()).unflatten(0, t.shape)
         asked = self.conditioning(condition)
         c = time + layout.beside_times(asked.vector, t.shape)
         if self.step_embedding is not None:
             c = c + self.step_embedding(condition.step, t, layout)
-        context = Context(t, time, c, layout, h, asked, told)
+        context = Context(t, time, c, layout, h, asked, on_host)
         routings: list[Routing] = []
         if cache is not None:
             return through_cached(self.blocks[: self.depth], h, context, angles, cache), routings, context
@@ -248,42 +246,67 @@ class DiTMoE(nn.Module):
     def place(
         self, h: Float[Tensor, "R N D"], layout: Layout
     ) -> tuple[Float[Tensor, "R N D"], Float[Tensor, "N half"] | None]:
-        """Tokens that know where they are, or the angles by which rotary positions say so in attention."""
+        """The tokens with their position embedding added; or as they are, with the angles of rotary positions."""
         if self.rope:
             return h, rotary_angles(self.tokens.coordinates(layout), self.head_size)
         return h + self.tokens.positions(layout).to(self.embed.weight.dtype), None
 
     @property
     def mixtures(self) -> list[MoE]:
-        """The layers with experts, in the order of the routings."""
+        """The layers with experts, in the order of the routings that `forward` returns."""
         return [b.feed_forward for b in self.blocks if isinstance(b.feed_forward, MoE)]
 
     @property
     def reads_times(self) -> bool:
-        """Whether some layer reads the times as numbers: they are best given on the host."""
+        """Whether some router reads times as numbers, so that they are best given on the host."""
         return self.step_embedding is None and any(router.reads_times for router in self.routers)
 
     @property
     def routers(self) -> list[Router]:
-        """Their routers."""
+        """The routers of `mixtures`."""
         return [mixture.router for mixture in self.mixtures]
 
     def before_pass(self, earlier: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
-        """Before each pass of a step that has several: what each layer's routing observed in those before it."""
+        """Give each router its statistics of the step's earlier passes, before each pass of a step that has several."""
         for layer, router in enumerate(self.routers):
             router.before_pass([batch_stats[layer] for batch_stats in earlier])
 
     def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
-        """After an optimiser step: what each layer's routing observed, for each of its forward passes."""
+        """Give each router its statistics of all passes (`Routing.batch_stats`), after each optimiser step."""
         for router, batch_stats in zip(self.routers, zip(*passes, strict=True), strict=True):
             router.update(batch_stats)
 
 
+def make_moe(
+    router: Callable[..., Router],
+    place: Place,
+    hidden_size: int,
+    inner: int,
+    shared: int,
+    activation: str,
+    expert_std: float | None,
+) -> MoE:
+    """The layer with experts at a place in the model."""
+    route = router(hidden_size=hidden_size)
+    route.bind(place)  # which may decide on its experts
+    moe = MoE(route, hidden_size, inner, shared, activation)
+    moe.experts.std = expert_std
+    return moe
+
+
+def check_attention(attention: str, window: Sequence[int] | None, axes: int) -> None:
+    """Raises ValueError unless `attention` is one of ATTENTION, and windows have a size along each axis."""
+    if attention not in ATTENTION:
+        raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+    if attention == "window" and (window is None or len(window) != axes or min(window) < 1):
+        raise ValueError(f"window must have {axes} sizes of at least 1 token, got {window}")
+
+
 def check_layers(name: str, layers: Sequence[int] | None, depth: int) -> Sequence[int]:
-    """Indices of layers, all where there are none.
+    """Indices of layers; None stands for all of them.
 
     Raises:
-        ValueError: naming what is none.
+        ValueError: for what is no list of indices below `depth`.
     """
     layers = range(depth) if layers is None else layers
     if not isinstance(layers, Sequence) or not all(isinstance(i, int) for i in layers):

@@ -48,5 +48,5 @@ def of_samples(context: Context, rows: list[int], there: Int[Tensor, " b"]) -> C
     """What is known of some samples of a batch, whose numbers are on the host and on the device."""
     t, time, c, unmodulated = (x[there] for x in (context.t, context.time, context.c, context.unmodulated))
     asked = None if context.asked is None else context.asked.take(there)
-    told = None if context.told is None else context.told[rows]
-    return Context(t, time, c, context.layout.take(rows), unmodulated, asked, told)
+    t_on_host = None if context.t_on_host is None else context.t_on_host[rows]
+    return Context(t, time, c, context.layout.take(rows), unmodulated, asked, t_on_host)

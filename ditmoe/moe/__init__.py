@@ -11,7 +11,8 @@ from ditmoe.moe.layer import MoE
 from ditmoe.moe.mixture_of_tokens import GroupRouting, MixtureOfTokens
 from ditmoe.moe.promoe import ProMoE
 from ditmoe.moe.relu import ReLU
-from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
+from ditmoe.moe.router import Context, Place, Router
+from ditmoe.moe.routing import Loss, Routing
 from ditmoe.moe.sinkhorn import Sinkhorn
 from ditmoe.moe.soft import Soft, SoftRouting
 from ditmoe.moe.time_aware import TimeAware

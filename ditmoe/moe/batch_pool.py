@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.capacity import Sparsified
-from ditmoe.moe.routing import Context, Loss, Router, Routing, assign, project
+from ditmoe.moe.router import Context, Router, project
+from ditmoe.moe.routing import Loss, Routing, assign
 from ditmoe.moe.threshold import Threshold, own
 
 

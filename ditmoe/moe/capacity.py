@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.routing import Context
+from ditmoe.moe.router import Context
 from ditmoe.outside import check_number
 
 

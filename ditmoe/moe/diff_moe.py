@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.experts import Experts
-from ditmoe.moe.routing import Context
+from ditmoe.moe.router import Context
 from ditmoe.moe.time_aware import GridConvolution, TimeAware, TimeAwareExperts
 from ditmoe.nn import FeedForward, normalize
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.capacity import Sparsified, by_time
-from ditmoe.moe.routing import Context, Place, Router, Routing, check_positive, fixed_length, project
+from ditmoe.moe.router import Context, Place, Router, check_positive, project
+from ditmoe.moe.routing import Routing, fixed_length
 from ditmoe.moe.token_choice import capacity as room_of
 from ditmoe.outside import check_number
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.losses import similarity_loss
-from ditmoe.moe.routing import Context, Loss, Place, Router, Routing, assign, check_top_k
+from ditmoe.moe.router import Context, Place, Router, check_top_k
+from ditmoe.moe.routing import Loss, Routing, assign
 from ditmoe.moe.threshold import Threshold, own
 
 

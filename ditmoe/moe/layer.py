@@ -1,24 +1,25 @@
-"""The layer: shared experts on every token, plus dispatch -> routed experts -> combine."""
+"""The layer of a mixture of experts: shared experts for every token, routed experts for those assigned to them."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.routing import Context, Router, Routing
+from ditmoe.moe.router import Context, Router
+from ditmoe.moe.routing import Routing
 from ditmoe.nn import FeedForward
 
 
 class MoE(nn.Module):
     """y = shared(x) + sum over the assignments of x of weight * expert(x)   (DiT-MoE, arXiv 2407.11633, eq. 5).
 
-    The same code in training and evaluation, whatever the router: assignments are sorted by expert once,
-    each expert works on one contiguous block, and the results are added where they came from.
+    The code is the same in training and sampling and for every router: assignments are sorted by expert, each expert
+    works on one contiguous block of rows, and the results are added to their tokens.
 
     Args:
-        router: also names the experts' class, the shared ones', and a branch beside them if it has one.
+        router: also makes the routed experts, the shared experts, and a branch beside them if it has one.
         inner: width of a routed expert.
         shared: width of all shared experts together, which are one feed-forward layer; 0 is none.
-        activation: of both.
+        activation: of routed and shared experts.
     """
 
     def __init__(self, router: Router, hidden_size: int, inner: int, shared: int, activation: str) -> None:
@@ -31,18 +32,18 @@ class MoE(nn.Module):
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> tuple[Float[Tensor, "R N D"], Routing]:
         routing = self.router(x, context)
         if type(routing) is not self.router.routing:
-            kind, own = type(self.router).__name__, type(routing).__name__
-            raise ValueError(f"{kind}.routing must name the kind of routing that it returns, {own}")
+            kind, returned = type(self.router).__name__, type(routing).__name__
+            raise ValueError(f"{kind}.routing must name the kind of routing that it returns, {returned}")
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all that follow
         rows = routing.dispatch(x, context.layout)
         routed = self.experts(rows, context.c)
-        base = torch.zeros_like(x) if self.shared is None else self.on_all(x, context)
+        base = torch.zeros_like(x) if self.shared is None else self.through_shared(x, context)
         if self.branch is not None:
             base = base + self.branch(x, context)
         return routing.combine(routed, rows, base, context.layout), routing
 
-    def on_all(self, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "R N D"]:
-        """The shared experts, which may want to know more than the tokens."""
+    def through_shared(self, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "R N D"]:
+        """The output of the shared experts, which may depend on more than the tokens."""
         assert self.shared is not None
         return self.shared(x) if isinstance(self.shared, FeedForward) else self.shared(x, context)

@@ -8,7 +8,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ditmoe.moe.experts import Rows
-from ditmoe.moe.routing import Context, Router, Routing, check_positive, project
+from ditmoe.moe.router import Context, Router, check_positive, project
+from ditmoe.moe.routing import Routing
 from ditmoe.nn import Layout
 from ditmoe.outside import check_number
 

@@ -6,7 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ditmoe.moe.losses import contrastive_loss
-from ditmoe.moe.routing import Context, Loss, Router, Routing, check_positive, check_top_k
+from ditmoe.moe.router import Context, Router, check_positive, check_top_k
+from ditmoe.moe.routing import Loss, Routing
 
 
 class ProMoE(Router):

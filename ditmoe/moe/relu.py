@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ditmoe.moe.routing import Context, Loss, Router, Routing, assign, check_positive, check_top_k, project
+from ditmoe.moe.router import Context, Router, check_positive, check_top_k, project
+from ditmoe.moe.routing import Loss, Routing, assign
 
 
 class ReLU(Router):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.moe.routing import check_positive
+from ditmoe.moe.router import check_positive
 from ditmoe.moe.token_choice import TokenChoice
 from ditmoe.nn import Layout
 

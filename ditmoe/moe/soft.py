@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.experts import Rows
-from ditmoe.moe.routing import Context, Router, Routing, check_positive
+from ditmoe.moe.router import Context, Router, check_positive
+from ditmoe.moe.routing import Routing
 from ditmoe.nn import Layout
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe.experts import Experts, Rows, grouped_mm
-from ditmoe.moe.routing import Context, Place, check_positive
+from ditmoe.moe.router import Context, Place, check_positive
 from ditmoe.moe.token_choice import TokenChoice
 from ditmoe.nn import Layout, depthwise
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ditmoe.moe.routing import Context, Loss, Place, Router, Routing
+from ditmoe.moe.router import Context, Place, Router
+from ditmoe.moe.routing import Loss, Routing
 from ditmoe.nn import from_host
 
 
@@ -193,8 +194,8 @@ def _part(
     samples = from_host(here, x.device)
     t, time, c = (values[samples] for values in (context.t, context.time, context.c))
     asked = context.asked and context.asked.take(samples)
-    told = None if context.told is None else context.told[here]
-    return (x, Context(t, time, c, layout.take(here.tolist()), unmodulated, asked, told)), there
+    t_on_host = None if context.t_on_host is None else context.t_on_host[here]
+    return (x, Context(t, time, c, layout.take(here.tolist()), unmodulated, asked, t_on_host)), there
 
 
 def _scattered(

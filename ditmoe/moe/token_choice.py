@@ -1,4 +1,4 @@
-"""Token choice: each token takes the experts that it likes best."""
+"""Token choice: each token takes the K experts with the highest scores."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,47 +10,37 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.moe.losses import balance_loss, z_loss
-from ditmoe.moe.routing import (
-    Context,
-    Loss,
-    Router,
-    Routing,
-    check_not_negative,
-    check_positive,
-    check_top_k,
-    count,
-    listed,
-    project,
-)
+from ditmoe.moe.router import Context, Router, check_not_negative, check_positive, check_top_k, project
+from ditmoe.moe.routing import Loss, Routing, count, listed
 from ditmoe.nn import Layout
 
 
 class TokenChoice(Router):
-    """Each token takes the K experts of the highest score (DiT-MoE, arXiv 2407.11633; Switch at K = 1).
+    """Each token takes the K experts with the highest scores (DiT-MoE, arXiv 2407.11633; Switch for K = 1).
 
         s = softmax(W x) over the E experts,   w = the K largest of s   [/ their sum, if `renormalize`]
 
-    Sampling needs nothing that training does not, and by default nothing is dropped. The options are those of
-    its relatives:
+    Routing is the same in training and sampling, and by default no assignment is dropped. The options make the variants
+    that other models use:
 
     Args:
-        renormalize: let the K weights of a token sum to one.
+        renormalize: divide the K weights of a token by their sum.
         route_scale: factor on the weights (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
-        score: "softmax", or "sigmoid" of each logit for itself (DeepSeek-V3, eq. 15).
-        bias_rate: balance without a loss (arXiv 2408.15664): choose by s + b, weigh by s, and after each step
-            b_i += bias_rate sign(mean load - load_i), then centred. 0 is off.
-        capacity: an expert has room for ceil(capacity K N / E) tokens of each sample, what is beyond it is
+        score: "softmax" over the logits, or "sigmoid" of each (DeepSeek-V3, eq. 15).
+        bias_rate: balance without a loss (arXiv 2408.15664): experts are chosen by s + b and weighted by s. After each
+            step b_i += bias_rate sign(mean load - load_i), and the mean of b is subtracted. 0 is off.
+        capacity: an expert takes at most ceil(capacity K N / E) tokens of each sample, and further assignments are
             dropped; None is no limit. First choices come before second ones (GShard, arXiv 2006.16668).
-        priority: within that order, tokens of a higher score come first (V-MoE, arXiv 2106.05974, section 4)
-            instead of those that stand first.
-        noise: in training, N(0, (noise / E)²) on the logits (V-MoE, section 2.1, has 1).
-        balance: coefficient of the balance loss. Where a step has several passes, the shares that it balances are
-            those of the passes so far (arXiv 2501.11873): what a small batch must take unevenly, a large one need not.
-        z_loss: coefficient of ST-MoE's z-loss.
+        priority: among choices of the same rank, tokens with higher scores come first (V-MoE, arXiv 2106.05974,
+            section 4); otherwise they come in their order in the sample.
+        noise: in training, N(0, (noise / E)²) is added to the logits (V-MoE, section 2.1, has noise = 1).
+        balance: coefficient of the balance loss. Where a step accumulates several passes, it balances the loads of the
+            passes so far (arXiv 2501.11873), since a small batch need not be balanced by itself.
+        z_loss: coefficient of the z-loss of ST-MoE.
 
     Raises:
-        ValueError: if `top_k` is not between 1 and `num_experts`, or an option is out of its range; in the forward
-            pass, if the capacity is below one token.
+        ValueError: if `top_k` is not between 1 and `num_experts`, or another option is out of range; in the forward
+            pass, if the capacity is less than one token.
     """
 
     bias: Tensor
@@ -96,9 +86,9 @@ class TokenChoice(Router):
         if self.noise and self.training:
             logits = logits + self.noise / self.num_experts * self.pool.drawn(torch.randn, logits)
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
-        here = len(scores) > 0  # a rank may have no sample within a segment of noise
+        here = len(scores) > 0  # within `timestep` a rank may have no token in a segment of time
         expert = self.choose(logits, scores, context.layout) if here else scores.topk(self.top_k).indices
-        # Shares in logarithms: scores that are all tiny would underflow, and their sum with them.
+        # In logarithms, since the sum of scores that are all tiny would underflow.
         logs = logits if self.score == "softmax" else F.logsigmoid(logits)
         weight = logs.gather(1, expert).softmax(-1) if self.renormalize else scores.gather(1, expert)
         weight = self.route_scale * weight
@@ -110,8 +100,8 @@ class TokenChoice(Router):
         if self.capacity is None or not here:
             return Routing(*assigned, distribution, losses, batch_stats)
         kept = within_capacity(scores, expert, context.layout, self.capacity * self.top_k, self.priority)
-        told: dict[str, Any] = {"losses": losses, "batch_stats": batch_stats, "dropped": (~kept).sum()}
-        return listed(kept.flatten(), *assigned, distribution, **told)
+        beside: dict[str, Any] = {"losses": losses, "batch_stats": batch_stats, "dropped": (~kept).sum()}
+        return listed(kept.flatten(), *assigned, distribution, **beside)
 
     def choose(
         self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], layout: Layout
@@ -144,10 +134,10 @@ class TokenChoice(Router):
 
 
 def capacity(experts_per_token: float, num_tokens: int, num_experts: int, packed: bool = False) -> int:
-    """Tokens of a sample that an expert has room for, ceil(experts_per_token N / E), at most N.
+    """How many tokens of a sample an expert takes: ceil(experts_per_token N / E), at most N.
 
     Raises:
-        ValueError: if that is less than one token before rounding; samples that are packed may be as small.
+        ValueError: if that is less than one token before rounding, unless samples are packed, which may be small.
     """
     room = experts_per_token * num_tokens / num_experts
     if room < 1 and not packed:
@@ -155,7 +145,7 @@ def capacity(experts_per_token: float, num_tokens: int, num_experts: int, packed
             f"the capacity must be at least one token per expert, got {room:.3g}: {experts_per_token:g} experts "
             f"for each of {num_tokens} tokens, over {num_experts} experts"
         )
-    return min(math.ceil(room - 1e-9), num_tokens)  # 1.1 * 100 / 10 is a little more than 11
+    return min(math.ceil(room - 1e-9), num_tokens)  # in floating point, 1.1 * 100 / 10 exceeds 11
 
 
 def within_capacity(
@@ -165,9 +155,9 @@ def within_capacity(
     experts_per_token: float,
     priority: bool,
 ) -> Bool[Tensor, "T K"]:
-    """Which choices find room: per sample and expert the first `capacity`, all first choices before the second ones.
+    """Which choices are within `capacity`, per sample and expert; all first choices come before all second ones.
 
-    Within a choice tokens stand in the order of their best score, or as they come without `priority`.
+    Among choices of the same rank, tokens come in the order of their highest score, or without `priority` as they are.
     """
     pairs = zip(layout.blocks(scores), layout.blocks(expert), strict=True)
     return torch.cat([_first(s, e, experts_per_token, priority, layout.packed) for s, e in pairs])

@@ -1,11 +1,13 @@
 """What a transformer is built of, whatever it works on: attention, layers, and where the tokens of a batch lie."""
 
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
+from ditmoe.nn.attention_groups import Groups
 from ditmoe.nn.block_cache import FirstBlockCache, check_threshold
 from ditmoe.nn.depthwise import depthwise
 from ditmoe.nn.layers import FeedForward, Modulation, TimestepEmbedding, modulate, normalize
-from ditmoe.nn.layout import Groups, Layout, cells, from_host
+from ditmoe.nn.layout import Layout, cells
 from ditmoe.nn.lora import LoRA
+from ditmoe.nn.on_device import from_host
 
 __all__ = [
     "Attention",

@@ -6,7 +6,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ditmoe.nn.layout import Groups, Layout
+from ditmoe.nn.attention_groups import Groups
+from ditmoe.nn.layout import Layout
 
 
 def attend(

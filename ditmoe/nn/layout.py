@@ -18,70 +18,15 @@ depend on which are.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-WITHIN = ("all", "space", "time", "window", "shifted")
-"""What a token may attend to: its sample, its place along the first axis, the tokens of its cell along all others, a
-window of the grid, or a window moved by half its size (Swin, arXiv 2103.14030)."""
-
-
-if TYPE_CHECKING:
-    from functools import cached_property
-else:
-
-    class cached_property:  # noqa: N801
-        """As functools', without the lock, which torch.compile cannot see through; what is compiled keeps nothing."""
-
-        def __init__(self, function: Any) -> None:
-            self.function, self.__doc__ = function, function.__doc__
-
-        def __set_name__(self, owner: type, name: str) -> None:
-            self.name = name
-
-        def __get__(self, instance: Any, owner: type | None = None) -> Any:
-            if instance is None:
-                return self
-            if torch.compiler.is_compiling():
-                return self.function(instance)
-            value = instance.__dict__[self.name] = self.function(instance)
-            return value
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Tokens brought together, so that those who attend to each other stand in a row.
-
-    Attributes:
-        order: of the tokens; None leaves them as they are.
-        back: the reverse of `order`.
-        blocks: (n, L) for n groups of L tokens each, in that order.
-    """
-
-    order: Int[Tensor, " N"] | None
-    back: Int[Tensor, " N"] | None
-    blocks: tuple[tuple[int, int], ...]
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each group."""
-        return [length for n, length in self.blocks for _ in range(n)]
-
-    def ends(self, device: torch.device) -> Int[Tensor, " n_1"]:
-        """Where the groups begin, and where the last one ends; brought to a device once."""
-        if device not in self._ends:
-            ends = np.array([0, *itertools.accumulate(self.lengths)], np.int32)
-            self._ends[device] = from_host(ends, device)
-        return self._ends[device]
-
-    @cached_property
-    def _ends(self) -> dict[torch.device, Tensor]:
-        return {}
+from ditmoe.nn.attention_groups import Groups, Order, groups_of, groups_of_grid
+from ditmoe.nn.on_device import cached_property, from_host
 
 
 @dataclass(frozen=True)
@@ -239,7 +184,7 @@ class Layout:
         return Layout(self.grids, self.device, True, every[tokens], tuple(counts))
 
     def groups(self, within: str, window: Sequence[int] = ()) -> Groups | None:
-        """Who attends to whom, see `WITHIN`; None where that is each whole row of a batch.
+        """Who attends to whom, see `attention_groups.WITHIN`; None where that is each whole row of a batch.
 
         Args:
             window: cells along each axis.
@@ -252,9 +197,9 @@ class Layout:
                 found: Order = None, None, tuple((1, length) for length in self.lengths)
             elif self.packed:
                 sample = np.arange(len(self.grids)).repeat(self.lengths)
-                found = bring_together(self._cells_on_host(), sample, *key)
+                found = groups_of(self._cells_on_host(), sample, *key)
             else:
-                found = _of_a_grid(self.grids[0], *key)
+                found = groups_of_grid(self.grids[0], *key)
             order, back = (None if i is None else from_host(i, self.device) for i in found[:2])
             self._known[key] = Groups(order, back, found[2])
         return self._known[key]
@@ -300,50 +245,7 @@ def _numbered(
     return key
 
 
-def from_host(numbers: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """Numbers that the host knows, on a device; it is not waited for."""
-    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def cells(grid: Sequence[int], device: torch.device | None = None) -> Int[Tensor, "N A"]:
     """All cells of a grid in row-major order."""
     axes = [torch.arange(n, device=device) for n in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-
-
-Order = tuple[np.ndarray | None, np.ndarray | None, tuple[tuple[int, int], ...]]
-
-
-def bring_together(
-    cells: Int[np.ndarray, "N A"], sample: Int[np.ndarray, " N"], within: str, window: Sequence[int]
-) -> Order:
-    """The order, its reverse and the blocks that put those who attend to each other in a row.
-
-    Groups of one size stand side by side. On the host, where their number is needed.
-    """
-    if within == "space":
-        part = cells[:, :1]
-    elif within == "time":
-        part = cells[:, 1:]
-    else:
-        size = np.array(window)
-        part = (cells + (size // 2 if within == "shifted" else 0)) // size
-    key = sample
-    for column in part.T:
-        key = key * (column.max() + 1) + column
-    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
-    order = np.lexsort((group, sizes[group]))
-    lengths, number = np.unique(sizes, return_counts=True)
-    blocks = tuple(zip(number.tolist(), lengths.tolist(), strict=True))
-    if (order == np.arange(len(order))).all():
-        return None, None, blocks
-    return order, order.argsort(), blocks
-
-
-@lru_cache(maxsize=64)
-def _of_a_grid(grid: tuple[int, ...], within: str, window: tuple[int, ...]) -> Order:
-    all_cells = np.indices(grid).reshape(len(grid), -1).T
-    return bring_together(all_cells, np.zeros(len(all_cells), np.int64), within, window)

@@ -13,7 +13,7 @@ from ditmoe.checkpoint import manifest
 from ditmoe.config.weaker import Meaning
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
-from ditmoe.moe.routing import check_top_k
+from ditmoe.moe.router import check_top_k
 from ditmoe.outside import check_number
 
 SIZES = {"height": "size", "width": "size", "num_frames": "frames"}

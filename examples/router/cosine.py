@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ditmoe.moe import Context, Loss, Router, Routing
 from ditmoe.moe.losses import balance_loss
-from ditmoe.moe.routing import count, project
+from ditmoe.moe.router import project
+from ditmoe.moe.routing import count
 from ditmoe.outside import check_number
 
 

@@ -1,8 +1,6 @@
-"""The image modality: puts the pieces of this folder behind the contract."""
+"""The image modality: implements the contract by the modules of this folder."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from os import PathLike
@@ -17,13 +15,15 @@ from torch import Tensor
 from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
 from ditmoe.modality import Asked, Reader, Report, Samples, Shown, Tokens, check_options
-from ditmoe.outside import Arrays, is_regular, printable, tell
+from ditmoe.outside import printable
 from modalities.image import given as given_parts
 from modalities.image import view
 from modalities.image.codec import Autoencoder
 from modalities.image.data import Pictures, pictures
-from modalities.image.data.catalogue import Picture, labels_of
 from modalities.image.data.dataset import turn
+from modalities.image.data.listing import Picture, labels_of
+from modalities.image.data.native_pictures import PackedPictures
+from modalities.image.data.picture_sets import ReferenceFile, read_set
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.image.metrics.warnings import about_compression
@@ -33,62 +33,30 @@ from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
 from modalities.shared import enlarged, lay_out, save_png
-from modalities.shared.captions import Labels, all_of, asked_of
+from modalities.shared.captions import all_of, asked_of
 from modalities.shared.datasets import Noted
-from modalities.shared.understood import Ignored, check_enough
+from modalities.shared.understood import check_enough
 
 FITTED_ON = 2048
-"""Training pictures that a codec without weights of its own is fitted on."""
-
-
-@dataclass(frozen=True)
-class ReferenceFile(Samples):
-    """A reference npz as ADM publishes it: statistics, with images or without."""
-
-    file: Path = Path()
-
-
-@dataclass(frozen=True)
-class PackedPictures:
-    """Reads the pictures of a packed row.
-
-    Attributes:
-        pictures: those that are packed, each with the size it is brought to.
-    """
-
-    data: Pictures
-    packing: Packing
-    pictures: Sequence[tuple[Picture, tuple[int, int]]]
-
-    def __call__(self, seed: int, row: int) -> tuple[list[np.ndarray], Labels]:
-        """Pictures and labels of a row, or of the next one where nothing of it can be read."""
-        for members in self.packing.rows_from(seed, row):
-            chosen = [(*self.pictures[n % len(self.pictures)], seed, n) for n in members]
-            images = self.data.read_wholes(chosen)
-            each = zip(images, chosen, strict=True)
-            kept = [(image, p, n) for image, (p, _, _, n) in each if image is not None]
-            if kept:
-                shown, readable, turns = zip(*kept, strict=True)
-                return list(shown), self.data.said(readable, seed, turns)
-        raise self.data.nothing_readable()
+"""Number of training pictures that a codec without published weights is fitted to."""
 
 
 class Image(LatentModality):
-    """Pictures of one size, generated as the latents of a codec.
+    """Pictures, generated as the latents of a codec.
 
     Args:
-        data: makes the data set (`Pictures`) for a size; called when data are first asked for.
+        data: makes the data set (`Pictures`), given a size; called on first use of the data.
         codec: makes the codec between pixels and latents.
-        tokens: makes the patchifier for a width and a number of channels.
+        tokens: makes the patchifier, given a width and a number of channels.
         size: (H, W) in pixels.
-        latents: a folder that `prepare` wrote; training then neither reads nor encodes pictures.
-        native: train on pictures at their own sizes and proportions, shrunk to the area of `size` at most.
-        budget: then, tokens at most of each packed row of a batch.
-        rows: then, such rows of a batch, which processes share.
+        latents: a folder written by `prepare`; training then neither reads nor encodes pictures.
+        native: train on pictures at their own sizes and proportions, shrunk to at most the area of `size`.
+        budget: with `native`, the most tokens of a packed row.
+        rows: with `native`, packed rows of a batch, over all processes.
         evaluation: options of `evaluate_images`.
         preparation: options of `latent_writer.prepare`.
-        data_facts: class names, shape of the latents and fitted codec from a checkpoint; None finds them from the data.
-        captions: describe pictures in sentences beside their class.
+        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
+        captions: give captions beside classes.
     """
 
     name: ClassVar[str] = "image"
@@ -99,7 +67,7 @@ class Image(LatentModality):
     opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
     published, autoencoders = Autoencoder, Autoencoder.known
     decoded_at_once = 32
-    arrays = ("arr_0", "arr_1")  # as ADM's evaluator reads them
+    arrays = ("arr_0", "arr_1")  # the names that ADM's evaluator reads
 
     def __init__(
         self,
@@ -128,10 +96,10 @@ class Image(LatentModality):
 
     @cached_property
     def data(self) -> Pictures:
-        """The pictures; read when first asked for.
+        """The pictures; listed on first use.
 
         Raises:
-            ValueError: if training has latents on disk, and no one said where their pictures are.
+            ValueError: if training uses latents on disk and `data.root` does not say where their pictures are.
         """
         data = self._make_data(size=self.size, **({"captions": True} if self.captions else {}))
         if data.root is None and self.cached is not None:
@@ -153,17 +121,8 @@ class Image(LatentModality):
         check_size(size)
         return self.codec.shape(size)
 
-    def batch(
-        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B L h w"], Asked]:
-        reader = self._of_size
-        return reader.finish(reader.read(size, seed, step, rank, world))
-
-    def reader(self) -> Reader:
-        return self._packed if self.rows else self._of_size
-
     @property
-    def _of_size(self) -> Reader:
+    def even_reader(self) -> Reader:
         if self.cached is not None:
             return Reader(self.cached.batch, lambda found: found)
         reading = Noted(self.data.batch, [self.data.unreadable])
@@ -175,7 +134,7 @@ class Image(LatentModality):
         return Reader(reading, encoded, files=self.data.root is not None)
 
     @property
-    def _packed(self) -> Reader:
+    def packed_reader(self) -> Reader:
         reading = Noted(PackedPictures(self.data, *self.packing), [self.data.unreadable])
 
         def encoded(found: Any) -> tuple[list[Tensor], Asked]:
@@ -186,17 +145,14 @@ class Image(LatentModality):
 
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
-        """Which pictures share which row; and the readable training pictures, each with the size it is brought to."""
-        probe = self.tokens(8)
+        """Which pictures share a row, and the readable training pictures, each with the size it is resized to."""
+        probe = self.tokens(8)  # of any width, for its `patch_size`
         unit = [s * p for s, p in zip(self.data_facts()["stride"], probe.patch_size, strict=True)]
         area = self.size[0] * self.size[1]
         kept = [(p, native_size(size, unit, area)) for p, size in self.data.own_sizes()]
         packing = Packing([h * w // (unit[0] * unit[1]) for _, (h, w) in kept], self.budget)
         print(f"{len(kept)} pictures at {len({s for _, s in kept})} sizes, {packing.told()}")
         return packing, kept
-
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _"]], Asked]:
-        return self._packed.finish(self._packed.read(seed, row))
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
         if self.cached:
@@ -232,7 +188,7 @@ class Image(LatentModality):
         )
 
     def read(self, path: Path) -> Samples:
-        """A folder of pictures of one size, an npz with arr_0 (uint8), or one with ADM's statistics."""
+        """A folder of pictures of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
         return read_set(path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
@@ -241,7 +197,7 @@ class Image(LatentModality):
         return [save_png(folder / f"{name}.png", image) for image, name in each]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
-        """A sheet of the first 200 pictures, small ones enlarged."""
+        """A contact sheet of the first 200 pictures, small ones enlarged."""
         tiles = [enlarged(image) for image in samples.data[:200]]
         save_png(file, lay_out(tiles, self.labels_of(samples, 200)))
 
@@ -280,7 +236,7 @@ class Image(LatentModality):
         self.write_latents(found, out, setting, self._preparation)
 
     def _asked(self, pictures: Sequence[Picture]) -> Condition:
-        """What pictures are, with all captions of each where these are wanted."""
+        """The conditions of pictures; with `captions`, all captions of each."""
         labels = np.array(labels_of(pictures), np.int64)
         if not self.captions:
             return Condition.of_labels(torch.from_numpy(labels), len(self.data.classes))
@@ -295,7 +251,7 @@ class Image(LatentModality):
         strength: float | None = None,
         mask: Any = None,
     ) -> Parts:
-        """A picture, of which a mask or a larger size leaves something to draw."""
+        """A picture to be filled in under a mask, extended to a larger size, or changed."""
         return given_parts.parts(self, given, shape, strength, mask)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
@@ -309,33 +265,3 @@ class Image(LatentModality):
             yield to_pixels(np.stack(some))
         if not num:
             raise ValueError(f"{printable(self.data.root)} must hold readable pictures, got none")
-
-
-def read_set(path: Path) -> Samples:
-    """A set of pictures made elsewhere, see `Image.read`.
-
-    Raises:
-        ValueError: one line, if there is none.
-    """
-    if path.is_dir():
-        images, names, unreadable = pictures.read_pictures(path, ignored := Ignored())
-        for line in ignored.lines():
-            tell(f"{path}: ignored {line}", sys.stdout)
-        if unreadable:
-            told = f"{path}: left out {len(unreadable)} unreadable pictures, the first: {unreadable[0]}"
-            tell(told, sys.stdout)
-        return Samples(images, None, names)
-    if not is_regular(path):
-        raise FileNotFoundError(f"{path} does not exist" + (" as a plain file" if path.exists() else ""))
-    try:
-        with Arrays(path) as stored:
-            if "mu" in stored or "mu_s" in stored:
-                return ReferenceFile(np.zeros((0, 1, 1, 3), np.uint8), file=path)
-            images = stored["arr_0"] if "arr_0" in stored else stored["images"]
-            labels = stored["arr_1"].astype(np.int64) if "arr_1" in stored else None
-    except Exception as error:
-        raise ValueError(
-            f"{printable(path)} must be a folder of pictures or an npz with arr_0 (S, H, W, 3) uint8 or mu and sigma"
-            f"{f': {error}' if isinstance(error, ValueError) else ''}"
-        ) from error
-    return Samples(images, labels)

@@ -1,4 +1,4 @@
-"""What images and clips share: samples that are latents of a codec, encoded on the way or read from a disk."""
+"""What images and clips share: samples that are latents of a codec, encoded during training or read from disk."""
 
 import math
 from abc import abstractmethod
@@ -16,6 +16,7 @@ from torch import Tensor
 from ditmoe.checkpoint import replacing
 from ditmoe.conditioning import captions_of
 from ditmoe.modality import (
+    Asked,
     Encoding,
     Files,
     GivenParts,
@@ -24,6 +25,7 @@ from ditmoe.modality import (
     NativeSizes,
     Preparation,
     PublishedAutoencoder,
+    Reader,
     Samples,
     Tokens,
 )
@@ -61,11 +63,10 @@ class LatentModality(
         size: (H, W) in pixels.
         latents: a folder that `prepare` wrote; training then neither reads nor encodes the data.
         native: train on samples at their own sizes and proportions, shrunk to the area of `size` at most.
-        budget: then, tokens at most of each packed row of a batch.
-        rows: then, such rows of a batch, which processes share.
-        data_facts: class names, shape of the latents and what the codec learnt, from a checkpoint; None finds them from
-            the data.
-        captions: describe samples in sentences beside their class (`modalities.shared.captions`).
+        budget: with `native`, the most tokens of a packed row.
+        rows: with `native`, packed rows of a batch, over all processes.
+        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
+        captions: give captions beside classes (`modalities.shared.captions`).
     """
 
     published: ClassVar[type[Published]]
@@ -114,7 +115,7 @@ class LatentModality(
 
     @abstractmethod
     def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
-        """Which sample, and which view of it, is a number of the training stream, by the record of latents on disk."""
+        """Maps a number of the training stream to a sample and a view of it, for latents with this record."""
 
     @abstractmethod
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
@@ -134,20 +135,43 @@ class LatentModality(
     def fitting_data(self) -> Batches:
         """What a codec learns from."""
 
+    @property
+    @abstractmethod
+    def even_reader(self) -> Reader:
+        """How batches of samples of one size are made."""
+
+    @property
+    @abstractmethod
+    def packed_reader(self) -> Reader:
+        """How packed rows of samples of different sizes are made."""
+
+    def reader(self) -> Reader:
+        return self.packed_reader if self.rows else self.even_reader
+
+    def batch(
+        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "B L *cells"], Asked]:
+        reader = self.even_reader
+        return reader.finish(reader.read(size, seed, step, rank, world))
+
+    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L ..."]], Asked]:
+        reader = self.packed_reader
+        return reader.finish(reader.read(seed, row))
+
     @abstractmethod
     def class_names(self) -> list[str]:
         """Of the data."""
 
     @cached_property
     def codec(self) -> Codec:
-        """As the checkpoint or the latents on disk have it, or fitted to some training data."""
+        """The codec, with its state from the checkpoint or the latents on disk, or fitted to training data."""
         return self.ready_codec(self._fitted_state)
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
         self._fitted_state, self._known = data_facts["codec"], data_facts
 
     def ready_codec(self, fitted_state: Mapping[str, Tensor] | None) -> Codec:
-        """A codec that knows what it must, which it learns where no one has it yet; on the device.
+        """A codec on the device, with a state that is given, or known here, or fitted to the data.
 
         Raises:
             ValueError: if the size does not fit it, or its latents are not the model's.

@@ -4,7 +4,8 @@ from modalities.pointcloud.adapter import PointCloud
 from modalities.pointcloud.data.dataset import Clouds
 from modalities.pointcloud.metrics.completion import evaluate_completions
 from modalities.pointcloud.metrics.evaluation import evaluate_sets
-from modalities.pointcloud.tokens.voxel_tokens import PointVoxelTokens, VoxelTokens
+from modalities.pointcloud.tokens.point_voxel_tokens import PointVoxelTokens
+from modalities.pointcloud.tokens.voxel_tokens import VoxelTokens
 
 __all__ = [
     "Clouds",

@@ -1,4 +1,4 @@
-"""The video modality: puts the pieces of this folder behind the contract."""
+"""The video modality: implements the contract by the modules of this folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -43,33 +43,33 @@ MOST_STRIDE = 65_536
 
 
 class Video(LatentModality, CodecTraining):
-    """Clips of one length, rate and size, generated as the latents of a codec.
+    """Clips, generated as the latents of a codec.
 
     Args:
-        data: makes the data set (`Clips`) for a size, a number of frames and a stride; where its root is None,
-            `MovingDigits` takes its place. Called when data are first asked for.
+        data: makes the data set (`Clips`), given a size, a number of frames and a stride; called on first use of the
+            data. If its root is None, the data are `MovingDigits`.
         codec: makes the codec between clips and latents.
-        tokens: makes the patchifier for a width, a number of channels, a stride and a rate.
+        tokens: makes the patchifier, given a width, a number of channels, a stride and a rate.
         frames: T of a training clip.
         size: (H, W) in pixels.
-        stride: between the frames of a video that a clip takes.
-        resample: "nearest" takes the frames that are shown nearest to moments at `rate`, in place of `stride`, so that
-            all clips have one tempo.
-        rate: frames per second of a clip, as it is shown and as positions count time.
+        stride: a clip takes every `stride`-th frame of a video.
+        resample: "nearest" instead takes the frames nearest in time to multiples of 1 / `rate`, so that all clips have
+            the same tempo.
+        rate: frames per second of a clip, when it is played and for time positions.
         images: share of the training batches that are clips of one frame.
-        pictures: makes the data set of pictures (`modalities.image.Pictures`) that these are, for a size; where
-            its root is None they are first frames of clips.
-        merge: whether a picture's class is that of the videos by the same name, or a new one behind them; otherwise
+        pictures: makes the data set of these single frames (`modalities.image.Pictures`), given a size; if its root is
+            None, they are first frames of clips.
+        merge: give pictures the classes of the videos, matched by name, and new ones for other names; otherwise
             pictures have no class (the null class).
-        latents: a folder that `prepare` wrote; training then neither reads nor encodes videos.
-        native: train on clips and pictures at their own lengths, sizes and proportions, up to `frames` and the area
-            of `size`; all of `pictures.root` then, whatever `images` says.
-        budget: then, tokens at most of each packed row of a batch.
-        rows: then, such rows of a batch, which processes share.
+        latents: a folder written by `prepare`; training then neither reads nor encodes videos.
+        native: train on clips and pictures at their own lengths, sizes and proportions, up to `frames` and the area of
+            `size`; `images` is ignored then, and each picture of `pictures.root` is used.
+        budget: with `native`, the most tokens of a packed row.
+        rows: with `native`, packed rows of a batch, over all processes.
         evaluation: options of `evaluate_videos`.
-        preparation: options of `latent_writer.prepare`, and "starts": clips of each video, evenly spread over it.
-        data_facts: class names, shape of the latents and the codec from a checkpoint; None finds them from the data.
-        captions: describe clips in sentences beside their class.
+        preparation: options of `latent_writer.prepare`, and "starts": clips per video, spread evenly over it.
+        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
+        captions: give captions beside classes.
     """
 
     name: ClassVar[str] = "video"
@@ -210,17 +210,8 @@ class Video(LatentModality, CodecTraining):
     def tokens(self, hidden_size: int, **options: Any) -> Tokens:
         return super().tokens(hidden_size, rate=self.rate, **options)
 
-    def batch(
-        self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
-    ) -> tuple[Float[Tensor, "B L t h w"], Asked]:
-        reader = self._of_size
-        return reader.finish(reader.read(size, seed, step, rank, world))
-
-    def reader(self) -> Reader:
-        return self._packed if self.rows else self._of_size
-
     @property
-    def _of_size(self) -> Reader:
+    def even_reader(self) -> Reader:
         reading = Noted(self._batch_reader, self._left_out)
 
         def encoded(found: Any) -> tuple[Tensor, Asked]:
@@ -233,7 +224,7 @@ class Video(LatentModality, CodecTraining):
         return Reader(reading, encoded, files=self._reads_files)
 
     @property
-    def _packed(self) -> Reader:
+    def packed_reader(self) -> Reader:
         reading = Noted(self.native_set.batch, self._left_out)
 
         def encoded(found: Any) -> tuple[list[Tensor], Asked]:
@@ -276,9 +267,6 @@ class Video(LatentModality, CodecTraining):
                             (self.frames, self.size[0], self.size[1]), self.budget)  # fmt: skip
         print(shown.told())
         return shown
-
-    def packed_batch(self, seed: int, row: int) -> tuple[list[Float[Tensor, "L _ _ _"]], Asked]:
-        return self._packed.finish(self._packed.read(seed, row))
 
     @cached_property
     def _picture_labels(self) -> Int[np.ndarray, " _"]:
@@ -390,9 +378,9 @@ class Video(LatentModality, CodecTraining):
             "source": printable(source.resolve()),
             **self.setting(),
             "starts": starts,
-            "policy": data.policy,
-            "backend": data.backend,
-            "hold": data.hold,
+            "policy": data.reader.policy,
+            "backend": data.reader.backend,
+            "hold": data.reader.hold,
         }
         found = Source(
             "video",

@@ -10,7 +10,7 @@ from ditmoe.modality import Shown
 from ditmoe.outside import files_below, printable, tell
 from modalities.shared import enlarged, lay_out, show
 from modalities.video.data.clip_folders import one_each
-from modalities.video.data.dataset import fit, resized
+from modalities.video.data.clip_reader import fit, resized
 from modalities.video.io.container import Unreadable
 from modalities.video.io.reader import read_clip, read_index, read_numbers
 from modalities.video.io.writer import SUFFIXES

@@ -19,7 +19,8 @@ from ditmoe.cost.memory import moved_in_a_pass
 from ditmoe.cost.plan import count_config, plan
 from ditmoe.model import LowMemory
 from ditmoe.moe import Context, Router, Routing, TokenChoice
-from ditmoe.moe.routing import assign, project
+from ditmoe.moe.router import project
+from ditmoe.moe.routing import assign
 from modalities.image import LatentTokens
 from modalities.pointcloud import PointVoxelTokens
 from tests.config.test_cli import call

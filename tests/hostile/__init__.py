@@ -9,8 +9,8 @@ from typing import Any
 
 from ditmoe.checkpoint import open_file
 from modalities.image import Pictures
-from modalities.image import adapter as images
 from modalities.image import view as picture_view
+from modalities.image.data import picture_sets as images
 from modalities.image.data.pictures import open_picture
 from modalities.image.metrics.features import read_reference
 from modalities.latent import latent_cache

@@ -186,7 +186,7 @@ def what_is_chosen_can_be_told_and_taken_out(of: Subject) -> None:
         assert not same[mine].any()
     with dropped(moe, None):
         alone = moe(x, context)[0]
-    base = torch.zeros_like(x) if moe.shared is None else moe.on_all(x, context)
+    base = torch.zeros_like(x) if moe.shared is None else moe.through_shared(x, context)
     base = base if moe.branch is None else base + moe.branch(x, context)
     assert torch.equal(alone, base)
     assert torch.equal(moe(x, context)[0], whole)

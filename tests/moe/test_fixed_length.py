@@ -75,7 +75,7 @@ def test_no_shape_depends_on_values(name: str, packed: bool, monkeypatch: pytest
     monkeypatch.setattr(experts, "on_cpu", experts.on_meta)  # as on a GPU, where no expert's rows are counted
     moe = layer(name)
     x, context = batch(name)
-    context = replace(context, told=context.t.numpy())
+    context = replace(context, t_on_host=context.t.numpy())
     if packed:
         layout = Layout.pack([GRIDS[ROUTERS[name].axes]] * len(x), x.device)
         unmodulated = context.unmodulated.flatten(0, 1)[None]

@@ -82,7 +82,7 @@ import torch
 from torch import nn
 
 from ditmoe.moe import Experts, Router, Routing
-from ditmoe.moe.routing import project
+from ditmoe.moe.router import project
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ditmoe import DiTMoE
 from ditmoe.moe import Context, ExpertChoice, TokenChoice
 from ditmoe.nn import Groups, Layout, attend, attend_within
-from ditmoe.nn.layout import WITHIN
+from ditmoe.nn.attention_groups import WITHIN
 from modalities.image import LatentTokens
 from modalities.video import SpacetimeTokens
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
-from modalities.image.data.catalogue import Listing, Picture, labels_of, list_pictures
+from modalities.image.data.catalogue import list_pictures
+from modalities.image.data.listing import Listing, Picture, labels_of
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
 from modalities.image.data.shards import Member, Written, member_bytes
 from modalities.shared.captions import (

@@ -80,9 +80,9 @@ def prepare(
 
     Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
     or the names of all files or of the HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split`
-    gives the parts of each, taken by a hash of the relative path (`layout.draw`). The axis `up` of the files becomes y.
-    A file of several clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left out; files
-    with the same content count once.
+    gives the parts of each, taken by a hash of the relative path (`shared.hash_split`). The axis `up` of the files
+    becomes y. A file of several clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left
+    out; files with the same content count once.
 
     The points depend on the content of a file and on the options, so that `out` becomes what a new folder would be,
     whatever was in it: a shape whose content is known is taken over, wherever its file lies now, and not read; what has
@@ -110,8 +110,11 @@ def prepare(
     source, out = source.resolve(), out.resolve()
     ignored = Ignored()
     files = _find(source, out, ignored)
-    setting = {"format": FORMAT, "source": printable(source), "num_points": num_points, "split": list(split)}
-    setting |= {
+    setting = {
+        "format": FORMAT,
+        "source": printable(source),
+        "num_points": num_points,
+        "split": list(split),
         "seed": seed,
         "up": up,
         "min_points": min_points,
@@ -137,18 +140,8 @@ def prepare(
     if not done:
         name, reason = next(iter(unreadable.items()))
         raise ValueError(f"source must hold readable shapes, got {len(unreadable)} others: {name}: {reason}")
-    report = setting | {
-        "counts": _counts(done),
-        "unreadable": unreadable,
-        "notes": _notes(done, pieces),
-        "duplicates": {
-            as_told(name_in(path, source)): as_told(name_in(first, source))
-            for path, first in duplicates.items()
-        },
-        "splits": origin,
-        "ignored": ignored.lines(),
-        **_looks([pieces.path(job.key) for job in done], up),
-    }
+    report = setting | _report(done, unreadable, duplicates, pieces, source, up)
+    report |= {"splits": origin, "ignored": ignored.lines()}
     told = find_captions({job.target: job.source for job in done}, source) if captions else None
     report |= {} if told is None else {COUNT: len(told)}
     sources = _with_counts(jobs, done, seen, source)
@@ -257,6 +250,27 @@ def _unique(files: list[Path], seen: Mapping[Path, Seen]) -> tuple[list[Path], d
         if first.setdefault(seen[path].content or path, path) is not path:
             duplicates[path] = first[seen[path].content]
     return [path for path in files if path not in duplicates], duplicates
+
+
+def _report(
+    done: list[Job],
+    unreadable: Mapping[str, str],
+    duplicates: Mapping[Path, Path],
+    pieces: Pieces,
+    source: Path,
+    up: str,
+) -> dict[str, Any]:
+    """What came of the files."""
+    same = {
+        as_told(name_in(path, source)): as_told(name_in(first, source)) for path, first in duplicates.items()
+    }
+    return {
+        "counts": _counts(done),
+        "unreadable": unreadable,
+        "notes": _notes(done, pieces),
+        "duplicates": same,
+        **_looks([pieces.path(job.key) for job in done], up),
+    }
 
 
 def _counts(jobs: list[Job]) -> dict[str, dict[str, int]]:

@@ -19,8 +19,10 @@ from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.pieces import SCANS, Pieces
 from modalities.shared.datasets import SPLITS
-from modalities.shared.layout import arrange, draw, drawn_by_name, sources
+from modalities.shared.hash_split import draw, drawn_by_name
+from modalities.shared.layout import arrange
 from modalities.shared.provenance import digest_of
+from modalities.shared.sources import sources
 from modalities.shared.understood import OUTSIDE, Ignored
 
 ONE = "one"

@@ -9,9 +9,11 @@ from pathlib import Path
 from ditmoe.outside import Parts, folders_below, printable
 from modalities.shared.datasets import SPLITS
 from modalities.shared.folder_index import FolderIndex
+from modalities.shared.hash_split import draw, drawn_by_name
 from modalities.shared.labels import FILES, read_labels
-from modalities.shared.layout import arrange, draw, drawn_by_name, sources
+from modalities.shared.layout import arrange
 from modalities.shared.provenance import Origin
+from modalities.shared.sources import sources
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
 from modalities.video.io.frame_folders import PICTURES, list_pictures
 
@@ -24,7 +26,7 @@ SUFFIXES = (
 ALONE = "video"
 """The class of videos that lie in no class folder."""
 DENSE = 4
-"""Clips that are cut from one video, see `layout.sources`: short ones are many."""
+"""Clips that are cut from one video, see `shared.sources`: short ones are many."""
 MANY = 20
 """Folders that are the sources of their pieces, where no split says so."""
 LEAST_FRAMES = 2
@@ -67,7 +69,7 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path |
 
     Where folders are named train, val or test (`layout.arrange`), these are the splits and the rest is left out;
     otherwise `parts` gives the share of each, taken by a hash of the relative path, so that other files do not change
-    it. Clips that were cut from one video (`layout.sources`), as `v_Name_g01_c02` in UCF-101, stay on one side. Below
+    it. Clips that were cut from one video (`shared.sources`), as `v_Name_g01_c02` in UCF-101, stay on one side. Below
     that, folders of the first level are classes, unless a metadata.jsonl gives them.
 
     Raises:

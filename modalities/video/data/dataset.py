@@ -1,32 +1,25 @@
 """Data sets of clips: a folder of videos, read as a function of seed, epoch and number alone."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
 from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions
-from modalities.shared.datasets import SPLITS, LeftOut, check_split, first_readable, item_of, numbers
-from modalities.shared.decode import middle
+from modalities.shared.datasets import SPLITS, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 from modalities.video.data.catalogue import Clip, Listing, list_all
-from modalities.video.io.container import MOST_PIXELS, Unreadable
-from modalities.video.io.index import Index, nearest_frames, num_moments
-from modalities.video.io.reader import BACKENDS, BROKEN, read_clip, read_index, read_numbers, salvaged_index
+from modalities.video.data.clip_reader import ClipReader
+from modalities.video.io.container import MOST_PIXELS
 
-T = TypeVar("T")
-POLICIES = ("error", "skip", "salvage")
 _CLIP, _CHOICE, _START = 2, 3, 4  # addresses of the kinds of random streams
 
 
@@ -83,33 +76,13 @@ class Clips:
             raise ValueError(
                 f"size must be [H, W], frames and stride at least 1 and workers at least 0, got {got}"
             )
-        if resample not in (None, "nearest") or (resample and (stride != 1 or not 0 < rate < np.inf)):
-            raise ValueError(
-                "resample must be null or nearest, which takes a positive rate and a stride of 1, got "
-                f"{resample}, {rate} and {stride}"
-            )
-        if policy not in POLICIES or backend not in BACKENDS:
-            raise ValueError(
-                f"policy must be error, skip or salvage, backend pyav or decord, got {policy} and {backend}"
-            )
         self.root = builtin() if root is None else Path(root).expanduser()
-        self.size, self.frames, self.stride = (int(size[0]), int(size[1])), frames, stride
-        self.policy, self.parts, self.backend, self.workers = policy, tuple(split), backend, workers
-        self.hold, self.resample, self.rate = hold, resample, rate
-        self.captions = captions
-        self.max_pixels = int(max_megapixels * 1_000_000)
-        self.unreadable: LeftOut[str] = LeftOut("skipped unreadable video")
-        """Name -> reason of the videos that were left out for at least one clip so far."""
-        self.salvaged: LeftOut[str] = LeftOut("salvaged part of video")
-        """Name -> reason of those of which only a part is used."""
-        self._indices: dict[tuple[Path, bool], Index | Unreadable] = {}
-
-    @property
-    def reasons(self) -> Counter[str]:
-        """How many videos were left out or salvaged so far, by reason."""
-        return Counter(
-            [*self.unreadable.values(), *(f"{reason}, salvaged" for reason in self.salvaged.values())]
+        max_pixels = int(max_megapixels * 1_000_000)
+        self.reader = ClipReader(
+            (int(size[0]), int(size[1])), frames, stride, policy, backend, hold, resample, rate, max_pixels
         )
+        self.unreadable, self.salvaged = self.reader.unreadable, self.reader.salvaged
+        self.parts, self.workers, self.captions = tuple(split), workers, captions
 
     @cached_property
     def classes(self) -> list[str]:
@@ -186,7 +159,9 @@ class Clips:
         videos = self.split("train")
         chosen, place = pick(len(videos), seed, epoch * len(videos) + number)
         category = videos[chosen].category
-        found = first_readable(videos, chosen, lambda video: self._read(video, place), attrgetter("category"))
+        found = first_readable(
+            videos, chosen, lambda video: self.reader.read(video, place), attrgetter("category")
+        )
         if found is None:
             raise self._nothing_readable(f"train/{category}")
         return found
@@ -196,7 +171,7 @@ class Clips:
         one.
         """
         places = [(video, (i + 0.5) / starts) for video in videos for i in range(starts)]
-        read = self.parallel(lambda at: self._read(*at), places)
+        read = self.parallel(lambda at: self.reader.read(*at), places)
         each = [read[i : i + starts] for i in range(0, len(read), starts)]
         return [None if any(clip is None for clip in clips) else np.stack(clips) for clips in each]
 
@@ -210,7 +185,7 @@ class Clips:
         if count is not None and count < len(videos):
             order = np.random.default_rng([seed or 0, _CHOICE]).permutation(len(videos))
             videos = [videos[i] for i in sorted(order[:count])]
-        read = self.parallel(lambda video: self._read(video, _place(video.name, seed)), videos)
+        read = self.parallel(lambda video: self.reader.read(video, _place(video.name, seed)), videos)
         kept = [(video, frames) for video, frames in zip(videos, read, strict=True) if frames is not None]
         if not kept:
             raise self._nothing_readable(split)
@@ -222,7 +197,7 @@ class Clips:
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy in another process, which has others beside it: it decodes in its own thread."""
-        return {**vars(self), "workers": 0, "_indices": {}}
+        return {**vars(self), "workers": 0}
 
     def parallel(self, function: Callable, items: Iterable) -> list:
         """Results in order, from as many threads as there are workers."""
@@ -231,89 +206,8 @@ class Clips:
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(function, items))
 
-    def own_size(self, video: Clip) -> tuple[int, int, int] | None:
-        """(T, H, W) of a video as it is, every `stride`-th frame counted; None where it cannot be read, told once."""
-        index = self._try(video, lambda fault: self._index(video.path, fault))
-        return None if index is None else (self._room(index), index.height, index.width)
-
-    def read_whole(
-        self, video: Clip, place: float, size: tuple[int, int, int]
-    ) -> UInt8[np.ndarray, "T H W 3"] | None:
-        """T frames from a place in [0, 1), all of each, at (H, W); None where they cannot be read, told once."""
-        found = self._try(video, lambda fault: self._frames(video, place, size[0], fault))
-        return None if found is None else resized(found[0], size[1:])[found[1]]
-
-    def _read(self, video: Clip, place: float) -> np.ndarray | None:
-        """A clip from a place in [0, 1) of where it can start; None where it cannot be read, told once."""
-        found = self._try(video, lambda fault: self._frames(video, place, self.frames, fault))
-        return None if found is None else fit(found[0], self.size)[found[1]]
-
-    def _try(self, video: Clip, read: Callable[[Unreadable | None], T]) -> T | None:
-        """What is read by the policy, which may be told of a fault and then salvages; None where it cannot be read."""
-        try:
-            try:
-                return read(None)
-            except Unreadable as fault:
-                if self.policy != "salvage" or fault.reason not in BROKEN:
-                    raise
-                found = read(fault)
-                self.salvaged.add(video.name, fault.reason, fault)
-                return found
-        except Unreadable as error:
-            if self.policy == "error":
-                raise
-            self.unreadable.add(video.name, error.reason, error)
-            return None
-
-    def _frames(
-        self, video: Clip, place: float, count: int, fault: Unreadable | None
-    ) -> tuple[UInt8[np.ndarray, "t h w 3"], Int64[np.ndarray, " T"]]:
-        """Frames of a clip, each of them once, as large as they are, and which of them are shown."""
-        index, span = self._index(video.path, fault), (count - 1) * self.stride + 1
-        start = int(place * (max(0, len(index) - span) + 1))
-        backend = "pyav" if fault else self.backend
-        there = min(count, self._room(index)) if self.hold else count
-        if self.resample:
-            chosen = nearest_frames(index.seconds(self.rate), place, there, self.rate)
-            if len(chosen) < there:
-                seconds = f"{len(chosen)} frames at {self.rate:g} a second, the clip needs {there}"
-                raise Unreadable(video.path, "too short", seconds)
-            each, shown = np.unique(chosen, return_inverse=True)
-            frames = read_numbers(video.path, each, index=index, backend=backend)
-        else:
-            frames = read_clip(video.path, start, there, self.stride, index=index, backend=backend)
-            shown = np.arange(len(frames))
-        if len(shown) < there:
-            raise Unreadable(video.path, "too short", f"{len(index)} frames decode, the clip needs {span}")
-        return frames, np.concatenate([shown, shown[-1:].repeat(count - there)])
-
-    def _room(self, index: Index) -> int:
-        """Frames of the longest clip."""
-        if self.resample:
-            return num_moments(index.seconds(self.rate), self.rate)
-        return (len(index) - 1) // self.stride + 1
-
-    def _index(self, path: Path, fault: Unreadable | None) -> Index:
-        """The index of a video. A fault of the whole file is remembered, of a clip never: a clip would depend
-        on which others were read before.
-        """
-        key = path, fault is not None
-        if key not in self._indices:
-            try:
-                self._indices[key] = (
-                    salvaged_index(path, fault, self.max_pixels)
-                    if fault
-                    else read_index(path, max_pixels=self.max_pixels)
-                )
-            except Unreadable as error:
-                self._indices[key] = error
-        found = self._indices[key]
-        if isinstance(found, Unreadable):
-            raise Unreadable(found.path, found.reason, found.detail)
-        return found
-
     def _nothing_readable(self, place: str) -> ValueError:
-        counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+        counts = ", ".join(f"{count} {reason}" for reason, count in self.reader.reasons.most_common())
         return ValueError(f"{printable(self.root)} must hold readable videos in {place}, got none: {counts}")
 
     @cached_property
@@ -328,26 +222,6 @@ class Clips:
 def builtin() -> Path:
     """What takes the place of a folder where none is given: nothing yet."""
     raise ValueError("root must be given: a folder of videos")
-
-
-def fit(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T H W 3"]:
-    """Resize a clip until it just covers `size` (H, W), bilinear and antialiased, and take its middle."""
-    scale = max(size[0] / frames.shape[1], size[1] / frames.shape[2])
-    frames = frames[:, middle(frames.shape[1], scale, size[0]), middle(frames.shape[2], scale, size[1])]
-    height, width = frames.shape[1:3]
-    whole = max(size[0], round(height * scale)), max(size[1], round(width * scale))
-    frames = resized(frames, whole)
-    top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
-    return np.ascontiguousarray(frames[:, top : top + size[0], left : left + size[1]])
-
-
-def resized(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T H W 3"]:
-    """Resize a clip, bilinear and antialiased."""
-    if size == frames.shape[1:3]:
-        return frames
-    x = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
-    x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-    return x.movedim(1, -1).numpy()
 
 
 def _place(name: str, seed: int | None) -> float:

@@ -102,7 +102,7 @@ class NativeClips:
         if isinstance(self.data, MovingDigits):
             return self._moving_in(entry).clip("train", seed, number)
         place = float(np.random.default_rng([seed, _CLIP, number]).random())
-        return self.data.read_whole(entry.source, place, entry.size), entry.label
+        return self.data.reader.read_whole(entry.source, place, entry.size), entry.label
 
     def _told(self, entry: Entry, seed: int, number: int) -> str:
         """The caption of a sample."""
@@ -122,7 +122,7 @@ class NativeClips:
             made = self._made((None, 0, own, False) for own in self._moving(self.data.side))
             return [entry for entry in made if min(entry.size[1:]) >= SMALLEST]  # narrow ones show no digits
         videos, labels = self.data.split("train"), self.data.labels("train").tolist()
-        sizes = self.data.parallel(self.data.own_size, videos)
+        sizes = self.data.parallel(self.data.reader.own_size, videos)
         found = zip(videos, labels, sizes, strict=True)
         return self._made((video, label, size, False) for video, label, size in found if size is not None)
 

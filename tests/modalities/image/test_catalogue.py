@@ -15,7 +15,7 @@ from PIL import Image
 from ditmoe.modality import Report
 from modalities.image import Pictures
 from modalities.image.adapter import Image as ImageModality
-from modalities.image.adapter import read_set
+from modalities.image.data.picture_sets import read_set
 from modalities.image.data.pictures import open_picture
 from modalities.image.metrics.warnings import about_compression
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from modalities.pointcloud import Clouds
-from modalities.pointcloud.data import dataset, kept
+from modalities.pointcloud.data import cloud_files, kept
+from modalities.pointcloud.data.cloud_files import CloudFiles
 
 
 def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,8 +19,8 @@ def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.
         (root / "chair" / split).mkdir(parents=True)
         for i in range(3):
             np.save(root / "chair" / split / f"{i}.npy", rng.normal(size=(30 + i, 3)).astype(np.float32))
-    plain = dataset._points_in
-    monkeypatch.setattr(dataset, "_points_in", lambda file: opened.append(file) or plain(file))
+    plain = cloud_files._points_in
+    monkeypatch.setattr(cloud_files, "_points_in", lambda file: opened.append(file) or plain(file))
 
     def check(num: int, reads: bool) -> None:
         """So many headers are read, and clouds only where normalisation is not known."""
@@ -33,7 +34,9 @@ def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.
         assert [s.name for s in own.split("train")] == [s.name for s in fresh.split("train")]
         assert len(opened) == num
         read: list[object] = []
-        monkeypatch.setattr(own, "_read", lambda shape: read.append(shape) or Clouds._read(own, shape))
+        monkeypatch.setattr(
+            own.files, "read", lambda shape: read.append(shape) or CloudFiles.read(own.files, shape)
+        )
         assert (own.mean == fresh.mean).all()
         assert own.scale == fresh.scale
         assert bool(read) == reads

@@ -42,7 +42,7 @@ def test_the_guess_is_told_and_not_applied(tmp_path: Path, capsys: pytest.Captur
     assert "look as if their axis z were up" in str(raw.understood())
     assert "look as if" not in str(Clouds(tmp_path / "raw", num_points=64, up="z").understood())
     np.testing.assert_array_equal(
-        np.sort(raw._read(raw.split("train")[0]), axis=0),
+        np.sort(raw.files.read(raw.split("train")[0]), axis=0),
         np.sort(np.load(raw.split("train")[0].source), axis=0),
     )
     prepare(tmp_path / "raw", tmp_path / "data", num_points=1024, workers=1)

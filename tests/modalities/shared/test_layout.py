@@ -3,8 +3,10 @@
 import pytest
 
 from modalities.shared.datasets import split_of
+from modalities.shared.hash_split import draw
 from modalities.shared.labels import label_name, named_by, ordered, parse_labels
-from modalities.shared.layout import arrange, draw, sources, split_within, split_word
+from modalities.shared.layout import arrange, split_within, split_word
+from modalities.shared.sources import sources
 from modalities.shared.understood import Ignored
 
 

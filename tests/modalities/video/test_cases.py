@@ -14,7 +14,7 @@ from modalities.video.io.frame_folders import read_pictures
 from modalities.video.io.index import nearest_frames, num_moments
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.writer import write_ffv1
-from tests.modalities.video.test_reader import write_frames
+from tests.modalities.video.videos import write_frames
 
 CASES = Path(__file__).parents[2] / "cases" / "frames"
 
@@ -104,7 +104,11 @@ def test_clips_at_one_rate_take_the_same_time(tmp_path: Path, rate: float) -> No
     frames = data.reference("train").data[0]
     shown = frames[:, 0, 0, 0].astype(int) / rate
     assert np.abs(shown - np.arange(9) / 8).max() <= 0.5 / rate + 0.002  # Matroska counts in milliseconds
-    assert data.own_size(data.split("train")[0]) == (num_moments(read_index(path).seconds(8), 8), 16, 16)
+    assert data.reader.own_size(data.split("train")[0]) == (
+        num_moments(read_index(path).seconds(8), 8),
+        16,
+        16,
+    )
     assert data.batch(2, 0, 0)[0].shape == (2, 9, 16, 16, 3)
 
 

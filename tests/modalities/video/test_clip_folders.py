@@ -15,7 +15,7 @@ from modalities.video.io.writer import write_ffv1, write_mp4
 from modalities.video.metrics import clip_sets, memorisation
 from modalities.video.metrics import protocol as protocols
 from modalities.video.metrics.reconstruction import psnr, ssim
-from tests.modalities.video.test_reader import write_frames
+from tests.modalities.video.videos import write_frames
 
 
 def clips(split: str, num: int = 24, frames: int = 12) -> np.ndarray:

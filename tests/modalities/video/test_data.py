@@ -18,10 +18,10 @@ from modalities.video import Clips
 from modalities.video.data import check as checking
 from modalities.video.data.catalogue import find_videos, list_all
 from modalities.video.data.check import check
-from modalities.video.data.dataset import fit
+from modalities.video.data.clip_reader import fit
 from modalities.video.io.container import Unreadable
 from modalities.video.io.writer import write_ffv1, write_mp4
-from tests.modalities.video.test_reader import make, number_of, picture, truncate, write_frames
+from tests.modalities.video.videos import make, number_of, picture, truncate, write_frames
 
 SIZE = (48, 64)
 
@@ -161,7 +161,7 @@ def test_unreadable_videos_are_replaced_by_their_class_alike_whatever_came_befor
     assert Counter(labels.tolist()) == {0: 8, 1: 8, 2: 8}
     rows = np.array(numbers(np.concatenate([batch for batch, _ in batches])))
     assert (rows[labels == 0] // 20 == 0).all(), "the one readable video of the class"
-    assert dict(data.reasons) == {"not a video": 1, "truncated": 1, "too short": 1}
+    assert dict(data.reader.reasons) == {"not a video": 1, "truncated": 1, "too short": 1}
     assert len(told) == 3, "each video once"
     assert all(line.startswith("skipped unreadable video") for line in told)
 
@@ -175,7 +175,7 @@ def test_at_most_twenty_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 20
     assert lines[-1].endswith("(further ones are only counted)")
-    assert data.reasons["not a video"] == 30
+    assert data.reader.reasons["not a video"] == 30
 
 
 def test_policies(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +185,7 @@ def test_policies(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batch, labels = data.batch(12, 0, 0)
     sources = {row[0] // 20 for row, label in zip(numbers(batch), labels, strict=True) if label == 0}
     assert 2 in sources, "what is left of the truncated video is used"
-    assert dict(data.reasons) == {"not a video": 1, "too short": 1, "truncated, salvaged": 1}
+    assert dict(data.reader.reasons) == {"not a video": 1, "too short": 1, "truncated, salvaged": 1}
     assert "salvaged part of video 1" in capsys.readouterr().err
 
 
@@ -223,7 +223,7 @@ def test_a_seeded_reference_draws_starts_and_videos(ucf: Path) -> None:
 def test_a_reference_leaves_unreadable_videos_out(damaged: Path) -> None:
     data = clips(damaged)
     assert len(data.reference("train")) == 9
-    assert sum(data.reasons.values()) == 3
+    assert sum(data.reader.reasons.values()) == 3
 
 
 # ------------------------------------------------------------------------------------------------------ size

@@ -13,7 +13,7 @@ from PIL import Image
 from modalities.video.io.container import Unreadable
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.writer import is_lossless, write_ffv1, write_gif, write_mp4
-from tests.modalities.video.test_reader import make, number_of, picture, write_frames
+from tests.modalities.video.videos import make, number_of, picture, write_frames
 
 
 def noise(num: int = 7, height: int = 18, width: int = 22, seed: int = 0) -> np.ndarray:

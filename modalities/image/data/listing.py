@@ -1,0 +1,132 @@
+"""The pictures of a data set, none of them read yet: their names, labels, splits, and where each lies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import SupportsIndex, overload
+
+import numpy as np
+from jaxtyping import Int32
+
+from ditmoe.outside import printable
+from modalities.image.data.shards import Member, Written, member_bytes
+from modalities.shared.file_table import FileTable
+from modalities.shared.labels import named_by, read_names
+from modalities.shared.provenance import Origin
+from modalities.shared.understood import Ignored, Understood
+
+SHARES = (0.9, 0.05)
+"""Of train and val, where the data have no splits of their own; the rest is test."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a data set, not read yet."""
+
+    name: str
+    label: int
+    source: Path | Member | np.ndarray
+    captions: Sequence[str] | Written = ()
+    """Of a built-in one, or where they lie in an archive; those of a file lie beside it."""
+
+    def origin(self) -> Origin:
+        """Where it lies, for `provenance`."""
+        if isinstance(self.source, Path):
+            return Origin((self.source,))
+        if isinstance(self.source, Member):
+            at = self.source
+            part = f"{at.start} {at.size} {at.inflated} {at.deflated}"
+            return Origin((at.tar,), part=part, read=partial(member_bytes, at))
+        return Origin((), read=self.source.tobytes)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a data set: class names, the pictures of each split, and what was understood and ignored."""
+
+    classes: list[str]
+    pictures: Mapping[str, Sequence[Picture]]
+    origin: str
+    ignored: Ignored = field(default_factory=Ignored)
+    notes: list[str] = field(default_factory=list)
+
+    def understood(self, root: Path | None) -> Understood:
+        """In words."""
+        labels = {split: labels_of(pictures) for split, pictures in self.pictures.items()}
+        place, what = ("the built-in digits", "digit") if root is None else (root, "picture")
+        if self.pictures["test"] is self.pictures["val"]:
+            labels["val"] = []
+        return Understood(place, what, self.classes, labels, self.origin, self.ignored, self.notes)
+
+
+def labels_of(pictures: Sequence[Picture]) -> list[int]:
+    """Labels of pictures, none of which is made for it where they are only listed."""
+    if isinstance(pictures, ListedPictures):
+        return pictures.labels.tolist()
+    return [picture.label for picture in pictures]
+
+
+class ListedPictures(Sequence[Picture]):
+    """Pictures in a folder, each made when it is asked for.
+
+    Args:
+        root: the folder.
+        files: all paths below it.
+        numbers: which of them these are.
+        labels: of these.
+    """
+
+    def __init__(
+        self, root: Path, files: FileTable, numbers: Int32[np.ndarray, " P"], labels: Int32[np.ndarray, " P"]
+    ) -> None:
+        self.root, self.files, self.numbers, self.labels = root, files, numbers, labels
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Picture: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Picture]: ...
+    def __getitem__(self, at: SupportsIndex | slice) -> Picture | list[Picture]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        parts = self.files[int(self.numbers[at])]
+        return Picture(printable("/".join(parts)), int(self.labels[at]), self.root.joinpath(*parts))
+
+
+def with_test(
+    classes: list[str],
+    pictures: Mapping[str, Sequence[Picture]],
+    origin: str,
+    ignored: Ignored,
+    notes: list[str],
+) -> Listing:
+    """A listing whose validation pictures serve as test pictures, too, where there are none (ImageNet)."""
+    if not len(pictures["test"]) and len(pictures["val"]):
+        pictures = {**pictures, "test": pictures["val"]}
+        origin += "; val serves as test"
+    return Listing(classes, pictures, origin, ignored, notes)
+
+
+def labelled(root: Path, names: set[str], notes: list[str]) -> tuple[list[str], dict[str, int], int]:
+    """Class names, the label of each name, and that of what has no class."""
+    classes, labels = _classes(root, names, notes)
+    return (classes, labels, len(classes) if names else 0) if classes else (["picture"], {}, 0)
+
+
+def _classes(root: Path, names: set[str], notes: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Class names, in the order of a classes.txt where there is one, and the label of each name.
+
+    A classes.txt beside class folders only orders them, or names those that are numbers.
+    """
+    lines = read_names(root)
+    if lines is None or not names:
+        return named_by(None, names, root)
+    return named_by(lines, names, root / "classes.txt")
+
+
+def endings(names: Sequence[str]) -> set[str]:
+    """Suffixes of names in small letters, with their dots; of names without one the last letter."""
+    return {ending.lower() for ending in {name[name.rfind(".") :] for name in names}}
