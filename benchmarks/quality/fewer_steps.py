@@ -4,10 +4,11 @@
         [--out runs/fewer_steps] [--words trainer.steps=3000 ...] [--seed 0]
 
 For each modality it trains a teacher (the default run, unless one is named), distils it with these words of
-`ditmoe.distill`, draws both against the test split, and writes table.md. Each of these is left out where it is done
-already: stopped at any time, the same command goes on. Columns: the modality's first metric with its 95 % interval, the
-share of samples taken for the class asked for, and seconds for one sample in a batch of 32, on a busy machine more.
-A default run's own sampler takes the steps of the teacher; those of the distilled run are flow-map steps.
+`ditmoe.distill`, draws both against the test split, and writes table.md, and picture.png of the first samples. Each of
+these is left out where it is done already: stopped at any time, the same command goes on. Columns: the modality's
+first metric with its 95 % interval, the share of samples taken for the class asked for, and seconds for one sample in a
+batch of 32, on a busy machine more. A default run's own sampler takes the steps of the teacher; those of the distilled
+run are flow-map steps.
 """
 
 import json
@@ -16,9 +17,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from PIL import Image
+
 from benchmarks import options_of
+from benchmarks.quality.beside_dit3d import picture
 from ditmoe.checkpoint import replacing
 from ditmoe.config.restore import restore
 from ditmoe.inference import draw_from, evaluate_checkpoint
@@ -27,6 +32,7 @@ STEPS = (50, 8, 4, 2, 1)
 METRICS = ("fd/pixels", "1-nna/cd")
 CLASSES = "classes/agreement"
 TIMED = 32
+PICTURED = {"trained": (50, 4, 1), "distilled": (4, 1)}
 HEAD = ["| | model | steps | metric | | 95 % | class | s / sample |", "|---|---|--:|---|--:|---|--:|--:|"]
 
 
@@ -81,6 +87,22 @@ def row(modality: str, model: str, steps: int, found: dict[str, Any]) -> str:
     )
 
 
+def first_samples(runs: dict[str, Path], seed: int, file: Path) -> None:
+    """Draw one sample of each of the first classes with both runs, from the same noise."""
+    rows = {}
+    for model, run in runs.items():
+        restored = restore(run, trusted=True)
+        asked = restored.model.conditioning.ask(3, restored.modality.classes)
+        for steps in PICTURED[model]:
+            with TemporaryDirectory() as folder:
+                samples = draw_from(restored, asked, steps=steps, seed=seed)
+                restored.modality.save_picture(samples, Path(folder) / "row.png")  # type: ignore[attr-defined]
+                with Image.open(Path(folder) / "row.png") as image:
+                    rows[f"{model}, {steps} step{'s'[: steps > 1]}"] = image.convert("RGB")
+    with replacing(file) as stream:
+        picture(rows).save(stream, "PNG")
+
+
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--modality", nargs="*", default=["image", "pointcloud", "video"])
@@ -99,6 +121,8 @@ def main() -> None:
                 lines.append(row(modality, model, steps, cell(run, steps, place, options.seed)))
                 with replacing(options.out / "table.md") as stream:
                     stream.write(("\n".join(lines) + "\n").encode())
+        if not (file := options.out / modality / "picture.png").exists():
+            first_samples(runs, options.seed, file)
     print("\n".join(lines))
 
 

@@ -2,6 +2,10 @@
 
     python -m benchmarks.quality.routers [--task image] [--seeds 5] [--steps 400] [--only race soft]
         [--write docs/results/routers.md]
+    python -m benchmarks.quality.routers --task fashion --data /usr/share/datasets/fashion-mnist --out runs/fashion
+
+The tasks are the built-in digits, clips and furniture, and the 60,000 pictures of Fashion-MNIST (arXiv 1708.07747;
+Debian's dataset-fashion-mnist).
 
 Work: of each variant the width of the routed experts (of the dense layers) is fitted until the multiply-adds of a
 forward pass in training, counted, are token choice's within 2 %; those of sampling are told. Learning rate: of each
@@ -50,10 +54,19 @@ COMMON = [
     "model.dense_ratio=3.0", "trainer.precision=fp32", "trainer.ema_decay=0.98",
     "trainer.preview_every=0", "trainer.save_every=0", "trainer.log_every=0", "finish.num=0", "finish.evaluate=false",
 ]  # fmt: skip
-TASKS = {  # of each its own words, and its tokens
-    "image": (["trainer.batch_size=32"], 16),
-    "video": (["trainer.batch_size=8"], 80),
-    "pointcloud": (["trainer.batch_size=8", "modality.num_points=512", "modality.tokens.resolution=16"], 64),
+TASKS = {  # of each its modality and other words, and its tokens
+    "image": (["modality=image", "trainer.batch_size=32"], 16),
+    "fashion": (["modality=image", "trainer.batch_size=32"], 16),
+    "video": (["modality=video", "trainer.batch_size=8"], 80),
+    "pointcloud": (
+        [
+            "modality=pointcloud",
+            "trainer.batch_size=8",
+            "modality.num_points=512",
+            "modality.tokens.resolution=16",
+        ],
+        64,
+    ),
 }
 CONTROLS = "benchmarks.quality.router_controls."
 TOKEN, TOP1 = "router.top_k=2", "router.top_k=1"
@@ -89,9 +102,8 @@ Run = dict[str, Any]
 def words(task: str, name: str) -> list[str]:
     """What a command line would say for a variant of a task."""
     own, tokens = TASKS[task]
-    found = [f"modality={task}", "router=token_choice", *COMMON, *own]
     replaced = [word for word in VARIANTS[name] if word.startswith("router=")]
-    found[1] = replaced[0] if replaced else found[1]
+    found = [*(replaced or ["router=token_choice"]), *COMMON, *own]
     dense, segments = "router=dense" in replaced, "router=timestep" in replaced
     if not dense and not segments:
         found.append(f"router.num_experts={EXPERTS}")
@@ -241,6 +253,7 @@ def planned(options: argparse.Namespace, runs: list[Run]) -> Iterator[list[Run]]
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--task", default="image", choices=list(TASKS))
+    parser.add_argument("--data", type=Path, help="a folder, in place of what is built in")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--most", type=int, default=10, help="seeds where it is close")
     parser.add_argument("--steps", type=int, default=400)
@@ -253,6 +266,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/routers"))
     parser.add_argument("--write", type=Path, help="a page with the marks of this study")
     options = parser.parse_args()
+    if options.task == "fashion" and not options.data:
+        parser.error("--data must name the folder of Fashion-MNIST's four files")
+    if options.data:
+        TASKS[options.task][0].append(f"modality.data.root={options.data}")
     torch.set_num_threads(1)
     keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ditmoe.outside import folders_below, is_regular, printable
 from modalities.image.data.described import describe
+from modalities.image.data.idx import list_idx
 from modalities.image.data.listing import Listing, Picture
 from modalities.image.data.picture_archives import list_archives
 from modalities.image.data.picture_folders import list_folders
@@ -24,8 +25,9 @@ def list_pictures(
 
     `root` is None for the built-in digits; a folder of class folders, split or not (see `layout.arrange`), or of
     pictures whose classes a dataset.json or metadata.jsonl beside them gives; a folder of .tar shards as webdataset has
-    them, or of .zip files; or such a file. A picture without a class has the label `len(classes)`. Where there is no
-    test split, val serves as both (ImageNet); where there is none at all, pictures are split by a hash of their names.
+    them, of .zip files, or of IDX files (`idx`); or one .tar or .zip. A picture without a class has the label
+    `len(classes)`. Where there is no test split, val serves as both (ImageNet); where there is none at all, pictures
+    are split by a hash of their names.
 
     Raises:
         ValueError: if there is nothing.
@@ -42,6 +44,8 @@ def list_pictures(
     else:
         root, below = root.parent, [((), [root.name])]
     if (listing := list_archives(root, below, ignored, notes, captions)) is not None:
+        return listing
+    if (listing := list_idx(root, below, ignored, notes)) is not None:
         return listing
     if (listing := list_folders(root, below, ignored, notes)) is not None:
         return listing

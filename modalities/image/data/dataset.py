@@ -17,7 +17,7 @@ from PIL import Image
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
 from modalities.image.data.catalogue import list_pictures
-from modalities.image.data.listing import Listing, Picture, labels_of
+from modalities.image.data.listing import InMemory, Listing, Picture, labels_of
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
 from modalities.image.data.shards import Member, Written, member_bytes
 from modalities.shared.captions import (
@@ -44,7 +44,7 @@ class Pictures:
 
     Args:
         root: a folder of class folders, of pictures with a dataset.json or metadata.jsonl, of .tar shards or zips, or
-            one such file; None is the built-in digits.
+            one such file; of IDX files (MNIST); None is the built-in digits.
         size: (H, W) that pictures are brought to.
         mirror: left becomes right in half of the training samples.
         limit: pictures that stand for a split when sets are measured.
@@ -208,6 +208,8 @@ class Pictures:
         if isinstance(picture.source, np.ndarray):
             return inked(picture.source).shape[:2]
         try:
+            if isinstance(picture.source, InMemory):
+                return picture.source.pixels.shape  # type: ignore[return-value]
             if self.damaged == "keep":  # only its rows tell how many there are
                 return self._open(picture, lambda image: (image.height, image.width))
             return size_of(_stream(picture.source), picture.name, self.max_pixels)
@@ -236,6 +238,8 @@ class Pictures:
         return whole[:, ::-1] if self.mirror and _flipped(seed, number) else whole
 
     def _open(self, picture: Picture, make: Callable[[Image.Image], T]) -> T:
+        if isinstance(picture.source, InMemory):
+            return make(picture.source.image())
         source = _stream(picture.source)  # type: ignore[arg-type]
         name = picture.name if isinstance(source, io.BytesIO) else None
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import SupportsIndex, overload
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
+from PIL import Image
 
 from ditmoe.outside import printable
 from modalities.image.data.shards import Member, Written, member_bytes
@@ -21,12 +22,23 @@ SHARES = (0.9, 0.05)
 
 
 @dataclass(frozen=True)
+class InMemory:
+    """A grey picture of any size that is read already."""
+
+    pixels: UInt8[np.ndarray, "H W"]
+
+    def image(self) -> Image.Image:
+        """As RGB."""
+        return Image.fromarray(self.pixels).convert("RGB")
+
+
+@dataclass(frozen=True)
 class Picture:
-    """One picture of a data set, not read yet."""
+    """One picture of a data set, most often not read yet; an array is a built-in one of the size that is wanted."""
 
     name: str
     label: int
-    source: Path | Member | np.ndarray
+    source: Path | Member | InMemory | np.ndarray
     captions: Sequence[str] | Written = ()
     """Of a built-in one, or where they lie in an archive; those of a file lie beside it."""
 
@@ -38,7 +50,8 @@ class Picture:
             at = self.source
             part = f"{at.start} {at.size} {at.inflated} {at.deflated}"
             return Origin((at.tar,), part=part, read=partial(member_bytes, at))
-        return Origin((), read=self.source.tobytes)
+        pixels = self.source.pixels if isinstance(self.source, InMemory) else self.source
+        return Origin((), read=pixels.tobytes)
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,8 @@ class Listing:
 
 def labels_of(pictures: Sequence[Picture]) -> list[int]:
     """Labels of pictures, none of which is made for it where they are only listed."""
-    if isinstance(pictures, ListedPictures):
-        return pictures.labels.tolist()
+    if (labels := getattr(pictures, "labels", None)) is not None:
+        return labels.tolist()
     return [picture.label for picture in pictures]
 
 
