@@ -20,6 +20,7 @@ from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
+from ditmoe.training.allocator import keep_freed_memory
 from ditmoe.training.batch import Batch
 from ditmoe.training.batches import Batches, GivenShares
 from ditmoe.training.distillation import FURTHER, Teaching
@@ -85,6 +86,8 @@ class Trainer:
         self.batches = Batches(modality, model.tokens, process, self.mesh, seed, *drawn, shares, further)
         self.ranks = self.mesh.ranks
         self.device = self.mesh.device or next(model.parameters()).device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.autocast_dtype = choose_precision(options.precision, self.device)
         self.ema = EMA(model, options.ema_decay)
         if options.recompute:

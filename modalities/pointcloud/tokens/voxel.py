@@ -1,15 +1,12 @@
 """Voxelise and devoxelise in plain PyTorch: any device, deterministic, differentiable, nothing to compile."""
 
-import itertools
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ditmoe.nn import from_host
 from modalities.pointcloud.tokens.voxel_tables import AllVoxels, Voxels
 
 
@@ -72,16 +69,11 @@ def interpolate(
     rows: Float[Tensor, "size C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
 ) -> Float[Tensor, "B M C"]:
     """The same from rows of a table."""
-    resolution = voxels.resolution
-    low = coords.detach().floor().clamp(0, max(resolution - 2, 0))
-    high_weight = (coords - low).flatten(0, 1)
-    indices, weights = [], []
-    for corner in itertools.product((0, 1), repeat=3):
-        offset = from_host(np.array(corner), coords.device)
-        indices.append(voxels.find((low.long() + offset).clamp(max=resolution - 1)).flatten())
-        x, y, z = (h if c else 1 - h for c, h in zip(corner, high_weight.unbind(-1), strict=True))
-        weights.append(x * y * z)
-    index, weight = torch.stack(indices, dim=-1), torch.stack(weights, dim=-1).type_as(rows)
+    low = coords.detach().floor().clamp(0, max(voxels.resolution - 2, 0))
+    index = voxels.corners(low.long()).flatten(0, 1)
+    high = (coords - low).flatten(0, 1).T.contiguous()  # of each axis in one piece, which is faster on a CPU
+    x, y, z = torch.stack([1 - high, high], dim=1)
+    weight = ((x[:, None] * y)[:, :, None] * z).flatten(0, 2).T.contiguous().type_as(rows)
     return WeightedRows.apply(rows, index, weight).view(*coords.shape[:2], -1)
 
 

@@ -7,11 +7,15 @@ for rows of a table, whatever voxels these are.
 import itertools
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ditmoe.nn import Layout, cells
+from ditmoe.nn import Layout, cells, from_host
+
+CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
+"""Of a cube, the last axis running fastest."""
 
 
 class Voxels(ABC):
@@ -25,6 +29,14 @@ class Voxels(ABC):
     def find(self, voxel: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M"]:
         """The row of each voxel."""
 
+    def corners(self, low: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M 8"]:
+        """The rows of the eight voxels that begin with `low`, the last axis running fastest.
+
+        Along each axis `low` is not the last one, or there is one alone, which then is both.
+        """
+        step = from_host(CORNERS, low.device) * min(1, self.resolution - 1)
+        return self.find((low[:, :, None] + step).flatten(1, 2)).unflatten(1, (-1, len(CORNERS)))
+
 
 class AllVoxels(Voxels):
     """Every voxel, grid after grid, in row-major order."""
@@ -34,6 +46,10 @@ class AllVoxels(Voxels):
 
     def find(self, voxel: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M"]:
         return numbered(voxel, self.resolution)
+
+    def corners(self, low: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M 8"]:
+        distances = CORNERS @ [self.resolution**2, self.resolution, 1] * min(1, self.resolution - 1)
+        return self.find(low)[..., None] + from_host(distances, low.device)
 
 
 class PatchVoxels(Voxels):

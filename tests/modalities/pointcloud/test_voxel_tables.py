@@ -112,3 +112,16 @@ def test_what_occupies_nothing_is_named() -> None:
         net(torch.zeros(1, 0, 3), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="kept must be all or occupied, got 'some'"):
         VoxelTokens(24, kept="some")
+
+
+@pytest.mark.parametrize("resolution", [1, 2, R])
+def test_corners_are_the_eight_voxels_from_the_lowest_on(resolution: int) -> None:
+    coords = points() * (resolution - 1) / (R - 1)
+    low = coords.long().clamp(max=max(resolution - 2, 0))
+    layout = touched(coords, resolution, 1)
+    for voxels in (AllVoxels(2, resolution), PointVoxels(coords, resolution), PatchVoxels(layout, 1)):
+        corners = [
+            voxels.find((low + torch.tensor(corner)).clamp(max=resolution - 1))
+            for corner in itertools.product((0, 1), repeat=3)
+        ]
+        assert torch.equal(voxels.corners(low), torch.stack(corners, dim=-1))
