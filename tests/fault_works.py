@@ -134,7 +134,7 @@ def made(place: Path) -> Path:
 
 
 def of_train(home: Path) -> Work:
-    words = ["trainer.steps=12", "trainer.save_every=2", "trainer.log_every=3", "trainer.accumulate=2"]
+    words = ["trainer.steps=8", "trainer.save_every=2", "trainer.log_every=3", "trainer.accumulate=2"]
 
     def run(place: Path) -> None:
         one, settings = trainer(place / "out", *words)

@@ -1,5 +1,6 @@
 """What the tests of many processes share: starting them without torch's start-up each time, and what they compute."""
 
+import gc
 import os
 import pickle
 import socket
@@ -48,6 +49,7 @@ def together(check: Callable[..., Any], num: int, *given: Any) -> Any:
 
 
 def _as_rank(rank: int, num: int, port: int, send: Any, check: Callable[..., Any], given: tuple) -> None:
+    gc.freeze()  # what the server has stays
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 What a start imports, and what it does not, is looked at by `test_startup` in interpreters of their own.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -58,6 +59,7 @@ def command(module: str, *words: str, cwd: Path, timeout: float = 120) -> Comple
 def _run(
     module: str, words: tuple[str, ...], cwd: Path, environment: dict[str, str], out: Path, err: Path
 ) -> None:
+    gc.freeze()  # what the server has stays
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115

@@ -40,14 +40,14 @@ def like(x: Tensor, *_: Any, dtype: Any = None, memory_format: Any = None, **oth
 
 def pointwise(function: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The shape is what the operands broadcast to; the type is that of the operation's result on nothing."""
-
-    def nothing(value: Any) -> Any:
-        return value.new_empty((0,) * value.ndim, device="cpu") if isinstance(value, Tensor) else value
-
-    dtype = function(*map(nothing, args), **{name: nothing(value) for name, value in kwargs.items()}).dtype
+    dtype = function(*map(_nothing, args), **{name: _nothing(value) for name, value in kwargs.items()}).dtype
     operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     shape = broadcast(*(x.shape for x in operands))
     return like(next((x for x in operands if list(x.shape) == shape), new(operands[0], shape)), dtype=dtype)
+
+
+def _nothing(value: Any) -> Any:
+    return value.new_empty((0,) * value.ndim, device="cpu") if isinstance(value, Tensor) else value
 
 
 def broadcast(*shapes: Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ belongs to one thread: other models, running at the same time, see nothing of it
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,22 +90,24 @@ def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
     if "out" in kwargs:
         return kwargs["out"]
     known: dict[int, Tensor] = {}
+    args, kwargs = mapped(partial(_lowered, known), (list(args), kwargs))
+    return mapped(partial(_raised, known), shape_rules.find(function)(*args, **kwargs))
 
-    def lowered(value: Any) -> Any:
-        if isinstance(value, Shape):
-            known[id(value.meta)] = value
-            return value.meta
-        if isinstance(value, Tensor):
-            return value if value.device.type == "meta" else value.to("meta")
-        return torch.device("meta") if isinstance(value, torch.device) else value
 
-    def raised(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return known[id(value)] if id(value) in known else Shape(value)
+def _lowered(known: dict[int, Tensor], value: Any) -> Any:
+    """On the device "meta"; notes which tensor has a value for its shape."""
+    if isinstance(value, Shape):
+        known[id(value.meta)] = value
+        return value.meta
+    if isinstance(value, Tensor):
+        return value if value.device.type == "meta" else value.to("meta")
+    return torch.device("meta") if isinstance(value, torch.device) else value
 
-    args, kwargs = mapped(lowered, (list(args), kwargs))
-    return mapped(raised, shape_rules.find(function)(*args, **kwargs))
+
+def _raised(known: dict[int, Tensor], value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return known[id(value)] if id(value) in known else Shape(value)
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:

@@ -38,17 +38,17 @@ def printable(text: object, keep: str = "") -> str:
     Args:
         keep: controls that stay, such as the ends of lines.
     """
-
-    def shown(letter: str) -> str:
-        if letter in keep or not _is_hidden(letter):
-            return letter
-        code = ord(letter)
-        if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode
-            code -= 0xDC00
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
     text = str(text)
-    return text if text.isascii() and text.isprintable() else "".join(map(shown, text))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep or not _is_hidden(c) else _escaped(c) for c in text)
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def file_name(text: object, longest: int = LONGEST) -> str:
