@@ -8,7 +8,7 @@ from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 
 REFERENCE, DENSE, CONTROL = "token choice", "dense", "dense, twice as wide"
 LEVEL = 0.05
-BEGIN, END = "<!-- begin: benchmarks.quality.routers -->", "<!-- end: benchmarks.quality.routers -->"
+MARK = "<!-- {}: benchmarks.quality.routers, {} -->"
 Runs = dict[str, dict[int, dict[str, Any]]]
 """By variant and seed."""
 
@@ -131,13 +131,14 @@ def sentences(
     return lines
 
 
-def written(page: str, text: str) -> str:
-    """A page with this study's part in place of what stands between its marks.
+def written(page: str, text: str, task: str) -> str:
+    """A page with the part of a task in place of what stands between its marks.
 
     Raises:
         ValueError: if it does not have both, once each and in order.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"the page must have one {BEGIN!r} and after it one {END!r}")
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+    begin, end = MARK.format("begin", task), MARK.format("end", task)
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(f"the page must have one {begin!r} and after it one {end!r}")
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"

@@ -293,7 +293,7 @@ def main() -> None:
         text = section(runs, options.rates)
         (options.out / "table.md").write_text(text)
         if options.write:
-            options.write.write_text(written(options.write.read_text(), text))
+            options.write.write_text(written(options.write.read_text(), text, options.task))
     print(section(runs, options.rates))
 
 

@@ -9,7 +9,7 @@ import torch
 from benchmarks.quality.lr_transfer import summary
 from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 from benchmarks.quality.router_controls import ConvolvedChoice, OneExpert, RandomChoice
-from benchmarks.quality.router_table import BEGIN, END, section, written
+from benchmarks.quality.router_table import MARK, section, written
 from benchmarks.quality.routers import REFERENCE, WITHIN, fitted, train
 from ditmoe.moe import TokenChoice
 from ditmoe.training import Trainer
@@ -133,7 +133,8 @@ def test_no_verdict_without_the_control_and_none_on_what_is_not_told_apart() -> 
     assert "cannot tell better from worse" in text
     assert "lower" not in text
     assert "verdict" not in text
-    page = f"before {BEGIN} old {END} after"
-    assert written(written(page, "new"), "newer") == f"before {BEGIN}\nnewer\n{END} after"
+    begin, end = (MARK.format(which, "image") for which in ("begin", "end"))
+    page = f"before {begin} old {end} after"
+    assert written(written(page, "new", "image"), "newer", "image") == f"before {begin}\nnewer\n{end} after"
     with pytest.raises(ValueError, match="must have one"):
-        written("no marks", "new")
+        written(page, "new", "video")
