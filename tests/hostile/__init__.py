@@ -27,10 +27,13 @@ from tests.hostile.archives import (
     common_words,
     cut_member,
     dense_labels,
+    endless_digits,
+    endless_words,
     large_label,
     long_pax,
     overlapping,
     pt,
+    repeated_labels,
     sparse,
     twice,
 )
@@ -58,7 +61,8 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     return {
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
         + [(twice, formats.read_set), (overlapping, open_file)],
-        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words)],
+        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words,
+                                            endless_words, endless_digits)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
@@ -72,7 +76,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         + [(materials, lambda path: formats.read_surface(path, 100, 0))]
         + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
         + [(text(name, content), lambda path: formats.read_surface(path, 100, 0)) for name, content in TEXTS.items()],
-        "labels": [(columns, pictures), (dense_labels, pictures)],
+        "labels": [(columns, pictures), (dense_labels, pictures), (repeated_labels, pictures)],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),
