@@ -4,7 +4,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from PIL import Image
 from ditmoe.outside import open_regular, printable
 from modalities.video.io.integrity import sums_fit
 from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
+from modalities.video.io.trial import is_endless
 
 REASONS = {
     "missing": "an existing file, got nothing there",
@@ -96,6 +97,10 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
             raise Unreadable(
                 path, "not a video", f"more than {MOST_ENTRIES} tags, chapters and cues out of order"
             )
+        if is_endless(path, partial(_read_through, path)):
+            raise Unreadable(
+                path, "not a video", "its packets are not read in the time that whole files take"
+            )
     try:
         with (
             _source(path) as source,
@@ -114,6 +119,17 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
         ) from error
     except av.FFmpegError as error:
         raise Unreadable(path, _state(path) or reason, error.strerror or type(error).__name__) from error
+
+
+def _read_through(path: Path) -> None:
+    """Read all packets of a file; whatever else is wrong with it, whoever opens it says."""
+    with (
+        suppress(av.FFmpegError, IndexError),
+        _source(path) as source,
+        av.open(source, options=_GUARD, metadata_errors="replace") as container,
+    ):
+        for _ in container.demux():
+            pass
 
 
 def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:

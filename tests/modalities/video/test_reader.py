@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modalities.video.io import reader
+from modalities.video.io import reader, trial
 from modalities.video.io.container import REASONS, Unreadable, opened
 from modalities.video.io.frame_folders import read_arrays
 from modalities.video.io.integrity import is_truncated, sums_fit
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
-from tests.hostile.videos import endless, tagged
+from tests.hostile.videos import endless, tagged, wordy
 
 NUM, HEIGHT, WIDTH = 40, 48, 64
 
@@ -636,3 +637,19 @@ def test_tables_that_ffmpeg_would_never_end_to_sort_are_refused(
 def test_tables_as_people_have_them_are_read(tmp_path: Path) -> None:
     assert len(read_index(endless(tmp_path, "tags", 5_000))) == 1
     assert not has_endless_tables(endless(tmp_path, "chapters", 9_000))
+
+
+@pytest.mark.parametrize(("kind", "number"), [("flv", 70_000), ("avi", 70_000), ("ts", 1500)])
+def test_containers_that_ffmpeg_would_never_end_to_read_are_refused(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 1.0)
+    began = time.process_time()
+    with pytest.raises(Unreadable, match=r"^[^\n]*not read in the time that whole files take[^\n]*$"):
+        read_index(wordy(tmp_path, kind, number))
+    assert time.process_time() - began < 5
+
+
+def test_words_as_people_have_them_are_read(tmp_path: Path) -> None:
+    for kind in ("flv", "avi"):
+        assert len(read_index(wordy(tmp_path, kind, 4_000))) == 1
