@@ -8,10 +8,11 @@ import av
 from PIL import Image
 
 
-def gif(width: int, height: int) -> bytes:
-    """One black frame."""
+def gif(width: int, height: int, frames: int = 1) -> bytes:
+    """Black frames, each but the first of one new pixel."""
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    return head + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0;"
+    frame = b"\x21\xf9\x04\x08\x01\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return head + frame * frames + b";"
 
 
 def _clip(place: Path, content: bytes) -> Path:

@@ -54,6 +54,9 @@ _LARGEST_PIECE = 2**29
 """Bytes that FFmpeg may take at a time: an MP4 of 200 bytes counts samples for gigabytes of tables otherwise."""
 LONGEST = 30.0
 """Seconds until a file is open, or a packet read: FFmpeg compares each tag of a header with all those before."""
+DENSE = 2**14
+"""Pixels that may be decoded for each byte of a file, or of a megabyte, before what is asked for comes: 12 seconds of
+frames in which nothing moves, of which a GIF needs 22 bytes each. What moves has at most a tenth a byte."""
 MOST_RATIO, LEAST_RATIO = 8.0, 0.005
 """Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
 
@@ -68,6 +71,20 @@ class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies
 
     def __reduce__(self) -> tuple[type["Unreadable"], tuple[Path, str, str]]:
         return Unreadable, (self.path, self.reason, self.detail)
+
+
+class Work:
+    """What may still be decoded of a file at once, in pixels (`DENSE`)."""
+
+    def __init__(self, path: Path) -> None:
+        size = os.path.getsize(path) if path.exists() else 0
+        self.path, self.left = path, DENSE * max(size, 2**20)
+
+    def spend(self, pixels: int) -> None:
+        """Raises Unreadable if they are too many."""
+        self.left -= pixels
+        if self.left < 0:
+            raise Unreadable(self.path, "too large", f"over {DENSE} pixels a byte lie between two keyframes")
 
 
 def check_plain(path: Path) -> None:
@@ -172,8 +189,10 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
         yield packet
 
 
-def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = False) -> Iterator[VideoFrame]:
-    """Decode from where the container stands, in presentation order.
+def frames_of(
+    container: InputContainer, stream: VideoStream, work: Work, salvage: bool = False
+) -> Iterator[VideoFrame]:
+    """Decode from where the container stands, in presentation order, for as long as there is `work` left.
 
     With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where
     the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
@@ -202,6 +221,7 @@ def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = Fa
             if not salvage:
                 raise
             continue
+        work.spend(sum(frame.width * frame.height for frame in frames))
         yield from (frame for frame in frames if not (salvage and frame.is_corrupt))
 
 

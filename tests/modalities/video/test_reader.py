@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from modalities.video.io import container as containers
 from modalities.video.io import reader, trial
 from modalities.video.io.container import REASONS, Unreadable, opened
 from modalities.video.io.frame_folders import read_arrays
@@ -26,7 +27,7 @@ from modalities.video.io.integrity import is_truncated, sums_fit
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
-from tests.hostile.videos import endless, tagged, wordy
+from tests.hostile.videos import endless, gif, tagged, wordy
 
 NUM, HEIGHT, WIDTH = 40, 48, 64
 
@@ -653,3 +654,19 @@ def test_containers_that_ffmpeg_would_never_end_to_read_are_refused(
 def test_words_as_people_have_them_are_read(tmp_path: Path) -> None:
     for kind in ("flv", "avi"):
         assert len(read_index(wordy(tmp_path, kind, 4_000))) == 1
+
+
+def test_frames_that_take_minutes_to_reach_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty thousand frames of one pixel are read, but not over a canvas of 36 megapixels."""
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif(6000, 6000, 500))
+    with pytest.raises(Unreadable, match="pixels a byte lie between"):
+        read_index(path)
+    path.write_bytes(gif(100, 100, 30_000))
+    index = read_index(path)
+    assert len(index) == 30_000
+    monkeypatch.setattr(containers, "DENSE", 1)  # and where the keyframes are lies
+    with pytest.raises(Unreadable, match="pixels a byte lie between"):
+        read_clip(path, 29_000, 1, index=index)
