@@ -33,6 +33,7 @@ from tests.hostile.archives import (
     long_pax,
     overlapping,
     pt,
+    repeated_bomb,
     repeated_labels,
     sparse,
     twice,
@@ -76,7 +77,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         + [(materials, lambda path: formats.read_surface(path, 100, 0))]
         + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
         + [(text(name, content), lambda path: formats.read_surface(path, 100, 0)) for name, content in TEXTS.items()],
-        "labels": [(columns, pictures), (dense_labels, pictures), (repeated_labels, pictures)],
+        "labels": [(make, pictures) for make in (columns, dense_labels, repeated_labels, repeated_bomb)],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),

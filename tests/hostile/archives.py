@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -209,4 +210,14 @@ def repeated_labels(place: Path) -> Path:
         archive.writestr("a.png", png())
         archive.writestr("metadata.jsonl", '{"file_name": "a.png", "label": 1}' + " " * 15_000_000)
         archive.filelist.extend([archive.infolist()[-1]] * 5_000)
+    return place
+
+
+def repeated_bomb(place: Path) -> Path:
+    """A zip of a megabyte, which names the same bomb, of 120 MB, ten thousand times."""
+    with zipfile.ZipFile(place / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", bytes(120_000_000))
+        for number in range(10_000):
+            archive.filelist.append(entry := copy(archive.infolist()[0]))
+            entry.filename = f"{number}.png"
     return place

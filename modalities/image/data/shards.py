@@ -28,6 +28,8 @@ _MANY = 16
 """Samples each of which has a number of its own; as many classes are not likely."""
 LARGEST_HEADER = 2**13
 """Bytes of what a tar says of a member in front of it, such as a long name; Python reads more in quadratic time."""
+_LOCAL_HEADER = 30
+"""Bytes in front of a member of a zip, with its name behind them."""
 DENSE = 20
 """How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
 
@@ -82,8 +84,10 @@ def member_bytes(member: Member) -> bytes:
         there, start = os.fstat(stream.fileno()).st_size, member.start
         if member.inflated is not None:  # the header in front of it has a name and more of some length
             stream.seek(start)
-            head = stream.read(30)
-            start += 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+            head = stream.read(_LOCAL_HEADER)
+            start += (
+                _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+            )
         if not 0 <= member.size <= there - start or start < 0:
             raise ValueError(
                 f"a picture in {printable(member.tar)} must lie there as it is, got a sparse or cut one"
@@ -393,6 +397,7 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, caption
         csv.Error,
     ) as error:
         raise ValueError(f"{printable(shard)} is no readable zip: {printable(error)}") from error
+    _check_apart(shard, [*(member for _, member in found), *(text.member for text in texts.values())])
     for path, member in found:
         folder = path.rpartition("/")[0] if labels is None else ""
         stem = re.sub(r"\.\w+$", "", path)
@@ -404,3 +409,12 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, caption
             member,
             captions=texts.get(stem) or shown_captions(told.get(path, [])),
         )
+
+
+def _check_apart(zipped: Path, members: list[Member]) -> None:
+    """Raises ValueError for a zip whose members are the same bytes: a bomb would be read as often as it is named."""
+    end = 0
+    for member in sorted(members, key=lambda member: member.start):
+        if member.start < end:
+            raise ValueError(f"{printable(zipped)} is no readable zip: its members lie across each other")
+        end = member.start + _LOCAL_HEADER + member.size
