@@ -43,12 +43,15 @@ from tests.hostile.pictures import (
     JPEG2000,
     WEBP,
     Maker,
+    blocks,
     clear_png,
     deep_png,
     flat,
     frames,
     postscript,
     scans,
+    tall,
+    tile,
     wide,
     wide_gif,
 )
@@ -68,7 +71,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
-                                                  wide(WEBP), wide(JPEG2000))]
+                                                  tall, blocks, tile, wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
         "videos": [(grown, lambda path: read_clip(path, 1, 16)), (counted, read_index)]
         + [(make, _clips) for make in (still, strip)] + [(strips, seen)],
