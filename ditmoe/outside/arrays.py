@@ -190,8 +190,16 @@ def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether it lies in Fortran's order, and type."""
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"its version is {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"its version is {version}")
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        return read(stream)
+    except OSError:
+        raise
+    except Exception as error:  # of headers in Python's words, with its tokenizer's errors, in paragraphs
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(printable(reason[:200])) from error

@@ -11,13 +11,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from ditmoe.checkpoint import digest
+from ditmoe.checkpoint import digest, open_file
+from ditmoe.checkpoint.fit import bounded, read_object
 from ditmoe.outside import is_regular, printable, read_json
 from ditmoe.text.encoder import About, Pretrained, States
 
 INSTALL = "pip install 'ditmoe[transformers]'"
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 """Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
+MOST_GROWTH = 1000
+"""How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
 ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -78,6 +81,7 @@ class Transformers(Pretrained):
         """Of model, as its configuration says."""
         config = read_json(self.folder / "config.json")
         kind = config.get("model_type") if isinstance(config, dict) else None
+        _check_plain(config, self.folder / "config.json")
         if not isinstance(kind, str):
             raise ValueError(f"{printable(self.folder / 'config.json')} must name a model_type")
         return kind
@@ -96,7 +100,7 @@ class Transformers(Pretrained):
         return transformers
 
     def describe(self) -> About:
-        library = self.library
+        library, _ = self.library, self.kind
         files = sorted({file for pattern in READ for file in self.folder.glob(pattern) if is_regular(file)})
         if not any(file.suffix == ".safetensors" for file in files):
             raise ValueError(
@@ -115,10 +119,15 @@ class Transformers(Pretrained):
     def tokenizer(self) -> Any:
         """Its tokens."""
         make = self.library.AutoTokenizer.from_pretrained
+        if (
+            is_regular(file := self.folder / "tokenizer.json")
+            and (by := _growth(read_object(file))) > MOST_GROWTH
+        ):
+            raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
         return _one_line(lambda: make(self.folder, **self._trusted), self.folder)
 
     def count(self, caption: str) -> tuple[int, int]:
-        numbers = self.tokenizer(caption, verbose=False)["input_ids"]
+        numbers = _one_line(lambda: self.tokenizer(caption, verbose=False)["input_ids"], self.folder)
         unknown = self.tokenizer.unk_token_id
         return len(numbers), 0 if unknown is None else numbers.count(unknown)
 
@@ -136,7 +145,8 @@ class Transformers(Pretrained):
 
     def _numbers(self, caption: str) -> list[int]:
         """Of the tokens; at least one, for encoders that put none around a caption."""
-        numbers = self.tokenizer(caption, truncation=True, max_length=self.limit)["input_ids"]
+        make, options = self.tokenizer, {"truncation": True, "max_length": self.limit}
+        numbers = _one_line(lambda: make(caption, **options)["input_ids"], self.folder)
         ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
         return numbers or [next(end for end in ends if end is not None)]
 
@@ -144,8 +154,11 @@ class Transformers(Pretrained):
         if (model := self.__dict__.get("_loaded")) is None:
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
             self.library.utils.logging.disable_progress_bar()
+            self.library.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
             options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
-            model = _one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
+            tensors = sum(len(open_file(file)) for file in self.folder.glob("*.safetensors"))
+            with bounded(tensors):  # a billion layers are a line of its configuration
+                model = _one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
             self._loaded = model = model.eval().requires_grad_(False)
         return model.to(device)
 
@@ -186,6 +199,41 @@ def _one_line(make: Callable[[], Any], folder: Path) -> Any:
     """What transformers makes of a folder; it fails in many ways, and explains in paragraphs."""
     try:
         return make()
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # panics of its Rust are not among Python's own
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{printable(folder)} cannot be opened as a text encoder: {reason}") from error
+
+
+def _check_plain(config: Any, file: Path) -> None:
+    """Refuse what makes transformers look for further packages: kernels of the hub, which are code, and quantisers."""
+    below = [config]
+    while below:
+        tree = below.pop()
+        if isinstance(tree, list | dict):
+            below += tree.values() if isinstance(tree, dict) else tree
+        for name, value in tree.items() if isinstance(tree, dict) else ():
+            if (name == "quantization_config" and value is not None) or (
+                "_implementation" in name and value not in (None, "eager", "sdpa")
+            ):
+                raise ValueError(f"{printable(file)} names code of others, refused: {printable(name)}")
+
+
+def _growth(tree: Any) -> float:
+    """How many times as long what a tokenizer replaces in a text, one after the other, makes it at the most."""
+    growth, below = 1.0, [tree.get("normalizer") if isinstance(tree, dict) else None]
+    while below:
+        rule = below.pop()
+        if isinstance(rule, list):
+            below += rule
+        elif isinstance(rule, dict):
+            pattern = rule.get("pattern")
+            found = pattern.get("String") if isinstance(pattern, dict) else pattern
+            if isinstance(content := rule.get("content"), str):
+                growth = min(
+                    1e300,
+                    growth * max(1.0, len(content) / max(1, len(found) if isinstance(found, str) else 1)),
+                )
+            below += rule.values()
+    return growth

@@ -41,9 +41,22 @@ WIDE = 16
 LARGE = 2**24
 """Pixels from which pictures are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
+LONGEST_SIDE = 2**20
+"""Pixels; each row has memory of its own beside them."""
+MOST_BLOCKS = 2**20
+"""Of a JPEG 2000, by the smallest that it names; each takes 400 bytes, and ordinary ones are a hundredth as many."""
+_TILE = (322, 323)
+"""Tags of a TIFF: width and height of the tiles, each of which is in memory whole."""
 MOST_SCANS = 100
 """Of a JPEG; honest ones have about ten, and libtiff takes as many."""
 _SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, filled or restarted
+
+_BLOCKS = re.compile(
+    rb"\xff(?:\x52\0[\x0c-\x2d](?=.[\0-\4]..[\0\1])|\x53\0[\x09-\x2b].)(?P<own>[\0-\7])(?:[\0-\4]..[\0\1])?"
+    rb"(?P<levels>[\0-\x20])(?P<width>[\0-\x08])(?P<height>[\0-\x08])[\0-\x3f][\0\1]",
+    re.DOTALL,
+)
+"""How a JPEG 2000 is coded (COD, ISO/IEC 15444-1 A.6.1), or a component of it (COC)."""
 
 
 class TooLargeError(ValueError):
@@ -79,8 +92,16 @@ def decoded(
                 raise TooLargeError(
                     f"it must have at most {most} pixels, got {picture.width} x {picture.height}"
                 )
+            if max(picture.size) > LONGEST_SIDE:
+                raise TooLargeError(
+                    f"a side must have at most {LONGEST_SIDE} pixels, got {max(picture.size)}"
+                )
             if picture.format in ("JPEG", "MPO"):
                 _check_scans(stream)
+            elif picture.format == "JPEG2000":
+                _check_blocks(stream, pixels * len(picture.getbands()))
+            elif picture.format == "TIFF":
+                _check_tiles(picture, max(pixels, LARGE))
             with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
                 if keep is None:
                     return make(picture)
@@ -143,6 +164,29 @@ def _check_scans(stream: io.BufferedIOBase) -> None:
         at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     if scans > MOST_SCANS:
         raise ValueError(f"a JPEG must have at most {MOST_SCANS} scans, got {scans}")
+
+
+def _check_blocks(stream: io.BufferedIOBase, samples: int) -> None:
+    """Raises ValueError for a JPEG 2000 in more code blocks than memory has room for; a thousand bytes ask for them."""
+    before = stream.tell()
+    stream.seek(0)
+    content = stream.read()
+    stream.seek(before)
+    for found in _BLOCKS.finditer(content):  # of the picture, of a component or of a tile
+        width, height, levels = (found[name][0] for name in ("width", "height", "levels"))  # powers of two
+        own = content[found.end() : found.end() + levels + 1] if found["own"][0] & 1 else b"\xff"
+        for level, precinct in enumerate(reversed(own)):  # from the finest, each of a quarter of the samples
+            sides = ((precinct & 15) - 1, width + 2), ((precinct >> 4) - 1, height + 2)
+            area = sum(max(0, min(side)) for side in sides)
+            if (blocks := samples >> 2 * level + area) > MOST_BLOCKS:
+                raise ValueError(f"a JPEG 2000 must have at most {MOST_BLOCKS} blocks, got {blocks}")
+
+
+def _check_tiles(picture: Image.Image, most: int) -> None:
+    """Raises ValueError for a TIFF with larger tiles than it is itself."""
+    sides = [int(picture.tag_v2.get(tag, 0)) for tag in _TILE]  # type: ignore[attr-defined]
+    if math.prod(sides) > most:
+        raise TooLargeError(f"a tile must have at most {most} pixels, got {sides[0]} x {sides[1]}")
 
 
 @cache

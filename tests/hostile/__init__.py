@@ -27,10 +27,14 @@ from tests.hostile.archives import (
     common_words,
     cut_member,
     dense_labels,
+    endless_digits,
+    endless_words,
     large_label,
     long_pax,
     overlapping,
     pt,
+    repeated_bomb,
+    repeated_labels,
     sparse,
     twice,
 )
@@ -39,12 +43,15 @@ from tests.hostile.pictures import (
     JPEG2000,
     WEBP,
     Maker,
+    blocks,
     clear_png,
     deep_png,
     flat,
     frames,
     postscript,
     scans,
+    tall,
+    tile,
     wide,
     wide_gif,
 )
@@ -58,12 +65,13 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     return {
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
         + [(twice, formats.read_set), (overlapping, open_file)],
-        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words)],
+        "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words,
+                                            endless_words, endless_digits)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
-                                                  wide(WEBP), wide(JPEG2000))]
+                                                  tall, blocks, tile, wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
         "videos": [(grown, lambda path: read_clip(path, 1, 16)), (counted, read_index)]
         + [(make, _clips) for make in (still, strip)] + [(strips, seen)],
@@ -72,7 +80,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         + [(materials, lambda path: formats.read_surface(path, 100, 0))]
         + [(besides(hollow), lambda path: formats.read_surface(path, 100, 0)) for hollow in (True, False)]
         + [(text(name, content), lambda path: formats.read_surface(path, 100, 0)) for name, content in TEXTS.items()],
-        "labels": [(columns, pictures), (dense_labels, pictures)],
+        "labels": [(make, pictures) for make in (columns, dense_labels, repeated_labels, repeated_bomb)],
         "pipes": [(pipe("z.png"), pictures), (pipe("z.png"), images.read_set), (pipe("z.png"), seen),
                   (pipe("a/train/z.npy"), lambda path: clouds(path, num_points=8).batch(2, 0, 0)),
                   (pipe("z.npy"), formats.read_set), (pipe("train/a/z.mp4"), lambda path: clips(path).batch(1, 0, 0)),

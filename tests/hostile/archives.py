@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -176,4 +177,47 @@ def dense_labels(place: Path) -> Path:
     with zipfile.ZipFile(place / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", png())
         archive.writestr("dataset.json", '{"labels":[["a.png",[' + "0," * 40_000_000 + "1]]]}")
+    return place
+
+
+def endless_words(place: Path) -> Path:
+    """A member with words of a megabyte, each of which is all that follows."""
+    return _with_words(place, b"5 aaa" * 180_000 + b"=")
+
+
+def endless_digits(place: Path) -> Path:
+    """Members whose pieces are looked for among digits, from each of them to the last."""
+    return _with_words(place, b"21 GNU.sparse.size=1\n15000 x=" + b"1" * 15_000 + b"\n", 50)
+
+
+def _with_words(place: Path, words: bytes, times: int = 1) -> Path:
+    """Members of a tar, each with such words in front of it."""
+    with tarred(place):
+        pass
+    file = place / "train-0.tar"
+    data = file.read_bytes().rstrip(b"\0")
+    before, entry = tarfile.TarInfo("b"), tarfile.TarInfo("b.png")
+    before.size, before.type = len(words), tarfile.XHDTYPE
+    blocks = words.ljust(-(-len(words) // 512) * 512, b"\0")
+    member = before.tobuf(tarfile.USTAR_FORMAT) + blocks + entry.tobuf()
+    file.write_bytes(data.ljust(-(-len(data) // 512) * 512, b"\0") + times * member + b"\0" * 1024)
+    return place
+
+
+def repeated_labels(place: Path) -> Path:
+    """A zip of 400 kB, which names the same list, of 15 MB, five thousand times."""
+    with zipfile.ZipFile(place / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("metadata.jsonl", '{"file_name": "a.png", "label": 1}' + " " * 15_000_000)
+        archive.filelist.extend([archive.infolist()[-1]] * 5_000)
+    return place
+
+
+def repeated_bomb(place: Path) -> Path:
+    """A zip of a megabyte, which names the same bomb, of 120 MB, ten thousand times."""
+    with zipfile.ZipFile(place / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", bytes(120_000_000))
+        for number in range(10_000):
+            archive.filelist.append(entry := copy(archive.infolist()[0]))
+            entry.filename = f"{number}.png"
     return place

@@ -104,3 +104,34 @@ def frames(place: Path) -> Path:
     for number in range(1, 20):
         os.link(folder / "00.png", folder / f"{number:02d}.png")
     return folder
+
+
+def tall(place: Path) -> Path:
+    """88 million rows of one pixel, each of which has memory of its own."""
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(2 * 10**6)) for _ in range(88)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 88 * 10**6, 1, 0, 0, 0, 0))
+    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    return place / "a.png"
+
+
+def blocks(place: Path) -> Path:
+    """A JPEG 2000 of 500 bytes, that says it has four million blocks."""
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(data, "JPEG2000", codeblock_size=(4, 4))
+    content = data.getvalue()
+    size = struct.pack(">II", 4600, 4600)
+    at = content.index(b"\xff\x51") + 6
+    content = content[:at] + size + content[at + 8 : at + 16] + size + content[at + 24 :]
+    at = content.index(b"ihdr") + 4
+    (place / "a.jp2").write_bytes(content[:at] + size + content[at + 8 :])
+    return place / "a.jp2"
+
+
+def tile(place: Path) -> Path:
+    """A TIFF of 64 pixels in a tile of two thousand million."""
+    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 46_000, 323: 46_000, 324: 400, 325: 1000}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
+    (place / "a.tif").write_bytes(content.ljust(400, b"\0") + zlib.compress(bytes(10**6)))
+    return place / "a.tif"

@@ -8,10 +8,11 @@ import av
 from PIL import Image
 
 
-def gif(width: int, height: int) -> bytes:
-    """One black frame."""
+def gif(width: int, height: int, frames: int = 1) -> bytes:
+    """Black frames, each but the first of one new pixel."""
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    return head + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0;"
+    frame = b"\x21\xf9\x04\x08\x01\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return head + frame * frames + b";"
 
 
 def _clip(place: Path, content: bytes) -> Path:
@@ -119,6 +120,52 @@ def endless(place: Path, kind: str, number: int, behind: bool = False) -> Path:
     )
     path.write_bytes(begin + frames + table if behind else begin + table + frames)
     return path
+
+
+def wordy(place: Path, kind: str, number: int) -> Path:
+    """An FLV, AVI or MPEG-TS with so many properties, words or programs, each of which FFmpeg compares."""
+    path, stream = place / f"a.{kind}", io.BytesIO()
+    with av.open(stream, "w", {"ts": "mpegts"}.get(kind, kind)) as container:
+        video = container.add_stream(
+            "flv" if kind == "flv" else "mpeg4", 25, width=64, height=64, pix_fmt="yuv420p"
+        )
+        container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(video.encode())
+    data = stream.getvalue()
+    if kind == "flv":
+        words = b"".join(b"\0\6%06d\1\1" % n for n in range(number))
+        tag = b"\2\0\12onMetaData\10\0\0\0\1" + words + b"\0\0\11"
+        size = struct.pack(">I", len(tag))
+        head = b"\x12" + size[1:] + bytes(7)
+        path.write_bytes(data[:13] + head + tag + struct.pack(">I", len(tag) + 11) + data[13:])
+    elif kind == "avi":
+        words = b"".join(
+            struct.pack(">III", 0x41414141 + n, 0x02000000, 0x61000000)[:10] for n in range(number)
+        )
+        at = data.index(b"movi") - 8
+        path.write_bytes(
+            data[:at] + b"LIST" + struct.pack("<I", len(words) + 4) + b"INFO" + words + data[at:]
+        )
+    else:
+        path.write_bytes(data[:376] + b"".join(_programs(n) for n in range(number)) + data[376:])
+    return path
+
+
+def _programs(number: int) -> bytes:
+    """A packet of MPEG-TS that announces forty further programs."""
+    body = struct.pack(">HHBBB", 0xB000 | 169, 1, 0xC1 | number % 32 << 1, 0, 255)
+    body += b"".join(
+        struct.pack(">HH", (number * 40 + n) % 65535 + 1, 0xE020 + (number * 40 + n) % 8000)
+        for n in range(40)
+    )
+    section = b"\0" + body
+    total = 0xFFFFFFFF
+    for byte in section:
+        total ^= byte << 24
+        for _ in range(8):
+            total = (total << 1 ^ (0x04C11DB7 if total >> 31 else 0)) & 0xFFFFFFFF
+    packet = b"\x47\x40\0" + bytes([0x10 | number & 15]) + b"\0" + section + struct.pack(">I", total)
+    return packet.ljust(188, b"\xff")
 
 
 def _cue(time: int) -> bytes:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditmoe.outside import file_name, files_below, is_regular, open_regular, printable
+from ditmoe.outside import (
+    array_shape,
+    file_name,
+    files_below,
+    is_regular,
+    load_array,
+    open_regular,
+    printable,
+)
 from ditmoe.outside.paths import LONGEST
 
 
@@ -86,3 +94,14 @@ def test_folders_of_any_depth_are_walked(tmp_path: Path) -> None:
             os.rmdir("d")
         os.chdir(here)
     assert found == ["x"]
+
+
+@pytest.mark.parametrize(
+    "shape", ["(" + "(" * 60 + "1,", "(" + "1," * 20_000 + ")", "\n\t1", "(1,)\n  x\n y"]
+)
+def test_a_header_of_an_array_that_is_no_python_is_refused_in_one_line(shape: str, tmp_path: Path) -> None:
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)
+    for read in (load_array, array_shape):
+        with pytest.raises(ValueError, match=r"^[^\n]+$"):
+            read(tmp_path / "a.npy")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ditmoe.outside import may_hold, open_regular, printable
+from ditmoe.outside import Plain, may_hold, open_regular, printable
 from ditmoe.outside.paths import LARGEST_JSON
 from modalities.image.data.pictures import SUFFIXES
 from modalities.shared.captions import LARGEST, captions_in, captions_in_json, shown_captions
@@ -26,8 +26,38 @@ _FIELDS = ("jpg", "jpeg", "png", "image", "img", "input")
 _LABELS = ("cls", "cls.txt", "label", "label.txt", "json", "index")
 _MANY = 16
 """Samples each of which has a number of its own; as many classes are not likely."""
+LARGEST_HEADER = 2**13
+"""Bytes of what a tar says of a member in front of it, such as a long name; Python reads more in quadratic time."""
+_LOCAL_HEADER = 30
+"""Bytes in front of a member of a zip, with its name behind them."""
 DENSE = 20
 """How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
+
+
+class _Entry(tarfile.TarInfo):
+    """A member of a tar with little said in front of it: of a megabyte tarfile makes gigabytes of keys."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Entry":
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.type in _SAID_BEFORE and entry.size > LARGEST_HEADER:
+            raise tarfile.ReadError(
+                f"{entry.size} bytes of names and the like where {LARGEST_HEADER} are allowed"
+            )
+        return entry
+
+    def _proc_gnusparse_00(self, entry: tarfile.TarInfo, *_: object) -> None:
+        """Only that it is sparse: tarfile looks for its pieces in quadratic time, and nobody reads it."""
+        entry.sparse = []  # type: ignore
+
+
+_SAID_BEFORE = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +84,10 @@ def member_bytes(member: Member) -> bytes:
         there, start = os.fstat(stream.fileno()).st_size, member.start
         if member.inflated is not None:  # the header in front of it has a name and more of some length
             stream.seek(start)
-            head = stream.read(30)
-            start += 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+            head = stream.read(_LOCAL_HEADER)
+            start += (
+                _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+            )
         if not 0 <= member.size <= there - start or start < 0:
             raise ValueError(
                 f"a picture in {printable(member.tar)} must lie there as it is, got a sparse or cut one"
@@ -182,7 +214,7 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], caption
     texts: dict[str, Written] = {}
     unread: list[str] = []
     try:
-        with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with open_regular(shard) as stream, _opened(stream) as tar:
             size = shard.stat().st_size
             try:
                 for entry in tar:
@@ -241,6 +273,10 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], caption
     for (stem, turn), sample in found.items():
         sample.captions = texts.get(stem) if turn == 0 else None
     return found
+
+
+def _opened(stream: Plain) -> tarfile.TarFile:
+    return tarfile.open(fileobj=stream, mode="r:", tarinfo=_Entry)
 
 
 def _grouped(
@@ -323,6 +359,7 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, caption
     found = []
     told: dict[str, list[str]] = {}
     texts: dict[str, Written] = {}
+    read: set[str] = set()
     try:
         with open_regular(shard) as stream, zipfile.ZipFile(stream) as archive:
             for entry in archive.infolist():
@@ -336,6 +373,9 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, caption
                     if path.rpartition("/")[2] in FILES and "/" not in path and plain:
                         if entry.file_size > min(LARGEST_JSON, max(MOST_TEXT, DENSE * entry.compress_size)):
                             raise ValueError(f"its {path} must not become {entry.file_size} bytes")
+                        if path in read:  # all of them may be the same bytes of the archive
+                            raise ValueError(f"it must hold one {path}, got another one")
+                        read.add(path)
                         content = archive.read(entry)
                         labels = parse_labels(path, content) or labels
                         if captions and path != FILES[0]:
@@ -357,6 +397,7 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, caption
         csv.Error,
     ) as error:
         raise ValueError(f"{printable(shard)} is no readable zip: {printable(error)}") from error
+    _check_apart(shard, [*(member for _, member in found), *(text.member for text in texts.values())])
     for path, member in found:
         folder = path.rpartition("/")[0] if labels is None else ""
         stem = re.sub(r"\.\w+$", "", path)
@@ -368,3 +409,12 @@ def _zipped(shard: Path, name: str, split: str | None, ignored: Ignored, caption
             member,
             captions=texts.get(stem) or shown_captions(told.get(path, [])),
         )
+
+
+def _check_apart(zipped: Path, members: list[Member]) -> None:
+    """Raises ValueError for a zip whose members are the same bytes: a bomb would be read as often as it is named."""
+    end = 0
+    for member in sorted(members, key=lambda member: member.start):
+        if member.start < end:
+            raise ValueError(f"{printable(zipped)} is no readable zip: its members lie across each other")
+        end = member.start + _LOCAL_HEADER + member.size

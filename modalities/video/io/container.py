@@ -4,7 +4,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from PIL import Image
 from ditmoe.outside import open_regular, printable
 from modalities.video.io.integrity import sums_fit
 from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
+from modalities.video.io.trial import is_endless
 
 REASONS = {
     "missing": "an existing file, got nothing there",
@@ -53,6 +54,9 @@ _LARGEST_PIECE = 2**29
 """Bytes that FFmpeg may take at a time: an MP4 of 200 bytes counts samples for gigabytes of tables otherwise."""
 LONGEST = 30.0
 """Seconds until a file is open, or a packet read: FFmpeg compares each tag of a header with all those before."""
+DENSE = 2**14
+"""Pixels that may be decoded for each byte of a file, or of a megabyte, before what is asked for comes: 12 seconds of
+frames in which nothing moves, of which a GIF needs 22 bytes each. What moves has at most a tenth a byte."""
 MOST_RATIO, LEAST_RATIO = 8.0, 0.005
 """Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
 
@@ -67,6 +71,20 @@ class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies
 
     def __reduce__(self) -> tuple[type["Unreadable"], tuple[Path, str, str]]:
         return Unreadable, (self.path, self.reason, self.detail)
+
+
+class Work:
+    """What may still be decoded of a file at once, in pixels (`DENSE`)."""
+
+    def __init__(self, path: Path) -> None:
+        size = os.path.getsize(path) if path.exists() else 0
+        self.path, self.left = path, DENSE * max(size, 2**20)
+
+    def spend(self, pixels: int) -> None:
+        """Raises Unreadable if they are too many."""
+        self.left -= pixels
+        if self.left < 0:
+            raise Unreadable(self.path, "too large", f"over {DENSE} pixels a byte lie between two keyframes")
 
 
 def check_plain(path: Path) -> None:
@@ -96,6 +114,10 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
             raise Unreadable(
                 path, "not a video", f"more than {MOST_ENTRIES} tags, chapters and cues out of order"
             )
+        if is_endless(path, partial(_read_through, path)):
+            raise Unreadable(
+                path, "not a video", "its packets are not read in the time that whole files take"
+            )
     try:
         with (
             _source(path) as source,
@@ -114,6 +136,17 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
         ) from error
     except av.FFmpegError as error:
         raise Unreadable(path, _state(path) or reason, error.strerror or type(error).__name__) from error
+
+
+def _read_through(path: Path) -> None:
+    """Read all packets of a file; whatever else is wrong with it, whoever opens it says."""
+    with (
+        suppress(av.FFmpegError, IndexError),
+        _source(path) as source,
+        av.open(source, options=_GUARD, metadata_errors="replace") as container,
+    ):
+        for _ in container.demux():
+            pass
 
 
 def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
@@ -156,8 +189,10 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
         yield packet
 
 
-def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = False) -> Iterator[VideoFrame]:
-    """Decode from where the container stands, in presentation order.
+def frames_of(
+    container: InputContainer, stream: VideoStream, work: Work, salvage: bool = False
+) -> Iterator[VideoFrame]:
+    """Decode from where the container stands, in presentation order, for as long as there is `work` left.
 
     With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where
     the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
@@ -186,6 +221,7 @@ def frames_of(container: InputContainer, stream: VideoStream, salvage: bool = Fa
             if not salvage:
                 raise
             continue
+        work.spend(sum(frame.width * frame.height for frame in frames))
         yield from (frame for frame in frames if not (salvage and frame.is_corrupt))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from modalities.video.io.container import (
     MOST_PIXELS,
     Unreadable,
+    Work,
     check_plain,
     frames_of,
     opened,
@@ -117,7 +118,7 @@ def index_decoded(path: Path, fault: Unreadable | None = None, max_pixels: int =
     keys: list[int] = []
     shape = (0, 0)
     with _still(fault), opened(path, max_pixels) as (container, stream):
-        for frame in frames_of(container, stream, salvage=fault is not None):
+        for frame in frames_of(container, stream, Work(path), salvage=fault is not None):
             if frame.is_corrupt:
                 raise Unreadable(path, "damaged", f"frame {len(times)}")
             shape = shape if times else upright(path, frame, pixel_ratio(stream), max_pixels).shape[:2]
@@ -157,6 +158,8 @@ def _demuxed(path: Path, max_pixels: int) -> Index | None:
         if not told or stream.codec_context.codec.canonical_name not in _ONE_TO_ONE:
             return None
         shape = upright(path, first, pixel_ratio(stream), max_pixels).shape[:2]
+        runs = np.diff(np.searchsorted(known, np.unique(keys)), append=len(known))
+        Work(path).spend(int(runs.max()) * shape[0] * shape[1])  # to reach the last frame before a keyframe
         return _index(stream, known, keys, shape, max_pixels)
 
 

@@ -10,7 +10,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 
-from modalities.video.io.container import MOST_PIXELS, Unreadable, frames_of, opened, pixel_ratio, upright
+from modalities.video.io.container import (
+    MOST_PIXELS,
+    Unreadable,
+    Work,
+    frames_of,
+    opened,
+    pixel_ratio,
+    upright,
+)
 from modalities.video.io.frame_folders import (
     ARRAYS,
     index_array,
@@ -143,14 +151,15 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         frames = _decord(path, wanted, index)
         if frames.shape[1:3] == (index.height, index.width):
             return frames  # it knows only square pixels
+    work = Work(path)
     if not len(index.keys):
-        return _counted(path, wanted, index)
+        return _counted(path, wanted, index, work)
     # Seeking in MPEG-TS goes by decoding times and misses the keyframe, unless it aims at the one before.
     for ahead in (0, 1):
         with suppress(_Lost, Unreadable):
-            return _sought(path, wanted, index, ahead)
+            return _sought(path, wanted, index, ahead, work)
     # Some files cannot be sought, and some frames lean on what lies before a keyframe (gradual refresh).
-    return _counted(path, wanted, index)
+    return _counted(path, wanted, index, work)
 
 
 def _check_size(path: Path, count: int, size: Sequence[int], files: list[Path]) -> None:
@@ -158,14 +167,14 @@ def _check_size(path: Path, count: int, size: Sequence[int], files: list[Path]) 
         raise Unreadable(path, "too large", f"{count} frames of {size[1]} x {size[0]}")
 
 
-def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
+def _counted(path: Path, wanted: np.ndarray, index: Index, work: Work) -> np.ndarray:
     """Pick frames by number, decoding from the start: the truth, and slow."""
 
     def picked() -> Iterator[np.ndarray]:
         chosen, found, salvage = set(wanted.tolist()), 0, bool(index.fault)
         with opened(path, index.max_pixels) as (container, stream):
             ratio = pixel_ratio(stream)
-            for number, frame in enumerate(frames_of(container, stream, salvage)):
+            for number, frame in enumerate(frames_of(container, stream, work, salvage)):
                 if frame.is_corrupt and not salvage:
                     raise Unreadable(path, "damaged", f"frame {number}")
                 if number in chosen:
@@ -178,7 +187,7 @@ def _counted(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
     return _stacked(path, picked(), len(wanted))
 
 
-def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndarray:
+def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int, work: Work) -> np.ndarray:
     """Pick frames by presentation time, seeking to the keyframe before them or `ahead` keyframes earlier."""
     key = np.searchsorted(index.keys, index.times[wanted], "right") - 1
     first = np.searchsorted(index.times, index.keys[key])
@@ -189,19 +198,19 @@ def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int) -> np.ndar
             for run in np.split(np.arange(len(wanted)), leaps):
                 container.seek(int(index.keys[max(key[run[0]] - ahead, 0)]), stream=stream)
                 times = index.times[first[run[0]] :]
-                for frame in _run(path, container, stream, times, wanted[run] - first[run[0]]):
+                for frame in _run(container, stream, work, times, wanted[run] - first[run[0]]):
                     yield upright(path, frame, pixel_ratio(stream), index.max_pixels)
 
     return _stacked(path, picked(), len(wanted))
 
 
 def _run(
-    path: Path, container: InputContainer, stream: VideoStream, times: np.ndarray, wanted: np.ndarray
+    container: InputContainer, stream: VideoStream, work: Work, times: np.ndarray, wanted: np.ndarray
 ) -> Iterator[VideoFrame]:
     """Decode on from a keyframe: `times` are what must come, `wanted` the numbers in it to keep."""
     chosen, last, number = set(wanted.tolist()), int(wanted[-1]), 0
     expected = times.tolist()
-    for frame in frames_of(container, stream):
+    for frame in frames_of(container, stream, work):
         time = frame.pts
         if time is not None and time < expected[0]:
             continue  # shown before the keyframe, though decoded after it

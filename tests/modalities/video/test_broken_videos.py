@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import av
 import numpy as np
 import pytest
 
-from modalities.video.io import reader
+from modalities.video.io import container as containers
+from modalities.video.io import reader, trial
 from modalities.video.io.container import REASONS, Unreadable, opened
 from modalities.video.io.integrity import is_truncated, sums_fit
 from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
-from tests.hostile.videos import endless, tagged
+from tests.hostile.videos import endless, gif, tagged, wordy
 from tests.modalities.video.videos import NUM, b_frames, make, picture, sequential, truncate
 
 
@@ -267,3 +269,35 @@ def test_tables_that_ffmpeg_would_never_end_to_sort_are_refused(
 def test_tables_as_people_have_them_are_read(tmp_path: Path) -> None:
     assert len(read_index(endless(tmp_path, "tags", 5_000))) == 1
     assert not has_endless_tables(endless(tmp_path, "chapters", 9_000))
+
+
+@pytest.mark.parametrize(("kind", "number"), [("flv", 70_000), ("avi", 70_000), ("ts", 1500)])
+def test_containers_that_ffmpeg_would_never_end_to_read_are_refused(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 1.0)
+    began = time.process_time()
+    with pytest.raises(Unreadable, match=r"^[^\n]*not read in the time that whole files take[^\n]*$"):
+        read_index(wordy(tmp_path, kind, number))
+    assert time.process_time() - began < 5
+
+
+def test_words_as_people_have_them_are_read(tmp_path: Path) -> None:
+    for kind in ("flv", "avi"):
+        assert len(read_index(wordy(tmp_path, kind, 4_000))) == 1
+
+
+def test_frames_that_take_minutes_to_reach_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty thousand frames of one pixel are read, but not over a canvas of 36 megapixels."""
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif(6000, 6000, 500))
+    with pytest.raises(Unreadable, match="pixels a byte lie between"):
+        read_index(path)
+    path.write_bytes(gif(100, 100, 30_000))
+    index = read_index(path)
+    assert len(index) == 30_000
+    monkeypatch.setattr(containers, "DENSE", 1)  # and where the keyframes are lies
+    with pytest.raises(Unreadable, match="pixels a byte lie between"):
+        read_clip(path, 29_000, 1, index=index)
