@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ditmoe.checkpoint.lazy_tensors import open_file
-from ditmoe.outside import file_name, is_regular, read_json
+from ditmoe.outside import file_name, is_regular, printable, read_json
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model"
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -40,11 +40,18 @@ def bounded(tensors: int) -> Iterator[None]:
 
 @contextmanager
 def describing(file: Path | str) -> Iterator[None]:
-    """Make something of a configuration that came in a file: whatever it makes fail is one line about that file."""
+    """Make something of a configuration that came in a file: whatever it makes fail is one line about that file.
+
+    Words of the configuration in it can be printed.
+    """
     try:
         yield
-    except (ValueError, OSError, torch.OutOfMemoryError):
+    except (OSError, torch.OutOfMemoryError):
         raise
+    except ValueError as error:
+        if (told := str(error)) == (shown := printable(told)):
+            raise
+        raise ValueError(shown) from error
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")[:160]
         raise ValueError(

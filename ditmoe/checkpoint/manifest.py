@@ -30,7 +30,11 @@ def read(folder: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {content['format']!r}, must be {FORMAT!r}")
         if stated != _digest_of(content):
             raise ValueError("it is not what was written")
-        if not isinstance(content["parts"], dict) or type(content["step"]) is not int or content["step"] < 0:
+        if (
+            not isinstance(content["parts"], dict)
+            or type(content["step"]) is not int
+            or not 0 <= content["step"] < 2**63
+        ):
             raise ValueError("it has no parts or no step")
         if not all(file_name(name) == name for name in content["parts"]):
             raise ValueError("a part has a name that is none")

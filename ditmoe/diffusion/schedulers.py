@@ -84,9 +84,10 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         interval: Sequence[float] = (0.15, 0.6),
     ) -> None:
         check_number("shift", shift, above=0)
+        check_number("shift", shift, 1e-6, 1e6)  # beyond, all times are one in float32
         check_number("eta", eta, 0, 1)
-        if len(interval) != 2:
-            raise ValueError(f"interval must be two shares of noise, got {list(interval)}")
+        if not isinstance(interval, list | tuple) or len(interval) != 2:
+            raise ValueError(f"interval must be two shares of noise, got {interval!r}")
         super().__init__(num_train_timesteps=num_train_timesteps, shift=shift)
 
     def step(

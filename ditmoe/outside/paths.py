@@ -16,6 +16,8 @@ from typing import Any
 
 LARGEST_JSON = 100_000_000
 """Bytes of a file of JSON that says what something is; a manifest of a thousand files has a hundredth."""
+DEEPEST_JSON = 100
+"""Levels of what stands in one."""
 LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
 FREE, GROWTH = 128 * 2**20, 100
@@ -185,6 +187,17 @@ def read_json(path: Path) -> Any:
     """
     text = read_regular(path, LARGEST_JSON)
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        level = [content] if isinstance(content, dict | list) else []
+        for _ in range(DEEPEST_JSON):  # whoever copies or prints it goes down by calls, which soon end
+            level = [
+                inner
+                for outer in level
+                for inner in (outer.values() if isinstance(outer, dict) else outer)
+                if isinstance(inner, dict | list)
+            ]
+            if not level:
+                return content
+        raise RecursionError(f"it is nested more than {DEEPEST_JSON} levels deep")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error

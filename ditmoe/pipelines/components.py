@@ -168,8 +168,9 @@ class Memory(Part):
         if "modality" not in self.admitted:
             return None
         tensors = {name: getattr(self, f"fact{i}").cpu() for i, name in enumerate(self.names)}
-        data_facts = manifest.join(dict(self.config.data_facts), tensors)
-        modality = build.make_modality(self.admitted, data_facts)
+        with build.describing("memory/config.json"):
+            data_facts = manifest.join(dict(self.config.data_facts), tensors)
+            modality = build.make_modality(self.admitted, data_facts)
         if isinstance(modality, PublishedAutoencoder):
             modality.attach(autoencoder)
         elif autoencoder is not None:

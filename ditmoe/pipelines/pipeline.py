@@ -25,7 +25,7 @@ from ditmoe.diffusion import (
     try_scheduler,
 )
 from ditmoe.given import Given
-from ditmoe.outside import is_regular
+from ditmoe.outside import is_regular, printable
 from ditmoe.pipelines.adapters import Adapters
 from ditmoe.pipelines.asked import (
     merged,
@@ -109,7 +109,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # diffusers fails in many ways, and explains in paragraphs
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(printable(" ".join(str(error).split()))) from error
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:

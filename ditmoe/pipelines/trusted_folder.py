@@ -8,7 +8,7 @@ from typing import Any
 
 from ditmoe.checkpoint.fit import CONFIG, check_fits, read_object
 from ditmoe.config import trust
-from ditmoe.outside import files_below, is_regular
+from ditmoe.outside import files_below, is_regular, printable
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")
@@ -76,12 +76,14 @@ def check_index(index: Mapping[str, Any], file: Path, autoencoders: Sequence[str
         if part not in index:
             raise ValueError(f"{file} was not written by export: it lacks {part}")
     for name, value in index.items():
-        if (
-            isinstance(value, list | tuple | dict)
-            and list(value) != [None, None]
-            and not _is_known(name, value, autoencoders)
-        ):
-            raise ValueError(f"{file} names what is not trusted, refused: {name} = {value}")
+        if name in PARTS or name == "vae":
+            known = (name == "vae" and value == [None, None]) or _is_known(name, value, autoencoders)
+        else:  # what diffusers remembers of its own, such as its version
+            known = not isinstance(value, list | tuple | dict) or list(value) == [None, None]
+        if not known:
+            raise ValueError(
+                f"{file} names what is not trusted, refused: {printable(name)} = {printable(value)}"
+            )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What strangers call their files leads nowhere, hides nothing and holds nobody up."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from ditmoe.outside import (
     load_array,
     open_regular,
     printable,
+    read_json,
 )
 from ditmoe.outside.paths import LONGEST
 
@@ -105,3 +107,14 @@ def test_a_header_of_an_array_that_is_no_python_is_refused_in_one_line(shape: st
     for read in (load_array, array_shape):
         with pytest.raises(ValueError, match=r"^[^\n]+$"):
             read(tmp_path / "a.npy")
+
+
+def test_json_of_many_levels_is_one_line(tmp_path: Path) -> None:
+    """`json` reads it, and whoever copies or prints it afterwards would end in a trace."""
+    deep, flat = tmp_path / "deep.json", tmp_path / "flat.json"
+    deep.write_text('{"a":' * 900 + "1" + "}" * 900)
+    with pytest.raises(ValueError, match=r"^[^\n]*deep\.json is no JSON[^\n]*100 levels deep$"):
+        read_json(deep)
+    for text in ("1", "[]", '{"a": [{"b": null}]}'):
+        flat.write_text(text)
+        assert read_json(flat) == json.loads(text)

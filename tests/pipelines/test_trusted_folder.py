@@ -43,6 +43,11 @@ def tampered(exported: Path, tmp_path: Path, file: str, change: Callable[[dict],
         ("model_index.json", lambda c: c.update(more=["subprocess", "Popen"]), "trusted"),
         ("model_index.json", lambda c: c.update(_class_name=["pipeline", "Evil"]), "trusted"),
         ("model_index.json", lambda c: c.pop("memory"), "lacks memory"),
+        ("model_index.json", lambda c: c.update(scheduler=3), "trusted"),
+        ("model_index.json", lambda c: c.update(vae="\x1b[2J\n"), r"trusted[^\n\x1b]*$"),
+        ("memory/config.json", lambda c: c["data_facts"].update(classes=3), "nothing can be made"),
+        ("memory/config.json", lambda c: c["config"]["modality"].update(rows="\x1b\n"), r"rows[^\n\x1b]*$"),
+        ("scheduler/scheduler_config.json", lambda c: c.update(shift=1e300), "shift must be"),
         ("transformer/config.json", lambda c: c["config"]["router"].update(_target_="os.system"), "trusted"),
         ("transformer/config.json", lambda c: c["config"]["modality"].update(data=EVAL), "trusted"),
         ("memory/config.json", lambda c: c["config"]["process"].update(_target_="subprocess.Popen"), "trusted"),
@@ -56,7 +61,7 @@ def test_strangers_configurations(
     exported: Path, tmp_path: Path, file: str, change: Callable, words: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*$"):
-        opened(tampered(exported, tmp_path, file, change))
+        opened(tampered(exported, tmp_path, file, change))()
 
 
 def test_an_autoencoder_that_is_not_there_is_not_fetched(exported: Path, tmp_path: Path) -> None:
