@@ -360,7 +360,9 @@ def watched(place: Path) -> list[str]:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         done = event in PROGRAMS or event.startswith("socket.")
         if event == "ctypes.dlopen":
-            done = not str(arguments[0]).startswith((sys.prefix, sys.base_prefix))
+            done = not str(arguments[0] or sys.prefix).startswith(
+                (sys.prefix, sys.base_prefix)
+            )  # None: itself
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
             done = elsewhere(arguments[0])
         elif event in CHANGES:

@@ -27,7 +27,8 @@ from modalities.pointcloud.data.catalogue import list_shapes
 from modalities.shared import provenance
 from modalities.shared.provenance import Origin, Seen
 from modalities.shared.understood import Ignored
-from modalities.video import CausalPatches, Clips
+from modalities.video import CausalPatches
+from modalities.video.data.clip_reader import ClipReader
 from tests import subjects
 
 WORDS = {
@@ -115,7 +116,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     logged(shape_sampling, "_sample")
     logged(Pictures, "_open")
-    logged(Clips, "_read")
+    logged(ClipReader, "_frames")
     for codec in (PatchPCA, CausalPatches):
         monkeypatch.setattr(codec, "fit", lambda *_: None)
     return log

@@ -25,6 +25,7 @@ from modalities.latent import Packing, PatchPCA
 from modalities.latent import packing as native
 from modalities.latent.packing import native_size
 from modalities.video import CausalPatches, Clips, SpacetimeTokens, Video
+from modalities.video.data.clip_reader import ClipReader
 from modalities.video.io.writer import write_ffv1
 
 
@@ -182,7 +183,7 @@ def test_what_becomes_unreadable_is_left_out(
     after = pictures.packed_batch(0, 0)
     assert len(after[0]) > 0
     assert [x.shape for x in after[0]] != [x.shape for x in before[0][0]]
-    monkeypatch.setattr(Clips, "read_whole", lambda *of: None)
+    monkeypatch.setattr(ClipReader, "read_whole", lambda *of: None)
     with pytest.raises(ValueError, match="must be readable clips"):
         clips.packed_batch(0, 0)
 
