@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from modalities.shared import isolation
+
 MEMORY = 2**30  # beyond what a process has when it begins
 SECONDS = 8.0  # of the processor, for one input
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn"}
@@ -360,9 +362,10 @@ def watched(place: Path) -> list[str]:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         done = event in PROGRAMS or event.startswith("socket.")
         if event == "ctypes.dlopen":
-            done = not str(arguments[0] or sys.prefix).startswith(
-                (sys.prefix, sys.base_prefix)
-            )  # None: itself
+            opened = str(arguments[0] or sys.prefix)  # None is what runs
+            done = not opened.startswith((sys.prefix, sys.base_prefix))
+        elif event == "os.fork":  # what may be endless is tried in a process of its own
+            done = sys._getframe(1).f_code.co_filename != isolation.__file__
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
             done = elsewhere(arguments[0])
         elif event in CHANGES:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from ditmoe.config.restore import Restored, by_top_k
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import GivenParts
-from ditmoe.outside import check_numbers, printable
+from ditmoe.outside import check_numbers, is_regular, printable
 
 SENTENCES = ("label", "prompt", "negative")
 """Words of a conditioning that are no files: others, such as `prompts`, stay with the command line."""
@@ -162,9 +162,33 @@ def _files(field: Field, value: Any, uploads: Path) -> Any:
     if field.most is not None and len(paths) > field.most:
         raise ValueError(f"{field.name} must be at most {field.most} files, got {len(paths)}")
     for path in paths:
-        if not path.resolve().is_relative_to(uploads.resolve()) or not path.is_file():
+        if not is_uploaded(path, uploads):
             raise ValueError(f"{field.name} must be a file that was uploaded, got {_short(path.name)}")
     return None if not paths else str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+
+
+def is_uploaded(path: Path, uploads: Path) -> bool:
+    """Whether a path leads to a plain file below the folder of uploads."""
+    return path.resolve().is_relative_to(uploads.resolve()) and is_regular(path)
+
+
+def take_uploads_alone(part: Any, uploads: Path) -> None:
+    """Let a part of Gradio's copy no file from elsewhere, and fetch none, before anybody looks at its value.
+
+    A page that is mounted, not launched, takes a path that a request makes up for one of its own: /etc/passwd was
+    copied among the uploads, and /dev/zero for ever.
+    """
+    for name in ("move_resource_to_block_cache", "async_move_resource_to_block_cache"):
+        setattr(part, name, _refusing(getattr(part, name), uploads))
+
+
+def _refusing(move: Callable[[Any], Any], uploads: Path) -> Callable[[Any], Any]:
+    def moved(path: Any) -> Any:
+        if path is not None and not is_uploaded(Path(path), uploads):
+            raise ValueError(f"a file must be one that was uploaded, got {_short(Path(path).name)}")
+        return move(path)
+
+    return moved
 
 
 def _short(value: Any) -> str:

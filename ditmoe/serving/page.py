@@ -16,7 +16,7 @@ import gradio as gr
 
 from ditmoe.outside import printable
 from ditmoe.serving.drawer import Drawer, StoppedError, command_of
-from ditmoe.serving.form import Field, read
+from ditmoe.serving.form import Field, read, take_uploads_alone
 from ditmoe.serving.shown import page_of
 
 KEPT = 8
@@ -141,6 +141,9 @@ def make_page(studio: Studio) -> gr.Blocks:
                 with gr.Accordion("The same from a shell", open=False):
                     command = gr.HTML(elem_id="command")
 
+        for part in (files, *(part for part in parts.values() if isinstance(part, gr.File))):
+            take_uploads_alone(part, studio.folder)
+
         def clicked(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
             def on_step(done: int, total: int) -> None:
                 progress((done, total), desc="drawing", unit="steps")
@@ -169,6 +172,7 @@ def make_page(studio: Studio) -> gr.Blocks:
         stop.click(stopped, queue=False, **quiet)
         page.unload(stopped)
     page.queue(max_size=16, api_open=False)
+    page.has_launched = True  # or Gradio would not ask whether a file is one of its own
     return page
 
 

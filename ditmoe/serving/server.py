@@ -8,11 +8,12 @@ import tempfile
 import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ditmoe.inference import ModelWords
-from ditmoe.outside import printable, tell
+from ditmoe.outside import files_below, printable, tell
 from ditmoe.serving.drawer import Drawer
 from ditmoe.serving.form import fields_of
 
@@ -36,6 +37,8 @@ POLICY = (
 """What the browser obeys on the page: nothing is loaded from elsewhere, whatever Gradio's scripts name."""
 BESIDE = 2**20
 """Bytes that a request may have beside a file."""
+UPLOADS = 16
+"""Largest files that may lie there at a time: Gradio removes those that are an hour old."""
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -114,7 +117,7 @@ def make_app(drawer: Drawer, folder: Path, most: int, upload: int) -> Any:
         max_file_size=upload * 10**6, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
         theme=theme(), css=CSS,
     )  # fmt: skip
-    return Guard(app, upload * 10**6 + BESIDE)
+    return Guard(app, upload * 10**6 + BESIDE, partial(has_room, folder, UPLOADS * upload * 10**6))
 
 
 def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
@@ -153,10 +156,11 @@ class Guard:
     Args:
         app: to be guarded.
         most: bytes of a request.
+        room: whether there is room for a file of so many bytes.
     """
 
-    def __init__(self, app: Any, most: int) -> None:
-        self.app, self.most = app, most
+    def __init__(self, app: Any, most: int, room: Callable[[int], bool] = lambda _: True) -> None:
+        self.app, self.most, self.room = app, most, room
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -164,6 +168,8 @@ class Guard:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         code = self.refused(scope.get("method", "GET"), headers)
+        if not code and scope.get("method") == "POST" and scope["path"].rstrip("/").endswith("/upload"):
+            code = 0 if self.room(int(headers[b"content-length"])) else 507
         if scope["type"] != "http" or code:
             await refuse(code or 403, scope, send)
             return
@@ -194,6 +200,15 @@ class Guard:
                 return 411
             return 413 if int(length) > self.most else 0
         return 0
+
+
+def has_room(folder: Path, most: int, more: int) -> bool:
+    """Whether all files below a folder, and so many bytes more, are at most so many."""
+    total = more
+    for file in files_below(folder, hidden=True):
+        with suppress(OSError):  # gone meanwhile
+            total += file.stat().st_size
+    return total <= most
 
 
 async def refuse(code: int, scope: Scope, send: Send) -> None:

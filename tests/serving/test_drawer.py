@@ -8,6 +8,7 @@ import shlex
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from ditmoe.config.restore import restore
 from ditmoe.inference import ModelWords
 from ditmoe.model import num_parameters
 from ditmoe.serving.drawer import UNTOLD, Drawer, StoppedError, command_of
-from ditmoe.serving.form import fields_of, read
-from ditmoe.serving.server import Guard, bound
+from ditmoe.serving.form import fields_of, read, take_uploads_alone
+from ditmoe.serving.server import Guard, bound, has_room
 from ditmoe.serving.shown import page_of
 from modalities.video.io.reader import read_clip
 
@@ -222,6 +223,41 @@ def test_pages_of_other_sites_are_not_answered(method: str, headers: dict[str, s
     asyncio.run(Guard(app, 10)(scope, None, send))
     assert sent[0]["status"] == status
     assert (status == 200) == (b"content-security-policy" in dict(sent[0]["headers"]))
+
+
+def test_all_uploads_together_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 90)
+    codes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        codes.append(200)
+
+    async def send(message: Any) -> None:
+        codes.extend([message["status"]] if "status" in message else [])
+
+    for more in (b"10", b"11"):
+        headers = [(b"host", b"127.0.0.1:7860"), (b"content-length", more)]
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
+        asyncio.run(Guard(app, 50, lambda more: has_room(tmp_path, 100, more))(scope, None, send))
+    assert codes == [200, 507]
+
+
+def test_a_request_that_makes_up_a_path_has_nothing_copied_or_fetched(tmp_path: Path) -> None:
+    moved: list[Any] = []
+    part = SimpleNamespace(
+        move_resource_to_block_cache=moved.append, async_move_resource_to_block_cache=moved.append
+    )
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "own.png").touch()
+    take_uploads_alone(part, tmp_path / "uploads")
+    strange = ("/etc/passwd", "/dev/zero", "http://127.0.0.1:1/x", str(tmp_path / "uploads" / ".." / "x"))
+    for path in strange:
+        for move in (part.move_resource_to_block_cache, part.async_move_resource_to_block_cache):
+            with pytest.raises(ValueError, match="must be one that was uploaded"):
+                move(path)
+    part.move_resource_to_block_cache(None)
+    part.move_resource_to_block_cache(tmp_path / "uploads" / "own.png")
+    assert moved == [None, tmp_path / "uploads" / "own.png"]
 
 
 def test_only_this_machine_is_listened_to() -> None:
