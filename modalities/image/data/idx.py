@@ -41,10 +41,11 @@ def list_idx(
     """
     found: dict[tuple[Parts, str], dict[tuple[str, str], str]] = {}
     for folder, names in below:
-        for name in sorted(names):  # that which is not compressed comes first
+        likely = [name for name in names if "ubyte" in name]  # of a million names
+        for name in sorted(likely):  # that which is not compressed comes first
             if match := _NAME.fullmatch(name):
                 of_set = found.setdefault((folder, match[1]), {})
-                part = (_SPLIT[match[2].lower()], match[3].lower())
+                part = (_SPLIT[match[2]], match[3])
                 if part in of_set:
                     ignored.add("there twice", name)
                 else:
