@@ -32,7 +32,6 @@ def distill(words: dict[str, Any]) -> None:
         asked_next,
         check_finish,
         finish,
-        keep_freed_memory,
         make_modality,
         make_trainer,
         possible,
@@ -48,7 +47,6 @@ def distill(words: dict[str, Any]) -> None:
         earlier = begun.get("distillation") if isinstance(begun, dict) else None
     teacher = pinned(teacher, earlier)
     config = student(words, teacher)
-    keep_freed_memory()
     modality = make_modality(config, out, teacher.part("facts"))
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)

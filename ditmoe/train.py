@@ -3,7 +3,6 @@
 Torch takes seconds to import, so functions import it: a mistake in the command line is answered at once.
 """
 
-import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,6 @@ def train(config: dict[str, Any]) -> None:
         shown = folder.relative_to(Path.cwd())
     except ValueError:
         shown = folder
-    keep_freed_memory()
     modality = make_modality(config, shown)
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)
@@ -107,18 +105,6 @@ def make_modality(
     if ranks.size > 1:
         ranks.broadcast(modality.data_facts())
     return modality
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks, which it would return to the system and get again page by page.
-
-    That saves a tenth of a training step on a CPU. Nothing is done with other C libraries.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        m_mmap_threshold, m_trim_threshold = -3, -1
-        mallopt(m_mmap_threshold, 32 << 20)
-        mallopt(m_trim_threshold, 1 << 30)
 
 
 def make_trainer(

@@ -38,7 +38,7 @@ from ditmoe.config.compose import composed
 from ditmoe.config.folders import config_folder
 from ditmoe.modality import Modality
 from ditmoe.moe import Routing
-from ditmoe.train import keep_freed_memory, make_trainer
+from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 
 BASE = 128
@@ -220,7 +220,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/coordinates"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "points.jsonl"
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -28,7 +28,7 @@ from benchmarks.quality.coordinates import data, task
 from benchmarks.quality.curves import Curve, Panel, draw_panels
 from benchmarks.quality.paired import interval
 from ditmoe.checkpoint import replacing
-from ditmoe.train import keep_freed_memory, make_trainer
+from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 
 Run = dict[str, Any]
@@ -176,7 +176,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/lr_transfer"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     base, file = min(options.widths), options.out / "runs.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []

@@ -45,7 +45,7 @@ from ditmoe.cost import Counts, count
 from ditmoe.diffusion import Sampling
 from ditmoe.inference import draw
 from ditmoe.modality import Modality
-from ditmoe.train import keep_freed_memory, make_trainer
+from ditmoe.train import make_trainer
 from ditmoe.training import Trainer
 
 EXPERTS, WITHIN = 16, 0.02
@@ -271,7 +271,6 @@ def main() -> None:
     if options.data:
         TASKS[options.task][0].append(f"modality.data.root={options.data}")
     torch.set_num_threads(1)
-    keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "runs.jsonl"
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

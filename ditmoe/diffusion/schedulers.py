@@ -83,7 +83,6 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         eta: float = 1.0,
         interval: Sequence[float] = (0.15, 0.6),
     ) -> None:
-        check_number("shift", shift, above=0)
         check_number("shift", shift, 1e-6, 1e6)  # beyond, all times are one in float32
         check_number("eta", eta, 0, 1)
         if not isinstance(interval, list | tuple) or len(interval) != 2:
