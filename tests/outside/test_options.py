@@ -83,7 +83,7 @@ def start(folder: Path, kind: str, *more: str) -> Trainer:
         ("modality.tokens.resolution=65536", "65536^3 places of a grid of resolution=65536 need more than"),
         ("modality.tokens.features=1000000000", "weights for features=1000000000 and patch="),
         ("modality.tokens.width=0", "width must be at least 1, got 0"),
-        ("scheduler.shift=0", "shift must be above 0, got 0"),
+        ("scheduler.shift=0", "shift must be between 1e-06 and 1000000.0, got 0"),
         ("scheduler.interval=[1]", "interval must be two shares of noise, got [1]"),
         ("finish.num=-1", "finish.num must be at least 0, got -1"),
         ("finish.num=1000000000000", "1000000000000 samples of shape (64, 3), 32 at a time, need more than"),
