@@ -24,6 +24,7 @@ that the command can be stopped and goes on.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -163,19 +164,26 @@ def of_checkpoint(path: Path, samples: int, steps: Sequence[int]) -> None:
         print(f"| {name} | " + " | ".join(f"{e:.4f}" for e in errors) + " |", flush=True)
 
 
-def measured(path: str, split: str, name: str, steps: int, out: Path) -> dict[str, Any]:
-    """The metrics of what a scheduler draws in so many passes of the network; from disk where they are known."""
-    file = out / f"{name}-{steps}" / "metrics.json"
+def measured(path: str, split: str, folder: Path, **words: Any) -> dict[str, Any]:
+    """The metrics of what these words of `evaluate_checkpoint` draw against a split; from disk where they are known."""
+    file = folder / "metrics.json"
     if not file.exists():
-        config = OmegaConf.to_container(OmegaConf.load(cli.config_folder() / "scheduler" / f"{name}.yaml"))
-        calls = (steps + 1) // 2 if name == "flow_heun" else steps
-        with TemporaryDirectory() as folder:
-            evaluate_checkpoint(path, split, out=folder, trust=True, scheduler=config, steps=calls)  # type: ignore[arg-type]
-            found = (Path(folder) / "metrics.json").read_bytes()
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory() as temporary, redirect_stdout(None):
+            evaluate_checkpoint(path, split, out=temporary, trust=True, **words)
+            found = (Path(temporary) / "metrics.json").read_bytes()
+        folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as stream:
             stream.write(found)
     return json.loads(file.read_text())
+
+
+def shown(found: dict[str, Any]) -> dict[str, str]:
+    """The metrics that a table shows, with their intervals."""
+    cells = {}
+    for metric in (name for name in SHOWN if name in found):
+        low, high = found["interval"].get(metric, (None, None))
+        cells[metric] = f"{found[metric]:.3f}" + ("" if low is None else f" ({low:.3f} .. {high:.3f})")
+    return cells
 
 
 def qualities(path: str, split: str, steps: Sequence[int], out: Path) -> list[str]:
@@ -188,16 +196,13 @@ def qualities(path: str, split: str, steps: Sequence[int], out: Path) -> list[st
             make_scheduler(scheduler_named(name), process)
         except ValueError:
             continue
+        config = OmegaConf.to_container(OmegaConf.load(cli.config_folder() / "scheduler" / f"{name}.yaml"))
         for num in steps:
-            found = measured(path, split, name, num, out)
-            shown = [metric for metric in SHOWN if metric in found]
+            calls = (num + 1) // 2 if name == "flow_heun" else num
+            cells = shown(measured(path, split, out / f"{name}-{num}", scheduler=config, steps=calls))
             if not lines:
-                lines = [f"| scheduler | passes | {' | '.join(shown)} |", "|---|--:|" + "---|" * len(shown)]
-            cells = []
-            for metric in shown:
-                low, high = found["interval"].get(metric, (None, None))
-                cells.append(f"{found[metric]:.3g}" + ("" if low is None else f" ({low:.3g} .. {high:.3g})"))
-            lines.append(f"| {name} | {num} | {' | '.join(cells)} |")
+                lines = [f"| scheduler | passes | {' | '.join(cells)} |", "|---|--:|" + "---|" * len(cells)]
+            lines.append(f"| {name} | {num} | {' | '.join(cells.values())} |")
     return lines
 
 

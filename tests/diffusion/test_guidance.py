@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from benchmarks.quality.guidance import best, grid, passes
 from benchmarks.quality.samplers import MEAN, Gaussian
 from ditmoe.conditioning import Condition
 from ditmoe.config.restore import restore
@@ -168,3 +169,13 @@ def test_what_costs_nothing_is_refused_before_anything_is_opened_or_read(
         with pytest.raises(ValueError, match=line):
             sample_checkpoint(first, **how, **words)
         assert opened == costs
+
+
+def test_the_study_chooses_the_nearest_that_still_shows_what_was_asked_for() -> None:
+    own = {"fd/pixels": 2.0, "classes/agreement": 0.9, "interval": {"classes/agreement": (0.8, 1.0)}}
+    words = list(grid([1, 2], [(0, 1000), (0, 500)]))
+    assert [passes(each, 10) for each in words] == [10, 20, 15]  # no guidance is drawn once
+    found = [
+        {"fd/pixels": fd, "classes/agreement": shown} for fd, shown in ((0.1, 0.7), (1.0, 0.8), (1.5, 1.0))
+    ]
+    assert best(list(zip(words, found, strict=True)), own) == words[1]
