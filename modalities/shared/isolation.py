@@ -141,6 +141,7 @@ def _serve(
 
 def _end_with(parent: int) -> None:
     """Let this process be killed when its parent is, whatever it works on: it has the parent's locks, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the parent may take for a request
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
