@@ -159,7 +159,9 @@ def test_what_is_no_clip_is_refused(frames: np.ndarray, fps: float, words: str, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("write", "name"), [(write_mp4, "a.mp4"), (write_ffv1, "a.mkv"), (write_gif, "a.gif")])
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_mp4, "a.mp4"), (write_ffv1, "a.mkv"), (write_gif, "a.gif")]
+)
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_full_disk_is_one_error(
     write: Callable, name: str, share: float, tmp_path: Path, capfd: pytest.CaptureFixture
@@ -177,3 +179,11 @@ def test_a_full_disk_is_one_error(
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert capfd.readouterr().err == ""
+
+
+def test_the_same_frames_are_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for number in range(4):
+        write_mp4(path := tmp_path / f"{number}.mp4", noise(24, 96, 96), 8)
+        written.append(path.read_bytes())
+    assert written == written[:1] * 4
