@@ -294,19 +294,6 @@ def of_mesh(home: Path) -> Work:
     return Work("mesh", run, lambda place: run(made(place), "old"), piecewise)
 
 
-def of_turntables(home: Path) -> Work:
-    rng = np.random.default_rng(0)
-    for name in ("old", "new"):
-        points = rng.normal(size=(60, 3))
-        np.save(home / f"{name}.npy", points / np.linalg.norm(points, axis=1, keepdims=True))
-
-    def run(place: Path, source: str = "new") -> None:
-        words = [f"source={home / source}.npy", f"out={place / 'out'}", "modality.surface.resolution=16"]
-        mesh(config("mesh", *words, "turntable=true"))
-
-    return Work("turntables", run, lambda place: run(made(place), "old"), piecewise)
-
-
 def of_view(home: Path) -> Work:
     rng = np.random.default_rng(0)
     for name in ("old", "new"):
@@ -334,7 +321,7 @@ def of_sample(home: Path) -> Work:
         trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
 
     def run(place: Path, source: str = "run1") -> None:
-        sample_checkpoint(home / source, num=3, out=place / "out", steps=1, turntable=True)
+        sample_checkpoint(home / source, num=3, out=place / "out", steps=1)
 
     return Work("sample", run, lambda place: run(made(place), "run0"), piecewise)
 
@@ -363,7 +350,6 @@ WORKS: dict[str, Callable[[Path], Work]] = {
     "evaluate": of_evaluate,
     "distill": of_distill,
     "mesh": of_mesh,
-    "turntables": of_turntables,
     "report": of_report,
     "view": of_view,
     "analyze": of_analyze,
