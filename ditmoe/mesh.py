@@ -1,10 +1,11 @@
 """python -m ditmoe.mesh source=samples/ out=meshes/: closed surfaces of point clouds, as GLB and OBJ."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from ditmoe.config import cli
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import check_number, printable, tell
 
 
 def mesh(config: dict[str, Any]) -> None:
@@ -22,7 +23,7 @@ def mesh(config: dict[str, Any]) -> None:
         )
     with alone_in(out):
         paths = modality.mesh(source, out, config["turntable"], config["num"])
-    print(paths[0])
+    tell(paths[0], sys.stdout)
 
 
 def main() -> None:

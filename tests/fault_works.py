@@ -11,17 +11,20 @@ import numpy as np
 from PIL import Image
 
 from ditmoe import checkpoint
+from ditmoe.analysis import analyze_checkpoint
 from ditmoe.checkpoint import atomic
 from ditmoe.config.compose import composed
 from ditmoe.convert import convert
 from ditmoe.distill import distill
 from ditmoe.evaluate import evaluate
 from ditmoe.export import command as export
+from ditmoe.inference import sample_checkpoint
 from ditmoe.mesh import mesh
 from ditmoe.prepare import prepare
 from ditmoe.reporting import write_report
 from ditmoe.train_codec import train_codec
 from ditmoe.training.resume import resume
+from ditmoe.view import view
 from modalities.video.codec import training
 from modalities.video.data import MovingDigits
 from tests import fuzz_seeds
@@ -291,6 +294,38 @@ def of_mesh(home: Path) -> Work:
     return Work("mesh", run, lambda place: run(made(place), "old"), piecewise)
 
 
+def of_view(home: Path) -> Work:
+    rng = np.random.default_rng(0)
+    for name in ("old", "new"):
+        np.save(home / f"{name}.npy", rng.normal(size=(200, 3)))
+
+    def run(place: Path, source: str = "new") -> None:
+        view([str(home / f"{source}.npy"), "--out", str(place / "out" / "view.png")])
+
+    return Work("view", run, lambda place: run(made(place), "old"), piecewise)
+
+
+def of_analyze(home: Path) -> Work:
+    for seed in "01":
+        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+    few = {"samples": 2, "bins": 1, "permutations": 20, "drop": False, "dial": []}
+
+    def run(place: Path, source: str = "run1") -> None:
+        analyze_checkpoint(home / source, out=place / "out", **few)
+
+    return Work("analyze", run, lambda place: run(made(place), "run0"), swapped("out"))
+
+
+def of_sample(home: Path) -> Work:
+    for seed in "01":
+        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+
+    def run(place: Path, source: str = "run1") -> None:
+        sample_checkpoint(home / source, num=3, out=place / "out", steps=1)
+
+    return Work("sample", run, lambda place: run(made(place), "run0"), piecewise)
+
+
 def of_report(home: Path) -> Work:
     for seed in "01":
         trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
@@ -316,4 +351,7 @@ WORKS: dict[str, Callable[[Path], Work]] = {
     "distill": of_distill,
     "mesh": of_mesh,
     "report": of_report,
+    "view": of_view,
+    "analyze": of_analyze,
+    "sample": of_sample,
 }

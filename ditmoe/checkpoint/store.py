@@ -32,7 +32,7 @@ from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, starter_
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
-from ditmoe.outside import is_regular
+from ditmoe.outside import in_utf8, is_regular
 
 WRITTEN = (FOLDER, "log.jsonl", "progress", "samples")
 """What training writes into a run's folder, under names that anybody can foresee."""
@@ -126,8 +126,8 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
 
 
 def _written(tensors: dict[str, Tensor], file: Path) -> Path:
-    with writing(file):
-        save_file(tensors, file)
+    with writing(file), in_utf8(file) as spelled:
+        save_file(tensors, spelled)
     return file
 
 

@@ -24,6 +24,7 @@ from yaml import YAMLError
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.checkpoint.places import candidates
 from ditmoe.config import screen, yaml_files
+from ditmoe.config.ending import by_sigterm
 from ditmoe.config.folders import config_folder, config_folders, installed
 from ditmoe.config.known_options import known_options, suggest, unknown_option
 from ditmoe.config.overrides import Overrides, mark_paths
@@ -261,7 +262,7 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def guard(main: Callable[[], Any], command: str | None = None) -> None:
-    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C into 130.
+    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C and SIGTERM into 130.
 
     Of several processes the first that has something to say says it. What is printed goes through a `Screen`.
 
@@ -270,7 +271,8 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
     """
     screen.install()
     try:
-        main()
+        with by_sigterm():
+            main()
     except KeyboardInterrupt:
         sys.exit(130)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:

@@ -9,8 +9,8 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,25 @@ def _is_hollow(handle: int, about: os.stat_result) -> bool:
         return getattr(error, "errno", None) == errno.ENXIO
     os.lseek(handle, 0, os.SEEK_SET)
     return False
+
+
+@contextmanager
+def in_utf8(path: Path) -> Iterator[Path]:
+    """The same file by a path in UTF-8, to which some libraries keep, whatever its folder's name is.
+
+    That is by a handle on the folder, as Linux has it; elsewhere there are no other names.
+    """
+    handle = None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        handle = os.open(path.parent, os.O_RDONLY)
+        path = Path(f"/proc/self/fd/{handle}", path.name)
+    try:
+        yield path
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -19,7 +19,7 @@ from ditmoe.config.restore import averaged, load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.outside import device as own_device
-from ditmoe.outside import is_regular, read_json
+from ditmoe.outside import in_utf8, is_regular, read_json
 
 FORMAT = "ditmoe-weights-1"
 CONFIG = "config.json"
@@ -49,8 +49,8 @@ def write(
     with replacing_folder(folder) as draft:
         for shard in _shards(tensors, max_shard_bytes):
             shards.append(f"weights-{len(shards) + 1:05d}.safetensors")
-            with writing(folder):
-                save_file(shard, draft / shards[-1])
+            with writing(folder), in_utf8(draft / shards[-1]) as file:
+                save_file(shard, file)
             shard.clear()
         content = {"format": FORMAT, **config, "shards": shards}
         (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n")

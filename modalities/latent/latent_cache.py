@@ -17,7 +17,7 @@ from torch import Tensor
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.conditioning.condition import LABEL
-from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.outside import in_utf8, is_regular, printable, read_regular
 from modalities.latent.codec import Codec
 from modalities.shared.captions import one_of_all, with_mirrored
 from modalities.shared.datasets import numbers
@@ -97,7 +97,8 @@ def open_stored(file: Path) -> Any:
     try:
         if not is_regular(file):
             raise OSError("it is no plain file")
-        return safe_open(file, "pt")
+        with in_utf8(file) as spelled:
+            return safe_open(spelled, "pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged: prepare again") from error
 

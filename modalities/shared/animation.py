@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -26,9 +26,10 @@ def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float, crf:
     if not 0 <= crf <= 51:
         raise ValueError(f"crf must lie in [0, 51], got {crf}")
     even = ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0))
+    options = {"crf": str(crf), "preset": "medium", "threads": "1"}  # several make other bytes each time
+    film = encoded(np.pad(frames, even, "edge"), fps, "mp4", "libx264", "yuv420p", options)
     with replacing(path) as stream:
-        options = {"crf": str(crf), "preset": "medium"}
-        encode(stream, np.pad(frames, even, "edge"), fps, "mp4", "libx264", "yuv420p", options)
+        stream.write(film)
 
 
 def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
@@ -56,23 +57,26 @@ def check_frames(frames: np.ndarray, fps: float) -> None:
         raise ValueError(f"fps must lie in [0.001, 1000], got {fps}")
 
 
-def encode(
-    stream: IO[bytes],
+def encoded(
     frames: np.ndarray,
     fps: float,
     form: str,
     codec: str,
     pixels: str,
     options: Mapping[str, str],
-) -> None:
-    """Encode a clip into an open file.
+) -> bytes:
+    """A clip as a file, made in memory: FFmpeg tells traces on the terminal where a disk is full, and goes on.
 
     Args:
         form, codec, pixels: FFmpeg's names of the container, the encoder and the layout of pixels.
         options: of the encoder.
     """
     container_options = {"movflags": "faststart"} if form == "mp4" else {}
-    with av.open(stream, "w", format=form, options=container_options) as container:
+    drawn = io.BytesIO()
+    with av.open(
+        # Of an MP4 the index is at first at the end, and what is before it is read again to move it.
+        drawn, "w", format=form, options=container_options, io_open=lambda *_: io.BytesIO(drawn.getvalue())
+    ) as container:  # fmt: skip
         # 1001 keeps 30000/1001 and the like exact.
         rate = Fraction(fps).limit_denominator(1001)
         video = cast(VideoStream, container.add_stream(codec, rate, dict(options)))
@@ -85,3 +89,4 @@ def encode(
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(video.encode(frame))
         container.mux(video.encode())
+    return drawn.getvalue()

@@ -1,5 +1,6 @@
 """Runs jobs in processes of their own, so that one that crashes or hangs costs only itself."""
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -72,8 +73,10 @@ def isolated(work: Callable[[], J], seconds: float, memory: int) -> J:
     if sys.platform != "linux":
         return work()
     ours, theirs = multiprocessing.Pipe(duplex=False)
+    parent = os.getpid()
     if not (child := os.fork()):
         try:
+            _end_with(parent)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             faulthandler.disable()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust and C++ tell how they end
@@ -103,7 +106,9 @@ def num_cores() -> int:
 def _start(work: Callable[[J], Any], memory: int | None) -> tuple[Connection, BaseProcess]:
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(work, memory, ours, theirs), daemon=True)  # type: ignore[attr-defined]
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_serve, args=(work, memory, ours, theirs, os.getpid()), daemon=True
+    )
     process.start()
     # With their end open here as well, a dead process would never read as the end of the pipe.
     theirs.close()
@@ -118,7 +123,10 @@ def _answer(pipe: Connection, process: BaseProcess) -> Any:
         return ChildProcessError(f"ended its process with exit code {process.exitcode}")
 
 
-def _serve(work: Callable[[J], Any], memory: int | None, ours: Connection, theirs: Connection) -> None:
+def _serve(
+    work: Callable[[J], Any], memory: int | None, ours: Connection, theirs: Connection, parent: int
+) -> None:
+    _end_with(parent)
     ours.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
     if memory is not None:
@@ -129,6 +137,16 @@ def _serve(work: Callable[[J], Any], memory: int | None, ours: Connection, their
         except EOFError:
             return
         theirs.send(_outcome(partial(work, job)))
+
+
+def _end_with(parent: int) -> None:
+    """Let this process be killed when its parent is, whatever it works on: it has the parent's locks, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the parent may take for a request
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # which was so before
+            os._exit(1)
 
 
 def _outcome(work: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ from ditmoe.checkpoint import atomic, replacing, store
 from ditmoe.config.restore import load_weights, restore
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
+from ditmoe.pretrained import weights
 from tests.training.test_trainer import trainer
 
 
@@ -45,6 +46,17 @@ def test_round_trip(tmp_path: Path) -> None:
         assert same(store.load(path), {"step": 3, **content(3)})
     folder.rename(tmp_path / "mine")  # taken elsewhere
     assert store.find(tmp_path / "mine").run == tmp_path / "mine"
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    """Also one of bytes that are no text, to which safetensors itself writes nothing."""
+    run = tmp_path / os.fsdecode(b"caf\xe9\n")
+    handles = len(os.listdir("/proc/self/fd"))
+    store.save(run, 3, content(3))
+    assert same(store.load(run), {"step": 3, **content(3)})
+    assert len(os.listdir("/proc/self/fd")) == handles
+    weights.write(tmp_path / os.fsdecode(b"\xff"), {"model": {}}, [("a", torch.ones(3))])
+    assert (tmp_path / os.fsdecode(b"\xff") / "weights-00001.safetensors").is_file()
 
 
 def test_the_newest_whole_one_is_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

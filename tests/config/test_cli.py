@@ -1,6 +1,10 @@
 """A user's mistake: one clear line on stderr, exit code 2, nothing lost."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -10,6 +14,7 @@ import pytest
 from ditmoe.config import cli
 from ditmoe.config.known_options import known_options, unknown_option
 from tests import warm
+from tests.subjects import ROOT
 
 
 def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
@@ -166,3 +171,28 @@ def test_a_run_of_a_sweep_lies_in_one_folder_of_its_own() -> None:
         assert len(name.encode()) < 255
     text = (cli.config_folder() / "train.yaml").read_text()
     assert "subdir: ${sweep_name:${hydra:job.override_dirname}}" in text
+
+
+ENDLESS = """
+import tempfile, time
+from ditmoe.config import cli
+
+def work():
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        print(folder, flush=True)
+        time.sleep(60)
+
+cli.guard(work)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_ended_takes_its_temporary_folders_along(number: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], cwd=tmp_path, env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        assert Path(tmp_path, process.stdout.readline().decode().strip()).is_dir()
+        process.send_signal(number)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == b""
+    assert not list(tmp_path.iterdir())

@@ -96,10 +96,11 @@ def mesh_clouds(
         rows.append(row | measured)
         if len(tiles) < MOST_DRAWN:
             tiles.append(draw(size=192))
-    _tell_left_out(errors)
     if not rows:
         got = f": {errors[0]}" if errors else f", none ends in {' '.join(SUFFIXES)}"
+        got += f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
         raise ValueError(f"{printable(source)} must hold clouds that have a surface{got}")
+    _tell_left_out(errors)
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
     for old in before - {

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ditmoe.checkpoint import replacing
-from modalities.shared.animation import check_frames, encode, write_gif, write_mp4
+from modalities.shared.animation import check_frames, encoded, write_gif, write_mp4
 from modalities.video.io.container import opened
 from modalities.video.io.frame_folders import ARRAYS, list_pictures
 
@@ -20,11 +20,12 @@ _LOSSLESS = {"ffv1", "rawvideo", "png", "apng", "huffyuv", "ffvhuff", "utvideo",
 def write_ffv1(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
     """Write a lossless Matroska video (FFV1, RGB): reading gives the same frames."""
     check_frames(frames, fps)
+    # Each frame stands alone, so that any can be sought; the check sums tell other readers of damage.
+    # Pictures of a few pixels have no room for the slices that have the sums.
+    level = {"level": "3", "slicecrc": "1"} if min(frames.shape[1:3]) >= 8 else {"level": "1"}
+    film = encoded(frames, fps, "matroska", "ffv1", "bgr0", level | {"g": "1"})
     with replacing(path) as stream:
-        # Each frame stands alone, so that any can be sought; the check sums tell other readers of damage.
-        # Pictures of a few pixels have no room for the slices that have the sums.
-        level = {"level": "3", "slicecrc": "1"} if min(frames.shape[1:3]) >= 8 else {"level": "1"}
-        encode(stream, frames, fps, "matroska", "ffv1", "bgr0", level | {"g": "1"})
+        stream.write(film)
 
 
 def is_lossless(path: Path) -> bool:

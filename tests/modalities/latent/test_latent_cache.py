@@ -86,6 +86,12 @@ def test_latents_that_are_cut_off_while_they_are_used_are_one_line(tmp_path: Pat
         found.batch(2, 0, 1)
 
 
+def test_latents_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    _, folder, _ = make(tmp_path)
+    found = stored(folder.rename(folder.with_name(os.fsdecode(b"caf\xe9"))))
+    assert torch.equal(found.batch(2, 0, 0)[0], stored(found.folder).batch(2, 0, 0)[0])
+
+
 def test_whatever_is_asked_lies_beside_the_latents(tmp_path: Path) -> None:
     data, g = pictures(tmp_path / "pictures"), torch.Generator().manual_seed(0)
     parts = [

@@ -1,6 +1,7 @@
 """Surfaces of clouds: closed, outward, near the true one, and written as they are; bad clouds end in one line."""
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -402,3 +403,12 @@ def test_samples_without_another_side_are_said_in_one_line(
         "error: python -m ditmoe.sample turntable=true is for modalities that draw samples from all sides: "
         "image does not (`Turntables`)\n"
     )
+
+
+def test_a_file_without_a_surface_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(
+        ValueError, match=r"^[^\n]* must hold clouds that have a surface: [^\n]*a\.npy: must be"
+    ):
+        mesh_clouds(tmp_path / "a.npy", tmp_path / "out", Options(16))
+    assert capfd.readouterr() == ("", "")

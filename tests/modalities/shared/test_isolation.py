@@ -1,6 +1,8 @@
 """A job that ends, fills or stops its process costs itself alone, and is one error."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +11,21 @@ import numpy as np
 import pytest
 
 from modalities.shared.isolation import isolated
+from tests.subjects import ROOT
+
+ENDLESS = """
+import os, sys, time
+from modalities.shared.isolation import isolated, run_isolated
+
+def work(job):
+    os.write(1, f"{os.getpid()} ".encode())
+    time.sleep(60)
+
+if sys.argv[1] == "one":
+    isolated(lambda: work(0), 60, 2**28)
+else:
+    list(run_isolated(work, [0, 1], 2, lambda job: 60))
+"""
 
 
 class Panic(BaseException):
@@ -41,3 +58,19 @@ def test_what_ends_its_process_is_an_error(
 
 def test_what_is_made_comes_back() -> None:
     assert isolated(lambda: np.arange(10**6), 30, 2**28).sum() == (10**6 - 1) * 10**6 // 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there processes can be copied")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(("kind", "jobs"), [("one", 1), ("several", 2)])
+def test_jobs_end_with_who_waits_for_them(kind: str, jobs: int, number: int) -> None:
+    """Else they would work on, and keep the lock of its folder."""
+    line = [sys.executable, "-c", ENDLESS, kind]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        told = b""
+        while told.count(b" ") < jobs:
+            told += os.read(process.stdout.fileno(), 100)
+        process.send_signal(number)
+        began = time.monotonic()
+        process.stdout.read()  # until the last one that has it ends
+    assert time.monotonic() - began < 30

@@ -1,5 +1,6 @@
 """What is written is read again: exactly where lossless, nearly where not, and never by halves."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,3 +157,33 @@ def test_what_is_no_clip_is_refused(frames: np.ndarray, fps: float, words: str, 
         with pytest.raises(ValueError, match=words):
             getattr(write, "__wrapped__", write)(tmp_path / "a", frames, fps)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_mp4, "a.mp4"), (write_ffv1, "a.mkv"), (write_gif, "a.gif")]
+)
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_full_disk_is_one_error(
+    write: Callable, name: str, share: float, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """FFmpeg, which writes by calls back into Python, would print traces and go on."""
+    path = tmp_path / name
+    write(path, noise(), 8)
+    whole, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(whole)), limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(path, noise(seed=1), 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert capfd.readouterr().err == ""
+
+
+def test_the_same_frames_are_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for number in range(4):
+        write_mp4(path := tmp_path / f"{number}.mp4", noise(24, 96, 96), 8)
+        written.append(path.read_bytes())
+    assert written == written[:1] * 4
