@@ -1,9 +1,12 @@
 """A job that ends, fills or stops its process costs itself alone, and is one error."""
 
 import os
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,15 +23,24 @@ def panic() -> None:
     raise Panic("capacity overflow")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there processes can be copied")
+def printing() -> int:
+    print("said", flush=True)
+    os.write(1, b"by a library\n")
+    return os.getpid()
+
+
+def loaded() -> list[str]:
+    return sorted(sys.modules)
+
+
 @pytest.mark.parametrize(
     ("work", "error", "told"),
     [
-        (lambda: os.abort(), ChildProcessError, "ended its process"),
-        (lambda: time.sleep(60), TimeoutError, "more than 0.5 seconds"),
+        (os.abort, ChildProcessError, "ended its process"),
+        (partial(time.sleep, 60), TimeoutError, "more than 0.5 seconds"),
         (panic, RuntimeError, "Panic: capacity overflow"),
-        (lambda: np.ones(2**30), RuntimeError, "MemoryError"),
-        (lambda: int("x"), ValueError, "invalid literal"),
+        (partial(np.ones, 2**30), RuntimeError, "MemoryError"),
+        (partial(int, "x"), ValueError, "invalid literal"),
     ],
 )
 def test_what_ends_its_process_is_an_error(
@@ -37,7 +49,51 @@ def test_what_ends_its_process_is_an_error(
     with pytest.raises(error, match=told):
         isolated(work, 0.5 if error is TimeoutError else 30, 2**28)
     assert capfd.readouterr().err == ""
+    assert isolated(partial(int, "7"), 30, 2**28) == 7
 
 
 def test_what_is_made_comes_back() -> None:
-    assert isolated(lambda: np.arange(10**6), 30, 2**28).sum() == (10**6 - 1) * 10**6 // 2
+    assert isolated(partial(np.arange, 10**6), 30, 2**28).sum() == (10**6 - 1) * 10**6 // 2
+
+
+def test_jobs_share_a_process_that_is_no_copy_of_this_one() -> None:
+    """Which may have threads, of which a copy has none but what they held."""
+    first, second = (isolated(printing, 30, 2**28) for _ in range(2))
+    assert first == second != os.getpid()
+    assert "torch" not in isolated(loaded, 30, 2**28)
+
+
+def test_threads_have_a_process_each() -> None:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(isolated(partial(_slow, 0.3), 30, 2**28)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 3
+
+
+def _slow(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_processes_end_with_the_one_that_asks() -> None:
+    """Also where it is killed, and whatever they do then."""
+    code = """if True:
+        import os, signal, time, threading
+        from functools import partial
+        from modalities.shared.isolation import isolated
+        print(isolated(os.getpid, 30, 2**28), flush=True)
+        threading.Thread(target=isolated, args=(partial(time.sleep, 60), 1, 2**28), daemon=True).start()
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid, until = int(done.stdout), time.monotonic() + 10
+    while time.monotonic() < until and os.path.exists(f"/proc/{pid}"):
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{pid}")
