@@ -31,6 +31,7 @@ ROOMS = (  # from the ground up: a room imports itself and those above it in thi
     "ditmoe",  # the commands, and what `import ditmoe` gives
 )
 OF_THE_CORE = (
+    "ditmoe.lazy",
     "ditmoe.outside",
     "ditmoe.nn",
     "ditmoe.conditioning",

@@ -40,7 +40,7 @@ ALLOWED = {
     "modalities/latent/latent_shards.py:_store": "into bytes, which `write` puts there whole",
     "modalities/latent/latent_writer.py:prepare": "into bytes, which `write` puts there whole",
     "ditmoe/text/caption_states.py:_added": "into bytes, which `replacing` puts there whole",
-    "modalities/shared/isolation.py:isolated": "the null device",
+    "modalities/shared/isolation.py:serve": "the null device, and a pipe",
     "modalities/pointcloud/viz/view.py:_write_scene": "a temporary folder, for another process",
 }
 

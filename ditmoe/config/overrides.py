@@ -19,6 +19,8 @@ _WORD = re.compile(r"([+]{0,2}[^\W\d][\w.@/-]*)=(.+)", re.DOTALL)
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
 _OPENING, _CLOSING = "[({", "])}"
 _REFUSED = object()
+LONGEST = 10_000
+"""Characters of a word: Hydra's grammar takes four times as long for a list of twice as many numbers."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,14 @@ class Overrides:
     many: bool = False
 
     def override(self, word: str) -> str:
-        """A word `option=value` as one that Hydra takes for what the person said; others as they are."""
+        """A word `option=value` as one that Hydra takes for what the person said; others as they are.
+
+        Raises:
+            ValueError: if it is longer than `LONGEST`.
+        """
+        if len(word) > LONGEST:
+            name = word.partition("=")[0][:40]
+            raise ValueError(f"{name} must have at most {LONGEST} characters, got {len(word)}")
         match = _WORD.fullmatch(word)
         if match is None:
             return word
@@ -67,7 +76,7 @@ def parse(value: str) -> Any:
     """What Hydra's grammar makes of the value of an option; `_REFUSED`, if nothing."""
     try:
         return OverridesParser.create().parse_override(f"x={value}")._value
-    except HydraException:
+    except (HydraException, RecursionError):  # of brackets in brackets
         return _REFUSED
 
 

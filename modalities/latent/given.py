@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ditmoe.modality import Tokens
 from ditmoe.outside import printable
-from modalities.shared.decode import decoded, rgb
+from modalities.shared.decode import decoded, upright
 
 HOLE = 128
 """Grey from which a mask says that a place is to be drawn anew."""
@@ -74,13 +73,8 @@ def read_picture(given: Any) -> UInt8[np.ndarray, "H W 3"]:
         ValueError: one line, if it is neither.
     """
     if isinstance(given, str | Path):
-
-        def upright(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-            ImageOps.exif_transpose(picture, in_place=True)
-            return np.array(rgb(picture))
-
         try:
-            return decoded(Path(given), upright)
+            return decoded(Path(given), lambda picture: np.array(upright(picture)))
         except Exception as error:  # decoders fail in many ways
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise ValueError(

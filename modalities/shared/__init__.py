@@ -1,7 +1,12 @@
 """What has no modality: patches, data sets, distances between sets, kept results, isolated work, contact sheets."""
 
-from modalities.shared.contact_sheet import enlarged, lay_out, save_png, show
-from modalities.shared.patches import patchify, sincos, unpatchify
+from typing import TYPE_CHECKING
+
+from ditmoe.lazy import lazily
+
+if TYPE_CHECKING:
+    from modalities.shared.contact_sheet import enlarged, lay_out, save_png, show
+    from modalities.shared.patches import patchify, sincos, unpatchify
 
 __all__ = [
     "enlarged",
@@ -12,3 +17,10 @@ __all__ = [
     "sincos",
     "unpatchify",
 ]
+__getattr__ = lazily(
+    __name__,
+    {
+        "modalities.shared.contact_sheet": ["enlarged", "lay_out", "save_png", "show"],
+        "modalities.shared.patches": ["patchify", "sincos", "unpatchify"],
+    },
+)

@@ -51,6 +51,16 @@ MOST_SCANS = 100
 """Of a JPEG; honest ones have about ten, and libtiff takes as many."""
 _SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, filled or restarted
 
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BLOCKS = re.compile(
     rb"\xff(?:\x52\0[\x0c-\x2d](?=.[\0-\4]..[\0\1])|\x53\0[\x09-\x2b].)(?P<own>[\0-\7])(?:[\0-\4]..[\0\1])?"
     rb"(?P<levels>[\0-\x20])(?P<width>[\0-\x08])(?P<height>[\0-\x08])[\0-\x3f][\0\1]",
@@ -195,6 +205,31 @@ def _load_plugins() -> None:
     for name in _PLUGINS:
         with suppress(ImportError):  # which older ones lack
             importlib.import_module(f"PIL.{name}ImagePlugin")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture as `rgb` has it, turned and mirrored as its EXIF data says.
+
+    `ImageOps.exif_transpose` writes all EXIF tags anew, and fails where one of them cannot be.
+    """
+    shown = rgb(picture)
+    turn = _TURNS.get(orientation(picture))
+    return shown if turn is None else shown.transpose(turn)
+
+
+def orientation(picture: Image.Image) -> int:
+    """How it was held, 1 to 8 (EXIF 2.3); 1 where nothing that can be read tells.
+
+    Raises:
+        OSError, SyntaxError: if a PNG breaks off, whose EXIF data may follow its pixels.
+    """
+    if picture.format == "PNG":
+        picture.load()
+    try:
+        told = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of damaged EXIF data, which the pixels do not need; Pillow throws many kinds
+        return 1
+    return told if isinstance(told, int) and told in _TURNS else 1
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -1,21 +1,34 @@
 """Runs jobs in processes of their own, so that one that crashes or hangs costs only itself."""
 
+import atexit
 import ctypes
-import faulthandler
+import json
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 J = TypeVar("J")
+START = 60.0
+"""Seconds in which an interpreter starts and imports what a job needs."""
+SERVE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from modalities.shared.isolation import serve
+serve()
+"""
+"""What an interpreter runs that serves jobs, with the paths of this one alone."""
 
 
 def run_isolated(
@@ -66,36 +79,141 @@ def run_isolated(
 
 
 def isolated(work: Callable[[], J], seconds: float, memory: int) -> J:
-    """Run one job in a copy of this process, which may be such a copy itself, has no screen, and ends with it.
+    """Run one job in another process, which has no screen.
 
-    Errors are those of `run_isolated`. Where processes cannot be copied, the job runs in this one.
+    That is a fresh interpreter with what the job imports, as a copy of a process with threads may wait for ever for
+    what one of them held. It serves later jobs until one ends it, or this process ends.
+
+    Args:
+        work: what can be pickled, such as a `partial` of a function; a module that is light to import defines it.
+        seconds, memory: that it may take, from when all is imported. Bytes are counted on Linux only.
+
+    Raises:
+        TimeoutError, ChildProcessError: if it takes longer, or ends its process; else as of `run_isolated`.
+        RuntimeError: if there can be no such process.
     """
-    if sys.platform != "linux":
-        return work()
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    parent = os.getpid()
-    if not (child := os.fork()):
-        try:
-            _end_with(parent)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            faulthandler.disable()
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust and C++ tell how they end
-            _limit(memory)
-            theirs.send(_outcome(work))
-        finally:
-            os._exit(1)
-    theirs.close()
-    try:
-        found = ours.recv() if ours.poll(seconds) else TimeoutError(f"took more than {seconds:g} seconds")
-    except (EOFError, OSError):
-        found = ChildProcessError("ended its process")
-    finally:
-        ours.close()
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    idle = _servers(os.getpid())
+    server = _idle_one(idle) or _Server()
+    found = server.done(work, seconds, memory)
+    if server.process.poll() is None:
+        idle.append(server)
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _idle_one(idle: list["_Server"]) -> "_Server | None":
+    with suppress(IndexError):  # others take from the same list
+        while (server := idle.pop()).process.poll() is not None:
+            pass
+        return server
+    return None
+
+
+@cache
+def _servers(pid: int) -> list["_Server"]:
+    """Those of this process that are idle; a copy of it begins with none."""
+    servers: list[_Server] = []
+
+    def end() -> None:
+        for server in servers if os.getpid() == pid else ():
+            server.end()
+
+    atexit.register(end)
+    return servers
+
+
+class _Server:
+    """An interpreter that does one job after the other (`serve`)."""
+
+    def __init__(self) -> None:
+        threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # where Rust and C++ tell how they end
+            env={**os.environ, **threads},
+        )
+
+    def done(self, work: Callable[[], Any], seconds: float, memory: int) -> Any:
+        """What a job gives, or its error; all but those of Python end the process."""
+        job = pickle.dumps((pickle.dumps(work), seconds, memory))
+        try:
+            self._answer(job, START)
+        except (EOFError, OSError) as error:
+            self.end()
+            raise RuntimeError("a process in which files are tried must start, and did not") from error
+        try:
+            return self._answer(b"", seconds)
+        except TimeoutError as error:
+            return error
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self.end()
+            return ChildProcessError("ended its process")
+
+    def _answer(self, sent: bytes, seconds: float) -> Any:
+        to, back = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            to.write(sent)
+            to.flush()
+            return pickle.load(back)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            if not late.is_set():
+                raise
+            self.end()
+            raise TimeoutError(f"took more than {seconds:g} seconds") from None
+        finally:
+            timer.cancel()
+
+    def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):
+                cast(IO[bytes], stream).close()
+
+
+def serve() -> None:
+    """Do the jobs that come on the standard input, until there are no more; whatever else is printed goes nowhere."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks ends it
+    with os.fdopen(os.dup(1), "wb") as back, open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        while True:
+            try:
+                job, seconds, memory = pickle.load(sys.stdin.buffer)
+            except EOFError:
+                return
+            work = pickle.loads(job)  # imports what it needs
+            pickle.dump(None, back)
+            back.flush()
+            with _bounded(seconds, memory):
+                answer = pickle.dumps(_outcome(work))
+            back.write(answer)
+            back.flush()
+
+
+@contextmanager
+def _bounded(seconds: float, memory: int) -> Iterator[None]:
+    """For when who asked is gone, and for bytes."""
+    alarm = getattr(signal, "setitimer", None)
+    if alarm:
+        alarm(signal.ITIMER_REAL, seconds + 1)  # which ends the process
+    _limit(memory)
+    try:
+        yield
+    finally:
+        if alarm:
+            alarm(signal.ITIMER_REAL, 0)
 
 
 def num_cores() -> int:
@@ -165,4 +283,7 @@ def _limit(memory: int) -> None:
         import resource
 
         most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(
+            resource.RLIMIT_AS, (most if allowed == resource.RLIM_INFINITY else min(most, allowed), allowed)
+        )

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,25 @@ def test_what_is_no_text_stays_what_it_is(word: str, expected: Any, monkeypatch:
     needed = [other for other in ("source=a", "out=b") if not word.startswith(other[:4])]
     (options,) = started("prepare", [*needed, word], monkeypatch)
     assert at(options, name) == expected
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_word_that_takes_minutes_to_read_is_refused(
+    many: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Hydra's grammar took two minutes for 30,000 numbers."""
+    word = f"label=[{','.join(map(str, range(30_000)))}]"
+    started_at = time.monotonic()
+    with pytest.raises(SystemExit, match="2"):
+        started("sample", ["checkpoint=a", "out=b", word, *["--multirun"] * many], monkeypatch)
+    assert capsys.readouterr().err == f"error: label must have at most 10000 characters, got {len(word)}\n"
+    assert time.monotonic() - started_at < 5
+
+
+def test_brackets_in_brackets_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = 500 * "f(" + 500 * ")"
+    (options,) = started("prepare", ["source=a", "out=b", f"modality.data.root={nested}"], monkeypatch)
+    assert at(options, "modality.data.root") == nested
 
 
 def test_commas_separate_runs_where_runs_are_asked_for(

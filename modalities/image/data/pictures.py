@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ditmoe.outside import files_below, is_regular, may_hold, printable
-from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, middle, rgb
+from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, middle, orientation, upright
 from modalities.shared.understood import KIND, Ignored
 
 SUFFIXES = (*STILLS, ".gif", ".apng")
@@ -45,12 +45,8 @@ def open_picture(
         ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
     """
 
-    def upright(picture: Image.Image) -> T:
-        ImageOps.exif_transpose(picture, in_place=True)  # else a copy, also of what stands upright
-        return make(rgb(picture))
-
     try:
-        return decoded(source, upright, max_pixels, keep=keep)
+        return decoded(source, lambda picture: make(upright(picture)), max_pixels, keep=keep)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{printable(name or source)} is no readable picture: its kind is not known"
@@ -102,7 +98,7 @@ def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = M
 
 
 def _upright_size(picture: Image.Image) -> Size:
-    turned = picture.getexif().get(0x0112, 1) >= 5
+    turned = orientation(picture) >= 5
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 

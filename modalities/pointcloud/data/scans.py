@@ -136,7 +136,7 @@ def _las(stream: BinaryIO) -> Geometry:
     import laspy
 
     _check_records(stream)
-    # lazrs' threads, which this process may have begun before, are not there in its copy.
+    # Threads of lazrs, one a core, would be counted as memory.
     single = [of for of in (laspy.LazBackend.Lazrs, laspy.LazBackend.Laszip) if of.is_available()]
     with laspy.open(stream, closefd=False, laz_backend=single) as file:
         size = file.header.point_count * (file.header.point_format.size + 24)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ditmoe.outside import Arrays, about_array, is_regular, load_array, printable
 from ditmoe.outside.paths import GROWTH
-from modalities.shared.decode import STILLS, TooLargeError, decoded, rgb
+from modalities.shared.decode import STILLS, TooLargeError, decoded, upright
 from modalities.video.io.container import MOST_PIXELS, Unreadable, check_size
 from modalities.video.io.index import Index
 
@@ -166,8 +166,7 @@ def _picture(folder: Path, file: Path, max_pixels: int) -> np.ndarray:
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    ImageOps.exif_transpose(picture, in_place=True)  # a copy forgets its format
-    return np.asarray(rgb(picture))
+    return np.asarray(upright(picture))
 
 
 def _alike(folder: Path, files: Sequence[Path], max_pixels: int) -> list[Path]:

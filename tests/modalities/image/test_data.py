@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import struct
 import tarfile
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 from modalities.image import Pictures
-from modalities.image.data.pictures import fitted, open_picture, read_pictures
+from modalities.image.data.pictures import fitted, open_picture, read_pictures, size_of
 from modalities.latent import digits
 from modalities.latent.adapter import to_bytes, to_pixels
+from modalities.latent.given import read_picture
+from modalities.video.io.reader import read_clip
 
 RED = (250, 20, 30)
 
@@ -63,6 +66,34 @@ def test_a_turned_picture_is_upright() -> None:
     exif[0x0112] = 6  # turn right to view
     read = open_picture(io.BytesIO(encoded(image, exif=exif)))
     assert np.array_equal(np.asarray(read), np.rot90(np.asarray(image), -1))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        struct.pack("<HHII", 0x0100, 7, 1, 5),  # a width of no number, which Pillow cannot write again
+        struct.pack("<HHII", 0x011A, 2, 1, 5),
+        struct.pack("<HHII", 0x8769, 4, 1, 2**32 - 1),  # a table before the file's beginning
+    ],
+)
+def test_other_tags_of_a_turned_picture_may_be_damaged(other: bytes, tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3))
+    tags = struct.pack("<H", 2) + struct.pack("<HHII", 0x0112, 3, 1, 6) + other + bytes(4)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + tags
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "frames" / "a.webp"
+    image.save(path, lossless=True, exif=exif)
+    wanted = np.rot90(np.asarray(image), -1)
+    assert np.array_equal(np.asarray(open_picture(path)), wanted)
+    assert np.array_equal(read_picture(path), wanted)
+    assert np.array_equal(read_clip(path.parent, 0, 1)[0], wanted)
+    assert size_of(path) == (6, 4)
+
+
+def test_damaged_exif_data_turns_nothing() -> None:
+    image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3))
+    read = open_picture(io.BytesIO(encoded(image, exif=b"Exif\0\0garbage")))
+    assert np.array_equal(np.asarray(read), np.asarray(image))
 
 
 def test_what_is_no_picture_ends_in_one_line_that_names_it(tmp_path: Path) -> None:
