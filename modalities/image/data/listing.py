@@ -11,7 +11,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from ditmoe.outside import printable
-from modalities.image.data.shards import Member, Written, member_bytes
+from modalities.image.data.archive_members import Member, Written, member_bytes
 from modalities.shared.file_table import FileTable
 from modalities.shared.labels import named_by, read_names
 from modalities.shared.provenance import Origin
