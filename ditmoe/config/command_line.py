@@ -30,20 +30,12 @@ PATHS = (
     "guidance_model",
 )
 """Words of commands that name a file, a folder or a model on the hub."""
-
-
 TEXTS = (*PATHS, "name", "licence", "entry")
 """Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
-
-
 SENTENCES = ("label", "prompt", "negative", "prompts")
 """Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
-
-
 WORDS = "words"
 """Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
-
-
 WITH_VALUE = (
     "--config-dir",
     "-cd",

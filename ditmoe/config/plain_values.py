@@ -9,16 +9,10 @@ from ditmoe.config.nested import last_part, leaves
 from ditmoe.outside import printable
 
 PLAIN = (str, int, float, bool, type(None))
-
-
 DEEPEST, LARGEST, MOST = 32, 2**24, 100_000
 """Levels, the largest number and the most values of a configuration."""
-
-
 COUNTS = {"sampling.steps": 10_000, "workers": 256, "depth": 4096, "num_experts": 65_536, "iterations": 1000}
 """What no honest configuration has more of, though each alone takes little memory; by the end of its name."""
-
-
 MOST_ORDER = 16
 """Of a solver."""
 

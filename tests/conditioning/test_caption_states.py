@@ -14,8 +14,6 @@ from ditmoe.text import frozen as frozen_module
 from tests.conditioning.captioned import VOCABULARY, asked, text, tiny_bert
 
 CPU = torch.device("cpu")
-
-
 CAPTIONS = ["a small chair", "a large table with three legs", "", "a small chair", "椅子"]
 
 

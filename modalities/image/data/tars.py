@@ -15,15 +15,9 @@ from modalities.shared.understood import Ignored
 
 _FIELDS = ("jpg", "jpeg", "png", "image", "img", "input")
 """Of several pictures of a sample, the one that it is of."""
-
-
 _LABELS = ("cls", "cls.txt", "label", "label.txt", "json", "index")
-
-
 LARGEST_HEADER = 2**13
 """Bytes of what a tar says of a member in front of it, such as a long name; Python reads more in quadratic time."""
-
-
 _SAID_BEFORE = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -31,8 +25,6 @@ _SAID_BEFORE = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-
-
 Key = tuple[str, int]
 
 
