@@ -65,8 +65,8 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     Raises:
         ValueError: one line, if the teacher cannot be learnt from so.
     """
+    from ditmoe.config.plain_values import check_plain
     from ditmoe.config.restore import admitted
-    from ditmoe.config.trust import check_plain
     from ditmoe.diffusion import check_most_steps, check_steps
     from ditmoe.model.step_embedding import check_weights
     from ditmoe.outside import check_number

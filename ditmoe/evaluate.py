@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
+from ditmoe.config.command_line import WORDS
 from ditmoe.lazy import lazily
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def evaluate(config: dict[str, Any]) -> None:
         ValueError: unless it is told either a checkpoint or two sets and their modality.
     """
     files = {key: config.pop(key, None) for key in ("modality", "generated", "reference", "train")}
-    words = config.pop(cli.WORDS, {})
+    words = config.pop(WORDS, {})
     if config["checkpoint"] and (files["generated"] or files["train"]):
         raise ValueError("give either checkpoint=... or generated=... and reference=..., not both")
     if words and not config["checkpoint"]:

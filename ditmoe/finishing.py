@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ditmoe.config import cli
+from ditmoe.config.command_line import person_words
+from ditmoe.config.errors import explain
 from ditmoe.distributed import launch, say
 from ditmoe.outside import TooFewError, check_number, printable, tell
 
@@ -116,7 +117,7 @@ def _end_with(failure: Exception) -> None:
         raise failure
     if os.environ.get("DITMOE_TRACE"):
         traceback.print_exception(failure)
-    tell(f"error: nothing was measured: {cli.explain(failure)}")
+    tell(f"error: nothing was measured: {explain(failure)}")
     sys.exit(1)
 
 
@@ -131,7 +132,7 @@ def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> P
     except Exception as error:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exception(error)
-        print(f"note: no page of the run was written: {printable(cli.explain(error))}")
+        print(f"note: no page of the run was written: {printable(explain(error))}")
         return None
 
 
@@ -143,7 +144,7 @@ def asked_next(conditioning: Mapping[str, Any]) -> str:
 
 def own_words(modality: str) -> str:
     """The words of this command, for a shell, without the run's name and length."""
-    words = cli.person_words()
+    words = person_words()
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in ("name", "trainer.steps")]
     if not any(word.startswith("modality=") for word in kept):
         kept.insert(0, f"modality={modality}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FOLDER = "given"
@@ -91,3 +91,24 @@ class Parts:
     told: Sequence[str] = ()
     more: Callable[[Tensor], tuple[Given, Callable[[Tensor], Tensor]] | None] = lambda _: None
     shown: np.ndarray | None = None
+
+
+def in_turns(
+    draw: Callable[[Given | None, int], Float[Tensor, "B *sample"]],
+    parts: Parts | None,
+    rows: Int[Tensor, " B"],
+) -> Float[Tensor, "B *whole"]:
+    """Draw a batch, and go on from it as often as what is given asks for another turn (a clip longer than a window).
+
+    Args:
+        draw: draws the batch with what is given in a turn, counted from 0.
+        rows: which samples are the batch.
+    """
+    if parts is None:
+        return draw(None, 0)
+    samples, turn = draw(parts.given.take(rows), 0), 0
+    while (following := parts.more(samples)) is not None:
+        given, join = following
+        turn += 1
+        samples = join(draw(given, turn))
+    return samples

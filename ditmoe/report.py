@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ditmoe.config import cli
+from ditmoe.config.errors import guard
 from ditmoe.lazy import lazily
 from ditmoe.outside import printable, tell
 
@@ -89,7 +89,7 @@ def _value(name: str, text: str) -> Any:
 
 def main() -> None:
     """Entry point."""
-    cli.guard(report)
+    guard(report)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
+from ditmoe.config.command_line import WORDS
 from ditmoe.lazy import lazily
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def sample(config: dict[str, Any]) -> None:
     """The command."""
     from ditmoe.inference import sample_checkpoint  # torch, which a mistake in the words should not wait for
 
-    words = config.pop(cli.WORDS, {})
+    words = config.pop(WORDS, {})
     if not (paths := sample_checkpoint(**config, **words)):
         return
     where = paths[1] if paths[1].suffix == ".npz" else paths[0].parent

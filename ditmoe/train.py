@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from ditmoe.config import cli
+from ditmoe.config.command_line import person_words
 from ditmoe.distributed import launch
 from ditmoe.finishing import asked_next, check_finish, finish, own_words, possible
 from ditmoe.outside import printable
@@ -139,7 +140,7 @@ def make_trainer(
         optimizer=lambda parameters: build.make_optimizer(config, parameters),
         folder=folder,
         preview=make_preview(config, modality, process, model.conditioning.ask(8, modality.classes)),
-        carried={"config": config, "facts": facts_of(modality), "command": [command, *cli.person_words()]},
+        carried={"config": config, "facts": facts_of(modality), "command": [command, *person_words()]},
         options=options,
         seed=config["seed"],
         parameters=build.make(config["parameters"]),

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ditmoe.config import cli
+from ditmoe.config.errors import guard
 from ditmoe.outside import printable, tell
 
 
@@ -28,7 +28,7 @@ def view(arguments: list[str] | None = None) -> None:
 
 def main() -> None:
     """Entry point."""
-    cli.guard(view)
+    guard(view)
 
 
 if __name__ == "__main__":

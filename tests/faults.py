@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from ditmoe.checkpoint import atomic
-from ditmoe.config import cli
+from ditmoe.config.errors import guard
 from tests.fault_works import WORKS, Work, contents
 
 OPERATIONS = (
@@ -193,7 +193,7 @@ def _child(work: Work, place: Path, arm: Callable[[], None], screen: int) -> int
     atomic._cleared.cache_clear()
     try:
         arm()
-        cli.guard(lambda: work.run(place))
+        guard(lambda: work.run(place))
         return DONE
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else BROKEN

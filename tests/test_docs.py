@@ -20,7 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ditmoe.config import cli, folders
+from ditmoe.config import cli, command_line, folders
 from tests.belongings import write_all
 from tests.pages import (
     BLOCKS,
@@ -210,7 +210,7 @@ def only_parse(module: str, words: list[str]) -> None:
 def only_compose(module: str, words: list[str]) -> None:
     command = module.removeprefix("ditmoe.")
     if command == "sample":
-        words = cli.sectioned(cli.read_words(words), command)
+        words = command_line.sectioned(command_line.read_words(words), command)
     with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
         composed = compose(command, overrides=words)
     OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)

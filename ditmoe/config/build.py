@@ -10,7 +10,7 @@ import torch
 
 from ditmoe.checkpoint.fit import describing as describing
 from ditmoe.conditioning import Conditioning
-from ditmoe.config import trust
+from ditmoe.config.known_classes import find
 from ditmoe.diffusion import Objective, Process
 from ditmoe.modality import Captions, Modality, Tokens
 from ditmoe.model import DiTMoE, set_base
@@ -55,7 +55,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
     """
     if not isinstance(config, Mapping) or not isinstance(name := config.get("_target_"), str):
         raise ValueError(f"a section must name a class in _target_, got {config!r}")
-    target = trust.find(name)
+    target = find(name)
     if not callable(target):
         raise ValueError(f"{name} is no class, but a {type(target).__name__}")
     return target, name

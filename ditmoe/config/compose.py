@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from ditmoe.config import cli  # noqa: F401  (its resolvers and its search path)
+from ditmoe.config import resolvers  # noqa: F401  (YAML files are written with them)
 from ditmoe.config.folders import config_folder
 
 

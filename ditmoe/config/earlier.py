@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ditmoe.config import trust
+from ditmoe.config.known_classes import find
 from ditmoe.outside.options import parameters
 
 DIFF_MOE, TIME_AWARE = "ditmoe.moe.DiffMoE", "ditmoe.moe.TimeAware"
@@ -46,5 +46,5 @@ def completed(earlier: Any, today: Any) -> Any:
 
 def defaults(target: str) -> dict[str, Any]:
     """Of the options of what a configuration names, also of those that it hands on to a parent."""
-    known = parameters(trust.find(target))[0]
+    known = parameters(find(target))[0]
     return {name: each.default for name, each in known.items() if each.default is not each.empty}

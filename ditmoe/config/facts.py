@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint import manifest
 from ditmoe.checkpoint.lazy_tensors import SAFETENSORS
-from ditmoe.config.trust import check_plain
+from ditmoe.config.plain_values import check_plain
 from ditmoe.modality import Modality
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS.values()}

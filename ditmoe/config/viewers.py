@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from ditmoe.checkpoint import exists, store
 from ditmoe.config.folders import config_folder, config_folders
-from ditmoe.config.trust import Trust, class_at, find
+from ditmoe.config.known_classes import find
+from ditmoe.config.trust import Trust, class_at
 from ditmoe.modality import Files, Modality
 from ditmoe.outside import files_below, printable
 

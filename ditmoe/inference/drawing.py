@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_schedu
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
 from ditmoe.given import FOLDER as GIVEN
-from ditmoe.given import Given, Parts
+from ditmoe.given import Given, Parts, in_turns
 from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
 from ditmoe.inference.writing import folder_name, further_folder, write_drawn
@@ -70,7 +71,9 @@ def draw(
     batches = [rows for rows in torch.arange(len(asked)).split(batch_size) if len(rows)]
     progressed = Progress(len(batches) * sampling.steps, progress, on_step)
 
-    def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int = 0) -> Float[Tensor, "b *sample"]:
+    def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int) -> Float[Tensor, "b *sample"]:
+        if turn:
+            progressed.expect(sampling.steps)
         indices, address = numbers[rows].tolist(), [turn] if turn else []
         own = shape if given is None else given.x.shape[1:]
         return denoise(
@@ -91,16 +94,7 @@ def draw(
             on_step=progressed,
         )
 
-    finished = []
-    for rows in batches:
-        samples = drawn(rows, None if parts is None else parts.given.take(rows))
-        turn = 0
-        while parts is not None and (following := parts.more(samples)) is not None:
-            given, join = following
-            turn += 1
-            progressed.expect(sampling.steps)
-            samples = join(drawn(rows, given, turn))
-        finished.append(samples.cpu())
+    finished = [in_turns(partial(drawn, rows), parts, rows).cpu() for rows in batches]
     progressed.close()
     return torch.cat(finished) if finished else torch.empty(0, *shape)
 

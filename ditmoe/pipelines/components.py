@@ -19,6 +19,7 @@ from ditmoe.checkpoint.fit import check_fits
 from ditmoe.conditioning import Conditioning
 from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
+from ditmoe.config.plain_values import check_plain
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
 from ditmoe.model import StepEmbedding
@@ -66,7 +67,7 @@ class Transformer(Part, PeftAdapterMixin):
         config = trust.admit(config, list(config), file)
         with build.describing(file):
             if "modality" in config:
-                trust.check_plain(data_facts, f"the facts of {file}")
+                check_plain(data_facts, f"the facts of {file}")
                 zeros = manifest.join(data_facts or {}, facts.blank(tensors or {}))
                 self.net = build.make_model(config, build.make_modality(config, zeros))
             else:
@@ -130,7 +131,7 @@ class Memory(Part):
         super().__init__()
         file = Path("memory/config.json")
         self.admitted = trust.admit(config, list(config), file)
-        trust.check_plain(data_facts, "facts")
+        check_plain(data_facts, "facts")
         if not isinstance(classes, list) or not all(type(n) is str and printable(n) == n for n in classes):
             raise ValueError(f"{file} must have a list of names that can be shown as its classes")
         with build.describing(file):

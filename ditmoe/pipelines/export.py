@@ -15,6 +15,7 @@ from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.config.facts import described
+from ditmoe.config.known_classes import find
 from ditmoe.config.restore import (
     adapters,
     admitted,
@@ -24,7 +25,7 @@ from ditmoe.config.restore import (
     materialise,
     scale_of,
 )
-from ditmoe.config.trust import Trust, find
+from ditmoe.config.trust import Trust
 from ditmoe.diffusion import make_scheduler
 from ditmoe.modality import PublishedAutoencoder
 from ditmoe.outside import is_regular

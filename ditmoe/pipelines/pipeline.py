@@ -18,13 +18,7 @@ from diffusers.utils import is_accelerate_available
 from torch import Tensor
 
 from ditmoe.config import build
-from ditmoe.config.limits import check_work
-from ditmoe.diffusion import (
-    Sampling,
-    denoise,
-    try_scheduler,
-)
-from ditmoe.given import Given
+from ditmoe.diffusion import Sampling, try_scheduler
 from ditmoe.outside import is_regular, printable
 from ditmoe.pipelines.adapters import Adapters
 from ditmoe.pipelines.asked import (
@@ -55,8 +49,6 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
     `diffusers.DiffusionPipeline.from_pretrained` knows it and opens the same folders.
     """
 
-    trusted = False
-    """Whether a sample may take any number of multiply-adds (`ditmoe.config.limits.check_work`)."""
     model_cpu_offload_seq = "transformer->vae"
     _optional_components = ["vae"]  # noqa: RUF012  (diffusers adds it to a list)
 
@@ -229,61 +221,51 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         sampling = Sampling.of(self.memory.config.config, **said)  # of a folder: one line
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
-        each = one_of(
+        copies = one_of(
             num_images_per_prompt=num_images_per_prompt, num_videos_per_prompt=num_videos_per_prompt
         )
-        each = 1 if each is None else each
-        self._check(output_type, guidance, num_samples=num_samples, num_inference_steps=steps,
-                    batch_size=batch_size, num_images_per_prompt=each)  # fmt: skip
-        label, sentences = self._prompts(
-            one_of(label=label, class_labels=class_labels), prompt, negative_prompt
-        )
+        copies = 1 if copies is None else copies
+        self.check_inputs(output_type, guidance, num_samples=num_samples, num_inference_steps=steps,
+                          batch_size=batch_size, num_images_per_prompt=copies)  # fmt: skip
+
+        label = one_of(label=label, class_labels=class_labels)
+        label, prompts = self._prompts(label, prompt, negative_prompt)
         sizes = size_words(self.modality, height=height, width=width, num_frames=num_frames)
-        wanted, of_shape, of_given = self._split(merged(words, sizes) | sentences)
-        asked, negative = self._asked(num_samples, each, seed, label, wanted)
+        of_condition, of_shape, of_given = self._split(merged(words, sizes) | prompts)
+        asked, negative = self._asked(num_samples, copies, seed, label, of_condition)
         shape = self._shape(len(asked), batch_size, of_shape)
-        if not self.trusted:
-            check_work(self.transformer.net, self.memory.config.shape, steps, "set pipe.trusted = True")
         parts = self._parts(given, of_shape, of_given, strength, given_guidance)
         if parts is not None:
             shape = tuple(parts.given.x.shape[1:])
-            if label is None and not self.transformer.conditioning.is_told(wanted):
+            if label is None and not self.transformer.conditioning.is_told(of_condition):
                 asked = asked.nothing
-        noise = partial(self._noise, len(asked), generator, seed)
-        start = noise(shape, latents=latents)
+
+        prepare = partial(self.prepare_latents, len(asked), generator, seed)
+        start = prepare(shape, latents=latents)
         schedule = own_schedule(timesteps=timesteps, sigmas=sigmas)
-        options = step_options(self.scheduler, eta)
-        weaker = weaker_of(self, guidance_model, guidance)
-        watch = self._watch(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        options: dict[str, Any] = {
+            "steps": steps,
+            "interval": sampling.interval,
+            "first_block_cache": sampling.first_block_cache,
+            "given_guidance": given_guidance,
+            "schedule": schedule,
+            "step_options": step_options(self.scheduler, eta),
+            "weaker": weaker_of(self, guidance_model, guidance),
+            "watch": self._watch(callback_on_step_end, callback_on_step_end_tensor_inputs),
+        }
+
         self._guidance_scale, self._interrupt = float(guidance), False
-        device, batches = self._execution_device, torch.arange(len(asked)).split(batch_size)
+        batches = torch.arange(len(asked)).split(batch_size)
         total = len(batches) * (len(next(iter(schedule.values()))) if schedule else steps)
         with self.progress_bar(total=total) as bar, with_top_k(self.transformer.net, top_k):
+            drawn = [
+                self._drawn(rows, asked, negative, parts, start, prepare, on_step=bar.update, **options)
+                for rows in batches
+            ]
 
-            def denoised(rows: Tensor, noise: Tensor, of: Any, given: Given | None) -> Tensor:
-                return denoise(
-                    self.transformer,
-                    self.process,
-                    self.scheduler,
-                    noise[rows].to(device),
-                    asked.take(rows).to(device),
-                    steps=steps,
-                    guidance=lambda: self._guidance_scale,
-                    interval=sampling.interval,
-                    negative=None if negative is None else negative.take(rows).to(device),
-                    weaker=weaker,
-                    generators=[of[i] for i in rows.tolist()] if isinstance(of, list) else of,
-                    schedule=schedule,
-                    step_options=options,
-                    given=None if given is None else given.to(device),
-                    given_guidance=given_guidance,
-                    first_block_cache=sampling.first_block_cache,
-                    on_step=bar.update,
-                    watch=watch,
-                )
-
-            x = torch.cat([self._drawn(rows, start, denoised, parts, noise) for rows in batches])
-        samples = finished(x, self.modality, output_type, None if parts is None else parts.finish)
+        samples = finished(
+            torch.cat(drawn), self.modality, output_type, None if parts is None else parts.finish
+        )
         self.maybe_free_model_hooks()
         labels = asked.labels(len(self.memory.config.classes))
         return Output(samples=samples, labels=labels) if return_dict else (samples, labels)

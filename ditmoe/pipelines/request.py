@@ -11,10 +11,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
-from ditmoe.config.limits import check_request
+from ditmoe.config.limits import check_request, check_work
 from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
-from ditmoe.diffusion import check_scheduler, draw_noise, torch_generator
-from ditmoe.given import Parts
+from ditmoe.diffusion import check_scheduler, denoise, draw_noise, torch_generator
+from ditmoe.given import Given, Parts, in_turns
 from ditmoe.pipelines.asked import check_counts, own_noise
 from ditmoe.pipelines.interface import Interface
 from ditmoe.pipelines.output import OUTPUTS
@@ -25,16 +25,21 @@ logger = logging.get_logger(__name__)
 class Request(Interface):
     """The steps of a call, from its arguments to samples; a base of the pipeline, which alone calls them."""
 
+    trusted = False
+    """Whether a sample may take any number of multiply-adds (`ditmoe.config.limits.check_work`)."""
     _execution_device: torch.device
 
-    def _check(self, output_type: str, guidance: Any, **counts: Any) -> None:
-        """Refuse what no model could do, before anything is drawn."""
+    def check_inputs(self, output_type: str, guidance: Any, num_inference_steps: Any, **counts: Any) -> None:
+        """Refuse what no model could do, and what a model of a stranger might do for ever, before anything is drawn."""
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUTS)}, got {output_type!r}")
-        check_counts(**counts)
+        check_counts(**counts, num_inference_steps=num_inference_steps)
         check_scheduler(self.scheduler, self.process)
         if not isinstance(guidance, Real):
             raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
+        if not self.trusted:
+            shape = self.memory.config.shape
+            check_work(self.transformer.net, shape, num_inference_steps, "set pipe.trusted = True")
 
     def _watch(self, callback: Callable[..., Any] | None, inputs: Sequence[str]) -> Any:
         """What the loop calls after each step for a person's callback."""
@@ -105,7 +110,7 @@ class Request(Interface):
         check_request(self.modality, num, int(batch_size), **words)
         return shape_asked(self.modality, words)
 
-    def _noise(
+    def prepare_latents(
         self,
         num: int,
         generator: Any,
@@ -130,21 +135,41 @@ class Request(Interface):
     def _drawn(
         self,
         rows: Tensor,
-        start: tuple[Tensor, Any],
-        denoised: Callable[..., Tensor],
+        asked: Condition,
+        negative: Condition | None,
         parts: Parts | None,
-        noise: Callable[..., tuple[Tensor, Any]],
+        start: tuple[Tensor, Any],
+        prepare: Callable[..., tuple[Tensor, Any]],
+        **options: Any,
     ) -> Tensor:
         """Samples of a batch, which stay noise where a callback has ended the drawing before.
 
-        What is given may ask for further turns, which go on from what the last one drew.
+        Args:
+            rows: which samples are the batch.
+            start: starting noise of all samples, and generators, as `prepare` makes them anew for each further turn.
+            options: further ones of `denoise`.
         """
         if self._interrupt:
             return start[0][rows].cpu()
-        x = denoised(rows, *start, None if parts is None else parts.given.take(rows))
-        turn = 0
-        while parts is not None and (following := parts.more(x)) is not None:
-            turn += 1
-            more, join = following
-            x = join(denoised(rows, *noise(tuple(more.x.shape[1:]), turn), more))
-        return x.cpu()
+        device = self._execution_device
+
+        def draw(given: Given | None, turn: int) -> Tensor:
+            noise, generators = start
+            if given is not None and turn:
+                noise, generators = prepare(tuple(given.x.shape[1:]), turn)
+            if isinstance(generators, list):
+                generators = [generators[i] for i in rows.tolist()]
+            return denoise(
+                self.transformer,
+                self.process,
+                self.scheduler,
+                noise[rows].to(device),
+                asked.take(rows).to(device),
+                guidance=lambda: self._guidance_scale,
+                negative=None if negative is None else negative.take(rows).to(device),
+                generators=generators,
+                given=None if given is None else given.to(device),
+                **options,
+            )
+
+        return in_turns(draw, parts, rows).cpu()

@@ -8,6 +8,9 @@ from typing import Any
 
 from ditmoe.checkpoint.fit import CONFIG, check_fits, read_object
 from ditmoe.config import trust
+from ditmoe.config.known_classes import find, is_allowed
+from ditmoe.config.nested import put
+from ditmoe.config.plain_values import check_scheduler
 from ditmoe.outside import files_below, is_regular, printable
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
@@ -42,14 +45,14 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
         if not is_regular(path):
             raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
     check_index(index, file)
-    trust.check_scheduler(read_object(folder / SCHEDULER), folder / "scheduler")
+    check_scheduler(read_object(folder / SCHEDULER), folder / "scheduler")
     configs = {part: _read_config(folder / part) for part in OURS}
     check_index(index, file, trust.autoencoders(configs["memory"]))
     for part in OURS:
         if not list((folder / part).glob("*.safetensors")):
             raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
     if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
-        check_fits(trust.find(f"diffusers.{index['vae'][1]}"), folder / "vae", variant)
+        check_fits(find(f"diffusers.{index['vae'][1]}"), folder / "vae", variant)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def without_paths(config: Any) -> Any:
     if isinstance(config, dict):
         kept = {name: without_paths(value) for name, value in config.items()}
         for option in trust.opens(config):
-            trust.put(kept, option, None)
+            put(kept, option, None)
         return kept
     if isinstance(config, list):
         return [without_paths(value) for value in config]
@@ -142,6 +145,4 @@ def _is_known(name: str, value: Any, autoencoders: Sequence[str] | None) -> bool
             else kind in autoencoders
         )
         return module == "diffusers" and bool(known)
-    return (
-        name == "scheduler" and module == "diffusers" and trust.is_allowed(f"diffusers.{kind}", "scheduler")
-    )
+    return name == "scheduler" and module == "diffusers" and is_allowed(f"diffusers.{kind}", "scheduler")

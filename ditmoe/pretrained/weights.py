@@ -15,6 +15,7 @@ from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
+from ditmoe.config.plain_values import check_plain
 from ditmoe.config.restore import averaged, load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
@@ -170,7 +171,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key in (*SECTIONS, "shards"):
         if key not in config:
             raise ValueError(f"{file} is damaged: it lacks {key}")
-    trust.check_plain(config, f"the configuration of {file}")
+    check_plain(config, f"the configuration of {file}")
     shards = config["shards"]
     if (
         not isinstance(shards, list)

@@ -26,7 +26,7 @@ def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float, crf:
     if not 0 <= crf <= 51:
         raise ValueError(f"crf must lie in [0, 51], got {crf}")
     even = ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0))
-    options = {"crf": str(crf), "preset": "medium", "threads": "1"}  # several make other bytes each time
+    options = {"crf": str(crf), "preset": "medium"}
     film = encoded(np.pad(frames, even, "edge"), fps, "mp4", "libx264", "yuv420p", options)
     with replacing(path) as stream:
         stream.write(film)

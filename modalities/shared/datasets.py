@@ -1,15 +1,13 @@
 """What data sets of every kind do alike: splits, the order of training, and what becomes of unreadable files."""
 
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from itertools import chain
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int64
+from jaxtyping import Int64
 
 from ditmoe.outside import tell
 
@@ -26,33 +24,6 @@ _LOCK = Lock()
 def check_split(name: str) -> None:
     if name not in SPLITS:
         raise ValueError(f"a split must be one of {', '.join(SPLITS)}, got {name!r}")
-
-
-def split_of(name: str, shares: Sequence[float]) -> str:
-    """The split of one name, see `splits_at`."""
-    return SPLITS[splits_at(places_of([name]), shares)[0]]
-
-
-def splits_at(places: Float64[np.ndarray, " N"], shares: Sequence[float]) -> Int8[np.ndarray, " N"]:
-    """The split of each item, an index into `SPLITS`, by the place of its name, so that others do not change it.
-
-    Args:
-        shares: of train and val at least; the rest is test.
-    """
-    return np.searchsorted(np.cumsum(shares)[:2], places, side="right").astype(np.int8)
-
-
-def place_of(name: str) -> float:
-    """A number in [0, 1) that a hash makes of a name."""
-    return float(places_of([name])[0])
-
-
-def places_of(names: Sequence[str]) -> Float64[np.ndarray, " N"]:
-    """`place_of` each of many names."""
-    how = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-    digests = b"".join([sha256(name.encode(*how)).digest() for name in names])
-    first = np.frombuffer(digests, ">u8")[::4] >> np.uint64(16)  # 48 of 256 bits
-    return first / 2**48
 
 
 def numbers(size: int, step: int, rank: int = 0, world: int = 1) -> range:

@@ -1,14 +1,14 @@
 """Millions of paths in little memory, each made into an object when it is asked for."""
 
 from collections.abc import Sequence
-from typing import SupportsIndex, overload
 
 import numpy as np
 
 from ditmoe.outside import Parts
+from modalities.shared.on_demand import OnDemand
 
 
-class FileTable(Sequence[Parts]):
+class FileTable(OnDemand[Parts]):
     """Paths of files by their folders, in order: names end to end, and once for each run of files its folder.
 
     Args:
@@ -31,14 +31,7 @@ class FileTable(Sequence[Parts]):
     def __len__(self) -> int:
         return int(self.firsts[-1])
 
-    @overload
-    def __getitem__(self, at: SupportsIndex) -> Parts: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Parts]: ...
-    def __getitem__(self, at: SupportsIndex | slice) -> Parts | list[Parts]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        number = range(len(self))[at]
+    def make(self, number: int) -> Parts:
         run = int(np.searchsorted(self.firsts, number, side="right")) - 1
         name = self._text[int(self._ends[number]) : int(self._ends[number + 1])]
         return (*self.folders[run], name.decode("utf-8", "surrogateescape"))

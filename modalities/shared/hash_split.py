@@ -1,13 +1,15 @@
 """Splits of a data set that has none: drawn by a hash of each source's name, so that new items move no old ones."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Float64, Int8
 
-from modalities.shared.datasets import SPLITS, place_of, places_of, splits_at
+from modalities.shared.datasets import SPLITS
 
 
 def draw(
@@ -114,3 +116,25 @@ def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
     if pieces:
         words += f", {pieces} pieces by their sources"
     return words + (f", {moved} moved because the set or a class is small" if moved else "")
+
+
+def splits_at(places: Float64[np.ndarray, " N"], shares: Sequence[float]) -> Int8[np.ndarray, " N"]:
+    """The split of each item, an index into `SPLITS`, by the place of its name, so that others do not change it.
+
+    Args:
+        shares: of train and val at least; the rest is test.
+    """
+    return np.searchsorted(np.cumsum(shares)[:2], places, side="right").astype(np.int8)
+
+
+def place_of(name: str) -> float:
+    """A number in [0, 1) that a hash makes of a name."""
+    return float(places_of([name])[0])
+
+
+def places_of(names: Sequence[str]) -> Float64[np.ndarray, " N"]:
+    """`place_of` each of many names."""
+    how = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    digests = b"".join([sha256(name.encode(*how)).digest() for name in names])
+    first = np.frombuffer(digests, ">u8")[::4] >> np.uint64(16)  # 48 of 256 bits
+    return first / 2**48

@@ -7,31 +7,28 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
-from ditmoe.modality import Asked, CodecTraining, Reader, Report, Samples, Shown, Tokens, check_options
+from ditmoe.modality import CodecTraining, Reader, Report, Samples, Shown, Tokens, check_options
 from ditmoe.outside import TooFewError, check_number, printable
 from ditmoe.outside import device as own_device
 from modalities.latent import Codec, LatentModality, latent_cache
 from modalities.latent.adapter import check_size, to_pixels
-from modalities.latent.latent_shards import Source
-from modalities.latent.packing import encode_all
-from modalities.shared import enlarged, lay_out, save_png
-from modalities.shared.captions import Described, all_of, asked_of, with_classes
-from modalities.shared.datasets import LeftOut, Noted
+from modalities.shared import lay_out, save_png
 from modalities.shared.understood import check_enough
 from modalities.video import given as given_parts
 from modalities.video.codec import Autoencoder, CausalPatches, training
-from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders
+from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders, readers
 from modalities.video.data.batch_reader import BatchReader
 from modalities.video.data.check import check as check_videos
 from modalities.video.data.dataset import pick_view
+from modalities.video.data.latent_source import source_of
 from modalities.video.io import writer
+from modalities.video.io.clip_writer import write_animation, write_clip
 from modalities.video.metrics.evaluation import choose, evaluate_videos
+from modalities.video.metrics.warnings import check_lossless
 from modalities.video.view import show_one, strip, view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
@@ -212,51 +209,16 @@ class Video(LatentModality, CodecTraining):
 
     @property
     def even_reader(self) -> Reader:
-        reading = Noted(self._batch_reader, self._left_out)
-
-        def encoded(found: Any) -> tuple[Tensor, Asked]:
-            kind, x, asked = reading.told(found)
-            if kind == "latents":
-                return x, asked
-            labels = with_classes(asked, self._picture_labels) if kind == "pictures" else asked
-            return self.encode(x).cpu(), asked_of(labels)
-
-        return Reader(reading, encoded, files=self._reads_files)
+        return readers.even(self._batch_reader, self.encode, lambda: self._picture_labels)
 
     @property
     def packed_reader(self) -> Reader:
-        reading = Noted(self.native_set.batch, self._left_out)
-
-        def encoded(found: Any) -> tuple[list[Tensor], Asked]:
-            clips, labels, of_pictures = reading.told(found)
-            if of_pictures.any():
-                change = self._picture_labels
-                own = labels.labels if isinstance(labels, Described) else labels
-                own[of_pictures] = change[own[of_pictures]]
-            return encode_all(clips, self.encode), asked_of(labels)
-
-        return Reader(reading, encoded, files=self._reads_files)
+        return readers.packed(self._batch_reader, self.native_set, self.encode, lambda: self._picture_labels)
 
     @property
     def _batch_reader(self) -> BatchReader:
         return BatchReader(
             None if self.cached is not None else self.data, self.pictures, self.cached, self.images
-        )
-
-    @property
-    def _left_out(self) -> list[LeftOut]:
-        """Where what cannot be read is noted."""
-        own = (
-            []
-            if self.cached is not None or not isinstance(self.data, Clips)
-            else [self.data.unreadable, self.data.salvaged]
-        )
-        return own if self.pictures is None else [*own, self.pictures.unreadable]
-
-    @property
-    def _reads_files(self) -> bool:
-        return self.pictures is not None or not (
-            self.cached is not None or isinstance(self.data, MovingDigits)
         )
 
     @cached_property
@@ -298,13 +260,8 @@ class Video(LatentModality, CodecTraining):
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         options = dict(self._evaluation)
-        allowed = options.pop("lossy", False)
-        for role, data in {"generated": generated, "reference": reference}.items():
-            if not allowed and (lossy := getattr(data, "lossy", 0)):
-                raise ValueError(
-                    f"{lossy} of the {len(data)} {role} files may be lossy, and compression on one side alone costs as "
-                    "much as models differ by: measure FFV1, PNG frames or npz, or say modality.evaluation.lossy=true"
-                )
+        if not options.pop("lossy", False):
+            check_lossless(generated, reference)
         autoencoder = None if self._facts is None else self.reconstruct
         if options.get("digits") is None and self._facts is not None and self._moves_digits:
             options["digits"] = self.data.side  # type: ignore[union-attr]
@@ -340,12 +297,10 @@ class Video(LatentModality, CodecTraining):
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
         """Per clip an MP4 to look at and a lossless MKV to measure, and a GIF of all."""
-        paths = []
-        for clip, name in zip(samples.data, samples.file_names(), strict=True):
-            writer.write_mp4(folder / f"{name}.mp4", enlarged(clip), self.rate)
-            writer.write_ffv1(folder / f"{name}.mkv", clip, self.rate)
-            paths += [folder / f"{name}.mp4", folder / f"{name}.mkv"]
-        return [self._save_animation(samples, folder / "samples.gif"), *paths]
+        each = zip(samples.data, samples.file_names(), strict=True)
+        paths = [path for clip, name in each for path in write_clip(clip, folder / name, self.rate)]
+        names = self.labels_of(samples, 40)
+        return [write_animation(samples.data[:40], names, folder / "samples.gif", self.rate), *paths]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
         """A sheet of the first 40 clips, several frames of each in a row."""
@@ -372,7 +327,6 @@ class Video(LatentModality, CodecTraining):
         if starts < 1:
             raise ValueError(f"modality.preparation.starts must be at least 1, got {starts}")
         data = self.data = self.clips_of(source)
-        videos = data.split("train")
         print(data.understood())
         setting = {
             "source": printable(source.resolve()),
@@ -382,18 +336,7 @@ class Video(LatentModality, CodecTraining):
             "backend": data.reader.backend,
             "hold": data.reader.hold,
         }
-        found = Source(
-            "video",
-            names=[video.name for video in videos],
-            asked=all_of(data.labels("train"), map(data.captioner.of, videos))
-            if self.captions
-            else Condition.of_labels(torch.from_numpy(data.labels("train")), len(data.classes)),
-            classes=data.classes,
-            read=lambda numbers: data.views([videos[i] for i in numbers], starts),
-            unreadable=data.unreadable,
-            origin=lambda number: videos[number].origin(),
-        )
-        self.write_latents(found, out, setting, options)
+        self.write_latents(source_of(data, starts, self.captions), out, setting, options)
 
     def train_codec(self, out: Path, seed: int = 0, stopped: Callable[[], bool] = lambda: False) -> bool:
         codec = self._make_codec()
@@ -403,25 +346,25 @@ class Video(LatentModality, CodecTraining):
             )
         self._shape(codec)
         roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
-        setting = {**{name: root and str(Path(root).resolve()) for name, root in roots.items()}, "images": self.images,
-                   "frames": self.frames, "size": list(self.size), "stride": self.stride, "seed": seed}  # fmt: skip
-        setting |= {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
-        try:
-            held_out = self.data.reference("test", HELD_OUT)
-        except ValueError:  # a small folder may have videos for val alone
-            held_out = self.data.reference("val", HELD_OUT)
+        setting = {
+            **{name: root and str(Path(root).resolve()) for name, root in roots.items()},
+            **self.setting(),
+            "images": self.images,
+            "seed": seed,
+        }
         return training.train_codec(
             codec.to(own_device()),
             self.fitting_data,
             lambda step: self._pixels(codec.batch, seed, step),
-            held_out.data,
+            self._held_out().data,
             setting,
             out,
             stopped=stopped,
         )
 
-    def _save_animation(self, samples: Samples, file: Path) -> Path:
-        names = self.labels_of(samples, 40)
-        frames = zip(*(enlarged(clip) for clip in samples.data[:40]), strict=True)
-        writer.write_gif(file, np.stack([lay_out(list(tiles), names) for tiles in frames]), self.rate)
-        return file
+    def _held_out(self) -> Samples:
+        """Clips that a trained autoencoder is measured on."""
+        try:
+            return self.data.reference("test", HELD_OUT)
+        except ValueError:  # a small folder may have videos for val alone
+            return self.data.reference("val", HELD_OUT)

@@ -8,7 +8,7 @@ import torch
 from benchmarks.starters import pack
 from ditmoe import checkpoint
 from ditmoe.checkpoint.places import STARTERS
-from ditmoe.config import cli
+from ditmoe.config import command_line
 from ditmoe.config.restore import restore
 from ditmoe.inference import sample_checkpoint
 
@@ -40,7 +40,7 @@ def test_one_draws_and_leaves_the_package_alone(
 def test_a_name_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="starter/image, starter/pointcloud, starter/video"):
-        cli.check_paths({"checkpoint": "starter/cloud"})
+        command_line.check_paths({"checkpoint": "starter/cloud"})
     for lies_elsewhere in ("starter/../starters", "starter/", "starter/image/ema.safetensors"):
         with pytest.raises((FileNotFoundError, ValueError)):
             checkpoint.find(lies_elsewhere)

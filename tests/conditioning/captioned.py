@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ditmoe.conditioning import TEXT, Condition, text_rows
 from ditmoe.modality import Asked, Captions, Samples
+from ditmoe.text import MiniLM, Text
 from modalities.pointcloud import PointCloud
 
 SIZES = ("small", "large")
@@ -102,3 +104,19 @@ def linear(name: str, inner: int, outer: int) -> dict[str, tuple[int, ...]]:
 
 def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def text(folder: Path, **options: Any) -> Text:
+    """A conditioning of sentences, read by `tiny_bert`, with weights drawn at random."""
+    encoder = partial(MiniLM, path=tiny_bert(folder / "bert"), limit=16)
+    made = Text(hidden_size=24, num_classes=3, encoder=encoder, **options)
+    with torch.no_grad():
+        made.encoder.initialize()
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter)
+    return made
+
+
+def asked(*captions: str) -> Condition:
+    """What samples of these captions are asked for by."""
+    return Condition({TEXT: text_rows(captions)}, torch.zeros(len(captions), dtype=torch.bool))

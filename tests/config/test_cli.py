@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 import hydra
 import pytest
 
-from ditmoe.config import cli
+from ditmoe.config import cli, resolvers
 from ditmoe.config.known_options import known_options, unknown_option
 from tests import warm
 from tests.subjects import ROOT
@@ -85,12 +85,12 @@ def test_what_a_command_is_said_to_have_it_has(command: str) -> None:
 )
 def test_a_name_of_a_run_leads_nowhere_else(name: object) -> None:
     with pytest.raises(ValueError, match=r"^name must be [^\n\x1b]*$"):
-        cli.run_name(name)
+        resolvers.run_name(name)
 
 
 @pytest.mark.parametrize("name", ["mine", "a/b", "a/", "Стул 1", 5, True, "..x"])
 def test_a_name_of_a_run_stays_as_it_is(name: object) -> None:
-    assert cli.run_name(name) == str(name)
+    assert resolvers.run_name(name) == str(name)
 
 
 def test_a_run_that_is_refused_for_its_name_makes_no_folder(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_a_capacity_is_one_number_or_one_for_each_layer(tmp_path: Path, capacity
 
 
 def test_a_run_of_a_sweep_lies_in_one_folder_of_its_own() -> None:
-    assert cli.sweep_name("seed=1,trainer.steps=5") == "seed=1,trainer.steps=5"
+    assert resolvers.sweep_name("seed=1,trainer.steps=5") == "seed=1,trainer.steps=5"
     words = ["init=../../a", "init=.././a", "../x", "..", "/etc", "x=" + "9" * 500, "x=" + "9" * 501, "a\nb"]
-    names = [cli.sweep_name(each) for each in words]
+    names = [resolvers.sweep_name(each) for each in words]
     assert len(set(names)) == len(names)
     for name in names:
         assert name not in (".", "..")

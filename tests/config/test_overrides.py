@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ditmoe import train
-from ditmoe.config import cli
+from ditmoe.config import cli, command_line
 from ditmoe.config.overrides import split
 
 NASTY = [
@@ -55,7 +55,7 @@ def at(options: Any, name: str) -> Any:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_text_arrives_unchanged(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "candidates", lambda path: [])  # nothing need be there
+    monkeypatch.setattr(command_line, "candidates", lambda path: [])  # nothing need be there
     names, words = COMMANDS[command]
     for first in range(0, len(NASTY), 12):
         texts = {name: NASTY[(first + 4 * i) % len(NASTY)] for i, name in enumerate(names)}
@@ -126,7 +126,7 @@ def test_commas_separate_runs_where_runs_are_asked_for(
 
 @pytest.mark.parametrize("text", [*NASTY, "'x y'", '"${x}"', "'it\\'s'", "null"])
 def test_a_word_is_said_again_as_it_is_read(text: str) -> None:
-    overrides = cli.overrides()
+    overrides = command_line.overrides()
     for name in ("out", "modality.data.root", "label", "seed", "trainer.steps"):
         override = overrides.override(f"{name}={text}")
         assert overrides.override(overrides.said(override)) == override
@@ -156,7 +156,7 @@ def test_next_is_what_a_shell_reads_as_the_same_words(
     again = found[1][found[1].index("--config-dir") :]
     assert again[:2] == ["--config-dir", "mine (v2)"]
     assert set(words[:2]) <= set(again)  # as they were typed
-    read = cli.overrides().override
+    read = command_line.overrides().override
     assert set(map(read, words[:-1])) <= set(map(read, again))
 
 

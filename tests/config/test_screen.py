@@ -16,7 +16,7 @@ from tests.subjects import ROOT
 WORK = """
 import sys
 from pathlib import Path
-from ditmoe.config import cli
+from ditmoe.config.errors import guard
 
 def work():
     for number in range(int(sys.argv[1])):
@@ -25,7 +25,7 @@ def work():
     if len(sys.argv) > 2:
         raise ValueError(sys.argv[2])
 
-cli.guard(work)
+guard(work)
 """
 
 

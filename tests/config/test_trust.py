@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditmoe.checkpoint.fit import bounded
-from ditmoe.config import build, cli, trust
+from ditmoe.config import build, cli, known_classes, plain_values, trust
 
 FILE = Path("run/checkpoints/step-0000001")
 NOT_PLAIN = [
@@ -61,11 +61,11 @@ def test_what_is_plain_passes_as_it_is(value: Any) -> None:
 
 
 def test_depth_and_number_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "MOST", 100)
+    monkeypatch.setattr(plain_values, "MOST", 100)
     deep: Any = 1
-    for _ in range(trust.DEEPEST + 1):
+    for _ in range(plain_values.DEEPEST + 1):
         deep = [deep]
-    for value in (deep, [0] * (trust.MOST + 1), {str(i): None for i in range(trust.MOST + 1)}):
+    for value in (deep, [0] * (plain_values.MOST + 1), {str(i): None for i in range(plain_values.MOST + 1)}):
         with pytest.raises(ValueError, match="nested too deeply or holds too much"):
             admit(value)
 
@@ -87,16 +87,16 @@ def test_the_list_is_what_our_yaml_names() -> None:
         "tokens": "modalities.image.LatentTokens",
     }
     for place, target in named.items():
-        assert target in trust.classes(place)
-        for other in trust.classes(place):
-            assert trust.is_allowed(other, place)
-            assert inspect.isclass(trust.find(other))
-        assert not trust.is_allowed(target, "sampling")
-    assert not trust.is_allowed("modalities.latent.PatchPCA", "process")
-    assert trust.is_allowed("diffusers.DEISMultistepScheduler", "scheduler")
-    assert trust.is_allowed("torch.optim.SGD", "optimizer")
-    assert trust.is_allowed("collections.OrderedDict", None)
-    assert not trust.is_allowed("os.system", None)  # a function, whoever is trusted
+        assert target in known_classes.classes(place)
+        for other in known_classes.classes(place):
+            assert known_classes.is_allowed(other, place)
+            assert inspect.isclass(known_classes.find(other))
+        assert not known_classes.is_allowed(target, "sampling")
+    assert not known_classes.is_allowed("modalities.latent.PatchPCA", "process")
+    assert known_classes.is_allowed("diffusers.DEISMultistepScheduler", "scheduler")
+    assert known_classes.is_allowed("torch.optim.SGD", "optimizer")
+    assert known_classes.is_allowed("collections.OrderedDict", None)
+    assert not known_classes.is_allowed("os.system", None)  # a function, whoever is trusted
 
 
 def test_nothing_is_made_before_somebody_asks() -> None:
@@ -142,7 +142,7 @@ def test_every_option_that_could_be_a_path_is_withheld() -> None:
         if file.parent.name not in ("modality", "codec", "model", "router", "process", "scheduler"):
             continue
         for node in sections(yaml.safe_load(file.read_text())):
-            target, opens = trust.find(node["_target_"]), trust.opens(node)
+            target, opens = known_classes.find(node["_target_"]), trust.opens(node)
             if target.__module__.startswith("diffusers"):
                 continue
             for name, parameter in inspect.signature(target).parameters.items():
@@ -222,10 +222,10 @@ def test_why_a_module_of_ones_own_cannot_be_imported(tmp_path: Path, monkeypatch
 )
 def test_a_scheduler_makes_no_list_that_is_absurd(name: str) -> None:
     """Wherever it comes from: a checkpoint, or the file that diffusers wrote into a folder."""
-    trust.check_scheduler({"_class_name": "X", "_diffusers_version": "0.1", name: 3}, FILE)
+    plain_values.check_scheduler({"_class_name": "X", "_diffusers_version": "0.1", name: 3}, FILE)
     for value in (2**24, -(2**24), 10**30):
         with pytest.raises(ValueError, match="absurd"):
-            trust.check_scheduler({"_class_name": "X", name: value}, FILE)
+            plain_values.check_scheduler({"_class_name": "X", name: value}, FILE)
         with pytest.raises(ValueError, match="absurd"):
             trust.admit(
                 {

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from ditmoe.outside import folders_below, is_regular, printable
+from modalities.image.data.archives import ARCHIVES, COMPRESSED
 from modalities.image.data.described import describe
 from modalities.image.data.idx import list_idx
 from modalities.image.data.listing import Listing, Picture
 from modalities.image.data.picture_archives import list_archives
 from modalities.image.data.picture_folders import list_folders
 from modalities.image.data.pictures import SUFFIXES
-from modalities.image.data.shards import ARCHIVES, COMPRESSED
 from modalities.latent import digits
 from modalities.shared.datasets import SPLITS
 from modalities.shared.folder_index import FolderIndex

@@ -16,10 +16,10 @@ from PIL import Image
 
 from ditmoe.modality import Samples, check_number
 from ditmoe.outside import TooFewError, printable
+from modalities.image.data.archive_members import Member, Written, member_bytes
 from modalities.image.data.catalogue import list_pictures
 from modalities.image.data.listing import InMemory, Listing, Picture, labels_of
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
-from modalities.image.data.shards import Member, Written, member_bytes
 from modalities.shared.captions import (
     Captioner,
     Described,

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -18,6 +17,7 @@ from jaxtyping import Int32, UInt8
 from ditmoe.outside import Parts, check_memory, open_regular, printable
 from modalities.image.data.listing import InMemory, Listing, Picture, labelled, with_test
 from modalities.shared.datasets import SPLITS
+from modalities.shared.on_demand import OnDemand
 from modalities.shared.understood import Ignored
 
 _NAME = re.compile(
@@ -83,7 +83,7 @@ def list_idx(
     return with_test(classes, pictures, origin, ignored, notes)
 
 
-class StackedPictures(Sequence[Picture]):
+class StackedPictures(OnDemand[Picture]):
     """Pictures of one array, each made when it is asked for.
 
     Args:
@@ -100,15 +100,8 @@ class StackedPictures(Sequence[Picture]):
     def __len__(self) -> int:
         return len(self.images)
 
-    @overload
-    def __getitem__(self, at: SupportsIndex) -> Picture: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Picture]: ...
-    def __getitem__(self, at: SupportsIndex | slice) -> Picture | list[Picture]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        number = range(len(self))[at]
-        return Picture(f"{self.split}-{number:05d}", int(self.labels[at]), InMemory(self.images[at]))
+    def make(self, number: int) -> Picture:
+        return Picture(f"{self.split}-{number:05d}", int(self.labels[number]), InMemory(self.images[number]))
 
 
 def _read_split(

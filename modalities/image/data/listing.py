@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from ditmoe.outside import printable
-from modalities.image.data.shards import Member, Written, member_bytes
+from modalities.image.data.archive_members import Member, Written, member_bytes
 from modalities.shared.file_table import FileTable
 from modalities.shared.labels import named_by, read_names
+from modalities.shared.on_demand import OnDemand
 from modalities.shared.provenance import Origin
 from modalities.shared.understood import Ignored, Understood
 
@@ -80,7 +80,7 @@ def labels_of(pictures: Sequence[Picture]) -> list[int]:
     return [picture.label for picture in pictures]
 
 
-class ListedPictures(Sequence[Picture]):
+class ListedPictures(OnDemand[Picture]):
     """Pictures in a folder, each made when it is asked for.
 
     Args:
@@ -98,15 +98,9 @@ class ListedPictures(Sequence[Picture]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, at: SupportsIndex) -> Picture: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Picture]: ...
-    def __getitem__(self, at: SupportsIndex | slice) -> Picture | list[Picture]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        parts = self.files[int(self.numbers[at])]
-        return Picture(printable("/".join(parts)), int(self.labels[at]), self.root.joinpath(*parts))
+    def make(self, number: int) -> Picture:
+        parts = self.files[int(self.numbers[number])]
+        return Picture(printable("/".join(parts)), int(self.labels[number]), self.root.joinpath(*parts))
 
 
 def with_test(

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from modalities.latent.latent_cache import Latents
+from modalities.shared.datasets import LeftOut
+from modalities.video.data.dataset import Clips
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,14 @@ class BatchReader:
     def shows_images(self, seed: int, step: int) -> bool:
         """Whether a batch is of clips of one frame, for all ranks alike."""
         return bool(self.images and np.random.default_rng([seed, step]).random() < self.images)
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Where what cannot be read is noted."""
+        clips = [self.data.unreadable, self.data.salvaged] if isinstance(self.data, Clips) else []
+        return [*clips, *([] if self.pictures is None else [self.pictures.unreadable])]
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether batches are read from a person's files, other than latents on disk."""
+        return self.pictures is not None or isinstance(self.data, Clips)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ditmoe.modality import Report
+from ditmoe.modality import Report, Samples
 from modalities.video.metrics.clip_sets import Side
 from modalities.video.metrics.memorisation import COPY
 from modalities.video.metrics.motion import TOLD
@@ -56,6 +56,16 @@ def protocol(
             f"{', '.join(found)} of the reference, see modalities.video.metrics.reconstruction"
         )
     return out
+
+
+def check_lossless(generated: Samples, reference: Samples) -> None:
+    """Raises ValueError if files of either side may be lossy."""
+    for role, data in {"generated": generated, "reference": reference}.items():
+        if lossy := getattr(data, "lossy", 0):
+            raise ValueError(
+                f"{lossy} of the {len(data)} {role} files may be lossy, and compression on one side alone costs as "
+                "much as models differ by: measure FFV1, PNG frames or npz, or say modality.evaluation.lossy=true"
+            )
 
 
 def warnings(

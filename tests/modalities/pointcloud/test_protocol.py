@@ -17,7 +17,7 @@ from modalities.pointcloud.metrics.distance import Metric
 from modalities.pointcloud.metrics.nearest import nearest
 from modalities.pointcloud.metrics.normalise import normalised
 from modalities.pointcloud.metrics.protocol import draw_points
-from tests.modalities.pointcloud.test_metric import clouds, shapes
+from tests.modalities.pointcloud.sets import clouds, shapes
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from modalities.pointcloud.metrics.approximate import approx_emd, pairwise_appro
 from modalities.pointcloud.metrics.distance import emd, emd_metric, num_pairs, pairwise
 from modalities.pointcloud.metrics.scores import class_scores
 from modalities.pointcloud.metrics.surface_quality import dcd, f_score, roughness, uniformity
-from tests.modalities.pointcloud.test_metric import clouds, rotation, shapes
+from tests.modalities.pointcloud.sets import clouds, rotation, shapes
 
 SEEDS = st.integers(0, 2**32 - 1)
 PAIRS = [dcd, f_score]

@@ -179,11 +179,3 @@ def test_a_full_disk_is_one_error(
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert capfd.readouterr().err == ""
-
-
-def test_the_same_frames_are_the_same_bytes(tmp_path: Path) -> None:
-    written = []
-    for number in range(4):
-        write_mp4(path := tmp_path / f"{number}.mp4", noise(24, 96, 96), 8)
-        written.append(path.read_bytes())
-    assert written == written[:1] * 4

@@ -1,0 +1,180 @@
+"""The words of a command line: which are paths, texts or sentences, and whether each has the type of its option."""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ditmoe.checkpoint.atomic import recover
+from ditmoe.checkpoint.places import candidates
+from ditmoe.config import trust
+from ditmoe.config.folders import config_folder, config_folders
+from ditmoe.config.known_options import known_options
+from ditmoe.config.overrides import Overrides
+
+PATHS = (
+    "source",
+    "out",
+    "checkpoint",
+    "init",
+    "generated",
+    "reference",
+    "train",
+    "autoencoder",
+    "guidance_model",
+)
+"""Words of commands that name a file, a folder or a model on the hub."""
+TEXTS = (*PATHS, "name", "licence", "entry")
+"""Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
+SENTENCES = ("label", "prompt", "negative", "prompts")
+"""Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
+WORDS = "words"
+"""Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
+WITH_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
+"""Hydra's own options that take the next word."""
+
+
+def check_paths(words: dict[str, Any]) -> None:
+    """Refuse a word that names a file or a folder and is no text, as Hydra reads `out=2024`, and a missing checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: one line.
+    """
+    for name in PATHS:
+        if (value := words.get(name)) is not None and (
+            not isinstance(value, str) or "\0" in value or not value
+        ):
+            raise ValueError(f"{name} must be a path, got {value!r}")
+    for name in ("checkpoint", "guidance_model"):
+        if words.get(name):
+            recover(path := Path(words[name]))
+            if not path.exists():
+                try:
+                    candidates(path)  # which says so, before torch is loaded
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(str(error).replace("checkpoint", name, 1)) from error
+
+
+def read_words(arguments: Sequence[str]) -> list[str]:
+    """A command line with each word as Hydra has to get it (`ditmoe.config.overrides`)."""
+    read = overrides(many=any(word in ("-m", "--multirun") for word in arguments))
+    before = ["", *arguments]
+    return [
+        word if word.startswith("-") or last in WITH_VALUE else read.override(word)
+        for last, word in zip(before, arguments, strict=False)
+    ]
+
+
+def person_words() -> list[str]:
+    """The words of the command that runs, as a person would type them behind a shell's own quoting.
+
+    Hydra's own options are left out but for --config-dir, without which the words may have no meaning.
+    """
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [os.path.relpath(s.path) for s in sources if s.provider == "command-line"]
+    words = cast(list, OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
+    told = [folder if not folder.startswith("..") else os.path.abspath(folder) for folder in folders]
+    return [
+        *(word for folder in told for word in ("--config-dir", folder)),
+        *map(overrides().said, words),
+    ]
+
+
+def overrides(many: bool = False) -> Overrides:
+    """How words of all commands are read.
+
+    Args:
+        many: --multirun.
+    """
+    groups = {child.name for folder in config_folders() for child in folder.iterdir() if child.is_dir()}
+
+    def is_literal(name: str) -> bool:
+        values = known_options().get(name, ())
+        return not name.startswith("hydra.") and all(isinstance(each, str | None) for each in values)
+
+    return Overrides(
+        lambda name: name in TEXTS, lambda name: re.split("[/@]", name)[0] in groups, is_literal, many
+    )
+
+
+def is_path_option(name: str, options: dict[str, Any]) -> bool:
+    """Whether an option of composed ones is a path, or is read as one is: as its class says (`opens`)."""
+    parts, section = name.split("."), cast(Any, options)
+    if name in PATHS:
+        return True
+    if len(parts) == 2 and parts[0] == WORDS and parts[1] in SENTENCES:
+        return not isinstance(options[WORDS][parts[1]], list)
+    for at, part in enumerate(parts):
+        with suppress(ValueError):
+            if "_target_" in section and ".".join(parts[at:]) in trust.opens(section):
+                return True
+        if not isinstance(section := section.get(part), dict):
+            break
+    return False
+
+
+def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:
+    """A command line on which what the command's YAML does not name (`length=64`) is in the section `WORDS`."""
+    stated: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / f"{config_name}.yaml"))
+    groups = {str(name) for each in stated.pop("defaults") if isinstance(each, dict) for name in each}
+    own, done = {*stated, *groups, *os.listdir(config_folder())}, [""]
+    for word in arguments:
+        match = re.match(r"([^\W\d]\w*)=", word)
+        foreign = match is not None and match[1] not in own and done[-1] not in WITH_VALUE
+        done.append(f"+{WORDS}.{word}" if foreign else word)
+    return done[1:]
+
+
+def check_types(config: DictConfig, config_name: str) -> None:
+    """Numbers must stay numbers and switches switches.
+
+    Raises:
+        ValueError: naming the option, what it must be, and what came.
+    """
+    hydra_config = HydraConfig.get()
+    groups = hydra_config.runtime.choices
+    chosen = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0].split("@")[0] in groups]
+    default = hydra.compose(config_name=config_name, overrides=chosen)
+    for dotted in (o.lstrip("+~").split("=")[0] for o in hydra_config.overrides.task if o not in chosen):
+        expected = OmegaConf.select(default, dotted, throw_on_missing=False)
+        got = OmegaConf.select(config, dotted)
+        if got is None or expected is None:
+            continue
+        number = isinstance(got, (int, float)) and not isinstance(got, bool)
+        if dotted == "trust":
+            named = got if isinstance(got, ListConfig) else [got]
+            allowed = isinstance(got, bool) or all(isinstance(each, str) for each in named)
+            wanted = None if allowed else "true, false, or a list [a,b] of paths and hub names"
+        elif isinstance(expected, bool):
+            wanted = None if isinstance(got, bool) else "true or false"
+        elif isinstance(expected, int):
+            wanted = None if number and isinstance(got, int) else "a whole number"
+        else:
+            wanted = "a number" if isinstance(expected, float) and not number else None
+        several = isinstance(got, str) and "," in got
+        if isinstance(expected, ListConfig) and several:
+            wanted = "a list [a,b]"
+        if wanted:
+            more = " (--multirun makes a run of each)" if several else ""
+            raise ValueError(f"{dotted} must be {wanted}, got {got!r}{more}")
+        if isinstance(OmegaConf.select(default, dotted), DictConfig) and not isinstance(got, DictConfig):
+            raise ValueError(f"{dotted} is a section: give {dotted}.<option>=..., got {got!r}")

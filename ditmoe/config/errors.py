@@ -1,0 +1,89 @@
+"""Mistakes that end in one clear line and exit code 2, and what was probably meant."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ditmoe.config import screen
+from ditmoe.config.ending import by_sigterm
+from ditmoe.config.known_options import suggest, unknown_option
+from ditmoe.distributed import launch
+from ditmoe.outside import printable
+
+
+def guard(main: Callable[[], Any], command: str | None = None) -> None:
+    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C and SIGTERM into 130.
+
+    Of several processes the first that has something to say says it. What is printed goes through a `Screen`.
+
+    Args:
+        command: whose options a misspelt one may have been; None: those of any.
+    """
+    screen.install()
+    try:
+        with by_sigterm():
+            main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exc()
+        if launch.speaks():
+            print(f"error: {printable(explain(error, command))}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if is_memory(error):
+            if os.environ.get("DITMOE_TRACE"):
+                traceback.print_exc()
+            if launch.speaks():
+                print(f"error: not enough memory: {explain(error) or 'for what was asked'}", file=sys.stderr)
+            sys.exit(2)
+        if not launch.is_lost(error):
+            raise
+        if os.environ.get("DITMOE_TRACE"):
+            traceback.print_exc()
+        if launch.speaks():
+            print(f"error: {launch.LOST}", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(1)  # no farewell to processes that do not answer
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is at an end: Python's and NumPy's, torch's on a GPU and on a CPU."""
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def is_overflow(error: BaseException) -> bool:
+    """Whether a number, such as a tensor's bytes, does not fit 64 bits or a float: Python's error, or torch's."""
+    signs = ("verflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
+    return isinstance(error, OverflowError) or any(sign in str(error) for sign in signs)
+
+
+def explain(error: BaseException, command: str | None = None) -> str:
+    """One line for an error, with what was probably meant of a command."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return unknown_option(match[1], command)
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        known = sorted(
+            re.findall(r"^\t([^\s_]\S*)$", text, re.MULTILINE)
+        )  # _base is not for the command line
+        return f"{match[1]}={match[2]} does not exist; {suggest(match[2], known)}"
+    if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
+        return unknown_option(match[1], command)
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        key = getattr(error, "full_key", None) or match[1]
+        return f"{key} must be given: {key}=..."
+    if match := re.search(r"raised while resolving interpolation: (.+)", text):  # by a resolver of ours
+        return match[1]
+    return " ".join(text.split())

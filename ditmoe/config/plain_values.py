@@ -1,0 +1,85 @@
+"""What values a stranger's configuration may hold: plain ones, not too many, and no number too large for a machine."""
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ditmoe.config.nested import last_part, leaves
+from ditmoe.outside import printable
+
+PLAIN = (str, int, float, bool, type(None))
+DEEPEST, LARGEST, MOST = 32, 2**24, 100_000
+"""Levels, the largest number and the most values of a configuration."""
+COUNTS = {"sampling.steps": 10_000, "workers": 256, "depth": 4096, "num_experts": 65_536, "iterations": 1000}
+"""What no honest configuration has more of, though each alone takes little memory; by the end of its name."""
+MOST_ORDER = 16
+"""Of a solver."""
+
+
+def check_plain(value: Any, what: str) -> None:
+    """Refuse anything but nested dicts (of strings), lists and plain values, too deep or too many of them.
+
+    Raises:
+        ValueError: naming the first place.
+    """
+    left = MOST
+
+    def walk(value: Any, name: str, depth: int) -> None:
+        nonlocal left
+        left -= 1
+        if depth > DEEPEST or left < 0:
+            raise ValueError(f"{what} is nested too deeply or holds too much at {name or 'its top'}")
+        if type(value) is dict:
+            for key, inner in value.items():
+                if type(key) is not str:
+                    raise ValueError(
+                        f"{what} must have names for keys, got {printable(repr(key))} in {name or 'it'}"
+                    )
+                walk(inner, f"{name}.{printable(key)}".lstrip("."), depth + 1)
+        elif type(value) is list:
+            for index, inner in enumerate(value):
+                walk(inner, f"{name}.{index}", depth + 1)
+        elif type(value) not in PLAIN:
+            raise ValueError(
+                f"{what} must hold plain values, got {type(value).__name__} as {name or 'the whole'}"
+            )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{what} must hold finite numbers, got {value} as {name}")
+
+    walk(value, "", 0)
+
+
+def check_scheduler(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse what a scheduler's own file, as diffusers writes it, may not hold; it can make lists and tables of a size.
+
+    Raises:
+        ValueError: naming it.
+    """
+    infinite = (math.inf, -math.inf)  # some bounds of diffusers are none
+    check_plain({k: v for k, v in config.items() if v not in infinite}, f"the configuration of {file}")
+    own = {k: v for k, v in config.items() if k[:1] != "_"}
+    check_values(own, "scheduler", file)
+    check_interpolations(own, "scheduler", file)
+
+
+def check_interpolations(section: Any, name: str, file: Path, paths: Collection[str] = ()) -> None:
+    """Refuse `${}`, but in paths: nothing resolves it there, and a person's folder may be called so."""
+    for place, value in leaves(section, name):
+        if isinstance(value, str) and "${" in value and place not in paths:
+            raise ValueError(f"{file} holds an interpolation, refused: {place} = {printable(value)!r}")
+
+
+def check_values(section: Any, name: str, file: Path) -> None:
+    """Refuse numbers that are absurd for their option, and options that begin with `_`."""
+    for place, value in leaves(section, name):
+        last = last_part(place)
+        if name == "scheduler":
+            most = MOST_ORDER if last.endswith("order") else COUNTS["sampling.steps"]
+            if type(value) is int and abs(value) > most:
+                raise ValueError(f"{file}: {place} is absurd, refused: {value}")
+        most = COUNTS.get(place, COUNTS.get(last, LARGEST if last != "seed" else 2**64))
+        if type(value) is int and abs(value) > most:
+            raise ValueError(f"{file}: {place} is absurd, refused: {value}")
+        if any(key[:1] == "_" and key not in ("_target_", "_partial_") for key in place.split(".")):
+            raise ValueError(f"{file} holds an option that nobody has, refused: {place}")

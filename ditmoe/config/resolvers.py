@@ -1,0 +1,68 @@
+"""What Hydra must know before it reads YAML files: where those of packages lie, and what `${...:}` means in ours."""
+
+import hashlib
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ditmoe.config.folders import installed
+from ditmoe.outside import file_name, printable
+
+
+class InstalledConfigs(SearchPathPlugin):
+    """Puts the YAML files of installed packages on Hydra's search path, after ditmoe's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra."""
+        for name, folder in installed().items():
+            search_path.append(name, f"file://{folder}")
+
+
+def first_choice(group: str, *names: str) -> str:
+    """The first of these files that a group of the configuration has, here or in --config-dir; else the last.
+
+    For train.yaml, where a modality may have a router and a process of its own, and need not.
+    """
+    known = GlobalHydra.instance().config_loader().get_group_options(group)
+    return next((name for name in names if name in known), names[-1])
+
+
+def every_second(depth: int) -> list[int]:
+    """The second layer, the fourth and so on: those with experts, or that attend to text, which follow the depth."""
+    return list(range(1, depth, 2))
+
+
+def run_name(name: Any) -> str:
+    """The name of a run as it stands in a configuration's path, before Hydra makes that folder: it lies in its parent.
+
+    Raises:
+        ValueError: if it leads elsewhere, or is one that no screen shows.
+    """
+    text = str(name)
+    parts = text.removesuffix("/").split("/")
+    if name is None or isinstance(name, list | dict | ListConfig | DictConfig) or printable(text) != text:
+        raise ValueError(f"name must be text that can be printed, got {printable(text)}")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"name must be that of a folder in runs/<modality>, got {text!r}; hydra.run.dir=... puts a run elsewhere"
+        )
+    return text
+
+
+def sweep_name(words: Any) -> str:
+    """The folder of one run of a sweep, which Hydra names after its words: one part of a path, and not too long.
+
+    Words that cannot be one are told apart by a hash behind what is left of them.
+    """
+    name = file_name(words)
+    mark = hashlib.sha256(str(words).encode(errors="surrogatepass")).hexdigest()[:8]
+    return name if name == str(words) else f"{name}-{mark}"
+
+
+Plugins.instance().register(InstalledConfigs)
+for resolver in (first_choice, every_second, run_name, sweep_name):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -1,0 +1,109 @@
+"""Pictures in zips, as EDM has them: with a dataset.json or a metadata.jsonl."""
+
+import csv
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ditmoe.outside import open_regular, printable
+from ditmoe.outside.paths import LARGEST_JSON
+from modalities.image.data.archive_members import LOCAL_HEADER, Found, Member, Written
+from modalities.image.data.pictures import SUFFIXES
+from modalities.shared.captions import LARGEST, shown_captions
+from modalities.shared.labels import FILES, MOST_TEXT, parse_labels, parse_told
+from modalities.shared.understood import Ignored
+
+DENSE = 20
+"""How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
+
+
+def read_zip(shard: Path, name: str, split: str | None, ignored: Ignored, captions: bool) -> Iterator[Found]:
+    """The pictures of a zip: classes of its dataset.json or metadata.jsonl, captions there or beside them.
+
+    Raises:
+        ValueError: one line, if it is none.
+    """
+    contents = _Contents(shard, ignored, captions)
+    try:
+        with open_regular(shard) as stream, zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                contents.add(entry, archive)
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        RecursionError,
+        NotImplementedError,
+        RuntimeError,
+        KeyError,
+        csv.Error,
+    ) as error:
+        raise ValueError(f"{printable(shard)} is no readable zip: {printable(error)}") from error
+    labels, texts = contents.labels, contents.texts
+    _check_apart(
+        shard, [*(member for _, member in contents.pictures), *(text.member for text in texts.values())]
+    )
+    for path, member in contents.pictures:
+        stem = re.sub(r"\.\w+$", "", path)
+        yield Found(
+            printable(f"{name}/{stem}"),
+            split,
+            labels.get(path) if labels is not None else None,
+            path.rpartition("/")[0] if labels is None else "",
+            member,
+            captions=texts.get(stem) or shown_captions(contents.told.get(path, [])),
+        )
+
+
+@dataclass
+class _Contents:
+    """The files of a zip as far as it was read: where its pictures lie, what lists say of them, texts beside them."""
+
+    shard: Path
+    ignored: Ignored
+    captions: bool
+    pictures: list[tuple[str, Member]] = field(default_factory=list)
+    labels: dict[str, str] | None = None
+    told: dict[str, list[str]] = field(default_factory=dict)
+    texts: dict[str, Written] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+
+    def add(self, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
+        """Note where a picture lies, read a list of labels, ignore the rest."""
+        path = entry.filename.replace("\\", "/")
+        if entry.is_dir() or any(map(self.ignored.is_hidden, path.split("/"))):
+            return
+        deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+        plain = (deflated or entry.compress_type == zipfile.ZIP_STORED) and not entry.flag_bits & 1
+        member = Member(self.shard, entry.header_offset, entry.compress_size, entry.file_size, deflated)
+        if plain and path.lower().endswith(SUFFIXES):
+            self.pictures.append((path, member))
+        elif plain and path in FILES:
+            self._read_list(path, entry, archive)
+        elif plain and self.captions and path.lower().endswith(".txt") and entry.file_size <= LARGEST:
+            self.texts[path[:-4]] = Written(member)
+        else:
+            self.ignored.add("in archives, of a kind that is not read", path)
+
+    def _read_list(self, path: str, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
+        """Labels, and captions if these are wanted."""
+        if entry.file_size > min(LARGEST_JSON, max(MOST_TEXT, DENSE * entry.compress_size)):
+            raise ValueError(f"its {path} must not become {entry.file_size} bytes")
+        if path in self.read:  # all of them may be the same bytes of the archive
+            raise ValueError(f"it must hold one {path}, got another one")
+        self.read.add(path)
+        content = archive.read(entry)
+        self.labels = parse_labels(path, content) or self.labels
+        if self.captions and path != FILES[0]:
+            self.told = parse_told(path, content)
+
+
+def _check_apart(zipped: Path, members: list[Member]) -> None:
+    """Raises ValueError for a zip whose members are the same bytes: a bomb would be read as often as it is named."""
+    end = 0
+    for member in sorted(members, key=lambda member: member.start):
+        if member.start < end:
+            raise ValueError(f"{printable(zipped)} is no readable zip: its members lie across each other")
+        end = member.start + LOCAL_HEADER + member.size
