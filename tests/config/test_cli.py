@@ -174,8 +174,9 @@ def test_a_run_of_a_sweep_lies_in_one_folder_of_its_own() -> None:
 
 
 ENDLESS = """
-import tempfile, time
+import signal, tempfile, time
 from ditmoe.config import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background of a shell
 
 def work():
     with tempfile.TemporaryDirectory(dir=".") as folder:

@@ -28,8 +28,9 @@ def test_a_modality_needs_one_file(tmp_path: Path) -> None:
     put(folder, "modality/sound", {"_target_": "sounds.Sound"})
     plain, clouds = composed("modality=sound", folder=folder), composed()
     assert plain.modality == {"_target_": "sounds.Sound"}
-    for section in ("model", "router", "process", "trainer", "sampling"):
+    for section in ("model", "router", "process", "trainer"):
         assert plain[section] == clouds[section]
+    assert plain.sampling == composed("modality=image").sampling  # the recipe of clouds has a guidance of its own
 
     put(folder, "router/for_sound", {"defaults": ["soft"]})
     put(folder, "process/for_sound", {"defaults": ["flow_matching", "_self_"], "mean": 0.5})
