@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.outside import decoded, is_regular, printable, read_regular
 from ditmoe.outside.paths import LARGEST_JSON
 
 FILES = ("dataset.json", "metadata.jsonl", "metadata.csv")
@@ -59,7 +59,7 @@ def label_in(record: Any) -> str | None:
 
 def text_label(content: bytes) -> str | None:
     """The class in a text that is nothing else."""
-    return label_name(content.decode("utf-8-sig", "surrogateescape"))
+    return label_name(decoded(content))
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -91,7 +91,7 @@ def read_labels(folder: Path) -> dict[str, str] | None:
 
 def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
     """Path -> class of one of `FILES`; None where it has no classes."""
-    text = content.decode("utf-8-sig", "surrogateescape")
+    text = decoded(content)
     if name == "dataset.json":
         tree = json.loads(text)
         pairs = tree.get("labels") if isinstance(tree, Mapping) else None
@@ -160,7 +160,7 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: for a line without a path.
     """
-    text = content.decode("utf-8-sig", "surrogateescape")
+    text = decoded(content)
     lines = (json.loads(line) for line in text.split("\n") if line.strip())  # others may stand in a text
     for record in _rows(text) if name.endswith(".csv") else lines:
         is_record = isinstance(record, Mapping)
@@ -202,7 +202,7 @@ def read_names(folder: Path) -> list[str] | None:
     file = folder / "classes.txt"
     if not file.exists():
         return None
-    lines = read_regular(file, MOST_TEXT).decode("utf-8-sig", "surrogateescape").splitlines()
+    lines = decoded(read_regular(file, MOST_TEXT)).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return [printable(line.strip()) for line in lines] or None

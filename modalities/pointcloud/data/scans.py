@@ -77,14 +77,22 @@ def count_clouds(stream: BinaryIO) -> int | None:
 
 
 def read_labels(stream: BinaryIO) -> np.ndarray | None:
-    """The class index of each cloud of an HDF5, (S,), where it has them as ModelNet40's do."""
+    """The class index of each cloud of an HDF5, (S,), as ModelNet40's have it; None where it has no labels.
+
+    Raises:
+        ValueError: if its labels are not one whole number for each cloud.
+    """
     import h5py
 
     with h5py.File(stream, "r") as file:
         if "label" not in file.keys():  # noqa: SIM118, as `in file` follows links
             return None
         labels = np.asarray(_dataset(file, "label", _size(stream))[()])
-        return labels.reshape(-1) if labels.dtype.kind in "iu" and labels.size == len(labels) else None
+        if labels.dtype.kind not in "iu" or labels.ndim == 0 or labels.size != len(labels):
+            raise ValueError(
+                f"label must be a whole number for each cloud, got {labels.dtype} of {labels.shape}"
+            )
+        return labels.reshape(-1)
 
 
 def _hdf5(stream: BinaryIO, more: bool, item: int | None) -> Geometry:
@@ -125,7 +133,17 @@ def _dataset(file: Any, name: str, size: int) -> Any:
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
     if sum(code in _COMPRESSING for code in filters) > 1:  # which multiply what they hide
         raise ValueError(f"an HDF5 must be compressed once, got its {name} compressed again")
+    if not _is_written(data):
+        raise ValueError(f"an HDF5 must hold all of its {name}, got one of which parts were never written")
     return data
+
+
+def _is_written(data: Any) -> bool:
+    """Whether all of an array is in the file: what is not reads as zeros, and millions of chunks in a few bytes."""
+    if data.chunks is None:
+        return bool(data.id.get_storage_size() >= data.size * data.dtype.itemsize)
+    pieces = (-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True))
+    return bool(data.id.get_num_chunks() >= math.prod(pieces))
 
 
 def _size(stream: BinaryIO) -> int:

@@ -60,6 +60,37 @@ def test_an_hdf5_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
             read_set(file)
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"fillvalue": 1.0}, {"chunks": (1, 1)}, {"chunks": (9, 3), "compression": "gzip"}]
+)
+def test_an_hdf5_of_what_was_never_written_is_refused(how: dict, tmp_path: Path) -> None:
+    """It would read as so many zeros, and fill the memory with a chunk for each."""
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (4_000_000, 3), "f4", **how)
+    with pytest.raises(
+        ValueError, match="must hold all of its data, got one of which parts were never written"
+    ):
+        read_set(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("data", data=np.repeat(POINTS, 2, axis=0), **how)
+    assert read_set(tmp_path / "b.h5").data.shape == (1, 100, 3)
+
+
+@pytest.mark.parametrize("label", [np.array([0.5, 1]), np.zeros((2, 9), int), 3, None])
+def test_labels_that_are_not_read_are_told(
+    label: object, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["data"] = np.stack([POINTS, POINTS + 1])
+        file["label"] = h5py.ExternalLink("b.h5", "label") if label is None else label
+    assert prepare(tmp_path / "in", tmp_path / "out", num_points=9, workers=1)["counts"]
+    line = "must not name other files" if label is None else "label must be a whole number for each cloud"
+    assert f"its labels are left out: {'an HDF5 ' * (label is None)}{line}" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("place", [100, 243])
 def test_a_las_that_counts_records_without_end_is_refused(tmp_path: Path, place: int) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
