@@ -165,7 +165,8 @@ def _las(stream: BinaryIO) -> Geometry:
             raise ValueError(
                 f"a LAS must hold the {file.header.point_count} points that it counts, got {len(points.points)}"
             )
-        xyz = np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite are counted
+            xyz = np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
         rgb = None
         if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
             rgb = np.stack([np.asarray(points[name]) for name in ("red", "green", "blue")], axis=1)
@@ -204,7 +205,8 @@ def _e57(path: Path, size: int, more: bool) -> Geometry:
             coloured = more and {*_E57_COLOURS} <= {*header.point_fields}
             read = file.read_scan(number, colors=coloured, ignore_missing_fields=True)
             parts.append(np.stack([read[f"cartesian{axis}"] for axis in "XYZ"], axis=1))
-            colours += [np.stack([read[name] for name in _E57_COLOURS], axis=1)] * coloured
+            if coloured:
+                colours.append(np.stack([read[name] for name in _E57_COLOURS], axis=1))
     finally:
         file.close()
     if not parts:

@@ -124,6 +124,21 @@ def test_a_laz_that_ends_its_reader_is_one_line(tmp_path: Path, capfd: pytest.Ca
     assert capfd.readouterr().err == ""
 
 
+def test_a_scale_that_leads_to_infinity_is_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
+    points = laspy.LasData(laspy.LasHeader())
+    points.x, points.y, points.z = POINTS.T
+    points.write(tmp_path / "a.las")
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    content[131:139] = np.float64(1e308).tobytes()
+    (tmp_path / "a.las").write_bytes(content)
+    with pytest.raises(ValueError, match="points must be finite"):
+        read_points(tmp_path / "a.las")
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_a_scan_keeps_its_digits(tmp_path: Path, suffix: str) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
@@ -149,6 +164,11 @@ def test_an_e57_is_one_cloud_of_all_its_scans(tmp_path: Path) -> None:
     file.close()
     read = read_points(tmp_path / "a.e57", channels=COLOURED)
     np.testing.assert_allclose(read, np.concatenate([POINTS + FAR, BYTES / 255], axis=1), atol=1e-6)
+    np.testing.assert_allclose(read_points(tmp_path / "a.e57"), POINTS + FAR, atol=1e-6)
+    file = pye57.E57(str(tmp_path / "plain.e57"), mode="w")
+    file.write_scan_raw({f"cartesian{axis}": POINTS[:, i] for i, axis in enumerate("XYZ")})
+    file.close()
+    np.testing.assert_allclose(read_points(tmp_path / "plain.e57"), POINTS, atol=1e-6)
     (tmp_path / "b.e57").write_bytes((tmp_path / "a.e57").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"b\.e57: "):
         read_points(tmp_path / "b.e57")
