@@ -191,6 +191,15 @@ def _check_records(stream: BinaryIO) -> None:
         raise ValueError(f"a LAS must hold the {records + extended} records that it counts")
 
 
+def _points_there(file: Any, header: Any) -> int:
+    """How many points of a scan of an E57 are in the file, by one of their fields."""
+    field = next((name for name in ("cartesianX", "sphericalRange") if name in header.point_fields), None)
+    if field is None:
+        raise ValueError("an E57 must hold points with coordinates")
+    _, buffers = file.make_buffers([field], header.point_count)
+    return int(header.points.reader(buffers).read())
+
+
 def _e57(path: Path, size: int, more: bool) -> Geometry:
     import pye57
 
@@ -202,6 +211,12 @@ def _e57(path: Path, size: int, more: bool) -> Geometry:
             header = file.get_header(number)
             if 8 * header.point_count * len(header.point_fields) > may_hold(size):
                 raise ValueError(f"an E57 must hold the {header.point_count} points that it counts")
+            if (
+                there := _points_there(file, header)
+            ) != header.point_count:  # the rest would be any memory's content
+                raise ValueError(
+                    f"an E57 must hold the {header.point_count} points that it counts, got {there}"
+                )
             coloured = more and {*_E57_COLOURS} <= {*header.point_fields}
             read = file.read_scan(number, colors=coloured, ignore_missing_fields=True)
             parts.append(np.stack([read[f"cartesian{axis}"] for axis in "XYZ"], axis=1))

@@ -175,6 +175,31 @@ def test_an_e57_is_one_cloud_of_all_its_scans(tmp_path: Path) -> None:
     assert (tmp_path / "b.e57").exists()
 
 
+def crc32c(page: bytes) -> bytes:
+    """The checksum of a page of an E57."""
+    register = 2**32 - 1
+    for byte in page:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ 0x82F63B78 * (register & 1)
+    return (register ^ 2**32 - 1).to_bytes(4, "big")
+
+
+def test_an_e57_holds_the_points_that_it_counts(tmp_path: Path) -> None:
+    """What is not there would be what the memory held before."""
+    pye57 = pytest.importorskip("pye57", reason="the extra `scans` is not installed")
+    file = pye57.E57(str(tmp_path / "a.e57"), mode="w")
+    file.write_scan_raw({f"cartesian{axis}": POINTS[:, i] for i, axis in enumerate("XYZ")})
+    file.close()
+    content = (tmp_path / "a.e57").read_bytes()
+    assert content.count(b'recordCount="50"') == 1
+    content = content.replace(b'recordCount="50"', b'recordCount="99"')
+    pages = [content[at : at + 1020] for at in range(0, len(content), 1024)]
+    (tmp_path / "a.e57").write_bytes(b"".join(page + crc32c(page) for page in pages))
+    with pytest.raises(ValueError, match="an E57 must hold the 99 points that it counts, got 50"):
+        read_points(tmp_path / "a.e57")
+
+
 def test_labels_and_splits_of_modelnet_are_those_of_its_files(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
