@@ -15,7 +15,10 @@ def mesh(config: dict[str, Any]) -> None:
     from ditmoe.modality import Surfaces
 
     check_number("num", config["num"], 1, whole=True)
-    modality, out = Surfaces.of(build.make(config["modality"]), "mesh"), Path(config["out"]).expanduser()
+    modality, out = (
+        Surfaces.of(build.make_whole(config["modality"]), "mesh"),
+        Path(config["out"]).expanduser(),
+    )
     source = Path(config["source"]).expanduser()
     if not source.exists():
         raise FileNotFoundError(

@@ -27,7 +27,7 @@ def prepare(config: dict[str, Any]) -> None:
         if reads_captions(config):
             encode_captions(config)
             return
-        modality, out = Preparation.of(build.make(config["modality"]), "prepare"), Path(config["out"])
+        modality, out = Preparation.of(build.make_whole(config["modality"]), "prepare"), Path(config["out"])
         with nullcontext() if config["check"] else alone_in(out):
             modality.prepare(Path(config["source"]), out, config["check"])
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def encode_captions(config: dict[str, Any]) -> None:
     from ditmoe.modality import Captions
     from ditmoe.text import Pretrained, prepare_captions
 
-    modality = Captions.of(build.make(config["modality"]), "prepare conditioning=text")
+    modality = Captions.of(build.make_whole(config["modality"]), "prepare conditioning=text")
     encoder, folder = build.make(config["conditioning"]["encoder"])(), config["conditioning"]["states"]
     if not isinstance(encoder, Pretrained):
         raise ValueError(

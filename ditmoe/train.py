@@ -121,12 +121,12 @@ def make_trainer(
     from ditmoe.pretrained.teacher import teach
     from ditmoe.training import Options, Trainer, repeat_exactly
 
-    options: Options = build.make(config["trainer"])
+    options: Options = build.make_whole(config["trainer"])
     if options.deterministic:
         repeat_exactly()  # before a codec is fitted
-    mesh = build.make(config["mesh"])
+    mesh = build.make_whole(config["mesh"])
     model = make_model(config, modality, folder, mesh, -(-options.batch_size // mesh.world))
-    process = build.make(config["process"])
+    process = build.make_whole(config["process"])
     teaching = None
     if teacher is not None:
         fresh = not checkpoint.exists(folder)
@@ -143,7 +143,7 @@ def make_trainer(
         carried={"config": config, "facts": facts_of(modality), "command": [command, *person_words()]},
         options=options,
         seed=config["seed"],
-        parameters=build.make(config["parameters"]),
+        parameters=build.make_whole(config["parameters"]),
         mesh=mesh,
         given=config["given"],
         teaching=teaching,
@@ -167,7 +167,7 @@ def make_model(
     from ditmoe.outside import device as own_device
     from ditmoe.pretrained.start import start_from
 
-    upcycling, lora = build.make(config["upcycle"]), build.make(config["lora"])
+    upcycling, lora = build.make_whole(config["upcycle"]), build.make_whole(config["lora"])
     check_width(config["model"])
     build.remember_conditioning(config, modality)
     build.make_tokens(config, modality)  # so that codec and data are read outside the meta device below

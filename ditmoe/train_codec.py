@@ -15,7 +15,7 @@ def train_codec(config: dict[str, Any]) -> None:
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import CodecTraining
 
-    modality = CodecTraining.of(build.make(config["modality"]), "train_codec")
+    modality = CodecTraining.of(build.make_whole(config["modality"]), "train_codec")
     with stoppable() as stopped:
         if not modality.train_codec(Path(config["out"]), config["seed"], stopped):
             sys.exit(130)

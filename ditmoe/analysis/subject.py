@@ -79,7 +79,7 @@ def _converted(
         )
     config = weights.admitted(folder)
     model = weights.load(folder, top_k=top_k)
-    adapter = build.make(modality)
+    adapter = build.make_whole(modality)
     check_shape(adapter.sample_shape)
     own = adapter.tokens(config["model"]["hidden_size"])
     for name in ("in_features", "axes"):
@@ -98,5 +98,5 @@ def _converted(
         router["top_k"] = top_k
     chosen = None if router is None else router["top_k"]
     return Subject(
-        model, adapter, build.make(process), lambda: weights.make(config), folder, None, None, chosen
+        model, adapter, build.make_whole(process), lambda: weights.make(config), folder, None, None, chosen
     )

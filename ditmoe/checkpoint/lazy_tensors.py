@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ditmoe.checkpoint import pickles
-from ditmoe.outside import Plain, is_regular, may_hold, open_regular, printable
+from ditmoe.outside import Plain, distinct, is_regular, may_hold, open_regular, printable
 
 SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -184,7 +184,7 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
         length = int.from_bytes(handle.read(8), "little")
         if length > min(file.stat().st_size, LARGEST_HEADER):
             raise ValueError("its header is longer than the file")
-        return length, json.loads(handle.read(length))
+        return length, json.loads(handle.read(length), object_pairs_hook=distinct)
 
 
 def _safetensors(file: Path) -> dict[str, Any]:

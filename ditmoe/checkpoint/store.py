@@ -138,14 +138,17 @@ def fill(found: Checkpoint, name: str, part: Any) -> None:
     tensor after tensor.
 
     Raises:
-        ValueError: naming the first tensor that does not fit.
+        ValueError: naming the first tensor that does not fit, or of a whole one that holds numbers that are not finite.
     """
     own, stored = manifest.split(part)[1], found.tensors.get(name, {})
     check_shapes(own, stored, found.path)
     if (found.path / name).is_dir() and any(map(is_spread, own.values())):
         return sharded.read_into(own, found.path / name)
     for key, value in own.items():
-        put(value, in_memory(stored[key]))
+        read = in_memory(stored[key])
+        if read.is_floating_point() and not read.isfinite().all():
+            raise ValueError(f"{found.path} holds numbers that are not finite: {name}/{key}")
+        put(value, read)
 
 
 def restate(found: Checkpoint, **parts: Any) -> None:

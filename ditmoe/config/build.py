@@ -41,6 +41,18 @@ def make(config: Mapping[str, Any], **arguments: Any) -> Any:
     return call(name, target, **(options | arguments))
 
 
+def make_whole(config: Mapping[str, Any], **arguments: Any) -> Any:
+    """`make` of what is needed at once.
+
+    Raises:
+        ValueError: also for a section with `_partial_`.
+    """
+    made = make(config, **arguments)
+    if isinstance(made, Part):
+        raise ValueError(f"{made.name} is needed whole: its section must not say _partial_: true")
+    return made
+
+
 def _made(value: Any) -> Any:
     if isinstance(value, dict):
         return make(value) if "_target_" in value else {name: _made(inner) for name, inner in value.items()}
@@ -63,7 +75,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
 
 def make_modality(config: Mapping[str, Any], data_facts: Mapping[str, Any] | None = None) -> Modality:
     """The modality of a configuration; `data_facts` come from a checkpoint and stand in for the data set."""
-    return make(config["modality"], data_facts=data_facts)
+    return make_whole(config["modality"], data_facts=data_facts)
 
 
 def make_model(config: Mapping[str, Any], modality: Modality) -> DiTMoE:
@@ -93,7 +105,7 @@ def assemble(
         "conditioning": make_conditioning(config, num_classes, modality),
         "router": make_router(config["router"]),
     }
-    model = make(options, tokens=tokens(options["hidden_size"]), **parts)
+    model = make_whole(options, tokens=tokens(options["hidden_size"]), **parts)
     width = config["model"].get("base_width")
     if width is None:
         check_no_base(config["model"])
@@ -208,7 +220,7 @@ def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | Non
 
 def make_objective(config: Mapping[str, Any], process: Process) -> Objective:
     """What is optimised, of the times and targets of a process."""
-    return make(config["objective"], process=process)
+    return make_whole(config["objective"], process=process)
 
 
 def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:

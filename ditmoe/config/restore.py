@@ -14,7 +14,7 @@ from ditmoe import checkpoint
 from ditmoe.checkpoint import in_memory
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import trust
-from ditmoe.config.build import describing, find_target, make, make_modality, make_model
+from ditmoe.config.build import describing, find_target, make, make_modality, make_model, make_whole
 from ditmoe.config.earlier import renamed
 from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
 from ditmoe.config.plain_values import check_plain
@@ -81,7 +81,7 @@ def restore(
         set_top_k(config, top_k, found.path)
     weights = averaged(found)
     with describing(found.path):
-        modality, process = make_modality(config, data_facts), make(config["process"])
+        modality, process = make_modality(config, data_facts), make_whole(config["process"])
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
         make_own = partial(make_model, config, modality)
         planned = make_checked(make_own, config, modality, weights, found.path, trusted)

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +15,15 @@ from ditmoe.diffusion.process import FlowMatching, Process
 from ditmoe.diffusion.sampler import denoise
 
 
-def make_scheduler(scheduler: Callable[..., Any], process: Process) -> Any:
+def make_scheduler(scheduler: Any, process: Process) -> Any:
     """A diffusers scheduler (its class, or a partial with options) that fits the process.
 
     Raises:
         ValueError: where scheduler and process cannot meet: flow matching needs a scheduler of flows, DDPM one
             of discrete diffusion.
     """
+    if not callable(scheduler):
+        raise ValueError(f"scheduler {type(scheduler).__name__} is made later: it must say _partial_: true")
     known = _check_kind(scheduler.func if hasattr(scheduler, "func") else scheduler, process)
     given = scheduler.keywords if hasattr(scheduler, "keywords") else {}
     options = {k: v for k, v in process.scheduler_options().items() if k in known and k not in given}

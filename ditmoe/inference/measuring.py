@@ -133,7 +133,7 @@ def evaluate_files(
     out: str | Path | None = None,
 ) -> Report:
     """Measure two sets made elsewhere."""
-    adapter = build.make(modality)
+    adapter = build.make_whole(modality)
     metric, files = Metric.of(adapter, "evaluate"), Files.of(adapter, "evaluate")
     sets = [files.read(Path(path)) for path in (generated, reference, *([train] if train else []))]
     report = metric.evaluate(*sets)

@@ -6,6 +6,8 @@ from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
 from ditmoe.outside.paths import (
     Plain,
+    decoded,
+    distinct,
     file_name,
     file_names,
     in_utf8,
@@ -31,7 +33,9 @@ __all__ = [
     "check_memory",
     "check_number",
     "check_numbers",
+    "decoded",
     "device",
+    "distinct",
     "file_name",
     "file_names",
     "files_below",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import NoneType, UnionType
+from types import FunctionType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
@@ -103,6 +103,10 @@ class TooFewError(ValueError):
     """There are too few samples to be measured, which keeps nobody from training on them."""
 
 
+PLAIN = str | int | float | list | tuple | dict | None
+"""What stands in a YAML."""
+
+
 class Part(partial):
     """A class with some of its options, whose others come later; then all must fit."""
 
@@ -155,6 +159,8 @@ def check_options(name: str, target: Callable[..., Any], options: Mapping[str, A
         kind = known[key].annotation if key in known else Any
         if not fits(value, kind):
             raise ValueError(f"{key} of {name} must be {in_words(kind)}, got {value!r}")
+        if _is_maker(kind) and not isinstance(value, PLAIN | partial | FunctionType | type):
+            raise ValueError(f"{key} of {name} is made later: its section must say _partial_: true")
 
 
 def check_names(name: str, known: Mapping[str, Any], others: bool, options: Mapping[str, Any]) -> None:
@@ -189,7 +195,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
 def fits(value: Any, kind: Any) -> bool:
     """Whether a plain value of a configuration may stand where a signature says `kind`; other values always may."""
     origin, inner = get_origin(kind), get_args(kind)
-    if not isinstance(value, str | int | float | list | tuple | dict | None):
+    if not isinstance(value, PLAIN):
         return True
     if origin in (Union, UnionType):
         return any(fits(value, each) for each in inner)
@@ -215,6 +221,13 @@ def fits(value: Any, kind: Any) -> bool:
     if issubclass(shape, PathLike):
         return isinstance(value, str)
     return not callable_or_array(shape)
+
+
+def _is_maker(kind: Any) -> bool:
+    """Whether a signature asks for what makes something."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(map(_is_maker, get_args(kind)))
+    return Callable in (kind, get_origin(kind))
 
 
 def callable_or_array(shape: type) -> bool:

@@ -1,5 +1,6 @@
 """Names, files and folders that strangers made: what may be printed, written and opened of them."""
 
+import codecs
 import errno
 import functools
 import io
@@ -22,6 +23,7 @@ LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
 FREE, GROWTH = 128 * 2**20, 100
 """What a compressed file may become in memory: so many bytes, or so many times its own (`may_hold`)."""
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _UNSAFE = re.compile(r'[/\\<>:"|?*]')
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode categories that a screen obeys or hides: controls, directions, lone surrogates, line ends."""
@@ -51,6 +53,20 @@ def _escaped(letter: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def decoded(content: bytes, errors: str = "surrogateescape") -> str:
+    """Text in UTF-8, or UTF-16 as Windows writes it, with or without a mark.
+
+    Args:
+        errors: what becomes of bytes that are no UTF-8; the default keeps them, as Python does in names of files.
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, errors if encoding == "utf-8" else "replace")
+    if 0 in content[:2]:
+        return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le", "replace")
+    return content.decode("utf-8", errors)
 
 
 def file_name(text: object, longest: int = LONGEST) -> str:
@@ -198,15 +214,29 @@ def read_regular(path: Path, most: int) -> bytes:
         return stream.read()
 
 
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON for `json.loads(object_pairs_hook=)`.
+
+    Raises:
+        ValueError: if a name stands in it twice, of which each program takes another one.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"it says {printable(name)[:60]} twice")
+    return found
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds, of at most `LARGEST_JSON` bytes.
 
     Raises:
-        OSError, ValueError: one line, if it cannot be opened, is too large, or is no JSON.
+        OSError, ValueError: one line, if it cannot be opened, is too large, is no JSON, or says something twice.
     """
     text = read_regular(path, LARGEST_JSON)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=distinct)
         level = [content] if isinstance(content, dict | list) else []
         for _ in range(DEEPEST_JSON):  # whoever copies or prints it goes down by calls, which soon end
             level = [

@@ -142,7 +142,7 @@ class Memory(Part):
             for index, name in enumerate(self.names):
                 self.register_buffer(f"fact{index}", zeros[name])
             check_number("given", self.admitted.get("given", 0), 0, 1)
-            build.make(self.admitted["process"])
+            build.make_whole(self.admitted["process"])
             Sampling(**self.admitted["sampling"])
         self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
 

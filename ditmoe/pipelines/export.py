@@ -111,7 +111,7 @@ def of_run(
     from ditmoe.pipelines import Pipeline, Transformer
 
     config, data_facts = admitted(found, trust, "trainer")
-    modality, process = build.make_modality(config, data_facts), build.make(config["process"])
+    modality, process = build.make_modality(config, data_facts), build.make_whole(config["process"])
     plain, added = adapters(found)
     tensors = averaged(found) if lora == "merge" else plain
     # its tokens ask for the codec, which must not be made while counting
@@ -166,7 +166,7 @@ def of_converted(
     classes = data_facts.get("classes") or [str(i) for i in range(config["num_classes"])]
     kept = without_paths({name: v for name, v in sections.items() if name != "scheduler"})
     memory = remember(kept, data_facts, data_facts["shape"], classes)
-    process, sampling = build.make(sections["process"]), sections["sampling"]
+    process, sampling = build.make_whole(sections["process"]), sections["sampling"]
     steps = make_scheduler(steps, process)
     told = {
         "converted from": config.get("found", "published weights"),

@@ -34,7 +34,7 @@ class Interface:
     @property
     def process(self) -> Process:
         """What the model predicts."""
-        return build.make(self.memory.admitted["process"])
+        return build.make_whole(self.memory.admitted["process"])
 
     @property
     def guidance_scale(self) -> float:

@@ -74,7 +74,7 @@ def teach(
     Raises:
         ValueError: if the teacher is of other weights than the run began to learn from, or does not fit.
     """
-    options: Distillation = build.make(config["distillation"])
+    options: Distillation = build.make_whole(config["distillation"])
     if options.fingerprint != fingerprint(teacher):
         raise ValueError(f"{teacher.path} holds other weights than the run in out= began to learn from")
     with torch.device("meta" if mesh.rank else "cpu"):

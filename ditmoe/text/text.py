@@ -23,7 +23,7 @@ from ditmoe.conditioning import (
 )
 from ditmoe.conditioning.class_label import make_labels
 from ditmoe.distributed import say
-from ditmoe.outside import check_number, printable, read_regular
+from ditmoe.outside import check_number, decoded, printable, read_regular
 from ditmoe.text.encoder import About, Pretrained
 from ditmoe.text.frozen import Frozen
 from ditmoe.text.learned import Learned
@@ -281,7 +281,7 @@ def prompts_of(file: Any) -> list[str]:
     if not isinstance(file, str | PathLike):
         raise ValueError(f"prompts must be a file, got {file!r}")
     path = Path(os.path.expanduser(file))
-    text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "surrogateescape")
+    text = decoded(read_regular(path, LARGEST_FILE))
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not 0 < len(lines) <= MOST_PROMPTS:
         raise ValueError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from ditmoe.conditioning import TEXT, Condition, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
-from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.outside import decoded, is_regular, printable, read_regular
 from modalities.shared.labels import read_told, told_in
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ def captions_beside(file: Path) -> list[str]:
 
 def captions_in(content: bytes) -> list[str]:
     """The captions in a text, one a line."""
-    lines = content.decode("utf-8-sig", "replace").splitlines()
+    lines = decoded(content, "replace").splitlines()
     return [caption for line in lines if (caption := _shown(line.strip()))][:MOST]
 
 

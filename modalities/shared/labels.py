@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import is_regular, printable, read_regular
+from ditmoe.outside import decoded, distinct, is_regular, printable, read_regular
 from ditmoe.outside.paths import LARGEST_JSON
 
 FILES = ("dataset.json", "metadata.jsonl", "metadata.csv")
@@ -59,7 +59,7 @@ def label_in(record: Any) -> str | None:
 
 def text_label(content: bytes) -> str | None:
     """The class in a text that is nothing else."""
-    return label_name(content.decode("utf-8-sig", "surrogateescape"))
+    return label_name(decoded(content))
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -91,9 +91,9 @@ def read_labels(folder: Path) -> dict[str, str] | None:
 
 def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
     """Path -> class of one of `FILES`; None where it has no classes."""
-    text = content.decode("utf-8-sig", "surrogateescape")
+    text = decoded(content)
     if name == "dataset.json":
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=distinct)
         pairs = tree.get("labels") if isinstance(tree, Mapping) else None
         if isinstance(pairs, Mapping):
             pairs = list(pairs.items())
@@ -103,20 +103,27 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
             isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
         ):
             raise ValueError("its labels must be pairs of a path and a class")
-        return {
-            _path(path): label for path, value in pairs if (label := label_name(_index(value))) is not None
-        }
-    found: dict[str, str] = {}
+        return _apart((path, label_name(_index(value))) for path, value in pairs)
+    said: list[tuple[str, str | None]] = []
     says = False
     for path, record in records_of(name, content):
         says = says or any(key in record for key in KEYS)
-        if (label := label_in(record)) is not None:
-            found[_path(path)] = label
+        said.append((path, label_in(record)))
+    found = _apart(said)
     if name.endswith(".csv") and all(re.fullmatch(r"\d+(?:\.0*)?", label) for label in found.values()):
         found = {
             path: label.partition(".")[0] for path, label in found.items()
         }  # whole numbers kept as floats
     return found if says else None
+
+
+def _apart(said: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """Path -> class, of those that have one; ValueError for a file of two classes."""
+    found: dict[str, str] = {}
+    for path, label in said:
+        if label is not None and found.setdefault(_path(path), label) != label:
+            raise ValueError(f"it says of {printable(path)[:60]} that it is {found[_path(path)]} and {label}")
+    return found
 
 
 def read_told(folder: Path) -> dict[str, list[str]]:
@@ -137,12 +144,15 @@ def read_told(folder: Path) -> dict[str, list[str]]:
 
 
 def parse_told(name: str, content: bytes) -> dict[str, list[str]]:
-    """Path -> captions of metadata.jsonl or metadata.csv.
+    """Path -> captions of metadata.jsonl or metadata.csv; of several lines of a file those of all.
 
     Raises:
         ValueError, RecursionError, csv.Error: if it is damaged.
     """
-    return {_path(path): told_in(record) for path, record in records_of(name, content)}
+    found: dict[str, list[str]] = {}
+    for path, record in records_of(name, content):
+        found.setdefault(_path(path), []).extend(told_in(record))
+    return found
 
 
 def told_in(record: Any) -> list[str]:
@@ -160,8 +170,10 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: for a line without a path.
     """
-    text = content.decode("utf-8-sig", "surrogateescape")
-    lines = (json.loads(line) for line in text.split("\n") if line.strip())  # others may stand in a text
+    text = decoded(content)
+    lines = (
+        json.loads(line, object_pairs_hook=distinct) for line in text.split("\n") if line.strip()
+    )  # others may stand in a text
     for record in _rows(text) if name.endswith(".csv") else lines:
         is_record = isinstance(record, Mapping)
         path = next((record[key] for key in PATHS if key in record), None) if is_record else None
@@ -202,7 +214,7 @@ def read_names(folder: Path) -> list[str] | None:
     file = folder / "classes.txt"
     if not file.exists():
         return None
-    lines = read_regular(file, MOST_TEXT).decode("utf-8-sig", "surrogateescape").splitlines()
+    lines = decoded(read_regular(file, MOST_TEXT)).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return [printable(line.strip()) for line in lines] or None

@@ -251,3 +251,14 @@ def test_names_of_tensors_lead_nowhere(run: Path, tmp_path: Path) -> None:
     assert store.find(tmp_path).tensors["ema"].keys() == {"..~1..~1x", "~1etc~1passwd"}, "paths of keys"
     assert store.load(tmp_path)["ema"].keys() == {"../../x", "/etc/passwd"}
     assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_filled_with_what_is_not_finite(value: float, tmp_path: Path) -> None:
+    store.save(tmp_path, 1, {"optimizer": {"moments": torch.tensor([0.0, value]), "step": torch.tensor(3)}})
+    own = {"moments": torch.ones(2), "step": torch.tensor(0)}
+    with pytest.raises(
+        ValueError, match=r"step-0000001 holds numbers that are not finite: optimizer/moments$"
+    ):
+        store.fill(store.find(tmp_path), "optimizer", own)
+    assert own["moments"].isfinite().all()

@@ -57,6 +57,23 @@ def start(folder: Path, kind: str, *more: str) -> Trainer:
         ("sampling.guidance=inf", "sampling.guidance must be a finite number, got inf"),
         ("sampling.interval=[nan,1000]", "sampling.interval.0 must be a finite number"),
         ("sampling.interval=[900,100]", "the end of interval must be between 900 and 1000, got 100"),
+        *[
+            (f"+{name}._partial_=true", f"{kind} is needed whole: its section must not say _partial_: true")
+            for name, kind in [
+                ("modality", "modalities.pointcloud.PointCloud"),
+                ("model", "ditmoe.model.DiTMoE"),
+                ("objective", "ditmoe.diffusion.Objective"),
+                ("trainer", "ditmoe.training.Options"),
+                ("mesh", "ditmoe.parallel.Mesh"),
+                ("lora", "ditmoe.nn.LoRA"),
+                ("process", "ditmoe.diffusion.FlowMatching"),
+                ("parameters", "ditmoe.training.ParameterGroups"),
+            ]
+        ],
+        (
+            "scheduler._partial_=false",
+            "scheduler FlowAncestralScheduler is made later: it must say _partial_: true",
+        ),
         ("sampling.guidance=1e30", "guidance must be between -1000 and 1000"),
         ("sampling.steps=100000000000", "steps must be between 1 and 10000"),
         ("router.balance=nan", "router.balance must be a finite number"),
@@ -321,3 +338,16 @@ def test_dit3d_trains(tmp_path: Path) -> None:
     trainer = start(tmp_path, "pointcloud", "experiment=dit3d", *tiny)
     assert trainer.run()
     assert trainer.model.tokens.extent is None  # type: ignore[union-attr]
+
+
+def test_what_is_made_later_is_not_made_before() -> None:
+    def modality(codec: Callable[..., Any] | None) -> None:
+        raise AssertionError
+
+    for early in (torch.nn.Identity(), object()):
+        with pytest.raises(
+            ValueError, match=r"^codec of Y is made later: its section must say _partial_: true$"
+        ):
+            check_options("Y", modality, {"codec": early})
+    for later in (None, Part.of("X", modality, {}), partial(modality), modality, torch.nn.Identity):
+        check_options("Y", modality, {"codec": later})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ditmoe.outside import (
     array_shape,
+    decoded,
     file_name,
     files_below,
     is_regular,
@@ -118,3 +119,22 @@ def test_json_of_many_levels_is_one_line(tmp_path: Path) -> None:
     for text in ("1", "[]", '{"a": [{"b": null}]}'):
         flat.write_text(text)
         assert read_json(flat) == json.loads(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_text_is_read_in_the_encodings_of_windows(encoding: str) -> None:
+    assert decoded("cat\nÜnü".encode(encoding)) == "cat\nÜnü"
+    assert decoded(b"") == ""
+
+
+def test_bytes_that_are_no_text_are_those_of_a_file_name() -> None:
+    assert decoded(b"caf\xe9") == os.fsdecode(b"caf\xe9")
+    assert decoded(b"caf\xe9", "replace") == "caf\ufffd"
+    assert "\ufffd" in decoded(b"\xff\xfea")  # half a letter
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 3}', '[{"x": {"a": 1, "a": 1}}]'])
+def test_what_is_said_twice_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="is no JSON, or is damaged: it says a twice"):
+        read_json(tmp_path / "a.json")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ditmoe.outside import Plain, open_regular, printable
+from ditmoe.outside import Plain, distinct, open_regular, printable
 from modalities.image.data.archive_members import Found, Member, Written
 from modalities.image.data.pictures import SUFFIXES
 from modalities.shared.captions import LARGEST
@@ -220,7 +220,7 @@ def _label(content: bytes, ending: str, unread: list[str]) -> str | None:
         label = text_label(content)
     else:
         try:
-            label = label_in(json.loads(content))
+            label = label_in(json.loads(content, object_pairs_hook=distinct))
         except (ValueError, RecursionError) as error:
             unread.append(f"no JSON: {printable(error)[:80]}")
             return None

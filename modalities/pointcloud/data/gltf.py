@@ -85,10 +85,15 @@ def _bytes_of(files: Iterable[Path]) -> int:
 
 
 def _beside(folder: Path, uri: str) -> Path:
-    """The file that a URI names: as it stands where there is one, else with %20 and the like decoded."""
-    return next(
-        (file for name in (uri, unquote(uri)) if is_regular(file := folder / name)), folder / unquote(uri)
-    )
+    """The file that a URI names: as it stands where there is one, else with %20 and the like decoded.
+
+    Raises:
+        ValueError: if it lies elsewhere.
+    """
+    names = (uri, unquote(uri))
+    if not all((folder / name).resolve().is_relative_to(folder.resolve()) for name in names):
+        raise ValueError(f"a mesh must not name files outside its folder, got {printable(uri)[:100]}")
+    return next((folder / name for name in names if is_regular(folder / name)), folder / names[1])
 
 
 def _read_again(tree: Any) -> Iterator[int]:
@@ -149,8 +154,6 @@ class Beside:
             ValueError: if it lies elsewhere or is not there.
         """
         file = _beside(self.folder, str(name))
-        if not file.resolve().is_relative_to(self.folder.resolve()):
-            raise ValueError(f"a mesh must not name files outside its folder, got {printable(name)[:100]}")
         if not file.exists():
             raise ValueError(
                 f"a mesh must have its other files beside it: {printable(name)[:100]} is missing"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ditmoe.outside import file_name, open_regular, printable, read_regular, tell
+from ditmoe.outside import decoded, file_name, open_regular, printable, read_regular, tell
 from modalities.pointcloud.data import scans
 from modalities.shared.layout import split_within
 
@@ -14,14 +14,15 @@ SUFFIXES = (".h5", ".hdf5")
 
 
 def classes_within(path: Path, count: int) -> list[str] | None:
-    """The class of each of the `count` shapes in a file; None where it has no labels, or cannot be read."""
+    """The class of each of the `count` shapes in a file; None where it has no labels, or none that can be read."""
     if path.suffix.lower() not in SUFFIXES:
         return None
     try:
         scans.check_library(path.suffix.lower())
         with open_regular(path) as stream:
             labels = scans.read_labels(stream)
-    except Exception:  # h5py raises many; told when the shapes are read
+    except Exception as error:  # h5py raises many
+        tell(f"{printable(path)}: its labels are left out: {' '.join(str(error).split())[:160]}")
         return None
     if labels is None:
         return None
@@ -35,7 +36,7 @@ def classes_within(path: Path, count: int) -> list[str] | None:
 def _names(path: Path) -> Sequence[str]:
     for folder in (path.parent, path.parent.parent):
         try:
-            text = read_regular(folder / NAMES, LARGEST_NAMES).decode(errors="replace")
+            text = decoded(read_regular(folder / NAMES, LARGEST_NAMES), "replace")
         except (OSError, ValueError):
             continue
         return [file_name(line.strip()) for line in text.splitlines() if line.strip()]

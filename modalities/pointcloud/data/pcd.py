@@ -1,5 +1,6 @@
 """PCD of the Point Cloud Library: text, binary, and binary compressed with LZF."""
 
+import math
 import re
 
 import numpy as np
@@ -30,9 +31,10 @@ def read_pcd(content: bytes, note: object = None) -> Geometry:
     ]:
         raise ValueError(f"fields of a PCD must be I, U or F of 1, 2, 4 or 8 bytes, got {strange[0][:40]}")
     kinds = [f"<{kind.lower()}{size}" for kind, size in zip(head["TYPE"], head["SIZE"], strict=True)]
-    num_points = (
-        int(head["POINTS"][0]) if "POINTS" in head else int(head["WIDTH"][0]) * int(head["HEIGHT"][0])
-    )
+    counted = [int(head[name][0]) for name in (["POINTS"] if "POINTS" in head else ["WIDTH", "HEIGHT"])]
+    if min(counted) < 0:
+        raise ValueError(f"a PCD must count its points, got {min(counted)}")
+    num_points = math.prod(counted)
     if not {"x", "y", "z"} <= set(names) or not len(names) == len(kinds) == len(counts) or min(counts) < 0:
         raise ValueError(f"a PCD must have fields x, y and z with their types, got {' '.join(names)[:60]}")
     # A field may be called _ any number of times.

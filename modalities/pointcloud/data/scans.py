@@ -77,14 +77,22 @@ def count_clouds(stream: BinaryIO) -> int | None:
 
 
 def read_labels(stream: BinaryIO) -> np.ndarray | None:
-    """The class index of each cloud of an HDF5, (S,), where it has them as ModelNet40's do."""
+    """The class index of each cloud of an HDF5, (S,), as ModelNet40's have it; None where it has no labels.
+
+    Raises:
+        ValueError: if its labels are not one whole number for each cloud.
+    """
     import h5py
 
     with h5py.File(stream, "r") as file:
         if "label" not in file.keys():  # noqa: SIM118, as `in file` follows links
             return None
         labels = np.asarray(_dataset(file, "label", _size(stream))[()])
-        return labels.reshape(-1) if labels.dtype.kind in "iu" and labels.size == len(labels) else None
+        if labels.dtype.kind not in "iu" or labels.ndim == 0 or labels.size != len(labels):
+            raise ValueError(
+                f"label must be a whole number for each cloud, got {labels.dtype} of {labels.shape}"
+            )
+        return labels.reshape(-1)
 
 
 def _hdf5(stream: BinaryIO, more: bool, item: int | None) -> Geometry:
@@ -125,7 +133,17 @@ def _dataset(file: Any, name: str, size: int) -> Any:
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
     if sum(code in _COMPRESSING for code in filters) > 1:  # which multiply what they hide
         raise ValueError(f"an HDF5 must be compressed once, got its {name} compressed again")
+    if not _is_written(data):
+        raise ValueError(f"an HDF5 must hold all of its {name}, got one of which parts were never written")
     return data
+
+
+def _is_written(data: Any) -> bool:
+    """Whether all of an array is in the file: what is not reads as zeros, and millions of chunks in a few bytes."""
+    if data.chunks is None:
+        return bool(data.id.get_storage_size() >= data.size * data.dtype.itemsize)
+    pieces = (-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True))
+    return bool(data.id.get_num_chunks() >= math.prod(pieces))
 
 
 def _size(stream: BinaryIO) -> int:
@@ -147,7 +165,8 @@ def _las(stream: BinaryIO) -> Geometry:
             raise ValueError(
                 f"a LAS must hold the {file.header.point_count} points that it counts, got {len(points.points)}"
             )
-        xyz = np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite are counted
+            xyz = np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
         rgb = None
         if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
             rgb = np.stack([np.asarray(points[name]) for name in ("red", "green", "blue")], axis=1)
@@ -172,6 +191,15 @@ def _check_records(stream: BinaryIO) -> None:
         raise ValueError(f"a LAS must hold the {records + extended} records that it counts")
 
 
+def _points_there(file: Any, header: Any) -> int:
+    """How many points of a scan of an E57 are in the file, by one of their fields."""
+    field = next((name for name in ("cartesianX", "sphericalRange") if name in header.point_fields), None)
+    if field is None:
+        raise ValueError("an E57 must hold points with coordinates")
+    _, buffers = file.make_buffers([field], header.point_count)
+    return int(header.points.reader(buffers).read())
+
+
 def _e57(path: Path, size: int, more: bool) -> Geometry:
     import pye57
 
@@ -183,10 +211,17 @@ def _e57(path: Path, size: int, more: bool) -> Geometry:
             header = file.get_header(number)
             if 8 * header.point_count * len(header.point_fields) > may_hold(size):
                 raise ValueError(f"an E57 must hold the {header.point_count} points that it counts")
+            if (
+                there := _points_there(file, header)
+            ) != header.point_count:  # the rest would be any memory's content
+                raise ValueError(
+                    f"an E57 must hold the {header.point_count} points that it counts, got {there}"
+                )
             coloured = more and {*_E57_COLOURS} <= {*header.point_fields}
             read = file.read_scan(number, colors=coloured, ignore_missing_fields=True)
             parts.append(np.stack([read[f"cartesian{axis}"] for axis in "XYZ"], axis=1))
-            colours += [np.stack([read[name] for name in _E57_COLOURS], axis=1)] * coloured
+            if coloured:
+                colours.append(np.stack([read[name] for name in _E57_COLOURS], axis=1))
     finally:
         file.close()
     if not parts:

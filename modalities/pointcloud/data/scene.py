@@ -85,11 +85,24 @@ class Scene:
         if self.left < 0:
             raise ValueError("a scene must not show its parts so often that they fill the memory")
 
+    def _entry(self, name: str, index: Any) -> dict[str, Any]:
+        """What the tree has under a number, as -1 is none.
+
+        Raises:
+            ValueError: if it has nothing there.
+        """
+        entries = self.tree.get(name, [])
+        if type(index) is not int or not 0 <= index < len(entries):
+            raise ValueError(
+                f"a glTF must name one of its {len(entries)} {name}, got number {printable(index)[:40]}"
+            )
+        return entries[index]
+
     def _placed(self) -> list[tuple[dict[str, Any], np.ndarray]]:
         """The nodes that the scene shows, each with its matrix to the world; matrices of all are kept for joints."""
         nodes, scenes = self.tree.get("nodes", []), self.tree.get("scenes", [])
         if scenes:
-            shown = scenes[self.tree.get("scene", 0)].get("nodes", [])
+            shown = self._entry("scenes", self.tree.get("scene", 0)).get("nodes", [])
         else:
             children = {child for node in nodes for child in node.get("children", [])}
             shown = [i for i in range(len(nodes)) if i not in children]
@@ -103,7 +116,7 @@ class Scene:
         placed = []
         while waiting:
             i, above, visible = waiting.pop()
-            node = nodes[i]
+            node = self._entry("nodes", i)
             visible &= node.get("extensions", {}).get("KHR_node_visibility", {}).get("visible", True)
             matrix = above @ _local(node)
             placed.append((i, matrix, visible))
@@ -126,7 +139,7 @@ class Scene:
         return [world @ _local(place) for place in each]
 
     def _mesh(self, node: dict[str, Any]) -> list[Geometry]:
-        mesh = self.tree["meshes"][node["mesh"]]
+        mesh = self._entry("meshes", node["mesh"])
         weights = node.get("weights", mesh.get("weights", []))
         parts: list[Geometry] = []
         for primitive in mesh.get("primitives", []):
@@ -138,19 +151,19 @@ class Scene:
             if "POSITION" not in attributes:
                 raise ValueError("a part of a glTF must have the attribute POSITION")
             draco = "KHR_draco_mesh_compression" in primitive.get("extensions", {})
-            if draco and "bufferView" not in self.tree["accessors"][attributes["POSITION"]]:
+            numbers = [attributes["POSITION"], primitive.get("indices", attributes["POSITION"])]
+            if draco and any("bufferView" not in self._entry("accessors", number) for number in numbers):
                 raise ValueError("KHR_draco_mesh_compression is not decoded: save the glTF without Draco")
             points = self.accessor(attributes["POSITION"])
             for weight, target in zip(weights, primitive.get("targets", []), strict=False):
                 if weight and "POSITION" in target:
                     points = points + weight * self.accessor(target["POSITION"])
             if "skin" in node:
-                points = self._skinned(points, attributes, self.tree["skins"][node["skin"]])
+                points = self._skinned(points, attributes, self._entry("skins", node["skin"]))
             order = np.arange(len(points))
             if "indices" in primitive:
                 order = self.accessor(primitive["indices"])[:, 0].astype(np.int64)
-            if len(order) and order.max() >= len(points):
-                raise ValueError(f"faces must name one of {len(points)} vertices, got number {order.max()}")
+            _check_within(order, len(points), "faces", "vertices")
             rgb, normals = (
                 self.accessor(attributes[name])[:, :3] if self.more and name in attributes else None
                 for name in ("COLOR_0", "NORMAL")
@@ -167,6 +180,8 @@ class Scene:
         """Vertices as their joints place them where nothing moves; the node of the mesh plays no part."""
         self._spend(_MATRIX * (len(points) + len(skin["joints"])))
         total = np.zeros((len(points), 4, 4))
+        for joint in skin["joints"]:
+            self._entry("nodes", joint)
         matrices = np.stack([self.world.get(joint, np.eye(4)) for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
             inverse = self.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1)
@@ -176,6 +191,7 @@ class Scene:
             joints = self.accessor(attributes[f"JOINTS_{number}"]).astype(np.int64)
             weights = self.accessor(attributes[f"WEIGHTS_{number}"])
             self._spend(_MATRIX * joints.size)
+            _check_within(joints, len(matrices), "vertices", "joints")
             for joint, weight in zip(joints.T, weights.T, strict=True):
                 total += weight[:, None, None] * matrices[joint]
             number += 1
@@ -187,7 +203,7 @@ class Scene:
 
     def accessor(self, index: int) -> np.ndarray:
         """The numbers of an accessor (count, width) in double precision, sparse ones in place, normalised to 1."""
-        accessor = self.tree["accessors"][index]
+        accessor = self._entry("accessors", index)
         kind, width, count = _KINDS[accessor["componentType"]], _WIDTHS[accessor["type"]], accessor["count"]
         self._spend(_STEP + 8 * count * width)
         view, dtype = accessor.get("bufferView"), np.dtype(kind)
@@ -199,6 +215,7 @@ class Scene:
             there, new = sparse["indices"], sparse["values"]
             places = self._numbers(there["bufferView"], there.get("byteOffset", 0),
                                    np.dtype(_KINDS[there["componentType"]]), sparse["count"], 1)  # fmt: skip
+            _check_within(places, count, "a sparse accessor", "values")
             values[places[:, 0]] = self._numbers(
                 new["bufferView"], new.get("byteOffset", 0), dtype, sparse["count"], width
             )
@@ -208,7 +225,7 @@ class Scene:
         return numbers
 
     def _numbers(self, view: int, offset: int, dtype: np.dtype, count: int, width: int) -> np.ndarray:
-        about = self.tree["bufferViews"][view]
+        about = self._entry("bufferViews", view)
         buffer = self._buffer(about["buffer"], "EXT_meshopt_compression" in about.get("extensions", {}))
         start, size = about.get("byteOffset", 0), width * dtype.itemsize
         stride = about.get("byteStride", size) or size
@@ -223,7 +240,7 @@ class Scene:
 
     def _buffer(self, index: int, compressed: bool = False) -> bytes:
         if index not in self.buffers:
-            about = self.tree["buffers"][index]
+            about = self._entry("buffers", index)
             uri = about.get("uri")
             if uri is None and compressed and (index or self.inner is None):
                 raise ValueError("EXT_meshopt_compression is not decoded: save the glTF without it")
@@ -248,6 +265,12 @@ def _moved(part: Geometry, matrix: np.ndarray) -> Geometry:
     if normals is not None:
         normals = normals @ np.linalg.pinv(turn)
     return Geometry(part.points @ turn.T + matrix[:3, 3], faces, part.rgb, normals)
+
+
+def _check_within(numbers: np.ndarray, count: int, who: str, whom: str) -> None:
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
+        wrong = numbers.max() if numbers.min() >= 0 else numbers.min()
+        raise ValueError(f"{who} must name one of {count} {whom}, got number {wrong}")
 
 
 def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:

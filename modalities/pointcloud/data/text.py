@@ -9,9 +9,9 @@ from itertools import dropwhile, takewhile
 import numpy as np
 from jaxtyping import Float64
 
+from ditmoe import outside
 from modalities.pointcloud.data.channels import Geometry
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _BEFORE, _AFTER = (
     r"(?:p|p_|pos_?|position_?|coord_?|coord\. ?|points?[:_])?",
     r"(?:[_ ]?(?:\[?m\]?|coord(?:inate)?))?",
@@ -32,15 +32,10 @@ _LINES = 20
 
 def decoded(content: bytes) -> str:
     """Text in UTF-8, or UTF-16 as Windows writes it, with or without a mark; or else in Latin-1."""
-    for mark, encoding in _MARKS:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding, "replace")
-    if 0 in content[:2]:
-        return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le", "replace")
     try:
-        return content.decode()
+        return outside.decoded(content, "strict")
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return content.removeprefix(codecs.BOM_UTF8).decode("latin-1")
 
 
 def numbers(text: str | bytes) -> Float64[np.ndarray, " N"]:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,66 @@ BAD_MESHES = {
         "1000000000000",
     ),
 }
+
+
+_SCENE = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+          "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+          "buffers": [{"byteLength": 39, "uri": "data:;base64,"
+                       + b64encode(np.eye(3, dtype="<f4").tobytes() + bytes([0, 1, 2])).decode()}],
+          "bufferViews": [{"buffer": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 3}],
+          "accessors": [{"bufferView": 0, "componentType": 5126, "type": "VEC3", "count": 3},
+                        {"bufferView": 1, "componentType": 5121, "type": "SCALAR", "count": 3}]}  # fmt: skip
+_PRIMITIVE = {"attributes": {"POSITION": 0}, "indices": 1}
+_DRACO = {"extensions": {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"scene": -1}, "one of its 1 scenes, got number -1"),
+        ({"scene": True}, "one of its 1 scenes, got number True"),
+        ({"scenes": [{"nodes": [-1]}]}, "one of its 1 nodes, got number -1"),
+        ({"nodes": [{"mesh": -1}]}, "one of its 1 meshes, got number -1"),
+        ({"nodes": [{"mesh": 7}]}, "one of its 1 meshes, got number 7"),
+        ({"meshes": [{"primitives": [{"attributes": {"POSITION": -2}}]}]}, "one of its 2 accessors, got number -2"),
+        ({"meshes": [{"primitives": [_PRIMITIVE | {"indices": -1}]}]}, "one of its 2 accessors, got number -1"),
+        ({"bufferViews": [{"buffer": -1, "byteLength": 36}] * 2}, "one of its 1 buffers, got number -1"),
+        ({"accessors": [_SCENE["accessors"][0], {**_SCENE["accessors"][1], "bufferView": -1}]},
+         "one of its 2 bufferViews, got number -1"),
+        ({"nodes": [{"mesh": 0, "skin": -1}], "skins": [{"joints": [0]}]}, "one of its 1 skins, got number -1"),
+        ({"nodes": [{"mesh": 0, "skin": 0}], "skins": [{"joints": [-1]}]}, "one of its 1 nodes, got number -1"),
+        ({"accessors": [_SCENE["accessors"][0], {**_SCENE["accessors"][1], "bufferView": 2, "componentType": 5120}],
+          "bufferViews": [*_SCENE["bufferViews"], {"buffer": 1, "byteLength": 3}],
+          "buffers": [*_SCENE["buffers"], {"byteLength": 3, "uri": "data:;base64," + b64encode(b"\0\1\xff").decode()}]},
+         "faces must name one of 3 vertices, got number -1"),
+        ({"meshes": [{"primitives": [_PRIMITIVE | _DRACO]}]}, ""),
+        ({"meshes": [{"primitives": [_PRIMITIVE | _DRACO]}],
+          "accessors": [_SCENE["accessors"][0], {"componentType": 5121, "type": "SCALAR", "count": 3}]},
+         "KHR_draco_mesh_compression is not decoded"),
+    ],
+)  # fmt: skip
+def test_what_a_gltf_names_is_there(change: dict, message: str, tmp_path: Path) -> None:
+    """-1 is nothing, and not the last; what Draco holds is read where it stands uncompressed, too."""
+    (tmp_path / "a.gltf").write_text(json.dumps(_SCENE | change))
+    if not message:
+        assert read_surface(tmp_path / "a.gltf", 10, seed=0).shape == (10, 3)
+        return
+    with pytest.raises(ValueError, match=message):
+        read_surface(tmp_path / "a.gltf", 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    "counted", [b"WIDTH 3\nHEIGHT 1\nPOINTS -3", b"WIDTH -3\nHEIGHT -1", b"WIDTH -3\nHEIGHT 1"]
+)
+@pytest.mark.parametrize("form", ["ascii", "binary"])
+def test_a_pcd_counts_its_points(counted: bytes, form: str, tmp_path: Path) -> None:
+    body = b"1 2 3\n" * 3 if form == "ascii" else np.ones((3, 3), np.float32).tobytes()
+    head = pcd(form).replace(b"WIDTH %d\nHEIGHT 1\nPOINTS %d" % (len(POINTS), len(POINTS)), counted)
+    assert counted in head
+    (tmp_path / "a.pcd").write_bytes(head + body)
+    with pytest.raises(ValueError, match="a PCD must count its points, got -"):
+        read_points(tmp_path / "a.pcd")
 
 
 @pytest.mark.parametrize("name", BAD_MESHES)

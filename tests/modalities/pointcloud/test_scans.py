@@ -60,6 +60,37 @@ def test_an_hdf5_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
             read_set(file)
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"fillvalue": 1.0}, {"chunks": (1, 1)}, {"chunks": (9, 3), "compression": "gzip"}]
+)
+def test_an_hdf5_of_what_was_never_written_is_refused(how: dict, tmp_path: Path) -> None:
+    """It would read as so many zeros, and fill the memory with a chunk for each."""
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (4_000_000, 3), "f4", **how)
+    with pytest.raises(
+        ValueError, match="must hold all of its data, got one of which parts were never written"
+    ):
+        read_set(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("data", data=np.repeat(POINTS, 2, axis=0), **how)
+    assert read_set(tmp_path / "b.h5").data.shape == (1, 100, 3)
+
+
+@pytest.mark.parametrize("label", [np.array([0.5, 1]), np.zeros((2, 9), int), 3, None])
+def test_labels_that_are_not_read_are_told(
+    label: object, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["data"] = np.stack([POINTS, POINTS + 1])
+        file["label"] = h5py.ExternalLink("b.h5", "label") if label is None else label
+    assert prepare(tmp_path / "in", tmp_path / "out", num_points=9, workers=1)["counts"]
+    line = "must not name other files" if label is None else "label must be a whole number for each cloud"
+    assert f"its labels are left out: {'an HDF5 ' * (label is None)}{line}" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("place", [100, 243])
 def test_a_las_that_counts_records_without_end_is_refused(tmp_path: Path, place: int) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
@@ -93,6 +124,21 @@ def test_a_laz_that_ends_its_reader_is_one_line(tmp_path: Path, capfd: pytest.Ca
     assert capfd.readouterr().err == ""
 
 
+def test_a_scale_that_leads_to_infinity_is_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
+    points = laspy.LasData(laspy.LasHeader())
+    points.x, points.y, points.z = POINTS.T
+    points.write(tmp_path / "a.las")
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    content[131:139] = np.float64(1e308).tobytes()
+    (tmp_path / "a.las").write_bytes(content)
+    with pytest.raises(ValueError, match="points must be finite"):
+        read_points(tmp_path / "a.las")
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_a_scan_keeps_its_digits(tmp_path: Path, suffix: str) -> None:
     laspy = pytest.importorskip("laspy", reason="the extra `scans` is not installed")
@@ -118,10 +164,40 @@ def test_an_e57_is_one_cloud_of_all_its_scans(tmp_path: Path) -> None:
     file.close()
     read = read_points(tmp_path / "a.e57", channels=COLOURED)
     np.testing.assert_allclose(read, np.concatenate([POINTS + FAR, BYTES / 255], axis=1), atol=1e-6)
+    np.testing.assert_allclose(read_points(tmp_path / "a.e57"), POINTS + FAR, atol=1e-6)
+    file = pye57.E57(str(tmp_path / "plain.e57"), mode="w")
+    file.write_scan_raw({f"cartesian{axis}": POINTS[:, i] for i, axis in enumerate("XYZ")})
+    file.close()
+    np.testing.assert_allclose(read_points(tmp_path / "plain.e57"), POINTS, atol=1e-6)
     (tmp_path / "b.e57").write_bytes((tmp_path / "a.e57").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"b\.e57: "):
         read_points(tmp_path / "b.e57")
     assert (tmp_path / "b.e57").exists()
+
+
+def crc32c(page: bytes) -> bytes:
+    """The checksum of a page of an E57."""
+    register = 2**32 - 1
+    for byte in page:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ 0x82F63B78 * (register & 1)
+    return (register ^ 2**32 - 1).to_bytes(4, "big")
+
+
+def test_an_e57_holds_the_points_that_it_counts(tmp_path: Path) -> None:
+    """What is not there would be what the memory held before."""
+    pye57 = pytest.importorskip("pye57", reason="the extra `scans` is not installed")
+    file = pye57.E57(str(tmp_path / "a.e57"), mode="w")
+    file.write_scan_raw({f"cartesian{axis}": POINTS[:, i] for i, axis in enumerate("XYZ")})
+    file.close()
+    content = (tmp_path / "a.e57").read_bytes()
+    assert content.count(b'recordCount="50"') == 1
+    content = content.replace(b'recordCount="50"', b'recordCount="99"')
+    pages = [content[at : at + 1020] for at in range(0, len(content), 1024)]
+    (tmp_path / "a.e57").write_bytes(b"".join(page + crc32c(page) for page in pages))
+    with pytest.raises(ValueError, match="an E57 must hold the 99 points that it counts, got 50"):
+        read_points(tmp_path / "a.e57")
 
 
 def test_labels_and_splits_of_modelnet_are_those_of_its_files(

@@ -4,7 +4,7 @@ import pytest
 
 from modalities.shared.datasets import SPLITS
 from modalities.shared.hash_split import draw, places_of, splits_at
-from modalities.shared.labels import label_name, named_by, ordered, parse_labels
+from modalities.shared.labels import label_name, named_by, ordered, parse_labels, parse_told
 from modalities.shared.layout import arrange, split_within, split_word
 from modalities.shared.sources import sources
 from modalities.shared.understood import Ignored
@@ -150,6 +150,35 @@ def test_labels_in_files() -> None:
         assert named_by(lines, names, "classes.txt") == (["a", "b c"], {names[0]: 1, names[1]: 0})
     assert named_by(["0 a", "1 b"], ["1 b"], "classes.txt")[0] == ["0 a", "1 b"]
     assert named_by(["cat", "dog", "cow"], ["2", "dog"], "classes.txt")[1] == {"2": 2, "dog": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        (
+            "dataset.json",
+            '{"labels": [["a.png", 0], ["./a.png", 1]]}',
+            "it says of ./a.png that it is 0 and 1",
+        ),
+        ("dataset.json", '{"labels": {"a.png": 0, "a.png": 1}}', "it says a.png twice"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": 0, "label": 1}', "it says label twice"),
+        (
+            "metadata.csv",
+            "file_name,label\na.png,cat\na.png,dog\n",
+            "it says of a.png that it is cat and dog",
+        ),
+    ],
+)
+def test_a_file_of_two_classes_is_refused(name: str, text: str, line: str) -> None:
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        parse_labels(name, text.encode())
+
+
+def test_what_is_said_again_or_in_utf_16_is_read() -> None:
+    table = "file_name,label,text\na.png,Käse,one\na.png,Käse,two\n"
+    for encoding in ("utf-8", "utf-16"):
+        assert parse_labels("metadata.csv", table.encode(encoding)) == {"a.png": "Käse"}
+        assert parse_told("metadata.csv", table.encode(encoding)) == {"a.png": ["one", "two"]}
 
 
 def test_what_is_ignored_is_counted() -> None:
