@@ -85,6 +85,15 @@ def test_what_is_found_out_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "there" / "old").read_text() == "old"
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_name_is_told_as_it_was_said(folder: bool, tmp_path: Path) -> None:
+    """Not that of the draft beside it, which is longer than it is."""
+    name = 250 * "n"
+    with pytest.raises(OSError, match="too long") as told:
+        check_writable(tmp_path / name, folder)
+    assert told.value.filename == str(tmp_path / name)
+
+
 def test_a_link_to_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("later")
     check_writable(tmp_path / "link", folder=True)

@@ -266,6 +266,9 @@ def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
             handle = make(draft)
         except FileExistsError:
             continue
+        except OSError as error:
+            error.filename = str(path)  # which a person knows
+            raise
         if _lock(handle) is not False and draft.exists():  # nobody took it for litter between the two
             return draft, handle
         os.close(handle)
