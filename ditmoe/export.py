@@ -1,9 +1,11 @@
 """python -m ditmoe.export checkpoint=RUN out=FOLDER: writes a pipeline of diffusers, see `ditmoe.Pipeline`."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
 from ditmoe.lazy import lazily
+from ditmoe.outside import in_python, tell
 
 if TYPE_CHECKING:
     from ditmoe.pipelines.export import export
@@ -17,8 +19,8 @@ def command(config: dict[str, Any]) -> None:
     from ditmoe.pipelines.export import export  # torch and diffusers
 
     source, out = config.pop("checkpoint"), config.pop("out")
-    print(export(source, out, **config))
-    print(f'in Python: pipe = ditmoe.Pipeline.from_pretrained("{out}")')
+    tell(export(source, out, **config), sys.stdout)
+    tell(f"in Python: pipe = ditmoe.Pipeline.from_pretrained({in_python(out)})", sys.stdout)
 
 
 def main() -> None:

@@ -106,7 +106,8 @@ def finish(
         else f"export {_typed(folder, 'checkpoint=')} out=..."
     )
     following += [f"  {run}{draw}", f"  {run}{longer}"]
-    print("\n".join(["\nWhere things are:", *lines, "\nNext:", *following]))
+    told = ["", "Where things are:", *lines, "", "Next:", *following]
+    print("\n".join(map(printable, told)))
     if failure:
         _end_with(failure)
 

@@ -1,10 +1,12 @@
 """python -m ditmoe.sample checkpoint=runs/pointcloud/default: draws samples and writes them."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
 from ditmoe.config.command_line import WORDS
 from ditmoe.lazy import lazily
+from ditmoe.outside import tell
 
 if TYPE_CHECKING:
     from ditmoe.inference import ask, draw, draw_from, sample_checkpoint
@@ -21,7 +23,8 @@ def sample(config: dict[str, Any]) -> None:
     if not (paths := sample_checkpoint(**config, **words)):
         return
     where = paths[1] if paths[1].suffix == ".npz" else paths[0].parent
-    print(f"{paths[0]}\n{where}: {config['num']} samples")
+    tell(paths[0], sys.stdout)
+    tell(f"{where}: {config['num']} samples", sys.stdout)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from ditmoe.analysis.similarity import similarity
 from ditmoe.analysis.specialisation import Places, experts_per_token, specialise
 from ditmoe.analysis.subject import Subject, open_subject
 from ditmoe.checkpoint import check_own
-from ditmoe.checkpoint.atomic import recover, replacing_folder
+from ditmoe.checkpoint.atomic import check_writable, recover, replacing_folder
 from ditmoe.config.trust import Trust
 from ditmoe.outside import check_memory, check_number, is_regular, printable
 
@@ -109,7 +109,11 @@ def analyze_checkpoint(
     minutes = (time.monotonic() - began) / 60
     told = findings.protocol["told"]
     return "\n".join(
-        [*findings.lines(), f"{told}; {minutes:.1f} minutes", f"{folder}: {RECORD}, {ARRAYS} and pictures"]
+        [
+            *findings.lines(),
+            f"{told}; {minutes:.1f} minutes",
+            f"{printable(folder)}: {RECORD}, {ARRAYS} and pictures",
+        ]
     )
 
 
@@ -127,6 +131,7 @@ def _place(out: str | Path | None, subject: Subject) -> Path:
         raise ValueError(
             f"out must be new, or hold an older analysis: {printable(folder)} holds something else"
         )
+    check_writable(folder, folder=True)
     return folder
 
 

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -87,6 +87,29 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         clear(path.parent)
 
 
+class _EnoughError(Exception):
+    """It could have been written."""
+
+
+def check_writable(path: Path, folder: bool = False) -> None:
+    """Find out before the work, not after it, whether a file or a folder can be written whole; nothing stays of that.
+
+    Raises:
+        OSError: if not: no such place, a name that is too long, a disk that is read-only or full.
+        ValueError: if the name is that of something else.
+    """
+    path = Path(os.path.realpath(path)) if folder else path
+    there = next((each for each in (path, *path.parents) if os.path.lexists(each)), Path())
+    if not there.is_dir() and (there != path or folder):
+        raise ValueError(f"{printable(there)} must be a folder, or not be there: it is something else")
+    made = [each for each in path.parents if not os.path.lexists(each)]
+    try:
+        with suppress(_EnoughError), replacing_folder(path) if folder else replacing(path):
+            raise _EnoughError
+    finally:
+        _remove_empty(made)
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder, which is made, and goes again if nothing is written.
@@ -94,7 +117,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process has it. Where nothing can be locked, nobody is kept away.
     """
-    made, handle = not folder.exists(), None
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    handle = None
     try:
         with suppress(OSError):  # told by whoever writes
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +135,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-        if made:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
+        _remove_empty(made)
 
 
 @contextmanager
@@ -179,6 +201,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Take folders away, the innermost first, as far as there is nothing in them."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def _take(draft: Path, path: Path) -> None:
     """Give a whole folder its name. What had it is then under the draft's name, or under one that `recover` knows."""
     while True:
@@ -237,6 +266,9 @@ def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
             handle = make(draft)
         except FileExistsError:
             continue
+        except OSError as error:
+            error.filename = str(path)  # which a person knows
+            raise
         if _lock(handle) is not False and draft.exists():  # nobody took it for litter between the two
             return draft, handle
         os.close(handle)

@@ -14,7 +14,6 @@ is litter.
 import fcntl
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, starter_
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
-from ditmoe.outside import in_utf8, is_regular
+from ditmoe.outside import in_utf8, is_regular, tell
 
 WRITTEN = (FOLDER, "log.jsonl", "progress", "samples")
 """What training writes into a run's folder, under names that anybody can foresee."""
@@ -204,7 +203,7 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
         if candidate == every[-1]:
             raise failure or ValueError(told)
         if ranks.rank == 0:
-            print(f"{told}; taking the one before", file=sys.stderr)
+            tell(f"{told}; taking the one before")
     raise AssertionError
 
 

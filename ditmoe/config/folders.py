@@ -10,9 +10,12 @@ own counts first.
 """
 
 import importlib.util
+import os
+import sys
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -64,3 +67,13 @@ def _folder_of(package: str) -> Path | None:
         spec = None
     places = (spec.submodule_search_locations or ()) if spec else ()
     return next((f for place in places if (f := Path(place, *inner)).is_dir()), None)
+
+
+def leave_plugins_here() -> None:
+    """Let Hydra import the plugins that are installed, not what lies in the current folder as `hydra_plugins`.
+
+    A person may stand in a stranger's data set, of which nothing is to run.
+    """
+    here, found = os.path.realpath("."), ModuleType("hydra_plugins")
+    found.__path__ = [os.path.join(p, found.__name__) for p in sys.path if os.path.realpath(p) != here]
+    sys.modules.setdefault(found.__name__, found)

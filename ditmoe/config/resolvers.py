@@ -9,7 +9,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ditmoe.config.folders import installed
+from ditmoe.config.folders import installed, leave_plugins_here
 from ditmoe.outside import file_name, printable
 
 
@@ -63,6 +63,7 @@ def sweep_name(words: Any) -> str:
     return name if name == str(words) else f"{name}-{mark}"
 
 
+leave_plugins_here()
 Plugins.instance().register(InstalledConfigs)
 for resolver in (first_choice, every_second, run_name, sweep_name):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

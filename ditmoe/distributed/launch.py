@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ditmoe.outside import has_cuda
+from ditmoe.outside import has_cuda, printable
 
 if TYPE_CHECKING:
     import ditmoe.distributed.ranks
@@ -64,9 +64,9 @@ def ranks() -> "ditmoe.distributed.ranks.Ranks":
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print a line; that nobody can read it, or that its disk is full, ends no run."""
+    """Print one line, whatever is in it; that nobody can read it, or that its disk is full, ends no run."""
     with suppress(OSError):
-        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+        print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def tell(line: str) -> None:

@@ -1,6 +1,7 @@
 """The processes that share a batch: sums over them, and what of a spread tensor lies here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,15 +103,33 @@ class Ranks:
         """Do something on each rank that all must succeed in.
 
         Raises:
-            OSError: on all of them, if one of them had one.
+            OSError, ValueError: on all of them, if one of them had one.
         """
         own = None
         try:
             work()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             own = error
         if (told := self.first_error(own)) is not None:
             raise own or OSError(told)
+
+    @contextmanager
+    def of_first(self, entered: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+        """Within a context that the first rank enters for all, such as a lock.
+
+        Raises:
+            ValueError, OSError: on all of them, if it cannot.
+        """
+        with ExitStack() as stack:
+            refused = None
+            try:
+                if self.rank == 0:
+                    stack.enter_context(entered())
+            except (ValueError, OSError) as error:
+                refused = error
+            if (told := self.first_error(refused)) is not None:
+                raise refused or ValueError(told)
+            yield
 
     def first_error(self, error: Exception | None) -> str | None:
         """The first error that one of the ranks has; they all must ask."""

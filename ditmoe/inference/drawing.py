@@ -25,7 +25,7 @@ from ditmoe.given import FOLDER as GIVEN
 from ditmoe.given import Given, Parts, in_turns
 from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
-from ditmoe.inference.writing import folder_name, further_folder, write_drawn
+from ditmoe.inference.writing import folder_name, further_folder, ready_place, write_drawn
 from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
 from ditmoe.moe import Traffic
 from ditmoe.outside import check_number
@@ -237,7 +237,8 @@ def sample_checkpoint(
             is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
 
     Raises:
-        ValueError: for words that neither knows, and if it writes no files.
+        ValueError: for words that neither knows, if it writes no files, and if another process writes there.
+        OSError: if nothing can be written there, which is known before anything is drawn.
     """
     Sampling.check(steps, guidance, interval)
     models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)
@@ -258,18 +259,24 @@ def sample_checkpoint(
         check_own([of_meshes, of_turns])
     if surfaces is not None:
         surfaces.check_out(of_meshes)
-    request = request.with_given(given, given_guidance, strength)  # reads files, after all that costs less
-    for line in () if request.parts is None else request.parts.told:
-        say(line)
-    how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
-    how |= {"weaker": weaker, "first_block_cache": first_block_cache}
-    samples = draw_from(restored, request.asked, **how, **request.options, seed=seed, batch_size=batch_size)
-    if samples is None:
-        return []
-    # What was given is for the page of the run.
-    paths = write_drawn(files, samples, request, place, None if out else beside, seed=seed, guidance=guidance)
-    if turntables is not None:
-        turntables.write_turntables(samples, of_turns)
-    if surfaces is not None:
-        surfaces.mesh(place, of_meshes, turntable)
-    return paths
+    further = [of_meshes] * meshes + [of_turns] * turntable
+    with launch.ranks().of_first(lambda: ready_place(place, *further)):
+        request = request.with_given(
+            given, given_guidance, strength
+        )  # reads files, after all that costs less
+        for line in () if request.parts is None else request.parts.told:
+            say(line)
+        how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+        how |= {"interval": interval, "weaker": weaker, "first_block_cache": first_block_cache}
+        how |= request.options
+        samples = draw_from(restored, request.asked, **how, seed=seed, batch_size=batch_size)
+        if samples is None:
+            return []
+        others = {"seed": seed, "guidance": guidance}
+        # What was given is for the page of the run.
+        paths = write_drawn(files, samples, request, place, None if out else beside, **others)
+        if turntables is not None:
+            turntables.write_turntables(samples, of_turns)
+        if surfaces is not None:
+            surfaces.mesh(place, of_meshes, turntable)
+        return paths

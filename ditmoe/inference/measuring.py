@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ditmoe.checkpoint import replacing
+from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.conditioning import Condition
 from ditmoe.config import build
 from ditmoe.config.limits import check_request
@@ -17,10 +18,13 @@ from ditmoe.config.restore import Restored
 from ditmoe.config.trust import Trust
 from ditmoe.config.words import split_words
 from ditmoe.diffusion import Sampling
+from ditmoe.distributed import launch
 from ditmoe.inference.drawing import draw_from
 from ditmoe.inference.model_words import ModelWords
 from ditmoe.inference.request import ask
 from ditmoe.modality import Files, Metric, Report, Samples
+
+METRICS = "metrics.json"
 
 
 def evaluate_checkpoint(
@@ -73,6 +77,9 @@ def evaluate_checkpoint(
     wanted, of_shape = split_words(words, *owners, options=inspect.signature(evaluate_checkpoint).parameters)
     models.sampling(restored, steps, guidance, interval)
     weaker = models.restore_weaker(restored)
+    folder = Path(out) if out else restored.folder
+    ranks = launch.ranks()
+    ranks.all_or_raise(lambda: None if ranks.rank else check_writable(folder / METRICS))
     if tell and reference is None and (understood := adapter.understood()):
         print(understood)
     if reference is None:
@@ -94,7 +101,7 @@ def evaluate_checkpoint(
     if drawn is None:
         return None
     report = metric.evaluate(drawn, real, train)
-    publish(report, Path(out) if out else restored.folder)
+    publish(report, folder)
     return report
 
 
@@ -135,9 +142,10 @@ def evaluate_files(
     """Measure two sets made elsewhere."""
     adapter = build.make_whole(modality)
     metric, files = Metric.of(adapter, "evaluate"), Files.of(adapter, "evaluate")
+    check_writable((folder := Path(out) if out else Path()) / METRICS)
     sets = [files.read(Path(path)) for path in (generated, reference, *([train] if train else []))]
     report = metric.evaluate(*sets)
-    publish(report, Path(out) if out else Path())
+    publish(report, folder)
     return report
 
 
@@ -146,7 +154,7 @@ def publish(report: Report, folder: Path) -> None:
     content = {**report.values, "interval": report.intervals, **report.rows}
     content |= {"protocol": report.protocol, "notes": list(report.notes)}
     text = json.dumps(content, indent=2, default=float)
-    with replacing(folder / "metrics.json") as stream:
+    with replacing(folder / METRICS) as stream:
         stream.write(text.encode())
     print(table(report))
 

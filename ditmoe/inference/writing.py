@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ditmoe.checkpoint import replacing
+from ditmoe.checkpoint.atomic import alone_in, check_writable
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.inference.request import Request
 from ditmoe.modality import Files, Samples
@@ -28,6 +31,27 @@ def write_drawn(
     if beside is not None and parts is not None and parts.shown is not None:
         files.write(Samples(parts.shown, names=["given"]), beside)
     return paths
+
+
+@contextmanager
+def ready_place(place: Path, *further: Path) -> Iterator[None]:
+    """Within it samples can be written to a folder or a .npz, and no other process writes into the folders meanwhile.
+
+    Args:
+        further: folders for what else is made of them.
+
+    Raises:
+        ValueError, OSError: one line, if not.
+    """
+    is_file = place.suffix == ".npz"
+    folders = further if is_file else (place, *further)
+    files = [place, place.with_suffix(".png")] if is_file else []
+    for file in (*files, *(folder / "samples.png" for folder in folders)):
+        check_writable(file)
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(alone_in(folder))
+        yield
 
 
 def folder_name(request: Request, given: Any, seed: int) -> str:

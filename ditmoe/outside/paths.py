@@ -106,6 +106,11 @@ def tell(text: object, file: Any = None) -> None:
     print(printable(text), file=file or sys.stderr)
 
 
+def in_python(text: str) -> str:
+    r"""A text as it is typed in Python, on one line: what a screen would obey or hide is \n, \u202e, ..."""
+    return f'"{text}"' if text.isprintable() and not {'"', "\\"} & {*text} else repr(text)
+
+
 def may_hold(stored: int) -> int:
     """Bytes in memory that a compressed file of so many bytes may ask for, before any are taken.
 

@@ -10,7 +10,7 @@ import torch
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
-from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.checkpoint.atomic import check_writable, recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build
 from ditmoe.config.compose import composed
@@ -77,6 +77,7 @@ def export(
     recover(source)
     recover(out)
     check_replaceable(out)
+    check_writable(out, folder=True)
     if is_regular(source / weights.CONFIG):
         pipeline, told = of_converted(source, autoencoder, scheduler)
         metrics = source / METRICS

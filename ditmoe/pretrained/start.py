@@ -10,7 +10,7 @@ from ditmoe.config import build
 from ditmoe.diffusion import torch_generator
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.model.step_embedding import check_weights
-from ditmoe.outside import check_number
+from ditmoe.outside import check_number, printable
 from ditmoe.pretrained.weights import read
 
 
@@ -66,7 +66,9 @@ def start_from(
         raise ValueError(
             f"init: model.activation must be that of the dense layers of {source}, {dense}, got {model['activation']}"
         )
-    print("\n".join([f"starting from {source}", *report.lines(), *inherited(config["model"], model)]))
+    print(
+        "\n".join([f"starting from {printable(source)}", *report.lines(), *inherited(config["model"], model)])
+    )
 
 
 def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

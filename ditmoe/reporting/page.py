@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.checkpoint import replacing
+from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.config.trust import Trust
 from ditmoe.outside import check_number, printable
 from ditmoe.reporting.budget import Budget, encoded
@@ -59,6 +60,7 @@ def write_report(
     file = Path(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / "report.html"
     if file.is_dir():
         raise ValueError(f"out must be a file, such as {printable(file / 'report.html')}, got a folder")
+    check_writable(file)
     share = LARGEST // len(folders)
     told = [
         describe_run(folder, name, Budget(share), samples, trust, kind)

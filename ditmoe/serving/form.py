@@ -1,5 +1,6 @@
 """What a person may ask for on the page: its fields, and what their values mean as words of `sample`."""
 
+import html
 import json
 import math
 import re
@@ -189,6 +190,25 @@ def _refusing(move: Callable[[Any], Any], uploads: Path) -> Callable[[Any], Any]
         return move(path)
 
     return moved
+
+
+def refuse_in_a_line(page: Any, refusal: Callable[[str], Exception]) -> None:
+    """Let what Gradio itself cannot take of a request be refused in one line, and not in a trace on the terminal.
+
+    Args:
+        page: whose parts take the values before ours see them.
+        refusal: makes the error, of one that says no more than its text.
+    """
+    take = page.preprocess_data
+
+    async def taken(*values: Any, **options: Any) -> Any:
+        try:
+            return await take(*values, **options)
+        except Exception as error:  # of any kind: the values are of any kind
+            told = str(getattr(error, "message", error))  # Gradio's own puts it in quotes otherwise
+            raise refusal(html.escape(_short(" ".join(told.split())))) from None
+
+    page.preprocess_data = taken
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,7 @@ import gradio as gr
 
 from ditmoe.outside import printable
 from ditmoe.serving.drawer import Drawer, StoppedError, command_of
-from ditmoe.serving.form import Field, read, take_uploads_alone
+from ditmoe.serving.form import Field, read, refuse_in_a_line, take_uploads_alone
 from ditmoe.serving.shown import page_of
 
 KEPT = 8
@@ -171,6 +171,7 @@ def make_page(studio: Studio) -> gr.Blocks:
         ended.then(lambda: busy(False), outputs=[draw, stop], queue=False, **quiet)
         stop.click(stopped, queue=False, **quiet)
         page.unload(stopped)
+    refuse_in_a_line(page, lambda text: gr.Error(text, print_exception=False))
     page.queue(max_size=16, api_open=False)
     page.has_launched = True  # or Gradio would not ask whether a file is one of its own
     return page

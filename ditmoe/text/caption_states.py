@@ -10,6 +10,7 @@ begins and the last one ends; `pooled` (N, P) float16; `keys` (N, 32), SHA-256 o
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,4 +196,4 @@ def prepare_captions(splits: Iterable[tuple[str, Iterable[str]]], encoder: Pretr
     for split, captions in splits:
         total, new = write_caption_states(captions, encoder, folder, device)
         tell(f"{split}: {new} captions encoded, {total} are there")
-    print(f"{folder_of(folder, encoder.about)}: {total} captions by {encoder.about.name}")
+    tell(f"{folder_of(folder, encoder.about)}: {total} captions by {encoder.about.name}", sys.stdout)

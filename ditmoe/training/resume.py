@@ -6,6 +6,7 @@ from typing import Any
 
 from ditmoe import checkpoint
 from ditmoe.config.earlier import completed, renamed
+from ditmoe.outside import printable
 from ditmoe.training.trainer import Trainer
 
 FIXED = (
@@ -57,7 +58,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
     done = trainer.step >= trainer.options.steps
     print(
-        f"{trainer.folder} is trained; more trainer.steps= go on, another name= starts anew"
+        f"{printable(trainer.folder)} is trained; more trainer.steps= go on, another name= starts anew"
         if done
         else f"going on from step {trainer.step}"
     )

@@ -1,7 +1,7 @@
 """What a run keeps between two commands: the parts of a checkpoint, and a folder that is one run's alone."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +80,9 @@ class FolderLock:
         if self.taken:
             yield
             return
-        with ExitStack() as stack:
-            refused = None
-            try:
-                if self.ranks.rank == 0:
-                    stack.enter_context(checkpoint.exclusive_lock(self.folder))
-            except (ValueError, OSError) as error:
-                refused = error
-            if (told := self.ranks.first_error(refused)) is not None:
-                raise refused or ValueError(told)
+        with self.ranks.of_first(lambda: checkpoint.exclusive_lock(self.folder)):
             self.taken = True
-            stack.callback(setattr, self, "taken", False)
-            yield
+            try:
+                yield
+            finally:
+                self.taken = False

@@ -45,7 +45,8 @@ class Stop:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        say("\nstopping after this pass (once more to stop at once)")
+        say("")
+        say("stopping after this pass (once more to stop at once)")
         if self._breakable:
             raise _StoppedError
 

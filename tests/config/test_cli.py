@@ -197,3 +197,16 @@ def test_a_command_that_is_ended_takes_its_temporary_folders_along(number: int, 
         assert process.wait(30) == 130
         assert process.stderr.read() == b""
     assert not list(tmp_path.iterdir())
+
+
+def test_hydra_s_plugins_are_those_that_are_installed(tmp_path: Path) -> None:
+    """A stranger's data set may hold a folder of that name, in which a person stands."""
+    for name, files in {"data": ("__init__.py", "a.py"), "installed": ("b.py",)}.items():
+        (tmp_path / name / "hydra_plugins").mkdir(parents=True)
+        for file in files:
+            (tmp_path / name / "hydra_plugins" / file).write_text(f"print('{name} runs')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "installed")])}
+    line = [sys.executable, "-m", "ditmoe.plan"]
+    done = subprocess.run(line, cwd=tmp_path / "data", env=environment, capture_output=True, text=True)
+    assert "data runs" not in done.stdout
+    assert done.stdout.startswith("installed runs")

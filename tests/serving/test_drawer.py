@@ -22,7 +22,7 @@ from ditmoe.config.restore import restore
 from ditmoe.inference import ModelWords
 from ditmoe.model import num_parameters
 from ditmoe.serving.drawer import UNTOLD, Drawer, StoppedError, command_of
-from ditmoe.serving.form import fields_of, read, take_uploads_alone
+from ditmoe.serving.form import fields_of, read, refuse_in_a_line, take_uploads_alone
 from ditmoe.serving.server import Guard, bound, has_room
 from ditmoe.serving.shown import page_of
 from modalities.video.io.reader import read_clip
@@ -258,6 +258,24 @@ def test_a_request_that_makes_up_a_path_has_nothing_copied_or_fetched(tmp_path: 
     part.move_resource_to_block_cache(None)
     part.move_resource_to_block_cache(tmp_path / "uploads" / "own.png")
     assert moved == [None, tmp_path / "uploads" / "own.png"]
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("'<' not supported"), ValueError("a\nb\x1b <i>"), OSError("x" * 10**6)]
+)
+def test_what_gradio_cannot_take_is_refused_in_a_line(error: Exception) -> None:
+    async def take(*values: Any, state: Any) -> Any:
+        raise error
+
+    page = SimpleNamespace(preprocess_data=take)
+    refuse_in_a_line(page, lambda text: LookupError(text))
+    with pytest.raises(LookupError) as told:
+        asyncio.run(page.preprocess_data(1, [{}], state=None))
+    text = str(told.value)
+    assert len(text) < 200
+    assert text.isprintable()
+    assert "<" not in text
+    assert told.value.__suppress_context__
 
 
 def test_only_this_machine_is_listened_to() -> None:

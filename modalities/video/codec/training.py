@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from tqdm import tqdm
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import replacing
+from ditmoe.outside import printable, tell
 from modalities.latent.adapter import to_bytes, to_pixels
 from modalities.latent.codec import Batches
 from modalities.video.codec.causal_patches import KIND, CausalPatches, Refinement
@@ -67,7 +70,7 @@ def train_codec(
             checkpoint.fill(found, "fitted_state", codec.state())
             step, closed = found.plain["step"], found.plain["closed form"]
             if found.plain["finished"]:
-                print(f"{out} is trained; another out= starts anew")
+                tell(f"{out} is trained; another out= starts anew", sys.stdout)
                 return True
             refinement.resume(step, found)
             print(f"going on from step {step}")
@@ -112,7 +115,7 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     for name, values in rows.items():
         lines.append(f"{name:{width}}  {values['psnr']:9.2f}  {values.get('ssim', math.nan):5.3f}")
     defaults = inspect.signature(CausalPatches).parameters
-    words = [f"modality.codec.path={out}"] + [
+    words = [shlex.quote(f"modality.codec.path={printable(out)}")] + [
         f"modality.codec.{name}={value}".replace(" ", "")
         for name, value in report["options"].items()
         if list(np.ravel(value)) != list(np.ravel(defaults[name].default))
