@@ -1,6 +1,6 @@
 """820 real meshes of furniture and household things, as folders of classes: Sweet Home 3D's libraries.
 
-    apt-get download sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb sweet/      # or from sourceforge.net
+    apt-get download sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb sweet/
     python -m benchmarks.quality.sweet_home sweet/usr/share/sweethome3d/furniture meshes/
     python -m ditmoe.prepare source=meshes/ out=data/
     python -m ditmoe.train modality=pointcloud modality.data.root=data/ name=sweet_home
