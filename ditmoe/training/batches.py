@@ -18,7 +18,7 @@ from ditmoe.nn import Layout
 from ditmoe.outside import check_number
 from ditmoe.parallel import Mesh
 from ditmoe.training.batch import Batch
-from ditmoe.training.given_masks import BY_TOKEN, draw_places
+from ditmoe.training.given_masks import BY_TOKEN, draw_head, draw_places
 from ditmoe.training.read_ahead import reader_of
 
 
@@ -124,6 +124,8 @@ class Batches:
         self.source: Callable[[int], Any] = Reading(self.reader.read, size, rows, seed, mesh.rank, mesh.world)
         self.shares = given or GivenShares()
         self.giver = GivenParts.of(modality, "train given=") if self.shares.share else None
+        if self.giver is None and isinstance(modality, GivenParts) and modality.needs_given:
+            raise ValueError(f"given must be above 0 with {modality.needs_given}, such as given=0.7")
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
@@ -143,11 +145,13 @@ class Batches:
             return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel(), further=further)
         first = (index * self.mesh.world + self.mesh.rank) * len(x0)
         rngs = [self._rng(first + i) for i in range(len(x0))]
-        drawn, hidden = zip(*(self._whether(rng) for rng in rngs), strict=True)
+        head = self.giver.given_at_head(self.seed, index)
+        drawn, hidden = zip(*((True, False) if head else self._whether(rng) for rng in rngs), strict=True)
         unseen = ~torch.tensor(drawn) | torch.tensor(hidden)
         if self.giver.given_per:
             per = self._per(index)
-            places = np.stack([draw_places(grid, per, rng) for rng in rngs]) & np.array(drawn)[:, None]
+            chosen = [draw_head(grid, head, rng) if head else draw_places(grid, per, rng) for rng in rngs]
+            places = np.stack(chosen) & np.array(drawn)[:, None]
             least = torch.tensor([self._least(first + i) for i in range(len(x0))])
             t, known = self._with_given(t, torch.from_numpy(places), torch.tensor(hidden), least)
             mask = 1 - self.tokens.sample_times(known.to(x0.dtype), x0)

@@ -1,29 +1,26 @@
 """The video modality: implements the contract by the modules of this folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from ditmoe.given import Parts
-from ditmoe.modality import CodecTraining, Reader, Report, Samples, Shown, Tokens, check_options
+from ditmoe.modality import CodecTraining, Report, Samples, Shown, Tokens, check_options
 from ditmoe.outside import TooFewError, check_number, printable
 from ditmoe.outside import device as own_device
-from modalities.latent import Codec, LatentModality, latent_cache
-from modalities.latent.adapter import check_size, to_pixels
+from modalities.latent import Codec
 from modalities.shared import lay_out, save_png
 from modalities.shared.understood import check_enough
 from modalities.video import given as given_parts
+from modalities.video.clip_modality import ClipModality
 from modalities.video.codec import Autoencoder, CausalPatches, training
-from modalities.video.data import Clips, MovingDigits, NativeClips, clip_folders, readers
-from modalities.video.data.batch_reader import BatchReader
+from modalities.video.data import Clips, MovingDigits, clip_folders
 from modalities.video.data.check import check as check_videos
-from modalities.video.data.dataset import pick_view
 from modalities.video.data.latent_source import source_of
 from modalities.video.io import writer
 from modalities.video.io.clip_writer import write_animation, write_clip
@@ -31,15 +28,13 @@ from modalities.video.metrics.evaluation import choose, evaluate_videos
 from modalities.video.metrics.warnings import check_lossless
 from modalities.video.view import show_one, strip, view
 
-FITTED_ON, FITTED_NUMBERS = 384, 2**27
-"""Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
 HELD_OUT = 64
 """Clips of the test split that a trained autoencoder is measured on."""
 MOST_STRIDE = 65_536
 """Frames from one of a clip to the next: an hour, at eighteen a second."""
 
 
-class Video(LatentModality, CodecTraining):
+class Video(ClipModality, CodecTraining):
     """Clips, generated as the latents of a codec.
 
     Args:
@@ -67,6 +62,8 @@ class Video(LatentModality, CodecTraining):
         preparation: options of `latent_writer.prepare`, and "starts": clips per video, spread evenly over it.
         data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
         captions: give captions beside classes.
+        span: frames of the training clips, more than `frames`, that are read for models of given parts: in some batches
+            the first frame lies so far before the last (`Span`).
     """
 
     name: ClassVar[str] = "video"
@@ -100,6 +97,7 @@ class Video(LatentModality, CodecTraining):
         data_facts: Mapping[str, Any] | None = None,
         resample: str | None = None,
         captions: bool = False,
+        span: int | None = None,
     ) -> None:
         if min(frames, stride) < 1:
             raise ValueError(
@@ -113,141 +111,19 @@ class Video(LatentModality, CodecTraining):
             raise ValueError(
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
+        if span is not None:
+            check_number("modality.span", span, 1, whole=True)
+            if native:
+                raise ValueError(
+                    "modality.span must be null with modality.native, whose clips have lengths of their own"
+                )
         super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts, captions)
         self.frames, self.stride, self.rate = frames, stride, rate
-        self.images, self.merge, self.resample = images, merge, resample
+        self.images, self.merge, self.resample, self.span = images, merge, resample, span
         self._make_data, self._make_pictures = data, pictures
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}
         check_options("modality.evaluation", evaluate_videos, kept)
-
-    @property
-    def pixel_size(self) -> tuple[int, ...]:
-        return self.frames, *self.size
-
-    @cached_property
-    def data(self) -> Clips | MovingDigits:
-        """The clips; read when first asked for.
-
-        Raises:
-            ValueError: if training has latents on disk, and no one said where their videos are.
-        """
-        if self._make_data.keywords.get("root") is not None:
-            return self.clips_of()
-        if self.cached is not None:
-            raise self.cached.without_root()
-        return MovingDigits(self.size, self.frames, self.stride, captions=self.captions)
-
-    def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
-        """The clips of a folder, that of the configuration by default."""
-        options |= {} if root is None else {"root": root}
-        if self.resample is not None:
-            options |= {"resample": self.resample, "rate": self.rate}
-        if self.captions:
-            options["captions"] = True
-        return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
-
-    @cached_property
-    def shown(self) -> Clips | MovingDigits:
-        """The clips that a codec learns from; where training takes any length, short ones stand still at the end."""
-        return self.clips_of(hold=True) if self.rows and isinstance(self.data, Clips) else self.data
-
-    @cached_property
-    def pictures(self) -> Any:
-        """The pictures among which clips of one frame are drawn; None where they are first frames of clips."""
-        if self._make_pictures is None or self._make_pictures.keywords.get("root") is None:
-            return None
-        return self._make_pictures(size=self.size, **({"captions": True} if self.captions else {}))
-
-    def setting(self) -> dict[str, Any]:
-        tempo = {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
-        return {"frames": self.frames, "size": list(self.size), "stride": self.stride, **tempo}
-
-    def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
-        starts = record.get("starts", 1)
-        if type(starts) is not int or starts < 1:
-            raise ValueError(f"{self._latents} is damaged: its record has starts {printable(starts)}")
-
-        return partial(pick_view, starts=starts)
-
-    def fitting_data(self) -> Iterator[Float[Tensor, "B 3 T H W"]]:
-        """Some training clips, and pictures as clips that stand still, by their share."""
-        numbers = 3 * self.frames * self.size[0] * self.size[1]
-        for step in range(max(1, min(FITTED_ON // 32, FITTED_NUMBERS // (32 * numbers)))):
-            yield self._pixels(32, 0, step)
-
-    def _pixels(self, size: int, seed: int, step: int) -> Float[Tensor, "B 3 T H W"]:
-        if self.pictures is not None and self._batch_reader.shows_images(seed, step):
-            return to_pixels(self.pictures.batch(size, seed, step)[0][:, None].repeat(self.frames, axis=1))
-        return to_pixels(self.shown.batch(size, seed, step)[0])
-
-    def data_facts(self) -> dict[str, Any]:
-        stored = self.images and self._latents is not None and self.pictures is None
-        if self._facts is None and stored and not self.codec.causal:
-            raise ValueError(
-                f"modality.images must be 0 or of modality.pictures.root: {type(self.codec.model).__name__} "  # type: ignore[attr-defined]
-                "is not causal, so that no latent on disk is that of one frame"
-            )
-        return super().data_facts()
-
-    def class_names(self) -> list[str]:
-        names = list((self.cached or self.data).classes)
-        if self.pictures is None or not self.merge:
-            return names
-        return list(dict.fromkeys([*names, *self.pictures.classes]))
-
-    def shape_of(  # type: ignore[override]
-        self, frames: int | None = None, size: Sequence[int] | None = None
-    ) -> tuple[int, ...]:
-        frames, size = self.frames if frames is None else frames, self.size if size is None else size
-        check_number("frames", frames, 1, whole=True)
-        check_size(size)
-        return self.codec.shape((frames, *size))
-
-    def tokens(self, hidden_size: int, **options: Any) -> Tokens:
-        return super().tokens(hidden_size, rate=self.rate, **options)
-
-    @property
-    def even_reader(self) -> Reader:
-        return readers.even(self._batch_reader, self.encode, lambda: self._picture_labels)
-
-    @property
-    def packed_reader(self) -> Reader:
-        return readers.packed(self._batch_reader, self.native_set, self.encode, lambda: self._picture_labels)
-
-    @property
-    def _batch_reader(self) -> BatchReader:
-        return BatchReader(
-            None if self.cached is not None else self.data, self.pictures, self.cached, self.images
-        )
-
-    @cached_property
-    def native_set(self) -> NativeClips:
-        """The training clips, and pictures where there are some, at their own lengths and sizes."""
-        patch_size = self.tokens(3).patch_size
-        shown = NativeClips(self.data, self.pictures, self.codec.shape, self.data_facts()["stride"], patch_size,
-                            (self.frames, self.size[0], self.size[1]), self.budget)  # fmt: skip
-        print(shown.told())
-        return shown
-
-    @cached_property
-    def _picture_labels(self) -> Int[np.ndarray, " _"]:
-        """Class of a picture -> class of the model."""
-        names = list(self.classes)
-        own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
-        return np.array([*own, len(names)], np.int64)  # the last for a picture without a class
-
-    def understood(self) -> str:
-        """What was understood of the data, in a few lines."""
-        found = [str((self.cached or self.data).understood())]
-        if self.pictures is not None:
-            found.append(str(self.pictures.understood()))
-        if not self.cached and (told := self.captions_understood()):
-            found.append(told)
-        return "\n".join(found)
-
-    def reference(self, split: str) -> Samples:
-        return self.data.reference(split)
 
     def check_evaluation(self, split: str = "test") -> None:
         if isinstance(self.data, Clips):
@@ -361,10 +237,3 @@ class Video(LatentModality, CodecTraining):
             out,
             stopped=stopped,
         )
-
-    def _held_out(self) -> Samples:
-        """Clips that a trained autoencoder is measured on."""
-        try:
-            return self.data.reference("test", HELD_OUT)
-        except ValueError:  # a small folder may have videos for val alone
-            return self.data.reference("val", HELD_OUT)
