@@ -246,6 +246,26 @@ def test_viewing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     tried(lambda: view([str(folder), "--out", str(tmp_path / "out")]), tmp_path, home)
 
 
+@pytest.mark.parametrize("last", ["exp_avg_sq", "step"])
+def test_moments_that_no_optimiser_has_are_refused(last: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    """Their roots would be NaN, and so would all weights, and the checkpoints that follow."""
+    run = shutil.copytree(runs["cloud"], tmp_path / "cloud")
+    file = run / checkpoint.FOLDER / "step-0000001" / "optimizer.safetensors"
+    state = load_file(file)
+    save_file({k: -torch.ones_like(v) if k.endswith(f"/{last}") else v for k, v in state.items()}, file)
+    content = json.loads((file.parent / manifest.NAME).read_text())
+    content.pop("digest")
+    content["files"][file.name] = {"bytes": file.stat().st_size, "sha256": checkpoint.digest(file)}
+    (file.parent / manifest.NAME).write_bytes(manifest.sealed(content))
+    before = file.read_bytes()
+    again, settings = trainer(run, "trainer.steps=2")
+    with pytest.raises(
+        ValueError, match=rf"^[^\n]*no optimiser has, a negative number: optimizer/[^\n]*{last}$"
+    ):
+        resume(again, settings)
+    assert file.read_bytes() == before
+
+
 def test_a_run_that_goes_on_takes_its_own_checkpoint_alone(
     runs: dict[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
