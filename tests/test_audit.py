@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
+from ditmoe.config.restore import restore
 from ditmoe.export import export
 from ditmoe.inference import sample_checkpoint
 from ditmoe.pretrained import weights
@@ -244,6 +245,27 @@ def test_viewing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     os.mkfifo(folder / "b.npy")
     (folder / "c.npy").symlink_to("/dev/zero")
     tried(lambda: view([str(folder), "--out", str(tmp_path / "out")]), tmp_path, home)
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "nan"])
+def test_a_codec_that_decodes_nothing_is_told_before_the_work(
+    change: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs["image"], tmp_path / "image")
+    place = next((run / checkpoint.FOLDER).iterdir())
+    state = load_file(place / "facts.safetensors")
+    name = next(name for name in state if name.startswith("codec/"))
+    value = state.pop(name)
+    if change != "missing":
+        state[name] = torch.zeros(7) if change == "shape" else torch.full_like(value, torch.nan)
+    save_file(state, place / "facts.safetensors")
+    content = json.loads((place / manifest.NAME).read_text())
+    content.pop("digest")
+    about = {"bytes": (place / "facts.safetensors").stat().st_size}
+    content["files"]["facts.safetensors"] = about | {"sha256": checkpoint.digest(place / "facts.safetensors")}
+    (place / manifest.NAME).write_bytes(manifest.sealed(content))
+    with pytest.raises(ValueError, match=r"^[^\n]*the codec must [^\n]*$"):
+        restore(run)
 
 
 @pytest.mark.parametrize("last", ["exp_avg_sq", "step"])
