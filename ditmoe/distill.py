@@ -26,6 +26,7 @@ NOTHING_MORE = {
 def distill(words: dict[str, Any]) -> None:
     """One run, a training that learns from another run's model; goes on where an earlier one stopped."""
     from ditmoe import checkpoint
+    from ditmoe.checkpoint.fit import describing
     from ditmoe.modality import Files
     from ditmoe.pretrained.teacher import pinned
     from ditmoe.train import (  # fmt: skip
@@ -46,11 +47,12 @@ def distill(words: dict[str, Any]) -> None:
         begun = checkpoint.find(out, parts=()).plain.get("config")
         earlier = begun.get("distillation") if isinstance(begun, dict) else None
     teacher = pinned(teacher, earlier)
-    config = student(words, teacher)
-    modality = make_modality(config, out, teacher.part("facts"))
-    config["finish"] = possible(config["finish"], modality)
-    unmeasured = check_finish(config, modality)
-    trainer = make_trainer(config, modality, out, teacher)
+    with describing(teacher.path):
+        config = student(words, teacher)
+        modality = make_modality(config, out, teacher.part("facts"))
+        config["finish"] = possible(config["finish"], modality)
+        unmeasured = check_finish(config, modality)
+        trainer = make_trainer(config, modality, out, teacher)
     say(f"learning from {teacher.path}: {told(config)}")
     run_to_end(trainer, config, unmeasured)
     again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
@@ -67,12 +69,15 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     """
     from ditmoe.config.plain_values import check_plain
     from ditmoe.config.restore import admitted
+    from ditmoe.config.trust import check_openable
     from ditmoe.diffusion import check_most_steps, check_steps
     from ditmoe.model.step_embedding import check_weights
     from ditmoe.outside import check_number
     from ditmoe.pretrained.teacher import TOLD, fingerprint
 
     config, _ = admitted(teacher, words["trust"], *SECTIONS)
+    check_openable(config)  # it is written again, and trained by
+    check_number(f"optimizer.lr of {teacher.path}", config["optimizer"].get("lr"), 0)
     inside = {name: words[name] for name in TOLD if words[name] is not None}
     check_plain(inside, "flow_map and guidance")
     check_number("rate", words["rate"], above=0)

@@ -38,6 +38,10 @@ def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -
     from ditmoe.modality import Metric
 
     options = config["finish"]
+    if unknown := sorted(set(options) - {"num", "evaluate"}):
+        raise ValueError(f"finish does not take {printable(unknown[0])}; it takes evaluate, num")
+    if missing := sorted({"num", "evaluate"} - set(options)):
+        raise ValueError(f"finish must be given {missing[0]}")
     check_number("finish.num", options["num"], 0, whole=True)
     if launch.ranks().rank > 0 or not options["evaluate"]:
         return ""

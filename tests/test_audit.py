@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
+from ditmoe.config.restore import restore
 from ditmoe.export import export
 from ditmoe.inference import sample_checkpoint
 from ditmoe.pretrained import weights
@@ -244,6 +245,47 @@ def test_viewing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     os.mkfifo(folder / "b.npy")
     (folder / "c.npy").symlink_to("/dev/zero")
     tried(lambda: view([str(folder), "--out", str(tmp_path / "out")]), tmp_path, home)
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "nan"])
+def test_a_codec_that_decodes_nothing_is_told_before_the_work(
+    change: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs["image"], tmp_path / "image")
+    place = next((run / checkpoint.FOLDER).iterdir())
+    state = load_file(place / "facts.safetensors")
+    name = next(name for name in state if name.startswith("codec/"))
+    value = state.pop(name)
+    if change != "missing":
+        state[name] = torch.zeros(7) if change == "shape" else torch.full_like(value, torch.nan)
+    save_file(state, place / "facts.safetensors")
+    content = json.loads((place / manifest.NAME).read_text())
+    content.pop("digest")
+    about = {"bytes": (place / "facts.safetensors").stat().st_size}
+    content["files"]["facts.safetensors"] = about | {"sha256": checkpoint.digest(place / "facts.safetensors")}
+    (place / manifest.NAME).write_bytes(manifest.sealed(content))
+    with pytest.raises(ValueError, match=r"^[^\n]*the codec must [^\n]*$"):
+        restore(run)
+
+
+@pytest.mark.parametrize("last", ["exp_avg_sq", "step"])
+def test_moments_that_no_optimiser_has_are_refused(last: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    """Their roots would be NaN, and so would all weights, and the checkpoints that follow."""
+    run = shutil.copytree(runs["cloud"], tmp_path / "cloud")
+    file = run / checkpoint.FOLDER / "step-0000001" / "optimizer.safetensors"
+    state = load_file(file)
+    save_file({k: -torch.ones_like(v) if k.endswith(f"/{last}") else v for k, v in state.items()}, file)
+    content = json.loads((file.parent / manifest.NAME).read_text())
+    content.pop("digest")
+    content["files"][file.name] = {"bytes": file.stat().st_size, "sha256": checkpoint.digest(file)}
+    (file.parent / manifest.NAME).write_bytes(manifest.sealed(content))
+    before = file.read_bytes()
+    again, settings = trainer(run, "trainer.steps=2")
+    with pytest.raises(
+        ValueError, match=rf"^[^\n]*no optimiser has, a negative number: optimizer/[^\n]*{last}$"
+    ):
+        resume(again, settings)
+    assert file.read_bytes() == before
 
 
 def test_a_run_that_goes_on_takes_its_own_checkpoint_alone(

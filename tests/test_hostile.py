@@ -13,8 +13,9 @@ from PIL import Image
 from ditmoe.checkpoint import in_memory, open_file
 from ditmoe.config import build
 from ditmoe.config.compose import composed
+from ditmoe.inference.writing import short_name
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, file_names, files_below, is_regular, open_regular
+from ditmoe.outside import Arrays, file_name, file_names, files_below, is_regular, open_regular
 from modalities.image import Pictures
 from modalities.image.data.pictures import open_picture
 from modalities.pointcloud import Clouds
@@ -131,6 +132,19 @@ def test_file_names_differ() -> None:
     names = file_names(["a", "A", "a", "a-2", "..", "__", "é" * 300, "é" * 301], taken=["samples"])
     assert len({name.casefold() for name in names}) == 8
     assert file_names(["samples"], taken=["samples"]) == ["samples-2"]
+
+
+def test_what_was_asked_for_differs_in_the_names_of_folders() -> None:
+    asked = ["a/b", "a_b", "a:b", "a*b", "..", "__", "x\u202ey", "x_y", " a", "é" * 80, "é" * 81]
+    names = [short_name(value) for value in asked]
+    assert len(set(names)) == len(names)
+    assert all(file_name(name) == name for name in names)
+    assert [short_name(value) for value in ("a_b", "Стул", "a small chair", 7)] == [
+        "a_b",
+        "Стул",
+        "a small chair",
+        "7",
+    ]
 
 
 def test_a_stranger_s_record_names_no_folder_to_be_read(tmp_path: Path) -> None:

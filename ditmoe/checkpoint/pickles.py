@@ -62,7 +62,8 @@ def _tensor(*given: Any) -> Place:
         raise ValueError("a tensor is not what torch.save writes")
     numbers = (offset, *shape, *stride)
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-        raise ValueError(f"a tensor must have a shape and strides of whole numbers, got {numbers}")
+        kinds = ", ".join(sorted({type(n).__name__ for n in numbers}))
+        raise ValueError(f"a tensor must have a shape and strides of whole numbers below 2^63, got {kinds}")
     span = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if math.prod(shape) else 0
     own = dtype or storage.dtype
     if (offset + span) * own.itemsize > storage.length * storage.dtype.itemsize:
@@ -104,7 +105,7 @@ _MARK = object()
 
 
 def _key(key: Any) -> Any:
-    """A key of a dictionary; a tuple of tuples may take for ever to hash."""
+    """A key of a dictionary or a storage; a tuple of tuples may take for ever to hash, or to print."""
     if not isinstance(key, (str, bytes, int, float, bool)) and key is not None:
         raise ValueError(f"keys must be texts or numbers, got {type(key).__name__}")
     return key
@@ -169,7 +170,7 @@ class Machine:
             _of(stack[-1], dict).update(_paired(items))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             named = argument.split(" ", 1) if name == "GLOBAL" else [stack.pop(), stack.pop()][::-1]
-            stack.append(_named(".".join(map(str, named))))
+            stack.append(_named(".".join(_of(part, str) for part in named)))
         elif name in ("REDUCE", "NEWOBJ"):
             given, call = stack.pop(), stack.pop()
             self._copy(given, *_of(given, tuple))
@@ -202,7 +203,7 @@ class Machine:
     def _stored(self, kind: str, dtype: Any, key: Any, place: Any, length: Any, *view: Any) -> Storage:
         if kind != "storage" or type(length) is not int or length < 0 or any(v is not None for v in view):
             raise ValueError("a storage is not what torch.save writes")
-        return self._storage(str(key), _of(dtype, torch.dtype), length)
+        return self._storage(str(_key(key)), _of(dtype, torch.dtype), length)
 
 
 def _of(value: Any, kind: type) -> Any:
@@ -244,7 +245,7 @@ def load_old(stream: io.BufferedIOBase, size: int) -> Any:
     content = machine.load()
     for key in _of(machine.load(), list):
         length = int.from_bytes(stream.read(8), "little")
-        found = storages.get(str(key)) or Storage(torch.uint8, 0)
+        found = storages.get(str(_key(key))) or Storage(torch.uint8, 0)
         if length != found.length or stream.tell() + length * found.dtype.itemsize > size:
             raise ValueError("it ends too early")
         found.offset = stream.tell()

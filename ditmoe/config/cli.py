@@ -43,7 +43,7 @@ def run(
         guard(lambda: _checked(config), config_name)  # in here, or Hydra adds lines of its own
 
     def _checked(config: DictConfig) -> None:
-        check_types(config, config_name)
+        check_types(config, config_name, words)
         options = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         mark_paths(options, HydraConfig.get().overrides.task, lambda name: is_path_option(name, options))
         check_numbers(options)

@@ -15,7 +15,7 @@ from ditmoe.checkpoint.atomic import recover
 from ditmoe.checkpoint.places import candidates
 from ditmoe.config import trust
 from ditmoe.config.folders import config_folder, config_folders
-from ditmoe.config.known_options import known_options
+from ditmoe.config.known_options import known_options, unknown_option
 from ditmoe.config.overrides import Overrides
 
 PATHS = (
@@ -144,8 +144,11 @@ def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:
     return done[1:]
 
 
-def check_types(config: DictConfig, config_name: str) -> None:
-    """Numbers must stay numbers and switches switches.
+def check_types(config: DictConfig, config_name: str, words: bool = False) -> None:
+    """Numbers must stay numbers and switches switches; what `+` adds must be known, and nothing be taken away by `~`.
+
+    Args:
+        words: the command takes words of a modality, in the section `WORDS`.
 
     Raises:
         ValueError: naming the option, what it must be, and what came.
@@ -154,7 +157,13 @@ def check_types(config: DictConfig, config_name: str) -> None:
     groups = hydra_config.runtime.choices
     chosen = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0].split("@")[0] in groups]
     default = hydra.compose(config_name=config_name, overrides=chosen)
-    for dotted in (o.lstrip("+~").split("=")[0] for o in hydra_config.overrides.task if o not in chosen):
+    known = {*map(str, default), *([WORDS] if words else [])}  # those with `???` too, which `in` leaves out
+    for word in (o for o in hydra_config.overrides.task if o not in chosen):
+        dotted = word.lstrip("+~").split("=")[0]
+        if word.startswith("~") and "." not in dotted:
+            raise ValueError(f"{dotted} cannot be taken away, got {word}: {dotted}=null is no value")
+        if dotted.partition(".")[0] not in known:
+            raise ValueError(unknown_option(dotted, config_name))
         expected = OmegaConf.select(default, dotted, throw_on_missing=False)
         got = OmegaConf.select(config, dotted)
         if got is None or expected is None:

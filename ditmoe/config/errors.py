@@ -17,6 +17,8 @@ from ditmoe.config.known_options import suggest, unknown_option
 from ditmoe.distributed import launch
 from ditmoe.outside import printable
 
+ENDLESS = "what was read refers to itself, as a YAML file may in its defaults, or is nested too deeply"
+
 
 def guard(main: Callable[[], Any], command: str | None = None) -> None:
     """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C and SIGTERM into 130.
@@ -36,14 +38,17 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            print(f"error: {printable(explain(error, command))}", file=sys.stderr)
+            line = explain(error, command) or type(error).__name__
+            print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if is_memory(error):
+        endless = isinstance(error, RecursionError)
+        if endless or is_memory(error):
             if os.environ.get("DITMOE_TRACE"):
                 traceback.print_exc()
             if launch.speaks():
-                print(f"error: not enough memory: {explain(error) or 'for what was asked'}", file=sys.stderr)
+                line = ENDLESS if endless else f"not enough memory: {explain(error) or 'for what was asked'}"
+                print(f"error: {line}", file=sys.stderr)
             sys.exit(2)
         if not launch.is_lost(error):
             raise

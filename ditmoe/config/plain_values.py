@@ -29,7 +29,8 @@ def check_plain(value: Any, what: str) -> None:
         nonlocal left
         left -= 1
         if depth > DEEPEST or left < 0:
-            raise ValueError(f"{what} is nested too deeply or holds too much at {name or 'its top'}")
+            most = f"{DEEPEST} levels" if depth > DEEPEST else f"{MOST} values"
+            raise ValueError(f"{what} must have at most {most}, and there are more at {name or 'its top'}")
         if type(value) is dict:
             for key, inner in value.items():
                 if type(key) is not str:

@@ -82,6 +82,7 @@ def restore(
     weights = averaged(found)
     with describing(found.path):
         modality, process = make_modality(config, data_facts), make_whole(config["process"])
+        modality.check_facts()
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
         make_own = partial(make_model, config, modality)
         planned = make_checked(make_own, config, modality, weights, found.path, trusted)

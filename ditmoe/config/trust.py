@@ -15,6 +15,20 @@ from ditmoe.config.nested import copied, last_part, leaves, put, strings, target
 from ditmoe.config.plain_values import check_interpolations, check_plain, check_values
 from ditmoe.outside import printable
 
+NESTED = frozenset(
+    (
+        "modality",
+        "model",
+        "router",
+        "conditioning",
+        "process",
+        "objective",
+        "scheduler",
+        "sampling",
+        "optimizer",
+    )
+) | {"parameters", "mesh", "trainer", "finish", "lora", "upcycle"}
+"""Sections that have options: whoever reads them takes them for dicts."""
 Trust = bool | str | Sequence[str]
 """What the person's command allows: false nothing, true all that is named, or these paths and hub names alone."""
 
@@ -51,6 +65,11 @@ def admit(config: Any, sections: Sequence[str], file: Path, trust: Trust = False
         raise ValueError(f"{what} must be a dict, got {type(config).__name__}")
     if missing := [name for name in sections if name not in config]:
         raise ValueError(f"{what} lacks its section {missing[0]}")
+    for name in sections:
+        if name in NESTED and type(config[name]) is not dict:
+            raise ValueError(
+                f"{what} must have options in its section {name}, got {type(config[name]).__name__}"
+            )
     return {name: _admitted(config[name], name, file, trust) for name in sections}
 
 
@@ -70,6 +89,13 @@ def opens(section: Mapping[str, Any]) -> Sequence[str]:
 def withheld(config: Any) -> Iterator[tuple[str, str]]:
     """Options of an admitted configuration that may not be opened, and what they would open."""
     return ((leaf.option, leaf.value) for _, leaf in leaves(config, "") if isinstance(leaf, Withheld))
+
+
+def check_openable(config: Any) -> None:
+    """Raises ValueError, saying how to allow it, if an admitted configuration holds what may not be opened."""
+    for _, leaf in leaves(config, ""):
+        if isinstance(leaf, Withheld):
+            os.fspath(leaf)
 
 
 def autoencoders(config: Mapping[str, Any]) -> Sequence[str]:

@@ -63,8 +63,19 @@ def check(file: Path) -> bytes:
                 open_nodes[-1] = open_nodes[-1][0], open_nodes[-1][1] + size
             if len(open_nodes) > DEEPEST or open_nodes[-1][1] >= MOST:
                 raise ValueError("it is nested too deeply, or holds too much")
-        yaml.load(content, _LOADER)
+        _check_plain(yaml.load(content, _LOADER))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{printable(file)} is no YAML that is read: {printable(reason)}") from error
     return content
+
+
+def _check_plain(value: Any) -> None:
+    """Raises ValueError for sets, bytes and keys that are no names, which Hydra fails by without a word."""
+    if isinstance(value, set | bytes | tuple):
+        raise ValueError(f"it must hold texts, numbers, lists and sections, got {type(value).__name__}")
+    for key in value if isinstance(value, dict) else ():
+        if not isinstance(key, str | int | float):
+            raise ValueError(f"its keys must be names, got {key}")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_plain(inner)

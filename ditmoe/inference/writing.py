@@ -67,9 +67,12 @@ def further_folder(place: Path, name: str) -> Path:
 
 
 def short_name(value: Any, longest: int = 60) -> str:
-    """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash."""
+    """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash.
+
+    So is one with what no file's name has: `a/b` and `a_b` are two.
+    """
     text = str(value)
-    if len(text.encode(errors="replace")) <= longest:
+    if file_name(text, longest) == text:
         return text
     mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{file_name(text, longest)}-{mark}"

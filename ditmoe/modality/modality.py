@@ -128,6 +128,9 @@ class Modality(ABC):
     def decode(self, x: Float[Tensor, "S *sample"]) -> np.ndarray:
         """From the model's space to data units, (S, *sample)."""
 
+    def check_facts(self) -> None:  # noqa: B027
+        """Raise ValueError for facts of a checkpoint that `decode` would fail by, after the work of drawing."""
+
     def samples(self, x: Float[Tensor, "S *sample"], asked: Condition) -> Samples:
         """Samples that a model drew for these conditions, in data units, with labels and names."""
         labels = asked.labels(len(self.classes))

@@ -12,15 +12,14 @@ from typing import Any, ClassVar
 import torch
 
 from ditmoe.checkpoint import digest, open_file
-from ditmoe.checkpoint.fit import bounded, read_object
-from ditmoe.outside import is_regular, printable, read_json
-from ditmoe.text.encoder import About, Pretrained, States
+from ditmoe.checkpoint.fit import bounded
+from ditmoe.outside import is_regular, printable
+from ditmoe.text.encoder import WIDEST, About, Pretrained, States
+from ditmoe.text.transformers_folder import check_folder, check_size, one_line
 
 INSTALL = "pip install 'ditmoe[transformers]'"
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 """Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
-MOST_GROWTH = 1000
-"""How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
 ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -79,9 +78,7 @@ class Transformers(Pretrained):
     @cached_property
     def kind(self) -> str:
         """Of model, as its configuration says."""
-        config = read_json(self.folder / "config.json")
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        _check_plain(config, self.folder / "config.json")
+        kind = check_folder(self.folder).get("model_type")
         if not isinstance(kind, str):
             raise ValueError(f"{printable(self.folder / 'config.json')} must name a model_type")
         return kind
@@ -97,6 +94,8 @@ class Transformers(Pretrained):
             raise ValueError(f"a text encoder of transformers needs that library: {INSTALL}")
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
         return transformers
 
     def describe(self) -> About:
@@ -107,35 +106,44 @@ class Transformers(Pretrained):
                 f"{printable(self.folder)} must hold weights as .safetensors, but there are none"
             )
         parts = [*(f"{file.name} {digest(file)}" for file in files), f"{self.limit} {self.dtype}"]
-        config = _one_line(
+        config = one_line(
             lambda: library.AutoConfig.from_pretrained(self.folder, **self._trusted), self.folder
         )
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        width, mark = int(config.hidden_size), hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        width, mark = (
+            getattr(config, "hidden_size", None),
+            hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        )
+        if type(width) is not int or not 1 <= width <= WIDEST:
+            raise ValueError(
+                f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got {width!r}"
+            )
         name = printable(Path(os.fspath(self.path or "")).name)
         return About(name, width, width, len(self._numbers("")), mark)
 
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokens."""
-        make = self.library.AutoTokenizer.from_pretrained
-        if (
-            is_regular(file := self.folder / "tokenizer.json")
-            and (by := _growth(read_object(file))) > MOST_GROWTH
-        ):
-            raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
-        return _one_line(lambda: make(self.folder, **self._trusted), self.folder)
+        make, _ = self.library.AutoTokenizer.from_pretrained, self.kind
+        return one_line(lambda: make(self.folder, **self._trusted), self.folder)
 
     def count(self, caption: str) -> tuple[int, int]:
-        numbers = _one_line(lambda: self.tokenizer(caption, verbose=False)["input_ids"], self.folder)
+        numbers = one_line(lambda: self.tokenizer(caption, verbose=False)["input_ids"], self.folder)
         unknown = self.tokenizer.unk_token_id
         return len(numbers), 0 if unknown is None else numbers.count(unknown)
 
     @torch.no_grad()
     def encode(self, caption: str, device: torch.device) -> States:
-        numbers = torch.tensor([self._numbers(caption)], device=device)
+        model, found = self._model(device), self._numbers(caption)
+        if (most := one_line(lambda: model.get_input_embeddings().num_embeddings, self.folder)) <= max(found):
+            raise ValueError(
+                f"{printable(self.folder)} has {most} embeddings, but a token of number {max(found)}"
+            )
+        numbers = torch.tensor([found], device=device)
         with torch.autocast(device.type, enabled=False):
-            output = self._model(device)(input_ids=numbers, attention_mask=torch.ones_like(numbers))
+            output = one_line(
+                lambda: model(input_ids=numbers, attention_mask=torch.ones_like(numbers)), self.folder
+            )
         tokens, pooled = output.last_hidden_state[0], getattr(output, "pooler_output", None)
         return States.of(tokens, tokens.float().mean(0) if pooled is None else pooled[0])
 
@@ -146,21 +154,30 @@ class Transformers(Pretrained):
     def _numbers(self, caption: str) -> list[int]:
         """Of the tokens; at least one, for encoders that put none around a caption."""
         make, options = self.tokenizer, {"truncation": True, "max_length": self.limit}
-        numbers = _one_line(lambda: make(caption, **options)["input_ids"], self.folder)
+        numbers = one_line(lambda: make(caption, **options)["input_ids"], self.folder)
+        if len(numbers) > self.limit:
+            raise ValueError(
+                f"{printable(self.folder)} makes {len(numbers)} tokens of a caption, above limit={self.limit}"
+            )
         ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
         return numbers or [next(end for end in ends if end is not None)]
 
     def _model(self, device: torch.device) -> Any:
         if (model := self.__dict__.get("_loaded")) is None:
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
-            self.library.utils.logging.disable_progress_bar()
-            self.library.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
             options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
             tensors = sum(len(open_file(file)) for file in self.folder.glob("*.safetensors"))
             with bounded(tensors):  # a billion layers are a line of its configuration
-                model = _one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
+                check_size(lambda: self._blank(kind), self.folder)
+                model = one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
             self._loaded = model = model.eval().requires_grad_(False)
         return model.to(device)
+
+    def _blank(self, kind: Any) -> Any:
+        """A model of random numbers, as the folder's configuration says."""
+        if kind is self.library.AutoModel:
+            return kind.from_config(self.library.AutoConfig.from_pretrained(self.folder, **self._trusted))
+        return kind(kind.config_class.from_pretrained(self.folder, **self._trusted))
 
 
 class Pair(Pretrained):
@@ -193,47 +210,3 @@ class Pair(Pretrained):
 
     def count(self, caption: str) -> tuple[int, int]:
         return self.of_tokens.count(caption)
-
-
-def _one_line(make: Callable[[], Any], folder: Path) -> Any:
-    """What transformers makes of a folder; it fails in many ways, and explains in paragraphs."""
-    try:
-        return make()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # panics of its Rust are not among Python's own
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{printable(folder)} cannot be opened as a text encoder: {reason}") from error
-
-
-def _check_plain(config: Any, file: Path) -> None:
-    """Refuse what makes transformers look for further packages: kernels of the hub, which are code, and quantisers."""
-    below = [config]
-    while below:
-        tree = below.pop()
-        if isinstance(tree, list | dict):
-            below += tree.values() if isinstance(tree, dict) else tree
-        for name, value in tree.items() if isinstance(tree, dict) else ():
-            if (name == "quantization_config" and value is not None) or (
-                "_implementation" in name and value not in (None, "eager", "sdpa")
-            ):
-                raise ValueError(f"{printable(file)} names code of others, refused: {printable(name)}")
-
-
-def _growth(tree: Any) -> float:
-    """How many times as long what a tokenizer replaces in a text, one after the other, makes it at the most."""
-    growth, below = 1.0, [tree.get("normalizer") if isinstance(tree, dict) else None]
-    while below:
-        rule = below.pop()
-        if isinstance(rule, list):
-            below += rule
-        elif isinstance(rule, dict):
-            pattern = rule.get("pattern")
-            found = pattern.get("String") if isinstance(pattern, dict) else pattern
-            if isinstance(content := rule.get("content"), str):
-                growth = min(
-                    1e300,
-                    growth * max(1.0, len(content) / max(1, len(found) if isinstance(found, str) else 1)),
-                )
-            below += rule.values()
-    return growth

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from ditmoe import checkpoint
-from ditmoe.distributed import Ranks
+from ditmoe.checkpoint import manifest
+from ditmoe.distributed import Ranks, is_spread
 from ditmoe.model import DiTMoE
+from ditmoe.outside import printable
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard
 from ditmoe.training.meter import Meter
@@ -53,9 +55,24 @@ class RunState:
         checkpoint.fill(found, "ema", self.ema.model.state_dict())
         own = get_optimizer_state_dict(self.model, self.optimizer)
         checkpoint.fill(found, "optimizer", own)
+        _check_moments(own, found.path)
         set_optimizer_state_dict(self.model, self.optimizer, own)
         self.meter.load_state(found.part("meter"))
         self.guard.load_state(found.part("guard"))
+
+
+def _check_moments(state: Mapping[str, Any], file: Path) -> None:
+    """Refuse squares and numbers of steps below zero, whose roots would make every weight NaN and the average with it.
+
+    Raises:
+        ValueError: naming the first; what is spread over processes is not looked at.
+    """
+    for name, value in manifest.split(state)[1].items():
+        last = name.rpartition("/")[2]
+        if ("sq" in last or last == "step") and not is_spread(value) and (value < 0).any():
+            raise ValueError(
+                f"{file} holds what no optimiser has, a negative number: optimizer/{printable(name)}"
+            )
 
 
 class FolderLock:

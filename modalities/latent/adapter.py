@@ -170,15 +170,18 @@ class LatentModality(
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
         self._fitted_state, self._known = data_facts["codec"], data_facts
 
+    def check_facts(self) -> None:
+        if self._facts is not None and not self._is_published:
+            with torch.device("meta"):  # what does not fit is refused before it takes memory
+                self._make_codec().check(self._facts["codec"])
+
     def ready_codec(self, fitted_state: Mapping[str, Tensor] | None) -> Codec:
         """A codec on the device, with a state that is given, or known here, or fitted to the data.
 
         Raises:
             ValueError: if the size does not fit it, or its latents are not the model's.
         """
-        if self._facts is not None and not self._is_published:
-            with torch.device("meta"):  # what does not fit is refused before it takes memory
-                self._make_codec().check(self._facts["codec"])
+        self.check_facts()
         codec = self._make_codec()
         shape = self._shape(codec)
         if self._facts is not None:

@@ -1,6 +1,8 @@
 """A text encoder's folder of a stranger is refused in one line before it takes memory or names code."""
 
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from ditmoe.text.transformers import Transformers
+from ditmoe.text.transformers_folder import one_line
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
@@ -51,17 +54,48 @@ def _replacing(times: int) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": [rule] * times}
 
 
+def _around(pieces: int, numbers: int) -> dict[str, Any]:
+    token = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    ids = {"id": "</s>", "ids": [2] * numbers, "tokens": ["</s>"] * numbers}
+    own = {"Sequence": {"id": "A", "type_id": 0}}
+    pair = [own, {"Sequence": {"id": "B", "type_id": 0}}]
+    kind = {"type": "TemplateProcessing", "pair": pair, "special_tokens": {"</s>": ids}}
+    return {**kind, "single": [*[token] * pieces, own]}
+
+
+def _words(number: int) -> dict[str, Any]:
+    return {"type": "WordLevel", "vocab": {"<unk>": 0, "a": number, "</s>": 2}, "unk_token": "<unk>"}
+
+
 REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 
 
 @pytest.mark.parametrize(
     ("name", "more", "match"),
     [
-        ("config.json", {"num_layers": 10**9}, "more parts than its"),
+        ("config.json", {"num_layers": 10**6}, "more parts than its"),
         ("config.json", {"_attn_implementation": "somebody/kernels"}, "names code of others"),
         ("config.json", {"text_config": [{"attn_implementation": "x/y"}]}, "names code of others"),
         ("config.json", {"quantization_config": {"quant_method": "x"}}, "names code of others"),
+        ("config.json", {"num_layers": 10**9}, "num_layers is absurd"),
+        ("config.json", {"num_labels": 10**9}, "num_labels is absurd"),
+        ("config.json", {"relative_attention_num_buckets": 10**9}, "num_buckets is absurd"),
+        ("config.json", {"vocab_size": 10**7}, "makes 80000[0-9]+ numbers, but its weights are [0-9]{3}$"),
+        ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
         ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),
+        ("tokenizer.json", {"post_processor": _around(20_000, 1)}, "at most 256 tokens around .*, got 20001"),
+        ("tokenizer.json", {"post_processor": _around(100, 100)}, "at most 256 tokens around .*, got 10001"),
+        (
+            "tokenizer.json",
+            {"post_processor": _around(200, 1)},
+            "makes 200 tokens of a caption, above limit=128",
+        ),
+        ("tokenizer.json", {"model": _words(999)}, "has 8 embeddings, but a token of number 999"),
+        (
+            "tokenizer_config.json",
+            {"extra_special_tokens": ["x"] * 5000},
+            "at most 4096 extra_special_tokens",
+        ),
     ],
 )
 def test_it_is_refused(
@@ -69,6 +103,45 @@ def test_it_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^[^\n]*{match}[^\n]*$"):
         read(encoder(files, tmp_path, name, **more))
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "vocab.txt", "generation_config.json", "b.safetensors"]
+)
+def test_what_is_no_file_is_not_waited_for(name: str, files: dict[str, bytes], tmp_path: Path) -> None:
+    made = encoder(files, tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{name} must be a plain file[^\n]*$"):
+        read(made)
+
+
+def test_the_hub_is_not_asked_for_what_a_configuration_names(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *host, **_: asked.append(host) or [])
+    detr = {"model_type": "detr", "backbone": "someone/x", "use_pretrained_backbone": True}
+    with pytest.raises(ValueError, match=r"^[^\n]*$"):
+        read(encoder(files, tmp_path, **detr, use_timm_backbone=False))
+    assert asked == []
+
+
+def test_traces_of_rust_are_not_shown(
+    files: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    nowhere = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}]}
+    made = encoder(
+        files, tmp_path, "tokenizer.json", post_processor={**nowhere, "pair": [], "special_tokens": {}}
+    )
+    with pytest.raises(ValueError, match=r"^[^\n]*no entry found for key$"):
+        read(made)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_said_before_the_end_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert one_line(lambda: os.write(2, "a warning é".encode()), tmp_path) == 12
+    assert capfd.readouterr().err == "a warning é"
 
 
 def test_a_panic_of_the_tokenizer_is_one_line(files: dict[str, bytes], tmp_path: Path) -> None:

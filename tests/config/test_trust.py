@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.config import build, cli, known_classes, plain_values, trust
+from ditmoe.config.compose import composed
 
 FILE = Path("run/checkpoints/step-0000001")
 NOT_PLAIN = [
@@ -38,7 +39,23 @@ GADGETS = [
 
 
 def admit(value: Any, allowed: trust.Trust = False) -> Any:
-    return trust.admit({"modality": value}, ["modality"], FILE, allowed)["modality"]
+    config = {"modality": value} if isinstance(value, dict) else {"modality": {"x": value}}
+    admitted = trust.admit(config, ["modality"], FILE, allowed)["modality"]
+    return admitted if isinstance(value, dict) else admitted["x"]
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], True])
+@pytest.mark.parametrize("section", sorted(trust.NESTED))
+def test_a_section_has_options(section: str, value: Any) -> None:
+    kind = type(value).__name__
+    with pytest.raises(ValueError, match=rf"^[^\n]*must have options in its section {section}, got {kind}$"):
+        trust.admit({section: value}, [section], FILE)
+    assert trust.admit({section: {}}, [section], FILE) == {section: {}}
+
+
+def test_sections_with_options_are_those_of_training() -> None:
+    made = composed("train", [])
+    assert {name for name, value in made.items() if isinstance(value, dict)} == trust.NESTED
 
 
 @pytest.mark.parametrize("value", NOT_PLAIN, ids=[f"{i}-{type(v).__name__}" for i, v in enumerate(NOT_PLAIN)])
@@ -66,7 +83,8 @@ def test_depth_and_number_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(plain_values.DEEPEST + 1):
         deep = [deep]
     for value in (deep, [0] * (plain_values.MOST + 1), {str(i): None for i in range(plain_values.MOST + 1)}):
-        with pytest.raises(ValueError, match="nested too deeply or holds too much"):
+        most = "32 levels" if value is deep else "100 values"
+        with pytest.raises(ValueError, match=f"must have at most {most}, and there are more at "):
             admit(value)
 
 

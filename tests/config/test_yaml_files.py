@@ -18,6 +18,10 @@ BAD = {
     "code": "a: !!python/object/apply:os.system ['touch PWNED']",
     "no such alias": "<<: *x",
     "large": "a: 1\n" * 30_000,
+    "set": "a: !!set {b, c}",
+    "bytes": "a: !!binary aGVsbG8=",
+    "no name": "null: 2",
+    "list for a name": "? [a]\n: 1",
 }
 
 
@@ -36,6 +40,21 @@ def test_what_cannot_be_read_is_one_line(
     assert len(said.splitlines()) == 1
     assert "mine.yaml" in said
     assert not (tmp_path / "PWNED").exists()
+
+
+def test_a_file_that_names_itself_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "modality").mkdir()
+    (tmp_path / "modality" / "mine.yaml").write_text("defaults: [mine]")
+    monkeypatch.setattr(sys, "argv", ["plan", f"--config-dir={tmp_path}", "modality=mine"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        plan.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "refers to itself" in said
 
 
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.hostile.archives import (
     endless_words,
     large_label,
     long_pax,
+    old,
     overlapping,
     pt,
     repeated_bomb,
@@ -64,7 +65,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
     pictures, clouds, clips = _pictures, Clouds, Clips
     return {
         "pickles": [(pt(content), read) for content in PICKLES.values() for read in (formats.read_set, open_file)]
-        + [(twice, formats.read_set), (overlapping, open_file)],
+        + [(twice, formats.read_set), (overlapping, open_file), (old, open_file)],
         "tars": [(make, pictures) for make in (large_label, sparse, long_pax, cut_member, backwards, common_words,
                                             endless_words, endless_digits)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),

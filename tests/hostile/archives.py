@@ -37,6 +37,9 @@ def _tensor(shape: tuple[int, ...], length: int) -> bytes:
     )
 
 
+_TUPLES = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60
+"""Tuples of tuples, which take for ever to print, to hash or to compare."""
+
 PICKLES = {
     "bytearray": _program(b"cbuiltins\nbytearray\n\x8a\x08", struct.pack("<q", 2 * 10**9), b"\x85R"),
     "repeat": _program(b"citertools\nrepeat\nK\x01\x8a\x08", struct.pack("<q", 4 * 10**9), b"\x86R"),
@@ -50,6 +53,9 @@ PICKLES = {
     "copies": _program(b"ctorch\nSize\nq\x01(", b"K\x01" * 1000, b"tq\x02", b"h\x01h\x02\x85R" * 2000),
     "long": _program(b"\x8b" + struct.pack("<i", 500_000) + b"\x7f" * 500_000),
     "deep": _program(b"(" * 200_000),
+    "name": _program(_TUPLES, b"h\x00\x93"),
+    "storage": _program(b"(X\x07\0\0\0storagectorch\nFloatStorage\n", _TUPLES, b"X\x03\0\0\0cpuK\x04tQ"),
+    "shape": _program(_tensor((1,), 4).replace(b"(\x8a\x08" + struct.pack("<q", 1) + b"t", b"(" + _TUPLES + b"t")),
 }  # fmt: skip
 
 
@@ -62,6 +68,14 @@ def pt(content: bytes) -> Maker:
         return place / "a.pt"
 
     return make
+
+
+def old(place: Path) -> Path:
+    """Of before 2020: tuples of tuples are the key of a storage."""
+    begin = _program(b"\x8a\x0a", (0x1950A86A20F9469CFC6C).to_bytes(10, "little"))
+    rest = [_program(b"M\xe9\x03"), _program(b"}"), _program(b"}"), _program(b"]", _TUPLES, b"a")]
+    (place / "a.pt").write_bytes(b"".join([begin, *rest]) + b"\0" * 8)
+    return place / "a.pt"
 
 
 def twice(place: Path) -> Path:

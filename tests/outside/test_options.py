@@ -136,6 +136,8 @@ def test_numbers_that_make_no_sense(tmp_path: Path, word: str, line: str) -> Non
         ("~router.num_experts", "ditmoe.moe.TokenChoice must be given num_experts"),
         ("model.window=3", "window of ditmoe.model.DiTMoE must be a list of whole numbers or null, got 3"),
         ("+sampling.foo=3", "sampling does not take foo; it takes steps, guidance, interval"),
+        ("+finish.foo=3", "finish does not take foo; it takes evaluate, num"),
+        ("~finish.num", "finish must be given num"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, word: str, line: str) -> None:

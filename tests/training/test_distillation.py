@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.quality.samplers import MEAN, STD, mix, solution
 from ditmoe import checkpoint
+from ditmoe.checkpoint import manifest
 from ditmoe.conditioning import Condition
 from ditmoe.config import build
 from ditmoe.config.compose import composed
@@ -22,7 +24,7 @@ from ditmoe.diffusion import (
     make_scheduler,
     torch_generator,
 )
-from ditmoe.distill import student
+from ditmoe.distill import distill, student
 from ditmoe.export import export
 from ditmoe.inference import draw_from
 from ditmoe.modality import Tokens
@@ -35,6 +37,7 @@ from ditmoe.training import Distillation, Teaching, Trainer
 from ditmoe.training.batch import Batch
 from ditmoe.training.distillation import FURTHER
 from ditmoe.training.resume import resume
+from tests.audit import resealed
 from tests.many import together
 from tests.training.test_time_per import KINDS, configured
 from tests.training.test_trainer import same
@@ -279,6 +282,33 @@ def test_what_cannot_be_learnt_from_is_one_line(run: Path, few: Path, tmp_path: 
     ddpm = teacher(tmp_path / "ddpm", "pointcloud", "process=ddpm", "scheduler=ddim")
     with pytest.raises(ValueError, match="flow_map must be null for process DDPM"):
         learner(ddpm, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "line"),
+    [
+        ("model", [[]], "must have options in its section model, got list"),
+        ("optimizer", 1e30, "must have options in its section optimizer, got float"),
+        ("optimizer.lr", None, "optimizer.lr of .* must be a finite number"),
+        ("model.hidden_size", "nan", "holds a configuration of which nothing can be made"),
+        ("modality.evaluation.cache", "mine", "wants to open modality.evaluation.cache = 'mine'"),
+    ],
+)
+def test_an_edited_teacher_is_one_line(
+    section: str, value: object, line: str, run: Path, tmp_path: Path
+) -> None:
+    content = json.loads((next((run / "checkpoints").iterdir()) / manifest.NAME).read_text())["parts"][
+        "config"
+    ]
+    *outer, last = section.split(".")
+    reduce(lambda tree, name: tree[name], outer, content)[last] = value
+    resealed(run, tmp_path / "run", content)
+    words = composed(
+        "distill", [f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "trainer.steps=1"]
+    )
+    with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
+        distill(words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_guidance_alone_is_drawn_with_any_scheduler_in_one_pass(run: Path, tmp_path: Path) -> None:
