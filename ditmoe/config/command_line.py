@@ -155,11 +155,13 @@ def check_types(config: DictConfig, config_name: str, words: bool = False) -> No
     """
     hydra_config = HydraConfig.get()
     groups = hydra_config.runtime.choices
-    chosen = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0].split("@")[0] in groups]
+    names = {o: o.lstrip("+~").split("=")[0] for o in hydra_config.overrides.task}
+    chosen = [o for o, name in names.items() if name in groups or name.split("@")[0] in groups]
     default = hydra.compose(config_name=config_name, overrides=chosen)
     known = {*map(str, default), *([WORDS] if words else [])}  # those with `???` too, which `in` leaves out
-    for word in (o for o in hydra_config.overrides.task if o not in chosen):
-        dotted = word.lstrip("+~").split("=")[0]
+    for word, dotted in names.items():
+        if word in chosen:
+            continue
         if word.startswith("~") and "." not in dotted:
             raise ValueError(f"{dotted} cannot be taken away, got {word}: {dotted}=null is no value")
         if dotted.partition(".")[0] not in known:

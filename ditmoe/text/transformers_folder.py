@@ -30,7 +30,7 @@ MOST_SPECIAL = 4096
 """Special tokens that a configuration may add to a tokenizer, which takes quadratic time for them; T5 has 100."""
 MOST_PARTS = 2**20
 """What a configuration may count: layers, labels, positions, of each of which lists are made."""
-SPARE = 2**20
+SPARE = 2**26
 """Numbers that a model may have beyond those of its files, which are tied or drawn: a pooler, positions."""
 _COUNTS = re.compile(r"(^|_)(n|num|max)_|layer|depth|label|position")
 

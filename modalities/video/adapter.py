@@ -28,8 +28,6 @@ from modalities.video.metrics.evaluation import choose, evaluate_videos
 from modalities.video.metrics.warnings import check_lossless
 from modalities.video.view import show_one, strip, view
 
-HELD_OUT = 64
-"""Clips of the test split that a trained autoencoder is measured on."""
 MOST_STRIDE = 65_536
 """Frames from one of a clip to the next: an hour, at eighteen a second."""
 

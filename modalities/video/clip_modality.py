@@ -21,6 +21,8 @@ from modalities.video.data.spans import Span, group_of
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
+HELD_OUT = 64
+"""Clips of the test split that a trained autoencoder is measured on."""
 
 
 class ClipModality(LatentModality):
