@@ -86,7 +86,7 @@ def main() -> None:
         cells = [name]
         for found in (real["train"][label], real["held-out"][label]):
             values = losses(restored, found, label, generator) if found else []
-            cells += [str(len(found)), *(f"{value:.2f}" for value in values or [np.nan] * len(TIMES))]
+            cells += [str(len(found)), *([f"{value:.2f}" for value in values] or [""] * len(TIMES))]
         print(f"| {' | '.join(cells)} |", flush=True)
     print("\n| class | roughness | real | stray | real | apart | real |\n|---|--:|--:|--:|--:|--:|--:|")
     shapes = drawn(options.run / "samples")
