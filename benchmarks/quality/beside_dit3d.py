@@ -5,10 +5,10 @@
 Each model first trains twice for a moment, which tells the processor time of a step, and then for as many steps as
 fit into `--seconds` of it, so that its learning rate ends where it should. Then it draws as many shapes as the test
 split has, in 50 steps. Rows: ours as `./run train` has it; DiT-3D (arXiv 2307.01831) at size S with the published
-learning rate; and DiT-3D's tokens, dense layers, process and sampler at our size, with our optimiser, batches and
-augmentation, which tells the method from the size. Writes table.md and picture.png. What is done is left out: stopped
-at any time, the same command goes on. One thread, unless OMP_NUM_THREADS says otherwise. `--words` are more words of
-`ditmoe.train` for all of them, as `modality.data.root=ShapeNetCore.v2.PC15k`.
+learning rate; and DiT-3D's tokens, dense layers, process and sampler at our size, with our optimiser, batches,
+augmentation and guidance, which tells the method from the size. Writes table.md and picture.png. What is done is left
+out: stopped at any time, the same command goes on. One thread, unless OMP_NUM_THREADS says otherwise. `--words` are
+more words of `ditmoe.train` for all of them, as `modality.data.root=ShapeNetCore.v2.PC15k`.
 """
 
 import json
@@ -42,7 +42,7 @@ OUR_SIZE = [
     "modality.data.mirror=true",
     "modality.data.scale_jitter=0.2",
     "modality.data.balance=0.5",
-    "sampling.guidance=1.5",
+    "sampling.guidance=2.5",
 ]
 MODELS = {
     "ditmoe": [],
