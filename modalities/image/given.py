@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image as Pillow
 
 from ditmoe.given import Given, Parts
-from modalities.image.data.pictures import fitted
+from modalities.image.data.pictures import fitted, stretched
 from modalities.latent.given import hole_of, known_cells, marks_of, read_picture, shown
 from modalities.latent.packing import native_size
 
@@ -32,11 +32,12 @@ def parts(
     told = []
     size = tuple(shape.get("size") or (modality.size if not modality.rows else picture.shape[:2]))
     own = picture.shape[:2]
+    bring = resized
     if modality.rows and "size" not in shape:
-        size = native_size(own, unit, modality.size[0] * modality.size[1])
+        size, bring = native_size(own, unit, modality.size[0] * modality.size[1]), squeezed
     outside = "size" in shape and own != size and own[0] <= size[0] and own[1] <= size[1]
     if own != size and not outside:
-        picture = resized(picture, size)
+        picture = bring(picture, size)
         told.append(f"{name} is {own[0]} x {own[1]}: brought to {size[0]} x {size[1]}")
     known = np.zeros(size, bool)
     top, left = (
@@ -46,8 +47,8 @@ def parts(
     if mask is not None:
         hole = read_picture(mask)
         if hole.shape[:2] == own and own != picture.shape[:2]:
-            hole = resized(hole, picture.shape[:2])
-        known[inside] = ~hole_of(hole, picture.shape[:2], mask)
+            hole = bring(hole, picture.shape[:2])
+        known[inside] = ~hole_of(hole, picture.shape[:2], mask, strength)
     elif outside or strength is None:
         known[inside] = True
     if known.all():
@@ -76,5 +77,10 @@ def parts(
 
 
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """As training brings pictures to a size."""
+    """As training brings pictures to one size: the middle of them."""
     return fitted(Pillow.fromarray(picture), size)
+
+
+def squeezed(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """As training at native sizes brings pictures to theirs: all of them."""
+    return stretched(Pillow.fromarray(picture), size)

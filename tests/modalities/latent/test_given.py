@@ -17,7 +17,7 @@ from ditmoe.config.words import parts_asked
 from ditmoe.diffusion import FlowMatching, Sampling
 from ditmoe.modality import Modality
 from ditmoe.sample import draw
-from modalities.image.given import resized
+from modalities.image.data.pictures import stretched
 from modalities.latent.given import known_cells, within_all
 from modalities.shared.decode import rgb
 from modalities.video.io.writer import write_ffv1
@@ -150,8 +150,9 @@ def test_holes_in_pictures_at_their_own_sizes(size: tuple[int, int], own: bool) 
     mask[:, : size[1] // 2] = 255
     filled = drawn(native, source, mask=mask)
     assert (filled.shape[1:3] == size) == own
-    expected = resized(source, filled.shape[1:3])
-    rest = resized(np.repeat(mask[..., None], 3, -1), filled.shape[1:3]).mean(-1) < 128
+    assert own or abs(np.log(filled.shape[1] / filled.shape[2] * size[1] / size[0])) < 0.3
+    expected = stretched(Pillow.fromarray(source), filled.shape[1:3])
+    rest = stretched(Pillow.fromarray(mask).convert("RGB"), filled.shape[1:3])[..., 0] < 128
     assert (filled[:, rest] == expected[rest]).all()
     assert (filled[:, ~rest] != expected[~rest]).any()
     assert all(0 < (t == 0).sum() < t.numel() for t in TOLD)
@@ -253,6 +254,20 @@ def test_a_picture_must_leave_something_to_draw(image: Modality) -> None:
         drawn(image, picture())
     with pytest.raises(ValueError, match="black all over"):
         drawn(image, picture(), mask=np.zeros((16, 24), np.uint8))
+
+
+def test_a_mask_must_leave_something_given(image: Modality, video: Modality, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be black where something stays, but is white all over"):
+        drawn(image, picture(), mask=np.full((16, 24), 255, np.uint8))
+    with pytest.raises(ValueError, match="white all over"):
+        drawn(video, clip(9), mask=np.full((16, 16), 255, np.uint8))
+    painted = np.zeros((16, 24, 4), np.uint8)
+    painted[4:9, 4:9] = 255  # white paint on a layer that is else transparent
+    Pillow.fromarray(painted).save(tmp_path / "layer.png")
+    with pytest.raises(ValueError, match=r"layer\.png must be black where .*where it is transparent"):
+        drawn(image, picture(), mask=str(tmp_path / "layer.png"))
+    changed = drawn(image, picture(), mask=np.full((16, 24), 255, np.uint8), strength=0.5)
+    assert np.array_equal(changed, drawn(image, picture(), strength=0.5))
 
 
 def test_a_cell_is_known_if_all_its_pixels_are() -> None:
