@@ -26,12 +26,10 @@ def parts(
 ) -> Parts:
     """What `Image.parts` says."""
     picture, name = read_picture(given), shown(given)
-    unit = [
-        s * p for s, p in zip(modality.data_facts()["stride"], modality.tokens(8).patch_size, strict=True)
-    ]
-    told = []
+    unit, told = modality.unit, list[str]()
     size = tuple(shape.get("size") or (modality.size if not modality.rows else picture.shape[:2]))
     own = picture.shape[:2]
+    modality.check_whole_tokens(shape.get("size") or modality.size)
     bring = resized
     if modality.rows and "size" not in shape:
         size, bring = native_size(own, unit, modality.size[0] * modality.size[1]), squeezed

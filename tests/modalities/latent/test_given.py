@@ -256,6 +256,19 @@ def test_a_picture_must_leave_something_to_draw(image: Modality) -> None:
         drawn(image, picture(), mask=np.zeros((16, 24), np.uint8))
 
 
+def test_a_size_that_is_no_whole_tokens_is_told_in_pixels(image: Modality, video: Modality) -> None:
+    with pytest.raises(
+        ValueError, match=r"multiple of a token's \[8, 8\] pixels on each axis, got \[20, 28\]"
+    ):
+        drawn(image, picture(), size=[20, 28])
+    with pytest.raises(
+        ValueError, match=r"multiple of a token's \[8, 8\] pixels on each axis, got \[20, 28\]"
+    ):
+        video.shape_of(size=[20, 28])
+    with pytest.raises(ValueError, match=r"multiple of the codec's stride|multiples of 4"):
+        video.shape_of(size=[18, 28])
+
+
 def test_a_mask_must_leave_something_given(image: Modality, video: Modality, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be black where something stays, but is white all over"):
         drawn(image, picture(), mask=np.full((16, 24), 255, np.uint8))
