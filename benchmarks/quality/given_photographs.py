@@ -7,16 +7,13 @@
     python -m benchmarks.quality.given_photographs runs/image/photographs photographs/
 
 A hole in the middle (a quarter of the picture), one over the right half and a free-form one (three strokes of a brush
-of 13 pixels) are filled, without a label, and what is given must come out to the bit. Per picture:
+of 13 pixels) are filled, without a label, and what is given must come out to the bit:
 
-    ring     step across the border of the hole, over the mean of the real pictures' there
+    ring     step across the border of the hole, over that of the real pictures there
     detail   step between neighbouring pixels within the hole, over that of the real pictures: below 1 is blurred
+    fd       squared Fréchet distance to the real ones of grey blocks of 8 x 8 pixels within the holes, as their 16
+             longest cosines, each of deviation 1 in the real ones: texture counts as much as light and shade
     PSNR     of the hole, in dB: for what should be there nobody knows, a blur does well
-
-and of all together
-
-    fd       squared Fréchet distance to the real ones of grey blocks of 8 x 8 pixels within the holes, as 64 cosines
-             each of which has deviation 1 in the real ones: fine texture counts as much as light and shade
 
 with 95 % of bootstraps over photographs, whose tiles are drawn together. "mean" fills with the mean colour of what is
 given, "nearest" with the training tile of that size, or its mirror image, that is nearest there; "Telea" is OpenCV's
@@ -34,7 +31,6 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import options_of
-from benchmarks.quality.given import interval
 from benchmarks.quality.given_pictures import Pictures, fill, plain, ring
 from ditmoe.checkpoint import replacing
 from ditmoe.config.restore import Restored, restore
@@ -44,6 +40,8 @@ from modalities.shared.frechet import Statistics, distance
 
 BLOCK = 8
 """Pixels of a side of what `fd` compares."""
+WAVES = 4
+"""Cosines along each axis of it: 0 to 1.5 waves in a block."""
 BRUSH = 6
 """Radius of a stroke."""
 Rows = dict[str, list[np.ndarray]]
@@ -108,30 +106,31 @@ def cosines(num: int = BLOCK) -> np.ndarray:
 
 
 def texture(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """(N, 64) the cosines of the grey blocks that lie in a hole, each half a block beside the last."""
+    """(N, 16) the longest cosines of the grey blocks that lie in a hole, each half a block beside the last."""
     blocks = np.lib.stride_tricks.sliding_window_view
     each = (slice(None, None, BLOCK // 2),) * 2
     inside = blocks(hole, (BLOCK, BLOCK))[each].all((2, 3))
-    grey, turn = blocks(picture.mean(-1), (BLOCK, BLOCK))[each][inside], cosines()
+    grey, turn = blocks(picture.mean(-1), (BLOCK, BLOCK))[each][inside], cosines()[:WAVES]
     return (turn @ grey @ turn.T).reshape(len(grey), -1)
 
 
-def texture_distance(
-    made: Sequence[np.ndarray], real: Sequence[np.ndarray], photographs: np.ndarray, draws: int = 200
-) -> str:
-    """`fd` of the textures of pictures, with its interval over photographs."""
-    scale = np.concatenate(real).std(0)
-    groups = [np.flatnonzero(photographs == name).tolist() for name in np.unique(photographs)]
-    pairs = [[np.concatenate([of[i] for i in group]) / scale for of in (made, real)] for group in groups]
-
-    def of(drawn: np.ndarray) -> float:
-        sides = zip(*(pairs[i] for i in drawn), strict=True)
-        return distance(*(Statistics.of(np.concatenate(side)) for side in sides))
-
+def bootstrapped(value: Callable[[np.ndarray], float], photographs: np.ndarray, draws: int = 400) -> str:
+    """A value of tiles, by their numbers, with 95 % of what it is for photographs drawn with replacement."""
+    groups = [np.flatnonzero(photographs == name) for name in np.unique(photographs)]
     rng = np.random.default_rng(0)
-    found = [of(rng.integers(len(pairs), size=len(pairs))) for _ in range(draws)]
+    found = [
+        value(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
+        for _ in range(draws)
+    ]
     low, high = np.quantile(found, [0.025, 0.975])
-    return f"{of(np.arange(len(pairs))):.1f} ({low:.1f} .. {high:.1f})"
+    return f"{value(np.arange(len(photographs))):.2f} ({low:.2f} .. {high:.2f})"
+
+
+def texture_distance(made: Sequence[np.ndarray], real: Sequence[np.ndarray], tiles: np.ndarray) -> float:
+    """`fd` of the textures of some tiles."""
+    scale = np.concatenate(real).std(0)
+    sides = (np.concatenate([of[i] for i in tiles.tolist()]) / scale for of in (made, real))
+    return distance(*map(Statistics.of, sides))
 
 
 def cells(made: Rows, of: Callable[[int], np.ndarray], photographs: np.ndarray, name: str) -> list[str]:
@@ -140,23 +139,29 @@ def cells(made: Rows, of: Callable[[int], np.ndarray], photographs: np.ndarray, 
     Args:
         of: the hole of a picture by its number.
     """
-
-    def each(measure: Callable[[Pictures, np.ndarray], np.ndarray], row: str) -> np.ndarray:
-        return np.array([measure(picture[None], of(i))[0] for i, picture in enumerate(made[row])])
-
-    def over_photographs(values: np.ndarray) -> str:
-        return interval(np.array([values[photographs == each].mean() for each in np.unique(photographs)]))
-
-    relative = [over_photographs(each(m, name) / each(m, "real").mean()) for m in (ring, detail)]
     if name == "real":
-        return [*relative, "", ""]
+        return ["1", "1", "0", ""]
+
+    def ratio(measure: Callable[[Pictures, np.ndarray], np.ndarray]) -> str:
+        own, true = (
+            np.array([measure(p[None], of(i))[0] for i, p in enumerate(made[row])]) for row in (name, "real")
+        )
+        return bootstrapped(lambda tiles: own[tiles].sum() / true[tiles].sum(), photographs)
+
     textures, true = ([texture(p, of(i)) for i, p in enumerate(made[row])] for row in (name, "real"))
-    errors = [
-        ((one[of(i)].astype(float) - real[of(i)]) ** 2).mean()
-        for i, (one, real) in enumerate(zip(made[name], made["real"], strict=True))
+    errors = np.array(
+        [
+            ((one[of(i)].astype(float) - real[of(i)]) ** 2).mean()
+            for i, (one, real) in enumerate(zip(made[name], made["real"], strict=True))
+        ]
+    )
+    psnr = 10 * np.log10(255**2 / np.maximum(errors, 1e-3))
+    return [
+        ratio(ring),
+        ratio(detail),
+        bootstrapped(lambda tiles: texture_distance(textures, true, tiles), photographs),
+        bootstrapped(lambda tiles: float(psnr[tiles].mean()), photographs),
     ]
-    psnr = over_photographs(10 * np.log10(255**2 / np.maximum(errors, 1e-3)))
-    return [*relative, texture_distance(textures, true, photographs), psnr]
 
 
 def read(folder: Path, tiles: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:

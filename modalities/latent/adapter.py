@@ -243,7 +243,7 @@ class LatentModality(
 
     @property
     def unit(self) -> list[int]:
-        """(H, W) of a token in pixels, of tokens that are no patches of a latent cell."""
+        """(H, W) of a token in pixels; of a latent cell where tokens are no patches."""
         patch = getattr(self.tokens(8), "patch_size", (1, 1))  # the same of any width
         return [s * p for s, p in zip(self.data_facts()["stride"][-2:], patch[-2:], strict=True)]
 
