@@ -1,10 +1,10 @@
 """Pictures of which a part is given: holes are filled, borders added, all of it changed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image as Pillow
 
 from ditmoe.given import Given, Parts
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from modalities.image.adapter import Image
 
 WORDS: Mapping[str, str] = {"mask": "a picture, white where the given one is to be drawn anew"}
+
+MIXED = 16
+"""Grey of a mask that is resized from which a pixel has so much of what is to be drawn anew that it is drawn, too."""
 
 GREY = 128
 """What is to be drawn, where a person looks at what was given."""
@@ -43,10 +46,7 @@ def parts(
     )
     inside = np.s_[top : top + picture.shape[0], left : left + picture.shape[1]]
     if mask is not None:
-        hole = read_picture(mask)
-        if hole.shape[:2] == own and own != picture.shape[:2]:
-            hole = bring(hole, picture.shape[:2])
-        known[inside] = ~hole_of(hole, picture.shape[:2], mask, strength)
+        known[inside] = ~hole_in(mask, own, picture.shape[:2], bring, strength)
     elif outside or strength is None:
         known[inside] = True
     if known.all():
@@ -72,6 +72,21 @@ def parts(
     if strength is None:
         seen[~known] = GREY
     return Parts(Given(x, *marks, strength=start), finish, told, shown=seen[None])
+
+
+def hole_in(
+    mask: Any,
+    own: tuple[int, int],
+    size: tuple[int, int],
+    bring: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
+    strength: float | None,
+) -> Bool[np.ndarray, "H W"]:
+    """What of a picture that was brought to a size is to be drawn anew, by a mask of its own or of that size."""
+    picture = read_picture(mask)
+    if own == size or picture.shape[:2] != own:
+        return hole_of(picture, size, mask, strength)
+    whole = np.repeat(hole_of(picture, own, mask, strength)[..., None], 3, -1) * np.uint8(255)
+    return bring(whole, size)[..., 0] > MIXED
 
 
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

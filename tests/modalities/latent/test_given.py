@@ -152,10 +152,24 @@ def test_holes_in_pictures_at_their_own_sizes(size: tuple[int, int], own: bool) 
     assert (filled.shape[1:3] == size) == own
     assert own or abs(np.log(filled.shape[1] / filled.shape[2] * size[1] / size[0])) < 0.3
     expected = stretched(Pillow.fromarray(source), filled.shape[1:3])
-    rest = stretched(Pillow.fromarray(mask).convert("RGB"), filled.shape[1:3])[..., 0] < 128
+    rest = stretched(Pillow.fromarray(mask).convert("RGB"), filled.shape[1:3])[..., 0] <= 16
     assert (filled[:, rest] == expected[rest]).all()
     assert (filled[:, ~rest] != expected[~rest]).any()
     assert all(0 < (t == 0).sum() < t.numel() for t in TOLD)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_what_is_masked_leaves_no_halo_in_a_smaller_picture(native: bool, image: Modality) -> None:
+    """Pixels that were mixed with what is to go are drawn anew, and the others stay."""
+    mask = np.zeros((150, 210), np.uint8)
+    mask[41:97, 53:120] = 255
+    source = np.repeat(mask[..., None], 3, -1)  # white where it is to go, else black
+    modality = build.make_modality(configured("native image")) if native else image
+    parts = parts_asked(modality, source, {}, {"mask": mask}, 1.0)
+    assert parts is not None
+    drawn = parts.finish(np.full((1, *parts.shown.shape[1:]), 200, np.uint8))[0, ..., 0]  # type: ignore[union-attr]
+    assert drawn[drawn < 200].max() <= 16
+    assert 0.5 < (drawn < 200).mean() < 0.9
 
 
 @pytest.mark.parametrize("strength", [0.05, 0.9])
