@@ -3,7 +3,7 @@
     python -m benchmarks.quality.photographs packages/ photographs/    # its help says where packages/ come from
     python -m ditmoe.train modality=image modality.native=true model.rope=true modality.data.root=photographs/ \\
       modality.data.mirror=true 'modality.size=[64,64]' modality.codec.channels=12 given=0.7 \\
-      trainer.condition_dropout=0.5 trainer.steps=5000 name=photographs
+      trainer.condition_dropout=0.5 trainer.steps=4000 name=photographs
     python -m benchmarks.quality.given_photographs runs/image/photographs photographs/
 
 A hole in the middle (a quarter of the picture), one over the right half and a free-form one (three strokes of a brush
@@ -42,6 +42,7 @@ BLOCK = 8
 """Pixels of a side of what `fd` compares."""
 WAVES = 4
 """Cosines along each axis of it: 0 to 1.5 waves in a block."""
+HOLES = ("middle", "right half", "free-form")
 BRUSH = 6
 """Radius of a stroke."""
 Rows = dict[str, list[np.ndarray]]
@@ -54,7 +55,8 @@ def holes(size: tuple[int, int]) -> dict[str, np.ndarray]:
     middle, half = np.zeros(size, bool), np.zeros(size, bool)
     middle[height // 4 : -(height // 4), width // 4 : -(width // 4)] = True
     half[:, width // 2 :] = True
-    return {"middle": middle, "right half": half, "free-form": strokes(size, np.random.default_rng(size))}
+    free = strokes(size, np.random.default_rng(size))
+    return dict(zip(HOLES, (middle, half, free), strict=True))
 
 
 def strokes(size: tuple[int, int], rng: np.random.Generator, num: int = 3) -> np.ndarray:
@@ -219,6 +221,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, help="of each photograph; all by default")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--only", nargs="*", choices=HOLES, default=HOLES, help="some of the holes")
     parser.add_argument("--out", type=Path, help="a folder for what is drawn; the run's by default")
     options = parser.parse_args()
     restored = restore(options.checkpoint)
@@ -245,7 +248,7 @@ def main() -> None:
         "given": model(1.0, 1.0),
         f"given, guidance {options.guidance:g}": model(1.0, options.guidance),
     }
-    for place in holes(real[0].shape[:2]):
+    for place in options.only:
         made: Rows = {}
         for name, make in drawn.items():
             kept = out / f"{place} {name}.npz".replace(" ", "-").replace(",", "")
