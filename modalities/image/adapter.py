@@ -119,7 +119,9 @@ class Image(LatentModality):
         if size is None:
             return self.sample_shape
         check_size(size)
-        return self.codec.shape(size)
+        shape = self.codec.shape(size)
+        self.check_whole_tokens(size)
+        return shape
 
     @property
     def even_reader(self) -> Reader:
@@ -146,8 +148,7 @@ class Image(LatentModality):
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
         """Which pictures share a row, and the readable training pictures, each with the size it is resized to."""
-        probe = self.tokens(8)  # of any width, for its `patch_size`
-        unit = [s * p for s, p in zip(self.data_facts()["stride"], probe.patch_size, strict=True)]
+        unit = self.unit
         area = self.size[0] * self.size[1]
         kept = [(p, native_size(size, unit, area)) for p, size in self.data.own_sizes()]
         packing = Packing([h * w // (unit[0] * unit[1]) for _, (h, w) in kept], self.budget)

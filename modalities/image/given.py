@@ -1,14 +1,14 @@
 """Pictures of which a part is given: holes are filled, borders added, all of it changed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image as Pillow
 
 from ditmoe.given import Given, Parts
-from modalities.image.data.pictures import fitted
+from modalities.image.data.pictures import fitted, stretched
 from modalities.latent.given import hole_of, known_cells, marks_of, read_picture, shown
 from modalities.latent.packing import native_size
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from modalities.image.adapter import Image
 
 WORDS: Mapping[str, str] = {"mask": "a picture, white where the given one is to be drawn anew"}
+
+MIXED = 16
+"""Grey of a mask that is resized from which a pixel has so much of what is to be drawn anew that it is drawn, too."""
 
 GREY = 128
 """What is to be drawn, where a person looks at what was given."""
@@ -26,17 +29,16 @@ def parts(
 ) -> Parts:
     """What `Image.parts` says."""
     picture, name = read_picture(given), shown(given)
-    unit = [
-        s * p for s, p in zip(modality.data_facts()["stride"], modality.tokens(8).patch_size, strict=True)
-    ]
-    told = []
+    unit, told = modality.unit, list[str]()
     size = tuple(shape.get("size") or (modality.size if not modality.rows else picture.shape[:2]))
     own = picture.shape[:2]
+    modality.check_whole_tokens(shape.get("size") or modality.size)
+    bring = resized
     if modality.rows and "size" not in shape:
-        size = native_size(own, unit, modality.size[0] * modality.size[1])
+        size, bring = native_size(own, unit, modality.size[0] * modality.size[1]), squeezed
     outside = "size" in shape and own != size and own[0] <= size[0] and own[1] <= size[1]
     if own != size and not outside:
-        picture = resized(picture, size)
+        picture = bring(picture, size)
         told.append(f"{name} is {own[0]} x {own[1]}: brought to {size[0]} x {size[1]}")
     known = np.zeros(size, bool)
     top, left = (
@@ -44,10 +46,7 @@ def parts(
     )
     inside = np.s_[top : top + picture.shape[0], left : left + picture.shape[1]]
     if mask is not None:
-        hole = read_picture(mask)
-        if hole.shape[:2] == own and own != picture.shape[:2]:
-            hole = resized(hole, picture.shape[:2])
-        known[inside] = ~hole_of(hole, picture.shape[:2], mask)
+        known[inside] = ~hole_in(mask, own, picture.shape[:2], bring, strength)
     elif outside or strength is None:
         known[inside] = True
     if known.all():
@@ -75,6 +74,26 @@ def parts(
     return Parts(Given(x, *marks, strength=start), finish, told, shown=seen[None])
 
 
+def hole_in(
+    mask: Any,
+    own: tuple[int, int],
+    size: tuple[int, int],
+    bring: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
+    strength: float | None,
+) -> Bool[np.ndarray, "H W"]:
+    """What of a picture that was brought to a size is to be drawn anew, by a mask of its own or of that size."""
+    picture = read_picture(mask)
+    if own == size or picture.shape[:2] != own:
+        return hole_of(picture, size, mask, strength)
+    whole = np.repeat(hole_of(picture, own, mask, strength)[..., None], 3, -1) * np.uint8(255)
+    return bring(whole, size)[..., 0] > MIXED
+
+
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """As training brings pictures to a size."""
+    """As training brings pictures to one size: the middle of them."""
     return fitted(Pillow.fromarray(picture), size)
+
+
+def squeezed(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """As training at native sizes brings pictures to theirs: all of them."""
+    return stretched(Pillow.fromarray(picture), size)

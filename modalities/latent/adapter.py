@@ -244,6 +244,19 @@ class LatentModality(
         tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
         return tokens
 
+    @property
+    def unit(self) -> list[int]:
+        """(H, W) of a token in pixels; of a latent cell where tokens are no patches."""
+        patch = getattr(self.tokens(8), "patch_size", (1, 1))  # the same of any width
+        return [s * p for s, p in zip(self.data_facts()["stride"][-2:], patch[-2:], strict=True)]
+
+    def check_whole_tokens(self, size: Sequence[int]) -> None:
+        """Raises ValueError, unless a height and a width in pixels, which fit the codec, are multiples of a token's."""
+        if any(n % u for n, u in zip(size, self.unit, strict=True)):
+            raise ValueError(
+                f"size must be a multiple of a token's {self.unit} pixels on each axis, got {list(size)}"
+            )
+
     def encode(self, data: UInt8[np.ndarray, "B *size 3"]) -> Float[Tensor, "B L *cells"]:
         """Latents of pictures or clips, on the codec's device."""
         return self.codec.encode(to_pixels(data).to(next(self.codec.buffers()).device))

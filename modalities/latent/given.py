@@ -90,11 +90,13 @@ def read_picture(given: Any) -> UInt8[np.ndarray, "H W 3"]:
     return array
 
 
-def hole_of(mask: UInt8[np.ndarray, "H W 3"], size: Sequence[int], name: object) -> Bool[np.ndarray, "H W"]:
+def hole_of(
+    mask: UInt8[np.ndarray, "H W 3"], size: Sequence[int], name: object, strength: float | None
+) -> Bool[np.ndarray, "H W"]:
     """What a mask's picture says: white is to be drawn anew, black stays.
 
     Raises:
-        ValueError: if it has another size, or nothing is white.
+        ValueError: if it has another size, nothing is white, or all is and nothing of it counts by a strength either.
     """
     if mask.shape[:2] != tuple(size):
         raise ValueError(
@@ -104,6 +106,11 @@ def hole_of(mask: UInt8[np.ndarray, "H W 3"], size: Sequence[int], name: object)
     if not hole.any():
         raise ValueError(
             f"mask {shown(name)} must be white where something is to be drawn, but is black all over"
+        )
+    if hole.all() and strength is None:
+        raise ValueError(
+            f"mask {shown(name)} must be black where something stays, but is white all over (where it is "
+            "transparent, it is white)"
         )
     return hole
 

@@ -124,7 +124,9 @@ class ClipModality(LatentModality):
         frames, size = self.frames if frames is None else frames, self.size if size is None else size
         check_number("frames", frames, 1, whole=True)
         check_size(size)
-        return self.codec.shape((frames, *size))
+        shape = self.codec.shape((frames, *size))
+        self.check_whole_tokens(size)
+        return shape
 
     def tokens(self, hidden_size: int, **options: Any) -> Tokens:
         return super().tokens(hidden_size, rate=self.rate, **options)

@@ -68,7 +68,7 @@ def parts(
         window = plan.continued(clips[0], keep)
     known = window.known
     if mask is not None:
-        hole = hole_of(read_picture(mask), size, mask)
+        hole = hole_of(read_picture(mask), size, mask, strength)
         known = known & ~hole
         if strength is None:  # what is to be forgotten must not be seen around the hole either
             window = replace(window, frames=blanked(window.frames, hole))

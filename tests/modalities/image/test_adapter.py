@@ -252,6 +252,10 @@ def test_another_size_than_in_training_can_be_drawn(run, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"multiple of the codec's stride .* \[9, 40\]"):
         sample_checkpoint(run[0], num=2, size=[9, 40])
     with pytest.raises(
+        ValueError, match=r"multiple of a token's \[8, 8\] pixels on each axis, got \[12, 40\]"
+    ):
+        sample_checkpoint(run[0], num=2, size=[12, 40])
+    with pytest.raises(
         ValueError, match=r"frames is not an option; words of [^\n]*image and given: [^\n]*size \("
     ):
         sample_checkpoint(run[0], num=2, frames=9)

@@ -17,7 +17,7 @@ from ditmoe.config.words import parts_asked
 from ditmoe.diffusion import FlowMatching, Sampling
 from ditmoe.modality import Modality
 from ditmoe.sample import draw
-from modalities.image.given import resized
+from modalities.image.data.pictures import stretched
 from modalities.latent.given import known_cells, within_all
 from modalities.shared.decode import rgb
 from modalities.video.io.writer import write_ffv1
@@ -150,11 +150,26 @@ def test_holes_in_pictures_at_their_own_sizes(size: tuple[int, int], own: bool) 
     mask[:, : size[1] // 2] = 255
     filled = drawn(native, source, mask=mask)
     assert (filled.shape[1:3] == size) == own
-    expected = resized(source, filled.shape[1:3])
-    rest = resized(np.repeat(mask[..., None], 3, -1), filled.shape[1:3]).mean(-1) < 128
+    assert own or abs(np.log(filled.shape[1] / filled.shape[2] * size[1] / size[0])) < 0.3
+    expected = stretched(Pillow.fromarray(source), filled.shape[1:3])
+    rest = stretched(Pillow.fromarray(mask).convert("RGB"), filled.shape[1:3])[..., 0] <= 16
     assert (filled[:, rest] == expected[rest]).all()
     assert (filled[:, ~rest] != expected[~rest]).any()
     assert all(0 < (t == 0).sum() < t.numel() for t in TOLD)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_what_is_masked_leaves_no_halo_in_a_smaller_picture(native: bool, image: Modality) -> None:
+    """Pixels that were mixed with what is to go are drawn anew, and the others stay."""
+    mask = np.zeros((150, 210), np.uint8)
+    mask[41:97, 53:120] = 255
+    source = np.repeat(mask[..., None], 3, -1)  # white where it is to go, else black
+    modality = build.make_modality(configured("native image")) if native else image
+    parts = parts_asked(modality, source, {}, {"mask": mask}, 1.0)
+    assert parts is not None
+    drawn = parts.finish(np.full((1, *parts.shown.shape[1:]), 200, np.uint8))[0, ..., 0]  # type: ignore[union-attr]
+    assert drawn[drawn < 200].max() <= 16
+    assert 0.5 < (drawn < 200).mean() < 0.9
 
 
 @pytest.mark.parametrize("strength", [0.05, 0.9])
@@ -253,6 +268,33 @@ def test_a_picture_must_leave_something_to_draw(image: Modality) -> None:
         drawn(image, picture())
     with pytest.raises(ValueError, match="black all over"):
         drawn(image, picture(), mask=np.zeros((16, 24), np.uint8))
+
+
+def test_a_size_that_is_no_whole_tokens_is_told_in_pixels(image: Modality, video: Modality) -> None:
+    with pytest.raises(
+        ValueError, match=r"multiple of a token's \[8, 8\] pixels on each axis, got \[20, 28\]"
+    ):
+        drawn(image, picture(), size=[20, 28])
+    with pytest.raises(
+        ValueError, match=r"multiple of a token's \[8, 8\] pixels on each axis, got \[20, 28\]"
+    ):
+        video.shape_of(size=[20, 28])
+    with pytest.raises(ValueError, match=r"multiple of the codec's stride|multiples of 4"):
+        video.shape_of(size=[18, 28])
+
+
+def test_a_mask_must_leave_something_given(image: Modality, video: Modality, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be black where something stays, but is white all over"):
+        drawn(image, picture(), mask=np.full((16, 24), 255, np.uint8))
+    with pytest.raises(ValueError, match="white all over"):
+        drawn(video, clip(9), mask=np.full((16, 16), 255, np.uint8))
+    painted = np.zeros((16, 24, 4), np.uint8)
+    painted[4:9, 4:9] = 255  # white paint on a layer that is else transparent
+    Pillow.fromarray(painted).save(tmp_path / "layer.png")
+    with pytest.raises(ValueError, match=r"layer\.png must be black where .*where it is transparent"):
+        drawn(image, picture(), mask=str(tmp_path / "layer.png"))
+    changed = drawn(image, picture(), mask=np.full((16, 24), 255, np.uint8), strength=0.5)
+    assert np.array_equal(changed, drawn(image, picture(), strength=0.5))
 
 
 def test_a_cell_is_known_if_all_its_pixels_are() -> None:
