@@ -149,12 +149,10 @@ def run(point: Point) -> Point:
 
 
 def growth(points: list[Point], name: str, width: int) -> float:
-    """Value after the steps at a width over that at the base width, geometric mean over seeds."""
-    logs = []
-    for seed in sorted({p["seed"] for p in points}):
-        own = {p["width"]: p["after"].get(name, math.nan) for p in points if p["seed"] == seed}
-        logs.append(math.log(own[width] / own[BASE]))
-    return math.exp(statistics.mean(logs))
+    """Value after the steps at a width over that at the base width, geometric mean over the seeds that have both."""
+    at = {(p["width"], p["seed"]): p["after"].get(name, math.nan) for p in points}
+    seeds = [seed for own, seed in at if own == width and (BASE, seed) in at]
+    return math.exp(statistics.mean(math.log(at[width, seed] / at[BASE, seed]) for seed in seeds))
 
 
 def table(groups: dict[tuple[str, str], dict[bool, list[Point]]]) -> tuple[str, list[dict[str, Any]]]:
@@ -214,7 +212,12 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="*", default=list(MODALITIES), choices=list(MODALITIES))
     parser.add_argument("--rate", type=float, default=4e-3, help="learning rate, at the base width")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="under muP; of the standard one the first is drawn"
+    )
+    parser.add_argument(
+        "--once", type=int, nargs="*", default=[], help="widths that take the first seed alone"
+    )
     parser.add_argument("--heads", type=int, default=0, help="number of heads at all widths; 0: heads of 32")
     parser.add_argument("--kept", action="store_true", help="model.keep_router_logits=true")
     parser.add_argument("--out", type=Path, default=Path("runs/coordinates"))
@@ -233,6 +236,7 @@ def main() -> None:
         for modality in options.modalities
         for router in options.routers
         for mup in (False, True)
+        if not seed or (mup and width not in options.once)
     ]  # fmt: skip
     points = []
     for index, point in enumerate(todo):
