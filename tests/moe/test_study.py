@@ -10,7 +10,7 @@ from benchmarks.quality.lr_transfer import summary
 from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 from benchmarks.quality.router_controls import ConvolvedChoice, OneExpert, RandomChoice
 from benchmarks.quality.router_table import MARK, section, written
-from benchmarks.quality.routers import REFERENCE, WITHIN, fitted, train
+from benchmarks.quality.routers import REFERENCE, WITHIN, fitted, further_rates, train
 from ditmoe.moe import TokenChoice
 from ditmoe.training import Trainer
 from tests.routers import B, E, N, Subject, batch, layer
@@ -125,11 +125,17 @@ def test_no_verdict_without_the_control_and_none_on_what_is_not_told_apart() -> 
         for i, (name, mean) in enumerate(means.items())
         for seed in range(5)
     ]
-    text = section(runs, [0.01])
+    text = section(runs)
     assert "lower: `better`." in text
     assert "not told apart: `dense`." in text
+    slow = [r | {"seconds": 1.5, "parameters": 2000} if r["name"] == REFERENCE else r for r in runs]
+    losses = {r["seed"]: r["loss"] for r in runs if r["name"] == REFERENCE}
+    mean, half = interval([losses[r["seed"]] - r["loss"] for r in runs if "twice" in r["name"]])
+    told = "1.50 of its time, 1.00 of its multiply-adds, 2.00 of its weights and 1.00 of the activations"
+    assert f"`token choice` is at {mean:+.4f} ± {half:.4f} (p" in section(slow)
+    assert told in section(slow)
     blind = [r | {"loss": 0.6 + noise[1, r["seed"]]} if "twice" in r["name"] else r for r in runs]
-    text = section(blind, [0.01])
+    text = section(blind)
     assert "cannot tell better from worse" in text
     assert "lower" not in text
     assert "verdict" not in text
@@ -138,3 +144,18 @@ def test_no_verdict_without_the_control_and_none_on_what_is_not_told_apart() -> 
     assert written(written(page, "new", "image"), "newer", "image") == f"before {begin}\nnewer\n{end} after"
     with pytest.raises(ValueError, match="must have one"):
         written(page, "new", "video")
+
+
+def test_rates_are_tried_beyond_the_edges_and_what_is_still_at_one_is_marked() -> None:
+    def tuning(name: str, losses: dict[float, float]) -> list[dict]:
+        return [run(name, 1000, loss) | {"tuning": True, "rate": rate} for rate, loss in losses.items()]
+
+    least, middle = {1.0: 0.1, 2.0: 0.2, 4.0: 0.3}, {1.0: 0.2, 2.0: 0.1, 4.0: 0.3}
+    runs = tuning("least", least) + tuning("middle", middle) + tuning("largest", {1.0: 0.2, 2.0: 0.1})
+    assert further_rates(runs) == {"least": 0.5, "largest": 4.0}
+    assert further_rates(runs + tuning("least", {0.5: 0.2})) == {"largest": 4.0}
+    assert further_rates(runs + tuning("largest", {4.0: 0.3})) == {"least": 0.5}
+    compared = [run("least", s, 0.1) | {"rate": 1.0} for s in range(2)]
+    compared += [run("middle", s, 0.1) | {"rate": 2.0} for s in range(2)]
+    lines = section(runs + compared).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:4]] == ["1 (edge)", "2"]
