@@ -14,7 +14,7 @@ the trainer on built-in data; then one batch, the same for all, goes through the
 A parameterisation is right where they do not depend on the width; in the standard one some grow with it. Three blocks,
 8 experts; heads keep their size of 32, or with `--heads 4` their number. Each finished point is a line of points.jsonl
 in --out, so that the command can be stopped and goes on; at the end it writes coordinates.json and coordinates.png and
-prints the table: values at the largest width over those at the base width.
+prints the table: values at the largest width over those at the base width, under muP but for the first.
 """
 
 import copy
@@ -156,28 +156,39 @@ def growth(points: list[Point], name: str, width: int) -> float:
 
 
 def table(groups: dict[tuple[str, str], dict[bool, list[Point]]]) -> tuple[str, list[dict[str, Any]]]:
-    """Growth as Markdown, and as plain values."""
+    """Growth as Markdown, a line for each router with each modality, and as plain values."""
     names = [*SEEN, "logits"]
-    lines = [f"| modality, router | width | {' | '.join(names)} | farthest of widths from {BASE} on |"]
-    lines += ["|---" * (len(names) + 3) + "|"]
+    lines = [
+        f"| modality, router | width | stream, standard | {' | '.join(names)} | farthest of widths from {BASE} on |"
+    ]
+    lines += ["|---" * (len(names) + 4) + "|"]
     rows = []
     for (modality, router), both in groups.items():
-        for mup, points in both.items():
-            widths = sorted({p["width"] for p in points})
-            larger = [w for w in widths if w > BASE]
-            if BASE not in widths or not larger:
-                continue
-            values = {
-                name: {w: growth(points, name, w) for w in larger}
-                for name in names
-                if name in points[0]["after"]
-            }
-            far = max((abs(math.log(v)), v, n) for n in SEEN for v in values[n].values())
-            rows.append({"modality": modality, "router": router, "mup": mup, "growth": values})
-            cells = [f"{values[n][larger[-1]]:.2f}" if n in values else "" for n in names]
-            label = f"{modality}, {router}, {'muP' if mup else 'standard'}"
-            lines.append(f"| {label} | {larger[-1]} | {' | '.join(cells)} | {far[1]:.2f} ({far[2]}) |")
+        grown = {mup: grown_by(points) for mup, points in both.items()}
+        rows += [
+            {"modality": modality, "router": router, "mup": mup, "growth": of}
+            for mup, of in grown.items()
+            if of
+        ]
+        if not (values := grown.get(True)):
+            continue
+        width = max(values["stream"])
+        standard = grown.get(False, {}).get("stream", {}).get(width)
+        cells = ["" if standard is None else f"{standard:.2f}"]
+        cells += [f"{values[name][width]:.2f}" if name in values else "" for name in names]
+        _, far, name, at = max((abs(math.log(v)), v, n, w) for n in SEEN for w, v in values[n].items())
+        lines.append(f"| {modality}, {router} | {width} | {' | '.join(cells)} | {far:.2f} ({name}, {at}) |")
     return "\n".join(lines), rows
+
+
+def grown_by(points: list[Point]) -> dict[str, dict[int, float]]:
+    """Growth of all that is seen, at each width above the base; empty where there is none, or no base."""
+    widths = {p["width"] for p in points}
+    larger = sorted(w for w in widths if w > BASE)
+    if BASE not in widths or not larger:
+        return {}
+    names = [name for name in (*SEEN, "logits") if name in points[0]["after"]]
+    return {name: {w: growth(points, name, w) for w in larger} for name in names}
 
 
 def picture(groups: dict[tuple[str, str], dict[bool, list[Point]]], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The studies of routers and of learning rates: their statistics, their controls, and that they claim no more."""
+"""Studies of routers, learning rates and coordinates: their statistics and controls, and that they claim no more."""
 
 from functools import partial
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.quality.coordinates import BASE, SEEN, grouped, table
 from benchmarks.quality.lr_transfer import summary
 from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 from benchmarks.quality.router_controls import ConvolvedChoice, OneExpert, RandomChoice
@@ -159,3 +160,17 @@ def test_rates_are_tried_beyond_the_edges_and_what_is_still_at_one_is_marked() -
     compared += [run("middle", s, 0.1) | {"rate": 2.0} for s in range(2)]
     lines = section(runs + compared).splitlines()
     assert [line.split(" | ")[2] for line in lines[2:4]] == ["1 (edge)", "2"]
+
+
+def test_growth_over_widths_is_that_of_the_seeds_that_have_both() -> None:
+    def point(width: int, seed: int, size: float, mup: bool = True) -> dict:
+        told = {"modality": "image", "router": "race", "width": width, "seed": seed, "mup": mup}
+        return {**told, "after": dict.fromkeys(SEEN, size)}
+
+    points = [point(BASE, 0, 1.0), point(BASE, 1, 2.0), point(2 * BASE, 0, 4.0), point(2 * BASE, 1, 2.0)]
+    points += [point(4 * BASE, 1, 3.0), point(BASE, 0, 1.0, False), point(4 * BASE, 0, 90.0, False)]
+    text, rows = table(grouped(points))
+    assert rows[0]["growth"]["stream"] == {2 * BASE: pytest.approx(2.0), 4 * BASE: pytest.approx(1.5)}
+    assert text.splitlines()[-1].startswith(f"| image, race | {4 * BASE} | 90.00 | 1.50 | 1.50 |")
+    assert text.splitlines()[-1].endswith(f"| 2.00 (stream, {2 * BASE}) |")
+    assert table(grouped(points[2:]))[1][0]["mup"] is False  # muP without its base says nothing
