@@ -152,7 +152,8 @@ def growth(points: list[Point], name: str, width: int) -> float:
     """Value after the steps at a width over that at the base width, geometric mean over the seeds that have both."""
     at = {(p["width"], p["seed"]): p["after"].get(name, math.nan) for p in points}
     seeds = [seed for own, seed in at if own == width and (BASE, seed) in at]
-    return math.exp(statistics.mean(math.log(at[width, seed] / at[BASE, seed]) for seed in seeds))
+    over = [at[width, seed] / at[BASE, seed] for seed in seeds]
+    return statistics.geometric_mean(over) if all(over) else 0.0  # of a layer that is silent
 
 
 def table(groups: dict[tuple[str, str], dict[bool, list[Point]]]) -> tuple[str, list[dict[str, Any]]]:
@@ -176,7 +177,9 @@ def table(groups: dict[tuple[str, str], dict[bool, list[Point]]]) -> tuple[str, 
         standard = grown.get(False, {}).get("stream", {}).get(width)
         cells = ["" if standard is None else f"{standard:.2f}"]
         cells += [f"{values[name][width]:.2f}" if name in values else "" for name in names]
-        _, far, name, at = max((abs(math.log(v)), v, n, w) for n in SEEN for w, v in values[n].items())
+        _, far, name, at = max(
+            (abs(math.log(v)) if v else math.inf, v, n, w) for n in SEEN for w, v in values[n].items()
+        )
         lines.append(f"| {modality}, {router} | {width} | {' | '.join(cells)} | {far:.2f} ({name}, {at}) |")
     return "\n".join(lines), rows
 

@@ -174,3 +174,5 @@ def test_growth_over_widths_is_that_of_the_seeds_that_have_both() -> None:
     assert text.splitlines()[-1].startswith(f"| image, race | {4 * BASE} | 90.00 | 1.50 | 1.50 |")
     assert text.splitlines()[-1].endswith(f"| 2.00 (stream, {2 * BASE}) |")
     assert table(grouped(points[2:]))[1][0]["mup"] is False  # muP without its base says nothing
+    silent, _ = table(grouped([*points, point(2 * BASE, 0, 0.0)]))  # as relu is where all its scores are zero
+    assert silent.endswith(f"| 0.00 (stream, {2 * BASE}) |")
