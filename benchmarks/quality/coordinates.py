@@ -14,7 +14,7 @@ the trainer on built-in data; then one batch, the same for all, goes through the
 A parameterisation is right where they do not depend on the width; in the standard one some grow with it. Three blocks,
 8 experts; heads keep their size of 32, or with `--heads 4` their number. Each finished point is a line of points.jsonl
 in --out, so that the command can be stopped and goes on; at the end it writes coordinates.json and coordinates.png and
-prints the table: values at the largest width over those at the base width.
+prints the table: values at the largest width over those at the base width, under muP but for the first.
 """
 
 import copy
@@ -149,37 +149,49 @@ def run(point: Point) -> Point:
 
 
 def growth(points: list[Point], name: str, width: int) -> float:
-    """Value after the steps at a width over that at the base width, geometric mean over seeds."""
-    logs = []
-    for seed in sorted({p["seed"] for p in points}):
-        own = {p["width"]: p["after"].get(name, math.nan) for p in points if p["seed"] == seed}
-        logs.append(math.log(own[width] / own[BASE]))
-    return math.exp(statistics.mean(logs))
+    """Value after the steps at a width over that at the base width, geometric mean over the seeds that have both."""
+    at = {(p["width"], p["seed"]): p["after"].get(name, math.nan) for p in points}
+    seeds = [seed for own, seed in at if own == width and (BASE, seed) in at]
+    over = [at[width, seed] / at[BASE, seed] for seed in seeds]
+    return statistics.geometric_mean(over) if all(over) else 0.0  # of a layer that is silent
 
 
 def table(groups: dict[tuple[str, str], dict[bool, list[Point]]]) -> tuple[str, list[dict[str, Any]]]:
-    """Growth as Markdown, and as plain values."""
+    """Growth as Markdown, a line for each router with each modality, and as plain values."""
     names = [*SEEN, "logits"]
-    lines = [f"| modality, router | width | {' | '.join(names)} | farthest of widths from {BASE} on |"]
-    lines += ["|---" * (len(names) + 3) + "|"]
+    lines = [
+        f"| modality, router | width | stream, standard | {' | '.join(names)} | farthest of widths from {BASE} on |"
+    ]
+    lines += ["|---" * (len(names) + 4) + "|"]
     rows = []
     for (modality, router), both in groups.items():
-        for mup, points in both.items():
-            widths = sorted({p["width"] for p in points})
-            larger = [w for w in widths if w > BASE]
-            if BASE not in widths or not larger:
-                continue
-            values = {
-                name: {w: growth(points, name, w) for w in larger}
-                for name in names
-                if name in points[0]["after"]
-            }
-            far = max((abs(math.log(v)), v, n) for n in SEEN for v in values[n].values())
-            rows.append({"modality": modality, "router": router, "mup": mup, "growth": values})
-            cells = [f"{values[n][larger[-1]]:.2f}" if n in values else "" for n in names]
-            label = f"{modality}, {router}, {'muP' if mup else 'standard'}"
-            lines.append(f"| {label} | {larger[-1]} | {' | '.join(cells)} | {far[1]:.2f} ({far[2]}) |")
+        grown = {mup: grown_by(points) for mup, points in both.items()}
+        rows += [
+            {"modality": modality, "router": router, "mup": mup, "growth": of}
+            for mup, of in grown.items()
+            if of
+        ]
+        if not (values := grown.get(True)):
+            continue
+        width = max(values["stream"])
+        standard = grown.get(False, {}).get("stream", {}).get(width)
+        cells = ["" if standard is None else f"{standard:.2f}"]
+        cells += [f"{values[name][width]:.2f}" if name in values else "" for name in names]
+        _, far, name, at = max(
+            (abs(math.log(v)) if v else math.inf, v, n, w) for n in SEEN for w, v in values[n].items()
+        )
+        lines.append(f"| {modality}, {router} | {width} | {' | '.join(cells)} | {far:.2f} ({name}, {at}) |")
     return "\n".join(lines), rows
+
+
+def grown_by(points: list[Point]) -> dict[str, dict[int, float]]:
+    """Growth of all that is seen, at each width above the base; empty where there is none, or no base."""
+    widths = {p["width"] for p in points}
+    larger = sorted(w for w in widths if w > BASE)
+    if BASE not in widths or not larger:
+        return {}
+    names = [name for name in (*SEEN, "logits") if name in points[0]["after"]]
+    return {name: {w: growth(points, name, w) for w in larger} for name in names}
 
 
 def picture(groups: dict[tuple[str, str], dict[bool, list[Point]]], file: Path) -> None:
@@ -214,7 +226,12 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="*", default=list(MODALITIES), choices=list(MODALITIES))
     parser.add_argument("--rate", type=float, default=4e-3, help="learning rate, at the base width")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="under muP; of the standard one the first is drawn"
+    )
+    parser.add_argument(
+        "--once", type=int, nargs="*", default=[], help="widths that take the first seed alone"
+    )
     parser.add_argument("--heads", type=int, default=0, help="number of heads at all widths; 0: heads of 32")
     parser.add_argument("--kept", action="store_true", help="model.keep_router_logits=true")
     parser.add_argument("--out", type=Path, default=Path("runs/coordinates"))
@@ -233,6 +250,7 @@ def main() -> None:
         for modality in options.modalities
         for router in options.routers
         for mup in (False, True)
+        if not seed or (mup and width not in options.once)
     ]  # fmt: skip
     points = []
     for index, point in enumerate(todo):

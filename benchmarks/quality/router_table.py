@@ -22,6 +22,15 @@ def by_variant(runs: list[dict[str, Any]]) -> Runs:
     return found
 
 
+def tuned(runs: list[dict[str, Any]]) -> dict[str, dict[float, float]]:
+    """Loss at each learning rate that was tried, by variant: the mean over the seeds."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        if run["tuning"]:
+            found.setdefault(run["name"], {}).setdefault(run["rate"], []).append(run["loss"])
+    return {name: {rate: statistics.mean(of) for rate, of in each.items()} for name, each in found.items()}
+
+
 def differences(runs: Runs, name: str, base: str) -> list[float]:
     """Losses of a variant less those of another, seed by seed."""
     own, other = runs.get(name, {}), runs.get(base, {})
@@ -34,9 +43,9 @@ def separates(runs: Runs) -> bool:
     return len(pairs) > 1 and statistics.mean(pairs) < 0 and p_value(pairs) < LEVEL
 
 
-def section(runs: list[dict[str, Any]], rates: list[float]) -> str:
+def section(runs: list[dict[str, Any]]) -> str:
     """The table, and what may be said of it."""
-    compared = by_variant(runs)
+    compared, rates = by_variant(runs), tuned(runs)
     if not compared:
         return "No run of the comparison has ended.\n"
     others = [name for name in compared if name != REFERENCE]
@@ -56,7 +65,7 @@ def section(runs: list[dict[str, Any]], rates: list[float]) -> str:
             least = least_detectable(pairs[name], len(others))
             told = [f"{mean:+.4f} ± {half:.4f}", f"{adjusted[name]:.2g}", f"{least:.4f}",
                     "" if blind else verdict(mean, adjusted[name])]  # fmt: skip
-        rows.append([name, str(len(own)), *of_itself(own, rates), *told, *costs(own, compared)])
+        rows.append([name, str(len(own)), *of_itself(own, rates.get(name, {})), *told, *costs(own, compared)])
     return "\n".join(
         [f"| {' | '.join(row)} |" for row in rows] + ["", *sentences(compared, pairs, adjusted, blind), ""]
     )
@@ -67,10 +76,10 @@ def verdict(mean: float, adjusted: float) -> str:
     return "not told apart" if adjusted >= LEVEL else "lower" if mean < 0 else "higher"
 
 
-def of_itself(own: dict[int, dict[str, Any]], rates: list[float]) -> list[str]:
-    """A variant's learning rate and loss."""
+def of_itself(own: dict[int, dict[str, Any]], tried: dict[float, float]) -> list[str]:
+    """A variant's learning rate, of those that were tried for it, and its loss."""
     rate = next(iter(own.values()))["rate"]
-    edge = " (edge)" if len(rates) > 1 and rate in (min(rates), max(rates)) else ""
+    edge = " (edge)" if len(tried) > 1 and rate in (min(tried), max(tried)) else ""
     loss, half = interval([run["loss"] for run in own.values()])
     return [f"{rate:g}{edge}", f"{loss:.4f} ± {half:.4f}"]
 
@@ -128,7 +137,26 @@ def sentences(
             f"At equal multiply-adds the loss of `{REFERENCE}` is {says} that of `{DENSE}` "
             f"({mean:+.4f} ± {half:.4f})."
         )
-    return lines
+    return lines + beside_control(runs)
+
+
+def beside_control(runs: Runs) -> list[str]:
+    """What the reference loses or wins against the wide dense model, and for what time and memory."""
+    pairs = differences(runs, REFERENCE, CONTROL)
+    if len(pairs) < 2:
+        return []
+    sparse, wide = runs[REFERENCE], runs[CONTROL]
+    mean, half = interval(pairs)
+
+    def over(name: str) -> float:
+        return statistics.median(sparse[s][name] / wide[s][name] for s in sparse.keys() & wide.keys())
+
+    first, second = (next(iter(each.values())) for each in (sparse, wide))
+    return [
+        f"Against `{CONTROL}`, `{REFERENCE}` is at {mean:+.4f} ± {half:.4f} (p {p_value(pairs):.2g}), with "
+        f"{over('seconds'):.2f} of its time, {first['work'][0] / second['work'][0]:.2f} of its multiply-adds, "
+        f"{over('parameters'):.2f} of its weights and {over('memory'):.2f} of the activations that are kept."
+    ]
 
 
 def written(page: str, text: str, task: str) -> str:

@@ -9,8 +9,9 @@ Debian's dataset-fashion-mnist).
 
 Work: of each variant the width of the routed experts (of the dense layers) is fitted until the multiply-adds of a
 forward pass in training, counted, are token choice's within 2 %; those of sampling are told. Learning rate: of each
-the best of --rates for a model of --base width, on seeds and on a split (val) that the comparison does not see; then
---width trains with it under muP. Compared are the averaged weights on test samples, each at 16 times with noise of its
+the best of --rates for a model of --base width, on seeds and on a split (val) that the comparison does not see; where
+that is the least or the largest, half or twice of it is tried too, up to --beyond times. Then --width trains with it
+under muP. Compared are the averaged weights on test samples, each at 16 times with noise of its
 own, the same for all; runs of a seed share data, order and noise.
 
 Paired by seed: differences to token choice, Student's intervals, p values with Holm's correction over all variants, and
@@ -37,7 +38,7 @@ import torch
 
 from benchmarks import options_of
 from benchmarks.quality.paired import interval, least_detectable
-from benchmarks.quality.router_table import CONTROL, REFERENCE, section, written
+from benchmarks.quality.router_table import CONTROL, REFERENCE, section, tuned, written
 from ditmoe.analysis.probe import make_probe, shown
 from ditmoe.config import build
 from ditmoe.config.compose import composed
@@ -211,14 +212,14 @@ def distance(trainer: Trainer, number: int, seed: int) -> dict[str, float]:
     return {name: float(values[name])}
 
 
-def chosen_rates(runs: list[Run], rates: list[float]) -> dict[str, float]:
-    """Of each variant that all rates were tried for, the one of the least loss."""
-    tuned: dict[str, dict[float, list[float]]] = {}
-    for run in runs:
-        if run["tuning"]:
-            tuned.setdefault(run["name"], {}).setdefault(run["rate"], []).append(run["loss"])
-    whole = {name: each for name, each in tuned.items() if each.keys() >= set(rates)}
-    return {name: min(rates, key=lambda rate, e=each: np.mean(e[rate])) for name, each in whole.items()}
+def further_rates(runs: list[Run]) -> dict[str, float]:
+    """Of each variant whose best rate is the least or the largest that was tried, half or twice of it."""
+    found = {}
+    for name, losses in tuned(runs).items():
+        best = min(losses, key=losses.__getitem__)
+        if best in (min(losses), max(losses)):
+            found[name] = best * 2 if best == max(losses) else best / 2
+    return found
 
 
 def close(runs: list[Run]) -> set[str]:
@@ -239,11 +240,18 @@ def close(runs: list[Run]) -> set[str]:
 def planned(options: argparse.Namespace, runs: list[Run]) -> Iterator[list[Run]]:
     """Rounds of runs, one after the other: rates, then seed by seed, then more seeds where it is close."""
     common = {"task": options.task, "steps": options.steps, "base": options.base, "draw": options.draw}
-    for seed in range(1000, 1000 + options.tuning):
-        at_base = {**common, "width": options.base, "seed": seed, "tuning": True}
+    at_base, seeds = {**common, "width": options.base, "tuning": True}, range(1000, 1000 + options.tuning)
+    for seed in seeds:
         for rate in options.rates:
-            yield [{**at_base, "name": name, "rate": rate} for name in options.only]
-    rates = chosen_rates(runs, options.rates)
+            yield [{**at_base, "seed": seed, "name": name, "rate": rate} for name in options.only]
+    for _ in range(options.beyond):
+        further = further_rates(runs)
+        yield [
+            {**at_base, "seed": seed, "name": name, "rate": rate}
+            for seed in seeds
+            for name, rate in further.items()
+        ]
+    rates = {name: min(losses, key=losses.__getitem__) for name, losses in tuned(runs).items()}
     for seed in range(options.most):
         names = options.only if seed < options.seeds else [n for n in options.only if n in close(runs)]
         own = {**common, "width": options.width, "seed": seed, "tuning": False}
@@ -260,6 +268,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--base", type=int, default=32, help="width that learning rates are chosen at")
     parser.add_argument("--rates", type=float, nargs="+", default=[8e-3, 16e-3, 32e-3])
+    parser.add_argument(
+        "--beyond", type=int, default=2, help="further rates where the best is the least or the largest"
+    )
     parser.add_argument("--tuning", type=int, default=1, help="seeds that learning rates are chosen with")
     parser.add_argument("--draw", type=int, default=0, help="samples to draw and to measure in each run")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
@@ -289,11 +300,11 @@ def main() -> None:
                 )
                 print(f"{run['name']}, {what}: {found['loss']:.4f}, {found['seconds']:.0f} s", flush=True)
             runs.append(found)
-        text = section(runs, options.rates)
+        text = section(runs)
         (options.out / "table.md").write_text(text)
         if options.write:
             options.write.write_text(written(options.write.read_text(), text, options.task))
-    print(section(runs, options.rates))
+    print(section(runs))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch import nn
 
 from ditmoe.model.initialization import rescale
 from ditmoe.model.parameters import Parameter, parameters_of
+from ditmoe.moe import Router
 from ditmoe.nn.lora import UP, plain_name
 
 KINDS = ("vector", "input", "hidden", "output", "router", "fixed")
@@ -103,6 +104,7 @@ def compare(model: nn.Module, base: nn.Module) -> dict[str, Scaling]:
             shapes do not say what a parameter is.
     """
     small = {name: value.shape for name, value in base.named_parameters()}
+    other = _beside_logits(model)
     scalings, larger = {}, set()
     for each in parameters_of(model):
         shape = small.pop(each.name, None)
@@ -112,7 +114,7 @@ def compare(model: nn.Module, base: nn.Module) -> dict[str, Scaling]:
                 f"the model must have the same parameters at its base width, {each.name} is {there} there, "
                 f"{tuple(each.value.shape)} here"
             )
-        scalings[each.name] = _scaling(each, shape)
+        scalings[each.name] = _scaling(each, shape, each.name not in other)
         larger |= {n > b for n, b in zip(each.value.shape, shape, strict=True) if n != b}
     if small or len(larger) > 1:
         what = f"{next(iter(small))} is there alone" if small else "some axes grow and others shrink"
@@ -120,7 +122,15 @@ def compare(model: nn.Module, base: nn.Module) -> dict[str, Scaling]:
     return scalings
 
 
-def _scaling(each: Parameter, base: torch.Size) -> Scaling:
+def _beside_logits(model: nn.Module) -> set[str]:
+    """Parameters of routers that give something else than logits, such as a prediction."""
+    routers = (m for m in model.modules() if isinstance(m, Router))
+    parts = [part for m in routers for name, part in m.named_children() if name in m.beside_logits]
+    theirs = {id(value) for part in parts for value in part.parameters()}
+    return {name for name, value in model.named_parameters() if id(value) in theirs}
+
+
+def _scaling(each: Parameter, base: torch.Size, logits: bool) -> Scaling:
     shape = each.value.shape
     grows = [n != b for n, b in zip(shape, base, strict=True)]
     if not any(grows):
@@ -137,4 +147,4 @@ def _scaling(each: Parameter, base: torch.Size) -> Scaling:
             f"{each.name} may be a table of vectors or sum over its last axis: parameter_kinds of its class must say "
             f"which, embedding or matrix"
         )
-    return Scaling("router" if "router" in each.kinds else "output", ratio)
+    return Scaling("router" if logits and "router" in each.kinds else "output", ratio)

@@ -32,6 +32,7 @@ class ExpertRace(Router):
 
     uses_collectives = competes = True
     within_timestep = True
+    beside_logits = ("aux_head",)
 
     def __init__(
         self,

@@ -88,6 +88,7 @@ class Router(nn.Module, ABC):
             sampling they never do.
         positional: whether the routing depends on where a token lies, not only on its features.
         reads_times: whether it reads times as numbers, which are then best given on the host (`Context.t_on_host`).
+        beside_logits: names of its parts whose outputs are no logits, which muP tells apart from those that are.
         routing: the class of routing that its forward pass returns, by which FSDP finds the tensors in it.
         top_k_in_sampling: whether a token takes `top_k` experts in sampling too, so that `top_k` may be changed there.
         within_timestep: whether the router `timestep` may hold one such router per segment of time. It is then given
@@ -96,6 +97,7 @@ class Router(nn.Module, ABC):
     """
 
     CLAIMS: ClassVar[tuple[str, ...]] = ("top_k_in_sampling", "within_timestep")
+    beside_logits: ClassVar[tuple[str, ...]] = ()
     routing: ClassVar[type[Routing]] = Routing
     top_k_in_sampling: ClassVar[bool] = False
     within_timestep: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from torch import nn
 from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.model import DiTMoE, set_base
-from ditmoe.model.mup import compare
+from ditmoe.model.mup import Scaling, compare
 from ditmoe.moe import Experts, TokenChoice
 from ditmoe.nn import Attention, LoRA, lora
 from ditmoe.parallel import Mesh
@@ -121,6 +121,29 @@ def test_values_learning_rates_and_weight_decay_are_those_of_the_table(kept: boo
         assert optimizer.param_groups[group]["weight_decay"] == pytest.approx(decay), name
     assert all(group["eps"] == 1e-8 / m for group in optimizer.param_groups)
     assert [block.attention.gain for block in large.blocks] == [0.5, 0.5]  # heads are 4 times as large
+
+
+def test_only_logits_keep_their_size_and_not_what_else_a_router_predicts() -> None:
+    m, words = 4, ["router=race", "model.num_heads=4"]
+    small = model(*words, "model.hidden_size=48")
+    large = model(
+        *words,
+        "model.hidden_size=192",
+        "model.base_width=48",
+        "model.base_heads=4",
+        "model.keep_router_logits=true",
+    )
+    for name, kind, power in (
+        ("second", "router", -0.5),
+        ("aux_head", "output", -1),
+        ("first", "hidden", -0.5),
+    ):
+        name = f"blocks.0.feed_forward.router.{name}.weight"
+        assert large.widths.scalings[name] == Scaling(kind, m)
+        own, base = (of.get_parameter(name).std().item() for of in (large, small))
+        assert own == pytest.approx(base * m**power, rel=0.15), name
+    without = model(*words, "router.regularization=0", "model.base_width=24", "model.base_heads=4")
+    assert not any("aux_head" in name for name in without.widths.scalings)
 
 
 def test_loras_a_learns_as_its_weight_and_b_as_a_vector() -> None:

@@ -1,4 +1,4 @@
-"""The studies of routers and of learning rates: their statistics, their controls, and that they claim no more."""
+"""Studies of routers, learning rates and coordinates: their statistics and controls, and that they claim no more."""
 
 from functools import partial
 
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.quality.coordinates import BASE, SEEN, grouped, table
 from benchmarks.quality.lr_transfer import summary
 from benchmarks.quality.paired import holm, interval, least_detectable, p_value
 from benchmarks.quality.router_controls import ConvolvedChoice, OneExpert, RandomChoice
 from benchmarks.quality.router_table import MARK, section, written
-from benchmarks.quality.routers import REFERENCE, WITHIN, fitted, train
+from benchmarks.quality.routers import REFERENCE, WITHIN, fitted, further_rates, train
 from ditmoe.moe import TokenChoice
 from ditmoe.training import Trainer
 from tests.routers import B, E, N, Subject, batch, layer
@@ -125,11 +126,17 @@ def test_no_verdict_without_the_control_and_none_on_what_is_not_told_apart() -> 
         for i, (name, mean) in enumerate(means.items())
         for seed in range(5)
     ]
-    text = section(runs, [0.01])
+    text = section(runs)
     assert "lower: `better`." in text
     assert "not told apart: `dense`." in text
+    slow = [r | {"seconds": 1.5, "parameters": 2000} if r["name"] == REFERENCE else r for r in runs]
+    losses = {r["seed"]: r["loss"] for r in runs if r["name"] == REFERENCE}
+    mean, half = interval([losses[r["seed"]] - r["loss"] for r in runs if "twice" in r["name"]])
+    told = "1.50 of its time, 1.00 of its multiply-adds, 2.00 of its weights and 1.00 of the activations"
+    assert f"`token choice` is at {mean:+.4f} ± {half:.4f} (p" in section(slow)
+    assert told in section(slow)
     blind = [r | {"loss": 0.6 + noise[1, r["seed"]]} if "twice" in r["name"] else r for r in runs]
-    text = section(blind, [0.01])
+    text = section(blind)
     assert "cannot tell better from worse" in text
     assert "lower" not in text
     assert "verdict" not in text
@@ -138,3 +145,34 @@ def test_no_verdict_without_the_control_and_none_on_what_is_not_told_apart() -> 
     assert written(written(page, "new", "image"), "newer", "image") == f"before {begin}\nnewer\n{end} after"
     with pytest.raises(ValueError, match="must have one"):
         written(page, "new", "video")
+
+
+def test_rates_are_tried_beyond_the_edges_and_what_is_still_at_one_is_marked() -> None:
+    def tuning(name: str, losses: dict[float, float]) -> list[dict]:
+        return [run(name, 1000, loss) | {"tuning": True, "rate": rate} for rate, loss in losses.items()]
+
+    least, middle = {1.0: 0.1, 2.0: 0.2, 4.0: 0.3}, {1.0: 0.2, 2.0: 0.1, 4.0: 0.3}
+    runs = tuning("least", least) + tuning("middle", middle) + tuning("largest", {1.0: 0.2, 2.0: 0.1})
+    assert further_rates(runs) == {"least": 0.5, "largest": 4.0}
+    assert further_rates(runs + tuning("least", {0.5: 0.2})) == {"largest": 4.0}
+    assert further_rates(runs + tuning("largest", {4.0: 0.3})) == {"least": 0.5}
+    compared = [run("least", s, 0.1) | {"rate": 1.0} for s in range(2)]
+    compared += [run("middle", s, 0.1) | {"rate": 2.0} for s in range(2)]
+    lines = section(runs + compared).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:4]] == ["1 (edge)", "2"]
+
+
+def test_growth_over_widths_is_that_of_the_seeds_that_have_both() -> None:
+    def point(width: int, seed: int, size: float, mup: bool = True) -> dict:
+        told = {"modality": "image", "router": "race", "width": width, "seed": seed, "mup": mup}
+        return {**told, "after": dict.fromkeys(SEEN, size)}
+
+    points = [point(BASE, 0, 1.0), point(BASE, 1, 2.0), point(2 * BASE, 0, 4.0), point(2 * BASE, 1, 2.0)]
+    points += [point(4 * BASE, 1, 3.0), point(BASE, 0, 1.0, False), point(4 * BASE, 0, 90.0, False)]
+    text, rows = table(grouped(points))
+    assert rows[0]["growth"]["stream"] == {2 * BASE: pytest.approx(2.0), 4 * BASE: pytest.approx(1.5)}
+    assert text.splitlines()[-1].startswith(f"| image, race | {4 * BASE} | 90.00 | 1.50 | 1.50 |")
+    assert text.splitlines()[-1].endswith(f"| 2.00 (stream, {2 * BASE}) |")
+    assert table(grouped(points[2:]))[1][0]["mup"] is False  # muP without its base says nothing
+    silent, _ = table(grouped([*points, point(2 * BASE, 0, 0.0)]))  # as relu is where all its scores are zero
+    assert silent.endswith(f"| 0.00 (stream, {2 * BASE}) |")
