@@ -1,7 +1,7 @@
 """What a video model makes of given frames of the built-in clips, beside what needs no model.
 
     python -m ditmoe.train modality=video experiment=goes_on name=goes_on
-    python -m benchmarks.quality.given runs/video/goes_on [--num 32] [--steps 25]
+    python -m benchmarks.quality.given runs/video/goes_on [--num 32] [--steps 25] [--split val]
 
 Held-out moving digits are continued, preceded, connected and looped, without a label. Per clip, over the new frames:
 
@@ -165,12 +165,13 @@ def main() -> None:
         "--out", type=Path, help="a folder for the numbers and pictures; the run's by default"
     )
     parser.add_argument("--only", nargs="*", choices=TASKS, default=TASKS)
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="of which the digits are")
     options = parser.parse_args()
     restored = restore(options.checkpoint)
     frames, size = restored.modality.frames, restored.modality.size  # type: ignore[attr-defined]
     out = options.out or restored.folder / "given"
     out.mkdir(parents=True, exist_ok=True)
-    made = [MovingDigits(size, LONG).clip("test", 0, i) for i in range(options.num)]
+    made = [MovingDigits(size, LONG).clip(options.split, 0, i) for i in range(options.num)]
     whole, labels = np.stack([clip for clip, _ in made]), np.array([label for _, label in made])
     real = whole[:, :frames]
     digits, drawing = learn_digits(restored, size), Drawing(restored, options.steps)
