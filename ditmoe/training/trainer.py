@@ -209,7 +209,7 @@ class Trainer:
         self.save()
 
     def _check_finite(self, parts: Mapping[str, Any]) -> None:
-        """Refuse to write, on all ranks, what nothing could go on from: it would take the place of a good checkpoint."""
+        """Refuse to write, on all ranks, what nothing could go on from: it would take a good one's place."""
         wrong = not_finite(parts)
         if (wrong := self.ranks.first_error(None if wrong is None else ValueError(wrong))) is None:
             return
