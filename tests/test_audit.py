@@ -268,6 +268,15 @@ def test_a_codec_that_decodes_nothing_is_told_before_the_work(
         restore(run)
 
 
+def test_a_pipeline_tells_of_such_a_codec_when_it_is_opened(runs: dict[str, Path], tmp_path: Path) -> None:
+    pipe = shutil.copytree(runs["pipe"], tmp_path / "pipe")
+    (file,) = (pipe / "memory").glob("*.safetensors")
+    state = load_file(file)
+    save_file({k: torch.full_like(v, torch.nan) for k, v in state.items()}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"^[^\n]*the codec must hold finite numbers[^\n]*$"):
+        ditmoe.Pipeline.from_pretrained(pipe)
+
+
 @pytest.mark.parametrize("last", ["exp_avg_sq", "step"])
 def test_moments_that_no_optimiser_has_are_refused(last: str, runs: dict[str, Path], tmp_path: Path) -> None:
     """Their roots would be NaN, and so would all weights, and the checkpoints that follow."""

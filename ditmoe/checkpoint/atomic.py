@@ -37,6 +37,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     into a folder clears it of what killed ones left.
 
     Raises:
+        OSError: if it cannot be written; it has the name.
         ValueError: if the name is that of a folder, a device or a pipe, or leads to one: /dev/null would become a file.
     """
     if path.exists() and not is_regular(path):
@@ -53,8 +54,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
             os.replace(draft, path)
-    except BaseException:
+    except BaseException as error:
         discard(draft)
+        _name(error, path)
         raise
 
 
@@ -80,11 +82,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sync(draft)
         _take(draft, path)
         sync(path.parent)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         recover(path)
         discard(draft)  # what was not finished, or the old folder
         os.close(handle)
         clear(path.parent)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Tell an error of what was being written, which whoever wrote into an open file did not know."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        error.filename = str(path)
 
 
 class _EnoughError(Exception):

@@ -172,6 +172,7 @@ class Memory(Part):
         with build.describing("memory/config.json"):
             data_facts = manifest.join(dict(self.config.data_facts), tensors)
             modality = build.make_modality(self.admitted, data_facts)
+            modality.check_facts()
         if isinstance(modality, PublishedAutoencoder):
             modality.attach(autoencoder)
         elif autoencoder is not None:

@@ -10,7 +10,7 @@ import torch
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
-from ditmoe.distributed import Ranks, is_spread
+from ditmoe.distributed import Ranks, is_spread, local
 from ditmoe.model import DiTMoE
 from ditmoe.outside import printable
 from ditmoe.training.ema import EMA
@@ -73,6 +73,15 @@ def _check_moments(state: Mapping[str, Any], file: Path) -> None:
             raise ValueError(
                 f"{file} holds what no optimiser has, a negative number: optimizer/{printable(name)}"
             )
+
+
+def not_finite(parts: Mapping[str, Any]) -> str | None:
+    """The first tensor of a state that holds numbers that are not finite; of what is spread, this rank's part."""
+    for part in ("model", "ema", "optimizer"):
+        for name, value in manifest.split(parts[part])[1].items():
+            if value.is_floating_point() and not local(value).isfinite().all():
+                return f"{part}/{printable(name)}"
+    return None
 
 
 class FolderLock:

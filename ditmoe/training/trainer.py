@@ -35,7 +35,7 @@ from ditmoe.training.read_ahead import ReadAhead, default_workers
 from ditmoe.training.recompute import recompute_blocks
 from ditmoe.training.router_stats import tally
 from ditmoe.training.run_log import Recorder
-from ditmoe.training.run_state import FolderLock, RunState
+from ditmoe.training.run_state import FolderLock, RunState, not_finite
 from ditmoe.training.signals import Stop
 
 
@@ -113,9 +113,12 @@ class Trainer:
 
         Raises:
             OSError: if it cannot be written; the earlier ones are as they were.
+            ValueError: if its numbers are not finite; neither is anything written then.
         """
         if self.saver.begun < self.step:
-            self.saver.save(self.step, self.state.parts())
+            parts = self.state.parts()
+            self._check_finite(parts)
+            self.saver.save(self.step, parts)
         else:  # the last one may have been cut off after its end
             self.saver.prune()
 
@@ -204,6 +207,18 @@ class Trainer:
     def _save(self, recorder: Recorder | None) -> None:
         self.ranks.all_or_raise(lambda: recorder.flush(sync=True) if recorder else None)
         self.save()
+
+    def _check_finite(self, parts: Mapping[str, Any]) -> None:
+        """Refuse to write, on all ranks, what nothing could go on from: it would take a good one's place."""
+        wrong = not_finite(parts)
+        if (wrong := self.ranks.first_error(None if wrong is None else ValueError(wrong))) is None:
+            return
+        self.saver.finish()
+        safe = f"step {self.saver.saved} is safe" if self.saver.saved else "there is no earlier checkpoint"
+        raise ValueError(
+            f"step {self.step} is not saved, since {wrong} holds numbers that are not finite; {safe}: lower "
+            f"optimizer.lr, use trainer.precision=fp32, or take a new name="
+        )
 
     def _save_if_possible(self, recorder: Recorder | None) -> None:
         try:

@@ -13,6 +13,7 @@ import pytest
 
 from ditmoe.checkpoint import atomic, replacing
 from ditmoe.checkpoint.atomic import alone_in, clear, recover, replacing_folder
+from ditmoe.config.errors import explain
 
 OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
 
@@ -210,3 +211,18 @@ def test_no_device_and_no_pipe_becomes_a_file(tmp_path: Path) -> None:
             pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_full_disk_is_told_with_the_name_of_what_was_written(folder: bool, tmp_path: Path) -> None:
+    """Whoever writes into an open file gets an error without one."""
+    place = tmp_path / "a"
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="No space") as told:  # noqa: SIM117
+            with replacing_folder(place) if folder else replacing(place):
+                os.write(full, b"x")
+    finally:
+        os.close(full)
+    assert explain(told.value, "sample") == f"{place}: No space left on device"
+    assert list(tmp_path.iterdir()) == []

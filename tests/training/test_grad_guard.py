@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ditmoe import checkpoint
+from ditmoe.checkpoint.places import listed
 from ditmoe.training import Batch, Guard
 from ditmoe.training.grad_guard import MOMENTUM, WARMUP
 from ditmoe.training.options import Clipping
@@ -146,6 +147,30 @@ def test_so_many_in_a_row_end_the_run_and_it_can_go_on(tmp_path: Path) -> None:
     again, _ = trainer(tmp_path, *options)
     resume(again, settings)
     assert (again.guard.skipped, again.guard.streak) == (4, 0)
+    assert again.run()
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_weights_that_are_no_numbers_take_no_good_checkpoints_place(tmp_path: Path, background: str) -> None:
+    """A finite loss may make them so, by the optimiser's moments; no later step says what they were."""
+    options = ("trainer.steps=6", "trainer.save_every=1", "trainer.keep_last=1")
+    run, settings = trainer(tmp_path, *options, f"trainer.background_save={background}")
+    step = run._train_step
+
+    def blown() -> object:
+        if run.step == 3:
+            for state in run.optimizer.state.values():
+                state["exp_avg"].fill_(3e38)
+        return step()
+
+    run._train_step = blown
+    with pytest.raises(
+        ValueError, match=r"^step 4 is not saved, since model/\S+ holds [^\n]* step 3 is safe"
+    ):
+        run.run()
+    assert [step for step, _ in listed(tmp_path)] == [3]
+    again, _ = trainer(tmp_path, *options)
+    resume(again, settings)
     assert again.run()
 
 
