@@ -112,6 +112,8 @@ def sized(command: Command) -> list[str]:
     limits = LIMITS.get(name, "").split()
     if name in ("train", "prepare", "train_codec"):
         limits += SIZES[modality].split()
+        if "experiment=goes_on" in words:
+            limits.append("modality.frames=13")  # of which later turns see some
         if modality in CODEC and not any(word.startswith("codec@") for word in words):
             limits += CODEC[modality].split()
         if name == "prepare" and modality == "pointcloud":

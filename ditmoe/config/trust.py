@@ -15,20 +15,11 @@ from ditmoe.config.nested import copied, last_part, leaves, put, strings, target
 from ditmoe.config.plain_values import check_interpolations, check_plain, check_values
 from ditmoe.outside import printable
 
-NESTED = frozenset(
-    (
-        "modality",
-        "model",
-        "router",
-        "conditioning",
-        "process",
-        "objective",
-        "scheduler",
-        "sampling",
-        "optimizer",
-    )
-) | {"parameters", "mesh", "trainer", "finish", "lora", "upcycle"}
-"""Sections that have options: whoever reads them takes them for dicts."""
+NESTED = frozenset((
+    "modality", "model", "router", "conditioning", "process", "objective", "scheduler", "sampling", "optimizer",
+    "parameters", "mesh", "trainer", "finish", "lora", "upcycle",
+))  # fmt: skip
+"""Sections that have options: whoever reads them takes them for dicts; a dense model's router may be null."""
 Trust = bool | str | Sequence[str]
 """What the person's command allows: false nothing, true all that is named, or these paths and hub names alone."""
 
@@ -66,7 +57,8 @@ def admit(config: Any, sections: Sequence[str], file: Path, trust: Trust = False
     if missing := [name for name in sections if name not in config]:
         raise ValueError(f"{what} lacks its section {missing[0]}")
     for name in sections:
-        if name in NESTED and type(config[name]) is not dict:
+        nothing = name == "router" and config[name] is None
+        if name in NESTED and type(config[name]) is not dict and not nothing:
             raise ValueError(
                 f"{what} must have options in its section {name}, got {type(config[name]).__name__}"
             )
