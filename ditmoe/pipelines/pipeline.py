@@ -91,9 +91,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             pipe = super().from_pretrained(str(folder), **FIXED, **options)
             with build.describing(folder / "scheduler"):
                 try_scheduler(pipe.scheduler, pipe.process)
-            _ = (
-                pipe.modality
-            )  # facts that no sample could be decoded by are told here, not after the work of drawing
+            # facts that no sample could be decoded by are told here, not after the work of drawing
+            _ = pipe.modality
             if encoder is not None:
                 if not (use := getattr(pipe.transformer.conditioning, "use", None)):
                     raise ValueError("text_encoder is for models of text")
