@@ -261,9 +261,8 @@ def sample_checkpoint(
         surfaces.check_out(of_meshes)
     further = [of_meshes] * meshes + [of_turns] * turntable
     with launch.ranks().of_first(lambda: ready_place(place, *further)):
-        request = request.with_given(
-            given, given_guidance, strength
-        )  # reads files, after all that costs less
+        # It reads files, after all that costs less.
+        request = request.with_given(given, given_guidance, strength)
         for line in () if request.parts is None else request.parts.told:
             say(line)
         how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance}

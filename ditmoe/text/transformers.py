@@ -110,21 +110,20 @@ class Transformers(Pretrained):
             lambda: library.AutoConfig.from_pretrained(self.folder, **self._trusted), self.folder
         )
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        width, mark = (
-            getattr(config, "hidden_size", None),
-            hashlib.sha256("\n".join(parts).encode()).hexdigest(),
-        )
+        width = getattr(config, "hidden_size", None)
         if type(width) is not int or not 1 <= width <= WIDEST:
             raise ValueError(
                 f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got {width!r}"
             )
         name = printable(Path(os.fspath(self.path or "")).name)
+        mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return About(name, width, width, len(self._numbers("")), mark)
 
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokens."""
-        make, _ = self.library.AutoTokenizer.from_pretrained, self.kind
+        check_folder(self.folder)
+        make = self.library.AutoTokenizer.from_pretrained
         return one_line(lambda: make(self.folder, **self._trusted), self.folder)
 
     def count(self, caption: str) -> tuple[int, int]:

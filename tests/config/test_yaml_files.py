@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,36 +26,36 @@ BAD = {
 }
 
 
+Refused = Callable[[str], str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Refused:
+    """The one line that a command says of a modality's YAML with some content."""
+
+    def told(content: str) -> str:
+        (tmp_path / "modality").mkdir()
+        (tmp_path / "modality" / "mine.yaml").write_text(content)
+        monkeypatch.setattr(sys, "argv", ["plan", f"--config-dir={tmp_path}", "modality=mine"])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as end:
+            plan.main()
+        assert end.value.code == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        return said
+
+    return told
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_is_one_line(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    (tmp_path / "modality").mkdir()
-    (tmp_path / "modality" / "mine.yaml").write_text(BAD[name])
-    monkeypatch.setattr(sys, "argv", ["plan", f"--config-dir={tmp_path}", "modality=mine"])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        plan.main()
-    assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert "mine.yaml" in said
+def test_what_cannot_be_read_is_one_line(name: str, refused: Refused, tmp_path: Path) -> None:
+    assert "mine.yaml" in refused(BAD[name])
     assert not (tmp_path / "PWNED").exists()
 
 
-def test_a_file_that_names_itself_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    (tmp_path / "modality").mkdir()
-    (tmp_path / "modality" / "mine.yaml").write_text("defaults: [mine]")
-    monkeypatch.setattr(sys, "argv", ["plan", f"--config-dir={tmp_path}", "modality=mine"])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        plan.main()
-    assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert "refers to itself" in said
+def test_a_file_that_names_itself_is_one_line(refused: Refused) -> None:
+    assert "refers to itself" in refused("defaults: [mine]")
 
 
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:

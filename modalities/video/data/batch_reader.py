@@ -49,8 +49,7 @@ class BatchReader:
             return 1
         if self.span is None:
             return None
-        gap = self.span.gap(seed, step)
-        return self.span.cells_of(gap) if latents else self.span.frames_of(gap)
+        return (self.span.cells_of if latents else self.span.frames_of)(self.gap(seed, step))
 
     def gap(self, seed: int, step: int) -> int:
         """Groups of frames that a batch leaves out behind the first frame of its clips."""
