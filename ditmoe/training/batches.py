@@ -76,6 +76,12 @@ class GivenShares:
         check_number("trainer.given_noisy", self.noisy, 0, 1)
 
 
+def check_given(modality: Modality, share: float) -> None:
+    """Raises ValueError for samples that can only be trained on where some of them is given, if none ever is."""
+    if not share and isinstance(modality, GivenParts) and modality.needs_given:
+        raise ValueError(f"given must be above 0 with {modality.needs_given}, such as given=0.7")
+
+
 class Batches:
     """Samples of a modality with noise, times and labels to train on.
 
@@ -124,8 +130,7 @@ class Batches:
         self.source: Callable[[int], Any] = Reading(self.reader.read, size, rows, seed, mesh.rank, mesh.world)
         self.shares = given or GivenShares()
         self.giver = GivenParts.of(modality, "train given=") if self.shares.share else None
-        if self.giver is None and isinstance(modality, GivenParts) and modality.needs_given:
-            raise ValueError(f"given must be above 0 with {modality.needs_given}, such as given=0.7")
+        check_given(modality, self.shares.share)
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""

@@ -110,7 +110,7 @@ class Video(ClipModality, CodecTraining):
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
         if span is not None:
-            check_number("modality.span", span, 1, whole=True)
+            check_number("modality.span", span, frames + 1, whole=True)
             if native:
                 raise ValueError(
                     "modality.span must be null with modality.native, whose clips have lengths of their own"
