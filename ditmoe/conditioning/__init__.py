@@ -7,7 +7,7 @@ command. Class labels are one kind; text is another.
 
 from ditmoe.conditioning.base import Conditioning, Embedded
 from ditmoe.conditioning.captions import TEXT, captions_of, class_caption, split_words, text_rows
-from ditmoe.conditioning.class_label import ClassLabel, label_index, make_labels
+from ditmoe.conditioning.class_label import ClassLabel, label_index, label_of, make_labels
 from ditmoe.conditioning.condition import GUIDANCE, SHOWN, SPAN, Condition
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "captions_of",
     "class_caption",
     "label_index",
+    "label_of",
     "make_labels",
     "split_words",
     "text_rows",

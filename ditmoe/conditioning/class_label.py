@@ -1,6 +1,7 @@
 """Class labels: one learned vector per class."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 
 from ditmoe.conditioning.base import Conditioning, Embedded
 from ditmoe.conditioning.condition import LABEL, Condition
-from ditmoe.outside import check_number
+from ditmoe.outside import check_number, tell
 
 Asked = str | int | None
 """By name or number."""
+NONE, RANDOM = "none", "random"
+"""Labels that are no class, also where a class is called so: that one is `#2`, by its number."""
 
 
 class ClassLabel(Conditioning):
     """One learned vector per class, and a last one for nothing (DiT, arXiv 2212.09748, section 3.1)."""
 
     words: ClassVar[Mapping[str, str]] = {
-        "label": "a class by name or number, none (the null class), random; null takes all classes in turn"
+        "label": "a class by name or number (#2 always is one), none (the null class), random; null takes all in turn"
     }
 
     def __init__(self, hidden_size: int, num_classes: int) -> None:
@@ -57,24 +60,34 @@ class ClassLabel(Conditioning):
 def make_labels(
     classes: Sequence[str], num: int, label: Asked, generator: torch.Generator | None = None
 ) -> Int[Tensor, " S"]:
-    """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn."""
+    """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn.
+
+    A line says so where a class is called like one of these words.
+    """
     check_number("num", num, 1, whole=True)
     classes = list(classes)
     if label is None:
         return torch.arange(num) % len(classes)
-    if label == "random":
+    if label in (NONE, RANDOM) and label in classes:
+        meant = "no class" if label == NONE else "classes at random"
+        tell(
+            f"note: label={label} takes {meant}; the class called {label} is label='#{classes.index(label)}'"
+        )
+    if label == RANDOM:
         return torch.randint(len(classes), (num,), generator=generator)
-    index = len(classes) if label == "none" else label_index(classes, label)
+    index = len(classes) if label == NONE else label_index(classes, label)
     return torch.full((num,), index)
 
 
 def label_index(classes: Sequence[str], label: str | int) -> int:
-    """The index of a class given by name or number.
+    """The index of a class given by name or number, `#2` by its number whatever classes are called.
 
     Raises:
         ValueError: naming the nearest class, or all of them.
     """
     classes = list(classes)
+    if re.fullmatch("#[0-9]{1,9}", str(label)) and int(str(label)[1:]) < len(classes):
+        return int(str(label)[1:])
     if str(label) in classes:
         return classes.index(str(label))
     if str(label).isdigit() and int(label) < len(classes):
@@ -82,3 +95,10 @@ def label_index(classes: Sequence[str], label: str | int) -> int:
     near = difflib.get_close_matches(str(label), classes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes)}"
     raise ValueError(f"label {label!r} is not a class of this model; {hint}")
+
+
+def label_of(classes: Sequence[str], index: int) -> str:
+    """The label that asks for a class: its name, or `#2` where another label would be read in its place."""
+    name = str(classes[index])
+    own = name not in ("", NONE, RANDOM, "null") and label_index(classes, name) == index
+    return name if own else f"#{index}"

@@ -60,7 +60,8 @@ class Request(Interface):
     def _prompts(self, label: Any, prompt: Any, negative: Any) -> tuple[Any, dict[str, Any]]:
         """The label, and sentences as words of the conditioning: what stands first is a prompt where it is no class."""
         if prompt is None and label is not None and "prompt" in self.transformer.conditioning.words:
-            own = {*self.memory.config.classes, "none", "random"}
+            classes = self.memory.config.classes
+            own = {*classes, *(f"#{index}" for index in range(len(classes))), "none", "random"}
             each = [label] if isinstance(label, str) else label
             if isinstance(each, list | tuple) and not all(isinstance(one, int) or one in own for one in each):
                 label, prompt = None, label

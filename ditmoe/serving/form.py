@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ditmoe.conditioning import label_of
 from ditmoe.config.restore import Restored, by_top_k
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import GivenParts
@@ -85,7 +86,8 @@ def _labels(restored: Restored) -> list[tuple[str, str]]:
     first = [("each class in turn", ""), ("no class", "none"), ("at random", "random")]
     if "prompt" in restored.model.conditioning.words:
         first[0] = ("as the prompt says", "")
-    return first + [(printable(name), str(name)) for name in restored.modality.classes]
+    classes = restored.modality.classes
+    return first + [(printable(name), label_of(classes, index)) for index, name in enumerate(classes)]
 
 
 def read(fields: Sequence[Field], values: Mapping[str, Any], uploads: Path) -> dict[str, Any]:
