@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -13,6 +14,7 @@ from ditmoe.config import resolvers, yaml_files  # noqa: F401  (YAML files are w
 from ditmoe.config.command_line import check_paths, check_types, is_path_option, read_words, sectioned
 from ditmoe.config.errors import guard, is_overflow
 from ditmoe.config.folders import config_folder
+from ditmoe.config.made_folders import empty_folders, leaving_none_empty
 from ditmoe.config.overrides import mark_paths
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, largest_words, using_device
@@ -30,6 +32,7 @@ def run(
         words: it takes words of a modality too, which stand in the section `command_line.WORDS` then.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    before = empty_folders(Path("runs"))
 
     def read() -> None:
         if launch.world() > 1 and not many:
@@ -40,7 +43,9 @@ def run(
             sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 
     def main(config: DictConfig) -> None:
-        guard(lambda: _checked(config), config_name)  # in here, or Hydra adds lines of its own
+        made = Path(HydraConfig.get().runtime.output_dir)  # by Hydra, before anything is known to be right
+        with leaving_none_empty(made, before):
+            guard(lambda: _checked(config), config_name)  # in here, or Hydra adds lines of its own
 
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name, words)

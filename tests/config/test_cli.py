@@ -58,6 +58,16 @@ def test_one_line_and_exit_code_2(tmp_path: Path, command: str, words: list[str]
     assert expected in done.stderr
 
 
+@pytest.mark.parametrize("words", [["trainer.steps=-1"], ["model.depth=0"], ["init=nowhere", "name=a/b"]])
+def test_a_training_that_is_refused_leaves_no_folder(tmp_path: Path, words: list[str]) -> None:
+    """Nor takes one away that was there."""
+    assert call("train", *words, cwd=tmp_path).returncode == 2
+    assert not [*tmp_path.iterdir()]
+    (mine := tmp_path / "runs" / "pointcloud").mkdir(parents=True)
+    assert call("train", *words, cwd=tmp_path).returncode == 2
+    assert [*tmp_path.rglob("*")] == [mine.parent, mine]
+
+
 @pytest.mark.parametrize("command", sorted(file.stem for file in cli.config_folder().glob("*.yaml")))
 def test_what_a_command_is_said_to_have_it_has(command: str) -> None:
     """Hydra has each section and group that a message may name, and a message may name all that Hydra has."""
