@@ -1,4 +1,6 @@
-"""A few wrong numbers and bare surroundings for commands; `tests.command_numbers` and `tests.surroundings` have all."""
+"""A few wrong numbers, wrong kinds and bare surroundings for commands; `tests.command_numbers`, `.command_keys` and
+`.surroundings` have all.
+"""
 
 import re
 from pathlib import Path
@@ -11,7 +13,9 @@ from tests import warm
 COMMANDS = sorted(file.stem for file in config_folder().glob("*.yaml"))
 
 
-@pytest.mark.parametrize(("module", "share"), [("command_numbers", "0.002"), ("surroundings", "0.07")])
+@pytest.mark.parametrize(
+    ("module", "share"), [("command_numbers", "0.002"), ("command_keys", "0.002"), ("surroundings", "0.07")]
+)
 def test_commands_end_in_success_or_in_one_line(module: str, share: str) -> None:
     """In processes of their own, without the tests' checks of types."""
     done = warm.command(f"tests.{module}", "--share", share, "--seed", "1", cwd=warm.ROOT, timeout=600)

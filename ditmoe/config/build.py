@@ -36,7 +36,9 @@ def make(config: Mapping[str, Any], **arguments: Any) -> Any:
     target, name = find_target(config)
     options = {key: _made(value) for key, value in config.items() if key not in ("_target_", "_partial_")}
     check_options(name, target, options)
-    if config.get("_partial_"):
+    if not isinstance(partial_ := config.get("_partial_", False), bool):
+        raise ValueError(f"_partial_ of {name} must be true or false, got {partial_!r}")
+    if partial_:
         return Part.of(name, target, options | arguments)
     return call(name, target, **(options | arguments))
 
@@ -67,7 +69,10 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
     """
     if not isinstance(config, Mapping) or not isinstance(name := config.get("_target_"), str):
         raise ValueError(f"a section must name a class in _target_, got {config!r}")
-    target = find(name)
+    try:
+        target = find(name)
+    except ValueError as error:
+        raise ValueError(f"_target_: {error}") from error
     if not callable(target):
         raise ValueError(f"{name} is no class, but a {type(target).__name__}")
     return target, name

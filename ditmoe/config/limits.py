@@ -78,6 +78,8 @@ def check_width(model: dict[str, Any]) -> None:
         ValueError: saying what they need.
     """
     width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
+    for name, value in (("hidden_size", width), ("depth", depth)):
+        check_number(name, value, 1, whole=True)
     check_memory(16 * width**2 * depth, f"attention matrices of hidden_size={width} and depth={depth}")
 
 

@@ -54,6 +54,11 @@ class Overrides:
         name, value, parsed = match[1].lstrip("+"), match[2], parse(match[2])
         if isinstance(parsed, Sweep | Glob) and (self.many or self.is_choice(name)):
             return word
+        if self.is_choice(name):
+            if parsed == []:
+                raise ValueError(f"{name} must name one of its choices, got {value}")
+            if not isinstance(parsed, str | list | QuotedString) and parsed is not _REFUSED:  # -1, null, nan
+                return f"{match[1]}={quoted(value)}"  # which does not exist: Hydra says what does
         literal = "${" not in value or self.is_literal(name)
         pieces = split(value) if self.many and parsed is _REFUSED else [value]
         read = _text if self.is_text(name) else _value

@@ -126,7 +126,9 @@ class _Folders:
 def _class_folders(folders: _Folders, ignored: Ignored) -> dict[str, str]:
     """Class name -> name of its folder, for the folders that have a split."""
     root = folders.root
-    layout = f"{printable(root)} must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
+    layout = (
+        f"{printable(root)} (data.root) must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
+    )
     if not root.is_dir():
         raise ValueError(f"{layout}, got {'a file' if root.exists() else 'nothing there'}")
     found: dict[str, str] = {}
