@@ -17,7 +17,7 @@ def empty_folders(folder: Path, levels: int = 3) -> frozenset[str]:
     if not below:
         return frozenset([os.path.realpath(folder)])
     inner = [Path(entry) for entry in below if levels > 1 and entry.is_dir(follow_symlinks=False)]
-    return frozenset().union(*(empty_folders(each, levels - 1) for each in inner))
+    return frozenset[str]().union(*(empty_folders(each, levels - 1) for each in inner))
 
 
 @contextmanager
