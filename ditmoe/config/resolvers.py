@@ -10,7 +10,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ditmoe.config.folders import installed, leave_plugins_here
-from ditmoe.outside import file_name, printable
+from ditmoe.outside import check_number, file_name, printable
 
 
 class InstalledConfigs(SearchPathPlugin):
@@ -31,8 +31,13 @@ def first_choice(group: str, *names: str) -> str:
     return next((name for name in names if name in known), names[-1])
 
 
-def every_second(depth: int) -> list[int]:
-    """The second layer, the fourth and so on: those with experts, or that attend to text, which follow the depth."""
+def every_second(depth: Any) -> list[int]:
+    """The second layer, the fourth and so on: those with experts, or that attend to text, which follow the depth.
+
+    Raises:
+        ValueError: if that is no whole number.
+    """
+    check_number("model.depth", depth, 1, whole=True)
     return list(range(1, depth, 2))
 
 

@@ -38,8 +38,8 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
         ("train", ["model.depth=null"], "depth must be a whole number, at least 1, got None"),
         (
             "train",
-            ["model._partial_=null"],
-            "_partial_ of ditmoe.model.DiTMoE must be true or false, got None",
+            ["optimizer._partial_=null"],
+            "_partial_ of torch.optim.AdamW must be true or false, got None",
         ),
         ("train", ["optimizer._target_=x"], "_target_: x cannot be found"),
         ("train", ["modality.data.root=-1"], "-1 (data.root) must be a folder laid out as"),
