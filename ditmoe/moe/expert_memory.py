@@ -70,9 +70,8 @@ class OffloadedExperts(nn.Module):
 
     def __init__(self, up: Packed, down: Packed, room: int, traffic: Traffic) -> None:
         super().__init__()
-        self.host = list(
-            zip(up.unbind(), down.unbind(), strict=True)
-        )  # no buffers: they do not move with the model
+        # No buffers: they do not move with the model.
+        self.host = list(zip(up.unbind(), down.unbind(), strict=True))
         self.shapes = up.shape, down.shape
         self.size = sum(packed.nbytes for packed in self.host[0])
         self.capacity = room // self.size

@@ -88,9 +88,8 @@ def export(
         with build.describing(found.path):
             pipeline, told = of_run(found, scheduler, trust, lora)
         metrics = found.run / METRICS
-    measured = (
-        is_regular(metrics) and not metrics.is_symlink()
-    )  # a link may lead to what is nobody's business
+    # A link may lead to what is nobody's business.
+    measured = is_regular(metrics) and not metrics.is_symlink()
     card = write_card(**told, metrics=metrics if measured else None, licence=licence)
     with replacing_folder(out) as draft:
         with writing(out):

@@ -127,10 +127,8 @@ def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture
         return
     size = arch.size or 0
     sample = (1, 1, 3) if arch.axes == 3 else (1, arch.in_channels, size, size)
-    table, own = (
-        in_memory(state["pos_embed"]).float(),
-        tokens.positions(tokens.layout(torch.empty(sample)))[None],
-    )
+    table = in_memory(state["pos_embed"]).float()
+    own = tokens.positions(tokens.layout(torch.empty(sample)))[None]
     if table.shape != own.shape:
         raise ValueError(f"pos_embed is {tuple(table.shape)}, must be {tuple(own.shape)}")
     difference = (table - own).abs().max().item()

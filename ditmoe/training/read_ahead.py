@@ -115,9 +115,8 @@ class ReadAhead:
         if kind == "forkserver":
             _start_server(self.read)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of more workers than cores, which a person may want
+            # It warns of more workers than cores, which a person may want.
+            warnings.simplefilter("ignore", UserWarning)
             loader = DataLoader(
                 _Addresses(self.read, _has_shared_memory()),
                 batch_size=None,

@@ -283,9 +283,8 @@ class Trainer:
         else:
             batch, x_t, target = self.teaching(batch, self.ema.model, partial(self._predict, batch.layout))
         x_t, target = batch.shaped(x_t), batch.shaped(target)
-        torch.manual_seed(
-            torch_generator("router", self.seed, batch.index).initial_seed()
-        )  # for routers with noise
+        # For routers with noise.
+        torch.manual_seed(torch_generator("router", self.seed, batch.index).initial_seed())
         sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             output, routings = self.forward(x_t, batch.t, batch.asked, *sizes)

@@ -200,9 +200,8 @@ class PatchPCA(Codec):
         mean = total / count
         values, vectors = torch.linalg.eigh(squares / count - torch.outer(mean, mean))
         kept = vectors[:, -self.channels :].flip(-1)
-        kept = (
-            kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
-        )  # of either sign, else by chance
+        # Eigenvectors have either sign, by chance: their largest number is to be positive.
+        kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
         self.mean.copy_(mean)
         self.basis.copy_(kept)
         self.scale.copy_(values[-self.channels :].flip(-1).clamp_min(1e-6).sqrt())

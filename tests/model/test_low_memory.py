@@ -74,9 +74,8 @@ def fetched(capacity: int, passes: list[list[int]]) -> list[list[int]]:
 def test_who_makes_room() -> None:
     assert fetched(2, [[0, 1], [2], [1, 2], [0]]) == [[0, 1], [2], [], [0]]  # the one unused for longest
     every = list(range(6))
-    for capacity in range(
-        1, 7
-    ):  # at most E - C + 1 in each pass, where one that forgets the oldest would fetch all
+    # At most E - C + 1 in each pass, where one that forgets the oldest would fetch all.
+    for capacity in range(1, 7):
         assert all(len(missing) <= 7 - capacity for missing in fetched(capacity, [every] * 6)[1:])
     assert fetched(3, [[3, 4, 5], [0, 3, 4, 5]]) == [[3, 4, 5], [0, 5]]  # of those whose turn comes, the last
 
