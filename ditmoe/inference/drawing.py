@@ -21,8 +21,7 @@ from ditmoe.config.words import shape_asked
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
-from ditmoe.given import FOLDER as GIVEN
-from ditmoe.given import Given, Parts, in_turns
+from ditmoe.given import GIVEN, Given, Parts, in_turns
 from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
 from ditmoe.inference.writing import folder_name, further_folder, ready_place, write_drawn

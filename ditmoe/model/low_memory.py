@@ -118,13 +118,6 @@ def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
             yield from _layers(child)
 
 
-def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
-    """Keep the weights of a model that is in memory already otherwise, in place; it only predicts from then on."""
-    weights = {name: value.detach() for name, value in model.named_parameters()}
-    device = model.embed.weight.device
-    return how.fill(how.emptied(model), weights.__getitem__, device)
-
-
 def num_parameters(model: nn.Module) -> int:
     """Numbers that a model has learnt, however their weights are kept."""
     kept: list[Any] = []

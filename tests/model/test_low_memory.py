@@ -12,13 +12,19 @@ from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.cost.plan import plan
 from ditmoe.inference import sample_checkpoint
-from ditmoe.model import LowMemory, shrink, size_of
+from ditmoe.model import DiTMoE, LowMemory, size_of
 from ditmoe.moe import Experts, Traffic
 from ditmoe.moe.expert_memory import OffloadedExperts
 from ditmoe.nn.packed import Packed, PackedLinear
 from tests.model.test_times import ROUTERS, everywhere_some, of_router
 
 GIB = 2**30
+
+
+def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
+    """Keep the weights of a model in memory otherwise, in place, as `restore` keeps those of a file."""
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    return how.fill(how.emptied(model), weights.__getitem__, model.embed.weight.device)
 
 
 def predicted(model) -> torch.Tensor:

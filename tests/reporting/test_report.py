@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from ditmoe import report, train
-from ditmoe.given import FOLDER as GIVEN
+from ditmoe.given import GIVEN
 from ditmoe.inference import sample_checkpoint
 from ditmoe.modality import Samples, Shown
 from ditmoe.reporting import log, page, pictures, write_report
