@@ -112,8 +112,8 @@ def of_run(
 
     config, data_facts = admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, data_facts), build.make_whole(config["process"])
-    plain, added = adapters(found)
-    tensors = averaged(found) if lora == "merge" else plain
+    without_lora, added = adapters(found)
+    tensors = averaged(found) if lora == "merge" else without_lora
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
     plain, kinds = described(data_facts)
