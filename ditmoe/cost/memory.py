@@ -6,7 +6,7 @@ from typing import Any
 from ditmoe.cost.communication import BYTES, Spread
 from ditmoe.cost.flops import Counts
 from ditmoe.model import LowMemory
-from ditmoe.nn.packed import FORMATS
+from ditmoe.nn.quantized import FORMATS
 
 GIB = 2**30
 
