@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ditmoe.analysis import dial as dials
@@ -147,19 +148,12 @@ def _place(out: str | Path | None, subject: Subject) -> Path:
 def _check_size(subject: Subject, samples: int, bins: int) -> None:
     """Raises ValueError if what is noted would not fit this machine."""
     numbers = check_alike(subject.model)
-    tokens = math.prod(subject.model.tokens.grid(_empty(subject)))
+    shape = subject.modality.sample_shape
+    tokens = math.prod(subject.model.tokens.grid(torch.empty(1, *shape, device="meta")))
     width = int(numbers.sum()) if len(numbers) else 1
     counted = min(tokens, 64)  # places, see `ditmoe.analysis.specialisation`
-    needed = samples * (
-        bins * width * (16 * tokens + 32 * counted) + 8 * math.prod(subject.modality.sample_shape)
-    )
+    needed = samples * (bins * width * (16 * tokens + 32 * counted) + 8 * math.prod(shape))
     check_memory(needed, f"the choices of {samples} samples at {bins} times", "fewer samples or bins")
-
-
-def _empty(subject: Subject) -> Any:
-    import torch
-
-    return torch.empty(1, *subject.modality.sample_shape, device="meta")
 
 
 def _found(subject: Subject, probe: Probe, record: Record, permutations: int, seed: int) -> Findings:
