@@ -12,15 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ditmoe.conditioning import (
-    TEXT,
-    Condition,
-    Conditioning,
-    Embedded,
-    captions_of,
-    class_caption,
-    text_rows,
-)
+from ditmoe.conditioning import TEXT, Condition, Conditioning, Embedded, captions_of, class_caption, text_rows
 from ditmoe.conditioning.class_label import make_labels
 from ditmoe.distributed import say
 from ditmoe.outside import check_number, decoded, printable, read_regular
