@@ -13,9 +13,9 @@ from PIL import Image
 
 from modalities.image import Pictures
 from modalities.image.data.pictures import fitted, open_picture, read_pictures, size_of
-from modalities.latent import digits
 from modalities.latent.codec import to_bytes, to_pixels
 from modalities.latent.given import read_picture
+from modalities.shared import digits
 from modalities.video.io.reader import read_clip
 
 RED = (250, 20, 30)
