@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.model import DiTMoE, set_base
 from ditmoe.model.mup import Scaling, compare
@@ -18,14 +17,8 @@ from ditmoe.pretrained.start import start_from
 from ditmoe.training import ParameterGroups
 from modalities.image import LatentTokens
 from tests.conditioning.numbers import Numbers
+from tests.model.test_initialization import model
 from tests.training.test_trainer import config, same, trainer
-
-
-def model(*overrides: str) -> DiTMoE:
-    settings = config(*overrides)
-    data_facts = {"classes": ["a", "b"], "mean": [0.0] * 3, "scale": 1.0}
-    torch.manual_seed(0)
-    return build.make_model(settings, build.make_modality(settings, data_facts))
 
 
 def adam(built: nn.Module, groups: ParameterGroups | None = None, **options: float) -> tuple:
