@@ -115,10 +115,8 @@ def time_data(options: Any) -> None:
     with TemporaryDirectory() as folder:
         for kind in ("pointcloud", "image"):
             trainer = trainer_of(folder, f"modality={kind}", *sizes(options))
-            whole, start = (
-                interleaved({kind: stepping(trainer)}, options.rounds, own_device())[kind],
-                time.perf_counter(),
-            )
+            whole = interleaved({kind: stepping(trainer)}, options.rounds, own_device())[kind]
+            start = time.perf_counter()
             for index in range(options.rounds):
                 trainer.batches(index)
             each = (time.perf_counter() - start) / options.rounds

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
 from ditmoe.distributed import say
+from ditmoe.finishing import asked_next, check_finish, finish, possible
 
 if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
@@ -27,17 +28,8 @@ def distill(words: dict[str, Any]) -> None:
     """One run, a training that learns from another run's model; goes on where an earlier one stopped."""
     from ditmoe import checkpoint
     from ditmoe.checkpoint.fit import describing
-    from ditmoe.modality import Files
     from ditmoe.pretrained.teacher import pinned
-    from ditmoe.train import (  # fmt: skip
-        asked_next,
-        check_finish,
-        finish,
-        make_modality,
-        make_trainer,
-        possible,
-        run_to_end,
-    )
+    from ditmoe.train import make_modality, make_trainer, run_to_end
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
     if out.resolve() == teacher.run.resolve():
@@ -57,8 +49,8 @@ def distill(words: dict[str, Any]) -> None:
     run_to_end(trainer, config, unmeasured)
     again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
     again += " steps=1" if config["model"].get("flow_map") is not None else ""
-    asking, writes = asked_next(config["conditioning"]), isinstance(modality, Files)
-    finish(config["finish"], out, again, trainer.step, writes, unmeasured, asking, type(modality))
+    asking = asked_next(config["conditioning"])
+    finish(config["finish"], out, again, trainer.step, unmeasured, asking, type(modality))
 
 
 def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
@@ -67,32 +59,22 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     Raises:
         ValueError: one line, if the teacher cannot be learnt from so.
     """
-    from ditmoe.config.plain_values import check_plain
     from ditmoe.config.restore import admitted
     from ditmoe.config.trust import check_openable
-    from ditmoe.diffusion import check_most_steps, check_steps
-    from ditmoe.model.step_embedding import check_weights
     from ditmoe.outside import check_number
     from ditmoe.pretrained.teacher import TOLD, fingerprint
 
     config, _ = admitted(teacher, words["trust"], *SECTIONS)
     check_openable(config)  # it is written again, and trained by
     check_number(f"optimizer.lr of {teacher.path}", config["optimizer"].get("lr"), 0)
-    inside = {name: words[name] for name in TOLD if words[name] is not None}
-    check_plain(inside, "flow_map and guidance")
-    check_number("rate", words["rate"], above=0)
-    if "flow_map" in inside:
-        check_steps(words["steps"], check_most_steps("flow_map", inside["flow_map"]))
-    if "guidance" in inside:
-        check_weights("guidance", inside["guidance"])
+    inside = learnt(words)
     if any(config["model"].get(name) is not None for name in TOLD):
         raise ValueError(f"checkpoint must be a run that was trained, and {teacher.run} was itself distilled")
     if not inside:
         raise ValueError("flow_map or guidance must be given: with both null there is nothing to learn")
     config["model"] |= inside
     config["optimizer"]["lr"] *= words["rate"]
-    changed = {name: value for name, value in words["trainer"].items() if value is not None}
-    config["trainer"] |= changed
+    config["trainer"] |= {name: value for name, value in words["trainer"].items() if value is not None}
     sampling = config["sampling"]
     config["distillation"] = words["distillation"] | {
         "step": teacher.plain["step"],
@@ -110,6 +92,28 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
         name: config["finish"][name] if v is None else v for name, v in words["finish"].items()
     }
     return config | {"name": Path(words["out"]).name, **NOTHING_MORE}
+
+
+def learnt(words: dict[str, Any]) -> dict[str, Any]:
+    """What a command lets the model learn: options of its section.
+
+    Raises:
+        ValueError: one line, for a word that is out of its range.
+    """
+    from ditmoe.config.plain_values import check_plain
+    from ditmoe.diffusion import check_most_steps, check_steps
+    from ditmoe.model.step_embedding import check_weights
+    from ditmoe.outside import check_number
+    from ditmoe.pretrained.teacher import TOLD
+
+    inside = {name: words[name] for name in TOLD if words[name] is not None}
+    check_plain(inside, "flow_map and guidance")
+    check_number("rate", words["rate"], above=0)
+    if "flow_map" in inside:
+        check_steps(words["steps"], check_most_steps("flow_map", inside["flow_map"]))
+    if "guidance" in inside:
+        check_weights("guidance", inside["guidance"])
+    return inside
 
 
 def told(config: dict[str, Any]) -> str:

@@ -59,7 +59,6 @@ def finish(
     folder: Path,
     longer: str,
     step: int,
-    writes: bool = True,
     unmeasured: str = "",
     asking: str = "label=0",
     kind: "type[ditmoe.modality.Modality] | None" = None,
@@ -71,49 +70,62 @@ def finish(
         longer: a command that goes on from here, last of those that are told.
         step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
             else lies in the folder.
-        writes: the modality writes files.
         unmeasured: why nothing can be measured, if it cannot.
         asking: what to ask for next, as it is typed.
-        kind: the modality's class, which shows samples on the page of the run.
+        kind: the modality's class, which shows samples on the page of the run; None: one that writes files.
 
     What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
     """
     from ditmoe import checkpoint
-    from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
+    from ditmoe.inference import sample_checkpoint
+    from ditmoe.modality import Files
 
-    own = checkpoint.place(folder, step)
-    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
-    lines, following = [f"  {_typed(folder / checkpoint.FOLDER)}   the model"], []
-    failure: Exception | None = None
-    # the paths in this checkpoint are those of the command that wrote it, just now
+    own, failure = checkpoint.place(folder, step), None
+    places, following = [(folder / checkpoint.FOLDER, "the model")], list[str]()
+    # The paths that this checkpoint names are those of the command that wrote it, just now.
     out = folder / "samples"
     if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
-        drawn = _typed(paths[0].parent)
-        lines += [f"  {_typed(paths[0])}   look at this first", f"  {drawn}   {options['num']} samples"]
-        following = [f"  {run}view {drawn}"]
+        drawn = paths[0].parent
+        places += [(paths[0], "look at this first"), (drawn, f"{options['num']} samples")]
+        following.append(f"view {_typed(drawn)}")
     if options["evaluate"]:
-        try:
-            if not unmeasured:
-                evaluate_checkpoint(own, trust=True)
-                lines += [f"  {_typed(folder / 'metrics.json')}   the numbers above"]
-        except TooFewError as error:  # the run is well
-            unmeasured = str(error)
-        except Exception as error:  # a fault, which is said below: model and samples are there
-            failure = error
+        unmeasured, failure = (unmeasured, None) if unmeasured else _measure(own)
         if unmeasured:
             print(f"note: nothing was measured: {printable(unmeasured)}")
+        elif failure is None:
+            places.append((folder / "metrics.json", "the numbers above"))
     if page := write_page(folder, kind):
-        lines.append(f"  {_typed(page)}   all of it on one page, for a browser")
-    draw = (
-        f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1"
-        if writes
-        else f"export {_typed(folder, 'checkpoint=')} out=..."
-    )
-    following += [f"  {run}{draw}", f"  {run}{longer}"]
-    told = ["", "Where things are:", *lines, "", "Next:", *following]
+        places.append((page, "all of it on one page, for a browser"))
+    if kind is None or issubclass(kind, Files):
+        following.append(f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1")
+    else:
+        following.append(f"export {_typed(folder, 'checkpoint=')} out=...")
+    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
+    where = [f"  {_typed(path)}   {what}" for path, what in places]
+    told = [
+        "",
+        "Where things are:",
+        *where,
+        "",
+        "Next:",
+        *(f"  {run}{each}" for each in (*following, longer)),
+    ]
     print("\n".join(map(printable, told)))
     if failure:
         _end_with(failure)
+
+
+def _measure(checkpoint: Path) -> tuple[str, Exception | None]:
+    """Measure what a checkpoint draws; why there is too little to measure, or what failed of it."""
+    from ditmoe.inference import evaluate_checkpoint
+
+    try:
+        evaluate_checkpoint(checkpoint, trust=True)
+    except TooFewError as error:  # the run is well
+        return str(error), None
+    except Exception as error:  # a fault, which is said at the end: model and samples are there
+        return "", error
+    return "", None
 
 
 def _end_with(failure: Exception) -> None:

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-FOLDER = "given"
-"""Of a run, with what was given to samples, by the names of their folders."""
+GIVEN = "given"
+"""The folder of a run with what was given to samples, by the names of their folders."""
 
 
 @dataclass(frozen=True)

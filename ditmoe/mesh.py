@@ -15,11 +15,8 @@ def mesh(config: dict[str, Any]) -> None:
     from ditmoe.modality import Surfaces
 
     check_number("num", config["num"], 1, whole=True)
-    modality, out = (
-        Surfaces.of(build.make_whole(config["modality"]), "mesh"),
-        Path(config["out"]).expanduser(),
-    )
-    source = Path(config["source"]).expanduser()
+    modality = Surfaces.of(build.make_whole(config["modality"]), "mesh")
+    source, out = (Path(config[name]).expanduser() for name in ("source", "out"))
     if not source.exists():
         raise FileNotFoundError(
             f"source must be clouds, a file or a folder of them: {printable(source)} does not exist"

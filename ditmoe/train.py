@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 def train(config: dict[str, Any]) -> None:
     """One run, from its configuration to its samples; resumes an earlier one in the same folder."""
-    from ditmoe.modality import Files
-
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         shown = folder.relative_to(Path.cwd())
@@ -48,7 +46,6 @@ def train(config: dict[str, Any]) -> None:
         shown,
         longer=f"train {own_words(chosen)} name=longer trainer.steps={4 * trainer.options.steps}",
         step=trainer.step,
-        writes=isinstance(modality, Files),
         unmeasured=unmeasured,
         asking=asked_next(config["conditioning"]),
         kind=type(modality),

@@ -16,10 +16,8 @@ from tests.autoencoders import video_autoencoder
 @cache
 def weights(experts: int) -> dict[str, torch.Tensor]:
     """Names and shapes of the published DiT-MoE, or with no experts DiT, two layers of width 32."""
-    d, shapes = (
-        32,
-        {"x_embedder.proj": (32, 4, 2, 2), "t_embedder.mlp.0": (32, 256), "t_embedder.mlp.2": (32, 32)},
-    )
+    d = 32
+    shapes = {"x_embedder.proj": (d, 4, 2, 2), "t_embedder.mlp.0": (d, 256), "t_embedder.mlp.2": (d, d)}
     for layer in range(2):
         block = f"blocks.{layer}"
         shapes |= {f"{block}.attn.qkv": (3 * d, d), f"{block}.attn.proj": (d, d)}

@@ -136,6 +136,12 @@ def made(place: Path) -> Path:
     return place
 
 
+def two_runs(home: Path) -> None:
+    """run0 and run1, of which a command makes what was there before, and what is new."""
+    for seed in "01":
+        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+
+
 def of_train(home: Path) -> Work:
     words = ["trainer.steps=8", "trainer.save_every=2", "trainer.log_every=3", "trainer.accumulate=2"]
 
@@ -167,9 +173,7 @@ def of_convert_without_exchange(home: Path) -> Work:
 
 
 def of_export(home: Path) -> Work:
-    for seed in "01":
-        one, _ = trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")
-        one.run()
+    two_runs(home)
 
     def run(place: Path, source: str = "run1") -> None:
         export({"checkpoint": str(home / source), "out": str(place / "out")})
@@ -306,8 +310,7 @@ def of_view(home: Path) -> Work:
 
 
 def of_analyze(home: Path) -> Work:
-    for seed in "01":
-        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+    two_runs(home)
     few = {"samples": 2, "bins": 1, "permutations": 20, "drop": False, "dial": []}
 
     def run(place: Path, source: str = "run1") -> None:
@@ -317,8 +320,7 @@ def of_analyze(home: Path) -> Work:
 
 
 def of_sample(home: Path) -> Work:
-    for seed in "01":
-        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+    two_runs(home)
 
     def run(place: Path, source: str = "run1") -> None:
         sample_checkpoint(home / source, num=3, out=place / "out", steps=1)
@@ -327,8 +329,7 @@ def of_sample(home: Path) -> Work:
 
 
 def of_report(home: Path) -> Work:
-    for seed in "01":
-        trainer(home / f"run{seed}", "trainer.steps=1", f"seed={seed}")[0].run()
+    two_runs(home)
 
     def run(place: Path, source: str = "run1") -> None:
         write_report([home / source], place / "out" / "page.html")

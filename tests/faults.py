@@ -138,7 +138,8 @@ FAULTS: dict[str, tuple[Arm, int | None, tuple[int, ...]]] = {
     "write error at an operation": (at_an_operation(fail(5)), None, (FAILED,)),
     "files too large": (within_a_file(None), None, (FAILED,)),
     "none": (at_an_operation(nothing), None, ()),
-}  # and how an attempt may end, but for its usual end
+}
+"""What is armed in an attempt, the signal it gets from outside, and how it may end, but for its usual end."""
 KILLS = ("kill at any moment", "kill at an operation", "kill at any moment", "kill within a file")
 OTHERS = tuple(name for name in FAULTS if name not in (*KILLS, "none"))
 

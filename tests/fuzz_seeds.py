@@ -35,7 +35,8 @@ from modalities.pointcloud.data.ply import write_ply
 from modalities.shared import cache
 from modalities.video.data import clip_folders
 from modalities.video.io.reader import read_clip, read_index
-from tests.fuzz import Reader, spoil_checkpoint
+from tests.fuzz import Reader
+from tests.fuzz_spoiling import spoil_checkpoint
 
 SLOW = 0.25
 TINY = [

@@ -57,9 +57,8 @@ def _as_rank(rank: int, num: int, port: int, send: Any, check: Callable[..., Any
         with launch.processes(timeout=LIMIT / 2):
             result = check(*given)
             if rank == 0:
-                send.send_bytes(
-                    pickle.dumps((result, None))
-                )  # not by shared memory, which ends with this process
+                # Not by shared memory, which ends with this process.
+                send.send_bytes(pickle.dumps((result, None)))
             dist.barrier()
     except BaseException:
         send.send_bytes(pickle.dumps((None, f"rank {rank}: {traceback.format_exc()}")))

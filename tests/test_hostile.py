@@ -57,9 +57,8 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
     places.loop(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "root" / "a")
-    assert (
-        len(list(files_below(tmp_path / "data"))) == 24 * 2
-    )  # `a` has a link to the folder above, with `b` in it
+    # `a` has a link to the folder above, with `b` in it.
+    assert len(list(files_below(tmp_path / "data"))) == 24 * 2
 
 
 def test_names_that_are_no_letters_are_read_and_shown(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

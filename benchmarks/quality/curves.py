@@ -85,9 +85,8 @@ def draw_panels(panels: Sequence[Panel], file: Path, columns: int) -> None:
         left, top = number % columns * (WIDTH + LEGEND), number // columns * height
         _draw(ImageDraw.Draw(image), panel, values, colours, left, top, height)
     small = image.resize((size[0] // SCALE * 3 // 2, size[1] // SCALE * 3 // 2), Image.Resampling.LANCZOS)
-    small.save(
-        file, optimize=True
-    )  # in all colours: a palette of those that are most frequent mixes up thin lines
+    # In all colours: a palette of those that are most frequent mixes up thin lines.
+    small.save(file, optimize=True)
 
 
 def _draw(

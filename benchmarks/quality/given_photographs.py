@@ -225,10 +225,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a folder for what is drawn; the run's by default")
     options = parser.parse_args()
     restored = restore(options.checkpoint)
-    (real, photographs), (train, _) = (
-        read(options.pictures / "test", options.tiles),
-        read(options.pictures / "train"),
-    )
+    real, photographs = read(options.pictures / "test", options.tiles)
+    train, _ = read(options.pictures / "train")
     train = [*train, *(picture[:, ::-1] for picture in train)]
     out = options.out or restored.folder / "given"
     out.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,10 @@ from ditmoe.config.restore import Restored, restore
 from ditmoe.inference import ask, draw_from
 from ditmoe.modality import Samples
 from modalities.image.data import described as digits_in_words
-from modalities.latent.digits import NUMERALS, digits
 from modalities.pointcloud.data.described import count_legs
 from modalities.pointcloud.metrics.distance import pairwise
 from modalities.shared.confidence import wilson
+from modalities.shared.digits import NUMERALS, digits
 
 Row = dict[str, np.ndarray]
 _SAID = re.compile(r"an? (\w+)(?: (?:in|at|on) the [a-z ]+?)? moving (\w+)")

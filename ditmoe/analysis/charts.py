@@ -85,7 +85,7 @@ def _upright(picture: Image.Image, text: str, x: float, y: int) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """Points with half intervals; as bars where `bars` of a plot are asked for."""
+    """Points of a plot, with the ends of their intervals where they have some."""
 
     name: str
     x: Sequence[float]

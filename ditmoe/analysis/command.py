@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ditmoe.analysis import dial as dials
@@ -18,7 +19,6 @@ from ditmoe.analysis.dropping import drop_each, num_drops
 from ditmoe.analysis.factors import factors_of
 from ditmoe.analysis.findings import Findings, names_of
 from ditmoe.analysis.probe import Probe, make_probe
-from ditmoe.analysis.progress import Progress
 from ditmoe.analysis.record import Record, check_alike, take_record
 from ditmoe.analysis.similarity import similarity
 from ditmoe.analysis.specialisation import Places, experts_per_token, specialise
@@ -26,6 +26,7 @@ from ditmoe.analysis.subject import Subject, open_subject
 from ditmoe.checkpoint import check_own
 from ditmoe.checkpoint.atomic import check_writable, recover, replacing_folder
 from ditmoe.config.trust import Trust
+from ditmoe.inference.drawing import progress_bar
 from ditmoe.outside import check_memory, check_number, is_regular, printable
 
 RECORD, ARRAYS = "analysis.json", "analysis.npz"
@@ -87,20 +88,16 @@ def analyze_checkpoint(
     began = time.monotonic()
     _check_size(subject, samples, bins)
     probe = make_probe(subject.model, subject.modality, subject.process, split, samples, bins, seed)
-    settings: list[int] = []
-    if subject.by_top_k is not None and (dial is None or dial):
-        settings = dials.settings(subject.by_top_k, int(check_alike(subject.model)[0]), dial)
-    elif dial:
-        raise ValueError("dial must be left out: the router does not choose by top_k when sampling")
+    settings = _settings(subject, dial)
     turns = 1 + (num_drops(subject.model) if drop else 0) + len(settings)
-    with Progress("analysing", turns * probe.num_passes(batch_size), tell) as progress:
-        record = take_record(subject.model, probe, subject.process, batch_size, progress)
+    with progress_bar("analysing", turns * probe.num_passes(batch_size), tell) as bar:
+        record = take_record(subject.model, probe, subject.process, batch_size, bar.update)
         findings = _found(subject, probe, record, permutations, seed)
         if drop:
-            drops = drop_each(subject.model, probe, subject.process, batch_size, record.loss, progress)
+            drops = drop_each(subject.model, probe, subject.process, batch_size, record.loss, bar.update)
             findings = replace(findings, drops=drops)
         if settings:
-            how = (probe, batch_size, draw, split, steps, seed, progress)
+            how = (probe, batch_size, draw, split, steps, seed, bar.update)
             turned = dials.turn(settings, lambda k: opened(top_k=k), subject.by_top_k or 0, *how)
             findings = replace(findings, dial=turned)
     findings.protocol["checkpoint"] = printable(checkpoint)
@@ -115,6 +112,19 @@ def analyze_checkpoint(
             f"{printable(folder)}: {RECORD}, {ARRAYS} and pictures",
         ]
     )
+
+
+def _settings(subject: Subject, dial: Sequence[int] | None) -> list[int]:
+    """Numbers of experts per token to try.
+
+    Raises:
+        ValueError: for such as the router cannot take.
+    """
+    if subject.by_top_k is not None and (dial is None or dial):
+        return dials.settings(subject.by_top_k, int(check_alike(subject.model)[0]), dial)
+    if dial:
+        raise ValueError("dial must be left out: the router does not choose by top_k when sampling")
+    return []
 
 
 def _place(out: str | Path | None, subject: Subject) -> Path:
@@ -138,19 +148,12 @@ def _place(out: str | Path | None, subject: Subject) -> Path:
 def _check_size(subject: Subject, samples: int, bins: int) -> None:
     """Raises ValueError if what is noted would not fit this machine."""
     numbers = check_alike(subject.model)
-    tokens = math.prod(subject.model.tokens.grid(_empty(subject)))
+    shape = subject.modality.sample_shape
+    tokens = math.prod(subject.model.tokens.grid(torch.empty(1, *shape, device="meta")))
     width = int(numbers.sum()) if len(numbers) else 1
     counted = min(tokens, 64)  # places, see `ditmoe.analysis.specialisation`
-    needed = samples * (
-        bins * width * (16 * tokens + 32 * counted) + 8 * math.prod(subject.modality.sample_shape)
-    )
+    needed = samples * (bins * width * (16 * tokens + 32 * counted) + 8 * math.prod(shape))
     check_memory(needed, f"the choices of {samples} samples at {bins} times", "fewer samples or bins")
-
-
-def _empty(subject: Subject) -> Any:
-    import torch
-
-    return torch.empty(1, *subject.modality.sample_shape, device="meta")
 
 
 def _found(subject: Subject, probe: Probe, record: Record, permutations: int, seed: int) -> Findings:

@@ -49,7 +49,15 @@ __getattr__ = lazily(  # torch
         "ditmoe.checkpoint.lazy_tensors": ["LazyTensor", "in_memory", "open_file"],
         "ditmoe.checkpoint.saver": ["Saver"],
         "ditmoe.checkpoint.store": [
-            *("Checkpoint", "check_own", "exclusive_lock", "fill", "find", "keep", "load", "restate", "save")
+            "Checkpoint",
+            "check_own",
+            "exclusive_lock",
+            "fill",
+            "find",
+            "keep",
+            "load",
+            "restate",
+            "save",
         ],
     },
 )

@@ -118,7 +118,7 @@ def _torch(stream: Plain, file: Path) -> Any:
 
 
 def _lazy(content: Any, file: Path, size: int) -> Any:
-    """The same with `Stored`, which share storages only so far as honest ones do, with tied weights."""
+    """The same with `LazyTensor`s, which share storages only so far as honest ones do, with tied weights."""
     seen: dict[int, Any] = {}
     made = _stored(content, file, size, seen)
     tensors = {id(value): value for value in seen.values() if isinstance(value, LazyTensor)}.values()

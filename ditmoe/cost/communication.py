@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ditmoe.cost.flops import Counts
 
-FLOATS = {"fp32": 4, "bf16": 2}
+BYTES = {"fp32": 4, "bf16": 2}
+"""Of a number, by precision."""
 GATHER, SCATTER, COPIES, TOKENS = "gather weights", "scatter gradients", "sum copies", "send tokens"
 
 
@@ -57,7 +58,7 @@ def traffic(
     Of g ranks each sends (g - 1) / g of the whole when they gather or scatter it, twice that when they sum it, and
     (g - 1) / g of its rows when experts are used evenly. Counts of tokens and losses, some kB, are left out.
     """
-    low, exact = FLOATS[precision], 4
+    low, exact = BYTES[precision], 4
     apart = counts.routed if mesh.expert > 1 else 0
     precise = counts.outside + counts.routers
     dense, experts = counts.trainable - apart, apart / mesh.expert

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ditmoe.cost.communication import FLOATS, Spread
+from ditmoe.cost.communication import BYTES, Spread
 from ditmoe.cost.flops import Counts
 from ditmoe.model import LowMemory
-from ditmoe.nn.packed import FORMATS
+from ditmoe.nn.quantized import FORMATS
 
-BYTES = FLOATS
 GIB = 2**30
 
 

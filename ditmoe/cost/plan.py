@@ -6,16 +6,9 @@ from typing import Any
 
 from ditmoe.config import build
 from ditmoe.config.limits import check_shape
-from ditmoe.cost.communication import TOKENS, Machine, Spread, traffic
+from ditmoe.cost.communication import BYTES, TOKENS, Machine, Spread, traffic
 from ditmoe.cost.flops import Counts, count
-from ditmoe.cost.memory import (
-    BYTES,
-    Memory,
-    check_memory_options,
-    moved_in_a_pass,
-    sampling_memory,
-    training_memory,
-)
+from ditmoe.cost.memory import Memory, check_memory_options, moved_in_a_pass, sampling_memory, training_memory
 from ditmoe.model import DiTMoE, LowMemory
 from ditmoe.outside import check_number
 

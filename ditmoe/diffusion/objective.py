@@ -146,10 +146,8 @@ class Objective:
         if self.weighting == "uniform":
             return None
         a, b, p, q = linear_parts(self.process, t)
-        signal, limit = (
-            a.square(),
-            self.gamma * b.square(),
-        )  # snr b^2 and gamma b^2, which are finite everywhere
+        # snr b^2 and gamma b^2, which are finite everywhere.
+        signal, limit = a.square(), self.gamma * b.square()
         if self.weighting == "min_snr":
             weight = torch.minimum(signal, limit)
         else:

@@ -21,12 +21,11 @@ from ditmoe.config.words import shape_asked
 from ditmoe.diffusion import Process, Sampling, denoise, draw_noise, make_scheduler, torch_generator
 from ditmoe.distributed import launch, say
 from ditmoe.distributed.threads import share_cores
-from ditmoe.given import FOLDER as GIVEN
-from ditmoe.given import Given, Parts, in_turns
+from ditmoe.given import GIVEN, Given, Parts, in_turns
 from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
-from ditmoe.inference.writing import folder_name, further_folder, ready_place, write_drawn
-from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
+from ditmoe.inference.writing import FURTHER, Further, folder_name, further_folder, ready_place, write_drawn
+from ditmoe.modality import Files, Modality, Samples
 from ditmoe.moe import Traffic
 from ditmoe.outside import check_number
 
@@ -69,7 +68,7 @@ def draw(
     device = next(model.parameters()).device
     numbers = torch.arange(len(asked)) if numbers is None else numbers
     batches = [rows for rows in torch.arange(len(asked)).split(batch_size) if len(rows)]
-    progressed = Progress(len(batches) * sampling.steps, progress, on_step)
+    progressed = _Steps(len(batches) * sampling.steps, progress, on_step)
 
     def drawn(rows: Int[Tensor, " b"], given: Given | None, turn: int) -> Float[Tensor, "b *sample"]:
         if turn:
@@ -99,12 +98,17 @@ def draw(
     return torch.cat(finished) if finished else torch.empty(0, *shape)
 
 
-class Progress:
+def progress_bar(what: str, total: int, shown: bool) -> tqdm:
+    """A bar on stderr, which is gone at the end; on a screen it moves often, in a log file now and then."""
+    often = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file keeps every line
+    return tqdm(total=total, desc=what, disable=not shown, leave=False, mininterval=often)
+
+
+class _Steps:
     """Called after each step of the sampler: moves a bar on stderr, and tells `on_step` (see `draw`)."""
 
     def __init__(self, total: int, shown: bool, on_step: Callable[[int, int], None]) -> None:
-        often = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file keeps every line
-        self.bar = tqdm(total=total, desc="sampling", disable=not shown, leave=False, mininterval=often)
+        self.bar = progress_bar("sampling", total, shown)
         self.total, self.done, self.on_step = total, 0, on_step
 
     def __call__(self) -> None:
@@ -244,23 +248,18 @@ def sample_checkpoint(
     models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)
     restored = models.restore(top_k)
     files = Files.of(restored.modality, "sample")
-    surfaces = Surfaces.of(restored.modality, "sample meshes=true") if meshes else None
-    turntables = Turntables.of(restored.modality, "sample turntable=true") if turntable else None
+    further = Further.of(restored.modality, meshes, turntable)
     models.sampling(restored, steps, guidance, interval)
     weaker = models.restore_weaker(restored)
     request = understand(restored, num, seed, words, sample_checkpoint, batch_size=batch_size, weaker=weaker)
     folder = restored.folder / folder_name(request, given, seed)
-    beside = restored.folder / GIVEN / folder.name
-    if not out:
-        check_own([folder, beside.parent, beside])
+    # What was given is for the page of the run.
+    beside = None if out else restored.folder / GIVEN / folder.name
+    if beside is not None:
+        check_own([folder, beside.parent, beside, *(further_folder(folder, name) for name in FURTHER)])
     place = Path(out) if out else folder
-    of_meshes, of_turns = (further_folder(place, name) for name in ("meshes", "turntables"))
-    if not out:
-        check_own([of_meshes, of_turns])
-    if surfaces is not None:
-        surfaces.check_out(of_meshes)
-    further = [of_meshes] * meshes + [of_turns] * turntable
-    with launch.ranks().of_first(lambda: ready_place(place, *further)):
+    further.check_out(place)
+    with launch.ranks().of_first(lambda: ready_place(place, *further.folders(place))):
         # It reads files, after all that costs less.
         request = request.with_given(given, given_guidance, strength)
         for line in () if request.parts is None else request.parts.told:
@@ -271,11 +270,6 @@ def sample_checkpoint(
         samples = draw_from(restored, request.asked, **how, seed=seed, batch_size=batch_size)
         if samples is None:
             return []
-        others = {"seed": seed, "guidance": guidance}
-        # What was given is for the page of the run.
-        paths = write_drawn(files, samples, request, place, None if out else beside, **others)
-        if turntables is not None:
-            turntables.write_turntables(samples, of_turns)
-        if surfaces is not None:
-            surfaces.mesh(place, of_meshes, turntable)
+        paths = write_drawn(files, samples, request, place, beside, seed=seed, guidance=guidance)
+        further.write(samples, place)
         return paths

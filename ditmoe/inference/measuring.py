@@ -86,14 +86,13 @@ def evaluate_checkpoint(
         real, train = metric.reference(split), metric.reference("train")
     else:
         real, train = Files.of(adapter, "evaluate").read(Path(reference)), None
-    if not (num or len(real)):
+    if not (count := num or len(real)):
         raise ValueError(
             "num must be given, since the reference holds no samples (for tables of FID: num=50000)"
         )
-    check_request(adapter, num or len(real), batch_size, **of_shape)
+    check_request(adapter, count, batch_size, **of_shape)
     asked = None if num else asked_alike(restored, real, wanted)
-    if asked is None:
-        asked = ask(restored, num or len(real), seed, **wanted)
+    asked = ask(restored, count, seed, **wanted) if asked is None else asked
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
     how |= {"weaker": weaker, "first_block_cache": first_block_cache}
     how["negative"] = restored.model.conditioning.away(asked, **wanted)

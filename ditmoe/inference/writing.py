@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import alone_in, check_writable
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.inference.request import Request
-from ditmoe.modality import Files, Samples
+from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
 from ditmoe.outside import file_name
+
+FURTHER = MESHES, TURNTABLES = "meshes", "turntables"
+"""Names of folders for what else is made of samples."""
 
 
 def write_drawn(
@@ -31,6 +35,41 @@ def write_drawn(
     if beside is not None and parts is not None and parts.shown is not None:
         files.write(Samples(parts.shown, names=["given"]), beside)
     return paths
+
+
+@dataclass(frozen=True)
+class Further:
+    """What is made of samples besides their files, each in a folder of its own; None is not made."""
+
+    surfaces: Surfaces | None
+    turntables: Turntables | None
+
+    @classmethod
+    def of(cls, modality: Modality, meshes: bool, turntable: bool) -> "Further":
+        """What is asked for.
+
+        Raises:
+            ValueError: if the modality has none of it.
+        """
+        surfaces = Surfaces.of(modality, "sample meshes=true") if meshes else None
+        return cls(surfaces, Turntables.of(modality, "sample turntable=true") if turntable else None)
+
+    def folders(self, place: Path) -> list[Path]:
+        """Those that it is written into."""
+        made = {MESHES: self.surfaces, TURNTABLES: self.turntables}
+        return [further_folder(place, name) for name, by in made.items() if by is not None]
+
+    def check_out(self, place: Path) -> None:
+        """Raises ValueError if other files lie where surfaces are to be written."""
+        if self.surfaces is not None:
+            self.surfaces.check_out(further_folder(place, MESHES))
+
+    def write(self, samples: Samples, place: Path) -> None:
+        """All of it, of samples that are written."""
+        if self.turntables is not None:
+            self.turntables.write_turntables(samples, further_folder(place, TURNTABLES))
+        if self.surfaces is not None:
+            self.surfaces.mesh(place, further_folder(place, MESHES), self.turntables is not None)
 
 
 @contextmanager

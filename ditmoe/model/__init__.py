@@ -5,7 +5,7 @@ from another.
 from ditmoe.model.backbone import ATTENTION, DiTMoE
 from ditmoe.model.block import Block, FinalLayer
 from ditmoe.model.initialization import initialize_layers
-from ditmoe.model.low_memory import LowMemory, num_parameters, shrink, size_of
+from ditmoe.model.low_memory import LowMemory, num_parameters, size_of
 from ditmoe.model.masked import MaskedDiTMoE
 from ditmoe.model.mup import Widths, set_base
 from ditmoe.model.parameters import Parameter, parameters_of
@@ -27,7 +27,6 @@ __all__ = [
     "num_parameters",
     "parameters_of",
     "set_base",
-    "shrink",
     "size_of",
     "transfer",
 ]

@@ -109,9 +109,8 @@ class DiTMoE(nn.Module):
         check_number("depth", depth, 1, MOST_LAYERS, whole=True)
         moe_layers = sorted(check_layers("moe_layers", moe_layers, depth))
         cross_layers = check_layers("cross_layers", cross_layers, depth)
-        least = (
-            0.5 / hidden_size if router and moe_layers else 0
-        )  # an expert has a unit at least, after rounding
+        # After rounding an expert has one unit at least.
+        least = 0.5 / hidden_size if router and moe_layers else 0
         check_number("expert_ratio", expert_ratio, least, LARGEST_RATIO)
         check_number("shared_ratio", shared_ratio, 0, LARGEST_RATIO)
         check_number("dense_ratio", dense_ratio, 0, LARGEST_RATIO)

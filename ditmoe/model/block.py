@@ -8,15 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ditmoe.moe import Context, MoE, Routing
-from ditmoe.nn import (
-    Attention,
-    CrossAttention,
-    FeedForward,
-    Layout,
-    Modulation,
-    modulate,
-    normalize,
-)
+from ditmoe.nn import Attention, CrossAttention, FeedForward, Layout, Modulation, modulate, normalize
 
 
 class Block(nn.Module):

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from ditmoe.modality import Tokens
+from ditmoe.model.parameters import NORMS
 from ditmoe.moe import Experts, Router
 from ditmoe.nn import Modulation, TimestepEmbedding
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ditmoe.model.backbone import DiTMoE
 
 DEVIATION = 0.02
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 @torch.no_grad()

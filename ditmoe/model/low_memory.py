@@ -1,4 +1,4 @@
-"""A model that takes less memory when it samples: packed weights, experts on the host."""
+"""A model that takes less memory when it samples: quantised weights, experts on the host."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ditmoe.model.backbone import DiTMoE
 from ditmoe.moe import Experts, Router
-from ditmoe.moe.expert_memory import OffloadedExperts, PackedExperts, Traffic
-from ditmoe.nn.packed import FORMATS, Packed, PackedLinear, nbytes
+from ditmoe.moe.expert_memory import OffloadedExperts, QuantizedExperts, Traffic
+from ditmoe.nn.quantized import FORMATS, Quantized, QuantizedLinear, nbytes
 from ditmoe.outside import check_number
 
 GIB = 2**30
@@ -24,8 +24,8 @@ class LowMemory:
     """How the weights of blocks are kept while a model samples; routers, biases and what lies outside of blocks stay.
 
     Args:
-        weights: "bf16" or "int8" of the routed experts' matrices and all linear layers (`ditmoe.nn.packed`); None: as
-            they were trained.
+        weights: "bf16" or "int8" of the routed experts' matrices and all linear layers (`ditmoe.nn.quantized`); None:
+            as they were trained.
         offload: "experts" keeps these on the host and fetches those that tokens go to; None: all are on the device.
         expert_cache: then, GiB of experts that may be on the device at once, the same share in each layer.
 
@@ -80,7 +80,7 @@ class LowMemory:
                 if isinstance(module, Experts) and (self.weights or self.offload):
                     module.up = module.down = None  # type: ignore[assignment]
                 elif isinstance(module, nn.Linear) and self.weights:
-                    setattr(owner, name, PackedLinear(module.bias))
+                    setattr(owner, name, QuantizedLinear(module.bias))
         return model
 
     @torch.no_grad()
@@ -97,12 +97,12 @@ class LowMemory:
         traffic = Traffic(room=int(self.expert_cache * GIB)) if self.offload else None
         layers = sum(isinstance(module, Experts) for module in model.modules())
         for path, module in list(model.named_modules()):
-            if isinstance(module, PackedLinear):
-                module.pack(Packed.of(read(f"{path}.weight"), self.weights).on(device))
+            if isinstance(module, QuantizedLinear):
+                module.set_weight(Quantized.of(read(f"{path}.weight"), self.weights).on(device))
             elif isinstance(module, Experts) and module.up is None:
-                up, down = (Packed.of(read(f"{path}.{name}"), self.weights) for name in ("up", "down"))
+                up, down = (Quantized.of(read(f"{path}.{name}"), self.weights) for name in ("up", "down"))
                 if traffic is None:
-                    module.store = PackedExperts(up.on(device), down.on(device))
+                    module.store = QuantizedExperts(up.on(device), down.on(device))
                     continue
                 if device.type == "cuda":
                     up, down = up.pinned(), down.pinned()
@@ -118,20 +118,13 @@ def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
             yield from _layers(child)
 
 
-def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
-    """Keep the weights of a model that is in memory already otherwise, in place; it only predicts from then on."""
-    weights = {name: value.detach() for name, value in model.named_parameters()}
-    device = model.embed.weight.device
-    return how.fill(how.emptied(model), weights.__getitem__, device)
-
-
 def num_parameters(model: nn.Module) -> int:
     """Numbers that a model has learnt, however their weights are kept."""
     kept: list[Any] = []
     for module in model.modules():
-        if isinstance(module, PackedLinear):
+        if isinstance(module, QuantizedLinear):
             kept.append(module.weight)
-        elif isinstance(module, PackedExperts | OffloadedExperts):
+        elif isinstance(module, QuantizedExperts | OffloadedExperts):
             kept += module.matrices()
     return sum(math.prod(p.shape) for p in (*model.parameters(), *kept))
 

@@ -86,28 +86,14 @@ def transfer(
     """
     own = model.state_dict()
     parts = _split(model, weights, importance or {}) if neurons else []
-    found = {
-        name: source
-        for name in own
-        if name not in parts and (source := _source(name, own[name], weights)) is not None
-    }
-    adopted = model.conditioning.adopted(weights)
-    found |= {f"conditioning.{name}": source for name, source in adopted.items()}
-    for index in range(len(model.blocks)):  # half of an expert is none
-        experts = [name for name in own if name.startswith(f"blocks.{index}.feed_forward.experts.")]
-        if not all(name in found for name in experts):
-            found = {name: source for name, source in found.items() if name not in experts}
-    if not any(name.startswith("blocks.") for name in found):
-        name = "blocks.0.attention.out.weight"
-        there = tuple(weights[name].shape) if name in weights else "missing"
-        raise ValueError(f"no block fits: {name} is {there} there, {tuple(own[name].shape)} here")
-    asked = [f"conditioning.{name}" for name in adopted]
-    copied = [name for name, (source, _) in found.items() if source != name and name not in asked]
+    adopted = {f"conditioning.{name}": source for name, source in model.conditioning.adopted(weights).items()}
+    found = _matched(model, weights, without=parts) | adopted
+    copied = [name for name, (source, _) in found.items() if source != name and name not in adopted]
     for name, (_, value) in found.items():
         own[name].copy_(value)
         if noise and name in copied:
             own[name].add_(noise * torch.randn(own[name].shape, generator=generator).to(own[name]))
-    exact = True
+    exact = not parts
     for index, block in enumerate(model.blocks):
         layer = block.feed_forward
         if isinstance(layer, MoE) and f"blocks.{index}.feed_forward.experts.down" in copied:
@@ -117,14 +103,39 @@ def transfer(
     used = {source for source, _ in found.values()}
     used |= {name for name in weights if _block_of(name) in {_block_of(other) for other in parts}}
     return Transfer(
-        taken=[name for name in found if name not in (*copied, *asked)],
+        taken=[name for name in found if name not in (*copied, *adopted)],
         copied=copied,
-        adopted=asked,
+        adopted=list(adopted),
         split=parts,
         new=[name for name in own if name not in found and name not in parts],
         unused=[name for name in weights if name not in used],
-        exact=exact and not parts,
+        exact=exact,
     )
+
+
+def _matched(
+    model: DiTMoE, weights: Mapping[str, Tensor], without: Sequence[str]
+) -> dict[str, tuple[str, Tensor]]:
+    """For each tensor of the model but some, of which of the source it is made, and its values; others are left out.
+
+    Raises:
+        ValueError: if no block fits.
+    """
+    own = model.state_dict()
+    found = {
+        name: source
+        for name in own
+        if name not in without and (source := _source(name, own[name], weights)) is not None
+    }
+    for index in range(len(model.blocks)):  # half of an expert is none
+        experts = [name for name in own if name.startswith(f"blocks.{index}.feed_forward.experts.")]
+        if not all(name in found for name in experts):
+            found = {name: source for name, source in found.items() if name not in experts}
+    if not any(name.startswith("blocks.") for name in found):
+        name = "blocks.0.attention.out.weight"
+        there = tuple(weights[name].shape) if name in weights else "missing"
+        raise ValueError(f"no block fits: {name} is {there} there, {tuple(own[name].shape)} here")
+    return found
 
 
 def _split(model: DiTMoE, weights: Mapping[str, Tensor], importance: Mapping[int, Tensor]) -> list[str]:

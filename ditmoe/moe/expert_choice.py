@@ -110,9 +110,8 @@ class ExpertChoice(Router):
         token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
             total = torch.zeros(start + padded, device=x.device).index_add(0, token, weight)
-            weight = weight / total[token].clamp_min(
-                1e-9
-            )  # of a token that only those took who do not want it
+            # Zero where a token was taken only by experts that do not want it.
+            weight = weight / total[token].clamp_min(1e-9)
         batch_stats = {"capacity": weight.new_tensor(capacity)} if self.sparsified and known else {}
         return Routing(
             token, expert, self.route_scale * weight, scores, batch_stats=batch_stats, padded=padded

@@ -1,4 +1,4 @@
-"""Where the matrices of routed experts are, if not in parameters: packed beside the model, or on the host."""
+"""Where the matrices of routed experts are, if not in parameters: quantised beside the model, or on the host."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ditmoe.nn.packed import Packed
+from ditmoe.nn.quantized import Quantized
 
 
 @dataclass
@@ -32,23 +32,23 @@ class Traffic:
     passes: int = 0
 
 
-class PackedExperts(nn.Module):
-    """The experts of one layer on the device, in a format of `ditmoe.nn.packed`."""
+class QuantizedExperts(nn.Module):
+    """The experts of one layer on the device, in a format of `ditmoe.nn.quantized`."""
 
     at_once: int | None = None
     """Experts whose matrices are needed together; None: as many as serves."""
 
-    def __init__(self, up: Packed, down: Packed) -> None:
+    def __init__(self, up: Quantized, down: Quantized) -> None:
         super().__init__()
-        for name, packed in {"up": up, "down": down}.items():
-            self.register_buffer(name, packed.values, persistent=False)
-            self.register_buffer(f"{name}_scale", packed.scale, persistent=False)
+        for name, quantized in {"up": up, "down": down}.items():
+            self.register_buffer(name, quantized.values, persistent=False)
+            self.register_buffer(f"{name}_scale", quantized.scale, persistent=False)
 
-    def matrices(self) -> tuple[Packed, Packed]:
+    def matrices(self) -> tuple[Quantized, Quantized]:
         """Of the first and of the second layer of all experts."""
-        return Packed(self.up, self.up_scale), Packed(self.down, self.down_scale)  # type: ignore[arg-type]
+        return Quantized(self.up, self.up_scale), Quantized(self.down, self.down_scale)  # type: ignore[arg-type]
 
-    def chosen(self, counts: Sequence[int], device: torch.device) -> tuple[Packed, Packed]:
+    def chosen(self, counts: Sequence[int], device: torch.device) -> tuple[Quantized, Quantized]:
         """The same: all are at hand."""
         return self.matrices()
 
@@ -68,16 +68,15 @@ class OffloadedExperts(nn.Module):
 
     at_once: int | None = 1
 
-    def __init__(self, up: Packed, down: Packed, room: int, traffic: Traffic) -> None:
+    def __init__(self, up: Quantized, down: Quantized, room: int, traffic: Traffic) -> None:
         super().__init__()
-        self.host = list(
-            zip(up.unbind(), down.unbind(), strict=True)
-        )  # no buffers: they do not move with the model
+        # No buffers: they do not move with the model.
+        self.host = list(zip(up.unbind(), down.unbind(), strict=True))
         self.shapes = up.shape, down.shape
-        self.size = sum(packed.nbytes for packed in self.host[0])
+        self.size = sum(quantized.nbytes for quantized in self.host[0])
         self.capacity = room // self.size
         self.traffic = traffic
-        self.held: OrderedDict[int, tuple[Packed, Packed]] = OrderedDict()
+        self.held: OrderedDict[int, tuple[Quantized, Quantized]] = OrderedDict()
         self.wanted: list[int] = []
         self.waiting: set[int] = set()
         self.device = torch.device("cpu")
@@ -98,7 +97,7 @@ class OffloadedExperts(nn.Module):
         self.traffic.chosen += len(self.wanted)
         return self.matrices()
 
-    def fetch(self, e: int) -> tuple[Packed, Packed]:
+    def fetch(self, e: int) -> tuple[Quantized, Quantized]:
         """Both matrices of an expert, on the device."""
         self.waiting.discard(e)
         if e in self.held:
@@ -107,7 +106,7 @@ class OffloadedExperts(nn.Module):
         while len(self.held) >= self.capacity:
             self.traffic.held -= self.size
             del self.held[self._last_needed()]
-        up, down = (packed.on(self.device, copy=True) for packed in self.host[e])
+        up, down = (quantized.on(self.device, copy=True) for quantized in self.host[e])
         self.held[e] = up, down
         counted = self.traffic
         counted.held += self.size
@@ -127,7 +126,7 @@ class OffloadedExperts(nn.Module):
 
 @dataclass(frozen=True)
 class Fetching:
-    """One of the two matrices of all experts of a layer that are on the host, as `Packed` is of those at hand."""
+    """One of the two matrices of all experts of a layer that are on the host, as `Quantized` is of those at hand."""
 
     layer: OffloadedExperts
     which: int
@@ -141,12 +140,12 @@ class Fetching:
         """One by one, each fetched when it is taken."""
         return self
 
-    def __getitem__(self, e: int) -> Packed:
+    def __getitem__(self, e: int) -> Quantized:
         return self.layer.fetch(e)[self.which]
 
-    def __iter__(self) -> Iterator[Packed]:
+    def __iter__(self) -> Iterator[Quantized]:
         return (self[e] for e in range(self.shape[0]))
 
 
-Matrices = Tensor | Packed | Fetching
+Matrices = Tensor | Quantized | Fetching
 """Of all experts of a layer, wherever they are."""

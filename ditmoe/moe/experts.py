@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ditmoe.distributed import local
-from ditmoe.moe.expert_memory import OffloadedExperts, PackedExperts
+from ditmoe.moe.expert_memory import OffloadedExperts, QuantizedExperts
 from ditmoe.moe.slices import SMALL, SlicedExperts, through_slices
 from ditmoe.nn import Layout
 from ditmoe.nn.layers import activate, up_features
@@ -98,7 +98,7 @@ class Experts(nn.Module):
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str) -> None:
         super().__init__()
         self.activation = activation
-        self.store: PackedExperts | OffloadedExperts | None = None
+        self.store: QuantizedExperts | OffloadedExperts | None = None
         up = up_features(inner, activation)
         self.up = nn.Parameter(torch.empty(num_experts, up, hidden_size))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, inner))
@@ -137,7 +137,7 @@ class Experts(nn.Module):
         with torch.autocast(device, enabled=False):
             if x.is_meta:
                 return on_meta(self, x, rows)
-            if self.store is not None and not (x.is_cuda and isinstance(self.store, PackedExperts)):
+            if self.store is not None and not (x.is_cuda and isinstance(self.store, QuantizedExperts)):
                 return from_store(self, self.store, x, rows)
             if x.is_cuda:
                 return on_cuda(self, x, rows)
@@ -159,9 +159,9 @@ class Experts(nn.Module):
 
 
 def from_store(
-    experts: Experts, store: PackedExperts | OffloadedExperts, x: Float[Tensor, "A D"], rows: Rows
+    experts: Experts, store: QuantizedExperts | OffloadedExperts, x: Float[Tensor, "A D"], rows: Rows
 ) -> Float[Tensor, "A D"]:
-    """One expert after the other, each unpacked, or fetched, when its turn comes: the host must know who has rows.
+    """One expert after the other, each dequantised, or fetched, when its turn comes: the host must know who has rows.
 
     On a CPU the same products as of parameters, so that weights that are only elsewhere give the same bits.
     """

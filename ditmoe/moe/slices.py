@@ -13,6 +13,13 @@ from torch.autograd.function import once_differentiable
 from ditmoe.moe.expert_memory import Matrices
 from ditmoe.nn.layers import activate
 
+ROUND = 16
+"""Rows of a slice in bfloat16 are a multiple of it."""
+SMALL = 2**23
+"""Multiply-adds of an expert's first product below which bfloat16 gains nothing."""
+GROUP = 2**18
+"""Numbers that an activation works on at once: enough to be worth a call, few enough for the cache."""
+
 
 class SlicedExperts(torch.autograd.Function):
     """The experts on a CPU: what a few of them need stays in the cache from product to product.
@@ -112,13 +119,6 @@ def back_through_slices(
                 dup_bias[e], ddown_bias[e] = dh[within][:count].sum(dim=0), dy_e.sum(dim=0)
                 dweight[exact].add_(dy[exact] @ down_bias[e, :, None].to(x.dtype))
     return dx[: len(x)], dweight[: len(x), 0], dup, ddown, dup_bias, ddown_bias
-
-
-ROUND = 16  # rows of a slice in bfloat16
-SMALL = 2**23  # multiply-adds of an expert's first product below which bfloat16 gains nothing
-GROUP = (
-    2**18
-)  # numbers that an activation works on at once: enough to be worth a call, few enough for the cache
 
 
 @dataclass(frozen=True)

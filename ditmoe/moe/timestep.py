@@ -80,9 +80,8 @@ class TimestepExperts(Router):
             self.active = self.routers[0].active
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
-        if (
-            x.is_meta and self.routers
-        ):  # times without values: all in one segment, whose router is like the others
+        # Times without values: all tokens count for one segment, whose router is like the others.
+        if x.is_meta and self.routers:
             return self.routers[0](x, context)
         if self.routers:
             t = context.times_on_host()
@@ -109,9 +108,8 @@ class TimestepExperts(Router):
         sizes, parts = shares.tolist(), []
         for index, router in enumerate(self.routers):
             own = np.flatnonzero(of_token == index)
-            if len(own) or (
-                sizes[index] and router.uses_collectives
-            ):  # who has none still answers the other ranks
+            # A router without tokens here still answers the other ranks.
+            if len(own) or (sizes[index] and router.uses_collectives):
                 here = np.flatnonzero(segment == index) if segment.ndim == 1 else None
                 part, there = _part(x, context, own, here)
                 parts.append((index, there, router(*part)))

@@ -114,9 +114,8 @@ class Mesh:
         from torch.distributed.tensor import Shard
 
         _let_fsdp_see(Rows, *{module.routing for module in model.modules() if isinstance(module, Router)})
-        warnings.filterwarnings(
-            "ignore", "FSDP2-wrapped module"
-        )  # of views, which nobody here changes in place
+        # It warns of views, which nobody here changes in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")
         exact = MixedPrecisionPolicy(cast_forward_inputs=False)
         low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         apart = self.grid["shard"] if self.replicate == 1 else self.grid["replicate", "shard"]

@@ -88,9 +88,8 @@ def export(
         with build.describing(found.path):
             pipeline, told = of_run(found, scheduler, trust, lora)
         metrics = found.run / METRICS
-    measured = (
-        is_regular(metrics) and not metrics.is_symlink()
-    )  # a link may lead to what is nobody's business
+    # A link may lead to what is nobody's business.
+    measured = is_regular(metrics) and not metrics.is_symlink()
     card = write_card(**told, metrics=metrics if measured else None, licence=licence)
     with replacing_folder(out) as draft:
         with writing(out):
@@ -113,8 +112,8 @@ def of_run(
 
     config, data_facts = admitted(found, trust, "trainer")
     modality, process = build.make_modality(config, data_facts), build.make_whole(config["process"])
-    plain, added = adapters(found)
-    tensors = averaged(found) if lora == "merge" else plain
+    without_lora, added = adapters(found)
+    tensors = averaged(found) if lora == "merge" else without_lora
     # its tokens ask for the codec, which must not be made while counting
     modality.tokens(config["model"]["hidden_size"])
     plain, kinds = described(data_facts)

@@ -18,11 +18,8 @@ from ditmoe.pretrained.published import Architecture, Recipe, architecture, chec
 
 WRAPPERS = ("ema", "model", "model_state", "state_dict")
 """Entries under which training programs put the weights, the averaged ones first."""
-
-
 TIMES = {"scaled": 1.0, "unscaled": 0.001}
-
-
+"""Factor on t before a model embeds it, by what it saw in training: t in [0, 1000] or in [0, 1]."""
 EMBED = "x_embedder.proj.weight"
 
 
@@ -113,7 +110,7 @@ def convert_file(
     experts = f", top {top_k or 2}" if arch.moe_layers else ""
     line = f"{arch}{experts}; time {time}{f'; weights {found}' if found else ''}"
     config["found"] = line
-    weights.write(out, config, _made(state, wanted), max_shard_gb * 1e9)
+    weights.write(out, config, translated(state, wanted), max_shard_gb * 1e9)
     return line
 
 
@@ -127,10 +124,8 @@ def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture
         return
     size = arch.size or 0
     sample = (1, 1, 3) if arch.axes == 3 else (1, arch.in_channels, size, size)
-    table, own = (
-        in_memory(state["pos_embed"]).float(),
-        tokens.positions(tokens.layout(torch.empty(sample)))[None],
-    )
+    table = in_memory(state["pos_embed"]).float()
+    own = tokens.positions(tokens.layout(torch.empty(sample)))[None]
     if table.shape != own.shape:
         raise ValueError(f"pos_embed is {tuple(table.shape)}, must be {tuple(own.shape)}")
     difference = (table - own).abs().max().item()
@@ -140,8 +135,9 @@ def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture
         )
 
 
-def _made(
+def translated(
     state: Mapping[str, LazyTensor | Tensor], wanted: Mapping[str, Recipe]
 ) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of our tensors, one after the other."""
     for name, recipe in wanted.items():
         yield name, recipe.join([in_memory(state[key]) for key in recipe.keys])

@@ -255,8 +255,3 @@ def check(shapes: Mapping[str, Shape], wanted: Mapping[str, Recipe]) -> None:
     for key, shape in shapes.items():
         if key not in known:
             raise ValueError(f"{key} {shape} has no place in this architecture")
-
-
-def translate(source: Mapping[str, Tensor], wanted: Mapping[str, Recipe]) -> dict[str, Tensor]:
-    """All of our tensors at once, for models that fit into memory."""
-    return {name: recipe.join([source[key] for key in recipe.keys]) for name, recipe in wanted.items()}

@@ -35,8 +35,8 @@ CHARTS = {
 BYTES_PER_NUMBER = 10
 
 
-class Page:
-    """What is read of a run, and what could not be."""
+class RunReader:
+    """Reads what is there of a run, and notes what could not be read."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -78,29 +78,29 @@ def describe_run(
         most: samples.
         kind: its modality, if that is known; else the class that its checkpoint names is taken, if it is trusted.
     """
-    page = Page()
+    reader = RunReader()
     content: dict[str, Any] = {"name": text_of(name, 200)}
-    found = page.read("checkpoint", checkpoint_of, run) if exists(run) else None
+    found = reader.read("checkpoint", checkpoint_of, run) if exists(run) else None
     classes: list[str] = []
     if found is not None:
         classes = _classes(found.plain.get("facts"))
         content |= _of_checkpoint(found.plain, budget.part(0.1))
     if file := within(run, "metrics.json"):
-        measured = page.read("metrics.json", lambda path: numbers.metrics(read_json(path)), file)
+        measured = reader.read("metrics.json", lambda path: numbers.metrics(read_json(path)), file)
         if measured and budget.part(0.2).take(measured):
             content["metrics"] = measured
     if file := within(run, "log.jsonl"):
-        log = page.read("log.jsonl", read_log, file, int(0.3 * budget.left) // BYTES_PER_NUMBER)
-        content |= _of_log(log, page) if log else {}
-    content["progress"] = _progress(run, budget.part(0.1), page)
-    content["analysis"] = _analysis(run, budget.part(0.2), page)
-    kind = kind or _kind(run, found, trust, page)
+        log = reader.read("log.jsonl", read_log, file, int(0.3 * budget.left) // BYTES_PER_NUMBER)
+        content |= _of_log(log, reader) if log else {}
+    content["progress"] = _progress(run, budget.part(0.1), reader)
+    content["analysis"] = _analysis(run, budget.part(0.2), reader)
+    kind = kind or _kind(run, found, trust, reader)
     for part in ("config", "metrics", "log", "progress", "analysis"):
         budget.take(content.get(part))
     content["modality"] = kind.name if kind else None
     shows = kind if kind and issubclass(kind, Files) else None
-    content["sets"] = page.read("samples", sample_sets, run, shows, classes, most, budget) or []
-    return content | {"notes": page.notes[:20]}
+    content["sets"] = reader.read("samples", sample_sets, run, shows, classes, most, budget) or []
+    return content | {"notes": reader.notes[:20]}
 
 
 def checkpoint_of(run: Path) -> Checkpoint:
@@ -139,26 +139,26 @@ def _of_checkpoint(plain: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
     return content
 
 
-def _of_log(log: Log, page: Page) -> dict[str, Any]:
+def _of_log(log: Log, reader: RunReader) -> dict[str, Any]:
     if log.damaged:
-        page.notes.append(f"log.jsonl: {log.damaged} lines are half written, or no records, or go back")
+        reader.notes.append(f"log.jsonl: {log.damaged} lines are half written, or no records, or go back")
     if log.infinite:
-        page.notes.append(f"log.jsonl: {log.infinite} numbers are not finite, and leave gaps in the curves")
+        reader.notes.append(f"log.jsonl: {log.infinite} numbers are not finite, and leave gaps in the curves")
     if log.unnamed:
-        page.notes.append(f"log.jsonl: {log.unnamed} curves are left out")
+        reader.notes.append(f"log.jsonl: {log.unnamed} curves are left out")
     return {"log": {"steps": log.steps, "curves": log.curves, "every": log.every}}
 
 
-def _kind(run: Path, found: Checkpoint | None, trust: Trust, page: Page) -> type[Any] | None:
+def _kind(run: Path, found: Checkpoint | None, trust: Trust, reader: RunReader) -> type[Any] | None:
     """The run's modality; without a checkpoint that tells it, the one that its files' endings speak of."""
     if found is not None:
-        return page.read("samples are listed, not shown", modality_named, found, trust)
+        return reader.read("samples are listed, not shown", modality_named, found, trust)
     # Files that are listed, and none that a link leads to, which may be those of a whole disk.
     files = [file for folder in set_folders(run) for found in listed(folder)[0] for file in found.files]
-    return page.read("samples", modality_by_endings, files) if files else None
+    return reader.read("samples", modality_by_endings, files) if files else None
 
 
-def _progress(run: Path, budget: Budget, page: Page) -> list[dict[str, Any]]:
+def _progress(run: Path, budget: Budget, reader: RunReader) -> list[dict[str, Any]]:
     """Pictures that training drew of samples of one seed: the first, the last, and some between."""
     folder = within(run, "progress")
     if folder is None or not folder.is_dir():
@@ -172,23 +172,23 @@ def _progress(run: Path, budget: Budget, page: Page) -> list[dict[str, Any]]:
     sheets = []
     for step, name in (steps[i] for i in some if i < len(steps)):
         file = within(folder, name)
-        form = page.read(f"progress/{name}", of_file, file, SHEET_SIDE) if file else None
+        form = reader.read(f"progress/{name}", of_file, file, SHEET_SIDE) if file else None
         if form is not None and budget.take(form):
             sheets.append({"step": step, **form})
     return sheets
 
 
-def _analysis(run: Path, budget: Budget, page: Page) -> dict[str, Any] | None:
+def _analysis(run: Path, budget: Budget, reader: RunReader) -> dict[str, Any] | None:
     """What `analyze` wrote into the run."""
     folder = within(run, "analysis")
     if folder is None or not folder.is_dir():
         return None
     file = within(folder, "analysis.json")
-    content = page.read("analysis.json", read_json, file) if file else None
+    content = reader.read("analysis.json", read_json, file) if file else None
     done: dict[str, Any] = numbers.dependence(content) | {"pictures": []}
     for name, caption in CHARTS.items():
         file = within(folder, f"{name}.png")
-        form = page.read(f"{name}.png", of_file, file, CHART_SIDE) if file else None
+        form = reader.read(f"{name}.png", of_file, file, CHART_SIDE) if file else None
         if form is not None and budget.take(form):
             done["pictures"].append({"name": name, "caption": caption, **form})
     return done if done["pictures"] or done["dependence"] else None

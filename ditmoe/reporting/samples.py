@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ditmoe.given import FOLDER as GIVEN
+from ditmoe.given import GIVEN
 from ditmoe.modality import Files, Shown
 from ditmoe.outside import file_name, read_json
 from ditmoe.reporting.budget import Budget, text_of, within

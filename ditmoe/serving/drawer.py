@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ditmoe.given import FOLDER as GIVEN
+from ditmoe.given import GIVEN
 from ditmoe.inference import ModelWords, draw_from, sample_checkpoint, understand, write_drawn
 from ditmoe.modality import Files, Samples
 from ditmoe.model import num_parameters

@@ -132,10 +132,8 @@ class CaptionStates:
         number, row = place
         shard = self._tensors[number]
         start, stop = shard["starts"][row : row + 2].tolist()
-        tokens, pooled = (
-            shard["tokens"].rows(start, stop).read(),
-            shard["pooled"].rows(row, row + 1).read()[0],
-        )
+        tokens = shard["tokens"].rows(start, stop).read()
+        pooled = shard["pooled"].rows(row, row + 1).read()[0]
         if not (tokens.isfinite().all() and pooled.isfinite().all()):
             raise self._damaged("holds numbers that are not finite")
         return States(tokens, pooled)

@@ -83,11 +83,9 @@ class MiniLM(Pretrained):
         return config
 
     def describe(self) -> About:
-        width, name = (
-            self.config["hidden_size"],
-            "all-MiniLM-L6-v2" if self.path is None else self.folder.name,
-        )
-        parts = [*(digest(self.folder / name) for name in (WEIGHTS, VOCABULARY, CONFIG)), self.limit]
+        width = self.config["hidden_size"]
+        name = "all-MiniLM-L6-v2" if self.path is None else self.folder.name
+        parts = [*(digest(self.folder / file) for file in (WEIGHTS, VOCABULARY, CONFIG)), self.limit]
         mark = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         return About(printable(name), width, width, NULL, mark)
 

@@ -12,15 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ditmoe.conditioning import (
-    TEXT,
-    Condition,
-    Conditioning,
-    Embedded,
-    captions_of,
-    class_caption,
-    text_rows,
-)
+from ditmoe.conditioning import TEXT, Condition, Conditioning, Embedded, captions_of, class_caption, text_rows
 from ditmoe.conditioning.class_label import make_labels
 from ditmoe.distributed import say
 from ditmoe.outside import check_number, decoded, printable, read_regular
@@ -81,9 +73,8 @@ class Text(Conditioning):
         if is_learned(encoder):
             self.encoder: Learned | Frozen = encoder(caption_words=caption_words)
         else:
-            folder = (
-                Path(states).expanduser() if isinstance(states, str) else None
-            )  # a stranger's is left alone
+            # A path that a stranger's configuration names (`Withheld`) is left alone.
+            folder = Path(states).expanduser() if isinstance(states, str) else None
             kept = None if about is None else About.read(about)
             self.encoder = Frozen(encoder(), kept, folder, tokens, pooled)
         self.tokens = nn.Linear(self.encoder.width, hidden_size) if tokens else None

@@ -23,29 +23,28 @@ class WordPiece:
     """Longest match first: a word becomes the longest piece that begins it, then the longest that goes on, ...
 
     Args:
-        ids: piece -> number; pieces within a word begin with ##.
-        lowercase: text in small letters without accents.
+        ids: piece -> number; pieces are in small letters, and those within a word begin with ##.
     """
 
-    def __init__(self, ids: Mapping[str, int], lowercase: bool = True) -> None:
+    def __init__(self, ids: Mapping[str, int]) -> None:
         if missing := [name for name in SPECIAL if name not in ids]:
             raise ValueError(
                 f"a vocabulary of WordPiece must have {', '.join(SPECIAL)}, it lacks {missing[0]}"
             )
-        self.ids, self.lowercase = ids, lowercase
+        self.ids = ids
 
     @classmethod
-    def open(cls, file: Path, lowercase: bool = True) -> "WordPiece":
+    def open(cls, file: Path) -> "WordPiece":
         """A vocabulary with a piece on each line."""
         lines = read_regular(file, LARGEST_VOCABULARY).decode("utf-8", "replace").split("\n")
         try:
-            return cls({line.rstrip("\r"): number for number, line in enumerate(lines)}, lowercase)
+            return cls({line.rstrip("\r"): number for number, line in enumerate(lines)})
         except ValueError as error:
             raise ValueError(f"{printable(file)}: {error}") from error
 
     def pieces(self, text: str) -> list[int]:
         """All of a text, without the special ones around it."""
-        return [piece for word in words(text, self.lowercase) for piece in self._word(word)]
+        return [piece for word in words(text) for piece in self._word(word)]
 
     def __call__(self, text: str, limit: int) -> list[int]:
         """[CLS], the first pieces, [SEP], together at most `limit`."""
@@ -66,11 +65,13 @@ class WordPiece:
         return found
 
 
-def words(text: str, lowercase: bool = True) -> Iterator[str]:
-    """What stands between spaces; punctuation and ideographs are words by themselves, controls are nothing."""
-    if lowercase:
-        text = unicodedata.normalize("NFD", text.lower())
-        text = "".join(letter for letter in text if unicodedata.category(letter) != "Mn")
+def words(text: str) -> Iterator[str]:
+    """What stands between spaces, in small letters without accents; controls are nothing.
+
+    Punctuation and ideographs are words by themselves.
+    """
+    text = unicodedata.normalize("NFD", text.lower())
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Mn")
     word = ""
     for letter in text:
         alone = _is_punctuation(letter) or any(low <= ord(letter) <= high for low, high in _CJK)

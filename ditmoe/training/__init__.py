@@ -2,13 +2,13 @@
 
 from ditmoe.training.batch import Batch
 from ditmoe.training.batches import Batches
+from ditmoe.training.computing import choose_precision, repeat_exactly
 from ditmoe.training.distillation import Distillation, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard
 from ditmoe.training.meter import Meter
 from ditmoe.training.options import Options
 from ditmoe.training.parameter_groups import ParameterGroups
-from ditmoe.training.precision import choose_precision, repeat_exactly
 from ditmoe.training.run_log import Recorder
 from ditmoe.training.signals import Stop
 from ditmoe.training.trainer import Trainer

@@ -168,13 +168,10 @@ class Batches:
         return replace(batch.only(mask, self.mesh.ranks), known=known)
 
     def _packed(self, index: int, native: NativeSizes) -> Batch:
-        numbers, read = (
-            Reading.rows_of(native.rows, index, self.mesh.rank, self.mesh.world),
-            self.source(index),
-        )
+        addresses = Reading.rows_of(native.rows, index, self.mesh.rank, self.mesh.world)
         grids: list[tuple[int, ...]] = []
         rows, asked, knowns, others = [], [], [], []
-        for row, each in zip(numbers, read, strict=True):
+        for row, each in zip(addresses, self.source(index), strict=True):
             samples, own = self.reader.finish(each)
             x0, layout = self.tokens.pack(samples)
             noise, t, dropped, further = self._drawn(x0.shape, layout.grids, row)

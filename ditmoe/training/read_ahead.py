@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ditmoe.modality import Modality, Reader
 
-MOST_WORKERS = 8
+MOST_BY_DEFAULT = 8
 """Processes that are started where no one says how many: further ones seldom pay for the memory that each takes."""
 LARGE = 2**20
 """Bytes from which an array goes through shared memory, a file descriptor each, in place of a pipe."""
@@ -47,7 +47,7 @@ def default_workers(reader: Reader, device: torch.device) -> int:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # of this machine, by torchrun
-    return max(1, min(MOST_WORKERS, cores // ranks - 1))
+    return max(1, min(MOST_BY_DEFAULT, cores // ranks - 1))
 
 
 class ReadAhead:
@@ -115,9 +115,8 @@ class ReadAhead:
         if kind == "forkserver":
             _start_server(self.read)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of more workers than cores, which a person may want
+            # It warns of more workers than cores, which a person may want.
+            warnings.simplefilter("ignore", UserWarning)
             loader = DataLoader(
                 _Addresses(self.read, _has_shared_memory()),
                 batch_size=None,

@@ -20,9 +20,9 @@ from ditmoe.model import DiTMoE
 from ditmoe.moe import Routing
 from ditmoe.nn import Layout
 from ditmoe.parallel import Mesh
-from ditmoe.training.allocator import keep_freed_memory
 from ditmoe.training.batch import Batch
 from ditmoe.training.batches import Batches, GivenShares
+from ditmoe.training.computing import choose_precision, keep_freed_memory, recompute_blocks, repeat_exactly
 from ditmoe.training.distillation import FURTHER, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard, keeping
@@ -30,9 +30,7 @@ from ditmoe.training.loss_by_time import sums_by_time
 from ditmoe.training.meter import Meter
 from ditmoe.training.options import Options
 from ditmoe.training.parameter_groups import ParameterGroups
-from ditmoe.training.precision import choose_precision, repeat_exactly
 from ditmoe.training.read_ahead import ReadAhead, default_workers
-from ditmoe.training.recompute import recompute_blocks
 from ditmoe.training.router_stats import tally
 from ditmoe.training.run_log import Recorder
 from ditmoe.training.run_state import FolderLock, RunState, not_finite
@@ -283,9 +281,8 @@ class Trainer:
         else:
             batch, x_t, target = self.teaching(batch, self.ema.model, partial(self._predict, batch.layout))
         x_t, target = batch.shaped(x_t), batch.shaped(target)
-        torch.manual_seed(
-            torch_generator("router", self.seed, batch.index).initial_seed()
-        )  # for routers with noise
+        # For routers with noise.
+        torch.manual_seed(torch_generator("router", self.seed, batch.index).initial_seed())
         sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             output, routings = self.forward(x_t, batch.t, batch.asked, *sizes)

@@ -60,9 +60,8 @@ class Cosine(Router):
         self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
         self.temperature, self.balance, self.bias_rate = temperature, balance, bias_rate
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))  # initialised as all routers' are
-        self.register_buffer(
-            "bias", torch.zeros(num_experts)
-        )  # a buffer: saved and averaged, never optimised
+        # A buffer: saved and averaged, never optimised.
+        self.register_buffer("bias", torch.zeros(num_experts))
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         """A function of input, weights and buffers: it changes nothing, so it may be repeated."""

@@ -28,7 +28,8 @@ from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.image.metrics.warnings import about_compression
 from modalities.latent import Codec, LatentModality, Packing, latent_cache
-from modalities.latent.adapter import check_size, to_pixels
+from modalities.latent.adapter import check_size
+from modalities.latent.codec import to_pixels
 from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size

@@ -33,7 +33,7 @@ from ditmoe.outside import check_number, printable
 from ditmoe.outside import device as own_device
 from modalities.latent import latent_cache, latent_writer
 from modalities.latent.autoencoder import Published
-from modalities.latent.codec import Batches, Codec
+from modalities.latent.codec import Batches, Codec, to_bytes, to_pixels
 from modalities.latent.latent_cache import Latents
 from modalities.latent.latent_shards import Source
 from modalities.latent.packing import packed_rows
@@ -340,13 +340,3 @@ def check_size(size: Sequence[int]) -> None:
         check_number(f"size[{index}]", number, 1, whole=True)
     if len(size) != 2:
         raise ValueError(f"size must be [height, width] in pixels, got {list(size)}")
-
-
-def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:
-    """8-bit pictures or clips as numbers in [-1, 1], channels first."""
-    return torch.from_numpy(np.ascontiguousarray(data)).movedim(-1, 1).float() / 127.5 - 1
-
-
-def to_bytes(x: Float[Tensor, "B C *size"]) -> UInt8[np.ndarray, "B *size C"]:
-    """The reverse: rounded, and cut off at black and white."""
-    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()

@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from modalities.shared import patchify, unpatchify
@@ -14,6 +15,16 @@ from modalities.shared import patchify, unpatchify
 Pixels = Float[Tensor, "B C *size"]
 Latents = Float[Tensor, "B L *cells"]
 Batches = Iterable[Float[Tensor, "_ C *size"]]
+
+
+def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:
+    """8-bit pictures or clips as numbers in [-1, 1], channels first."""
+    return torch.from_numpy(np.ascontiguousarray(data)).movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_bytes(x: Float[Tensor, "B C *size"]) -> UInt8[np.ndarray, "B *size C"]:
+    """The reverse: rounded, and cut off at black and white."""
+    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()
 
 
 def is_finite(value: Tensor) -> bool:
@@ -200,9 +211,8 @@ class PatchPCA(Codec):
         mean = total / count
         values, vectors = torch.linalg.eigh(squares / count - torch.outer(mean, mean))
         kept = vectors[:, -self.channels :].flip(-1)
-        kept = (
-            kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
-        )  # of either sign, else by chance
+        # Eigenvectors have either sign, by chance: their largest number is to be positive.
+        kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
         self.mean.copy_(mean)
         self.basis.copy_(kept)
         self.scale.copy_(values[-self.channels :].flip(-1).clamp_min(1e-6).sqrt())

@@ -221,9 +221,8 @@ class Latents:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[shard - 1]) if shard else 0)
         place, size = self._files[shard]
-        if (
-            place.stat().st_size != size
-        ):  # what is mapped and gone would end the process without a word (SIGBUS)
+        # What is mapped and gone would end the process without a word (SIGBUS).
+        if place.stat().st_size != size:
             raise ValueError(f"{place.name} is no longer what it was")
         return self._slices[shard][row, int(view)].float()
 

@@ -29,7 +29,7 @@ from modalities.shared.provenance import Origin, Record, Seen, digest_of
 
 CODECS = re.compile(r"codec-[0-9a-f]{16}\.safetensors")
 """Names of what codecs learnt."""
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+CALLED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """As safetensors calls them."""
 _EVERY = 60.0  # seconds between two states of the record of sources on disk
 
@@ -102,7 +102,7 @@ class Shards:
             now = provenance.output(file, self.before.outputs.get(file.name))
             keys, slices = about["keys"].split(), stored.get_slice("latents")
             shape, dtype = slices.get_shape(), stored.get_slice("latents").get_dtype()
-            if len(keys) != shape[0] or file.name != _shard_name(now.content) or dtype != DTYPES[self.dtype]:
+            if len(keys) != shape[0] or file.name != _shard_name(now.content) or dtype != CALLED[self.dtype]:
                 raise ValueError("it is not what was written")
         except (ValueError, KeyError, AttributeError, IndexError, SafetensorError) as error:
             tell(f"{file.name} is damaged: what it held is made again ({type(error).__name__})")

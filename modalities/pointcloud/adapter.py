@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,24 +105,21 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         check_options("modality.preparation", prepare, self._preparation)
         check_options("modality.surface", Options, surface or {})
         self._surface = Options(**(surface or {}))
-        self._data: Clouds | None = None
         self._reads: bool | None = None
         self._facts = _numbers(data_facts) if data_facts else None
         self._known: Mapping[str, Any] | None = None
         if data_facts:
             self.restore_facts(data_facts)
 
-    @property
+    @cached_property
     def data(self) -> Clouds:
         """The data set; read when first asked for."""
-        if self._data is None:
-            options: dict[str, Any] = {} if self.up == "y" else {"up": self.up}
-            if self.channels.width > 3:
-                options |= {"channels": self.channels.names, "columns": self.channels.columns}
-            if self.captions:
-                options["captions"] = True
-            self._data = self._make_data(num_points=self.num_points, **options)
-        return self._data
+        options: dict[str, Any] = {} if self.up == "y" else {"up": self.up}
+        if self.channels.width > 3:
+            options |= {"channels": self.channels.names, "columns": self.channels.columns}
+        if self.captions:
+            options["captions"] = True
+        return self._make_data(num_points=self.num_points, **options)
 
     def data_facts(self) -> dict[str, Any]:
         if self._facts is None:

@@ -87,9 +87,8 @@ def _rows(classes: Sequence[str], columns: int | None, aspect: float = 1.0) -> l
         width = min(int(np.ceil(10 / max(1.0, aspect))), max(map(len, groups)))
         rows = [group[i : i + width] for group in groups for i in range(0, len(group), width)]
         if len(classes) >= 0.6 * width * len(rows) and width > 1:
-            if (
-                len(rows) > 6 and width * aspect <= 6 and {len(row) for row in rows} == {width}
-            ):  # else the sheet is a tower
+            # Two groups share a row where the sheet would be a tower.
+            if len(rows) > 6 and width * aspect <= 6 and {len(row) for row in rows} == {width}:
                 rows = [list(chain(*rows[i : i + 2])) for i in range(0, len(rows), 2)]
             return rows
     width = columns or int(np.ceil(np.sqrt(1.4 * len(classes) / aspect)))

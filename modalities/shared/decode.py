@@ -140,12 +140,8 @@ def _open(stream: io.BufferedIOBase, kinds: tuple[str, ...]) -> Image.Image:
         stream.seek(start)
         try:
             return make(stream, "")  # type: ignore[arg-type]  # all that it needs of an IO[bytes]
-        except (
-            SyntaxError,
-            IndexError,
-            TypeError,
-            struct.error,
-        ):  # by which plugins say that it is not theirs
+        # By these plugins say that it is not theirs.
+        except (SyntaxError, IndexError, TypeError, struct.error):
             continue
     raise UnidentifiedImageError("its kind is not known, or its header is damaged")
 

@@ -205,9 +205,8 @@ def precision_recall(real: Features, generated: Features, k: int = 3) -> tuple[f
         raise ValueError(f"precision and recall need more than k = {k} samples of each set, got {least}")
 
     def covered(points: Features, manifold: Features) -> float:
-        reach = [
-            np.partition(d, k, axis=1)[:, k] for d in squared_distances(manifold, manifold)
-        ]  # 0 is itself
+        # The nearest, number 0, is the sample itself.
+        reach = [np.partition(d, k, axis=1)[:, k] for d in squared_distances(manifold, manifold)]
         radii = np.concatenate(reach)
         return float(
             np.concatenate([(d <= radii).any(axis=1) for d in squared_distances(points, manifold)]).mean()

@@ -111,9 +111,8 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
         said.append((path, label_in(record)))
     found = _apart(said)
     if name.endswith(".csv") and all(re.fullmatch(r"\d+(?:\.0*)?", label) for label in found.values()):
-        found = {
-            path: label.partition(".")[0] for path, label in found.items()
-        }  # whole numbers kept as floats
+        # Whole numbers that were kept as floats.
+        found = {path: label.partition(".")[0] for path, label in found.items()}
     return found if says else None
 
 
@@ -171,9 +170,8 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
         ValueError: for a line without a path.
     """
     text = decoded(content)
-    lines = (
-        json.loads(line, object_pairs_hook=distinct) for line in text.split("\n") if line.strip()
-    )  # others may stand in a text
+    # Not `splitlines`: other ends of a line may stand in a text.
+    lines = (json.loads(line, object_pairs_hook=distinct) for line in text.split("\n") if line.strip())
     for record in _rows(text) if name.endswith(".csv") else lines:
         is_record = isinstance(record, Mapping)
         path = next((record[key] for key in PATHS if key in record), None) if is_record else None

@@ -30,9 +30,8 @@ def salvaged(picture: Image.Image, stream: io.BufferedIOBase) -> tuple[Image.Ima
             return _coarse(stream, error)
         picture.tile = []  # type: ignore[attr-defined]  # what was decoded is all that there will be
         whole = picture.copy()
-        filled = np.any(
-            np.asarray(whole).reshape(whole.height, -1), axis=1
-        )  # rows that no one wrote are zero
+        # Rows that no one wrote are zero.
+        filled = np.any(np.asarray(whole).reshape(whole.height, -1), axis=1)
         rows = whole.height - int(filled[::-1].argmax()) if filled.any() else 0
         if rows < LEAST * whole.height:
             raise

@@ -23,7 +23,7 @@ from modalities.video.data import Clips, MovingDigits, clip_folders
 from modalities.video.data.check import check as check_videos
 from modalities.video.data.latent_source import source_of
 from modalities.video.io import writer
-from modalities.video.io.clip_writer import write_animation, write_clip
+from modalities.video.io.writer import write_animation, write_clip
 from modalities.video.metrics.evaluation import choose, evaluate_videos
 from modalities.video.metrics.warnings import check_lossless
 from modalities.video.view import show_one, strip, view

@@ -13,7 +13,8 @@ from torch import Tensor
 from ditmoe.modality import Reader, Samples, Tokens
 from ditmoe.outside import check_number, printable
 from modalities.latent import LatentModality, latent_cache
-from modalities.latent.adapter import check_size, to_pixels
+from modalities.latent.adapter import check_size
+from modalities.latent.codec import to_pixels
 from modalities.video.data import Clips, MovingDigits, NativeClips, readers
 from modalities.video.data.batch_reader import BatchReader, shows_images
 from modalities.video.data.dataset import pick_view

@@ -162,9 +162,8 @@ def test_guidance_leads_away_from_the_negative_prompt(tmp_path: Path) -> None:
     conditioning = restored.model.conditioning
     assert conditioning.encoder.numbers["small"] > 1  # the vocabulary came with the checkpoint
     assert conditioning.is_told({"label": "none"})
-    assert not conditioning.is_told(
-        {"prompt": None, "negative": "a large table"}
-    )  # which says not what is drawn
+    # Which says not what is drawn.
+    assert not conditioning.is_told({"prompt": None, "negative": "a large table"})
 
     def drawn(prompt: str, negative: str | None = None, **how) -> np.ndarray:
         wanted = conditioning.ask(2, [], prompt=prompt)

@@ -30,9 +30,8 @@ def test_a_modality_needs_one_file(tmp_path: Path) -> None:
     assert plain.modality == {"_target_": "sounds.Sound"}
     for section in ("model", "router", "process", "trainer"):
         assert plain[section] == clouds[section]
-    assert (
-        plain.sampling == composed("modality=image").sampling
-    )  # the recipe of clouds has a guidance of its own
+    # The recipe of clouds has a guidance of its own.
+    assert plain.sampling == composed("modality=image").sampling
 
     put(folder, "router/for_sound", {"defaults": ["soft"]})
     put(folder, "process/for_sound", {"defaults": ["flow_matching", "_self_"], "mean": 0.5})

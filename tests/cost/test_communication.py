@@ -10,7 +10,7 @@ from ditmoe import DiTMoE
 from ditmoe.cost import Measured, Spread, count, traffic
 from ditmoe.moe import ExpertChoice
 from ditmoe.parallel import Mesh
-from ditmoe.training.recompute import recompute_blocks
+from ditmoe.training.computing import recompute_blocks
 from modalities.image import LatentTokens
 from tests.many import together
 

@@ -6,12 +6,8 @@ import torch
 from ditmoe.cost import shape_rules
 
 aten = torch.ops.aten
-x, y, row, flags = (
-    torch.randn(2, 6, 4),
-    torch.randn(2, 4, 3),
-    torch.randn(4),
-    torch.zeros(6, 4, dtype=torch.bool),
-)
+x, y, row = torch.randn(2, 6, 4), torch.randn(2, 4, 3), torch.randn(4)
+flags = torch.zeros(6, 4, dtype=torch.bool)
 image, at, table = torch.randn(1, 3, 9, 8), torch.tensor([[0, 1], [1, 0]]), torch.randn(5, 4)
 turned, wide = x.permute(2, 0, 1), row.expand(6, 4)
 CASES = [

@@ -24,21 +24,26 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def _zeros(width: int, height: int, row: int, depth: int, colours: int = 0, level: int = 9) -> bytes:
+    """A PNG of zeros alone: `row` bytes for each row, of a bit depth and a colour type of the format."""
+    packer, left, pieces = zlib.compressobj(level), row * height, []
+    while left:
+        pieces.append(packer.compress(bytes(min(left, 2**20))))
+        left -= min(left, 2**20)
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
+    rows = _chunk(b"IDAT", b"".join(pieces) + packer.flush())
+    return b"\x89PNG\r\n\x1a\n" + head + rows + _chunk(b"IEND", b"")
+
+
 def deep_png(place: Path) -> Path:
-    """9400 x 9400 of 16 bits, black: 200 kB."""
-    packer = zlib.compressobj(1)
-    rows = b"".join(packer.compress(bytes(1 + 2 * 9400)) for _ in range(9400)) + packer.flush()
-    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 16, 0, 0, 0, 0))
-    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    """9400 x 9400 of 16 bits, black: 770 kB."""
+    (place / "a.png").write_bytes(_zeros(9400, 9400, 1 + 2 * 9400, depth=16, level=1))
     return place / "a.png"
 
 
 def clear_png(place: Path) -> Path:
     """9400 x 9400 of nothing, transparent: 340 kB."""
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1 + 4 * 9400)) for _ in range(9400)) + packer.flush()
-    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9400, 9400, 8, 6, 0, 0, 0))
-    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    (place / "a.png").write_bytes(_zeros(9400, 9400, 1 + 4 * 9400, depth=8, colours=6))
     return place / "a.png"
 
 
@@ -88,10 +93,7 @@ def scans(place: Path) -> Path:
 
 def flat(place: Path) -> Path:
     """Twenty pictures of 64 megapixels in black and white, 8 kB each."""
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1001)) for _ in range(8000)) + packer.flush()
-    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8000, 8000, 1, 0, 0, 0, 0))
-    content = b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+    content = _zeros(8000, 8000, 1001, depth=1)
     for number in range(20):
         (place / f"{number}.png").write_bytes(content)
     return place
@@ -108,10 +110,7 @@ def frames(place: Path) -> Path:
 
 def tall(place: Path) -> Path:
     """88 million rows of one pixel, each of which has memory of its own."""
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(2 * 10**6)) for _ in range(88)) + packer.flush()
-    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 88 * 10**6, 1, 0, 0, 0, 0))
-    (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", rows) + _chunk(b"IEND", b""))
+    (place / "a.png").write_bytes(_zeros(1, 88 * 10**6, 2, depth=1))
     return place / "a.png"
 
 

@@ -114,10 +114,8 @@ def endless(place: Path, kind: str, number: int, behind: bool = False) -> Path:
         container.mux(video.encode())
     data = stream.getvalue()
     segment, cluster = data.index(b"\x18\x53\x80\x67"), data.index(b"\x1f\x43\xb6\x75")
-    begin, frames = (
-        data[:segment] + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + data[segment + 12 : cluster],
-        data[cluster:],
-    )
+    begin = data[:segment] + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + data[segment + 12 : cluster]
+    frames = data[cluster:]
     path.write_bytes(begin + frames + table if behind else begin + table + frames)
     return path
 

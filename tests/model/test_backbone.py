@@ -11,7 +11,8 @@ from ditmoe import DiTMoE
 from ditmoe.model import Block
 from ditmoe.moe import TokenChoice
 from ditmoe.nn import Attention, FeedForward, cells, normalize
-from ditmoe.pretrained.published import architecture, recipes, translate
+from ditmoe.pretrained.conversion import translated
+from ditmoe.pretrained.published import architecture, recipes
 from ditmoe.pretrained.weights import make
 from modalities.image import LatentTokens
 from modalities.pointcloud import VoxelTokens
@@ -23,7 +24,7 @@ def published(golden) -> DiTMoE:
     state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("w::")}
     arch = architecture({key: tuple(value.shape) for key, value in state.items()}, num_heads=4)
     model = make(arch.config(top_k=2, time_scale=1.0))
-    model.load_state_dict(translate(state, recipes(model, arch)))
+    model.load_state_dict(dict(translated(state, recipes(model, arch))))
     return model
 
 

@@ -1,4 +1,4 @@
-"""Packed weights and offloaded experts: the same numbers where nothing is rounded, bounded errors where it is, and
+"""Quantised weights and offloaded experts: the same numbers where nothing is rounded, bounded errors where it is, and
 counts of what happened."""
 
 from contextlib import nullcontext
@@ -12,13 +12,19 @@ from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.cost.plan import plan
 from ditmoe.inference import sample_checkpoint
-from ditmoe.model import LowMemory, shrink, size_of
+from ditmoe.model import DiTMoE, LowMemory, size_of
 from ditmoe.moe import Experts, Traffic
 from ditmoe.moe.expert_memory import OffloadedExperts
-from ditmoe.nn.packed import Packed, PackedLinear
+from ditmoe.nn.quantized import Quantized, QuantizedLinear
 from tests.model.test_times import ROUTERS, everywhere_some, of_router
 
 GIB = 2**30
+
+
+def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
+    """Keep the weights of a model in memory otherwise, in place, as `restore` keeps those of a file."""
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    return how.fill(how.emptied(model), weights.__getitem__, model.embed.weight.device)
 
 
 def predicted(model) -> torch.Tensor:
@@ -54,7 +60,7 @@ def test_offloading_changes_no_bit_with_any_router(name: str) -> None:
 
 def fetched(capacity: int, passes: list[list[int]]) -> list[list[int]]:
     """Which experts each pass fetches."""
-    weight = Packed(torch.zeros(6, 2, 2))
+    weight = Quantized(torch.zeros(6, 2, 2))
     store = OffloadedExperts(weight, weight, 0, Traffic())
     store.capacity, found = capacity, []
     for wanted in passes:
@@ -74,9 +80,8 @@ def fetched(capacity: int, passes: list[list[int]]) -> list[list[int]]:
 def test_who_makes_room() -> None:
     assert fetched(2, [[0, 1], [2], [1, 2], [0]]) == [[0, 1], [2], [], [0]]  # the one unused for longest
     every = list(range(6))
-    for capacity in range(
-        1, 7
-    ):  # at most E - C + 1 in each pass, where one that forgets the oldest would fetch all
+    # At most E - C + 1 in each pass, where one that forgets the oldest would fetch all.
+    for capacity in range(1, 7):
         assert all(len(missing) <= 7 - capacity for missing in fetched(capacity, [every] * 6)[1:])
     assert fetched(3, [[3, 4, 5], [0, 3, 4, 5]]) == [[3, 4, 5], [0, 5]]  # of those whose turn comes, the last
 
@@ -86,28 +91,30 @@ def test_no_weight_is_off_by_more_than_half_a_step() -> None:
         torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 5)[:, None]
     )
     weight[1, 2] = 0
-    packed = Packed.of(weight, "int8")
-    assert packed.values.dtype == torch.int8
-    assert ((packed.to(torch.float32) - weight).abs() <= packed.scale / 2 * (1 + 1e-5)).all()
-    assert (packed.values.abs().amax(-1)[weight.any(-1)] == 127).all()
-    assert torch.equal(torch.stack([p.to(torch.float32) for p in packed.unbind()]), packed.to(torch.float32))
-    assert packed.nbytes == 3 * 5 * 7 + 3 * 5 * 4
+    quantized = Quantized.of(weight, "int8")
+    assert quantized.values.dtype == torch.int8
+    assert ((quantized.to(torch.float32) - weight).abs() <= quantized.scale / 2 * (1 + 1e-5)).all()
+    assert (quantized.values.abs().amax(-1)[weight.any(-1)] == 127).all()
+    assert torch.equal(
+        torch.stack([p.to(torch.float32) for p in quantized.unbind()]), quantized.to(torch.float32)
+    )
+    assert quantized.nbytes == 3 * 5 * 7 + 3 * 5 * 4
     half = weight.bfloat16().float()
-    assert torch.equal(Packed.of(half, "bf16").to(torch.float32), half)
+    assert torch.equal(Quantized.of(half, "bf16").to(torch.float32), half)
 
 
-def test_a_packed_layer_is_the_layer_of_its_weight() -> None:
+def test_a_quantized_layer_is_the_layer_of_its_weight() -> None:
     linear, x = torch.nn.Linear(6, 4), torch.randn(2, 3, 6)
-    packed = PackedLinear(linear.bias)
-    packed.pack(Packed.of(linear.weight.detach(), "int8"))
-    assert torch.equal(packed(x), F.linear(x, packed.weight.to(torch.float32), linear.bias))
-    assert (packed(x) - linear(x)).abs().max() < 0.02
+    quantized = QuantizedLinear(linear.bias)
+    quantized.set_weight(Quantized.of(linear.weight.detach(), "int8"))
+    assert torch.equal(quantized(x), F.linear(x, quantized.weight.to(torch.float32), linear.bias))
+    assert (quantized(x) - linear(x)).abs().max() < 0.02
     with torch.autocast("cpu", torch.bfloat16):
-        assert packed(x).dtype == torch.bfloat16
+        assert quantized(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8"])
-def test_packed_models_are_near_and_small(form: str) -> None:
+def test_quantized_models_are_near_and_small(form: str) -> None:
     model = everywhere_some(of_router("token_choice")).eval()
     whole, size = predicted(model), size_of(model)
     inside = sum(p.nbytes for p in model.blocks.parameters() if p.ndim > 1) - sum(
@@ -120,7 +127,7 @@ def test_packed_models_are_near_and_small(form: str) -> None:
     assert 0 < error < 0.05
 
 
-def test_a_checkpoint_opens_packed_and_offloaded_as_a_model_shrinks(tmp_path: Path) -> None:
+def test_a_checkpoint_opens_quantized_and_offloaded_as_a_model_shrinks(tmp_path: Path) -> None:
     how = LowMemory("int8", "experts", 1e-4)
     opened, plain = restore("starter/image", memory=how), restore("starter/image").model
     shrink(plain, LowMemory("int8"))
@@ -167,7 +174,7 @@ def test_a_plan_refuses_the_cache_that_sampling_refuses(form: str | None) -> Non
         k: restored.config[k] for k in ("model", "router")
     }
     layers = [module for module in restored.model.modules() if isinstance(module, Experts)]
-    each = sum(Packed.of(w[0].detach(), form).nbytes for w in (layers[0].up, layers[0].down))
+    each = sum(Quantized.of(w[0].detach(), form).nbytes for w in (layers[0].up, layers[0].down))
     least = len(layers) * each / GIB
     for cache, refused in ((least, False), (least * (1 - 1e-6), True)):
         memory = {"weights": form, "offload": "experts", "expert_cache": cache}

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.model import DiTMoE, set_base
 from ditmoe.model.mup import Scaling, compare
@@ -18,14 +17,8 @@ from ditmoe.pretrained.start import start_from
 from ditmoe.training import ParameterGroups
 from modalities.image import LatentTokens
 from tests.conditioning.numbers import Numbers
+from tests.model.test_initialization import model
 from tests.training.test_trainer import config, same, trainer
-
-
-def model(*overrides: str) -> DiTMoE:
-    settings = config(*overrides)
-    data_facts = {"classes": ["a", "b"], "mean": [0.0] * 3, "scale": 1.0}
-    torch.manual_seed(0)
-    return build.make_model(settings, build.make_modality(settings, data_facts))
 
 
 def adam(built: nn.Module, groups: ParameterGroups | None = None, **options: float) -> tuple:
@@ -110,11 +103,8 @@ def test_values_learning_rates_and_weight_decay_are_those_of_the_table(kept: boo
         "embed.bias": (0, 0), "tokens.head.modulation.weight": (-1, -1), "tokens.head.hidden.weight": (0, 0),
     }  # fmt: skip
     for name, (deviation, rate) in table.items():
-        own, base, group = (
-            large.get_parameter(name),
-            small.get_parameter(name),
-            lies[id(large.get_parameter(name))],
-        )
+        own, base = large.get_parameter(name), small.get_parameter(name)
+        group = lies[id(own)]
         assert own.std().item() == pytest.approx(base.std().item() * m**deviation, rel=0.15), name
         assert rates[group] == m**rate * (0.5 if "router" in name else 1), name
         decay = 0 if name.endswith("bias") else 0.1 * m**-rate

@@ -145,9 +145,8 @@ def test_a_deeper_source_leaves_blocks_over_and_a_shallower_one_leaves_some_new(
 
 
 def test_half_an_expert_is_none() -> None:
-    dense = DiTMoE(
-        LatentTokens(D), 3, D, depth=2, num_heads=4, dense_activation="gelu"
-    )  # only `down` would fit
+    # Only `down` would fit.
+    dense = DiTMoE(LatentTokens(D), 3, D, depth=2, num_heads=4, dense_activation="gelu")
     report = transfer(mixture(), dense.state_dict())
     assert not report.copied
     assert any("experts.down" in name for name in report.new)

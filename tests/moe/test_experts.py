@@ -184,9 +184,8 @@ with torch.compiler.set_stance("fail_on_recompile"):  # other experts' counts ar
 
 
 def test_the_compiled_layer_is_the_layer() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED], capture_output=True, text=True
-    )  # without shape checks
+    # Without shape checks.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -107,9 +107,8 @@ def test_callbacks_see_each_step_and_may_change_it(pipe: ditmoe.Pipeline) -> Non
     assert changed.eq(0).all()
     assert [(step, of, guidance) for step, _, of, guidance in seen] == [(i, 3, 2.0) for i in range(3)]
     assert sorted((time for _, time, *_ in seen), reverse=True) == [time for _, time, *_ in seen]
-    assert torch.equal(
-        latents(pipe, callback_on_step_end=lambda *_: None), latents(pipe)
-    )  # looking on changes nothing
+    # Looking on changes nothing.
+    assert torch.equal(latents(pipe, callback_on_step_end=lambda *_: None), latents(pipe))
 
     def cut(own, step, time, inputs):
         own._guidance_scale = 1.0

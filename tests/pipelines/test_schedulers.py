@@ -88,9 +88,8 @@ def test_times_of_ones_own_are_taken_as_they_are() -> None:
         scheduler = getattr(diffusers, f"{kind}Scheduler").from_config(told(flow, "flow_ancestral").config)
         own = times if word == "timesteps" else [time / 1000 for time in times]
         set_timesteps(scheduler, 4, torch.device("cpu"), **{word: own})
-        assert torch.allclose(scheduler.timesteps, torch.tensor(times)), (
-            kind
-        )  # though flow_ancestral shifts its own
+        # Though flow_ancestral shifts its own.
+        assert torch.allclose(scheduler.timesteps, torch.tensor(times)), kind
         assert torch.allclose(scheduler.sigmas * 1000, torch.tensor([*times, 0.0]), atol=1e-3)
     scheduler = diffusers.DDPMScheduler.from_config(told(DDPM(), "ddim").config)
     set_timesteps(scheduler, 4, torch.device("cpu"), timesteps=times)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ditmoe.checkpoint import manifest, place
 from ditmoe.modality import Files, Samples
+from ditmoe.reporting import write_report
 from tests.test_hostile import modality
 
 SHAPES = {"pointcloud": (60, 3), "image": (8, 8, 3), "video": (5, 16, 16, 3)}
@@ -66,3 +68,17 @@ def line(step: int, loss: float = math.nan) -> str:
     record = {"step": step, "loss": value, "gradient_norm": 0.1, "learning_rate": 1e-3}
     record |= {"loss_by_time/000-100": 0.5, "load/layer00/expert00": 0.4, "load/layer00/expert01": 0.6}
     return json.dumps(record | {"skipped_batches": [{"seed": 1}]}) + "\n"
+
+
+def content_of(file: Path) -> list[dict[str, Any]]:
+    """The runs that a page's data speak of."""
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', file.read_text(), re.DOTALL
+    )
+    assert found is not None
+    return json.loads(found[1])["runs"]
+
+
+def reported(run: Path, **options: Any) -> dict[str, Any]:
+    (only,) = content_of(write_report([run], **options))
+    return only

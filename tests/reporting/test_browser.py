@@ -32,9 +32,8 @@ def opened(file: Path, profile: Path, seconds: int = 20) -> str:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
 def test_a_browser_shows_all_and_obeys_nobody_else(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / kind, kind, classes=NASTY) for kind in ("pointcloud", "video", "image")]
-    for run, name in zip(
-        runs, ("toString", "__proto__", "constructor"), strict=True
-    ):  # of every object there is
+    # Names that every object of JavaScript has.
+    for run, name in zip(runs, ("toString", "__proto__", "constructor"), strict=True):
         measured = {"fd": 1, "oracle": {"fd": 2}, name: {"fd": 3}}
         (run / "metrics.json").write_text(json.dumps(measured))
         (run / "log.jsonl").write_text(

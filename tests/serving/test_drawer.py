@@ -300,10 +300,8 @@ def test_only_this_machine_is_listened_to() -> None:
 def test_the_command_says_in_one_line_what_is_wrong(
     words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, there = (
-        importlib.util.find_spec,
-        None if "Gradio" in told else importlib.machinery.ModuleSpec("gradio", None),
-    )
+    found = importlib.util.find_spec
+    there = None if "Gradio" in told else importlib.machinery.ModuleSpec("gradio", None)
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *_: there if name == "gradio" else found(name)
     )

@@ -9,7 +9,7 @@ import pytest
 FREES = """
 import resource
 import numpy as np
-from ditmoe.training.allocator import keep_freed_memory
+from ditmoe.training.computing import keep_freed_memory
 
 def step():
     for array in [np.empty(20 * 2**20, np.uint8) for _ in range(3)]:

@@ -16,14 +16,7 @@ from ditmoe.conditioning import Condition
 from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
-from ditmoe.diffusion import (
-    HORIZON,
-    FlowMapScheduler,
-    FlowMatching,
-    denoise,
-    make_scheduler,
-    torch_generator,
-)
+from ditmoe.diffusion import HORIZON, FlowMapScheduler, FlowMatching, denoise, make_scheduler, torch_generator
 from ditmoe.distill import distill, student
 from ditmoe.export import export
 from ditmoe.inference import draw_from

@@ -4,29 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from ditmoe import checkpoint
-from ditmoe.config import build
 from ditmoe.parallel import Mesh
 from ditmoe.training import ParameterGroups
 from ditmoe.training.parameter_groups import KINDS, parameters_of
 from ditmoe.training.resume import resume
 from tests.many import together
+from tests.model.test_initialization import model
 from tests.parallel.test_many import curve, on, trained
-from tests.training.test_trainer import config, options, same, trainer
+from tests.training.test_trainer import options, same, trainer
 
 GROUPS = [
     "parameters.rates={router:0.5,blocks.0.*:0.1,norm:2.0}",
     "parameters.no_decay=[bias,norm,embedding]",
 ]
 GROUPS += ["model.qk_norm=true", "model.base_width=24"]
-
-
-def model(*overrides: str) -> nn.Module:
-    settings = config(*overrides)
-    data_facts = {"classes": ["a", "b"], "mean": [0.0] * 3, "scale": 1.0}
-    return build.make_model(settings, build.make_modality(settings, data_facts))
 
 
 def kinds(*overrides: str) -> dict[str, set[str]]:

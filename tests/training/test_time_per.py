@@ -124,10 +124,8 @@ def test_the_times_of_all_ranks_are_those_of_one(
     parts = [batches(kind, modalities, time_per, Part(2, rank))(5) for rank in range(2)]
     assert torch.equal(torch.cat([part.t for part in parts], dim=-1 if whole.t.shape[0] == 1 else 0), whole.t)
     assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
-    if kind not in (
-        "pointcloud",
-        "occupied",
-    ):  # a codec's products, and so voxels, may be rounded by the batch's size
+    # A codec's products, and so voxels, may be rounded by the batch's size.
+    if kind not in ("pointcloud", "occupied"):
         assert torch.equal(torch.cat([part.each for part in parts]), whole.each)
 
 

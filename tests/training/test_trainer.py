@@ -166,9 +166,8 @@ def test_learning_rate(decay: str) -> None:
 
 def options(group: str) -> list[str]:
     files = (cli.config_folder() / group).glob("*.yaml")
-    return sorted(
-        f.stem for f in files if not f.stem.startswith(("for_", "_"))
-    )  # those only choose among the others
+    # Those only choose among the others.
+    return sorted(f.stem for f in files if not f.stem.startswith(("for_", "_")))
 
 
 EACH_WAY = {"token_choice", "race", "timestep", "dense"}

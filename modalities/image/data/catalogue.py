@@ -12,7 +12,7 @@ from modalities.image.data.listing import Listing, Picture
 from modalities.image.data.picture_archives import list_archives
 from modalities.image.data.picture_folders import list_folders
 from modalities.image.data.pictures import SUFFIXES
-from modalities.latent import digits
+from modalities.shared import digits
 from modalities.shared.datasets import SPLITS
 from modalities.shared.folder_index import FolderIndex
 from modalities.shared.understood import Ignored

@@ -20,14 +20,7 @@ from modalities.image.data.archive_members import Member, Written, member_bytes
 from modalities.image.data.catalogue import list_pictures
 from modalities.image.data.listing import InMemory, Listing, Picture, labels_of
 from modalities.image.data.pictures import fitted, open_picture, size_of, stretched
-from modalities.shared.captions import (
-    Captioner,
-    Described,
-    Labels,
-    WrittenCaptions,
-    mirrored,
-    with_mirrored,
-)
+from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions, mirrored, with_mirrored
 from modalities.shared.datasets import LeftOut, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from modalities.latent.digits import NUMERALS, digits
+from modalities.shared.digits import NUMERALS, digits
 
 CLEAR = 0.3
 """Share of a class's training digits at either end that are called thin or thick, leaning left or right."""

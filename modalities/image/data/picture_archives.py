@@ -7,12 +7,7 @@ from pathlib import Path
 
 from ditmoe.outside import Parts, printable
 from modalities.image.data.archive_members import Member, Written
-from modalities.image.data.archives import (
-    ARCHIVES,
-    read_archive,
-    split_of_shard,
-    without_identities,
-)
+from modalities.image.data.archives import ARCHIVES, read_archive, split_of_shard, without_identities
 from modalities.image.data.listing import SHARES, Listing, Picture, endings, labelled, with_test
 from modalities.shared.datasets import SPLITS
 from modalities.shared.hash_split import draw_numbers, drawn_by_name

@@ -66,7 +66,8 @@ def without_surfaces(files: Iterable[Path]) -> list[Path]:
     return [path for path in found if path.parent not in made or path.parents[1] / path.stem not in names]
 
 
-def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
+def _shapes_of(folder: Path) -> list[Path]:
+    """The file of each shape below a folder, by their paths; says what else lies there."""
     ignored = Ignored()
     seen = []
     for path in without_surfaces(files_below(folder, hidden=True, special=True, skip=ignored.is_hidden)):
@@ -78,7 +79,11 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
         tell(f"{folder}: ignored {line}", sys.stdout)
     # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
     seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
-    files = sorted({path.with_suffix(""): path for path in seen}.values())
+    return sorted({path.with_suffix(""): path for path in seen}.values())
+
+
+def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
+    files = _shapes_of(folder)
     names: list[str] = []
     clouds: list[np.ndarray] = []
     errors: list[str] = []

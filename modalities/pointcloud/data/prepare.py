@@ -9,30 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import (
-    check_number,
-    files_below,
-    load_array,
-    printable,
-    read_regular,
-    tell,
-)
+from ditmoe.outside import check_number, files_below, load_array, printable, read_regular, tell
 from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.channels import XYZ, Channels
-from modalities.pointcloud.data.formats import (
-    SET_SUFFIXES,
-    may_be_shape,
-    without_surfaces,
-)
+from modalities.pointcloud.data.formats import SET_SUFFIXES, may_be_shape, without_surfaces
 from modalities.pointcloud.data.gltf import files_beside
 from modalities.pointcloud.data.labelled_sets import NAMES as CLASS_NAMES
 from modalities.pointcloud.data.pieces import LARGEST_RECORD, REPORT, Pieces, write_json
-from modalities.pointcloud.data.prepared_captions import (
-    COUNT,
-    check_captions,
-    find_captions,
-    write_captions,
-)
+from modalities.pointcloud.data.prepared_captions import COUNT, check_captions, find_captions, write_captions
 from modalities.pointcloud.data.shape_jobs import (
     ARRANGED,
     ONE,
@@ -101,27 +85,10 @@ def prepare(
     `source`.
     """
     began = time.monotonic()
-    if num_points < 1 or len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-        raise ValueError(
-            f"num_points must be positive and split sum to 1, got {num_points} and {tuple(split)}"
-        )
-    check_up(up)
-    check_number("views", views, 0, MOST_VIEWS, whole=True)
     source, out = source.resolve(), out.resolve()
+    setting = _setting(source, num_points, split, seed, up, min_points, channels, views)
     ignored = Ignored()
     files = _find(source, out, ignored)
-    setting = {
-        "format": FORMAT,
-        "source": printable(source),
-        "num_points": num_points,
-        "split": list(split),
-        "seed": seed,
-        "up": up,
-        "min_points": min_points,
-        "channels": list(channels.names),
-        "views": views,
-    }
-    setting |= {} if channels.columns is None else {"columns": list(channels.columns)}
     before = _claim(out, setting)
     check_captions(out, before, captions)
     pieces = Pieces(out)
@@ -159,6 +126,41 @@ def prepare(
     }
     print(_summary(report | summary, out, others))
     return report | summary
+
+
+def _setting(
+    source: Path,
+    num_points: int,
+    split: Sequence[float],
+    seed: int,
+    up: str,
+    min_points: int,
+    channels: Channels,
+    views: int,
+) -> dict[str, Any]:
+    """The options that shapes depend on, as the report has them.
+
+    Raises:
+        ValueError: for one that none can be made with.
+    """
+    if num_points < 1 or len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+        raise ValueError(
+            f"num_points must be positive and split sum to 1, got {num_points} and {tuple(split)}"
+        )
+    check_up(up)
+    check_number("views", views, 0, MOST_VIEWS, whole=True)
+    setting = {
+        "format": FORMAT,
+        "source": printable(source),
+        "num_points": num_points,
+        "split": list(split),
+        "seed": seed,
+        "up": up,
+        "min_points": min_points,
+        "channels": list(channels.names),
+        "views": views,
+    }
+    return setting | ({} if channels.columns is None else {"columns": list(channels.columns)})
 
 
 def _look(files: list[Path], source: Path, record: Record) -> dict[Path, Seen]:

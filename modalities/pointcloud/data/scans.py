@@ -211,9 +211,8 @@ def _e57(path: Path, size: int, more: bool) -> Geometry:
             header = file.get_header(number)
             if 8 * header.point_count * len(header.point_fields) > may_hold(size):
                 raise ValueError(f"an E57 must hold the {header.point_count} points that it counts")
-            if (
-                there := _points_there(file, header)
-            ) != header.point_count:  # the rest would be any memory's content
+            # Points that are not there would be whatever memory held.
+            if (there := _points_there(file, header)) != header.point_count:
                 raise ValueError(
                     f"an E57 must hold the {header.point_count} points that it counts, got {there}"
                 )

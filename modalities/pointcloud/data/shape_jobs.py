@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import (
-    is_regular,
-    printable,
-)
+from ditmoe.outside import is_regular, printable
 from modalities.pointcloud.data.channels import Channels
-from modalities.pointcloud.data.formats import (
-    count_shapes,
-)
+from modalities.pointcloud.data.formats import count_shapes
 from modalities.pointcloud.data.labelled_sets import SUFFIXES as LABELLED
 from modalities.pointcloud.data.labelled_sets import classes_within, splits_by_name
 from modalities.pointcloud.data.pieces import SCANS, Pieces

@@ -4,14 +4,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import (
-    printable,
-)
+from ditmoe.outside import printable
 from modalities.pointcloud.data.axes import turned
-from modalities.pointcloud.data.formats import (
-    read_surface,
-    write_npy,
-)
+from modalities.pointcloud.data.formats import read_surface, write_npy
 from modalities.pointcloud.data.partial import scan
 from modalities.pointcloud.data.shape_jobs import Job
 from modalities.shared import provenance

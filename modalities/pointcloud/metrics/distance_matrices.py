@@ -9,14 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from modalities.pointcloud.metrics import nearest
-from modalities.pointcloud.metrics.distance import (
-    Metric,
-    is_approximate,
-    num_pairs,
-    on_gpu,
-    pairwise,
-    solver,
-)
+from modalities.pointcloud.metrics.distance import Metric, is_approximate, num_pairs, on_gpu, pairwise, solver
 from modalities.shared import cache
 from modalities.shared.isolation import num_cores
 

@@ -22,7 +22,7 @@ PROTOCOLS = ("set", "per_batch")
 
 @dataclass(frozen=True)
 class Options:
-    """How sets are compared, as `metric.evaluate_sets` takes it; ValueError for what makes no sense."""
+    """How sets are compared, as `evaluation.evaluate_sets` takes it; ValueError for what makes no sense."""
 
     points: int
     emd: str | None

@@ -103,9 +103,8 @@ def mesh_clouds(
     _tell_left_out(errors)
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
-    for old in before - {
-        *written
-    }:  # before the record forgets them: who is killed in between leaves none behind
+    # Before the record forgets them: who is killed in between leaves none behind.
+    for old in before - {*written}:
         (out / old).unlink(missing_ok=True)
     write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
     tell_table(rows)

@@ -19,8 +19,7 @@ from tqdm import tqdm
 from ditmoe import checkpoint
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import printable, tell
-from modalities.latent.adapter import to_bytes, to_pixels
-from modalities.latent.codec import Batches
+from modalities.latent.codec import Batches, to_bytes, to_pixels
 from modalities.video.codec.causal_patches import KIND, CausalPatches, Refinement
 from modalities.video.metrics.reconstruction import WINDOW, psnr, ssim
 

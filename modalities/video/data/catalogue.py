@@ -2,16 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ditmoe.outside import Parts, folders_below, printable
 from modalities.shared.datasets import SPLITS
 from modalities.shared.folder_index import FolderIndex
 from modalities.shared.hash_split import draw, drawn_by_name
 from modalities.shared.labels import FILES, read_labels
-from modalities.shared.layout import arrange
+from modalities.shared.layout import Place, arrange
 from modalities.shared.provenance import Origin
 from modalities.shared.sources import sources
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
@@ -88,9 +89,50 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path |
         )
     below = [path.relative_to(root).parts for path in paths]
     layout, listed = arrange(below), read_labels(root)
-    categories = {place.category for place in layout.places if place} - {None}
-    kept: list[tuple[Path, str, str | None, str]] = []
-    for path, own, place in zip(paths, below, layout.places, strict=True):
+    kept = _placed(paths, below, layout.places, listed, ignored)
+    splits, origin = [video.split or "" for video in kept], layout.origin
+    of_sources = listed is None and are_sources([(video.category, video.stem, video.split) for video in kept])
+    if of_sources:
+        folder, piece = kept[0].category, kept[0].path.name
+        notes.append(f"folders such as {folder} hold pieces of one video ({piece}): sources, not classes")
+    if not origin:
+        categories = [video.category for video in kept]
+        keys = categories if of_sources else sources([video.below for video in kept], DENSE)
+        splits, moved = draw(keys, parts, categories)
+        pieces = sum(count for count in Counter(keys).values() if count > 1)
+        origin = drawn_by_name(moved, pieces, parts)
+    clips = [
+        Clip(printable("/".join(video.below)), video.path, ALONE if of_sources else video.category, split)
+        for video, split in zip(kept, splits, strict=True)
+    ]
+    return Listing(sorted({clip.category for clip in clips}), clips, origin, ignored, notes)
+
+
+class _Placed(NamedTuple):
+    """A video with the class and the split that its folders, or a list, say."""
+
+    path: Path
+    below: Parts
+    category: str
+    split: str | None
+
+    @property
+    def stem(self) -> str:
+        """Its name; of a file without the ending."""
+        return self.path.stem if self.path.suffix.lower() in SUFFIXES else self.path.name
+
+
+def _placed(
+    paths: Sequence[Path],
+    below: Sequence[Parts],
+    places: Sequence[Place | None],
+    listed: Mapping[str, str] | None,
+    ignored: Ignored,
+) -> list[_Placed]:
+    """The videos that have a place among the splits and classes; the others are ignored."""
+    categories = {place.category for place in places if place} - {None}
+    kept = []
+    for path, own, place in zip(paths, below, places, strict=True):
         label = None if listed is None else listed.get("/".join(own))
         if place is None:
             ignored.add(OUTSIDE, path.name)
@@ -100,28 +142,8 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path |
             ignored.add(BESIDE, path.name)
         else:
             category = label or (ALONE if place.category is None else printable(place.category))
-            kept.append((path, category, place.split, "/".join(own)))
-    splits, origin = [split or "" for _, _, split, _ in kept], layout.origin
-    pieces_of = [
-        (category, path.stem if path.suffix.lower() in SUFFIXES else path.name, split)
-        for path, category, split, _ in kept
-    ]
-    of_sources = listed is None and are_sources(pieces_of)
-    if of_sources:
-        notes.append(
-            f"folders such as {kept[0][1]} hold pieces of one video ({kept[0][0].name}): sources, not classes"
-        )
-    if not origin:
-        paths_below = [tuple(name.split("/")) for *_, name in kept]
-        keys = [category for _, category, *_ in kept] if of_sources else sources(paths_below, DENSE)
-        splits, moved = draw(keys, parts, [category for _, category, *_ in kept])
-        pieces = sum(count for count in Counter(keys).values() if count > 1)
-        origin = drawn_by_name(moved, pieces, parts)
-    clips = [
-        Clip(printable(name), path, ALONE if of_sources else category, split)
-        for (path, category, _, name), split in zip(kept, splits, strict=True)
-    ]
-    return Listing(sorted({clip.category for clip in clips}), clips, origin, ignored, notes)
+            kept.append(_Placed(path, own, category, place.split))
+    return kept
 
 
 def are_sources(items: Sequence[tuple[str, str, str | None]]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from modalities.latent.digits import NUMERALS
+from modalities.shared.digits import NUMERALS
 
 WAYS = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 """Where a digit goes: rows and columns per step."""

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from ditmoe.modality import Samples
-from modalities.latent.digits import CLASSES, digits
 from modalities.shared.captions import Described, Labels
 from modalities.shared.datasets import SPLITS, numbers
+from modalities.shared.digits import CLASSES, digits
 from modalities.video.data.described_digits import SWERVE, Scene, describe, is_held_out, keeps_its_ways
 
 REFERENCE = 128

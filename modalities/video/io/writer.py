@@ -1,4 +1,4 @@
-"""Clips as files: MP4 and GIF to look at, FFV1 and PNG to measure; each written whole or not at all."""
+"""Clips as files: MP4 and GIF to look at, FFV1 to measure; each written whole or not at all."""
 
 from pathlib import Path
 
@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ditmoe.checkpoint import replacing
+from modalities.shared import enlarged, lay_out
 from modalities.shared.animation import check_frames, encoded, write_gif, write_mp4
 from modalities.video.io.container import opened
 from modalities.video.io.frame_folders import ARRAYS, list_pictures
 
-__all__ = ["SUFFIXES", "is_lossless", "write_ffv1", "write_gif", "write_mp4"]
+__all__ = ["SUFFIXES", "is_lossless", "write_animation", "write_clip", "write_ffv1", "write_gif", "write_mp4"]
 SUFFIXES = (".mp4", ".gif", ".mkv")
 """File endings of `write_mp4`, `write_gif` and `write_ffv1`."""
 
@@ -26,6 +27,21 @@ def write_ffv1(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> 
     film = encoded(frames, fps, "matroska", "ffv1", "bgr0", level | {"g": "1"})
     with replacing(path) as stream:
         stream.write(film)
+
+
+def write_clip(clip: UInt8[np.ndarray, "T H W 3"], stem: Path, rate: float) -> list[Path]:
+    """A clip as an MP4, enlarged if it is small, and as an MKV without loss; `stem` is both without their endings."""
+    shown, measured = stem.with_name(f"{stem.name}.mp4"), stem.with_name(f"{stem.name}.mkv")
+    write_mp4(shown, enlarged(clip), rate)
+    write_ffv1(measured, clip, rate)
+    return [shown, measured]
+
+
+def write_animation(clips: UInt8[np.ndarray, "S T H W 3"], names: list[str], file: Path, rate: float) -> Path:
+    """A sheet of clips that move, as a GIF."""
+    frames = zip(*(enlarged(clip) for clip in clips), strict=True)
+    write_gif(file, np.stack([lay_out(list(tiles), names) for tiles in frames]), rate)
+    return file
 
 
 def is_lossless(path: Path) -> bool:

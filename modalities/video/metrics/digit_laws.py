@@ -64,11 +64,8 @@ def digits_of(clip: UInt8[np.ndarray, "T H W 3"]) -> tuple[np.ndarray, ...]:
     for t in range(1, len(place)):
         expected = place[t - 1] + (place[t - 1] - place[t - 2] if t > 1 else 0)
         if np.linalg.norm(place[t] - expected) > np.linalg.norm(place[t, ::-1] - expected):
-            place[t], parts[t], weight[t] = (
-                place[t, ::-1].copy(),
-                parts[t, ::-1].copy(),
-                weight[t, ::-1].copy(),
-            )
+            for of in (place, parts, weight):
+                of[t] = of[t, ::-1].copy()
     seen = parts.reshape(len(parts), 2, *ink.shape[1:]) > _DARK
     edges = [np.asarray(seen.any(axis)) for axis in (3, 2)]
     low = np.stack([edge.argmax(2) for edge in edges], -1)

@@ -135,9 +135,8 @@ def logits(w: Weights, x: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 40
         return F.relu(F.conv3d(_same(x, kernel.shape[2:], (stride,) * 3), kernel, w[f"{name}/bias"], stride))
 
     def pool(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-        return F.max_pool3d(
-            _same(x, kernel, stride), kernel, stride
-        )  # x is not negative: zeros are no maximum
+        # x is not negative: zeros are no maximum.
+        return F.max_pool3d(_same(x, kernel, stride), kernel, stride)
 
     x = pool(conv(x, "Conv3d_1a_7x7", 2), (1, 3, 3), (1, 2, 2))
     x = conv(conv(x, "Conv3d_2b_1x1"), "Conv3d_2c_3x3")

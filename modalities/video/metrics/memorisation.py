@@ -29,9 +29,8 @@ def nearest(
 
     As the nearest frame is sought, it does not matter where in the video a copy starts or how fast it runs.
     """
-    wide = torch.from_numpy(
-        np.concatenate(train)
-    ).double()  # as products of matrices lose half the digits near 0
+    # In double precision: products of matrices lose half the digits near 0.
+    wide = torch.from_numpy(np.concatenate(train)).double()
     out = []
     for part in _parts(clips, max(1, _PAIRS // max(1, len(clips[0]) * len(wide)))):
         frames = torch.from_numpy(np.concatenate(part)).double()

@@ -20,7 +20,7 @@ from ditmoe.view import view
 from modalities.image import Autoencoder, Pictures
 from modalities.image import Image as Adapter
 from modalities.latent import Identity, PatchPCA
-from modalities.latent.adapter import to_pixels
+from modalities.latent.codec import to_pixels
 
 TINY = [
     "modality=image", "model=debug", "modality.size=[16,24]", "modality.codec.channels=3", "trainer.batch_size=4",

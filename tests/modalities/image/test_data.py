@@ -13,9 +13,9 @@ from PIL import Image
 
 from modalities.image import Pictures
 from modalities.image.data.pictures import fitted, open_picture, read_pictures, size_of
-from modalities.latent import digits
-from modalities.latent.adapter import to_bytes, to_pixels
+from modalities.latent.codec import to_bytes, to_pixels
 from modalities.latent.given import read_picture
+from modalities.shared import digits
 from modalities.video.io.reader import read_clip
 
 RED = (250, 20, 30)
@@ -134,9 +134,8 @@ def test_a_picture_that_breaks_off_is_refused_or_kept_as_far_as_it_decodes(kind:
             rows = np.asarray(open_picture(tmp_path / f"1.{as_kind}", keep=kept.append))
             assert kept == [f"{len(rows)} of 80 rows"]
             truth = np.asarray(open_picture(tmp_path / f"0.{as_kind}"))[: len(rows)]
-            assert np.abs(rows.astype(int) - truth).max() <= (
-                60 if kind == "jpeg" else 0
-            )  # chroma at the edge
+            # Chroma at the edge.
+            assert np.abs(rows.astype(int) - truth).max() <= (60 if kind == "jpeg" else 0)
     with pytest.raises(ValueError, match=r"^damaged must be refuse or keep, got all$"):
         Pictures((8, 8), tmp_path, damaged="all")
 

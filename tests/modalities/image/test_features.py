@@ -82,9 +82,8 @@ def test_weights_of_the_port_are_loaded(weights: Path, tensors: dict[str, Tensor
     found = network.state_dict()
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
     assert not network.training
-    torch.save(
-        network.state_dict(), tmp_path / "counted.pth"
-    )  # with num_batches_tracked, as the public file has it
+    # With num_batches_tracked, as the public file has it.
+    torch.save(network.state_dict(), tmp_path / "counted.pth")
     assert inception_weights.load(str(tmp_path / "counted.pth"))[1] != digest
 
 
@@ -138,9 +137,8 @@ def row(*values: int) -> np.ndarray:
 def test_legacy_resize_by_hand() -> None:
     found = features.legacy_bilinear(row(0, 100).repeat(2, axis=1), size=4)
     assert found[0, 0, 0].tolist() == [0, 50, 100, 100]  # source 0, 0.5, 1, 1.5: the border is repeated
-    assert (
-        features.legacy_bilinear(row(0, 10, 20, 30), size=2)[0, 2].tolist() == [[0, 20]] * 2
-    )  # 0 and 2, no average
+    # 0 and 2, no average.
+    assert features.legacy_bilinear(row(0, 10, 20, 30), size=2)[0, 2].tolist() == [[0, 20]] * 2
     found = features.legacy_bilinear(np.swapaxes(row(0, 90, 30), 1, 2), size=2)
     assert found[0, 1].tolist() == [[0, 0], [60, 60]]  # down the column: source 0 and 1.5
 

@@ -113,9 +113,8 @@ def test_detail_is_the_slope_within_the_hole() -> None:
     hole = holes((64, 64))["middle"]
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 3, (64, 64, 3))
     outside = np.where(hole[..., None], ramp, noise(64, 64, 3))
-    assert detail(np.stack([ramp, outside]), hole) == pytest.approx(
-        [1.5, 1.5]
-    )  # 3 along one axis, 0 along the other
+    # 3 along one axis, 0 along the other.
+    assert detail(np.stack([ramp, outside]), hole) == pytest.approx([1.5, 1.5])
     assert detail(ramp[None] * 0, hole) == 0
 
 

@@ -65,9 +65,8 @@ def test_what_a_stranger_spoilt_is_one_line(folder: Path, spoil: Callable, words
 def test_weights_of_another_precision_and_of_old_names_are_those_of_diffusers(folder: Path) -> None:
     z = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = Autoencoder(folder).decode(z)
-    save_file(
-        {"x": torch.zeros(1)}, folder / f"{WEIGHTS}.fp16.safetensors"
-    )  # as folders of the hub have them
+    # As folders of the hub have them.
+    save_file({"x": torch.zeros(1)}, folder / f"{WEIGHTS}.fp16.safetensors")
     assert torch.equal(Autoencoder(folder).decode(z), expected)
     old = {new: name for name, new in RENAMED.items()}
 

@@ -17,7 +17,7 @@ from ditmoe.conditioning import Condition
 from modalities.image import Pictures
 from modalities.image.data.dataset import turn
 from modalities.latent import Identity, PatchPCA, latent_cache, latent_writer
-from modalities.latent.adapter import to_pixels
+from modalities.latent.codec import to_pixels
 from modalities.latent.latent_shards import Source
 
 SIZE = (9, 9)

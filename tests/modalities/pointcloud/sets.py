@@ -15,6 +15,11 @@ def shapes(seed: int, num: int, points: int = 64) -> np.ndarray:
     return directions * rng.uniform(0.1, 0.4, (num, 1, 3))
 
 
+def sphere(count: int = 1000, seed: int = 0) -> np.ndarray:
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
 def rotation(seed: int) -> np.ndarray:
     q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     return q * np.sign(np.diag(r))

@@ -24,10 +24,8 @@ def test_one_view_sees_the_near_side_of_a_sphere() -> None:
     along = points @ (eye / np.linalg.norm(eye))
     seen = np.zeros(len(points), bool)
     seen[seen_from(points, 10 * eye)] = True
-    for shown, least in (
-        (seen, 0.4),
-        (one_view(points, eye), 0.7),
-    ):  # a depth buffer loses what it sees aslant
+    # A depth buffer loses what it sees aslant.
+    for shown, least in ((seen, 0.4), (one_view(points, eye), 0.7)):
         assert shown[along > least].mean() > 0.99
         assert shown[along < -0.2].mean() < 0.01
     assert one_view(np.zeros((5, 3)), eye).all()

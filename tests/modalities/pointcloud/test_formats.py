@@ -340,89 +340,12 @@ def test_only_value_and_os_errors_come_out_of_broken_files(
             assert broken.name in str(error)  # noqa: PT017
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
-def test_a_set_is_read_from_one_file(tmp_path: Path, suffix: str) -> None:
-    sets = np.stack([POINTS, POINTS + 1])
-    path = write_cloud(tmp_path / f"a{suffix}", sets)
-    if suffix == ".npz":
-        np.savez(path, points=sets, labels=np.array([3, 1], np.int32))
-    samples = read_set(path)
-    np.testing.assert_array_equal(samples.data, sets)
-    assert (samples.labels is not None) == (suffix == ".npz")
-
-
-def test_labels_must_match(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", points=POINTS[None], labels=np.array([0.5]))
-    with pytest.raises(ValueError, match="labels must be 1 integers"):
-        read_set(tmp_path / "a.npz")
-
-
-def test_a_folder_is_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "b").mkdir()
-    write_cloud(tmp_path / "b" / "c.npy", POINTS[:40])
-    write_cloud(tmp_path / "a.ply")
-    write_mesh(tmp_path / "z.obj")
-    (tmp_path / "v.obj").write_text("".join(f"v {x:.9g} {y:.9g} {z:.9g}\n" for x, y, z in POINTS[:40]))
-    for i in range(7):
-        (tmp_path / f"bad{i}.npy").write_bytes(b"x")
-    (tmp_path / ".hidden.ply").write_bytes(b"x")
-    samples = read_set(tmp_path)
-    assert list(samples.names) == ["a", "b/c", "v", "z"]
-    assert samples.data.shape == (4, 40, 3)
-    np.testing.assert_array_equal(samples.data, read_set(tmp_path).data)
-    assert len(np.unique(samples.data[0], axis=0)) == 40
-    np.testing.assert_array_equal(samples.data[1], POINTS[:40])
-    np.testing.assert_array_equal(samples.data[2], POINTS[:40])
-    told = capsys.readouterr().err
-    assert "7 of 11 files" in told
-    assert "bad4.npy" in told
-    assert "bad5.npy" not in told
-    assert "40 to 2048 points" in told
-
-
-def test_sets_in_a_folder_are_clouds_and_far_fewer_points_do_not_shrink_all(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_npy(tmp_path / "a.npy", np.stack([POINTS, POINTS + 1]))
-    write_npy(tmp_path / "b.npy", POINTS + 2)
-    write_npy(tmp_path / "few.npy", POINTS[:3])
-    samples = read_set(tmp_path)
-    assert list(samples.names) == ["a/0000", "a/0001", "b"]
-    np.testing.assert_array_equal(samples.data, np.stack([POINTS, POINTS + 1, POINTS + 2]))
-    assert samples.left_out == 1
-    assert "1 of 4 clouds" in (told := capsys.readouterr().err)
-    assert "few of 3" in told
-
-
-def test_a_text_for_people_is_no_cloud_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i in range(2):
-        write_npy(tmp_path / f"{i}.npy", POINTS)
-    (tmp_path / "license.txt").write_text("MIT 1 2 3\n")
-    assert read_set(tmp_path).data.shape == (2, *POINTS.shape)
-    assert ".txt 1" in capsys.readouterr().out
-
-
-def test_a_folder_without_a_cloud_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file"):
-        read_set(tmp_path)
-    (tmp_path / "a.npy").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"1 unreadable files, the first: .*a\.npy"):
-        read_set(tmp_path)
-
-
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_npy(tmp_path / "a.npy", POINTS)
     with pytest.raises(ValueError, match="Object arrays"):
         write_npy(tmp_path / "a.npy", np.array([{}]))
     np.testing.assert_array_equal(read_points(tmp_path / "a.npy"), POINTS)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
-
-
-def test_a_shape_in_two_formats_is_one_shape(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_ply(tmp_path / f"{name}.ply", POINTS)
-        write_npy(tmp_path / f"{name}.npy", POINTS)
-    assert read_set(tmp_path).names == ["a", "b"]
 
 
 def test_bytes_that_would_become_too_many_numbers_are_refused_before_they_are_read(tmp_path: Path) -> None:

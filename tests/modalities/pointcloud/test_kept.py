@@ -25,10 +25,8 @@ def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.
     def check(num: int, reads: bool) -> None:
         """So many headers are read, and clouds only where normalisation is not known."""
         time.sleep(0.02)
-        fresh, own = (
-            Clouds(root, num_points=31, few="leave_out"),
-            Clouds(root, num_points=31, few="leave_out", index=tmp_path / "kept"),
-        )
+        fresh = Clouds(root, num_points=31, few="leave_out")
+        own = Clouds(root, num_points=31, few="leave_out", index=tmp_path / "kept")
         assert fresh.count("train") == len([*fresh.split("train")])
         opened.clear()
         assert [s.name for s in own.split("train")] == [s.name for s in fresh.split("train")]
@@ -43,9 +41,8 @@ def test_what_is_kept_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.
 
     check(9, True)
     check(0, False)
-    np.save(
-        root / "chair" / "train" / "1.npy", rng.normal(size=(31, 3)).astype(np.float32)
-    )  # of the same size
+    # Of the same size.
+    np.save(root / "chair" / "train" / "1.npy", rng.normal(size=(31, 3)).astype(np.float32))
     check(1, True)
     (root / "chair" / "train" / "2.npy").rename(root / "chair" / "train" / "3.npy")
     check(1, True)

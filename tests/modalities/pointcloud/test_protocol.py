@@ -1,6 +1,5 @@
 """How sets are compared: options, units, mini-batches, warnings, and the command that measures files."""
 
-import importlib
 import json
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,7 @@ from ditmoe.inference import evaluate_files, table
 from modalities.pointcloud import Clouds, evaluate_sets
 from modalities.pointcloud.data.formats import read_set
 from modalities.pointcloud.metrics import confidence
-from modalities.pointcloud.metrics.distance import Metric
-from modalities.pointcloud.metrics.nearest import nearest
 from modalities.pointcloud.metrics.normalise import normalised
-from modalities.pointcloud.metrics.protocol import draw_points
 from tests.modalities.pointcloud.sets import clouds, shapes
 
 
@@ -123,10 +119,8 @@ def test_normalisations():
     np.testing.assert_allclose(np.mean(common["reference"], axis=(0, 1)), 0, atol=1e-12)
     assert np.mean(np.square(common["reference"])) == pytest.approx(1)
     back = np.asarray(common["generated"])
-    shift, scale = (
-        np.mean(x["reference"], axis=(0, 1)),
-        np.std(x["reference"] - np.mean(x["reference"], axis=(0, 1))),
-    )
+    shift = np.mean(x["reference"], axis=(0, 1))
+    scale = np.std(x["reference"] - shift)
     np.testing.assert_allclose(back, (np.asarray(x["generated"]) - shift) / scale, rtol=1e-10)
     _, said = normalised(x | {"train": x["generated"]}, "global")
     assert "train set" in said
@@ -214,52 +208,7 @@ def test_emd_on_fewer_points_is_told(monkeypatch):
         assert any("512 of the 600 points" in note for note in report.notes)
 
 
-# --- files of others
-
-
-def test_files_of_others(tmp_path: Path, capsys):
-    points = shapes(0, 3, 20).astype(np.float32)
-    np.savez(tmp_path / "any.npz", smp=points)
-    torch.save({"points": torch.from_numpy(points), "epoch": 3}, tmp_path / "named.pt")
-    torch.save({"x": torch.from_numpy(points)}, tmp_path / "one.pt")
-    torch.save([torch.from_numpy(cloud) for cloud in points], tmp_path / "list.pt")
-    torch.save(
-        {"ref": torch.from_numpy(points), "mean": torch.zeros(3), "std": torch.ones(3)}, tmp_path / "ref.pt"
-    )
-    for name in ("any.npz", "named.pt", "one.pt", "list.pt", "ref.pt"):
-        np.testing.assert_array_equal(read_set(tmp_path / name).data, points)
-    assert capsys.readouterr().err == f"{tmp_path / 'ref.pt'}: ref is read as it is, without mean, std\n"
-    torch.save([torch.from_numpy(points[0]), torch.from_numpy(points[1][:15])], tmp_path / "mixed.pt")
-    assert read_set(tmp_path / "mixed.pt").data.shape == (2, 15, 3)
-    assert "15 to 20 points, 15 of each were drawn" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros((4, 3, 20), np.float32), r"\(4, 3, 20\) \(its last two axes must be swapped\)"),
-        (
-            np.zeros((4, 0, 3), np.float32),
-            r"must be numbers of shape \(S, N, 3\), got float32 of \(4, 0, 3\)",
-        ),
-        (np.full((4, 9, 3), np.nan, np.float32), "finite, got 36 of 36 with NaN"),
-        ({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}, "must hold just one of points, .*, got a, b"),
-        (
-            {"ref": torch.zeros(2, 3), "gen": torch.zeros(2, 3)},
-            "must hold just one of points, .*, got ref, gen",
-        ),
-        ({}, "must hold just one of points, .*, got none"),
-        ([torch.zeros(4, 3), torch.zeros(0, 3)], r"got float64 of \(0, 3\)"),
-        (["a"], "must hold one dense tensor"),
-    ],
-)
-def test_a_file_that_is_no_set_ends_in_one_sentence(tmp_path: Path, content, message):
-    path = tmp_path / ("a.npy" if isinstance(content, np.ndarray) else "a.pt")
-    np.save(path, content) if path.suffix == ".npy" else torch.save(content, path)
-    with pytest.raises(ValueError, match=message) as error:
-        read_set(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
+# --- sets in files
 
 
 def test_the_command_measures_two_files(tmp_path: Path, capsys):
@@ -291,118 +240,3 @@ def test_files_that_could_not_be_read_are_told_in_the_report(tmp_path: Path):
     assert report.protocol["generated"] == "5 shapes"
     assert report.protocol["generated left out"] == "3, unreadable or of far too few points"
     assert any("3 of the generated set could not be read" in note for note in report.notes)
-
-
-@pytest.mark.parametrize("emd", ["approx_sq", "exact_l2"])
-def test_an_evaluation_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, emd: str
-):
-    x, y, train = shapes(0, 20, 16), shapes(1, 18, 16), shapes(2, 30, 16)
-    expected = measured(x, y, train, emd=emd)
-    matrices = importlib.import_module("modalities.pointcloud.metrics.distance_matrices")
-    pairwise, asked = matrices.pairwise, []
-    monkeypatch.setattr(matrices, "KEEP", 0.0)
-    monkeypatch.setattr(matrices, "BLOCK", 40)
-
-    def stopping(a, b, *rest):
-        asked.append((len(a), len(b)))
-        if len(asked) == stop:
-            raise KeyboardInterrupt
-        return pairwise(a, b, *rest)
-
-    def counting(a, b, *rest, **named):
-        return pairwise(a, b, *rest, **named) if named else stopping(a, b, *rest)  # named: to tell the time
-
-    monkeypatch.setattr(matrices, "pairwise", counting)
-    stop = 30
-    with pytest.raises(KeyboardInterrupt):
-        measured(x, y, train, emd=emd, cache=tmp_path)
-    assert capsys.readouterr().err.strip() == f"the same command goes on from what is kept in {tmp_path}"
-    assert len(list(tmp_path.iterdir())) == 29
-    stop, before, asked = 0, 29, []
-    assert measured(x, y, train, emd=emd, cache=tmp_path) == expected
-    assert len(list(tmp_path.iterdir())) == before + len(asked)
-    asked = []
-    assert measured(x, y, train, emd=emd, cache=tmp_path) == expected
-    assert not asked
-
-
-def test_blocks_make_up_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    matrices = importlib.import_module("modalities.pointcloud.metrics.distance_matrices")
-    monkeypatch.setattr(matrices, "KEEP", 0.0)
-    monkeypatch.setattr(matrices, "BLOCK", 1)
-    a, b = list(shapes(0, 9, 16)), list(shapes(1, 40, 16))
-    kinds: tuple[Metric, ...] = ("cd", "emd", "emd-approx_l2")
-    jobs = {
-        (one, two, kind): (x, y, kind)
-        for kind in kinds
-        for one, x, two, y in (("a", a, "a", a), ("a", a, "b", b))
-    }
-    for _ in range(2):
-        for (_, _, kind), (x, y, _), found in zip(
-            jobs, jobs.values(), matrices.measure([jobs], tmp_path, 2, False)[0].values(), strict=True
-        ):
-            np.testing.assert_array_equal(found, matrices.pairwise(x, y, kind))
-
-
-def test_what_takes_long_is_told_before(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    matrices = importlib.import_module("modalities.pointcloud.metrics.distance_matrices")
-    a = list(shapes(0, 5, 16))
-    matrices.measure([{("a", "a", "cd"): (a, a, "cd")}], None, 1, False)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(matrices, "_seconds_a_pair", lambda *args: 60.0)
-    matrices.measure([{("a", "a", "cd"): (a, a, "cd")}], None, 1, False)
-    assert capsys.readouterr().err == "distances take about 10 minutes, less what is kept of them\n"
-
-
-@pytest.mark.parametrize("emd", ["approx_l2", "exact_l2"])
-def test_an_evaluation_is_not_lost_where_nothing_can_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, emd: str
-):
-    x, y, train = shapes(0, 12, 16), shapes(1, 12, 16), shapes(2, 15, 16)
-    monkeypatch.setattr("modalities.pointcloud.metrics.evaluation.SEARCH", 10)
-    expected = measured(x, y, train, emd=emd).values
-    monkeypatch.setattr("modalities.pointcloud.metrics.distance_matrices.KEEP", 0.0)
-    (tmp_path / "file").write_text("in the way")
-    assert measured(x, y, train, emd=emd, cache=tmp_path / "file").values == expected
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_intervals_of_a_search_depend_on_the_sets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    x, y = shapes(0, 30, 64), shapes(1, 26, 64)
-    whole = measured(x, y)
-    monkeypatch.setattr("modalities.pointcloud.metrics.evaluation.SEARCH", 10)
-    intervals = measured(x, y, workers=1, cache=tmp_path / "first").intervals
-    more = nearest(
-        draw_points(list(y), 64, 0), draw_points(list(x), 64, 0), neighbours=9, folder=tmp_path / "second"
-    )
-    again = measured(x, y, workers=2, cache=tmp_path / "second")
-    assert again.intervals == intervals
-    assert again.protocol["emd search"] == f"generated {more.described()}"  # all from the cache
-    for name, (low, high) in intervals.items():
-        assert low <= whole.values[name] <= high
-        if "emd" not in name:
-            assert (low, high) == whole.intervals[name]
-
-
-def test_large_sets_are_searched_and_give_what_all_pairs_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    make = lambda num, spread: [rng.normal(size=(64, 3)) * rng.uniform(0.2, spread, 3) for _ in range(num)]  # noqa: E731
-    sets = make(14, 0.6), make(12, 0.5), make(30, 0.6)
-    options = {"points": 64, "emd_points": 64, "progress": False, "cache": tmp_path}
-    # what takes long is kept, and on a busy machine anything may
-    monkeypatch.setattr("modalities.pointcloud.metrics.distance_matrices.KEEP", float("inf"))
-    whole = evaluate_sets(*sets, **options)
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("modalities.pointcloud.metrics.evaluation.SEARCH", 10)
-    searched = evaluate_sets(*sets, **options)
-    assert searched.values == pytest.approx(whole.values, rel=1e-6)
-    assert searched.rows["oracle"] == pytest.approx(whole.rows["oracle"], rel=1e-6)
-    assert "solved exactly" in searched.protocol["emd search"]
-    assert list(tmp_path.iterdir())
-    again = evaluate_sets(*sets, **options)
-    assert again.values == searched.values
-    for name, (low, high) in searched.intervals.items():
-        assert low <= searched.values[name] <= high, name

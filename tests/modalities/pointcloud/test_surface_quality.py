@@ -218,9 +218,8 @@ def test_novelty_of_copies_noise_and_of_the_held_out_set_itself():
     assert found["nearest-train/cd/p95"] == pytest.approx(4.9)
     for name, (low, high) in memorisation.intervals(np.linspace(1, 3, 30), held_out, 0).items():
         assert 0 <= low < memorisation.nearest_train(np.linspace(1, 3, 30), held_out)[name] < high
-    assert (
-        memorisation.intervals(np.zeros(20), held_out, 0)["novelty"][1] > 0.1
-    )  # 20 shapes prove no certainty
+    # 20 shapes prove no certainty.
+    assert memorisation.intervals(np.zeros(20), held_out, 0)["novelty"][1] > 0.1
 
 
 def test_a_few_copies_show_in_the_low_percentile_alone():

@@ -16,9 +16,9 @@ from PIL import Image
 
 from ditmoe.conditioning import TEXT, ClassLabel, Condition, captions_of, class_caption
 from ditmoe.config import build
-from modalities.latent.digits import NUMERALS
 from modalities.pointcloud.data.described import count_legs
 from modalities.shared.captions import Captioner, Described, captions_beside, mirrored, words_of
+from modalities.shared.digits import NUMERALS
 from modalities.video.data.described_digits import WAYS, is_held_out, place_of
 from modalities.video.data.moving_digits import MovingDigits
 from tests.subjects import composed

@@ -31,9 +31,8 @@ def test_a_class_has_its_own_row_where_few_cells_stay_empty():
     assert contact_sheet._rows(["chair", "table", "chair", "table"], 3) == [[0, 1, 2], [3]]
     many = contact_sheet._rows(list("abcdefgh") * 2, None)  # two classes side by side, not eight rows
     assert many == [[0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15]]
-    strips = contact_sheet._rows(
-        ["cat"] * 10 + ["dog"] * 10, None, aspect=6.0
-    )  # of clips: no strip of strips
+    # Of clips: no strip of strips.
+    strips = contact_sheet._rows(["cat"] * 10 + ["dog"] * 10, None, aspect=6.0)
     assert [len(row) for row in strips] == [2] * 10
     alone = contact_sheet._rows(list("abcdefghij"), None)
     assert list(itertools.chain(*alone)) == list(range(10))

@@ -59,9 +59,8 @@ def test_distance_of_degenerate_sets(a: list, b: list, expected: float) -> None:
 def test_distance_with_fewer_samples_than_features(counts: tuple[int, int]) -> None:
     a, b = gaussian(counts[0], 20, 0), gaussian(counts[1], 20, 1, 0.5)
     X, Y = ((s - s.mean(0)) / np.sqrt(len(s) - 1) for s in (a, b))
-    nuclear = np.linalg.svd(
-        X @ Y.T, compute_uv=False
-    ).sum()  # tr (Σ_a Σ_b)^½ is the sum of these singular values
+    # tr (Σ_a Σ_b)^½ is the sum of these singular values.
+    nuclear = np.linalg.svd(X @ Y.T, compute_uv=False).sum()
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + (X**2).sum() + (Y**2).sum() - 2 * nuclear
     assert fd(a, b) == pytest.approx(expected, rel=1e-9)
     streamed = [frechet.moments(s).statistics() for s in (a, b)]  # without the factor that a whole set has

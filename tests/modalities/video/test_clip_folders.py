@@ -40,9 +40,10 @@ def test_clips_of_any_length_and_size_are_measured_on_either_side() -> None:
     real, fresh = clips("test"), clips("val")
     for a, b in ((mixed(fresh), real), (fresh, mixed(real)), (mixed(fresh), mixed(real))):
         report = measured(a, b, start="first")
+        # Whole pixels that are repeated change no mean colour.
         assert report.values["fd/pixels"] == pytest.approx(
             measured(fresh, real, start="first").values["fd/pixels"], rel=1e-3
-        )  # whole pixels that are repeated change no mean colour
+        )
     assert any("sizes differ" in note for note in measured(fresh, mixed(real)).notes)
     objects = np.empty(len(real), object)
     objects[:] = mixed(real)

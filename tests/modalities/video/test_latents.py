@@ -137,9 +137,8 @@ def test_a_run_trains_on_latents_and_is_measured_on_the_videos(
         patch.setattr(
             "modalities.video.codec.causal_patches.CausalPatches.fit", lambda *_: pytest.fail("trained again")
         )
-        modality(*OWN, command="prepare").prepare(
-            videos, tmp_path / "latents"
-        )  # takes the codec that is there
+        # Takes the codec that is there.
+        modality(*OWN, command="prepare").prepare(videos, tmp_path / "latents")
         words = [*OWN, f"modality.latents={tmp_path / 'latents'}"]
         run = trained(tmp_path / "run", *words, "modality.images=0.5", f"modality.data.root={videos}")
     assert made == latent_cache.codec_file(tmp_path / "latents", record).read_bytes()

@@ -16,15 +16,7 @@ from hypothesis import strategies as st
 from modalities.video.io import reader
 from modalities.video.io.container import Unreadable
 from modalities.video.io.reader import read_clip, read_index
-from tests.modalities.video.videos import (
-    FILES,
-    NUM,
-    RNG_TIMES,
-    b_frames,
-    make,
-    number_of,
-    sequential,
-)
+from tests.modalities.video.videos import FILES, NUM, RNG_TIMES, b_frames, make, number_of, sequential
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -16,7 +16,7 @@ LARGEST = 127
 
 
 def nbytes(shape: Sequence[int], form: str | None, width: int = 4) -> int:
-    """Bytes that a weight of a shape (*E, out, in) takes as `Packed`.
+    """Bytes that a weight of a shape (*E, out, in) takes as `Quantized`.
 
     Args:
         width: bytes of a number where `form` is None.
@@ -26,7 +26,7 @@ def nbytes(shape: Sequence[int], form: str | None, width: int = 4) -> int:
 
 
 @dataclass(frozen=True)
-class Packed:
+class Quantized:
     """A matrix (out, in), or a stack of them (E, out, in), as it is stored; products take `to(dtype)`.
 
         int8:  W ~ scale q,   scale = max |W| / 127 over the inputs of an output channel,   q = round(W / scale)
@@ -44,15 +44,15 @@ class Packed:
 
     @staticmethod
     @torch.no_grad()
-    def of(weight: Float[Tensor, "*E o i"], form: str | None) -> "Packed":
+    def of(weight: Float[Tensor, "*E o i"], form: str | None) -> "Quantized":
         """A weight in one of `FORMATS`; None leaves it as it is."""
         if form == "bf16":
-            return Packed(weight.to(torch.bfloat16))
+            return Quantized(weight.to(torch.bfloat16))
         if form != "int8":
-            return Packed(weight)
+            return Quantized(weight)
         scale = weight.abs().amax(dim=-1, keepdim=True).float() / LARGEST
         steps = weight / scale.clamp_min(torch.finfo(torch.float32).tiny)
-        return Packed(steps.round().clamp(-LARGEST, LARGEST).to(torch.int8), scale)
+        return Quantized(steps.round().clamp(-LARGEST, LARGEST).to(torch.int8), scale)
 
     @property
     def shape(self) -> torch.Size:
@@ -70,25 +70,25 @@ class Packed:
             return self.values.to(dtype)
         return torch.mul(self.values, self.scale, out=self.values.new_empty(self.shape, dtype=dtype))
 
-    def unbind(self) -> list["Packed"]:
+    def unbind(self) -> list["Quantized"]:
         """Those of a stack, one by one."""
         scales = [None] * len(self.values) if self.scale is None else self.scale.unbind()
-        return [Packed(values, scale) for values, scale in zip(self.values.unbind(), scales, strict=True)]
+        return [Quantized(values, scale) for values, scale in zip(self.values.unbind(), scales, strict=True)]
 
-    def on(self, device: torch.device | str, copy: bool = False) -> "Packed":
+    def on(self, device: torch.device | str, copy: bool = False) -> "Quantized":
         """The same there; of memory that is pinned the host does not wait for it."""
         return self._each(lambda x: x.to(device, non_blocking=True, copy=copy))
 
-    def pinned(self) -> "Packed":
+    def pinned(self) -> "Quantized":
         """The same in memory that a GPU reads while the host goes on."""
         return self._each(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Packed":
-        return Packed(change(self.values), None if self.scale is None else change(self.scale))
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Quantized":
+        return Quantized(change(self.values), None if self.scale is None else change(self.scale))
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weight is packed: y = W x + b, in the type of x or that of autocast.
+class QuantizedLinear(nn.Module):
+    """A linear layer whose weight is quantised: y = W x + b, in the type of x or that of autocast.
 
     Args:
         bias: of the layer that it stands for.
@@ -101,15 +101,15 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.bias = bias
 
-    def pack(self, weight: Packed) -> None:
+    def set_weight(self, weight: Quantized) -> None:
         """Give it its weight, which moves with the module from then on."""
         self.register_buffer("values", weight.values, persistent=False)
         self.register_buffer("scale", weight.scale, persistent=False)
 
     @property
-    def weight(self) -> Packed:
+    def weight(self) -> Quantized:
         """The weight as it is stored."""
-        return Packed(self.values, self.scale)
+        return Quantized(self.values, self.scale)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         device = x.device.type
