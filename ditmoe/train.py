@@ -117,12 +117,10 @@ def make_trainer(
     from ditmoe.config.facts import facts_of
     from ditmoe.pretrained.teacher import teach
     from ditmoe.training import Options, Trainer, repeat_exactly
-    from ditmoe.training.batches import check_given
 
     options: Options = build.make_whole(config["trainer"])
     if options.deterministic:
         repeat_exactly()  # before a codec is fitted
-    check_given(modality, config["given"])  # before a codec is fitted, too
     mesh = build.make_whole(config["mesh"])
     model = make_model(config, modality, folder, mesh, -(-options.batch_size // mesh.world))
     process = build.make_whole(config["process"])

@@ -236,15 +236,6 @@ class GivenParts(Contract):
     """Which parts training gives, each in a share of the batches: "frame" is whole frames along the first axis of the
     tokens, "token" is any tokens. Empty if what is given only ever lies beside the samples."""
 
-    @property
-    def needs_given(self) -> str:
-        """The option that makes samples which can only be trained on where some of them is given; "" if none does."""
-        return ""
-
-    def given_at_head(self, seed: int, step: int) -> int:
-        """Places of each sample of a training batch, from the first on, that must be given; 0 where any may be."""
-        return 0
-
     def draw_beside(
         self, x0: Float[Tensor, "B *sample"], rngs: Sequence[np.random.Generator]
     ) -> Mapping[str, Tensor]:

@@ -18,7 +18,7 @@ from ditmoe.nn import Layout
 from ditmoe.outside import check_number
 from ditmoe.parallel import Mesh
 from ditmoe.training.batch import Batch
-from ditmoe.training.given_masks import BY_TOKEN, draw_head, draw_places
+from ditmoe.training.given_masks import BY_TOKEN, draw_places
 from ditmoe.training.read_ahead import reader_of
 
 
@@ -76,12 +76,6 @@ class GivenShares:
         check_number("trainer.given_noisy", self.noisy, 0, 1)
 
 
-def check_given(modality: Modality, share: float) -> None:
-    """Raises ValueError for samples that can only be trained on where some of them is given, if none ever is."""
-    if not share and isinstance(modality, GivenParts) and modality.needs_given:
-        raise ValueError(f"given must be above 0 with {modality.needs_given}, such as given=0.7")
-
-
 class Batches:
     """Samples of a modality with noise, times and labels to train on.
 
@@ -130,7 +124,6 @@ class Batches:
         self.source: Callable[[int], Any] = Reading(self.reader.read, size, rows, seed, mesh.rank, mesh.world)
         self.shares = given or GivenShares()
         self.giver = GivenParts.of(modality, "train given=") if self.shares.share else None
-        check_given(modality, self.shares.share)
 
     def __call__(self, index: int) -> Batch:
         """This process's part of a batch."""
@@ -150,13 +143,11 @@ class Batches:
             return Batch(index, x0, noise, t, each, asked, None, self.size, x0.numel(), further=further)
         first = (index * self.mesh.world + self.mesh.rank) * len(x0)
         rngs = [self._rng(first + i) for i in range(len(x0))]
-        head = self.giver.given_at_head(self.seed, index)
-        drawn, hidden = zip(*((True, False) if head else self._whether(rng) for rng in rngs), strict=True)
+        drawn, hidden = zip(*(self._whether(rng) for rng in rngs), strict=True)
         unseen = ~torch.tensor(drawn) | torch.tensor(hidden)
         if self.giver.given_per:
             per = self._per(index)
-            chosen = [draw_head(grid, head, rng) if head else draw_places(grid, per, rng) for rng in rngs]
-            places = np.stack(chosen) & np.array(drawn)[:, None]
+            places = np.stack([draw_places(grid, per, rng) for rng in rngs]) & np.array(drawn)[:, None]
             least = torch.tensor([self._least(first + i) for i in range(len(x0))])
             t, known = self._with_given(t, torch.from_numpy(places), torch.tensor(hidden), least)
             mask = 1 - self.tokens.sample_times(known.to(x0.dtype), x0)
@@ -227,11 +218,11 @@ class Batches:
         return bool(drawn < self.shares.share), bool(hidden < self.shares.hidden)
 
     def _least(self, *address: int) -> float:
-        """Time of the given places of a sample: 0, or in a share exp(N(-3.5, 0.5)) of the way to noise (Wan 2.2)."""
+        """Time of the given places of a sample: 0, or in a share exp(N(-2.3, 0.8)) of the way to noise, a half at most."""
         if not self.shares.noisy:
             return 0.0
         rng = self._rng(*address, 3)
-        noisy, s = rng.random() < self.shares.noisy, float(np.exp(rng.normal(-3.5, 0.5)))
+        noisy, s = rng.random() < self.shares.noisy, float(np.exp(rng.normal(-2.3, 0.8)))
         return HORIZON * min(s, 0.5) if noisy else 0.0
 
     def _per(self, index: int) -> str:

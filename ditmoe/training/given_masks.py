@@ -20,13 +20,6 @@ def draw_places(grid: Sequence[int], per: str, rng: np.random.Generator) -> Bool
     return _along(grid[0], rng)
 
 
-def draw_head(grid: Sequence[int], least: int, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
-    """The same, from the first place along the first axis to one behind the `least` first."""
-    given = np.zeros(grid[0], bool)
-    given[: rng.integers(least, grid[0])] = True
-    return given
-
-
 def _along(num: int, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
     given, kind = np.zeros(num, bool), rng.random()
     if num == 1:

@@ -60,8 +60,6 @@ class Video(ClipModality, CodecTraining):
         preparation: options of `latent_writer.prepare`, and "starts": clips per video, spread evenly over it.
         data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
         captions: give captions beside classes.
-        span: frames of the training clips, more than `frames`, that are read for models of given parts: in some batches
-            the first frame lies so far before the last (`Span`).
     """
 
     name: ClassVar[str] = "video"
@@ -95,7 +93,6 @@ class Video(ClipModality, CodecTraining):
         data_facts: Mapping[str, Any] | None = None,
         resample: str | None = None,
         captions: bool = False,
-        span: int | None = None,
     ) -> None:
         if min(frames, stride) < 1:
             raise ValueError(
@@ -109,15 +106,9 @@ class Video(ClipModality, CodecTraining):
             raise ValueError(
                 "modality.images, the share of pictures, must be above 0 to train on pictures.root"
             )
-        if span is not None:
-            check_number("modality.span", span, frames + 1, whole=True)
-            if native:
-                raise ValueError(
-                    "modality.span must be null with modality.native, whose clips have lengths of their own"
-                )
         super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts, captions)
         self.frames, self.stride, self.rate = frames, stride, rate
-        self.images, self.merge, self.resample, self.span = images, merge, resample, span
+        self.images, self.merge, self.resample = images, merge, resample
         self._make_data, self._make_pictures = data, pictures
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}

@@ -1,7 +1,6 @@
 """What a video model learns from: clips, the pictures among them, their latents, and how batches of these are made."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from modalities.latent.codec import to_pixels
 from modalities.video.data import Clips, MovingDigits, NativeClips, readers
 from modalities.video.data.batch_reader import BatchReader, shows_images
 from modalities.video.data.dataset import pick_view
-from modalities.video.data.spans import Span, group_of
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
 """Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
@@ -30,7 +28,7 @@ class ClipModality(LatentModality):
     """The part of `Video`, whose arguments are these attributes, that has to do with its data.
 
     Attributes:
-        frames, stride, rate, images, merge, resample, span: see `Video`.
+        frames, stride, rate, images, merge, resample: see `Video`.
     """
 
     frames: int
@@ -39,7 +37,6 @@ class ClipModality(LatentModality):
     images: float
     merge: bool
     resample: str | None
-    span: int | None
     _make_data: partial[Clips]
     _make_pictures: partial[Any] | None
 
@@ -58,7 +55,7 @@ class ClipModality(LatentModality):
             return self.clips_of()
         if self.cached is not None:
             raise self.cached.without_root()
-        return MovingDigits(self.size, self.span or self.frames, self.stride, captions=self.captions)
+        return MovingDigits(self.size, self.frames, self.stride, captions=self.captions)
 
     def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
         """The clips of a folder, that of the configuration by default."""
@@ -67,7 +64,7 @@ class ClipModality(LatentModality):
             options |= {"resample": self.resample, "rate": self.rate}
         if self.captions:
             options["captions"] = True
-        return self._make_data(size=self.size, frames=self.span or self.frames, stride=self.stride, **options)
+        return self._make_data(size=self.size, frames=self.frames, stride=self.stride, **options)
 
     @cached_property
     def shown(self) -> Clips | MovingDigits:
@@ -83,8 +80,7 @@ class ClipModality(LatentModality):
 
     def setting(self) -> dict[str, Any]:
         tempo = {} if self.resample is None else {"resample": self.resample, "rate": self.rate}
-        further = {} if self.span is None else {"span": self.span}
-        return {"frames": self.frames, "size": list(self.size), "stride": self.stride, **tempo, **further}
+        return {"frames": self.frames, "size": list(self.size), "stride": self.stride, **tempo}
 
     def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
         starts = record.get("starts", 1)
@@ -102,7 +98,7 @@ class ClipModality(LatentModality):
     def _pixels(self, size: int, seed: int, step: int) -> Float[Tensor, "B 3 T H W"]:
         if self.pictures is not None and shows_images(self.images, seed, step):
             return to_pixels(self.pictures.batch(size, seed, step)[0][:, None].repeat(self.frames, axis=1))
-        return to_pixels(self.shown.batch(size, seed, step)[0][:, : self.frames])
+        return to_pixels(self.shown.batch(size, seed, step)[0])
 
     def data_facts(self) -> dict[str, Any]:
         stored = self.images and self._latents is not None and self.pictures is None
@@ -143,26 +139,7 @@ class ClipModality(LatentModality):
     @property
     def _batch_reader(self) -> BatchReader:
         data = None if self.cached is not None else self.data
-        return BatchReader(data, self.pictures, self.cached, self.images, self._span)
-
-    @cached_property
-    def _span(self) -> Span | None:
-        if self.span is None:
-            return None
-        if not self.codec.causal:
-            raise ValueError(
-                f"modality.span must be null: {type(self.codec).__name__} is not causal, so that the latents of a clip "
-                "cannot be cut"
-            )
-        return Span(self.frames, self.span, group_of(self.codec), self.codec.stride[0])
-
-    @property
-    def needs_given(self) -> str:
-        return "modality.span" if self.span else ""
-
-    def given_at_head(self, seed: int, step: int) -> int:
-        """Two: what lies behind the first latent frame is seen from the second on."""
-        return 2 if self._batch_reader.gap(seed, step) else 0
+        return BatchReader(data, self.pictures, self.cached, self.images)
 
     @cached_property
     def native_set(self) -> NativeClips:
@@ -190,8 +167,7 @@ class ClipModality(LatentModality):
         return "\n".join(found)
 
     def reference(self, split: str, *count: int) -> Samples:
-        found = self.data.reference(split, *count)
-        return replace(found, data=found.data[:, : self.frames])
+        return self.data.reference(split, *count)
 
     def _held_out(self) -> Samples:
         """Clips that a trained autoencoder is measured on."""

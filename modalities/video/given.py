@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ditmoe.given import Given, Parts
 from modalities.latent.given import hole_of, known_cells, marks_of, read_picture, shown
-from modalities.video.data.spans import first_and_last
 from modalities.video.given_clip import Clip, read
 from modalities.video.given_windows import Planner, Window
 from modalities.video.seam import smooth_seams
@@ -109,8 +108,7 @@ def finished(
         missing = window.latents - latents.shape[2]
         if missing <= 0:
             return None
-        last = latents[:, :, -window.context :]
-        context = (first_and_last(latents, window.context) if window.anchored else last).cpu()
+        context = latents[:, :, -window.context :].cpu()
         new = min(missing, x.shape[2] - window.context)
         canvas = torch.cat([context, torch.zeros_like(context[:, :, :1]).expand(-1, -1, new, -1, -1)], dim=2)
         places = (torch.arange(canvas.shape[2]) < window.context)[None]

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from ditmoe.outside import check_number
-from modalities.video.data.spans import group_of
 from modalities.video.given_clip import MOST_FRAMES, Clip
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ class Window:
         before, after: frames of the result that stay out of it.
         context, latents: latent frames that later windows see of the earlier, and how many there are in all, where one
             window is not enough.
-        anchored: whether the first of all is among those that they see.
     """
 
     frames: Clip
@@ -36,7 +34,6 @@ class Window:
     after: UInt8[np.ndarray, "T2 H W 3"] | None = None
     context: int = 0
     latents: int = 0
-    anchored: bool = False
 
 
 class Planner:
@@ -48,9 +45,8 @@ class Planner:
 
     def __init__(self, modality: "Video", frames: int | None) -> None:
         self.trained, self.frames = modality.frames, frames
-        self.group = group_of(modality.codec)
+        self.group = int(getattr(modality.codec, "group", modality.codec.stride[0]))
         self.per_cell = int(modality.codec.stride[0])
-        self.anchored = modality.span is not None
 
     def continued(self, clip: Clip, keep: Any) -> Window:
         """Some frames of a clip, and what comes before or after them."""
@@ -87,9 +83,8 @@ class Planner:
             placed.known,
             slice(context, None),
             clip[:end],
-            context=max(2, cells) if self.anchored else cells,
+            context=cells,
             latents=cells + new // self.per_cell,
-            anchored=self.anchored,
         )
 
     def joined(self, a: Clip, b: UInt8[np.ndarray, "T2 H W 3"], new: Any, word: str) -> Window:

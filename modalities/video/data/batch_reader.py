@@ -8,7 +8,6 @@ import numpy as np
 from modalities.latent.latent_cache import Latents
 from modalities.shared.datasets import LeftOut
 from modalities.video.data.dataset import Clips
-from modalities.video.data.spans import LatentClips, Span
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,12 @@ class BatchReader:
         pictures: those that are clips of one frame; None where these are first frames of clips.
         cached: latents on a disk, in place of clips.
         images: share of the batches that are clips of one frame.
-        span: how far the first frame of a clip may lie before the rest; None: right before it.
     """
 
     data: Any
     pictures: Any
     cached: Latents | None
     images: float
-    span: Span | None = None
 
     def __call__(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
@@ -39,27 +36,9 @@ class BatchReader:
             return "pictures", images[:, None], labels
         if self.cached is not None:
             x, asked = self.cached.batch(size, seed, step, rank, world)
-            return "latents", x[:, :, : self._length(seed, step, latents=True)], asked
+            return "latents", x[:, :, :1] if one_frame else x, asked
         clips, labels = self.data.batch(size, seed, step, rank, world)
-        return "clips", clips[:, : self._length(seed, step)], labels
-
-    def _length(self, seed: int, step: int, latents: bool = False) -> int | None:
-        """Frames, or latent frames, of the clips of a batch; None: all that there are."""
-        if shows_images(self.images, seed, step):
-            return 1
-        if self.span is None:
-            return None
-        return (self.span.cells_of if latents else self.span.frames_of)(self.gap(seed, step))
-
-    def gap(self, seed: int, step: int) -> int:
-        """Groups of frames that a batch leaves out behind the first frame of its clips."""
-        if self.span is None or shows_images(self.images, seed, step):
-            return 0
-        return self.span.gap(seed, step)
-
-    def seen(self, x: LatentClips) -> LatentClips:
-        """What a model is shown of the latents of a batch."""
-        return x if self.span is None else self.span.seen(x)
+        return "clips", clips[:, :1] if one_frame else clips, labels
 
     @property
     def left_out(self) -> list[LeftOut]:

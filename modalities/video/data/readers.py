@@ -26,9 +26,9 @@ def even(batches: BatchReader, encode: Encode, picture_labels: PictureLabels) ->
     def encoded(found: Any) -> tuple[Tensor, Asked]:
         kind, x, asked = reading.told(found)
         if kind == "latents":
-            return batches.seen(x), asked
+            return x, asked
         labels = with_classes(asked, picture_labels()) if kind == "pictures" else asked
-        return batches.seen(encode(x).cpu()), asked_of(labels)
+        return encode(x).cpu(), asked_of(labels)
 
     return Reader(reading, encoded, files=batches.reads_files)
 
