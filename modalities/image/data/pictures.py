@@ -98,7 +98,7 @@ def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = M
 
 
 def _upright_size(picture: Image.Image) -> Size:
-    turned = orientation(picture) >= 5
+    turned = orientation(picture) >= 5 and picture.format != "TIFF"  # whose size Pillow has turned already
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 

@@ -68,6 +68,16 @@ def test_a_turned_picture_is_upright() -> None:
     assert np.array_equal(np.asarray(read), np.rot90(np.asarray(image), -1))
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("told", range(1, 9))
+def test_the_size_of_a_header_is_that_of_the_picture(ending: str, told: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = told
+    Image.new("RGB", (24, 8)).save(path := tmp_path / f"a.{ending}", exif=exif)
+    height, width = size_of(path)
+    assert (width, height) == open_picture(path).size == ((24, 8) if told < 5 else (8, 24))
+
+
 @pytest.mark.parametrize(
     "other",
     [
