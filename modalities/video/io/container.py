@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from ditmoe.outside import open_regular, printable
+from modalities.shared.decode import HEIC
 from modalities.video.io.integrity import sums_fit
 from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
 from modalities.video.io.transparent import Decoder, NotShown, has_alpha, on_white
@@ -30,6 +31,7 @@ REASONS = {
     "too large": "small enough for the memory, got more",
     "empty": "a video, got an empty one",
     "not a video": "a video, got something else or a damaged header",
+    "still": "a video, got a still picture of a phone (HEIC): convert it to PNG or JPEG",
     "no video stream": "a video, got a file without pictures",
     "no decoder": "a video that FFmpeg decodes, got a codec it does not know",
     "truncated": "a whole video, got a truncated one",
@@ -89,14 +91,17 @@ class Work:
 
 
 def check_plain(path: Path) -> None:
-    """Raises Unreadable for what is no plain file, or has nothing in it; OSError for what cannot be opened."""
+    """Raises Unreadable for what is no plain file, has nothing in it, or is a photo in tiles, of which FFmpeg has the
+    first; OSError for what cannot be opened."""
     try:
         with open_regular(path) as stream:
-            there = stream.peek(1)
+            head = stream.peek(16)
     except ValueError as error:
         raise Unreadable(path, "special") from error
-    if not there:
+    if not head:
         raise Unreadable(path, "empty")
+    if HEIC.match(head):
+        raise Unreadable(path, "still")
 
 
 @contextmanager

@@ -120,6 +120,24 @@ def test_what_is_no_picture_ends_in_one_line_that_names_it(tmp_path: Path) -> No
             open_picture(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "HEIC is not read, convert it to PNG or JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not read, convert it to PNG or JPEG"),
+        (b"\xff\x0a", "JPEG XL is not read, convert it to PNG or JPEG"),
+        (b"", "it is empty"),
+    ],
+)
+def test_kinds_that_people_have_and_nobody_reads_are_called_by_their_names(
+    head: bytes, said: str, tmp_path: Path
+) -> None:
+    for name in ("a.heic", "a.jpg"):  # phones and messengers rename them
+        (tmp_path / name).write_bytes(head + bytes(64) if head else b"")
+        with pytest.raises(ValueError, match=rf"^\S*{name} is no readable picture: {said}$"):
+            open_picture(tmp_path / name)
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "progressive", "ppm", "webp"])
 def test_a_picture_that_breaks_off_is_refused_or_kept_as_far_as_it_decodes(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
