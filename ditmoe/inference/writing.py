@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ def write_drawn(
         place: a folder, or a .npz.
         beside: a folder for what was given; None leaves it out.
         others: that are kept with the sentences.
+
+    Raises:
+        OSError: if a file cannot be written, on a full disk say; it says how many of the samples are there.
     """
-    paths = files.write(samples, place)
+    with _counted(samples):
+        paths = files.write(samples, place)
     write_prompts(place, request.asked, request.negative, **others)
     parts = request.parts
     if beside is not None and parts is not None and parts.shown is not None:
@@ -70,6 +75,20 @@ class Further:
             self.turntables.write_turntables(samples, further_folder(place, TURNTABLES))
         if self.surfaces is not None:
             self.surfaces.mesh(place, further_folder(place, MESHES), self.turntables is not None)
+
+
+@contextmanager
+def _counted(samples: Samples) -> Iterator[None]:
+    """Add to an error how many samples are there, by the file that it names: they are written in their order."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None or error.filename is None:
+            raise
+        names, stem = samples.file_names(), Path(os.fsdecode(error.filename)).stem
+        there = names.index(stem) if stem in names else 0
+        said = f"{error.strerror}; {there} of {len(samples)} samples are there"
+        raise OSError(error.errno, said, error.filename) from error
 
 
 @contextmanager

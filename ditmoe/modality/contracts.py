@@ -54,8 +54,8 @@ class Files(Contract):
 
     @abstractmethod
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """Write the files of each sample and a picture of all, or one file of all if `folder` ends in .npz; returns the
-        paths, that of the picture first.
+        """Write a picture of all and the files of each sample, in their order and called as `samples.file_names()` has
+        it, or one file of all if `folder` ends in .npz; returns the paths, that of the picture first.
         """
 
     @abstractmethod

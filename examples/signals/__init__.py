@@ -156,7 +156,8 @@ class Signals(Modality, Files, Metric):
         self.save_picture(samples, folder / "samples.png")  # makes the folder
         paths = [folder / f"{name}.signal" for name in samples.file_names()]
         for path, signal in zip(paths, samples.data, strict=True):
-            np.savetxt(path, signal.T, "%.6g")
+            with replacing(path) as stream:
+                np.savetxt(stream, signal.T, "%.6g")
         return [folder / "samples.png", *paths]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
@@ -193,7 +194,6 @@ def spectra(samples: Samples) -> Float[np.ndarray, "S F"]:
 def drawn(signal: Float[np.ndarray, " L"], width: int = 96, height: int = 64) -> UInt8[np.ndarray, "h w 3"]:
     """A signal as a line; from -2 at the bottom of the picture to 2 at its top."""
     tile = Image.new("RGB", (width, height), (243, 244, 247))
-    across = np.linspace(2, width - 3, len(signal))
-    up = np.clip(height / 2 * (1 - signal / 2), 1, height - 2)
+    across, up = np.linspace(2, width - 3, len(signal)), np.clip(height / 2 * (1 - signal / 2), 1, height - 2)
     ImageDraw.Draw(tile).line(list(zip(across.tolist(), up.tolist(), strict=True)), (40, 90, 160), 2)
     return np.asarray(tile)

@@ -68,6 +68,14 @@ _BLOCKS = re.compile(
 )
 """How a JPEG 2000 is coded (COD, ISO/IEC 15444-1 A.6.1), or a component of it (COC)."""
 
+HEIC = re.compile(rb".{4}ftyp(?:hei[cmsx]|mif1)", re.DOTALL)
+"""How still pictures of phones begin."""
+_UNREAD = {
+    "HEIC": HEIC,
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL),
+}
+"""How pictures begin whose kinds people have and Pillow does not read."""
+
 
 class TooLargeError(ValueError):
     """A picture of more pixels than it may have."""
@@ -144,6 +152,19 @@ def _open(stream: io.BufferedIOBase, kinds: tuple[str, ...]) -> Image.Image:
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
     raise UnidentifiedImageError("its kind is not known, or its header is damaged")
+
+
+def unknown(source: Path | io.BytesIO) -> str:
+    """Why a picture is of no kind that is read, by its first bytes, and which kind it should be."""
+    with _stream(source) as stream:
+        stream.seek(0)
+        head = stream.read(16)
+    if not head:
+        return "it is empty"
+    kind = next((kind for kind, begin in _UNREAD.items() if begin.match(head)), None)
+    if kind is None:
+        return "its kind is not known"
+    return f"{kind} is not read, convert it to PNG or JPEG"
 
 
 def middle(length: int, scale: float, wanted: int) -> slice:

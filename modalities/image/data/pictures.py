@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from ditmoe.outside import files_below, is_regular, may_hold, printable
-from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, middle, orientation, upright
+from modalities.shared.decode import MAX_PIXELS, STILLS, decoded, middle, orientation, unknown, upright
 from modalities.shared.understood import KIND, Ignored
 
 SUFFIXES = (*STILLS, ".gif", ".apng")
@@ -48,9 +48,7 @@ def open_picture(
     try:
         return decoded(source, lambda picture: make(upright(picture)), max_pixels, keep=keep)
     except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{printable(name or source)} is no readable picture: its kind is not known"
-        ) from error
+        raise ValueError(f"{printable(name or source)} is no readable picture: {unknown(source)}") from error
     except Exception as error:  # decoders fail in many ways
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ValueError(
@@ -98,7 +96,7 @@ def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = M
 
 
 def _upright_size(picture: Image.Image) -> Size:
-    turned = orientation(picture) >= 5
+    turned = orientation(picture) >= 5 and picture.format != "TIFF"  # whose size Pillow has turned already
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 

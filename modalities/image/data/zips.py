@@ -4,6 +4,7 @@ import csv
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from modalities.shared.understood import Ignored
 
 DENSE = 20
 """How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
+_SAYS_UTF8 = 0x800
+"""The bit of a member by which it says that its name is UTF-8."""
 
 
 def read_zip(shard: Path, name: str, split: str | None, ignored: Ignored, captions: bool) -> Iterator[Found]:
@@ -72,8 +75,8 @@ class _Contents:
 
     def add(self, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
         """Note where a picture lies, read a list of labels, ignore the rest."""
-        path = entry.filename.replace("\\", "/")
-        if entry.is_dir() or any(map(self.ignored.is_hidden, path.split("/"))):
+        path = name_of(entry).replace("\\", "/")
+        if path.endswith("/") or any(map(self.ignored.is_hidden, path.split("/"))):
             return
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED
         plain = (deflated or entry.compress_type == zipfile.ZIP_STORED) and not entry.flag_bits & 1
@@ -98,6 +101,15 @@ class _Contents:
         self.labels = parse_labels(path, content) or self.labels
         if self.captions and path != FILES[0]:
             self.told = parse_told(path, content)
+
+
+def name_of(entry: zipfile.ZipInfo) -> str:
+    """The name of a member: UTF-8 where that fits, which macOS writes without saying so, else letters of DOS."""
+    if entry.flag_bits & _SAYS_UTF8:
+        return entry.filename
+    with suppress(UnicodeError):
+        return entry.filename.encode("cp437").decode()
+    return entry.filename
 
 
 def _check_apart(zipped: Path, members: list[Member]) -> None:

@@ -17,11 +17,12 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
-from PIL import Image
 
 from ditmoe.outside import open_regular, printable
+from modalities.shared.decode import HEIC
 from modalities.video.io.integrity import sums_fit
 from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
+from modalities.video.io.transparent import Decoder, NotShown, has_alpha, on_white
 from modalities.video.io.trial import is_endless
 
 REASONS = {
@@ -30,11 +31,13 @@ REASONS = {
     "too large": "small enough for the memory, got more",
     "empty": "a video, got an empty one",
     "not a video": "a video, got something else or a damaged header",
+    "still": "a video, got a still picture of a phone (HEIC): convert it to PNG or JPEG",
     "no video stream": "a video, got a file without pictures",
     "no decoder": "a video that FFmpeg decodes, got a codec it does not know",
     "truncated": "a whole video, got a truncated one",
     "damaged": "a whole video, got a damaged one",
     "odd rotation": "a video turned by quarter turns, got another display matrix",
+    "turned": "upright where it is transparent, got one that is to be turned",
     "too short": "long enough for the clip, got too few frames",
     "disagrees": "read alike by both backends, got another number of frames from decord",
 }
@@ -88,14 +91,17 @@ class Work:
 
 
 def check_plain(path: Path) -> None:
-    """Raises Unreadable for what is no plain file, or has nothing in it; OSError for what cannot be opened."""
+    """Raises Unreadable for what is no plain file, has nothing in it, or is a photo in tiles, of which FFmpeg has the
+    first; OSError for what cannot be opened."""
     try:
         with open_regular(path) as stream:
-            there = stream.peek(1)
+            head = stream.peek(16)
     except ValueError as error:
         raise Unreadable(path, "special") from error
-    if not there:
+    if not head:
         raise Unreadable(path, "empty")
+    if HEIC.match(head):
+        raise Unreadable(path, "still")
 
 
 @contextmanager
@@ -198,7 +204,7 @@ def frames_of(
     the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
     (`is_corrupt`); FFV1's check sums are looked at here, since FFmpeg conceals what they tell of without a flag.
     """
-    packets = packets_of(container, stream)
+    packets, decode = packets_of(container, stream), Decoder(stream)
     # Whether there were sums so far.
     summed = False if stream.codec_context.codec.canonical_name == "ffv1" else None
     while True:
@@ -216,7 +222,9 @@ def frames_of(
                 if fit is False or (summed and fit is None):
                     raise av.InvalidDataError(0, "a check sum does not fit")
                 summed = summed or fit is True
-            frames = packet.decode()
+            frames = decode(packet)
+        except NotShown as error:
+            raise Unreadable(work.path, error.reason, error.detail) from error
         except av.FFmpegError:
             if not salvage:
                 raise
@@ -248,7 +256,7 @@ def upright(
     # With its default, FFmpeg starts threads for each frame, which takes ten times as long for small ones. And
     # `frame.side_data` keeps its container in the frame and so the frame, its memory and those threads, until a
     # collection of garbage.
-    clear = _has_alpha(frame.format.name)
+    clear = has_alpha(frame.format.name)
     kind, channels = ("rgba", 4) if clear else ("rgb24", 3)
     if ratio == 1:
         shown = frame.reformat(format=kind, threads=1)
@@ -264,7 +272,7 @@ def upright(
         strides=(plane.line_size, channels, 1),
     )
     if clear:
-        picture = _on_white(picture)
+        picture = on_white(picture)
     beside = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub has no constructor
     matrix = beside.get("DISPLAYMATRIX") if len(beside) else None
     if matrix is None:
@@ -275,23 +283,6 @@ def upright(
     if b and c and not a and not d:
         return picture.swapaxes(0, 1)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
     raise Unreadable(path, "odd rotation", f"{frame.rotation} degrees")
-
-
-@cache
-def _has_alpha(pixels: str) -> bool:
-    try:
-        return pixels == "pal8" or any(part.is_alpha for part in av.VideoFormat(pixels).components)
-    except ValueError:  # a format without a name
-        return False
-
-
-def _on_white(picture: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Composited as Pillow composites a picture."""
-    alpha = picture[..., 3]
-    if alpha.min(initial=255) == 255:
-        return picture[..., :3]
-    image = Image.fromarray(np.ascontiguousarray(picture), "RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
 
 def _first_video(path: Path, container: InputContainer) -> VideoStream:

@@ -163,6 +163,40 @@ def test_folders_in_archives_say_splits_and_classes_as_folders_do(tmp_path: Path
     assert "outside of the splits: wrap/other 2" in said
 
 
+class Named(zipfile.ZipInfo):
+    """A member whose name is written in some letters, and whether it says that they are UTF-8."""
+
+    def __init__(self, name: str, letters: str, said: bool) -> None:
+        super().__init__(name)
+        self.letters, self.said = letters, said
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 (zipfile's)
+        return self.filename.encode(self.letters), self.flag_bits | 0x800 * self.said
+
+
+@pytest.mark.parametrize(
+    ("letters", "said", "sep"),
+    [("utf-8", True, "/"), ("utf-8", False, "/"), ("cp437", False, "\\"), ("cp437", False, "/")],
+    ids=["linux", "macos", "windows", "dos"],
+)
+def test_a_zip_says_the_same_whoever_packed_it(letters: str, said: bool, sep: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i, category in enumerate(("café", "naïve")):
+            archive.writestr(Named(f"set{sep}{category}{sep}", letters, said), b"")
+            for number in range(4):
+                of_it = f"{category}{sep}{number}.png"
+                archive.writestr(Named(f"set{sep}{of_it}", letters, said), png(10 * i))
+                archive.writestr(
+                    Named(f"__MACOSX{sep}set{sep}{of_it.replace(sep, sep + '._')}", letters, said), b"x"
+                )
+    data = Pictures(REPORT_SIZE, tmp_path)
+    assert data.classes == ["café", "naïve"]
+    assert sum(data.count(split) for split in ("train", "val", "test")) == 8
+    assert [line for line in str(data.understood()).splitlines() if line.startswith("ignored")] == [
+        "ignored  8 hidden or of a system: __MACOSX 8"
+    ]
+
+
 def test_a_zip_that_inflates_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(2**28))

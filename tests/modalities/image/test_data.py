@@ -68,6 +68,16 @@ def test_a_turned_picture_is_upright() -> None:
     assert np.array_equal(np.asarray(read), np.rot90(np.asarray(image), -1))
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("told", range(1, 9))
+def test_the_size_of_a_header_is_that_of_the_picture(ending: str, told: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = told
+    Image.new("RGB", (24, 8)).save(path := tmp_path / f"a.{ending}", exif=exif)
+    height, width = size_of(path)
+    assert (width, height) == open_picture(path).size == ((24, 8) if told < 5 else (8, 24))
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -107,6 +117,24 @@ def test_what_is_no_picture_ends_in_one_line_that_names_it(tmp_path: Path) -> No
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"^[^\n]*{name} is no readable picture: [^\n]+$"):
+            open_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "HEIC is not read, convert it to PNG or JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not read, convert it to PNG or JPEG"),
+        (b"\xff\x0a", "JPEG XL is not read, convert it to PNG or JPEG"),
+        (b"", "it is empty"),
+    ],
+)
+def test_kinds_that_people_have_and_nobody_reads_are_called_by_their_names(
+    head: bytes, said: str, tmp_path: Path
+) -> None:
+    for name in ("a.heic", "a.jpg"):  # phones and messengers rename them
+        (tmp_path / name).write_bytes(head + bytes(64) if head else b"")
+        with pytest.raises(ValueError, match=rf"^\S*{name} is no readable picture: {said}$"):
             open_picture(tmp_path / name)
 
 

@@ -53,6 +53,13 @@ def text(path: Path, content: str) -> Path:
     return path
 
 
+def heic(path: Path) -> Path:
+    """What FFmpeg reads as a film of one frame: of a photo in tiles it would be the first of them."""
+    film = make(path.with_suffix(".mp4"), "libx265", num=1, options={"x265-params": "log-level=none"})
+    path.write_bytes(film.read_bytes().replace(b"ftypisom", b"ftypheic", 1))
+    return path
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "text": (lambda p: text(p / "a.mp4", "hello\n" * 500), "not a video"),
     "text as text": (lambda p: text(p / "a.txt", "hello\n" * 500), "not a video"),
@@ -61,6 +68,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         "not a video",
     ),
     "empty": (lambda p: text(p / "a.avi", ""), "empty"),
+    "photo of a phone": (lambda p: heic(p / "a.heic"), "still"),
     "audio only": (lambda p: audio(p / "a.mp4"), "no video stream"),
     "missing": (lambda p: p / "none.mp4", "missing"),
     "pipe": (lambda p: os.mkfifo(p / "a.mp4") or p / "a.mp4", "special"),
