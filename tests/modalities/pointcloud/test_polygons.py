@@ -85,7 +85,7 @@ def test_polygons_that_cost_too_much_are_refused_before_the_price_is_paid(
     points, looks, holds = star(98), [], polygons._holds
     monkeypatch.setattr(polygons, "_holds", lambda *of: looks.append(1) or holds(*of))
     with pytest.raises(
-        ValueError, match="^concave polygons must be simple enough to be cut in seconds, got one of 98"
+        ValueError, match=r"^concave polygons must be simple enough to be cut in seconds, got one of 98"
     ):
         triangulate(points, np.full(1000, 98), np.tile(np.arange(98), 1000))
     assert len(looks) <= 1000
