@@ -11,11 +11,14 @@ from ditmoe.checkpoint import manifest
 from ditmoe.checkpoint.lazy_tensors import SAFETENSORS
 from ditmoe.config.plain_values import check_plain
 from ditmoe.modality import Modality
+from ditmoe.outside import printable
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS.values()}
 """Of tensors that a file can hold, by name."""
 LARGEST = 2**27
 """Numbers of all tensors of facts together, as a stranger's description of them tells."""
+LONGEST_CLASS = 1000
+"""Letters of a class's name; names of folders have at most 255, ImageNet's with all their synonyms a hundred or two."""
 
 
 def facts_of(modality: Modality) -> dict[str, Any]:
@@ -23,15 +26,31 @@ def facts_of(modality: Modality) -> dict[str, Any]:
 
     Raises:
         ValueError: one line, for what no checkpoint can hold: other objects (NumPy's numbers among them), keys that
-            are no text, numbers that are not finite.
+            are no text, numbers that are not finite, names of classes that are too long.
     """
     data_facts, what = modality.data_facts(), f"data_facts() of {modality.name}"
     if not isinstance(data_facts, Mapping):
         raise ValueError(f"{what} must be a dict, got {type(data_facts).__name__}")
     _check(data_facts, "", what)
     plain, tensors = manifest.split(data_facts)
-    check_plain(plain, what)
+    check_known(plain, what)
     return manifest.join(plain, {path: value.cpu().clone() for path, value in tensors.items()})
+
+
+def check_known(plain: Any, what: str) -> None:
+    """Refuse facts that no checkpoint has: what `check_plain` refuses, and classes with endless names.
+
+    Raises:
+        ValueError: naming the first place.
+    """
+    check_plain(plain, what)
+    names = plain.get("classes") if isinstance(plain, dict) else None
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str) and len(name) > LONGEST_CLASS:
+            raise ValueError(
+                f"{what} must have names of at most {LONGEST_CLASS} letters for classes, got {len(name)} as "
+                f"classes.{index}: {printable(name[:40])}..."
+            )
 
 
 def described(data_facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

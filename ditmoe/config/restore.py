@@ -16,8 +16,8 @@ from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import trust
 from ditmoe.config.build import describing, find_target, make, make_modality, make_model, make_whole
 from ditmoe.config.earlier import renamed
+from ditmoe.config.facts import check_known
 from ditmoe.config.limits import LARGEST_SAMPLE, check_depth, check_shape, check_work
-from ditmoe.config.plain_values import check_plain
 from ditmoe.config.weaker import Meaning
 from ditmoe.diffusion import Process, Sampling, make_scheduler, try_scheduler
 from ditmoe.modality import Modality
@@ -210,7 +210,7 @@ def admitted(
     config["given"] = found.part("config").get("given", 0)
     check_number(f"given of {found.path}", config["given"], 0, 1)
     data_facts = found.part("facts")
-    check_plain(found.plain["facts"], f"the facts of {found.path}")
+    check_known(found.plain["facts"], f"the facts of {found.path}")
     if type(data_facts) is not dict:
         raise ValueError(f"the facts of {found.path} must be a dict, got {type(data_facts).__name__}")
     return config, data_facts

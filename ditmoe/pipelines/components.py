@@ -19,7 +19,6 @@ from ditmoe.checkpoint.fit import check_fits
 from ditmoe.conditioning import Conditioning
 from ditmoe.config import build, facts, trust
 from ditmoe.config.limits import check_shape
-from ditmoe.config.plain_values import check_plain
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
 from ditmoe.model import StepEmbedding
@@ -67,7 +66,7 @@ class Transformer(Part, PeftAdapterMixin):
         config = trust.admit(config, list(config), file)
         with build.describing(file):
             if "modality" in config:
-                check_plain(data_facts, f"the facts of {file}")
+                facts.check_known(data_facts, f"the facts of {file}")
                 zeros = manifest.join(data_facts or {}, facts.blank(tensors or {}))
                 self.net = build.make_model(config, build.make_modality(config, zeros))
             else:
@@ -131,9 +130,10 @@ class Memory(Part):
         super().__init__()
         file = Path("memory/config.json")
         self.admitted = trust.admit(config, list(config), file)
-        check_plain(data_facts, "facts")
+        facts.check_known(data_facts, "facts")
         if not isinstance(classes, list) or not all(type(n) is str and printable(n) == n for n in classes):
             raise ValueError(f"{file} must have a list of names that can be shown as its classes")
+        facts.check_known({"classes": classes}, str(file))
         with build.describing(file):
             check_shape(shape)
             zeros = facts.blank(tensors)

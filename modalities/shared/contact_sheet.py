@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,10 @@ from PIL import Image, ImageDraw
 from ditmoe.checkpoint import replacing
 from ditmoe.outside import printable
 from modalities.shared.lettering import Lettering
+
+LONGEST = 500
+"""Letters of a label that are looked at; a prompt or a stranger's name for a class may have any number."""
+_NO_NAME = re.compile(r"[\W\d_]*+")
 
 
 def lay_out(
@@ -57,7 +62,8 @@ def lay_out(
 
 def class_of(label: str) -> str:
     """The class that a label or a file name speaks of: "chair 12" and "chair_0012" are chairs."""
-    return re.sub(r"[\W\d_]+$", "", label) or label
+    behind = _NO_NAME.match(label[::-1])  # from the end: a search would look from each letter to there
+    return label[: len(label) - (behind.end() if behind else 0)] or label
 
 
 def sheet_size(
@@ -105,13 +111,21 @@ def _write(
     height: float,
 ) -> None:
     """Write one centred line, smaller and then shorter where it is too wide."""
-    face, text = lettering.choose(text)
+    face, text = lettering.choose(_cut(text, LONGEST))
     font = face.at(height)
     if (wide := pen.textlength(text, font)) > width:
         font = face.at(max(9.0, height * width / wide))
-    while text and pen.textlength(text, font) > width:
-        text = text.removesuffix("...")[:-1].rstrip() + ("..." if len(text) > 4 else "")
+    if pen.textlength(text, font) > width:
+        fits = bisect_left(
+            range(len(text)), True, key=lambda letters: pen.textlength(_cut(text, letters), font) > width
+        )
+        text = _cut(text, fits - 1) if fits > 1 else ""
     pen.text((x, y), text, (70, 74, 82), font, anchor="mm")
+
+
+def _cut(text: str, letters: int) -> str:
+    """So many letters of a text and three points, if it has more."""
+    return text if len(text) <= letters else text[:letters].rstrip() + "..."
 
 
 def enlarged(frames: UInt8[np.ndarray, "*T H W 3"]) -> UInt8[np.ndarray, "*T h w 3"]:

@@ -21,6 +21,8 @@ _SHORT = re.compile(
     r"(?:(?P<train>tr|trn)|(?P<val>va|vl)|(?P<test>te|ts|tst))|(?P<word>train|val|test)[-_]?(?P<side>[AB])"
 )
 """Names of splits that may well be others: abbreviations, languages; CycleGAN's `trainA`."""
+_NUMBER = re.compile(r"([-_. ]++)(?!\d)|[-_. ]*+\d[\d.]*+")
+"""A number with what stands before it; or what stands before none (1), which is not looked at again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def split_within(name: str) -> tuple[str, str] | None:
         return None
     split, match = found[0]
     rest = name[: match.start()] + "*" + name[match.end() :]
-    return split, re.sub(r"[-_. ]*\d[\d.]*", "", rest).casefold()
+    return split, _NUMBER.sub(r"\1", rest).casefold()
 
 
 def arrange(files: Sequence[Parts]) -> Layout:

@@ -8,8 +8,8 @@ from ditmoe.outside import Parts
 
 _NUMBERED = re.compile(r"(?:frame|frm|img|image|view|render|f|v|clip|chunk)?[-_. ]?\d+", re.IGNORECASE)
 _PIECE = re.compile(
-    r"(.+?)[-_. ]*(?:frame|frm|chunk|part|clip|seg(?:ment)?|scene|shot|view|angle|cam|crop|tile|patch|slice|aug|rot)"
-    r"[-_. ]?\d+",
+    r"(?:frame|frm|chunk|part|clip|seg(?:ment)?|scene|shot|view|angle|cam|crop|tile|patch|slice|aug|rot)"
+    r"[-_. ]?\d++\Z",
     re.IGNORECASE,
 )
 _PIECE_WORDS = (
@@ -17,7 +17,8 @@ _PIECE_WORDS = (
     "slice", "aug", "rot",
 )  # fmt: skip
 _CUT = re.compile(r"(.+)_c\d+")
-_NUMBERS = re.compile(r"(.+?)(?:[-_]\d+)+")
+_BACK = re.compile(r"(?:\d++[-_])+(?=.)", re.DOTALL)
+"""Numbers behind a name, from its end."""
 
 
 def sources(files: Sequence[Parts], dense: int = 1) -> list[str]:
@@ -77,34 +78,54 @@ def _pieces(names: Sequence[str], dense: int) -> list[str | None] | None:
     """
     text = "/".join(names).casefold()
     letters = set(text)
-    says = [
-        pattern
-        for pattern, words in ((_CUT, ("_c",)), (_PIECE, _PIECE_WORDS))
-        if any(letters.issuperset(word) and word in text for word in words)
-    ]
-    stems = [_stem(name) for name in names] if says or not text.isascii() or _are_numbered(names) else []
-    if _CUT in says:
+    says_cut, says_piece = (
+        any(letters.issuperset(word) and word in text for word in words) for words in (("_c",), _PIECE_WORDS)
+    )
+    worth = says_cut or says_piece or not text.isascii() or _are_numbered(names)
+    stems = [_stem(name) for name in names] if worth else []
+    if says_cut:
         cut = [
             match[1] + name[len(stem) :] if (match := _CUT.fullmatch(stem)) else None
             for stem, name in zip(stems, names, strict=True)
         ]
         if any(cut):
             return cut
-    for pattern, plausible in (
-        (_PIECE, lambda pieces, of: True),
-        (_NUMBERS, lambda pieces, of: pieces <= dense * of * of),
+    for source, plausible in (
+        (_before_piece, lambda pieces, of: True),
+        (_before_numbers, lambda pieces, of: pieces <= dense * of * of),
     ):
-        if not stems or (pattern is _PIECE and pattern not in says):
+        if not stems or (source is _before_piece and not says_piece):
             continue
-        named = [match[1] if (match := pattern.fullmatch(stem)) else None for stem in stems]
+        named = [source(stem) for stem in stems]
         counts = Counter(name for name in named if name is not None)
         if len(counts) > 1 and max(counts.values()) > 1 and plausible(counts.total(), len(counts)):
             return named
     return None
 
 
+def _before_piece(stem: str) -> str | None:
+    """What stands before a piece's word and number at the end of a name: x of `x_frame_001`.
+
+    In time linear in the name, as `_before_numbers`: names in archives are as long as a stranger likes.
+    """
+    if not (match := _PIECE.search(stem)):
+        return None
+    before = stem[: match.start()]
+    return _on_one_line(before.rstrip("-_. ") or before[:1])
+
+
+def _before_numbers(stem: str) -> str | None:
+    """What stands before the numbers at the end of a name: abc of `abc_000010_000020`."""
+    match = _BACK.match(stem[::-1])
+    return _on_one_line(stem[: len(stem) - match.end()]) if match else None
+
+
+def _on_one_line(source: str) -> str | None:
+    return source if source and "\n" not in source else None
+
+
 def _are_numbered(names: Sequence[str]) -> bool:
-    """Whether `_NUMBERS` can tell several sources: two names that differ before a number at their ends."""
+    """Whether `_before_numbers` can tell several sources: two names that differ before a number at their ends."""
     bare = {(name.rpartition(".")[0] or name).rstrip("0123456789") for name in names}
     return sum(name.endswith(("-", "_")) for name in bare) > 1
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
+from ditmoe.config import restore
 from ditmoe.config.facts import DTYPES, blank, described, facts_of
 from tests.strangers.bare import Bare
 
@@ -96,6 +97,10 @@ def test_facts_that_share_memory_are_written_apart(tmp_path: Path) -> None:
         ({"a": float("nan")}, "must hold finite numbers, got nan as a"),
         ({"a": [torch.zeros(1, dtype=torch.complex64)]}, "got torch.complex64 as a.0"),
         ({"a": torch.eye(2).to_sparse()}, "must hold dense tensors of"),
+        (
+            {"classes": ["cat", "1" * 1001]},
+            "must have names of at most 1000 letters for classes, got 1001 as classes.1: 1{40}[.]{3}$",
+        ),
         ({"__metadata__": torch.zeros(1)}, "must have names for keys, got '__metadata__'"),
     ],
 )
@@ -110,3 +115,21 @@ def test_what_no_checkpoint_can_hold_is_refused(known: Any, words: str) -> None:
 def test_tensors_without_shape_or_type_are_refused(kinds: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the tensor a of the facts must have a shape and a type"):
         blank(kinds)
+
+
+def test_endless_names_of_classes_are_refused_where_a_checkpoint_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any command shows a name, or compares it with others."""
+    monkeypatch.setattr(restore.trust, "admit", lambda config, *_: config)
+    monkeypatch.setattr(restore, "renamed", lambda config, _: dict(config))
+    monkeypatch.setattr(restore, "adapters", lambda _: [None])
+    for letters in (1000, 1001):
+        known = {"classes": ["cat", "a" * letters]}
+        checkpoint.save(tmp_path / str(letters), 1, {"config": {}, "facts": known})
+    found = [checkpoint.find(tmp_path / letters, parts=("facts",)) for letters in ("1000", "1001")]
+    assert restore.admitted(found[0])[1]["classes"][1] == "a" * 1000
+    with pytest.raises(
+        ValueError, match=r"^the facts of [^\n]* at most 1000 letters for classes, got 1001 as classes"
+    ):
+        restore.admitted(found[1])

@@ -11,6 +11,9 @@ from modalities.shared.captions import captions_in, captions_in_json
 
 LOCAL_HEADER = 30
 """Bytes in front of a member of a zip, with its name behind them."""
+LONGEST_NAME = 4096
+"""Letters of a member's path; systems take as many, and archives any number."""
+TOO_LONG = f"in archives, with names of more than {LONGEST_NAME} letters"
 
 
 @dataclass(frozen=True)

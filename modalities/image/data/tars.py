@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ditmoe.outside import Plain, distinct, open_regular, printable
-from modalities.image.data.archive_members import Found, Member, Written
+from modalities.image.data.archive_members import LONGEST_NAME, TOO_LONG, Found, Member, Written
 from modalities.image.data.pictures import SUFFIXES
 from modalities.shared.captions import LARGEST
 from modalities.shared.labels import MOST_TEXT, label_in, text_label
@@ -96,6 +96,9 @@ class _Contents:
     def add(self, entry: tarfile.TarInfo) -> None:
         """Note where a picture lies, read a label, ignore the rest."""
         path = entry.name.removeprefix("./")
+        if len(path) > LONGEST_NAME:
+            self.ignored.add(TOO_LONG, path[:40], by_name=True)
+            return
         if not entry.isfile() or any(map(self.ignored.is_hidden, path.split("/"))):
             return
         folder, _, file = path.lstrip("/").rpartition("/")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ditmoe.outside import open_regular, printable
 from ditmoe.outside.paths import LARGEST_JSON
-from modalities.image.data.archive_members import LOCAL_HEADER, Found, Member, Written
+from modalities.image.data.archive_members import LOCAL_HEADER, LONGEST_NAME, TOO_LONG, Found, Member, Written
 from modalities.image.data.pictures import SUFFIXES
 from modalities.shared.captions import LARGEST, shown_captions
 from modalities.shared.labels import FILES, MOST_TEXT, parse_labels, parse_told
@@ -76,6 +76,9 @@ class _Contents:
     def add(self, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
         """Note where a picture lies, read a list of labels, ignore the rest."""
         path = name_of(entry).replace("\\", "/")
+        if len(path) > LONGEST_NAME:
+            self.ignored.add(TOO_LONG, path[:40], by_name=True)
+            return
         if path.endswith("/") or any(map(self.ignored.is_hidden, path.split("/"))):
             return
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED

@@ -1,7 +1,6 @@
 """Cuts polygons of meshes into triangles that lie inside them, whatever their form."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -70,7 +69,11 @@ def _ears(points: Float64[np.ndarray, "N 2"], left: int) -> tuple[list[Sequence[
     A corner is an ear where it is convex and no reflex corner lies in its triangle; one that lies on another, as at
     the bridge to a hole, does not count. Where a polygon crosses itself and has no ear, the next convex corner goes.
     """
+    flat: list[tuple[float, float]] = list(
+        map(tuple, points.tolist())
+    )  # numbers of NumPy alone take ten times as long
     around = list(range(len(points)))
+    x, y = points.T.copy()  # of those around
     cut: list[Sequence[int]] = []
     at = since = 0
     while len(around) > 3:
@@ -81,31 +84,37 @@ def _ears(points: Float64[np.ndarray, "N 2"], left: int) -> tuple[list[Sequence[
             )
         at %= len(around)
         before, here, after = around[at - 1], around[at], around[(at + 1) % len(around)]
-        turn = _cross(points[before], points[here], points[after])
+        triangle = flat[before], flat[here], flat[after]
+        turn = _turn(*triangle)
         stuck = since >= len(around)
-        if (turn > 0 or stuck) and (stuck or not _holds(points, around, before, here, after)):
+        if (turn > 0 or stuck) and (stuck or not _holds(x[: len(around)], y[: len(around)], triangle)):
             cut.append((before, here, after))
-            del around[at]
+            _drop(at, around, x, y)
             at, since = at - 1, 0
-        elif turn == 0 and (points[before] == points[here]).all():
-            del around[at]
+        elif turn == 0 and flat[before] == flat[here]:
+            _drop(at, around, x, y)
             since = 0
         else:
             at, since = at + 1, since + 1
     return [*cut, (around[0], around[1], around[2])], left
 
 
-def _holds(points: np.ndarray, around: list[int], before: int, here: int, after: int) -> bool:
+def _drop(at: int, around: list[int], *each: np.ndarray) -> None:
+    """Take a corner out of a polygon; arrays keep their length."""
+    del around[at]
+    for numbers in each:
+        numbers[at : len(around)] = numbers[at + 1 : len(around) + 1]
+
+
+def _holds(x: np.ndarray, y: np.ndarray, triangle: tuple[tuple[float, float], ...]) -> bool:
     """Whether another corner of the polygon lies in a triangle or on its edges."""
-    a, b, c = points[before], points[here], points[after]
-    others = points[around]
-    inside = (_cross(a, b, others) >= 0) & (_cross(b, c, others) >= 0) & (_cross(c, a, others) >= 0)
-    same = (others == a).all(1) | (others == b).all(1) | (others == c).all(1)
-    return bool((inside & ~same).any())
+    (ax, ay), (bx, by), (cx, cy) = triangle
+    inside = ((bx - ax) * (y - ay) - (by - ay) * (x - ax)) >= 0
+    inside &= ((cx - bx) * (y - by) - (cy - by) * (x - bx)) >= 0
+    inside &= ((ax - cx) * (y - cy) - (ay - cy) * (x - cx)) >= 0
+    return not set(zip(x[inside].tolist(), y[inside].tolist(), strict=True)).issubset(triangle)
 
 
-def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
-    """Twice the signed area of triangles."""
-    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (
-        c[..., 0] - a[..., 0]
-    )
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    """Twice the signed area of a triangle."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

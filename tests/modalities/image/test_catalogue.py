@@ -15,6 +15,7 @@ from PIL import Image
 from ditmoe.modality import Report
 from modalities.image import Pictures
 from modalities.image.adapter import Image as ImageModality
+from modalities.image.data.archive_members import LONGEST_NAME
 from modalities.image.data.picture_sets import read_set
 from modalities.image.data.pictures import open_picture
 from modalities.image.metrics.warnings import about_compression
@@ -195,6 +196,20 @@ def test_a_zip_says_the_same_whoever_packed_it(letters: str, said: bool, sep: st
     assert [line for line in str(data.understood()).splitlines() if line.startswith("ignored")] == [
         "ignored  8 hidden or of a system: __MACOSX 8"
     ]
+
+
+def test_members_with_names_of_any_length_are_left_out_and_counted(tmp_path: Path) -> None:
+    longest = f"cat/{'a' * (LONGEST_NAME - 8)}.png"
+    names = [longest, "cat/b.png", f"{longest[:-4]}a.png", f"dog/{'-' * 7000}.png"]
+    tar(tmp_path / "t" / "train.tar", [(name, png(1)) for name in names])
+    (tmp_path / "z").mkdir()
+    with zipfile.ZipFile(tmp_path / "z" / "train.zip", "w") as archive:
+        for name in [*names, f"{'x' * 65_000}.txt"]:
+            archive.writestr(name, png(1))
+    for kind, count in (("t", 2), ("z", 3)):
+        _, pictures, said = shown(tmp_path / kind)
+        assert len(pictures) == 2
+        assert f"{count} in archives, with names of more than {LONGEST_NAME} letters: cat/aaaa" in said
 
 
 def test_a_zip_that_inflates_is_refused(tmp_path: Path) -> None:
