@@ -218,7 +218,7 @@ class Batches:
         return bool(drawn < self.shares.share), bool(hidden < self.shares.hidden)
 
     def _least(self, *address: int) -> float:
-        """Time of the given places of a sample: 0, or in a share exp(N(-2.3, 0.8)) of the way to noise, half at most."""
+        """Time of the given places of a sample: 0, or in a share exp(N(-2.3, 0.8)) of that of noise, half at most."""
         if not self.shares.noisy:
             return 0.0
         rng = self._rng(*address, 3)
