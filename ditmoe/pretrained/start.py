@@ -99,7 +99,8 @@ def without_variance(config: dict[str, Any], weights: dict[str, Tensor], source:
     if not tokens.get("learn_sigma"):
         return weights
     option = f"tokens.channels in {CONFIG} of {printable(source)}"
-    check_number(option, channels := tokens.get("channels"), 1, LARGEST, whole=True)
+    channels: Any = tokens.get("channels")
+    check_number(option, channels, 1, LARGEST, whole=True)
     kept = {}
     for name in ("final.linear.weight", "final.linear.bias"):
         shape = weights[name].shape if name in weights else ()
