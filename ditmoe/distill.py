@@ -22,6 +22,9 @@ NOTHING_MORE = {
     "lora": {"_target_": "ditmoe.nn.LoRA", "rank": 0},
 }
 """Sections of a training that a distillation makes no use of."""
+OWN = {"workers": None, "compile": False, "compile_mode": None}
+"""Options of a training that start processes: what a teacher says of them, whose configuration may be a stranger's, is
+not obeyed."""
 
 
 def distill(words: dict[str, Any]) -> None:
@@ -61,10 +64,12 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     """
     from ditmoe.config.restore import admitted
     from ditmoe.config.trust import check_openable
+    from ditmoe.diffusion import Sampling
     from ditmoe.outside import check_number
     from ditmoe.pretrained.teacher import TOLD, fingerprint
 
     config, _ = admitted(teacher, words["trust"], *SECTIONS)
+    Sampling.of(config)  # parts of it are computed with
     check_openable(config)  # it is written again, and trained by
     check_number(f"optimizer.lr of {teacher.path}", config["optimizer"].get("lr"), 0)
     inside = learnt(words)
@@ -74,7 +79,7 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
         raise ValueError("flow_map or guidance must be given: with both null there is nothing to learn")
     config["model"] |= inside
     config["optimizer"]["lr"] *= words["rate"]
-    config["trainer"] |= {name: value for name, value in words["trainer"].items() if value is not None}
+    config["trainer"] |= OWN | {name: value for name, value in words["trainer"].items() if value is not None}
     sampling = config["sampling"]
     config["distillation"] = words["distillation"] | {
         "step": teacher.plain["step"],

@@ -1,5 +1,6 @@
 """python -m ditmoe.mesh source=samples/ out=meshes/: closed surfaces of point clouds, as GLB and OBJ."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ditmoe.outside import check_number, printable, tell
 
 def mesh(config: dict[str, Any]) -> None:
     """The command; the modality knows how."""
+    from ditmoe.checkpoint import check_holds_no_link, exists
     from ditmoe.checkpoint.atomic import alone_in
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Surfaces
@@ -21,6 +23,10 @@ def mesh(config: dict[str, Any]) -> None:
         raise FileNotFoundError(
             f"source must be clouds, a file or a folder of them: {printable(source)} does not exist"
         )
+    if exists(source) or os.path.lexists(
+        source / "log.jsonl"
+    ):  # a run, whose maker is not whose links are followed
+        check_holds_no_link(source)
     with alone_in(out):
         paths = modality.mesh(source, out, config["turntable"], config["num"])
     tell(paths[0], sys.stdout)

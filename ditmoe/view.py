@@ -21,8 +21,12 @@ def view(arguments: list[str] | None = None) -> None:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{printable(path)} does not exist")
-    from ditmoe.config.viewers import modality_of  # torch, which a mistake should not wait for
+    from ditmoe.checkpoint import check_holds_no_link, check_own  # torch, which a mistake should not wait for
+    from ditmoe.config.viewers import modality_of
 
+    for path in {*paths} - {*options.paths}:  # which the command did not name
+        check_own([path])
+        check_holds_no_link(path)
     tell(modality_of(paths, options.trust).view(paths, options.out), sys.stdout)
 
 

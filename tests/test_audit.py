@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,9 +17,11 @@ from safetensors.torch import load_file, save_file
 import ditmoe
 from ditmoe import checkpoint
 from ditmoe.checkpoint import manifest
+from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.export import export
 from ditmoe.inference import sample_checkpoint
+from ditmoe.mesh import mesh
 from ditmoe.pretrained import weights
 from ditmoe.train import finish
 from ditmoe.training import Recorder
@@ -358,6 +361,30 @@ def test_links_where_samples_or_a_checkpoint_would_be(
             command()
         assert seen == []
         untouched(home)
+
+
+@pytest.mark.parametrize("inner", ["", "mine-0000.npy", "view.png", "more"])
+def test_links_for_samples_are_neither_viewed_nor_meshed(
+    inner: str, runs: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    """The command names the run; what its maker linked to is elsewhere."""
+    run = tmp_path / "run"
+    shutil.copytree(runs["cloud"], run, ignore=shutil.ignore_patterns("samples"))
+    np.save(home / "victim" / "mine-0000.npy", np.random.default_rng(0).normal(size=(256, 3)))
+    if inner:
+        shutil.copytree(home / "victim", run / "samples")
+        (run / "samples" / inner).unlink(missing_ok=True)
+    target = home / "victim" / inner if inner.endswith(".npy") else home / "victim"
+    (run / "samples" / inner).symlink_to(target)
+    for command in (
+        lambda: view([str(run)]),
+        lambda: mesh(composed("mesh", ["modality=pointcloud", f"source={run}", f"out={tmp_path / 'out'}"])),
+    ):
+        with watched(tmp_path / "out") as seen, pytest.raises(ValueError, match=r"^[^\n]* is a link[^\n]*$"):
+            command()
+        assert seen == []
+    assert not (home / "victim" / "view.png").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_log_that_is_a_pipe_holds_no_training_up(tmp_path: Path) -> None:

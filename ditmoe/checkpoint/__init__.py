@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ditmoe.checkpoint.saver import Saver
     from ditmoe.checkpoint.store import (
         Checkpoint,
+        check_holds_no_link,
         check_own,
         exclusive_lock,
         fill,
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "LazyTensor",
     "Saver",
+    "check_holds_no_link",
     "check_own",
     "digest",
     "exclusive_lock",
@@ -50,6 +52,7 @@ __getattr__ = lazily(  # torch
         "ditmoe.checkpoint.saver": ["Saver"],
         "ditmoe.checkpoint.store": [
             "Checkpoint",
+            "check_holds_no_link",
             "check_own",
             "exclusive_lock",
             "fill",

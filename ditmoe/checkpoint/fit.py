@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ditmoe.checkpoint.lazy_tensors import open_file
-from ditmoe.outside import file_name, is_regular, printable, read_json
+from ditmoe.outside import file_name, is_regular, printable, read_object
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model"
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -126,11 +126,3 @@ def _renamed(name: str, own: Mapping[str, Any]) -> str:
     place, _, kind = name.rpartition(".")
     place, _, layer = place.rpartition(".")
     return name if name in own or layer not in RENAMED else f"{place}.{RENAMED[layer]}.{kind}"
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; ValueError unless that is an object."""
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
-    return content

@@ -31,7 +31,7 @@ from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, starter_
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
-from ditmoe.outside import in_utf8, is_regular, tell
+from ditmoe.outside import in_utf8, is_regular, printable, tell
 
 WRITTEN = (FOLDER, "log.jsonl", "progress", "samples")
 """What training writes into a run's folder, under names that anybody can foresee."""
@@ -176,7 +176,15 @@ def check_own(places: Iterable[Path]) -> None:
     """Raises ValueError if one of the places that a run writes to is a link, which may lead to anywhere."""
     for each in places:
         if each.is_symlink():
-            raise ValueError(f"{each} is a link, and a run writes into its own folder alone: remove the link")
+            raise ValueError(
+                f"{printable(each)} is a link, and a run writes into its own folder alone: remove the link"
+            )
+
+
+def check_holds_no_link(folder: Path) -> None:
+    """Raises ValueError if a folder of a run, in which a command finds what it was not told by name, holds a link."""
+    for parent, folders, files in os.walk(folder):
+        check_own(Path(parent, name) for name in sorted([*folders, *files]))
 
 
 def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = ALONE) -> Checkpoint:

@@ -229,5 +229,23 @@ def make_objective(config: Mapping[str, Any], process: Process) -> Objective:
 
 
 def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:
-    """The optimiser of a configuration over parameters, or groups of them."""
-    return make(config["optimizer"])(parameters)
+    """The optimiser of a configuration over groups of parameters.
+
+    Raises:
+        ValueError: if it cannot take a step by gradients alone, which is tried on four numbers.
+    """
+    maker = make(config["optimizer"])
+    first = next(iter(parameters[0]["params"]))
+    tried = torch.ones((2, 2), dtype=first.dtype, device=first.device).requires_grad_()
+    tried.grad = torch.ones_like(tried)
+    try:
+        maker([{"params": [tried]}]).step()
+        return maker(parameters)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of closures, sparse gradients, options that exclude each other, ...
+        reason = next(iter(str(error).splitlines()), "")[:160]
+        raise ValueError(
+            "optimizer must be one that takes a step by gradients alone, such as torch.optim.AdamW, got "
+            f"{config['optimizer'].get('_target_')}: {type(error).__name__}: {reason}"
+        ) from error

@@ -17,6 +17,7 @@ from ditmoe.outside.paths import (
     open_regular,
     printable,
     read_json,
+    read_object,
     read_regular,
     tell,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "printable",
     "read_entries",
     "read_json",
+    "read_object",
     "read_regular",
     "tell",
     "using_device",

@@ -16,6 +16,8 @@ from ditmoe.outside.paths import Plain, may_hold, open_regular, printable
 
 _HEADER = 128
 """Bytes that NumPy writes in front of an array with few axes."""
+LONGEST_HEADER = 10_000
+"""Bytes of a header that are read at all: NumPy takes no longer one, but has it in memory before it says so."""
 
 
 def load_array(path: Path, rows: int | Sequence[int] | None = None) -> np.ndarray:
@@ -188,16 +190,25 @@ def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
+_BY_VERSION: dict[tuple[int, int], tuple[int, Any]] = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
+"""Bytes that say how long a header is, and what reads both."""
+
+
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether it lies in Fortran's order, and type."""
     try:
         version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
+        if version not in _BY_VERSION:
             raise ValueError(f"its version is {version}")
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        return read(stream)
+        width, read = _BY_VERSION[version]
+        counted = stream.read(width)
+        length = int.from_bytes(counted, "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"its header must have at most {LONGEST_HEADER} bytes, got {length}")
+        return read(io.BytesIO(counted + stream.read(length)))
     except OSError:
         raise
     except Exception as error:  # of headers in Python's words, with its tokenizer's errors, in paragraphs

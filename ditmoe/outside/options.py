@@ -15,6 +15,8 @@ LARGEST_SEED = LARGEST_WHOLE = 2**63 - 1
 """What all generators take, those of NumPy and torch, and what fits their integers at all."""
 LARGEST_NUMBER = 1e30
 """What still can be multiplied by something in float32; beyond it products become infinite, and no whole number."""
+LONGEST_SHOWN = 200
+"""Characters of a value that is no number, in the line that refuses it: a stranger's may have millions."""
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -96,7 +98,9 @@ def check_number(
         bounds = {"at least": least, "at most": most, "above": above, "below": below}
         words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     kind = "" if number else "a whole number" if whole else "a finite number"
-    raise ValueError(f"{name} must be {', '.join(filter(None, (kind, words)))}, got {value!r}")
+    got = repr(value)
+    shown = got if len(got) <= LONGEST_SHOWN else f"{got[:LONGEST_SHOWN]}..."
+    raise ValueError(f"{name} must be {', '.join(filter(None, (kind, words)))}, got {shown}")
 
 
 class TooFewError(ValueError):

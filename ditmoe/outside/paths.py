@@ -255,3 +255,11 @@ def read_json(path: Path) -> Any:
         raise RecursionError(f"it is nested more than {DEEPEST_JSON} levels deep")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; errors as of `read_json`, and ValueError unless that is an object."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{printable(file)} must hold a JSON object, got {type(content).__name__}")
+    return content

@@ -16,6 +16,7 @@ from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.config.facts import described
 from ditmoe.config.known_classes import find
+from ditmoe.config.plain_values import LARGEST
 from ditmoe.config.restore import (
     adapters,
     admitted,
@@ -26,9 +27,9 @@ from ditmoe.config.restore import (
     scale_of,
 )
 from ditmoe.config.trust import Trust
-from ditmoe.diffusion import make_scheduler
+from ditmoe.diffusion import Sampling, make_scheduler
 from ditmoe.modality import PublishedAutoencoder
-from ditmoe.outside import is_regular
+from ditmoe.outside import check_number, is_regular
 from ditmoe.pipelines.card import size_line, write_card
 from ditmoe.pipelines.lora_files import file_state
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
@@ -41,6 +42,8 @@ if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait fo
 METRICS = "metrics.json"
 TRANSFORMER = ("model", "router", "conditioning")
 """Sections of a configuration that make a model, beside what says which samples it has."""
+COUNTED = ("batch_size", "accumulate")
+"""Numbers of a training that the card multiplies."""
 CONVERTED = ("modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null")
 """Words of the training configuration for what draws with published weights."""
 
@@ -111,6 +114,9 @@ def of_run(
     from ditmoe.pipelines import Pipeline, Transformer
 
     config, data_facts = admitted(found, trust, "trainer")
+    sampling = Sampling.of(config)
+    for name in COUNTED:
+        check_number(f"trainer.{name} of {found.path}", config["trainer"].get(name), 1, LARGEST, whole=True)
     modality, process = build.make_modality(config, data_facts), build.make_whole(config["process"])
     without_lora, added = adapters(found)
     tensors = averaged(found) if lora == "merge" else without_lora
@@ -127,12 +133,12 @@ def of_run(
     parts = {name: kept[name] for name in ("modality", "process", "sampling")} | {"given": config["given"]}
     memory = remember(parts, data_facts, modality.sample_shape, modality.classes)
     steps = make_scheduler(build.make(scheduler or config["scheduler"]), process)
-    trainer, sampling = config["trainer"], config["sampling"]
+    trainer = config["trainer"]
     told = {
         "size": size,
         "training": f"{found.plain['step']} steps of {trainer['batch_size'] * trainer['accumulate']} samples",
-        "process": f"{type(process).__name__}, prediction {config['process']['prediction']}",
-        "sampling": f"{sampling['steps']} steps of {type(steps).__name__}, guidance {sampling['guidance']}",
+        "process": f"{type(process).__name__}, prediction {process.prediction}",
+        "sampling": f"{sampling.steps} steps of {type(steps).__name__}, guidance {sampling.guidance}",
     }
     title = str(found.part("config").get("name"))
     card = {"kind": modality.name, "title": title, "classes": list(modality.classes), "facts": told}
@@ -197,7 +203,9 @@ def converted_sections(
         raise ValueError(
             "the converted model must know the size of its samples: convert it again with size=..."
         )
-    channels = tokens["channels"]
+    channels = tokens.get("channels")
+    for name, value in {"size": size, "tokens.channels": channels}.items():
+        check_number(f"{name} of the converted model", value, 1, LARGEST, whole=True)
     shape = [channels, size, size]
     sections = {name: train[name] for name in ("process", "scheduler")}
     sections["sampling"] = {"steps": 50, "guidance": 4.0}

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditmoe.checkpoint.fit import CONFIG, check_fits, read_object
+from ditmoe.checkpoint.fit import CONFIG, check_fits
 from ditmoe.config import trust
 from ditmoe.config.known_classes import find, is_allowed
 from ditmoe.config.nested import put
 from ditmoe.config.plain_values import check_scheduler
-from ditmoe.outside import files_below, is_regular, printable
+from ditmoe.outside import files_below, is_regular, printable, read_object
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")

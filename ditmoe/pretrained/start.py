@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from ditmoe.config import build
+from ditmoe.config.plain_values import LARGEST
 from ditmoe.diffusion import torch_generator
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.model.step_embedding import check_weights
 from ditmoe.outside import check_number, printable
-from ditmoe.pretrained.weights import read
+from ditmoe.pretrained.weights import CONFIG, read
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,16 @@ def start_from(
         there, here = config["model"].get(option), model.get(option)
         if there != here:
             raise ValueError(f"init: model.{option} must be that of {source}, {there}, got {here}")
-    there, here = build.attention_gain(config["model"]), build.attention_gain(model)
+    with build.describing(source):
+        there = build.attention_gain(config["model"])
+    here = build.attention_gain(model)
     if there != here:
         raise ValueError(
             f"init: model.base_width and base_heads must leave the scale of attention that {source} has, {there:.4g} "
             f"of the usual one, got {here:.4g}"
         )
     generator = torch_generator("upcycling", seed)
-    weights = without_variance(config, weights)
+    weights = without_variance(config, weights, source)
     report = transfer(target, weights, upcycling.noise, generator, neurons=upcycling.experts == "neurons")
     dense = config["model"].get("dense_activation")
     if (report.copied or report.split) and dense != model["activation"]:
@@ -84,17 +87,27 @@ def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def without_variance(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_variance(config: dict[str, Any], weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Published weights that also predict a variance, as those of a model that does not: nothing here trains it.
 
     Of the 2 C channels of each cell the second half is dropped; what is left predicts what it did, to the bit.
+
+    Raises:
+        ValueError: naming the option of `source` that does not fit its weights.
     """
     tokens = config.get("tokens") or {}
     if not tokens.get("learn_sigma"):
         return weights
-    channels = tokens["channels"]
-    kept = {
-        name: weights[name].unflatten(0, (-1, 2 * channels))[:, :channels].flatten(0, 1)
-        for name in ("final.linear.weight", "final.linear.bias")
-    }
+    option = f"tokens.channels in {CONFIG} of {printable(source)}"
+    channels: Any = tokens.get("channels")
+    check_number(option, channels, 1, LARGEST, whole=True)
+    kept = {}
+    for name in ("final.linear.weight", "final.linear.bias"):
+        shape = weights[name].shape if name in weights else ()
+        if not shape or shape[0] % (2 * channels):
+            there = f"{shape[0]} rows" if shape else "none"
+            raise ValueError(
+                f"{option} must be half of what {name} predicts for a place, got {channels} for {there}"
+            )
+        kept[name] = weights[name].unflatten(0, (-1, 2 * channels))[:, :channels].flatten(0, 1)
     return weights | kept

@@ -15,12 +15,12 @@ from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
-from ditmoe.config.plain_values import check_plain
+from ditmoe.config.plain_values import LARGEST, check_plain
 from ditmoe.config.restore import averaged, load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
+from ditmoe.outside import check_number, in_utf8, is_regular, read_json
 from ditmoe.outside import device as own_device
-from ditmoe.outside import in_utf8, is_regular, read_json
 
 FORMAT = "ditmoe-weights-1"
 CONFIG = "config.json"
@@ -125,7 +125,10 @@ def admitted(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: one line each.
     """
-    config = _read_config(folder)
+    config, file = _read_config(folder), folder / CONFIG
+    if type(config["tokens"]) is not dict:
+        raise ValueError(f"tokens of {file} must be a section, got {type(config['tokens']).__name__}")
+    check_number(f"num_classes of {file}", config["num_classes"], 0, LARGEST, whole=True)
     return config | trust.admit(config, SECTIONS, folder / CONFIG)
 
 

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from ditmoe.checkpoint import open_file
-from ditmoe.checkpoint.fit import read_object
-from ditmoe.outside import is_regular, printable
+from ditmoe.outside import is_regular, printable, read_object
 
 MOST_GROWTH = 1000
 """How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""

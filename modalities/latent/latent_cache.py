@@ -234,7 +234,10 @@ class Latents:
             shard = open_stored(place)
             sizes = {name: (*shard.get_slice(name).get_shape(), 0)[0] for name in shard.keys()}  # noqa: SIM118
             if len({*sizes.values()}) > 1 or "latents" not in sizes:
-                raise RuntimeError(f"there must be as many of everything in a shard, got {sizes}")
+                raise ValueError(
+                    f"{printable(place)} is damaged: it must hold as many of everything as of latents, got "
+                    f"{printable(sizes)[:200]}"
+                )
             if sizes["latents"]:
                 filled.append(shard)
                 self._files.append((place, size))
@@ -250,14 +253,21 @@ class Latents:
     def _asked(self) -> Condition:
         named = [{name.removeprefix(ASKED): shard.get_tensor(name) for name in shard.keys() if name.startswith(ASKED)}  # noqa: SIM118
                  for shard in self._shards]  # fmt: skip
-        asked = Condition.cat([Condition.of_tensors(tensors) for tensors in named])
+        try:
+            asked = Condition.cat([Condition.of_tensors(tensors) for tensors in named])
+        except (RuntimeError, ValueError) as error:  # of lists that differ in their width
+            reason = printable(next(iter(str(error).splitlines()), ""))[:200]
+            raise ValueError(f"{printable(self.folder)} is damaged: {reason}") from error
         labels = asked.values.get(LABEL)
         if labels is not None and (
             labels.dtype != torch.int64
             or labels.ndim != 1
             or not 0 <= labels.min() <= labels.max() <= len(self.classes)  # which is none
         ):
-            raise RuntimeError(f"labels must be whole numbers up to {len(self.classes)}, got others")
+            raise ValueError(
+                f"{printable(self.folder)} is damaged: its labels must be whole numbers up to {len(self.classes)}, "
+                "got others"
+            )
         return asked
 
     @cached_property

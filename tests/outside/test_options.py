@@ -358,3 +358,8 @@ def test_what_is_made_later_is_not_made_before() -> None:
             check_options("Y", modality, {"codec": early})
     for later in (None, Part.of("X", modality, {}), partial(modality), modality, torch.nn.Identity):
         check_options("Y", modality, {"codec": later})
+
+
+def test_a_value_that_is_no_number_is_shown_in_part() -> None:
+    with pytest.raises(ValueError, match=r"^a must be a whole number, at least 1, got 'A{199}\.\.\.$"):
+        check_number("a", "A" * 10**6, 1, whole=True)

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditmoe.outside import (
+    Arrays,
     array_shape,
     decoded,
     file_name,
@@ -108,6 +111,32 @@ def test_a_header_of_an_array_that_is_no_python_is_refused_in_one_line(shape: st
     for read in (load_array, array_shape):
         with pytest.raises(ValueError, match=r"^[^\n]+$"):
             read(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_header_that_never_ends_is_refused_before_it_is_read(version: int, tmp_path: Path) -> None:
+    """NumPy reads all of it first: a gigabyte of spaces is a megabyte of an archive."""
+    length = 2**16 - 1 if version == 1 else 64 * 2**20
+    begin = b"\x93NUMPY" + bytes([version, 0]) + length.to_bytes(2 * version, "little")
+    (tmp_path / "a.npy").write_bytes(begin + b" " * length)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "a.npy", "a.npy")
+    tracemalloc.start()
+    try:
+        for read in (load_array, array_shape):
+            with pytest.raises(
+                ValueError, match=rf"^its header must have at most 10000 bytes, got {length}$"
+            ):
+                read(tmp_path / "a.npy")
+        with Arrays(tmp_path / "a.npz") as arrays:
+            for read in (arrays.about, arrays.__getitem__):
+                with pytest.raises(
+                    ValueError, match=rf"^the array a is damaged: .* 10000 bytes, got {length}$"
+                ):
+                    read("a")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_of_many_levels_is_one_line(tmp_path: Path) -> None:

@@ -240,6 +240,29 @@ def test_loading_trusts_no_configuration(moe: State, tmp_path: Path) -> None:
         ditmoe.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"tokens": "abc"}, "tokens of [^ ]*config.json must be a section, got str"),
+        ({"num_classes": "5"}, "num_classes of [^ ]*config.json must be a whole number"),
+        ({"channels": 7}, "tokens.channels in config.json of .* must be half of .* got 7 for 32 rows"),
+        ({"channels": None}, "tokens.channels in config.json of .* must be a whole number.* got None"),
+        ({"channels": "7"}, "tokens.channels in config.json of .* must be a whole number.* got '7'"),
+    ],
+)
+def test_what_a_training_would_start_from_is_checked(
+    moe: State, tmp_path: Path, change: dict, line: str
+) -> None:
+    model = converted(moe, tmp_path)
+    file = tmp_path / "out" / "config.json"
+    config = json.loads(file.read_text())
+    assert config["tokens"]["learn_sigma"] is True
+    spoilt = {"tokens": config["tokens"] | change} if "channels" in change else change
+    file.write_text(json.dumps(config | spoilt))
+    with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
+        start_from(str(tmp_path / "out"), model, config["model"])
+
+
 def test_damaged_shards_are_named(moe: State, tmp_path: Path) -> None:
     converted(moe, tmp_path)
     shard = next((tmp_path / "out").glob("*.safetensors"))

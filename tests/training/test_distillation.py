@@ -17,7 +17,7 @@ from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.diffusion import HORIZON, FlowMapScheduler, FlowMatching, denoise, make_scheduler, torch_generator
-from ditmoe.distill import distill, student
+from ditmoe.distill import OWN, distill, student
 from ditmoe.export import export
 from ditmoe.inference import draw_from
 from ditmoe.modality import Tokens
@@ -367,3 +367,44 @@ def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: ob
     newest = checkpoint.Checkpoint(Path("run"), {"step": 1}, {})
     with pytest.raises(ValueError, match=r"^the run in out= must say of which step it learns, got [^\n]*$"):
         pinned(newest, earlier)
+
+
+def test_a_teacher_starts_no_processes_and_no_compiler(run: Path, tmp_path: Path) -> None:
+    """Its configuration may be a stranger's: how to compute is for the person to say."""
+    content = json.loads((next((run / "checkpoints").iterdir()) / manifest.NAME).read_text())["parts"][
+        "config"
+    ]
+    content["trainer"] |= {"compile": True, "compile_mode": "max-autotune", "workers": 256, "batch_size": 3}
+    resealed(run, tmp_path / "run", content)
+    found = checkpoint.find(tmp_path / "run", parts=("ema", "facts"))
+    for words, told in (
+        ([], OWN),
+        (["trainer.workers=2", "trainer.compile=true"], OWN | {"workers": 2, "compile": True}),
+    ):
+        composed_words = composed(
+            "distill", [f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'out'}", *words]
+        )
+        trainer = student(composed_words, found)["trainer"]
+        assert {name: trainer[name] for name in OWN} == told
+        assert trainer["batch_size"] == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch_size", "A" * 900),
+        ("accumulate", [1]),
+        ("accumulate", True),
+        ("batch_size", 0),
+        ("batch_size", None),
+    ],
+)
+def test_what_a_card_multiplies_are_numbers(option: str, value: object, run: Path, tmp_path: Path) -> None:
+    content = json.loads((next((run / "checkpoints").iterdir()) / manifest.NAME).read_text())["parts"][
+        "config"
+    ]
+    content["trainer"][option] = value
+    resealed(run, tmp_path / "run", content)
+    with pytest.raises(ValueError, match=rf"^trainer.{option} of [^\n]* must be a?[^\n]*got [^\n]*$"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

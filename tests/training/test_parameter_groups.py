@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ditmoe import checkpoint
+from ditmoe.config.build import make_optimizer
 from ditmoe.parallel import Mesh
 from ditmoe.training import ParameterGroups
 from ditmoe.training.parameter_groups import KINDS, parameters_of
@@ -154,3 +155,32 @@ def test_groups_lie_on_any_mesh_and_a_run_goes_on_on_another(tmp_path: Path) -> 
         for a, b in zip(curve(tmp_path / "one"), curve(tmp_path / folder), strict=True):
             for name in ("loss", "gradient_norm", *(n for n in a if n.startswith("loss_by_time/"))):
                 assert b[name] == pytest.approx(a[name], abs=1e-5), (folder, a["step"], name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("LBFGS", {}, "closure"),
+        ("SparseAdam", {}, "dense gradients"),
+        ("SGD", {"lr": 0.1, "differentiable": True}, "RuntimeError"),
+        ("AdamW", {"fused": True, "foreach": True}, "cannot be"),
+        ("Optimizer", {"defaults": {}}, "NotImplementedError"),
+    ],
+)
+def test_an_optimiser_that_takes_no_step_by_gradients_alone_is_one_line(
+    name: str, options: dict, reason: str
+) -> None:
+    config = {"_target_": f"torch.optim.{name}", "_partial_": True, **options}
+    line = rf"optimizer must be one .*AdamW, got torch.optim.{name}: .*{reason}"
+    with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
+        make_optimizer({"optimizer": config}, [{"params": [torch.nn.Parameter(torch.ones(3, 3))]}])
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Rprop", "Adafactor"])
+def test_the_step_that_is_tried_moves_nothing(name: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    section = {"_target_": f"torch.optim.{name}", "_partial_": True, "lr": 0.1}
+    made = make_optimizer({"optimizer": section}, [{"params": [weight]}])
+    assert torch.equal(weight, torch.ones(3, 3))
+    assert made.param_groups[0]["params"][0] is weight
+    assert not made.state

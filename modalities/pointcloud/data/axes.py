@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ditmoe.outside import Arrays, files_below, open_regular, printable, read_json, tell
+from ditmoe.outside import Arrays, files_below, open_regular, printable, read_object, tell
 from modalities.pointcloud.data.channels import XYZ, Channels
 
 AXES = ("x", "y", "z")
@@ -34,7 +34,7 @@ def still_to_turn(path: Path, up: str) -> str:
         return "y"
     folders = [path, *path.parents][:4] if path.is_dir() else list(path.parents)[:3]
     record = next((found for folder in folders if (found := folder / "prepare.json").is_file()), None)
-    there = str(dict(read_json(record)).get("up", "y")) if record else "y"
+    there = str(read_object(record).get("up", "y")) if record else "y"
     if there != "y":
         tell(
             f"{printable(path)}: its axis {printable(there)} was turned up when it was prepared, "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ditmoe.outside import TooFewError, array_shape, printable, read_json, tell
+from ditmoe.outside import TooFewError, array_shape, printable, read_object, tell
 from modalities.pointcloud.data.axes import check_up, turned
 from modalities.pointcloud.data.catalogue import Shape, list_shapes
 from modalities.pointcloud.data.channels import Channels
@@ -161,7 +161,7 @@ class CloudFiles:
     def _record(self) -> dict[str, Any]:
         """What `prepare` wrote down of the folder; nothing of one that it did not make."""
         record = None if self.root is None else self.root / "prepare.json"
-        return dict(read_json(record)) if record is not None and record.is_file() else {}
+        return read_object(record) if record is not None and record.is_file() else {}
 
     @cached_property
     def _in_files(self) -> Channels:
@@ -170,13 +170,17 @@ class CloudFiles:
             return self.channels
         if not self._record:
             return self.channels
-        there = tuple(self._record.get("channels", ("xyz",)))
+        there = self._record.get("channels", ["xyz"])
+        if not isinstance(there, list) or not all(isinstance(name, str) for name in there):
+            raise ValueError(
+                f"channels in prepare.json of {self.place} must be a list of names: prepare it again"
+            )
         if lacking := [name for name in self.channels.names if name not in there]:
             raise ValueError(
-                f"{self.place} was prepared with channels=[{printable(','.join(map(str, there)))}], without "
+                f"{self.place} was prepared with channels=[{printable(','.join(there))}], without "
                 f"{' and '.join(lacking)}: prepare it again with modality.channels=[{','.join(self.channels.names)}]"
             )
-        return replace(self.channels, columns=there)
+        return replace(self.channels, columns=tuple(there))
 
     @cached_property
     def _up(self) -> str:

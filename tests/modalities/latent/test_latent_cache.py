@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ditmoe.checkpoint import atomic
 from ditmoe.conditioning import Condition
@@ -224,3 +225,21 @@ def test_always_as_many_views_are_encoded_at_once(
     assert torch.equal(stored(out, True).batch(7, 5, 0)[0], encode(data.batch(7, 5, 0)[0]))
     with pytest.raises(ValueError, match="shard and batch must be at least 1"):
         make(tmp_path, batch=0)
+
+
+def test_shards_whose_parts_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> None:
+    _, out, _ = make(tmp_path)
+    shard = next(out.glob("latents-*.safetensors"))
+    whole = load_file(shard)
+    label = next(name for name in whole if name.endswith("label"))
+    save_file(whole | {label: whole[label][:-1].clone()}, shard)
+    for use in (len, lambda latents: latents.shape, lambda latents: latents.batch(2, 0, 0)):
+        with pytest.raises(
+            ValueError, match=rf"^[^\n]*{shard.name} is damaged[^\n]*as many of everything[^\n]*$"
+        ):
+            use(stored(out))
+    save_file(whole | {label: whole[label] + 99}, shard)
+    with pytest.raises(
+        ValueError, match=rf"^{out} is damaged: its labels must be whole numbers up to 2, got others$"
+    ):
+        stored(out).captions_of_split("train")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modalities.pointcloud import Clouds
+from modalities.pointcloud.data.axes import still_to_turn
 from modalities.pointcloud.data.catalogue import SYNSETS, class_name
 from modalities.shared.datasets import SPLITS
 
@@ -278,6 +279,23 @@ def test_the_axis_that_points_up_becomes_y(tmp_path: Path) -> None:
         assert np.linalg.det(turn) == pytest.approx(1)
     (tmp_path / "prepare.json").write_text('{"up": "z"}')
     np.testing.assert_array_equal(Clouds(tmp_path, num_points=40, up="z").reference("train").data[0], points)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("5", "must hold a JSON object, got int"), ("[[1, 2]]", "must hold a JSON object, got list"),
+     ('{"channels": 5}', "must be a list of names"), ('{"channels": [[]]}', "must be a list of names")],
+)  # fmt: skip
+def test_a_report_of_prepare_that_is_none_is_one_line(text: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "a" / "train").mkdir(parents=True)
+    np.save(tmp_path / "a" / "train" / "0.npy", np.zeros((40, 6)))
+    (tmp_path / "prepare.json").write_text(text)
+    coloured = Clouds(tmp_path, num_points=40, up="z", channels=("xyz", "rgb"))
+    with pytest.raises(ValueError, match=rf"^[^\n]*prepare\.json[^\n]*{line}[^\n]*$"):
+        coloured.reference("train")
+    if "channels" not in text:
+        with pytest.raises(ValueError, match=rf"^[^\n]*prepare\.json {line}$"):
+            still_to_turn(tmp_path, "z")
 
 
 def test_clouds_far_from_the_origin_keep_their_form(tmp_path: Path) -> None:
