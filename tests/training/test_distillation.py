@@ -283,7 +283,7 @@ def test_what_cannot_be_learnt_from_is_one_line(run: Path, few: Path, tmp_path: 
         ("model", [[]], "must have options in its section model, got list"),
         ("optimizer", 1e30, "must have options in its section optimizer, got float"),
         ("optimizer.lr", None, "optimizer.lr of .* must be a finite number"),
-        ("model.hidden_size", "nan", "holds a configuration of which nothing can be made"),
+        ("model.hidden_size", "nan", "hidden_size must be a whole number"),
         ("modality.evaluation.cache", "mine", "wants to open modality.evaluation.cache = 'mine'"),
     ],
 )
