@@ -21,6 +21,7 @@ TREES = {
     "elsewhere": json.dumps({**_BOX, **_POINTS, "buffers": [{"byteLength": 36, "uri": "../../../../etc/passwd"}]}),
     "endless": json.dumps({**_BOX, **_POINTS, "buffers": [{"byteLength": 36, "uri": "/dev/zero"}]}),
     "chain": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [i + 1]} for i in range(20_000)] + [{"mesh": 0}]}),
+    "children that are a number": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": 5, "mesh": 0}]}),
     "circle": json.dumps({**_BOX, **_POINTS, "nodes": [{"children": [1]}, {"children": [0], "mesh": 0}]}),
     "deep": "[" * 100_000,
     "twice below": json.dumps({**_BOX, "nodes": [{"children": [1] * 30_000}, {"children": [2] * 30_000},

@@ -109,6 +109,8 @@ def _read_again(tree: Any) -> Iterator[int]:
 
 def _check_tree(nodes: list[dict[str, Any]]) -> None:
     below = [node.get("children", []) for node in nodes]
+    if odd := [those for those in below if not isinstance(those, list)]:
+        raise ValueError(f"the children of a node must be a list of nodes, got {printable(odd[0])[:60]}")
     children: set[int] = set()
     for child in (c for those in below for c in those):
         if type(child) is not int or not 0 <= child < len(nodes):
