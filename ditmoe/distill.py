@@ -22,9 +22,16 @@ NOTHING_MORE = {
     "lora": {"_target_": "ditmoe.nn.LoRA", "rank": 0},
 }
 """Sections of a training that a distillation makes no use of."""
-OWN = {"workers": None, "compile": False, "compile_mode": None}
-"""Options of a training that start processes: what a teacher says of them, whose configuration may be a stranger's, is
-not obeyed."""
+OWN = {
+    "workers": None,
+    "compile": False,
+    "compile_mode": None,
+    "save_every": 1000,
+    "keep_last": 2,
+    "keep_every": 0,
+}
+"""Options of a training that start processes or fill a disk: what a teacher says of them, whose configuration may be a
+stranger's, is not obeyed."""
 
 
 def distill(words: dict[str, Any]) -> None:

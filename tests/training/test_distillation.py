@@ -369,12 +369,20 @@ def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: ob
         pinned(newest, earlier)
 
 
-def test_a_teacher_starts_no_processes_and_no_compiler(run: Path, tmp_path: Path) -> None:
+def test_a_teacher_starts_no_processes_and_fills_no_disk(run: Path, tmp_path: Path) -> None:
     """Its configuration may be a stranger's: how to compute is for the person to say."""
     content = json.loads((next((run / "checkpoints").iterdir()) / manifest.NAME).read_text())["parts"][
         "config"
     ]
-    content["trainer"] |= {"compile": True, "compile_mode": "max-autotune", "workers": 256, "batch_size": 3}
+    content["trainer"] |= {
+        "compile": True,
+        "compile_mode": "max-autotune",
+        "workers": 256,
+        "batch_size": 3,
+        "save_every": 1,
+        "keep_last": 10**6,
+        "keep_every": 1,
+    }
     resealed(run, tmp_path / "run", content)
     found = checkpoint.find(tmp_path / "run", parts=("ema", "facts"))
     for words, told in (
