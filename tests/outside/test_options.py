@@ -89,7 +89,7 @@ def start(folder: Path, kind: str, *more: str) -> Trainer:
         ("trainer.clip=0", "trainer.clip must be above 0, got 0"),
         ("trainer.ema_decay=2", "trainer.ema_decay must be at least 0 and below 1, got 2"),
         ("trainer.condition_dropout=2", "trainer.condition_dropout must be between 0 and 1, got 2"),
-        ("model.depth=0", "depth must be between 1 and 10000, got 0"),
+        ("model.depth=0", "depth must be at least 1, got 0"),
         ("model.depth=20000", "depth must be between 1 and 10000"),
         ("model.hidden_size=0", "hidden_size must be at least 1, got 0"),
         (
