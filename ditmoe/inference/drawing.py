@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -93,8 +94,8 @@ def draw(
             on_step=progressed,
         )
 
-    finished = [in_turns(partial(drawn, rows), parts, rows).cpu() for rows in batches]
-    progressed.close()
+    with closing(progressed):  # or an error stands behind the bar
+        finished = [in_turns(partial(drawn, rows), parts, rows).cpu() for rows in batches]
     return torch.cat(finished) if finished else torch.empty(0, *shape)
 
 
