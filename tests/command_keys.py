@@ -5,24 +5,18 @@ section that holds it, and no word of Python's own. Of training all is composed 
 is a process of its own, forked when everything is loaded; there are thousands, of a second or two: --share, --only.
 """
 
-import argparse
-import hashlib
 import re
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ditmoe import train
 from ditmoe.config import cli
-from tests.command_numbers import WORK, Command, attempt, commands, warm
+from tests.command_numbers import Command, End, main
 
 VALUES = ("-1", "x", "[]", "{}", "null", "nan", "1e30")
 PYTHON = re.compile(
@@ -52,11 +46,9 @@ def keys(command: Command) -> list[str]:
     return [name for name in found if name.split(".")[0] not in OURS]
 
 
-def cases(command: Command) -> Iterator[tuple[str, str]]:
-    """Key and word of each."""
-    for name in keys(command):
-        for value in VALUES:
-            yield name, f"{name}={value}"
+def cases(command: Command) -> Iterator[str]:
+    """Each key with each value."""
+    return (f"{name}={value}" for name in keys(command) for value in VALUES)
 
 
 def vague(name: str, text: str) -> str:
@@ -71,61 +63,20 @@ def vague(name: str, text: str) -> str:
     return f"says {said[0]}: {line!r}" if said else ""
 
 
-def drawn(command: str, word: str, share: float, seed: int) -> bool:
-    """Whether a case is among a share of all, the same each time."""
-    digest = hashlib.sha256(f"{seed} {command} {word}".encode()).digest()
-    return int.from_bytes(digest[:4]) < share * 2**32
-
-
 def made_only(command: Command) -> Command:
     """Of training all but the training."""
 
     def main() -> None:
-        train.run_to_end = lambda *_: None
-        train.finish = lambda *_, **__: None
-        command.main()
+        with mock.patch.multiple(train, run_to_end=lambda *_: None, finish=lambda *_, **__: None):
+            command.main()
 
     return replace(command, main=main) if command.config == "train" else command
 
 
-def main() -> None:
-    """All of it, or a share."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--share", type=float, default=1.0, help="of the cases, drawn by their hash")
-    parser.add_argument("--seed", type=int, default=0, help="of that hash")
-    parser.add_argument("--only", default="", help="commands whose name begins so")
-    parser.add_argument("--option", default="", help="options whose name holds this")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    wrong = total = 0
-    with tempfile.TemporaryDirectory() as place:
-        for command in map(made_only, commands(Path(place))):
-            if not command.name.startswith(options.only):
-                continue
-            chosen = [
-                (name, word)
-                for name, word in cases(command)
-                if options.option in name and drawn(command.name, word, options.share, options.seed)
-            ]
-            if chosen:
-                warm(command, Path(place))
-                plain = attempt(command, Path(place))
-                assert plain.code == 0, (command, plain)
-            began = time.monotonic()
-            for name, word in chosen:
-                end = attempt(command, Path(place), word)
-                asked = end.code is None and name.rsplit(".", 1)[-1] in WORK
-                problem = end.wrong or (vague(name, end.text) if end.code == 2 else "")
-                if problem and not asked:
-                    wrong += 1
-                    print(f"{command.name} {word}: {problem}", flush=True)
-            total += len(chosen)
-            print(f"{command.name}: {len(chosen)} in {time.monotonic() - began:.0f} s", flush=True)
-    print(f"{total} command lines, {wrong} wrong")
-    sys.exit(bool(wrong))
+def judged(word: str, end: End) -> str:
+    """What is wrong with how a command ended, "" for nothing."""
+    return end.wrong or (vague(word.partition("=")[0], end.text) if end.code == 2 else "")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, made_only, cases, judged)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -259,10 +259,21 @@ def _run(
         os._exit(code)
 
 
-def main() -> None:
-    """All of it, or a share."""
+def main(
+    description: str | None = __doc__,
+    prepared: Callable[[Command], Command] = lambda command: command,
+    words: Callable[[Command], Iterable[str]] = cases,
+    judged: Callable[[str, End], str] = lambda word, end: end.wrong,
+) -> None:
+    """All of it, or a share.
+
+    Args:
+        prepared: a command as it is to be run.
+        words: the options that a command is tried with.
+        judged: what is wrong with how a command ended with one of them, "" for nothing.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--share", type=float, default=1.0, help="of the cases of each command, drawn by the seed"
@@ -274,10 +285,10 @@ def main() -> None:
     torch.set_num_threads(1)
     wrong, total, rng = 0, 0, random.Random(options.seed)
     with tempfile.TemporaryDirectory() as place:
-        for command in commands(Path(place)):
+        for command in map(prepared, commands(Path(place))):
             if not command.name.startswith(options.only):
                 continue
-            chosen = [word for word in cases(command) if options.option in word.split("=")[0]]
+            chosen = [word for word in words(command) if options.option in word.split("=")[0]]
             chosen = [word for word in chosen if rng.random() < options.share]
             if chosen:
                 warm(command, Path(place))
@@ -287,7 +298,7 @@ def main() -> None:
             for word in chosen:
                 end = attempt(command, Path(place), word)
                 asked = end.code is None and word.split("=")[0].rsplit(".", 1)[-1] in WORK
-                if (problem := end.wrong) and not asked:
+                if (problem := judged(word, end)) and not asked:
                     wrong += 1
                     print(f"{command.name} {word}: {problem}", flush=True)
             total += len(chosen)
