@@ -7,6 +7,7 @@ the command in the documentation that makes it, so a page that leaves out a step
 
 import argparse
 import importlib
+import inspect
 import re
 import shlex
 import shutil
@@ -194,7 +195,7 @@ def only_parse(module: str, words: list[str]) -> None:
     """Options of a study exist; it runs for minutes."""
     loaded = importlib.import_module(module)
     parse = argparse.ArgumentParser.parse_args
-    if not re.search("options_of|ArgumentParser", Path(str(loaded.__file__)).read_text()):
+    if not re.search("options_of|ArgumentParser", Path(str(inspect.getsourcefile(loaded.main))).read_text()):
         assert callable(loaded.main)
         assert not words
         return
