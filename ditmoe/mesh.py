@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.config import cli
-from ditmoe.outside import check_number, printable, tell
+from ditmoe.outside import check_number, tell
 
 
 def mesh(config: dict[str, Any]) -> None:
@@ -19,10 +19,6 @@ def mesh(config: dict[str, Any]) -> None:
     check_number("num", config["num"], 1, whole=True)
     modality = Surfaces.of(build.make_whole(config["modality"]), "mesh")
     source, out = (Path(config[name]).expanduser() for name in ("source", "out"))
-    if not source.exists():
-        raise FileNotFoundError(
-            f"source must be clouds, a file or a folder of them: {printable(source)} does not exist"
-        )
     if exists(source) or os.path.lexists(
         source / "log.jsonl"
     ):  # a run, whose maker is not whose links are followed

@@ -247,5 +247,5 @@ def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Op
         reason = next(iter(str(error).splitlines()), "")[:160]
         raise ValueError(
             "optimizer must be one that takes a step by gradients alone, such as torch.optim.AdamW, got "
-            f"{config['optimizer'].get('_target_')}: {type(error).__name__}: {reason}"
+            f"{config['optimizer'].get('_target_')}, which says: {reason}"
         ) from error

@@ -17,23 +17,19 @@ from ditmoe.config import trust
 from ditmoe.config.folders import config_folder, config_folders
 from ditmoe.config.known_options import known_options, unknown_option
 from ditmoe.config.overrides import Overrides
+from ditmoe.outside import printable
 
-PATHS = (
-    "source",
-    "out",
-    "checkpoint",
-    "init",
-    "generated",
-    "reference",
-    "train",
-    "autoencoder",
-    "guidance_model",
-)
+CHECKPOINTS = ("checkpoint", "guidance_model", "init")
+SOURCES = (*CHECKPOINTS, "source", "generated", "reference", "train")
+"""Words of commands that name what must be there."""
+PATHS = (*SOURCES, "out", "autoencoder")
 """Words of commands that name a file, a folder or a model on the hub."""
 TEXTS = (*PATHS, "name", "licence", "entry")
 """Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
 SENTENCES = ("label", "prompt", "negative", "prompts")
 """Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
+LISTS = ("given", "interval", "dial")
+"""Options of commands that may be lists, though they are none unless they are given."""
 WORDS = "words"
 """Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
 WITH_VALUE = (
@@ -62,14 +58,29 @@ def check_paths(words: dict[str, Any]) -> None:
             not isinstance(value, str) or "\0" in value or not value
         ):
             raise ValueError(f"{name} must be a path, got {value!r}")
-    for name in ("checkpoint", "guidance_model"):
-        if words.get(name):
-            recover(path := Path(words[name]))
-            if not path.exists():
-                try:
-                    candidates(path)  # which says so, before torch is loaded
-                except FileNotFoundError as error:
-                    raise FileNotFoundError(str(error).replace("checkpoint", name, 1)) from error
+    for name in SOURCES:
+        if words.get(name) is not None:
+            check_there(name, words[name])
+
+
+def check_there(name: str, value: str) -> None:
+    """Refuse a word that names a file, a folder or a checkpoint where there is none, before torch is loaded.
+
+    Raises:
+        FileNotFoundError: one line.
+    """
+    if name not in CHECKPOINTS:
+        if not Path(value).expanduser().exists():
+            raise FileNotFoundError(
+                f"{name} must be a file or a folder, but {printable(value)} does not exist"
+            )
+        return
+    recover(path := Path(value))
+    if not path.exists():
+        try:
+            candidates(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(error).replace("checkpoint", name, 1)) from error
 
 
 def read_words(arguments: Sequence[str]) -> list[str]:
@@ -168,24 +179,49 @@ def check_types(config: DictConfig, config_name: str, words: bool = False) -> No
             raise ValueError(unknown_option(dotted, config_name))
         expected = OmegaConf.select(default, dotted, throw_on_missing=False)
         got = OmegaConf.select(config, dotted)
-        if got is None or expected is None:
-            continue
-        number = isinstance(got, (int, float)) and not isinstance(got, bool)
-        if dotted == "trust":
-            named = got if isinstance(got, ListConfig) else [got]
-            allowed = isinstance(got, bool) or all(isinstance(each, str) for each in named)
-            wanted = None if allowed else "true, false, or a list [a,b] of paths and hub names"
-        elif isinstance(expected, bool):
-            wanted = None if isinstance(got, bool) else "true or false"
-        elif isinstance(expected, int):
-            wanted = None if number and isinstance(got, int) else "a whole number"
-        else:
-            wanted = "a number" if isinstance(expected, float) and not number else None
-        several = isinstance(got, str) and "," in got
-        if isinstance(expected, ListConfig) and several:
-            wanted = "a list [a,b]"
-        if wanted:
+        if got is None:
+            check_null(word, dotted, default)
+        elif wanted := kind_of(dotted, expected, got):
+            several = isinstance(got, str) and "," in got
             more = " (--multirun makes a run of each)" if several else ""
             raise ValueError(f"{dotted} must be {wanted}, got {got!r}{more}")
-        if isinstance(OmegaConf.select(default, dotted), DictConfig) and not isinstance(got, DictConfig):
-            raise ValueError(f"{dotted} is a section: give {dotted}.<option>=..., got {got!r}")
+
+
+def kind_of(dotted: str, expected: Any, got: Any) -> str:
+    """What an option must be and is not, by the value that it has unless it is given one; "" where it may be this."""
+    number = isinstance(got, (int, float)) and not isinstance(got, bool)
+    listed = isinstance(got, ListConfig | DictConfig)
+    if dotted == "trust":
+        named = got if isinstance(got, ListConfig) else [got]
+        allowed = isinstance(got, bool) or all(isinstance(each, str) for each in named)
+        return "" if allowed else "true, false, or a list [a,b] of paths and hub names"
+    if isinstance(expected, bool):
+        return "" if isinstance(got, bool) else "true or false"
+    if isinstance(expected, int):
+        return "" if number and isinstance(got, int) else "a whole number"
+    if isinstance(expected, float):
+        return "" if number else "a number"
+    if isinstance(expected, DictConfig):
+        return "" if isinstance(got, DictConfig) else f"a section: give {dotted}.<option>=..."
+    if isinstance(expected, ListConfig):
+        return "a list [a,b]" if isinstance(got, str) and "," in got else ""
+    return "one value, no list" if listed and "." not in dotted and dotted not in LISTS else ""
+
+
+def check_null(word: str, dotted: str, default: DictConfig) -> None:
+    """Refuse null for a section, for what must be given, and for a command's own number or switch.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if word.startswith("~"):
+        return
+    if OmegaConf.is_missing(default, dotted):
+        raise ValueError(f"{dotted} must be given: {dotted}=...")
+    expected = OmegaConf.select(default, dotted, throw_on_missing=False)
+    if isinstance(expected, DictConfig):
+        raise ValueError(f"{dotted} must be a section: give {dotted}.<option>=..., got null")
+    if isinstance(expected, int | float) and "." not in dotted:
+        raise ValueError(
+            f"{dotted} must be {'true or false' if isinstance(expected, bool) else 'a number'}, got null"
+        )

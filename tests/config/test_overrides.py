@@ -35,8 +35,9 @@ LISTED = {"label"}
 
 
 def started(command: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The options that a command is called with, once for each of its runs; nothing else happens."""
+    """The options that a command is called with, once for each of its runs; nothing else happens or need be there."""
     calls: list[Any] = []
+    monkeypatch.setattr(command_line, "check_there", lambda name, value: None)
     monkeypatch.setattr(sys, "argv", [command, *words])
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
@@ -55,7 +56,6 @@ def at(options: Any, name: str) -> Any:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_text_arrives_unchanged(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "candidates", lambda path: [])  # nothing need be there
     names, words = COMMANDS[command]
     for first in range(0, len(NASTY), 12):
         texts = {name: NASTY[(first + 4 * i) % len(NASTY)] for i, name in enumerate(names)}
@@ -146,6 +146,7 @@ def test_next_is_what_a_shell_reads_as_the_same_words(
         train.finish({"num": 0, "evaluate": False}, Path("-my run's"), longer, 5)
 
     with monkeypatch.context() as patch:
+        patch.setattr(command_line, "check_there", lambda name, value: None)
         patch.setattr(sys, "argv", ["train", "--config-dir", "mine (v2)", *words])
         for name in ("stdout", "stderr"):
             patch.setattr(sys, name, getattr(sys, name))

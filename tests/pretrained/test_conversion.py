@@ -275,7 +275,7 @@ def test_damaged_shards_are_named(moe: State, tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["source=nowhere.pt", "out=x"], "nowhere.pt does not exist"),
-        (["source=a.pt", "out=x", "top_k=two"], "top_k must be a whole number from 1, got 'two'"),
+        (["source=.", "out=x", "top_k=two"], "top_k must be a whole number from 1, got 'two'"),
     ],
 )
 def test_one_line_for_a_mistake(tmp_path: Path, words: list[str], expected: str) -> None:

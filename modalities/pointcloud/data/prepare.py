@@ -85,6 +85,8 @@ def prepare(
     `source`.
     """
     began = time.monotonic()
+    if workers is not None:
+        check_number("workers", workers, 0, whole=True)
     source, out = source.resolve(), out.resolve()
     setting = _setting(source, num_points, split, seed, up, min_points, channels, views)
     ignored = Ignored()
