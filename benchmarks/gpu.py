@@ -1,8 +1,8 @@
-"""What a GPU does with ditmoe, on one page, within eight minutes: python -m benchmarks.gpu [--out gpu.md] [--cpu-smoke]
+"""Measures ditmoe on a GPU and writes one page, in eight minutes: python -m benchmarks.gpu [--out gpu.md] [--cpu-smoke]
 
-Parts run one after the other, what matters most first, each in processes of its own that are killed at the part's
-limit; the page is written anew after each, so that what was measured is there whatever comes then. `--cpu-smoke` runs
-the same at tiny size on a CPU, to see that it works, with three times as long for each part: its figures mean nothing.
+Parts run one after the other, the most important first, each in its own processes, which are killed at the part's time
+limit. The page is rewritten after each part, so results survive whatever comes later. `--cpu-smoke` runs the same parts
+at tiny size on a CPU, with three times the time limit, to check that they work; its numbers mean nothing.
 """
 
 import os
@@ -85,7 +85,7 @@ PARTS = (
 
 def run(command: str, limit: float) -> tuple[str, str]:
     """What a command printed, and how it ended; at its limit it and all that it started are killed."""
-    with TemporaryDirectory() as compiled:  # its own: a part that is killed leaves half a file there
+    with TemporaryDirectory() as compiled:  # separate: a killed part leaves a partial file there
         return _run(command, limit, {**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled})
 
 
@@ -109,7 +109,7 @@ def _run(command: str, limit: float, environment: dict[str, str]) -> tuple[str, 
         os.killpg(process.pid, signal.SIGKILL)
         text, _ = process.communicate()
         ended = f"**killed at its limit of {limit:.0f} s**; above is what it had printed"
-    except BaseException:  # stopped from outside: nothing stays behind
+    except BaseException:  # stopped from outside: leave nothing behind
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return text, ended
@@ -147,7 +147,7 @@ def main(parts: tuple[Part, ...] = PARTS, total: float = TOTAL) -> None:
     start = time.monotonic()
     smoke = "\nThese are smoke tests on a CPU: **the figures mean nothing.**\n" if options.cpu_smoke else ""
     page = ["# ditmoe on a GPU", smoke, *machine()]
-    folder = mkdtemp(prefix="ditmoe-gpu-")  # a run that is there would be gone on with
+    folder = mkdtemp(prefix="ditmoe-gpu-")  # new: an existing run would be resumed
     for part in parts:
         left = total - (time.monotonic() - start)
         page += ["", f"## {part.title}", ""]
@@ -160,11 +160,11 @@ def main(parts: tuple[Part, ...] = PARTS, total: float = TOTAL) -> None:
             page += ["```text", f"$ python -m {command}", last_lines(text), "```", "", ended]
         with replacing(options.out) as stream:
             stream.write(("\n".join(page) + "\n").encode())
-    with suppress(OSError):  # which holds the trained run, or nothing
+    with suppress(OSError):  # kept if it holds the trained run
         os.rmdir(folder)
     print(f"{options.out}: {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the running part, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also ends the running part
     main()

@@ -1,9 +1,12 @@
 """Parts of `benchmarks.gpu`: python -m benchmarks.gpu_parts {steps,tokens,data,sampling,determinism}
 
-Steps: training and forward pass of DiT-MoE against a dense model of as many multiply-adds and the usual loop over
-masks, eager and compiled, with peak memory and the share of the card's peak (MFU, of the dense model's multiply-adds,
-where the card is known). Tokens: a step of clouds with all patches and with occupied ones, of pictures in a batch and
-packed. Data: what a step waits for its batch. Sampling: eager and compiled. Determinism: a step with and without.
+- steps: training step and forward pass of DiT-MoE, against a dense model of equal multiply-adds and the usual loop over
+  masks; eager and compiled; with peak memory and the share of the card's peak (MFU, from the dense model's
+  multiply-adds, where the card is known).
+- tokens: a training step on clouds, with all and with occupied patches, and on pictures, as a batch and packed.
+- data: how long a step waits for its batch.
+- sampling: eager and compiled.
+- determinism: a step with and without it.
 """
 
 import time

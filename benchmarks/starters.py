@@ -1,4 +1,4 @@
-"""Makes the starter models that come with the package: `checkpoint=starter/pointcloud`.
+"""Makes the starter models of the package: `checkpoint=starter/pointcloud`.
 
     python -m ditmoe.train modality=pointcloud name=starter model.hidden_size=96 trainer.steps=16000
     python -m ditmoe.train modality=image name=starter model.hidden_size=64 model.depth=4 \\
@@ -7,8 +7,8 @@
         trainer.steps=6000 optimizer.lr=2.0e-3
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
-Writes of each run ditmoe/starters/<modality>/: its averaged weights in float16, its configuration and what sampling
-needs to know of its data, a hundred lines of its log, and the numbers that its end was measured with.
+Writes ditmoe/starters/<modality>/ for each run: its averaged weights in float16, its configuration and data facts, a
+hundred lines of its log, and its final metrics.
 """
 
 import json

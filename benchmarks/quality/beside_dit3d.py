@@ -1,14 +1,19 @@
-"""Our default clouds beside DiT-3D's: the same data, the same processor time, several seeds, exact metrics.
+"""Our default point clouds against DiT-3D's: same data, same processor time, several seeds, exact metrics.
 
     python -m benchmarks.quality.beside_dit3d [--seconds 600] [--seeds 0 1 2] [--out runs/beside_dit3d] [--words ...]
 
-Each model first trains twice for a moment, which tells the processor time of a step, and then for as many steps as
-fit into `--seconds` of it, so that its learning rate ends where it should. Then it draws as many shapes as the test
-split has, in 50 steps. Rows: ours as `./run train` has it; DiT-3D (arXiv 2307.01831) at size S with the published
-learning rate; and DiT-3D's tokens, dense layers, process and sampler at our size, with our optimiser, batches,
-augmentation and guidance, which tells the method from the size. Writes table.md and picture.png. What is done is left
-out: stopped at any time, the same command goes on. One thread, unless OMP_NUM_THREADS says otherwise. `--words` are
-more words of `ditmoe.train` for all of them, as `modality.data.root=ShapeNetCore.v2.PC15k`.
+Each model first trains twice for a few steps, to measure the processor time of a step. It then trains for as many steps
+as fit into `--seconds` of that, so its learning rate schedule is complete, and draws as many shapes as the test split
+has, in 50 steps. Rows:
+
+- ours, as `./run train` has it
+- DiT-3D (arXiv 2307.01831) at size S, with the published learning rate
+- DiT-3D's tokens, dense layers, process and sampler at our size, with our optimiser, batches, augmentation and
+  guidance: separates the method from the size
+
+Writes table.md and picture.png. Finished parts are skipped, so the same command resumes. One thread, unless
+OMP_NUM_THREADS is set. `--words` are further options of `ditmoe.train` for all rows, such as
+`modality.data.root=ShapeNetCore.v2.PC15k`.
 """
 
 import json

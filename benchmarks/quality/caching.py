@@ -1,9 +1,9 @@
-"""What first-block caching costs in accuracy, beside fewer steps of as much work: python -m benchmarks.quality.caching
+"""Accuracy cost of first-block caching, against fewer steps of equal work: python -m benchmarks.quality.caching
 
 On trained models, with their own guidance and a scheduler without fresh noise. The error is the root mean square
-distance to the solution (200 steps of Heun) from the same starting noise, in deviations of the samples; the work is the
-number of passes through all blocks that the blocks that ran add up to. A cache at a threshold is followed by the
-schedulers without one in as many passes, rounded to whole steps, so that each group of lines costs the same.
+distance to the solution (200 steps of Heun) from the same starting noise, in standard deviations of the samples. The
+work is the number of full forward passes that the executed blocks add up to. Each cache threshold is followed by the
+schedulers without a cache at as many passes, rounded to whole steps, so each group of rows costs the same.
 
     python -m benchmarks.quality.caching [--checkpoint starter/image starter/pointcloud] [--samples 8]
 

@@ -1,10 +1,10 @@
-"""Does a model of images draw what it is asked for?
+"""Do generated images show the requested class?
 
     python -m benchmarks.quality.class_control runs/image/default [--num 1000]
 
-A small convolutional network learns the classes from the run's real training pictures and says what it takes each
-generated picture for. Beside it stands how often it is right about real pictures that it has not seen. Exit code 1
-where fewer than 90 % of the generated pictures are recognised.
+A small convolutional network, trained on the run's real training pictures, classifies each generated picture. Its
+accuracy on real pictures that it has not seen is printed as well. Exit code 1 if fewer than 90 % of the generated
+pictures are recognised.
 """
 
 import sys

@@ -1,12 +1,12 @@
-"""Which classes of clouds are drawn badly, and at which noise? Loss and surfaces by class.
+"""Which classes of point clouds are drawn badly, and at which noise? Loss and surfaces by class.
 
     python -m benchmarks.quality.cloud_classes runs/pointcloud/default
 
-Two tables. The loss of the averaged weights, on at most six training and six held-out shapes of each class, at five
-times from data (0) to noise (1000): what a class lacks at late times is its form, at early ones its detail. And of the
-shapes in the run's `samples` beside real ones of all splits: roughness; stray points a shape, as
-`benchmarks.quality.naming` counts them; and how far two shapes of a class lie apart, by Chamfer distance x1000, small
-where all that is drawn is one shape.
+Two tables. First, the loss of the averaged weights on at most six training and six held-out shapes of each class, at
+five times from data (0) to noise (1000): a high loss at late times means that the class lacks form, at early times
+detail. Second, the shapes in the run's `samples` against real ones of all splits: roughness; stray points per shape, as
+`benchmarks.quality.naming` counts them; and the Chamfer distance x1000 between two shapes of a class, which is small
+if all drawn shapes are alike.
 """
 
 from collections.abc import Sequence

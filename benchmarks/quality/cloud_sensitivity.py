@@ -1,10 +1,10 @@
-"""How each metric of clouds answers to what can be wrong with a generator.
+"""How each metric of point clouds responds to the faults of a generator.
 
     python -m benchmarks.quality.cloud_sensitivity
 
-Writes docs/results/cloud_metrics.md. Real shapes are split in three: what a model was trained on, the reference, and
-fresh ones, which stand for a perfect generator. Then the fresh ones are spoilt in one known way at a time and measured.
-All is drawn from fixed seeds, so the page comes out the same; about four minutes on one core.
+Writes docs/results/cloud_metrics.md. Real shapes are split into the training set of a model, the reference, and fresh
+shapes, which stand for a perfect generator. The fresh shapes are then corrupted in one known way at a time and
+measured. All seeds are fixed, so the page is reproducible. About four minutes on one core.
 """
 
 import time

@@ -1,20 +1,20 @@
-"""Completion of one-view scans of held-out furniture, beside baselines that need no model.
+"""Completion of one-view scans of held-out furniture, against baselines that need no model.
 
     python -m benchmarks.quality.completion [--run runs/pointcloud/completion] [--steps 5000] [--init RUN]
 
-Trains with `given=0.7` in the folder --run unless it is trained (the same command goes on after a stop, also of the
-training), then completes a scan of each shape of val and test, several times each, without a label:
+Trains with `given=0.7` in the folder --run, unless it is trained (the same command also resumes the training). Then it
+completes a scan of each shape of val and test, several times each, without a label:
 
-- trained: the scan is read beside the noisy cloud and held in it (what `sample given=scan.ply` does).
-- trained, not held: it is only read.
+- trained: the model reads the scan, which is also held in the noisy cloud (what `sample given=scan.ply` does).
+- trained, not held: the model only reads the scan.
 - guided: as trained, with given_guidance=1.5.
-- replacement alone: the same weights, the scan only held in the cloud.
+- replacement alone: the same weights; the scan is only held in the cloud.
 - nothing given.
 
-Scans are of 2,048 points of a shape by hidden point removal, --views of each; the true shape is its 2,048 others, so
-that no point is right by being the same. Last, 256 of these points, all over, become 2,048: from noise, and by
-`strength=0.2` from the points themselves. Each finished row is kept in --run/completion-<steps>/; the table, with 95 %
-intervals over the shapes, and a sheet of some shapes are written there.
+Scans show 2,048 points of a shape by hidden point removal, from --views views. The true shape is 2,048 other points of
+it, so that no point is right by being identical. Last, 256 points from all over the shape become 2,048: from noise, and
+with `strength=0.2` from the points themselves. Each finished row is kept in --run/completion-<steps>/, where the table,
+with 95 % intervals over the shapes, and a sheet of some shapes are written.
 """
 
 import argparse

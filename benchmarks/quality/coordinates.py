@@ -1,20 +1,20 @@
-"""Coordinate check of muP: how large activations are after a few steps, over widths (arXiv 2203.03466, appendix D.1).
+"""Coordinate check of muP: size of activations after a few steps, over widths (arXiv 2203.03466, appendix D.1).
 
     python -m benchmarks.quality.coordinates [--routers token_choice race] [--modalities image] [--widths 64 128 256]
 
-Each router with each modality, at each width, with and without `model.base_width=128`, takes a few steps of AdamW with
-the trainer on built-in data; then one batch, the same for all, goes through the model. Root mean squares are recorded:
+Each router with each modality, at each width, with and without `model.base_width=128`, takes a few AdamW steps with the
+trainer on built-in data. One more batch, the same for all, then goes through the model. Root mean squares are recorded:
 
     embed, time     tokens and the embedded time before the first block
-    attention, mlp  what attention and the feed-forward layers give, mean over blocks
+    attention, mlp  outputs of attention and of the feed-forward layers, mean over blocks
     stream          the residual stream after the last block
-    logits          deviation of the logarithm of a router's scores over the experts, mean over layers
-    output          what the model predicts
+    logits          standard deviation of the log of a router's scores over the experts, mean over layers
+    output          the model's prediction
 
-A parameterisation is right where they do not depend on the width; in the standard one some grow with it. Three blocks,
-8 experts; heads keep their size of 32, or with `--heads 4` their number. Each finished point is a line of points.jsonl
-in --out, so that the command can be stopped and goes on; at the end it writes coordinates.json and coordinates.png and
-prints the table: values at the largest width over those at the base width, under muP but for the first.
+A parameterisation is right if they do not depend on the width; in the standard one some grow with it. Three blocks, 8
+experts; heads keep their size of 32, or with `--heads 4` their number. Each finished point is a line of points.jsonl in
+--out, so the same command resumes. At the end it writes coordinates.json and coordinates.png and prints the table:
+values at the largest width relative to the base width, all but the first column under muP.
 """
 
 import copy
@@ -153,7 +153,7 @@ def growth(points: list[Point], name: str, width: int) -> float:
     at = {(p["width"], p["seed"]): p["after"].get(name, math.nan) for p in points}
     seeds = [seed for own, seed in at if own == width and (BASE, seed) in at]
     over = [at[width, seed] / at[BASE, seed] for seed in seeds]
-    return statistics.geometric_mean(over) if all(over) else 0.0  # of a layer that is silent
+    return statistics.geometric_mean(over) if all(over) else 0.0  # a silent layer
 
 
 def table(groups: dict[tuple[str, str], dict[bool, list[Point]]]) -> tuple[str, list[dict[str, Any]]]:
@@ -206,7 +206,7 @@ def picture(groups: dict[tuple[str, str], dict[bool, list[Point]]], file: Path) 
                     widths = sorted({p["width"] for p in points})
                     at = [[p["after"]["stream"] for p in points if p["width"] == w] for w in widths]
                     curves.append(Curve(router, widths, [statistics.geometric_mean(values) for values in at]))
-            curves.sort(key=lambda curve: -curve.y[-1])  # the legend from top to bottom, as the lines end
+            curves.sort(key=lambda curve: -curve.y[-1])  # legend in the order of the lines' ends
             title = f"{modality}, {'muP, base 128' if mup else 'standard'}"
             panels.append(Panel(title, "width", "rms of the stream", curves))
     draw_panels(panels, file, columns=2)

@@ -1,4 +1,4 @@
-"""Curves over logarithmic axes, drawn with Pillow: panels of lines, intervals and a legend."""
+"""Curves over logarithmic axes, drawn with Pillow: panels with lines, intervals and a legend."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def draw_panels(panels: Sequence[Panel], file: Path, columns: int) -> None:
         left, top = number % columns * (WIDTH + LEGEND), number // columns * height
         _draw(ImageDraw.Draw(image), panel, values, colours, left, top, height)
     small = image.resize((size[0] // SCALE * 3 // 2, size[1] // SCALE * 3 // 2), Image.Resampling.LANCZOS)
-    # In all colours: a palette of those that are most frequent mixes up thin lines.
+    # Full colour: a palette of the most frequent colours mixes up thin lines.
     small.save(file, optimize=True)
 
 

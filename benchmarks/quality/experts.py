@@ -1,11 +1,12 @@
-"""Several analyses beside each other: what the choice of an expert depends on, as one table and one picture.
+"""Several analyses side by side: what the choice of an expert depends on, as one table and one picture.
 
     python -m ditmoe.analyze checkpoint=starter/image samples=64 out=runs/experts/image
     python -m benchmarks.quality.experts runs/experts/image runs/experts/video [--picture experts.png]
 
-The folders are those that `ditmoe.analyze` wrote. Bits are mutual information of the choice with time, place and class,
-less what chance gives; intervals of 95 %, over samples. The picture has them on top, beside what 95 of 100
-permutations stay below, and then how much more often than on the whole each expert is chosen at a time.
+The folders are those that `ditmoe.analyze` wrote. Bits are the mutual information of the choice with time, place and
+class, less what chance gives, with 95 % intervals over samples. The picture shows them at the top, beside the level
+that 95 of 100 permutations stay below, and underneath how much more often each expert is chosen at a time than
+overall.
 """
 
 import json
@@ -48,7 +49,7 @@ def table(analyses: list[Analysis]) -> str:
 
 
 def _p(p: float) -> str:
-    return "" if p < 0.006 else f" p {p:.2g}"  # the least that 200 permutations give
+    return "" if p < 0.006 else f" p {p:.2g}"  # the smallest p of 200 permutations
 
 
 def bits(analyses: list[Analysis], factor: str) -> Image.Image:

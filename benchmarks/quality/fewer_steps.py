@@ -1,14 +1,13 @@
-"""How good are few steps? A trained run, and what was distilled from it, drawn in 50, 8, 4, 2 and 1 steps.
+"""How good are few steps? A trained run, and one distilled from it, sampled in 50, 8, 4, 2 and 1 steps.
 
     python -m benchmarks.quality.fewer_steps [--modality image ...] [--teacher image=runs/image/default ...]
         [--out runs/fewer_steps] [--words trainer.steps=3000 ...] [--seed 0]
 
-For each modality it trains a teacher (the default run, unless one is named), distils it with these words of
-`ditmoe.distill`, draws both against the test split, and writes table.md, and picture.png of the first samples. Each of
-these is left out where it is done already: stopped at any time, the same command goes on. Columns: the modality's
-first metric with its 95 % interval, the share of samples taken for the class asked for (of clips by a classifier of
-frames, trained on real ones, over 64), and seconds for one sample in a batch of 64, on a busy machine more. A default
-run's own sampler takes the steps of the teacher; those of the distilled run are flow-map steps.
+For each modality it trains a teacher (the default run, unless one is named), distils it (--words are options of
+`ditmoe.distill`), evaluates both on the test split, and writes table.md, and picture.png of the first samples. Finished
+parts are skipped, so the same command resumes. Columns: the modality's first metric with its 95 % interval; class
+agreement (for clips: the accuracy of a frame classifier, trained on real ones, over 64); and seconds per sample in a
+batch of 64, more on a busy machine. The teacher takes the steps of its own sampler, the distilled run flow-map steps.
 """
 
 import json

@@ -1,21 +1,21 @@
-"""What a video model makes of given frames of the built-in clips, beside what needs no model.
+"""How a video model continues given frames of the built-in clips, against baselines that need no model.
 
     python -m ditmoe.train modality=video experiment=goes_on name=goes_on
     python -m benchmarks.quality.given runs/video/goes_on [--num 32] [--steps 25] [--split val]
 
-Held-out moving digits are continued, preceded, connected and looped, without a label. Per clip, over the new frames:
+Held-out moving digits are continued forwards and backwards, connected and looped, without a label. Per clip, over the
+new frames:
 
-    identity   whether a classifier of frames, trained on real ones, sees the digit of the clip
+    identity   whether a classifier of frames, trained on real ones, recognises the digit of the clip
     centroid   distance of the centre of brightness from that of the real clip, in pixels
-    ink        brightness over that of the real clip
-    seam       change from the last given frame to the first new one, and back, over that of the real clip
-    jerk       second difference of the centre of brightness there, over that of the real clips
+    ink        brightness relative to the real clip
+    seam       change from the last given frame to the first new one, and back, relative to the real clip
+    jerk       second difference of the centre of brightness there, relative to the real clips
 
-What a loop's new frames should be nobody knows: there seam and jerk are over the mean of the real clips, and "codec" is
-of 8 frames of a clip that does not loop. Means with
-95 % of bootstraps over clips. "held" repeats or cross-fades the given frames, "repeated" begins the clip again,
-"replacement" is the same model that is not told what is given, "codec" has the real frames as the codec gives them
-back: no model of its latents can be expected to do better.
+The new frames of a loop have no ground truth: there, seam and jerk are relative to the mean of the real clips, and
+"codec" is of 8 frames of a clip that does not loop. Means with 95 % bootstrap intervals over clips. "held" repeats or
+cross-fades the given frames; "repeated" starts the clip again; "replacement" is the same model, not told what is given;
+"codec" has the real frames after the codec, which no model of its latents can be expected to beat.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a picture model of native sizes makes of holes in held-out photographs, beside what needs no model.
+"""How an image model of native sizes fills holes in held-out photographs, against baselines that need no model.
 
     python -m benchmarks.quality.photographs packages/ photographs/    # its help says where packages/ come from
     python -m ditmoe.train modality=image modality.native=true model.rope=true modality.data.root=photographs/ \\
@@ -7,19 +7,23 @@
     python -m benchmarks.quality.given_photographs runs/image/photographs photographs/
 
 A hole in the middle (a quarter of the picture), one over the right half and a free-form one (three strokes of a brush
-of 13 pixels) are filled, without a label, and what is given must come out to the bit:
+of 13 pixels) are filled, without a label. Given pixels must come out bit for bit. Measured are
 
-    ring     step across the border of the hole, over that of the real pictures there
-    detail   step between neighbouring pixels within the hole, over that of the real pictures: below 1 is blurred
-    fd       squared Fréchet distance to the real ones of grey blocks of 8 x 8 pixels within the holes, as their 16
-             longest cosines, each of deviation 1 in the real ones: texture counts as much as light and shade
-    PSNR     of the hole, in dB: for what should be there nobody knows, a blur does well
+    ring     step across the border of the hole, relative to the real pictures there
+    detail   step between neighbouring pixels within the hole, relative to the real pictures: below 1 is blurred
+    fd       squared Fréchet distance to the real pictures, of grey blocks of 8 x 8 pixels within the holes, as their 16
+             longest cosines, each scaled to a deviation of 1 in the real ones: texture counts as much as shading
+    PSNR     of the hole, in dB; nobody knows what should be there, so a blur scores well
 
-with 95 % of bootstraps over photographs, whose tiles are drawn together. "mean" fills with the mean colour of what is
-given, "nearest" with the training tile of that size, or its mirror image, that is nearest there; "Telea" is OpenCV's
-classical inpainting (J. Graphics Tools 9(1), 2004), where `opencv-python-headless` is installed; "codec" has the real
-hole as the codec gives it back, which no model of its latents can be expected to beat by PSNR; "replacement" is the
-same model that is not told what is given. Rows that are in --out are not drawn again.
+with 95 % bootstrap intervals over photographs, whose tiles are drawn together. Rows:
+
+- "mean": the mean colour of what is given
+- "nearest": the training tile of that size, or its mirror image, that is nearest in what is given
+- "Telea": OpenCV's classical inpainting (J. Graphics Tools 9(1), 2004), if `opencv-python-headless` is installed
+- "codec": the real hole after the codec, whose PSNR no model of its latents can be expected to beat
+- "replacement": the same model, not told what is given
+
+Rows that are in --out are not drawn again.
 """
 
 import importlib

@@ -1,19 +1,18 @@
-"""What a picture model makes of holes in the held-out built-in digits, beside what needs no model.
+"""How an image model fills holes in the held-out built-in digits, against baselines that need no model.
 
     python -m ditmoe.train modality=image given=0.7 trainer.condition_dropout=0.3 name=fills_in
     python -m benchmarks.quality.given_pictures runs/image/fills_in [--other runs/image/default] [--num 128]
 
-A hole in the middle (a quarter of the picture), one half a token beside the grid and one over the right half are
-filled, without a label. Per picture:
+A hole in the middle (a quarter of the picture), one half a token off the grid and one over the right half are filled,
+without a label. Per picture:
 
-    class   whether a classifier, trained on real digits, sees the digit that it was
-    ring    step across the border of the hole, over the mean of the real pictures' there
-    PSNR    of the hole, in dB: for what should be there nobody knows, a blur does well
+    class   whether a classifier, trained on real digits, recognises the original digit
+    ring    step across the border of the hole, relative to the mean of the real pictures there
+    PSNR    of the hole, in dB; nobody knows what should be there, so a blur scores well
 
-Means with 95 % of bootstraps over pictures. "mean" fills with the mean colour of
-what is given, "nearest" with the training picture that is nearest there; "replacement" is the same model that is not
-told what is given, "without" another model, not trained with given parts (--other). Rows that are in
---out/pictures.json are not drawn again.
+Means with 95 % bootstrap intervals over pictures. "mean" fills with the mean colour of what is given; "nearest" with
+the training picture that is nearest there; "replacement" is the same model, not told what is given; "without" is
+another model, not trained with given parts (--other). Rows that are in --out/pictures.json are not drawn again.
 """
 
 import json

@@ -1,13 +1,13 @@
-"""How much guidance, and at which times? Chosen on the validation split, told on the test split.
+"""How much guidance, and at which times? Chosen on the validation split, reported on the test split.
 
     python -m benchmarks.quality.guidance starter/image [--steps 25] [--out runs/guidance/image]
         [--weights 1 1.5 2 3 4] [--intervals 0,1000 0,700 300,1000 300,700]
 
-Every weight of guidance within every interval of times (arXiv 2404.07724) is drawn from the same starting noise and
-measured against val. Chosen is the lowest Frechet distance or 1-NNA there of those that show what was asked for as the
-model's own guidance does, that is, not less often than the lower end of its interval. That is measured against test,
-beside the model's own and none. Each cell is kept in --out, so that the command can be stopped and goes on. Within an
-interval a step costs a second pass of the network.
+Each guidance weight within each interval of times (arXiv 2404.07724) is sampled from the same starting noise and
+measured against val. Candidates are those whose class agreement (of clips, the share of frames with two digits) is not
+below the lower end of the interval for the model's own guidance. Of these the one with the lowest Frechet distance or
+1-NNA is chosen, and measured against test beside the model's own guidance and none. Each cell is kept in --out, so the
+same command resumes. Within an interval, a step costs a second pass of the network.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,15 +1,15 @@
-"""Does the best learning rate stay where it is when the width grows? With muP it should.
+"""Does the best learning rate stay the same as the width grows? With muP it should.
 
     python -m benchmarks.quality.lr_transfer [--modality image] [--widths 64 128 256] [--steps 80] [--seeds 3]
 
 A model of three blocks trains at each width, learning rate and seed, with `model.base_width` at the smallest width and
-without; learning rates are those of the base. Same data in the same order and same noise for a seed; linear decay.
-Loss: of the last weights, on batches whose noise no training step saw, the same for all runs of a seed.
+without it; learning rates are those of the base. Runs of a seed share data, order and noise; linear decay. The loss is
+that of the last weights, on batches whose noise no training step saw, the same for all runs of a seed.
 
-Of each width the best learning rate is told, those that the seeds cannot tell from it (the 95 % interval of the paired
-difference holds 0), and what it costs to use the base's best in its place. Intervals are Student's over the seeds. Each
-finished run is a line of runs.jsonl in --out, so that the command can be stopped and goes on; after each it writes
-lr_transfer.json, lr_transfer.md and lr_transfer.png anew, of seeds that all learning rates of a width have seen.
+Reported for each width: the best learning rate; those that the seeds cannot tell from it (the 95 % interval of the
+paired difference contains 0); and the cost of using the base's best instead. Intervals are Student's, over the seeds.
+Each finished run is a line of runs.jsonl in --out, so the same command resumes. After each run it rewrites
+lr_transfer.json, lr_transfer.md and lr_transfer.png, from seeds that all learning rates of a width have completed.
 """
 
 import copy
@@ -194,7 +194,7 @@ def main() -> None:
     ]  # fmt: skip
     runs: list[Run] = []
     for index, run in enumerate(todo):
-        same = {**run, "mup": False} if run["width"] == base else run  # at its own width muP is the standard
+        same = {**run, "mup": False} if run["width"] == base else run  # at the base width they are equal
         found = next((d for d in [*done, *runs] if d.items() >= same.items()), None)
         if found is None:
             found = train(same)

@@ -1,22 +1,23 @@
-"""Masked training against occupied patches and all of them.
+"""Masked training against training on occupied patches and on all patches.
 
     python -m benchmarks.quality.masking [--seconds 120] [--only all]
 
-The point-cloud model (nano) on the built-in shapes at resolution 32, patch 4, extent 4; what differs is which tokens
-the blocks see in training:
+The point cloud model (nano) on the built-in shapes at resolution 32, patch 4, extent 4. Variants differ in the tokens
+that the blocks see in training:
 
 - all, occupied: every patch of the grid, or those that points lie in or are interpolated from (also when sampling).
 - fastdit3d: 5 % of the patches that hold points and 1 % of the others, then a decoder of two windowed blocks.
 - random 95, random 99: 5 % or 1 % of all patches, the same decoder.
 - milder: half of the patches that hold points, 10 % of the others.
-- decoder alone: a mask that drops nothing, to tell what the decoder costs and does by itself.
+- decoder alone: a mask that drops nothing, to separate the cost and effect of the decoder.
 
-First a training step of each in turns, in one process (processor seconds, one thread; medians of the ratios), and the
-memory of a step as in `benchmarks.speed.packing`. Then each trains from the same seed for so many seconds of the
-processor, its rate falling to nothing over them. Held-out loss: averaged weights, no token dropped, val and test, fixed
-noise at 4 times. Collapse would show there and in 1-NNA and coverage by Chamfer distance: as many shapes as val and
-test have, of the same classes, 20 steps, no guidance; mean and range of `--draws` draws. Each finished run is a line of
---out, so that the command can be stopped and goes on; at the end it prints the table. `--untimed` leaves the steps out.
+First, a training step of each is timed, interleaved in one process (processor seconds, one thread; medians of ratios),
+and its memory is measured as in `benchmarks.speed.packing`. Then each variant trains from the same seed for --seconds
+of processor time, while its learning rate decays to zero. Held-out loss: averaged weights, no token dropped, val and
+test, fixed noise at 4 times. Collapse would show there, and in 1-NNA and coverage by Chamfer distance: as many shapes
+as val and test have, of the same classes, 20 steps, no guidance; mean and range of `--draws` draws. Each finished run
+is a line of runs.jsonl in --out, so the same command resumes; at the end it prints the table. `--untimed` skips the
+measurement of steps.
 """
 
 import json
@@ -137,8 +138,8 @@ def measure_peak(name: str) -> None:
     """What `peak` runs."""
     torch.set_num_threads(1)
     trainer = make(name)
-    step(trainer)  # so that the optimiser's moments are there
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    step(trainer)  # allocates the optimiser's moments
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = memory()
     step(trainer)
     print(memory() - before)

@@ -1,15 +1,15 @@
-"""From a shape to points and back to a surface: how much of it is right, and how much is there.
+"""From a shape to points and back to a surface: how much of the result is right, and how much is missing.
 
     python -m benchmarks.quality.meshes [--shapes 40] [--seeds 3] [--points 2048 8192] [--out FOLDER]
 
-- Six pieces of furniture of boxes and rods, whose surface is known exactly: 2,048 and 8,192 points of it become
-  a mesh, 40,000 points of the mesh are compared with 60,000 others of the surface.
-- Held-out real furniture of the built-in set, of which there are 4,096 points: 2,048 become a mesh, 2,048 points of the
-  mesh are compared with the other 2,048.
+- Six pieces of furniture made of boxes and rods, whose surface is known exactly: 2,048 and 8,192 points become a mesh,
+  and 40,000 points of the mesh are compared with 60,000 other points of the surface.
+- Held-out real furniture of the built-in set, with 4,096 points each: 2,048 become a mesh, and 2,048 points of the mesh
+  are compared with the other 2,048.
 
-Precision, recall and F at 1 % of the diagonal of the bounding box (Tatarchenko et al., arXiv 1905.03678), their means
-over shapes with 95 % intervals. Rows beside it: the oracle, points of the true surface itself, as many as the mesh is
-shown by; and the same Poisson with normals that a minimum spanning tree orients (Hoppe et al., 1992).
+Precision, recall and F at 1 % of the diagonal of the bounding box (Tatarchenko et al., arXiv 1905.03678): means over
+shapes with 95 % intervals. Further rows: the oracle, which has as many points of the true surface itself as are taken
+of the mesh; and the same Poisson reconstruction with normals oriented by a minimum spanning tree (Hoppe et al., 1992).
 """
 
 from collections.abc import Callable, Sequence

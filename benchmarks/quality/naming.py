@@ -1,18 +1,18 @@
-"""Do strangers name the shapes that a model drew? A sheet without labels, its key, and the share named rightly.
+"""Can strangers name the generated shapes? An unlabelled sheet, its key, and the share that is named correctly.
 
     python -m benchmarks.quality.naming runs/pointcloud/default/samples --out runs/naming/0 --key runs/keys/0.txt
     python -m benchmarks.quality.naming real --out runs/naming/real --key runs/keys/real.txt [--more data/]
     python -m benchmarks.quality.naming --key runs/keys/0.txt --answers answers.txt
 
-The sheet has all shapes of a folder in random order, numbered, in one colour, each from two sides; sheet-1.png and so
-on have the same, larger. It, and classes.txt, are what a namer gets, who has seen no key; an answer is a line
-`17 chair`. "other" is one of the classes of the built-in furniture, and what looks like nothing is easily called so: it
-is counted apart.
+The sheet shows all shapes of a folder in random order, numbered, in one colour, each from two sides; sheet-1.png and so
+on show the same, larger. Give the sheets and classes.txt, but not the key, to whoever names the shapes; an answer is a
+line `17 chair`. "other" is one of the classes of the built-in furniture, and shapes that resemble nothing are easily
+called so: it is counted separately.
 
-`real` shows as many real shapes of each class as a default run draws, held-out ones first, then those of training, and
-where there are too few, held-out ones of another folder of prepared shapes: the share that is named of these is the
-most that a model can be asked for. What is printed of stray points is how many lie more than 3.5 medians from their
-fourth neighbour, which `ditmoe.mesh` leaves out.
+`real` shows as many real shapes of each class as a default run draws: held-out ones first, then training ones, and
+where there are too few, held-out ones of another folder of prepared shapes (--more). The share named correctly is the
+most that can be asked of a model. Stray points, also printed, lie more than 3.5 medians from their fourth neighbour;
+`ditmoe.mesh` leaves them out.
 """
 
 import sys

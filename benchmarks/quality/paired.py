@@ -1,4 +1,4 @@
-"""Statistics of studies whose runs come in pairs: the same seed, data and noise for both of what is compared."""
+"""Statistics of paired runs: the same seed, data and noise for both sides of a comparison."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""71 real photographs as pictures of ten sizes: tiles of smaller copies, those for test of other photographs.
+"""71 real photographs as pictures of ten sizes: tiles of smaller copies, with other photographs for test.
 
     apt-get download mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     apt-get download plasma-workspace-wallpapers opencv-doc
@@ -7,12 +7,12 @@
     for each in scikit_*.whl; do python -m zipfile -e $each packages/; done
     python -m benchmarks.quality.photographs packages/ photographs/
 
-The names below were chosen by looking, in Debian 12, scikit-image 0.26 and scikit-learn 1.9: drawings, renderings,
-close text and second views of a scene are left out. One that is not found is named and left out. Who made each and
-what it allows, the copyright file of its package says (GPL, CC-BY, CC-BY-SA, CC0, Apache, BSD); nothing of
-them is passed on here.
+The photographs named below were selected by eye, from Debian 12, scikit-image 0.26 and scikit-learn 1.9: drawings,
+renderings, close-ups of text and second views of a scene are left out. A missing file is reported and left out. Author
+and licence of each are in the copyright file of its package (GPL, CC-BY, CC-BY-SA, CC0, Apache, BSD); none of the files
+are redistributed here.
 
-For each tile a photograph is shrunk until its shorter side has 96 to 256 pixels, or as many as it has, and a piece of
+For each tile, a photograph is shrunk until its shorter side has 96 to 256 pixels, or as many as it has, and a piece of
 one of the sizes is cut out of it. A third of the photographs, by a hash of their names, are for test.
 """
 

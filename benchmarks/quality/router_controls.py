@@ -1,4 +1,4 @@
-"""Routers that nobody should use: what a comparison of routers has to hold them against."""
+"""Control routers, not for use: what a comparison of routers must be measured against."""
 
 from typing import Any
 

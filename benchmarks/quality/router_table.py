@@ -1,4 +1,4 @@
-"""What `benchmarks.quality.routers` found, as a page that claims no more than its runs can tell apart."""
+"""Reports `benchmarks.quality.routers` on a page that claims no more than its runs can tell apart."""
 
 import statistics
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every router on one task at equal work, held against controls, so that a difference means something.
+"""Every router on one task at equal work, against controls, so that differences are meaningful.
 
     python -m benchmarks.quality.routers [--task image] [--seeds 5] [--steps 400] [--only race soft]
         [--write docs/results/routers.md]
@@ -7,20 +7,20 @@
 The tasks are the built-in digits, clips and furniture, and the 60,000 pictures of Fashion-MNIST (arXiv 1708.07747;
 Debian's dataset-fashion-mnist).
 
-Work: of each variant the width of the routed experts (of the dense layers) is fitted until the multiply-adds of a
-forward pass in training, counted, are token choice's within 2 %; those of sampling are told. Learning rate: of each
-the best of --rates for a model of --base width, on seeds and on a split (val) that the comparison does not see; where
-that is the least or the largest, half or twice of it is tried too, up to --beyond times. Then --width trains with it
-under muP. Compared are the averaged weights on test samples, each at 16 times with noise of its
-own, the same for all; runs of a seed share data, order and noise.
+Work: for each variant, the width of its routed experts (or dense layers) is fitted until the counted multiply-adds of
+a forward pass in training equal token choice's within 2 %; those of sampling are reported. Learning rate: for each
+variant, the best of --rates at width --base, on seeds and a split (val) that the comparison does not see. If that is
+the lowest or the highest, half or twice of it is tried too, up to --beyond times. The variant then trains with it at
+--width, under muP. Compared are the averaged weights on test samples, at 16 times each with noise of their own, the
+same for all; runs of a seed share data, order and noise.
 
-Paired by seed: differences to token choice, Student's intervals, p values with Holm's correction over all variants, and
-the least difference that would have been found in 80 of 100 such studies. Where a difference is within twice that, the
-variant and token choice get seeds up to --most. The study can say something only if a dense model twice as wide beats
-the dense one; else no verdict is given, and in no case is anything ordered by its loss.
+Statistics are paired by seed: differences to token choice, Student's intervals, p values with Holm's correction over
+all variants, and the least difference that 80 of 100 such studies would find. Where a difference is within twice that,
+the variant and token choice get seeds up to --most. The study is valid only if a dense model twice as wide beats the
+dense one; otherwise no verdict is given. Nothing is ever ranked by its loss.
 
-Each finished run is a line of runs.jsonl in --out, so that the command can be stopped and goes on; after each round
-it writes table.md there, and with --write the part of that page which is marked as its own.
+Each finished run is a line of runs.jsonl in --out, so the same command resumes. After each round it writes table.md
+there, and with --write the marked part of that page.
 """
 
 import argparse
@@ -55,7 +55,7 @@ COMMON = [
     "model.dense_ratio=3.0", "trainer.precision=fp32", "trainer.ema_decay=0.98",
     "trainer.preview_every=0", "trainer.save_every=0", "trainer.log_every=0", "finish.num=0", "finish.evaluate=false",
 ]  # fmt: skip
-TASKS = {  # of each its modality and other words, and its tokens
+TASKS = {  # name -> its options, number of tokens
     "image": (["modality=image", "trainer.batch_size=32"], 16),
     "fashion": (["modality=image", "trainer.batch_size=32"], 16),
     "video": (["modality=video", "trainer.batch_size=8"], 80),
@@ -169,7 +169,7 @@ def train(run: Run) -> Run:
     with TemporaryDirectory() as folder:
         trainer = make_trainer(config, modality_of(task), Path(folder))
         if not trainer.run():
-            sys.exit(130)  # stopped by a signal: what a part of a training gives is no result
+            sys.exit(130)  # stopped by a signal: a partial training is no result
     seconds = round(time.process_time() - start, 1)
     measured = held_out(trainer, "val" if run["tuning"] else "test")
     parameters = sum(p.numel() for p in trainer.model.parameters())

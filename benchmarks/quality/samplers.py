@@ -1,23 +1,22 @@
-"""Error of every scheduler against its number of steps: python -m benchmarks.quality.samplers
+"""Error of every scheduler by its number of steps: python -m benchmarks.quality.samplers
 
-The data are Gaussian, N(MEAN, STD^2) in coordinates of different widths, for which the best possible network is known
-in closed form; so what is left is the scheduler's own error. It is in units of the data's deviation, as root mean
-square over the coordinates:
+The data are Gaussian, N(MEAN, STD^2) in coordinates of different widths. The optimal network is known in closed form,
+so what is left is the scheduler's own error, in standard deviations of the data, root mean square over the coordinates:
 
 - without fresh noise, of each sample against the exact solution of the probability-flow equation (arXiv 2011.13456)
   from the same starting noise;
-- with fresh noise ("W2"), the Wasserstein-2 distance between the Gaussian that the samples' moments make and the true
-  one; below about sqrt(1.5 / SAMPLES) it is chance.
+- with fresh noise ("W2"), the Wasserstein-2 distance between the Gaussian of the samples' moments and the true one;
+  below about sqrt(1.5 / SAMPLES) it is chance.
 
-Everything is drawn from fixed seeds, so the tables come out the same; half a minute on one core. With a checkpoint the
-network is a trained one, with its own guidance, and the error that of schedulers without fresh noise, in units of the
-deviation of its samples against 200 steps of Heun:
+All seeds are fixed, so the tables are reproducible; half a minute on one core. With a checkpoint, the network is a
+trained one with its own guidance. The error is then that of schedulers without fresh noise, against 200 steps of Heun,
+in units of the deviation of its samples:
 
     python -m benchmarks.quality.samplers --checkpoint runs/image/default [--samples 8] [--steps 10 25 50]
 
-With a split of the data, too, what each scheduler draws from the same starting noise is measured against it by the
-modality's own metrics. A default is chosen on val; test then says what it reaches. Each cell is kept in --out, so
-that the command can be stopped and goes on.
+With a split of the data as well, the samples of each scheduler, from the same starting noise, are measured against it
+by the modality's own metrics. Choose a default on val; test then shows what it reaches. Each cell is kept in --out, so
+the same command resumes.
 
     python -m benchmarks.quality.samplers --checkpoint starter/image --split val [--out runs/samplers/image]
 """
@@ -190,7 +189,7 @@ def qualities(path: str, split: str, steps: Sequence[int], out: Path) -> list[st
     """Lines of the table of a trained model's samples against a split."""
     process, lines = restore(path, trusted=True).process, []
     for name in names():
-        if name == "flow_map":  # Euler's steps, but for models that learnt longer ones
+        if name == "flow_map":  # Euler's steps, for distilled models only
             continue
         try:
             make_scheduler(scheduler_named(name), process)

@@ -1,4 +1,4 @@
-"""820 real meshes of furniture and household things, as folders of classes: Sweet Home 3D's libraries.
+"""820 real meshes of furniture and household objects, as folders of classes: the libraries of Sweet Home 3D.
 
     apt-get download sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb sweet/
     python -m benchmarks.quality.sweet_home sweet/usr/share/sweethome3d/furniture meshes/
@@ -7,9 +7,9 @@
     python -m benchmarks.quality.beside_dit3d --words modality.data.root=data/ --out runs/beside_dit3d_sweet
 
 A library (.sh3f) is a zip of OBJ meshes with a catalogue that names them. The class of a mesh is the first whose words
-stand in its name, as "Office chair", or in the file's; of the rest, that of its category; else "other". licences.csv
-says of each mesh who made it and what its library allows: CC0 for 175, CC-BY 3.0 for 645, which is told where they are
-passed on.
+occur in its name, such as "Office chair", or in its file name; otherwise that of its category; else "other".
+licences.csv lists the author and licence of each mesh: CC0 for 175, CC-BY 3.0 for 645, which you must credit when you
+redistribute them.
 """
 
 import csv

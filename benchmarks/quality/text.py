@@ -1,19 +1,19 @@
-"""Do models draw what a sentence says? By counting, on the built-in data.
+"""Do samples show what their captions say? Counted on the built-in data.
 
     python -m ditmoe.train modality=video conditioning=text name=text
     python -m benchmarks.quality.text runs/video/text [runs/video/pooled ...] [--num 128] [--seed 0]
     python -m benchmarks.quality.text runs/image/text --classes runs/image/default
 
-Of each run as many captions of held-out samples are drawn as `num` says, and what is seen is held against what is
-said. "real" are the samples to which these captions belong, "other" the generated ones held against each other's
-captions: what the measure would say of a model that does not read; "class" what a run with class labels draws of the
+Each run draws --num captions of held-out samples (of furniture, a fixed list), and the samples are compared with their
+captions. Rows: "real" are the samples to which the captions belong; "other" compares the generated samples with each
+other's captions, the score of a model that does not read them; "class" is what a run with class labels draws for the
 classes that the captions name, with the same noise. 95 % intervals over samples.
 
-    clips     which digit moves which way: both digits and both ways right, as pairs ("bound"); the digits alone, the
+    clips     which digit moves which way: both digits and both ways right, as pairs ("bound"); the digits alone; the
               ways alone; for captions of pairs that training has seen, and of those that it has not ("unseen")
-    digits    class, by a classifier of real training pictures; stroke and lean, where they are named, on the right side
-              of the middle of its class
-    furniture kind, by the nearest training shape (Chamfer distance); number of legs, of those that name one
+    digits    class, by nearest real training picture; stroke and lean, where they are named, on the right side of the
+              median of the class
+    furniture kind, by the nearest training shape (Chamfer distance); number of legs, where the caption names one
 """
 
 import re

@@ -1,14 +1,14 @@
 """Exact EMD and Chamfer distance against SciPy, POT and PyTorch: python -m benchmarks.speed.cloud_metrics --pairs 6
 
-Pairs are of real shapes (the built-in furniture). All methods take turns on each, in one process and on one thread,
-and are timed by its processor time: read the ratios, for other work on the machine moves the milliseconds.
+Pairs are real shapes (the built-in furniture). All methods are interleaved on each pair, in one process and on one
+thread, and timed in processor time. Compare the ratios: other work on the machine shifts the milliseconds.
 
     python -m benchmarks.speed.cloud_metrics --sets 662 --family varied
 
-measures two sets of so many made-up chairs instead: 1-NNA, COV and MMD by Chamfer and by exact EMD. The family
-"varied" has chairs of many kinds, "hard" near duplicates of one chair, turned and bent a little, whose distances
-are hardly above what sampling alone makes; the generated set of "varied" is jittered. Rows drawn at random are done
-again by brute force.
+measures two sets of that many synthetic chairs instead: 1-NNA, COV and MMD by Chamfer distance and by exact EMD. The
+family "varied" has chairs of many kinds, and its generated set is jittered; "hard" has near duplicates of one chair,
+slightly turned and bent, whose distances hardly exceed those of sampling alone. Rows drawn at random are repeated by
+brute force.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Training beside others: python -m benchmarks.speed.contention [--rounds 5] [--seconds 8]
+"""Training on a shared machine: python -m benchmarks.speed.contention [--rounds 5] [--seconds 8]
 
-Samples a second of the default run with one thread, with all, and with as many as others leave
-(`ditmoe.distributed.threads`), which take turns; alone, and beside one and two processes that never rest. Each turn
-begins with three seconds that do not count, in which threads are fitted to the load. Nothing else should run.
+Samples per second of the default run with one thread, with all, and with as many as other processes leave
+(`ditmoe.distributed.threads`), interleaved; alone, and beside one and two busy processes. Each turn starts with three
+seconds that are not counted, in which the number of threads adapts to the load. Nothing else should run.
 """
 
 import os

@@ -1,17 +1,17 @@
-"""What a training waits for its data, what memory that takes, and what listing costs: python -m benchmarks.speed.data
+"""How long training waits for data, the memory that takes, and the cost of listing: python -m benchmarks.speed.data
 
     [waits] [memory] [listing]     parts, by default all
-    --steps 40 --step 0.05         batches, and seconds of the stand-in for the device's step, which only sleeps
+    --steps 40 --step 0.05         batches, and seconds of the sleep that stands in for the device's step
     --size 64                      samples of a batch
     --batches 10000                over which memory is watched
     --files 200000                 that are listed
     --place /dev/shm               where files are made, and removed again
 
-Waits: the share of the time in which the model would stand still, when batches are read in between (workers 0) or
-ahead. Beside it the ceiling: what one core decodes, in seconds of the processor, and the share that must be waited
-where all cores do nothing else. Other work on the machine makes waits longer than that; a longer --step then shows
-whether reading is hidden. Memory is what the process and its workers have for themselves (proportional set size).
-Listing is measured against `os.walk` in the same run, in turns, in seconds of the processor.
+Waits: the share of time in which the model would stand still, when batches are read between steps (0 workers) or ahead.
+Beside it the upper limit: what one core decodes per second of processor time, and the share of waiting that remains
+when all cores do nothing else. Other work on the machine adds to the waits; a longer --step then shows whether reading
+is hidden. Memory is that of the process and its workers (proportional set size). Listing is compared with `os.walk`,
+interleaved in the same run, in processor time.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def make_clouds(root: Path, rng: np.random.Generator) -> Any:
         for i in range(SAMPLES if split == "train" else 2):
             np.save(root / "one" / split / f"{i}.npy", rng.normal(size=(15_000, 3)).astype(np.float32))
     clouds = Clouds(root, num_points=2048, mirror=True, scale_jitter=0.2)
-    assert clouds.scale  # the normalisation is no part of a batch
+    assert clouds.scale  # computed now: it is not part of a batch
     return clouds
 
 
@@ -108,7 +108,7 @@ def waits(place: Path, options: argparse.Namespace) -> None:
         start = time.process_time()
         for i in range(1, 4):
             read(i)
-        cost = (time.process_time() - start) / 3  # of all threads together
+        cost = (time.process_time() - start) / 3  # all threads together
         lowest = max(0.0, 1 - options.step * cores / cost)
         line = f"  {name:24s}{options.size / cost:8.0f} samples/s a core, {cores} cores must wait {lowest:5.1%}; waited"
         for workers in (0, 1, 2):
@@ -153,7 +153,7 @@ def listing(place: Path, options: argparse.Namespace) -> None:
         (root / f"n{k:08d}").mkdir(parents=True)
         for i in range(options.files // folders):
             (root / f"n{k:08d}" / f"n{k:08d}_{7 * i}.JPEG").touch()
-    time.sleep(2.5)  # an index is not of folders that have just changed
+    time.sleep(2.5)  # folders that have just changed are not indexed
     before = own_memory()
     kept = list_pictures(root, (32, 32), cache)
     print(

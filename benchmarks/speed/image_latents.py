@@ -1,8 +1,8 @@
 """What latents on disk save: python -m benchmarks.speed.image_latents [--size 64] [--batch 4] [--rounds 4]
 
-A training step of the default image model on pictures that are read and encoded on the way, against the same step on
-latents that `prepare` wrote, in turns in one process. The autoencoder has the architecture of Stable Diffusion's, with
-random weights (what it costs does not depend on them); the pictures are JPEG files, twice as large as wanted.
+A training step of the default image model that reads and encodes its pictures, against the same step on latents that
+`prepare` wrote, interleaved in one process. The autoencoder has the architecture of Stable Diffusion's, with random
+weights (its cost does not depend on them); the pictures are JPEG files of twice the needed size.
 """
 
 import time

@@ -1,8 +1,8 @@
 """A whole training step: python -m benchmarks.speed.model_step [--compile] [--depth 2 --batch 2]
 
-DiT-MoE-S/2 on latents of 4 x 32 x 32, against itself with the usual loop over masks (see `moe_layer`) and against a
-dense model of as many multiply-adds, its limit. A step is the forward pass, the loss with the balance loss, the
-backward pass and fused AdamW. All take turns in one process, on one thread of a CPU, or on a GPU: read the ratios.
+DiT-MoE-S/2 on latents of 4 x 32 x 32, against the same model with the usual loop over masks (see `moe_layer`) and
+against a dense model of equal multiply-adds, its limit. A step is the forward pass, the loss with the balance loss, the
+backward pass and fused AdamW. All are interleaved in one process, on one CPU thread or on a GPU: compare the ratios.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,11 @@
-"""The MoE layer against its limit and against the usual loop: python -m benchmarks.speed.moe_layer [--all] [--profile]
+"""The MoE layer against its limit and the usual loop: python -m benchmarks.speed.moe_layer [--all] [--profile]
 
-The limit is one dense SwiGLU of as many multiply-adds as a token meets in the layer. The loop is what public code
-does: for each expert a mask over all assignments, through which rows are read and written. All are timed in turns in
-one process, on one thread of a CPU by its processor time, or on a GPU: read the ratios.
+The limit is one dense SwiGLU with the multiply-adds that a token takes in the layer. The loop is that of most public
+code: for each expert a mask over all assignments, through which rows are read and written. All are interleaved in one
+process, on one CPU thread in processor time, or on a GPU: compare the ratios.
 
 8 experts are DiT-MoE's (width 4 D, two for each token); 64 have about the proportions of DeepSeek-V2-Lite (width 2/3 D,
-six for each token). Shared experts have width 2 D. Router, balance loss, casts and all gradients are counted in.
+six for each token). Shared experts have width 2 D. Times include router, balance loss, casts and all gradients.
 """
 
 import itertools
@@ -23,8 +23,8 @@ from ditmoe.moe.losses import balance_loss
 from ditmoe.moe.routing import count
 from ditmoe.nn import FeedForward, Layout
 
-SHAPES = {8: (4.0, 2), 64: (2 / 3, 6)}  # experts: width over D, experts of a token
-PARTS = {  # of the layer, by the operations that are theirs
+SHAPES = {8: (4.0, 2), 64: (2 / 3, 6)}  # experts: width / D, experts per token
+PARTS = {  # parts of the layer by their operations
     "products": ("mm", "addmm", "bmm", "_grouped_mm"),
     "activation": ("silu", "silu_backward", "mul", "sum"),
     "sort": ("sort", "index", "index_add", "cumsum", "ones_like", "repeat_interleave", "floor_divide"),

@@ -1,12 +1,12 @@
-"""What samples at their own sizes cost: python -m benchmarks.speed.native [--width 128] [--rounds 5]
+"""Cost of samples at their own sizes: python -m benchmarks.speed.native [--width 128] [--rounds 5]
 
-Training steps of a model of six blocks, three of them with experts (the size of nano), rotary positions, one thread of
-a CPU, processor seconds, in turns in one process; read the ratios.
+Training steps of a model of six blocks, three of them with experts (the size of nano), rotary positions, one CPU
+thread, processor seconds, interleaved in one process: compare the ratios.
 
 1. Thirteen pictures of 16 to 256 tokens, 1,108 in all: on one row; padded to the largest, as one batch; one by one.
 2. Samples of one size: as a batch, and packed on one row as if their sizes differed.
-3. Clips of 8 x 16 x 16 tokens: full attention, in turns within frames and along time, within windows of 4 x 8 x 8 that
-   move; the windows also on a packed row, with a second clip of another shape against full attention there.
+3. Clips of 8 x 16 x 16 tokens: full attention; attention alternating within frames and along time; shifted windows of
+   4 x 8 x 8, also on a packed row with a second clip of another shape, against full attention there.
 """
 
 from collections.abc import Callable, Sequence

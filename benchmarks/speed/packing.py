@@ -1,11 +1,11 @@
-"""What empty space costs: python -m benchmarks.speed.packing [--grids 16/4 32/4 64/4] [--extent 4] [--once 128/4]
+"""Cost of empty space: python -m benchmarks.speed.packing [--grids 16/4 32/4 64/4] [--extent 4] [--once 128/4]
 
-A training step and a step of sampling of the default point-cloud model (nano, at the given width) on the built-in
-shapes, all patches as tokens against occupied ones, for grids of resolution/patch that cover `extent` standard
-deviations to each side. Times of the processor, one thread,
-in turns in one process; a training step is on a batch at random times, a step of sampling the mean over five times
-from noise to data. The memory of a step is the peak of a process of its own, less what it had before the step.
-`--once` grids take one round and batches of one: the larger `all` takes minutes there.
+A training step and a sampling step of the default point cloud model (nano, at the given width) on the built-in shapes,
+with all patches as tokens against occupied ones only, for grids of resolution/patch that cover `extent` standard
+deviations to each side. Processor time, one thread, interleaved in one process. A training step is on a batch at random
+times; a sampling step is the mean over five times from noise to data. The memory of a step is the peak of a separate
+process, less what it had before the step. `--once` grids take one round and batches of one, since `all` takes minutes
+on larger grids.
 """
 
 import subprocess
@@ -80,7 +80,7 @@ def measure_peak(kept: str, grid: str, extent: float, width: int, batch: int) ->
     """What `peak` runs."""
     torch.set_num_threads(1)
     train = steps(kept, grid, extent, width, batch)["training"]
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = memory()
     train()
     print(memory() - before)

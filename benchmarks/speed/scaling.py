@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.scaling [overrides of train.yaml].
 
-All processes are on this machine. On fewer cores than processes they take turns, so that the times say nothing of the
-speed-up on devices of their own; what they say is what the mesh costs on top of the same work. That work, a plain model
-on each process's part of the batch, is timed beside it in the same processes, in turns.
+All processes are on this machine. With fewer cores than processes they share cores, so the times show no speedup of
+separate devices, but the overhead of the mesh on the same work. That work, a plain model on each process's part of the
+batch, is timed in the same processes, interleaved.
 """
 
 import json

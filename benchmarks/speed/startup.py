@@ -1,7 +1,7 @@
-"""What a start costs against `import torch`: python -m benchmarks.speed.startup [--rounds 5]
+"""Cost of a start, relative to `import torch`: python -m benchmarks.speed.startup [--rounds 5]
 
-Each line is an interpreter of its own, in turns with the others, by the processor time of the process: read the ratios.
-Mistakes and help should cost little more than Hydra; what works should load what it uses and nothing else.
+Each row is an interpreter of its own, interleaved with the others, in processor time: compare the ratios. Mistakes and
+help should cost little more than Hydra; valid commands should load what they use and nothing else.
 """
 
 import resource

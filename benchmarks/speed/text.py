@@ -1,8 +1,8 @@
 """What text costs: python -m benchmarks.speed.text [--rounds 8] [words of configs/train.yaml].
 
 A training step of the default model with classes, and with captions: as configured, where every second block attends to
-their tokens; where each does; and where the model has one vector alone; in turns on one machine. The encoder has
-answered before: it is asked once for each caption, not in each step; what that costs is printed beside.
+their tokens; where every block does; and where the model has only the one vector; interleaved on one machine. Each
+caption is encoded once, before these steps and not in each; the cost of encoding is printed separately.
 """
 
 import argparse

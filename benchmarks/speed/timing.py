@@ -1,4 +1,4 @@
-"""How benchmarks take time: variants in turns, each round in the other order, so that all see the same machine."""
+"""How benchmarks take time: interleaved variants, in alternating order, so that all see the same machine."""
 
 import ctypes
 import statistics

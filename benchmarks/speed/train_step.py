@@ -1,6 +1,6 @@
 """Where the time of a training step goes: python -m benchmarks.speed.train_step [overrides of configs/train.yaml].
 
-Medians over steps of one run, each part timed in every step, so that all parts see the same machine.
+Medians over the steps of one run. Each part is timed in every step, so that all parts see the same machine.
 """
 
 import statistics

@@ -1,13 +1,14 @@
 """What video costs: python -m benchmarks.speed.video [--parts reader codec sampling i3d] [--files folder] [--workers 2]
 
-- reader: clips per second (16 frames, stride 3, random places) against a bare decoder, which knows where to seek, takes
-  the frames that come and checks nothing; both with the same files, places and threads.
-- codec: clips that the built-in autoencoder encodes and decodes, against its linear part (principal components) alone.
-- sampling: a clip of the default model by its default steps, denoising and decoding; random weights take as long.
-- i3d: clips of 16 x 224 x 224 with kernels whose channels lie last in memory, against first.
+- reader: clips per second (16 frames, stride 3, random places) against a bare decoder that knows where to seek, takes
+  frames as they come and checks nothing; same files, places and threads for both.
+- codec: clips per second that the built-in autoencoder encodes and decodes, against its linear part (principal
+  components) alone.
+- sampling: a clip of the default model in its default steps, denoising and decoding; random weights take as long.
+- i3d: clips of 16 x 224 x 224, with kernels whose channels are last in memory against first.
 
-Each in turns in one process (`benchmarks.speed.timing`): medians of the seconds and of the ratios. On a CPU these are
-seconds of the processor; for threads also seconds of the wall, which depend on what else the machine does.
+Each is interleaved in one process (`benchmarks.speed.timing`): medians of the seconds and of the ratios. On a CPU these
+are processor seconds; for threads also wall seconds, which depend on the other work of the machine.
 """
 
 import os
