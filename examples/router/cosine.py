@@ -1,6 +1,6 @@
-"""The smallest router of one's own that has all that a router may have: weights, a loss, and state.
+"""The smallest router of your own that has all that a router may have: weights, a loss, and state.
 
-Run where this file lies, or with its folder in PYTHONPATH; docs/extending.md goes through it:
+Run it where this file lies, or with its folder in PYTHONPATH; docs/extending.md explains it:
 
     python -m ditmoe.train --config-dir configs modality=image router=cosine
 """
@@ -37,10 +37,10 @@ class Cosine(Router):
     """
 
     bias: Tensor
-    # What it can do beyond routing, each claim checked by tests/moe; what a class does not claim is refused.
-    uses_collectives = True  # its counts are those of the whole batch, wherever that is spread
-    top_k_in_sampling = True  # `top_k=` of sample means what it does in training
-    within_timestep = True  # router=timestep may hold one for each segment of noise
+    # What it can do beyond routing: tests/moe checks each claim, and what a class does not claim is refused.
+    uses_collectives = True  # its counts cover the whole batch, over all ranks
+    top_k_in_sampling = True  # `top_k=` means the same in sampling as in training
+    within_timestep = True  # router=timestep may hold one per segment of noise
 
     def __init__(
         self,
@@ -59,20 +59,20 @@ class Cosine(Router):
         check_number("bias_rate", bias_rate, 0)
         self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
         self.temperature, self.balance, self.bias_rate = temperature, balance, bias_rate
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))  # initialised as all routers' are
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))  # initialised like every router's
         # A buffer: saved and averaged, never optimised.
         self.register_buffer("bias", torch.zeros(num_experts))
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
         """A function of input, weights and buffers: it changes nothing, so it may be repeated."""
-        tokens = x.flatten(0, 1).float()  # (T, D): tokens are numbered through the batch
+        tokens = x.flatten(0, 1).float()  # (T, D): tokens numbered across the batch
         cosines = project(F.normalize(tokens, dim=-1), F.normalize(self.weight.float(), dim=-1))
         scores = (cosines / self.temperature).softmax(dim=-1)
         expert = (scores + self.bias.float()).topk(self.top_k, dim=-1).indices
-        # One row for each assignment: which token goes to which expert, and with which weight it comes back.
+        # One row per assignment: the token, its expert, and the weight of that expert's output.
         token = torch.arange(len(tokens), device=x.device).repeat_interleave(self.top_k)
         weight = scores.gather(1, expert).flatten()
-        # `self.pool` is all ranks in training and this process alone in sampling.
+        # `self.pool` covers all ranks in training, and this process alone in sampling.
         counts = self.pool.total(count(expert.flatten(), self.num_experts))
         share = self.pool.share(counts.sum() / self.top_k)
         loss = Loss(balance_loss(counts, scores, share), self.balance)

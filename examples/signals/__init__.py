@@ -1,7 +1,7 @@
-"""The smallest useful modality of one's own: periodic signals, with files, pictures and a metric.
+"""The smallest useful modality of your own: periodic signals, with files, pictures and a metric.
 
-`Pieces` cuts a signal into tokens; `Signals` has the data and fulfils three contracts of `ditmoe.modality`: `Modality`
-(what training needs), `Files` (sample, view) and `Metric` (evaluate). docs/extending.md goes through it.
+`Pieces` cuts a signal into tokens. `Signals` has the data and implements three contracts of `ditmoe.modality`:
+`Modality` (for training), `Files` (sample, view) and `Metric` (evaluate). docs/extending.md explains it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +25,13 @@ from modalities.shared.frechet import halves, jackknife, squared_distances
 
 PARTIALS = np.arange(1, 9)  # harmonics of a wave
 ODD = PARTIALS % 2
-WAVES = {  # class -> amplitude of each partial: a Fourier series, cut off
+WAVES = {  # class -> amplitude of each partial: a truncated Fourier series
     "sine": (PARTIALS == 1).astype(float),
     "triangle": ODD * (-1.0) ** (PARTIALS // 2) / PARTIALS**2,
     "square": ODD / PARTIALS,
     "sawtooth": (-1.0) ** (PARTIALS + 1) / PARTIALS,
 }
-SPLITS = {"train": 128, "val": 64, "test": 128}  # signals of each, where a set is needed
+SPLITS = {"train": 128, "val": 64, "test": 128}  # signals in each reference set
 
 
 class Pieces(PatchTokens):
@@ -93,7 +93,7 @@ class Signals(Modality, Files, Metric):
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B 1 L"], Int[Tensor, " B"]]:
-        # All ranks draw the whole batch of the step and take their rows, so that runs resume on any number of them.
+        # Every rank draws the whole batch of the step and takes its rows, so runs resume on any number of ranks.
         rng = np.random.default_rng([seed, step])
         labels = rng.integers(len(WAVES), size=size * world)
         rows = slice(rank * size, (rank + 1) * size)
@@ -111,7 +111,7 @@ class Signals(Modality, Files, Metric):
     def decode(self, x: Float[Tensor, "S 1 L"]) -> Float[np.ndarray, "S 1 L"]:
         return x.numpy() * float(self.data_facts()["std"])
 
-    # --- how good is it: Metric
+    # --- evaluation: Metric
 
     def reference(self, split: str) -> Samples:
         """Signals that no batch holds, the same for ever; equally many of each class."""
@@ -125,14 +125,14 @@ class Signals(Modality, Files, Metric):
         a, b = spectra(generated), spectra(reference)
         if a.shape[1] != b.shape[1]:
             raise ValueError(f"both sets must be as long, got {a.shape[1]} and {b.shape[1]} amplitudes")
-        distance = jackknife(a, b)  # by leaving signals out in turn it knows its error
+        distance = jackknife(a, b)  # leaving signals out in turn gives its error
         values = {"fd/spectra": distance.value}
         intervals = {"fd/spectra": distance.interval(low=0)} if np.isfinite(distance.error) else {}
         if generated.labels is not None and reference.labels is not None:
             nearest = np.concatenate([part.argmin(axis=1) for part in squared_distances(a, b)])
             values["classes/agreement"] = float((reference.labels[nearest] == generated.labels).mean())
             intervals["classes/agreement"] = wilson(values["classes/agreement"], len(a))
-        rows = {}  # what real signals have against real ones makes a number readable
+        rows = {}  # scores of real signals against real ones, for scale
         if len(b) >= 4:
             one, other = halves(len(b))
             rows["floor"] = {"fd/spectra": jackknife(b[one], b[other], groups=0).value}
@@ -153,7 +153,7 @@ class Signals(Modality, Files, Metric):
             with replacing(folder) as stream:  # whole or not at all
                 np.savez(stream, signals=samples.data, **labels)
             return [folder.with_suffix(".png"), folder]
-        self.save_picture(samples, folder / "samples.png")  # makes the folder
+        self.save_picture(samples, folder / "samples.png")  # creates the folder
         paths = [folder / f"{name}.signal" for name in samples.file_names()]
         for path, signal in zip(paths, samples.data, strict=True):
             with replacing(path) as stream:
@@ -175,7 +175,7 @@ class Signals(Modality, Files, Metric):
 def read(path: Path) -> Samples:
     """A .npz (signals, labels), a .signal of one signal, or a folder of such .signal files of one length."""
     if path.suffix == ".npz":
-        with Arrays(path) as arrays:  # checks what a file promises before it makes arrays
+        with Arrays(path) as arrays:  # checks what a file declares before allocating arrays
             if "signals" not in arrays:
                 raise ValueError(f"{printable(path)} must hold an array signals")
             return Samples(arrays["signals"], arrays.get("labels"))
