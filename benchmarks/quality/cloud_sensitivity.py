@@ -253,39 +253,40 @@ def main() -> None:
     print(f"wrote {options.out} in {time.perf_counter() - start:.0f} s")
 
 
-HEAD = """# What the metrics of clouds see
+HEAD = """# What point cloud metrics detect
 
-Made by `python -m benchmarks.quality.cloud_sensitivity`; do not edit by hand. The formulas stand with the functions, in
+Made by `python -m benchmarks.quality.cloud_sensitivity`; do not edit by hand. The formulas are beside the functions in
 `modalities/pointcloud/metrics/`: `scores`, `distance`, `jsd`, `surface_quality`, `memorisation`.
 
-Real shapes are split in three: training set, reference, and fresh shapes, which stand for a perfect generator. The
-fresh ones are then spoilt in one way at a time. Lengths are in bounding-box diagonals, so a jitter of 1 % is a normal
-error of 0.01 in each coordinate. EMD is exact, on {emd_points} points to save time. **Bold**: outside the 95 % interval
-of the fresh shapes, so told from a perfect generator by this number alone, with so many shapes. *Italics*: means over
-mini-batches of {batch}.
+Real shapes are split into a training set, a reference, and fresh shapes, which stand for a perfect generator. The fresh
+shapes are then corrupted in one way at a time. Lengths are relative to the diagonal of the bounding box: a jitter of
+1 % is a normal error of 0.01 in each coordinate. EMD is exact, on {emd_points} points to save time. **Bold**: outside
+the 95 % interval of the fresh shapes, so this number alone, with so many shapes, tells the set from a perfect
+generator. *Italics*: means over mini-batches of {batch}.
 """
 
-CONCLUSIONS = """## What to conclude
+CONCLUSIONS = """## Conclusions
 
-1. **No distance between sets sees a 1 % jitter** of {num} shapes, plain as it is to the eye: not 1-NNA, COV or MMD, not
-   JSD, DCD or the F-score. Shapes differ from each other by far more than that: 1-NNA CD goes from {one_fresh} to
-   {one_noisy}, and noise even brings a shape nearer to others: at 2 %, MMD CD improves from {mmd} to {mmd_noisy}.
-2. `uniformity` and `roughness` see it, already at 0.5 %: read them beside every 1-NNA, against the column of real
-   shapes. Uniformity is the keener below 1 % and rises again above; roughness grows throughout. Uniformity
-   also tells outliers and uneven density, and roughness neither.
-3. **Averages over mini-batches must not be compared with set-level numbers, nor trusted.** With {collapsed} shapes
-   repeated for ever, batches of {batch} give a 1-NNA of {one_batch} and a COV of {cov_batch}; the whole set gives
-   {one} and {cov}. Repeated shapes are what they cannot see, since a batch rarely holds a shape twice.
-4. 1-NNA is the best single number for variety. COV of real shapes is {cov_fresh} here, not 1: read it beside the
+1. **No distance between sets detects a 1 % jitter** of {num} shapes, although it is plain to the eye: not 1-NNA, COV or
+   MMD, not JSD, DCD or the F-score. Shapes differ from each other by far more: 1-NNA CD goes from {one_fresh} to
+   {one_noisy}. Noise even brings shapes nearer to others: at 2 %, MMD CD improves from {mmd} to {mmd_noisy}.
+2. `uniformity` and `roughness` detect it from 0.5 % on: read them with every 1-NNA, against the column of real shapes.
+   Uniformity is more sensitive below 1 % and rises again above; roughness grows throughout. Uniformity also detects
+   outliers and uneven density, roughness neither.
+3. **Do not compare averages over mini-batches with set-level numbers, nor trust them.** With {collapsed} shapes
+   repeated over and over, batches of {batch} give a 1-NNA of {one_batch} and a COV of {cov_batch}; the whole set gives
+   {one} and {cov}. They cannot detect repeated shapes, since a batch rarely holds a shape twice.
+4. 1-NNA is the best single number for variety. COV of real shapes is {cov_fresh} here, not 1: compare it with the
    oracle.
-5. **Nothing but the distance to the training set and novelty sees memorisation**: training shapes score a 1-NNA of
-   {one_memory}, but lie {times:.0f} times nearer to the training set than fresh ones do. Every report should have it,
-   and its 5th percentile, for which a few copies are enough.
-6. Chamfer is blind to how densely a surface is covered; EMD answers to that and to missing parts in its MMD.
+5. **Only the distance to the training set and novelty detect memorisation**: training shapes score a 1-NNA of
+   {one_memory}, but lie {times:.0f} times nearer to the training set than fresh ones. Every report should have this
+   distance, and its 5th percentile, for which a few copies are enough.
+6. Chamfer distance does not detect how densely a surface is covered; EMD responds to that and, in its MMD, to missing
+   parts.
 7. Stretching the axes by up to {stretch} % changes next to nothing: furniture comes in all proportions, so these are
    new shapes rather than faults. A metric of sets cannot tell what the data do not.
-8. DCD and F-score are made for a shape and its own reconstruction. Of a shape and the nearest of another set they
-   answer to variety, much as MMD does, and to no fault of a surface.
+8. DCD and F-score are made for a shape and its own reconstruction. Between a shape and the nearest of another set they
+   respond to variety, much as MMD does, and to no fault of a surface.
 """
 
 if __name__ == "__main__":
