@@ -48,6 +48,7 @@ OPERATIONS = (
 )
 DONE, ASKED, FAILED, BROKEN = 0, 130, 2, 1
 KILLED, ENDED = -signal.SIGKILL, -signal.SIGTERM
+REQUESTS = (signal.SIGINT, signal.SIGTERM)
 GRACE, LONGEST = 30, 120
 """Seconds from a request to the end, and of an attempt."""
 
@@ -153,6 +154,7 @@ def attempt(
     shared[COUNT] = shared[STRUCK] = 0
     sys.stdout.flush()
     screen, theirs = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # until it is ready for them
     child = os.fork()
     if child == 0:
         try:
@@ -160,6 +162,7 @@ def attempt(
             os._exit(_child(work, place, lambda: arm(place, random.Random(seed), scale, shared), theirs))
         finally:
             os._exit(BROKEN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
     with suppress(OSError):  # which the child does itself, unless it has come to an end
         os.setpgid(child, child)  # before anybody kills the group
     os.close(theirs)
@@ -193,8 +196,10 @@ def _child(work: Work, place: Path, arm: Callable[[], None], screen: int) -> int
     torch.set_num_threads(1)
     atomic._cleared.cache_clear()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         arm()
         guard(lambda: work.run(place))
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # it is done
         return DONE
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else BROKEN
