@@ -12,7 +12,7 @@ from ditmoe.outside import check_number, tell
 def mesh(config: dict[str, Any]) -> None:
     """The command; the modality knows how."""
     from ditmoe.checkpoint import check_holds_no_link, exists
-    from ditmoe.checkpoint.atomic import alone_in
+    from ditmoe.checkpoint.alone import alone_in
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Surfaces
 

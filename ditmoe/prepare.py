@@ -19,7 +19,7 @@ def prepare(config: dict[str, Any]) -> None:
             "conditioning=text encodes the captions of the data that training reads: leave source and out away, and "
             "give modality.data.root=... (conditioning.states is where they are kept)"
         )
-    from ditmoe.checkpoint.atomic import alone_in
+    from ditmoe.checkpoint.alone import alone_in
     from ditmoe.config import build  # torch, which a mistake in the words should not wait for
     from ditmoe.modality import Preparation
 
@@ -42,7 +42,7 @@ def reads_captions(config: dict[str, Any]) -> bool:
 
 def encode_captions(config: dict[str, Any]) -> None:
     """What the text encoder says of each caption of all splits, into the folder where training looks for it."""
-    from ditmoe.checkpoint.atomic import alone_in
+    from ditmoe.checkpoint.alone import alone_in
     from ditmoe.config import build
     from ditmoe.modality import Captions
     from ditmoe.text import Pretrained, prepare_captions

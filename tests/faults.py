@@ -48,6 +48,7 @@ OPERATIONS = (
 )
 DONE, ASKED, FAILED, BROKEN = 0, 130, 2, 1
 KILLED, ENDED = -signal.SIGKILL, -signal.SIGTERM
+REQUESTS = (signal.SIGINT, signal.SIGTERM)
 GRACE, LONGEST = 30, 120
 """Seconds from a request to the end, and of an attempt."""
 
@@ -66,7 +67,8 @@ class Shared:
 
 
 COUNT, STRUCK = 0, 1
-Then = Callable[[], None]
+Then = Callable[..., None]
+"""Told what the operation is on, as the kernel tells it, where that is known."""
 Arm = Callable[[Path, random.Random, "Scale", Shared], None]
 
 
@@ -79,37 +81,39 @@ class Scale:
     seconds: float
 
 
-def kill() -> None:
+def kill(*_: object) -> None:
     os.killpg(0, signal.SIGKILL)  # with the processes that it started
 
 
 def fail(code: int) -> Then:
-    def then() -> None:
-        raise OSError(code, os.strerror(code))
+    def then(path: object = None) -> None:
+        raise OSError(
+            code, os.strerror(code), *([path] if isinstance(path, str | bytes | os.PathLike) else [])
+        )
 
     return then
 
 
-def at_an_operation(then: Then) -> Arm:
-    """The n-th operation on the disk does not happen."""
+def at_an_operation(then: Then, number: int | None = None) -> Arm:
+    """The n-th operation on the disk does not happen; None: any."""
 
     def arm(place: Path, rng: random.Random, scale: Scale, shared: Shared) -> None:
-        chosen = rng.randint(1, scale.operations)
+        chosen = number or rng.randint(1, scale.operations)
 
         def hook(event: str, arguments: tuple) -> None:
             if event in OPERATIONS and any(str(place) in str(a) for a in arguments[:2]):
                 shared[COUNT] += 1
                 if shared[COUNT] == chosen:
                     shared[STRUCK] = 1
-                    then()
+                    then(arguments[0])
 
         sys.addaudithook(hook)
 
     return arm
 
 
-def within_a_file(then: Then | None) -> Arm:
-    """The kernel writes no byte beyond a random size, as a quota does."""
+def within_a_file(then: Then | None, limit: int | None = None) -> Arm:
+    """The kernel writes no byte beyond a size, as a quota does; None: any size."""
 
     def arm(place: Path, rng: random.Random, scale: Scale, shared: Shared) -> None:
         def beyond(*_: object) -> None:
@@ -117,7 +121,7 @@ def within_a_file(then: Then | None) -> Arm:
             if then:
                 then()
 
-        size = int(scale.largest ** rng.random())  # small files, too
+        size = int(scale.largest ** rng.random()) if limit is None else limit  # small files, too
         signal.signal(signal.SIGXFSZ, beyond)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
@@ -145,14 +149,15 @@ OTHERS = tuple(name for name in FAULTS if name not in (*KILLS, "none"))
 
 
 def attempt(
-    work: Work, place: Path, fault: str, rng: random.Random, scale: Scale, shared: Shared
+    work: Work, place: Path, fault: str | Arm, rng: random.Random, scale: Scale, shared: Shared
 ) -> tuple[int, str]:
     """Do the work under a fault: exit code, negative for a signal, and what was printed."""
-    arm, number, _ = FAULTS[fault]
+    arm, number, _ = FAULTS[fault] if isinstance(fault, str) else (fault, None, ())
     seed, delay = rng.random(), rng.uniform(0.0, scale.seconds) if number else LONGEST
     shared[COUNT] = shared[STRUCK] = 0
     sys.stdout.flush()
     screen, theirs = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # until it is ready for them
     child = os.fork()
     if child == 0:
         try:
@@ -160,6 +165,7 @@ def attempt(
             os._exit(_child(work, place, lambda: arm(place, random.Random(seed), scale, shared), theirs))
         finally:
             os._exit(BROKEN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
     with suppress(OSError):  # which the child does itself, unless it has come to an end
         os.setpgid(child, child)  # before anybody kills the group
     os.close(theirs)
@@ -193,8 +199,10 @@ def _child(work: Work, place: Path, arm: Callable[[], None], screen: int) -> int
     torch.set_num_threads(1)
     atomic._cleared.cache_clear()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         arm()
         guard(lambda: work.run(place))
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # it is done
         return DONE
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else BROKEN
@@ -261,37 +269,6 @@ def suite(work: Work, home: Path, wanted: list[str], seed: int = 0) -> Counter:
     return counts
 
 
-def full_disk(work: Work, home: Path, seed: int, rounds: int = 6) -> None:
-    """In a namespace of its own: a real file system of 24 MB that fills up, is emptied again, and becomes read-only."""
-    rng, shared, disk = random.Random(seed), Shared(), home / f"{work.name}-disk"
-    scale, old, new = undisturbed(work, home / f"{work.name}-whole", rng)
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
-    codes: Counter = Counter()
-    for number in range(rounds):
-        place = disk / str(number)
-        begin(work, place)
-        with open(disk / "filler", "wb") as filler:
-            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-            filler.write(bytes(max(0, free - rng.randrange(3 * scale.largest))))
-        code, printed = attempt(work, place, "none", rng, scale, shared)
-        codes[code] += 1
-        assert code in (DONE, FAILED), printed[-2000:]
-        mark = work.whole(place, None, old, new)
-        (disk / "filler").unlink()
-        code, printed = attempt(work, place, "none", rng, scale, shared)
-        assert code == DONE, printed[-2000:]
-        assert contents(place) == new
-        assert not [found for found in disk.rglob(".*") if found.name != ".notes"]
-        if number < rounds - 1:
-            shutil.rmtree(place)
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    code, printed = attempt(work, place, "none", rng, scale, shared)
-    assert code in (DONE, FAILED), printed[-2000:]
-    work.whole(place, mark, old, new)
-    print(f"{work.name}: {codes[FAILED]} of {rounds} could not write on a full disk; read-only: still whole")
-
-
 def main() -> None:
     """The whole of it."""
     parser = argparse.ArgumentParser(
@@ -302,8 +279,17 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=2, help="of each other fault")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--within", help=argparse.SUPPRESS)
+    parser.add_argument("--each", action="store_true", help="a full disk at each operation and in each file")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    from tests.full_disks import each_full_disk, full_disk
+
+    if options.each:
+        for name in options.works:
+            with tempfile.TemporaryDirectory() as folder:
+                ends = each_full_disk(WORKS[name](Path(folder)), Path(folder))
+            print(f"{name}: disk full, {ends['failed']} failed in one line, {ends['done']} done", flush=True)
+        return
     if options.within:
         for name in options.works:
             (home := Path(options.within) / name).mkdir()

@@ -10,7 +10,8 @@ import pytest
 from ditmoe import convert, sample
 from ditmoe.analysis import analyze_checkpoint
 from ditmoe.analysis import command as analysis
-from ditmoe.checkpoint.atomic import alone_in, check_writable
+from ditmoe.checkpoint.alone import alone_in
+from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.export import export
 from ditmoe.inference import drawing, evaluate_checkpoint, measuring, sample_checkpoint
 from ditmoe.outside import in_python

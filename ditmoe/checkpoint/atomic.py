@@ -118,35 +118,7 @@ def check_writable(path: Path, folder: bool = False) -> None:
         with suppress(_EnoughError), replacing_folder(path) if folder else replacing(path):
             raise _EnoughError
     finally:
-        _remove_empty(made)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a folder, which is made, and goes again if nothing is written.
-
-    Raises:
-        ValueError: if another process has it. Where nothing can be locked, nobody is kept away.
-    """
-    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
-    handle = None
-    try:
-        with suppress(OSError):  # told by whoever writes
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder, os.O_RDONLY)
-        for wait in (*[0.1] * 20, None):  # workers of one that was just killed take a moment to end
-            if handle is None or _lock(handle) is not False:
-                break
-            if wait is None:
-                raise ValueError(
-                    f"another process is writing {printable(folder)}: wait for it, or take another out="
-                )
-            time.sleep(wait)
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-        _remove_empty(made)
+        remove_empty(made)
 
 
 @contextmanager
@@ -212,7 +184,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
+def remove_empty(folders: Iterable[Path]) -> None:
     """Take folders away, the innermost first, as far as there is nothing in them."""
     for folder in folders:
         with suppress(OSError):
@@ -250,7 +222,12 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.ditmoe-{kind}")
+    return hidden_name(path, kind, secrets.token_hex(4))
+
+
+def hidden_name(path: Path, kind: str, token: str) -> Path:
+    """Beside a path: where what is written of it lies, or what it was; one of each token."""
+    return path.with_name(f".{path.name}.{token}.ditmoe-{kind}")
 
 
 def _hidden(folder: Path) -> list[tuple[Path, str, str]]:
@@ -280,7 +257,7 @@ def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         except OSError as error:
             error.filename = str(path)  # which a person knows
             raise
-        if _lock(handle) is not False and draft.exists():  # nobody took it for litter between the two
+        if lock(handle) is not False and draft.exists():  # nobody took it for litter between the two
             return draft, handle
         os.close(handle)
 
@@ -290,7 +267,7 @@ def _made(draft: Path) -> int:
     return os.open(draft, os.O_RDONLY)
 
 
-def _lock(handle: int) -> bool | None:
+def lock(handle: int) -> bool | None:
     """Lock until it is closed: whether that could be; None on a file system without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -309,7 +286,7 @@ def _discard_unlocked(draft: Path) -> None:
     except OSError:
         return
     try:
-        locked = _lock(handle)
+        locked = lock(handle)
         if locked or (locked is None and os.fstat(handle).st_mtime < time.time() - DAY):
             discard(draft)
     finally:

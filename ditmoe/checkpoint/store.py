@@ -235,7 +235,7 @@ def exclusive_lock(run: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"another process is training in {run}: wait for it, or take another name="
+                f"another process is training in {run}: wait for it, or take another name= or out="
             ) from error
         except OSError:  # a file system without locks
             pass

@@ -30,6 +30,8 @@ SENTENCES = ("label", "prompt", "negative", "prompts")
 """Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
 LISTS = ("given", "interval", "dial")
 """Options of commands that may be lists, though they are none unless they are given."""
+NULLABLE = ("flow_map",)
+"""Numbers of commands that may be null."""
 WORDS = "words"
 """Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
 WITH_VALUE = (
@@ -221,7 +223,7 @@ def check_null(word: str, dotted: str, default: DictConfig) -> None:
     expected = OmegaConf.select(default, dotted, throw_on_missing=False)
     if isinstance(expected, DictConfig):
         raise ValueError(f"{dotted} must be a section: give {dotted}.<option>=..., got null")
-    if isinstance(expected, int | float) and "." not in dotted:
+    if isinstance(expected, int | float) and "." not in dotted and dotted not in NULLABLE:
         raise ValueError(
             f"{dotted} must be {'true or false' if isinstance(expected, bool) else 'a number'}, got null"
         )

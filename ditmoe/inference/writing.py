@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ditmoe.checkpoint import replacing
-from ditmoe.checkpoint.atomic import alone_in, check_writable
+from ditmoe.checkpoint.alone import alone_at, alone_in
+from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.inference.request import Request
 from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
@@ -93,7 +94,7 @@ def _counted(samples: Samples) -> Iterator[None]:
 
 @contextmanager
 def ready_place(place: Path, *further: Path) -> Iterator[None]:
-    """Within it samples can be written to a folder or a .npz, and no other process writes into the folders meanwhile.
+    """Within it samples can be written to a folder or a .npz, and no other process writes there meanwhile.
 
     Args:
         further: folders for what else is made of them.
@@ -106,7 +107,7 @@ def ready_place(place: Path, *further: Path) -> Iterator[None]:
     files = [place, place.with_suffix(".png")] if is_file else []
     for file in (*files, *(folder / "samples.png" for folder in folders)):
         check_writable(file)
-    with ExitStack() as stack:
+    with alone_at(place) if is_file else nullcontext(), ExitStack() as stack:
         for folder in folders:
             stack.enter_context(alone_in(folder))
         yield

@@ -198,6 +198,8 @@ class LatentModality(
             self.cached.restore(codec)
         else:
             codec.fit(self.fitting_data())
+        if self._facts is None and self.cached is not None:
+            self.cached.check_shape(shape)
         return codec.eval().requires_grad_(False)
 
     def _shape(self, codec: Codec) -> list[int]:

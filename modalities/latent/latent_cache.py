@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.conditioning import Condition, captions_of
-from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import in_utf8, is_regular, printable, read_regular
-from modalities.latent.codec import Codec
+from modalities.latent.codec import Codec, is_finite
+from modalities.latent.shard_checks import asked_of, check_shard
 from modalities.shared.captions import one_of_all, with_mirrored
 from modalities.shared.datasets import numbers
 
@@ -29,8 +29,6 @@ SHARD = re.compile(r"latents-[0-9a-f]{16}\.safetensors")
 LARGEST_RECORD = 2**28
 """Bytes of a record, which names what was unreadable."""
 FORMAT = "ditmoe-latents-4"
-ASKED = "asked."
-"""What the names of a condition's tensors begin with in a shard."""
 Pick = Callable[[int, int, int], tuple[int, int]]
 
 
@@ -168,6 +166,15 @@ class Latents:
                 f"modality.codec must be the one of {self.folder}, got {name} with other weights or options"
             )
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises ValueError unless a latent is (L, *cells), as the codec makes them of a sample."""
+        if self.shape != tuple(shape):
+            place, _ = self._files[0]
+            raise ValueError(
+                f"{printable(place)} is damaged: it must hold latents of {list(shape)}, as the codec makes them, "
+                f"got {list(self.shape)}"
+            )
+
     @property
     def classes(self) -> list[str]:
         """Class names; a label is an index into them."""
@@ -185,17 +192,14 @@ class Latents:
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L *cells"], Condition]:
         """Latents, float32, and what they are: a function of its arguments alone, as a data set's own `batch`."""
-        turns = numbers(size, step, rank, world)
+        turns, asked = numbers(size, step, rank, world), self._asked
         picked = [self._pick(len(self), seed, number) for number in turns]
         try:
             latents = torch.stack([self._latent(index, view) for index, view in picked])
-            return latents, self._said(picked, seed, turns)
+            flips = [self._mirrors and bool(view) for _, view in picked]
+            return latents, one_of_all(asked.take([index for index, _ in picked]), seed, turns, flips)
         except (IndexError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
-
-    def _said(self, picked: Sequence[tuple[int, int]], seed: int, turns: Sequence[int]) -> Condition:
-        flips = [self._mirrors and bool(view) for _, view in picked]
-        return one_of_all(self._asked.take([index for index, _ in picked]), seed, turns, flips)
 
     @property
     def _mirrors(self) -> bool:
@@ -224,21 +228,19 @@ class Latents:
         # What is mapped and gone would end the process without a word (SIGBUS).
         if place.stat().st_size != size:
             raise ValueError(f"{place.name} is no longer what it was")
-        return self._slices[shard][row, int(view)].float()
+        latent = self._slices[shard][row, int(view)].float()
+        if not is_finite(latent):
+            raise ValueError(f"{place.name} must hold finite numbers, got others in latent {row}")
+        return latent
 
     @cached_property
     def _shards(self) -> list[Any]:
-        filled, self._files = [], []
+        filled: list[Any] = []
+        self._files = []
         for name in self.record["shards"]:
             size = (place := self.folder / name).stat().st_size if is_regular(self.folder / name) else 0
             shard = open_stored(place)
-            sizes = {name: (*shard.get_slice(name).get_shape(), 0)[0] for name in shard.keys()}  # noqa: SIM118
-            if len({*sizes.values()}) > 1 or "latents" not in sizes:
-                raise ValueError(
-                    f"{printable(place)} is damaged: it must hold as many of everything as of latents, got "
-                    f"{printable(sizes)[:200]}"
-                )
-            if sizes["latents"]:
+            if check_shard(shard, place, filled[0] if filled else None):
                 filled.append(shard)
                 self._files.append((place, size))
         if not filled:
@@ -251,24 +253,13 @@ class Latents:
 
     @cached_property
     def _asked(self) -> Condition:
-        named = [{name.removeprefix(ASKED): shard.get_tensor(name) for name in shard.keys() if name.startswith(ASKED)}  # noqa: SIM118
-                 for shard in self._shards]  # fmt: skip
+        shards = zip(self._shards, self._files, strict=True)
+        each = [asked_of(shard, place, len(self.classes)) for shard, (place, _) in shards]
         try:
-            asked = Condition.cat([Condition.of_tensors(tensors) for tensors in named])
+            return Condition.cat(each)
         except (RuntimeError, ValueError) as error:  # of lists that differ in their width
             reason = printable(next(iter(str(error).splitlines()), ""))[:200]
             raise ValueError(f"{printable(self.folder)} is damaged: {reason}") from error
-        labels = asked.values.get(LABEL)
-        if labels is not None and (
-            labels.dtype != torch.int64
-            or labels.ndim != 1
-            or not 0 <= labels.min() <= labels.max() <= len(self.classes)  # which is none
-        ):
-            raise ValueError(
-                f"{printable(self.folder)} is damaged: its labels must be whole numbers up to {len(self.classes)}, "
-                "got others"
-            )
-        return asked
 
     @cached_property
     def _ends(self) -> np.ndarray:

@@ -22,7 +22,9 @@ from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import discard
 from ditmoe.conditioning import Condition
 from ditmoe.outside import printable, tell
-from modalities.latent.latent_cache import ASKED, MADE, SHARD, codec_file, made_of, open_stored
+from modalities.latent.codec import is_finite
+from modalities.latent.latent_cache import MADE, SHARD, codec_file, made_of, open_stored
+from modalities.latent.shard_checks import ASKED
 from modalities.shared import provenance
 from modalities.shared.captions import trimmed
 from modalities.shared.provenance import Origin, Record, Seen, digest_of
@@ -157,8 +159,17 @@ class Shards:
                 pieces = np.split(views, range(self.at_once, len(views), self.at_once))
                 encoded = torch.cat([self._piece(piece) for piece in pieces])
                 rows |= dict(zip([i for i, _ in read], encoded.unflatten(0, (len(read), -1)), strict=True))
+                self._check_finite({i: rows[i] for i, _ in read})
             bar.update(len(chosen))
         return rows
+
+    def _check_finite(self, rows: Rows) -> None:
+        """Raises ValueError if a latent overflowed, which training would refuse."""
+        if wrong := [self.source.names[i] for i, latent in rows.items() if not is_finite(latent)]:
+            raise ValueError(
+                f"the latents of {printable(wrong[0])} must be finite, and are not in {str(self.dtype).split('.')[1]}: "
+                "try modality.preparation.dtype=float32"
+            )
 
     def _piece(self, views: Views) -> Tensor:
         full = np.concatenate([views, np.repeat(views[-1:], self.at_once - len(views), axis=0)])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ditmoe.checkpoint import atomic, replacing
-from ditmoe.checkpoint.atomic import alone_in, clear, recover, replacing_folder
+from ditmoe.checkpoint.alone import alone_at, alone_in
+from ditmoe.checkpoint.atomic import clear, recover, replacing_folder
 from ditmoe.config.errors import explain
 
 OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
@@ -200,6 +201,47 @@ def test_a_folder_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyError), alone_in(tmp_path / "new"):
         raise KeyError
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of what lies beside it under its name; others in its folder have theirs."""
+    monkeypatch.setattr(atomic.time, "sleep", lambda seconds: None)
+    file = tmp_path / "new" / "a.npz"
+    with alone_at(file):
+        with pytest.raises(ValueError, match=r"another process is writing .*a\.npz: wait"), alone_at(file):
+            pass
+        with alone_at(file.with_name("b.npz")), replacing(file) as stream:
+            stream.write(b"whole")
+        clear(file.parent)
+        assert len(os.listdir(file.parent)) == 2
+    assert os.listdir(file.parent) == ["a.npz"]
+
+    def dies() -> None:
+        with alone_at(file):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert killed_at(99, dies, tmp_path)
+    with alone_at(file):
+        pass
+    assert os.listdir(file.parent) == ["a.npz"]
+    with pytest.raises(KeyError), alone_at(tmp_path / "none" / "a.npz"):
+        raise KeyError
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_who_is_refused_a_place_takes_nothing_of_it_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even an empty folder that was not there when it looked."""
+    monkeypatch.setattr(atomic.time, "sleep", lambda seconds: None)
+    out = tmp_path / "out"
+    with alone_in(out):
+        lexists = os.path.lexists
+        monkeypatch.setattr(os.path, "lexists", lambda path: False)
+        with pytest.raises(ValueError, match="another process"), alone_in(out):
+            pass
+        monkeypatch.setattr(os.path, "lexists", lexists)
+        assert out.exists()
 
 
 def test_no_device_and_no_pipe_becomes_a_file(tmp_path: Path) -> None:

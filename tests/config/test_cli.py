@@ -53,6 +53,11 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
         ("train", ["trainer=5"], "trainer must be a section: give trainer.<option>=..., got 5"),
         ("train", ["init=-1"], "init must be a run's folder or a checkpoint in it, but -1 does not exist"),
         ("train", ["optimizer.weight_decay=-1"], "AdamW, which says: Invalid weight_decay value: -1"),
+        (
+            "distill",
+            ["checkpoint=starter/image", "out=o", "flow_map=null", "steps=x"],
+            "steps must be a whole",
+        ),
         ("mesh", ["source=null", "out=o"], "source must be given: source=..."),
         ("convert", ["source=[]", "out=o"], "source must be a file or a folder, but [] does not exist"),
         (

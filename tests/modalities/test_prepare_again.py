@@ -16,7 +16,7 @@ import trimesh
 from PIL import Image as Picture
 
 from ditmoe import prepare as command
-from ditmoe.checkpoint.atomic import alone_in
+from ditmoe.checkpoint.alone import alone_in
 from ditmoe.config import build
 from ditmoe.config.compose import composed
 from modalities.image import Pictures

@@ -39,7 +39,7 @@ def read_archive(
     """
     split, name = split_of_shard(parts), "/".join(parts)
     if shard.name.lower().endswith(".zip"):
-        return read_zip(shard, name, split, ignored, captions)
+        return read_zip(shard, name, split, ignored, notes, captions)
     return read_tar(shard, name, split, ignored, notes, captions)
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +22,14 @@ DENSE = 20
 """How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
 _SAYS_UTF8 = 0x800
 """The bit of a member by which it says that its name is UTF-8."""
+_UNICODE_PATH = 0x7075
+"""The extra field that holds the name in UTF-8, and the CRC-32 of the bytes that it stands for."""
+NO_ENCODING = "say no encoding and are shown in letters of DOS (cp437)"
 
 
-def read_zip(shard: Path, name: str, split: str | None, ignored: Ignored, captions: bool) -> Iterator[Found]:
+def read_zip(
+    shard: Path, name: str, split: str | None, ignored: Ignored, notes: list[str], captions: bool
+) -> Iterator[Found]:
     """The pictures of a zip: classes of its dataset.json or metadata.jsonl, captions there or beside them.
 
     Raises:
@@ -31,8 +38,8 @@ def read_zip(shard: Path, name: str, split: str | None, ignored: Ignored, captio
     contents = _Contents(shard, ignored, captions)
     try:
         with open_regular(shard) as stream, zipfile.ZipFile(stream) as archive:
-            for entry in archive.infolist():
-                contents.add(entry, archive)
+            for path, entry in _paths(archive, shard.name, notes):
+                contents.add(path, entry, archive)
     except (
         zipfile.BadZipFile,
         OSError,
@@ -73,9 +80,8 @@ class _Contents:
     texts: dict[str, Written] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
-    def add(self, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
+    def add(self, path: str, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
         """Note where a picture lies, read a list of labels, ignore the rest."""
-        path = name_of(entry).replace("\\", "/")
         if len(path) > LONGEST_NAME:
             self.ignored.add(TOO_LONG, path[:40], by_name=True)
             return
@@ -106,13 +112,49 @@ class _Contents:
             self.told = parse_told(path, content)
 
 
-def name_of(entry: zipfile.ZipInfo) -> str:
-    """The name of a member: UTF-8 where that fits, which macOS writes without saying so, else letters of DOS."""
-    if entry.flag_bits & _SAYS_UTF8:
-        return entry.filename
-    with suppress(UnicodeError):
-        return entry.filename.encode("cp437").decode()
-    return entry.filename
+def _paths(archive: zipfile.ZipFile, of: str, notes: list[str]) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """Each member of an archive and its path, with "/" between folders; a note says if names have no encoding.
+
+    There a backslash may be the second byte of a letter, as in 表 of Shift JIS, and is none where "/" is used.
+    """
+    named = [(*name_of(entry), entry) for entry in archive.infolist()]
+    unknown = [name for name, known, _ in named if not known]
+    slashes = any("/" in name for name in unknown)
+    if unknown and not any(NO_ENCODING in note for note in notes):
+        notes.append(
+            f"{len(unknown)} names in {of} {NO_ENCODING}; for the right ones unpack it with a program that is told "
+            "which they are (unzip -O cp932, or cp936), and give the folder"
+        )
+    for name, known, entry in named:
+        yield name if slashes and not known else name.replace("\\", "/"), entry
+
+
+def name_of(entry: zipfile.ZipInfo) -> tuple[str, bool]:
+    """The name of a member, and whether its encoding is known.
+
+    It is if it says that it is UTF-8, has another field for that, or is ASCII; and where its bytes are UTF-8,
+    which macOS writes without saying so. Else it is taken for that of DOS, as the specification has it.
+    """
+    name = entry.orig_filename
+    if known := bool(entry.flag_bits & _SAYS_UTF8):
+        return name.partition("\0")[0], known
+    written = name.encode("cp437")
+    for each in (_unicode_path(entry.extra, written), written):
+        with suppress(UnicodeError):
+            if each is not None:
+                return each.decode().partition("\0")[0], True
+    return name.partition("\0")[0], known
+
+
+def _unicode_path(extra: bytes, written: bytes) -> bytes | None:
+    """The name in UTF-8 of a member's extra fields, if it stands for the name that is written."""
+    head, at = struct.pack("<BI", 1, zlib.crc32(written)), 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, at)
+        field, at = extra[at + 4 : at + 4 + size], at + 4 + size
+        if kind == _UNICODE_PATH and field.startswith(head):
+            return field[len(head) :]
+    return None
 
 
 def _check_apart(zipped: Path, members: list[Member]) -> None:

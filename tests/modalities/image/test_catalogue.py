@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,47 @@ def test_a_zip_says_the_same_whoever_packed_it(letters: str, said: bool, sep: st
     assert [line for line in str(data.understood()).splitlines() if line.startswith("ignored")] == [
         "ignored  8 hidden or of a system: __MACOSX 8"
     ]
+
+
+@pytest.mark.parametrize(
+    ("letters", "names"),
+    [
+        ("cp932", ["椅子", "表", "ソファ"]),
+        ("cp936", ["椅子", "桌子", "沙发"]),
+        ("cp949", ["의자", "책상", "소파"]),
+    ],
+)
+def test_names_of_a_zip_without_an_encoding_stay_apart_and_are_told_once(
+    letters: str, names: list[str], tmp_path: Path
+) -> None:
+    """Also where the second byte of a letter is a backslash, as in 表 and ソ of Shift JIS."""
+    for shard in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(tmp_path / shard, "w") as archive:
+            for i, name in enumerate(f"{category}/{n}{category}.png" for category in names for n in range(4)):
+                archive.writestr(Named(name, letters, False), png(i))
+    data = Pictures(REPORT_SIZE, tmp_path)
+    assert data.classes == sorted(name.encode(letters).decode("cp437") for name in names)
+    assert all(name.isprintable() for name in data.classes)
+    assert sum(data.count(split) for split in ("train", "val", "test")) == 24
+    (note,) = [line for line in str(data.understood()).splitlines() if "encoding" in line]
+    assert note.startswith(
+        "note     12 names in a.zip say no encoding and are shown in letters of DOS (cp437); "
+    )
+    assert "unzip -O cp932" in note
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["its own", "of another name"])
+def test_a_zip_may_have_its_names_in_unicode_beside_others(kept: bool, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in (f"{category}/{n}.png" for category in ("表", "椅子") for n in range(4)):
+            member = Named(name, "cp932", False)
+            of = zlib.crc32(name.encode("cp932")) ^ (not kept)
+            told = struct.pack("<BI", 1, of) + name.encode()
+            member.extra = struct.pack("<HHHHH", 1, 0, 2, 2, 7) + struct.pack("<HH", 0x7075, len(told)) + told
+            archive.writestr(member, png(0))
+    data = Pictures(REPORT_SIZE, tmp_path)
+    assert (set(data.classes) == {"表", "椅子"}) == kept
+    assert ("encoding" in str(data.understood())) != kept
 
 
 def test_members_with_names_of_any_length_are_left_out_and_counted(tmp_path: Path) -> None:

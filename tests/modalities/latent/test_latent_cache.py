@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from ditmoe.checkpoint import atomic
 from ditmoe.conditioning import Condition
+from ditmoe.config import build
+from ditmoe.config.compose import composed
+from ditmoe.prepare import prepare
 from modalities.image import Pictures
 from modalities.image.data.dataset import turn
 from modalities.latent import Identity, PatchPCA, latent_cache, latent_writer
@@ -22,6 +25,7 @@ from modalities.latent.codec import to_pixels
 from modalities.latent.latent_shards import Source
 
 SIZE = (9, 9)
+LABELS = "asked.label"
 
 
 def pictures(root: Path, each: int = 9, mirror: bool = False) -> Pictures:
@@ -240,6 +244,78 @@ def test_shards_whose_parts_do_not_fit_are_one_line_that_names_them(tmp_path: Pa
             use(stored(out))
     save_file(whole | {label: whole[label] + 99}, shard)
     with pytest.raises(
-        ValueError, match=rf"^{out} is damaged: its labels must be whole numbers up to 2, got others$"
+        ValueError, match=rf"^{shard} is damaged: its labels must be whole numbers up to 2, got 99 to 100$"
     ):
         stored(out).captions_of_split("train")
+
+
+def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict], dict]:
+    return lambda whole: whole | {name: change(whole[name])}
+
+
+WRONG = {
+    "labels that are no whole numbers": (changed(LABELS, torch.Tensor.float), "its asked.label must be .n,. whole"),
+    "labels of another type": (changed(LABELS, torch.Tensor.int), "whole numbers in I64, got I32 of .7.$"),
+    "labels in a column": (changed(LABELS, lambda x: x[:, None]), r"got I64 of .7, 1.$"),
+    "a label": (changed(LABELS, lambda x: x[0]), "as many of everything as of latents, got .*'one number'"),
+    "labels below none": (changed(LABELS, lambda x: -1 - x), "must be whole numbers up to 2, got -. to -1$"),
+    "nothing that says what they are": (lambda whole: {"latents": whole["latents"]}, "must have null"),
+    "flat latents": (changed("latents", lambda x: x[:, 0, 0, 0, 0]), r"views, channels, .*, got F32 of .7.$"),
+    "a flat array of two": (
+        lambda whole: {"latents": torch.zeros(2), **{name: x[:2] for name, x in whole.items() if name != "latents"}},
+        r"must be .n, views, channels, .*, got F32 of .2.$",
+    ),
+    "one number": (lambda whole: {name: x.flatten()[0] for name, x in whole.items()}, "as many of everything as of"),
+    "latents without views": (changed("latents", lambda x: x[:, :0]), r"got F32 of .7, 0, 3, 3, 3.$"),
+    "latents that are whole": (changed("latents", torch.Tensor.long), "in float32, float16 or bfloat16, got I64"),
+    "complex latents": (changed("latents", lambda x: x + 0j), "in float32, float16 or bfloat16, got C64"),
+    "latents of another size": (changed("latents", lambda x: x[..., :2]), "as the first file, got F32 of .7, 1, 3, "),
+    "latents that are not finite": (changed("latents", lambda x: x / 0), "must hold finite numbers, got others in lat"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_latents_is_one_line_that_names_the_file(name: str, place: int, tmp_path: Path) -> None:
+    _, out, report = make(tmp_path, shard=7)
+    change, said = WRONG[name]
+    shard = out / report["shards"][place]
+    whole = load_file(shard)
+    shard.unlink()
+    save_file({name: x.clone().contiguous() for name, x in change(whole).items()}, shard)
+    other = out / report["shards"][1 if name == "latents of another size" else place]
+    with pytest.raises(ValueError, match=rf"^[^\n]*{other.name}[^\n]*{said}[^\n]*$") as told:
+        stored(out).batch(18, 0, 0)
+    assert str(told.value).count("damaged") == 1
+
+
+def test_latents_of_another_shape_than_the_codec_makes_are_refused(tmp_path: Path) -> None:
+    _, out, report = make(tmp_path)
+    stored(out).check_shape([3, 3, 3])
+    shape = r"must hold latents of \[4, 3, 3\], as the codec makes them, got \[3, 3, 3\]$"
+    with pytest.raises(ValueError, match=rf"^[^\n]*{report['shards'][0]} is damaged: it {shape}"):
+        stored(out).check_shape([4, 3, 3])
+
+
+def test_latents_that_overflow_are_told_while_they_are_made(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"the latents of train/class0/0.* and are not in float16: try .*float32$"
+    ):
+        make(tmp_path, lambda images: 1e5 + encode(images), dtype="float16")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["a new run", "a run that goes on"])
+def test_no_run_begins_on_latents_of_another_shape_than_its_codec_makes(known: bool, tmp_path: Path) -> None:
+    data, out = pictures(tmp_path / "pictures"), tmp_path / "out"
+    words = ["modality=image", "modality.size=[9,9]", "codec@modality.codec=identity"]
+    prepare(composed("prepare", [f"source={tmp_path / 'pictures'}", f"out={out}", *words]))
+    adapter = build.make_whole(composed("train", [*words, f"modality.latents={out}"])["modality"])
+    if known:
+        adapter.restore_facts({"codec": adapter.codec.fitted_state(), "classes": data.classes})
+        del adapter.codec, adapter.cached
+    (shard,) = out.glob("latents-*")
+    whole = load_file(shard)
+    shard.unlink()
+    save_file(whole | {"latents": whole["latents"][:, :, :2].clone()}, shard)
+    with pytest.raises(ValueError, match=rf"{shard.name} is damaged: it must hold latents of \[3, 9, 9\]"):
+        _ = adapter.codec
