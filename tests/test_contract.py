@@ -95,9 +95,9 @@ def test_the_core_of_the_contract_is_enough(tmp_path: Path) -> None:
         ("sample", "checkpoint=runs/bare/default"),
         ("sample", "checkpoint=runs/bare/default", "length=3"),
         ("evaluate", "checkpoint=runs/bare/default"),
-        ("evaluate", "modality=bare", "generated=x", "reference=x"),
+        ("evaluate", "modality=bare", "generated=.", "reference=."),
         ("view", "runs/bare/default"),
-        ("prepare", "modality=bare", "source=x", "out=y"),
+        ("prepare", "modality=bare", "source=.", "out=y"),
         path=(site,),
     )  # fmt: skip
     codes, outs, errors = zip(*done, strict=True)

@@ -30,8 +30,8 @@ SENTENCES = ("label", "prompt", "negative", "prompts")
 """Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
 LISTS = ("given", "interval", "dial")
 """Options of commands that may be lists, though they are none unless they are given."""
-NULLABLE = ("flow_map",)
-"""Numbers of commands that may be null."""
+NULLABLE = ("flow_map", "router.router")
+"""Numbers and sections that may be null."""
 WORDS = "words"
 """Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
 WITH_VALUE = (
@@ -216,14 +216,14 @@ def check_null(word: str, dotted: str, default: DictConfig) -> None:
     Raises:
         ValueError: naming the option.
     """
-    if word.startswith("~"):
+    if word.startswith("~") or dotted in NULLABLE:
         return
     if OmegaConf.is_missing(default, dotted):
         raise ValueError(f"{dotted} must be given: {dotted}=...")
     expected = OmegaConf.select(default, dotted, throw_on_missing=False)
     if isinstance(expected, DictConfig):
         raise ValueError(f"{dotted} must be a section: give {dotted}.<option>=..., got null")
-    if isinstance(expected, int | float) and "." not in dotted and dotted not in NULLABLE:
+    if isinstance(expected, int | float) and "." not in dotted:
         raise ValueError(
             f"{dotted} must be {'true or false' if isinstance(expected, bool) else 'a number'}, got null"
         )
