@@ -21,12 +21,14 @@ from ditmoe.outside.paths import (
     read_regular,
     tell,
 )
+from ditmoe.outside.patience import Patience, left_out
 from ditmoe.outside.walk import Entries, Parts, Read, files_below, folders_below, read_entries
 
 __all__ = [
     "Arrays",
     "Entries",
     "Parts",
+    "Patience",
     "Plain",
     "Read",
     "TooFewError",
@@ -47,6 +49,7 @@ __all__ = [
     "in_utf8",
     "is_regular",
     "largest_words",
+    "left_out",
     "load_array",
     "may_hold",
     "memory",
