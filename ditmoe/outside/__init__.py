@@ -1,6 +1,6 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
-from ditmoe.outside.arrays import Arrays, about_array, array_shape, load_array
+from ditmoe.outside.arrays import Arrays, about_array, array_shape, check_items, load_array
 from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
@@ -34,6 +34,7 @@ __all__ = [
     "TooFewError",
     "about_array",
     "array_shape",
+    "check_items",
     "check_memory",
     "check_number",
     "check_numbers",

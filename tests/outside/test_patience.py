@@ -1,14 +1,21 @@
 """Files that take long to show: together they take no longer than others, and what is left out is said."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ditmoe.outside import Patience
 from modalities.image import view as pictures
+from modalities.image.data.picture_sets import read_set as read_pictures
+from modalities.image.metrics.features import read_reference
+from modalities.pointcloud.data.formats import read_set as read_clouds
 from modalities.pointcloud.viz import view as clouds
 from modalities.video import view as clips
+from modalities.video.data.clip_folders import read_set as read_clips
 from modalities.video.io import container
 from tests.hostile.pictures import png
 from tests.hostile.videos import gif
@@ -33,6 +40,25 @@ def test_time_grows_with_what_files_hold(tmp_path: Path, monkeypatch: pytest.Mon
     assert not patience.is_over
     now[0] = 1.6
     assert patience.is_over
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "shape"),
+    [
+        (read_pictures, "arr_0", (300_000, 1, 1, 3)),
+        (read_reference, "arr_0", (300_000, 1, 1, 3)),
+        (read_clips, "videos", (300_000, 1, 1, 1, 3)),
+        (read_clouds, "points", (300_000, 1, 3)),
+    ],
+)
+def test_a_small_file_is_no_set_of_millions(
+    read: Callable[[Path], object], name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Each of which would be measured, made or shown."""
+    file, arrays = tmp_path / "a.npz", dict[str, Any]()
+    np.savez_compressed(file, **arrays | {name: np.zeros(shape, np.uint8)})
+    with pytest.raises(ValueError, match=r"16 bytes of its file for each sample, got 300000 in \d+ bytes"):
+        read(file)
 
 
 @pytest.mark.usefixtures("impatient")

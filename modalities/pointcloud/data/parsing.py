@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ditmoe.outside import load_array, open_regular, printable, tell
+from ditmoe.outside import check_items, load_array, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
 from modalities.pointcloud.data.arrays import read_npz, read_tensors
 from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry
@@ -24,8 +24,6 @@ TEXT_SUFFIXES = (".xyz", ".txt", ".csv", ".asc", ".pts")
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", *TEXT_SUFFIXES, ".pcd", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
 SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
-LEAST_BYTES = 16
-"""Of a file for each cloud of a set: a few kilobytes of zeros are millions of clouds, each a shape to be made."""
 _READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_off}
 
 
@@ -47,16 +45,8 @@ def read_file_of_points(
     """What is in a file of points, or of one item of a set; unchecked but for the number of items."""
     found = _file_of_points(path, note, channels, item)
     if found.points.ndim == 3:
-        _check_count(len(found.points), path)
+        check_items(len(found.points), path)
     return found
-
-
-def _check_count(count: int, path: Path) -> None:
-    """Raises ValueError for a set of more clouds than can be in the file."""
-    if count * LEAST_BYTES > (size := path.stat().st_size):
-        raise ValueError(
-            f"a set must have {LEAST_BYTES} bytes of its file for each cloud, got {count} clouds in {size} bytes"
-        )
 
 
 def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None) -> Geometry:
@@ -92,7 +82,7 @@ def count_shapes(path: Path) -> int | None:
         if path.suffix.lower() in (".h5", ".hdf5"):
             with open_regular(path) as stream:
                 if (count := scans.count_clouds(stream)) is not None:
-                    _check_count(count, path)
+                    check_items(count, path)
                 return count
         array = read_file_of_points(path, lambda _: None).points
     except Exception:  # told when it is read
