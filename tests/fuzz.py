@@ -223,7 +223,7 @@ def watched(place: Path) -> list[str]:
             opened = str(arguments[0] or sys.prefix)  # None is what runs
             done = not opened.startswith((sys.prefix, sys.base_prefix))
         elif event == "subprocess.Popen":  # what may be endless is tried in a process of its own
-            done = arguments[1][:3] != [sys.executable, "-c", isolation.SERVE]
+            done = arguments[1][:4] != [sys.executable, "-P", "-c", isolation.SERVE]
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
             done = elsewhere(arguments[0])
         elif event in CHANGES:

@@ -16,6 +16,7 @@ from ditmoe.config.errors import guard, is_overflow
 from ditmoe.config.folders import config_folder
 from ditmoe.config.made_folders import empty_folders, leaving_none_empty
 from ditmoe.config.overrides import mark_paths
+from ditmoe.config.plain_values import check_levels
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, largest_words, using_device
 
@@ -50,6 +51,7 @@ def run(
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name, words)
         options = cast(dict, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        check_levels(options)
         mark_paths(options, HydraConfig.get().overrides.task, lambda name: is_path_option(name, options))
         check_numbers(options)
         check_paths(options)

@@ -19,6 +19,9 @@ from ditmoe.outside import printable
 
 ENDLESS = "what was read refers to itself, as a YAML file may in its defaults, or is nested too deeply"
 
+LONGEST = 4000
+"""Letters of a line."""
+
 
 def guard(main: Callable[[], Any], command: str | None = None) -> None:
     """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C and SIGTERM into 130.
@@ -38,7 +41,7 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            line = explain(error, command) or type(error).__name__
+            line = _shortened(explain(error, command) or _cause(error))
             print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
@@ -58,6 +61,17 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
             print(f"error: {launch.LOST}", file=sys.stderr)
         sys.stdout.flush()
         os._exit(1)  # no farewell to processes that do not answer
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle, where a stranger's words in it would fill the screen."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+
+
+def _cause(error: BaseException) -> str:
+    """What an error that says nothing came of, as Hydra's when a file's text cannot be understood."""
+    said = explain(error.__cause__) if error.__cause__ else ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def is_memory(error: BaseException) -> bool:

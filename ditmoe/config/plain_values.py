@@ -51,6 +51,25 @@ def check_plain(value: Any, what: str) -> None:
     walk(value, "", 0)
 
 
+def check_levels(config: Mapping[str, Any]) -> None:
+    """Refuse what a checkpoint of a run could not be read with again (`check_plain`), before it is trained.
+
+    Raises:
+        ValueError: naming where it begins.
+    """
+    for name, value in config.items():
+        level: list[Any] = [value]
+        for _ in range(DEEPEST):
+            inner = (
+                each.values() if isinstance(each, dict) else each
+                for each in level
+                if isinstance(each, dict | list)
+            )
+            level = [value for values in inner for value in values]
+        if level:
+            raise ValueError(f"{printable(name)} must be nested at most {DEEPEST - 1} levels deep, got more")
+
+
 def check_scheduler(config: Mapping[str, Any], file: Path) -> None:
     """Refuse what a scheduler's own file, as diffusers writes it, may not hold; it can make lists and tables of a size.
 

@@ -1,6 +1,7 @@
 """YAML files that come from outside: plain, small, and of no more values than they show, before Hydra reads them."""
 
 from collections.abc import Sequence
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def check(file: Path) -> bytes:
             aliases, which stand for any number of values.
     """
     content = read_regular(file, LARGEST)
+    if (why := _no_utf8(content)) is not None:  # which PyYAML reads, and Hydra does not
+        raise ValueError(f"{printable(file)} is no YAML that is read: it must be UTF-8, {why}")
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchors, and the values in what they name so far
     try:
@@ -70,9 +73,17 @@ def check(file: Path) -> bytes:
     return content
 
 
+def _no_utf8(content: bytes) -> str | None:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f"got the byte {content[error.start]:#04x} at {error.start}"
+    return None
+
+
 def _check_plain(value: Any) -> None:
-    """Raises ValueError for sets, bytes and keys that are no names, which Hydra fails by without a word."""
-    if isinstance(value, set | bytes | tuple):
+    """Raises ValueError for sets, bytes, dates and keys that are no names, which Hydra fails by without a word."""
+    if isinstance(value, set | bytes | tuple | date):
         raise ValueError(f"it must hold texts, numbers, lists and sections, got {type(value).__name__}")
     for key in value if isinstance(value, dict) else ():
         if not isinstance(key, str | int | float):

@@ -1,6 +1,6 @@
 """What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
 
-from ditmoe.outside.arrays import Arrays, about_array, array_shape, load_array
+from ditmoe.outside.arrays import Arrays, about_array, array_shape, check_items, load_array
 from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
@@ -21,17 +21,20 @@ from ditmoe.outside.paths import (
     read_regular,
     tell,
 )
+from ditmoe.outside.patience import Patience, left_out
 from ditmoe.outside.walk import Entries, Parts, Read, files_below, folders_below, read_entries
 
 __all__ = [
     "Arrays",
     "Entries",
     "Parts",
+    "Patience",
     "Plain",
     "Read",
     "TooFewError",
     "about_array",
     "array_shape",
+    "check_items",
     "check_memory",
     "check_number",
     "check_numbers",
@@ -47,6 +50,7 @@ __all__ = [
     "in_utf8",
     "is_regular",
     "largest_words",
+    "left_out",
     "load_array",
     "may_hold",
     "memory",

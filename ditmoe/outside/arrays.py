@@ -14,10 +14,21 @@ import numpy as np
 
 from ditmoe.outside.paths import Plain, may_hold, open_regular, printable
 
+LEAST_BYTES, FEW = 16, 1000
+"""Of a file for each sample of a set, and samples that may be smaller still: a few kilobytes of zeros are millions of
+pictures of a pixel, or of clouds of a point, each of which is made, measured or shown."""
 _HEADER = 128
 """Bytes that NumPy writes in front of an array with few axes."""
 LONGEST_HEADER = 10_000
 """Bytes of a header that are read at all: NumPy takes no longer one, but has it in memory before it says so."""
+
+
+def check_items(count: int, path: Path) -> None:
+    """Raises ValueError for a set of more samples than can be in its file."""
+    if count > max(FEW, (size := path.stat().st_size) // LEAST_BYTES):
+        raise ValueError(
+            f"a set must have {LEAST_BYTES} bytes of its file for each sample, got {count} in {size} bytes"
+        )
 
 
 def load_array(path: Path, rows: int | Sequence[int] | None = None) -> np.ndarray:

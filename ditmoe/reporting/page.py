@@ -10,7 +10,8 @@ from typing import Any
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.config.trust import Trust
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import Patience, check_number, printable
+from ditmoe.outside.patience import SECONDS
 from ditmoe.reporting.budget import Budget, encoded
 from ditmoe.reporting.run import check_runs, describe_run, names_of
 
@@ -63,7 +64,7 @@ def write_report(
     check_writable(file)
     share = LARGEST // len(folders)
     told = [
-        describe_run(folder, name, Budget(share), samples, trust, kind)
+        describe_run(folder, name, Budget(share), samples, trust, kind, Patience(SECONDS / len(folders)))
         for folder, name in zip(folders, names_of(folders), strict=True)
     ]
     text = page({"runs": told})

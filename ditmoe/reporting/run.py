@@ -12,7 +12,7 @@ from ditmoe.checkpoint.places import MANIFEST, candidates
 from ditmoe.config.trust import Trust
 from ditmoe.config.viewers import modality_by_endings, modality_named
 from ditmoe.modality import Files
-from ditmoe.outside import printable, read_json
+from ditmoe.outside import Patience, printable, read_json
 from ditmoe.reporting import numbers
 from ditmoe.reporting.budget import Budget, text_of, within
 from ditmoe.reporting.log import Log, read_log
@@ -69,7 +69,13 @@ def names_of(runs: list[Path]) -> list[str]:
 
 
 def describe_run(
-    run: Path, name: str, budget: Budget, most: int, trust: Trust, kind: type[Any] | None = None
+    run: Path,
+    name: str,
+    budget: Budget,
+    most: int,
+    trust: Trust,
+    kind: type[Any] | None = None,
+    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """All that the page shows of a run.
 
@@ -77,6 +83,7 @@ def describe_run(
         name: by which the page speaks of it.
         most: samples.
         kind: its modality, if that is known; else the class that its checkpoint names is taken, if it is trusted.
+        patience: for its samples.
     """
     reader = RunReader()
     content: dict[str, Any] = {"name": text_of(name, 200)}
@@ -99,7 +106,10 @@ def describe_run(
         budget.take(content.get(part))
     content["modality"] = kind.name if kind else None
     shows = kind if kind and issubclass(kind, Files) else None
-    content["sets"] = reader.read("samples", sample_sets, run, shows, classes, most, budget) or []
+    patience = patience or Patience()
+    content["sets"] = reader.read("samples", sample_sets, run, shows, classes, most, budget, patience) or []
+    if patience.is_over:
+        reader.notes.append("samples: some are left out, as those before them took too long for their size")
     return content | {"notes": reader.notes[:20]}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ditmoe.given import GIVEN
 from ditmoe.modality import Files, Shown
-from ditmoe.outside import file_name, read_json
+from ditmoe.outside import Patience, file_name, read_json
 from ditmoe.reporting.budget import Budget, text_of, within
 from ditmoe.reporting.pictures import held, packed
 
@@ -30,7 +30,12 @@ class Found:
 
 
 def sample_sets(
-    run: Path, kind: type[Files] | None, classes: Sequence[str], most: int, budget: Budget
+    run: Path,
+    kind: type[Files] | None,
+    classes: Sequence[str],
+    most: int,
+    budget: Budget,
+    patience: Patience | None = None,
 ) -> list[dict[str, Any]]:
     """Sets of a run's samples: those of the training, and those that `sample` made.
 
@@ -38,13 +43,21 @@ def sample_sets(
         kind: the run's modality; None: files are listed.
         classes: names, of which files have what can stand in a file's name.
         most: samples of all sets together, shared evenly.
+        patience: for all of them; what is left when it is over is left out.
     """
     labels = {file_name(name): text_of(name, 80) for name in classes}
     sets = [(folder, *listed(folder)) for folder in set_folders(run)]
     shares = shared(most, [len(samples) for _, samples, _ in sets])
     unreadable = MOST_UNREADABLE // max(1, len(sets))
+    patience = patience or Patience()
+    patience.grow(
+        file
+        for (_, samples, _), share in zip(sets, shares, strict=True)
+        for s in samples[:share]
+        for file in s.files
+    )
     return [
-        one_set(run, folder, samples, kind, labels, share, budget, unreadable) | {"links": links}
+        one_set(run, folder, samples, kind, labels, share, budget, unreadable, patience) | {"links": links}
         for (folder, samples, links), share in zip(sets, shares, strict=True)
     ]
 
@@ -74,7 +87,8 @@ def one_set(
     labels: Mapping[str, str],
     most: int,
     budget: Budget,
-    most_unreadable: int = MOST_UNREADABLE,
+    most_unreadable: int,
+    patience: Patience,
 ) -> dict[str, Any]:
     """One folder: its samples, how many were left out and why, and what was given."""
     content: dict[str, Any] = {"folder": text_of(folder.name, 200), "items": [], "total": len(samples)}
@@ -83,7 +97,7 @@ def one_set(
         content["given"] = form
     prompts, unreadable, unknown = _prompts(folder), 0, kind is None
     for found in samples:
-        if kind is None or len(content["items"]) >= most or unreadable >= most_unreadable:
+        if kind is None or len(content["items"]) >= most or unreadable >= most_unreadable or patience.is_over:
             break
         try:
             shown = kind.show(found.files)

@@ -129,7 +129,8 @@ class _Server:
     def __init__(self) -> None:
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, json.dumps(sys.path)],
+            # -P: the files of the current folder, a json.py say, must not hide installed modules of the same name.
+            [sys.executable, "-P", "-c", SERVE, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where Rust and C++ tell how they end

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Shown
-from ditmoe.outside import files_below, printable, tell
+from ditmoe.outside import Patience, files_below, left_out, printable, tell
 from modalities.shared import enlarged, lay_out, show
 from modalities.video.data.clip_folders import one_each
 from modalities.video.data.clip_reader import fit, resized
-from modalities.video.io.container import Unreadable
+from modalities.video.io.container import Unreadable, Work
 from modalities.video.io.reader import read_clip, read_index, read_numbers
 from modalities.video.io.writer import SUFFIXES
 
@@ -38,13 +38,14 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     strips: list[np.ndarray] = []
     names: list[str] = []
     most = int(LARGEST / max(1, min(len(files), MAX_CLIPS)) ** 0.5)
-    for file in files[:MAX_CLIPS]:
+    patience = Patience()
+    patience.grow(files[:MAX_CLIPS])
+    for number, file in enumerate(files[:MAX_CLIPS]):
+        if patience.is_over:
+            tell(left_out(len(files) - number))
+            break
         try:
-            index = read_index(file)
-            frames = [read_clip(file, int(at), 1, index=index) for at in _places(len(index))]
-            if len({frame.shape for frame in frames}) > 1:
-                raise Unreadable(file, "damaged", "frames differ in size")
-            drawn = strip(np.concatenate([_smaller(frame, most) for frame in frames]))
+            drawn = strip(_shown(file, most))
         except Unreadable as error:
             tell(error)
             continue
@@ -54,6 +55,21 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     if not strips:
         raise ValueError(f"nothing to view in {', '.join(map(printable, paths))}: no video could be read")
     return show(lay_out(strips, names), f"{len(strips)} clips", paths[0], out)
+
+
+def _shown(file: Path, most: int) -> UInt8[np.ndarray, "F h w 3"]:
+    """A few frames of a clip, of at most so many pixels a side, of which one is in memory as it is.
+
+    Raises:
+        Unreadable: if it is no clip, or its frames lie too far from each other to be decoded.
+    """
+    index, work, frames = read_index(file), Work(file), []
+    for at in _places(len(index)):
+        frame = read_clip(file, int(at), 1, index=index, work=work)
+        if frame.shape[1:3] != (index.height, index.width):
+            raise Unreadable(file, "damaged", "frames differ in size")
+        frames.append(_smaller(frame, most))
+    return np.concatenate(frames)
 
 
 def show_one(files: Sequence[Path]) -> Shown:

@@ -21,6 +21,7 @@ BAD = {
     "large": "a: 1\n" * 30_000,
     "set": "a: !!set {b, c}",
     "bytes": "a: !!binary aGVsbG8=",
+    "date": "a: !!timestamp 2020-01-01",
     "no name": "null: 2",
     "list for a name": "? [a]\n: 1",
 }
@@ -52,6 +53,27 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_what_cannot_be_read_is_one_line(name: str, refused: Refused, tmp_path: Path) -> None:
     assert "mine.yaml" in refused(BAD[name])
     assert not (tmp_path / "PWNED").exists()
+
+
+def test_text_that_is_not_utf_8_names_its_file(tmp_path: Path) -> None:
+    for content in ("a: 1".encode("utf-16"), b"a: caf\xe9"):
+        (tmp_path / "a.yaml").write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"a\.yaml is no YAML that is read: it must be UTF-8, got the byte 0x"
+        ):
+            yaml_files.read(tmp_path / "a.yaml")
+
+
+def test_what_a_checkpoint_could_not_be_read_with_is_not_trained(refused: Refused) -> None:
+    """A line of a few letters nests what it likes, of which a manifest would be damaged as soon as it is written."""
+    told = refused(f"# @package mine{'.a' * 200}\nb: 1")
+    assert "mine must be nested at most 31 levels deep, got more" in told
+
+
+def test_what_cannot_be_understood_is_said(refused: Refused) -> None:
+    told = refused("name: " + "${" * 5000)
+    assert "no viable alternative" in told
+    assert len(told) < 5000
 
 
 def test_a_file_that_names_itself_is_one_line(refused: Refused) -> None:

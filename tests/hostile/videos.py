@@ -63,6 +63,39 @@ def counted(place: Path) -> Path:
     return path
 
 
+def numbered(place: Path, tracks: int, samples: int, cuts: int) -> Path:
+    """An MP4 of tracks that each count so many samples, of a byte each, none of which is there."""
+    turn = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    kind = _box(
+        b"jpeg", bytes(7) + b"\1" + bytes(16) + struct.pack(">HH", 64, 64) + bytes(14) + b"\1" + bytes(35)
+    )
+    table = (
+        _box(b"stsd", 0, 1, kind),
+        _box(b"stts", 0, 1, samples, 1),
+        _box(b"stsc", 0, 1, 1, samples, 1),
+        _box(b"stsz", 0, 1, samples),
+        _box(b"stco", 0, 1, 48),
+    )
+    media = (
+        _box(b"mdhd", bytes(12), 25, samples, 0x55C40000),
+        _box(b"hdlr", bytes(8) + b"vide" + bytes(13)),
+        _box(b"minf", _box(b"dinf", _box(b"dref", 0, 1, _box(b"url ", 1))), _box(b"stbl", *table)),
+    )
+    track = (
+        _box(b"tkhd", 7, bytes(8), 1, 0, samples, bytes(16), turn, 64 << 16, 64 << 16),
+        _box(b"edts", _box(b"elst", 0, cuts, *[samples & 2**31 - 1, 0, 0x10000] * cuts)),
+        _box(b"mdia", *media),
+    )
+    head = _box(b"mvhd", bytes(12), 25, 1, 0x10000, bytes(12), turn, bytes(24), 2)
+    path = place / "numbered.mp4"
+    path.write_bytes(
+        _box(b"ftyp", b"isom")
+        + _box(b"mdat", bytes(64))
+        + _box(b"moov", head, *[_box(b"trak", *track)] * tracks)
+    )
+    return path
+
+
 def tagged(place: Path, number: int = 20_000) -> Path:
     """An MP4 with so many tags, each of which FFmpeg compares with all those before."""
     path, stream = place / "a.mp4", io.BytesIO()

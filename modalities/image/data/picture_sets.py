@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, is_regular, printable, tell
+from ditmoe.outside import Arrays, check_items, is_regular, printable, tell
 from modalities.image.data import pictures
 from modalities.shared.understood import Ignored
 
@@ -39,7 +39,10 @@ def read_set(path: Path) -> Samples:
         with Arrays(path) as stored:
             if "mu" in stored or "mu_s" in stored:
                 return ReferenceFile(np.zeros((0, 1, 1, 3), np.uint8), file=path)
-            images = stored["arr_0"] if "arr_0" in stored else stored["images"]
+            name = "arr_0" if "arr_0" in stored else "images"
+            if shape := stored.about(name)[0]:
+                check_items(shape[0], path)
+            images = stored[name]
             labels = stored["arr_1"].astype(np.int64) if "arr_1" in stored else None
     except Exception as error:
         raise ValueError(

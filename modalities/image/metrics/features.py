@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditmoe.modality import Samples
-from ditmoe.outside import Arrays, TooFewError, is_regular, printable
+from ditmoe.outside import Arrays, TooFewError, check_items, is_regular, printable
 from ditmoe.outside import device as own_device
 from modalities.image.metrics import efficientnet, inception_weights
 from modalities.shared import cache
@@ -223,6 +223,8 @@ def read_reference(file: Path) -> tuple[dict[str, Statistics], Samples | None]:
         raise ValueError(f"reference must be an npz of statistics or images, but {file} does not exist")
     try:
         with Arrays(file) as stored:
+            if "arr_0" in stored and (shape := stored.about("arr_0")[0]):
+                check_items(shape[0], file)
             arrays = {n: stored[n] for n in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if n in stored}
             keys = printable(", ".join(stored))
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ditmoe.outside import load_array, open_regular, printable, tell
+from ditmoe.outside import check_items, load_array, open_regular, printable, tell
 from modalities.pointcloud.data import gltf, scans
 from modalities.pointcloud.data.arrays import read_npz, read_tensors
 from modalities.pointcloud.data.channels import SKIPPED, XYZ, Channels, Geometry
@@ -42,7 +42,14 @@ def read_geometry(path: Path, note: Note, channels: Channels = XYZ, item: int | 
 def read_file_of_points(
     path: Path, note: Note, channels: Channels = XYZ, item: int | None = None
 ) -> Geometry:
-    """What is in a file of points, or of one item of a set; unchecked."""
+    """What is in a file of points, or of one item of a set; unchecked but for the number of items."""
+    found = _file_of_points(path, note, channels, item)
+    if found.points.ndim == 3:
+        check_items(len(found.points), path)
+    return found
+
+
+def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None) -> Geometry:
     match path.suffix.lower():
         case ".npy":
             return Geometry(load_array(path, item))
@@ -74,7 +81,9 @@ def count_shapes(path: Path) -> int | None:
     try:
         if path.suffix.lower() in (".h5", ".hdf5"):
             with open_regular(path) as stream:
-                return scans.count_clouds(stream)
+                if (count := scans.count_clouds(stream)) is not None:
+                    check_items(count, path)
+                return count
         array = read_file_of_points(path, lambda _: None).points
     except Exception:  # told when it is read
         return None

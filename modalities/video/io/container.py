@@ -21,6 +21,8 @@ from jaxtyping import UInt8
 from ditmoe.outside import open_regular, printable
 from modalities.shared.decode import HEIC
 from modalities.video.io.integrity import sums_fit
+from modalities.video.io.kinds import OTHERS, container_of
+from modalities.video.io.samples import counts_too_much
 from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
 from modalities.video.io.transparent import Decoder, NotShown, has_alpha, on_white
 from modalities.video.io.trial import is_endless
@@ -44,11 +46,7 @@ REASONS = {
 """Why a video is not read: reason -> what it must be and what came."""
 
 # Without these a text file named .mp4 may be a play list that opens other files or addresses.
-_GUARD = {
-    "protocol_whitelist": "file",
-    "format_whitelist": "mov,avi,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,nut,mxf,dv,rm,ivf,"
-    "yuv4mpegpipe,h264,hevc,m4v,av1,obu,apng,mjpeg",
-}
+_GUARD = {"protocol_whitelist": "file"}
 
 
 MOST_PIXELS = 37_750_000
@@ -120,6 +118,8 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
             raise Unreadable(
                 path, "not a video", f"more than {MOST_ENTRIES} tags, chapters and cues out of order"
             )
+        if counts_too_much(path):
+            raise Unreadable(path, "not a video", "it counts more samples than its bytes can be")
         if is_endless(path, partial(_read_through, path)):
             raise Unreadable(
                 path, "not a video", "its packets are not read in the time that whole files take"
@@ -127,7 +127,7 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
     try:
         with (
             _source(path) as source,
-            av.open(source, options=_GUARD, metadata_errors="replace", timeout=LONGEST) as container,
+            av.open(source, options=_guard(path), metadata_errors="replace", timeout=LONGEST) as container,
         ):
             stream = _first_video(path, container)
             # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
@@ -149,7 +149,7 @@ def _read_through(path: Path) -> None:
     with (
         suppress(av.FFmpegError, IndexError),
         _source(path) as source,
-        av.open(source, options=_GUARD, metadata_errors="replace") as container,
+        av.open(source, options=_guard(path), metadata_errors="replace") as container,
     ):
         for _ in container.demux():
             pass
@@ -171,6 +171,15 @@ def _bound_memory() -> None:
         bound = ctypes.CDLL(av.frame.__file__).av_max_alloc
         bound.argtypes, bound.restype = (ctypes.c_size_t,), None
         bound(_LARGEST_PIECE)
+
+
+def _guard(path: Path) -> dict[str, str]:
+    """What FFmpeg may open: files, of the container that the first bytes tell."""
+    try:
+        kind = container_of(path)
+    except (OSError, ValueError):  # which FFmpeg tells
+        kind = OTHERS
+    return {**_GUARD, "format_whitelist": kind}
 
 
 def _source(path: Path) -> AbstractContextManager[Any]:

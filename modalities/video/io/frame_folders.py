@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ditmoe.outside import Arrays, about_array, is_regular, load_array, printable
+from ditmoe.outside import Arrays, about_array, check_items, is_regular, load_array, printable
 from ditmoe.outside.paths import GROWTH
 from modalities.shared.decode import STILLS, TooLargeError, decoded, upright
 from modalities.video.io.container import MOST_PIXELS, Unreadable, check_size
@@ -126,6 +126,9 @@ def _promised(path: Path) -> tuple[int, ...]:
                 shape, dtype = archive.about("videos")
         else:
             shape, dtype = about_array(path)
+    if len(shape) == 5:
+        with _blaming(path):
+            check_items(shape[0], path)
     if dtype != np.uint8 or len(shape) not in (4, 5) or shape[-1] != 3 or not math.prod(shape):
         got = f"{dtype} of {(1, *shape) if len(shape) == 4 else shape}, not uint8 of (N, T, H, W, 3)"
         raise Unreadable(path, "not a video", got)

@@ -82,6 +82,7 @@ def read_clip(
     index: Index | None = None,
     backend: str = "pyav",
     salvage: bool = False,
+    work: Work | None = None,
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Read frames start, start + stride, ... of a video as 8-bit RGB, as a player shows them.
 
@@ -97,6 +98,7 @@ def read_clip(
         index: of `read_index`, which otherwise is called here.
         backend: "decord" decodes video files with that package, where it is installed.
         salvage: count only the frames that decode, and give fewer than `count` where there are fewer.
+        work: that is left for this call and others; None: as much as for a file.
 
     Raises:
         Unreadable: if the video does not have these frames.
@@ -110,12 +112,12 @@ def read_clip(
     index = index or read_index(path, salvage)
     wanted = start + stride * np.arange(count)
     try:
-        return _read(path, _within(path, wanted, index, bool(index.fault)), index, backend)
+        return _read(path, _within(path, wanted, index, bool(index.fault)), index, backend, work)
     except Unreadable as error:
         if not salvage or index.fault or error.reason not in BROKEN:
             raise
         index = salvaged_index(path, error, index.max_pixels)
-        return _read(path, _within(path, wanted, index, True), index, backend)
+        return _read(path, _within(path, wanted, index, True), index, backend, work)
 
 
 def read_numbers(
@@ -137,7 +139,9 @@ def _within(path: Path, wanted: np.ndarray, index: Index, shorten: bool) -> np.n
     raise Unreadable(path, "too short", f"{len(index)} frames, the clip needs {wanted[-1] + 1}")
 
 
-def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: str) -> np.ndarray:
+def _read(
+    path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: str, work: Work | None = None
+) -> np.ndarray:
     if path.is_dir():
         fault = Unreadable(path, index.fault) if index.fault else None
         files = index_pictures(path, fault, index.max_pixels)[1] if fault else list_pictures(path)
@@ -151,7 +155,7 @@ def _read(path: Path, wanted: Int64[np.ndarray, " T"], index: Index, backend: st
         frames = _decord(path, wanted, index)
         if frames.shape[1:3] == (index.height, index.width):
             return frames  # it knows only square pixels
-    work = Work(path)
+    work = work or Work(path)
     if not len(index.keys):
         return _counted(path, wanted, index, work)
     # Seeking in MPEG-TS goes by decoding times and misses the keyframe, unless it aims at the one before.

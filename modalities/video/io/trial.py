@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from ditmoe.outside import open_regular
 from modalities.shared.isolation import isolated
+from modalities.video.io.kinds import AVI, GIF, MATROSKA, MP4, container_of
 
 SECONDS, SECONDS_PER_MB = 6.0, 0.5
 """To read the packets of a file, of which none is decoded: a hundred times as long as whole ones take."""
@@ -23,7 +24,7 @@ _SMALL = 2**15
 """Bytes of a file in which too little has room."""
 _MOST_WORDS = 2**15
 """Bytes of the words of an AVI (its list INFO)."""
-_HEAD, _PIECE = 64, 2**20
+_PIECE = 2**20
 
 
 def is_endless(path: Path, read: Callable[[], None]) -> bool:
@@ -68,12 +69,11 @@ def _is_endless(what: _Read, size: int, *_: int) -> bool:
 
 
 def _is_bounded(path: Path) -> bool:
+    kind = container_of(path)
     with open_regular(path) as stream:
-        head = stream.read(_HEAD)
-        if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        if kind == AVI:
             return not _has_many_words(stream)
-    matroska = head.startswith(b"\x1a\x45\xdf\xa3") and any(kind in head for kind in (b"matroska", b"webm"))
-    return matroska or head[4:8] == b"ftyp" or head.startswith((b"GIF87a", b"GIF89a"))
+        return kind in (MATROSKA, GIF) or (kind == MP4 and stream.read(8)[4:] == b"ftyp")
 
 
 def _has_many_words(stream: BinaryIO) -> bool:

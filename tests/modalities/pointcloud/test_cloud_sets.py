@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modalities.pointcloud.data.formats import read_set, write_npy
+from modalities.pointcloud.data.formats import count_shapes, read_set, write_npy
 from modalities.pointcloud.data.ply import write_ply
 from tests.modalities.pointcloud.sets import shapes
 from tests.modalities.pointcloud.test_formats import POINTS, write_cloud, write_mesh
@@ -132,3 +132,16 @@ def test_a_file_that_is_no_set_ends_in_one_sentence(tmp_path: Path, content, mes
         read_set(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_small_file_is_no_set_of_millions(tmp_path: Path) -> None:
+    """Each of which would be a shape to be made, or shown."""
+    np.savez_compressed(tmp_path / "a.npz", points=np.zeros((300_000, 1, 3), np.float16))
+    message = r"^[^\n]*a set must have 16 bytes of its file for each sample, got 300000 in \d+ bytes$"
+    with pytest.raises(ValueError, match=message):
+        read_set(tmp_path / "a.npz")
+    assert count_shapes(tmp_path / "a.npz") is None
+    np.savez_compressed(
+        tmp_path / "b.npz", points=np.tile(POINTS[:8], (2000, 1, 1)) + np.arange(2000)[:, None, None]
+    )
+    assert count_shapes(tmp_path / "b.npz") == len(read_set(tmp_path / "b.npz")) == 2000

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,27 @@ def test_threads_have_a_process_each() -> None:
     for thread in threads:
         thread.join()
     assert len(set(found)) == 3
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    """Where commands with -P, scripts and notebooks do not look, and strangers' files may lie."""
+    for name in ("json", "pickle", "numpy"):
+        (tmp_path / f"{name}.py").write_text("open('PWNED', 'w')\n")
+    code = """if True:
+        import os
+        from modalities.shared.isolation import isolated
+        print(isolated(os.getpid, 30, 2**28) != os.getpid())
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "True\n", done.stderr
+    assert not (tmp_path / "PWNED").exists()
 
 
 def _slow(seconds: float) -> int:

@@ -15,9 +15,11 @@ from modalities.video.io import reader, trial
 from modalities.video.io.container import REASONS, Unreadable, opened
 from modalities.video.io.integrity import is_truncated, sums_fit
 from modalities.video.io.reader import read_clip, read_index
+from modalities.video.io.samples import counts_too_much
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
-from tests.hostile.videos import endless, gif, tagged, wordy
+from tests.fuzz import peak
+from tests.hostile.videos import endless, gif, numbered, tagged, wordy
 from tests.modalities.video.videos import NUM, b_frames, make, picture, sequential, truncate
 
 
@@ -288,6 +290,44 @@ def test_containers_that_ffmpeg_would_never_end_to_read_are_refused(
     with pytest.raises(Unreadable, match=r"^[^\n]*not read in the time that whole files take[^\n]*$"):
         read_index(wordy(tmp_path, kind, number))
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("head", [b"\0\0\0\x14ftypjp2 ", b"\x1a\x45\xdf\xa3matroska"])
+def test_a_container_behind_the_first_bytes_of_another_is_refused(head: bytes, tmp_path: Path) -> None:
+    """FFmpeg would find the transport stream, of which a moment ago nobody knew."""
+    path = wordy(tmp_path, "ts", 400)
+    path.write_bytes(head + path.read_bytes())
+    began = time.process_time()
+    with pytest.raises(Unreadable, match=r"^[^\n]* must be a video, got something else[^\n]*$"):
+        read_index(path)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("tracks", "samples", "cuts"), [(6, 20_000_000, 1), (1, 2**32 - 1, 1), (2, 3000, 20_000)]
+)
+def test_samples_that_are_counted_and_not_there_take_no_memory(
+    tracks: int, samples: int, cuts: int, tmp_path: Path
+) -> None:
+    path = numbered(tmp_path, tracks, samples, cuts)
+    before = peak(reset=True)
+    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples than its bytes can be\)$"):
+        read_index(path)
+    assert peak() - before < 2**26
+
+
+def test_samples_and_cuts_as_people_have_them_are_believed(tmp_path: Path) -> None:
+    assert not counts_too_much(numbered(tmp_path, 3, 100_000, 3))
+    assert not counts_too_much(make(tmp_path / "b.mp4", "mpeg4"))
+
+
+def test_what_lies_among_the_samples_counts_nothing(tmp_path: Path) -> None:
+    counts = b"stsz" + bytes(4) + b"\0\0\0\1" + b"\xff" * 4
+    plain, long = b"\0\0\0\x18mdat", b"\0\0\0\1mdat" + bytes(7) + b"\x20"
+    for number, box in enumerate((plain, long, b"\0\0\0\x08mdat", b"\0\0\0\x18free")):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(b"\0\0\0\x0cftypisom" + box + counts + b"\0\0\0\x08free")
+        assert counts_too_much(path) is (number > 1)
 
 
 def test_words_as_people_have_them_are_read(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""How many samples an MP4 counts: FFmpeg makes 40 bytes of memory for each, whether they are there or not.
+
+Twenty bytes count four thousand million of them (`stsz`, `trun`), each track has its own, and each cut of a list of
+them (`elst`) may show all samples of its track again.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from ditmoe.outside import open_regular
+from modalities.video.io.kinds import MP4, container_of
+
+_COUNTS = {b"stsz": 12, b"stz2": 12, b"trun": 8}
+"""Boxes that count samples, and how many bytes behind the first of their name they do so."""
+_CUTS = {b"elst": 8}
+"""The same of cuts."""
+_SPARE, _TIMES = 2**20, 4
+"""Samples that are believed of any file, and beside them for each of its bytes: people cut a film a few times."""
+_LONGEST = 16
+_PIECE = 2**20
+_SKIPPED = b"mdat"
+
+
+def counts_too_much(path: Path) -> bool:
+    """Whether an MP4 counts more samples, with all cuts, than its bytes can be; False for other containers.
+
+    Counted is what follows each mark of a table outside of the samples themselves (`mdat`), whatever box it lies in.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is no plain file.
+    """
+    about = os.stat(path)
+    return _counts_too_much(path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@lru_cache(maxsize=2**16)  # a clip opens its file again
+def _counts_too_much(path: Path, size: int, *_: int) -> bool:
+    if container_of(path) != MP4:
+        return False
+    samples, cuts = 0, 1
+    with open_regular(path) as stream:
+        for begin, end in _spans(stream, size):
+            samples += sum(_counts(stream, begin, end, _COUNTS))
+            cuts = max([cuts, *_counts(stream, begin, end, _CUTS)])
+    return samples * cuts > _SPARE + _TIMES * size
+
+
+def _spans(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+    """What lies between the boxes of samples, which are stepped over as FFmpeg steps over them."""
+    begin = at = 0
+    while at + 8 <= size:
+        stream.seek(at)
+        head = stream.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:  # up to the end, or nonsense
+            break
+        if head[4:8] == _SKIPPED:
+            yield begin, at
+            begin = min(size, at + length)
+        at += length
+    yield begin, size
+
+
+def _counts(stream: BinaryIO, begin: int, end: int, tables: Mapping[bytes, int]) -> Iterator[int]:
+    """The numbers that tables of a part of a file begin with."""
+    while begin < end:
+        stream.seek(begin)
+        piece = stream.read(min(_PIECE + _LONGEST, end - begin))
+        for mark, ahead in tables.items():
+            at = piece.find(mark, 0, _PIECE + 3)
+            while at >= 0:
+                yield int.from_bytes(piece[at + ahead : at + ahead + 4], "big")
+                at = piece.find(mark, at + 1, _PIECE + 3)
+        begin += _PIECE
