@@ -1,6 +1,6 @@
-"""The smallest router of one's own that has all that a router may have: weights, a loss, and state.
+"""A minimal custom router with everything a router may have: weights, a loss, and state.
 
-Run where this file lies, or with its folder in PYTHONPATH; docs/extending.md goes through it:
+Run it in this file's folder, or with that in PYTHONPATH; docs/extending.md explains it:
 
     python -m ditmoe.train --config-dir configs modality=image router=cosine
 """
@@ -20,27 +20,27 @@ from ditmoe.outside import check_number
 
 
 class Cosine(Router):
-    """Each token takes the K experts of the highest cosine (X-MoE, arXiv 2204.09179, eq. 4, without its projection).
+    """Each token chooses the K experts of highest cosine (X-MoE, arXiv 2204.09179, eq. 4, without its projection).
 
         s = softmax(cos(x, w_e) / temperature) over the E experts,    chosen: the K largest of s + b,    weight: s
 
-    The length of a token says nothing, so no expert wins by long tokens. Two things keep the experts in use: the
-    balance loss (arXiv 2101.03961, eq. 4), and a bias b that is no weight but moves after each step towards those
-    that got too few tokens (arXiv 2408.15664).
+    The norm of a token has no influence, so no expert wins by long tokens. Two things balance the experts: the balance
+    loss (arXiv 2101.03961, eq. 4), and a bias b, not a weight, that each step raises for experts with too few tokens
+    (arXiv 2408.15664).
 
     Args:
-        hidden_size: D, of a token; the model gives it, all else stands in the YAML.
+        hidden_size: D, width of a token; passed by the model, all others are in the YAML.
         num_experts, top_k: E and K.
-        temperature: below which differences of cosines count.
+        temperature: of the softmax over cosine similarities.
         balance: coefficient of the balance loss.
-        bias_rate: how far b moves in a step; 0 is no bias.
+        bias_rate: change of b per step; 0: no bias.
     """
 
     bias: Tensor
-    # What it can do beyond routing, each claim checked by tests/moe; what a class does not claim is refused.
-    uses_collectives = True  # its counts are those of the whole batch, wherever that is spread
-    top_k_in_sampling = True  # `top_k=` of sample means what it does in training
-    within_timestep = True  # router=timestep may hold one for each segment of noise
+    # What it supports beyond routing; tests/moe checks each claim, and anything not claimed is refused.
+    uses_collectives = True  # its counts are those of the whole batch over all ranks
+    top_k_in_sampling = True  # `top_k=` of sample means the same as in training
+    within_timestep = True  # router=timestep may hold one per noise segment
 
     def __init__(
         self,
@@ -59,20 +59,20 @@ class Cosine(Router):
         check_number("bias_rate", bias_rate, 0)
         self.num_experts, self.top_k, self.active = num_experts, top_k, float(top_k)
         self.temperature, self.balance, self.bias_rate = temperature, balance, bias_rate
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))  # initialised as all routers' are
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))  # initialised like all routers
         # A buffer: saved and averaged, never optimised.
         self.register_buffer("bias", torch.zeros(num_experts))
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
-        """A function of input, weights and buffers: it changes nothing, so it may be repeated."""
-        tokens = x.flatten(0, 1).float()  # (T, D): tokens are numbered through the batch
+        """A pure function of input, weights and buffers, so that it may be repeated."""
+        tokens = x.flatten(0, 1).float()  # (T, D): all tokens of the batch
         cosines = project(F.normalize(tokens, dim=-1), F.normalize(self.weight.float(), dim=-1))
         scores = (cosines / self.temperature).softmax(dim=-1)
         expert = (scores + self.bias.float()).topk(self.top_k, dim=-1).indices
-        # One row for each assignment: which token goes to which expert, and with which weight it comes back.
+        # One entry per assignment: token, expert, and the weight of the result.
         token = torch.arange(len(tokens), device=x.device).repeat_interleave(self.top_k)
         weight = scores.gather(1, expert).flatten()
-        # `self.pool` is all ranks in training and this process alone in sampling.
+        # `self.pool` is all ranks in training, and only this process in sampling.
         counts = self.pool.total(count(expert.flatten(), self.num_experts))
         share = self.pool.share(counts.sum() / self.top_k)
         loss = Loss(balance_loss(counts, scores, share), self.balance)
@@ -80,6 +80,6 @@ class Cosine(Router):
 
     @torch.no_grad()
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
-        """Once per optimiser step, with what each of its forward passes observed: the only place where state moves."""
+        """Called once per optimiser step, with the statistics of its passes: the only place that changes state."""
         counts = torch.stack([seen["counts"] for seen in batch_stats]).sum(0).float()
         self.bias += self.bias_rate * (counts.mean() - counts).sign()
