@@ -1,4 +1,4 @@
-"""python -m ditmoe.analyze checkpoint=runs/pointcloud/default: what the experts of a trained model do, shown."""
+"""python -m ditmoe.analyze checkpoint=runs/pointcloud/default: shows what the experts of a trained model do."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ __getattr__ = lazily(__name__, {"ditmoe.analysis": __all__})
 
 
 def analyze(config: dict[str, Any]) -> None:
-    """The command."""
-    from ditmoe.analysis import analyze_checkpoint  # torch, which a mistake in the words should not wait for
+    """Run the command."""
+    from ditmoe.analysis import analyze_checkpoint  # torch: only after checking the options
 
     print(analyze_checkpoint(**config, tell=True))
 

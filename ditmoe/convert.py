@@ -1,6 +1,6 @@
-"""python -m ditmoe.convert source=FILE out=FOLDER: published weights of DiT, DiT-MoE and DiT-3D become ours.
+"""python -m ditmoe.convert source=FILE out=FOLDER: converts published weights of DiT, DiT-MoE and DiT-3D.
 
-The folder is opened by `ditmoe.load(FOLDER)`.
+`ditmoe.load(FOLDER)` opens the result.
 """
 
 import sys
@@ -11,8 +11,8 @@ from ditmoe.outside import in_python, tell
 
 
 def convert(config: dict[str, Any]) -> None:
-    """The command."""
-    from ditmoe.pretrained import convert_file  # torch, which a mistake in the words should not wait for
+    """Run the command."""
+    from ditmoe.pretrained import convert_file  # torch: only after checking the options
 
     out = config["out"]
     tell(convert_file(**config), sys.stdout)

@@ -1,6 +1,6 @@
-"""python -m ditmoe.distill checkpoint=runs/image/default out=runs/image/few: a model that draws in few steps.
+"""python -m ditmoe.distill checkpoint=runs/image/default out=runs/image/few: distils a model to sample in few steps.
 
-Torch takes seconds to load: it is imported by what works with it, so that a mistake in the words is answered at once.
+Torch takes seconds to import, so functions import it: a mistake in the command line is answered at once.
 """
 
 import shlex
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
 
 SECTIONS = ("objective", "optimizer", "parameters", "mesh", "trainer", "finish", "seed")
-"""Of a run's configuration, beside what sampling needs."""
+"""Sections of a run's configuration that distillation needs besides those of sampling."""
 NOTHING_MORE = {
     "init": None,
     "upcycle": {"_target_": "ditmoe.pretrained.Upcycling"},
     "lora": {"_target_": "ditmoe.nn.LoRA", "rank": 0},
 }
-"""Sections of a training that a distillation makes no use of."""
+"""Sections of a training configuration that distillation does not use, set to no effect."""
 OWN = {
     "workers": None,
     "compile": False,
@@ -30,12 +30,12 @@ OWN = {
     "keep_last": 2,
     "keep_every": 0,
 }
-"""Options of a training that start processes or fill a disk: what a teacher says of them, whose configuration may be a
-stranger's, is not obeyed."""
+"""Trainer options that start processes or fill a disk: not taken from the teacher's configuration, which may come from
+a stranger."""
 
 
 def distill(words: dict[str, Any]) -> None:
-    """One run, a training that learns from another run's model; goes on where an earlier one stopped."""
+    """Train one run that learns from another run's model; resumes an interrupted one."""
     from ditmoe import checkpoint
     from ditmoe.checkpoint.fit import describing
     from ditmoe.pretrained.teacher import pinned
@@ -64,10 +64,10 @@ def distill(words: dict[str, Any]) -> None:
 
 
 def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
-    """The configuration of the run that learns: the teacher's, changed as a command says.
+    """The student's configuration: the teacher's, with the options of the command.
 
     Raises:
-        ValueError: one line, if the teacher cannot be learnt from so.
+        ValueError: one line, if the teacher cannot be distilled with these options.
     """
     from ditmoe.config.restore import admitted
     from ditmoe.config.trust import check_openable
@@ -76,8 +76,8 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     from ditmoe.pretrained.teacher import TOLD, fingerprint
 
     config, _ = admitted(teacher, words["trust"], *SECTIONS)
-    Sampling.of(config)  # parts of it are computed with
-    check_openable(config)  # it is written again, and trained by
+    Sampling.of(config)  # checks the values that are used below
+    check_openable(config)  # the student saves and trains with it
     check_number(f"optimizer.lr of {teacher.path}", config["optimizer"].get("lr"), 0)
     inside = learnt(words)
     if any(config["model"].get(name) is not None for name in TOLD):
@@ -107,10 +107,10 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
 
 
 def learnt(words: dict[str, Any]) -> dict[str, Any]:
-    """What a command lets the model learn: options of its section.
+    """The options of the model section that say what is distilled into it.
 
     Raises:
-        ValueError: one line, for a word that is out of its range.
+        ValueError: one line, for an option out of range.
     """
     from ditmoe.config.plain_values import check_plain
     from ditmoe.diffusion import check_most_steps, check_steps
@@ -129,7 +129,7 @@ def learnt(words: dict[str, Any]) -> dict[str, Any]:
 
 
 def told(config: dict[str, Any]) -> str:
-    """What is learnt, in a few words."""
+    """A short description of what is learnt."""
     model, parts = config["model"], []
     if model.get("flow_map") is not None:
         parts.append(f"steps of any length, for drawings in 1 to {model['flow_map']}")

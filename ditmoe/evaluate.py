@@ -1,4 +1,4 @@
-"""python -m ditmoe.evaluate checkpoint=... | modality=... generated=... reference=...: measures a set."""
+"""python -m ditmoe.evaluate checkpoint=... | modality=... generated=... reference=...: evaluates a set."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ __getattr__ = lazily(__name__, {"ditmoe.inference": __all__})
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    """The command.
+    """Run the command.
 
     Raises:
-        ValueError: unless it is told either a checkpoint or two sets and their modality.
+        ValueError: unless given either a checkpoint, or two sets and their modality.
     """
     files = {key: config.pop(key, None) for key in ("modality", "generated", "reference", "train")}
     words = config.pop(WORDS, {})
@@ -29,7 +29,7 @@ def evaluate(config: dict[str, Any]) -> None:
         )
     if not config["checkpoint"] and not (files["generated"] and files["reference"] and files["modality"]):
         raise ValueError("give checkpoint=<run>, or modality=<name> generated=<set> reference=<set>")
-    from ditmoe import inference  # torch, which a mistake should not wait for
+    from ditmoe import inference  # torch: only after checking the options
 
     if config["checkpoint"]:
         sets = {"modality": files["modality"], "reference": files["reference"]}

@@ -1,4 +1,4 @@
-"""python -m ditmoe.export checkpoint=RUN out=FOLDER: writes a pipeline of diffusers, see `ditmoe.Pipeline`."""
+"""python -m ditmoe.export checkpoint=RUN out=FOLDER: writes a diffusers pipeline, see `ditmoe.Pipeline`."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ __getattr__ = lazily(__name__, {"ditmoe.pipelines.export": __all__})
 
 
 def command(config: dict[str, Any]) -> None:
-    """The command."""
-    from ditmoe.pipelines.export import export  # torch and diffusers
+    """Run the command."""
+    from ditmoe.pipelines.export import export  # imports torch and diffusers
 
     source, out = config.pop("checkpoint"), config.pop("out")
     tell(export(source, out, **config), sys.stdout)

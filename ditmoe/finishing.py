@@ -1,4 +1,4 @@
-"""What follows a training: samples, numbers, a page, and what to type next; and before it, whether all that can be."""
+"""The end of a training run: samples, metrics, report page, next commands; and a check beforehand that it can work."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> dict[str, Any]:
-    """What can be done after the training of what was asked for; says once what this modality has no contract for."""
+    """The requested `finish` options that this modality supports; prints a note on the others."""
     from ditmoe.modality import Files, Metric
 
     lacks = [c for c in (Files, Metric) if not isinstance(modality, c)]
@@ -30,10 +30,10 @@ def possible(options: dict[str, Any], modality: "ditmoe.modality.Modality") -> d
 
 
 def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -> str:
-    """Refuse before the training what would fail after it; says why nothing will be measured, where data are too few.
+    """Refuse before training what would fail after it; returns why evaluation is skipped, if there are too few data.
 
     Raises:
-        ValueError: if the samples cannot be drawn, or not be measured.
+        ValueError: if the samples cannot be drawn or evaluated.
     """
     from ditmoe.modality import Metric
 
@@ -63,18 +63,17 @@ def finish(
     asking: str = "label=0",
     kind: "type[ditmoe.modality.Modality] | None" = None,
 ) -> None:
-    """Sample, measure, and say where everything is and what to type next.
+    """Sample, evaluate, and print where everything is and what to type next.
 
     Args:
-        options: what is `possible` of it.
-        longer: a command that goes on from here, last of those that are told.
-        step: that the run has reached: its own checkpoint is taken, whose configuration is this command's, whatever
-            else lies in the folder.
-        unmeasured: why nothing can be measured, if it cannot.
-        asking: what to ask for next, as it is typed.
-        kind: the modality's class, which shows samples on the page of the run; None: one that writes files.
+        options: as returned by `possible`.
+        longer: the last suggested command, which trains longer.
+        step: the step reached: selects this command's own checkpoint, whatever else lies in the folder.
+        unmeasured: why evaluation is impossible, if it is.
+        asking: a suggested condition for the next sample, as typed.
+        kind: the modality's class, which shows samples on the report page; None: one that writes files.
 
-    What fails of the measuring, though there is enough to measure, is said at the very end, with exit code 1.
+    If the evaluation fails although there are enough data, this is reported at the very end, with exit code 1.
     """
     from ditmoe import checkpoint
     from ditmoe.inference import sample_checkpoint
@@ -82,7 +81,7 @@ def finish(
 
     own, failure = checkpoint.place(folder, step), None
     places, following = [(folder / checkpoint.FOLDER, "the model")], list[str]()
-    # The paths that this checkpoint names are those of the command that wrote it, just now.
+    # Trusted: this command has just written the checkpoint, and with it the paths.
     out = folder / "samples"
     if options["num"] and (paths := sample_checkpoint(own, num=options["num"], out=out, trust=True)):
         drawn = paths[0].parent
@@ -116,20 +115,20 @@ def finish(
 
 
 def _measure(checkpoint: Path) -> tuple[str, Exception | None]:
-    """Measure what a checkpoint draws; why there is too little to measure, or what failed of it."""
+    """Evaluate a checkpoint; returns why there are too few data, or the error."""
     from ditmoe.inference import evaluate_checkpoint
 
     try:
         evaluate_checkpoint(checkpoint, trust=True)
-    except TooFewError as error:  # the run is well
+    except TooFewError as error:  # no fault of the run
         return str(error), None
-    except Exception as error:  # a fault, which is said at the end: model and samples are there
+    except Exception as error:  # reported at the end: model and samples exist
         return "", error
     return "", None
 
 
 def _end_with(failure: Exception) -> None:
-    """Say what failed of the measuring, or raise what is a fault of the program."""
+    """Report why the evaluation failed, or raise what is a bug."""
     if not isinstance(failure, ValueError | OSError):
         raise failure
     if os.environ.get("DITMOE_TRACE"):
@@ -139,7 +138,7 @@ def _end_with(failure: Exception) -> None:
 
 
 def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> Path | None:
-    """Show the run on a page; None, and a line, where that fails, which is no fault of the run."""
+    """Write the run's report page; if that fails, print a note and return None: the run itself is fine."""
     if launch.ranks().rank > 0:
         return None
     from ditmoe.reporting import write_report
@@ -154,13 +153,13 @@ def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> P
 
 
 def asked_next(conditioning: Mapping[str, Any]) -> str:
-    """What to ask for in the next command, as it is typed: a caption that a model of text keeps, or a class."""
+    """A condition for the next command, as typed: an example caption of a text model, or a class."""
     examples = conditioning.get("examples")
     return shlex.quote(f"prompt={examples[0]}") if examples else "label=0"
 
 
 def own_words(modality: str) -> str:
-    """The words of this command, for a shell, without the run's name and length."""
+    """The options of this command, quoted for a shell, without the run's name and length."""
     words = person_words()
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in ("name", "trainer.steps")]
     if not any(word.startswith("modality=") for word in kept):
@@ -169,8 +168,8 @@ def own_words(modality: str) -> str:
 
 
 def _typed(path: Path, word: str = "") -> str:
-    """A path as a person types it into a shell, behind the `option=` that takes it."""
+    """A path quoted for a shell, after its `option=` if any."""
     text = str(path)
-    if text[0] in "-~'\"" or text == "null":  # an option, a home, Hydra's quotes, none
+    if text[0] in "-~'\"" or text == "null":  # would be read as an option, home folder, quotes or null
         text = f"./{text}"
     return shlex.quote(f"{word}{text}")

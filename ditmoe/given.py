@@ -1,14 +1,15 @@
-"""What is there already of a sample that is to be drawn: frames of a clip, a picture around a hole, a scan of a shape.
+"""Given parts of a sample that is to be drawn: frames of a clip, a picture around a hole, a scan of a shape.
 
-One mechanism serves all. What is given stands at time 0, clean, and what is missing at the time of the step; the model
-is told both (Diffusion Forcing, arXiv 2407.01392; Pusa, arXiv 2507.16116), so that the loss counts what is missing
-alone. In a share of the training samples what is given is hidden, pure noise at the last time, which trains
+One mechanism serves all. Given parts are clean, at time 0, and missing parts at the time of the step; the model is
+conditioned on both times (Diffusion Forcing, arXiv 2407.01392; Pusa, arXiv 2507.16116), and the loss is over the
+missing parts only. In a fraction of the training samples the given parts are hidden, as pure noise at the last time,
+which enables
 
     v = v(hidden) + given_guidance (v(given) - v(hidden)).
 
-A model that was not trained so sees what is given at the noise of the step (replacement: RePaint, arXiv 2201.09865),
-as every model does where a part of a token is given.
-Where samples are sets, such as points, what is given may also lie beside the sample (`Condition.given`).
+A model not trained this way sees given parts at the noise level of the step (replacement: RePaint, arXiv 2201.09865),
+as does every model where only part of a token is given.
+For samples that are sets, such as points, given content may also be a separate input (`Condition.given`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,22 +22,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 GIVEN = "given"
-"""The folder of a run with what was given to samples, by the names of their folders."""
+"""The folder of a run that holds the given parts of samples, under the names of the sample folders."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is there already, in the model's space, of B samples, or of one that stands for all.
+    """Given parts, in the model's space, of B samples, or of one that is broadcast to all.
 
     Attributes:
-        x: clean; what counts of it is where `known`, or all of it as the start for a `strength`.
-        known: shaped to multiply samples: what comes out as it is in x. None: nothing.
-        places: which times, in a shape of `ditmoe.nn.layout`, are those of places that are given in all, told to a
-            model as 0; None: the model is told the time of the step everywhere (replacement).
-        pieces: shaped as `known`, what is given of places that are not given in all: it too comes out as it is in x,
-            and the model sees it at the noise of the step; None: nothing.
-        beside: what the model reads beside the sample, see `Condition.given`.
-        strength: share of the way to noise from which the drawing starts; 1 forgets all of x but what is known
+        x: clean samples; used where `known`, and everywhere as the starting point for a `strength`.
+        known: mask, broadcastable to samples: the output equals x there. None: nowhere.
+        places: mask, in a shape of times (`ditmoe.nn.layout`), of completely given positions, whose time the model
+            gets as 0; None: the model gets the time of the step everywhere (replacement).
+        pieces: mask shaped as `known`, of the given parts of partly given positions: the output equals x there too, but
+            the model sees them at the noise level of the step; None: nowhere.
+        beside: given content as a separate input of the model, see `Condition.given`.
+        strength: fraction of the way to noise at which denoising starts; at 1, only the known parts of x count
             (SDEdit, arXiv 2108.01073).
     """
 
@@ -48,7 +49,7 @@ class Given:
     strength: float = 1.0
 
     def take(self, rows: Sequence[int] | Tensor) -> "Given":
-        """That of some samples."""
+        """The given parts of selected samples."""
         num = len(rows)
 
         def of(value: Tensor | None) -> Tensor | None:
@@ -59,13 +60,13 @@ class Given:
         return self._each(of)
 
     def to(self, device: torch.device | str) -> "Given":
-        """The same on a device, which the host does not wait for unless it is the host."""
+        """Copy to a device, asynchronously unless that is the host."""
         there = torch.device(device)
         ahead = there.type != "cpu"
         return self._each(lambda value: None if value is None else value.to(there, non_blocking=ahead))
 
     def untold(self) -> "Given":
-        """The same for a model that was not trained with given parts: by replacement."""
+        """The same by replacement, for a model not trained with given parts."""
         return replace(self, places=None, beside={})
 
     def _each(self, change: Callable[[Tensor | None], Any]) -> "Given":
@@ -75,15 +76,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a person gave, as a modality understood it.
+    """A user's given content, as read by a modality.
 
     Attributes:
         given: for the sampler.
-        finish: puts the person's own data, to the bit, into decoded samples (S, *sample), which may grow by it.
-        told: lines for the person, of what was changed on the way.
-        more: of some samples as far as they are drawn, in the model's space, what is given of these for the next round,
-            and how to join that round's samples to them; None where there is none left.
-        shown: (1, *sample) what was given, in data units, what is to be drawn of it grey; None: nobody can look at it.
+        finish: inserts the user's data, bit-exact, into decoded samples (S, *sample), which may become larger.
+        told: messages to the user about changes made to the input.
+        more: maps the samples drawn so far, in the model's space, to the given parts of the next turn and a function
+            that joins its samples to them; None if no turn is left.
+        shown: (1, *sample) the given content in data units, missing parts grey; None: it cannot be displayed.
     """
 
     given: Given
@@ -98,11 +99,11 @@ def in_turns(
     parts: Parts | None,
     rows: Int[Tensor, " B"],
 ) -> Float[Tensor, "B *whole"]:
-    """Draw a batch, and go on from it as often as what is given asks for another turn (a clip longer than a window).
+    """Draw a batch, extending it by as many further turns as the given parts ask for (a clip longer than a window).
 
     Args:
-        draw: draws the batch with what is given in a turn, counted from 0.
-        rows: which samples are the batch.
+        draw: draws the batch with the given parts of a turn, counted from 0.
+        rows: indices of the batch's samples.
     """
     if parts is None:
         return draw(None, 0)

@@ -1,4 +1,4 @@
-"""Names that a module lends and others define: each is imported when it is first asked for."""
+"""Lazy re-exports: names that a module imports from others on first access."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazily(module: str, places: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """What a module has for `__getattr__`, so that importing it does not bring torch, Hydra or diffusers.
+    """Make a module's `__getattr__`, so that importing it does not import torch, Hydra or diffusers.
 
     Args:
         module: its name.
-        places: the modules that define what it lends, and the names in each.
+        places: the defining modules, each with the names re-exported from it.
     """
     place_of = {name: place for place, names in places.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""python -m ditmoe.mesh source=samples/ out=meshes/: closed surfaces of point clouds, as GLB and OBJ."""
+"""python -m ditmoe.mesh source=samples/ out=meshes/: writes closed surfaces of point clouds, as GLB and OBJ."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ from ditmoe.outside import check_number, tell
 
 
 def mesh(config: dict[str, Any]) -> None:
-    """The command; the modality knows how."""
+    """Run the command of the modality."""
     from ditmoe.checkpoint import check_holds_no_link, exists
     from ditmoe.checkpoint.alone import alone_in
-    from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+    from ditmoe.config import build  # torch: only after checking the options
     from ditmoe.modality import Surfaces
 
     check_number("num", config["num"], 1, whole=True)
@@ -21,7 +21,7 @@ def mesh(config: dict[str, Any]) -> None:
     source, out = (Path(config[name]).expanduser() for name in ("source", "out"))
     if exists(source) or os.path.lexists(
         source / "log.jsonl"
-    ):  # a run, whose maker is not whose links are followed
+    ):  # a run may be a stranger's: its links are not followed
         check_holds_no_link(source)
     with alone_in(out):
         paths = modality.mesh(source, out, config["turntable"], config["num"])

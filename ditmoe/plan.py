@@ -1,4 +1,4 @@
-"""python -m ditmoe.plan model=xl router.num_experts=8: parameters, work, memory and traffic, before any is spent."""
+"""python -m ditmoe.plan model=xl router.num_experts=8: estimates parameters, compute, memory and traffic."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from ditmoe.config import cli
 
 
 def plan(config: dict[str, Any]) -> None:
-    """The command."""
-    from ditmoe.cost.plan import plan  # torch, which a mistake in the words should not wait for
+    """Run the command."""
+    from ditmoe.cost.plan import plan  # torch: only after checking the options
 
     print("\n".join(plan(config)))
 

@@ -1,4 +1,4 @@
-"""python -m ditmoe.prepare source=meshes/ out=data/: turns a person's own files into a data set."""
+"""python -m ditmoe.prepare source=meshes/ out=data/: turns your own files into a data set."""
 
 import sys
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ from ditmoe.config import cli
 
 
 def prepare(config: dict[str, Any]) -> None:
-    """The command; each modality knows how."""
+    """Run the command of the modality."""
     if not reads_captions(config):
         for word in ("source", "out"):
             if config[word] is None:
@@ -20,7 +20,7 @@ def prepare(config: dict[str, Any]) -> None:
             "give modality.data.root=... (conditioning.states is where they are kept)"
         )
     from ditmoe.checkpoint.alone import alone_in
-    from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+    from ditmoe.config import build  # torch: only after checking the options
     from ditmoe.modality import Preparation
 
     try:
@@ -36,12 +36,12 @@ def prepare(config: dict[str, Any]) -> None:
 
 
 def reads_captions(config: dict[str, Any]) -> bool:
-    """Whether captions are to be encoded, in place of data."""
+    """Whether to encode captions instead of data."""
     return "encoder" in config.get("conditioning", {})
 
 
 def encode_captions(config: dict[str, Any]) -> None:
-    """What the text encoder says of each caption of all splits, into the folder where training looks for it."""
+    """Write the text embedding of each caption of all splits to the folder where training looks for it."""
     from ditmoe.checkpoint.alone import alone_in
     from ditmoe.config import build
     from ditmoe.modality import Captions

@@ -23,7 +23,7 @@ WORDS = ("out", "samples", "trust")
 
 
 def report(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m ditmoe.report",
         description=__doc__,
@@ -44,17 +44,17 @@ def report(arguments: list[str] | None = None) -> None:
                 else ""
             )
             raise FileNotFoundError(f"{printable(run)} must be a run's folder, but there is none{of}")
-    from ditmoe.reporting import write_report  # torch, which a mistake should not wait for
+    from ditmoe.reporting import write_report  # torch: only after checking the options
 
     file = write_report(runs, **options)
     tell(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser", sys.stdout)
 
 
 def read_words(words: list[str]) -> tuple[list[Path], dict[str, Any]]:
-    """Folders and options of a command line.
+    """Parse a command line into folders and options.
 
     Raises:
-        ValueError: one line, for what is neither.
+        ValueError: one line, for a word that is neither.
     """
     runs: list[Path] = []
     options: dict[str, Any] = {}

@@ -16,8 +16,8 @@ __getattr__ = lazily(__name__, {"ditmoe.inference": __all__})
 
 
 def sample(config: dict[str, Any]) -> None:
-    """The command."""
-    from ditmoe.inference import sample_checkpoint  # torch, which a mistake in the words should not wait for
+    """Run the command."""
+    from ditmoe.inference import sample_checkpoint  # torch: only after checking the options
 
     words = config.pop(WORDS, {})
     if not (paths := sample_checkpoint(**config, **words)):

@@ -1,4 +1,4 @@
-"""python -m ditmoe.train modality=pointcloud: trains, then samples, measures and shows the result.
+"""python -m ditmoe.train modality=pointcloud: trains, then samples, evaluates and shows the result.
 
 Torch takes seconds to import, so functions import it: a mistake in the command line is answered at once.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def train(config: dict[str, Any]) -> None:
-    """One run, from its configuration to its samples; resumes an earlier one in the same folder."""
+    """Train one run and finish with samples; resumes an earlier one in the same folder."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         shown = folder.relative_to(Path.cwd())
@@ -53,10 +53,10 @@ def train(config: dict[str, Any]) -> None:
 
 
 def run_to_end(trainer: "ditmoe.training.Trainer", config: dict[str, Any], unmeasured: str = "") -> None:
-    """Run a trainer to its last step, resuming a run in its folder; exits with code 130 if it is stopped before.
+    """Run a trainer to its last step, resuming a run in its folder; exits with code 130 if stopped earlier.
 
     Args:
-        unmeasured: why nothing can be measured afterwards, if so.
+        unmeasured: why nothing can be evaluated afterwards, if so.
     """
     from ditmoe import checkpoint
     from ditmoe.training.resume import resume
@@ -85,10 +85,10 @@ def run_to_end(trainer: "ditmoe.training.Trainer", config: dict[str, Any], unmea
 def make_modality(
     config: dict[str, Any], folder: Path, data_facts: dict[str, Any] | None = None
 ) -> "ditmoe.modality.Modality":
-    """The modality of a configuration. What it takes from the data, such as a fitted codec, rank 0 sends to the others.
+    """Build the modality; its data facts, such as a fitted codec, are broadcast from rank 0.
 
     Args:
-        data_facts: of another run on the same data; None takes those of the run in this folder, if there is one.
+        data_facts: from another run on the same data; None: from the run in this folder, if there is one.
     """
     from ditmoe.config import build
     from ditmoe.training.resume import known_facts
@@ -111,7 +111,7 @@ def make_trainer(
     folder: Path,
     teacher: "ditmoe.checkpoint.Checkpoint | None" = None,
 ) -> "ditmoe.training.Trainer":
-    """The trainer of a configuration, with its model, process and optimiser; with a teacher, it distils that."""
+    """Build the trainer with its model, process and optimiser; with a teacher, it distils that."""
     from ditmoe import checkpoint
     from ditmoe.config import build
     from ditmoe.config.facts import facts_of
@@ -154,7 +154,7 @@ def make_model(
     mesh: "ditmoe.parallel.Mesh",
     batch_size: int,
 ) -> "ditmoe.model.DiTMoE":
-    """The model at step 0, with new weights or those of `init=`, after a check that this machine can train it."""
+    """Check that this machine can train the model, and build it at step 0, with new weights or those of `init=`."""
     import torch
 
     from ditmoe import checkpoint
@@ -167,7 +167,7 @@ def make_model(
     upcycling, lora = build.make_whole(config["upcycle"]), build.make_whole(config["lora"])
     check_width(config["model"])
     build.remember_conditioning(config, modality)
-    build.make_tokens(config, modality)  # so that codec and data are read outside the meta device below
+    build.make_tokens(config, modality)  # reads codec and data outside the meta device below
     check_training(config, modality, batch_size, mesh.device or own_device(), mesh.shard * mesh.expert)
     torch.manual_seed(config["seed"])
     with torch.device("meta" if mesh.rank else "cpu"):  # rank 0 sends the others their shards
@@ -192,10 +192,10 @@ def make_preview(
     process: "ditmoe.diffusion.Process",
     asked: "ditmoe.conditioning.Condition",
 ) -> "Callable[[torch.nn.Module, Path], None] | None":
-    """A function that draws samples during training and saves them as a picture; None if the modality saves none.
+    """Make a function that draws samples during training and saves a picture; None if the modality cannot.
 
     Raises:
-        ValueError: if the scheduler does not fit the process, or `finish` draws more than this machine can hold.
+        ValueError: if the scheduler does not fit the process, or the samples of `finish` do not fit in memory.
     """
     import torch
 
@@ -209,7 +209,7 @@ def make_preview(
     scheduler = build.make(config["scheduler"])
     sampling = Sampling.of(config)
     made = make_scheduler(scheduler, process)
-    with build.describing("scheduler"):  # fails before the training, not after it
+    with build.describing("scheduler"):  # to fail before training, not after it
         try_scheduler(made, process)
     set_timesteps(made, sampling.steps, torch.device("cpu"))
     if config["finish"]["num"]:

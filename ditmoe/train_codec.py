@@ -1,4 +1,4 @@
-"""python -m ditmoe.train_codec modality=video out=codec/: trains a modality's own autoencoder alone."""
+"""python -m ditmoe.train_codec modality=video out=codec/: trains only a modality's own autoencoder."""
 
 import signal
 import sys
@@ -11,8 +11,8 @@ from ditmoe.config import cli
 
 
 def train_codec(config: dict[str, Any]) -> None:
-    """The command; a modality that has such an autoencoder knows how."""
-    from ditmoe.config import build  # torch, which a mistake in the words should not wait for
+    """Run the command, for a modality that has such an autoencoder."""
+    from ditmoe.config import build  # torch: only after checking the options
     from ditmoe.modality import CodecTraining
 
     modality = CodecTraining.of(build.make_whole(config["modality"]), "train_codec")
@@ -23,7 +23,7 @@ def train_codec(config: dict[str, Any]) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM asked to stop; a second Ctrl-C ends everything at once."""
+    """Yield a function that says whether Ctrl-C or SIGTERM has asked to stop; a second one ends everything at once."""
     requests = 0
 
     def request(number: int, frame: Any) -> None:

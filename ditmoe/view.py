@@ -9,7 +9,7 @@ from ditmoe.outside import printable, tell
 
 
 def view(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m ditmoe.view", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="files, folders, or a run's folder")
     parser.add_argument("--out", type=Path, help="where to draw, if no window can be opened")
@@ -21,10 +21,10 @@ def view(arguments: list[str] | None = None) -> None:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{printable(path)} does not exist")
-    from ditmoe.checkpoint import check_holds_no_link, check_own  # torch, which a mistake should not wait for
+    from ditmoe.checkpoint import check_holds_no_link, check_own  # torch: only after checking the options
     from ditmoe.config.viewers import modality_of
 
-    for path in {*paths} - {*options.paths}:  # which the command did not name
+    for path in {*paths} - {*options.paths}:  # not named in the command
         check_own([path])
         check_holds_no_link(path)
     tell(modality_of(paths, options.trust).view(paths, options.out), sys.stdout)

@@ -1,8 +1,8 @@
-"""What is asked for: one value, `Condition`, and the modules that embed it.
+"""Conditioning: the value `Condition`, and the modules that embed it.
 
-A batch, the sampler, a pipeline and latents on disk hand a `Condition` on without looking into it. The model's
-`Conditioning`, one of `configs/conditioning/`, knows what it means: it embeds it, and makes one from the words of a
-command. Class labels are one kind; text is another.
+Batches, the sampler, pipelines and stored latents pass a `Condition` on without interpreting it. Only the model's
+`Conditioning`, one of `configs/conditioning/`, interprets it: it embeds conditions, and makes them from command
+options. Class labels are one kind; text is another.
 """
 
 from ditmoe.conditioning.base import Conditioning, Embedded

@@ -1,4 +1,4 @@
-"""What every module is that embeds what is asked for."""
+"""The base class of conditioning modules."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +14,13 @@ from ditmoe.conditioning.condition import Condition
 
 @dataclass(frozen=True)
 class Embedded:
-    """What blocks, routers and heads see of a condition.
+    """An embedded condition, as used by blocks, routers and heads.
 
     Attributes:
-        vector: joins the time in what modulates.
+        vector: added to the timestep embedding for the modulations.
         null: which samples are unconditional.
-        tokens: what blocks attend to, None for nothing.
-        mask: which of them are tokens and not padding, at least one for each sample; None is all.
+        tokens: for cross-attention; None: no tokens.
+        mask: which of them are tokens and not padding, at least one per sample; None: all.
     """
 
     vector: Float[Tensor, "B D"]
@@ -29,24 +29,24 @@ class Embedded:
     mask: Bool[Tensor, "B L"] | None = None
 
     def take(self, rows: Shaped[Tensor, " n"]) -> "Embedded":
-        """That of some samples."""
+        """The embedding of selected samples."""
         tokens, mask = (None if x is None else x[rows] for x in (self.tokens, self.mask))
         return Embedded(self.vector[rows], self.null[rows], tokens, mask)
 
 
 class Conditioning(nn.Module, ABC):
-    """Embeds what is asked for; chosen in `configs/conditioning/`, made for a width and a number of classes.
+    """Embeds conditions; chosen in `configs/conditioning/`, made for a width and a number of classes.
 
-    Nothing that hands conditions on, no trainer, sampler, pipeline or modality, knows which one it is. Training data
-    give what they have, class indices or whole conditions; `read` says what that means here.
+    Trainer, sampler, pipeline and modality do not depend on the kind. Training data provide class indices or whole
+    conditions; `read` interprets them.
 
     Attributes:
-        words: what a command may ask for: word -> what it means, for the line that answers a mistake.
-        away_words: those of them that only say what guidance leads away from (`away`).
-        gives_tokens: whether `Embedded.tokens` are there, to which blocks of the model then attend.
+        words: the condition options of a command: name -> meaning, for error messages.
+        away_words: those of them that only set what guidance steers away from (`away`).
+        gives_tokens: whether there are `Embedded.tokens`, for the blocks' cross-attention.
         reads_captions: whether it is for data with captions (`ditmoe.modality.Captions`). Such a class has a method
-            `remember(section, captions)`: from its options, made, and captions of the training, further options that
-            a checkpoint must have.
+            `remember(section, captions)`, which returns, from its instantiated options and the training captions,
+            further options that a checkpoint must contain.
     """
 
     words: ClassVar[Mapping[str, str]] = {}
@@ -60,47 +60,47 @@ class Conditioning(nn.Module, ABC):
 
     @property
     def name(self) -> str:
-        """By which messages speak of it."""
+        """Its name in messages."""
         return type(self).__name__
 
     @abstractmethod
     def forward(self, condition: Condition) -> Embedded:
-        """Embed; a sample of `condition.null` gets one embedding, whatever its values."""
+        """Embed conditions; all samples of `condition.null` get the same embedding, whatever their values."""
 
     @abstractmethod
     def nothing(self, num: int) -> Condition:
-        """What asks for nothing, so many times; a plan counts with it."""
+        """The null condition for `num` samples; also used by a plan."""
 
     @abstractmethod
     def ask(
         self, num: int, classes: Sequence[str], generator: torch.Generator | None = None, **words: Any
     ) -> Condition:
-        """What the words of a command ask for, for `num` samples; without any of its words what is worth looking at.
+        """Make the condition of `num` samples from command options; without any, one that is worth looking at.
 
         Args:
-            num: of samples, unless a word is a list with something for each.
+            num: of samples, unless an option is a list with one value per sample.
             classes: names.
-            generator: for what is to be drawn at random.
-            words: of `words`; None is as if it were not there.
+            generator: for random choices.
+            words: options named in `words`; None is as if missing.
 
         Raises:
-            ValueError: one line that says what would be right.
+            ValueError: one line that says what would be valid.
         """
 
     def is_told(self, words: Mapping[str, Any]) -> bool:
-        """Whether words of a command say what is drawn; None is as if a word were not there."""
+        """Whether command options set the condition; None is as if missing."""
         return any(value is not None for word, value in words.items() if word not in self.away_words)
 
     def away(self, asked: Condition, **words: Any) -> Condition | None:
-        """What guidance is to lead away from by the words of a command, beside what is asked for; None is nothing.
+        """The negative condition set by command options, for guidance to steer away from; None: the null condition.
 
         Raises:
-            ValueError: one line that says what would be right.
+            ValueError: one line that says what would be valid.
         """
         return None
 
     def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-        """Own tensors, by name, that start from others of another kind of conditioning: their names there, and values.
+        """Tensors to initialise from another kind of conditioning: own name -> name there, and values.
 
         Args:
             weights: of the whole other model.
@@ -108,7 +108,7 @@ class Conditioning(nn.Module, ABC):
         return {}
 
     def read(self, asked: Any) -> Condition:
-        """What a batch of training data or a caller of the model gives: a condition as it is; or class indices.
+        """Convert the input of a model call or training batch: a condition, returned unchanged, or class indices.
 
         Raises:
             ValueError: if it is neither.
@@ -121,4 +121,4 @@ class Conditioning(nn.Module, ABC):
         raise ValueError(f"what is asked for must be a Condition or whole numbers (B,), got {kind}")
 
     def initialize(self) -> None:
-        """Initial values for which `ditmoe.model.initialization` has no rule; called without gradient."""
+        """Initialise what `ditmoe.model.initialization` has no rule for; called without gradient."""

@@ -1,4 +1,4 @@
-"""Captions as tensors: UTF-8 in rows of bytes, so that a `Condition` carries them as it carries anything else."""
+"""Captions as tensors: UTF-8 in rows of bytes, so that a `Condition` can hold them like any other value."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 from ditmoe.conditioning.condition import Condition
 
 TEXT = "text"
-"""Name of captions among the values of a condition: UTF-8, (B, L), zeros behind the end of each."""
+"""Name of captions among the values of a condition: UTF-8, (B, L), zero-padded."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def text_rows(captions: Sequence[str]) -> UInt8[Tensor, "B L"]:
     """Captions as rows of bytes, at least one byte wide.
 
-    A character that UTF-8 does not have (half of a surrogate pair) becomes "?", a zero a space.
+    A character that UTF-8 cannot encode (half of a surrogate pair) becomes "?", a zero byte a space.
     """
     rows = [caption.replace("\0", " ").encode("utf-8", "replace") for caption in captions]
     width = max(1, *map(len, rows)) if rows else 1
@@ -27,7 +27,7 @@ def text_rows(captions: Sequence[str]) -> UInt8[Tensor, "B L"]:
 
 
 def captions_of(condition: Condition) -> list[str] | None:
-    """The captions of a condition, "" where it asks for nothing; None if it has none."""
+    """The captions of a condition, "" for unconditional samples; None if it has none."""
     if TEXT not in condition.values:
         return None
     rows = condition.values[TEXT].cpu().numpy()
@@ -36,11 +36,11 @@ def captions_of(condition: Condition) -> list[str] | None:
 
 
 def split_words(caption: str) -> list[str]:
-    """Words and marks of a caption, in small letters."""
+    """Words and punctuation marks of a caption, in lower case."""
     return _WORD.findall(caption.lower())
 
 
 def class_caption(name: str) -> str:
-    """The caption that stands for a class, in training as in sampling: "a hot dog", "an apple"; "" for none."""
+    """The caption that represents a class, in training and sampling: "a hot dog", "an apple"; "" for none."""
     said = " ".join(name.replace("_", " ").split())
     return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""

@@ -15,13 +15,13 @@ from ditmoe.conditioning.condition import LABEL, Condition
 from ditmoe.outside import check_number, tell
 
 Asked = str | int | None
-"""By name or number."""
+"""A label, by name or number."""
 NONE, RANDOM = "none", "random"
-"""Labels that are no class, also where a class is called so: that one is `#2`, by its number."""
+"""Reserved labels, even if a class has that name: such a class is written `#2`, by its number."""
 
 
 class ClassLabel(Conditioning):
-    """One learned vector per class, and a last one for nothing (DiT, arXiv 2212.09748, section 3.1)."""
+    """One learned vector per class, and a last one for the null class (DiT, arXiv 2212.09748, section 3.1)."""
 
     words: ClassVar[Mapping[str, str]] = {
         "label": "a class by name or number (#2 always is one), none (the null class), random; null takes all in turn"
@@ -36,7 +36,7 @@ class ClassLabel(Conditioning):
         return Embedded(self.table(labels), condition.null)
 
     def read(self, asked: Any) -> Condition:
-        """As ever; of what has a caption and no class, nothing is asked for."""
+        """As in the base class; samples with a caption but no class become unconditional."""
         condition = super().read(asked)
         if LABEL not in condition.values:
             return condition
@@ -60,9 +60,9 @@ class ClassLabel(Conditioning):
 def make_labels(
     classes: Sequence[str], num: int, label: Asked, generator: torch.Generator | None = None
 ) -> Int[Tensor, " S"]:
-    """Labels to draw: all of one class, of none ("none"), at random ("random"), or every class in turn.
+    """Labels to sample: all of one class, the null class ("none"), random ones ("random"), or every class in turn.
 
-    A line says so where a class is called like one of these words.
+    Prints a line if a class has the name of one of these words.
     """
     check_number("num", num, 1, whole=True)
     classes = list(classes)
@@ -98,7 +98,7 @@ def label_index(classes: Sequence[str], label: str | int) -> int:
 
 
 def label_of(classes: Sequence[str], index: int) -> str:
-    """The label that asks for a class: its name, or `#2` where another label would be read in its place."""
+    """The label of a class: its name, or `#2` if its name would be read as another label."""
     name = str(classes[index])
     own = name not in ("", NONE, RANDOM, "null") and label_index(classes, name) == index
     return name if own else f"#{index}"

@@ -1,4 +1,4 @@
-"""The value that says what is asked for, of each sample of a batch."""
+"""The conditioning input of each sample of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,24 +9,24 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 LABEL, NULL, SHOWN = "label", "null", "shown"
-"""Names of class indices among the values, of `Condition.null` among the tensors on a disk, and of the samples that see
-what is given beside them."""
+"""Keys of class indices among the values, of `Condition.null` among stored tensors, and of the mask of samples that see
+their given content."""
 SPAN, GUIDANCE = "span", "guidance"
-"""Of a step: how much time it leads over, in the shape of the times; and the weight of guidance of each sample."""
+"""Keys of a step's length, in the shape of the times, and of each sample's guidance scale."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is asked for, of each of B samples; nothing where `null` says so, whatever the values are.
+    """The conditions of B samples; null where `null` is set, whatever the values are.
 
     Attributes:
-        values: name -> (B, ...); a list of any length for each sample, such as tokens of text, is padded with zeros
-            behind its end to (B, L, ...), and a mask (B, L) beside it says where it ends.
-        null: which samples ask for nothing: the unconditional ones of classifier-free guidance (arXiv 2207.12598).
-        given: what lies beside the samples for a modality's tokens to read, such as the points of a scan, by name, and
-            `SHOWN`, which samples see it; `null` hides nothing of it. Empty: nothing is given.
-        step: what a model that was distilled for few steps is told of the sampler's step, `SPAN` and `GUIDANCE`. Empty:
-            a step of no length, and what is asked for without guidance.
+        values: name -> (B, ...); sequences of varying length, such as text tokens, are zero-padded at the end to
+            (B, L, ...), with a mask (B, L) as another value.
+        null: the unconditional samples of classifier-free guidance (arXiv 2207.12598).
+        given: separate inputs for a modality's tokens to read, such as the points of a scan, by name, and `SHOWN`, the
+            mask of samples that see them, independent of `null`. Empty: nothing is given.
+        step: properties of the sampling step for a model distilled for few steps, `SPAN` and `GUIDANCE`. Empty: a step
+            of zero length, without guidance.
     """
 
     values: Mapping[str, Shaped[Tensor, "B *n"]]
@@ -36,51 +36,51 @@ class Condition:
 
     @staticmethod
     def of_labels(labels: Int[Tensor, " B"], num_classes: int) -> "Condition":
-        """Class indices; `num_classes` asks for nothing."""
+        """From class indices; `num_classes` is the null class."""
         return Condition({LABEL: labels}, labels == num_classes)
 
     def __len__(self) -> int:
         return len(self.null)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Condition":
-        """The same on a device."""
+        """Copy to a device."""
         return self._each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def take(self, rows: Int[Tensor, " n"] | Bool[Tensor, " B"] | Sequence[int] | slice) -> "Condition":
-        """That of some samples, in this order."""
+        """The conditions of selected samples, in this order."""
         return self._each(lambda x: x[rows])
 
     def drop(self, which: Bool[Tensor, " B"]) -> "Condition":
-        """The same, but for samples that are to ask for nothing."""
+        """A copy in which the selected samples are unconditional."""
         return replace(self, null=self.null | which)
 
     def beside(self, given: Mapping[str, Tensor], hidden: Bool[Tensor, " B"] | None = None) -> "Condition":
-        """The same with what is given beside the samples, which some of them do not see."""
+        """A copy with given content, hidden from some samples."""
         if not given:
             return self
         shown = torch.ones_like(self.null) if hidden is None else ~hidden
         return replace(self, given={**given, SHOWN: shown})
 
     def stepping(self, **step: Tensor | None) -> "Condition":
-        """The same for a step: `span=`, `guidance=`; None says nothing of it."""
+        """A copy for a step: `span=`, `guidance=`; None values are left out."""
         return replace(self, step={name: value for name, value in step.items() if value is not None})
 
     @property
     def hiding(self) -> "Condition":
-        """The same, of samples that see nothing of what is given beside them."""
+        """A copy in which no sample sees its given content."""
         return self.beside(self.given, torch.ones_like(self.null))
 
     @property
     def nothing(self) -> "Condition":
-        """As many samples that ask for nothing."""
+        """A copy in which all samples are unconditional."""
         return replace(self, null=torch.ones_like(self.null))
 
     @staticmethod
     def cat(parts: Sequence["Condition"]) -> "Condition":
-        """Those of all samples, one part after the other; lists are padded to the longest.
+        """Concatenate conditions; sequences are padded to the longest.
 
         Raises:
-            ValueError: if they ask for different kinds of things.
+            ValueError: if they have different kinds of values.
         """
         names = [sorted([*part.values, *part.given, *part.step]) for part in parts]
         if any(own != names[0] for own in names):
@@ -91,21 +91,21 @@ class Condition:
         return Condition(values, torch.cat([part.null for part in parts]), given, step)
 
     def labels(self, num_classes: int) -> Int[Tensor, " B"] | None:
-        """Class indices, `num_classes` where nothing is asked for; None where it is no question of classes."""
+        """Class indices, `num_classes` for unconditional samples; None if there are no class indices."""
         if LABEL not in self.values:
             return None
         return torch.where(self.null, num_classes, self.values[LABEL])
 
     def tensors(self) -> dict[str, Tensor]:
-        """As plain tensors, to be stored."""
+        """As plain tensors, for storage."""
         return {**self.values, NULL: self.null}
 
     @staticmethod
     def of_tensors(tensors: Mapping[str, Tensor]) -> "Condition":
-        """From what `tensors` gave.
+        """The inverse of `tensors`.
 
         Raises:
-            ValueError: if they are not of equally many samples.
+            ValueError: if the numbers of samples differ.
         """
         values = {name: value for name, value in tensors.items() if name != NULL}
         null = tensors.get(NULL)

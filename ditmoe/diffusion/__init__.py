@@ -1,4 +1,4 @@
-"""Noise and back: processes that corrupt data, what is optimised, the loop back to data, and its schedulers."""
+"""Diffusion: noising processes, the training objective, the sampling loop, and its schedulers."""
 
 from typing import TYPE_CHECKING
 

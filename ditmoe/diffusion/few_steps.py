@@ -1,16 +1,16 @@
-"""Few steps: how a model is told of them that embeds guidance, or predicts mean velocities (a flow map).
+"""Few-step sampling: conditioning distilled models, which embed guidance or predict mean velocities (flow maps).
 
-A flow map gives the mean velocity u(x_t, r, t) on the way from t down to r, along the path that the velocity v leads:
+A flow map predicts the mean velocity u(x_t, r, t) from t down to r along the trajectory of the velocity v:
 
     (t - r) u(x_t, r, t) = integral of v(x_s, s) over s from r to t,     so that     x_r = x_t - (t - r) u(x_t, r, t)
 
-is exact however long the step is, and u(x_t, t, t) = v(x_t, t) (MeanFlow, arXiv 2505.13447, eq. 3). Means add up: with
-a time m between,
+is exact for any step length, and u(x_t, t, t) = v(x_t, t) (MeanFlow, arXiv 2505.13447, eq. 3). Integrals add up: with
+an intermediate time m,
 
     (t - r) u(x_t, r, t) = (t - m) u(x_t, m, t) + (m - r) u(x_m, r, m),     x_m = x_t - (t - m) u(x_t, m, t),
 
-by which the map is learnt from itself, each span from two of half its length (shortcut models, arXiv 2410.12557, eq. 4;
-SplitMeanFlow, arXiv 2507.16884). A drawing in n steps takes the spans 1 / n, n = 1, 2, 4, ...
+by which the map is distilled from itself, each span from two of half its length (shortcut models, arXiv 2410.12557,
+eq. 4; SplitMeanFlow, arXiv 2507.16884). Sampling in n steps uses the span 1 / n, n = 1, 2, 4, ...
 """
 
 from collections.abc import Sequence
@@ -27,24 +27,24 @@ from ditmoe.diffusion.process import HORIZON
 
 @runtime_checkable
 class Embeds(Protocol):
-    """What a distilled model is told of a step: `ditmoe.model.StepEmbedding`, of which this room knows no more."""
+    """A distilled model's step conditioning: the part of `ditmoe.model.StepEmbedding` that this package uses."""
 
     @property
     def most_steps(self) -> int | None:
-        """Of a flow map; None is none."""
+        """Most steps of a flow map; None: not a flow map."""
 
     @property
     def weights(self) -> tuple[float, float] | None:
-        """Range of the weights of guidance that are embedded; None leaves guidance to the sampler."""
+        """Range of the embedded guidance scales; None leaves guidance to the sampler."""
 
 
 @dataclass(frozen=True)
 class Telling:
-    """What a drawing tells a distilled model.
+    """The step conditioning of one sampling run of a distilled model.
 
     Attributes:
-        spans: how far each step leads.
-        weights: range of those of guidance that are inside the model; None leaves guidance to the sampler.
+        spans: whether step lengths are embedded.
+        weights: range of the guidance scales embedded in the model; None leaves guidance to the sampler.
     """
 
     spans: bool
@@ -58,14 +58,14 @@ class Telling:
         guidance: float,
         known: Tensor | None = None,
     ) -> Condition:
-        """What is asked for, of a step from these times.
+        """Add the step's properties to a condition, for a step from times `told`.
 
         Args:
             span: of the step.
-            known: which of the times are of places that are given, which it does not move; None: none.
+            known: mask of the times of given places, whose span is zero; None: none.
 
         Raises:
-            ValueError: for guidance that the model does not know.
+            ValueError: for a guidance scale outside of the model's range.
         """
         over, weight = None, None
         if self.spans:
@@ -76,7 +76,7 @@ class Telling:
         return asked.stepping(span=over, guidance=weight)
 
     def check_guidance(self, guidance: float) -> None:
-        """Raises ValueError for a weight outside of the range."""
+        """Raise ValueError for a guidance scale outside of the range."""
         low, high = self.weights or (guidance, guidance)
         if not low <= guidance <= high:
             raise ValueError(
@@ -94,13 +94,13 @@ def telling(
     negative: Condition | None,
     own_times: bool = False,
 ) -> Telling | None:
-    """How a model is to be told of the steps of a drawing; None for one that was not distilled.
+    """Make the step conditioning of a sampling run; None for a model that is not distilled.
 
     Args:
-        own_times: steps are not even, but a person's own.
+        own_times: whether the steps are user-defined rather than even.
 
     Raises:
-        ValueError: one line, if such a model was not made for what is asked.
+        ValueError: one line, if the model does not support these options.
     """
     embeds: Embeds | None = getattr(model, "step_embedding", None)
     if embeds is None:
@@ -131,18 +131,18 @@ def telling(
 
 
 def numbers_of_steps(most: int) -> list[int]:
-    """Numbers of steps that a flow map was made for: 1, 2, 4, ..., most."""
+    """Numbers of steps that a flow map supports: 1, 2, 4, ..., most."""
     return [2**level for level in range(most.bit_length())]
 
 
 def check_steps(steps: int, most: int) -> None:
-    """Raises ValueError for a number of steps that a flow map was not made for."""
+    """Raise ValueError for a number of steps that a flow map does not support."""
     if steps not in (known := numbers_of_steps(most)):
         raise ValueError(f"steps must be one of {', '.join(map(str, known))} for this model, got {steps}")
 
 
 def check_most_steps(name: str, most: int) -> int:
-    """Raises ValueError unless it is a power of two that training can reach."""
+    """Raise ValueError unless it is a power of two that training can reach."""
     if type(most) is not int or not 1 <= most <= HORIZON or most & (most - 1):
         raise ValueError(f"{name} must be a power of two between 1 and 512, got {most!r}")
     return most

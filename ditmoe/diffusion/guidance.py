@@ -1,4 +1,4 @@
-"""Guidance: what leads predictions away from those of nothing, of another prompt, or of a weaker model."""
+"""Guidance: steering predictions away from those of the null condition, of a negative prompt, or of a weaker model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from ditmoe.nn import FirstBlockCache
 
 
 class View(NamedTuple):
-    """What a model sees: noisy samples, their times, and what is asked for."""
+    """Inputs of a model: noisy samples, times and conditions."""
 
     x: Float[Tensor, "B *sample"]
     t: Float[Tensor, "B *f"]
@@ -22,10 +22,10 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A model as the sampler calls it: predictions of several views at once, without a variance that it learnt.
+    """A model as called by the sampler: predicts several views in one batch, and drops a learnt variance.
 
     Attributes:
-        cache: what of earlier passes may be used again; None computes all anew.
+        cache: first-block cache of this sampling run; None: compute everything.
     """
 
     model: Any
@@ -33,7 +33,7 @@ class Network:
 
     @staticmethod
     def of(model: Any, first_block_cache: float) -> "Network":
-        """One for a drawing; a threshold of 0 is no cache."""
+        """Make one for a sampling run; a threshold of 0: no cache."""
         return Network(model, FirstBlockCache(first_block_cache) if first_block_cache else None)
 
     def __call__(self, views: Sequence[View]) -> Sequence[Float[Tensor, "B *sample"]]:
@@ -58,10 +58,9 @@ def guided(
     """The prediction c of a view with both kinds of guidance, u + guidance (c - u) + (given_guidance - 1) (c - h).
 
     Args:
-        negative: what u is asked for; None is nothing.
-        hidden: the same samples, times and condition with all hidden that is given, of which h is the prediction; None:
-            without guidance by it.
-        weaker: gives u in place of the network, of the same view (autoguidance, arXiv 2406.02070, eq. 2).
+        negative: the condition of u; None: the null condition.
+        hidden: the same view with the given parts hidden, of which h is the prediction; None: no guidance by them.
+        weaker: predicts u from the same view, in place of the network (autoguidance, arXiv 2406.02070, eq. 2).
     """
     x, t, asked = view
     views = [view]

@@ -1,4 +1,4 @@
-"""What is given of a sample, on its way through the steps of a scheduler."""
+"""Given parts of samples during the steps of a scheduler."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from ditmoe.given import Given
 
 
 def expanded(t: Tensor, x: Float[Tensor, "B *sample"]) -> Float[Tensor, " B"]:
-    """The scheduler's time, one of each sample and where these are."""
+    """The scheduler's time, repeated for each sample, on the samples' device."""
     return t.expand(len(x)).float().to(x.device, non_blocking=True)
 
 
 class Held:
-    """What is given, on its way through the steps of a scheduler.
+    """Given parts of samples during the steps of a scheduler.
 
-    Where it is known, the model sees it clean at time 0, or as it is at the time of the step if it is not to be told,
-    as it sees pieces of places; the scheduler gets the exact prediction there, so that what it remembers of earlier
-    steps stays on the path too.
+    Where known, the model sees clean values at time 0; with replacement, and for partly given positions, it sees them
+    at the noise level of the step. The scheduler gets the exact prediction there, so that its history of earlier steps
+    stays on the path too.
     """
 
     def __init__(self, given: Given, process: Process, noise: Float[Tensor, "B *sample"]) -> None:
@@ -36,7 +36,7 @@ class Held:
         self.clean = self._at(torch.zeros(len(noise), device=noise.device))
 
     def shown(self, scaled: Tensor, t: Tensor, hide: bool = False) -> tuple[Tensor, Tensor]:
-        """What the model sees at a scheduler's time, and the times that it is told; with all hidden that is given."""
+        """The model's noisy input and times at a scheduler's time; with `hide`, the given parts are pure noise."""
         time = expanded(t, scaled)
         if self.known is None or self.fixed is None:
             return scaled, time
@@ -49,7 +49,7 @@ class Held:
         return torch.where(self.known, value, scaled), told
 
     def steered(self, output: Tensor, t: Tensor) -> Tensor:
-        """The scheduler's output, where it is known the exact one."""
+        """The prediction for the scheduler, exact where known."""
         if self.fixed is None:
             return output
         time = expanded(t, output)
@@ -58,7 +58,7 @@ class Held:
         return torch.where(self.fixed, exact, output)
 
     def put_back(self, x: Tensor) -> Tensor:
-        """The samples, with what is known as it was given."""
+        """The samples, with the given values where known."""
         return x if self.fixed is None else torch.where(self.fixed, self.given.x, x)
 
     def _at(self, time: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Held:
 def start_from(
     process: Process, scheduler: Any, given: Given, noise: Float[Tensor, "B *sample"]
 ) -> tuple[Float[Tensor, "B *sample"], int]:
-    """What is given, noised to its strength as the scheduler has samples, and the step that begins there (SDEdit)."""
+    """The given samples noised to their strength, in the scheduler's scale, and the step to start from (SDEdit)."""
     order = getattr(scheduler, "order", 1)
     times = scheduler.timesteps.tolist()
     later = [i for i in range(0, len(times), order) if times[i] <= given.strength * HORIZON]

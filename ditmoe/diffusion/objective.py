@@ -1,11 +1,11 @@
-"""What is optimised: how far a prediction is from its target, weighted over time, and what the routers add.
+"""The training objective: the prediction's error, weighted over time, plus the routers' losses.
 
 With x_t = a x0 + b e and the target p x0 + q e, an error d of the network's output at a given x_t is an error of x0 of
 
     d b / (p b - q a),        so that   |x0 error|^2 = |output error|^2 b^2 / (p b - q a)^2,
 
-whatever the network predicts: a, b, p, q are read off the process. A weighting w(snr) of the error of x0,
-snr = a^2 / b^2, is then the factor w b^2 / (p b - q a)^2 on the error of the output.
+whatever the prediction type: a, b, p, q are derived from the process. A weighting w(snr) of the error of x0,
+snr = a^2 / b^2, thus becomes the factor w b^2 / (p b - q a)^2 on the error of the output.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,30 +24,30 @@ WEIGHTINGS = ("uniform", "min_snr", "sigmoid")
 
 @runtime_checkable
 class Routed(Protocol):
-    """What a layer with experts adds: a `ditmoe.moe.Routing`, of which this room knows no more."""
+    """A layer's contribution to the loss: the part of `ditmoe.moe.Routing` that this package uses."""
 
     @property
     def losses(self) -> Mapping[str, Any]:
-        """By name, each a value and its coefficient."""
+        """Losses by name, each a value and its coefficient."""
 
     @property
     def aux_prediction(self) -> Tensor | None:
-        """Another prediction of the same target."""
+        """An auxiliary prediction of the same target."""
 
     @property
     def aux_coefficient(self) -> float:
-        """Of its error."""
+        """Coefficient of its error."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model made of a batch, beside what it should have made: of this process its part.
+    """A model's output on this process's part of a batch, with its target.
 
     Attributes:
-        output, target: (R, *sample); (1, T, P) where samples are packed.
-        t: times, shaped to multiply samples: one for each, or for each place along one of their axes.
-        share: numbers that count, of all processes together, over the number of processes.
-        mask: shaped to multiply samples, 1 where a number counts and 0 where it does not; None counts all.
+        output, target: (R, *sample); (1, T, P) if samples are packed.
+        t: times, broadcastable to samples: one per sample, or per position along one of their axes.
+        share: number of unmasked values over all processes, divided by the number of processes.
+        mask: broadcastable to samples, 1 for values that count in the loss, else 0; None: all count.
         routings: of the layers with experts.
     """
 
@@ -61,15 +61,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Losses:
-    """What an objective says of a prediction.
+    """The result of an objective.
 
     Attributes:
-        total: what is optimised; its mean over the processes is that of the whole batch.
-        parts: by name, for the log, detached: "loss" is the prediction's, as it is weighted; those of the routers, by
+        total: the optimised loss; its mean over the processes is that of the whole batch.
+        parts: by name, for the log, detached: "loss" is the weighted error of the prediction; the routers' losses, by
             their own names, are means over the layers without coefficients.
         t: the times.
-        each: like `t`: the mean over the numbers that count of each time, before the weights over time.
-        counted: like `t`: how many these are.
+        each: like `t`: the mean error of the values at each time, before the weighting over time.
+        counted: like `t`: the number of these values.
     """
 
     total: Float[Tensor, ""]
@@ -81,25 +81,25 @@ class Losses:
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean over the numbers that count of w(t) |output - target|^2, plus what the routers add.
+    """Masked mean of w(t) |output - target|^2, plus the routers' losses.
 
-    Routers' own losses are added times their coefficients over the layers, as DiT-MoE does, and so are errors of
-    auxiliary predictions, measured as the output's. Another objective is a class of its own, or one that overrides
-    `distance` or `weights`, and a YAML in `configs/objective/`.
+    Routers' losses are summed over the layers times their coefficients, as in DiT-MoE, and so are errors of auxiliary
+    predictions, measured like the output's. To add an objective, write a class, or a subclass that overrides `distance`
+    or `weights`, and a YAML in `configs/objective/`.
 
     Args:
-        process: whose times and targets these are.
-        weighting: w over time, as a weight of the error of x0 that is carried over to what is predicted:
+        process: defines times and targets.
+        weighting: w over time, a weight of the error of x0, converted to the prediction type:
             "uniform" is none, w = 1 on the error of the output;
             "min_snr" is min(snr, gamma) (arXiv 2303.09556);
-            "sigmoid" is gamma sigmoid(log snr - log gamma) = 1 / (1 / snr + 1 / gamma), the same without the bend
-            (arXiv 2303.00848).
-        gamma: signal to noise above which a time gains no more weight.
-        huber: c of sqrt(d^2 + c^2) - c in place of d^2, which grows linearly beyond c (pseudo-Huber, arXiv 2310.14189,
-            here of each number d); None is off.
+            "sigmoid" is gamma sigmoid(log snr - log gamma) = 1 / (1 / snr + 1 / gamma), a smooth variant (arXiv
+            2303.00848).
+        gamma: signal-to-noise ratio above which the weight no longer grows.
+        huber: c of sqrt(d^2 + c^2) - c in place of d^2, linear beyond c (pseudo-Huber, arXiv 2310.14189, here per
+            value d); None: off.
 
     Raises:
-        ValueError: if an option is out of its range.
+        ValueError: if an option is out of range.
     """
 
     process: Process
@@ -115,7 +115,7 @@ class Objective:
         check_number("objective.huber", 1.0 if self.huber is None else self.huber, above=0)
 
     def __call__(self, prediction: Prediction) -> Losses:
-        """All that is said of a prediction."""
+        """Compute the losses of a prediction."""
         weights = self.weights(prediction.t)
         numbers = self._numbers(prediction, prediction.output)
         total = _mean(numbers, weights, prediction.share)
@@ -136,17 +136,17 @@ class Objective:
         return Losses(total, parts, prediction.t, *_by_time(numbers.detach(), prediction))
 
     def distance(self, errors: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """What each number's error costs."""
+        """The loss of each value's error."""
         if self.huber is None:
             return errors.square()
         return (errors.square() + self.huber**2).sqrt() - self.huber
 
     def weights(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"] | None:
-        """Factor at each time; None is one."""
+        """The weight at each time; None: one."""
         if self.weighting == "uniform":
             return None
         a, b, p, q = linear_parts(self.process, t)
-        # snr b^2 and gamma b^2, which are finite everywhere.
+        # Computed from snr b^2 and gamma b^2, which are finite everywhere.
         signal, limit = a.square(), self.gamma * b.square()
         if self.weighting == "min_snr":
             weight = torch.minimum(signal, limit)
@@ -155,7 +155,7 @@ class Objective:
         return weight / (p * b - q * a).square().clamp_min(1e-20)
 
     def _numbers(self, prediction: Prediction, output: Tensor) -> Tensor:
-        """What each number costs, zero where it does not count."""
+        """The loss of each value, zero where masked."""
         numbers = self.distance((output.float() - prediction.target).float())
         return numbers if prediction.mask is None else numbers * prediction.mask
 
@@ -174,7 +174,7 @@ def _mean(numbers: Tensor, weights: Tensor | None, share: float) -> Float[Tensor
 
 
 def _by_time(numbers: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """The mean of the numbers of each time, and how many count."""
+    """The mean of the values at each time, and the number that count."""
     t, mask = prediction.t, prediction.mask
     if mask is None:
         counted = torch.full_like(t, numbers.numel() / max(1, t.numel()))

@@ -1,7 +1,7 @@
-"""Corruption and target: flow matching and DDPM as one family.
+"""Noising processes and prediction targets: flow matching and DDPM as one family.
 
 Both mix a sample with Gaussian noise, x_t = a(t) x0 + b(t) e. They differ in a and b, and in what the network predicts.
-Time runs from data (t = 0) to noise (t = 1000), and the timestep embedding has the same scale.
+Time runs from data (t = 0) to noise (t = 1000), also in the timestep embedding.
 
 Flow matching (arXiv 2210.02747, 2209.03003): a = 1 - s, b = s with s = t / 1000, a straight line. Along it
     dx/ds = e - x0,
@@ -35,7 +35,7 @@ HORIZON = 1000
 
 
 def expand(t: Float[Tensor, "*t"], like: Float[Tensor, "B *sample"]) -> Tensor:
-    """One number per sample, reshaped to multiply samples; what has such a shape (`Tokens.sample_times`), unchanged.
+    """Reshape one number per sample to broadcast to samples; leave broadcastable shapes (`Tokens.sample_times`) as is.
 
     Raises:
         ValueError: for any other shape.
@@ -52,9 +52,9 @@ def expand(t: Float[Tensor, "*t"], like: Float[Tensor, "B *sample"]) -> Tensor:
 
 
 class Process(ABC):
-    """How samples are corrupted, and what a network predicts of them. It has no weights and never calls the model.
+    """Defines how samples are noised and what a network predicts. It has no weights and never calls the model.
 
-    Times are (B,), one per sample, or shaped to multiply samples (`expand`).
+    Times are (B,), one per sample, or broadcastable to samples (`expand`).
 
     Attributes:
         last: the time of pure noise.
@@ -67,7 +67,7 @@ class Process(ABC):
         """Random training times, from 0 to 1000."""
 
     def shifted(self, t: Float[Tensor, "*t"], tokens: Tensor | int) -> Float[Tensor, "*t"]:
-        """Times adapted to the number of tokens of a sample, in training and in sampling; by default unchanged."""
+        """Shift times for the number of tokens of a sample, in training and in sampling; by default unchanged."""
         return t
 
     @abstractmethod
@@ -80,17 +80,17 @@ class Process(ABC):
     def target(
         self, x0: Float[Tensor, "B *sample"], noise: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
-        """What the network's output should be; the objective measures the difference."""
+        """The target of the network's output."""
 
     @abstractmethod
     def to_scheduler_output(
         self, output: Float[Tensor, "B *sample"], x_t: Float[Tensor, "B *sample"], t: Float[Tensor, "*t"]
     ) -> Float[Tensor, "B *sample"]:
-        """The network's output, converted to what schedulers of diffusers take."""
+        """Convert the network's output to the prediction type of diffusers' schedulers."""
 
     @abstractmethod
     def scheduler_options(self) -> dict[str, Any]:
-        """Arguments by which the constructor of a diffusers scheduler learns of this process."""
+        """Constructor arguments of diffusers schedulers that describe this process."""
 
 
 class FlowMatching(Process):
@@ -99,9 +99,9 @@ class FlowMatching(Process):
     Args:
         prediction: "velocity", or "residual": the velocity without its linear part, scaled to unit variance.
         mean, std: of the logit of s; (0, 1) favours the middle of the path, a negative mean the clean end.
-        tokens: n. Times are shifted for samples of another number m of tokens, s' = a s / (1 + (a - 1) s) with
-            a = sqrt(m / n), since the same noise hides less of a larger sample (arXiv 2403.03206, eq. 23). None shifts
-            none.
+        tokens: n. Times of samples with another number m of tokens are shifted, s' = a s / (1 + (a - 1) s) with
+            a = sqrt(m / n), since the same noise hides less of a larger sample (arXiv 2403.03206, eq. 23). None: no
+            shift.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class DDPM(Process):
     Args:
         prediction: "epsilon" or "v".
         schedule: of beta: "linear" from `beta_start` to `beta_end`; "cosine" (arXiv 2102.09672, eq. 17); or "warm0.1",
-            linear over the first tenth of the steps and then constant, as PVD has it for aeroplanes.
+            linear over the first tenth of the steps and then constant, as in PVD for aeroplanes.
     """
 
     last = HORIZON - 1
@@ -232,7 +232,7 @@ class DDPM(Process):
 
 
 def make_betas(schedule: str, beta_start: float, beta_end: float) -> Float[Tensor, " 1000"]:
-    """The variance beta of the noise that each of the 1000 steps adds, in float64.
+    """The variance beta of the noise added by each of the 1000 steps, in float64.
 
     Raises:
         ValueError: for an unknown schedule or betas outside 0 < beta_start <= beta_end < 1.

@@ -24,7 +24,7 @@ from ditmoe.given import Given
 def draw_noise(
     indices: Sequence[int], shape: Sequence[int], seed: int, turn: int = 0
 ) -> Float[Tensor, "B *sample"]:
-    """Starting noise; that of sample i depends on (seed, i) alone, and on its turn if it is drawn in several."""
+    """Starting noise; that of sample i depends only on (seed, i), and on the turn if it is drawn in several."""
     each = [torch_generator("sample", seed, i, *([turn] if turn else [])) for i in indices]
     return torch.stack([torch.randn(*shape, generator=generator) for generator in each])
 
@@ -56,15 +56,15 @@ def denoise(
 
     Classifier-free guidance (arXiv 2207.12598), u + guidance (c - u), is applied at times within `interval`
     (arXiv 2404.07724), where it costs a second prediction u without the condition; guidance 1 is off. With a `weaker`
-    model, u is that model's prediction with the condition (autoguidance, arXiv 2406.02070). Guidance by what is given
-    adds (given_guidance - 1) (c - h), where h is predicted with it hidden, a further prediction. A model that is
-    distilled for few steps (`ditmoe.diffusion.few_steps`) is told the guidance, which then costs nothing.
+    model, u is that model's prediction with the condition (autoguidance, arXiv 2406.02070). Guidance by the given parts
+    adds (given_guidance - 1) (c - h), where h is a further prediction with these hidden. A model distilled for few
+    steps (`ditmoe.diffusion.few_steps`) takes the guidance scale as input, which then costs nothing.
 
     Args:
         scheduler: from `make_scheduler`.
         asked: the condition of each sample.
         steps: number of scheduler steps.
-        guidance: a number, or a function that is called for it before each step.
+        guidance: a number, or a function called before each step that returns it.
         negative: the condition of u; None is the null condition.
         weaker: a model of the same process and the same samples, in place of a negative condition.
         generators: one per sample, or one for all, for schedulers that add noise.
@@ -72,15 +72,15 @@ def denoise(
         step_options: further arguments of the scheduler's `step`, such as eta.
         times: maps the scheduler's time, a scalar, to the model's times (a shape of `ditmoe.nn.layout`), such as 0 for
             given frames; None repeats it for each sample. The scheduler steps all numbers alike.
-        given: the part of the samples that is there already; what it marks as known is returned unchanged.
+        given: given parts of the samples; those marked as known are returned unchanged.
         first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`, for a `DiTMoE`; 0 is off.
         on_step: called after each step, and once for each step that `given.strength` skips.
-        watch: called with the number of each step, its time and the samples after it; returns the samples to continue
+        watch: called with the index of each step, its time and the samples after it; returns the samples to continue
             with, and whether to stop.
 
     Raises:
-        ValueError: if samples are not finite: after the step on a CPU, at the end on a GPU, which is not waited for
-            before. Also for options that a distilled model does not support.
+        ValueError: if samples are not finite: after the step on a CPU, at the end on a GPU, to avoid synchronisation.
+            Also for options that a distilled model does not support.
     """
     strength = guidance() if callable(guidance) else guidance
     tell = telling(model, scheduler, steps, strength, interval, negative, own_times=bool(schedule))
@@ -126,7 +126,7 @@ def _set_times(
     schedule: Mapping[str, Sequence[float]],
 ) -> None:
     """Set the scheduler's times; evenly spaced ones are shifted by the process for the number of tokens."""
-    # On the host, so that no step waits for a GPU to read its time.
+    # On the host, so that no step synchronises with a GPU to read its time.
     set_timesteps(scheduler, steps, torch.device("cpu"), **schedule)
     if getattr(process, "tokens", None) is not None and not schedule:
         tokens = math.prod(model.tokens.grid(noise))  # type: ignore[operator, union-attr]
@@ -136,11 +136,11 @@ def _set_times(
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts what the scheduler steps with: guided, and exact where a part of the sample is known.
+    """Makes the scheduler's predictions: guided, and exact where a part of the sample is known.
 
     Attributes:
         network, weaker: the model, and the weaker one if guidance uses one.
-        tell: adds facts of the step to the condition of a distilled model; None for other models.
+        tell: adds the step's properties to the condition of a distilled model; None for other models.
         others: the arguments of `denoise` of the same names.
     """
 
@@ -158,7 +158,7 @@ class Predictor:
     def __call__(
         self, x: Float[Tensor, "B *sample"], t: Tensor, span: float, strength: float
     ) -> Float[Tensor, "B *sample"]:
-        """The scheduler's input at time t, for a step of length `span`."""
+        """The prediction for the scheduler at time t, for a step of length `span`."""
         inside = self.interval[0] <= float(t) <= self.interval[1]
         each, asked, weight = expanded(t, x), self.asked, strength if inside else 1.0
         shown, told = self._shown(x, t, each)
@@ -179,7 +179,7 @@ class Predictor:
     def _shown(
         self, x: Float[Tensor, "B *sample"], t: Tensor, each: Float[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *sample"], Float[Tensor, "B *f"]]:
-        """The samples and times for the model; the times lie on the host for a model that reads them as numbers."""
+        """The samples and times for the model; times are on the host for a model that reads them as numbers."""
         if self.held is not None:
             return self.held.shown(x, t)
         if self.times is not None:
@@ -190,7 +190,7 @@ class Predictor:
 
 
 def check_weaker(model: Any, weaker: Any, negative: Condition | None) -> None:
-    """Raises ValueError unless a weaker model can guide this one."""
+    """Raise ValueError unless a weaker model can guide this one."""
     if negative is not None:
         raise ValueError("negative must be left out: guidance leads away from guidance_model")
     if any(getattr(each, "step_embedding", None) is not None for each in (model, weaker)):
@@ -201,7 +201,7 @@ def check_weaker(model: Any, weaker: Any, negative: Condition | None) -> None:
 
 @dataclass
 class Finite:
-    """Checks that the samples of all steps are finite: at once on a CPU, at the end on a GPU, which it waits for."""
+    """Checks that the samples of all steps are finite: at once on a CPU, at the end on a GPU, which synchronises."""
 
     steps: list[tuple[Tensor, float, float]] = field(default_factory=list)
 
@@ -212,13 +212,13 @@ class Finite:
             self.check()
 
     def check(self) -> None:
-        """Raises ValueError that names the first time and guidance at which some were not."""
+        """Raise ValueError that names the first time and guidance at which some were not."""
         check_finite(self.steps)
         self.steps.clear()
 
 
 def check_finite(steps: Sequence[tuple[Tensor, float, float]]) -> None:
-    """Raises ValueError that names the first time and guidance at which some were not; waits for a GPU."""
+    """Raise ValueError that names the first time and guidance at which some were not; synchronises with a GPU."""
     finite = torch.stack([each for each, _, _ in steps]).tolist() if steps else []
     for (_, time, strength), each in zip(steps, finite, strict=True):
         if not each:

@@ -1,4 +1,4 @@
-"""How a model is sampled: steps, guidance and what it leads away from, what is computed anew."""
+"""Sampling settings: steps, guidance, and first-block caching."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MOST_GUIDANCE = 1000
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model is sampled: scheduler steps, guidance and the times at which it is on.
+    """Sampling settings: scheduler steps, guidance and the times at which it is on.
 
     Attributes:
         first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`; 0 computes all blocks at every step.
@@ -44,7 +44,7 @@ class Sampling:
         interval: Sequence[float] | None = None,
         first_block_cache: float | None = None,
     ) -> None:
-        """Raises ValueError, one line, for what a command says that no configuration makes right."""
+        """Raise ValueError, one line, for command options that are invalid under any configuration."""
         cls.of({"sampling": {}}, steps, guidance, interval, first_block_cache)
 
     @classmethod
@@ -56,7 +56,7 @@ class Sampling:
         interval: Sequence[float] | None = None,
         first_block_cache: float | None = None,
     ) -> "Sampling":
-        """The settings of a configuration, changed where a command says so."""
+        """The settings of a configuration, overridden by those given."""
         said = {"steps": steps, "guidance": guidance, "interval": interval}
         said["first_block_cache"] = first_block_cache
         changed = {k: v for k, v in said.items() if v is not None}

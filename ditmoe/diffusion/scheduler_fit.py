@@ -1,4 +1,4 @@
-"""Whether a scheduler of diffusers can follow a process, and one that does."""
+"""Compatibility of diffusers schedulers with a process, and construction of a fitting one."""
 
 import copy
 import inspect
@@ -16,11 +16,11 @@ from ditmoe.diffusion.sampler import denoise
 
 
 def make_scheduler(scheduler: Any, process: Process) -> Any:
-    """A diffusers scheduler (its class, or a partial with options) that fits the process.
+    """Construct a diffusers scheduler (given as class, or partial with options) that fits the process.
 
     Raises:
-        ValueError: where scheduler and process cannot meet: flow matching needs a scheduler of flows, DDPM one
-            of discrete diffusion.
+        ValueError: if scheduler and process are incompatible: flow matching needs a flow scheduler, DDPM one for
+            discrete diffusion.
     """
     if not callable(scheduler):
         raise ValueError(f"scheduler {type(scheduler).__name__} is made later: it must say _partial_: true")
@@ -31,7 +31,7 @@ def make_scheduler(scheduler: Any, process: Process) -> Any:
 
 
 def check_scheduler(scheduler: Any, process: Process) -> None:
-    """Refuse a scheduler that was made elsewhere and cannot follow the process.
+    """Refuse an existing scheduler that is incompatible with the process.
 
     Raises:
         ValueError: naming what it must have.
@@ -46,10 +46,10 @@ def check_scheduler(scheduler: Any, process: Process) -> None:
 
 
 def try_scheduler(scheduler: Any, process: Process) -> None:
-    """Go two steps with a scheduler whose options came in a file; whatever is wrong with them shows.
+    """Run two steps of a scheduler whose options come from a file, to expose invalid ones.
 
     Args:
-        scheduler: from `make_scheduler`, or of a pipeline; it is left as it is.
+        scheduler: from `make_scheduler`, or of a pipeline; unchanged.
     """
 
     class Nothing(nn.Module):
@@ -71,7 +71,7 @@ def try_scheduler(scheduler: Any, process: Process) -> None:
 
 
 def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
-    """The options of a scheduler's class, which must fit the process."""
+    """Check that a scheduler's class fits the process; returns its constructor's options."""
     from ditmoe.diffusion.schedulers import follows_flow, is_flow
 
     known = inspect.signature(target.__init__).parameters
@@ -92,7 +92,7 @@ def _check_kind(target: Any, process: Process) -> Mapping[str, Any]:
 
 
 def _missing(step: Any) -> str:
-    """What a scheduler's step must be told beside prediction, time and sample, "" for nothing."""
+    """Required arguments of a scheduler's step beyond prediction, time and sample, "" if none."""
     if step is None:
         return "another loop than this"
     each = list(inspect.signature(step).parameters.values())[4:]

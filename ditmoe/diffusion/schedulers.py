@@ -1,5 +1,5 @@
-"""Schedulers that diffusers lacks: Euler steps along a flow that renew part of the noise on the way, and DDIM for
-any number of steps. And what those of diffusers are, which say it nowhere.
+"""Schedulers that diffusers lacks: Euler steps along a flow that renew part of the noise, flow-map steps, and DDIM for
+any number of steps. Also the kinds of diffusers' own, which they do not declare.
 """
 
 import inspect
@@ -29,30 +29,30 @@ __all__ = [
 
 
 def follows_flow(kind: Any) -> bool:
-    """Whether a scheduler's class can go along a flow: always, or when it is told to."""
+    """Whether a scheduler's class supports flows, always or by an option."""
     return is_flow(kind) or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
 
 
 def is_flow(kind: Any) -> bool:
-    """Whether a scheduler's class knows nothing but flows: it shifts their times, and has no betas of a diffusion."""
+    """Whether a scheduler's class supports only flows: it shifts their times, and has no diffusion betas."""
     known = inspect.signature(kind.__init__).parameters
     return "shift" in known and not {"trained_betas", "use_flow_sigmas"} & known.keys()
 
 
 def follows_map(scheduler: Any) -> bool:
-    """Whether a scheduler takes the mean velocity over each of its steps: ours, and the one of diffusers (0.41)."""
+    """Whether a scheduler takes the mean velocity over each of its steps: ours, and that of diffusers (0.41)."""
     return (
         isinstance(scheduler, FlowMapScheduler) or type(scheduler).__name__ == "FlowMapEulerDiscreteScheduler"
     )
 
 
 def ends_short(scheduler: Any) -> bool:
-    """Whether a scheduler's own times end with a step of almost no length: they must be given."""
+    """Whether a scheduler's default times end with a step of almost zero length, so that times must be passed."""
     return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
 
 
 class OwnOptions(ConfigMixin):
-    """Saves the options of its own constructor, and not those of the class that it is built on."""
+    """Saves only the options of its own constructor, not those of its base class."""
 
     def to_json_string(self) -> str:
         own = inspect.signature(type(self).__init__).parameters
@@ -68,12 +68,11 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
 
     On the path x = (1 - s) x0 + s e a velocity v gives x0 = x - s v and e = x + (1 - s) v. A step from s to r is
         x_r = (1 - r) x0 + r (sqrt(1 - n^2) e + n z),   n^2 = eta^2 (1 - (r (1 - s) / (s (1 - r)))^2),
-    with fresh noise z. eta = 0 is Euler's step, eta = 1 the posterior of x_r given x_s and x0. Fresh noise lets
-    points that went astray come back, at the price of softer surfaces if it goes on to the end: it is added where r
-    lies within `interval` only.
+    with fresh noise z. eta = 0 is Euler's step, eta = 1 the posterior of x_r given x_s and x0. Fresh noise lets stray
+    points return, but softens surfaces if added until the end: it is added only where r lies within `interval`.
     """
 
-    __module__ = "ditmoe.diffusion"  # what folders name
+    __module__ = "ditmoe.diffusion"  # the name in saved configurations
 
     @register_to_config
     def __init__(
@@ -83,7 +82,7 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         eta: float = 1.0,
         interval: Sequence[float] = (0.15, 0.6),
     ) -> None:
-        check_number("shift", shift, 1e-6, 1e6)  # beyond, all times are one in float32
+        check_number("shift", shift, 1e-6, 1e6)  # beyond, all times are equal in float32
         check_number("eta", eta, 0, 1)
         if not isinstance(interval, list | tuple) or len(interval) != 2:
             raise ValueError(f"interval must be two shares of noise, got {interval!r}")
@@ -98,7 +97,7 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
         return_dict: bool = True,
         eta: float | None = None,
     ) -> Any:
-        """One step; the arguments of every diffusers scheduler, and an eta in place of the configuration's."""
+        """Make one step; the usual arguments of diffusers schedulers, and an eta in place of the configuration's."""
         if self.step_index is None:
             self._init_step_index(timestep)
         s, r = (float(self.sigmas[self.step_index + i]) for i in (0, 1))
@@ -117,8 +116,8 @@ class FlowAncestralScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
 class FlowMapScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
     """Steps of a model that predicts mean velocities (`model.flow_map`), each exact if the model is.
 
-    With u the mean velocity on the way from t to r, x_r = x_t - (t - r) u: Euler's step with u for the velocity.
-    Times are even, as the model learnt them. In later versions of diffusers it is `FlowMapEulerDiscreteScheduler`.
+    With u the mean velocity from t to r, x_r = x_t - (t - r) u: Euler's step with u in place of the velocity.
+    Times are evenly spaced, as in training. Later versions of diffusers have it as `FlowMapEulerDiscreteScheduler`.
     """
 
     __module__ = "ditmoe.diffusion"
@@ -131,11 +130,11 @@ class FlowMapScheduler(OwnOptions, FlowMatchEulerDiscreteScheduler):
 
 
 class EvenDDIMScheduler(OwnOptions, DPMSolverMultistepScheduler):
-    """DDIM without fresh noise (arXiv 2010.02502), each step of which ends where the next begins.
+    """Deterministic DDIM (arXiv 2010.02502), in which each step ends where the next begins.
 
-    The step of diffusers' own removes the noise of 1000 // steps times, however far the next time is: unless the
-    number of steps divides 1000, the network is told a time that the sample has not reached (600 steps leave a
-    Gaussian off by 0.6 of its deviation). First-order DPM-Solver++ is the same formula (arXiv 2211.01095).
+    A step of diffusers' own always removes the noise of 1000 // steps timesteps, wherever the next time is: unless the
+    number of steps divides 1000, the network gets a time that does not match the sample's noise (with 600 steps a
+    Gaussian is off by 0.6 standard deviations). First-order DPM-Solver++ has the same formula (arXiv 2211.01095).
     """
 
     __module__ = "ditmoe.diffusion"
@@ -156,8 +155,8 @@ class EvenDDIMScheduler(OwnOptions, DPMSolverMultistepScheduler):
         )
 
     def step(self, *args: Any, **options: Any) -> Any:
-        """One step; the arguments of every diffusers scheduler."""
+        """Make one step; the usual arguments of diffusers schedulers."""
         stepped = super().step(*args, **options)
-        # Keeps it at first order. With solver_order = 1 one that is made from this one's configuration would, too.
+        # Keeps it at first order; a `solver_order` of 1 would be inherited by schedulers made from this configuration.
         self.lower_order_nums = 0
         return stepped

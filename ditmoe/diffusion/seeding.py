@@ -1,4 +1,4 @@
-"""Each random draw has an address, so that resuming needs no saved state and sample 17 is always sample 17."""
+"""Each random draw is seeded by an address, so that resuming needs no RNG state and sample 17 is always the same."""
 
 import zlib
 

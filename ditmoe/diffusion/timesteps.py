@@ -1,4 +1,4 @@
-"""At which times a scheduler of diffusers steps: even ones, or a person's own."""
+"""The timesteps of a diffusers scheduler: evenly spaced, or user-defined."""
 
 import inspect
 import math
@@ -21,15 +21,15 @@ def set_timesteps(
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
 ) -> None:
-    """Even steps from noise to data; what diffusers' own choice of times gets wrong is put right.
+    """Set evenly spaced steps from noise to data, correcting errors in diffusers' own times.
 
     Args:
-        timesteps, sigmas: in place of even steps, for schedulers whose own `set_timesteps` takes them; of a flow they
-            are the same but for the factor 1000. They are taken as they are: nothing shifts them.
+        timesteps, sigmas: in place of even steps, for schedulers whose own `set_timesteps` takes them; for a flow they
+            are the same up to the factor 1000. Used as they are, without a shift.
 
     Raises:
-        ValueError: for more steps than a discrete process has; for times that the scheduler does not take, or that do
-            not fall.
+        ValueError: for more steps than a discrete process has; for times that the scheduler does not take, or that are
+            not descending.
     """
     from ditmoe.diffusion.schedulers import ends_short
 
@@ -43,12 +43,12 @@ def set_timesteps(
         raise ValueError(f"steps must be at most {HORIZON} for process ddpm, got {steps}")
     scheduler.set_timesteps(steps, device=device)
     if scheduler.config.get("use_flow_sigmas", False):
-        # The start is pure noise, but for what keeps the logarithm of the data's share finite. And times must not
-        # be cut to whole numbers: they would be off by up to 1, and two the same at 1000 steps.
+        # Start from pure noise, except for a margin that keeps the logarithm of the data's coefficient finite. Times
+        # must not be truncated to integers: they would be off by up to 1, and at 1000 steps two would be equal.
         scheduler.sigmas[0] = 1 - 1e-6
         scheduler.timesteps = HORIZON * scheduler.sigmas[:-1].to(device)
     elif discrete and len(scheduler.timesteps) > steps:
-        # at 61, 103, 121, ... steps rounding adds a time -1 to "trailing" ones, which is read as the last, all noise
+        # At 61, 103, 121, ... steps rounding adds a time -1 to "trailing" ones, which indexes the last, pure noise.
         scheduler.timesteps = scheduler.timesteps[:-1]
         if hasattr(scheduler, "sigmas"):
             scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])
@@ -58,7 +58,7 @@ def set_timesteps(
 def _set_own(
     scheduler: Any, device: torch.device, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
 ) -> None:
-    """A person's own times; `set_timesteps` says what of them is refused."""
+    """Set user-defined times; errors as in `set_timesteps`."""
     from ditmoe.diffusion.schedulers import ends_short
 
     if timesteps is not None and sigmas is not None:
@@ -76,7 +76,7 @@ def _set_own(
         scheduler.set_timesteps(**{name: own}, device=device)
         return
     shares = torch.tensor(values) / (HORIZON if name == "timesteps" else 1)
-    # The scheduler is set up for so many steps, and then told the times: its own way would shift or ignore them.
+    # Set up the scheduler for this number of steps, then replace its times: passing them would shift or ignore them.
     set_timesteps(scheduler, len(values), device)
     if scheduler.config.get("use_flow_sigmas", False):
         shares = shares.clamp(max=1 - 1e-6)
@@ -85,7 +85,7 @@ def _set_own(
 
 
 def _checked(name: str, given: Any, most: float | None) -> list[float]:
-    """Falling numbers above 0.
+    """Validate descending numbers above 0.
 
     Raises:
         ValueError: for anything else.

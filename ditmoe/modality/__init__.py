@@ -1,4 +1,4 @@
-"""The contract between the core and a modality: everything the core may know about what it generates."""
+"""The contract between the core and a modality: everything the core may know about the generated data."""
 
 from ditmoe.modality.contracts import (
     Captions,

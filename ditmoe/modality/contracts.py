@@ -1,4 +1,4 @@
-"""What some modalities can do beside the core of the contract. Each command asks for the contracts that it needs."""
+"""Optional contracts of modalities beyond the core. Each command asks for the contracts that it needs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ Kind = TypeVar("Kind")
 
 
 class Contract(ABC):
-    """Something that a modality can do beside the core; its class has each such contract as a base."""
+    """An optional capability of a modality, whose class inherits from each such contract."""
 
     does: ClassVar[str]
     """The predicate in "modalities that write files"."""
@@ -34,7 +34,7 @@ class Contract(ABC):
 
     @classmethod
     def check(cls, kind: type[Modality], command: str) -> None:
-        """Raises ValueError, as `of` does, if a modality's class does not have this contract."""
+        """Raise ValueError, as `of` does, if a modality's class does not have this contract."""
         if not issubclass(kind, cls):
             raise ValueError(
                 f"python -m ditmoe.{command} is for modalities that {cls.does}: {kind.name} does not (`{cls.__name__}`)"
@@ -42,7 +42,7 @@ class Contract(ABC):
 
 
 class Files(Contract):
-    """Samples in files and in pictures: for `sample`, `view`, sets made elsewhere, and previews in training."""
+    """Samples in files and in pictures: for `sample`, `view`, external sets, and previews in training."""
 
     does = "write files"
     suffixes: ClassVar[tuple[str, ...]]
@@ -50,26 +50,26 @@ class Files(Contract):
 
     @abstractmethod
     def read(self, path: Path) -> Samples:
-        """A set made elsewhere: a file or a folder of files."""
+        """Read an external set: a file or a folder of files."""
 
     @abstractmethod
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """Write a picture of all and the files of each sample, in their order and called as `samples.file_names()` has
-        it, or one file of all if `folder` ends in .npz; returns the paths, that of the picture first.
+        """Write a picture of all, and each sample's files in order, named by `samples.file_names()`, or one file of all
+        if `folder` ends in .npz; returns the paths, that of the picture first.
         """
 
     @abstractmethod
     def save_picture(self, samples: Samples, file: Path) -> None:
-        """All samples in one picture, labelled."""
+        """Save all samples in one picture, labelled."""
 
     @classmethod
     @abstractmethod
     def view(cls, paths: Sequence[Path], out: Path | None = None) -> str:
-        """Open files in a window, or draw them into `out` where there is no display; returns a line that says which."""
+        """Open files in a window, or draw them into `out` if there is no display; returns a line that says which."""
 
     @classmethod
     def show(cls, files: Sequence[Path]) -> Shown | None:
-        """One sample for a page (`ditmoe.report`), from the files that `write` made of it; None to list these files.
+        """One sample for a page (`ditmoe.report`), from the files that `write` made of it; None: only list the files.
 
         Raises:
             OSError, ValueError: if they cannot be read.
@@ -78,20 +78,20 @@ class Files(Contract):
 
 
 class Metric(Contract):
-    """The distance of a generated set from a real one: for `evaluate`, and for the end of a training."""
+    """The distance of a generated set from a real one: for `evaluate`, and for the end of training."""
 
     does = "have a metric"
 
     @abstractmethod
     def reference(self, split: str) -> Samples:
-        """A split of the data ("train", "val", "test") in data units, as the evaluation protocol takes it."""
+        """A split of the data ("train", "val", "test") in data units, as the evaluation protocol requires."""
 
     @abstractmethod
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
-        """Measure one set against another; with `train`, the report has rows for the oracle and for memorisation."""
+        """Evaluate one set against another; with `train`, the report has rows for the oracle and for memorisation."""
 
     def check_evaluation(self, split: str = "test") -> None:
-        """Check before a training that its samples can be measured against a split, without reading samples.
+        """Check before training that its samples can be evaluated against a split, without reading samples.
 
         Raises:
             ValueError: if there are too few samples, or an option or weights are missing.
@@ -117,7 +117,7 @@ class Preparation(Contract):
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         """Turn files into a data set that this modality trains on; prints a summary.
 
-        With `check`, only read them and write down which are damaged, if the modality can.
+        With `check`, only read them and record which are damaged, if supported.
         """
 
 
@@ -132,20 +132,20 @@ class Surfaces(Contract):
 
         Args:
             turntable: also draw each from all sides.
-            most: refuse more samples than this before the first, since each takes a while; None is no limit.
+            most: refuse more samples than this at the start, since each takes a while; None: no limit.
 
         Returns:
-            What was written, the picture first.
+            The paths written, the picture first.
 
         Raises:
             ValueError, OSError: one line.
         """
 
     def check_out(self, out: Path) -> None:
-        """Check that `mesh` may write into a folder, before there is anything to write; by default it may.
+        """Check in advance that `mesh` may write into a folder; by default it may.
 
         Raises:
-            ValueError: if other files lie there.
+            ValueError: if there are other files.
         """
 
 
@@ -173,20 +173,20 @@ class CodecTraining(Contract):
 
 
 class PublishedAutoencoder(Contract):
-    """An autoencoder of diffusers between data and model, which `export` saves beside the model."""
+    """A diffusers autoencoder between data and model, which `export` saves with the model."""
 
     does = "use a published autoencoder"
     autoencoders: ClassVar[Sequence[str]]
-    """Names of the classes of diffusers that it may be of."""
+    """Names of the supported diffusers classes."""
 
     @property
     @abstractmethod
     def autoencoder(self) -> Any:
-        """The model of diffusers, whose weights are not in the checkpoint; None if the configuration has none."""
+        """The diffusers model, whose weights are not in the checkpoint; None if the configuration has none."""
 
     @abstractmethod
     def attach(self, autoencoder: Any) -> None:
-        """Use this loaded autoencoder instead of the one that the configuration names; None: do not load that one."""
+        """Use this loaded autoencoder instead of the configured one; None: do not load that one."""
 
 
 class NativeSizes(Contract):
@@ -208,8 +208,8 @@ class Captions(Contract):
     """Samples with captions: for a conditioning on text.
 
     With its option `captions`, conditions in `batch`, `packed_batch` and `reference` (`Samples.asked`) hold captions
-    (`ditmoe.conditioning.text_rows`) beside class indices. Where a sample has several, one is drawn by the address of
-    the batch.
+    (`ditmoe.conditioning.text_rows`) besides class indices. If a sample has several, one is drawn, seeded by the
+    address of the batch.
     """
 
     does = "have captions"
@@ -221,11 +221,11 @@ class Captions(Contract):
 
     @abstractmethod
     def captions_of_split(self, split: str) -> Iterable[str]:
-        """The distinct captions of a split; of endless data, those of a finite part, as the modality states."""
+        """The distinct captions of a split; for endless data, those of a finite part that the modality defines."""
 
 
 class GivenParts(Contract):
-    """Samples of which a part is given: to be continued, connected, filled in, completed or changed."""
+    """Samples with given parts: to be continued, connected, filled in, completed or edited."""
 
     does = "take given parts"
     given_words: ClassVar[Mapping[str, str]] = {}
@@ -233,20 +233,20 @@ class GivenParts(Contract):
     given_files: ClassVar[Sequence[str]] = ()
     """Those of `given_words` that name a file."""
     given_per: ClassVar[Mapping[str, float]] = {}
-    """Which parts training gives, each in a share of the batches: "frame" is whole frames along the first axis of the
-    tokens, "token" is any tokens. Empty if what is given only ever lies beside the samples."""
+    """The units of given parts in training, each with its share of the batches: "frame" is whole frames along the first
+    axis of the tokens, "token" is any tokens. Empty if given content is only ever a separate input."""
 
     def draw_beside(
         self, x0: Float[Tensor, "B *sample"], rngs: Sequence[np.random.Generator]
     ) -> Mapping[str, Tensor]:
-        """What training gives beside the samples, drawn for each by its own generator."""
+        """Draw the given content for training that is a separate input, with one generator per sample."""
         return {}
 
     @abstractmethod
     def parts(
         self, given: Any, *, shape: Mapping[str, Any], told: bool, strength: float | None = None, **words: Any
     ) -> Parts:
-        """Read what is given and place it in the samples to be drawn.
+        """Read given content and place it in the samples to be drawn.
 
         Args:
             given: paths of files, or arrays in data units.
@@ -256,5 +256,5 @@ class GivenParts(Contract):
             words: those of `given_words` that were set.
 
         Raises:
-            ValueError: if these do not fit each other; the message says what would.
+            ValueError: if these are incompatible; the message says what would be valid.
         """

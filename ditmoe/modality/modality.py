@@ -1,4 +1,4 @@
-"""The core of the contract: what training and drawing need of a modality."""
+"""The core of the contract: what training and sampling need of a modality."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from ditmoe.modality.tokens import Tokens
 from ditmoe.outside import file_name
 
 Asked = Condition | Int[Tensor, " B"]
-"""What is asked for: class indices, or a `Condition`."""
+"""Conditions: class indices, or a `Condition`."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Reader:
     Attributes:
         read: takes the arguments of `Modality.batch`, or of `NativeSizes.packed_batch` if there are `rows`, and reads
             the data: arrays, tensors and plain values. It and its result are pickled; it does not use a GPU.
-        finish: takes what was read and returns what `batch` or `packed_batch` does. It runs in the trainer's process.
-        files: whether `read` opens and decodes files, so that processes are worth their start.
+        finish: converts the data read to the result of `batch` or `packed_batch`. It runs in the trainer's process.
+        files: whether `read` opens and decodes files, so that worker processes pay off.
     """
 
     read: Callable[..., Any]
@@ -35,16 +35,16 @@ class Reader:
 
 
 class Modality(ABC):
-    """What makes a sample an image, a cloud or a clip: all that training and sampling need.
+    """A kind of sample, such as images, clouds or clips: all that training and sampling need.
 
-    A model of a class with these methods can be trained, sampled from Python, and exported. Further contracts among
-    its bases add more: `Files`, `Metric`, `Encoding`, `Preparation`, `Surfaces`, `Turntables`, `CodecTraining`,
-    `PublishedAutoencoder`, `NativeSizes`, `Captions`, `GivenParts`. A command that needs one that is missing says so in
-    one line and stops; training leaves out what it needs it for.
+    A model for a class with these methods can be trained, sampled from Python, and exported. Further contracts as bases
+    add more: `Files`, `Metric`, `Encoding`, `Preparation`, `Surfaces`, `Turntables`, `CodecTraining`,
+    `PublishedAutoencoder`, `NativeSizes`, `Captions`, `GivenParts`. A command that needs a missing one says so in one
+    line and stops; training skips what needs it.
 
     A modality is built from its YAML (`configs/modality/<name>.yaml`), whose options are the arguments of its
-    constructor. One further argument, `data_facts`, is None or what a checkpoint remembers of the data. The data set is
-    read on first use, so that sampling from a checkpoint needs no data.
+    constructor. A further argument, `data_facts`, is None or the facts about the data kept in a checkpoint. The data
+    set is read on first use, so that sampling from a checkpoint needs no data.
     """
 
     name: ClassVar[str]
@@ -52,19 +52,19 @@ class Modality(ABC):
     """Options of a command that set the shape of a sample (`length=64`): name -> meaning, as messages list it. They are
     the arguments of `shape_of`."""
     opens: ClassVar[Sequence[str]] = ()
-    """Options, with dots where they are nested, that name a path or a repository on the hub. Those of a checkpoint are
-    followed only if the command allows it. Each class that a YAML names has such a list (`ditmoe.config.trust`)."""
+    """Options (dotted if nested) that name a path or a hub repository. Those of a checkpoint are followed only if the
+    command allows it. Each class that a YAML names has such a list (`ditmoe.config.trust`)."""
 
     @abstractmethod
     def data_facts(self) -> dict[str, Any]:
-        """What a checkpoint must remember of the data: class names, normalisation, what was fitted.
+        """Facts about the data to keep in checkpoints: class names, normalisation, fitted state.
 
-        Tensors and plain values (numbers, text, booleans, None), nested in dicts and lists. They come back as the
-        argument `data_facts`, with lists in place of tuples.
+        Tensors and plain values (numbers, text, booleans, None), nested in dicts and lists. They are passed back as
+        the argument `data_facts`, with lists in place of tuples.
         """
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:  # noqa: B027  (most learn nothing)
-        """When a run resumes: take from its facts what would otherwise be fitted to the data again."""
+        """When a run resumes: restore from its facts what would otherwise be fitted to the data again."""
 
     @property
     @abstractmethod
@@ -76,12 +76,12 @@ class Modality(ABC):
         return self.classes[label] if 0 <= label < len(self.classes) else "any"
 
     def sample_names(self, labels: Sequence[int]) -> list[str]:
-        """Names of generated samples, by class and number, safe as names of files."""
+        """Names of generated samples, by class and number, safe as file names."""
         return [f"{file_name(self.class_name(label))}-{i:04d}" for i, label in enumerate(labels)]
 
     def understood(self) -> str:
         """A few lines, printed before training: how many samples, classes and splits were found and by what rule, what
-        was ignored, and what is too small to be measured. May be empty.
+        was ignored, and what is too small to be evaluated. May be empty.
         """
         return ""
 
@@ -108,14 +108,14 @@ class Modality(ABC):
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B *sample"], Asked]:
-        """Normalised training samples and their conditions. Depends on its arguments alone, so that runs can resume."""
+        """Normalised training samples and their conditions. Depends only on its arguments, so that runs can resume."""
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Sequence[str]:
-        """Names of the samples of that batch, if they are cheap to find, for messages when it goes wrong."""
+        """Names of the samples of that batch, if cheap to find, for error messages."""
         return ()
 
     def reader(self) -> Reader:
-        """How batches are made in two steps; by default `batch` does all of it in the first.
+        """The two steps that make batches; by default `batch` does everything in the first.
 
         For a modality whose `batch` reads files and then encodes them on a GPU, or that cannot be pickled as a whole.
         """
@@ -129,10 +129,10 @@ class Modality(ABC):
         """From the model's space to data units, (S, *sample)."""
 
     def check_facts(self) -> None:  # noqa: B027
-        """Raise ValueError for facts of a checkpoint that `decode` would fail by, after the work of drawing."""
+        """Raise ValueError for checkpoint facts with which `decode` would fail, only after sampling is done."""
 
     def samples(self, x: Float[Tensor, "S *sample"], asked: Condition) -> Samples:
-        """Samples that a model drew for these conditions, in data units, with labels and names."""
+        """Convert a model's samples for these conditions to data units, with labels and names."""
         labels = asked.labels(len(self.classes))
         names = [f"sample-{i:04d}" for i in range(len(x))]
         if labels is not None:

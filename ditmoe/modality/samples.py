@@ -1,4 +1,4 @@
-"""Sets of samples in data units, what a page shows of one, and what was measured of them."""
+"""Sets of samples in data units, the view of one on a page, and evaluation reports."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from ditmoe.outside import file_names
 
 @dataclass(frozen=True)
 class Samples:
-    """A set of samples in data units, as sampling returns it, files hold it and metrics take it.
+    """A set of samples in data units, as used by sampling, files and metrics.
 
     Attributes:
         data: (S, *sample), in the units of the data set.
         labels: (S,) class indices, or None if the set has no classes.
         names: one per sample, used for files (`file_names`).
-        asked: the conditions of the samples, where these are more than labels.
+        asked: the conditions of the samples, if more than labels.
     """
 
     data: np.ndarray
@@ -42,9 +42,9 @@ class Shown:
     Attributes:
         picture: (H, W, 3) of bytes.
         frames: (T, H, W, 3) of bytes.
-        rate: frames of a second.
-        points: (N, 3), y up, of any size: it is shown as large as there is room.
-        colors: (N, 3) of bytes, or None for those of its class.
+        rate: frames per second.
+        points: (N, 3), y up, at any scale: scaled to fit.
+        colors: (N, 3) of bytes; None: the colour of its class.
     """
 
     picture: np.ndarray | None = None
@@ -56,14 +56,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of an evaluation: numbers that carry their protocol.
+    """The result of an evaluation, with its protocol.
 
     Attributes:
         values: metric name -> value for the generated set.
         intervals: metric name -> (low, high), 95 %.
-        rows: other rows of the same metrics that make the first readable ("oracle": real training shapes).
+        rows: the same metrics of reference sets, for comparison ("oracle": real training shapes).
         protocol: what was compared and how (counts, points, normalisation, variants).
-        notes: sentences that warn where a number means something else than it seems.
+        notes: warnings about numbers that could be misread.
     """
 
     values: Mapping[str, float]

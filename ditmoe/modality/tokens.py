@@ -1,4 +1,4 @@
-"""How samples become tokens, and predictions of tokens samples again."""
+"""Patchify and unpatchify: from samples to tokens, and from token predictions to samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,26 @@ from ditmoe.nn import Layout
 
 
 class Tokens(nn.Module, ABC):
-    """Cuts samples into tokens, and puts predictions of tokens together again.
+    """Cuts samples into tokens, and reassembles token predictions.
 
-    It is a module since it *may* have weights (the point head of clouds has); a plain patchifier has none.
+    It is a module since it *may* have weights (the point head of clouds has some); a plain patchifier has none.
     """
 
     in_features: int
-    """P, numbers per token that `patchify` gives."""
+    """P, values per token returned by `patchify`."""
     out_features: int
-    """Q, numbers per token that `unpatchify` expects; often P."""
+    """Q, values per token expected by `unpatchify`; often P."""
     axes: int
     """Axes of the token grid: 1 for a sequence, 2 for an image, 3 for a volume or a clip."""
     patch_size: tuple[int, ...]
-    """Cells of a sample per token along each axis; needed only where samples may have any size."""
+    """Cells of a sample per token along each axis; needed only if samples may have any size."""
 
     @abstractmethod
     def grid(self, x: Float[Tensor, "B *sample"]) -> tuple[int, ...]:
         """Number of tokens along each axis, for samples of one size."""
 
     def layout(self, x: Float[Tensor, "B *sample"]) -> Layout:
-        """Where the tokens of the samples lie; by default there is one in each cell of the grid."""
+        """The layout of the samples' tokens; by default one in each cell of the grid."""
         return Layout.even(self.grid(x), len(x), x.device)
 
     @abstractmethod
@@ -64,20 +64,20 @@ class Tokens(nn.Module, ABC):
         t: Float[Tensor, "*t"],
         c: Float[Tensor, "*t D"],
     ) -> Float[Tensor, "B *prediction"]:
-        """Put tokens together into a prediction shaped like `like`, possibly with more channels.
+        """Reassemble tokens into a prediction shaped like `like`, possibly with more channels.
 
-        The times t (0..1000; shapes: `ditmoe.nn.layout`) and the conditioning vectors c are for subclasses with a head
-        of their own. If something is given beside the samples (`Condition.given`), it is a further argument `given`.
+        The times t (0..1000; shapes: `ditmoe.nn.layout`) and the conditioning vectors c are for subclasses with their
+        own head. If there is separate given content (`Condition.given`), it is a further argument `given`.
         """
 
     def embed_given(self, given: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "R N D"] | None:
-        """An embedding of what is given beside the samples, which is added to the tokens; by default none."""
+        """An embedding of separate given content, added to the tokens; by default none."""
         return None
 
     def sample_times(
         self, t: Float[Tensor, "*t"], x: Float[Tensor, "B *sample"], layout: Layout | None = None
     ) -> Float[Tensor, "B *ones"]:
-        """Times in a shape of `ditmoe.nn.layout`, broadcast to multiply samples: each number has its token's time.
+        """Reshape times in a shape of `ditmoe.nn.layout` to broadcast to samples: each value gets its token's time.
 
         Args:
             x: samples, by default (B, C, *cells) or (B, *cells), whose cells divide evenly among the tokens; or, with a
@@ -100,7 +100,7 @@ class Tokens(nn.Module, ABC):
         return times
 
     def initialize(self) -> bool:
-        """Initialise its own weights so that it predicts zero at first; returns whether it has any.
+        """Initialise its own weights so that the initial prediction is zero; returns whether it has any.
 
         Called without gradients, after `ditmoe.model.initialization` has initialised all modules within it.
         """

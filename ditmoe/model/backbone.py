@@ -1,7 +1,7 @@
 """The backbone: a diffusion transformer whose feed-forward layers are mixtures of experts.
 
 DiT (arXiv 2212.09748) with the layers of DiT-MoE (arXiv 2407.11633). It maps a noisy sample to a prediction of the same
-shape, and does not know what the sample is: a modality's `Tokens` cut it into tokens and put it together again.
+shape and is independent of the modality, whose `Tokens` patchify and unpatchify samples.
 
     h = W patchify(x) + positions          c = timestep(t) + conditioning(y) [+ step(y)]
     h = h + gate1 * Attention(modulate(h)),   h = h + gate2 * MoE(modulate(h))        [depth times]
@@ -37,43 +37,42 @@ from ditmoe.nn import (
 from ditmoe.outside import check_number
 
 MOST_LAYERS, LARGEST_RATIO = 10_000, 65_536
-"""Upper bounds on the number of layers, and on the width of a feed-forward layer over D."""
+"""Upper bounds on the number of layers, and on the width of a feed-forward layer relative to D."""
 ATTENTION = {"full": ("all",), "factorised": ("space", "time"), "window": ("window", "shifted")}
-"""For each option `attention`, what tokens attend to in successive blocks (`ditmoe.nn.attention_groups.WITHIN`)."""
+"""For each value of `attention`, what tokens attend to in successive blocks (`ditmoe.nn.attention_groups.WITHIN`)."""
 
 
 class DiTMoE(nn.Module):
     """Diffusion transformer with a mixture of experts in the layers `moe_layers`.
 
     Args:
-        tokens: cuts samples into tokens; it has weights only if the modality needs a head of its own.
-        conditioning: makes the module that embeds what is asked for, given D; or a number of classes, for `ClassLabel`.
+        tokens: patchifies samples; has weights only if the modality needs its own head.
+        conditioning: makes the conditioning module, given D; or a number of classes, for `ClassLabel`.
         hidden_size: D, a multiple of `num_heads`.
-        router: makes the router of one layer, given D; None is a dense DiT.
-        moe_layers: indices of the layers with experts; None is every layer.
+        router: makes the router of one layer, given D; None: a dense DiT.
+        moe_layers: indices of the layers with experts; None: all.
         activation: of routed and shared experts: "swiglu", "gelu" or "gelu_tanh".
-        expert_ratio: width of a routed expert over D.
-        shared_ratio: width of all shared experts together over D (they are one feed-forward layer); 0 is none. The
-            "2 shared experts" of DiT-MoE are 2.
+        expert_ratio: width of a routed expert / D.
+        shared_ratio: total width of the shared experts / D (they are one feed-forward layer); 0: none. The "2 shared
+            experts" of DiT-MoE are 2.
         dense_ratio, dense_activation: of the feed-forward layer of blocks without experts; the defaults are DiT's.
         qk_norm: LayerNorm per head on queries and keys.
         attention: "full"; or "factorised", in which blocks attend alternately within a frame (a position along the
             first axis) and over time (Latte, arXiv 2401.03048); or "window", in which they attend alternately within
             windows of the token grid and within windows shifted by half their size (Swin, arXiv 2103.14030).
         window: tokens of a window along each axis.
-        rope: rotary positions from the tokens' coordinates, in place of an added position embedding.
+        rope: rotary position embeddings from the tokens' coordinates, in place of an additive one.
         time_scale: factor on t before it is embedded; 0.001 for published weights trained with t in [0, 1].
-        cross_layers: indices of the blocks with cross-attention, where the conditioning gives tokens; None is every
-            block.
+        cross_layers: indices of the blocks with cross-attention, if the conditioning has tokens; None: all.
         modulation: of blocks: "full" is adaLN-Zero; "scale" has no shifts, and its gates are tanh(clamp(g, -2, 2))
             (Nucleus-Image, arXiv 2604.12163).
-        expert_std: standard deviation of the routed experts' normal initialisation; None is Xavier.
-        flow_map, guidance: which facts of a sampling step a model that is distilled for few steps embeds, see
+        expert_std: standard deviation of the routed experts' normal initialisation; None: Xavier.
+        flow_map, guidance: which properties of a sampling step a model distilled for few steps embeds, see
             `StepEmbedding`.
 
     Attributes:
-        step_embedding: embeds these facts; None in models that are not distilled.
-        widths: the width multipliers of muP, over a model of a base width (`ditmoe.model.set_base`); None is the
+        step_embedding: embeds these properties; None in models that are not distilled.
+        widths: the width multipliers of muP, relative to a model of a base width (`ditmoe.model.set_base`); None:
             standard parameterisation.
     """
 
@@ -109,7 +108,7 @@ class DiTMoE(nn.Module):
         check_number("depth", depth, 1, MOST_LAYERS, whole=True)
         moe_layers = sorted(check_layers("moe_layers", moe_layers, depth))
         cross_layers = check_layers("cross_layers", cross_layers, depth)
-        # After rounding an expert has one unit at least.
+        # At least one unit after rounding.
         least = 0.5 / hidden_size if router and moe_layers else 0
         check_number("expert_ratio", expert_ratio, least, LARGEST_RATIO)
         check_number("shared_ratio", shared_ratio, 0, LARGEST_RATIO)
@@ -170,18 +169,18 @@ class DiTMoE(nn.Module):
 
         Args:
             x: noisy samples; or, with a layout, their tokens (1, T, P), as `Tokens.pack` gives them.
-            t: time of each sample from data (0) to noise (1000), (B,); or of each frame or token, in a shape of
-                `ditmoe.nn.layout`. Blocks, routers, experts and heads use the time of each token. Where routers read
-                times as numbers (`reads_times`), it may lie on the host while x lies on a device.
-            y: what is asked for: a `Condition` of B samples, or what `conditioning.read` makes one of, such as class
-                indices (B,), among which the number of classes is the null class.
+            t: timestep of each sample from data (0) to noise (1000), (B,); or of each frame or token, in a shape of
+                `ditmoe.nn.layout`. Blocks, routers, experts and heads use each token's own. If routers read times as
+                numbers (`reads_times`), it may be on the host while x is on a device.
+            y: conditioning input: a `Condition` of B samples, or input of `conditioning.read`, such as class indices
+                (B,), where the index num_classes is the null class.
             layout: of samples of different sizes.
-            cache: from one run of the sampler. A sample that the first block changes little reuses what the remaining
-                blocks added in an earlier step. No routings are returned then.
+            cache: of one sampling run. A sample for which the first block's output changes little reuses the remaining
+                blocks' residual from an earlier step. No routings are returned then.
 
         Returns:
             A prediction shaped like x, whose meaning the process defines, and the routing of every layer with experts,
-            which carries its losses.
+            including its losses.
 
         Raises:
             ValueError: for a cache with samples of different numbers of tokens.
@@ -205,7 +204,7 @@ class DiTMoE(nn.Module):
         y: Any,
         cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N Q"], list[Routing], Float[Tensor, "*t"], Float[Tensor, "*t D"]]:
-        """The prediction of each token, the routings, the times and the conditioning vectors c."""
+        """Return each token's prediction, the routings, the times and the conditioning vectors c."""
         h, routings, context = self.encode(tokens, layout, t, y, cache)
         return self.final(h, context.c, layout), routings, context.t, context.c
 
@@ -217,13 +216,13 @@ class DiTMoE(nn.Module):
         y: Any,
         cache: FirstBlockCache | None = None,
     ) -> tuple[Float[Tensor, "R N D"], list[Routing], Context]:
-        """The tokens after `depth` blocks, the routings, and the context that all blocks were given."""
+        """Return the tokens after `depth` blocks, the routings, and the context of all blocks."""
         condition = self.conditioning.read(y)
         h = self.embed(tokens)
         if condition.given and (given := self.tokens.embed_given(condition.given, layout)) is not None:
             h = h + given
         h, angles = self.place(h, layout)
-        layout.cells_per_time(t.shape)  # raises for a shape that is none of times
+        layout.cells_per_time(t.shape)  # raises if the shape of t is invalid
         on_host = None
         if t.device != tokens.device:
             on_host, t = t.numpy(), t.to(tokens.device, non_blocking=True)
@@ -245,7 +244,7 @@ class DiTMoE(nn.Module):
     def place(
         self, h: Float[Tensor, "R N D"], layout: Layout
     ) -> tuple[Float[Tensor, "R N D"], Float[Tensor, "N half"] | None]:
-        """The tokens with their position embedding added; or as they are, with the angles of rotary positions."""
+        """Add the position embedding to the tokens; with rotary positions, return the angles instead."""
         if self.rope:
             return h, rotary_angles(self.tokens.coordinates(layout), self.head_size)
         return h + self.tokens.positions(layout).to(self.embed.weight.dtype), None
@@ -257,7 +256,7 @@ class DiTMoE(nn.Module):
 
     @property
     def reads_times(self) -> bool:
-        """Whether some router reads times as numbers, so that they are best given on the host."""
+        """Whether a router reads times as numbers, so that they are best passed on the host."""
         return self.step_embedding is None and any(router.reads_times for router in self.routers)
 
     @property
@@ -266,12 +265,12 @@ class DiTMoE(nn.Module):
         return [mixture.router for mixture in self.mixtures]
 
     def before_pass(self, earlier: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
-        """Give each router its statistics of the step's earlier passes, before each pass of a step that has several."""
+        """Pass each router its statistics of the step's earlier passes, before each pass of an accumulated step."""
         for layer, router in enumerate(self.routers):
             router.before_pass([batch_stats[layer] for batch_stats in earlier])
 
     def update_routers(self, passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
-        """Give each router its statistics of all passes (`Routing.batch_stats`), after each optimiser step."""
+        """Pass each router its statistics of all passes (`Routing.batch_stats`), after each optimiser step."""
         for router, batch_stats in zip(self.routers, zip(*passes, strict=True), strict=True):
             router.update(batch_stats)
 
@@ -285,9 +284,9 @@ def make_moe(
     activation: str,
     expert_std: float | None,
 ) -> MoE:
-    """The layer with experts at a place in the model."""
+    """Make the layer with experts for a place in the model."""
     route = router(hidden_size=hidden_size)
-    route.bind(place)  # which may decide on its experts
+    route.bind(place)  # before its experts are made: may depend on the place
     moe = MoE(route, hidden_size, inner, shared, activation)
     moe.experts.std = expert_std
     return moe
@@ -302,10 +301,10 @@ def check_attention(attention: str, window: Sequence[int] | None, axes: int) -> 
 
 
 def check_layers(name: str, layers: Sequence[int] | None, depth: int) -> Sequence[int]:
-    """Indices of layers; None stands for all of them.
+    """Validate layer indices; None means all layers.
 
     Raises:
-        ValueError: for what is no list of indices below `depth`.
+        ValueError: unless they are a list of indices below `depth`.
     """
     layers = range(depth) if layers is None else layers
     if not isinstance(layers, Sequence) or not all(isinstance(i, int) for i in layers):

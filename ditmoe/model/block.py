@@ -1,4 +1,4 @@
-"""What the backbone is stacked of: the adaLN-Zero block, and the layer that ends it."""
+"""The adaLN-Zero block and the final layer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +12,9 @@ from ditmoe.nn import Attention, CrossAttention, FeedForward, Layout, Modulation
 
 
 class Block(nn.Module):
-    """adaLN-Zero block: both branches are modulated before and gated after by the conditioning.
+    """adaLN-Zero block: the conditioning modulates the input of both branches and gates their output.
 
-    Between them tokens attend to what is asked for, where that has tokens; this branch starts at zero.
+    Between the branches tokens cross-attend to the conditioning tokens, if any; that branch is zero-initialised.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated LayerNorm and the projection to what a token predicts."""
+    """Modulated LayerNorm and the projection to each token's prediction."""
 
     def __init__(self, hidden_size: int, out_features: int) -> None:
         super().__init__()

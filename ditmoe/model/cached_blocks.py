@@ -1,4 +1,4 @@
-"""Blocks of which only the first runs for samples that it changes as it did before (`ditmoe.nn.FirstBlockCache`)."""
+"""First-block cache: skip later blocks for samples whose first-block residual hardly changes (`nn.FirstBlockCache`)."""
 
 from collections.abc import Iterable
 
@@ -17,10 +17,10 @@ def through_cached(
     angles: Float[Tensor, "N half"] | None,
     cache: FirstBlockCache,
 ) -> Float[Tensor, "B N D"]:
-    """Tokens after all blocks, or after the first and what the others added to this sample before.
+    """Apply all blocks, or for samples that hit the cache the first block and the cached residual of the others.
 
     Raises:
-        ValueError: if samples do not all have the same number of tokens.
+        ValueError: if samples have different numbers of tokens.
     """
     if context.layout.packed:
         raise ValueError(
@@ -45,7 +45,7 @@ def through_cached(
 
 
 def of_samples(context: Context, rows: list[int], there: Int[Tensor, " b"]) -> Context:
-    """What is known of some samples of a batch, whose numbers are on the host and on the device."""
+    """The context of selected samples of a batch, whose indices are given on the host and on the device."""
     t, time, c, unmodulated = (x[there] for x in (context.t, context.time, context.c, context.unmodulated))
     asked = None if context.asked is None else context.asked.take(there)
     t_on_host = None if context.t_on_host is None else context.t_on_host[rows]

@@ -1,17 +1,17 @@
-"""Initial values of all weights, by kind of module, as DiT has them (arXiv 2212.09748, 3.2): blocks are the identity.
+"""Initialisation of all weights, by kind of module, as in DiT (arXiv 2212.09748, 3.2): blocks start as the identity.
 
-    linear layers           Xavier, biases zero             experts    the same, as if each stood alone
+    linear layers           Xavier, biases zero             experts    the same, each on its own
     routers                 uniform within 1 / sqrt(fan in), vectors zero
     normalisations          one and zero
-    timestep, embeddings, tokens    normal, deviation 0.02
-    modulations, the last layer     zero: gates are closed, and nothing is predicted
+    timestep, embeddings, tokens    normal, standard deviation 0.02
+    modulations, the last layer     zero: gates are closed, and the prediction is zero
 
-A class whose own layers are to start otherwise has a method `initialize`, which is called when these rules have been
-applied to all within it: routers, experts, a router's branch, cross-attention, a conditioning, a modality's tokens.
-What no rule and no class names keeps what its constructor made. Random numbers are drawn in the order of the modules,
-those of deviation 0.02 last.
+A class whose own layers start differently has a method `initialize`, called after these rules have been applied to all
+modules within it: routers, experts, a router's branch, cross-attention, a conditioning, a modality's tokens.
+Whatever no rule and no class covers keeps the constructor's values. Random numbers are drawn in module order, those of
+standard deviation 0.02 last.
 
-Those of muP are these with other deviations (`rescale`): `ditmoe/model/mup.py` says which.
+muP changes only the standard deviations (`rescale`, see `ditmoe/model/mup.py`).
 """
 
 import math
@@ -35,17 +35,17 @@ DEVIATION = 0.02
 
 @torch.no_grad()
 def initialize(model: "DiTMoE") -> None:
-    """All weights of a model."""
+    """Initialise all weights of a model."""
     initialize_layers(model)
     for token in model.parameters(recurse=False):
         initialize_token(token)
-    if not model.tokens.initialize():  # else the zero is in the head that follows
+    if not model.tokens.initialize():  # else the tokens' own head is the zero layer
         nn.init.zeros_(model.final.linear.weight)
 
 
 @torch.no_grad()
 def initialize_layers(*parents: nn.Module) -> None:
-    """All layers within these modules, one module after the other."""
+    """Initialise all layers within these modules, one module after the other."""
     for parent in parents:
         for module in parent.modules():
             _by_kind(module)
@@ -55,20 +55,20 @@ def initialize_layers(*parents: nn.Module) -> None:
 
 @torch.no_grad()
 def initialize_token(token: nn.Parameter) -> None:
-    """A vector that stands for a token."""
+    """Initialise a learnt token."""
     nn.init.normal_(token, std=DEVIATION)
 
 
 @torch.no_grad()
 def rescale(model: nn.Module, base: nn.Module, factors: Mapping[str, float]) -> None:
-    """Give weights of a model the deviation that they have in a smaller one, times a factor; zeros stay zero.
+    """Rescale weights to the standard deviation that they have in a smaller model, times a factor; zeros stay zero.
 
-    Deviations are measured, whatever drew the values, on the weights of one shape of all layers together: to 1 % where
-    these are 5,000 numbers.
+    Standard deviations are measured, whatever the distribution, over the matching weights of all layers together: to
+    1 % for 5,000 numbers.
 
     Args:
-        base: the same model, whose parameters have the same names.
-        factors: by name, of those that are to change.
+        base: the smaller model, with the same parameter names.
+        factors: by the name of each parameter to rescale.
     """
     own, small = (_deviations(m) for m in (model, base))
     for name, value in model.named_parameters():
@@ -77,7 +77,7 @@ def rescale(model: nn.Module, base: nn.Module, factors: Mapping[str, float]) -> 
 
 
 def _deviations(model: nn.Module) -> dict[str, float]:
-    """The root mean square of all weights that are alike."""
+    """The root mean square over all weights that differ only in their layer."""
     sums: dict[str, tuple[float, int]] = {}
     for name, value in model.named_parameters():
         total, count = sums.get(_alike(name), (0.0, 0))
@@ -86,12 +86,12 @@ def _deviations(model: nn.Module) -> dict[str, float]:
 
 
 def _alike(name: str) -> str:
-    """A parameter's name without the number of its layer."""
+    """A parameter's name without its layer index."""
     return re.sub(r"\d+", "#", name)
 
 
 def _by_kind(module: nn.Module) -> None:
-    """What modules of one kind have in common."""
+    """Apply the rule of a module's kind."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -112,7 +112,7 @@ def _by_kind(module: nn.Module) -> None:
 
 
 def _experts(experts: Experts) -> None:
-    """Xavier matrices, gate and up each on its own; or normal ones, where a deviation is given."""
+    """Xavier matrices, gate and up each on its own; or normal ones, if a standard deviation is given."""
     for matrix, halves in ((experts.up, 2 if experts.activation == "swiglu" else 1), (experts.down, 1)):
         bound = math.sqrt(6 / (matrix.shape[1] // halves + matrix.shape[2]))
         if experts.std is None:
@@ -125,7 +125,7 @@ def _experts(experts: Experts) -> None:
 
 
 def _after(module: nn.Module) -> None:
-    """What differs from that, and what a class says of its own."""
+    """Apply the exceptions, and a class's own `initialize`."""
     if isinstance(module, Modulation):
         nn.init.zeros_(module.linear.weight)
     elif isinstance(module, TimestepEmbedding):

@@ -1,4 +1,4 @@
-"""A model that takes less memory when it samples: quantised weights, experts on the host."""
+"""Low-memory sampling: quantised weights, experts offloaded to the host."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ MOST_CACHE = 10_000
 
 @dataclass(frozen=True)
 class LowMemory:
-    """How the weights of blocks are kept while a model samples; routers, biases and what lies outside of blocks stay.
+    """How to store block weights while sampling; routers, biases and weights outside of blocks are unaffected.
 
     Args:
-        weights: "bf16" or "int8" of the routed experts' matrices and all linear layers (`ditmoe.nn.quantized`); None:
-            as they were trained.
-        offload: "experts" keeps these on the host and fetches those that tokens go to; None: all are on the device.
-        expert_cache: then, GiB of experts that may be on the device at once, the same share in each layer.
+        weights: "bf16" or "int8" for the routed experts' matrices and all linear layers (`ditmoe.nn.quantized`); None:
+            as trained.
+        offload: "experts" keeps these on the host and fetches those that are chosen; None: all are on the device.
+        expert_cache: with `offload`, most GiB of experts on the device, divided equally among layers.
 
     Raises:
         ValueError: one line, for anything else.
@@ -47,13 +47,13 @@ class LowMemory:
             raise ValueError("expert_cache is said of experts on the host: it needs offload=experts")
 
     def check_room(self, model: DiTMoE, width: int | None = None) -> None:
-        """Look whether the cache has room for an expert of each layer of a model, which may be on the meta device.
+        """Check that the cache has room for one expert per layer of a model, which may be on the meta device.
 
         Args:
-            width: bytes of a weight that is kept as it is; None: as in the model.
+            width: bytes per unquantised weight; None: as in the model.
 
         Raises:
-            ValueError: one line, unless it has.
+            ValueError: one line, if it has not.
         """
         layers = [module for module in model.modules() if isinstance(module, Experts)]
         if self.offload is None or not layers:
@@ -69,10 +69,10 @@ class LowMemory:
             )
 
     def emptied(self, model: DiTMoE) -> DiTMoE:
-        """A model without the weights that are kept otherwise, for `fill`; changed in place.
+        """Remove, in place, the weights that are to be stored differently, for `fill`.
 
         Raises:
-            ValueError: if the cache has no room for one expert of each layer.
+            ValueError: if the cache has no room for one expert per layer.
         """
         self.check_room(model)
         for block in model.blocks:
@@ -85,14 +85,14 @@ class LowMemory:
 
     @torch.no_grad()
     def fill(self, model: DiTMoE, read: Callable[[str], Tensor], device: torch.device) -> Traffic | None:
-        """Read the weights of an emptied model one at a time, and keep them as is wanted.
+        """Read the weights of an emptied model one at a time, and store them as configured.
 
         Args:
-            read: gives a weight by its name in the model as it was.
+            read: returns a weight by its name in the original model.
             device: of the rest of the model.
 
         Returns:
-            Where experts are offloaded, what that costs: counted from now on.
+            If experts are offloaded, the traffic counters, starting now.
         """
         traffic = Traffic(room=int(self.expert_cache * GIB)) if self.offload else None
         layers = sum(isinstance(module, Experts) for module in model.modules())
@@ -111,7 +111,7 @@ class LowMemory:
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Owner, name and module of all within a module but what is a router's: it decides in float32."""
+    """Owner, name and module of all submodules, except of routers, which stay in float32."""
     for name, child in module.named_children():
         if not isinstance(child, Router):
             yield module, name, child
@@ -119,7 +119,7 @@ def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Numbers that a model has learnt, however their weights are kept."""
+    """The number of learnt parameters, however they are stored."""
     kept: list[Any] = []
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
@@ -130,5 +130,5 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def size_of(model: nn.Module) -> int:
-    """Bytes of the parameters and buffers of a model on its device; offloaded experts are not among them."""
+    """Bytes of a model's parameters and buffers on its device, without offloaded experts."""
     return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))

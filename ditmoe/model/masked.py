@@ -1,10 +1,10 @@
-"""Masked training: most tokens are dropped on the way in, and all are predicted (FastDiT-3D, arXiv 2312.07231).
+"""Masked training: most input tokens are dropped, and all are predicted (FastDiT-3D, arXiv 2312.07231).
 
-    kept = a share of the occupied tokens and a smaller one of the empty         h = encoder(kept)
+    kept = a fraction of the occupied tokens and a smaller one of the empty      h = encoder(kept)
     h'_i = W modulate(h_i) if i is kept else m, each plus its position           prediction = decoder(h')
 
-The encoder, with its experts, then costs next to nothing; the decoder is a few blocks with attention within windows.
-When sampling nothing is dropped.
+The encoder, with its experts, then costs next to nothing; the decoder is a few blocks with window attention.
+Nothing is dropped when sampling.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,19 +27,19 @@ from ditmoe.outside import check_number
 
 
 class MaskedDiTMoE(DiTMoE):
-    """A `DiTMoE` of `depth` blocks that sees some of the tokens, and a decoder of all of them.
+    """A `DiTMoE` encoder of `depth` blocks on the kept tokens, and a decoder on all tokens.
 
     Args:
-        mask_ratio: share of a sample's tokens that training drops: of those that hold something and of those that are
-            empty (see `Tokens.occupied`), or one number for both alike. Counts are exact and at least one stays.
+        mask_ratio: fractions of a sample's occupied and of its empty tokens (see `Tokens.occupied`) that training
+            drops, or one number for both. Counts are exact, and at least one token is kept.
         decoder_depth: blocks of the decoder; they are dense and follow the encoder's in `blocks`.
-        decoder_window: tokens along each axis of the decoder's windows, every second block moved by half of that.
-        others: as of `DiTMoE`.
+        decoder_window: window size in tokens along each axis, with every second block's windows shifted by half.
+        others: as in `DiTMoE`.
     """
 
     parameter_kinds: ClassVar[Mapping[str, str]] = {"mask_token": "token"}
     ranks: Ranks = ALONE
-    """Whose samples are a batch: each draws its own part of what one process would draw."""
+    """Ranks that share a batch: each draws its own part of the masks that one process would draw."""
 
     def __init__(
         self,
@@ -114,15 +114,15 @@ class MaskedDiTMoE(DiTMoE):
         return self.final(h, context.c, layout), routings, context.t, context.c
 
     def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, " T"]:
-        """Which tokens fall under the first ratio."""
+        """Which tokens the first ratio applies to."""
         if self.mask_ratio[0] == self.mask_ratio[1]:
             return torch.ones_like(tokens[..., 0], dtype=torch.bool).flatten()
         return self.tokens.occupied(tokens).flatten()
 
     def draw_kept(self, occupied: Bool[Tensor, " T"], layout: Layout) -> tuple[Int[Tensor, " K"], list[int]]:
-        """The tokens that stay, in ascending order, and how many those of each sample are.
+        """Sample the kept tokens: their ascending indices, and the number per sample.
 
-        With torch's own generator, which the trainer seeds at each step.
+        Uses torch's global generator, which the trainer seeds at each step.
         """
         kind = 2 * layout.sample + (~occupied).long()
         sizes = torch.bincount(kind, minlength=2 * len(layout.grids)).tolist()
@@ -143,15 +143,15 @@ class MaskedDiTMoE(DiTMoE):
 def put_back(
     some: Float[Tensor, "1 K D"], kept: Int[Tensor, " K"], others: Float[Tensor, "R N D"]
 ) -> Float[Tensor, "R N D"]:
-    """All tokens, of which some were worked on."""
+    """All tokens: the kept ones from `some`, the rest from `others`."""
     return others.flatten(0, 1).index_copy(0, kept, some[0].type_as(others)).view_as(others)
 
 
 def check_ratio(ratio: float | Sequence[float]) -> tuple[float, float]:
-    """Of occupied and of empty tokens.
+    """Return the ratios of occupied and of empty tokens.
 
     Raises:
-        ValueError: unless it is one number in [0, 1], or two.
+        ValueError: unless given one or two numbers in [0, 1].
     """
     both = (ratio, ratio) if isinstance(ratio, int | float) else tuple(ratio)
     if len(both) != 2 or not all(isinstance(r, int | float) and 0 <= r <= 1 for r in both):

@@ -1,18 +1,18 @@
-"""Maximal update parameterisation (muP): what is tuned at one width holds at another (arXiv 2203.03466, table 8).
+"""Maximal update parameterisation (muP): hyperparameters transfer across widths (arXiv 2203.03466, table 8).
 
-The same model at a base width tells by its shapes what each weight is. With m, the size of the axis that a weight sums
-over, over what it is at the base, and for optimisers of Adam's kind:
+Comparing shapes with the same model at a base width tells the kind of each weight. With m the fan-in relative to the
+base model's, and for Adam-like optimisers:
 
-    kind      axes that grow      initial deviation            learning rate   weight decay
-    vector    (no matrix)         as it is                     1               1
-    input     outputs alone       the base's                   1               1
+    kind      axes that grow      initial standard deviation   learning rate   weight decay
+    vector    (no matrix)         unchanged                    1               1
+    input     only outputs        the base's                   1               1
     hidden    both                the base's / sqrt(m)         1 / m           m
-    output    inputs alone        the base's / m               1 / m           m
+    output    only inputs         the base's / m               1 / m           m
     router    the same, within a router: / m, or / sqrt(m)     1 / m           m
-    fixed     none                as it is                     1               1
+    fixed     none                unchanged                    1               1
 
-What is zero stays zero, depth stays as it is, and the scale of attention is that of the base's heads, sqrt(d_base) / d.
-The optimiser's eps falls as gradients do, by the ratio of the widths.
+Zeros stay zero, depth is not scaled, and attention logits are scaled by sqrt(d_base) / d for head sizes d.
+The optimiser's eps shrinks as gradients do, by the ratio of the widths.
 """
 
 import math
@@ -31,16 +31,16 @@ from ditmoe.nn.lora import UP, plain_name
 
 KINDS = ("vector", "input", "hidden", "output", "router", "fixed")
 FALLS = {"input": 0.0, "hidden": 0.5, "output": 1.0, "router": 1.0}
-"""The power of m by which the initial deviation of a kind falls; of the others it stays what it is."""
+"""The power of m that divides the initial standard deviation, by kind; other kinds keep theirs."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a weight follows the width.
+    """How a weight scales with the width.
 
     Attributes:
         kind: one of `KINDS`.
-        ratio: m of a weight that sums over an axis that grows; 1 for all others.
+        ratio: m if the weight's fan-in grows; otherwise 1.
     """
 
     kind: str
@@ -49,39 +49,38 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Widths:
-    """A model beside its base.
+    """The scaling of a model relative to its base.
 
     Attributes:
-        ratio: of their widths.
-        scalings: of each parameter, by its name.
+        ratio: of the widths.
+        scalings: by parameter name.
     """
 
     ratio: float
     scalings: Mapping[str, Scaling] = field(repr=False)
 
     def ratio_of(self, name: str) -> float:
-        """m of a parameter. LoRA's A sums over the axis that its weight sums over; its B over the rank alone."""
+        """m of a parameter. The fan-in of LoRA's A is that of its weight; that of B is the rank."""
         place, kind = plain_name(name)
         return 1.0 if kind == UP else self.scalings[place].ratio
 
-    def __reduce__(self) -> Any:  # a read-only mapping cannot be copied by itself
+    def __reduce__(self) -> Any:  # a mappingproxy cannot be copied or pickled
         return Widths, (self.ratio, dict(self.scalings))
 
 
 def set_base(model: Any, base: Any, keep_router_logits: bool = False) -> None:
-    """Make a freshly initialised model that of muP, in place: initial values, scale of attention, and `model.widths`.
+    """Apply muP to a freshly initialised model, in place: initial values, attention scale, and `model.widths`.
 
-    The latter holds what `ditmoe.training.ParameterGroups` makes learning rates of. A base of the same width changes
-    nothing.
+    `ditmoe.training.ParameterGroups` derives learning rates from `widths`. A base of the same width changes nothing.
 
     Args:
-        base: the same model at the base width. Of it shapes are read, and of a model with values the deviations of the
-            initial ones, all layers that are alike together.
-        keep_router_logits: let the deviation of a router's last weights fall by sqrt(m): at birth its logits are then
-            of one size at all widths, where the strict rule lets them fade as 1 / sqrt(m).
+        base: the same model at the base width. Its shapes are used, and, unless `model` is on the meta device, the
+            standard deviations of its initial values.
+        keep_router_logits: divide the standard deviation of a router's last weights by sqrt(m) only: the initial logits
+            then have the same size at all widths, while the strict rule shrinks them by 1 / sqrt(m).
 
     Raises:
-        ValueError: if the two differ in more than their width.
+        ValueError: if the two models differ in more than their width.
     """
     scalings = compare(model, base)
     pairs = list(zip(model.modules(), base.modules(), strict=True))
@@ -97,11 +96,11 @@ def set_base(model: Any, base: Any, keep_router_logits: bool = False) -> None:
 
 
 def compare(model: nn.Module, base: nn.Module) -> dict[str, Scaling]:
-    """The kind of each parameter, from the axes in which it differs from the base's.
+    """Find the kind of each parameter, from the axes in which it differs from the base's.
 
     Raises:
-        ValueError: if one of the two has other parameters, axes, or an axis that shrinks where others grow; or if
-            shapes do not say what a parameter is.
+        ValueError: if parameters or numbers of axes differ, if some axes shrink while others grow, or if the shapes
+            leave the kind of a parameter open.
     """
     small = {name: value.shape for name, value in base.named_parameters()}
     other = _beside_logits(model)
@@ -123,7 +122,7 @@ def compare(model: nn.Module, base: nn.Module) -> dict[str, Scaling]:
 
 
 def _beside_logits(model: nn.Module) -> set[str]:
-    """Parameters of routers that give something else than logits, such as a prediction."""
+    """Router parameters that produce something other than logits, such as a prediction."""
     routers = (m for m in model.modules() if isinstance(m, Router))
     parts = [part for m in routers for name, part in m.named_children() if name in m.beside_logits]
     theirs = {id(value) for part in parts for value in part.parameters()}

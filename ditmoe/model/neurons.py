@@ -1,4 +1,4 @@
-"""A dense layer becomes a mixture by its neurons: each expert is a part of it (Dense2MoE, arXiv 2510.09094)."""
+"""Split the neurons of a dense layer into experts (Dense2MoE, arXiv 2510.09094)."""
 
 from collections.abc import Mapping
 
@@ -11,19 +11,19 @@ from ditmoe.nn import FeedForward
 
 
 def magnitude(dense: Mapping[str, Tensor]) -> Float[Tensor, " H"]:
-    """How much a neuron matters as far as its weights alone tell: |what leads to it| |what leads from it|."""
+    """Importance of each neuron from its weights alone: |incoming weights| |outgoing weights|."""
     up, down = dense["up.weight"], dense["down.weight"]
     return up.unflatten(0, (-1, down.shape[1])).square().sum(dim=(0, 2)).sqrt() * down.norm(dim=0)
 
 
 def taylor(layer: FeedForward) -> Float[Tensor, " H"]:
-    """What the loss would change without a neuron, to first order: |sum_d w_dj dL/dw_dj| (arXiv 1611.06440).
+    """First-order change of the loss when a neuron is removed: |sum_d w_dj dL/dw_dj| (arXiv 1611.06440).
 
-    The gradients are those of `down` after `backward`, of as many samples as were summed: sum_t h_tj dL/dh_tj, which is
-    the change to first order when h_j vanishes, is the same number.
+    Uses the gradients of `down` accumulated by `backward`; equals sum_t h_tj dL/dh_tj, the first-order change when h_j
+    is set to zero.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no gradients.
     """
     weight = layer.down.weight
     if weight.grad is None:
@@ -33,16 +33,16 @@ def taylor(layer: FeedForward) -> Float[Tensor, " H"]:
 
 @torch.no_grad()
 def split(layer: MoE, dense: Mapping[str, Tensor], importance: Float[Tensor, " H"] | None = None) -> None:
-    """Give the neurons of a dense layer to the experts of a mixture, in place.
+    """Distribute the neurons of a dense layer over the experts of a mixture, in place.
 
-    The most important ones become the shared experts, the others are dealt in turn to the routed ones, which thus are
-    of one kind; what is left over, the least important, is dropped, and where neurons are few they are dealt again.
-    Where the weights of a token sum to one, the routed experts are multiplied by how many a token takes: with even
-    weights each then gives what its neurons gave.
+    The most important ones become the shared experts; the others are dealt round-robin to the routed ones, which are
+    therefore alike. Surplus neurons, the least important, are dropped; if there are too few they are dealt again.
+    Where the weights of a token sum to one, the routed experts are multiplied by the number of experts per token: with
+    even weights, each then contributes what its neurons did.
 
     Args:
         dense: "up.weight", "down.weight" and their biases, if any.
-        importance: of its neurons, see `taylor`; None is `magnitude`.
+        importance: of its neurons, see `taylor`; None: `magnitude`.
 
     Raises:
         ValueError: if the shared experts are wider than the dense layer.
@@ -75,5 +75,5 @@ def split(layer: MoE, dense: Mapping[str, Tensor], importance: Float[Tensor, " H
 
 
 def _rows(up: Float[Tensor, "up D"], neurons: Int[Tensor, " n"], number: int) -> Float[Tensor, "own D"]:
-    """What leads to some neurons, gate after gate and then what is gated."""
+    """The incoming weights of selected neurons: those of each gate, then those of the gated half."""
     return up.unflatten(0, (-1, number))[:, neurons].flatten(0, 1)

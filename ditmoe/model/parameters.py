@@ -1,4 +1,4 @@
-"""Parameters of a model by name and kind: what each is, read off the module that holds it."""
+"""Parameters of a model by name and kind, which is derived from the module that holds each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ KINDS = {
     "expert": "all within routed experts",
     "head": "all that a modality brings",
 }
-"""What a parameter may be, of the first five one, of the last three where it stands in such a module."""
+"""Kinds of parameters: exactly one of the first five, and those of the last three that contain its module."""
 STANDS_IN = {"router": Router, "expert": Experts, "head": Tokens}
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 CLEAR = (nn.Linear, _ConvNd, nn.Embedding, *NORMS, Experts, Router)
-"""Modules of whose parameters with several axes it is known whether they are matrices or tables."""
+"""Modules whose multi-axis parameters are known to be matrices or tables."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One of a model's, and what is known of it.
+    """A parameter of a model with its kinds.
 
     Attributes:
-        fan_in: the axis that a matrix sums over: its last one, but for convolutions.
-        sure: whether what holds it says what it is, by its kind or by `parameter_kinds`, and not its axes alone.
+        fan_in: the axis that a matrix sums over: the last one, except for convolutions.
+        sure: whether its kind follows from its module's type or `parameter_kinds`, not merely from its axes.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Parameter:
     sure: bool = True
 
     def matches(self, pattern: str) -> bool:
-        """Whether a pattern is one of its kinds or fits its name; * stands for anything, dots as well."""
+        """Whether a pattern is one of its kinds or matches its name; * matches anything, including dots."""
         return pattern in self.kinds or fnmatchcase(self.name, pattern)
 
 
 def parameters_of(model: nn.Module) -> Iterator[Parameter]:
-    """All parameters of a model, in its order, with their kinds."""
+    """All parameters of a model, in order, with their kinds."""
     known: dict[str, tuple[frozenset[str], int, bool]] = {}
 
     def walk(module: nn.Module, path: str, around: frozenset[str]) -> None:
@@ -65,7 +65,7 @@ def parameters_of(model: nn.Module) -> Iterator[Parameter]:
 
 
 def _form(module: nn.Module, name: str, value: nn.Parameter) -> str:
-    """What a parameter is to the module that holds it, which may say so itself: `parameter_kinds`, kinds by name."""
+    """A parameter's kind within its module, which may declare it in `parameter_kinds`, a map from names to kinds."""
     if declared := getattr(module, "parameter_kinds", {}).get(name):
         return declared
     if isinstance(module, NORMS):

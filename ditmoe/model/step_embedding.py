@@ -1,4 +1,4 @@
-"""What a model is told of a sampler's step, where few steps are to do: how far it leads, and with which guidance."""
+"""Embedding of a sampling step's length and guidance scale, for models distilled for few steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,23 +12,23 @@ from ditmoe.nn import Layout, TimestepEmbedding
 from ditmoe.outside import check_number
 
 PER_UNIT = 100.0
-"""Of guidance, in the units of times, to which the sinusoids are made."""
+"""Factor from guidance scales to the range of times that the sinusoids are made for."""
 
 
 class StepEmbedding(nn.Module):
-    """Adds to the conditioning what `Condition.step` says, each through an embedding as that of the time.
+    """Adds embeddings of `Condition.step` to the conditioning, each made like that of the timestep.
 
-    It starts at zero: a model that gets one is, at every span and weight, what it was without. Where `Condition.step`
-    says nothing the span is zero and the weight one, so that the model gives the velocity of what is asked for.
+    Zero-initialised: adding one to a model changes nothing at first, for any span and scale. Without `Condition.step`
+    the span is zero and the scale one, so that the model predicts the plain conditional velocity.
 
     Args:
-        flow_map: embed the time t - r that a step leads over: the model predicts the mean velocity on the way from t
-            to r (`ditmoe.diffusion.few_steps`), for drawings of up to so many steps, a power of two; None: do not.
-        guidance: range of weights of classifier-free guidance that are embedded (arXiv 2210.03142, section 3); None
-            leaves guidance to the sampler.
+        flow_map: embed the length t - r of a step: the model predicts the mean velocity from t to r
+            (`ditmoe.diffusion.few_steps`), for sampling with up to this many steps, a power of two; None: do not.
+        guidance: range of classifier-free guidance scales that are embedded (arXiv 2210.03142, section 3); None leaves
+            guidance to the sampler.
 
     Raises:
-        ValueError: if there is nothing to embed, or the range is none.
+        ValueError: if there is nothing to embed, or the range is invalid.
     """
 
     def __init__(self, hidden_size: int, flow_map: int | None, guidance: Sequence[float] | None) -> None:
@@ -41,7 +41,7 @@ class StepEmbedding(nn.Module):
     def forward(
         self, step: Mapping[str, Tensor], t: Float[Tensor, "*t"], layout: Layout
     ) -> Float[Tensor, "*t D"]:
-        """What is to be added beside the time: one vector for each time."""
+        """The vectors to add to the timestep embeddings, one per time."""
         added: Tensor | float = 0.0
         if self.span is not None:
             span = step.get(SPAN, torch.zeros_like(t))
@@ -53,17 +53,17 @@ class StepEmbedding(nn.Module):
         return added
 
     def initialize(self) -> None:
-        """Both start at zero; called without gradient."""
+        """Zero both embeddings; called without gradient."""
         for embedding in (self.span, self.guidance):
             if embedding is not None:
                 nn.init.zeros_(embedding.second.weight)
 
 
 def check_weights(name: str, weights: Sequence[float]) -> tuple[float, float]:
-    """A range of guidance.
+    """Validate a range of guidance scales.
 
     Raises:
-        ValueError: unless it is two numbers, the first at most the second.
+        ValueError: unless it is two numbers in ascending order.
     """
     if not isinstance(weights, list | tuple) or len(weights) != 2:
         raise ValueError(f"{name} must be two weights, such as [1, 4], got {weights!r}")

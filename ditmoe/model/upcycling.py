@@ -1,4 +1,4 @@
-"""A model starts from another one's weights: dense layers become experts, blocks move to other kinds of data."""
+"""Initialise a model from another one's weights: upcycle dense layers to experts, reuse blocks for other modalities."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ from ditmoe.nn import FeedForward
 
 @dataclass(frozen=True)
 class Transfer:
-    """What came from where; names of tensors.
+    """Record of a transfer, by tensor names.
 
     Attributes:
-        taken: as they were.
-        copied: of experts, each a copy of the dense layer (sparse upcycling, arXiv 2212.05055).
-        adopted: of the conditioning, made of what another kind of it had (`Conditioning.adopted`).
-        split: of experts, each a part of the dense layer's neurons (Dense2MoE, arXiv 2510.09094).
-        new: left at their initialisation, shared experts beside copies at zero.
-        unused: of the source.
-        exact: whether feed-forward layers compute what they did in the source.
+        taken: unchanged from the source.
+        copied: experts, each a copy of the dense layer (sparse upcycling, arXiv 2212.05055).
+        adopted: conditioning, converted from another kind of conditioning (`Conditioning.adopted`).
+        split: experts, each a part of the dense layer's neurons (Dense2MoE, arXiv 2510.09094).
+        new: left at their initialisation; shared experts beside copies are zero.
+        unused: in the source.
+        exact: whether feed-forward layers compute the same as in the source.
     """
 
     taken: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Transfer:
     exact: bool = True
 
     def lines(self) -> list[str]:
-        """A report for people."""
+        """A report for the user."""
         counts = {
             "taken": self.taken,
             "copied to every expert": self.copied,
@@ -67,22 +67,23 @@ def transfer(
     neurons: bool = False,
     importance: Mapping[int, Tensor] | None = None,
 ) -> Transfer:
-    """Start `model` from `weights`, in place.
+    """Initialise `model` from `weights`, in place.
 
-    A tensor is taken where name and shape fit. Where the source has a dense layer and the model a mixture, every
-    routed expert becomes a copy, and shared experts start at zero. All else stays as it was initialised: from a
-    2-D model the blocks serve clouds or clips, while embedding, output and labels are new (DiT-3D's
-    transfer, arXiv 2307.01831, section 3.4).
+    A tensor is taken where name and shape match. Where the source has a dense layer and the model a mixture, every
+    routed expert becomes a copy, and shared experts are zeroed. Everything else keeps its initialisation: blocks of a
+    2-D model can be reused for clouds or clips, with new embedding, output and labels (DiT-3D's transfer, arXiv
+    2307.01831, section 3.4).
 
     Args:
-        noise: deviation of what is added to each copy. Exact copies get the same gradients up to their weights, and
-            stay alike, with a router that cannot tell them (arXiv 2605.19378).
+        noise: standard deviation of the noise added to each copy. Exact copies get the same gradients up to their
+            weights, and stay alike under a router that cannot tell them apart (arXiv 2605.19378).
         generator: of the noise, on the CPU.
-        neurons: let experts be parts of the dense layers in place of copies (`ditmoe.model.neurons`).
-        importance: then, of the neurons of each block that has them; without, it is what their weights tell.
+        neurons: make experts from parts of the dense layers in place of copies (`ditmoe.model.neurons`).
+        importance: with `neurons`, the importance of the neurons of each block index; where missing, it is derived
+            from the weights.
 
     Raises:
-        ValueError: if no block fits.
+        ValueError: if no block matches.
     """
     own = model.state_dict()
     parts = _split(model, weights, importance or {}) if neurons else []
@@ -116,10 +117,10 @@ def transfer(
 def _matched(
     model: DiTMoE, weights: Mapping[str, Tensor], without: Sequence[str]
 ) -> dict[str, tuple[str, Tensor]]:
-    """For each tensor of the model but some, of which of the source it is made, and its values; others are left out.
+    """Map tensors of the model, except those in `without`, to the source tensor's name and values, where one matches.
 
     Raises:
-        ValueError: if no block fits.
+        ValueError: if no block matches.
     """
     own = model.state_dict()
     found = {
@@ -127,7 +128,7 @@ def _matched(
         for name in own
         if name not in without and (source := _source(name, own[name], weights)) is not None
     }
-    for index in range(len(model.blocks)):  # half of an expert is none
+    for index in range(len(model.blocks)):  # an expert must match as a whole
         experts = [name for name in own if name.startswith(f"blocks.{index}.feed_forward.experts.")]
         if not all(name in found for name in experts):
             found = {name: source for name, source in found.items() if name not in experts}
@@ -139,7 +140,7 @@ def _matched(
 
 
 def _split(model: DiTMoE, weights: Mapping[str, Tensor], importance: Mapping[int, Tensor]) -> list[str]:
-    """Give the neurons of dense layers to mixtures of plain experts; the names of these."""
+    """Split the neurons of dense layers over mixtures of plain experts; returns the names of those tensors."""
     names = []
     for index, block in enumerate(model.blocks):
         layer, prefix = block.feed_forward, f"blocks.{index}.feed_forward."
@@ -159,12 +160,12 @@ def _split(model: DiTMoE, weights: Mapping[str, Tensor], importance: Mapping[int
 
 
 def _block_of(name: str) -> str | None:
-    """What the feed-forward layer that a tensor belongs to is called."""
+    """The name of the feed-forward layer that a tensor belongs to."""
     return name.partition(".feed_forward.")[0] if ".feed_forward." in name else None
 
 
 def _source(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
-    """The tensor of the source that becomes this one, by its name there; a dense layer's for an expert's."""
+    """Name and values of the source tensor for this one; for an expert's, those of the dense layer."""
     if name in weights:
         return (name, weights[name]) if weights[name].shape == own.shape else None
     for part in ("up", "down"):
@@ -180,7 +181,7 @@ def _source(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> tuple[str,
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:
-    """What the names begin with, without repetition."""
+    """The first distinct prefixes of the names, as text."""
     parts = list(
         dict.fromkeys(
             ".".join(n.split(".")[2:4] if n.startswith("blocks.") else n.split(".")[:1]) for n in names

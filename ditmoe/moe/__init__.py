@@ -1,4 +1,4 @@
-"""Mixture of experts: who goes where (a routing), the experts, the layer around them, and the routers."""
+"""Mixture of experts: routings (assignments of tokens to experts), the experts, their layer, and the routers."""
 
 from ditmoe.moe.base import Base
 from ditmoe.moe.batch_pool import BatchPool

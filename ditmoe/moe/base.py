@@ -1,6 +1,6 @@
-"""BASE layers: the assignment of the highest total score in which no expert gets more than its share.
+"""BASE layers: the balanced assignment of tokens to experts with the highest total score.
 
-Balanced for each sample by itself, in training and in sampling alike: samples do not see each other.
+Balanced within each sample, in training and in sampling, so that samples do not influence each other.
 """
 
 import math
@@ -15,13 +15,13 @@ from ditmoe.nn import Layout
 
 
 class Base(TokenChoice):
-    """Balanced assignment of the highest total score (BASE layers, arXiv 2103.16716), K times over.
+    """Balanced assignment with the highest total score (BASE layers, arXiv 2103.16716), repeated K times.
 
         a = argmax sum_t (W x)_{t, a_t}   where no expert gets more than ceil(N / E) tokens of a sample,
         w = sigmoid(W x)_{t, a_t}
 
-    Each further round may not repeat an earlier pair, so that K rounds give K different experts; no expert ever has
-    more than K ceil(N / E) tokens. Solved exactly by SciPy on the host: a GPU is waited for in every layer.
+    No round may repeat a pair of an earlier one, so that K rounds give K different experts; no expert gets more than
+    K ceil(N / E) tokens. Solved exactly by SciPy on the host, which synchronises with a GPU in every layer.
     """
 
     top_k_in_sampling = within_timestep = True
@@ -38,7 +38,7 @@ class Base(TokenChoice):
     def choose(
         self, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], layout: Layout
     ) -> Int[Tensor, "T K"]:
-        if logits.is_meta:  # no values that a host could look at
+        if logits.is_meta:  # no values
             return super().choose(logits, scores, layout)
         samples = [sample for block in layout.blocks(logits.double().cpu()) for sample in block.numpy()]
         chosen = np.concatenate([_rounds(sample, self.top_k) for sample in samples])
@@ -51,7 +51,7 @@ def _rounds(values: np.ndarray, top_k: int) -> np.ndarray:
 
     num_tokens, num_experts = values.shape
     places = np.repeat(np.arange(num_experts), math.ceil(num_tokens / num_experts))
-    forbidden = values.min() - num_tokens * (np.ptp(values) + 1)  # below what any other assignment loses
+    forbidden = values.min() - num_tokens * (np.ptp(values) + 1)  # costs more than any assignment without it
     values, rounds = values.copy(), []
     for _ in range(top_k):
         taken = places[linear_sum_assignment(values[:, places], maximize=True)[1]]

@@ -16,26 +16,25 @@ from ditmoe.moe.threshold import Threshold, own
 class BatchPool(Router):
     """DiffMoE, "Dynamic Token Selection" (arXiv 2503.14487), which is not Diff-MoE (the class `DiffMoE`).
 
-    Experts choose over the whole batch; a predictor learns whom, for sampling.
+    Experts choose over the whole batch; a predictor learns their choices, for sampling.
 
         training:  s = softmax(W x), expert e takes the capacity T / E largest of s[:, e] over the whole batch
-                   p = sigmoid(V' silu(V sg(x))),  L = BCE(p, who was taken)          (sg: no gradient)
+                   p = sigmoid(V' silu(V sg(x))),  L = BCE(p, chosen)          (sg: stop gradient)
                    tau_e = moving average of the (capacity T / E)-th largest p[:, e]
         sampling:  expert e takes every token with p[:, e] >= tau_e
         both:      w = s
 
-    The predictor learns beside the model from tokens without gradient, so its loss moves nothing else. What
-    sampling needs are its weights and the thresholds; the experts per token then follow the sample.
+    The predictor's input has no gradient, so its loss trains nothing else. Sampling needs its weights and the
+    thresholds; the experts per token then depend on the sample.
 
-    The rule in sampling is ours. The paper's takes from the thresholds only how many tokens of the batch each expert
-    gets, and then those of the highest scores, so that samples see each other, and what one is depends on which others
-    are drawn beside it.
+    The sampling rule is ours. In the paper the thresholds only set how many tokens of the batch each expert takes,
+    which are then those with the highest scores, so that a sample depends on the others in its batch.
 
     Args:
         capacity: experts per token, on average over the batch.
         predictor_loss: coefficient of the predictor's loss.
-        momentum: of the thresholds.
-        sparsify: steps of training between which the capacity falls from all experts, see `capacity.Sparsified`.
+        momentum: of the thresholds' moving average.
+        sparsify: first and last training step of lowering the capacity from all experts, see `capacity.Sparsified`.
     """
 
     uses_collectives = competes = True

@@ -1,4 +1,4 @@
-"""How many tokens an expert has room for: of a sample, at a noise level, at a step of training."""
+"""Expert capacity: how it depends on the noise level and on the training step."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from ditmoe.outside import check_number
 
 
 class Sparsified(nn.Module):
-    """Experts per token over training: all E until one step, then fewer and fewer, the aim from another step on.
+    """Schedule of experts per token: all E until the first step, then linearly down to the target at the last step.
 
         c(step) = E + (c - E) min(1, max(0, (step - first) / (last - first)))
 
-    Progressive sparsification (Nucleus-Image, arXiv 2604.12163; DiffMoE's code has the same line). The step is part of
-    the router's state: what is drawn in between has as many experts as training then had. A GPU is waited for.
+    Progressive sparsification (Nucleus-Image, arXiv 2604.12163; also in DiffMoE's code). The step is part of the
+    router's state, so that sampling meanwhile uses as many experts as training. Reading it synchronises with a GPU.
 
     Raises:
-        ValueError: unless the steps are two whole numbers that ascend.
+        ValueError: unless the steps are two ascending whole numbers.
     """
 
     step: Tensor
@@ -37,21 +37,21 @@ class Sparsified(nn.Module):
         self.register_buffer("step", torch.zeros(()))
 
     def forward(self, aim: float) -> float:
-        """Experts per token now."""
+        """Experts per token at the current step."""
         share = (self.step.item() - self.first) / (self.last - self.first)
         return self.num_experts + (aim - self.num_experts) * min(1.0, max(0.0, share))
 
     @torch.no_grad()
     def update(self) -> None:
-        """A step is done."""
+        """Count a step."""
         self.step += 1
 
 
 def by_time(slope: float, context: Context) -> Float[Tensor, " T"]:
-    """Factor on the room that each token's sample has, 1 + slope (1 - 2 t / 1000); t is the mean over its tokens.
+    """Factor on the capacity for each token's sample, 1 + slope (1 - 2 t / 1000); t is the mean over its tokens.
 
-    Its mean over the noise levels is one: the experts' work is moved among them, with a slope above zero to clean
-    samples (arXiv 2604.01622, where that was best, in diffusion of text).
+    Its mean over noise levels is one: it redistributes compute, with a positive slope to clean samples (best in arXiv
+    2604.01622, for text diffusion).
     """
     layout = context.layout
     token = torch.arange(sum(layout.lengths), device=layout.device)

@@ -1,4 +1,4 @@
-"""Diff-MoE (ICML 2025; not DiffMoE, which is batch_pool.py): time-aware experts behind a convolution."""
+"""Diff-MoE (ICML 2025; not DiffMoE, which is batch_pool.py): timestep-conditioned experts after a convolution."""
 
 from typing import Any
 
@@ -16,20 +16,19 @@ from ditmoe.nn import FeedForward, normalize
 class DiffMoE(TimeAware):
     """Diff-MoE, "Time-Aware and Space-Adaptive Experts" (ICML 2025), which is not DiffMoE (the class `BatchPool`).
 
-    Token choice over experts that all, the shared one too, are modulated by the conditioning, behind a convolution that
-    the shortcut passes by:
+    Token choice over experts that are modulated by the conditioning, the shared one included, after a convolution
+    inside the residual branch:
 
         h -> h + gate MoE(modulate(LN(conv(h)), c))                                        [the block]
         expert_e(x, c) = x + g_e f_e((1 + a_e) LN(x) + b_e),   (b_e, a_e, g_e) = V_e ReLU(U_e c) + v_e
         MoE(x) = shared(x, c) + sum_k w_k expert_k(x, c)
 
-    with U and V of low rank, V and v zero at birth, and conv depth-wise over the token grid, with as many axes as that
-    has (1 to 3). Sampling needs nothing that training does not. Left out is the gate by pooled channels in the paper's
-    experts.
+    with U and V of low rank, V and v initialised to zero, and conv a depthwise convolution over the 1 to 3 axes of the
+    token grid. Sampling is like training. The pooled channel gate in the paper's experts is omitted.
 
     Args:
         rank: of each expert's modulation.
-        kernel: of the convolution along each axis, odd; 0 leaves it out.
+        kernel: of the convolution along each axis, odd; 0: none.
     """
 
     top_k_in_sampling = True
@@ -59,7 +58,7 @@ class DiffMoE(TimeAware):
 
 
 class DiffMoEExperts(TimeAwareExperts):
-    """The routed experts: LayerNorm before the modulation, ReLU between its two maps, a bias on the second."""
+    """The routed experts: LayerNorm before the modulation, whose two maps have a ReLU between them and a final bias."""
 
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str, rank: int) -> None:
         super().__init__(num_experts, hidden_size, inner, activation, rank)
@@ -81,7 +80,7 @@ class DiffMoEExperts(TimeAwareExperts):
 
 
 class TimeAwareFeedForward(nn.Module):
-    """The shared expert: the same on all tokens."""
+    """The shared expert: the same computation for all tokens."""
 
     def __init__(self, hidden_size: int, inner: int, activation: str, rank: int) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class TimeAwareFeedForward(nn.Module):
         self.feed_forward = FeedForward(hidden_size, inner, activation)
 
     def initialize(self) -> None:
-        """The gate is closed at birth."""
+        """Zero the modulation, so that the gate starts closed."""
         bound = self.reduce.in_features**-0.5
         nn.init.uniform_(self.reduce.weight, -bound, bound)
         nn.init.zeros_(self.expand.weight)

@@ -1,4 +1,4 @@
-"""Expert choice: each expert takes the tokens that it likes best."""
+"""Expert choice: each expert takes its highest-scoring tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,27 +15,27 @@ from ditmoe.outside import check_number
 
 
 class ExpertChoice(Router):
-    """Each expert takes its C = ceil(capacity N / E) tokens of each sample (EC-DiT, arXiv 2410.02098).
+    """Each expert takes its C = ceil(capacity N / E) top tokens of each sample (EC-DiT, arXiv 2410.02098).
 
         s = softmax(W x) over the experts,   expert e takes the C largest of s[:, e],   w = s   [* route_scale]
 
-    Balanced by construction. A token may get many experts or none; it then rides the residual and the shared
-    experts. Diffusion sees all tokens of a sample at once, so sampling needs nothing that training does not.
+    Balanced by construction. A token may get many experts or none; without any, only the residual and the shared
+    experts remain. A diffusion model processes all tokens of a sample at once, so sampling is like training.
 
     Args:
-        capacity: experts per token, on average; one number for all sparse layers, or one for each.
-        decoupled: score W [time embedding over its root mean square; x before modulation] in place of W x: the
-            modulated tokens change their norm tenfold over the noise levels, which drowns what they hold
-            (Nucleus-Image, arXiv 2604.12163).
-        renormalize: let the weights of a token sum to one over the experts that took it.
+        capacity: experts per token, on average; one value for all sparse layers, or one per layer.
+        decoupled: score W [time embedding / its root mean square; x before modulation] in place of W x: the norm of
+            modulated tokens varies tenfold over noise levels, which drowns their content (Nucleus-Image, arXiv
+            2604.12163).
+        renormalize: make the weights of a token sum to one over the experts that took it.
         route_scale: factor on the weights.
-        score: "softmax", or "sigmoid" of each logit for itself.
+        score: "softmax", or "sigmoid" of each logit.
         by_time: a; a sample at time t has capacity (1 + a (1 - 2 t / 1000)), see `capacity.by_time`; 0 is off.
-        sparsify: steps of training between which the capacity falls from all experts, see `capacity.Sparsified`.
+        sparsify: first and last training step of lowering the capacity from all experts, see `capacity.Sparsified`.
 
     Raises:
-        ValueError: if the capacity is above the number of experts, has another length than the model has sparse
-            layers, or, in the forward pass, is below one token; or another option is out of its range.
+        ValueError: if the capacity is above the number of experts, has one value per layer but not as many as sparse
+            layers, or, in the forward pass, is below one token; or if another option is out of range.
     """
 
     within_timestep = True
@@ -90,13 +90,13 @@ class ExpertChoice(Router):
         if self.time_weight is None:
             logits = project(x, self.weight)
         else:
-            time = context.time.float()  # of almost no size at birth
+            time = context.time.float()  # tiny at initialisation
             time = time * (time.square().mean(dim=-1, keepdim=True) + 1e-6).rsqrt()
             logits = project(context.unmodulated, self.weight) + layout.spread(
                 project(time, self.time_weight)
             )
         scores = (logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()).flatten(0, 1)
-        known = not x.is_meta  # times and steps; a plan counts with their mean and the last
+        known = not x.is_meta  # of times and steps; a plan assumes the mean time and the last step
         capacity = self.sparsified(self.active) if self.sparsified and known else self.active
         blocks = layout.blocks(scores)
         factors: list[Tensor | None] = [None] * len(blocks)
@@ -110,7 +110,7 @@ class ExpertChoice(Router):
         token, expert, weight = (torch.cat(parts) for parts in zip(*taken, strict=True))
         if self.renormalize:
             total = torch.zeros(start + padded, device=x.device).index_add(0, token, weight)
-            # Zero where a token was taken only by experts that do not want it.
+            # Zero where all experts that took the token score it zero.
             weight = weight / total[token].clamp_min(1e-9)
         batch_stats = {"capacity": weight.new_tensor(capacity)} if self.sparsified and known else {}
         return Routing(
@@ -130,9 +130,9 @@ class ExpertChoice(Router):
         total: int,
         packed: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, numbered from `start` of `total`, experts and weights of samples of one length.
+        """Tokens (indices from `start` in a batch of `total`), experts and weights for samples of one length.
 
-        Their rooms may differ.
+        Their capacities may differ.
         """
         size, num_tokens, _ = scores.shape
         most = capacity if factor is None else min(capacity * (1 + abs(self.by_time)), self.num_experts)

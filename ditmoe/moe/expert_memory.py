@@ -1,4 +1,4 @@
-"""Where the matrices of routed experts are, if not in parameters: quantised beside the model, or on the host."""
+"""Storage of routed experts' matrices outside of parameters: quantised on the device, or offloaded to the host."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,13 @@ from ditmoe.nn.quantized import Quantized
 
 @dataclass
 class Traffic:
-    """What offloading costs a model, counted where experts are fetched.
+    """Counters of a model's offloading traffic.
 
     Attributes:
-        room: bytes of experts that may be on the device at once, of all layers.
-        held, most: bytes of experts that are there, and were at once.
+        room: most bytes of experts on the device, over all layers.
+        held, most: bytes of experts on the device, now and at the peak.
         moved: bytes fetched from the host.
-        chosen, fetched: experts that were to work, once for each layer and pass, and those of them that had to be
-            fetched.
+        chosen, fetched: experts in use, summed over layers and passes, and those of them that had to be fetched.
         passes: through a layer.
     """
 
@@ -36,7 +35,7 @@ class QuantizedExperts(nn.Module):
     """The experts of one layer on the device, in a format of `ditmoe.nn.quantized`."""
 
     at_once: int | None = None
-    """Experts whose matrices are needed together; None: as many as serves."""
+    """Most experts whose matrices are used at a time; None: as many as is fastest."""
 
     def __init__(self, up: Quantized, down: Quantized) -> None:
         super().__init__()
@@ -45,32 +44,31 @@ class QuantizedExperts(nn.Module):
             self.register_buffer(f"{name}_scale", quantized.scale, persistent=False)
 
     def matrices(self) -> tuple[Quantized, Quantized]:
-        """Of the first and of the second layer of all experts."""
+        """The matrices of the first and of the second layer of all experts."""
         return Quantized(self.up, self.up_scale), Quantized(self.down, self.down_scale)  # type: ignore[arg-type]
 
     def chosen(self, counts: Sequence[int], device: torch.device) -> tuple[Quantized, Quantized]:
-        """The same: all are at hand."""
+        """The same, since all are on the device."""
         return self.matrices()
 
 
 class OffloadedExperts(nn.Module):
-    """The experts of one layer on the host, of which those that rows go to are fetched, one after the other.
+    """The experts of one layer on the host; those that have rows are fetched one by one.
 
-    The device keeps the latest ones, as many as there is room for. An expert that has to make room is the one that is
-    unused for the longest; of those that a pass needs, the one whose turn came last: where a pass needs more of them
-    than there is room for, as in large batches, all but one place then keep theirs from pass to pass, and a cache that
-    drops the least recently used one would keep none.
+    The device caches as many as there is room for. Evicted is the least recently used of the experts that the pass does
+    not need, else the last one used in this pass: if a pass needs more experts than fit, as with large batches, all
+    but one slot then keep their expert from pass to pass, where plain LRU would keep none.
 
     Args:
-        room: bytes that this layer's experts may take on the device; at least those of one.
-        traffic: counts of the whole model, to be added to.
+        room: bytes of this layer's experts allowed on the device; at least one expert.
+        traffic: counters of the whole model, updated here.
     """
 
     at_once: int | None = 1
 
     def __init__(self, up: Quantized, down: Quantized, room: int, traffic: Traffic) -> None:
         super().__init__()
-        # No buffers: they do not move with the model.
+        # Not buffers, which would move with the model.
         self.host = list(zip(up.unbind(), down.unbind(), strict=True))
         self.shapes = up.shape, down.shape
         self.size = sum(quantized.nbytes for quantized in self.host[0])
@@ -82,11 +80,11 @@ class OffloadedExperts(nn.Module):
         self.device = torch.device("cpu")
 
     def matrices(self) -> tuple["Fetching", "Fetching"]:
-        """Of the first and of the second layer of all experts, fetched one by one when they are asked for."""
+        """The matrices of the first and of the second layer of all experts, fetched one by one on access."""
         return Fetching(self, 0), Fetching(self, 1)
 
     def chosen(self, counts: Sequence[int], device: torch.device) -> tuple["Fetching", "Fetching"]:
-        """The matrices, for a pass in which each expert has so many rows on a device."""
+        """The matrices, for a pass with `counts` rows for each expert on a device."""
         if device != self.device:
             self.traffic.held -= len(self.held) * self.size
             self.held.clear()
@@ -116,28 +114,28 @@ class OffloadedExperts(nn.Module):
         return up, down
 
     def _last_needed(self) -> int:
-        """Which of those that are held is to make room."""
+        """The cached expert to evict."""
         if idle := [e for e in self.held if e not in self.wanted]:
             return idle[0]
         if done := [e for e in self.held if e not in self.waiting]:
             return done[-1]
-        return max(self.held)  # experts work in ascending order
+        return max(self.held)  # experts are used in ascending order
 
 
 @dataclass(frozen=True)
 class Fetching:
-    """One of the two matrices of all experts of a layer that are on the host, as `Quantized` is of those at hand."""
+    """One of the two stacks of matrices of a layer's offloaded experts, with the interface of `Quantized`."""
 
     layer: OffloadedExperts
     which: int
 
     @property
     def shape(self) -> torch.Size:
-        """Of the stack."""
+        """The shape of the stack."""
         return self.layer.shapes[self.which]
 
     def unbind(self) -> "Fetching":
-        """One by one, each fetched when it is taken."""
+        """Iterable over single matrices, each fetched on access."""
         return self
 
     def __getitem__(self, e: int) -> Quantized:
@@ -148,4 +146,4 @@ class Fetching:
 
 
 Matrices = Tensor | Quantized | Fetching
-"""Of all experts of a layer, wherever they are."""
+"""The matrices of all experts of a layer, wherever they are stored."""

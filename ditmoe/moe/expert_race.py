@@ -14,20 +14,20 @@ from ditmoe.moe.threshold import Threshold, own
 
 
 class ExpertRace(Router):
-    """Race-DiT (arXiv 2503.16057): all tokens and all experts of the batch compete for K T places.
+    """Race-DiT (arXiv 2503.16057): all tokens and all experts of the batch compete for K T assignments.
 
         l = V' gelu(V x)
         training:  the K T largest of all T E entries of l win;  tau = moving average of the smallest winner
-        sampling:  whatever reaches tau wins
-        both:      w = l, the logit itself (identity gating: no score is pressed down by another one)
+        sampling:  every entry of at least tau wins
+        both:      w = l, the logit itself (identity gating: scores do not suppress each other)
 
     Args:
         top_k: K, experts per token on average.
-        similarity: coefficient of the router similarity loss, which takes the balance loss's place; 1e-4 as in the
-            public code of the method.
+        similarity: coefficient of the router similarity loss, which replaces the balance loss; 1e-4 as in the authors'
+            code.
         regularization: coefficient of the per-layer regularisation: a linear head on the router's hidden layer
-            predicts the final target, which keeps shallow layers alive; 0 is off.
-        momentum: of the threshold.
+            predicts the final target, which keeps shallow layers active; 0 is off.
+        momentum: of the threshold's moving average.
     """
 
     uses_collectives = competes = True

@@ -1,4 +1,4 @@
-"""The routed experts: stacked weights, and how sorted rows go through them."""
+"""The routed experts: stacked weights, applied to rows sorted by expert."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,13 +18,12 @@ from ditmoe.nn.layers import activate, up_features
 
 
 class Places(NamedTuple):
-    """Where rows that are one token each come from, and where their results go.
+    """Index of rows that are single tokens.
 
     Attributes:
-        token: of each row, numbered through the batch.
-        row: the rows in the order of their tokens.
-        bounds: where in that order the rows of each token begin, and if some are none, where these do; at the end
-            their number.
+        token: each row's token index in the batch.
+        row: row indices sorted by token.
+        bounds: where in that order the rows of each token begin, and those of padding, if any; then their number.
     """
 
     token: Int[Tensor, " A"]
@@ -34,17 +33,17 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """What the experts work on: one row per assignment, sorted by expert.
+    """Input of the experts: one row per assignment, sorted by expert.
 
     Attributes:
         x: inputs.
         weight: factor on each result.
         expert: of each row, ascending.
         counts: rows of each expert.
-        sample: of the batch, that each row belongs to; None where rows came from elsewhere.
-        places: of the rows, where each is a token.
-        layout: then, of these.
-        padded: whether rows beyond the counts may follow, which nobody works on: zero goes in and comes out.
+        sample: each row's sample in the batch; None for rows from other ranks.
+        places: of the rows, if each is a token.
+        layout: of these tokens.
+        padded: whether padding rows may follow the counted ones: their inputs and outputs are zero.
     """
 
     x: Float[Tensor, "A D"]
@@ -58,14 +57,14 @@ class Rows:
 
     @property
     def beyond(self) -> Bool[Tensor, "A 1"]:
-        """Which rows are none."""
+        """Mask of the padding rows."""
         return (torch.arange(len(self.x), device=self.x.device) >= self.counts.sum())[:, None]
 
     def row_of(self, shape: Sequence[int]) -> Int[Tensor, " A"]:
-        """Which of times of this shape (see `ditmoe.nn.layout`), counted through the batch, each row has.
+        """Each row's index into the flattened times of this shape (see `ditmoe.nn.layout`).
 
         Raises:
-            ValueError: for times within samples where rows are mixtures of tokens, or came from elsewhere.
+            ValueError: for several times per sample if rows are mixtures of tokens or come from other ranks.
         """
         if len(shape) == 1 and self.sample is not None:
             return self.sample
@@ -77,14 +76,14 @@ class Rows:
 class Experts(nn.Module):
     """E feed-forward layers of one shape, weights stacked along the first axis as (E, out, in).
 
-    GELU experts carry biases as DiT's MLP does, so that a dense layer can become an expert exactly.
+    GELU experts have biases like DiT's MLP, so that a dense layer can become an expert exactly.
 
     Attributes:
-        std: deviation of the initial values; None is Xavier.
-        exchange: brings rows to the ranks among which the experts are spread; None where all are at hand.
-        store: has the matrices where `up` and `down` are None (`ditmoe.model.LowMemory`).
-        spreadable: whether they need nothing but their rows, which is all that travels between ranks. A subclass may
-            need more, so it says so anew, or is not spread.
+        std: standard deviation of the initial values; None: Xavier.
+        exchange: sends rows to the ranks that own their experts; None without expert parallelism.
+        store: holds the matrices if `up` and `down` are None (`ditmoe.model.LowMemory`).
+        spreadable: whether expert parallelism is supported: only rows travel between ranks, so the experts must need
+            nothing else. Not inherited: each subclass has to declare it.
     """
 
     spreadable: ClassVar[bool] = True
@@ -107,11 +106,11 @@ class Experts(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(num_experts, hidden_size)) if bias else None
 
     def forward(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D"]:
-        """Each row through its expert, times its weight; `c` is the conditioning (see `Context`), not used here."""
+        """Apply each row's expert and weight; `c` is the conditioning (see `Context`), not used here."""
         return self.compute(rows.x, rows)
 
     def compute(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
-        """The experts on inputs in place of the rows' own:  y = w (down f(up x + bias) + bias).
+        """Apply the experts to `x` in place of `rows.x`:  y = w (down f(up x + bias) + bias).
 
         The weight is applied between the two matrices, so that its gradient needs no expert output.
         """
@@ -120,10 +119,10 @@ class Experts(nn.Module):
         return self.own(x, rows)
 
     def own(self, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
-        """The same, of experts that are all at hand."""
+        """The same for experts that are all on this rank."""
         if not rows.padded:
             return self._each(x, rows)
-        # What is beyond the rows is memory that nobody wrote: it must not be seen, nor its gradient.
+        # Padding rows are uninitialised memory, which must reach neither the output nor the gradient.
         beyond = rows.beyond
         return self._each(x.masked_fill(beyond, 0.0), rows).masked_fill(beyond, 0.0)
 
@@ -155,15 +154,15 @@ class Experts(nn.Module):
         return local(self.up), local(self.down), up_bias, down_bias
 
     def initialize(self) -> None:
-        """Told after `ditmoe.model.initialization` gave up, down and biases theirs: what starts otherwise."""
+        """Initialise what differs; called after `ditmoe.model.initialization` has set up, down and the biases."""
 
 
 def from_store(
     experts: Experts, store: QuantizedExperts | OffloadedExperts, x: Float[Tensor, "A D"], rows: Rows
 ) -> Float[Tensor, "A D"]:
-    """One expert after the other, each dequantised, or fetched, when its turn comes: the host must know who has rows.
+    """Apply one expert after the other, each dequantised or fetched in turn: the host must know which have rows.
 
-    On a CPU the same products as of parameters, so that weights that are only elsewhere give the same bits.
+    On a CPU the products are those of parameters, so that unquantised offloaded weights give bitwise equal results.
     """
     counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)
     up, down = store.chosen(counts, x.device)
@@ -172,9 +171,9 @@ def from_store(
 
 
 def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
-    """Two grouped products whose bounds stay on the device, so that nobody waits for it.
+    """Two grouped matrix products whose bounds stay on the device, without synchronisation.
 
-    That is in bfloat16; float32 and float16 take PyTorch's own fallback, which may wait for them.
+    That holds in bfloat16; float32 and float16 use PyTorch's fallback, which may synchronise.
     """
     ends = rows.counts.cumsum(0).to(torch.int32)
     up, down, up_bias, down_bias = experts.local_weights()
@@ -190,25 +189,25 @@ def on_cuda(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tens
 def grouped_mm(
     x: Float[Tensor, "A n"], matrices: Float[Tensor, "E n m"], ends: Int[Tensor, " E"]
 ) -> Float[Tensor, "A m"]:
-    """Rows of each expert times its matrix, in every type also compiled, which torch's own is in bfloat16 alone."""
+    """Multiply each expert's rows by its matrix; compiles for every dtype, where torch's own does only for bfloat16."""
     if x.dtype != torch.bfloat16 and (x.is_cuda or torch.compiler.is_compiling()):
         from ditmoe.moe import opaque
 
         return opaque.grouped_mm(x, matrices, ends)
     n, m = matrices.shape[1:]
-    if x.is_cuda and (n % 8 or m % 8):  # whose rows must be multiples of 16 bytes
+    if x.is_cuda and (n % 8 or m % 8):  # rows must be multiples of 16 bytes
         x, matrices = F.pad(x, (0, -n % 8)), F.pad(matrices, (0, -m % 8, 0, -n % 8))
         return F.grouped_mm(x, matrices, offs=ends)[:, :m]
     return F.grouped_mm(x, matrices, offs=ends)
 
 
 def on_meta(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
-    """Rows without values, whose experts nobody knows: all through the first, as many products as through their own."""
+    """For meta tensors, whose experts are unknown: all rows through the first expert, with the same operation count."""
     matrices = (None if p is None else p[:1] for p in experts.local_weights())
     return SlicedExperts.apply(x, rows.weight.to(x.dtype), *matrices, [len(x)], experts.activation)
 
 
 def on_cpu(experts: Experts, x: Float[Tensor, "A D"], rows: Rows) -> Float[Tensor, "A D"]:
-    """One expert after the other, each on its slice of the rows: their number is at hand."""
+    """Apply one expert after the other to its slice of the rows."""
     counts, weight = rows.counts.tolist(), rows.weight.to(x.dtype)
     return SlicedExperts.apply(x, weight, *experts.local_weights(), counts, experts.activation)

@@ -16,9 +16,9 @@ class MoE(nn.Module):
     works on one contiguous block of rows, and the results are added to their tokens.
 
     Args:
-        router: also makes the routed experts, the shared experts, and a branch beside them if it has one.
+        router: also makes the routed experts, the shared experts, and a parallel branch if it has one.
         inner: width of a routed expert.
-        shared: width of all shared experts together, which are one feed-forward layer; 0 is none.
+        shared: total width of the shared experts, which are one feed-forward layer; 0: none.
         activation: of routed and shared experts.
     """
 
@@ -35,7 +35,7 @@ class MoE(nn.Module):
             kind, returned = type(self.router).__name__, type(routing).__name__
             raise ValueError(f"{kind}.routing must name the kind of routing that it returns, {returned}")
         if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all that follow
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # once for all uses below
         rows = routing.dispatch(x, context.layout)
         routed = self.experts(rows, context.c)
         base = torch.zeros_like(x) if self.shared is None else self.through_shared(x, context)

@@ -1,4 +1,4 @@
-"""Losses that keep the experts in use and apart."""
+"""Losses that keep experts balanced and distinct."""
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,14 @@ def balance_loss(
 ) -> Float[Tensor, ""]:
     """Expert-level balance loss of a layer, E sum_i f_i P_i.
 
-    f_i is the share of assignments that went to expert i (no gradient), P_i the mean score that the tokens
-    gave it, scores being distributions (DiT-MoE, arXiv 2407.11633, eq. 6; Switch, arXiv 2101.03961, eq. 4).
-    1 when balanced, up to E when one expert takes all. It is returned, never injected into `backward`: its
-    gradient follows the loss scale as that of any other loss does.
+    f_i is the fraction of assignments that went to expert i (no gradient), P_i its mean score over the tokens, where
+    scores are distributions (DiT-MoE, arXiv 2407.11633, eq. 6; Switch, arXiv 2101.03961, eq. 4).
+    1 when balanced, up to E when one expert takes all. It is returned, not injected into `backward`, so that its
+    gradient follows the loss scale like that of any other loss.
 
     Args:
-        counts: of the whole batch, scores being those of the tokens at hand.
-        tokens: what the sum of the scores is divided by for P; where a batch is spread over ranks, `Ranks.share` of
-            its tokens.
+        counts: of the whole batch, while scores are those of the local tokens.
+        tokens: denominator of the mean P; for a batch distributed over ranks, `Ranks.share` of its tokens.
     """
     mean = scores.float().sum(dim=0) / (len(scores) if tokens is None else tokens)
     return len(counts) * (counts / counts.sum().clamp_min(1) * mean).sum()
@@ -35,16 +34,16 @@ def z_loss(logits: Float[Tensor, "T E"], tokens: float | Tensor | None = None) -
 def similarity_loss(
     probabilities: Float[Tensor, "T E"], chosen: Float[Tensor, "T E"], ranks: Ranks = ALONE, tokens: float = 0
 ) -> Float[Tensor, ""]:
-    """Router similarity loss of Expert Race (arXiv 2503.16057): experts should differ in whom they like.
+    """Router similarity loss of Expert Race (arXiv 2503.16057): experts should prefer different tokens.
 
         P' = P^T P,  M' = M^T M,    L = (1/T) sum_ij W_ij P'_ij,
         W_ii = E M'_ii / sum_k M'_kk,    W_ij = (E² - E) M'_ij / sum_{k != l} M'_kl     (no gradient)
 
-    with the softmax P of the logits and the mask M of the assignments. Balance is its diagonal; the rest
-    presses upon pairs that are chosen together. 1 where all scores are even.
+    with the softmax P of the logits and the mask M of the assignments. The diagonal balances; the rest penalises
+    pairs that are chosen together. 1 where all scores are even.
     """
     num_experts = probabilities.shape[1]
-    with torch.autocast(probabilities.device.type, enabled=False):  # half precision cannot count that far
+    with torch.autocast(probabilities.device.type, enabled=False):  # the counts exceed half precision
         together, alike = ranks.total(chosen.T @ chosen), probabilities.T @ probabilities
     alone = together.diagonal()
     pairs = together - torch.diag(alone)
@@ -60,12 +59,12 @@ def contrastive_loss(
     temperature: float,
     ranks: Ranks = ALONE,
 ) -> Float[Tensor, ""]:
-    """Routing contrastive loss of ProMoE (arXiv 2510.24711): a prototype is to be like the mean of its own tokens.
+    """Routing contrastive loss of ProMoE (arXiv 2510.24711): pulls each prototype towards the mean of its own tokens.
 
         M_ij = cos(p_i, m_j) / temperature,   L = mean over i of -log softmax_j(M_ij)_i,   i and j with tokens
 
-    Zero where less than two have tokens. A mean is over the tokens of all ranks, its gradient that of one's own, as
-    many times as there are ranks, over which gradients are averaged.
+    Zero if fewer than two have tokens. The mean is over the tokens of all ranks; its gradient is that of the local
+    tokens times the number of ranks, over which gradients are averaged.
     """
     with torch.autocast(x.device.type, enabled=False):
         counts, own = ranks.total(chosen.sum(dim=0)), chosen.T @ x

@@ -1,4 +1,4 @@
-"""Mixture of Tokens: each expert works on one mixture of a few tokens, which share the result."""
+"""Mixture of Tokens: each expert processes one mixture of a few tokens, which share the result."""
 
 from dataclasses import dataclass, field, replace
 
@@ -16,12 +16,12 @@ from ditmoe.outside import check_number
 
 @dataclass(frozen=True)
 class GroupRouting(Routing):
-    """A dense assignment within groups of tokens that follow each other.
+    """A dense assignment within groups of consecutive tokens.
 
     Attributes:
-        mix: share of each token in its group's mixture for each expert, and of that mixture's result in it; sums to 1
-            over the tokens of a group.
-        group: tokens of a group; the last one of a sample may have fewer.
+        mix: weight of each token in its group's mixture for each expert, and of that mixture's result in the token;
+            sums to 1 over the tokens of a group.
+        group: tokens per group; the last one of a sample may have fewer.
     """
 
     mix: Float[Tensor, "T E"] = field(default_factory=lambda: torch.empty(0, 0))
@@ -62,18 +62,18 @@ class GroupRouting(Routing):
 
 
 class MixtureOfTokens(Router):
-    """Mixture of Tokens (arXiv 2310.15961): nothing is chosen; an expert costs one row for each group of G tokens.
+    """Mixture of Tokens (arXiv 2310.15961): no discrete choice; each expert processes one row per group of G tokens.
 
         w_te = softmax over the tokens t of a group of (W x)_te / temperature
         y_t = sum_e w_te expert_e(sum_s w_se x_s)
 
-    The paper's groups are tokens of different texts at one place. Samples of diffusion must not see each other, so here
-    G tokens of one sample that follow each other in row-major order make a group, neighbours on the last axis. E / G
-    experts work per token, on average. Without a loss; sampling needs nothing that training does not.
+    The paper groups tokens of different texts at the same position. Diffusion samples must not influence each other, so
+    here a group is G consecutive tokens of one sample in row-major order, neighbours along the last axis. The average
+    cost per token is that of E / G experts. No auxiliary loss; sampling is like training.
 
     Args:
         group: G.
-        temperature: of the softmax; near zero a group's result is its strongest token's.
+        temperature: of the softmax; near zero a group's result is that of its highest-scoring token.
     """
 
     routing = GroupRouting
@@ -104,5 +104,5 @@ class MixtureOfTokens(Router):
 
 
 def grouped(rows: Shaped[Tensor, "b N n"], size: int, fill: float = 0.0) -> Shaped[Tensor, "b g s n"]:
-    """Rows of samples in groups, the last one filled up."""
+    """Split the rows of samples into groups, the last one padded."""
     return F.pad(rows, (0, 0, 0, -rows.shape[1] % size), value=fill).unflatten(1, (-1, size))

@@ -1,7 +1,7 @@
-"""Products that torch.compile takes as they are: operations of our own, with shapes that it can know.
+"""Custom operators that torch.compile treats as opaque, with shapes that it can infer.
 
-How many rows an expert has only the data say, so they cannot be looked into. A file of its own, read when it is needed:
-to declare an operation takes time.
+The number of rows per expert depends on the data, so that they cannot be traced. In a separate file, imported when
+needed, since registering an operator takes time.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ditmoe.moe import experts, slices
 
-# --- rows of each expert times its matrix, on a GPU in float32 and float16
+# --- grouped matrix products on a GPU in float32 and float16
 
 
 @torch.library.custom_op("ditmoe::grouped_mm", mutates_args=())
 def grouped_mm(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """(A, n) rows, of which those of expert e end at `ends[e]`, times (E, n, m)."""
+    """Multiply (A, n) rows, of which those of expert e end at `ends[e]`, by (E, n, m)."""
     return F.grouped_mm(x, matrices, offs=ends)
 
 
@@ -85,7 +85,7 @@ def sliced_experts_backward(
     counts: Tensor,
     activation: str,
 ) -> list[Tensor]:
-    """`slices.back_through_slices`, without the gradients of biases that are not there."""
+    """`slices.back_through_slices`, without gradients of missing biases."""
     weights = up, down, up_bias, down_bias
     found = slices.back_through_slices(dy, x, weight, h, weights, counts.tolist(), activation)
     return [gradient for gradient in found if gradient is not None]
@@ -116,6 +116,6 @@ sliced_experts.register_autograd(_pull_slices, setup_context=_keep_slices)
 
 
 def on_cpu(module: experts.Experts, x: Tensor, rows: experts.Rows) -> Tensor:
-    """`experts.on_cpu` for what is compiled."""
+    """`experts.on_cpu` for compiled code."""
     weights = module.local_weights()
     return sliced_experts(x, rows.weight.to(x.dtype), *weights, rows.counts, module.activation)[0]

@@ -1,4 +1,4 @@
-"""ProMoE: what is unconditional has an expert of its own, all else goes to the nearest prototype."""
+"""ProMoE: unconditional samples have an expert of their own, all other tokens go to the nearest prototype."""
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +11,18 @@ from ditmoe.moe.routing import Loss, Routing
 
 
 class ProMoE(Router):
-    """ProMoE (ICLR 2026, arXiv 2510.24711): routing by what a token is for, then by what it means.
+    """ProMoE (ICLR 2026, arXiv 2510.24711): conditional routing, then routing to the nearest prototype.
 
-        tokens of unconditional samples:  the expert E + 1, which is theirs alone,  w = 1
-        all others:  s_e = cos(x, p_e),   the one expert of the largest s,   w = s  (it may be below zero)
+        tokens of unconditional samples:  the dedicated expert E + 1,  w = 1
+        all others:  s_e = cos(x, p_e),   the one expert of the largest s,   w = s  (may be negative)
         L = mean over i in U of -log softmax_j(cos(p_i, m_j) / temperature)_i
 
-    with prototypes p, U the experts that have tokens in the batch, and m_j the mean of those that expert j has; the
-    gradient of the loss runs into prototypes and tokens. It takes the balance loss's place, and is of no batch in which
-    less than two experts have tokens. Sampling needs nothing that training does not; with guidance, the passes
-    without condition all go through the one expert.
+    with prototypes p, U the experts that have tokens in the batch, and m_j the mean of expert j's tokens; the gradient
+    of the loss flows to prototypes and tokens. It replaces the balance loss, and is zero if fewer than two experts have
+    tokens. Sampling is like training; with guidance, unconditional passes use only the dedicated expert.
 
     Args:
-        num_experts: E, prototypes; the expert of the unconditional comes to that.
+        num_experts: E, prototypes, not counting the unconditional expert.
         contrastive: coefficient of the routing contrastive loss.
         temperature: of its softmax.
     """
@@ -59,12 +58,12 @@ class ProMoE(Router):
         return Routing(torch.arange(len(expert), device=x.device), expert, weight, scores, losses)
 
     def initialize(self) -> None:
-        """Prototypes of deviation 0.02."""
+        """Initialise the prototypes with standard deviation 0.02."""
         nn.init.normal_(self.weight, std=0.02)
 
 
 def unconditional(context: Context, x: Float[Tensor, "R N D"]) -> Bool[Tensor, " T"]:
-    """Which tokens belong to samples that are asked for nothing; none, where that is not known."""
+    """Mask of the tokens of unconditional samples; none, if unknown."""
     if context.asked is None:
         return torch.zeros(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device)
     return context.asked.null.index_select(0, context.layout.sample)

@@ -1,4 +1,4 @@
-"""ReMoE: experts are switched by ReLU, so that how many a token uses is learned by gradient."""
+"""ReMoE: ReLU gates experts, so that the number of experts per token is learnt by gradient."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,21 +12,21 @@ from ditmoe.moe.routing import Loss, Routing, assign
 
 
 class ReLU(Router):
-    """w = ReLU(W x + b); an expert works on the tokens where that is above zero (ReMoE, arXiv 2412.14711).
+    """w = ReLU(W x + b); an expert processes the tokens where that is positive (ReMoE, arXiv 2412.14711).
 
         L = lambda (1/T) sum_t sum_e f_e w_te,   f_e = E / (K T) * |{t: w_te > 0}|          (eq. 6, 8)
         lambda <- lambda * step  if experts per token > K,   lambda / step  otherwise       (eq. 7)
 
-    Continuous, so every choice can be learned and unlearned. `lambda` presses until K experts per token are in use on
-    average, and down alone: a layer that by nature uses fewer is left so. The paper steers one lambda by the mean over
-    all layers, here each layer has its own. The bias b is ours, zero at birth: without it half of all tokens that lie
-    evenly around zero stay above it, whatever W. `lambda` stays between its start and 100: it would wind up as long as
-    nothing comes of it, and underflow for good. Sampling needs nothing that training does not.
+    Continuous, so every choice can be learnt and unlearnt. `lambda` pushes the average number of experts per token down
+    to K, but never up: a layer that uses fewer is left alone. The paper controls one lambda by the mean over all
+    layers; here each layer has its own. The bias b is ours, initialised to zero: without it, half of all tokens
+    distributed symmetrically around zero stay active, whatever W. `lambda` is clamped between its start and 100, or it
+    would grow without bound while it has no effect, and could underflow for good. Sampling is like training.
 
     Args:
-        top_k: K, experts per token on average that it is steered to.
-        start: lambda at birth.
-        step: factor by which lambda moves, once per optimiser step.
+        top_k: K, target for the average number of experts per token.
+        start: initial lambda.
+        step: factor on lambda per optimiser step.
     """
 
     penalty: Tensor

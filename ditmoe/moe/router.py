@@ -1,4 +1,4 @@
-"""What every router is, and what it is told about the tokens and its place in the model."""
+"""The router base class, and the context that it gets about the tokens and its place in the model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ from ditmoe.outside import check_number
 
 @dataclass(frozen=True)
 class Context:
-    """What a layer may use beside the tokens that it works on.
+    """Inputs of a layer besides its tokens.
 
     Attributes:
         t: times, from data (0) to noise (1000), of samples, frames or tokens: a shape of `ditmoe.nn.layout`.
         time: their embedding.
-        c: the conditioning vectors: the time and what is asked for, summed.
-        layout: which tokens belong to which sample, and where each lies.
+        c: the conditioning vectors: embeddings of time and condition, summed.
+        layout: which tokens belong to which sample, and their positions.
         unmodulated: the tokens after LayerNorm, before the conditioning's scale and shift.
-        asked: what is asked for, embedded, and which samples are unconditional (`asked.null`). Models always set it.
-        t_on_host: `t` as numbers, where the host knows them.
+        asked: the embedded condition, and which samples are unconditional (`asked.null`). Models always set it.
+        t_on_host: `t` as numbers, if known on the host.
     """
 
     t: Float[Tensor, "*t"]
@@ -42,7 +42,7 @@ class Context:
     t_on_host: Float[np.ndarray, "*t"] | None = None
 
     def times_on_host(self) -> Float[np.ndarray, "*t"]:
-        """The times as numbers. The host waits for the device unless it has them already."""
+        """The times as numbers; synchronises with the device unless the host has them already."""
         if self.t_on_host is not None:
             return self.t_on_host
         t = self.t.detach().cpu()
@@ -51,12 +51,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a model a router stands.
+    """The place of a router in a model.
 
     Attributes:
         layer: its index among the layers with experts.
         num_layers: the number of layers with experts.
-        out_features: Q, numbers that are predicted per token.
+        out_features: Q, predicted values per token.
         axes: of the token grid: 1 for a sequence, 2 for an image, 3 for a volume or a clip.
     """
 
@@ -73,8 +73,8 @@ class Router(nn.Module, ABC):
     bias) is a buffer that only `update` changes, once per optimiser step, so that a forward pass can be repeated.
     Logits and scores are float32 under any autocast: in bfloat16 the updates of a router vanish.
 
-    The attributes named in CLAIMS state what a router supports beside routing. A subclass does not inherit them, since
-    it may compute something else: it states them again, and what is not stated is refused.
+    The attributes named in CLAIMS state what a router supports besides routing. A subclass does not inherit them, since
+    it may compute something else: it has to state them again; anything not stated is refused.
 
     A plan (`ditmoe.cost`) runs the router on meta tensors, which have shapes and no values. A router that reads values
     on the host tests `x.is_meta` first, and then returns as many assignments as it would make.
@@ -86,14 +86,14 @@ class Router(nn.Module, ABC):
         uses_collectives: whether its forward pass communicates with them.
         competes: whether tokens compete over a whole batch in training, so that samples influence each other. In
             sampling they never do.
-        positional: whether the routing depends on where a token lies, not only on its features.
-        reads_times: whether it reads times as numbers, which are then best given on the host (`Context.t_on_host`).
-        beside_logits: names of its parts whose outputs are no logits, which muP tells apart from those that are.
+        positional: whether the routing depends on a token's position, not only on its features.
+        reads_times: whether it reads times as numbers, which are then best passed on the host (`Context.t_on_host`).
+        beside_logits: names of its parts whose outputs are not logits, for muP.
         routing: the class of routing that its forward pass returns, by which FSDP finds the tensors in it.
-        top_k_in_sampling: whether a token takes `top_k` experts in sampling too, so that `top_k` may be changed there.
-        within_timestep: whether the router `timestep` may hold one such router per segment of time. It is then given
-            some samples of a batch, or none, or some of their tokens (`Layout.only`, in which samples may have none),
-            and it must return assignments to plain experts and have no branch.
+        top_k_in_sampling: whether a token uses `top_k` experts in sampling too, so that `top_k` may be changed there.
+        within_timestep: whether the router `timestep` may hold one such router per segment of time. It then gets some
+            samples of a batch, or none, or some of their tokens (`Layout.only`, in which samples may have none), and
+            it must return assignments to plain experts and have no branch.
     """
 
     CLAIMS: ClassVar[tuple[str, ...]] = ("top_k_in_sampling", "within_timestep")
@@ -132,7 +132,7 @@ class Router(nn.Module, ABC):
         """Called once by the model, before the layer is built, with the router's place in it."""
 
     def before_pass(self, earlier: Sequence[Mapping[str, Tensor]]) -> None:
-        """Called before each forward pass of a step that has several, with the statistics of its earlier passes."""
+        """Called before each pass of a step with several (accumulation), with the statistics of the earlier ones."""
 
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
         """Called after each optimiser step, with the statistics of all its passes (`Routing.batch_stats`)."""
@@ -154,7 +154,7 @@ class Router(nn.Module, ABC):
         return None
 
     def initialize(self) -> None:
-        """Called after `ditmoe.model.initialization` has initialised its weights as those of a router; changes some."""
+        """Change the initialisation; called after `ditmoe.model.initialization` has applied that of all routers."""
 
 
 def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "*n E"]:
@@ -164,7 +164,7 @@ def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Ten
 
 
 def check_top_k(top_k: int, num_experts: int) -> None:
-    """Raises ValueError unless a token can take that many experts."""
+    """Raise ValueError unless there are that many experts."""
     if not isinstance(top_k, int) or not isinstance(num_experts, int):
         raise ValueError(f"top_k and num_experts must be whole numbers, got {top_k!r} and {num_experts!r}")
     if not 1 <= top_k <= num_experts:
@@ -172,12 +172,12 @@ def check_top_k(top_k: int, num_experts: int) -> None:
 
 
 def check_positive(**options: float) -> None:
-    """Raises ValueError naming the first option that is no finite number above zero."""
+    """Raise ValueError naming the first option that is not a finite number above zero."""
     for name, value in options.items():
         check_number(name, value, above=0)
 
 
 def check_not_negative(**options: float) -> None:
-    """Raises ValueError naming the first option that is no finite number of at least zero."""
+    """Raise ValueError naming the first option that is not a finite number of at least zero."""
     for name, value in options.items():
         check_number(name, value, 0)

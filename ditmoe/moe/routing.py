@@ -1,4 +1,4 @@
-"""Which token goes to which expert: a list of assignments, and how tokens are dispatched and combined by it."""
+"""Routing: a list of assignments of tokens to experts, by which tokens are dispatched and combined."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ class Routing:
     """A sparse list of A assignments of tokens to experts, and the dense scores behind it.
 
     A is T K for token choice, E C for expert choice, and any number for a threshold; dispatch and combine are the same
-    for all. The T tokens of a batch are numbered through.
+    for all. The T tokens of a batch have consecutive indices.
 
     Attributes:
         token, expert, weight: of each assignment. If `padded`, entries with token T and expert E are padding, which
@@ -63,26 +63,26 @@ class Routing:
 
     @property
     def unrouted(self) -> Float[Tensor, ""]:
-        """Share of the tokens without a routed expert, which only the shared experts change."""
+        """Share of the tokens without a routed expert, processed only by the shared experts."""
         num_tokens = len(self.scores)
         taken = torch.zeros(num_tokens + self.padded, device=self.token.device)
         return 1 - taken.index_fill(0, self.token, 1.0)[:num_tokens].mean()
 
     @property
     def chosen(self) -> Float[Tensor, "T E"]:
-        """1 where an expert works on a token, else 0. Where experts work on mixtures of tokens, the share of each."""
+        """1 where an expert processes a token, else 0. If experts process mixtures of tokens, each token's weight."""
         (num_tokens, num_experts), one = self.scores.shape, torch.ones((), device=self.token.device)
         table = torch.zeros(num_tokens + self.padded, num_experts + self.padded, device=self.token.device)
         return table.index_put((self.token, self.expert), one)[:num_tokens, :num_experts]
 
     def without(self, expert: int | None) -> "Routing":
-        """The same without the assignments of one expert, or of all if it is None; other weights do not change."""
+        """A copy without the assignments of one expert, or of all if it is None; other weights do not change."""
         none = torch.zeros_like(self.expert, dtype=torch.bool)
         kept = none if expert is None else self.expert != expert
         return replace(self, token=self.token[kept], expert=self.expert[kept], weight=self.weight[kept])
 
     def dispatch(self, x: Float[Tensor, "R N D"], layout: Layout) -> Rows:
-        """The inputs of the experts, one row per assignment, sorted by expert. Padding is last, and holds any token."""
+        """The experts' inputs, one row per assignment, sorted by expert. Padding rows come last and hold any token."""
         order = self.expert.argsort(stable=True)
         token, expert = self.token[order], self.expert[order]
         num_tokens, num_experts = self.scores.shape
@@ -105,7 +105,7 @@ class Routing:
 
 
 class Gather(torch.autograd.Function):
-    """Copies each token to its rows. The gradient sums in a fixed order on a GPU, too, where `index_add` does not."""
+    """Copies each token to its rows. Unlike `index_add`, the gradient sums in a fixed order on a GPU, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "T D"], *places: Tensor) -> Float[Tensor, "A D"]:
@@ -119,7 +119,7 @@ class Gather(torch.autograd.Function):
 
 
 class AddUp(torch.autograd.Function):
-    """Sums the rows of each token, the transpose of `Gather`. Padding is summed into a row behind the tokens'."""
+    """Sums the rows of each token, the transpose of `Gather`. Padding is summed into an extra last row."""
 
     @staticmethod
     def forward(ctx: Any, y: Float[Tensor, "A D"], *places: Tensor) -> Float[Tensor, "T D"]:
@@ -134,8 +134,8 @@ class AddUp(torch.autograd.Function):
 def fixed_length(x: Tensor) -> bool:
     """Whether lists of assignments are padded to a length that does not depend on the data.
 
-    Otherwise the host would wait for a GPU in every layer, and compiled code would be compiled again for each length.
-    A CPU knows the length at once, and fewer rows are less work. A plan, on meta tensors, counts the rows expected.
+    Otherwise the host would synchronise with a GPU in every layer, and code would be recompiled for each length. On a
+    CPU the length is known, and fewer rows are less work. A plan, on meta tensors, counts the expected rows.
     """
     return torch.compiler.is_compiling() or x.device.type not in ("cpu", "meta")
 
@@ -148,7 +148,7 @@ def listed(
     scores: Float[Tensor, "T E"],
     **extra: Any,
 ) -> Routing:
-    """The routing made of those assignments that are `kept`; the others become padding where lengths are fixed."""
+    """Make a routing of the assignments that are `kept`; the others become padding where lengths are fixed."""
     if not fixed_length(kept):
         return Routing(token[kept], expert[kept], weight[kept], scores, **extra)
     token, expert = (
@@ -163,7 +163,7 @@ def assign(
     scores: Float[Tensor, "T E"],
     **extra: Any,
 ) -> Routing:
-    """The routing made of a mask over tokens and experts; where lengths are fixed, the list has all T E pairs."""
+    """Make a routing from a mask over tokens and experts; where lengths are fixed, the list has all T E pairs."""
     if not fixed_length(chosen):
         token, expert = chosen.nonzero(as_tuple=True)
         return Routing(token, expert, weights[token, expert], scores, **extra)

@@ -1,8 +1,8 @@
 """Sinkhorn: token choice by an entropic transport plan over the tokens of a sample.
 
-The literature balances over a batch in training and lets tokens choose freely when sampling. Diffusion has all
-tokens of a sample at hand in both, so here each sample is balanced for itself, in both: samples do not see each
-other, and training and sampling are the same function.
+The literature balances over a batch in training and lets tokens choose freely when sampling. A diffusion model has all
+tokens of a sample available in both, so here each sample is balanced by itself: samples do not influence each other,
+and training and sampling are the same function.
 """
 
 import math
@@ -23,8 +23,8 @@ class Sinkhorn(TokenChoice):
         P = argmax <P, W x> + H(P) * temperature   over P >= 0 with row sums 1 / N and column sums 1 / E,
         each token takes its K largest entries of P,   w = softmax(W x) there
 
-    P comes from `iterations` of alternate normalisation; no gradient runs through it. The load is nearly even,
-    exactly only for the plan itself, so there is no balance loss by default.
+    P comes from `iterations` of alternating normalisation, without gradient. The load is nearly even (exactly so only
+    for the plan itself), so there is no balance loss by default.
 
     Args:
         temperature: of the plan; smaller follows the scores more sharply.

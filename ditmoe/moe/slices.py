@@ -1,4 +1,4 @@
-"""The routed experts on a CPU, one after the other, each on its slice of the sorted rows."""
+"""The routed experts on a CPU, applied one after the other to slices of the sorted rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from ditmoe.moe.expert_memory import Matrices
 from ditmoe.nn.layers import activate
 
 ROUND = 16
-"""Rows of a slice in bfloat16 are a multiple of it."""
+"""Slices in bfloat16 have a multiple of this many rows."""
 SMALL = 2**23
 """Multiply-adds of an expert's first product below which bfloat16 gains nothing."""
 GROUP = 2**18
-"""Numbers that an activation works on at once: enough to be worth a call, few enough for the cache."""
+"""Values per call of an activation: enough to be worth a call, few enough for the cache."""
 
 
 class SlicedExperts(torch.autograd.Function):
-    """The experts on a CPU: what a few of them need stays in the cache from product to product.
+    """The experts on a CPU, in small groups whose data stay in the cache from product to product.
 
-    Weights are cast expert by expert, and their gradients written where they belong in the stacked ones. Kept for the
-    backward pass are x and the inputs of the activation, nothing else.
+    Weights are cast expert by expert, and gradients written in place into the stacked ones. Only x and the inputs of
+    the activation are saved for the backward pass.
     """
 
     @staticmethod
@@ -64,11 +64,11 @@ def through_slices(
     activation: str,
     at_once: int | None = None,
 ) -> tuple[Float[Tensor, "A D"], Float[Tensor, "room up"]]:
-    """The results, and the inputs of the activation.
+    """Return the results, and the inputs of the activation.
 
     Args:
-        up, down: tensors, or what gives one expert's matrix after the other, as what is quantised or elsewhere does.
-        at_once: experts whose matrices are needed together, at most; None is as many as serves.
+        up, down: tensors, or iterables over the experts' matrices, such as quantised or offloaded ones.
+        at_once: most experts whose matrices are used at a time; None: as many as is fastest.
     """
     weight, room, ups, downs = weight[:, None], len(x) + spare(x), up.unbind(), down.unbind()
     h, y = x.new_empty(room, up.shape[1]), x.new_empty(room, x.shape[1])
@@ -123,7 +123,7 @@ def back_through_slices(
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring experts: each one's number, slice of the rows, and how many of these are its own."""
+    """Consecutive experts: each one's index, slice of the rows, and how many of these are its own."""
 
     slices: list[tuple[int, slice, int]]
 
@@ -132,16 +132,16 @@ class Group:
         return slice(self.slices[0][1].start, self.slices[-1][1].stop)
 
     def within(self, here: slice) -> slice:
-        """A slice, counted from the group's first row."""
+        """A slice relative to the group's first row."""
         return slice(here.start - self.slices[0][1].start, here.stop - self.slices[0][1].start)
 
 
 def groups(counts: Sequence[int], h: Float[Tensor, "A up"], at_once: int | None = None) -> Iterator[Group]:
-    """The experts that have rows, so many at a time as the cache holds.
+    """The experts that have rows, in groups that fit in the cache.
 
-    In bfloat16 slices run on into the next expert's rows, up to a multiple of 16: oneDNN builds a kernel for every
-    number of rows that it has not seen, which costs as much as a small product. Whoever writes to such a slice leaves
-    the next expert's rows wrong, and the next expert then writes its own.
+    In bfloat16 slices extend into the next expert's rows, up to a multiple of 16: oneDNN builds a kernel for every
+    new number of rows, which costs as much as a small product. Writing to such a slice corrupts the next expert's rows,
+    which that expert then overwrites.
     """
     start, group = 0, []
     for e, count in enumerate(counts):
@@ -156,12 +156,12 @@ def groups(counts: Sequence[int], h: Float[Tensor, "A up"], at_once: int | None 
 
 
 def spare(x: Tensor) -> int:
-    """Rows that the last slice may run on beyond the last row."""
+    """Rows by which the last slice may exceed the last row."""
     return ROUND - 1 if x.dtype == torch.bfloat16 else 0
 
 
 def rows(x: Tensor, here: slice, count: int | None = None) -> Tensor:
-    """A slice, or its first rows, and zeros for those that are missing."""
+    """A slice, or its first `count` rows, with zeros for missing rows."""
     length = here.stop - here.start
     part = x[here] if count is None else x[here.start : here.start + count]
     return part if len(part) == length else F.pad(part, (0, 0, 0, length - len(part)))
@@ -176,7 +176,7 @@ def mm_out(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def activate_with_gradient(x: Float[Tensor, "A up"], activation: str) -> tuple[Float[Tensor, "A inner"], Any]:
-    """`activate`, and the function that takes the gradient of its result to that of x."""
+    """`activate`, and the function that maps the gradient of its result to that of x."""
     if activation != "swiglu":
         tanh = "tanh" if activation == "gelu_tanh" else "none"
         return activate(x, activation), lambda dy: torch.ops.aten.gelu_backward(dy, x, approximate=tanh)

@@ -1,4 +1,4 @@
-"""Soft MoE: experts work on mixtures of tokens, so nothing is chosen and nothing dropped."""
+"""Soft MoE: experts process mixtures of tokens, so there is no discrete choice and no dropping."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +20,8 @@ class SoftRouting(Routing):
     """A dense assignment: each slot mixes all tokens of a sample, each token all slots.
 
     Attributes:
-        mix: share of each token in each slot; sums to 1 over the tokens of a sample.
-        back: share of each slot in each token; sums to 1 over the slots.
+        mix: weight of each token in each slot; sums to 1 over the tokens of a sample.
+        back: weight of each slot in each token; sums to 1 over the slots.
     """
 
     mix: Float[Tensor, "T E S"] = field(default_factory=lambda: torch.empty(0, 0, 0))
@@ -64,8 +64,8 @@ class Soft(Router):
         l = scale * normalize(x) normalize(Phi)                                  (section 2.3)
         slot inputs = softmax over tokens of l, times x;   y = softmax over slots of l, times slot outputs
 
-    Fully differentiable, no loss of its own; sampling needs nothing that training does not. A slot costs what an
-    assignment costs, so E S = K N is the price of token choice's top K.
+    Fully differentiable, no auxiliary loss; sampling is like training. A slot costs as much as an assignment, so
+    E S = K N matches the cost of top-K token choice.
 
     Args:
         slots: S, per expert; the paper has N / E.

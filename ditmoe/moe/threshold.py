@@ -1,7 +1,7 @@
-"""What routers share that choose over the whole batch: a learned threshold, and one's own assignments.
+"""Shared parts of routers that choose over the whole batch: a learnt threshold, and the local assignments.
 
-Choosing over the batch lets hard samples and noise levels take more experts than easy ones. When sampling,
-samples must not see each other, so such a router then compares each score with a threshold of its own.
+Choosing over the batch lets hard samples and noise levels take more experts than easy ones. When sampling, samples must
+not influence each other, so such a router then compares each score with its learnt threshold.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ditmoe.distributed import Ranks
 
 
 class Threshold(nn.Module):
-    """Exponential moving average of a threshold; the first value that it sees replaces the one at birth."""
+    """Exponential moving average of a threshold; the first update replaces the initial value."""
 
     value: Tensor
     seen: Tensor
@@ -29,7 +29,7 @@ class Threshold(nn.Module):
 
     @torch.no_grad()
     def update(self, latest: Tensor) -> None:
-        """Take in the threshold of one step."""
+        """Update with the threshold of one step."""
         mean = torch.lerp(latest, self.value.to(latest.dtype), self.momentum)
         self.value.copy_(torch.where(self.seen, mean, latest))
         self.seen.fill_(True)
@@ -38,7 +38,7 @@ class Threshold(nn.Module):
 def own(
     token: Int[Tensor, " A_all"], expert: Int[Tensor, " A_all"], first: int, num: int, ranks: Ranks
 ) -> tuple[Int[Tensor, " A"], Int[Tensor, " A"]]:
-    """Of the assignments of all ranks those of one's own `num` tokens, which are numbered from `first` on."""
+    """From the assignments of all ranks, select those of the local `num` tokens, whose indices start at `first`."""
     if ranks.size == 1:
         return token, expert
     mine = (token >= first) & (token < first + num)

@@ -1,4 +1,4 @@
-"""Experts that know the time, and beside them a convolution that knows the neighbours; after Diff-MoE (diff_moe.py)."""
+"""Timestep-conditioned experts, parallel to a convolution over neighbouring tokens; after Diff-MoE (diff_moe.py)."""
 
 import math
 from typing import Any
@@ -15,18 +15,18 @@ from ditmoe.nn import Layout, depthwise
 
 
 class TimeAware(TokenChoice):
-    """Token choice over experts that are modulated by the time, beside a convolution; ours, after `DiffMoE`.
+    """Token choice over timestep-conditioned experts, parallel to a convolution; ours, after `DiffMoE`.
 
         expert_e(x, c) = x + g_e f_e((1 + a_e) x + b_e),    (b_e, a_e, g_e) = V_e U_e SiLU(c)
         y = shared(x) + sum_k w_k expert_k(x, c) + conv(x)
 
-    Each expert has a modulation of its own, of low rank, from the conditioning; V starts at zero. conv is a depth-wise
-    convolution over the token grid, with as many axes as that has (1 to 3), starting at zero, so that the layer is born
-    as one without it. Sampling needs nothing that training does not.
+    Each expert has its own low-rank modulation by the conditioning; V starts at zero. conv is a depthwise convolution
+    over the 1 to 3 axes of the token grid, zero-initialised, so that at first it has no effect. Sampling is like
+    training.
 
     Args:
         rank: of each expert's modulation.
-        kernel: of the convolution along each axis, odd; 0 leaves it out.
+        kernel: of the convolution along each axis, odd; 0: none.
     """
 
     top_k_in_sampling = True
@@ -56,9 +56,10 @@ class TimeAware(TokenChoice):
 
 
 class TimeAwareExperts(Experts):
-    """Experts, each with a modulation of low rank from the conditioning, and a residual around it.
+    """Experts with low-rank modulation by the conditioning, and a residual connection around each.
 
-    A subclass may say otherwise what is modulated (`normalized`) and what of the conditioning is expanded (`reduced`).
+    A subclass may override what is modulated (`normalized`) and the low-rank projection of the conditioning
+    (`reduced`).
     """
 
     def __init__(self, num_experts: int, hidden_size: int, inner: int, activation: str, rank: int) -> None:
@@ -73,15 +74,15 @@ class TimeAwareExperts(Experts):
         return torch.addcmul(weight * rows.x, gate, y.to(rows.x.dtype))
 
     def normalized(self, x: Float[Tensor, "A D"]) -> Float[Tensor, "A D"]:
-        """What is modulated."""
+        """The input of the modulation."""
         return x
 
     def reduced(self, c: Float[Tensor, "b D"]) -> Float[Tensor, "b E r"]:
-        """What each expert sees of each time: U_e SiLU(c)."""
+        """Each expert's projection of each conditioning vector: U_e SiLU(c)."""
         return torch.einsum("erd,bd->ber", self.reduce.to(c.dtype), F.silu(c))
 
     def modulation(self, rows: Rows, c: Float[Tensor, "*t D"]) -> Float[Tensor, "A D3"]:
-        """Shift, scale and gate of each row: V_e times what is reduced."""
+        """Shift, scale and gate of each row: V_e times the output of `reduced`."""
         row, each = rows.row_of(c.shape[:-1]), c.flatten(0, -2)
         reduced = self.reduced(each)
         if c.ndim > 2 and len(each) * len(self.expand) > len(row):  # fewer rows than pairs of time and expert
@@ -95,16 +96,16 @@ class TimeAwareExperts(Experts):
 
 
 def check_kernel(kernel: int) -> None:
-    """Raises ValueError unless it has a middle, or is none."""
+    """Raise ValueError unless the kernel is odd or 0."""
     if kernel < 0 or (kernel and kernel % 2 == 0):
         raise ValueError(f"kernel must be odd, or 0 for no convolution, got {kernel}")
 
 
 class GridConvolution(nn.Module):
-    """Depth-wise convolution over the grid of the tokens, whatever its size.
+    """Depthwise convolution over a token grid of any size.
 
     Args:
-        bias: with one, it starts as a layer of torch does, uniform within 1 / sqrt(kernel^axes); without, at zero.
+        bias: if true, initialised as in torch, uniform within 1 / sqrt(kernel^axes); if false, to zero.
     """
 
     def __init__(self, hidden_size: int, kernel: int, axes: int, bias: bool = False) -> None:
@@ -114,7 +115,7 @@ class GridConvolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(hidden_size)) if bias else None
 
     def initialize(self) -> None:
-        """Nothing is added at birth, or what a convolution of torch adds."""
+        """Initialise to zero, or with a bias as torch does."""
         bound = 0.0 if self.bias is None else self.weight[0].numel() ** -0.5
         for parameter in (self.weight, self.bias):
             if parameter is not None:
@@ -131,7 +132,7 @@ class GridConvolution(nn.Module):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
     def _over_cells(self, x: Float[Tensor, "1 T D"], layout: Layout) -> Float[Tensor, "1 T D"]:
-        """The same where only some cells are tokens: the others count as zero and get nothing."""
+        """The same if only some cells are tokens: the others count as zero."""
         weight = self.weight.flatten(1).to(x.dtype)
         rows, y = F.pad(x[0], (0, 0, 0, 1)), torch.zeros_like(x[0])
         for k, neighbour in enumerate(layout.neighbours(self.weight.shape[2])):

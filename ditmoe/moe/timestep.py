@@ -1,4 +1,4 @@
-"""Timestep experts: each segment of the noise has experts of its own."""
+"""Timestep experts: each noise segment has its own experts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,20 +16,20 @@ from ditmoe.nn import from_host
 
 
 class TimestepExperts(Router):
-    """The time of a token chooses among S = len(boundaries) + 1 sets of experts; then a token router, if any, within.
+    """A token's time selects one of S = len(boundaries) + 1 sets of experts; a token router, if any, chooses within.
 
-    Wan 2.2 has two experts, one above t = 875 and one below; eDiff-I (arXiv 2211.01324) and its kin have more. All
-    are trained by one run, on the samples that fall into their segment; of a sample with several times, on the tokens
-    that do, a sample of their own to the router within. Segment s spans boundaries[s-1] <= t < boundaries[s].
+    Wan 2.2 has two experts, one above t = 875 and one below; eDiff-I (arXiv 2211.01324) and related models have more.
+    All are trained in one run, on the samples in their segment; of a sample with several times, on the tokens in the
+    segment, which the inner router treats as a sample. Segment s spans boundaries[s-1] <= t < boundaries[s].
 
-    Attention and shared experts serve all segments: with `model.shared_ratio=0` a feed-forward layer is its
-    segment's alone. With a router inside, its experts, weights, losses and thresholds exist once per
-    segment, and the losses count by the share of the samples (of each, by the share of its tokens). The segments are
-    found on the host, which knows the times (`reads_times`).
+    Attention and shared experts are common to all segments; with `model.shared_ratio=0` feed-forward layers are
+    entirely per segment. An inner router has experts, weights, losses and thresholds per segment, and its losses are
+    weighted by the share of the samples (within a sample, of its tokens). The segments are found on the host, which
+    knows the times (`reads_times`).
 
     Args:
         boundaries: times (0 data, 1000 noise) at which the experts change, ascending.
-        router: makes the router within a segment; None sends all tokens to the segment's one expert, weight 1.
+        router: makes the inner router of a segment; None sends all tokens to the segment's one expert, weight 1.
 
     Raises:
         ValueError: unless the boundaries ascend within 0 and 1000 and the router can work within a segment.
@@ -66,7 +66,7 @@ class TimestepExperts(Router):
 
     @property
     def routers(self) -> list[Any]:
-        """Those within the segments, none if it stands alone."""
+        """The inner routers, if any."""
         return list(self.inner)
 
     @property
@@ -80,7 +80,7 @@ class TimestepExperts(Router):
             self.active = self.routers[0].active
 
     def forward(self, x: Float[Tensor, "R N D"], context: Context) -> Routing:
-        # Times without values: all tokens count for one segment, whose router is like the others.
+        # Times without values: assign all tokens to one segment; the routers of all are alike.
         if x.is_meta and self.routers:
             return self.routers[0](x, context)
         if self.routers:
@@ -108,7 +108,7 @@ class TimestepExperts(Router):
         sizes, parts = shares.tolist(), []
         for index, router in enumerate(self.routers):
             own = np.flatnonzero(of_token == index)
-            # A router without tokens here still answers the other ranks.
+            # A router without local tokens still takes part in collectives.
             if len(own) or (sizes[index] and router.uses_collectives):
                 here = np.flatnonzero(segment == index) if segment.ndim == 1 else None
                 part, there = _part(x, context, own, here)
@@ -132,7 +132,7 @@ class TimestepExperts(Router):
         )
 
     def _expert(self, routing: Routing, index: int) -> Int[Tensor, " A"]:
-        """Those of a segment's routing, counted through all segments."""
+        """The experts of a segment's routing, as indices over all segments."""
         expert = routing.expert + index * self.per_segment
         return expert.where(routing.expert < self.per_segment, self.num_experts) if routing.padded else expert
 
@@ -147,7 +147,7 @@ class TimestepExperts(Router):
 
 
 def _of_segment(index: int, batch_stats: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """What the router of a segment observed, in the passes in which it had tokens."""
+    """The statistics of a segment's router, from the passes in which it had tokens."""
     prefix = f"{index}/"
     own = [{k[len(prefix) :]: v for k, v in o.items() if k.startswith(prefix)} for o in batch_stats]
     return [o for o in own if o]
@@ -159,14 +159,14 @@ def _merged(parts: Sequence[tuple[float, Mapping[str, Loss]]]) -> dict[str, Loss
     for share, losses in parts:
         for name, loss in losses.items():
             value, coefficient = share * loss.value, loss.coefficient
-            if isinstance(coefficient, Tensor):  # one that moves, so it may differ
+            if isinstance(coefficient, Tensor):  # adaptive, so it may differ
                 value, coefficient = value * coefficient, 1.0
             merged[name] = Loss(merged[name].value + value if name in merged else value, coefficient)
     return merged
 
 
 def _numbered(routing: Routing, own: Int[Tensor, " T_own"], num_tokens: int) -> Int[Tensor, " A"]:
-    """A routing's tokens, which are some of them all, numbered through the batch."""
+    """The tokens of a segment's routing, as indices in the batch."""
     own = torch.nn.functional.pad(own, (0, 1), value=num_tokens) if routing.padded else own
     return own[routing.token]
 
@@ -177,9 +177,9 @@ def _part(
     own: Int[np.ndarray, " T"],
     here: Int[np.ndarray, " b"] | None,
 ) -> tuple[tuple[Float[Tensor, "r n D"], Context], Int[Tensor, " T"]]:
-    """Some tokens, and what is known beside them: those of some samples, where `here` tells which, or any.
+    """Select tokens with their context: whole samples if `here` gives their indices, else any tokens.
 
-    At the end the numbers of these tokens, on their device.
+    Also returns the indices of these tokens, on their device.
     """
     layout, there = context.layout, from_host(own, x.device)
     x, unmodulated = (rows.flatten(0, 1)[there][None] for rows in (x, context.unmodulated))

@@ -20,8 +20,8 @@ class TokenChoice(Router):
 
         s = softmax(W x) over the E experts,   w = the K largest of s   [/ their sum, if `renormalize`]
 
-    Routing is the same in training and sampling, and by default no assignment is dropped. The options make the variants
-    that other models use:
+    Routing is the same in training and sampling, and by default no assignment is dropped. Options for the variants of
+    other models:
 
     Args:
         renormalize: divide the K weights of a token by their sum.
@@ -30,12 +30,12 @@ class TokenChoice(Router):
         bias_rate: balance without a loss (arXiv 2408.15664): experts are chosen by s + b and weighted by s. After each
             step b_i += bias_rate sign(mean load - load_i), and the mean of b is subtracted. 0 is off.
         capacity: an expert takes at most ceil(capacity K N / E) tokens of each sample, and further assignments are
-            dropped; None is no limit. First choices come before second ones (GShard, arXiv 2006.16668).
+            dropped; None: no limit. First choices come before second ones (GShard, arXiv 2006.16668).
         priority: among choices of the same rank, tokens with higher scores come first (V-MoE, arXiv 2106.05974,
             section 4); otherwise they come in their order in the sample.
         noise: in training, N(0, (noise / E)²) is added to the logits (V-MoE, section 2.1, has noise = 1).
-        balance: coefficient of the balance loss. Where a step accumulates several passes, it balances the loads of the
-            passes so far (arXiv 2501.11873), since a small batch need not be balanced by itself.
+        balance: coefficient of the balance loss. If a step accumulates several passes, it balances the total load of
+            the passes so far (arXiv 2501.11873), since a small batch need not be balanced by itself.
         z_loss: coefficient of the z-loss of ST-MoE.
 
     Raises:
@@ -88,7 +88,7 @@ class TokenChoice(Router):
         scores = logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
         here = len(scores) > 0  # within `timestep` a rank may have no token in a segment of time
         expert = self.choose(logits, scores, context.layout) if here else scores.topk(self.top_k).indices
-        # In logarithms, since the sum of scores that are all tiny would underflow.
+        # In log space, since the sum of tiny scores would underflow.
         logs = logits if self.score == "softmax" else F.logsigmoid(logits)
         weight = logs.gather(1, expert).softmax(-1) if self.renormalize else scores.gather(1, expert)
         weight = self.route_scale * weight
@@ -134,7 +134,7 @@ class TokenChoice(Router):
 
 
 def capacity(experts_per_token: float, num_tokens: int, num_experts: int, packed: bool = False) -> int:
-    """How many tokens of a sample an expert takes: ceil(experts_per_token N / E), at most N.
+    """The tokens of a sample that an expert takes: ceil(experts_per_token N / E), at most N.
 
     Raises:
         ValueError: if that is less than one token before rounding, unless samples are packed, which may be small.
@@ -155,9 +155,9 @@ def within_capacity(
     experts_per_token: float,
     priority: bool,
 ) -> Bool[Tensor, "T K"]:
-    """Which choices are within `capacity`, per sample and expert; all first choices come before all second ones.
+    """Mask of the choices within `capacity`, per sample and expert; all first choices come before all second ones.
 
-    Among choices of the same rank, tokens come in the order of their highest score, or without `priority` as they are.
+    Choices of the same rank are ordered by the token's highest score, or without `priority` by position.
     """
     pairs = zip(layout.blocks(scores), layout.blocks(expert), strict=True)
     return torch.cat([_first(s, e, experts_per_token, priority, layout.packed) for s, e in pairs])

@@ -1,4 +1,4 @@
-"""What a transformer is built of, whatever it works on: attention, layers, and where the tokens of a batch lie."""
+"""Generic building blocks of transformers: attention, layers, and the layout of a batch's tokens."""
 
 from ditmoe.nn.attention import Attention, CrossAttention, attend, attend_within, rotary_angles
 from ditmoe.nn.attention_groups import Groups

@@ -1,4 +1,4 @@
-"""Attention among the tokens of a sample or a group of them, or to what is asked for, and rotary positions."""
+"""Self-attention within samples or groups of tokens, cross-attention to the conditioning, and rotary positions."""
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ def attend(
     v: Float[Tensor, "B H L d"],
     mask: Bool[Tensor, "B 1 1 L"] | None = None,
 ) -> Float[Tensor, "B H N d"]:
-    """Softmax attention, softmax(q k^T / sqrt(d)) v, to those of the L where the mask is true.
+    """Softmax attention, softmax(q k^T / sqrt(d)) v, over the keys where the mask is true.
 
-    Short sequences on a CPU are written out: there the backward pass of the fused kernel costs more than
-    the matrix that it avoids.
+    Short sequences on a CPU use explicit products: there the backward pass of the fused kernel costs more than the
+    attention matrix that it avoids.
     """
     if q.device.type == "cpu" and k.shape[-2] <= 512:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -32,10 +32,10 @@ def attend(
 def attend_within(
     q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"], groups: Groups
 ) -> Float[Tensor, "B H N d"]:
-    """Attention among tokens that stand in groups, one after the other.
+    """Attention within consecutive groups of tokens.
 
-    On CUDA a packed row goes through one kernel of variable lengths, xformers' or, in half precision, torch's own;
-    elsewhere, and where neither takes such heads, groups of one length are a batch.
+    On CUDA a packed row uses one variable-length kernel, xformers' or, in half precision, torch's own; elsewhere, and
+    for head sizes that neither supports, groups of equal length are batched.
     """
     if q.is_cuda and len(q) == 1 and len(groups.lengths) > 1:
         rows = [z[0].transpose(0, 1) for z in (q, k, v)]
@@ -55,13 +55,13 @@ def attend_within(
 def _attend_varying(
     q: Float[Tensor, "T H d"], k: Float[Tensor, "T H d"], v: Float[Tensor, "T H d"], groups: Groups
 ) -> Float[Tensor, "T H d"] | None:
-    """The same on CUDA in one call; None where no kernel serves."""
+    """The same on CUDA in one call; None if no kernel supports it."""
     try:
         from xformers.ops import fmha, memory_efficient_attention
 
         mask = fmha.BlockDiagonalMask.from_seqlens(groups.lengths)
         return memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
-    except (ImportError, NotImplementedError):  # not there, or not for such heads
+    except (ImportError, NotImplementedError):  # not installed, or not for this head size
         pass
     small = torch.cuda.get_device_capability(q.device) < (8, 0)
     if small or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] % 8 or q.shape[-1] > 256:
@@ -78,7 +78,7 @@ class Attention(nn.Module):
     """Multi-head self-attention; `qk_norm` puts a LayerNorm per head on queries and keys (arXiv 2302.05442).
 
     Attributes:
-        gain: factor on q k^T / sqrt(d), for which muP has another value than 1 where heads grow.
+        gain: factor on q k^T / sqrt(d); other than 1 under muP if head sizes grow.
     """
 
     gain: float = 1.0
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a sample's tokens to what is asked of it (PixArt-alpha, arXiv 2310.00426, 2.3)."""
+    """Multi-head cross-attention to a sample's conditioning tokens (PixArt-alpha, arXiv 2310.00426, 2.3)."""
 
     gain: float = 1.0
     """As in `Attention`."""
@@ -133,7 +133,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(hidden_size, hidden_size)
 
     def initialize(self) -> None:
-        """The branch starts at zero; called when `ditmoe.model.initialization` has been through all within it."""
+        """Zero the branch's output; called after `ditmoe.model.initialization` has initialised all within it."""
         nn.init.zeros_(self.out.weight)
 
     def forward(
@@ -143,7 +143,7 @@ class CrossAttention(nn.Module):
         mask: Bool[Tensor, "B L"] | None,
         layout: Layout,
     ) -> Float[Tensor, "R N D"]:
-        """Of the tokens of each sample to its row of `others`, where the mask is true."""
+        """Attend from the tokens of each sample to its row of `others`, where the mask is true."""
         heads = {"h": self.num_heads}
         k, v = rearrange(self.kv(others), "b l (two h d) -> two b h l d", two=2, **heads)
         q, k = self.q_norm(rearrange(self.q(x), "b n (h d) -> b h n d", **heads)), self.k_norm(k)
@@ -164,17 +164,17 @@ class CrossAttention(nn.Module):
 
 
 def scaled(q: Float[Tensor, "B H N d"], gain: float) -> Float[Tensor, "B H N d"]:
-    """Queries times a number, which mostly is 1."""
+    """Multiply the queries by a number, usually 1."""
     return q if gain == 1 else gain * q
 
 
 def rotary_angles(
     coordinates: Float[Tensor, "N A"], head_size: int, base: float = 10_000.0
 ) -> Float[Tensor, "N half"]:
-    """Angles of axial rotary positions (RoFormer, arXiv 2104.09864): each of A axes turns its share of the pairs.
+    """Angles of axial rotary positions (RoFormer, arXiv 2104.09864): each of A axes rotates its share of the pairs.
 
-    Pairs of axis a turn by coordinate_a base^(-i / share), so that attention sees differences of coordinates alone.
-    What A does not divide is left as it is, angle 0.
+    Pairs of axis a rotate by coordinate_a base^(-i / share), so that attention depends only on coordinate differences.
+    Pairs left over after the division by A have angle 0.
     """
     pairs, axes = head_size // 2, coordinates.shape[-1]
     share = pairs // axes
@@ -184,7 +184,7 @@ def rotary_angles(
 
 
 def rotate(x: Float[Tensor, "B H N d"], angles: Float[Tensor, "N half"]) -> Float[Tensor, "B H N d"]:
-    """Turn the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
+    """Rotate the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
     cos, sin = angles.cos(), angles.sin()
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,4 +1,4 @@
-"""Which tokens attend to each other: those of a sample, of a frame, of a place over time, or of a window."""
+"""Which tokens attend to each other: those of a sample, of a frame, of one position over time, or of a window."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from ditmoe.nn.on_device import cached_property, from_host
 
 WITHIN = ("all", "space", "time", "window", "shifted")
 """What a token may attend to: all tokens of its sample; those of its frame ("space", equal along the first axis); those
-at its place in all frames ("time", equal along the other axes); those of its window of the grid; or those of a window
-that is shifted by half its size (Swin, arXiv 2103.14030)."""
+at its position in all frames ("time", equal along the other axes); those of its window of the grid; or those of a
+window shifted by half its size (Swin, arXiv 2103.14030)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Groups:
         return [length for n, length in self.blocks for _ in range(n)]
 
     def ends(self, device: torch.device) -> Int[Tensor, " n_1"]:
-        """Where the groups begin, and where the last one ends; copied to a device once."""
+        """The start of each group, and the end of the last one; copied to a device once."""
         if device not in self._ends:
             ends = np.array([0, *itertools.accumulate(self.lengths)], np.int32)
             self._ends[device] = from_host(ends, device)
@@ -61,8 +61,8 @@ def groups_of(
 
     Args:
         cells: of each token, its cell of the grid.
-        sample: of each token, the number of its sample.
-        within: one of `WITHIN` but "all".
+        sample: of each token, the index of its sample.
+        within: one of `WITHIN` except "all".
         window: cells along each axis.
     """
     if within == "space":
@@ -86,6 +86,6 @@ def groups_of(
 
 @lru_cache(maxsize=64)
 def groups_of_grid(grid: tuple[int, ...], within: str, window: tuple[int, ...]) -> Order:
-    """The same for one sample, each cell of whose grid is a token."""
+    """The same for one sample in which every cell is a token."""
     all_cells = np.indices(grid).reshape(len(grid), -1).T
     return groups_of(all_cells, np.zeros(len(all_cells), np.int64), within, window)

@@ -1,4 +1,4 @@
-"""First-block caching: the change that the blocks after the first make is taken from an earlier pass."""
+"""First-block caching: reuse the residual of the later blocks from an earlier pass."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,22 +9,22 @@ LARGEST_THRESHOLD = 1000
 
 
 class FirstBlockCache:
-    """Of each sample of one drawing, what all blocks but the first last added, and when that is stale.
+    """Cache, for each sample of one sampling run, of the residual of all blocks but the first.
 
-    With h0 the tokens before the first block, h1 after it and hL after the last, and primes for the last pass in which
-    this sample went through all blocks:
+    With h0 the tokens before the first block, h1 after it and hL after the last, and primes for the latest pass of the
+    sample through all blocks:
 
         hL = h1 + (hL' - h1')     where     mean |(h1 - h0) - (h1' - h0')|  <  threshold mean |h1' - h0'|
 
     (the first-block cache of ParaAttention and diffusers; TeaCache, arXiv 2411.19108, compares the modulated input of
-    the first block instead). Each sample is asked by itself, so that what it is drawn with changes nothing. The host
-    has to know who is stale: it waits for a GPU once in each pass.
+    the first block instead). The decision is made per sample, so that a sample does not depend on its batch. The host
+    has to know which samples are stale: it synchronises with a GPU once per pass.
 
     Args:
-        threshold: the relative change from which on all blocks run; 0 is none below which they do not.
+        threshold: the relative change from which all blocks run; 0: always.
 
     Attributes:
-        passes, skipped: samples that went through the model, and of them those of which the first block alone ran.
+        passes, skipped: samples passed through the model, and those of them for which only the first block ran.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -35,14 +35,14 @@ class FirstBlockCache:
         self._rest: Tensor | None = None
 
     def stale(self, change: Float[Tensor, "B N D"]) -> list[int]:
-        """The samples that must go through all blocks, by what the first one changed."""
+        """The samples that must go through all blocks, given the first block's residual."""
         every = list(range(len(change)))
         self.passes += len(every)
         if self._change is None or self._change.shape != change.shape:  # guidance began or ended
             self._change = self._rest = None
             return every
         apart = (change - self._change).abs().flatten(1).mean(1)
-        # Not of less: a change that is no number is stale.
+        # "Fresh" is tested, not "stale", so that a NaN change counts as stale.
         fresh = (apart < self.threshold * self._change.abs().flatten(1).mean(1)).tolist()
         self.skipped += sum(fresh)
         return [i for i in every if not fresh[i]]
@@ -50,7 +50,7 @@ class FirstBlockCache:
     def keep(
         self, there: Int[Tensor, " b"], change: Float[Tensor, "B N D"], rest: Float[Tensor, "b N D"]
     ) -> None:
-        """What the first block changed and the others added to those samples that went through all."""
+        """Store the residuals of the first block and of the others, for the samples that went through all blocks."""
         if self._change is None or self._rest is None:
             self._change, self._rest = change, rest
             return
@@ -59,11 +59,11 @@ class FirstBlockCache:
 
     @property
     def rest(self) -> Float[Tensor, "B N D"]:
-        """What the other blocks last added to each sample."""
+        """The latest residual of the other blocks, per sample."""
         assert self._rest is not None
         return self._rest
 
 
 def check_threshold(threshold: float) -> None:
-    """Raises ValueError unless it is a threshold."""
+    """Raise ValueError unless the threshold is valid."""
     check_number("first_block_cache", threshold, 0, LARGEST_THRESHOLD)

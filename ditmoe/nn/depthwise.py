@@ -1,4 +1,4 @@
-"""Depth-wise convolution over the grid of the tokens, with a backward pass that is quick on a CPU."""
+"""Depthwise convolution over the token grid, with a backward pass that is fast on a CPU."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,29 +11,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _LARGE = 25
-"""Weights of a channel from which on `_Depthwise` is the quicker one: 5 x 5, 3 x 3 x 3."""
+"""Kernel size (weights per channel) from which `_Depthwise` is faster: 5 x 5, 3 x 3 x 3."""
 
 
 def depthwise(
     x: Float[Tensor, "R N D"], weight: Float[Tensor, "D 1 ..."], grid: Sequence[int]
 ) -> Float[Tensor, "R N D"]:
-    """Convolve each channel by itself over `grid`, of as many axes (1 to 3) as the odd kernel has; zero beyond it."""
+    """Convolve each channel over `grid`, with as many axes (1 to 3) as the odd kernel has; zero padding."""
     own = x.device.type == "cpu" and weight[0].numel() >= _LARGE
     return _Depthwise.apply(x, weight, tuple(grid)) if own else _convolve(x, weight, grid)
 
 
 def _convolve(x: Tensor, weight: Tensor, grid: Sequence[int]) -> Tensor:
     convolution = (F.conv1d, F.conv2d, F.conv3d)[len(grid) - 1]
-    # Copied: with the channels last, oneDNN's bfloat16 gradient of a volume thinner than the kernel is made of memory
-    # that nobody wrote (torch 2.13).
+    # Copied: with channels last, oneDNN's bfloat16 gradient of a volume thinner than the kernel reads uninitialised
+    # memory (torch 2.13).
     cells = x.transpose(1, 2).contiguous().view(x.shape[0], x.shape[2], *grid)
     return convolution(cells, weight, padding="same", groups=x.shape[2]).flatten(2).transpose(1, 2)
 
 
 class _Depthwise(torch.autograd.Function):
-    """The gradient of x as a convolution forwards, and that of each weight as a sum of products, in float32.
+    """Computes the gradient of x by a forward convolution, and that of each weight as a sum of products, in float32.
 
-    oneDNN's gradient of a depth-wise volume takes some twenty times as long as its forward pass.
+    oneDNN's backward pass of a 3-D depthwise convolution takes about twenty times as long as its forward pass.
     """
 
     @staticmethod
@@ -48,7 +48,7 @@ class _Depthwise(torch.autograd.Function):
         (x, weight), grid = ctx.saved_tensors, ctx.grid
         axes, kernel = len(grid), weight.shape[2:]
         dx = dweight = None
-        dy = dy.to(x.dtype)  # autocast may have made the output of another type
+        dy = dy.to(x.dtype)  # autocast may have changed the output's type
         if ctx.needs_input_grad[0]:
             flipped = weight.flatten(2).flip(2).view_as(weight)  # torch 2.14 does not trace flip(*axes)
             dx = _convolve(dy, flipped, grid)

@@ -1,4 +1,4 @@
-"""The layers of a diffusion transformer that know nothing of experts, tokens or noise."""
+"""The layers of a diffusion transformer that are independent of experts, tokens and noise."""
 
 import math
 
@@ -13,7 +13,7 @@ ACTIVATIONS = ("swiglu", "gelu", "gelu_tanh")
 
 
 def activate(x: Float[Tensor, "*n up"], activation: str) -> Float[Tensor, "*n inner"]:
-    """The non-linearity of a feed-forward layer; SwiGLU (arXiv 2002.05202) halves the width: SiLU(gate) up."""
+    """Apply the non-linearity of a feed-forward layer; SwiGLU (arXiv 2002.05202) halves the width: SiLU(gate) up."""
     if activation == "swiglu":
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -21,7 +21,7 @@ def activate(x: Float[Tensor, "*n up"], activation: str) -> Float[Tensor, "*n in
 
 
 def up_features(inner: int, activation: str) -> int:
-    """Outputs of the first matrix of a feed-forward layer whose second one takes `inner` numbers."""
+    """Output width of the first matrix of a feed-forward layer whose second one has input width `inner`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     return 2 * inner if activation == "swiglu" else inner
@@ -72,7 +72,7 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(hidden_size, num * hidden_size)
 
     def forward(self, c: Float[Tensor, "*t D"], layout: Layout) -> tuple[Float[Tensor, "R _ D"], ...]:
-        """Each shaped to meet the tokens; c has one row for each time (see `ditmoe.nn.layout`)."""
+        """Each shaped to broadcast to the tokens; c has one row per time (see `ditmoe.nn.layout`)."""
         return layout.spread(self.linear(F.silu(c))).chunk(self.num, dim=-1)
 
 
@@ -84,5 +84,5 @@ def normalize(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
 def modulate(
     x: Float[Tensor, "B N D"], shift: Float[Tensor, "B _ D"], scale: Float[Tensor, "B _ D"]
 ) -> Float[Tensor, "B N D"]:
-    """The conditioning's scale and shift, after `normalize`."""
+    """`normalize`, then the conditioning's scale and shift."""
     return torch.addcmul(shift, x, 1 + scale)

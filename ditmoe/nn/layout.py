@@ -1,18 +1,18 @@
-"""Where the tokens of a batch lie: one grid per sample, whole or in part, and sample after sample.
+"""The layout of a batch's tokens: one grid per sample, complete or partial, sample after sample.
 
 Samples of one size keep a batch axis, tokens (B, N, D). Samples of different sizes, or of which only some cells are
 tokens, are packed end to end on one row, tokens (1, T, D), and the layout tells them apart (NaViT, arXiv 2307.06304).
-Shapes are written (R, N, D) where either serves: R is B, or 1. What works on all tokens alike need not know which.
+Shapes are written (R, N, D) for both cases: R is B, or 1. Layers that treat all tokens alike need not know which.
 
-Times, and vectors made of them, have a shape (B, *f), f being nothing or one number:
+Times, and vectors derived from them, have a shape (B, *f), where f is empty or one number:
 
-    (B,)      one for each sample;
-    (B, n)    samples of one grid: one for each of n runs of N / n cells in row-major order, n dividing their number N;
-              n = F, the places along the first axis, is a time per frame, n = N one per token;
-    (1, T)    on packed rows: one for each cell, sample after sample.
+    (B,)      one per sample;
+    (B, n)    samples of one grid: one for each of n runs of N / n cells in row-major order, where n divides N;
+              n = F, the length of the first axis, is a time per frame, n = N one per token;
+    (1, T)    on packed rows: one per cell, sample after sample.
 
-Cells count that are no tokens (empty patches of a cloud, what masked training drops), so that a time's place does not
-depend on which are.
+Cells that are not tokens (empty patches of a cloud, tokens dropped by masked training) are included, so that the
+position of a time does not depend on which cells are tokens.
 """
 
 import itertools
@@ -36,10 +36,10 @@ class Layout:
     Attributes:
         grids: tokens along each axis, of each sample.
         device: of the tokens.
-        packed: whether they stand on one row.
-        kept: where not all cells are tokens, the axis-by-axis cell of each that is, (T, A), sample after sample, in
+        packed: whether they are on one row.
+        kept: if not all cells are tokens, the grid coordinates of those that are, (T, A), sample after sample, in
             row-major order within each.
-        counts: then, how many of them each sample has.
+        counts: then, the number of tokens of each sample.
     """
 
     grids: tuple[tuple[int, ...], ...]
@@ -50,12 +50,12 @@ class Layout:
 
     @staticmethod
     def even(grid: Sequence[int], size: int, device: torch.device) -> "Layout":
-        """`size` samples of one grid, each cell a token."""
+        """`size` samples of one grid in which every cell is a token."""
         return Layout((tuple(grid),) * size, device)
 
     @staticmethod
     def pack(grids: Sequence[Sequence[int]], device: torch.device) -> "Layout":
-        """Samples of any grids, each cell a token."""
+        """Samples of any grids in which every cell is a token."""
         return Layout(tuple(tuple(grid) for grid in grids), device, packed=True)
 
     @staticmethod
@@ -78,19 +78,19 @@ class Layout:
 
     @cached_property
     def sample(self) -> Int[Tensor, " T"]:
-        """Number of each token's sample, counting tokens through the batch."""
+        """The sample index of each token in the batch."""
         return from_host(np.arange(len(self.grids)).repeat(self.lengths), self.device)
 
     @cached_property
     def cells(self) -> Int[Tensor, "N A"]:
-        """The cell of each token along each axis: of one sample where there is a batch axis, else of all."""
+        """The grid coordinates of each token: of one sample if there is a batch axis, else of all."""
         if self.kept is not None:
             return self.kept
         grids = self.grids if self.packed else self.grids[:1]
         return torch.cat([cells(grid, self.device) for grid in grids])
 
     def sample_of(self, token: Int[Tensor, " A"]) -> Int[Tensor, " A"]:
-        """Numbers of the tokens' samples."""
+        """The sample indices of tokens."""
         return self.sample[token] if self.packed else token // self.lengths[0]
 
     @cached_property
@@ -100,7 +100,7 @@ class Layout:
 
     @cached_property
     def cell(self) -> Int[Tensor, " T"]:
-        """Number of each token's cell, counting cells through the batch."""
+        """The index of each token's cell among all cells of the batch."""
         if self.kept is None:
             return torch.arange(sum(self.lengths), device=self.device)
         number = torch.zeros_like(self.sample)
@@ -111,7 +111,7 @@ class Layout:
         return number + from_host(first, self.device)[self.sample]
 
     def cells_per_time(self, shape: Sequence[int]) -> int:
-        """How many cells share one of times of this shape; 0 where each sample has one.
+        """The number of cells that share a time, for times of this shape; 0 for one per sample.
 
         Raises:
             ValueError: unless it is one of the shapes at the top of this file.
@@ -128,7 +128,7 @@ class Layout:
         raise ValueError(f"times must be ({size},), one per sample, or {several}, got {shape}")
 
     def row_of(self, token: Int[Tensor, " A"], shape: Sequence[int]) -> Int[Tensor, " A"]:
-        """Which of times of this shape, counted through the batch, each of some tokens has."""
+        """The index of each token's time in the flattened times of this shape."""
         each = self.cells_per_time(shape)
         if not each:
             return self.sample_of(token)
@@ -136,7 +136,7 @@ class Layout:
         return cell if each == 1 else cell // each
 
     def rows_on_host(self, shape: Sequence[int]) -> Int[np.ndarray, " T"]:
-        """The same of every token, as numbers. A device is waited for where cells have times that are no tokens."""
+        """The same for every token, on the host; synchronises if there are times per cell and not all are tokens."""
         each = self.cells_per_time(shape)
         if not each:
             return np.arange(len(self.grids)).repeat(self.lengths)
@@ -144,7 +144,7 @@ class Layout:
         return cell // each
 
     def spread(self, vectors: Float[Tensor, "*t D"]) -> Float[Tensor, "R _ D"]:
-        """One vector per time, shaped to meet the tokens: (B, 1, D) for one per sample, else (R, N, D)."""
+        """One vector per time, shaped to broadcast to tokens: (B, 1, D) for one per sample, else (R, N, D)."""
         if vectors.ndim == 2:
             return vectors.index_select(0, self.sample)[None] if self.packed else vectors[:, None]
         each = self.cells_per_time(vectors.shape[:-1])
@@ -164,13 +164,13 @@ class Layout:
         return vectors.index_select(0, from_host(sample, self.device))[None]
 
     def blocks(self, rows: Shaped[Tensor, "T *n"]) -> list[Shaped[Tensor, "b N *n"]]:
-        """Rows of tokens counted through the batch, as samples of one length at a time; without those of no token."""
+        """Split rows, one per token of the batch, into stacks of equally long samples; omits samples without tokens."""
         if not self.packed:
             return [rows.unflatten(0, (len(self.grids), self.lengths[0]))]
         return [part[None] for part in rows.split(self.lengths) if len(part)]
 
     def take(self, samples: Sequence[int]) -> "Layout":
-        """That of some of the samples."""
+        """The layout of selected samples."""
         grids = tuple(self.grids[i] for i in samples)
         if self.kept is None:
             return Layout(grids, self.device, self.packed)
@@ -179,12 +179,12 @@ class Layout:
         return Layout(grids, self.device, True, kept, tuple(self.lengths[i] for i in samples))
 
     def only(self, tokens: Int[Tensor, " T"], counts: Sequence[int]) -> "Layout":
-        """That of some of the tokens, counted through the batch in ascending order, so many of each sample."""
+        """The layout of selected tokens: ascending indices in the batch, `counts` per sample."""
         every = self.cells if self.packed else self.cells.repeat(len(self.grids), 1)
         return Layout(self.grids, self.device, True, every[tokens], tuple(counts))
 
     def groups(self, within: str, window: Sequence[int] = ()) -> Groups | None:
-        """Who attends to whom, see `attention_groups.WITHIN`; None where that is each whole row of a batch.
+        """Which tokens attend to each other, see `attention_groups.WITHIN`; None if those are the rows of the batch.
 
         Args:
             window: cells along each axis.
@@ -205,18 +205,18 @@ class Layout:
         return self._known[key]
 
     def pairs(self, within: str, window: Sequence[int] = ()) -> int:
-        """How many pairs of tokens attend to each other."""
+        """The number of pairs of tokens that attend to each other."""
         groups = self.groups(within, window)
         return sum(n * length**2 for n, length in groups.blocks) if groups else sum(self.lengths) ** 2
 
     def _cells_on_host(self) -> Int[np.ndarray, "T A"]:
-        """`cells` of packed samples; a device is waited for where some are no tokens, and only it knows which."""
+        """`cells` of packed samples; synchronises if only the device knows which cells are tokens."""
         if self.kept is not None:
             return self.kept.cpu().numpy()
         return np.concatenate([np.indices(grid).reshape(len(grid), -1).T for grid in self.grids])
 
     def neighbours(self, kernel: int) -> list[Int[Tensor, " T"]]:
-        """For each of kernel^A offsets in row-major order, the token that lies so of each; T where there is none."""
+        """For each of kernel^A offsets in row-major order, the neighbour of each token at it; T if there is none."""
         key = ("neighbours", kernel)
         if key not in self._known:
             reach = kernel // 2

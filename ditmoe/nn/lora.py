@@ -1,8 +1,8 @@
-"""Low-rank adaptation of matrices, also of experts that are stacked (LoRA, arXiv 2106.09685).
+"""Low-rank adaptation of matrices, including stacked experts (LoRA, arXiv 2106.09685).
 
-A weight W (..., out, in) becomes W + scale B A with A (..., r, in) and B (..., out, r), for each expert its own. B is
-zero at birth, so that nothing changes; W does not learn. `torch.nn.utils.parametrize` puts the sum where W is, so that
-whoever uses the weight sees it.
+A weight W (..., out, in) becomes W + scale B A with A (..., r, in) and B (..., out, r), separate for each expert. B is
+initialised to zero, so that nothing changes at first; W is frozen. `torch.nn.utils.parametrize` replaces W by the sum,
+so that every use of the weight sees it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +19,9 @@ from ditmoe.outside import check_number
 
 MOST_RANK = 4096
 DOWN, UP = "lora_A", "lora_B"
-"""Names of A and B, as peft and diffusers have them in files."""
+"""Names of A and B in files, as in peft and diffusers."""
 State = dict[str, tuple[Tensor, Tensor]]
-"""By name of a parameter, A and B."""
+"""A and B by parameter name."""
 
 
 class LowRank(nn.Module):
@@ -29,7 +29,7 @@ class LowRank(nn.Module):
 
     Args:
         down, up: A and B.
-        name: of the adapter, of which there may be several.
+        name: of the adapter; there may be several.
     """
 
     def __init__(
@@ -54,13 +54,14 @@ class LoRA:
     """Which matrices of a model are adapted, and how: section `lora` of the configuration.
 
     Args:
-        rank: r; 0 adapts nothing, and all of the model learns.
-        alpha: the scale is alpha / r; None is r.
-        targets: parts of a parameter's dotted name (`attention`, `experts`), or patterns of the whole (`blocks.0.*`).
-        also: the same, of parameters that learn as they are, such as the table of one's own classes.
+        rank: r; 0 adapts nothing, and the whole model is trained.
+        alpha: the scale is alpha / r; None: r.
+        targets: components of a parameter's dotted name (`attention`, `experts`), or patterns for all of it
+            (`blocks.0.*`).
+        also: likewise, parameters to train in full, such as the embedding table of new classes.
 
     Raises:
-        ValueError: for a rank that is no whole number up to `MOST_RANK`, an alpha not above 0, or no targets.
+        ValueError: if the rank is not a whole number up to `MOST_RANK`, alpha is not above 0, or there are no targets.
     """
 
     rank: int = 0
@@ -86,10 +87,10 @@ class LoRA:
         return 1.0 if self.alpha is None else self.alpha / max(1, self.rank)
 
     def attach(self, model: nn.Module, generator: torch.Generator | None = None) -> None:
-        """Adapt a model in place; what is neither adapted nor told to learn is frozen.
+        """Adapt a model in place; parameters that are neither adapted nor in `also` are frozen.
 
         Raises:
-            ValueError: if a word fits nothing that can be adapted, or nothing at all.
+            ValueError: if a name or pattern matches nothing, or nothing that can be adapted.
         """
         if not self.rank:
             return
@@ -118,16 +119,16 @@ class LoRA:
 
 
 def fits(name: str, word: str) -> bool:
-    """Whether a word is a part of a parameter's dotted name, or a pattern of all of it."""
+    """Whether a word is a component of a parameter's dotted name, or a pattern that matches all of it."""
     return word in name.split(".") or fnmatchcase(name, word)
 
 
 def adaptable(model: nn.Module, name: str) -> bool:
-    """Whether a parameter is a matrix, or a stack of them: of linear layers, and experts; no router decides by it."""
+    """Whether a parameter is a matrix of a linear layer or a stack of expert matrices, outside of routers."""
     module, last = owner(model, name)
     value = getattr(module, last)
     linear = isinstance(module, nn.Linear) and last == "weight"
-    return linear or (value.ndim == 3 and not hasattr(type(module), "CLAIMS"))  # what a router's class claims
+    return linear or (value.ndim == 3 and not hasattr(type(module), "CLAIMS"))  # CLAIMS marks routers
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -137,12 +138,12 @@ def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def add(model: nn.Module, name: str, low: LowRank) -> None:
-    """Adapt one weight, also one that is adapted already."""
+    """Adapt one weight, which may already be adapted."""
     parametrize.register_parametrization(*owner(model, name), low, unsafe=True)
 
 
 def adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[LowRank]]]:
-    """Name of each adapted parameter, its module, its name there, and what is added to it."""
+    """Name of each adapted parameter, its module, its name there, and its adapters."""
     for path, module in list(model.named_modules()):
         if parametrize.is_parametrized(module):
             for last, each in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
@@ -151,26 +152,26 @@ def adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[LowRan
 
 
 def product_shape(down: Sequence[int], up: Sequence[int]) -> tuple[int, ...] | None:
-    """Of B A, by the shapes of A and B; None if there is none."""
+    """The shape of B A from those of A and B; None if they do not match."""
     fit = len(down) == len(up) >= 2 and tuple(up[:-2]) == tuple(down[:-2]) and up[-1] == down[-2]
     return (*up[:-1], down[-1]) if fit else None
 
 
 def remove(model: nn.Module, merge: bool) -> None:
-    """Take all adapters off a model; their sum stays in the weights, or is forgotten."""
+    """Remove all adapters from a model, merging them into the weights or discarding them."""
     for _, module, last, _ in adapted(model):
         parametrize.remove_parametrizations(module, last, leave_parametrized=merge)
 
 
 def plain_name(name: str) -> tuple[str, str]:
-    """Of a name in an adapted model: that of the weight in the plain one, and `DOWN` or `UP` if it is A or B of it."""
+    """Map a name in an adapted model to the weight's name in the plain one, and `DOWN` or `UP` if it is its A or B."""
     path, adapted, rest = name.partition(".parametrizations.")
     last, _, kind = rest.partition(".")
     return (f"{path}.{last}", kind.rpartition(".")[2].removeprefix("original")) if adapted else (name, "")
 
 
 def split(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
-    """The tensors of an adapted model as those of the plain one, and what is added to them, by their names there."""
+    """Split the tensors of an adapted model into those of the plain one and the adapters, both by plain names."""
     plain: dict[str, Any] = {}
     added: dict[str, dict[str, Any]] = {}
     for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""Copies of the host's numbers on a device, made without waiting for it, and properties that keep them."""
+"""Asynchronous copies of host arrays to a device, and properties that cache them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:
 
     class cached_property:  # noqa: N801
-        """As functools', without its lock, which torch.compile cannot trace; compiled code keeps no value."""
+        """Like functools', without its lock, which torch.compile cannot trace; compiled code does not cache."""
 
         def __init__(self, function: Any) -> None:
             self.function, self.__doc__ = function, function.__doc__
@@ -30,7 +30,7 @@ else:
 
 
 def from_host(numbers: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """A copy of the host's numbers on a device, which is not waited for."""
+    """Copy a host array to a device asynchronously."""
     tensor = torch.from_numpy(np.ascontiguousarray(numbers))
     if device.type != "cuda":
         return tensor.to(device)

@@ -1,4 +1,4 @@
-"""Weights in fewer bytes than they are computed in: bfloat16, or int8 with a scale for each output channel."""
+"""Weight-only quantisation: bfloat16, or int8 with a scale per output channel."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,16 +10,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 FORMATS = {"bf16": 2, "int8": 1}
-"""Bytes of a weight, by what they are called."""
+"""Bytes per weight, by format."""
 LARGEST = 127
-"""Of an int8 that has a negative: the scale is symmetric, without a zero point."""
+"""The largest int8 whose negative is one too: the scale is symmetric, without a zero point."""
 
 
 def nbytes(shape: Sequence[int], form: str | None, width: int = 4) -> int:
-    """Bytes that a weight of a shape (*E, out, in) takes as `Quantized`.
+    """Bytes of a weight of shape (*E, out, in) as `Quantized`.
 
     Args:
-        width: bytes of a number where `form` is None.
+        width: bytes per value if `form` is None.
     """
     scales = 4 * math.prod(shape[:-1]) if form == "int8" else 0
     return math.prod(shape) * (width if form is None else FORMATS[form]) + scales
@@ -27,16 +27,16 @@ def nbytes(shape: Sequence[int], form: str | None, width: int = 4) -> int:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A matrix (out, in), or a stack of them (E, out, in), as it is stored; products take `to(dtype)`.
+    """A stored matrix (out, in), or a stack of them (E, out, in); products use `to(dtype)`.
 
         int8:  W ~ scale q,   scale = max |W| / 127 over the inputs of an output channel,   q = round(W / scale)
 
-    so that no weight is off by more than half a scale (weight-only quantisation; LLM.int8, arXiv 2208.07339, section 2,
-    has it as symmetric absmax by rows). The arithmetic stays that of the inputs.
+    so that the error of a weight is at most half a scale (weight-only quantisation; row-wise symmetric absmax in
+    LLM.int8, arXiv 2208.07339, section 2). Arithmetic is in the dtype of the inputs.
 
     Attributes:
-        values: in bfloat16, int8, or as they were.
-        scale: of each output channel, in float32; None where values are the weights.
+        values: in bfloat16, int8, or the original dtype.
+        scale: per output channel, in float32; None if values are the weights.
     """
 
     values: Shaped[Tensor, "*E o i"]
@@ -45,7 +45,7 @@ class Quantized:
     @staticmethod
     @torch.no_grad()
     def of(weight: Float[Tensor, "*E o i"], form: str | None) -> "Quantized":
-        """A weight in one of `FORMATS`; None leaves it as it is."""
+        """Convert a weight to one of `FORMATS`; None keeps its dtype."""
         if form == "bf16":
             return Quantized(weight.to(torch.bfloat16))
         if form != "int8":
@@ -56,31 +56,31 @@ class Quantized:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the weight."""
+        """Shape of the weight."""
         return self.values.shape
 
     @property
     def nbytes(self) -> int:
-        """That it takes."""
+        """Bytes stored."""
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     def to(self, dtype: torch.dtype) -> Float[Tensor, "*E o i"]:
-        """The weight, as products take it."""
+        """The dequantised weight, for products."""
         if self.scale is None:
             return self.values.to(dtype)
         return torch.mul(self.values, self.scale, out=self.values.new_empty(self.shape, dtype=dtype))
 
     def unbind(self) -> list["Quantized"]:
-        """Those of a stack, one by one."""
+        """The matrices of a stack."""
         scales = [None] * len(self.values) if self.scale is None else self.scale.unbind()
         return [Quantized(values, scale) for values, scale in zip(self.values.unbind(), scales, strict=True)]
 
     def on(self, device: torch.device | str, copy: bool = False) -> "Quantized":
-        """The same there; of memory that is pinned the host does not wait for it."""
+        """Copy to a device; asynchronous from pinned memory."""
         return self._each(lambda x: x.to(device, non_blocking=True, copy=copy))
 
     def pinned(self) -> "Quantized":
-        """The same in memory that a GPU reads while the host goes on."""
+        """Copy to pinned memory, for asynchronous transfers to a GPU."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Quantized":
@@ -88,10 +88,10 @@ class Quantized:
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer whose weight is quantised: y = W x + b, in the type of x or that of autocast.
+    """A linear layer whose weight is quantised: y = W x + b, in the dtype of x or of autocast.
 
     Args:
-        bias: of the layer that it stands for.
+        bias: of the layer that it replaces.
     """
 
     values: Tensor
@@ -102,13 +102,13 @@ class QuantizedLinear(nn.Module):
         self.bias = bias
 
     def set_weight(self, weight: Quantized) -> None:
-        """Give it its weight, which moves with the module from then on."""
+        """Set the weight, which moves with the module from then on."""
         self.register_buffer("values", weight.values, persistent=False)
         self.register_buffer("scale", weight.scale, persistent=False)
 
     @property
     def weight(self) -> Quantized:
-        """The weight as it is stored."""
+        """The stored weight."""
         return Quantized(self.values, self.scale)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:

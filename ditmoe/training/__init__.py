@@ -1,4 +1,4 @@
-"""The training loop: batches, moving average, clipped gradients, and what a run writes down."""
+"""Training: the loop, batches, EMA, gradient clipping, distillation, logs and checkpoints."""
 
 from ditmoe.training.batch import Batch
 from ditmoe.training.batches import Batches

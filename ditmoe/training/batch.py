@@ -1,4 +1,4 @@
-"""One training batch: samples, noise and times of this process, and how it is counted over all of them."""
+"""One training batch: this process's samples, noise and times, and the normalisation over all processes."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,21 +16,21 @@ MOVED = ("x0", "noise", "each", "asked", "mask", "known", "further")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a forward pass sees: of this process its part, counted over all of them.
+    """This process's part of a batch for one forward pass.
 
     Attributes:
-        index: its number.
+        index: of the batch.
         x0: (B, *sample) samples of one size; or (T, P) the tokens of samples of different sizes, end to end.
         noise: like `x0`.
         t: times, in a shape of `ditmoe.nn.layout`.
-        each: the same, shaped to multiply x0.
-        asked: what is asked for, by some samples nothing.
-        layout: of the tokens, where sizes differ.
-        size: samples of all processes together.
-        share: numbers of x0 that count, of all processes together, over the number of processes.
-        mask: shaped to multiply x0, 1 where a number counts in the loss; None counts all.
-        known: like `t`, which times are of places that are given; None: none.
-        further: uniform numbers for each sample, drawn at its address, of which `Batches` was asked for so many.
+        each: the same, broadcastable to x0.
+        asked: conditions, some of them null.
+        layout: of the tokens, if sizes differ.
+        size: samples over all processes.
+        share: number of unmasked values of x0 over all processes, divided by the number of processes.
+        mask: broadcastable to x0, 1 for values that count in the loss; None: all count.
+        known: like `t`, mask of the times of given places; None: none.
+        further: additional uniform numbers per sample, as many as `Batches` was asked for.
     """
 
     index: int
@@ -47,16 +47,16 @@ class Batch:
     further: Float[Tensor, "B k"] | None = None
 
     def shaped(self, rows: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Rows like x0 as the model takes them and gives them back."""
+        """Reshape rows like x0 to the model's input and output shape."""
         return rows if self.layout is None else rows[None]
 
     def only(self, mask: Float[Tensor, "..."], ranks: Ranks) -> "Batch":
-        """The same, of which numbers count only where the mask is 1; all processes ask, each with its own."""
+        """A copy with a loss mask; collective: all processes call it, each with its own mask."""
         counted = ranks.total(mask.expand_as(self.x0).sum(dtype=torch.float64)).item()
         return replace(self, mask=mask, share=max(counted, 1.0) / ranks.size)
 
     def to(self, device: torch.device, times_on_host: bool = False) -> "Batch":
-        """The same on a device; but for the times, where the model reads them on the host (`DiTMoE.reads_times`)."""
+        """Copy to a device, except for the times if the model reads them on the host (`DiTMoE.reads_times`)."""
         names = MOVED if times_on_host else (*MOVED, "t")
         tensors = {name: getattr(self, name) for name in names}
         moved = {
@@ -68,6 +68,6 @@ class Batch:
 
 
 def _pinned(x: Any, device: torch.device) -> Any:
-    """A tensor of the host's in memory that a GPU reads by itself, while the host goes on."""
+    """Pin a host tensor for asynchronous transfer to a GPU."""
     on_host = isinstance(x, Tensor) and x.device.type == "cpu" and device.type == "cuda"
     return x.pin_memory() if on_host else x

@@ -1,4 +1,4 @@
-"""Training batches: a function of seed and number alone, however many processes share them."""
+"""Training batches: functions of seed and index alone, independent of the number of processes."""
 
 import math
 import zlib
@@ -24,12 +24,12 @@ from ditmoe.training.read_ahead import reader_of
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read for a batch of this process, by the index of the batch; can be sent to other processes.
+    """Reads the data of this process's part of a batch, by the batch's index; picklable.
 
     Attributes:
         read: the first step of a `Reader`.
-        size: samples of a batch, of all processes.
-        rows: packed rows of it, at native sizes.
+        size: samples per batch, over all processes.
+        rows: packed rows per batch, at native sizes.
     """
 
     read: Callable[..., Any]
@@ -40,7 +40,7 @@ class Reading:
     world: int
 
     def __call__(self, index: int) -> Any:
-        """Of a whole batch; at native sizes a list, of each row."""
+        """Read a batch; at native sizes, a list with one item per row."""
         if self.rows:
             return [
                 self.read(self.seed, row) for row in self.rows_of(self.rows, index, self.rank, self.world)
@@ -49,7 +49,7 @@ class Reading:
 
     @staticmethod
     def rows_of(rows: int, index: int, rank: int, world: int) -> range:
-        """Addresses of the packed rows of a process."""
+        """Indices of a process's packed rows."""
         num = rows // world
         first = index * rows + rank * num
         return range(first, first + num)
@@ -60,10 +60,10 @@ class GivenShares:
     """How often training gives parts of a sample, `given=0.7`.
 
     Attributes:
-        share: of the samples that have something given.
-        hidden: of these, share that does not see it, which trains the guidance by it.
-        noisy: of these, share whose given places have a little noise, of which the model is told, so that it can go on
-            with what it drew itself.
+        share: of the samples that have given parts.
+        hidden: of these, share for which the parts are hidden, to train guidance by them.
+        noisy: of these, share whose given places are slightly noised, at the matching timestep, so that the model can
+            continue from its own samples.
     """
 
     share: float = 0.0
@@ -77,26 +77,26 @@ class GivenShares:
 
 
 class Batches:
-    """Samples of a modality with noise, times and labels to train on.
+    """Training samples of a modality with noise, times and conditions.
 
-    All that is random is drawn for the whole batch on every process, which keeps its own part; at native sizes for each
-    packed row, since a process does not know the samples of the others'.
+    Every process draws all random numbers of a batch and keeps its own part; at native sizes those of each of its
+    packed rows, since it does not know the samples of the others.
 
     Args:
         mesh: the processes.
-        size: samples of a batch; at native sizes `modality.rows` tells.
-        condition_dropout: share of samples that are trained as if they asked for nothing.
-        read: what is asked for, of what the modality's data give.
+        size: samples per batch; at native sizes `modality.rows` is used instead.
+        condition_dropout: share of samples that are trained without condition.
+        read: converts the conditions of the modality's data.
         time_per: "sample", "frame" or "token", see `ditmoe.training.options.TIME_PER`.
         given: how often parts are given.
-        further: uniform numbers that are drawn for each sample besides (`Batch.further`).
+        further: additional uniform numbers drawn per sample (`Batch.further`).
 
     Attributes:
-        reader: how the samples are made, in two steps.
-        source: what the first step gives for an index; a `ReadAhead` may take its place.
+        reader: the two steps that make samples.
+        source: the first step, as a function of the index; may be replaced by a `ReadAhead`.
 
     Raises:
-        ValueError: unless the processes can share out a batch evenly.
+        ValueError: unless a batch divides evenly among the processes.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Batches:
     def _drawn(
         self, shape: Sequence[int], grids: Sequence[Sequence[int]], address: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Noise, the times of all samples end to end, which samples are to ask for nothing, and further numbers."""
+        """Draw noise, the times of all samples end to end, the condition dropout mask, and the further numbers."""
         generator = torch_generator("train", self.seed, address)
         noise = torch.randn(tuple(shape), generator=generator)
         return (
@@ -204,21 +204,21 @@ class Batches:
         )
 
     def _counts(self, grids: Sequence[Sequence[int]]) -> list[int]:
-        """How many times samples of these token grids have."""
+        """The number of times per sample, for samples of these token grids."""
         count = {"sample": lambda grid: 1, "frame": lambda grid: grid[0], "token": math.prod}[self.time_per]
         return [count(grid) for grid in grids]
 
     def _rng(self, *address: int) -> np.random.Generator:
-        """Of what is given."""
+        """A generator for given parts."""
         return np.random.default_rng([zlib.crc32(b"given"), self.seed, *address])
 
     def _whether(self, rng: np.random.Generator) -> tuple[bool, bool]:
-        """Whether a sample has something given, and whether that is hidden."""
+        """Draw whether a sample has given parts, and whether these are hidden."""
         drawn, hidden = rng.random(2)
         return bool(drawn < self.shares.share), bool(hidden < self.shares.hidden)
 
     def _least(self, *address: int) -> float:
-        """Time of the given places of a sample: 0, or in a share exp(N(-2.3, 0.8)) of that of noise, half at most."""
+        """Time of a sample's given places: 0, or with probability `noisy` 1000 exp(N(-2.3, 0.8)), at most 500."""
         if not self.shares.noisy:
             return 0.0
         rng = self._rng(*address, 3)
@@ -226,7 +226,7 @@ class Batches:
         return HORIZON * min(s, 0.5) if noisy else 0.0
 
     def _per(self, index: int) -> str:
-        """By which places a batch gives, the same on all processes."""
+        """Draw the unit of a batch's given places (`given_per`), the same on all processes."""
         names, shares = zip(*self.giver.given_per.items(), strict=True)  # type: ignore[union-attr]
         return str(self._rng(index, 1).choice(names, p=shares))
 
@@ -237,7 +237,7 @@ class Batches:
         hidden: Bool[Tensor, " B"],
         least: Float[Tensor, " B"],
     ) -> tuple[Float[Tensor, "B m"], Bool[Tensor, "B m"]]:
-        """Times, those of given places the least, or the last where they are hidden; and which these are."""
+        """Set the times of given places to `least`, or to the last time if hidden; also returns their mask."""
         t = t.view(len(t), -1)
         num = max(t.shape[1], places.shape[1])  # one divides the other: samples, frames, tokens
         t, places = (x.repeat_interleave(num // x.shape[1], dim=1) for x in (t, places))

@@ -1,4 +1,4 @@
-"""How a run computes, see `options.Computing`: in which type, twice the same, in little memory, and fast on a CPU."""
+"""How a run computes, see `options.Computing`: precision, determinism, recomputation, and memory reuse on a CPU."""
 
 import ctypes
 import os
@@ -11,15 +11,15 @@ import torch.utils.checkpoint
 from ditmoe.model import DiTMoE
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Of glibc's mallopt."""
+"""Parameters of glibc's mallopt."""
 KEPT = 2**30
-"""Bytes of freed memory, at the most."""
+"""Most bytes of freed memory to keep."""
 LARGEST = 2**25
-"""Bytes of a tensor whose memory is kept; the most that every version of glibc takes."""
+"""Largest allocation whose memory is kept, in bytes; the maximum that every version of glibc accepts."""
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type of "auto", "fp32" or "bf16"; None for plain float32."""
+    """The autocast dtype for "auto", "fp32" or "bf16"; None for plain float32."""
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if device.type == "cpu":
         able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -28,10 +28,10 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
 
 
 def repeat_exactly() -> None:
-    """Let all that follows do the same twice on the same machine, on a GPU too, at some cost there.
+    """Make computations reproducible on the same machine, including on a GPU, at some cost there.
 
-    To be called before the first product on a GPU: cuBLAS reads its workspace then. An operation that cannot is an
-    error of PyTorch's. On a CPU runs repeat without it.
+    Call it before the first matrix product on a GPU, when cuBLAS reads its workspace setting. PyTorch raises an error
+    for operations without a deterministic implementation. On a CPU runs are reproducible without it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -39,16 +39,16 @@ def repeat_exactly() -> None:
 
 
 def recompute_blocks(model: DiTMoE) -> None:
-    """Let blocks keep their inputs alone, and compute what is within them again in the backward pass."""
+    """Activation checkpointing: blocks save only their inputs, and are recomputed in the backward pass."""
     for block in model.blocks:
         block.forward = partial(torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed, where it would give it back to the system.
+    """Let the C library keep freed memory instead of returning it to the system.
 
-    A step on a CPU makes and frees the same tensors each time, and the system has to clear each page anew that it was
-    given back. It does nothing where the C library is not glibc, or where the environment sets its options.
+    Each step on a CPU allocates and frees the same tensors, and the system has to clear every returned page again. Does
+    nothing if the C library is not glibc, or if the environment sets its options.
     """
     told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if told or platform.libc_ver()[0] != "glibc":

@@ -1,15 +1,14 @@
-"""What a model learns from a trained one so that few steps do: guidance inside, and the mean velocity over a step.
+"""Distillation for few-step sampling: guidance embedded in the model, and mean velocities over steps.
 
-Each sample of a batch is one of two kinds, drawn at its address:
+Each sample of a batch is randomly one of two kinds:
 
-- in most, a step of no length, at the times of any training. What is to be learnt is the teacher's guided velocity,
-      u(x_t, t, t; w) = v(x_t, nothing) + w (v(x_t, asked) - v(x_t, nothing)),
-  with a weight w drawn from a range that the model is told (arXiv 2210.03142, section 3);
-- in the others, one of the steps 1 / n of a drawing in n = 1, 2, 4, ... What is to be learnt is the mean of two
-  steps of half the length by the moving average of the model itself (`ditmoe.diffusion.few_steps`). The halves of the
-  shortest step take velocities.
+- mostly, a step of zero length, at ordinary training times. The target is the teacher's guided velocity,
+      u(x_t, t, t; w) = v(x_t, null) + w (v(x_t, condition) - v(x_t, null)),
+  with a guidance scale w drawn from a range, which the model gets as input (arXiv 2210.03142, section 3);
+- otherwise, one of the steps of length 1 / n, n = 1, 2, 4, ... The target is the mean of two steps of half the length
+  by the model's own EMA (`ditmoe.diffusion.few_steps`). The halves of the shortest step use velocities.
 
-Where parts of a sample are given, these stay: a step has no length there.
+Given parts of a sample do not move: a step has zero length there.
 """
 
 import math
@@ -29,19 +28,19 @@ from ditmoe.outside import check_number
 from ditmoe.training.batch import Batch
 
 FURTHER = 4
-"""Uniform numbers for each sample: whether it is of the second kind, how long its step is, which one, and w."""
+"""Uniform numbers per sample: its kind, the length of its step, which step, and w."""
 Predict = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
-"""What a model makes of rows of x, at times, of what is asked for."""
+"""A model's output for rows of x, at times, under conditions."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What is distilled, from which trained model.
+    """Distillation options and the identity of the teacher.
 
     Attributes:
         step: of the teacher's checkpoint.
-        fingerprint: of its averaged weights.
-        share: of the samples that learn a step of some length, if the model is a flow map.
+        fingerprint: of its EMA weights.
+        share: of the samples that learn a step of positive length, if the model is a flow map.
         interval: times at which the teacher's guidance is on.
     """
 
@@ -55,15 +54,16 @@ class Distillation:
 
 
 class Teaching:
-    """Makes of a batch what a student is to learn of it.
+    """Computes a student's inputs and targets for a batch.
 
     Args:
-        teacher: the trained model; None lets steps of no length learn from the data, as it learnt, without guidance.
-        student: what the model that learns is told of its steps.
-        world: processes, all of which call the models equally often.
+        teacher: the trained model; None: steps of zero length learn from the data, as in ordinary training, without
+            guidance.
+        student: the student's step conditioning.
+        world: number of processes, all of which call the models equally often.
 
     Raises:
-        ValueError: if mean velocities are to be learnt of a process that has none, or guidance without a teacher.
+        ValueError: for mean velocities of a process without velocities, or guidance without a teacher.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Teaching:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, average: nn.Module, predict: Predict) -> tuple[Batch, Tensor, Tensor]:
-        """The batch with other times and what is told of its steps, its noisy samples, and the target of each.
+        """Return the batch with new times and step conditioning, its noisy samples, and their targets.
 
         Args:
-            batch: with `FURTHER` numbers for each sample.
-            average: the student's moving average.
-            predict: how a model is called on this batch, or on some of its samples where they have a batch axis.
+            batch: with `FURTHER` numbers per sample.
+            average: the student's EMA.
+            predict: calls a model on this batch, or, if samples have a batch axis, on some of them.
         """
         view = self._view(batch)
         step = {"guidance": view.weight}
@@ -103,7 +103,7 @@ class Teaching:
         return told, view.x, self._targets(view, average, predict)
 
     def _view(self, batch: Batch) -> "View":
-        """The batch at the times that it is learnt at."""
+        """The batch at its new times."""
         assert batch.further is not None
         kind, level, which, weight = batch.further.unbind(1)
         layout = batch.layout
@@ -113,13 +113,13 @@ class Teaching:
             tokens = torch.tensor(layout.lengths, device=batch.t.device)
 
         def beside(values: Tensor) -> Tensor:
-            """One for each sample, in the shape of the times."""
+            """Expand one value per sample to the shape of the times."""
             if layout is not None:
                 return layout.beside_times(values[:, None], batch.t.shape)[..., 0]
             return values if batch.t.ndim == 1 else values[:, None].expand_as(batch.t)
 
         long, finest = kind < self.share, torch.ones_like(kind, dtype=torch.bool)
-        ends = torch.stack([kind, kind, kind])  # of no step
+        ends = torch.stack([kind, kind, kind])  # placeholder: no steps
         if self.most_steps is not None:
             levels = self.most_steps.bit_length()
             level = (level * levels).floor()
@@ -153,7 +153,7 @@ class Teaching:
         )
 
     def _each(self, t: Tensor, x: Tensor, layout: Layout | None) -> Tensor:
-        """Values in the shape of times, shaped to multiply samples."""
+        """Reshape values in the shape of the times to broadcast to samples."""
         return self.tokens.sample_times(t, x) if layout is None else self.tokens.sample_times(t, x, layout)
 
     def _targets(self, view: "View", average: nn.Module, predict: Predict) -> Tensor:
@@ -165,19 +165,19 @@ class Teaching:
 
         if not self.share:
             return velocity(view)
-        if view.layout is not None:  # samples of a packed row stay together
+        if view.layout is not None:  # a packed row cannot be split
             moves = view.each(view.moves.float()).bool()
             return torch.where(moves, mean(view), velocity(view))
         target = torch.empty_like(view.x)
         for which, answer in ((~view.long, velocity), (view.long, mean)):
             rows = which.nonzero()[:, 0]
-            if len(rows) or self.world > 1:  # a process without any goes along with the others
+            if len(rows) or self.world > 1:  # a process without any joins the collectives of the others
                 some = rows if len(rows) else rows.new_zeros(1)
                 target[rows] = answer(view.take(some))[: len(rows)]
         return target
 
     def _velocity(self, view: "View", predict: Predict) -> Tensor:
-        """What the teacher says with guidance, as the network's output."""
+        """The teacher's guided velocity, as a network output."""
         if self.teacher is None:
             return self.process.target(view.x0, view.noise, view.each(view.t))
         shown = predict(self.teacher, view.x, view.t, view.asked)
@@ -189,7 +189,7 @@ class Teaching:
         return torch.lerp(nothing, shown, view.each(torch.where(inside, view.beside_weight, 1.0)))
 
     def _mean(self, view: "View", average: nn.Module, predict: Predict) -> Tensor:
-        """The mean velocity over two steps of half the length, as the network's output."""
+        """The mean velocity over two steps of half the length, as a network output."""
         assert isinstance(self.process, FlowMatching)
         high, middle, low = view.ends
         x = view.x
@@ -205,16 +205,16 @@ class Teaching:
 
 @dataclass(frozen=True)
 class View:
-    """Samples of a batch at the times that they are learnt at; where nothing else is said in the shape of the times.
+    """Samples of a batch at their training times; attributes have the shape of the times unless stated otherwise.
 
     Attributes:
         x, x0, noise: rows.
-        ends: of the step that a sample would take: where it starts, its middle, its end.
-        moves: places that take it.
-        finest: those whose halves are too short for the model to be told of.
-        long: (B,) samples that take it.
-        weight, beside_weight: of guidance, (B,) and in the shape of the times.
-        shaped: makes of values in the shape of the times what multiplies samples.
+        ends: start, middle and end of each sample's possible step.
+        moves: mask of the places that take it.
+        finest: mask of those whose half steps are too short for the model's embedding.
+        long: (B,) mask of the samples that take it.
+        weight, beside_weight: guidance scales, (B,) and in the shape of the times.
+        shaped: reshapes values in the shape of the times to broadcast to samples.
     """
 
     x: Float[Tensor, "..."]
@@ -232,15 +232,15 @@ class View:
     layout: Layout | None
 
     def each(self, values: Tensor) -> Tensor:
-        """Values in the shape of the times, shaped to multiply samples."""
+        """Reshape values in the shape of the times to broadcast to samples."""
         return self.shaped(values, self.x, self.layout)
 
     def length(self, start: Tensor, end: Tensor) -> Tensor:
-        """How far places move between two times."""
+        """The span between two times, zero for places that do not move."""
         return torch.where(self.moves, start - end, 0.0)
 
     def take(self, rows: Tensor) -> "View":
-        """Some samples, which have a batch axis."""
+        """Select samples along the batch axis."""
         names = ("x", "x0", "noise", "t", "moves", "finest", "long", "beside_weight")
         own = {name: getattr(self, name)[rows] for name in names}
         high, middle, low = (end[rows] for end in self.ends)

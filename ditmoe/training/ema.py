@@ -1,4 +1,4 @@
-"""Moving average of the weights: what is saved for sampling."""
+"""Exponential moving average of the weights, used for sampling."""
 
 import copy
 
@@ -9,7 +9,7 @@ from ditmoe.distributed import local
 
 
 class EMA:
-    """Exponential moving average of a model's parameters; buffers are those of the latest step.
+    """Exponential moving average of a model's parameters; buffers are copied from the latest step.
 
         e <- d e + (1 - d) w,   d = min(decay, (1 + step) / (10 + step))
 
@@ -22,7 +22,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step `step` (counted from 0)."""
+        """Update with the weights after step `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         means, weights = ([local(p) for p in m.parameters()] for m in (self.model, model))
         torch._foreach_lerp_(means, weights, 1 - decay)

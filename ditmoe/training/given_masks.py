@@ -1,7 +1,7 @@
-"""What training gives of a sample, drawn at the address of the batch: frames of a clip, a part of any grid.
+"""Random masks of given places for training: frames of a clip, or tokens of any grid.
 
-Of clips given along the first axis: the head 35 %, the tail 25 %, both ends 20 %, scattered frames 20 %. Of grids by
-the token: all but a box 40 %, all within one 30 %, one side 20 %, scattered tokens 10 %.
+By frame (first axis): the head 35 %, the tail 25 %, both ends 20 %, scattered frames 20 %. By token: all outside of a
+box 40 %, all inside one 30 %, one side 20 %, scattered tokens 10 %.
 """
 
 import math
@@ -14,7 +14,7 @@ BY_FRAME, BY_TOKEN = "frame", "token"
 
 
 def draw_places(grid: Sequence[int], per: str, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
-    """Which places are given of one sample, some of them and not all: along the first axis, or of all tokens."""
+    """Draw the mask of one sample's given places, neither empty nor full: along the first axis, or over all tokens."""
     if per == BY_TOKEN:
         return _tokens(tuple(grid), rng).flatten()
     return _along(grid[0], rng)

@@ -1,4 +1,4 @@
-"""What stands between a gradient and the weights: clipping, and skipping steps whose numbers are not finite."""
+"""Gradient clipping, and skipping of steps with non-finite values."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,23 +13,23 @@ from ditmoe.parallel import gradient_norm
 from ditmoe.training.options import Clipping
 
 WARMUP = 25
-"""Steps whose norms make the first mean and deviation (ZClip, section 3)."""
+"""Warm-up steps that estimate the first mean and standard deviation of the norm (ZClip, section 3)."""
 MOMENTUM = 0.97
 
 
 class Guard:
-    """Clips gradients and decides which steps count, on the device: nobody waits for a number at each step.
+    """Clips gradients and decides which steps to skip, on the device, without a synchronisation per step.
 
-    A step with a loss or a gradient norm that is not finite leaves weights and optimiser as they are, and is
-    counted; `settle` reads the counts. With `zclip`, a norm g that lies more than z0 = `zclip` deviations above
-    its moving mean is cut (ZClip, arXiv 2504.02507, reciprocal clipping), the more the larger it is:
+    A step with a non-finite loss or gradient norm leaves weights and optimiser unchanged, and is counted; `settle`
+    reads the counts. With `zclip`, a norm g more than z0 = `zclip` standard deviations above its moving mean is
+    clipped, the more the larger it is (ZClip, arXiv 2504.02507, reciprocal clipping):
 
         z = (g - mean) / deviation > z0:    g* = mean + (z0² / z) deviation
         mean <- a mean + (1 - a) g*,    variance <- a variance + (1 - a) (g* - mean)²,    a = 0.97
 
     Args:
-        options: largest norm, z0, and how many skipped steps in a row end a run.
-        norm: of the gradient of parameters.
+        options: largest norm, z0, and the number of consecutive skipped steps that ends a run.
+        norm: computes the gradient norm of parameters.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Guard:
     def clip_gradients(
         self, parameters: Iterable[nn.Parameter], loss: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
-        """Clip in place; the norm before that, and whether the step counts."""
+        """Clip in place; returns the norm before clipping, and whether all is finite."""
         learning = [p for p in parameters if p.grad is not None]
         gradients, norm = [local(p.grad) for p in learning], self.norm(learning)
         good = loss.isfinite() & norm.isfinite()
@@ -58,9 +58,9 @@ class Guard:
         return norm, good
 
     def step(self, optimizer: torch.optim.Optimizer, good: Bool[Tensor, ""]) -> None:
-        """The optimiser's step if it counts. Fused optimisers look at the flag on the device; others wait for it."""
+        """Step the optimiser if `good`. Fused optimisers read the flag on the device; others synchronise."""
         fused: Any = optimizer
-        if getattr(optimizer, "_step_supports_amp_scaling", False):  # the door that GradScaler uses
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # the interface that GradScaler uses
             fused.grad_scale, fused.found_inf = None, (~good).float()
             optimizer.step()
             del fused.grad_scale, fused.found_inf
@@ -68,21 +68,21 @@ class Guard:
             optimizer.step()
 
     def note(self, step: int, good: Tensor, loss: Tensor, norm: Tensor) -> None:
-        """Remember how a step went, unread."""
+        """Record a step's outcome, without reading it from the device."""
         self.pending.append((step, torch.stack([good.double(), loss.double(), norm.double()])))
 
     @property
     def full(self) -> bool:
-        """Whether so much is unread that a run might have to end."""
+        """Whether there are so many unread outcomes that the run might have to end."""
         return len(self.pending) >= self.patience
 
     @property
     def exhausted(self) -> bool:
-        """Whether so many steps in a row were skipped, as far as they are read."""
+        """Whether `patience` consecutive steps were skipped, among those read."""
         return self.streak >= self.patience
 
     def settle(self) -> list[dict[str, Any]]:
-        """Read what was noted; the skipped ones of these steps: step, loss and gradient norm."""
+        """Read the recorded outcomes; returns step, loss and gradient norm of the skipped ones."""
         if not self.pending:
             return []
         steps, values = zip(*self.pending, strict=True)
@@ -96,11 +96,11 @@ class Guard:
         return found
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint; to be called when all is settled."""
+        """For the checkpoint; to be called after `settle`."""
         return {"numbers": self.numbers, "skipped": self.skipped, "streak": self.streak}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state; a run that ended for its streak gets another one."""
+        """Restore a state; a run that ended for too many skipped steps may skip as many again."""
         for name, value in self.numbers.items():
             value.copy_(state["numbers"][name])
         self.skipped = state["skipped"]
@@ -117,7 +117,7 @@ class Guard:
         taken = torch.minimum(norm, limit)
         rate = torch.where(seen < WARMUP, 1 / (seen + 1), 1 - MOMENTUM)
         new = torch.lerp(mean, taken, rate)
-        # Welford's variance in the warm-up, where the deviation from the old mean counts as well
+        # Welford's variance in the warm-up, which uses the deviation from the old mean as well
         distance = torch.where(seen < WARMUP, (taken - mean) * (taken - new), (taken - new).square())
         for number, value in zip(
             self.numbers.values(),
@@ -130,7 +130,7 @@ class Guard:
 
 @contextmanager
 def keeping(modules: Sequence[nn.Module], good: Bool[Tensor, ""]) -> Iterator[None]:
-    """What moves the buffers of these modules moves them only if the step counts."""
+    """Within the context, changes to buffers of these modules are kept only if `good`."""
     buffers = [buffer for module in modules for buffer in module.buffers()]
     before = [buffer.clone() for buffer in buffers]
     yield

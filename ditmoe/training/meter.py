@@ -1,4 +1,4 @@
-"""What a person sees of a training run: averages between two lines of the log, and the time that is left."""
+"""Progress of a training run: averages between two log records, and the remaining time."""
 
 import math
 import time
@@ -17,11 +17,11 @@ from ditmoe.training.router_stats import collapsed, health
 
 
 class Meter:
-    """Averages over the steps since the last record, and a rate that forgets slowly.
+    """Averages over the steps since the last record, and a slowly decaying average of the speed.
 
     Args:
         steps: of the whole run.
-        ranks: all of which must ask for each record.
+        ranks: all of which must request each record.
     """
 
     def __init__(self, steps: int, ranks: Ranks = ALONE) -> None:
@@ -36,16 +36,16 @@ class Meter:
         self.seconds_per_step: float | None = None
 
     def state(self) -> dict[str, Any]:
-        """What makes the next record, all but the clock."""
+        """The state of the next record, except for the clock."""
         return {"sums": self.sums, "skipped": self.skipped, "warned": self.warned}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.sums, self.skipped, self.warned = dict(state["sums"]), state["skipped"], state["warned"]
 
     @torch.no_grad()
     def add(self, numbers: dict[str, Any]) -> None:
-        """Take in one step, on its device; one that was skipped leaves the averages as they are."""
+        """Add one step, on its device; skipped steps do not change the averages."""
         good = numbers["good"]
         kept = {name: numbers[name] for name in ("tally", "by_time")}
         values = {"steps": torch.ones_like(good), **kept, **numbers["losses"]}
@@ -57,13 +57,13 @@ class Meter:
         self.latest = numbers
 
     def pause(self, work: Callable[[], None]) -> None:
-        """Do something that is no training step, outside the clock."""
+        """Do other work than training, with the clock stopped."""
         start = time.perf_counter()
         work()
         self.pauses += time.perf_counter() - start
 
     def record(self, step: int, model: DiTMoE, guard: Guard) -> dict[str, Any]:
-        """Numbers since the last record, by name; starts anew."""
+        """Values since the last record, by name; resets them."""
         now = time.perf_counter()
         seconds = (now - self.since - self.pauses) / self.timed
         smooth = self.seconds_per_step
@@ -113,7 +113,7 @@ class Meter:
         return record | {f"{key}/{name}": value for key, value in zip(numbers, values, strict=True)}
 
     def line(self, record: dict[str, Any]) -> str:
-        """One line for the screen; the load is the least and the most used expert's, 1 being an even share."""
+        """One line for the screen; loads are those of the least and most used expert, 1 being an even share."""
 
         def share(kind: str) -> list[float]:
             return [value for name, value in record.items() if name.startswith(f"{kind}/")]
@@ -138,7 +138,7 @@ class Meter:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds as a person writes them."""
+    """Format seconds as hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

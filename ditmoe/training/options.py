@@ -1,4 +1,4 @@
-"""What a person may say of a training run: the words `trainer.` of the command line, in groups."""
+"""Options of a training run: the section `trainer`, in groups."""
 
 from dataclasses import dataclass
 
@@ -6,28 +6,28 @@ from ditmoe.outside import check_number
 from ditmoe.training.schedule import Schedule
 
 TIME_PER = ("sample", "frame", "token")
-"""What has a time of its own in training: each sample; each place along the first axis of the tokens, such as the
-frames of a clip (diffusion forcing, arXiv 2407.01392); or each token."""
+"""What has its own time in training: each sample; each position along the first axis of the tokens, such as the frames
+of a clip (diffusion forcing, arXiv 2407.01392); or each token."""
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-"""Of torch.compile: the first two replay a step as a CUDA graph, for shapes that stay (no native sizes)."""
+"""Modes of torch.compile: the first two replay a step as a CUDA graph, for fixed shapes (no native sizes)."""
 
 MOST_WORKERS = 256
-"""Of `trainer.workers`: each is a process."""
+"""Upper bound of `trainer.workers`, each of which is a process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """What a step trains on.
+    """The batches of a step.
 
     Attributes:
-        batch_size: samples per forward pass, of all ranks together.
-        accumulate: forward passes that make a step.
-        condition_dropout: share of samples that are trained as if they asked for nothing, for guidance.
-        time_per: what has a time of its own, see `TIME_PER`.
-        workers: processes of each rank that read batches ahead; 0 reads them in between; None is `default_workers`.
-        given_hidden: share of the samples with given parts that do not see them, for the guidance by them.
-        given_noisy: share of them that see frames, pictures or tokens under a little noise.
+        batch_size: samples per forward pass, over all ranks.
+        accumulate: forward passes per step.
+        condition_dropout: share of samples trained without condition, for guidance.
+        time_per: what has its own time, see `TIME_PER`.
+        workers: data-loading processes per rank; 0 reads in the trainer's process; None is `default_workers`.
+        given_hidden: share of the samples with given parts for which these are hidden, for guidance by them.
+        given_noisy: share of them whose given frames, pictures or tokens are slightly noised.
     """
 
     batch_size: int
@@ -51,12 +51,13 @@ class Batching:
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping:
-    """What becomes of gradients that are too large, or no numbers; see `Guard`.
+    """Handling of large and non-finite gradients; see `Guard`.
 
     Attributes:
         clip: largest gradient norm.
-        zclip: norms of so many deviations above their moving mean are cut to less, 2.5 in the paper; None is off.
-        patience: steps in a row that are skipped, because a number is not finite, before the run stops.
+        zclip: norms more than this many standard deviations above their moving mean are clipped, 2.5 in the paper;
+            None is off.
+        patience: consecutive steps skipped for non-finite values before the run stops.
     """
 
     clip: float = 1.0
@@ -71,16 +72,16 @@ class Clipping:
 
 @dataclass(frozen=True, kw_only=True)
 class Computing:
-    """How the same numbers are computed: exactly, fast, or in little memory.
+    """Numerics, speed and memory of the computation.
 
     Attributes:
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies it.
-        deterministic: do the same twice on a GPU too, see `repeat_exactly`, and on a CPU that others load, with as
-            many threads all the time (`ditmoe.distributed.threads`).
-        compile: use torch.compile (needs a C++ compiler on a CPU), on as many threads all the time: graphs are made for
-            their number.
-        compile_mode: its mode, see `COMPILE_MODES`; None is its own.
-        recompute: keep no activations within blocks, compute them again in the backward pass.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 if the hardware supports it.
+        deterministic: be reproducible on a GPU too, see `repeat_exactly`, and on a CPU under other load, by a fixed
+            number of threads (`ditmoe.distributed.threads`).
+        compile: use torch.compile (needs a C++ compiler on a CPU), with a fixed number of threads, for which graphs are
+            compiled.
+        compile_mode: its mode, see `COMPILE_MODES`; None: its default.
+        recompute: recompute the activations within blocks in the backward pass instead of storing them.
     """
 
     precision: str = "auto"
@@ -101,12 +102,12 @@ class Computing:
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """What a run writes down, and when.
+    """Logs, checkpoints and previews.
 
     Attributes:
         log_every, save_every, preview_every: in steps; 0 is never.
-        keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
-        background_save: train on while a checkpoint is written, from a copy in the host's memory.
+        keep_last, keep_every: checkpoints to keep: the last ones, and those at multiples of `keep_every` steps.
+        background_save: continue training while a checkpoint is written from a copy in host memory.
     """
 
     log_every: int = 50
@@ -124,10 +125,10 @@ class Writing:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Writing, Computing, Clipping, Batching, Schedule):
-    """All groups as one flat section, which is how they are typed; each part of the trainer asks for its own group.
+    """All groups as one flat section, as in the configuration; each part of the trainer takes only its own group.
 
     Raises:
-        ValueError: one line that names the first option whose value does not fit.
+        ValueError: one line that names the first invalid option.
     """
 
     def __post_init__(self) -> None:

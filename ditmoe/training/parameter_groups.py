@@ -1,8 +1,7 @@
-"""Who learns how fast, and whose weights decay, by a parameter's name and kind, and by its shape where there is muP.
+"""Learning rate and weight decay per parameter, by name and kind, and by shape under muP.
 
-The one place that says so: what a new rule needs to know of a parameter (its name, what it is, its shape) is at hand in
-`ParameterGroups.group`. What parameters are stands in `ditmoe/model/parameters.py`, how they follow the width in
-`ditmoe/model/mup.py`.
+Rules belong here only: `ParameterGroups.group` has a parameter's name, kind and shape at hand. Kinds are defined in
+`ditmoe/model/parameters.py`, the scaling with width in `ditmoe/model/mup.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,11 @@ from ditmoe.parallel import Mesh
 
 
 class Group(NamedTuple):
-    """What parameters have in common that are in one group.
+    """Common settings of the parameters in a group.
 
     Attributes:
         rate: factor on the learning rate.
-        decays: whether they do.
+        decays: whether weight decay applies.
         decay: factor on the weight decay.
     """
 
@@ -38,11 +37,11 @@ class ParameterGroups:
 
     Args:
         rates: factors on the learning rate by kind (`KINDS`) or name, which may be a pattern such as `blocks.0.*`;
-            factors of all that fit a parameter are multiplied. A factor of 0 keeps it as it is.
+            factors of all that match a parameter are multiplied. A factor of 0 freezes it.
         no_decay: kinds or names without weight decay.
 
     Raises:
-        ValueError: if a factor is no number of at least zero; later, if a word is no kind and fits no name.
+        ValueError: if a factor is not a number of at least zero; later, if a key is no kind and matches no name.
     """
 
     rates: Mapping[str, Any] | None = None
@@ -55,10 +54,10 @@ class ParameterGroups:
     def optimizer(
         self, make: Callable[[Any], torch.optim.Optimizer], model: nn.Module, mesh: Mesh
     ) -> tuple[torch.optim.Optimizer, list[float]]:
-        """An optimiser over the parameters of a model, and the learning rate of each of its groups.
+        """Make an optimiser over the parameters of a model; also returns the learning rate of each of its groups.
 
         Raises:
-            ValueError: if a word is no kind and fits no name, or the optimiser knows no weight decay to leave out.
+            ValueError: if a key is no kind and matches no name, or the optimiser has no weight decay to leave out.
         """
         every = list(parameters_of(model))
         for option, patterns in {"rates": self.rates or {}, "no_decay": self.no_decay}.items():
@@ -87,7 +86,7 @@ class ParameterGroups:
         return made, [made.defaults["lr"] * group.rate for group in kept]
 
     def group(self, parameter: Parameter, widths: Widths | None = None) -> Group:
-        """What a parameter is to learn by; those that are alike share a group."""
+        """The settings of a parameter; parameters with equal settings share a group."""
         factor = 1.0
         for pattern, rate in (self.rates or {}).items():
             if parameter.matches(pattern):
@@ -98,10 +97,10 @@ class ParameterGroups:
 
 
 def _scale(optimizer: torch.optim.Optimizer, groups: Sequence[Group], widths: Widths) -> None:
-    """Weight decay and eps of muP: the one takes back what the learning rate lost, the other falls as gradients do.
+    """Set weight decay and eps for muP: the decay compensates the smaller learning rate, eps shrinks as gradients do.
 
     Raises:
-        ValueError: if the steps of this optimiser grow with gradients, for which muP has other rules.
+        ValueError: if this optimiser's steps scale with gradients, for which muP has other rules.
     """
     if "betas" not in optimizer.defaults:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Batches that worker processes read ahead of the model, in order, each a function of its address alone."""
+"""Prefetching: worker processes read batches ahead of the model, in order, each a function of its address alone."""
 
 import multiprocessing
 import os
@@ -21,28 +21,28 @@ from torch.utils.data import DataLoader, Dataset
 from ditmoe.modality import Modality, Reader
 
 MOST_BY_DEFAULT = 8
-"""Processes that are started where no one says how many: further ones seldom pay for the memory that each takes."""
+"""Default upper bound of workers: more are seldom worth the memory that each takes."""
 LARGE = 2**20
-"""Bytes from which an array goes through shared memory, a file descriptor each, in place of a pipe."""
+"""Bytes from which an array is sent through shared memory, with a file descriptor each, instead of a pipe."""
 ROOM = 2**28
-"""Bytes of shared memory that must be free for that: containers often have 64 MB, and end who takes more."""
+"""Free shared memory required for that, in bytes: containers often have 64 MB, and kill processes that use more."""
 _ENDED = r"exited unexpectedly|killed by signal"
 
 
 def reader_of(modality: Modality) -> Reader:
-    """The two steps of a modality's batches; where a subclass has changed `batch` alone, that is the first."""
+    """The two steps of a modality's batches; if a subclass overrides only `batch`, that is the first."""
     made = "packed_batch" if getattr(modality, "rows", 0) else "batch"
     order = {name: _first(type(modality), name) for name in (made, "reader")}
     return modality.reader() if order["reader"] <= order[made] else Modality.reader(modality)
 
 
 def _first(kind: type, name: str) -> int:
-    """How far up a class has its method from."""
+    """The position in the MRO of the class that defines a method."""
     return next(i for i, each in enumerate(kind.__mro__) if name in vars(each))
 
 
 def default_workers(reader: Reader, device: torch.device) -> int:
-    """Processes for this rank: none where nothing is decoded, or where the model takes the cores itself."""
+    """Default workers of this rank: none if nothing is decoded, or if the model needs the cores itself."""
     if not reader.files or device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -51,16 +51,16 @@ def default_workers(reader: Reader, device: torch.device) -> int:
 
 
 class ReadAhead:
-    """What `read` gives for an address, and then for the next ones, which workers read meanwhile.
+    """Calls `read` for an address, while workers prefetch the next ones.
 
-    A pool of torch's DataLoader, with a server from which processes are forked: it has no GPU, no threads and no locks
-    of the training. A call for any other address than the next begins there anew.
+    Uses torch's DataLoader with a fork server, which has no GPU, threads or locks of the trainer. A call for any
+    address but the next restarts prefetching there.
 
     Args:
-        read: of an address, from 0; sent to the workers by pickle.
-        stop: the first address that is not read ahead.
-        workers: processes; 0 reads in the caller's, when it is asked.
-        ahead: addresses that each worker is ahead.
+        read: function of an address, from 0; pickled for the workers.
+        stop: the first address that is not prefetched.
+        workers: processes; 0 reads in the caller's process, on demand.
+        ahead: addresses prefetched per worker.
     """
 
     def __init__(self, read: Callable[[int], Any], stop: int, workers: int, ahead: int = 2) -> None:
@@ -69,11 +69,11 @@ class ReadAhead:
         self._coming: Iterator[Any] | None = None
 
     def __call__(self, address: int) -> Any:
-        """What was read for an address.
+        """Return the result of `read` for an address.
 
         Raises:
             ChildProcessError: one line, if a worker was killed.
-            ValueError, OSError: those of `read`, as they are without workers.
+            ValueError, OSError: those of `read`, as without workers.
         """
         if not self.workers or address >= self.stop:
             return self.read(address)
@@ -85,7 +85,7 @@ class ReadAhead:
             found = next(self._coming)
         except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
             if isinstance(error, RuntimeError) and not re.search(_ENDED, str(error)):
-                raise  # a mistake in the code, with its traceback
+                raise  # a bug: keep the traceback
             raise ChildProcessError(
                 "a process that reads batches ahead was killed, which happens where memory is short: "
                 f"trainer.workers={self.workers // 2} takes less; the same command goes on from what was saved"
@@ -95,8 +95,8 @@ class ReadAhead:
         return _arrays(found)
 
     def close(self) -> None:
-        """End the workers; a later call starts others."""
-        self._coming = None  # whose end is that of its processes
+        """Stop the workers; a later call starts new ones."""
+        self._coming = None  # its deletion ends the processes
 
     def __enter__(self) -> "ReadAhead":
         return self
@@ -115,7 +115,7 @@ class ReadAhead:
         if kind == "forkserver":
             _start_server(self.read)
         with warnings.catch_warnings():
-            # It warns of more workers than cores, which a person may want.
+            # Suppresses the warning about more workers than cores, which may be intended.
             warnings.simplefilter("ignore", UserWarning)
             loader = DataLoader(
                 _Addresses(self.read, _has_shared_memory()),
@@ -131,18 +131,18 @@ class ReadAhead:
 
 
 class _Failed:
-    """An error on its way to the process that has to do with it."""
+    """An error to be sent to the trainer's process."""
 
     def __init__(self, error: Exception) -> None:
         try:
             same = str(pickle.loads(pickle.dumps(error))) == str(error)
-        except Exception:  # of a class whose arguments are no text
+        except Exception:  # its class cannot be made from text
             same = False
         self.error = error if same else ValueError(str(error))
 
 
 class _Addresses(Dataset):
-    """What is read, as a data set whose items are batches."""
+    """A data set whose items are batches."""
 
     def __init__(self, read: Callable[[int], Any], shared: bool) -> None:
         self.read, self.shared = read, shared
@@ -187,11 +187,11 @@ def _has_shared_memory() -> bool:
 
 
 def _start_server(read: Callable[[int], Any]) -> None:
-    """The server that workers are forked from, deaf to Ctrl-C and SIGTERM, which are the trainer's to obey."""
+    """Start the server that workers are forked from; it ignores Ctrl-C and SIGTERM, which the trainer handles."""
     of = getattr(read, "read", read)
     loaded = {__name__, type(of).__module__, type(getattr(of, "__self__", of)).__module__}
     multiprocessing.set_forkserver_preload(sorted(loaded))  # once, for all of them
-    # Modules from where they are here, and from nowhere else: by itself it would look into the working folder first.
+    # Import modules only from where they are here: by default the server would search the working folder first.
     told = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
@@ -205,7 +205,7 @@ def _start_server(read: Callable[[int], Any]) -> None:
 
 @contextmanager
 def _ignoring(*numbers: int) -> Iterator[None]:
-    if current_thread() is not main_thread():  # who cannot say so
+    if current_thread() is not main_thread():  # only the main thread can set handlers
         yield
         return
     previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
@@ -217,7 +217,7 @@ def _ignoring(*numbers: int) -> Iterator[None]:
 
 
 def _begin(worker: int) -> None:
-    """In each worker: leave signals to the trainer, and end with it, however it ends."""
+    """Initialise a worker: ignore signals, which the trainer handles, and exit when the trainer does, in any case."""
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

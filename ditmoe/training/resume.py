@@ -1,4 +1,4 @@
-"""Going on where an earlier run stopped, in the same folder."""
+"""Resuming a run in the same folder."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -24,11 +24,11 @@ FIXED = (
 )
 """Sections that must not change between a run and its continuation."""
 MAY_CHANGE = ("lr", "examples", "states")
-"""Of their options: the learning rate, captions to show, which are found in the data, and where their states lie."""
+"""Their options that may: learning rate, example captions (found in the data), path of cached text embeddings."""
 
 
 def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """What the run's checkpoint knows of its data; None for a new run, or one of another modality."""
+    """The data facts in the run's checkpoint; None for a new run, or one of another modality."""
     if not checkpoint.exists(folder):
         return None
     found = checkpoint.find(folder, parts=("facts",))
@@ -37,16 +37,16 @@ def known_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def resume(trainer: Trainer, config: dict[str, Any]) -> None:
-    """Go on from the run's newest whole checkpoint.
+    """Resume from the run's newest complete checkpoint.
 
     Raises:
-        ValueError: if the run in this folder is another one, or all its checkpoints are damaged.
+        ValueError: if the run in this folder is a different one, or all its checkpoints are damaged.
     """
     found = checkpoint.find(trainer.folder, ranks=trainer.ranks)
     try:
         earlier = completed(renamed(found.part("config"), found.tensors["model"]), config)
         idle = () if trainer.model.conditioning.gives_tokens else ("cross_layers",)
-        earlier.setdefault("lora", {**config["lora"], "rank": 0})  # before there was any
+        earlier.setdefault("lora", {**config["lora"], "rank": 0})  # checkpoints from before LoRA
         for section in FIXED:
             if fixed(earlier.get(section), idle) != fixed(config.get(section), idle):
                 raise ValueError(
@@ -65,7 +65,7 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
 
 
 def fixed(section: Any, idle: Collection[str] = ()) -> Any:
-    """A section without what may change on the way, and without what is idle in this model."""
+    """A section without options that may change, and without those that are `idle` in this model."""
     if not isinstance(section, dict):
         return section
     return {name: value for name, value in section.items() if name not in (*MAY_CHANGE, *idle)}

@@ -1,4 +1,4 @@
-"""Whether a mixture is alive: experts that nobody takes, routers that cannot tell, experts that are alike."""
+"""Health of a mixture: dead experts, indecisive routers, similar experts."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from ditmoe.distributed import local, whole
 from ditmoe.moe import Routing
 
 EXPERTS_TAKE_ALL = 1.25
-"""A layer has collapsed when its effective experts are at most so many times those that a token takes."""
+"""A layer has collapsed when its effective experts are at most this many times the experts per token."""
 FEWEST = 32
-"""Assignments per expert below which a share says nothing."""
+"""Assignments per expert below which shares are not meaningful."""
 
 
 def tally(routings: Sequence[Routing], device: torch.device) -> Float[Tensor, "L columns"]:
-    """Assignments per layer and expert of a pass, and at the end those that were dropped."""
+    """Assignments per layer and expert of a pass, then the number dropped."""
     rows = [
         F.pad(r.counts, (0, 1)) if r.dropped is None else torch.cat([r.counts, r.dropped[None]])
         for r in routings
@@ -30,14 +30,14 @@ def tally(routings: Sequence[Routing], device: torch.device) -> Float[Tensor, "L
 def health(
     counts: Float[Tensor, " E"], routing: Routing, router: nn.Module, experts: nn.Module
 ) -> dict[str, float]:
-    """Numbers of one layer.
+    """Statistics of one layer.
 
         dead                experts without any assignment
         effective           exp of the entropy of the load: E when it is even, 1 when one expert has all
-        entropy             of a token's scores, mean over the tokens, over log E: 1 when all are liked alike
+        entropy             of a token's scores, mean over the tokens, over log E: 1 when all scores are equal
         router_similarity   largest cosine between two rows of the router's matrix
-        expert_similarity   mean cosine between the weights of two experts; 1 after upcycling, 0 at birth; not
-                            where they are spread over ranks
+        expert_similarity   mean cosine between the weights of two experts; 1 after upcycling, 0 at random
+                            initialisation; not under expert parallelism
 
     Args:
         counts: assignments per expert since the last record.
@@ -66,7 +66,7 @@ def health(
 
 
 def collapsed(numbers: dict[str, float], counts: Float[Tensor, " E"], active: float) -> bool:
-    """Whether about as few experts as a token takes do all the work, or most do none."""
+    """Whether few more experts than a token uses do all the work, or most do none."""
     num = len(counts)
     if num < 3 or num <= 2 * active or float(counts.sum()) < FEWEST * num:
         return False
@@ -74,7 +74,7 @@ def collapsed(numbers: dict[str, float], counts: Float[Tensor, " E"], active: fl
 
 
 def _cosines(rows: Float[Tensor, "E n"]) -> Float[Tensor, " pairs"]:
-    """Of each pair of rows."""
+    """The cosine of each pair of rows."""
     rows = F.normalize(rows.float(), dim=1)
     first, second = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
     return (rows @ rows.T)[first, second]

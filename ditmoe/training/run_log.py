@@ -1,4 +1,4 @@
-"""The curve of a run: log.jsonl, which has each step once whatever happened, and TensorBoard's events."""
+"""The log of a run: log.jsonl, with each step exactly once despite interruptions, and TensorBoard events."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from ditmoe.outside import open_regular
 class Recorder:
     """Writes records to `log.jsonl` and to TensorBoard, as whole lines or not at all.
 
-    A run that goes on from step N had perhaps logged steps beyond it, or half a line, before it was killed: these
-    are taken away. A full disk does not end a run: what could not be written is kept and written with the next.
+    A run resumed at step N may have logged later steps, or half a line, before it was killed: these are removed. A full
+    disk does not end a run: records that could not be written are kept and written with the next.
 
     Args:
-        folder: of the run; made if need be.
-        step: the step at which the run goes on.
+        folder: of the run; created if missing.
+        step: the step at which the run resumes.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -27,7 +27,7 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "log.jsonl"
         if os.path.lexists(self.file):
-            open_regular(self.file).close()  # says so if it is a pipe
+            open_regular(self.file).close()  # raises if it is a pipe
         self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         self.size = _whole(self.file.read_bytes(), step)
         os.truncate(self.handle, self.size)
@@ -40,7 +40,7 @@ class Recorder:
             self._tell(f"TensorBoard's events cannot be written: {error}")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Add one record; nested values go to the log alone."""
+        """Add one record; nested values go to `log.jsonl` only."""
         self.pending += (json.dumps(record) + "\n").encode()
         try:
             self.flush()
@@ -50,14 +50,14 @@ class Recorder:
             for name, value in record.items():
                 if self.board and isinstance(value, int | float):
                     self.board.add_scalar(name, value, record["step"])
-        except OSError:  # its thread has ended
+        except OSError:  # TensorBoard's thread has ended
             self.board = None
 
     def flush(self, sync: bool = False) -> None:
-        """Write what is pending, and with `sync` down to the disk.
+        """Write pending records, with `sync` through to the disk.
 
         Raises:
-            OSError: if that fails; the next call goes on where this one stopped.
+            OSError: if that fails; the next call continues where this one stopped.
         """
         while self.pending:
             written = os.pwrite(self.handle, self.pending, self.size)
@@ -81,7 +81,7 @@ class Recorder:
 
 
 def _whole(data: bytes, step: int) -> int:
-    """Length of the part that is whole lines of steps up to this one."""
+    """Length of the leading part that consists of whole lines of steps up to this one."""
     kept = start = 0
     while end := data.find(b"\n", start) + 1:
         try:

@@ -1,4 +1,4 @@
-"""What a run keeps between two commands: the parts of a checkpoint, and a folder that is one run's alone."""
+"""The state of a run between two commands: the parts of a checkpoint, and the lock of a run's folder."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +20,10 @@ from ditmoe.training.meter import Meter
 
 @dataclass(frozen=True)
 class RunState:
-    """All that changes from step to step but the number of the step.
+    """The state that changes during training, except for the step number.
 
     Attributes:
-        carried: what the checkpoint carries besides: "config", "facts" and "command".
+        carried: further content of checkpoints: "config", "facts" and "command".
     """
 
     model: DiTMoE
@@ -34,8 +34,8 @@ class RunState:
     carried: Mapping[str, Any]
 
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds, by part; the optimiser's state has the parameters' names."""
-        # loads DTensor and SymPy, a second that only who trains should wait for
+        """The content of a checkpoint, by part; the optimiser's state is keyed by parameter names."""
+        # imports DTensor and SymPy, which takes a second: only for training
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
         return {
@@ -48,7 +48,7 @@ class RunState:
         }
 
     def fill(self, found: checkpoint.Checkpoint) -> None:
-        """Take everything from a checkpoint, in place."""
+        """Load everything from a checkpoint, in place."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
         checkpoint.fill(found, "model", self.model.state_dict())
@@ -62,10 +62,10 @@ class RunState:
 
 
 def _check_moments(state: Mapping[str, Any], file: Path) -> None:
-    """Refuse squares and numbers of steps below zero, whose roots would make every weight NaN and the average with it.
+    """Refuse negative second moments and step counts, whose roots would make all weights and their EMA NaN.
 
     Raises:
-        ValueError: naming the first; what is spread over processes is not looked at.
+        ValueError: naming the first; sharded tensors are not checked.
     """
     for name, value in manifest.split(state)[1].items():
         last = name.rpartition("/")[2]
@@ -76,7 +76,7 @@ def _check_moments(state: Mapping[str, Any], file: Path) -> None:
 
 
 def not_finite(parts: Mapping[str, Any]) -> str | None:
-    """The first tensor of a state that holds numbers that are not finite; of what is spread, this rank's part."""
+    """The name of the first tensor with non-finite values; of sharded ones only this rank's part is checked."""
     for part in ("model", "ema", "optimizer"):
         for name, value in manifest.split(parts[part])[1].items():
             if value.is_floating_point() and not local(value).isfinite().all():
@@ -85,11 +85,11 @@ def not_finite(parts: Mapping[str, Any]) -> str | None:
 
 
 class FolderLock:
-    """Keeps other processes from training in a run's folder; may be taken again by who has it.
+    """Reentrant lock that keeps other processes from training in a run's folder.
 
     Args:
         folder: of the run.
-        ranks: all of which ask for it together; the first one holds it for all.
+        ranks: all of which acquire it together; the first one holds it for all.
     """
 
     def __init__(self, folder: Path, ranks: Ranks) -> None:
@@ -98,7 +98,7 @@ class FolderLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Have the folder to oneself.
+        """Hold the lock.
 
         Raises:
             ValueError: on all ranks, if another process is training in it.

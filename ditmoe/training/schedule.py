@@ -1,4 +1,4 @@
-"""How far each step moves: the learning rate over a run, and the average of the weights."""
+"""Schedules over a run: learning rate and EMA."""
 
 import math
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from ditmoe.outside import check_number
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How many steps there are, and how much each counts.
+    """Length of a run, learning-rate schedule and EMA decay.
 
     Attributes:
-        steps: optimiser steps in all.
-        warmup: steps of linear warm-up of the learning rate; then it follows `decay`.
+        steps: total optimiser steps.
+        warmup: steps of linear warm-up of the learning rate, followed by `decay`.
         decay: "constant", "linear" or "cosine"; the last two end at zero.
-        ema_decay: of the averaged weights, see `EMA`.
+        ema_decay: of the EMA weights, see `EMA`.
     """
 
     steps: int

@@ -1,4 +1,4 @@
-"""Stopping in time: Ctrl-C, and the SIGTERM that clusters send half a minute before the kill."""
+"""Graceful stopping: Ctrl-C, and the SIGTERM that clusters send half a minute before killing a job."""
 
 import signal
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from ditmoe.distributed import ALONE, Ranks, say
 
 
 class Stop:
-    """Whether somebody asked for an end; a second time it is a KeyboardInterrupt."""
+    """Records a request to stop; a second request raises KeyboardInterrupt."""
 
     def __init__(self, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
         self.requested = self._breakable = False
 
     def agreed(self) -> bool:
-        """Whether one of the ranks was asked; all of them must ask this, and then know."""
+        """Whether any rank got a request; collective: all ranks must call it, and get the same answer."""
         self.requested = self.ranks.any(self.requested)
         return self.requested
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C and SIGTERM as a request."""
+        """Within the context, treat Ctrl-C and SIGTERM as a request."""
         previous = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -32,7 +32,7 @@ class Stop:
 
     @contextmanager
     def breaking(self) -> Iterator[None]:
-        """Work that is given up at once when a stop is asked for, unless it is done together with other ranks."""
+        """Within the context, a request aborts the work at once, unless there are other ranks."""
         self._breakable = self.ranks.size == 1
         try:
             yield
@@ -52,4 +52,4 @@ class Stop:
 
 
 class _StoppedError(BaseException):
-    """No Exception, so that nobody takes it for a failure."""
+    """Not an Exception, so that no handler takes it for a failure."""

@@ -1,4 +1,4 @@
-"""The training loop: one that can be stopped anywhere and goes on where it was."""
+"""The training loop, which can be stopped and resumed at any step."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,20 +40,20 @@ from ditmoe.training.signals import Stop
 class Trainer:
     """Trains a model on a modality.
 
-    Everything random is drawn at the address (seed, step), so the state of a run is its weights, optimiser
-    and step; a resumed run equals an uninterrupted one bit for bit on a CPU.
+    Random numbers are seeded by (seed, step), so the state of a run is its weights, optimiser and step; a resumed run
+    equals an uninterrupted one bit for bit on a CPU.
 
     Args:
-        objective: what is optimised.
+        objective: the training objective.
         optimizer: makes one over groups of parameters.
-        folder: where the checkpoint, the log and the pictures go.
-        carried: what the checkpoint carries besides the state: "config", "facts" and "command".
-        preview: draws a picture with the averaged weights into a file; called every `preview_every` steps. None: never.
-        options: all that the command line says of the run, in groups.
-        parameters: learning rates and weight decay by parameter; None is one group.
-        mesh: how the model lies on many devices; None is one process. Every rank of it has a trainer.
-        given: share of the samples that have some part given, see `ditmoe.given`.
-        teaching: what is learnt in place of the process's target; None is that.
+        folder: of checkpoints, log and pictures.
+        carried: content of checkpoints besides the state: "config", "facts" and "command".
+        preview: samples a picture with the EMA weights into a file; called every `preview_every` steps. None: never.
+        options: of the run, in groups.
+        parameters: learning rates and weight decay by parameter; None: one group.
+        mesh: the distribution over devices; None: one process. Every rank has a trainer.
+        given: share of the samples with given parts, see `ditmoe.given`.
+        teaching: distillation targets; None: the process's target.
     """
 
     def __init__(
@@ -107,28 +107,28 @@ class Trainer:
         self.step = 0
 
     def save(self) -> None:
-        """Write a checkpoint, and remove those that are not to be kept.
+        """Write a checkpoint, and remove those beyond the number to keep.
 
         Raises:
-            OSError: if it cannot be written; the earlier ones are as they were.
-            ValueError: if its numbers are not finite; neither is anything written then.
+            OSError: if it cannot be written; earlier ones are unchanged.
+            ValueError: if it has non-finite values; nothing is written then.
         """
         if self.saver.begun < self.step:
             parts = self.state.parts()
             self._check_finite(parts)
             self.saver.save(self.step, parts)
-        else:  # the last one may have been cut off after its end
+        else:  # the save may have been interrupted before pruning
             self.saver.prune()
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
-        """Go on from a checkpoint, within `exclusive_lock`."""
+        """Resume from a checkpoint, within `exclusive_lock`."""
         self.state.fill(found)
         self.step = self.saver.saved = self.saver.begun = found.plain["step"]
         if self.mesh.rank == 0:
             checkpoint.restate(found, config=self.state.carried["config"])
 
     def exclusive_lock(self) -> AbstractContextManager[None]:
-        """Have the run's folder to oneself; nothing is read of it to go on from, or written into it, before.
+        """Lock the run's folder, to be held before resuming from it or writing into it.
 
         Raises:
             ValueError: on all ranks, if another process is training in it.
@@ -142,7 +142,7 @@ class Trainer:
             self.stop.listening(),
             self.exclusive_lock(),
             self._reading_ahead(),
-            # Of other threads sums are rounded otherwise, also in previews; and compiled graphs are made anew.
+            # Another number of threads changes the rounding of sums, also in previews, and recompiles graphs.
             share_cores.held() if options.deterministic or options.compile else nullcontext(),
             Recorder(self.folder, self.step) if self.mesh.rank == 0 else nullcontext() as recorder,
         ):
@@ -179,7 +179,7 @@ class Trainer:
 
     @contextmanager
     def _reading_ahead(self) -> Iterator[None]:
-        """Have workers read the batches of the steps to come, and none left behind it."""
+        """Within the context, workers prefetch the batches of the next steps; on exit they are stopped."""
         workers, plain = self.options.workers, self.batches.source
         if workers is None:
             workers = default_workers(self.batches.reader, self.device)
@@ -190,7 +190,7 @@ class Trainer:
                 self.batches.source = plain
 
     def _settle(self) -> bool:
-        """Report the steps that were skipped; whether they are so many in a row that the run must end."""
+        """Report skipped steps; returns whether so many are consecutive that the run must end."""
         size, passes = self.options.batch_size, self.options.accumulate
         for entry in self.guard.settle():
             batches = [entry["step"] * passes + micro for micro in range(passes)]
@@ -207,7 +207,7 @@ class Trainer:
         self.save()
 
     def _check_finite(self, parts: Mapping[str, Any]) -> None:
-        """Refuse to write, on all ranks, what nothing could go on from: it would take a good one's place."""
+        """Refuse, on all ranks, to write a state that cannot be resumed: it would replace a good checkpoint."""
         wrong = not_finite(parts)
         if (wrong := self.ranks.first_error(None if wrong is None else ValueError(wrong))) is None:
             return
@@ -227,11 +227,11 @@ class Trainer:
             )
 
     def _train_step(self) -> dict[str, Any] | None:
-        """One step; None if a stop was asked for before all its passes were through, which leaves all as it was."""
+        """Do one step; None if stopped before all its passes were done, which leaves the state unchanged."""
         factor, accumulate = self.options.rate(self.step), self.options.accumulate
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        if self.options.compile_mode is not None:  # graphs of earlier steps may be overwritten
+        if self.options.compile_mode is not None:  # CUDA graphs may overwrite outputs of earlier steps
             torch.compiler.cudagraph_mark_step_begin()
         tallies, samples = [], 0
         passes: list[list[Mapping[str, Tensor]]] = []
@@ -274,14 +274,14 @@ class Trainer:
         }
 
     def losses(self, batch: Batch) -> tuple[Losses, list[Routing]]:
-        """What the objective says of one batch, and the routings."""
+        """The objective's losses of one batch, and the routings."""
         if self.teaching is None:
             noised = batch.x0, batch.noise, batch.each
             x_t, target = (of(*noised) for of in (self.process.corrupt, self.process.target))
         else:
             batch, x_t, target = self.teaching(batch, self.ema.model, partial(self._predict, batch.layout))
         x_t, target = batch.shaped(x_t), batch.shaped(target)
-        # For routers with noise.
+        # Seeds routers with noise.
         torch.manual_seed(torch_generator("router", self.seed, batch.index).initial_seed())
         sizes = () if batch.layout is None else (batch.layout,)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
@@ -293,7 +293,7 @@ class Trainer:
     def _predict(
         self, layout: Layout | None, model: nn.Module, x: Tensor, t: Tensor, asked: Condition
     ) -> Tensor:
-        """What another model makes of rows of a batch with this layout, or of samples."""
+        """The output of another model on rows of a batch with this layout, or on samples."""
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             output = model(x, t, asked)[0] if layout is None else model(x[None], t, asked, layout)[0][0]
         return output.float()
@@ -304,10 +304,10 @@ class Trainer:
         with self.stop.breaking():
             try:
                 self.preview(self.ema.model, file)
-            except (OSError, ValueError) as error:  # samples of an untrained model may be no numbers
+            except (OSError, ValueError) as error:  # an untrained model may give non-finite samples
                 launch.tell(f"{file} was not drawn: {error}")
 
 
 def due(every: int, step: int) -> bool:
-    """Whether something that happens every so many steps happens after this one."""
+    """Whether something done every `every` steps is due after this one."""
     return every > 0 and step % every == 0

@@ -20,20 +20,20 @@ from ditmoe.outside import check_number
 
 
 class Cosine(Router):
-    """Each token takes the K experts of the highest cosine (X-MoE, arXiv 2204.09179, eq. 4, without its projection).
+    """Each token chooses the K experts of highest cosine (X-MoE, arXiv 2204.09179, eq. 4, without its projection).
 
         s = softmax(cos(x, w_e) / temperature) over the E experts,    chosen: the K largest of s + b,    weight: s
 
-    The length of a token says nothing, so no expert wins by long tokens. Two things keep the experts in use: the
-    balance loss (arXiv 2101.03961, eq. 4), and a bias b that is no weight but moves after each step towards those
-    that got too few tokens (arXiv 2408.15664).
+    The norm of a token has no influence, so no expert wins by long tokens. Two things balance the experts: the balance
+    loss (arXiv 2101.03961, eq. 4), and a bias b, not a weight, that each step raises for experts with too few tokens
+    (arXiv 2408.15664).
 
     Args:
-        hidden_size: D, of a token; the model gives it, all else stands in the YAML.
+        hidden_size: D, width of a token; passed by the model, all others are in the YAML.
         num_experts, top_k: E and K.
-        temperature: below which differences of cosines count.
+        temperature: of the softmax over cosine similarities.
         balance: coefficient of the balance loss.
-        bias_rate: how far b moves in a step; 0 is no bias.
+        bias_rate: change of b per step; 0: no bias.
     """
 
     bias: Tensor
@@ -80,6 +80,6 @@ class Cosine(Router):
 
     @torch.no_grad()
     def update(self, batch_stats: Sequence[Mapping[str, Tensor]]) -> None:
-        """Once per optimiser step, with what each of its forward passes observed: the only place where state moves."""
+        """Called once per optimiser step, with the statistics of its passes: the only place that changes state."""
         counts = torch.stack([seen["counts"] for seen in batch_stats]).sum(0).float()
         self.bias += self.bias_rate * (counts.mean() - counts).sign()

@@ -35,9 +35,9 @@ SPLITS = {"train": 128, "val": 64, "test": 128}  # signals in each reference set
 
 
 class Pieces(PatchTokens):
-    """Cuts a signal into pieces of `patch` numbers and puts predicted pieces together, as latents of pictures are.
+    """Cuts a signal into patches of `patch` values and reassembles predictions, as for image latents.
 
-    For tokens of another kind, say which numbers they have and where they lie: `ditmoe.modality.Tokens`.
+    For another kind of tokens, implement their values and positions: `ditmoe.modality.Tokens`.
     """
 
     axes = 1
@@ -52,10 +52,10 @@ class Pieces(PatchTokens):
 
 
 class Signals(Modality, Files, Metric):
-    """Waves of one to three periods, random phase and amplitude; a class is a form of wave.
+    """Waves of one to three periods, random phase and amplitude; a class is a waveform.
 
-    Its YAML gives `tokens`, which makes the patchifier, and the `length` L of training; `data_facts` is what a
-    checkpoint remembers, None in the run that learns it.
+    Its YAML sets `tokens`, which makes the patchifier, and the `length` L in training; `data_facts` come from a
+    checkpoint, or are None in a new run.
     """
 
     name: ClassVar[str] = "signals"
@@ -69,7 +69,7 @@ class Signals(Modality, Files, Metric):
         self.make_tokens, self.length, self._facts = tokens, length, data_facts
 
     def data_facts(self) -> dict[str, Any]:
-        """Classes, and the standard deviation of the training data: they were learnt once, and travel with a model."""
+        """Classes, and the standard deviation of the training data: determined once, and kept with a model."""
         if self._facts is None:
             std = torch.tensor(self.reference("train").data.std(), dtype=torch.float64)
             self._facts = {"classes": list(WAVES), "std": std}
@@ -101,7 +101,7 @@ class Signals(Modality, Files, Metric):
         return torch.from_numpy(x).float(), torch.from_numpy(labels[rows])
 
     def waves(self, labels: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "S 1 L"]:
-        """Σ_n a_n sin(n (2π k x + φ)), a the class's row of WAVES: 1 to 3 periods k, any phase φ; then a loudness."""
+        """Σ_n a_n sin(n (2π k x + φ)), a the class's row of WAVES: 1 to 3 periods k, any phase φ; then an amplitude."""
         shape = len(labels), 1, 1
         periods, phase = rng.integers(1, 4, shape), rng.uniform(0, 2 * np.pi, shape)
         angle = 2 * np.pi * periods * np.arange(self.length) / self.length + phase
@@ -114,14 +114,14 @@ class Signals(Modality, Files, Metric):
     # --- evaluation: Metric
 
     def reference(self, split: str) -> Samples:
-        """Signals that no batch holds, the same for ever; equally many of each class."""
+        """A fixed set of signals that are in no batch, equally many per class."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         labels = np.arange(SPLITS[split]) % len(WAVES)
         return Samples(self.waves(labels, np.random.default_rng([list(SPLITS).index(split)])), labels)
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
-        """Fréchet distance of amplitude spectra, and how often the nearest real one has the class asked for."""
+        """Fréchet distance of amplitude spectra, and how often the nearest real one has the requested class."""
         a, b = spectra(generated), spectra(reference)
         if a.shape[1] != b.shape[1]:
             raise ValueError(f"both sets must be as long, got {a.shape[1]} and {b.shape[1]} amplitudes")
@@ -150,7 +150,7 @@ class Signals(Modality, Files, Metric):
         if folder.suffix == ".npz":
             self.save_picture(samples, folder.with_suffix(".png"))
             labels = {} if samples.labels is None else {"labels": samples.labels}
-            with replacing(folder) as stream:  # whole or not at all
+            with replacing(folder) as stream:  # atomic
                 np.savez(stream, signals=samples.data, **labels)
             return [folder.with_suffix(".png"), folder]
         self.save_picture(samples, folder / "samples.png")  # creates the folder
@@ -187,12 +187,12 @@ def read(path: Path) -> Samples:
 
 
 def spectra(samples: Samples) -> Float[np.ndarray, "S F"]:
-    """Amplitude of each frequency but zero, which no phase changes."""
+    """Amplitude of each frequency except zero, independent of the phase."""
     return 2 / samples.data.shape[-1] * np.abs(np.fft.rfft(samples.data[:, 0]))[:, 1:]
 
 
 def drawn(signal: Float[np.ndarray, " L"], width: int = 96, height: int = 64) -> UInt8[np.ndarray, "h w 3"]:
-    """A signal as a line; from -2 at the bottom of the picture to 2 at its top."""
+    """Draw a signal as a line, from -2 at the bottom of the picture to 2 at the top."""
     tile = Image.new("RGB", (width, height), (243, 244, 247))
     across, up = np.linspace(2, width - 3, len(signal)), np.clip(height / 2 * (1 - signal / 2), 1, height - 2)
     ImageDraw.Draw(tile).line(list(zip(across.tolist(), up.tolist(), strict=True)), (40, 90, 160), 2)
