@@ -1,4 +1,4 @@
-"""Pictures in zips, as EDM has them: with a dataset.json or a metadata.jsonl."""
+"""Images in zips, as used by EDM: with a dataset.json or a metadata.jsonl."""
 
 import csv
 import re
@@ -17,13 +17,13 @@ from modalities.shared.labels import FILES, MOST_TEXT, parse_labels, parse_told
 from modalities.shared.understood import Ignored
 
 DENSE = 20
-"""How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
+"""Highest compression ratio of a label list, each byte of which takes up to 40 bytes of memory when parsed."""
 _SAYS_UTF8 = 0x800
-"""The bit of a member by which it says that its name is UTF-8."""
+"""Flag of a member whose name is UTF-8."""
 
 
 def read_zip(shard: Path, name: str, split: str | None, ignored: Ignored, captions: bool) -> Iterator[Found]:
-    """The pictures of a zip: classes of its dataset.json or metadata.jsonl, captions there or beside them.
+    """List the images of a zip: classes from its dataset.json or metadata.jsonl, captions there or beside them.
 
     Raises:
         ValueError: one line, if it is none.
@@ -62,7 +62,7 @@ def read_zip(shard: Path, name: str, split: str | None, ignored: Ignored, captio
 
 @dataclass
 class _Contents:
-    """The files of a zip as far as it was read: where its pictures lie, what lists say of them, texts beside them."""
+    """The files of a zip read so far: locations of images, listed labels and captions, and texts beside them."""
 
     shard: Path
     ignored: Ignored
@@ -74,7 +74,7 @@ class _Contents:
     read: set[str] = field(default_factory=set)
 
     def add(self, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
-        """Note where a picture lies, read a list of labels, ignore the rest."""
+        """Record the location of an image, read a label list, ignore other files."""
         path = name_of(entry).replace("\\", "/")
         if len(path) > LONGEST_NAME:
             self.ignored.add(TOO_LONG, path[:40], by_name=True)
@@ -94,10 +94,10 @@ class _Contents:
             self.ignored.add("in archives, of a kind that is not read", path)
 
     def _read_list(self, path: str, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
-        """Labels, and captions if these are wanted."""
+        """Read labels, and captions if wanted."""
         if entry.file_size > min(LARGEST_JSON, max(MOST_TEXT, DENSE * entry.compress_size)):
             raise ValueError(f"its {path} must not become {entry.file_size} bytes")
-        if path in self.read:  # all of them may be the same bytes of the archive
+        if path in self.read:  # repeated names may all be the same bytes of the archive
             raise ValueError(f"it must hold one {path}, got another one")
         self.read.add(path)
         content = archive.read(entry)
@@ -107,7 +107,7 @@ class _Contents:
 
 
 def name_of(entry: zipfile.ZipInfo) -> str:
-    """The name of a member: UTF-8 where that fits, which macOS writes without saying so, else letters of DOS."""
+    """The name of a member: UTF-8 if valid, since macOS writes it without setting the flag, else code page 437."""
     if entry.flag_bits & _SAYS_UTF8:
         return entry.filename
     with suppress(UnicodeError):
@@ -116,7 +116,7 @@ def name_of(entry: zipfile.ZipInfo) -> str:
 
 
 def _check_apart(zipped: Path, members: list[Member]) -> None:
-    """Raises ValueError for a zip whose members are the same bytes: a bomb would be read as often as it is named."""
+    """Raise ValueError for a zip with overlapping members: a bomb would be read as often as it is listed."""
     end = 0
     for member in sorted(members, key=lambda member: member.start):
         if member.start < end:
