@@ -56,8 +56,8 @@ def prepare(
 
     Args:
         encode: maps views to latents.
-        setting: what the latents depend on, plain values; if it differs from before, all are encoded again. "source"
-        is where the data comes from.
+        setting: what the latents depend on, plain values; if it differs from before, all are encoded again. "source" is
+            where the data comes from.
         codec: its kind and hash are recorded, and its fitted state is stored beside the latents.
         recipe: how it was fitted, see `read_codec`.
         shard: images or videos per shard.

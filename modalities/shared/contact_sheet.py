@@ -32,8 +32,8 @@ def lay_out(
     Args:
         tiles: at least one.
         labels: one per tile; "chair", "chair 12" and "chair_12" are one class.
-        columns: tiles per row, in the given order. By default each class gets its own rows if that leaves few
-        places empty; otherwise the sheet is a little wider than high.
+        columns: tiles per row, in the given order. By default each class gets its own rows if that leaves few places
+            empty; otherwise the sheet is a little wider than high.
         title: a line above the sheet.
     Returns:
         (H, W, 3) sRGB, with the size that `sheet_size` gives for its rows and columns.

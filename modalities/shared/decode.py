@@ -253,8 +253,7 @@ def rgb(image: Image.Image) -> Image.Image:
     """Convert an image or frame of any mode to 8-bit RGB; transparent areas become white.
 
     Raises:
-        ValueError: if the value range is unknown: 32-bit or floating point, unless the values are within 16 or
-        8 bits.
+        ValueError: if the value range is unknown: 32-bit or floating point, unless the values are within 16 or 8 bits.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image)

@@ -46,7 +46,7 @@ def run_isolated(
     Args:
         timeout: seconds allowed for a job.
         memory: bytes that a process may allocate beyond what it starts with, so that a damaged header cannot exhaust
-        the machine's memory.
+            the machine's memory.
     """
     waiting = list(reversed(jobs))
     idle: list[tuple[Connection, BaseProcess]] = []

@@ -159,7 +159,7 @@ def read(file: Path) -> Record:
     """Read a record that `write` wrote; an empty one if there is none.
 
     Raises:
-    ValueError: if it is not a record, or names a file outside its folder.
+        ValueError: if it is not a record, or names a file outside its folder.
     """
     record = Record()
     try:

@@ -49,7 +49,7 @@ def sources_in(folders: Mapping[Parts, Sequence[str]], dense: int = 1) -> Iterat
     Args:
         folders: names of the files in each folder below the class, or below the root.
         dense: for names that only end in a number, the most pieces per source on average, as a multiple of the number
-        of sources in the folder.
+            of sources in the folder.
     """
     numbered = [
         folder

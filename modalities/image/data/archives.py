@@ -35,7 +35,7 @@ def read_archive(
     """List the images of one archive, and where their captions are if wanted.
 
     Raises:
-    ValueError: with one line, if it is not an archive.
+        ValueError: with one line, if it is not an archive.
     """
     split, name = split_of_shard(parts), "/".join(parts)
     if shard.name.lower().endswith(".zip"):

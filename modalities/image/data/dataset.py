@@ -35,17 +35,17 @@ class Pictures:
     Files are read lazily. An unreadable image is named on stderr and replaced by the next one of its class.
 
     Args:
-        root: a folder of class folders, of images with a dataset.json or metadata.jsonl, of .tar shards or zips, or
-        of IDX files (MNIST); or one .tar or .zip; None is the built-in digits.
+        root: a folder of class folders, of images with a dataset.json or metadata.jsonl, of .tar shards or zips, or of
+            IDX files (MNIST); or one .tar or .zip; None is the built-in digits.
         size: (H, W) that images are resized and cropped to.
         mirror: flip half of the training samples horizontally.
         limit: most images of a split used for evaluation.
         max_megapixels: limit per image; larger ones count as unreadable.
-        damaged: treatment of truncated images: "refuse" counts them as unreadable, "keep" takes what decodes: the
-        upper rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
+        damaged: treatment of truncated images: "refuse" counts them as unreadable, "keep" takes what decodes: the upper
+            rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
         index: a folder to cache the names of many files for the next start (see `FolderIndex`).
         captions: return a caption for each sample, for files from the .txt beside them, in addition to the class. For
-        mirrored samples, left and right are exchanged in it.
+            mirrored samples, left and right are exchanged in it.
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -94,7 +94,7 @@ class Pictures:
         """The images of a split.
 
         Raises:
-        ValueError: if it is not train, val or test, or is empty.
+            ValueError: if it is not train, val or test, or is empty.
         """
         check_split(name)
         if not len(pictures := self._listing.pictures[name]):

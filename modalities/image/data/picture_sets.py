@@ -23,7 +23,7 @@ def read_set(path: Path) -> Samples:
     """Read an image set from another program, see `modalities.image.Image.read`.
 
     Raises:
-    ValueError: with one line, if there is none.
+        ValueError: with one line, if there is none.
     """
     if path.is_dir():
         images, names, unreadable = pictures.read_pictures(path, ignored := Ignored())

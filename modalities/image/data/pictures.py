@@ -40,7 +40,7 @@ def open_picture(
         make: applied to the image, for example to shrink it: large images are decoded and processed one at a time.
         max_pixels: limit on its pixels.
         keep: if given, truncated images are used as far as they decode, and it is called with a description of the
-        decoded part (`salvage.salvaged`).
+            decoded part (`salvage.salvaged`).
 
     Raises:
         ValueError: one line that names the file, if it is truncated, too large, not an image, or not a regular file.
@@ -88,7 +88,7 @@ def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = M
     """(H, W) of an image from its header, with its EXIF orientation applied.
 
     Raises:
-    ValueError: with one line, if it has none.
+        ValueError: with one line, if it has none.
     """
     try:
         return decoded(source, _upright_size, max_pixels)

@@ -34,7 +34,7 @@ def read_tar(
     """List the images of a tar, one per sample.
 
     Raises:
-    ValueError: with one line, if it is not a tar.
+        ValueError: with one line, if it is not a tar.
     """
     for (stem, turn), sample in _samples(shard, name, ignored, notes, captions).items():
         chosen = min(sample.pictures, key=lambda ending: (_rank(ending), ending))

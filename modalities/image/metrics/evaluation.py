@@ -35,9 +35,9 @@ class Side:
     """The features of one of the two sets.
 
     Attributes:
-    found: features, and with ADM's protocol spatial features and class probabilities, a row per image.
-    given: statistics under the same names from a file, which take precedence over `found`.
-    labels: labels of the images, if any.
+        found: features, and with ADM's protocol spatial features and class probabilities, a row per image.
+        given: statistics under the same names from a file, which take precedence over `found`.
+        labels: labels of the images, if any.
     """
 
     found: Mapping[str, np.ndarray]
@@ -94,8 +94,8 @@ def evaluate_images(
 
     Args:
         generated, reference, train: `Samples` or arrays, uint8 RGB (S, H, W, 3). The reference may be an npz as
-        published by ADM: statistics in mu and sigma (mu_s and sigma_s for sFID), images in arr_0, or either.
-        Fréchet distances use the statistics; all else, the floor included, uses the images.
+            published by ADM: statistics in mu and sigma (mu_s and sigma_s for sFID), images in arr_0, or either.
+            Fréchet distances use the statistics; all else, the floor included, uses the images.
         features, protocol, weights, device: see `features.make`.
         k: nearest neighbours of precision and recall.
         split: images per split of the Inception score.

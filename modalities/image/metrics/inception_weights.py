@@ -21,8 +21,8 @@ def load(weights: str | PathLike | None) -> tuple[Inception, str]:
 
     Args:
         weights: the port's file, as a path or as its URL `PORT`, from which it is downloaded once into torch's hub
-        folder. The frozen graph that ADM's evaluator loads has the same weights; the preprocessing of the evaluators
-        is in `features`, and the outputs they use are in `inception`.
+            folder. The frozen graph that ADM's evaluator loads has the same weights; the preprocessing of the
+            evaluators is in `features`, and the outputs they use are in `inception`.
 
     Raises ValueError if there are no weights, or they belong to another network.
     """
