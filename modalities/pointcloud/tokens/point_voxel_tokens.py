@@ -34,9 +34,9 @@ class PointVoxelTokens(VoxelTokens):
         features: F, features per voxel from the transformer to the points.
         width: width of the head.
         fine: refinement factor of a second, finer grid for local statistics; 1 is none.
-        points: of a larger cloud, only the first so many make the tokens, and all points are read from the resulting
-        field: voxels with more points would be less noisy than in training. A smaller cloud is weighted as one of so
-            many. None uses all points unweighted.
+        points: of a larger cloud, only the first so many make the tokens, and all points are read from their field, as
+            voxels with more points would be less noisy than in training. A smaller cloud is weighted as one of so many.
+            None uses all points unweighted.
         given: fraction of the training samples with a clean cloud beside them; above 0 there are layers that read it
             (see `given_cloud`).
     """
