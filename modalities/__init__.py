@@ -1,1 +1,1 @@
-"""Thin adapters: each turns one kind of data into tokens and back, measures it and shows it."""
+"""Modality adapters: each converts one kind of data to tokens and back, evaluates samples and displays them."""

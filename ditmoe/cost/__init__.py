@@ -1,4 +1,4 @@
-"""What a model costs before it is built: parameters, multiply-adds, memory, communication."""
+"""Cost estimates of a model before it is built: parameters, multiply-adds, memory, communication."""
 
 from ditmoe.cost.communication import Machine, Measured, Spread, traffic
 from ditmoe.cost.flops import Counts, count

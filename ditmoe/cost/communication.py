@@ -1,4 +1,4 @@
-"""What the devices of a mesh send each other in a training step: in advance, and as it happens."""
+"""Communication of the devices of a mesh in a training step: predicted, and measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ditmoe.cost.flops import Counts
 
 BYTES = {"fp32": 4, "bf16": 2}
-"""Of a number, by precision."""
+"""Bytes per number, by precision."""
 GATHER, SCATTER, COPIES, TOKENS = "gather weights", "scatter gradients", "sum copies", "send tokens"
 
 
@@ -29,11 +29,11 @@ class Spread:
 
     @property
     def parts(self) -> int:
-        """In how many parts weights, gradients, moments and average lie."""
+        """Number of shards of weights, gradients, moments and EMA."""
         return self.shard * self.expert
 
     def reach(self) -> dict[str, int]:
-        """How many neighbouring ranks each kind of traffic goes among."""
+        """Number of neighbouring ranks among which each kind of traffic goes."""
         return {GATHER: self.parts, SCATTER: self.parts, COPIES: self.gpus, TOKENS: self.expert}
 
 
@@ -46,7 +46,7 @@ def traffic(
     accumulate: int = 1,
     recompute: bool = False,
 ) -> dict[str, float]:
-    """Bytes that each GPU sends in an optimiser step, by kind, for passes of `batch_size` samples on it.
+    """Bytes that each GPU sends in an optimiser step, by kind, for passes of `batch_size` samples on each GPU.
 
         gather weights     twice per pass, before a block's forward and backward pass, over the parts: in the precision,
                            but for the routers and what is outside the blocks, in float32
@@ -75,17 +75,17 @@ def traffic(
 
 
 def ring(size: int) -> float:
-    """Share of a whole that each of some ranks sends to gather it."""
+    """Fraction of a tensor that each rank sends in an all-gather or reduce-scatter."""
     return (size - 1) / size
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is stated of the hardware; nothing of it is measured.
+    """Declared properties of the hardware; nothing is measured.
 
     Attributes:
-        flops: operations per second that a GPU really does in these products.
-        per_node: GPUs of a node.
+        flops: operations per second that a GPU achieves in these matrix products.
+        per_node: GPUs per node.
         inside, between: bytes per second that a GPU sends within its node, and out of it.
         host: bytes per second that it reads from the host's memory.
     """
@@ -97,7 +97,7 @@ class Machine:
     host: float = 2.5e10
 
     def seconds(self, sent: Mapping[str, float], mesh: Spread) -> dict[str, float]:
-        """How long each kind of traffic takes by itself, through the slowest link on its way."""
+        """Seconds for each kind of traffic by itself, through the slowest link on its way."""
         within = {kind: reach <= self.per_node for kind, reach in mesh.reach().items()}
         return {kind: size / (self.inside if within[kind] else self.between) for kind, size in sent.items()}
 

@@ -16,18 +16,18 @@ from ditmoe.moe import Experts, Router, Rows
 from ditmoe.nn import Attention, Layout
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-"""What torch's own table of operations leaves out."""
+"""An operation missing from torch's own FLOP table."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one model is and does for one sample; all are numbers, none are bytes.
+    """Counts of a model for one sample; all in numbers, none in bytes.
 
     Attributes:
         trainable: parameters.
-        routed, shared: of them, those of the routed and of the shared experts.
-        routed_active: of the routed ones, the share that a token uses, routed K / E.
-        qk_norm: of them, scales and shifts of the LayerNorm on queries and keys.
+        routed, shared: of these, those of the routed and of the shared experts.
+        routed_active: routed parameters used per token, routed K / E.
+        qk_norm: of the trainable ones, scales and shifts of the LayerNorm on queries and keys.
         positions: the fixed position table, N D; computed, never stored.
         tokens: N.
         products: multiply-adds of QK^T and AV, 2 N^2 D per layer.
@@ -36,7 +36,7 @@ class Counts:
             the N x N scores.
         depth: number of blocks.
         width: D.
-        assignments: rows that the routed experts work on, of all layers.
+        assignments: rows processed by the routed experts, over all layers.
         routers: parameters of the routers.
         outside: parameters outside the blocks.
         moe_layers: layers with routed experts.
@@ -63,12 +63,12 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """Parameters as DiT-MoE's paper counts: with the position table, without the QK LayerNorm."""
+        """Parameters as counted in DiT-MoE's paper: with the position table, without the QK LayerNorm."""
         return self.trainable + self.positions - self.qk_norm
 
     @property
     def active(self) -> int:
-        """total - routed (1 - K / E): whatever is not routed counts, label table and positions included."""
+        """total - routed (1 - K / E): everything not routed counts, label table and positions included."""
         return self.total - self.routed + self.routed_active
 
 
@@ -91,7 +91,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
     aim = _Aim()
     with torch.inference_mode(False), torch.enable_grad(), Shapes(aim.true), torch.device("cpu"):
         model = make()
-        model.training = False  # itself, not its routers: no token is dropped
+        model.training = False  # only the model, not its routers: no token is dropped
         x, t, y = torch.empty(1, *sample_shape), torch.empty(1), model.conditioning.nothing(1)
         layout = Layout.even(model.tokens.grid(x), 1, x.device)  # where only some cells are tokens, the most
         tokens = sum(layout.lengths)
@@ -124,7 +124,7 @@ def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
 
 
 def predict(model: DiTMoE, x: Tensor, layout: Layout, t: Tensor, y: Condition) -> None:
-    """A model's forward pass over samples whose layout is given, since one that follows from data has no shape."""
+    """Run a model's forward pass with a given layout, since a data-dependent layout has no static shape."""
     tokens, routings, time, c = model.predict(model.tokens.patchify(x, layout), layout, t, y)
     for prediction in (*(r.aux_prediction for r in routings), tokens):
         if prediction is not None:
@@ -137,7 +137,7 @@ def _size(module: nn.Module) -> int:
 
 @contextmanager
 def _counting_rows(model: DiTMoE, rows: dict[Experts, int]) -> Iterator[None]:
-    """Notes how many rows the experts of each layer are given."""
+    """Record the number of rows given to the experts of each layer."""
 
     def note(experts: nn.Module, args: tuple[Rows, Any]) -> None:
         assert isinstance(experts, Experts)
@@ -150,7 +150,7 @@ def _counting_rows(model: DiTMoE, rows: dict[Experts, int]) -> Iterator[None]:
 
 
 class _Aim:
-    """How many assignments the router at work aims at."""
+    """The number of assignments that the active router aims at."""
 
     number = 0
 
@@ -159,7 +159,7 @@ class _Aim:
 
     @contextmanager
     def watching(self, model: DiTMoE, tokens: int) -> Iterator[None]:
-        """Follow which router is at work, one within another too."""
+        """Track the active router, including nested ones."""
 
         def at(router: nn.Module, _: Any) -> None:
             assert isinstance(router, Router)
@@ -173,7 +173,7 @@ class _Aim:
 
 
 class _Products(Mode):
-    """Adds up the operations of all matrix products in this thread; torch's `FlopCounterMode` hooks every module."""
+    """Sums the operations of all matrix products in this thread; torch's `FlopCounterMode` hooks every module."""
 
     flops = 0
 
@@ -187,13 +187,13 @@ class _Products(Mode):
 
 
 class _Kept:
-    """Adds up what autograd keeps, each storage once, parameters and attention scores aside."""
+    """Sums the tensors saved by autograd, each storage once, without parameters and attention scores."""
 
     def __init__(self, model: DiTMoE, tokens: int) -> None:
         self.seen = {_storage(p)._cdata for p in model.parameters()}
         heads = {m.num_heads for m in model.modules() if isinstance(m, Attention)}
         self.scores = {(h, tokens, tokens) for h in heads}
-        self.storages: list[Any] = []  # kept, or a later one might get the number of a freed one
+        self.storages: list[Any] = []  # kept alive, so that ids are not reused
         self.numbers = 0
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
@@ -209,5 +209,5 @@ class _Kept:
 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    """What views of one tensor share."""
+    """The storage shared by views of a tensor."""
     return (tensor.meta if isinstance(tensor, Shape) else tensor).untyped_storage()

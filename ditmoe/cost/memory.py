@@ -1,4 +1,4 @@
-"""What training and sampling need of a GPU's memory, estimated from counts."""
+"""Estimates of the GPU memory for training and sampling, from counts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each GPU, by what they hold."""
+    """Bytes on each GPU, by purpose."""
 
     parts: dict[str, float]
 
@@ -43,8 +43,8 @@ def training_memory(
         activations  batch_size x numbers kept per sample x bytes of the precision; with `recompute` the inputs of all
                      blocks and what one block keeps
 
-    The first four are divided by shard x expert (`ditmoe.parallel.mesh`). What a kernel needs while it runs, and what
-    the allocator wastes, is not in it.
+    The first four are divided by shard x expert (`ditmoe.parallel.mesh`). Workspace of kernels and overhead of the
+    allocator are not included.
     """
     check_memory_options(precision=precision, batch_size=batch_size, moments=moments)
     w, low = counts.trainable, BYTES[precision]
@@ -62,9 +62,10 @@ def training_memory(
 def sampling_memory(
     counts: Counts, *, precision: str, batch_size: int, guidance: bool, keep: LowMemory | None = None
 ) -> Memory:
-    """Memory of drawing samples on one GPU: all weights, and the activations of one block.
+    """Memory of sampling on one GPU: all weights, and the activations of one block.
 
-    Guidance doubles the batch. Nothing is kept for a backward pass, so the block at hand is all there is.
+    Guidance doubles the batch. Nothing is kept for a backward pass, so only the activations of the current block are in
+    memory.
 
         weights, experts   in the precision; those of blocks as `keep` has them: 2 bytes (bf16), 1 (int8)
         experts            where they are offloaded, what the cache holds at most

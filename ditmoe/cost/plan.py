@@ -1,4 +1,4 @@
-"""What a configuration costs, as text: parameters, work, memory and traffic, before any is spent."""
+"""The cost of a configuration as text, before any is spent: parameters, operations, memory and traffic."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ def count_config(
 ) -> tuple[Counts, Sequence[int], int]:
     """Counts, sample shape and number of classes of a configuration.
 
-    Without a modality the samples are the published image models' latents. The data of a modality is only
-    looked at for its class names, and not at all where `num_classes` is given.
+    Without a modality the samples are the latents of the published image models. The data of a modality is only
+    read for its class names, and not at all if `num_classes` is given.
 
     Args:
-        check: called with the model, which has shapes and no memory; an error that it raises ends the counting.
+        check: called with the model, which has shapes but no memory; an error that it raises ends the counting.
     """
     classes = config["num_classes"]
     if (config.get("modality") or {}).get("_target_"):  # what a conditioning says of one is none
@@ -86,10 +86,10 @@ def plan(config: dict[str, Any]) -> list[str]:
 
 
 def offload_report(counts: Counts, keep: LowMemory, precision: str, host: float) -> list[str]:
-    """Lines that say what fetching experts from the host costs a step.
+    """Lines on the cost per step of fetching experts from the host.
 
     Args:
-        host: bytes per second that the GPU reads from the host, as stated.
+        host: declared bytes per second from the host to the GPU.
     """
     check_number("machine.host", host, above=0)
     moved = moved_in_a_pass(counts, keep, precision)
@@ -115,7 +115,7 @@ def spread_of(mesh: Mapping[str, Any]) -> Spread:
 def step_report(
     counts: Counts, mesh: Spread, machine: Machine, sent: Mapping[str, float], samples: int, recompute: bool
 ) -> list[str]:
-    """Lines that say what a step sends and how long it takes, from what is stated of the machine.
+    """Lines on the traffic and duration of a step, from the declared properties of the machine.
 
     A backward pass costs two forward passes, recomputing another one. Gathering and scattering can go on beside the
     products, tokens cannot: the time lies between all of it hidden that can be, and none.
@@ -140,7 +140,7 @@ def step_report(
 
 
 def report(config: dict[str, Any], counts: Counts, shape: Sequence[int], classes: int) -> list[str]:
-    """Lines that say what the model is and what a forward pass costs."""
+    """Lines on the size of the model and the cost of a forward pass."""
     model, router = config["model"], config["router"]
     within = router.get("router") or router
     experts = f"{within['num_experts']} experts" if within.get("num_experts") else "dense"

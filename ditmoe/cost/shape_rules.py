@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 def find(function: Any) -> Callable[..., Any]:
-    """What answers for an operation: a rule, or torch."""
+    """The shape function of an operation: a rule from here, or torch's."""
     if rule := RULES.get(function):
         return rule
     return partial(pointwise, function) if torch.Tag.pointwise in function.tags else function
@@ -51,7 +51,7 @@ def _nothing(value: Any) -> Any:
 
 
 def broadcast(*shapes: Sequence[int]) -> list[int]:
-    """What operands of these shapes become, as `torch.broadcast_shapes`, which asks the rules above."""
+    """The broadcast shape, like `torch.broadcast_shapes`, which would call the rules above."""
     sizes = [set(ns) - {1} for ns in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)][::-1]
     if any(len(size) > 1 for size in sizes):
         raise ValueError(f"operands must broadcast, got {[list(shape) for shape in shapes]}")
@@ -59,7 +59,7 @@ def broadcast(*shapes: Sequence[int]) -> list[int]:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Of matrices, or of as many on both sides."""
+    """Product of matrices, or of equal batches of matrices."""
     if a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
         raise ValueError(f"matrices must fit, got {list(a.shape)} and {list(b.shape)}")
     return new(a, (*a.shape[:-1], b.shape[-1]))
@@ -76,7 +76,7 @@ def summed(x: Tensor, axes: Sequence[int] | None, keep: bool = False, *, dtype: 
 
 
 def whole(x: Tensor) -> torch.dtype:
-    """The type of a sum: that of whole numbers is the largest."""
+    """The dtype of a sum: for integers the largest."""
     return x.dtype if x.is_floating_point() else torch.int64
 
 
@@ -127,7 +127,7 @@ def stacked(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def counted(*ends: float, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Numbers from a start (0) to an end, in steps (of 1)."""
+    """Shape of `arange`: from a start (0) to an end, with a step (1)."""
     start, end, step = (0, *ends, 1) if len(ends) == 1 else (*ends, 1)[:3]
     dtype = dtype or (torch.int64 if all(isinstance(n, int) for n in ends) else torch.get_default_dtype())
     return torch.empty(math.ceil((end - start) / step), dtype=dtype, device="meta")

@@ -18,9 +18,9 @@ aten = torch.ops.aten
 
 
 class Shape(Tensor):
-    """A tensor that says it lies on a CPU; `meta` is the same on the device "meta", whose shapes torch works out.
+    """A tensor that reports the device CPU; `meta` is its counterpart on "meta", whose shapes torch computes.
 
-    `is_meta` is true, as of everything that holds no values.
+    `is_meta` is true, as for every tensor without values.
     """
 
     meta: Tensor
@@ -47,7 +47,7 @@ class Shape(Tensor):
 
 
 class Mode(TorchDispatchMode):
-    """Sees the operations of its thread. Nothing in here is compiled: `torch._dynamo` need not keep out."""
+    """Intercepts the operations of its thread. Nothing here is compiled, so `torch._dynamo` need not be disabled."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -58,7 +58,7 @@ class Shapes(Mode):
     """Within it every new tensor is a `Shape`, in this thread alone.
 
     Args:
-        true: how many entries of a mask are true, which decides a shape and has no values; called when one is.
+        true: gives the number of true entries of a mask without values where it determines a shape.
     """
 
     def __init__(self, true: Callable[[], int]) -> None:
@@ -95,7 +95,7 @@ def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _lowered(known: dict[int, Tensor], value: Any) -> Any:
-    """On the device "meta"; notes which tensor has a value for its shape."""
+    """Convert to the device "meta", recording which tensor belongs to which `Shape`."""
     if isinstance(value, Shape):
         known[id(value.meta)] = value
         return value.meta

@@ -1,4 +1,4 @@
-"""What is done with a trained model: samples are drawn from it and measured."""
+"""Inference with a trained model: sampling and evaluation."""
 
 from ditmoe.inference.drawing import draw, draw_from, sample_checkpoint
 from ditmoe.inference.measuring import evaluate_checkpoint, evaluate_files, publish, table

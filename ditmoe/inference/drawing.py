@@ -1,4 +1,4 @@
-"""Drawing samples from a model, or from a checkpoint into files."""
+"""Sampling from a model, or from a checkpoint to files."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -50,15 +50,15 @@ def draw(
     weaker: nn.Module | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Float[Tensor, "S *sample"]:
-    """Draw samples in the model's space. Sample i depends only on (seed, i) and on what is asked of it.
+    """Sample in the model's space. Sample i depends only on (seed, i) and on its condition.
 
     Args:
         asked: the condition of each sample.
-        shape: of a sample; None is that of the training data, or of what is given.
+        shape: shape of a sample; None is that of the training data, or of the given parts.
         numbers: i of each sample; None counts from 0.
-        parts: what is given of the samples.
-        negative: the condition of each sample that guidance leads away from; None is the null condition.
-        weaker: a model that guidance leads away from instead, see `denoise`.
+        parts: given parts of the samples.
+        negative: negative condition of each sample for guidance; None is the null condition.
+        weaker: a weaker model for guidance in place of a negative condition (autoguidance), see `denoise`.
         on_step: called after each step with the number of steps done and the number expected so far. An error that it
             raises ends the sampling.
     """
@@ -94,19 +94,19 @@ def draw(
             on_step=progressed,
         )
 
-    with closing(progressed):  # or an error stands behind the bar
+    with closing(progressed):  # so that an error is not printed after the bar
         finished = [in_turns(partial(drawn, rows), parts, rows).cpu() for rows in batches]
     return torch.cat(finished) if finished else torch.empty(0, *shape)
 
 
 def progress_bar(what: str, total: int, shown: bool) -> tqdm:
-    """A bar on stderr, which is gone at the end; on a screen it moves often, in a log file now and then."""
+    """A progress bar on stderr, removed at the end; updated often on a terminal, rarely in a log file."""
     often = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file keeps every line
     return tqdm(total=total, desc=what, disable=not shown, leave=False, mininterval=often)
 
 
 class _Steps:
-    """Called after each step of the sampler: moves a bar on stderr, and tells `on_step` (see `draw`)."""
+    """Called after each sampler step: advances a bar on stderr, and calls `on_step` (see `draw`)."""
 
     def __init__(self, total: int, shown: bool, on_step: Callable[[int, int], None]) -> None:
         self.bar = progress_bar("sampling", total, shown)
@@ -119,11 +119,11 @@ class _Steps:
         self.on_step(self.done, self.total)
 
     def expect(self, steps: int) -> None:
-        """So many steps more than was known."""
+        """Add to the expected number of steps."""
         self.total = self.bar.total = self.total + steps
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()
 
 
@@ -184,7 +184,7 @@ def draw_from(
 
 
 def told_of(traffic: Traffic) -> str:
-    """One line on what the offloading of experts cost so far."""
+    """One line on the cost of offloading experts so far."""
     each = traffic.moved / max(1, traffic.fetched)
     return (
         f"experts: in {traffic.passes} passes through a layer {traffic.fetched} of {traffic.chosen} chosen ones were "
@@ -224,9 +224,9 @@ def sample_checkpoint(
     expert_cache: float = 4.0,
     **words: Any,
 ) -> list[Path]:
-    """Draw from a checkpoint and write the samples; returns the paths, the picture first.
+    """Sample from a checkpoint and write the samples; returns the paths, the picture first.
 
-    Under torchrun all processes draw; the first writes, the others return no paths.
+    Under torchrun all processes sample; the first writes, the others return no paths.
 
     Args:
         out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
@@ -254,14 +254,14 @@ def sample_checkpoint(
     weaker = models.restore_weaker(restored)
     request = understand(restored, num, seed, words, sample_checkpoint, batch_size=batch_size, weaker=weaker)
     folder = restored.folder / folder_name(request, given, seed)
-    # What was given is for the page of the run.
+    # The given inputs are kept for the page of the run.
     beside = None if out else restored.folder / GIVEN / folder.name
     if beside is not None:
         check_own([folder, beside.parent, beside, *(further_folder(folder, name) for name in FURTHER)])
     place = Path(out) if out else folder
     further.check_out(place)
     with launch.ranks().of_first(lambda: ready_place(place, *further.folders(place))):
-        # It reads files, after all that costs less.
+        # Last, as it reads files.
         request = request.with_given(given, given_guidance, strength)
         for line in () if request.parts is None else request.parts.told:
             say(line)

@@ -1,4 +1,4 @@
-"""Measuring what a checkpoint draws, or sets made elsewhere, and saying what came of it."""
+"""Evaluation of a checkpoint's samples, or of sets from elsewhere, and its report."""
 
 import inspect
 import json
@@ -51,9 +51,9 @@ def evaluate_checkpoint(
     expert_cache: float = 4.0,
     **words: Any,
 ) -> Report | None:
-    """Draw samples from a checkpoint and measure them against real ones.
+    """Sample from a checkpoint and evaluate against real samples.
 
-    Under torchrun all processes draw, and the first measures; the others get None.
+    Under torchrun all processes sample, and the first evaluates; the others return None.
 
     Args:
         split: of the data, which is the reference unless a set made elsewhere is.
@@ -105,7 +105,7 @@ def evaluate_checkpoint(
 
 
 def measured_as(restored: Restored, modality: Mapping[str, Any], checkpoint: str | Path) -> Restored:
-    """A restored checkpoint whose modality measures by the `evaluation` of another configuration of it, if it has one.
+    """The restored checkpoint with the `evaluation` of another configuration of its modality, if that has one.
 
     Raises:
         ValueError: if that is a configuration of another modality.
@@ -122,7 +122,7 @@ def measured_as(restored: Restored, modality: Mapping[str, Any], checkpoint: str
 
 
 def asked_alike(restored: Restored, real: Samples, wanted: Mapping[str, Any]) -> Condition | None:
-    """What real samples are, to ask for the same; None if nothing is known of them, or `wanted` asks for something."""
+    """The conditions of real samples, to generate the same; None if unknown, or if `wanted` sets conditions."""
     conditioning = restored.model.conditioning
     if conditioning.is_told(wanted):
         return None
@@ -138,7 +138,7 @@ def evaluate_files(
     train: str | None = None,
     out: str | Path | None = None,
 ) -> Report:
-    """Measure two sets made elsewhere."""
+    """Evaluate one existing set against another."""
     adapter = build.make_whole(modality)
     metric, files = Metric.of(adapter, "evaluate"), Files.of(adapter, "evaluate")
     check_writable((folder := Path(out) if out else Path()) / METRICS)
@@ -149,7 +149,7 @@ def evaluate_files(
 
 
 def publish(report: Report, folder: Path) -> None:
-    """Write metrics.json and print the table, in this order: a screen can fail."""
+    """Write metrics.json and print the table, in this order, since printing can fail."""
     content = {**report.values, "interval": report.intervals, **report.rows}
     content |= {"protocol": report.protocol, "notes": list(report.notes)}
     text = json.dumps(content, indent=2, default=float)

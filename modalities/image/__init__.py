@@ -1,4 +1,4 @@
-"""Images: 2-D latents of a codec, and FID that says what it is."""
+"""Images: 2-D latents of a codec, and FID with a documented protocol."""
 
 from modalities.image.adapter import Image
 from modalities.image.codec import Autoencoder

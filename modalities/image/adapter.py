@@ -1,4 +1,4 @@
-"""The image modality: implements the contract by the modules of this folder."""
+"""The image modality: implements the `Modality` interface with the modules of this folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -39,25 +39,25 @@ from modalities.shared.datasets import Noted
 from modalities.shared.understood import check_enough
 
 FITTED_ON = 2048
-"""Number of training pictures that a codec without published weights is fitted to."""
+"""Number of training images that a codec without published weights is fitted to."""
 
 
 class Image(LatentModality):
-    """Pictures, generated as the latents of a codec.
+    """Images, generated as the latents of a codec.
 
     Args:
         data: makes the data set (`Pictures`), given a size; called on first use of the data.
         codec: makes the codec between pixels and latents.
         tokens: makes the patchifier, given a width and a number of channels.
         size: (H, W) in pixels.
-        latents: a folder written by `prepare`; training then neither reads nor encodes pictures.
-        native: train on pictures at their own sizes and proportions, shrunk to at most the area of `size`.
+        latents: a folder written by `prepare`; training then neither reads nor encodes images.
+        native: train at native sizes and proportions; images larger than the area of `size` are shrunk to it.
         budget: with `native`, the most tokens of a packed row.
-        rows: with `native`, packed rows of a batch, over all processes.
+        rows: with `native`, packed rows in a batch, over all processes.
         evaluation: options of `evaluate_images`.
         preparation: options of `latent_writer.prepare`.
-        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
-        captions: give captions beside classes.
+        data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
+        captions: condition on captions as well as classes.
     """
 
     name: ClassVar[str] = "image"
@@ -97,10 +97,10 @@ class Image(LatentModality):
 
     @cached_property
     def data(self) -> Pictures:
-        """The pictures; listed on first use.
+        """The data set; listed on first use.
 
         Raises:
-            ValueError: if training uses latents on disk and `data.root` does not say where their pictures are.
+            ValueError: if training uses latents on disk and `data.root` does not say where their images are.
         """
         data = self._make_data(size=self.size, **({"captions": True} if self.captions else {}))
         if data.root is None and self.cached is not None:
@@ -148,7 +148,7 @@ class Image(LatentModality):
 
     @cached_property
     def packing(self) -> tuple[Packing, list[tuple[Picture, tuple[int, int]]]]:
-        """Which pictures share a row, and the readable training pictures, each with the size it is resized to."""
+        """Which images share a row, and the readable training images, each with the size it is resized to."""
         unit = self.unit
         area = self.size[0] * self.size[1]
         kept = [(p, native_size(size, unit, area)) for p, size in self.data.own_sizes()]
@@ -166,7 +166,7 @@ class Image(LatentModality):
         return [pictures[n % len(pictures)][0].name for row in rows for n in packing.row(seed, row)]
 
     def understood(self) -> str:
-        """What was understood of the data, in a few lines."""
+        """A summary of how the data was interpreted, in a few lines."""
         found = str((self.cached or self.data).understood())
         return "\n".join(filter(None, [found, "" if self.cached else self.captions_understood()]))
 
@@ -190,16 +190,16 @@ class Image(LatentModality):
         )
 
     def read(self, path: Path) -> Samples:
-        """A folder of pictures of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
+        """Read a folder of images of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
         return read_set(path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
-        """A PNG per picture."""
+        """Write a PNG per image."""
         each = zip(samples.data, samples.file_names(), strict=True)
         return [save_png(folder / f"{name}.png", image) for image, name in each]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
-        """A contact sheet of the first 200 pictures, small ones enlarged."""
+        """Save a contact sheet of the first 200 images, small ones enlarged."""
         tiles = [enlarged(image) for image in samples.data[:200]]
         save_png(file, lay_out(tiles, self.labels_of(samples, 200)))
 
@@ -212,7 +212,7 @@ class Image(LatentModality):
         return view.show_one(files[0])
 
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
-        """Encode the training pictures below `source` once, for `modality.latents=`."""
+        """Encode the training images below `source` once, for `modality.latents=`."""
         if check:
             raise ValueError("check is for videos: leave it out")
         data = self.data
@@ -238,7 +238,7 @@ class Image(LatentModality):
         self.write_latents(found, out, setting, self._preparation)
 
     def _asked(self, pictures: Sequence[Picture]) -> Condition:
-        """The conditions of pictures; with `captions`, all captions of each."""
+        """The conditions of images; with `captions`, all captions of each."""
         labels = np.array(labels_of(pictures), np.int64)
         if not self.captions:
             return Condition.of_labels(torch.from_numpy(labels), len(self.data.classes))
@@ -253,7 +253,7 @@ class Image(LatentModality):
         strength: float | None = None,
         mask: Any = None,
     ) -> Parts:
-        """A picture to be filled in under a mask, extended to a larger size, or changed."""
+        """Inpaint an image under a mask, outpaint it to a larger size, or regenerate it from noise at a strength."""
         return given_parts.parts(self, given, shape, strength, mask)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 H W"]]:

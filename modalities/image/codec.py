@@ -1,4 +1,4 @@
-"""Published image autoencoders of diffusers, whose differing interfaces end here."""
+"""Published image autoencoders of diffusers, behind one interface."""
 
 from os import PathLike
 
@@ -10,10 +10,10 @@ from modalities.latent import Published
 
 
 class Autoencoder(Published):
-    """An image autoencoder of diffusers: AutoencoderKL (SD, SDXL, SD3, Flux), AutoencoderTiny, AutoencoderDC."""
+    """A diffusers image autoencoder: AutoencoderKL (SD, SDXL, SD3, Flux), AutoencoderTiny, AutoencoderDC."""
 
     known = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
-    stride = (1, 1)  # until a trial says more
+    stride = (1, 1)  # until a trial run determines it
 
     def __init__(self, path: str | PathLike | nn.Module, subfolder: str | None = None) -> None:
         super().__init__(path, subfolder)

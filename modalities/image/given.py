@@ -1,4 +1,4 @@
-"""Pictures of which a part is given: holes are filled, borders added, all of it changed."""
+"""Editing of given images: inpainting, outpainting, and changing all of an image at a strength."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 WORDS: Mapping[str, str] = {"mask": "a picture, white where the given one is to be drawn anew"}
 
 MIXED = 16
-"""Grey of a mask that is resized from which a pixel has so much of what is to be drawn anew that it is drawn, too."""
+"""Grey level of a resized mask from which a pixel overlaps enough with the masked area to be generated."""
 
 GREY = 128
-"""What is to be drawn, where a person looks at what was given."""
+"""Grey level that shows the area to be generated in previews of the input."""
 
 
 def parts(
     modality: "Image", given: Any, shape: Mapping[str, Any], strength: float | None, mask: Any
 ) -> Parts:
-    """What `Image.parts` says."""
+    """Implements `Image.parts`."""
     picture, name = read_picture(given), shown(given)
     unit, told = modality.unit, list[str]()
     size = tuple(shape.get("size") or (modality.size if not modality.rows else picture.shape[:2]))
@@ -81,7 +81,7 @@ def hole_in(
     bring: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
     strength: float | None,
 ) -> Bool[np.ndarray, "H W"]:
-    """What of a picture that was brought to a size is to be drawn anew, by a mask of its own or of that size."""
+    """The area to generate in a resized image, from a mask of the original or of the resized size."""
     picture = read_picture(mask)
     if own == size or picture.shape[:2] != own:
         return hole_of(picture, size, mask, strength)
@@ -90,10 +90,10 @@ def hole_in(
 
 
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """As training brings pictures to one size: the middle of them."""
+    """Resize and centre-crop, as in training at one size."""
     return fitted(Pillow.fromarray(picture), size)
 
 
 def squeezed(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """As training at native sizes brings pictures to theirs: all of them."""
+    """Resize without cropping, as in training at native sizes."""
     return stretched(Pillow.fromarray(picture), size)

@@ -1,4 +1,4 @@
-"""How an image becomes tokens: 2-D patches of its latents, of any height and width."""
+"""Tokens of images: 2-D patches of latents of any height and width."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from modalities.shared import sincos
 
 
 class LatentTokens(PatchTokens):
-    """DiT's tokens (arXiv 2212.09748): square patches of a grid, channels first. Owns no weights.
+    """DiT's tokens (arXiv 2212.09748): square patches of a grid, channels first. Has no weights.
 
     Args:
         hidden_size: width of the position embedding.
-        channels: C, of the latents.
+        channels: C, channels of the latents.
         patch: cells per axis of a token; height and width must be multiples of it.
         learn_sigma: predict 2 C channels, the second half for the variance (arXiv 2102.09672).
-        stride: pixels per latent cell, of the codec: rotary positions then count in `pixels`, not in tokens.
-        pixels: their unit.
+        stride: the codec's pixels per latent cell; if given, rotary positions count in `pixels` instead of tokens.
+        pixels: unit of these positions, in pixels.
     """
 
     axes = 2

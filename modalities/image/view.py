@@ -1,4 +1,4 @@
-"""Opens pictures for a person: the system's viewer, or a sheet on disk where there is no display."""
+"""Shows images to the user: in the system's viewer, or as a sheet on disk without a display."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from modalities.shared import enlarged, lay_out, show
 
 MAX_PICTURES = 200
 LARGEST = 4096
-"""Pixels of a side of one picture as it is shown; of several less, so that all have as many."""
+"""Most pixels per side of a single image shown; several share this total."""
 SHOWN = 1024
-"""Pixels of a side of one picture on a page."""
+"""Most pixels per side of an image on a page."""
 MOST_ON_A_PAGE = 2**23
-"""Pixels of a picture that is decoded for a page, which shows many: 3840 by 2160 are fewer."""
+"""Most pixels of an image decoded for a page, which shows many: more than 3840 x 2160."""
 
 
 def view(paths: Sequence[Path], out: Path | None = None) -> str:
-    """Show the pictures of files and folders on one sheet; returns one line that says how.
+    """Show the images of files and folders on one sheet; returns one line that says how.
 
     Args:
         out: where the sheet goes; by default a file `view.png` beside the first path, opened if there is a display.
@@ -56,7 +56,7 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
 
 
 def show_one(file: Path) -> Shown:
-    """A picture for a page."""
+    """Prepare an image for a page."""
     return Shown(
         picture=open_picture(file, None, lambda picture: np.array(_smaller(picture, SHOWN)), MOST_ON_A_PAGE)
     )
@@ -68,5 +68,5 @@ def _smaller(image: Image.Image, most: int) -> Image.Image:
 
 
 def _drawn(image: Image.Image, most: int) -> Image.Image:
-    """As it is shown: small ones enlarged, large ones with at most so many pixels a side."""
+    """Scale for display: enlarge small images, and limit the sides of large ones."""
     return Image.fromarray(enlarged(np.asarray(_smaller(image, most))))

@@ -1,4 +1,4 @@
-"""What images and clips share: codecs, latents on disk, samples at their own sizes."""
+"""What images and videos share: codecs, latents on disk, native sizes and proportions."""
 
 from modalities.latent.adapter import LatentModality
 from modalities.latent.autoencoder import Published

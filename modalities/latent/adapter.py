@@ -1,4 +1,4 @@
-"""What images and clips share: samples that are latents of a codec, encoded during training or read from disk."""
+"""The base of the image and video modalities: samples are latents of a codec, encoded on the fly or read from disk."""
 
 import math
 from abc import abstractmethod
@@ -41,7 +41,7 @@ from modalities.shared.captions import Captioned
 from modalities.shared.provenance import digest_of
 
 LARGEST = 2**27
-"""Pixels of a sample, over all frames of a clip: 1.5 GB of numbers on their way through a codec."""
+"""Most pixels of a sample, over all frames of a clip: as floats, 1.5 GB on their way through a codec."""
 
 
 class LatentModality(
@@ -62,19 +62,19 @@ class LatentModality(
         tokens: makes the patchifier for a width, a number of channels and a stride.
         size: (H, W) in pixels.
         latents: a folder that `prepare` wrote; training then neither reads nor encodes the data.
-        native: train on samples at their own sizes and proportions, shrunk to the area of `size` at most.
+        native: train at native sizes and proportions; samples larger than the area of `size` are shrunk to it.
         budget: with `native`, the most tokens of a packed row.
-        rows: with `native`, packed rows of a batch, over all processes.
-        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
-        captions: give captions beside classes (`modalities.shared.captions`).
+        rows: with `native`, packed rows in a batch, over all processes.
+        data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
+        captions: condition on captions as well as classes (`modalities.shared.captions`).
     """
 
     published: ClassVar[type[Published]]
-    """The codec whose weights are in no checkpoint."""
+    """The class of a published codec, whose weights are not stored in checkpoints."""
     decoded_at_once: ClassVar[int]
-    """Samples."""
+    """How many samples are decoded in one batch."""
     arrays: ClassVar[tuple[str, str]]
-    """Names of samples and labels in an npz."""
+    """Names of the samples and of their labels in an npz file."""
 
     def __init__(
         self,
@@ -107,23 +107,23 @@ class LatentModality(
     @property
     @abstractmethod
     def pixel_size(self) -> tuple[int, ...]:
-        """Of a sample in pixels, frames first where it has some."""
+        """Size of a sample in pixels, with the frames first for a clip."""
 
     @abstractmethod
     def setting(self) -> dict[str, Any]:
-        """What latents on disk depend on, by the names of options."""
+        """The options that latents on disk depend on, by name."""
 
     @abstractmethod
     def picker(self, record: Mapping[str, Any]) -> latent_cache.Pick:
-        """Maps a number of the training stream to a sample and a view of it, for latents with this record."""
+        """Return the map from an index in the training stream to a sample and a view, for latents with this record."""
 
     @abstractmethod
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
-        """Files of the samples."""
+        """Write one file per sample and return the paths."""
 
     @cached_property
     def cached(self) -> Latents | None:
-        """The latents on disk, where there are some."""
+        """The latents on disk, or None if the data is encoded on the fly."""
         if self._latents is None:
             return None
         record = latent_cache.read_record(Path(self._latents).expanduser())
@@ -133,17 +133,17 @@ class LatentModality(
 
     @abstractmethod
     def fitting_data(self) -> Batches:
-        """What a codec learns from."""
+        """Batches of training data to fit the codec to."""
 
     @property
     @abstractmethod
     def even_reader(self) -> Reader:
-        """How batches of samples of one size are made."""
+        """The reader of batches of samples of one size."""
 
     @property
     @abstractmethod
     def packed_reader(self) -> Reader:
-        """How packed rows of samples of different sizes are made."""
+        """The reader of packed rows of samples of different sizes."""
 
     def reader(self) -> Reader:
         return self.packed_reader if self.rows else self.even_reader
@@ -160,11 +160,11 @@ class LatentModality(
 
     @abstractmethod
     def class_names(self) -> list[str]:
-        """Of the data."""
+        """Class names of the data."""
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec, with its state from the checkpoint or the latents on disk, or fitted to training data."""
+        """The codec, with its state from the checkpoint or the latents on disk, else fitted to the training data."""
         return self.ready_codec(self._fitted_state)
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
@@ -172,14 +172,14 @@ class LatentModality(
 
     def check_facts(self) -> None:
         if self._facts is not None and not self._is_published:
-            with torch.device("meta"):  # what does not fit is refused before it takes memory
+            with torch.device("meta"):  # refuse a bad configuration before allocating memory
                 self._make_codec().check(self._facts["codec"])
 
     def ready_codec(self, fitted_state: Mapping[str, Tensor] | None) -> Codec:
-        """A codec on the device, with a state that is given, or known here, or fitted to the data.
+        """Build the codec on the device, with the given state, else a known one, else one fitted to the data.
 
         Raises:
-            ValueError: if the size does not fit it, or its latents are not the model's.
+            ValueError: if the size does not fit the codec, or its latents have another shape than the model's.
         """
         self.check_facts()
         codec = self._make_codec()
@@ -190,7 +190,7 @@ class LatentModality(
                     f"the codec's latents must be {self._facts['shape']} as the model's, got {shape}"
                 )
             fitted_state = self._facts["codec"]
-        if next(codec.buffers()).device.type != "meta":  # there it is only asked for shapes
+        if next(codec.buffers()).device.type != "meta":  # on meta only shapes are needed
             codec.to(own_device())
         if fitted_state is not None:
             codec.restore(fitted_state)
@@ -243,24 +243,24 @@ class LatentModality(
         channels, stride = self.sample_shape[0], self.data_facts()["stride"]
         tokens = self._make_tokens(hidden_size=hidden_size, channels=channels, stride=stride, **options)
         x = torch.zeros(1, *self.sample_shape)
-        tokens.patchify(x, tokens.layout(x))  # a size that does not divide should say so at once
+        tokens.patchify(x, tokens.layout(x))  # fail early if the size is not a multiple of the patch
         return tokens
 
     @property
     def unit(self) -> list[int]:
-        """(H, W) of a token in pixels; of a latent cell where tokens are no patches."""
-        patch = getattr(self.tokens(8), "patch_size", (1, 1))  # the same of any width
+        """(H, W) of a token in pixels, or of a latent cell if tokens are not patches."""
+        patch = getattr(self.tokens(8), "patch_size", (1, 1))  # the same for any width
         return [s * p for s, p in zip(self.data_facts()["stride"][-2:], patch[-2:], strict=True)]
 
     def check_whole_tokens(self, size: Sequence[int]) -> None:
-        """Raises ValueError, unless a height and a width in pixels, which fit the codec, are multiples of a token's."""
+        """Raise ValueError unless (H, W) in pixels, which fit the codec, are also multiples of a token's size."""
         if any(n % u for n, u in zip(size, self.unit, strict=True)):
             raise ValueError(
                 f"size must be a multiple of a token's {self.unit} pixels on each axis, got {list(size)}"
             )
 
     def encode(self, data: UInt8[np.ndarray, "B *size 3"]) -> Float[Tensor, "B L *cells"]:
-        """Latents of pictures or clips, on the codec's device."""
+        """Encode images or clips to latents, on the codec's device."""
         return self.codec.encode(to_pixels(data).to(next(self.codec.buffers()).device))
 
     def decode(self, x: Float[Tensor, "S L *cells"]) -> UInt8[np.ndarray, "S *size 3"]:
@@ -279,7 +279,7 @@ class LatentModality(
         return [folder.with_suffix(".png"), folder]
 
     def labels_of(self, samples: Samples, most: int) -> list[str]:
-        """Captions or class names of the first samples, for a sheet; empty where they have neither."""
+        """Captions or class names of the first samples, for a contact sheet; empty if they have neither."""
         if samples.asked is not None and (told := captions_of(samples.asked)) is not None:
             return told[:most]
         if samples.labels is None:
@@ -289,14 +289,14 @@ class LatentModality(
     def write_latents(
         self, source: Source, out: Path, setting: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
-        """Encode a source once, for `modality.latents=`, and again what changed of it; prints a summary.
+        """Encode a data set for `modality.latents=`, or only what has changed since last time; prints a summary.
 
-        A codec that learnt from the data when the folder was made stays: models were trained on its latents.
+        A codec that was fitted when the folder was made is kept, since models were trained on its latents.
         """
         recipe = self._recipe(setting)
         found = latent_writer.read_codec(out, recipe) if recipe else None
         self.codec = self.ready_codec(found[0] if found else None)
-        if found and self.codec.fingerprint() != found[1]:  # published weights that are others now
+        if found and self.codec.fingerprint() != found[1]:  # the published weights have changed
             found, self.codec = None, self.ready_codec(None)
         report = latent_writer.prepare(source, self.encode, out, setting, self.codec, recipe, **options)
         print(latent_writer.summary(report, source.kind, out))
@@ -306,7 +306,7 @@ class LatentModality(
             )
 
     def _recipe(self, setting: Mapping[str, Any]) -> str:
-        """How the codec learns from the data, or "" where it is read from a file of its own."""
+        """How the codec is fitted to the data, or "" if it is read from a file of its own."""
         words = dict(getattr(self._make_codec, "keywords", {}))
         if self._is_published:
             words = {name: word for name, word in words.items() if name not in ("path", "subfolder")}
@@ -337,7 +337,7 @@ class LatentModality(
 
 
 def check_size(size: Sequence[int]) -> None:
-    """Raises ValueError, unless it is a height and a width in pixels that somebody may ask for."""
+    """Raise ValueError unless this is a valid (H, W) in pixels."""
     for index, number in enumerate(size):
         check_number(f"size[{index}]", number, 1, whole=True)
     if len(size) != 2:

@@ -1,4 +1,4 @@
-"""What published autoencoders of diffusers share: how they are loaded, and how their latents become white."""
+"""Published diffusers autoencoders: how they are loaded, and how their latents are normalised."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from modalities.latent.codec import Codec, Latents, Pixels, is_finite
 
 
 class Published(Codec):
-    """An autoencoder of diffusers, whose weights stay where they are: no checkpoint has them.
+    """A diffusers autoencoder, whose weights are referenced by path and never stored in checkpoints.
 
         z = (raw - mean) scale
 
-    mean and scale are latents_mean and scaling_factor / latents_std per channel, where the model has these statistics,
-    else shift_factor and scaling_factor. Where it has a posterior, its mode is taken: encoding has no randomness.
+    mean and scale are latents_mean and scaling_factor / latents_std per channel if the model has these statistics,
+    else shift_factor and scaling_factor. A posterior is replaced by its mode: encoding is deterministic.
 
     Args:
         path: a folder that `save_pretrained` wrote, a name on the Hugging Face hub, or the loaded model itself.
-        subfolder: of it ("vae" in a pipeline's folder).
+        subfolder: subfolder of `path` that has the model ("vae" in a pipeline's folder).
 
     Raises:
-        ValueError: if it is no autoencoder of a `known` class, or cannot be had.
+        ValueError: if it is not an autoencoder of a `known` class, or cannot be loaded.
     """
 
     known: ClassVar[Sequence[str]]
@@ -42,7 +42,7 @@ class Published(Codec):
         model: Any = path
         if not isinstance(path, nn.Module):
             model = load(fspath(path), subfolder, self.known)
-        check_finite(model)  # also one that a pipeline's folder gave
+        check_finite(model)  # also for a model loaded from a pipeline's folder
         self.model = model.eval().requires_grad_(False)
         axes, config = len(self.stride), model.config
         mean, deviation = (statistic(model, name) for name in ("latents_mean", "latents_std"))
@@ -62,12 +62,12 @@ class Published(Codec):
             return self._pixels(raw).to(z)
 
     def _place(self) -> torch.device:
-        """Where the model works; offloaded by a pipeline, it lies elsewhere until it does."""
+        """The model's execution device, which differs from where its weights are while a pipeline offloads it."""
         return getattr(getattr(self.model, "_hf_hook", None), "execution_device", None) or self.model.device
 
     @torch.no_grad()
     def modes(self, x: Float[Tensor, "N C *size"]) -> Float[Tensor, "N L *cells"]:
-        """What the model's own `encode` gives, however it calls it."""
+        """Encode by the model's own `encode`, taking the mode where it gives a posterior."""
         out = self.model.encode(x.to(self._place(), self.model.dtype))
         if hasattr(out, "latent_dist"):
             return out.latent_dist.mode()
@@ -79,14 +79,14 @@ class Published(Codec):
 
     @abstractmethod
     def _pixels(self, raw: Latents) -> Pixels:
-        """The reverse."""
+        """Decode latents in the model's own scale to pixels."""
 
 
 def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
-    """A model of one of these classes of diffusers.
+    """Load a model of one of these diffusers classes.
 
     Raises:
-        ValueError: one line, if there is none.
+        ValueError: with one line, if it cannot be loaded.
     """
     import diffusers
 
@@ -98,7 +98,7 @@ def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
         name = diffusers.AutoencoderKL.load_config(path, **options).get("_class_name")
         if name in known:
             kind = getattr(diffusers, name)
-            if own:  # what comes from the hub has its name from there alone, and is checked there
+            if own:  # a hub repository has only its name, which the hub checks
                 check_fits(kind, where)
             return kind.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False, **options)
     except Exception as error:  # a configuration can fail in many ways
@@ -109,16 +109,16 @@ def load(path: str, subfolder: str | None, known: Sequence[str]) -> Any:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises ValueError if weights are no numbers: pictures would be black, and nobody told."""
+    """Raise ValueError if weights are not finite: outputs would be black, without any error."""
     for name, value in model.state_dict().items():
         if not is_finite(value):
             raise ValueError(f"an autoencoder's weights must be finite, got others in {name}")
 
 
 def statistic(model: Any, name: str) -> Any:
-    """latents_mean or latents_std of a model, which some keep among their weights; per channel.
+    """latents_mean or latents_std of a model, per channel; some models keep them among their weights.
 
-    Cosmos has one for each latent frame of its training clips: their mean.
+    Cosmos has one value per latent frame of its training clips: these are averaged.
     """
     value = model.config.get(name)
     value = dict(model.named_buffers(recurse=False)).get(name) if value is None else value

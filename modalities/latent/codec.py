@@ -1,4 +1,4 @@
-"""Between pixels and latents: the contract, and the codecs that need no download."""
+"""Codecs between pixels and latents: the interface, and those that need no download."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,28 +18,28 @@ Batches = Iterable[Float[Tensor, "_ C *size"]]
 
 
 def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:
-    """8-bit pictures or clips as numbers in [-1, 1], channels first."""
+    """Convert 8-bit images or clips to floats in [-1, 1], channels first."""
     return torch.from_numpy(np.ascontiguousarray(data)).movedim(-1, 1).float() / 127.5 - 1
 
 
 def to_bytes(x: Float[Tensor, "B C *size"]) -> UInt8[np.ndarray, "B *size C"]:
-    """The reverse: rounded, and cut off at black and white."""
+    """The inverse of `to_pixels`: rounded, and clipped to [0, 255]."""
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu().numpy()
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether all are finite numbers; of a tensor without memory nobody knows."""
+    """Whether all values are finite; a meta tensor counts as finite."""
     return value.is_meta or bool(value.isfinite().all())
 
 
 class Codec(nn.Module, ABC):
-    """Turns pixels in [-1, 1] into latents of about mean 0 and deviation 1 in each channel, and back.
+    """Maps pixels in [-1, 1] to latents of about zero mean and unit deviation per channel, and back.
 
     Attributes:
         stride: pixels per latent cell, along each axis.
-        channels: L, of the latents.
-        pixel_channels: C, of the pixels.
-        causal: whether the first latent frame of a clip is that of its first frame alone.
+        channels: L, channels of the latents.
+        pixel_channels: C, channels of the pixels.
+        causal: whether the first latent frame of a clip encodes its first frame alone.
     """
 
     stride: tuple[int, ...]
@@ -49,25 +49,25 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Pixels) -> Latents:
-        """Latents of pixels, whose sizes must be multiples of `stride`; no randomness."""
+        """Encode pixels, whose sizes must be multiples of `stride`; deterministic."""
 
     @abstractmethod
     def decode(self, z: Latents) -> Pixels:
-        """Pixels of latents; may leave [-1, 1] a little."""
+        """Decode latents to pixels, which may lie slightly outside [-1, 1]."""
 
     def fit(self, batches: Batches) -> None:
-        """Learn what the codec must know of the data from some of it, once, before all else; most know all."""
+        """Fit the codec to some of the data, once, before anything else; most codecs need no fitting."""
 
     def state(self) -> dict[str, Tensor]:
-        """What it learnt of the data, or was told by its configuration; published weights stay where they are."""
+        """What was fitted to the data or set by the configuration; published weights are not part of it."""
         return dict(self.named_buffers(recurse=False))
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """Its state, on the host."""
+        """The state, on the CPU."""
         return {name: value.detach().cpu() for name, value in self.state().items()}
 
     def check(self, state: Mapping[str, Tensor]) -> None:
-        """Raises ValueError if a state is another codec's, or holds what is no number."""
+        """Raise ValueError if a state belongs to another codec or is not finite."""
         own = self.state()
         for name in [*own, *state]:
             found = [of.get(name) for of in (state, own)]
@@ -76,20 +76,20 @@ class Codec(nn.Module, ABC):
                 raise ValueError(
                     f"the codec must be the one that the latents were made with: {name} was {shapes[0]}, is {shapes[1]}"
                 )
-            if not is_finite(state[name]):  # pictures would be black, and nobody told
+            if not is_finite(state[name]):  # outputs would be black, without any error
                 raise ValueError(f"the codec must hold finite numbers, got others in its {name}")
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `fitted_state` gave.
+        """Load a state from `fitted_state`.
 
         Raises:
-            ValueError: if it is another codec's.
+            ValueError: if it belongs to another codec.
         """
         self.check(state)
         self.load_state_dict(dict(state), strict=False)
 
     def fingerprint(self) -> str:
-        """A hash of all that its latents depend on, published weights included."""
+        """A hash of everything that the latents depend on, published weights included."""
         digest = sha256(type(self).__name__.encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -97,10 +97,10 @@ class Codec(nn.Module, ABC):
         return digest.hexdigest()
 
     def shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """(L, *cells) of the latents of a sample of this size in pixels.
+        """Latent shape (L, *cells) of a sample of this size in pixels.
 
         Raises:
-            ValueError: if an axis is no multiple of its stride.
+            ValueError: if an axis is not a multiple of its stride.
         """
         if len(size) != len(self.stride) or any(
             n < s or n % s for n, s in zip(size, self.stride, strict=True)
@@ -114,11 +114,11 @@ class Codec(nn.Module, ABC):
 def cells_of_clip(
     size: Sequence[int], stride: Sequence[int], group: int, what: str = ""
 ) -> tuple[int, int, int]:
-    """(t, h, w), latent cells of a clip (T, H, W) of which frame 0 stands alone, in front of groups of frames.
+    """Latent cells (t, h, w) of a clip (T, H, W) whose frame 0 is encoded alone and the others in groups.
 
     Args:
-        group: frames by which lengths may differ, a multiple of `stride[0]`.
-        what: whose rule it is, for the error.
+        group: step in frames between valid clip lengths, a multiple of `stride[0]`.
+        what: name of the codec that sets the rule, for the error.
 
     Raises:
         ValueError: if the size does not fit.
@@ -133,10 +133,10 @@ def cells_of_clip(
 
 
 class Identity(Codec):
-    """Pixels are latents, scaled to deviation 1.
+    """The identity: latents are pixels scaled to unit deviation.
 
     Args:
-        axes: of a sample: 2 an image, 3 a clip.
+        axes: axes of a sample: 2 for an image, 3 for a clip.
     """
 
     mean: Tensor
@@ -161,19 +161,19 @@ class Identity(Codec):
 
 
 class PatchPCA(Codec):
-    """The best linear codec: principal components of patches, each at deviation 1.
+    """The best linear codec: principal components of patches, whitened.
 
         z = (patch - mean) V / s,      patch = mean + (z s) V^T
 
-    with the L leading eigenvectors V of the patches' covariance and the roots s of their eigenvalues. In closed
-    form, from some of the training data; a patch is one latent cell.
+    with the L leading eigenvectors V of the patch covariance and the square roots s of their eigenvalues, in closed
+    form from some of the training data. A patch is one latent cell.
 
     Args:
         patch: pixels per cell, along each axis.
-        channels: L, components that are kept.
+        channels: L, number of components kept.
 
     Raises:
-        ValueError: if more components are asked for than a patch has numbers.
+        ValueError: if there would be more components than values in a patch.
     """
 
     mean: Tensor
@@ -211,7 +211,7 @@ class PatchPCA(Codec):
         mean = total / count
         values, vectors = torch.linalg.eigh(squares / count - torch.outer(mean, mean))
         kept = vectors[:, -self.channels :].flip(-1)
-        # Eigenvectors have either sign, by chance: their largest number is to be positive.
+        # The sign of an eigenvector is arbitrary: make its largest entry positive.
         kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
         self.mean.copy_(mean)
         self.basis.copy_(kept)

@@ -1,4 +1,4 @@
-"""From pixels that are given to latents and tokens that are: a cell or a token is given if all of its pixels are."""
+"""Conditioning on known pixels: a latent cell or a token is known only if all of its pixels are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from ditmoe.outside import printable
 from modalities.shared.decode import decoded, upright
 
 HOLE = 128
-"""Grey from which a mask says that a place is to be drawn anew."""
+"""Grey level from which a mask marks a pixel to be generated."""
 
 
 def known_cells(
     known: Bool[np.ndarray, "*size"], cells: Sequence[int], frames: int | None = None
 ) -> Bool[np.ndarray, "*cells"]:
-    """Which latent cells see nothing but given pixels.
+    """Mark the latent cells that cover known pixels only.
 
     Args:
         cells: along each axis, dividing the pixels; but for the first of a clip.
@@ -32,13 +32,13 @@ def known_cells(
 
 
 def within_all(known: Bool[np.ndarray, "*size"], cells: Sequence[int]) -> Bool[np.ndarray, "*cells"]:
-    """Whether all of the equal blocks that cells are of an array is true."""
+    """Reduce a mask to cells: a cell is true if its whole block of the array is."""
     shape = [n for size, cell in zip(known.shape, cells, strict=True) for n in (cell, size // cell)]
     return np.asarray(known.reshape(shape).all(axis=tuple(range(1, 2 * len(cells), 2))))
 
 
 class Marks(NamedTuple):
-    """What of latents is given, see `Given`."""
+    """Which latents are known, see `Given`."""
 
     known: Bool[Tensor, "1 *ones"] | None = None
     places: Bool[Tensor, "1 n"] | None = None
@@ -46,14 +46,14 @@ class Marks(NamedTuple):
 
     @property
     def weakness(self) -> str:
-        """How little they steer where no token of them is whole; "" where one is."""
+        """A warning that the known part steers little because it covers no whole token; "" if it covers one."""
         if self.places is None:
             return "it is put back in the end, but steers nothing"
         return "" if self.places.any() else "it steers by replacement alone, which is weaker"
 
 
 def marks_of(tokens: Tokens, x: Tensor, cells: Bool[np.ndarray, "*cells"]) -> Marks:
-    """Which latents x (1, L, *cells) are given, by their cells; times are for frames alone if that will do."""
+    """Mark the known latents of x (1, L, *cells); timesteps are per frame if that is fine enough."""
     if not cells.any():
         return Marks()
     grid = tokens.grid(x)
@@ -67,10 +67,10 @@ def marks_of(tokens: Tokens, x: Tensor, cells: Bool[np.ndarray, "*cells"]) -> Ma
 
 
 def read_picture(given: Any) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture: a file, or an array (H, W) or (H, W, 3) of bytes.
+    """Read an image from a file, or from an array (H, W) or (H, W, 3) of bytes.
 
     Raises:
-        ValueError: one line, if it is neither.
+        ValueError: with one line, if it is neither.
     """
     if isinstance(given, str | Path):
         try:
@@ -93,7 +93,7 @@ def read_picture(given: Any) -> UInt8[np.ndarray, "H W 3"]:
 def hole_of(
     mask: UInt8[np.ndarray, "H W 3"], size: Sequence[int], name: object, strength: float | None
 ) -> Bool[np.ndarray, "H W"]:
-    """What a mask's picture says: white is to be drawn anew, black stays.
+    """Read a mask image: white is generated, black stays.
 
     Raises:
         ValueError: if it has another size, nothing is white, or all is and nothing of it counts by a strength either.

@@ -1,4 +1,4 @@
-"""Latents on disk: encoded once by `python -m ditmoe.prepare`, read memory-mapped by training."""
+"""Latents on disk: encoded once by `python -m ditmoe.prepare`, memory-mapped during training."""
 
 import json
 import re
@@ -23,29 +23,29 @@ from modalities.shared.captions import one_of_all, with_mirrored
 from modalities.shared.datasets import numbers
 
 RECORD, MADE = "latents.json", "prepare"
-"""What names the shards that count; and the entry of a file's metadata that says how it was made."""
+"""The record, a file that lists the valid shards; and the metadata entry of a file that says how it was made."""
 SHARD = re.compile(r"latents-[0-9a-f]{16}\.safetensors")
-"""Shards are named after what they hold, so that those of an old record and of a new one lie side by side."""
+"""Shards are named after a hash of their content, so that those of an old and a new record can coexist."""
 LARGEST_RECORD = 2**28
-"""Bytes of a record, which names what was unreadable."""
+"""Most bytes of a record, which lists all unreadable files."""
 FORMAT = "ditmoe-latents-4"
 Pick = Callable[[int, int, int], tuple[int, int]]
 
 
 def codec_file(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Where it is kept what the codec of a record learnt of the data."""
+    """The file with the fitted codec state of a record."""
     return folder / f"codec-{str(record.get('fingerprint'))[:16]}.safetensors"
 
 
 def refuse_other(folder: Path) -> None:
-    """Raises ValueError for a folder that holds something else; killed writers' litter is taken away."""
+    """Raise ValueError for a folder with other content; remove temporary files of killed writers."""
     clear(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise ValueError(f"out must be new or a folder of latents, but {folder} holds something else")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is known of a folder of latents.
+    """Read the record of a folder of latents.
 
     Raises:
         ValueError: if it is none.
@@ -65,7 +65,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(record: Mapping[str, Any]) -> bool:
-    """Whether a record names what belongs to it, by names that lead nowhere else."""
+    """Whether a record has all its entries, with file names that stay inside its folder."""
     kinds = {"shards": list, "classes": list, "codec": str, "fingerprint": str}
     return (
         all(type(record.get(name)) is kind for name, kind in kinds.items())
@@ -75,10 +75,10 @@ def is_complete(record: Mapping[str, Any]) -> bool:
 
 
 def made_of(stored: Any) -> dict[str, Any]:
-    """What a file of latents, or of their codec, says of its making.
+    """Read from a file of latents, or of their codec, how it was made.
 
     Raises:
-        ValueError: if it says nothing that can be read.
+        ValueError: if it does not say, or cannot be read.
     """
     try:
         return dict(json.loads((stored.metadata() or {}).get(MADE, "{}")))
@@ -87,7 +87,7 @@ def made_of(stored: Any) -> dict[str, Any]:
 
 
 def open_stored(file: Path) -> Any:
-    """A safetensors file, memory-mapped.
+    """Open a safetensors file, memory-mapped.
 
     Raises:
         ValueError: if it is none.
@@ -102,10 +102,10 @@ def open_stored(file: Path) -> Any:
 
 
 class Latents:
-    """The latents of a folder that `prepare` wrote, as training reads them; they stay on disk.
+    """The latents of a folder that `prepare` wrote, memory-mapped for training.
 
     Args:
-        pick: how many there are, a seed, a place in the training stream -> which one it is, and which of its views.
+        pick: (number of sources, seed, index in the training stream) -> (source, view).
 
     Raises:
         ValueError: if the folder is not complete.
@@ -121,18 +121,18 @@ class Latents:
         self._classes = [printable(name) for name in self.record["classes"]]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy in another process, which opens the files itself."""
+        """State for pickling: a copy in another process opens the files itself."""
         return {name: vars(self)[name] for name in ("folder", "_pick", "record", "_classes")}
 
     def understood(self) -> str:
-        """What was understood of the folder, in a line."""
+        """One line on what was read of the folder."""
         source = printable(self.record.get("source"))[:200]
         names = ", ".join(self._classes[:6]) + (", ..." if len(self._classes) > 6 else "")
         count = f"{len(self)} latents, {len(self._classes)} classes"
         return f"data     {printable(self.folder)}: {count}: {names}; of {source}"
 
     def without_root(self) -> ValueError:
-        """What a person must say before what the latents were made of is read: a record is not his word."""
+        """The error where the original data is needed but no root is set: the path in a record is not trusted."""
         source = printable(self.record.get("source"))
         return ValueError(
             f"modality.data.root must be given where real data are read, as for an evaluation; the record of "
@@ -140,7 +140,7 @@ class Latents:
         )
 
     def check(self, **setting: Any) -> None:
-        """Raises ValueError unless the latents were made with these values, given by the option's name."""
+        """Raise ValueError unless the latents were made with these values, given by option name."""
         for name, value in setting.items():
             if self.record.get(name) != value:
                 raise ValueError(
@@ -149,7 +149,7 @@ class Latents:
                 )
 
     def restore(self, codec: Codec) -> None:
-        """Give a codec back what it learnt of the data, and see that it is the one that the latents were made with.
+        """Load a codec's fitted state, and check that it is the codec that the latents were made with.
 
         Raises:
             ValueError: if it is not.
@@ -191,7 +191,7 @@ class Latents:
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "B L *cells"], Condition]:
-        """Latents, float32, and what they are: a function of its arguments alone, as a data set's own `batch`."""
+        """Latents, float32, with their conditions: deterministic in the arguments, as a data set's own `batch`."""
         turns, asked = numbers(size, step, rank, world), self._asked
         picked = [self._pick(len(self), seed, number) for number in turns]
         try:
@@ -203,14 +203,14 @@ class Latents:
 
     @property
     def _mirrors(self) -> bool:
-        """Whether the second view of each is its mirror image."""
+        """Whether the second view of each source is its mirror image."""
         return bool(self.record.get("mirror"))
 
     def captions_of_split(self, split: str) -> list[str]:
-        """Each caption of the training samples once; others are not here.
+        """The distinct captions of the training samples; other splits are not stored.
 
         Raises:
-            ValueError: if none are.
+            ValueError: if the latents were prepared without captions.
         """
         if split != "train":
             return []
@@ -225,7 +225,7 @@ class Latents:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[shard - 1]) if shard else 0)
         place, size = self._files[shard]
-        # What is mapped and gone would end the process without a word (SIGBUS).
+        # Reading a mapped file that has shrunk would kill the process without a message (SIGBUS).
         if place.stat().st_size != size:
             raise ValueError(f"{place.name} is no longer what it was")
         latent = self._slices[shard][row, int(view)].float()

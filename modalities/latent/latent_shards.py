@@ -1,4 +1,4 @@
-"""The shards of a folder of latents: made of what earlier ones hold, and of what has to be encoded."""
+"""The shards of a folder of latents, made from earlier shards and newly encoded latents."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ from modalities.shared.captions import trimmed
 from modalities.shared.provenance import Origin, Record, Seen, digest_of
 
 CODECS = re.compile(r"codec-[0-9a-f]{16}\.safetensors")
-"""Names of what codecs learnt."""
+"""File names of fitted codec states."""
 CALLED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-"""As safetensors calls them."""
-_EVERY = 60.0  # seconds between two states of the record of sources on disk
+"""The safetensors names of dtypes."""
+_EVERY = 60.0  # seconds between two writes of the record of sources
 
 Views = UInt8[np.ndarray, "V *size 3"]
 Encode = Callable[[UInt8[np.ndarray, "B *size 3"]], Float[Tensor, "B L *cells"]]
@@ -42,15 +42,15 @@ Rows = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be encoded: pictures or videos, each seen in one or several views (mirrored, or from other starts).
+    """The images or videos to encode, each in one or several views (mirrored, or from other start frames).
 
     Attributes:
-        kind: "picture" or "video", for the screen.
-        names: of each, in order.
-        asked: what each is; a label is an index into `classes`.
-        read: numbers -> views of each, None for one that is unreadable, which is then in `unreadable`.
-        unreadable: name -> why, of those found so far.
-        origin: number -> where it lies.
+        kind: "picture" or "video", for messages.
+        names: name of each, in order.
+        asked: condition of each; a label is an index into `classes`.
+        read: indices -> views of each, None for one that is unreadable, which is then added to `unreadable`.
+        unreadable: name -> reason, of those found so far.
+        origin: index -> where it lies.
     """
 
     kind: str
@@ -63,11 +63,11 @@ class Source:
 
 
 class Shards:
-    """Makes shards out of what is there of earlier ones and of what has to be encoded.
+    """Makes shards, reusing latents of earlier shards and encoding the rest.
 
     Attributes:
-        now: the sources as they are, by name.
-        kept, made: how many latents were taken over, and encoded.
+        now: the current state of the sources, by name.
+        kept, made: how many latents were reused, and newly encoded.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Shards:
         self._outputs: dict[str, Seen] = {}
         self._saved = time.monotonic()
         self._stored: list[Any] = []
-        self._rows: dict[str, tuple[int, int]] = {}  # key of a source -> number of the shard, row
-        self._plans: dict[str, str] = {}  # of a whole shard -> its file
+        self._rows: dict[str, tuple[int, int]] = {}  # key of a source -> (shard index, row)
+        self._plans: dict[str, str] = {}  # plan of a complete shard -> its file
         for file in sorted(out.iterdir()):
             if SHARD.fullmatch(file.name):
                 self._learn(file)
 
     def _learn(self, file: Path) -> None:
-        """Know what an earlier shard holds; one that is damaged is done without."""
+        """Index the content of an earlier shard; a damaged one is ignored."""
         try:
             stored = open_stored(file)
             about = made_of(stored)
@@ -116,7 +116,7 @@ class Shards:
             self._plans[str(about.get("plan"))] = file.name
 
     def shard(self, part: range, bar: tqdm) -> tuple[str, dict[str, str]]:
-        """Name of the shard of these sources, which is written unless it is there; and why which are unreadable."""
+        """Write the shard of these sources unless it exists; returns its name, and unreadable sources with reasons."""
         names = [self.source.names[i] for i in part]
         known = [self.before.sources.get(name) for name in names]
         found = provenance.see_all([self.source.origin(i) for i in part], known)
@@ -141,10 +141,10 @@ class Shards:
         return self._stored[shard][row]
 
     def _encoded(self, numbers: list[int], bar: tqdm) -> Rows:
-        """Latents of what is readable.
+        """Encode the readable sources.
 
-        Rounding may depend on how many are encoded at a time, and so on a sample's neighbours: it is one on a CPU, and
-        always as many on a GPU.
+        Rounding may depend on the batch size, and thus a latent on its neighbours: the batch size is 1 on a CPU, and
+        constant on a GPU.
         """
         rows: Rows = {}
         for start in range(0, len(numbers), self.batch):
@@ -200,7 +200,7 @@ class Shards:
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Whoever ends this keeps what is known of the sources, so that they need not be read again for it."""
+        """Save the record of sources if interrupted, so that they need not be read again for it."""
         try:
             yield
         except BaseException:
@@ -215,7 +215,7 @@ class Shards:
         self._saved = time.monotonic()
 
     def clear(self, report: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-        """Record what is there, and remove what was written for another record."""
+        """Write the record, and remove files that belong to another record."""
         named = {*report["shards"], codec_file(self.out, report).name}
         outputs = {name: self._outputs[name] for name in sorted(named & self._outputs.keys())}
         if (record := Record(self.now, outputs)) != self.before:
@@ -229,7 +229,7 @@ class Shards:
 
 def _go_on(bar: tqdm, count: int) -> None:
     bar.update(count)
-    bar.unpause()  # what was there is no measure of speed
+    bar.unpause()  # reused latents must not count towards the speed
 
 
 def _shard_name(content: str) -> str:
@@ -250,6 +250,6 @@ def _is_ours(file: Path) -> bool:
 
 
 def write(file: Path, content: bytes) -> None:
-    """A file whole or not at all."""
+    """Write a file atomically."""
     with replacing(file) as stream:
         stream.write(content)

@@ -1,4 +1,4 @@
-"""Encodes pictures or videos into a folder of latents; again, at the cost of what changed since."""
+"""Encodes images or videos into a folder of latents; a later run encodes only what has changed."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ from modalities.shared.provenance import digest_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ARRANGED = ("source", "shard", "classes", "num")
-"""Entries of a record on which no latent depends."""
+"""Entries of a record that do not affect any latent."""
 
 
 def prepare(
@@ -45,28 +45,28 @@ def prepare(
     batch: int = 32,
     dtype: str = "float16",
 ) -> dict[str, Any]:
-    """Encode a source into `out`, shard by shard; shows a bar.
+    """Encode a source into `out`, shard by shard, with a progress bar.
 
-    A shard holds "latents" (n, V, L, *cells), and the tensors of a `Condition` (n, ...), of `shard` sources in their
-    order. What a latent was made of is recorded: one whose source has the content of then is taken over, wherever that
-    lies now, and neither decoded nor encoded. So `out` becomes what a new folder would be, whatever was in it, and an
-    interrupted run goes on. The record names the shards that count: it is that of before until all of the new ones are
-    there, and what it does not name is removed then. What is unreadable is tried again each time, left out, counted and
-    named. No more than a shard of latents and a batch of views are in memory.
+    A shard holds "latents" (n, V, L, *cells) and the tensors of a `Condition` (n, ...), of `shard` sources in their
+    order. What each latent was made of is recorded: if a source with the same content is still there, under whatever
+    name, its latent is reused and the source is neither decoded nor encoded. So `out` ends up as a new folder would,
+    whatever was in it, and an interrupted run resumes. The record lists the valid shards: the old one stays until all
+    new shards are there, and what the new one does not list is then removed. Unreadable sources are tried again each
+    time, left out, counted and named. At most one shard of latents and one batch of views are in memory.
 
     Args:
-        encode: views to latents.
-        setting: what the latents depend on, plain values; with another one than before all are made again. "source" is
-            where they come from.
-        codec: its kind and a hash of it are recorded, and what it learnt of the data is kept beside the latents.
-        recipe: how it learnt that, see `read_codec`.
-        shard: pictures or videos of a shard.
-        batch: those that are read at a time, and on a GPU views that are encoded at a time.
+        encode: maps views to latents.
+        setting: what the latents depend on, plain values; if it differs from before, all are encoded again. "source" is
+            where the data comes from.
+        codec: its kind and hash are recorded, and its fitted state is stored beside the latents.
+        recipe: how it was fitted, see `read_codec`.
+        shard: images or videos per shard.
+        batch: sources read at a time, and on a GPU views encoded at a time.
         dtype: of the latents on disk.
 
     Returns:
-        What was written to latents.json (the setting, classes, counts, and what was unreadable), and how many were
-        kept, made and removed.
+        What was written to latents.json (the setting, classes, counts, and what was unreadable), and how many latents
+        were reused, encoded and removed.
 
     Raises:
         ValueError: if an option is wrong, `out` holds something else, or nothing is readable.
@@ -104,7 +104,7 @@ def _at_once(codec: Codec, batch: int) -> int:
 
 
 def _claim(out: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The record that is there, or one of a folder that is not complete; says what is another way of making."""
+    """Return the existing record if it is complete, else write the new one; tells if the settings have changed."""
     if (out / RECORD).is_file():
         before = read_record(out)
         if other := [
@@ -126,13 +126,13 @@ def _json(record: Mapping[str, Any]) -> bytes:
 
 
 def read_codec(folder: Path, recipe: str) -> tuple[dict[str, Tensor], str] | None:
-    """What a codec learnt of the data when the folder was made, and the codec's hash; None where it learnt otherwise.
+    """The codec's fitted state from when the folder was made, and its hash; None if it was fitted differently.
 
     Args:
-        recipe: how it learnt that. A killed run may have left a codec of its own beside that of the record.
+        recipe: how it was fitted. A killed run may have left another codec beside that of the record.
 
     Raises:
-        ValueError: if the folder holds something else.
+        ValueError: if the folder is not one of latents.
     """
     refuse_other(folder)
     files = [file for file in sorted(folder.glob("codec-*")) if CODECS.fullmatch(file.name)]
@@ -147,7 +147,7 @@ def read_codec(folder: Path, recipe: str) -> tuple[dict[str, Tensor], str] | Non
 
 
 def summary(report: Mapping[str, Any], kind: str, out: Path) -> str:
-    """What a person wants to know of it."""
+    """Summarise the result for the user."""
     unreadable = report["unreadable"]
     lines = [f"unreadable: {name}: {reason}" for name, reason in list(unreadable.items())[:5]]
     lines.append(

@@ -1,7 +1,7 @@
-"""Samples at their own sizes: what size each one is brought to, and which are packed together.
+"""Native sizes: the size each sample is resized to, and which samples are packed together.
 
-NaViT (arXiv 2307.06304) for diffusion: nothing is cropped and nothing padded. A sample keeps its proportions, larger
-ones shrink to an area; rows are filled to a budget of tokens.
+NaViT (arXiv 2307.06304) for diffusion: no cropping and no padding. A sample keeps its proportions, large ones are
+shrunk to a maximal area, and rows are filled up to a token budget.
 """
 
 import math
@@ -17,23 +17,23 @@ from torch import Tensor
 
 _EPOCH = 7  # address of a random stream
 OPEN = 64
-"""Rows that are filled at a time."""
+"""Rows that are open for filling at a time."""
 
 
 def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[int, int]:
-    """(H, W) that a picture is resized to: as it is, or shrunk to an area, and to multiples of `unit` on each axis.
+    """(H, W) that an image is resized to: its own or shrunk to an area, rounded to multiples of `unit` on each axis.
 
-    Of the neighbouring multiples those whose proportions are nearest, at least one of each.
+    Of the neighbouring multiples, at least one on each axis, the pair with the nearest aspect ratio is taken.
 
     Args:
         size: its own (H, W) in pixels.
         unit: pixels of a token on each axis.
-        area: pixels at most, if that is not below one token.
+        area: the most pixels, if that is at least one token.
     """
     scale = min(1.0, math.sqrt(area / (size[0] * size[1])))
     most = max(1, area // (unit[0] * unit[1]))
     wanted = [n * scale / u for n, u in zip(size, unit, strict=True)]
-    if min(wanted) < 1:  # one token high or wide, and as long as it may be
+    if min(wanted) < 1:  # one token high or wide, and as long as the area allows
         wanted = [
             min(max(1.0, n / u), most) if w > 1 else 1.0 for n, u, w in zip(size, unit, wanted, strict=True)
         ]
@@ -45,7 +45,7 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
     fitting = [o for o in options if o[0] * o[1] <= most]
 
     def off(option: tuple[int, int]) -> float:
-        """How far from the wanted size."""
+        """Distance from the wanted size."""
         return sum(abs(math.log(n / w)) for n, w in zip(option, wanted, strict=True))
 
     best = min(fitting or [(1, 1)], key=off)
@@ -53,7 +53,7 @@ def native_size(size: Sequence[int], unit: Sequence[int], area: int) -> tuple[in
 
 
 def packed_rows(native: bool, rows: int, latents: str | PathLike | None) -> int:
-    """Packed rows of a training batch, 0 where samples are brought to one size.
+    """Packed rows in a training batch, 0 if samples are resized to one size.
 
     Raises:
         ValueError: naming the option that does not fit.
@@ -66,13 +66,13 @@ def packed_rows(native: bool, rows: int, latents: str | PathLike | None) -> int:
 
 
 class Packing:
-    """Which samples share which row, a new order in each epoch: the fullest of `OPEN` rows that it fits into.
+    """Assignment of samples to rows, in a new order each epoch: best fit among `OPEN` open rows.
 
-    Where an epoch makes few rows, several are packed together.
+    If an epoch makes few rows, several epochs are packed together.
 
     Args:
         lengths: tokens of each sample.
-        budget: tokens of a row at most.
+        budget: the most tokens of a row.
 
     Raises:
         ValueError: if there are no samples, or one does not fit into the budget.
@@ -91,7 +91,7 @@ class Packing:
         """First row of each epoch, by seed, as far as it is known."""
 
     def row(self, seed: int, number: int) -> list[int]:
-        """Draws of a row, a function of its arguments alone; draw n is of sample n mod the number of samples."""
+        """Stream indices of the samples in a row, deterministic; index n is sample n mod the number of samples."""
         firsts = self._firsts.setdefault(seed, [0])
         while number >= firsts[-1]:
             rows = _pack(self.lengths, self.budget, seed, len(firsts) - 1)
@@ -101,11 +101,11 @@ class Packing:
         return [epoch * len(self.lengths) + i for i in rows[number - firsts[epoch]]]
 
     def rows_from(self, seed: int, number: int) -> Iterator[list[int]]:
-        """A row, and those after it, of an epoch in all: for when nothing of it can be read."""
+        """A row and those after it, one epoch in total: fallbacks for a row of which nothing can be read."""
         yield from (self.row(seed, number + i) for i in range(len(_pack(self.lengths, self.budget, seed, 0))))
 
     def told(self) -> str:
-        """One line for whoever waits."""
+        """A line on how full the rows are."""
         bins = _pack(self.lengths, self.budget, 0, 0)
         return (
             f"{len(self.lengths) / len(bins):.1f} on average in a row of at most {self.budget} tokens, "
@@ -114,7 +114,7 @@ class Packing:
 
     @property
     def waste(self) -> float:
-        """Share of the budget that stays empty, in the first epoch."""
+        """Unused fraction of the token budget, in the first epoch."""
         bins = _pack(self.lengths, self.budget, 0, 0)
         return 1 - sum(self.lengths) / (self.budget * len(bins))
 
@@ -122,7 +122,7 @@ class Packing:
 def encode_all(
     samples: Sequence[UInt8[np.ndarray, "... 3"]], encode: Callable[[np.ndarray], Tensor]
 ) -> list[Float[Tensor, "L ..."]]:
-    """Latents of samples of different sizes; those of one size are encoded together."""
+    """Encode samples of different sizes; those of the same size are encoded in one batch."""
     found: list[Tensor] = [torch.empty(0)] * len(samples)
     for shape in dict.fromkeys(sample.shape for sample in samples):
         own = [i for i, sample in enumerate(samples) if sample.shape == shape]

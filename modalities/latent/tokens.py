@@ -1,4 +1,4 @@
-"""How latents of pictures and clips become tokens: patches of a grid of any size, channels first."""
+"""Tokens of image and video latents: patches of a grid of any size, channels first."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from modalities.shared import patchify, unpatchify
 
 
 class PatchTokens(Tokens):
-    """Patches, and where they lie. Owns no weights.
+    """Patches and their positions. Has no weights.
 
     Args:
         hidden_size: width of the position embedding.
-        patch_size: cells of a token on each axis; a grid has multiples of it.
-        steps: from one token to the next on each axis, in the units of rotary positions.
+        patch_size: cells of a token on each axis, which the grid must be multiples of.
+        steps: distance between neighbouring tokens on each axis, in the units of the rotary embedding.
     """
 
     def __init__(self, hidden_size: int, patch_size: Sequence[int], steps: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""The point-cloud modality: puts the pieces of this folder behind the contract."""
+"""The point-cloud modality: implements the `Modality` interface with the modules of this folder."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -54,20 +54,20 @@ from modalities.shared.datasets import Noted
 
 
 class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turntables, GivenParts, Captioned):
-    """Clouds of `num_points` points.
+    """Point clouds of `num_points` points.
 
     Args:
-        data: makes the data set (`Clouds`); called when data are first asked for.
+        data: makes the data set (`Clouds`); called on first use of the data.
         tokens: makes the patchifier for a width.
         num_points: points of a training sample and of a generated one.
-        up: the axis of the data (and of what is prepared or measured) that points up; the model keeps y.
-        channels: what each point has: xyz, then rgb or normals or both; metrics are of xyz alone.
-        columns: the channels of arrays without names, as .npy and text; None tells them apart by their values.
-        evaluation: options of `evaluate_sets`; and `scans`, a folder of which the generated are completions.
+        up: the up axis of the data (and of what is prepared or evaluated); the model uses y.
+        channels: channels of each point: xyz, then rgb or normals or both; metrics use xyz only.
+        columns: the channels of unnamed columns, as in .npy and text; None infers them from the values.
+        evaluation: options of `evaluate_sets`; and `scans`, a folder of scans that the generated clouds complete.
         preparation: options of `prepare`.
         surface: options of `mesh`: `modalities.pointcloud.surface.reconstruct.Options`.
-        data_facts: class names and normalisation from a checkpoint; None reads them from the data.
-        captions: describe samples in sentences beside their class (`modalities.shared.captions`).
+        data_facts: class names and normalisation from a checkpoint; None takes them from the data.
+        captions: condition on captions as well as classes (`modalities.shared.captions`).
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -113,7 +113,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
 
     @cached_property
     def data(self) -> Clouds:
-        """The data set; read when first asked for."""
+        """The data set; read on first use."""
         options: dict[str, Any] = {} if self.up == "y" else {"up": self.up}
         if self.channels.width > 3:
             options |= {"channels": self.channels.names, "columns": self.channels.columns}
@@ -134,7 +134,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         return self._facts
 
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
-        """See that a checkpoint has the channels that are asked for.
+        """Check that a checkpoint has the configured channels.
 
         Raises:
             ValueError: if it has others.
@@ -171,7 +171,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         return torch.from_numpy(points), asked_of(found)
 
     def reader(self) -> Reader:
-        _ = self.data.scale  # learnt once, not by each process
+        _ = self.data.scale  # computed once, not by each process
         reading = Noted(self.data.batch, [self.data.unreadable, self.data.noted])
 
         def tensors(found: Any) -> tuple[Tensor, Asked]:
@@ -185,7 +185,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
 
     @property
     def reads_given(self) -> bool:
-        """Whether the tokens read a cloud beside the noisy one."""
+        """Whether the tokens also read a clean cloud beside the noisy one."""
         if self._reads is None:
             with torch.device("meta"):
                 self._reads = bool(getattr(self._make_tokens(hidden_size=12), "reads_given", False))
@@ -226,7 +226,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         return torch.from_numpy(np.stack(clouds)).float()
 
     def decode(self, x: Float[Tensor, "S M C"]) -> Float[np.ndarray, "S M C"]:
-        """Places in the units of the data, colours in [0, 1], normals of length 1."""
+        """Positions in data units, colours in [0, 1], normals of unit length."""
         data_facts = self.data_facts()
         mean = torch.tensor(data_facts["mean"], dtype=torch.float64)
         places = x[..., :3].double() * data_facts["scale"] + mean
@@ -238,7 +238,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         return formats.narrowed(points.numpy()) if finite else points.float().numpy()
 
     def understood(self) -> str:
-        """What was understood of the data, in a few lines."""
+        """A summary of how the data was interpreted, in a few lines."""
         return "\n".join(filter(None, [str(self.data.understood()), self.captions_understood()]))
 
     def reference(self, split: str) -> Samples:
@@ -255,14 +255,14 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         return evaluate_sets(_places(generated), _places(reference), places, **self._evaluation)
 
     def read(self, path: Path) -> Samples:
-        """Places of a set made elsewhere, turned as `modality.up` says unless `prepare` or `write` made it."""
+        """Read the positions of a set of clouds, rotated by `modality.up` unless `prepare` or `write` made it."""
         samples = formats.read_set(path)
         if (up := still_to_turn(path, self.up)) == "y":
             return samples
         return replace(samples, data=np.stack([turned(cloud, up) for cloud in samples.data]))
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """One PLY and one NPY per shape, and the contact sheet; or one .npz (points, labels), the sheet beside it."""
+        """Write a PLY and an NPY per shape, and a contact sheet; or one .npz (points, labels) and a sheet beside it."""
         if folder.suffix == ".npz":
             self.save_picture(samples, folder.with_suffix(".png"))
             formats.write_npz(folder, samples, self.channels)
@@ -277,7 +277,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         return [sheet, *paths]
 
     def _beside(self, points: Float[np.ndarray, "N C"]) -> dict[str, np.ndarray]:
-        """Colours (bytes) and normals of a cloud, where it has them."""
+        """Colours (uint8) and normals of a cloud, if it has them."""
         found = {}
         if "rgb" in self.channels.names:
             found["colors"] = as_bytes(points[:, self.channels.at("rgb")])
@@ -293,7 +293,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         save_png(file, contact_sheet(clouds, names or None, colors=self._colors(samples)))
 
     def _colors(self, samples: Samples) -> list[Any] | None:
-        """Of each cloud: those of its points, or its class's; None where it has neither."""
+        """Colours of each cloud: of its points, or of its class; None if it has neither."""
         if "rgb" in self.channels.names:
             return [self._beside(points)["colors"] for points in samples.data]
         return None if samples.labels is None else [class_color(i) for i in samples.labels.tolist()]
@@ -330,12 +330,12 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
 
 
 def _places(samples: Samples) -> Samples:
-    """Clouds without their further channels."""
+    """Clouds with xyz only."""
     return replace(samples, data=samples.data[..., :3])
 
 
 def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a checkpoint, whose types nobody has looked at."""
+    """Check the types of the data facts of a checkpoint."""
     mean = [float(value) for value in data_facts["mean"]]
     if len(mean) != 3 or not all(map(math.isfinite, mean)):
         raise ValueError(f"the mean of the points must have 3 finite numbers, got {mean}")

@@ -1,8 +1,8 @@
-"""Given parts of clouds: a scan to complete, parts to combine, few points to make many of.
+"""Conditioning on given points: shape completion from a scan, combination of parts, upsampling.
 
-The given points are held in the cloud at the noise of each step (replacement), and a model that was trained with
-`given=` reads them beside it, clean. The result has them to the bit, before the points that are new. Of a model of
-colours or normals, those that the scan has are given too, and those that it lacks are drawn.
+The given points are kept in the noisy cloud at the noise level of each step (replacement), and a model trained with
+`given=` also reads them, clean, beside it. The result contains them exactly, before the new points. With colours or
+normals, those of the scan are given too, and missing ones are generated.
 """
 
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ from modalities.pointcloud.data.partial import NUM_GIVEN
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
 
 DIAGONAL = 5.9
-"""Of a shape's box, over the deviation of all points of its set: that of the built-in furniture."""
+"""Bounding-box diagonal of a shape over the deviation of all points of its set, for the built-in furniture."""
 FAR = 10
-"""A scan that reaches so many deviations from the middle of the data is likely to be in other units."""
+"""Distance from the mean of the data, in deviations, from which a scan is probably in other units."""
 MOST_HELD = 0.75
-"""Of a cloud's points: a scan of more is thinned, so that there are some to complete it with."""
+"""Largest fraction of given points: a larger scan is subsampled, to leave some points to generate."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scan lies: data = mean + scale * x, scan = centre + size * x, x in the model's space."""
+    """Placement of a scan: data = mean + scale * x, scan = centre + size * x, with x in the model's space."""
 
     centre: Float[np.ndarray, "3"]
     size: float
@@ -39,11 +39,11 @@ class Place:
     scale: float
 
     def into_model(self, scan: Float[np.ndarray, "K C"], channels: Channels) -> Float[np.ndarray, "K C"]:
-        """In float64, for a scan may lie far away."""
+        """Convert a scan to the model's space, in float64, since it may be far from the origin."""
         return to_model(scan.astype(np.float64), self.centre, np.float64(self.size), channels)
 
     def into_scan(self, data: Float[np.ndarray, "*S N C"]) -> Float[np.ndarray, "*S N C"]:
-        """Decoded samples, in the scan's units."""
+        """Convert decoded samples to the scan's units."""
         if self.size == self.scale and (self.centre == self.mean).all():
             return data
         data = data.astype(np.float64)
@@ -62,12 +62,12 @@ def parts(
     scale: float,
     channels: Channels = XYZ,
 ) -> Parts:
-    """What a person gave of a cloud of so many points; see `PointCloud.parts`.
+    """Prepare the given points for a cloud of so many points; see `PointCloud.parts`.
 
     Args:
-        told: whether the model reads what lies beside its samples.
-        mean, scale: of the model's space in the data's units.
-        channels: of the model.
+        told: whether the model reads a clean cloud beside its samples.
+        mean, scale: normalisation of the model's space, in data units.
+        channels: channels of the model.
     """
     lines: list[str] = []
     scan = read(given, points, lines, channels)
@@ -92,17 +92,17 @@ def parts(
         lines.append(
             f"{len(kept)} of the scan's {len(scan)} points are kept: a cloud of points={points} has room for no more"
         )
-    rows = np.sort(rng.permutation(points)[: len(kept)])  # all over, since the first points make the tokens
+    rows = np.sort(rng.permutation(points)[: len(kept)])  # spread: the first points make the tokens
     beside = {}
     if told and (hold or strength is None):
         some = rng.permutation(len(x))[:NUM_GIVEN]
         seen = with_there(torch.from_numpy(x[some]), torch.from_numpy(there[some, 3:].astype(np.float32)))
         beside = {POINTS: seen[None]}
-    whole = torch.from_numpy(x[_often(len(x), points, rng)])  # where a strength lets the others begin
+    whole = torch.from_numpy(x[_often(len(x), points, rng)])  # the start of the others
     known = torch.zeros(points, 1 if there[kept].all() else channels.width, dtype=torch.bool)
     whole[rows], known[rows] = torch.from_numpy(x[kept]), torch.from_numpy(there[kept, : known.shape[1]])
     start = 1.0 if strength is None else strength
-    seen = np.nan_to_num(scan[kept], nan=0.5)[None]  # a colour that the scan lacks is grey
+    seen = np.nan_to_num(scan[kept], nan=0.5)[None]  # missing colours are grey
     if not hold:
         return Parts(Given(whole[None], beside=beside, strength=start), where.into_scan, lines, shown=seen)
 
@@ -116,24 +116,24 @@ def parts(
 
 
 def _often(there: int, wanted: int, rng: np.random.Generator) -> Int[np.ndarray, " wanted"]:
-    """Numbers of so many of some points, each as often as the others, or once more."""
+    """Indices that repeat points evenly to a wanted number."""
     return rng.permutation(
         np.concatenate([rng.permutation(there) for _ in range(-(-wanted // there))])[:wanted]
     )
 
 
 def _lacking(there: Bool[np.ndarray, "K C"], channels: Channels) -> str:
-    """The channels that some points are without, in words."""
+    """The channels missing for some points, in words."""
     return " and ".join(CALLED[name] for name in channels.names[1:] if not there[:, channels.at(name)].all())
 
 
 def read(given: Any, points: int, lines: list[str], channels: Channels = XYZ) -> Float[np.ndarray, "K C"]:
-    """The points of one or several clouds, one behind the other; what was left out is added to the lines.
+    """Read and concatenate the points of one or several clouds; notes on what was left out are added to `lines`.
 
-    Columns of channels that a cloud lacks are NaN.
+    Columns of missing channels are NaN.
 
     Raises:
-        ValueError: unless there are points.
+        ValueError: if there are no points.
     """
     each = given if isinstance(given, list | tuple) else [given]
     if not each:
@@ -154,7 +154,7 @@ def _one(given: Any, points: int, lines: list[str], channels: Channels) -> Float
         if array.dtype.kind not in "fiu":
             raise ValueError(f"given must be paths of clouds or arrays (K, 3), got {type(given).__name__}")
         if channels.columns is None and array.shape[-1:] == (channels.width,):
-            channels = replace(channels, columns=channels.names)  # as samples are
+            channels = replace(channels, columns=channels.names)  # as in samples
         scan = formats.as_cloud(array, note, channels)
     if lacking := _lacking(~np.isnan(scan), channels):
         note(f"no {lacking.replace(' and ', ', no ')}: they are drawn")
@@ -164,10 +164,10 @@ def _one(given: Any, points: int, lines: list[str], channels: Channels) -> Float
 def find_place(
     scan: Float[np.ndarray, "K 3"], place: Any, mean: Float[np.ndarray, "3"], scale: float
 ) -> Place:
-    """Where the scan lies: as its units say (None), by its box ("fit"), or as a person says (x, y, z, scale).
+    """Placement of the scan: by its units (None), by its bounding box ("fit"), or explicit (x, y, z, scale).
 
     Raises:
-        ValueError: for anything else, or a scan without an extent that is to be fitted.
+        ValueError: for anything else, or if a scan without extent is to be fitted.
     """
     if place is None:
         return Place(mean, scale, mean, scale)

@@ -1,4 +1,4 @@
-"""What has no modality: patches, data sets, distances between sets, kept results, isolated work, contact sheets."""
+"""Modality-independent code: patches, data sets, set distances, caches, isolated processes, contact sheets."""
 
 from typing import TYPE_CHECKING
 

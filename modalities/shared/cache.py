@@ -1,4 +1,4 @@
-"""Results that outlive the process, in files that are named after what they were computed from."""
+"""Results cached on disk, in files named after a hash of their inputs."""
 
 import functools
 import sys
@@ -15,12 +15,12 @@ from ditmoe.checkpoint.atomic import clear
 from ditmoe.outside import Arrays, printable, tell
 
 Forms = Mapping[str, tuple[str, tuple[int | str, ...]]]
-"""Of each array its NumPy type and its shape: a size, or a letter, which stands for the same size everywhere."""
+"""NumPy dtype and shape of each array; a letter in a shape stands for the same size everywhere."""
 
 
 @contextmanager
 def kept_in(folder: Path | None) -> Iterator[None]:
-    """Whoever stops this with Ctrl-C is told that nothing is lost."""
+    """On Ctrl-C, tell the user that finished results are kept."""
     try:
         yield
     except KeyboardInterrupt:
@@ -30,7 +30,7 @@ def kept_in(folder: Path | None) -> Iterator[None]:
 
 
 def writable(folder: Path | None) -> Path | None:
-    """The folder, made, and rid of what killed processes left; None, and a line, where nothing can be kept in it."""
+    """Create the folder and remove temporary files of killed processes; None, with a line, if it is not writable."""
     if folder is None:
         return None
     try:
@@ -47,7 +47,7 @@ def writable(folder: Path | None) -> Path | None:
 def computed(
     file: Path | None, compute: Callable[[], dict[str, np.ndarray]], forms: Forms
 ) -> dict[str, np.ndarray]:
-    """Arrays from a file that was kept, or else computed and kept in it; None keeps nothing."""
+    """Arrays from the cached file, else computed and cached; None as the file disables caching."""
     found = None if file is None else load(file, forms)
     if found is None:
         found = compute()
@@ -57,7 +57,7 @@ def computed(
 
 
 def content_hash(clouds: Iterable[np.ndarray]) -> str:
-    """SHA-256 of a list of clouds: of their shapes and float64 coordinates, in the order in which they come."""
+    """SHA-256 of a list of clouds: of their shapes and float64 coordinates, in order."""
     digest = sha256()
     for cloud in clouds:
         array = np.ascontiguousarray(cloud, dtype="<f8")
@@ -67,19 +67,19 @@ def content_hash(clouds: Iterable[np.ndarray]) -> str:
 
 
 def file_of(folder: Path, variant: str, *hashes: str) -> Path:
-    """Where results of this variant about sets of these hashes are kept.
+    """The cache file for results of this variant about sets with these hashes.
 
-    The variant is what was computed and how ("emd-exact_l2"): what could change a number belongs into it.
+    The variant says what was computed and how ("emd-exact_l2"): anything that could change a number belongs in it.
     """
     name = sha256("\n".join([variant, *hashes]).encode()).hexdigest()
     return folder / f"{variant}-{name[:32]}.npz"
 
 
 def load(file: Path, forms: Forms) -> dict[str, np.ndarray] | None:
-    """The arrays of these names that `store` wrote, or None where there is no file.
+    """Load the arrays that `store` wrote under these names, or None if there is no file.
 
-    Also None, and one line, where the file is damaged or its arrays are not of these forms, which is known before they
-    are read, or not finite: a folder of results may come from a stranger.
+    Also None, with one line, if the file is damaged, or if its arrays have other forms (checked before they are read)
+    or are not finite: the cache may come from an untrusted source.
     """
     try:
         with Arrays(file) as stored:
@@ -114,7 +114,7 @@ def _check_forms(stored: Mapping[str, tuple[tuple[int, ...], np.dtype]], forms: 
 
 
 def store(file: Path, **arrays: np.ndarray) -> None:
-    """Write arrays whole or not at all; where they cannot be written, say so once and let the work go on."""
+    """Write arrays atomically; if that fails, say so once and go on."""
     try:
         with replacing(file) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]

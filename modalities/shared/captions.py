@@ -1,4 +1,4 @@
-"""Captions of the samples of a data set: which there are, and which of them a training sample has."""
+"""Captions of the samples of a data set, and the choice of one of them for each training sample."""
 
 import json
 import re
@@ -22,47 +22,47 @@ from modalities.shared.labels import read_told, told_in
 
 T = TypeVar("T")
 _CAPTION = 3
-"""Address of the random stream that draws one of several captions, see `datasets.EPOCH`."""
+"""Address of the random stream that picks one of several captions, see `datasets.EPOCH`."""
 MOST_WORDS = 20_000
-"""Of training captions that are kept, the most frequent."""
+"""Size of the vocabulary: the most frequent words of the training captions are kept."""
 LOOKED_AT = 1000
-"""Training samples, for what is told of captions before training."""
+"""Training samples inspected for the summary of captions before training."""
 WORDS = "caption_words"
-"""Of what a checkpoint remembers of the data."""
+"""Name of the vocabulary among the data facts of a checkpoint."""
 LONGEST, MOST, LARGEST = 2000, 64, 2**18
-"""Letters of a caption, captions of a sample, bytes of a file of captions."""
+"""Most characters of a caption, captions of a sample, and bytes of a caption file."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """What samples are: their class indices, and a caption of each."""
+    """Class indices and captions of samples, one caption each."""
 
     labels: Int64[np.ndarray, " B"]
     captions: Sequence[str]
 
     @property
     def asked(self) -> Condition:
-        """As conditions; a sample without a class asks for something all the same."""
+        """These labels as conditions; a sample without a class is still conditional, by its caption."""
         values = {LABEL: torch.from_numpy(self.labels), TEXT: text_rows(self.captions)}
         return Condition(values, torch.zeros(len(self.labels), dtype=torch.bool))
 
 
 Labels = Int64[np.ndarray, " B"] | Described
-"""What a data set says of samples."""
+"""Labels of samples: class indices, or these with captions."""
 
 
 def asked_of(found: Labels) -> Tensor | Condition:
-    """What a data set says of samples as a batch hands it on: class indices, or conditions with captions."""
+    """Convert labels to what a batch returns: class indices, or conditions with captions."""
     return found.asked if isinstance(found, Described) else torch.from_numpy(found)
 
 
 def all_of(labels: Int64[np.ndarray, " B"], captions: Iterable[Sequence[str]]) -> Condition:
-    """Conditions with every caption of each sample, of which `one_of_all` draws one."""
+    """Conditions with every caption of each sample, from which `one_of_all` picks one."""
     return Described(labels, ["\n".join(" ".join(one.split()) for one in each) for each in captions]).asked
 
 
 def one_of_all(asked: Condition, seed: int, turns: Sequence[int], flips: Sequence[bool]) -> Condition:
-    """With one caption for each sample, drawn for numbers of a seed's stream; of mirror images what is true of them."""
+    """Pick one caption per sample by its stream index; for mirrored samples, left and right are exchanged in it."""
     if (each := captions_of(asked)) is None:
         return asked
     drawn = [_one(told.split("\n"), seed, number) for told, number in zip(each, turns, strict=True)]
@@ -71,7 +71,7 @@ def one_of_all(asked: Condition, seed: int, turns: Sequence[int], flips: Sequenc
 
 
 def trimmed(asked: Condition) -> Condition:
-    """Without the zeros behind the longest caption, which come of longer ones elsewhere."""
+    """Cut the zero padding behind the longest caption, left from longer ones elsewhere."""
     if TEXT not in asked.values or not len(asked):
         return asked
     rows = asked.values[TEXT]
@@ -80,7 +80,7 @@ def trimmed(asked: Condition) -> Condition:
 
 
 def with_classes(found: Labels, change: Int64[np.ndarray, " _"]) -> Labels:
-    """The same with other class indices, by a table."""
+    """Map the class indices by a table."""
     if isinstance(found, Described):
         return replace(found, labels=change[found.labels])
     return change[found]
@@ -91,29 +91,29 @@ class Captioner(Generic[T]):
     """Captions of the items of a data set.
 
     Attributes:
-        written: those of an item, none where nobody wrote one.
-        class_of: the name of an item's class, which stands in where it has no caption; "" without one.
+        written: gives the written captions of an item, possibly none.
+        class_of: gives the name of an item's class, the fallback if there is no caption; "" without a class.
     """
 
     written: Callable[[T], Sequence[str]]
     class_of: Callable[[T], str]
 
     def of(self, item: T) -> list[str]:
-        """All captions of an item, at least one; "" says nothing."""
+        """All captions of an item, at least one, which may be empty ("")."""
         if found := list(self.written(item)):
             return found
         return [class_caption(self.class_of(item))]
 
     def drawn(self, item: T, seed: int, number: int) -> str:
-        """The caption of number `number` of a training stream; the first for reference."""
+        """The caption of an item at index `number` of a training stream."""
         return _one(self.of(item), seed, number)
 
     def first(self, item: T) -> str:
-        """The caption of an item where none is drawn."""
+        """The first caption of an item, where none is picked at random."""
         return self.of(item)[0]
 
     def distinct(self, items: Iterable[T]) -> Iterator[str]:
-        """Each caption of many items, once."""
+        """The distinct captions of many items."""
         seen: set[str] = set()
         for item in items:
             for caption in self.of(item):
@@ -123,7 +123,7 @@ class Captioner(Generic[T]):
 
 
 class Captioned(Captions):
-    """A modality whose data set has captions, by its option `captions`."""
+    """A modality whose data set has captions if its option `captions` is set."""
 
     captions: bool
 
@@ -134,14 +134,14 @@ class Captioned(Captions):
 
     @abstractmethod
     def data_facts(self) -> dict[str, Any]:
-        """Of `Modality`; those of a modality with captions have `WORDS`."""
+        """As in `Modality`; with captions, they contain `WORDS`."""
 
     @property
     def caption_words(self) -> Sequence[str]:
         return listed_words(self.data_facts().get(WORDS, []))
 
     def captions_understood(self) -> str:
-        """How many training samples have captions of their own, in a line; "" where nobody asks."""
+        """One line on how many training samples have captions of their own; "" without captions."""
         captioner = getattr(self.data, "captioner", None) if self.captions else None
         if captioner is None:
             return ""
@@ -157,14 +157,14 @@ class Captioned(Captions):
 
     @property
     def _described(self) -> Any:
-        """What has the captions."""
+        """The data source that has the captions."""
         return self.data
 
     def words_known(self, data_facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Words of the captions as facts, from a checkpoint's facts or of the training data; none without captions.
+        """The vocabulary as a data fact, from a checkpoint or from the training data; empty without captions.
 
         Raises:
-            ValueError: if the checkpoint's are none.
+            ValueError: if the checkpoint's vocabulary is invalid.
         """
         if not self.captions:
             return {}
@@ -175,7 +175,7 @@ class Captioned(Captions):
 
 
 def listed_words(words: Any) -> list[str]:
-    """Words among the facts of a checkpoint; ValueError if they are none."""
+    """Validate the vocabulary in the facts of a checkpoint; ValueError if it is not a list of words."""
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{WORDS} must be a list of words")
     return words
@@ -188,10 +188,10 @@ def _one(captions: Sequence[str], seed: int, number: int) -> str:
 
 
 class WrittenCaptions:
-    """What people wrote of files: in a text of the same name, or in the metadata of a folder above.
+    """Captions written for files: in a text file of the same name, or in the metadata of a parent folder.
 
     Args:
-        root: of the files, the last folder that is looked into.
+        root: the topmost folder searched for metadata.
     """
 
     def __init__(self, root: Path) -> None:
@@ -199,7 +199,7 @@ class WrittenCaptions:
         self._told: dict[Path, dict[str, list[str]]] = {}
 
     def __call__(self, file: Path) -> list[str]:
-        """The captions of a file, none where nobody wrote one."""
+        """The captions of a file, possibly none."""
         if found := captions_beside(file):
             return found
         folders = list(file.parents)
@@ -213,14 +213,14 @@ class WrittenCaptions:
 
 
 def captions_beside(file: Path) -> list[str]:
-    """The captions in the text file of the same name, one a line; none where there is no such file.
+    """The captions in the text file of the same name, one per line; none if there is no such file.
 
-    What does not show is escaped; longer ones than `LONGEST` are cut, more than `MOST` left out.
+    Non-printable characters are escaped; captions are cut at `LONGEST` characters, and at most `MOST` are read.
 
     Raises:
-        OSError: if it is there and cannot be read, or is larger than that allows.
+        OSError: if it exists and cannot be read, or is too large.
     """
-    # A folder of frames may have a point in its name.
+    # A folder of frames may have a dot in its name.
     text = file.with_name(f"{file.name}.txt") if file.suffix and file.is_dir() else file.with_suffix(".txt")
     if text == file or not is_regular(text):
         return []
@@ -228,13 +228,13 @@ def captions_beside(file: Path) -> list[str]:
 
 
 def captions_in(content: bytes) -> list[str]:
-    """The captions in a text, one a line."""
+    """The captions in a text, one per line."""
     lines = decoded(content, "replace").splitlines()
     return [caption for line in lines if (caption := _shown(line.strip()))][:MOST]
 
 
 def captions_in_json(content: bytes) -> list[str]:
-    """The captions in a record of JSON; none where it is damaged, which whoever reads its class says."""
+    """The captions in a JSON record; none if it is damaged, which is reported where its class is read."""
     try:
         return shown_captions(told_in(json.loads(content)))
     except (ValueError, RecursionError):
@@ -242,7 +242,7 @@ def captions_in_json(content: bytes) -> list[str]:
 
 
 def shown_captions(texts: Sequence[str]) -> list[str]:
-    """Texts as captions, each one line."""
+    """Texts as captions, one line each."""
     return [caption for text in texts[:MOST] if (caption := _shown(" ".join(text.split())))]
 
 
@@ -251,13 +251,13 @@ def _shown(caption: str) -> str:
 
 
 def mirrored(caption: str) -> str:
-    """What a caption says of the mirror image: left is right."""
+    """The caption of the mirror image: left and right exchanged."""
     other = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
     return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda found: other[found[0]], caption)
 
 
 def with_mirrored(captions: Iterable[str]) -> Iterator[str]:
-    """Each caption once, those of mirror images among them."""
+    """The distinct captions, including those of the mirror images."""
     seen: set[str] = set()
     for caption in captions:
         for one in (caption, mirrored(caption)):
@@ -267,6 +267,6 @@ def with_mirrored(captions: Iterable[str]) -> Iterator[str]:
 
 
 def words_of(captions: Iterable[str], most: int = MOST_WORDS) -> list[str]:
-    """Words of captions in small letters, the most frequent first, then by their letters."""
+    """The words of captions in lower case, by decreasing frequency, then alphabetically."""
     counts = Counter(word for caption in captions for word in split_words(caption))
     return sorted(counts, key=lambda word: (-counts[word], word))[:most]

@@ -1,4 +1,4 @@
-"""What is known of the error of a number."""
+"""Standard errors and confidence intervals."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and what is known of its error.
+    """A value with its estimated error.
 
     Attributes:
-        value: as the set at hand has it.
-        error: standard error; NaN where the sets are too small to tell.
-        bias: by how much `value` is expected to lie above that of infinite sets.
+        value: the plain estimate from the given sets.
+        error: standard error; NaN if the sets are too small to tell.
+        bias: expected difference between `value` and that of infinite sets.
         df: degrees of freedom of the error.
     """
 
@@ -24,11 +24,11 @@ class Estimate:
 
     @property
     def corrected(self) -> float:
-        """What infinite sets would have; may come out slightly below 0 where a distance is meant."""
+        """The value without its bias, as for infinite sets; a distance may come out slightly below 0."""
         return self.value - self.bias
 
     def interval(self, low: float = -np.inf) -> tuple[float, float]:
-        """95 %, by Student's t, not below `low`; of the expected value at these counts, bias included."""
+        """95 % interval by Student's t, not below `low`, of the expected value at these counts, bias included."""
         from scipy.special import stdtrit
 
         half = float(stdtrit(self.df, 0.975)) * self.error
@@ -36,9 +36,9 @@ class Estimate:
 
 
 def ratio(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> tuple[float, tuple[float, float]] | None:
-    """The mean of some independent samples over that of others, none below 0, and its 95 % interval.
+    """Ratio of the means of two independent samples of non-negative values, with its 95 % interval.
 
-    By the delta method, for the logarithm, as a ratio's errors are lopsided; None where the second mean is 0.
+    By the delta method on the logarithm, since the errors of a ratio are skewed; None if the second mean is 0.
     """
     if not b.mean() > 0:
         return None
@@ -49,7 +49,7 @@ def ratio(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> tuple[float
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share of `count` independent samples (Wilson, 1927, J. Am. Stat. Assoc. 22).
+    """95 % interval of a proportion of `count` independent samples (Wilson, 1927, J. Am. Stat. Assoc. 22).
 
     The count may be an effective one, which scipy.stats does not take.
     """

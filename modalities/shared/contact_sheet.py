@@ -1,4 +1,4 @@
-"""Contact sheets: many pictures in one, each with its label."""
+"""Contact sheets: many images in one, each with its label."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from ditmoe.outside import printable
 from modalities.shared.lettering import Lettering
 
 LONGEST = 500
-"""Letters of a label that are looked at; a prompt or a stranger's name for a class may have any number."""
+"""Characters of a label that are used; prompts and class names of unknown origin have any length."""
 _NO_NAME = re.compile(r"[\W\d_]*+")
 
 
@@ -27,18 +27,18 @@ def lay_out(
     columns: int | None = None,
     title: str | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Put pictures of one size on a sheet, a label under each.
+    """Lay out images of one size on a sheet, with a label under each.
 
     Args:
         tiles: at least one.
         labels: one per tile; "chair", "chair 12" and "chair_12" are one class.
-        columns: tiles per row, in the order given. By default each class gets its own rows where that
-            leaves few places empty, and a sheet a little wider than high otherwise.
+        columns: tiles per row, in the given order. By default each class gets its own rows if that leaves few places
+            empty; otherwise the sheet is a little wider than high.
         title: a line above the sheet.
     Returns:
-        (H, W, 3) sRGB, whose size is `sheet_size` of the rows and columns.
+        (H, W, 3) sRGB, with the size that `sheet_size` gives for its rows and columns.
     Raises:
-        ValueError: where there is nothing to show or the lengths differ.
+        ValueError: if there is nothing to show or the lengths differ.
     """
     if not 0 < len(tiles) == len(labels):
         raise ValueError(f"labels must be one per picture, at least one; got {len(labels)} for {len(tiles)}")
@@ -61,15 +61,15 @@ def lay_out(
 
 
 def class_of(label: str) -> str:
-    """The class that a label or a file name speaks of: "chair 12" and "chair_0012" are chairs."""
-    behind = _NO_NAME.match(label[::-1])  # from the end: a search would look from each letter to there
+    """The class named by a label or file name: "chair 12" and "chair_0012" are chairs."""
+    behind = _NO_NAME.match(label[::-1])  # matched in reverse, since a search would be quadratic
     return label[: len(label) - (behind.end() if behind else 0)] or label
 
 
 def sheet_size(
     rows: int, columns: int, height: int, title: bool = False, width: int | None = None
 ) -> tuple[int, int]:
-    """Width and height in pixels of a sheet of pictures so high, and so wide or square."""
+    """Width and height in pixels of a sheet of tiles of this height and width, square by default."""
     gap, line = _gap(height), _line(height)
     across = gap + columns * ((width or height) + gap)
     return across, gap + rows * (height + line + gap) + (2 * line if title else 0)
@@ -84,7 +84,7 @@ def _line(height: int) -> int:
 
 
 def _rows(classes: Sequence[str], columns: int | None, aspect: float = 1.0) -> list[list[int]]:
-    """Indices of the pictures in each row of the sheet; aspect is a picture's width over its height."""
+    """Indices of the images in each row of the sheet; aspect is a tile's width over its height."""
     everything = range(len(classes))
     if columns is not None and columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
@@ -93,7 +93,7 @@ def _rows(classes: Sequence[str], columns: int | None, aspect: float = 1.0) -> l
         width = min(int(np.ceil(10 / max(1.0, aspect))), max(map(len, groups)))
         rows = [group[i : i + width] for group in groups for i in range(0, len(group), width)]
         if len(classes) >= 0.6 * width * len(rows) and width > 1:
-            # Two groups share a row where the sheet would be a tower.
+            # Let two groups share a row if the sheet would otherwise be very tall.
             if len(rows) > 6 and width * aspect <= 6 and {len(row) for row in rows} == {width}:
                 rows = [list(chain(*rows[i : i + 2])) for i in range(0, len(rows), 2)]
             return rows
@@ -110,7 +110,7 @@ def _write(
     width: float,
     height: float,
 ) -> None:
-    """Write one centred line, smaller and then shorter where it is too wide."""
+    """Draw one centred line, in a smaller font and then truncated if it is too wide."""
     face, text = lettering.choose(_cut(text, LONGEST))
     font = face.at(height)
     if (wide := pen.textlength(text, font)) > width:
@@ -124,19 +124,19 @@ def _write(
 
 
 def _cut(text: str, letters: int) -> str:
-    """So many letters of a text and three points, if it has more."""
+    """Truncate a text to a number of letters, with an ellipsis."""
     return text if len(text) <= letters else text[:letters].rstrip() + "..."
 
 
 def enlarged(frames: UInt8[np.ndarray, "*T H W 3"]) -> UInt8[np.ndarray, "*T h w 3"]:
-    """Small pictures with each pixel drawn larger."""
+    """Enlarge small images by repeating pixels."""
     height, width = frames.shape[-3:-1]
     factor = max(1, min(64 // height, 1024 // width))
     return frames.repeat(factor, -3).repeat(factor, -2)
 
 
 def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
-    """Write a PNG whole or not at all; folders are made. Returns the path."""
+    """Write a PNG atomically, creating its folders. Returns the path."""
     path = Path(path)
     with replacing(path) as stream:
         Image.fromarray(image).save(stream, "PNG", optimize=True)
@@ -144,11 +144,11 @@ def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
 
 
 def show(sheet: UInt8[np.ndarray, "H W 3"], what: str, first: Path, out: Path | None) -> str:
-    """Write a sheet for a person, and open it if there is a display; returns one line that says so.
+    """Write a sheet, and open it if there is a display; returns one line that says so.
 
     Args:
-        what: is on it.
-        first: file or folder that it shows, beside which it goes by default; only then it is opened.
+        what: what the sheet shows.
+        first: file or folder that it shows; by default the sheet is written beside it, and only then opened.
     """
     file = save_png(out or (first if first.is_dir() else first.parent) / "view.png", sheet)
     shown = f"{what} on {printable(file)}"

@@ -1,4 +1,4 @@
-"""What data sets of every kind do alike: splits, the order of training, and what becomes of unreadable files."""
+"""Common parts of all data sets: splits, the order of training samples, and handling of unreadable files."""
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
@@ -15,9 +15,9 @@ T, V = TypeVar("T"), TypeVar("V")
 K = TypeVar("K", bound=Hashable)
 SPLITS = ("train", "val", "test")
 EPOCH = 1
-"""Address of the stream of permutations; what a data set draws besides has other numbers."""
+"""Address of the random stream of permutations; other random streams of a data set have other addresses."""
 NAMED = 20
-"""Files that are named on stderr before they are only counted."""
+"""Files named on stderr; further ones are only counted."""
 _LOCK = Lock()
 
 
@@ -27,13 +27,13 @@ def check_split(name: str) -> None:
 
 
 def numbers(size: int, step: int, rank: int = 0, world: int = 1) -> range:
-    """Which samples of the training stream are in a batch: those of all ranks and steps, one after the other."""
+    """Indices in the training stream of a batch; steps and ranks follow one another."""
     first = (step * world + rank) * size
     return range(first, first + size)
 
 
 def item_of(length: int, seed: int, number: int) -> int:
-    """Which of `length` items is number `number` of the training stream, which has a new permutation each epoch."""
+    """The item at index `number` of the training stream, which has a new permutation of `length` items each epoch."""
     epoch, place = divmod(number, length)
     return int(_permutation(length, seed, epoch)[place])
 
@@ -46,7 +46,7 @@ def _permutation(length: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
 def first_readable(
     items: Sequence[T], index: int, read: Callable[[T], V | None], category: Callable[[T], Hashable]
 ) -> tuple[T, V] | None:
-    """An item and what is read of it, or the next one of its class where it is unreadable; None where all are."""
+    """Read an item, or the next readable one of its class; None if all are unreadable."""
     wanted = category(items[index])
     for i in chain(range(index, len(items)), range(index)):
         item = items[i]
@@ -56,12 +56,12 @@ def first_readable(
 
 
 class LeftOut(dict[K, str]):
-    """Name -> reason of what was left out so far; each is told once on stderr, from the 20th on they are counted.
+    """Name -> reason of items left out so far; each is reported once on stderr, from the 20th on only counted.
 
-    A copy in another process is quiet: what is new there is told where it comes back to (`Noted`).
+    A copy in a worker process is silent: new entries are reported in the main process (`Noted`).
 
     Args:
-        what: they are, "skipped unreadable picture".
+        what: description of the items, e.g. "skipped unreadable picture".
     """
 
     def __init__(self, what: str) -> None:
@@ -74,7 +74,7 @@ class LeftOut(dict[K, str]):
         return _quiet, (self.what, dict(self))
 
     def add(self, name: K, reason: str, line: object = None) -> None:
-        """Note a name; `line` is shown in place of the reason."""
+        """Add a name; `line` is shown in place of the reason."""
         with _LOCK:
             if name in self:
                 return
@@ -94,11 +94,11 @@ def _quiet(what: str, known: dict[K, str]) -> LeftOut[K]:
 
 
 class Noted:
-    """What reads a batch, and what it newly left out on the way; `Reader.read` of a modality with files.
+    """Reads a batch and returns it with the items newly left out; `Reader.read` of a modality with files.
 
     Args:
-        read: makes what is read of the arguments of `batch`.
-        left_out: where it notes what it left out; in another process these are copies.
+        read: reads a batch, with the arguments of `batch`.
+        left_out: where `read` records what it left out; copies in a worker process.
     """
 
     def __init__(self, read: Callable[..., Any], left_out: Sequence[LeftOut[Any]]) -> None:
@@ -113,7 +113,7 @@ class Noted:
         return found, news
 
     def told(self, found: tuple[Any, Sequence[Sequence[tuple[Any, str, str]]]]) -> Any:
-        """What was read, when all that was left out is noted and told here, too."""
+        """Record and report here what was left out, and return the batch."""
         for of, news in zip(self.left_out, found[1], strict=True):
             for name, reason, line in news:
                 of.add(name, reason, line)

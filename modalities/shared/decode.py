@@ -1,4 +1,4 @@
-"""Picture files of strangers, decoded only where they are plain files, of known kinds, and not larger than memory."""
+"""Decodes untrusted image files: only regular files of known formats, within limits on size."""
 
 import importlib
 import io
@@ -21,35 +21,35 @@ from modalities.shared.salvage import salvaged
 
 T = TypeVar("T")
 KINDS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""Pillow knows further ones, of which some start other programs (EPS)."""
+"""Image formats that are read; Pillow knows more, some of which start other programs (EPS)."""
 BY_SUFFIX = {".tga": "TGA"}
-"""Kinds that cannot be told by their first bytes: only files that say so are tried."""
+"""Formats that their first bytes do not identify: tried only for files with this suffix."""
 STILLS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".tga",
 )  # fmt: skip
-"""File endings of pictures of these kinds; a .gif or .apng is a picture or a clip."""
+"""File suffixes of these formats; a .gif or .apng is an image or a clip."""
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".jp2", ".j2k", ".jpx")
-"""Of those, whose compression may have changed them."""
+"""Suffixes of lossy formats."""
 MAX_PIXELS = 89_478_485
-"""Of a picture, where no one says otherwise: a quarter of a gigabyte as RGB, as much as Pillow takes in silence."""
+"""Default limit of an image: a quarter of a gigabyte as RGB, Pillow's own threshold for a warning."""
 HEAVY = {"WEBP": 2, "AVIF": 3, "JPEG2000": 4}
-"""Kinds whose decoders hold a picture several times over (up to 40 bytes a pixel), and by what their limit is less."""
+"""Formats whose decoders hold an image several times (up to 40 bytes a pixel): the divisor of their limit."""
 _PLUGINS = ("Tiff", "WebP", "Mpo", "Avif", "Jpeg2K", "Tga")  # the others Pillow loads by itself
 WIDE = 16
-"""How many times as long as what is wanted of it a side may become, before its ends are cut off."""
+"""Ratio of a side after resizing to its target length beyond which the ends are cut off before resizing."""
 LARGE = 2**24
-"""Pixels from which pictures are decoded one at a time, whatever the number of threads."""
+"""Pixels from which images are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
 LONGEST_SIDE = 2**20
-"""Pixels; each row has memory of its own beside them."""
+"""Pixels of a side; decoders also allocate memory per row."""
 MOST_BLOCKS = 2**20
-"""Of a JPEG 2000, by the smallest that it names; each takes 400 bytes, and ordinary ones are a hundredth as many."""
+"""Code blocks of a JPEG 2000, by their smallest declared size; each takes 400 bytes, ordinary files have 1 %."""
 _TILE = (322, 323)
-"""Tags of a TIFF: width and height of the tiles, each of which is in memory whole."""
+"""TIFF tags of the width and height of tiles, each of which is decoded whole."""
 MOST_SCANS = 100
-"""Of a JPEG; honest ones have about ten, and libtiff takes as many."""
-_SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, filled or restarted
+"""Scans of a JPEG; ordinary files have about ten, and libtiff has the same limit."""
+_SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, fill or restart
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -66,19 +66,19 @@ _BLOCKS = re.compile(
     rb"(?P<levels>[\0-\x20])(?P<width>[\0-\x08])(?P<height>[\0-\x08])[\0-\x3f][\0\1]",
     re.DOTALL,
 )
-"""How a JPEG 2000 is coded (COD, ISO/IEC 15444-1 A.6.1), or a component of it (COC)."""
+"""Coding style segments of a JPEG 2000 (COD, ISO/IEC 15444-1 A.6.1) or of a component (COC)."""
 
 HEIC = re.compile(rb".{4}ftyp(?:hei[cmsx]|mif1)", re.DOTALL)
-"""How still pictures of phones begin."""
+"""Signature of HEIC, the still image format of phones."""
 _UNREAD = {
     "HEIC": HEIC,
     "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL),
 }
-"""How pictures begin whose kinds people have and Pillow does not read."""
+"""Signatures of common image formats that Pillow does not read."""
 
 
 class TooLargeError(ValueError):
-    """A picture of more pixels than it may have."""
+    """An image with more pixels than allowed."""
 
 
 def decoded(
@@ -88,14 +88,14 @@ def decoded(
     kinds: tuple[str, ...] = KINDS,
     keep: Callable[[str], object] | None = None,
 ) -> T:
-    """What `make` makes of a picture, whose size is known and whose pixels are not read yet.
+    """Open an image and apply `make` to it, its header read and its pixels not yet.
 
     Args:
-        max_pixels: that it may have, whatever Pillow's own limit is, which stays as it is.
-        keep: of a picture that breaks off what decodes is taken, and this is told what that is.
+        max_pixels: limit in place of Pillow's global one, which stays as it is.
+        keep: if given, the decodable part of a truncated image is used, and this is called with its description.
 
     Raises:
-        OSError, ValueError: if it is no plain file, no picture, or too large; Pillow throws further ones.
+        OSError, ValueError: if it is not a regular file, not an image, or too large; Pillow raises others.
     """
     with _stream(source) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about odd metadata
@@ -131,10 +131,10 @@ def decoded(
 
 
 def _open(stream: io.BufferedIOBase, kinds: tuple[str, ...]) -> Image.Image:
-    """A picture of one of these kinds, of which only the header is read; as `Image.open`, without its limit.
+    """Open an image of one of these formats, reading only its header; `Image.open` without its pixel limit.
 
     Raises:
-        UnidentifiedImageError: if it is of none.
+        UnidentifiedImageError: if it has another format.
     """
     start = stream.tell()
     prefix = stream.read(16)
@@ -143,19 +143,19 @@ def _open(stream: io.BufferedIOBase, kinds: tuple[str, ...]) -> Image.Image:
             continue
         make, accept = Image.OPEN[kind]
         known = not accept or accept(prefix)
-        if not known or isinstance(known, str):  # which says what is missing to read it
+        if not known or isinstance(known, str):  # a string says which library is missing
             continue
         stream.seek(start)
         try:
-            return make(stream, "")  # type: ignore[arg-type]  # all that it needs of an IO[bytes]
-        # By these plugins say that it is not theirs.
+            return make(stream, "")  # type: ignore[arg-type]  # has all of IO[bytes] that is needed
+        # Plugins raise these for another format.
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
     raise UnidentifiedImageError("its kind is not known, or its header is damaged")
 
 
 def unknown(source: Path | io.BytesIO) -> str:
-    """Why a picture is of no kind that is read, by its first bytes, and which kind it should be."""
+    """Why an image has no supported format, by its first bytes, and what to convert it to."""
     with _stream(source) as stream:
         stream.seek(0)
         head = stream.read(16)
@@ -168,9 +168,9 @@ def unknown(source: Path | io.BytesIO) -> str:
 
 
 def middle(length: int, scale: float, wanted: int) -> slice:
-    """What is used of a side that is resized by `scale` and then cut to `wanted`: all, or its middle if it is absurd.
+    """The used part of a side resized by `scale` and cropped to `wanted`: all, or its middle for extreme ratios.
 
-    A strip of one row, enlarged to many, would else become as many times longer.
+    A strip of one row would otherwise become many times longer when it is enlarged.
     """
     keep = min(length, math.ceil(WIDE * wanted / scale))
     keep += (length - keep) % 2  # the middle stays where it is
@@ -178,12 +178,12 @@ def middle(length: int, scale: float, wanted: int) -> slice:
 
 
 def _check_scans(stream: io.BufferedIOBase) -> None:
-    """Raises ValueError for a JPEG that goes over the whole picture again and again, a few bytes each time."""
+    """Raise ValueError for a JPEG with too many scans, each a pass over the whole image for a few bytes."""
     before = stream.tell()
     stream.seek(0)
     content = stream.read()
     stream.seek(before)
-    if content.count(_SCAN) <= MOST_SCANS:  # thumbnails and what is appended have such bytes, too
+    if content.count(_SCAN) <= MOST_SCANS:  # an upper bound: thumbnails have scans, too
         return
     at, scans = 2, 0
     while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
@@ -194,15 +194,15 @@ def _check_scans(stream: io.BufferedIOBase) -> None:
 
 
 def _check_blocks(stream: io.BufferedIOBase, samples: int) -> None:
-    """Raises ValueError for a JPEG 2000 in more code blocks than memory has room for; a thousand bytes ask for them."""
+    """Raise ValueError for a JPEG 2000 with too many code blocks for memory, which a thousand bytes can declare."""
     before = stream.tell()
     stream.seek(0)
     content = stream.read()
     stream.seek(before)
-    for found in _BLOCKS.finditer(content):  # of the picture, of a component or of a tile
+    for found in _BLOCKS.finditer(content):  # for the image, a component or a tile
         width, height, levels = (found[name][0] for name in ("width", "height", "levels"))  # powers of two
         own = content[found.end() : found.end() + levels + 1] if found["own"][0] & 1 else b"\xff"
-        for level, precinct in enumerate(reversed(own)):  # from the finest, each of a quarter of the samples
+        for level, precinct in enumerate(reversed(own)):  # from the finest, a quarter of the samples each
             sides = ((precinct & 15) - 1, width + 2), ((precinct >> 4) - 1, height + 2)
             area = sum(max(0, min(side)) for side in sides)
             if (blocks := samples >> 2 * level + area) > MOST_BLOCKS:
@@ -210,7 +210,7 @@ def _check_blocks(stream: io.BufferedIOBase, samples: int) -> None:
 
 
 def _check_tiles(picture: Image.Image, most: int) -> None:
-    """Raises ValueError for a TIFF with larger tiles than it is itself."""
+    """Raise ValueError for a TIFF with tiles larger than the image."""
     sides = [int(picture.tag_v2.get(tag, 0)) for tag in _TILE]  # type: ignore[attr-defined]
     if math.prod(sides) > most:
         raise TooLargeError(f"a tile must have at most {most} pixels, got {sides[0]} x {sides[1]}")
@@ -220,14 +220,14 @@ def _check_tiles(picture: Image.Image, most: int) -> None:
 def _load_plugins() -> None:
     Image.preinit()
     for name in _PLUGINS:
-        with suppress(ImportError):  # which older ones lack
+        with suppress(ImportError):  # missing in older versions of Pillow
             importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture as `rgb` has it, turned and mirrored as its EXIF data says.
+    """Convert an image by `rgb`, rotated and mirrored by its EXIF orientation.
 
-    `ImageOps.exif_transpose` writes all EXIF tags anew, and fails where one of them cannot be.
+    `ImageOps.exif_transpose` also rewrites all EXIF tags, and fails if one of them is invalid.
     """
     shown = rgb(picture)
     turn = _TURNS.get(orientation(picture))
@@ -235,37 +235,36 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """How it was held, 1 to 8 (EXIF 2.3); 1 where nothing that can be read tells.
+    """EXIF orientation, 1 to 8 (EXIF 2.3); 1 if it is missing or unreadable.
 
     Raises:
-        OSError, SyntaxError: if a PNG breaks off, whose EXIF data may follow its pixels.
+        OSError, SyntaxError: if a PNG is truncated, since its EXIF data may follow the pixels.
     """
     if picture.format == "PNG":
         picture.load()
     try:
         told = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # of damaged EXIF data, which the pixels do not need; Pillow throws many kinds
+    except Exception:  # damaged EXIF data, not needed for the pixels; Pillow raises many kinds
         return 1
     return told if isinstance(told, int) and told in _TURNS else 1
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """A picture or a frame of any mode as 8-bit RGB; what is transparent lies on white.
+    """Convert an image or frame of any mode to 8-bit RGB; transparent areas become white.
 
     Raises:
-        ValueError: for numbers whose range nothing tells: of 32 bits or floating point, unless they are those of 16
-            bits, or of 8.
+        ValueError: if the value range is unknown: 32-bit or floating point, unless the values are within 16 or 8 bits.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image)
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa", "RGBA"):
         return _on_white(image)
     image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """In strips: the whole of it would be in memory four times."""
+    """Composite on white, in strips: the whole image would be in memory four times."""
     out, rows = Image.new("RGB", image.size), max(1, 2**20 // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
@@ -276,7 +275,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of more bits, in strips: as doubles it would take eight times its own memory."""
+    """Convert a grey image of more bits to 8, in strips: as doubles it would take eight times its memory."""
     whole, rows = np.asarray(image), max(1, 2**20 // image.width)
     least, most = whole.min(initial=0), whole.max(initial=0)
     if image.mode == "F":
@@ -288,10 +287,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         divisor = 1.0
     elif least < 0 or most > 65535:
         raise ValueError(f"values of a grey picture must be of 8 or 16 bits, got {least} to {most}")
-    else:  # Pillow may hold 16 bits in 32, but a TIFF that has 32 may hold 8
+    else:  # Pillow may store 16 bits in 32, and a 32-bit TIFF may use only 8
         divisor = 1.0 if (image.mode, image.format) == ("I", "TIFF") and most <= 255 else 257.0
     out = np.empty(whole.shape, np.uint8)
-    clear = image.info.get("transparency")  # a value of the 16 bits
+    clear = image.info.get("transparency")  # a 16-bit value
     for top in range(0, len(whole), rows):
         part = whole[top : top + rows]
         out[top : top + rows] = (part.astype(np.float64) / divisor).round().clip(0, 255)

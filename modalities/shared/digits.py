@@ -1,4 +1,4 @@
-"""Real handwritten digits, built in: what images and clips are made of where nothing is downloaded."""
+"""The built-in handwritten digits: data for images and clips without a download."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +13,13 @@ from modalities.shared.datasets import check_split
 FILE = Path(__file__).parent / "assets" / "digits.npz"
 CLASSES = [str(digit) for digit in range(10)]
 NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-"""The classes in words."""
+"""Class names."""
 SPLITS = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, 1797)}
-"""Of a fixed permutation, so that every split has all writers and digits."""
+"""Slices of a fixed permutation, so that every split has all writers and digits."""
 
 
 def digits(split: str, size: int = 8) -> tuple[UInt8[np.ndarray, "S size size"], Int64[np.ndarray, " S"]]:
-    """White digits on black, 0 to 255, enlarged from 8 x 8 by smooth interpolation, and their labels.
+    """White digits on black, 0 to 255, enlarged from 8 x 8 by smooth interpolation, with their labels.
 
     Raises:
         ValueError: for another split than train, val and test, or a size below 8.

@@ -1,4 +1,4 @@
-"""Millions of paths in little memory, each made into an object when it is asked for."""
+"""A compact table of millions of paths, each materialised on access."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from modalities.shared.on_demand import OnDemand
 
 
 class FileTable(OnDemand[Parts]):
-    """Paths of files by their folders, in order: names end to end, and once for each run of files its folder.
+    """File paths grouped by folder, in order: concatenated names, and the folder once per run of files.
 
     Args:
-        runs: folders, each with names of files in it.
+        runs: folders, each with the names of files in it.
     """
 
     def __init__(self, runs: Sequence[tuple[Parts, Sequence[str]]]) -> None:

@@ -1,4 +1,4 @@
-"""What folders hold, kept for the next start, which then asks only whether a folder has changed since."""
+"""An index of folder contents, saved so that the next start only checks whether a folder has changed."""
 
 import os
 import time
@@ -10,23 +10,23 @@ from ditmoe.outside import Entries, Parts, read_entries
 from modalities.shared.cache import file_of, load, store, writable
 
 LEAST = 10_000
-"""Files from which an index is worth its file; below, a listing takes no time."""
+"""Files from which an index is saved; below, listing them is fast enough."""
 SETTLED = 2 * 10**9
-"""Nanoseconds since its last change after which another change of a folder shows in its times on any file system."""
+"""Nanoseconds after a change until any further change is sure to alter a folder's timestamps on any file system."""
 FORMS = {"text": ("|u1", ("B",)), "ends": ("<i8", ("F", 3)), "stamps": ("<i8", ("F", 3))}
 _NEVER = (0, 0, 0)
 
 
 class FolderIndex:
-    """Reads folders as `ditmoe.outside.folders_below` asks, from an index where they have not changed since.
+    """Reads folders for `ditmoe.outside.folders_below`, from an index if they have not changed since.
 
-    A folder changes when a file or folder in it is added, removed or renamed, which its number and its two times (of
-    its content, and of what is known of it) tell. They do not tell that a file has other content than it had: whoever
-    keeps what came of a file's content must ask the file. Folders with links in them are always read, since what a link
-    leads to can change elsewhere, and so are those that changed within `SETTLED` of being read.
+    Adding, removing or renaming an entry changes a folder's inode number or its two timestamps (mtime and ctime).
+    These do not show that a file's content has changed: results derived from file contents need their own check.
+    Folders with links are always read, since a link's target can change elsewhere, and so are folders that changed
+    within `SETTLED` before being read.
 
     Args:
-        folder: where the index is kept; None keeps none.
+        folder: where the index is saved; None disables it.
         root: the top of the folders.
     """
 
@@ -38,7 +38,7 @@ class FolderIndex:
         self._num_files = self._num_read = 0
 
     def read(self, parts: Parts, path: str, about: os.stat_result) -> Entries:
-        """What a folder holds; see `ditmoe.outside.Read`."""
+        """The entries of a folder; see `ditmoe.outside.Read`."""
         place, stamp = "/".join(parts), _stamp(about)
         found = self._known.get(place, stamp)
         if found is None:
@@ -52,7 +52,7 @@ class FolderIndex:
         return found
 
     def save(self) -> None:
-        """Keep what was read, when all was, if it differs from what is kept."""
+        """Save the index once all folders are read, if it differs from the saved one."""
         if self.file is None or self._num_files < LEAST:
             return
         if (self._num_read or len(self._seen) != len(self._known)) and writable(self.folder):
@@ -66,7 +66,7 @@ class FolderIndex:
 
 
 class _Known:
-    """An index from a file, which may be a stranger's: names in it lead nowhere but into their folder."""
+    """An index from a file, which is not trusted: names in it cannot lead out of their folder."""
 
     def __init__(self, text: bytes, ends: np.ndarray, stamps: np.ndarray) -> None:
         ends = ends.ravel()
@@ -81,7 +81,7 @@ class _Known:
         try:
             if arrays is not None:
                 return _Known(arrays["text"].tobytes(), arrays["ends"], arrays["stamps"])
-        except ValueError:  # it is written anew
+        except ValueError:  # it is rewritten
             pass
         return _Known(b"", np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int64))
 
@@ -89,7 +89,7 @@ class _Known:
         return len(self.stamps)
 
     def get(self, place: str, stamp: tuple[int, int, int]) -> Entries | None:
-        """What a folder holds, if that is known and still so."""
+        """The entries of a folder, if they are known and it has not changed."""
         number = self.numbers.get(place)
         if number is None or tuple(self.stamps[number].tolist()) != stamp or stamp == _NEVER:
             return None
@@ -104,5 +104,5 @@ class _Known:
 
 
 def _stamp(about: os.stat_result) -> tuple[int, int, int]:
-    """By which a folder is known to be what it was: renaming and setting a time back move the second of its times."""
+    """State of a folder that changes with its entries; renames and a reset mtime still change the ctime."""
     return about.st_ino % 2**63, about.st_mtime_ns, about.st_ctime_ns

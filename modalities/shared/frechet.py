@@ -1,6 +1,6 @@
-"""How far apart two sets lie in the features of a network: Fréchet distance, KID, precision and recall.
+"""Distances of two sets in a network's feature space: Fréchet distance, KID, precision and recall.
 
-FID and FVD are these with different features; nothing here knows which. Rows are samples, columns features.
+FID and FVD use different features; this module is independent of them. Rows are samples, columns features.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ class Statistics:
 
     Attributes:
         mu: (F,) float64.
-        sigma: (F, F) float64, divided by num - ddof, 1 where nothing else is said.
-        num: samples it was computed from; None where a file does not say.
-        factor: (F, S) with factor factorᵀ = sigma, where a set has fewer samples than features.
+        sigma: (F, F) float64, divided by num - ddof, with ddof = 1 by default.
+        num: number of samples; None if a file does not say.
+        factor: (F, S) with factor factorᵀ = sigma, if a set has fewer samples than features.
     """
 
     mu: Float[np.ndarray, " F"]
@@ -34,7 +34,7 @@ class Statistics:
 
     @property
     def rank(self) -> int:
-        """The most that the covariance can have: a set of n samples spans n - 1 directions."""
+        """Upper bound on the rank of the covariance: n samples span n - 1 directions."""
         return len(self.mu) if self.num is None else min(len(self.mu), self.num - 1)
 
     @cached_property
@@ -47,7 +47,7 @@ class Statistics:
 
     @staticmethod
     def of(features: Features, ddof: int = 1) -> "Statistics":
-        """Those of a whole set."""
+        """Statistics of a whole set."""
         out = moments(features).statistics(ddof)
         if len(features) > len(out.mu):
             return out
@@ -55,7 +55,7 @@ class Statistics:
 
 
 class Moments:
-    """Count, mean and scatter of rows that come in batches, in float64.
+    """Streaming count, mean and scatter of rows in batches, in float64.
 
     Batches are merged by the formula of Chan, Golub and LeVeque (Technical Report STAN-CS-79-773), which loses
     no digits where the mean is large beside the spread: scatter += scatter_b + δδᵀ n n_b / (n + n_b),
@@ -67,7 +67,7 @@ class Moments:
         self.scatter = np.zeros((num_features, num_features))
 
     def add(self, rows: Features) -> None:
-        """Take in a batch. Raises ValueError where it does not fit or is not finite."""
+        """Merge a batch. Raises ValueError if its shape is wrong or it is not finite."""
         if rows.shape[1] != len(self.mean):
             raise ValueError(f"all batches must have {len(self.mean)} features, got {rows.shape[1]}")
         if not np.isfinite(rows).all():
@@ -85,7 +85,7 @@ class Moments:
         self.num = total
 
     def without(self, part: "Moments") -> "Moments":
-        """What was there before `part` was merged in."""
+        """The moments before `part` was merged in."""
         rest = Moments(len(self.mean))
         rest.num = self.num - part.num
         rest.mean = (self.num * self.mean - part.num * part.mean) / rest.num
@@ -101,7 +101,7 @@ class Moments:
 
 
 def moments(features: Features, chunk: int = 4096) -> Moments:
-    """Those of a whole set, in pieces, so that only one piece is ever held in float64."""
+    """Moments of a whole set, in chunks, so that only one chunk at a time is held in float64."""
     out = Moments(features.shape[1])
     for start in range(0, len(features), chunk):
         out.add(features[start : start + chunk])
@@ -113,8 +113,8 @@ def distance(a: Statistics, b: Statistics) -> float:
 
     d² = |μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a^½ Σ_b Σ_a^½)^½ (Dowson and Landau, 1982, J. Multivar. Anal.
     12(3); FID: arXiv 1706.08500). The last trace is the sum of the roots of the eigenvalues of Aᵀ Σ_b A with A Aᵀ =
-    Σ_a, a symmetric matrix: real, in float64, and as good where covariances are singular (fewer samples than
-    features), where a matrix square root of Σ_a Σ_b is not. Of the two, the one of lower rank is cut into A.
+    Σ_a, a symmetric matrix: real, in float64, and accurate for singular covariances (fewer samples than features),
+    unlike a matrix square root of Σ_a Σ_b. The set of lower rank is factored into A.
     """
     if a.mu.shape != b.mu.shape:
         raise ValueError(f"both sets must have as many features, got {len(a.mu)} and {len(b.mu)}")
@@ -129,14 +129,14 @@ def distance(a: Statistics, b: Statistics) -> float:
 def jackknife(
     a: Features | Statistics, b: Features | Statistics, groups: int = 10, seed: int = 0, ddof: int = 1
 ) -> Estimate:
-    """The distance with its standard error and bias, by leaving out a group of samples at a time.
+    """Fréchet distance with its standard error and bias, by the delete-a-group jackknife.
 
     Of G random groups, θ_g is the distance without group g: se² = (G - 1)/G Σ (θ_g - θ̄)², bias = (G - 1)(θ̄ - θ)
-    (Shao and Wu, 1989, Ann. Statist. 17(3)). Both sets are left out from in turn, and se² and bias add; a set that
-    is given as statistics is taken as it is, without error. Fewer than 2 groups: no error.
+    (Shao and Wu, 1989, Ann. Statist. 17(3)). Groups are left out of both sets in turn, and se² and bias add up; a set
+    given as statistics counts as exact. Fewer than 2 groups: no error.
 
-    The bias is that part which falls as 1/S, and `corrected` the value without it, what FID∞ (arXiv 1911.07023) finds
-    from a line over 1/S, with less noise. Both are sound from about twice as many samples as features.
+    The bias is the part that falls as 1/S, and `corrected` the value without it, which FID∞ (arXiv 1911.07023)
+    extrapolates from a line over 1/S, with more noise. Both are valid from about twice as many samples as features.
     """
     whole = [side if isinstance(side, Statistics) else Statistics.of(side, ddof) for side in (a, b)]
     value, variance, bias, used = distance(*whole), 0.0, 0.0, groups
@@ -163,15 +163,15 @@ def _left_out(features: Features, groups: int, seed: int, ddof: int) -> Iterator
 
 
 def halves(num: int, seed: int = 0) -> tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]:
-    """Indices of two disjoint random halves, for what real samples have against real ones."""
+    """Indices of two disjoint random halves, for the distance of real samples from real ones."""
     order = np.random.default_rng(seed).permutation(num)
     return np.sort(order[: num // 2]), np.sort(order[num // 2 : 2 * (num // 2)])
 
 
 def kid(a: Features, b: Features, block: int = 1000, seed: int = 0) -> Estimate:
-    """Squared maximum mean discrepancy under k(x, y) = (x·y / F + 1)³: KID, where features are Inception's.
+    """Squared maximum mean discrepancy with k(x, y) = (x·y / F + 1)³: KID, for Inception features.
 
-    The mean of the unbiased estimate (zero on average for equal distributions, hence at times below 0) over
+    The mean of the unbiased estimate (zero on average for equal distributions, hence sometimes negative) over
     disjoint random blocks of `block` samples of each set, and its standard error from their spread (arXiv
     1801.01401). Sets of fewer than ten such blocks are cut into ten. No units.
     """
@@ -195,7 +195,7 @@ def _mmd(x: Features, y: Features) -> float:
 
 
 def precision_recall(real: Features, generated: Features, k: int = 3) -> tuple[float, float]:
-    """Share of generated samples that look real, and of real ones that could be generated (arXiv 1904.06991).
+    """Fraction of generated samples that look real, and of real ones that are covered (arXiv 1904.06991).
 
     The manifold of a set is the union of balls around its samples, each reaching to the k-th nearest other
     sample of the set. Precision: generated samples within the real manifold; recall: the reverse. 0 to 1.
@@ -205,7 +205,7 @@ def precision_recall(real: Features, generated: Features, k: int = 3) -> tuple[f
         raise ValueError(f"precision and recall need more than k = {k} samples of each set, got {least}")
 
     def covered(points: Features, manifold: Features) -> float:
-        # The nearest, number 0, is the sample itself.
+        # Index 0 is the sample itself.
         reach = [np.partition(d, k, axis=1)[:, k] for d in squared_distances(manifold, manifold)]
         radii = np.concatenate(reach)
         return float(
@@ -216,7 +216,7 @@ def precision_recall(real: Features, generated: Features, k: int = 3) -> tuple[f
 
 
 def squared_distances(x: Features, y: Features, chunk: int = 512) -> Iterator[Float[np.ndarray, "_ M"]]:
-    """Squared distances of all rows of x from all of y, a few rows of x at a time, never below 0."""
+    """Squared distances of all rows of x from all rows of y, in chunks of rows of x, clipped at 0."""
     wide = y.astype(np.float64)
     norms = (wide**2).sum(axis=1)
     for start in range(0, len(x), chunk):

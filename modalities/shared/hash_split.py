@@ -1,4 +1,4 @@
-"""Splits of a data set that has none: drawn by a hash of each source's name, so that new items move no old ones."""
+"""Splits for a data set without any: by a hash of each source's name, so that new items leave the others in place."""
 
 import sys
 from collections import Counter
@@ -15,7 +15,7 @@ from modalities.shared.datasets import SPLITS
 def draw(
     keys: Sequence[str], shares: Sequence[float], categories: Sequence[object] | None = None
 ) -> tuple[list[str], int]:
-    """A split for each item, see `draw_numbers`, and how many are exceptions."""
+    """A split for each item, see `draw_numbers`, and the number of exceptions."""
     found, moved, _ = draw_numbers(keys, shares, categories)
     return [SPLITS[i] for i in found.tolist()], moved
 
@@ -23,19 +23,19 @@ def draw(
 def draw_numbers(
     keys: Sequence[str], shares: Sequence[float], categories: Sequence[object] | np.ndarray | None = None
 ) -> tuple[Int8[np.ndarray, " N"], int, int]:
-    """A split for each item by a hash of its key, so that other items do not change it.
+    """A split for each item by a hash of its key, independent of other items.
 
-    There are exceptions: of a class without anything to train on, the source nearest to it is moved there. And in
-    small sets: where a split comes out with less than half its share, or with too few to be
-    measured, those whose hash lies nearest are moved into it, all of a key together.
+    Exceptions: for a class without training items, the source with the nearest hash is moved to train. In small sets,
+    if a split has less than half its share, or too few items to be measured, the sources with the nearest hashes are
+    moved into it, each with all of its items.
 
     Args:
-        keys: of the items' sources.
-        shares: of train and val; what is left is that of test.
-        categories: of the items; a class keeps something to train on, where others can be moved.
+        keys: key of each item's source.
+        shares: shares of train and val; the rest is test.
+        categories: class of each item; every class keeps training items if others can be moved.
 
     Returns:
-        An index into `SPLITS` for each item, how many are exceptions, and how many share their source with others.
+        An index into `SPLITS` for each item, the number of exceptions, and the number of items that share a source.
     """
     places = places_of(keys)
     hashed = splits_at(places, shares)
@@ -56,7 +56,7 @@ def draw_numbers(
 def _with_all_trained(
     places: np.ndarray, found: Int8[np.ndarray, " N"], categories: Sequence[object] | np.ndarray
 ) -> Int8[np.ndarray, " N"]:
-    """The splits with something of each class in train: all that shares its place, as pieces of one source do."""
+    """Move items so that each class has some in train, together with all items of the same source."""
     listed = categories.tolist() if isinstance(categories, np.ndarray) else categories
     trained = {category for category, split in zip(listed, found.tolist(), strict=True) if split == 0}
     nearest: dict[object, int] = {}
@@ -68,7 +68,7 @@ def _with_all_trained(
 
 
 def _least(num: int, shares: Sequence[float]) -> tuple[dict[str, float], dict[str, int]]:
-    """Share of each split, and the items that it should have at the least."""
+    """Share of each split, and the least number of items that it should have."""
     share = dict(zip(SPLITS, (*shares[:2], 1 - sum(shares[:2])), strict=True))
     few = {"train": 1, "val": 1 if num >= 6 else 0, "test": 2 if num >= 4 else 0}
     return share, {s: max(few[s], int(num * share[s] / 2)) if share[s] > 1e-6 else 0 for s in SPLITS}
@@ -81,7 +81,7 @@ def _moved(
     least: Mapping[str, int],
     categories: Sequence[object],
 ) -> dict[str, str]:
-    """Key -> split, when what small splits lack was moved into them."""
+    """Key -> split, after filling up splits that are too small."""
     side = {key: SPLITS[i] for key, i in zip(keys, found.tolist(), strict=True)}
     counts, sizes = Counter(keys), Counter(side[key] for key in keys)
     ends: dict[str, Callable[[str], float]] = {
@@ -110,7 +110,7 @@ def _moved(
 
 
 def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
-    """From what the splits of `draw` come, in words; `pieces` are items that share their source with others."""
+    """Describe in words how `draw` split the data; `pieces` is the number of items that share a source."""
     parts = [f"{share:.0%}" for share in (*shares[:2], 1 - sum(shares[:2]))]
     words = f"drawn by name ({' '.join(parts)})"
     if pieces:
@@ -119,16 +119,16 @@ def drawn_by_name(moved: int, pieces: int, shares: Sequence[float]) -> str:
 
 
 def splits_at(places: Float64[np.ndarray, " N"], shares: Sequence[float]) -> Int8[np.ndarray, " N"]:
-    """The split of each item, an index into `SPLITS`, by the place of its name, so that others do not change it.
+    """The split of each item, an index into `SPLITS`, by the hash of its name, independent of other items.
 
     Args:
-        shares: of train and val at least; the rest is test.
+        shares: shares of train and val at least; the rest is test.
     """
     return np.searchsorted(np.cumsum(shares)[:2], places, side="right").astype(np.int8)
 
 
 def place_of(name: str) -> float:
-    """A number in [0, 1) that a hash makes of a name."""
+    """Hash a name to a number in [0, 1)."""
     return float(places_of([name])[0])
 
 

@@ -1,4 +1,4 @@
-"""Runs jobs in processes of their own, so that one that crashes or hangs costs only itself."""
+"""Runs jobs in separate processes, so that a crash or hang affects only that job."""
 
 import atexit
 import ctypes
@@ -21,14 +21,14 @@ from typing import IO, Any, TypeVar, cast
 
 J = TypeVar("J")
 START = 60.0
-"""Seconds in which an interpreter starts and imports what a job needs."""
+"""Seconds for an interpreter to start and import what a job needs."""
 SERVE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from modalities.shared.isolation import serve
 serve()
 """
-"""What an interpreter runs that serves jobs, with the paths of this one alone."""
+"""Code of an interpreter that serves jobs, with the import paths of this process only."""
 
 
 def run_isolated(
@@ -38,15 +38,15 @@ def run_isolated(
     timeout: Callable[[J], float],
     memory: int | None = None,
 ) -> Iterator[tuple[J, Any]]:
-    """Run `work(job)` for each job; gives each job, as it ends, with its result or its error.
+    """Run `work(job)` for each job; yields each job on completion, with its result or its error.
 
-    A process that dies (ChildProcessError), or works on a job for too long (TimeoutError), is replaced, where
-    `concurrent.futures` would give up all jobs or wait for ever. Bugs come as RuntimeError.
+    A process that dies (ChildProcessError) or exceeds the timeout (TimeoutError) is replaced, where
+    `concurrent.futures` would give up all jobs or wait for ever. Unexpected exceptions become RuntimeError.
 
     Args:
-        timeout: seconds that a job may take.
-        memory: bytes that a process may take beside what it starts with, so that what a damaged header asks for is not
-            taken from the rest of the machine.
+        timeout: seconds allowed for a job.
+        memory: bytes that a process may allocate beyond what it starts with, so that a damaged header cannot exhaust
+            the machine's memory.
     """
     waiting = list(reversed(jobs))
     idle: list[tuple[Connection, BaseProcess]] = []
@@ -79,18 +79,18 @@ def run_isolated(
 
 
 def isolated(work: Callable[[], J], seconds: float, memory: int) -> J:
-    """Run one job in another process, which has no screen.
+    """Run one job in another process, without terminal output.
 
-    That is a fresh interpreter with what the job imports, as a copy of a process with threads may wait for ever for
-    what one of them held. It serves later jobs until one ends it, or this process ends.
+    The process is a fresh interpreter that imports what the job needs, since a fork of a process with threads may
+    deadlock on their locks. It serves later jobs until a job kills it or this process ends.
 
     Args:
-        work: what can be pickled, such as a `partial` of a function; a module that is light to import defines it.
-        seconds, memory: that it may take, from when all is imported. Bytes are counted on Linux only.
+        work: picklable, such as a `partial` of a function, from a module that is quick to import.
+        seconds, memory: limits, counted from when all is imported; memory in bytes, on Linux only.
 
     Raises:
-        TimeoutError, ChildProcessError: if it takes longer, or ends its process; else as of `run_isolated`.
-        RuntimeError: if there can be no such process.
+        TimeoutError, ChildProcessError: if it takes too long, or its process dies; else as in `run_isolated`.
+        RuntimeError: if no process can be started.
     """
     idle = _servers(os.getpid())
     server = _idle_one(idle) or _Server()
@@ -103,7 +103,7 @@ def isolated(work: Callable[[], J], seconds: float, memory: int) -> J:
 
 
 def _idle_one(idle: list["_Server"]) -> "_Server | None":
-    with suppress(IndexError):  # others take from the same list
+    with suppress(IndexError):  # other threads take from the same list
         while (server := idle.pop()).process.poll() is not None:
             pass
         return server
@@ -112,7 +112,7 @@ def _idle_one(idle: list["_Server"]) -> "_Server | None":
 
 @cache
 def _servers(pid: int) -> list["_Server"]:
-    """Those of this process that are idle; a copy of it begins with none."""
+    """Idle servers of this process; a fork begins with none."""
     servers: list[_Server] = []
 
     def end() -> None:
@@ -124,7 +124,7 @@ def _servers(pid: int) -> list["_Server"]:
 
 
 class _Server:
-    """An interpreter that does one job after the other (`serve`)."""
+    """An interpreter that runs one job after another (`serve`)."""
 
     def __init__(self) -> None:
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS")}
@@ -133,12 +133,12 @@ class _Server:
             [sys.executable, "-P", "-c", SERVE, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # where Rust and C++ tell how they end
+            stderr=subprocess.DEVNULL,  # Rust and C++ print their crashes there
             env={**os.environ, **threads},
         )
 
     def done(self, work: Callable[[], Any], seconds: float, memory: int) -> Any:
-        """What a job gives, or its error; all but those of Python end the process."""
+        """Run a job; returns its result or its error. Errors other than Python's end the process."""
         job = pickle.dumps((pickle.dumps(work), seconds, memory))
         try:
             self._answer(job, START)
@@ -176,7 +176,7 @@ class _Server:
             timer.cancel()
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill the process and wait for it."""
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
@@ -185,8 +185,8 @@ class _Server:
 
 
 def serve() -> None:
-    """Do the jobs that come on the standard input, until there are no more; whatever else is printed goes nowhere."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks ends it
+    """Run jobs from standard input until there are no more; all other output is discarded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     with os.fdopen(os.dup(1), "wb") as back, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         while True:
@@ -194,7 +194,7 @@ def serve() -> None:
                 job, seconds, memory = pickle.load(sys.stdin.buffer)
             except EOFError:
                 return
-            work = pickle.loads(job)  # imports what it needs
+            work = pickle.loads(job)  # imports what the job needs
             pickle.dump(None, back)
             back.flush()
             with _bounded(seconds, memory):
@@ -205,7 +205,7 @@ def serve() -> None:
 
 @contextmanager
 def _bounded(seconds: float, memory: int) -> Iterator[None]:
-    """For when who asked is gone, and for bytes."""
+    """Limit the memory of a job, and its time in case the parent is gone."""
     alarm = getattr(signal, "setitimer", None)
     if alarm:
         alarm(signal.ITIMER_REAL, seconds + 1)  # which ends the process
@@ -218,7 +218,7 @@ def _bounded(seconds: float, memory: int) -> Iterator[None]:
 
 
 def num_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
+    """Cores available to this process, possibly fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -229,7 +229,7 @@ def _start(work: Callable[[J], Any], memory: int | None) -> tuple[Connection, Ba
         target=_serve, args=(work, memory, ours, theirs, os.getpid()), daemon=True
     )
     process.start()
-    # With their end open here as well, a dead process would never read as the end of the pipe.
+    # With the child's end left open here, the pipe would never report EOF when the child dies.
     theirs.close()
     return ours, process
 
@@ -259,17 +259,17 @@ def _serve(
 
 
 def _end_with(parent: int) -> None:
-    """Let this process be killed when its parent is, whatever it works on: it has the parent's locks, too."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the parent may take for a request
+    """Have this process killed with its parent, whatever it is doing: it also holds the parent's file locks."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent may handle it as a request to stop
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # which was so before
+        if os.getppid() != parent:  # the parent had already died
             os._exit(1)
 
 
 def _outcome(work: Callable[[], Any]) -> Any:
-    """What it gives, or its error; also of those that Python does not count among its own, as PyO3's panics."""
+    """The result or the error, including errors that are not Exceptions, such as PyO3's panics."""
     try:
         return work()
     except (ValueError, OSError) as error:
@@ -279,7 +279,7 @@ def _outcome(work: Callable[[], Any]) -> Any:
 
 
 def _limit(memory: int) -> None:
-    """Give this process so many bytes beside what it has, where there are such limits."""
+    """Limit this process to so many bytes beyond what it has, where the system supports it."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

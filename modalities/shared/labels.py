@@ -1,4 +1,4 @@
-"""Labels that files give beside folders: EDM's dataset.json, metadata.jsonl of the hub, classes.txt; all are names."""
+"""Labels from files instead of folders: EDM's dataset.json, the Hub's metadata.jsonl, classes.txt; all as names."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from ditmoe.outside import decoded, distinct, is_regular, printable, read_regula
 from ditmoe.outside.paths import LARGEST_JSON
 
 FILES = ("dataset.json", "metadata.jsonl", "metadata.csv")
-"""In the folder of the data, or of a split."""
+"""Label files, in the folder of the data or of a split."""
 KEYS = (
     "label",
     "labels",
@@ -26,18 +26,18 @@ KEYS = (
     "class_label",
     "target",
 )
-"""Under which a record may have its class."""
+"""Keys under which a record may have its class."""
 TOLD = ("text", "caption", "captions", "prompt", "description")
-"""Under which a record may have what is said of its file: a text, or a list of them."""
+"""Keys under which a record may have captions: a text or a list of texts."""
 PATHS = ("file_name", "image", "filename", "file", "path")
-"""Under which a record may have its file."""
+"""Keys under which a record may have its file."""
 MOST_TEXT = 2**24
-"""Bytes of a list of classes, or of what an archive says beside a picture."""
+"""Most bytes of a list of classes, or of the metadata beside an image in an archive."""
 _LONGEST = 200
 
 
 def label_name(value: Any) -> str | None:
-    """The class that a value of a file names; None for what is no name, such as -1, "" or a list."""
+    """The class name for a value in a file; None if it is not a name, such as -1, "" or a list."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -51,19 +51,19 @@ def label_name(value: Any) -> str | None:
 
 
 def label_in(record: Any) -> str | None:
-    """The class in a record of JSON, or one that is a bare value."""
+    """The class in a JSON record, or in a bare value."""
     if not isinstance(record, Mapping):
         return label_name(record)
     return next((name for key in KEYS if (name := label_name(record.get(key))) is not None), None)
 
 
 def text_label(content: bytes) -> str | None:
-    """The class in a text that is nothing else."""
+    """The class in a text file that holds nothing else."""
     return label_name(decoded(content))
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Distinct names in the order of their labels: numbers by size, others by their letters."""
+    """Distinct names in label order: numbers by value, others alphabetically."""
     found = set(names)
     if all(re.fullmatch(r"[0-9]+", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
@@ -71,7 +71,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def read_labels(folder: Path) -> dict[str, str] | None:
-    """Path below a folder -> class, as a file in that folder says; None where none says so.
+    """Path below a folder -> class, by a label file in that folder; None if there is none.
 
     Raises:
         OSError, ValueError: one line, for a file that is damaged.
@@ -90,7 +90,7 @@ def read_labels(folder: Path) -> dict[str, str] | None:
 
 
 def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
-    """Path -> class of one of `FILES`; None where it has no classes."""
+    """Path -> class from one of `FILES`; None if it has no classes."""
     text = decoded(content)
     if name == "dataset.json":
         tree = json.loads(text, object_pairs_hook=distinct)
@@ -111,13 +111,13 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
         said.append((path, label_in(record)))
     found = _apart(said)
     if name.endswith(".csv") and all(re.fullmatch(r"\d+(?:\.0*)?", label) for label in found.values()):
-        # Whole numbers that were kept as floats.
+        # Integers stored as floats.
         found = {path: label.partition(".")[0] for path, label in found.items()}
     return found if says else None
 
 
 def _apart(said: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Path -> class, of those that have one; ValueError for a file of two classes."""
+    """Path -> class, for those that have one; ValueError for a file with two classes."""
     found: dict[str, str] = {}
     for path, label in said:
         if label is not None and found.setdefault(_path(path), label) != label:
@@ -126,7 +126,7 @@ def _apart(said: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 
 
 def read_told(folder: Path) -> dict[str, list[str]]:
-    """Path below a folder -> what metadata.jsonl or metadata.csv in it says of that file.
+    """Path below a folder -> captions of that file in metadata.jsonl or metadata.csv.
 
     Raises:
         OSError, ValueError: one line, for a file that is damaged.
@@ -143,7 +143,7 @@ def read_told(folder: Path) -> dict[str, list[str]]:
 
 
 def parse_told(name: str, content: bytes) -> dict[str, list[str]]:
-    """Path -> captions of metadata.jsonl or metadata.csv; of several lines of a file those of all.
+    """Path -> captions from metadata.jsonl or metadata.csv; several lines of one file are joined.
 
     Raises:
         ValueError, RecursionError, csv.Error: if it is damaged.
@@ -155,7 +155,7 @@ def parse_told(name: str, content: bytes) -> dict[str, list[str]]:
 
 
 def told_in(record: Any) -> list[str]:
-    """The captions in a record of JSON."""
+    """The captions in a JSON record."""
     if not isinstance(record, Mapping):
         return []
     found: Any = next((record[key] for key in TOLD if record.get(key)), [])
@@ -170,7 +170,7 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
         ValueError: for a line without a path.
     """
     text = decoded(content)
-    # Not `splitlines`: other ends of a line may stand in a text.
+    # Not `splitlines`: texts may contain other line separators.
     lines = (json.loads(line, object_pairs_hook=distinct) for line in text.split("\n") if line.strip())
     for record in _rows(text) if name.endswith(".csv") else lines:
         is_record = isinstance(record, Mapping)
@@ -181,14 +181,14 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _index(value: Any) -> Any:
-    """A vector with a single one (one-hot) is the place of it."""
+    """The index of a one-hot vector."""
     if isinstance(value, list) and value and sorted(map(str, value))[:-1] == ["0"] * (len(value) - 1):
         return value.index(1) if 1 in value else None
     return value
 
 
 def _rows(text: str) -> Iterator[dict[str, str]]:
-    """Records of a CSV, of the columns that are read: a small file can have a million columns and a million rows."""
+    """Records of a CSV, with only the columns in use: a small file can have a million columns and a million rows."""
     first = text.partition("\n")[0]
     apart = max(",;\t", key=first.count)
     rows = csv.reader(io.StringIO(text), delimiter=apart)
@@ -204,10 +204,10 @@ def _path(path: str) -> str:
 
 
 def read_names(folder: Path) -> list[str] | None:
-    """The lines of a classes.txt, without empty ones at the end; None where there is none.
+    """The lines of a classes.txt, without trailing empty ones; None if there is none.
 
     Raises:
-        OSError, ValueError: if it is no plain file, or too large.
+        OSError, ValueError: if it is not a regular file, or too large.
     """
     file = folder / "classes.txt"
     if not file.exists():
@@ -221,10 +221,10 @@ def read_names(folder: Path) -> list[str] | None:
 def named_by(
     lines: Sequence[str] | None, names: Iterable[str], file: object
 ) -> tuple[list[str], dict[str, int]]:
-    """Classes, and the label of each name: those of a classes.txt, where a number counts its lines; or the names alone.
+    """Classes, and the label of each name: from a classes.txt, in which numbers are line numbers, or the names alone.
 
     Raises:
-        ValueError: if the lines do not have a name.
+        ValueError: if a name is not among the lines.
     """
     used = ordered(names)
     if not lines:
@@ -245,7 +245,7 @@ def named_by(
 
 
 def _numbered(lines: Sequence[str]) -> tuple[list[str], int] | None:
-    """The names of lines that each begin with their own number (`0 cat`), by these, and the first of them, 0 or 1."""
+    """Names from lines that each begin with their own number (`0 cat`), in that order, and the first number, 0 or 1."""
     found = {
         int(match[1]): match[2] for line in lines if (match := re.fullmatch(r"(\d{1,9})[\s,:;]+(.+)", line))
     }

@@ -1,4 +1,4 @@
-"""Which split and which class the names of a data set's folders say."""
+"""Infers splits and classes from the names of a data set's folders."""
 
 import re
 from collections import defaultdict
@@ -20,14 +20,14 @@ _WITHIN = {
 _SHORT = re.compile(
     r"(?:(?P<train>tr|trn)|(?P<val>va|vl)|(?P<test>te|ts|tst))|(?P<word>train|val|test)[-_]?(?P<side>[AB])"
 )
-"""Names of splits that may well be others: abbreviations, languages; CycleGAN's `trainA`."""
+"""Ambiguous names of splits: abbreviations, which may be languages; CycleGAN's `trainA`."""
 _NUMBER = re.compile(r"([-_. ]++)(?!\d)|[-_. ]*+\d[\d.]*+")
-"""A number with what stands before it; or what stands before none (1), which is not looked at again."""
+"""A number with the separators before it; or separators without a number (group 1), consumed once."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands: split and class by its folders, None where they say none, and its path below these."""
+    """Split and class of a file by its folders, None if they do not say, and its path below these."""
 
     split: str | None
     category: str | None
@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """A place for each file or folder, None outside of the splits; and from what the splits come, "" for nothing."""
+    """A place for each file or folder, None outside the splits; and the origin of the splits, "" without any."""
 
     places: list[Place | None]
     origin: str
@@ -44,26 +44,26 @@ class Layout:
 
 @cache
 def split_word(name: str) -> str | None:
-    """The split whose name this is, in any case and usual spelling."""
+    """The split with this name, in any case and usual spelling."""
     return next((split for split, word in _EXACT.items() if word.fullmatch(name)), None)
 
 
 @cache
 def short_split(name: str) -> str | None:
-    """The split that a name says which may be another's, as `tr` or `trainA`: to be believed only among such alone."""
+    """The split of an ambiguous name such as `tr` or `trainA`: valid only among other such names."""
     match = _SHORT.fullmatch(name)
     return match["word"] or match.lastgroup if match else None
 
 
 def _side(name: str) -> Parts:
-    """The class that `trainA` has in its name."""
+    """The class in a name such as `trainA`."""
     match = _SHORT.fullmatch(name)
     return (match["side"],) if match and match["side"] else ()
 
 
 @cache
 def split_within(name: str) -> tuple[str, str] | None:
-    """The split that a name has as one of its words (sky_train, val2017), and what else it has, digits aside."""
+    """The split that is one word of a name (sky_train, val2017), and the rest of the name without digits."""
     found = [(split, m) for split, word in _WITHIN.items() for m in [word.search(name)] if m]
     if len(found) != 1:
         return None
@@ -73,7 +73,7 @@ def split_within(name: str) -> tuple[str, str] | None:
 
 
 def arrange(files: Sequence[Parts]) -> Layout:
-    """Split and class of each file by the names of its folders, see `arrange_folders`."""
+    """Split and class of each file by its folder names, see `arrange_folders`."""
     numbers = {folder: i for i, folder in enumerate(dict.fromkeys(parts[:-1] for parts in files))}
     layout = arrange_folders(list(numbers))
     places = [(parts, layout.places[numbers[parts[:-1]]]) for parts in files]
@@ -83,12 +83,12 @@ def arrange(files: Sequence[Parts]) -> Layout:
 
 
 def arrange_folders(folders: Sequence[Parts]) -> Layout:
-    """Split and class of the files in each of some folders, by the names of these; `()` is the root.
+    """Split and class of the files in each folder, by the folders' names; `()` is the root.
 
-    Splits are folders at the top (`train/cat/1.png`), or below each class (`airplane/train/1.off`, ModelNet), or both
-    of these below a single folder; classes are the first folders beside that. A folder that is named as a split is one
-    only among others, or alone: `train` between `car` and `ship` is a class. `tr` and `te`, and CycleGAN's `trainA` and
-    `testB` (of the classes A and B), are splits only where nothing else is beside them.
+    Splits are top-level folders (`train/cat/1.png`), or folders below each class (`airplane/train/1.off`, ModelNet),
+    or either of these below a single folder; classes are the first of the other folders. A folder with the name of a
+    split counts as one only among other splits, or alone: `train` between `car` and `ship` is a class. `tr` and `te`,
+    and CycleGAN's `trainA` and `testB` (classes A and B), are splits only if no other folders are beside them.
     """
     tops = {folder[0] for folder in folders if folder}
     if splits := _split_folders(folders):
@@ -129,7 +129,7 @@ def _named(splits: dict[str, str]) -> str:
 
 
 def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
-    """Name -> split of the folders at the top that are splits."""
+    """Name -> split of the top-level folders that are splits."""
     inner: dict[str, set[str]] = defaultdict(set)
     for folder in folders:
         if folder:
@@ -153,14 +153,14 @@ def _split_folders(folders: Sequence[Parts]) -> dict[str, str]:
 
 
 def _all_short(names: Collection[str]) -> dict[str, str]:
-    """Name -> split, if all are names of splits, some of them short ones, and not all of the same split."""
+    """Name -> split, if all are names of splits, some of them ambiguous, and not all of the same split."""
     found = {name: split for name in names if (split := split_word(name) or short_split(name))}
     whole = len(found) == len(names) and len(set(found.values())) > 1
     return found if whole and not all(map(split_word, names)) else {}
 
 
 def _split_below_classes(folders: Sequence[Parts], tops: set[str]) -> dict[str, str]:
-    """Name -> split of the folders that each class has for itself."""
+    """Name -> split of the folders below each class."""
     below = {(folder[0], folder[1]) for folder in folders if len(folder) > 1}
     found = {name: split for _, name in below if (split := split_word(name))}
     found = _all_short({name for _, name in below}) or found

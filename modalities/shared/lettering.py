@@ -1,4 +1,4 @@
-"""Fonts for labels of any script: those of the system, where Pillow's own has no glyphs."""
+"""Fonts for labels in any script: system fonts where Pillow's own has no glyphs."""
 
 import os
 import unicodedata
@@ -15,26 +15,26 @@ FOLDERS = (
     "/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts", "/System/Library/Fonts",
     "/Library/Fonts", "~/Library/Fonts", "C:/Windows/Fonts", "/run/current-system/sw/share/X11/fonts",
 )  # fmt: skip
-"""Where systems keep fonts, beside `fonts` in the folders of XDG_DATA_HOME and XDG_DATA_DIRS. No program is asked."""
+"""System font folders, besides `fonts` in XDG_DATA_HOME and XDG_DATA_DIRS. No program is run to find them."""
 GOOD = ("notosans", "dejavusans", "liberationsans", "arial", "segoeui", "helvetica", "sans")
 ODD = ("bold", "italic", "oblique", "mono", "serif", "light", "black", "thin", "condensed")
-"""Letters in the names of files that are tried first, and later than others."""
+"""Words in file names of fonts that are tried after the others."""
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 MOST = 1000
-"""Fonts that are tried for a label."""
+"""Most fonts tried for a label."""
 SEARCHES = 16
-"""For the labels of one sheet."""
-_NOWHERE = "\U0010fffe"  # no letter, of which no font has a glyph
+"""Most searches for the labels of one sheet."""
+_NOWHERE = "\U0010fffe"  # a noncharacter, for which no font has a glyph
 _SIZE = 24
 
 
 class Face(NamedTuple):
-    """The font of a file, the first one of a collection; Pillow's own without a file."""
+    """The font in a file, the first of a collection; without a file, Pillow's own."""
 
     file: str = ""
 
     def at(self, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-        """It in a size; OSError, where the file holds none that scales."""
+        """The font at a size; OSError if the file has no scalable font."""
         if not self.file:
             return ImageFont.load_default(size=size)
         return ImageFont.truetype(self.file, size)
@@ -43,8 +43,8 @@ class Face(NamedTuple):
 class Lettering:
     """Chooses fonts for the labels of a sheet.
 
-    A label is in one font, that which has all of its letters. What no font has becomes an escape (`\\u6905`), an
-    accented letter its plain one. Pillow's own comes first, so that most sheets are the same on all machines.
+    A label is set in one font that has all of its letters. Letters missing from all fonts become escapes (`\\u6905`),
+    or their unaccented form. Pillow's own font comes first, so that most sheets are the same on all machines.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Lettering:
         self._searches = SEARCHES
 
     def choose(self, text: str) -> tuple[Face, str]:
-        """The font for a text, and the text as it can be written in it, on one line."""
+        """The font for a text, and the text as that font can render it, on one line."""
         text = printable(text)
         letters = frozenset(filter(_is_drawn, text))
         for face in self._faces:
@@ -60,7 +60,7 @@ class Lettering:
                 return face, text
         if found := self._find(letters):
             return found, text
-        for letter in sorted(letters):  # several scripts, of which fonts may have one each
+        for letter in sorted(letters):  # several scripts may need a font each
             if not any(_has(face, letter) for face in self._faces):
                 self._find(frozenset(letter))
         face = max(self._faces, key=lambda each: sum(_has(each, letter) for letter in letters))
@@ -77,13 +77,13 @@ class Lettering:
 
 @lru_cache(maxsize=256)
 def find(letters: frozenset[str]) -> Face | None:
-    """A font of the system that has these letters, if there is one."""
+    """A system font that has these letters, if there is one."""
     return next((face for face in _installed() if _covers(face, letters)), None)
 
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[Face, ...]:
-    """Fonts of the system, upright ones of usual weight first; never those of the folder one works in."""
+    """System fonts, upright ones of regular weight first; never fonts of the working directory."""
     shared = [os.environ.get("XDG_DATA_HOME", ""), *os.environ.get("XDG_DATA_DIRS", "").split(os.pathsep)]
     places = [
         Path(folder).expanduser() for folder in (*FOLDERS, *(f"{place}/fonts" for place in shared if place))
@@ -105,7 +105,7 @@ def _rank(file: Path) -> tuple[int, int, str]:
 
 
 def _is_drawn(letter: str) -> bool:
-    """Whether a letter has a glyph; spaces and joiners need none."""
+    """Whether a letter needs a glyph; spaces and joiners need none."""
     return unicodedata.category(letter)[0] not in "ZC"
 
 
@@ -115,7 +115,7 @@ def _covers(face: Face, letters: frozenset[str]) -> bool:
 
 @lru_cache(maxsize=16384)
 def _has(face: Face, letter: str) -> bool:
-    """Whether a font has a glyph for a letter: one that is not drawn as what does not exist."""
+    """Whether a font has a glyph for a letter: one that differs from that of a missing character."""
     try:
         font = face.at(_SIZE)
         if isinstance(font, ImageFont.FreeTypeFont):  # one by one, not as parts of a syllable
@@ -127,14 +127,14 @@ def _has(face: Face, letter: str) -> bool:
 
 
 def _written(text: str, face: Face) -> Iterator[str]:
-    """A text as a font can write it: letters that it has not, without their accents, or as escapes."""
+    """A text as a font can render it: missing letters without accents, or as escapes."""
     plain = False
     for letter in text:
         bare = [c for c in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(c)]
         if not _is_drawn(letter) or _has(face, letter):
             plain = True
             yield letter
-        elif all(_has(face, c) for c in bare) and (bare or plain):  # a mark alone goes with its letter
+        elif all(_has(face, c) for c in bare) and (bare or plain):  # a mark is dropped with its letter
             plain = True
             yield "".join(bare)
         else:

@@ -1,4 +1,4 @@
-"""Sequences that hold little: each item is made when it is asked for."""
+"""Lazy sequences: each item is made on access."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class OnDemand(Sequence[T]):
 
     @abstractmethod
     def make(self, number: int) -> T:
-        """An item by its number, which is from 0 to the length."""
+        """Make an item by its index, which is within the length."""
 
     @overload
     def __getitem__(self, at: SupportsIndex) -> T: ...

@@ -1,4 +1,4 @@
-"""Patches, coordinates and sin-cos positions of grids with any number of axes, written once."""
+"""Patches, coordinates and sin-cos position embeddings of grids with any number of axes."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ def patchify(x: Float[Tensor, "B *grid C"], patch: Sequence[int]) -> Float[Tenso
     """Cut a grid into patches; a token lists its cells in row-major order, channels last.
 
     Raises:
-        ValueError: if an axis of the grid is no multiple of its patch.
+        ValueError: if an axis of the grid is not a multiple of its patch.
     """
     grid, channels = x.shape[1:-1], x.shape[-1]
     if len(grid) != len(patch) or any(g % p for g, p in zip(grid, patch, strict=True)):
@@ -36,9 +36,9 @@ def unpatchify(
 
 
 def sincos(coords: Shaped[Tensor, "N A"], hidden_size: int) -> Float[Tensor, "N D"]:
-    """Fixed sin-cos positions: D / A numbers per axis, [sin | cos], frequencies 10000^(-2i / (D / A)).
+    """Fixed sin-cos embedding: D / A channels per axis, [sin | cos], frequencies 10000^(-2i / (D / A)).
 
-    Where D is no multiple of 2A, the numbers that are left over stay zero.
+    If D is not a multiple of 2A, the remaining channels are zero.
     """
     half = hidden_size // (2 * coords.shape[-1])
     frequencies = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=coords.device) / half)

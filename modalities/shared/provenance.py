@@ -1,7 +1,7 @@
-"""What was made from which sources: a record beside what `prepare` makes, so that a later run makes only what changed.
+"""Which outputs were made from which sources: a record beside `prepare`'s outputs, so that reruns are incremental.
 
-A source is known by its content. That is read again only where the state of its files (size, times) is another than the
-one recorded; what was moved, or touched, is so known again by what it holds.
+A source is identified by its content, which is read again only if the state of its files (size, times) differs from
+the recorded one; so moved or touched files are still recognised.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from modalities.shared.isolation import num_cores
 RECORD = "sources.jsonl"
 SOURCE, OUTPUT = "source", "output"
 LARGEST, LONGEST = 2**31, 2**16
-"""Bytes of a record, and of a line of it."""
+"""Most bytes of a record, and of one of its lines."""
 LATELY = 2 * 10**9
-"""Nanoseconds within which a file may change twice and show one time: the coarsest clock of a file system."""
+"""Nanoseconds within which two changes of a file may have the same timestamp, on the coarsest file system."""
 _KEY = 32  # hexadecimal digits
 
 
@@ -34,9 +34,9 @@ class Origin:
     """Where a source lies.
 
     Attributes:
-        files: that it is read from, in order; of their names the endings count, which tell how they are read.
-        part: which part of its file it is, in an archive.
-        read: gives that part.
+        files: files that it is read from, in order; of their names only the suffixes matter, which tell the format.
+        part: name of the part of an archive that it is.
+        read: reads that part.
     """
 
     files: tuple[Path, ...]
@@ -44,7 +44,7 @@ class Origin:
     read: Callable[[], bytes] | None = None
 
     def stamp(self, lately: int = LATELY) -> str:
-        """The state of its files; "" where one changed so lately that a further change might not show."""
+        """The state of the files; "" if one changed so recently that another change might not show."""
         digest = hashlib.sha256(self.part.encode())
         now = time.time_ns()
         for file in self.files:
@@ -60,7 +60,7 @@ class Origin:
         return digest.hexdigest()[:_KEY]
 
     def content(self) -> str:
-        """A hash of what it holds; "" where that cannot be read."""
+        """A hash of the content; "" if it cannot be read."""
         try:
             if self.read is not None:
                 return digest_of(hashlib.sha256(self.read()).hexdigest())
@@ -75,10 +75,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Seen:
-    """A source or an output as it was: the state of its files, a hash of what they hold.
+    """A recorded source or output: the state of its files, and a hash of their content.
 
     Attributes:
-        note: what else is known of it: of a source how many samples it holds, of an output what it was made of.
+        note: further facts: for a source, its number of samples; for an output, what it was made of.
     """
 
     stamp: str
@@ -95,20 +95,20 @@ class Record:
 
 
 def digest_of(*words: object) -> str:
-    """A key made of words, none of which can run into the next."""
+    """A hash of a sequence of words, unambiguous in their boundaries."""
     text = json.dumps([str(word) for word in words])
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY]
 
 
 def content_of(content: bytes, suffix: str) -> str:
-    """The same hash of a file that is to hold these bytes."""
+    """The hash that a file with these bytes would have."""
     return digest_of(hashlib.sha256(content).hexdigest(), suffix)
 
 
 def seen(origin: Origin, before: Seen | None, lately: int = LATELY) -> Seen:
-    """A source as it is, read only where it may have changed.
+    """The current state of a source, whose content is read only if it may have changed.
 
-    The state is taken before the content is read: a change in between shows the next time.
+    The state is taken before the content is read, so that a change in between shows the next time.
     """
     stamp = origin.stamp(lately)
     if before is not None and stamp and stamp == before.stamp:
@@ -118,16 +118,16 @@ def seen(origin: Origin, before: Seen | None, lately: int = LATELY) -> Seen:
 
 
 def see_all(origins: Sequence[Origin], before: Sequence[Seen | None]) -> list[Seen]:
-    """`seen` of each, in threads: hashing lets go of Python's lock."""
+    """`seen` of each source, in threads: hashing releases the GIL."""
     with ThreadPoolExecutor(num_cores()) as threads:
         found = threads.map(seen, origins, before)
         return list(tqdm(found, "looking", len(origins), unit="file", delay=5, leave=False))
 
 
 def whole(folder: Path, outputs: Mapping[str, Seen]) -> dict[str, Seen]:
-    """The outputs that are there as they were written, by their state or else their content.
+    """The outputs that are unchanged since they were written, by their state or else their content.
 
-    What a link would lead to outside of the folder is none of them. Raises OSError where one cannot be read.
+    Links out of the folder do not count. Raises OSError if a file cannot be read.
     """
     top, inside = folder.resolve(), dict[Path, bool]()
     found = {}
@@ -145,21 +145,21 @@ def whole(folder: Path, outputs: Mapping[str, Seen]) -> dict[str, Seen]:
 
 
 def output(file: Path, was: Seen | None = None) -> Seen:
-    """What was written, as it is: by nobody else within the moment, so that its state is believed at once."""
+    """Record an output just written; its state is trusted at once, since nobody else writes it."""
     return seen(Origin((file,)), was, lately=0)
 
 
 def gone(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> list[Seen]:
-    """Sources that are not there any more, neither by their name nor elsewhere by what they hold."""
+    """Sources that no longer exist, neither by name nor by content under another name."""
     contents = {of.content for of in now.values()}
     return [of for name, of in before.items() if name not in now and of.content not in contents]
 
 
 def read(file: Path) -> Record:
-    """A record that `write` wrote; an empty one where there is none.
+    """Read a record that `write` wrote; an empty one if there is none.
 
     Raises:
-        ValueError: if it is something else, or names a file outside of its folder.
+        ValueError: if it is not a record, or names a file outside its folder.
     """
     record = Record()
     try:
@@ -189,7 +189,7 @@ def _entry(line: Any) -> tuple[str, str, Seen]:
 
 
 def write(file: Path, record: Record) -> None:
-    """Write a record whole or not at all, in the order of names."""
+    """Write a record atomically, sorted by name."""
     with replacing(file) as stream:
         for kind, entries in ((SOURCE, record.sources), (OUTPUT, record.outputs)):
             for name, of in sorted(entries.items()):

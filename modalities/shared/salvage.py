@@ -1,4 +1,4 @@
-"""What decodes of a picture that breaks off, for whoever asks for it: its upper rows, or its coarse scans."""
+"""Optionally salvages truncated images: the upper rows, or the coarse scans of a progressive JPEG."""
 
 import io
 
@@ -6,20 +6,20 @@ import numpy as np
 from PIL import Image
 
 KINDS = ("PNG", "JPEG", "MPO", "PPM")
-"""Kinds that are stored from the top to the bottom."""
+"""Formats stored from top to bottom."""
 LEAST = 0.25
-"""Of the rows: less is not the picture any more."""
+"""Least fraction of rows; with less, the image counts as unreadable."""
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 
 
 def salvaged(picture: Image.Image, stream: io.BufferedIOBase) -> tuple[Image.Image, str]:
-    """Load an open picture as far as it decodes; and what there is of it, "" for all.
+    """Load an open image as far as it decodes; also returns which part that is, "" for all.
 
     Args:
-        stream: that it was opened from.
+        stream: the stream it was opened from.
 
     Raises:
-        OSError: Pillow's, of a picture of which too little decodes, or of another kind.
+        OSError: Pillow's, if too little of the image decodes, or for another format.
     """
     try:
         picture.load()
@@ -28,9 +28,9 @@ def salvaged(picture: Image.Image, stream: io.BufferedIOBase) -> tuple[Image.Ima
             raise
         if picture.info.get("progressive"):
             return _coarse(stream, error)
-        picture.tile = []  # type: ignore[attr-defined]  # what was decoded is all that there will be
+        picture.tile = []  # type: ignore[attr-defined]  # no more will be decoded
         whole = picture.copy()
-        # Rows that no one wrote are zero.
+        # Rows that were not decoded are zero.
         filled = np.any(np.asarray(whole).reshape(whole.height, -1), axis=1)
         rows = whole.height - int(filled[::-1].argmax()) if filled.any() else 0
         if rows < LEAST * whole.height:
@@ -42,7 +42,7 @@ def salvaged(picture: Image.Image, stream: io.BufferedIOBase) -> tuple[Image.Ima
 
 
 def _coarse(stream: io.BufferedIOBase, error: Exception) -> tuple[Image.Image, str]:
-    """A progressive JPEG of its whole scans, of which there must be one."""
+    """A progressive JPEG from its complete scans, at least one."""
     stream.seek(0)
     content = stream.read()
     if content.count(_SCAN) < 2:

@@ -1,4 +1,4 @@
-"""Which files are pieces of one source, such as frames of a clip: a split must not tear them apart."""
+"""Groups files that come from one source, such as frames of a clip, which must be in the same split."""
 
 import re
 from collections import Counter, defaultdict
@@ -18,14 +18,14 @@ _PIECE_WORDS = (
 )  # fmt: skip
 _CUT = re.compile(r"(.+)_c\d+")
 _BACK = re.compile(r"(?:\d++[-_])+(?=.)", re.DOTALL)
-"""Numbers behind a name, from its end."""
+"""Numbers at the end of a name, matched on the reversed name."""
 
 
 def sources(files: Sequence[Parts], dense: int = 1) -> list[str]:
-    """What each file is a piece of: files of one source belong on one side of a split.
+    """The source of each file: files of one source belong in the same split.
 
     Args:
-        files: paths below the class, or below the root.
+        files: paths below the class folder, or below the root.
         dense: see `sources_in`.
     """
     folders: dict[Parts, list[int]] = defaultdict(list)
@@ -40,16 +40,16 @@ def sources(files: Sequence[Parts], dense: int = 1) -> list[str]:
 
 
 def sources_in(folders: Mapping[Parts, Sequence[str]], dense: int = 1) -> Iterator[list[str]]:
-    """What each file of each folder is a piece of, by the files' names.
+    """The source of each file of each folder, by the files' names.
 
-    Pieces are known by their names: `x_frame_001`, `x_view2`, UCF-101's `x_c01`; `x_000` beside `y_000`, where a
-    folder has as many sources as that is plausible for; 001, 002 in a folder of their own below the class. What is no
-    piece is its own source, by its path.
+    Pieces have names such as `x_frame_001`, `x_view2`, UCF-101's `x_c01`; `x_000` beside `y_000`, if the number of
+    sources in the folder is plausible; or 001, 002 in a folder of their own below the class. Any other file is its own
+    source, by its path.
 
     Args:
         folders: names of the files in each folder below the class, or below the root.
-        dense: pieces of a source on average, at most so many times the number of sources in the folder, for names
-            that end in a number and say nothing else.
+        dense: for names that only end in a number, the most pieces per source on average, as a multiple of the number
+            of sources in the folder.
     """
     numbered = [
         folder
@@ -72,9 +72,9 @@ def sources_in(folders: Mapping[Parts, Sequence[str]], dense: int = 1) -> Iterat
 
 
 def _pieces(names: Sequence[str], dense: int) -> list[str | None] | None:
-    """Of the names in a folder, those of their sources, None for what is no piece; None where all are none.
+    """The sources of the names in a folder, None for a name that is not a piece; None if all are not.
 
-    What no name can match is seen first in all of them at once: a folder may have millions.
+    Patterns that no name can match are ruled out first for all names at once: a folder may have millions.
     """
     text = "/".join(names).casefold()
     letters = set(text)
@@ -104,9 +104,9 @@ def _pieces(names: Sequence[str], dense: int) -> list[str | None] | None:
 
 
 def _before_piece(stem: str) -> str | None:
-    """What stands before a piece's word and number at the end of a name: x of `x_frame_001`.
+    """The part of a name before a piece's word and number: x of `x_frame_001`.
 
-    In time linear in the name, as `_before_numbers`: names in archives are as long as a stranger likes.
+    Linear in the length of the name, as is `_before_numbers`: names in untrusted archives have any length.
     """
     if not (match := _PIECE.search(stem)):
         return None
@@ -115,7 +115,7 @@ def _before_piece(stem: str) -> str | None:
 
 
 def _before_numbers(stem: str) -> str | None:
-    """What stands before the numbers at the end of a name: abc of `abc_000010_000020`."""
+    """The part of a name before the numbers at its end: abc of `abc_000010_000020`."""
     match = _BACK.match(stem[::-1])
     return _on_one_line(stem[: len(stem) - match.end()]) if match else None
 
@@ -125,7 +125,7 @@ def _on_one_line(source: str) -> str | None:
 
 
 def _are_numbered(names: Sequence[str]) -> bool:
-    """Whether `_before_numbers` can tell several sources: two names that differ before a number at their ends."""
+    """Whether `_before_numbers` can distinguish sources: two names differ before a number at their ends."""
     bare = {(name.rpartition(".")[0] or name).rstrip("0123456789") for name in names}
     return sum(name.endswith(("-", "_")) for name in bare) > 1
 

@@ -1,4 +1,4 @@
-"""What was understood of a data set, in a few lines before anything is done with it; and what was ignored of it."""
+"""A summary of how a data set was interpreted, and of what was ignored, printed before it is used."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -13,17 +13,17 @@ SYSTEM = frozenset({
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "@eadir", "lost+found",
     "__pycache__", "system volume information", "icon\r",
 })  # fmt: skip
-"""Names of files and folders that systems leave behind, in small letters; others begin with a dot."""
+"""Names of files and folders that operating systems leave behind, in lower case; others begin with a dot."""
 HIDDEN, KIND, OUTSIDE, BESIDE = (
     "hidden or of a system", "of a kind that is not read", "outside of the splits", "beside the class folders",
 )  # fmt: skip
 _SHOWN = 6
 LEAST = 2
-"""Samples of a split that can be measured."""
+"""Least samples of a split that can be measured."""
 
 
 class Ignored:
-    """What was left out of a data set: reason -> suffix or name -> how many."""
+    """Counts of ignored files: reason -> suffix or name -> number."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counter[str]] = {}
@@ -34,14 +34,14 @@ class Ignored:
         self.counts.setdefault(reason, Counter())[printable(suffix)[:40]] += 1
 
     def is_hidden(self, name: str) -> bool:
-        """Whether a file or folder is none of the data, by its name, which is then counted."""
+        """Whether a file or folder is hidden or a system file, by its name; if so, count it."""
         if not name.startswith(".") and name.casefold() not in SYSTEM:
             return False
         self.add(HIDDEN, "._*" if name.startswith("._") else name, by_name=True)
         return True
 
     def visible(self, names: list[str]) -> list[str]:
-        """Names of files or folders, sorted, that are data; the others are counted."""
+        """The names, of a sorted list, that are not hidden; the others are counted."""
         first = bisect_left(names, ".")
         if not any(name[0] == "." for name in names[first : first + 1]) and SYSTEM.isdisjoint(
             map(str.casefold, names)
@@ -50,7 +50,7 @@ class Ignored:
         return [name for name in names if not self.is_hidden(name)]
 
     def without(self, suffix: str) -> "Ignored":
-        """The same but for files of a kind that somebody reads after all."""
+        """The same without files of a suffix that is read after all."""
         rest = Ignored()
         for reason, of in self.counts.items():
             if kept := Counter({name: n for name, n in of.items() if (reason, name) != (KIND, suffix)}):
@@ -58,7 +58,7 @@ class Ignored:
         return rest
 
     def lines(self) -> list[str]:
-        """One for each reason."""
+        """One line per reason."""
         found = []
         for reason, of in self.counts.items():
             most = [f"{name} {count}" for name, count in of.most_common(_SHOWN)]
@@ -76,16 +76,16 @@ def _suffix(name: str) -> str:
 
 @dataclass(frozen=True)
 class Understood:
-    """A data set, as it was understood.
+    """How a data set was interpreted.
 
     Attributes:
         place: where it lies.
-        what: a sample is.
-        classes: names.
-        labels: of the samples of each split; `len(classes)` is none.
-        origin: from what the splits come.
+        what: what a sample is.
+        classes: class names.
+        labels: labels of the samples of each split; `len(classes)` means no class.
+        origin: where the splits come from.
         ignored: what was left out.
-        notes: what else is to be known.
+        notes: further remarks.
     """
 
     place: object
@@ -98,7 +98,7 @@ class Understood:
 
     @property
     def with_captions(self) -> "Understood":
-        """The same where texts beside samples are read as their captions."""
+        """The same, with texts beside samples counted as captions rather than ignored."""
         return replace(self, ignored=self.ignored.without(".txt"))
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class Understood:
         return "\n".join(lines)
 
     def warnings(self) -> list[str]:
-        """What will not be trained on, or not be measured."""
+        """Warnings about what cannot be trained on or measured."""
         seen = {split: set(self.labels.get(split, ())) for split in SPLITS}
         untrained = [name for i, name in enumerate(self.classes) if i not in seen["train"]]
         found = []
@@ -138,10 +138,10 @@ class Understood:
 
 
 def check_enough(num: int, split: str, what: str) -> None:
-    """Refuse to measure a split of a single sample, or none.
+    """Refuse to measure a split with fewer than two samples.
 
     Raises:
-        TooFewError: a ValueError that does not keep a run from training.
+        TooFewError: a ValueError that does not stop training.
     """
     if num < LEAST:
         raise TooFewError(f"an evaluation needs at least {LEAST} real {what}, {split} has {num}")

@@ -1,4 +1,4 @@
-"""Short videos: spacetime patches of latents (Sora), a causal autoencoder, clips that are read exactly."""
+"""Short videos: spacetime patches of latents (Sora), a causal autoencoder, frame-exact reading."""
 
 from typing import TYPE_CHECKING
 

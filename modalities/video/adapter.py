@@ -1,4 +1,4 @@
-"""The video modality: implements the contract by the modules of this folder."""
+"""The video modality: implements the `Modality` interface with the modules of this folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,11 +29,11 @@ from modalities.video.metrics.warnings import check_lossless
 from modalities.video.view import show_one, strip, view
 
 MOST_STRIDE = 65_536
-"""Frames from one of a clip to the next: an hour, at eighteen a second."""
+"""Largest stride of a clip: an hour at 18 frames per second."""
 
 
 class Video(ClipModality, CodecTraining):
-    """Clips, generated as the latents of a codec.
+    """Videos, generated as the latents of a codec.
 
     Args:
         data: makes the data set (`Clips`), given a size, a number of frames and a stride; called on first use of the
@@ -43,23 +43,23 @@ class Video(ClipModality, CodecTraining):
         frames: T of a training clip.
         size: (H, W) in pixels.
         stride: a clip takes every `stride`-th frame of a video.
-        resample: "nearest" instead takes the frames nearest in time to multiples of 1 / `rate`, so that all clips have
-            the same tempo.
-        rate: frames per second of a clip, when it is played and for time positions.
-        images: share of the training batches that are clips of one frame.
-        pictures: makes the data set of these single frames (`modalities.image.Pictures`), given a size; if its root is
-            None, they are first frames of clips.
-        merge: give pictures the classes of the videos, matched by name, and new ones for other names; otherwise
-            pictures have no class (the null class).
+        resample: "nearest" instead takes the frames nearest to multiples of 1 / `rate`, so that all clips have the same
+            frame rate.
+        rate: frames per second of a clip, for playback and for temporal positions.
+        images: fraction of the training batches that are images (clips of one frame).
+        pictures: makes the data set of these images (`modalities.image.Pictures`), given a size; if its root is None,
+            they are first frames of clips.
+        merge: give images the classes of the videos, matched by name, and new ones for other names; otherwise images
+            have no class (the null class).
         latents: a folder written by `prepare`; training then neither reads nor encodes videos.
-        native: train on clips and pictures at their own lengths, sizes and proportions, up to `frames` and the area of
-            `size`; `images` is ignored then, and each picture of `pictures.root` is used.
+        native: train on clips and images at native lengths, sizes and proportions, up to `frames` and the area of
+            `size`; `images` is then ignored, and every image of `pictures.root` is used.
         budget: with `native`, the most tokens of a packed row.
-        rows: with `native`, packed rows of a batch, over all processes.
+        rows: with `native`, packed rows in a batch, over all processes.
         evaluation: options of `evaluate_videos`.
         preparation: options of `latent_writer.prepare`, and "starts": clips per video, spread evenly over it.
-        data_facts: class names, shape of the latents and fitted codec, from a checkpoint; None finds them in the data.
-        captions: give captions beside classes.
+        data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
+        captions: condition on captions as well as classes.
     """
 
     name: ClassVar[str] = "video"
@@ -134,12 +134,12 @@ class Video(ClipModality, CodecTraining):
 
     @property
     def _moves_digits(self) -> bool:
-        """Whether the data are the built-in clips, at the tempo that their laws are measured at."""
+        """Whether the data are the built-in clips, at the stride for which their laws are measured."""
         folder = self._make_data.keywords.get("root") is not None or self._latents is not None
         return not folder and self.stride == 1 and isinstance(self.data, MovingDigits)
 
     def reconstruct(self, clip: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
-        """A clip through the codec and back."""
+        """Encode and decode a clip."""
         return self.decode(self.encode(clip[None]))[0]
 
     def parts(  # type: ignore[override]
@@ -154,21 +154,21 @@ class Video(ClipModality, CodecTraining):
         loop: int | None = None,
         mask: Any = None,
     ) -> Parts:
-        """A clip that is continued, preceded, looped or filled in, or two that are connected; or a picture's clip."""
+        """Extend a clip forwards or backwards, loop or inpaint it, connect two clips, or animate an image."""
         return given_parts.parts(self, given, shape, strength, keep, between, loop, mask)
 
     def read(self, path: Path) -> Samples:
         return clip_folders.read_set(path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
-        """Per clip an MP4 to look at and a lossless MKV to measure, and a GIF of all."""
+        """Write an MP4 for viewing and a lossless MKV for evaluation per clip, and a GIF of all."""
         each = zip(samples.data, samples.file_names(), strict=True)
         paths = [path for clip, name in each for path in write_clip(clip, folder / name, self.rate)]
         names = self.labels_of(samples, 40)
         return [write_animation(samples.data[:40], names, folder / "samples.gif", self.rate), *paths]
 
     def save_picture(self, samples: Samples, file: Path) -> None:
-        """A sheet of the first 40 clips, several frames of each in a row."""
+        """Save a sheet of the first 40 clips, several frames of each in a row."""
         save_png(file, lay_out([strip(clip) for clip in samples.data[:40]], self.labels_of(samples, 40)))
 
     @classmethod
@@ -182,7 +182,7 @@ class Video(ClipModality, CodecTraining):
     def prepare(self, source: Path, out: Path, check: bool = False) -> None:
         """Encode clips of the training videos below `source` once, for `modality.latents=`.
 
-        With `check`, decode every video instead and write a manifest of what came of it.
+        With `check`, decode every video instead and write a manifest of the results.
         """
         if check:
             check_videos(source, out)

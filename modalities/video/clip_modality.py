@@ -1,4 +1,4 @@
-"""What a video model learns from: clips, the pictures among them, their latents, and how batches of these are made."""
+"""The training data of the video modality: clips, images among them, their latents, and batches of these."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -19,13 +19,13 @@ from modalities.video.data.batch_reader import BatchReader, shows_images
 from modalities.video.data.dataset import pick_view
 
 FITTED_ON, FITTED_NUMBERS = 384, 2**27
-"""Training clips that the built-in autoencoder learns from, fewer where they have more numbers than this."""
+"""Training clips to fit the built-in autoencoder to, fewer if they have more values than this."""
 HELD_OUT = 64
-"""Clips of the test split that a trained autoencoder is measured on."""
+"""Clips of the test split to evaluate a trained autoencoder on."""
 
 
 class ClipModality(LatentModality):
-    """The part of `Video`, whose arguments are these attributes, that has to do with its data.
+    """The data handling of `Video`, whose arguments are the attributes here.
 
     Attributes:
         frames, stride, rate, images, merge, resample: see `Video`.
@@ -46,10 +46,10 @@ class ClipModality(LatentModality):
 
     @cached_property
     def data(self) -> Clips | MovingDigits:
-        """The clips; read when first asked for.
+        """The data set; read on first use.
 
         Raises:
-            ValueError: if training has latents on disk, and no one said where their videos are.
+            ValueError: if training uses latents on disk and `data.root` does not say where their videos are.
         """
         if self._make_data.keywords.get("root") is not None:
             return self.clips_of()
@@ -58,7 +58,7 @@ class ClipModality(LatentModality):
         return MovingDigits(self.size, self.frames, self.stride, captions=self.captions)
 
     def clips_of(self, root: Path | None = None, **options: Any) -> Clips:
-        """The clips of a folder, that of the configuration by default."""
+        """The data set of a folder, by default that of the configuration."""
         options |= {} if root is None else {"root": root}
         if self.resample is not None:
             options |= {"resample": self.resample, "rate": self.rate}
@@ -68,12 +68,12 @@ class ClipModality(LatentModality):
 
     @cached_property
     def shown(self) -> Clips | MovingDigits:
-        """The clips that a codec learns from; where training takes any length, short ones stand still at the end."""
+        """The clips to fit a codec to; with native lengths, short ones are padded by repeating the last frame."""
         return self.clips_of(hold=True) if self.rows and isinstance(self.data, Clips) else self.data
 
     @cached_property
     def pictures(self) -> Any:
-        """The pictures among which clips of one frame are drawn; None where they are first frames of clips."""
+        """The image data set for clips of one frame; None if first frames of clips are used."""
         if self._make_pictures is None or self._make_pictures.keywords.get("root") is None:
             return None
         return self._make_pictures(size=self.size, **({"captions": True} if self.captions else {}))
@@ -90,7 +90,7 @@ class ClipModality(LatentModality):
         return partial(pick_view, starts=starts)
 
     def fitting_data(self) -> Iterator[Float[Tensor, "B 3 T H W"]]:
-        """Some training clips, and pictures as clips that stand still, by their share."""
+        """Some training clips, with images as static clips in their proportion."""
         numbers = 3 * self.frames * self.size[0] * self.size[1]
         for step in range(max(1, min(FITTED_ON // 32, FITTED_NUMBERS // (32 * numbers)))):
             yield self._pixels(32, 0, step)
@@ -143,7 +143,7 @@ class ClipModality(LatentModality):
 
     @cached_property
     def native_set(self) -> NativeClips:
-        """The training clips, and pictures where there are some, at their own lengths and sizes."""
+        """The training clips and images, if any, at native lengths and sizes."""
         patch_size = self.tokens(3).patch_size
         shown = NativeClips(self.data, self.pictures, self.codec.shape, self.data_facts()["stride"], patch_size,
                             (self.frames, self.size[0], self.size[1]), self.budget)  # fmt: skip
@@ -152,13 +152,13 @@ class ClipModality(LatentModality):
 
     @cached_property
     def _picture_labels(self) -> Int[np.ndarray, " _"]:
-        """Class of a picture -> class of the model."""
+        """Class of an image -> class of the model."""
         names = list(self.classes)
         own = [names.index(name) if self.merge else len(names) for name in self.pictures.classes]
-        return np.array([*own, len(names)], np.int64)  # the last for a picture without a class
+        return np.array([*own, len(names)], np.int64)  # the last for an image without a class
 
     def understood(self) -> str:
-        """What was understood of the data, in a few lines."""
+        """A summary of how the data was interpreted, in a few lines."""
         found = [str((self.cached or self.data).understood())]
         if self.pictures is not None:
             found.append(str(self.pictures.understood()))
@@ -170,8 +170,8 @@ class ClipModality(LatentModality):
         return self.data.reference(split, *count)
 
     def _held_out(self) -> Samples:
-        """Clips that a trained autoencoder is measured on."""
+        """Clips to evaluate a trained autoencoder on."""
         try:
             return self.reference("test", HELD_OUT)
-        except ValueError:  # a small folder may have videos for val alone
+        except ValueError:  # a small folder may have videos in val only
             return self.reference("val", HELD_OUT)

@@ -1,8 +1,8 @@
-"""Clips of which a part is given: continued, preceded, connected, looped, filled in, changed.
+"""Editing of given clips: extension forwards and backwards, connection, loops, inpainting, change at a strength.
 
-Latents group frames: the first stands alone, then so many at a time. What is given must cover whole groups, and what
-comes after something new cannot decode to itself, since decoders read backwards in time: the person's own frames are
-put back in the end.
+Latents group frames: the first is encoded alone, the others in groups. The known part must cover whole groups, and
+known frames after generated ones cannot decode to themselves, since decoders also read earlier frames: so the
+user's own frames are put back at the end.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ WORDS: Mapping[str, str] = {
     "mask": "a picture, white where each frame is to be drawn anew",
 }
 GREY = 128
-"""Frames that are to be drawn, where a person looks at what was given."""
+"""Grey level that shows frames to be generated in previews of the input."""
 
 
 def parts(
@@ -43,7 +43,7 @@ def parts(
     loop: int | None,
     mask: Any,
 ) -> Parts:
-    """What `Video.parts` says."""
+    """Implements `Video.parts`."""
     several = isinstance(given, list | tuple)
     names = list(given) if several else [given]
     size, told = tuple(shape.get("size") or modality.size), list[str]()
@@ -69,7 +69,7 @@ def parts(
     if mask is not None:
         hole = hole_of(read_picture(mask), size, mask, strength)
         known = known & ~hole
-        if strength is None:  # what is to be forgotten must not be seen around the hole either
+        if strength is None:  # the model must not see removed content around the hole either
             window = replace(window, frames=blanked(window.frames, hole))
     if known.all():
         raise ValueError(
@@ -86,7 +86,7 @@ def finished(
     strength: float | None,
     told: list[str],
 ) -> Parts:
-    """A window for the sampler, and its way back into the result."""
+    """Prepare a window for the sampler, and the function that inserts samples into the result."""
     frames, tokens = window.frames, modality.tokens(8)
     whole = np.asarray(known.all(axis=(1, 2)))
     x = modality.encode(frames[None]).cpu()
@@ -124,7 +124,7 @@ def finished(
 
 
 def blanked(frames: Clip, hole: Bool[np.ndarray, "H W"]) -> Clip:
-    """The same with the mean colour of what is left of each frame in the hole."""
+    """Fill the hole in each frame with the mean colour of the rest of the frame."""
     frames, rest = frames.copy(), ~hole
     frames[:, hole] = frames[:, rest].mean(1, keepdims=True).round() if rest.any() else 128
     return frames

@@ -1,4 +1,4 @@
-"""Reads a clip or a picture that is given, at the size and tempo of the model."""
+"""Reads a given clip or image at the model's size and frame rate."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 Clip = UInt8[np.ndarray, "T H W 3"]
 MOST_FRAMES = 4096
-"""Of what is given, and of what is to lie between."""
+"""Most given frames, and most frames between two clips."""
 
 
 def read(modality: "Video", given: Any, size: tuple[int, int], told: list[str]) -> Clip:
-    """A clip or a picture at the model's size and tempo; says what was changed for that.
+    """Read a clip or an image at the model's size and frame rate; `told` gets notes on what was changed.
 
     Raises:
         ValueError: if there are no frames.
@@ -45,12 +45,12 @@ def read(modality: "Video", given: Any, size: tuple[int, int], told: list[str]) 
 
 
 def of_file(modality: "Video", path: Path, told: list[str]) -> Clip:
-    """Frames of a video, of a folder of frames, or of an array, in the tempo of training."""
+    """Frames of a video, a folder of frames, or an array, at the frame rate of training."""
     index = read_index(path)
     if modality.resample:
         seconds = index.seconds(modality.rate)
         num = num_moments(seconds, modality.rate)
-        check_length(path, num)  # a frame may lie any time from the one before
+        check_length(path, num)  # timestamps may be arbitrarily far apart
         numbers = nearest_frames(seconds, 0.0, num, modality.rate)
         if len(numbers) != len(index) or (np.diff(numbers) != 1).any():
             told.append(
@@ -68,6 +68,6 @@ def of_file(modality: "Video", path: Path, told: list[str]) -> Clip:
 
 
 def check_length(path: Path, num: int) -> None:
-    """Raises ValueError for more frames than may be given."""
+    """Raise ValueError for too many frames."""
     if num > MOST_FRAMES:
         raise ValueError(f"{shown(path)} must have at most {MOST_FRAMES} frames, got {num}")

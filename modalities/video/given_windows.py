@@ -1,4 +1,4 @@
-"""Which frames are drawn together when some are given, and where those lie among them."""
+"""Windows of frames that are sampled together with given frames, and the positions of these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames that are drawn together, and what becomes of them.
+    """Frames that are sampled together, and how they enter the result.
 
     Attributes:
-        frames: with what is given in its place, the rest filled with the given frame that is nearest.
+        frames: the given frames in place, the others filled with the nearest given frame.
         known: which pixels are given.
-        new: the frames of it that are of the result.
-        before, after: frames of the result that stay out of it.
-        context, latents: latent frames that later windows see of the earlier, and how many there are in all, where one
-            window is not enough.
+        new: which frames of the window belong to the result.
+        before, after: frames of the result outside the window.
+        context, latents: if one window is not enough, latent frames that each later window shares with the earlier one,
+            and total latent frames.
     """
 
     frames: Clip
@@ -37,10 +37,10 @@ class Window:
 
 
 class Planner:
-    """Which frames are drawn together, for a codec and a length that training saw.
+    """Plans windows for a codec and the clip length of training.
 
     Args:
-        frames: that the result is to have, None for what training saw.
+        frames: length of the result, None for that of training.
     """
 
     def __init__(self, modality: "Video", frames: int | None) -> None:
@@ -49,7 +49,7 @@ class Planner:
         self.per_cell = int(modality.codec.stride[0])
 
     def continued(self, clip: Clip, keep: Any) -> Window:
-        """Some frames of a clip, and what comes before or after them."""
+        """Extend some frames of a clip backwards or forwards."""
         first, end, backwards = self.kept(clip, keep)
         total = self.trained if self.frames is None else self.frames
         num = end - first
@@ -88,7 +88,7 @@ class Planner:
         )
 
     def joined(self, a: Clip, b: UInt8[np.ndarray, "T2 H W 3"], new: Any, word: str) -> Window:
-        """Frames from the end of one clip to the beginning of another."""
+        """Generate frames from the end of one clip to the beginning of another."""
         check_number(word, new, 1, MOST_FRAMES, whole=True)
         if new % self.group:
             near = max(self.group, new // self.group * self.group)
@@ -109,7 +109,7 @@ class Planner:
         return Window(frames, known, slice(head, head + new), a, after)
 
     def changed(self, clip: Clip, keep: Any, strength: float | None) -> Window:
-        """A clip as it is, all of which is given unless a strength changes it."""
+        """A clip at its own length, all of it known unless a strength changes it."""
         if keep not in (None, "all"):
             raise ValueError(f"keep must be all together with mask or strength, got {keep}")
         if (len(clip) - 1) % self.group:
@@ -118,7 +118,7 @@ class Planner:
         return Window(clip, known)
 
     def kept(self, clip: Clip, keep: Any) -> tuple[int, int, bool]:
-        """First and end of what is kept, counted in the clip, and whether it is placed from the end."""
+        """Range of kept frames of the clip, and whether it is placed at the end of the result."""
         keep = [0, None] if keep is None else keep
         whole = isinstance(keep, Sequence) and not isinstance(keep, str) and len(keep) == 2
         if not whole or not all(n is None or type(n) is int for n in keep):
@@ -134,7 +134,7 @@ class Planner:
         return first, end, keep[0] is not None and keep[0] < 0
 
     def placed(self, kept: Clip, start: int, total: int) -> Window:
-        """Frames in their place, those beside them filled with the nearest."""
+        """Put frames in place, and fill the others with the nearest."""
         if (total - 1) % self.group:
             raise ValueError(
                 f"frames must be 1 + a multiple of {self.group}, got {total}: say {self.legal(total)}"
@@ -145,7 +145,7 @@ class Planner:
         return Window(kept[numbers], known)
 
     def check_head(self, first: int, end: int) -> None:
-        """Raises ValueError, unless frames from the beginning of the result fill latents."""
+        """Raise ValueError unless frames from the beginning of the result fill whole latent frames."""
         if first and (first - 1) % self.group:
             raise ValueError(f"keep must begin at 0 or at 1 + a multiple of {self.group}, got {first}")
         if (end - 1) % self.group:
@@ -155,7 +155,7 @@ class Planner:
             )
 
     def check_tail(self, at_end: bool, num: int, total: int) -> None:
-        """Raises ValueError, unless frames up to the end of the result fill latents."""
+        """Raise ValueError unless frames up to the end of the result fill whole latent frames."""
         if (total - 1) % self.group == 0 and (not at_end or num % self.group):
             below = max(1, num // self.group) * self.group
             raise ValueError(
@@ -164,13 +164,13 @@ class Planner:
             )
 
     def head(self, num: int) -> int:
-        """So many frames from the beginning, or a few less, that fill latents."""
+        """Round down a number of frames from the beginning to whole latent frames."""
         return 1 + (num - 1) // self.group * self.group
 
     def legal(self, num: int) -> int:
-        """The next number of frames that a clip may have."""
+        """The next valid clip length."""
         return 1 + -(-num // self.group) * self.group
 
     def cells(self, num: int) -> int:
-        """Latent frames of so many frames from the beginning."""
+        """Number of latent frames for so many frames from the beginning."""
         return 1 + (num - 1) // self.per_cell

@@ -1,4 +1,4 @@
-"""Where given frames meet new ones: what the decoder misses of the given, it most likely misses beside them, too."""
+"""Seams between given and new frames: the decoder's error on given frames predicts that on their neighbours."""
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -9,19 +9,19 @@ def smooth_seams(
     frames: UInt8[np.ndarray, "T H W 3"],
     given: Bool[np.ndarray, " T"],
 ) -> UInt8[np.ndarray, "S T H W 3"]:
-    """Decoded samples whose new frames beside given ones are corrected by the error of these.
+    """Correct new frames beside given ones by the decoder's error on the given frames.
 
-    A decoder's errors (frame - decoded) of neighbouring frames are alike where little moves, so that putting back given
-    frames makes a step that the clip does not have. How alike they are is read off the given frames of the sample,
+    A decoder's errors (frame - decoded) on neighbouring frames are similar where little moves, so putting back the
+    given frames would make a visible step. Their similarity is estimated from the given frames of the sample,
 
-        r = sum <e_t, e_t+1> / sum (|e_t|^2 + |e_t+1|^2) / 2,   cut off at 0 and 1,
+        r = sum <e_t, e_t+1> / sum (|e_t|^2 + |e_t+1|^2) / 2,   clipped to [0, 1],
 
-    and a new frame gets the best linear guess of its own error: r e of one given neighbour, r (e + e') / (1 + r^2) of
-    two (of a first-order autoregression). Without neighbours among the given frames r is 0, and nothing is changed.
+    and a new frame gets the best linear estimate of its own error: r e from one given neighbour, r (e + e') / (1 + r^2)
+    from two (for a first-order autoregression). If no two given frames are neighbours, r is 0 and nothing changes.
 
     Args:
         samples: decoded, before the given frames are put back.
-        frames: the given ones in their places; others are not read.
+        frames: the given frames in their places; others are not read.
         given: which frames are given as a whole.
     """
     pairs = np.flatnonzero(given[:-1] & given[1:]).tolist()
@@ -29,7 +29,7 @@ def smooth_seams(
     if not pairs or not beside:
         return samples
     smooth = samples.copy()
-    for sample in smooth:  # one at a time, for memory
+    for sample in smooth:  # one at a time, to bound memory
         errors = {t: frames[t].astype(np.float32) - sample[t] for t in np.flatnonzero(given).tolist()}
         r = likeness([(errors[t], errors[t + 1]) for t in pairs])
         for t in beside:

@@ -1,4 +1,4 @@
-"""How a clip becomes tokens: spacetime patches of its latents, of any length, height and width (Sora, 2024)."""
+"""Tokens of clips: spacetime patches of latents of any length, height and width (Sora, 2024)."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,22 @@ from modalities.latent.tokens import PatchTokens
 from modalities.shared import sincos
 
 MOST_RATE = 1e4
-"""Frames per second, seconds and pixels of a unit, and one by each, so that places stay numbers."""
+"""Bound on the frame rate, the units in seconds and pixels, and their inverses, so that positions stay finite."""
 
 
 class SpacetimeTokens(PatchTokens):
-    """Patches of frames, rows and columns, and where they lie in seconds and pixels. Owns no weights.
+    """Patches over frames, rows and columns, with positions in seconds and pixels. Has no weights.
 
-    A latent frame k shows k stride[0] frames after the first. Positions are sin-cos of time, row and column, a third of
-    the width each, counted in `seconds` and `pixels`: another frame rate or size is another grid, not another
-    model.
+    Latent frame k is k stride[0] frames after the first. Positions are sin-cos of time, row and column, a third of the
+    width each, in units of `seconds` and `pixels`: another frame rate or size is another grid, not another model.
 
     Args:
         hidden_size: width of the position embedding.
-        channels: C, of the latents.
-        stride: frames and pixels per latent cell, of the codec.
+        channels: C, channels of the latents.
+        stride: the codec's frames and pixels per latent cell.
         rate: frames per second.
         patch: latent cells per axis of a token.
-        seconds, pixels: the units of time and place.
+        seconds, pixels: units of temporal and spatial positions.
     """
 
     axes = 3

@@ -1,4 +1,4 @@
-"""Shows clips to a person: frames of each on one sheet, in a window where there is a display."""
+"""Shows clips to the user: frames of each on one sheet, opened if there is a display."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ from modalities.video.io.writer import SUFFIXES
 
 MAX_CLIPS = 40
 LARGEST = 2048
-"""Pixels of a side of the frames of one clip as they are shown; of several less, so that all have as many."""
+"""Most pixels per side of the frames of a single clip shown; several share this total."""
 MOST_FRAMES, MOST_READ, SIDE = 256, 2**26, 512
-"""Of a clip on a page, pixels of all of them as they are read, and pixels of a side."""
+"""Limits of a clip on a page: its frames, their total pixels when read, and pixels per side."""
 SHOWN = 6
 """Frames of a clip on a sheet."""
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: catalogues, folders, shards."""
+"""Image data sets: listings, folders, archives."""
 
 from modalities.image.data.dataset import Pictures
 

@@ -1,4 +1,4 @@
-"""What lies in archives, and where: files that are read one by one, without unpacking."""
+"""Members of archives and their offsets, so that single files are read without unpacking."""
 
 import os
 import zlib
@@ -10,17 +10,17 @@ from ditmoe.outside import may_hold, open_regular, printable
 from modalities.shared.captions import captions_in, captions_in_json
 
 LOCAL_HEADER = 30
-"""Bytes in front of a member of a zip, with its name behind them."""
+"""Bytes of the fixed part of a zip member's local header, before its name."""
 LONGEST_NAME = 4096
-"""Letters of a member's path; systems take as many, and archives any number."""
+"""Most characters of a member's path: the limit of operating systems, while archives have none."""
 TOO_LONG = f"in archives, with names of more than {LONGEST_NAME} letters"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: `size` bytes from `start`; -1 where it does not lie there as it is (sparse).
+    """A file in an archive: `size` bytes from `start`; -1 if it is not stored contiguously (sparse).
 
-    In a zip, `start` is that of its header, and `inflated` the bytes that come of it.
+    In a zip, `start` is the offset of the local header, and `inflated` the uncompressed size in bytes.
     """
 
     tar: Path
@@ -34,11 +34,11 @@ def member_bytes(member: Member) -> bytes:
     """The content of a file in an archive.
 
     Raises:
-        OSError, ValueError: if it does not lie there as it is, or would become too large.
+        OSError, ValueError: if it is not stored contiguously, or would become too large.
     """
     with open_regular(member.tar) as stream:
         there, start = os.fstat(stream.fileno()).st_size, member.start
-        if member.inflated is not None:  # the header in front of it has a name and more of some length
+        if member.inflated is not None:  # the local header ends with fields of variable length
             stream.seek(start)
             head = stream.read(LOCAL_HEADER)
             start += (
@@ -62,13 +62,13 @@ def member_bytes(member: Member) -> bytes:
 
 @dataclass(frozen=True)
 class Written:
-    """Where the captions of a picture lie in its archive: in a text, one a line, or in a record of JSON."""
+    """Where the captions of an image are in its archive: in a text, one per line, or in a JSON record."""
 
     member: Member
     json: bool = False
 
     def read(self) -> list[str]:
-        """The captions.
+        """Read the captions.
 
         Raises:
             OSError, ValueError: as `member_bytes` does.
@@ -79,7 +79,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Found:
-    """A picture of an archive: its name, the split and the class that are said of it, and the folder it lies in."""
+    """An image in an archive: its name, its split and class if given, and its folder."""
 
     name: str
     split: str | None
@@ -87,6 +87,6 @@ class Found:
     folder: str
     member: Member
     said_by: str = ""
-    """The ending of the file that says the class."""
+    """Suffix of the file that gives the class."""
     captions: Sequence[str] | Written = ()
-    """Its captions, or where they lie."""
+    """The captions, or where they are stored."""

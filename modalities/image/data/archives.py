@@ -1,4 +1,4 @@
-"""Archives of pictures, of whatever kind: their splits, and labels that are none."""
+"""Image archives of any format: their splits, and detection of labels that are mere indices."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +13,11 @@ from modalities.shared.understood import Ignored
 ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _MANY = 16
-"""Samples each of which has a number of its own; as many classes are not likely."""
+"""Number of samples from which distinct labels for all of them are taken for sample indices rather than classes."""
 
 
 def split_of_shard(parts: tuple[str, ...]) -> str | None:
-    """The split of a shard by the names of its folders and its own: train/000.tar, imagenet-val-000017.tar."""
+    """The split of a shard by its path: train/000.tar, imagenet-val-000017.tar."""
     *folders, name = parts
     for folder in folders:
         if split := split_word(folder):
@@ -32,10 +32,10 @@ def split_of_shard(parts: tuple[str, ...]) -> str | None:
 def read_archive(
     shard: Path, parts: tuple[str, ...], ignored: Ignored, notes: list[str], captions: bool = False
 ) -> Iterator[Found]:
-    """The pictures of one archive, and where the captions lie if these are wanted.
+    """List the images of one archive, and where their captions are if wanted.
 
     Raises:
-        ValueError: one line, if it is none.
+        ValueError: with one line, if it is not an archive.
     """
     split, name = split_of_shard(parts), "/".join(parts)
     if shard.name.lower().endswith(".zip"):
@@ -44,7 +44,7 @@ def read_archive(
 
 
 def without_identities(found: list[Found], notes: list[str]) -> list[Found]:
-    """Without the labels of `.index`, where these are others for each picture of every archive: they count pictures."""
+    """Drop labels from `.index` files if they are distinct within every archive, since they only number the images."""
     by_tar: dict[Path, list[str | None]] = {}
     for of in found:
         if of.said_by == "index":

@@ -1,4 +1,4 @@
-"""Which pictures there are: the built-in digits, or those of a folder or of archives."""
+"""Lists the images of a data set: the built-in digits, a folder, or archives."""
 
 from pathlib import Path
 
@@ -21,16 +21,16 @@ from modalities.shared.understood import Ignored
 def list_pictures(
     root: Path | None, size: tuple[int, int], index: Path | None = None, captions: bool = False
 ) -> Listing:
-    """Class names, and the pictures of each split.
+    """Class names, and the images of each split.
 
-    `root` is None for the built-in digits; a folder of class folders, split or not (see `layout.arrange`), or of
-    pictures whose classes a dataset.json or metadata.jsonl beside them gives; a folder of .tar shards as webdataset has
-    them, of .zip files, or of IDX files (`idx`); or one .tar or .zip. A picture without a class has the label
-    `len(classes)`. Where there is no test split, val serves as both (ImageNet); where there is none at all, pictures
-    are split by a hash of their names.
+    `root` is None for the built-in digits; a folder of class folders, with splits or without (see `layout.arrange`);
+    a folder of images with a dataset.json or metadata.jsonl that gives their classes; a folder of webdataset .tar
+    shards, of .zip files, or of IDX files (`idx`); or one .tar or .zip. An image without a class has the label
+    `len(classes)`. Without a test split, val serves as both (ImageNet); without any splits, images are split by a
+    hash of their names.
 
     Raises:
-        ValueError: if there is nothing.
+        ValueError: if there are no images.
     """
     if root is None:
         return _digits(size, captions)
@@ -61,7 +61,7 @@ def list_pictures(
 
 
 def _digits(size: tuple[int, int], captions: bool) -> Listing:
-    """Digits three quarters as large as the picture, on black; in words if these are wanted."""
+    """Digits three quarters as large as the image, on black; with captions if wanted."""
     side = max(8, min(size) * 3 // 4)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
     if min(size) < side:

@@ -1,4 +1,4 @@
-"""A data set of pictures: what a training batch is, and which pictures stand for the real ones."""
+"""An image data set: training batches, and the reference images of each split."""
 
 import io
 import os
@@ -30,23 +30,22 @@ _SAMPLE = 2  # address of a random stream
 
 
 class Pictures:
-    """Labelled pictures of one size, split into train, val and test (see `catalogue.list_pictures`).
+    """Labelled images of one size, split into train, val and test (see `catalogue.list_pictures`).
 
-    Nothing is read before it is asked for. An unreadable picture is named on stderr and gives way to the next one
-    of its class.
+    Files are read lazily. An unreadable image is named on stderr and replaced by the next one of its class.
 
     Args:
-        root: a folder of class folders, of pictures with a dataset.json or metadata.jsonl, of .tar shards or zips, or
-            one such file; of IDX files (MNIST); None is the built-in digits.
-        size: (H, W) that pictures are brought to.
-        mirror: left becomes right in half of the training samples.
-        limit: pictures that stand for a split when sets are measured.
-        max_megapixels: of a picture; larger ones are unreadable.
-        damaged: what becomes of a picture that breaks off: "refuse" makes it unreadable, "keep" takes what decodes: the
-            upper rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
-        index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
-        captions: a sentence about each sample beside its class: of a file those in the .txt beside it. That of a
-            mirrored one has left and right exchanged.
+        root: a folder of class folders, of images with a dataset.json or metadata.jsonl, of .tar shards or zips, or of
+            IDX files (MNIST); or one .tar or .zip; None is the built-in digits.
+        size: (H, W) that images are resized and cropped to.
+        mirror: flip half of the training samples horizontally.
+        limit: most images of a split used for evaluation.
+        max_megapixels: limit per image; larger ones count as unreadable.
+        damaged: treatment of truncated images: "refuse" counts them as unreadable, "keep" takes what decodes: the upper
+            rows of a PNG, JPEG or PPM, the coarse scans of a progressive JPEG.
+        index: a folder to cache the names of many files for the next start (see `FolderIndex`).
+        captions: return a caption for each sample, for files from the .txt beside them, in addition to the class. For
+            mirrored samples, left and right are exchanged in it.
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -82,20 +81,20 @@ class Pictures:
         return self._listing.classes
 
     def understood(self) -> Understood:
-        """What was understood of the folder."""
+        """How the folder was interpreted."""
         found = self._listing.understood(self.root)
         return found.with_captions if self.captions else found
 
     def count(self, split: str) -> int:
-        """Pictures that stand for a split when it is measured."""
+        """Number of images of a split used for evaluation."""
         check_split(split)
         return min(len(self._listing.pictures[split]), self.limit)
 
     def split(self, name: str) -> Sequence[Picture]:
-        """The pictures of a split.
+        """The images of a split.
 
         Raises:
-            ValueError: if it is none of train, val and test, or empty.
+            ValueError: if it is not train, val or test, or is empty.
         """
         check_split(name)
         if not len(pictures := self._listing.pictures[name]):
@@ -105,10 +104,9 @@ class Pictures:
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[UInt8[np.ndarray, "B H W 3"], Labels]:
-        """Training pictures and their labels: a function of its arguments alone.
+        """Training images and their labels: deterministic in the arguments.
 
-        Sample i is number (step * world + rank) * size + i of a stream that goes through a new permutation of the
-        pictures in each epoch.
+        Sample i has index (step * world + rank) * size + i in a stream with a new permutation of the images each epoch.
         """
         pictures, turns = self.split("train"), numbers(size, step, rank, world)
         turned = [turn(len(pictures), seed, n, self.mirror) for n in turns]
@@ -119,7 +117,7 @@ class Pictures:
         return np.stack(chosen), self.said([picture for picture, _ in read], seed, turns)
 
     def said(self, pictures: Sequence[Picture], seed: int, turns: Sequence[int]) -> Labels:
-        """The labels, or what is said, of pictures for numbers of a seed's stream."""
+        """The labels of images, with captions if used, for indices of a seed's stream."""
         labels = np.array(labels_of(pictures), np.int64)
         if not self.captions:
             return labels
@@ -131,11 +129,11 @@ class Pictures:
 
     @cached_property
     def captioner(self) -> Captioner[Picture]:
-        """The captions of pictures."""
+        """Gives the captions of images."""
         return Captioner(self._written, self._class_of)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
-        """Each caption of a split once; of training those of mirror images, too, where these are drawn."""
+        """The distinct captions of a split; for training, also those of mirrored images if mirroring is on."""
         check_split(split)
         found = self.captioner.distinct(self._listing.pictures[split])
         return with_mirrored(found) if self.mirror and split == "train" else found
@@ -154,12 +152,12 @@ class Pictures:
         return told.read() if isinstance(told, Written) else told
 
     def batch_names(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[str]:
-        """Names of the pictures in that batch."""
+        """Names of the images in that batch."""
         pictures = self.split("train")
         return [pictures[item_of(len(pictures), seed, n)].name for n in numbers(size, step, rank, world)]
 
     def reference(self, split: str) -> Samples:
-        """The readable pictures of a split, at most `limit` of them, drawn once and for all."""
+        """The readable images of a split, at most `limit`, in a fixed random choice."""
         pictures = self.split(split)
         order = np.random.default_rng(0).permutation(len(pictures))[: self.limit]
         pictures = [pictures[i] for i in np.sort(order)]
@@ -174,14 +172,14 @@ class Pictures:
         return Samples(np.stack([image for _, image in kept]), labels, names, asked)
 
     def views(self, pictures: Sequence[Picture]) -> list[UInt8[np.ndarray, "V H W 3"] | None]:
-        """Each picture, and its mirror image where training draws these; None for an unreadable one."""
+        """Each image, with its mirror image if mirroring is on; None for an unreadable one."""
         images = self._each(self.read, pictures)
         if not self.mirror:
             return [None if image is None else image[None] for image in images]
         return [None if image is None else np.stack([image, image[:, ::-1]]) for image in images]
 
     def read(self, picture: Picture) -> UInt8[np.ndarray, "H W 3"] | None:
-        """A picture at the wanted size, or None where it is unreadable, which is told once."""
+        """Read an image at the configured size; None if it is unreadable, which is reported once."""
         if isinstance(picture.source, np.ndarray):
             return picture.source
         try:
@@ -191,19 +189,19 @@ class Pictures:
             return None
 
     def own_sizes(self) -> list[tuple[Picture, tuple[int, int]]]:
-        """The training pictures that have a size, each with it."""
+        """The readable training images, each with its native size."""
         pictures = self.split("train")
         sizes = self._each(self.own_size, pictures)
         return [(p, size) for p, size in zip(pictures, sizes, strict=True) if size is not None]
 
     def own_size(self, picture: Picture) -> tuple[int, int] | None:
-        """(H, W) of a picture as it is, of a built-in digit that of its ink; None where it is unreadable."""
+        """Native (H, W) of an image, for a built-in digit of its ink; None if it is unreadable."""
         if isinstance(picture.source, np.ndarray):
             return inked(picture.source).shape[:2]
         try:
             if isinstance(picture.source, InMemory):
                 return picture.source.pixels.shape  # type: ignore[return-value]
-            if self.damaged == "keep":  # only its rows tell how many there are
+            if self.damaged == "keep":  # the number of rows is only known after decoding
                 return self._open(picture, lambda image: (image.height, image.width))
             return size_of(_stream(picture.source), picture.name, self.max_pixels)
         except (ValueError, OSError) as error:
@@ -213,7 +211,7 @@ class Pictures:
     def read_wholes(
         self, wanted: Sequence[tuple[Picture, tuple[int, int], int, int]]
     ) -> list[UInt8[np.ndarray, "H W 3"] | None]:
-        """Pictures, all of each, at sizes, for numbers of a seed's stream; None for what is unreadable, told once."""
+        """Read uncropped images at sizes, for indices of a seed's stream; None for unreadable ones, reported once."""
         return list(self._each(lambda each: self.read_whole(*each), wanted))
 
     def read_whole(
@@ -242,14 +240,14 @@ class Pictures:
         return open_picture(source, name, make, self.max_pixels, keep if self.damaged == "keep" else None)
 
     def _nearest_readable(self, index: int) -> tuple[Picture, np.ndarray]:
-        """A training picture and its pixels, or the next readable one of its class."""
+        """A training image and its pixels, or the next readable one of its class."""
         found = first_readable(self.split("train"), index, self.read, attrgetter("label"))
         if found is None:
             raise self.nothing_readable()
         return found
 
     def nothing_readable(self) -> ValueError:
-        """What is wrong where no picture can be read."""
+        """The error if no image can be read."""
         first = next(iter(self.unreadable.values()), "there was none")
         return ValueError(
             f"{printable(self.root)} must hold readable pictures, got {len(self.unreadable)} others: {first}"
@@ -260,7 +258,7 @@ class Pictures:
         return list_pictures(self.root, self.size, self._index, self.captions)
 
     def _each(self, function: Callable[[S], T], items: Iterable[S]) -> Iterable[T]:
-        """Results in order, from several threads: decoders of pictures let go of Python's lock."""
+        """Results in order, from several threads: image decoders release the GIL."""
         return map(function, items) if self._is_copy else self._threads.map(function, items)
 
     @cached_property
@@ -268,7 +266,7 @@ class Pictures:
         return ThreadPoolExecutor(os.cpu_count())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy in another process, which has others beside it and no threads of its own."""
+        """State for pickling: a copy in a worker process uses no threads of its own."""
         return {**{k: v for k, v in vars(self).items() if k != "_threads"}, "_is_copy": True}
 
 
@@ -277,16 +275,16 @@ def _stream(source: Path | Member) -> Path | io.BytesIO:
 
 
 def inked(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A digit without the dark around it."""
+    """Crop a digit to its ink."""
     rows, columns = (np.flatnonzero((image > 64).any(axis=(axis, 2))) for axis in (1, 0))
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def turn(length: int, seed: int, number: int, mirror: bool) -> tuple[int, bool]:
-    """Which of `length` items is number `number` of the training stream, and whether it is mirrored."""
+    """The item at index `number` of the training stream, and whether it is mirrored."""
     return item_of(length, seed, number), mirror and _flipped(seed, number)
 
 
 def _flipped(seed: int, number: int) -> bool:
-    """Whether number `number` of the training stream is mirrored, where half of them are."""
+    """Whether the sample at index `number` of the training stream is among the half that is mirrored."""
     return bool(np.random.default_rng([seed, _SAMPLE, number]).random() < 0.5)

@@ -1,4 +1,4 @@
-"""Built-in digits in words, by what is measured of their pixels."""
+"""Captions of the built-in digits, from measurements of their pixels."""
 
 from functools import lru_cache
 
@@ -8,18 +8,18 @@ from jaxtyping import Float, UInt8
 from modalities.shared.digits import NUMERALS, digits
 
 CLEAR = 0.3
-"""Share of a class's training digits at either end that are called thin or thick, leaning left or right."""
+"""Fraction of a class's training digits at either end called thin or thick, leaning left or right."""
 
 
 def thickness(ink: UInt8[np.ndarray, "S H W"]) -> Float[np.ndarray, " S"]:
-    """Of the strokes, in pixels: twice the ink over the length of its edges, which is what brightness changes by."""
+    """Stroke width in pixels: twice the ink over the length of its edges, the latter as total variation."""
     x = np.pad(ink.astype(np.float64) / 255, ((0, 0), (1, 1), (1, 1)))
     across, down = np.diff(x, axis=2)[:, 1:], np.diff(x, axis=1)[:, :, 1:]
     return 2 * x.sum((1, 2)) / np.maximum(np.hypot(across, down).sum((1, 2)), 1e-9)
 
 
 def lean(ink: UInt8[np.ndarray, "S H W"]) -> Float[np.ndarray, " S"]:
-    """How far a digit leans to the right: columns per row upwards, by its second moments."""
+    """Slant of a digit to the right: columns per row upwards, by its second moments."""
     x = ink.astype(np.float64)
     rows, columns = np.indices(x.shape[1:])
     weight = np.maximum(x.sum((1, 2)), 1e-9)[:, None, None]
@@ -29,7 +29,7 @@ def lean(ink: UInt8[np.ndarray, "S H W"]) -> Float[np.ndarray, " S"]:
 
 
 def describe(ink: UInt8[np.ndarray, "S H W"], labels: np.ndarray) -> list[list[str]]:
-    """Sentences about digits: "a thick seven leaning left"; nothing is said of what is not clear."""
+    """Captions of digits, such as "a thick seven leaning left"; unclear attributes are left out."""
     size, said = ink.shape[1], []
     thick, leaning = thickness(ink), lean(ink)
     for label, t, s in zip(labels.tolist(), thick, leaning, strict=True):
@@ -46,7 +46,7 @@ def describe(ink: UInt8[np.ndarray, "S H W"], labels: np.ndarray) -> list[list[s
 
 @lru_cache(maxsize=64)
 def bounds(size: int, label: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Thickness and lean below and above which a digit of a class is clearly one or the other."""
+    """Lower and upper thresholds of thickness and lean beyond which a digit of a class has the attribute."""
     ink, labels = digits("train", size)
     own = ink[labels == label]
     low, high = (

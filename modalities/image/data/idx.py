@@ -1,4 +1,4 @@
-"""Pictures in IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are published: `train-images-idx3-ubyte.gz` ...
+"""Images in IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are published: `train-images-idx3-ubyte.gz` ...
 
 Format: http://yann.lecun.com/exdb/mnist/ (two zero bytes, a type code, the number of axes, the length of each as a
 big-endian 32-bit number, then the values, the last axis fastest).
@@ -25,24 +25,24 @@ _NAME = re.compile(
 )
 _SPLIT = {"train": "train", "t10k": "test", "test": "test", "val": "val", "valid": "val"}
 _UBYTE = 8
-_INFLATED = 1032  # bytes that deflate makes of one, at most
-_HELD_OUT = 12  # one in so many training pictures is for val where no file says: 5,000 of MNIST's 60,000
+_INFLATED = 1032  # largest compression ratio of deflate
+_HELD_OUT = 12  # share of val, 1 in 12, without a val file: 5,000 of MNIST's 60,000
 
 
 def list_idx(
     root: Path, below: list[tuple[Parts, list[str]]], ignored: Ignored, notes: list[str]
 ) -> Listing | None:
-    """Pictures and labels in IDX files below a folder, read into memory; None where there are none.
+    """Images and labels in IDX files below a folder, read into memory; None if there are none.
 
-    Where no file is for val, the last twelfth of the training pictures is, which are published in random order.
+    Without a val file, the last twelfth of the training images is val, since they are published in random order.
 
     Raises:
-        ValueError: one line, if files have no partner, contradict each other, are of several sets or no IDX files.
+        ValueError: with one line, if files have no partner, are inconsistent, belong to several sets or are not IDX.
     """
     found: dict[tuple[Parts, str], dict[tuple[str, str], str]] = {}
     for folder, names in below:
-        likely = [name for name in names if "ubyte" in name]  # of a million names
-        for name in sorted(likely):  # that which is not compressed comes first
+        likely = [name for name in names if "ubyte" in name]  # quick filter for a million names
+        for name in sorted(likely):  # uncompressed first
             if match := _NAME.fullmatch(name):
                 of_set = found.setdefault((folder, match[1]), {})
                 part = (_SPLIT[match[2]], match[3])
@@ -84,12 +84,12 @@ def list_idx(
 
 
 class StackedPictures(OnDemand[Picture]):
-    """Pictures of one array, each made when it is asked for.
+    """Images in one array, each materialised on access.
 
     Args:
-        split: in front of their names.
-        images: their pixels.
-        labels: of each.
+        split: prefix of their names.
+        images: pixels.
+        labels: label of each.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class StackedPictures(OnDemand[Picture]):
 def _read_split(
     folder: Path, images: str | None, labels: str | None
 ) -> tuple[UInt8[np.ndarray, "P H W"], UInt8[np.ndarray, " P"]]:
-    """The pictures and labels of a split."""
+    """Read the images and labels of a split."""
     if images is None or labels is None:
         there, missing = (labels, "images") if images is None else (images, "labels")
         raise ValueError(f"{printable(folder / str(there))} must have its {missing} beside it, got none")
@@ -122,10 +122,10 @@ def _read_split(
 
 
 def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
-    """The bytes of an IDX file, compressed or not, with so many axes.
+    """Read a uint8 IDX file with so many axes, compressed or not.
 
     Raises:
-        ValueError: one line, if it is none, promises more than it can hold or than memory does, or breaks off.
+        ValueError: with one line, if it is not IDX, declares more than it or the memory can hold, or is truncated.
     """
     wanted = bytes((0, 0, _UBYTE, axes))
     try:

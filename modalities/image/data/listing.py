@@ -1,4 +1,4 @@
-"""The pictures of a data set, none of them read yet: their names, labels, splits, and where each lies."""
+"""The listing of a data set, with no image read yet: names, labels, splits and locations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,32 +18,32 @@ from modalities.shared.provenance import Origin
 from modalities.shared.understood import Ignored, Understood
 
 SHARES = (0.9, 0.05)
-"""Of train and val, where the data have no splits of their own; the rest is test."""
+"""Shares of train and val for data without splits; the rest is test."""
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A grey picture of any size that is read already."""
+    """A grey image of any size in memory."""
 
     pixels: UInt8[np.ndarray, "H W"]
 
     def image(self) -> Image.Image:
-        """As RGB."""
+        """The image as RGB."""
         return Image.fromarray(self.pixels).convert("RGB")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a data set, most often not read yet; an array is a built-in one of the size that is wanted."""
+    """One image of a data set, usually not read yet; an array is a built-in image at the configured size."""
 
     name: str
     label: int
     source: Path | Member | InMemory | np.ndarray
     captions: Sequence[str] | Written = ()
-    """Of a built-in one, or where they lie in an archive; those of a file lie beside it."""
+    """Captions of a built-in image, or their location in an archive; those of a file are beside it."""
 
     def origin(self) -> Origin:
-        """Where it lies, for `provenance`."""
+        """Its location, for `provenance`."""
         if isinstance(self.source, Path):
             return Origin((self.source,))
         if isinstance(self.source, Member):
@@ -56,7 +56,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a data set: class names, the pictures of each split, and what was understood and ignored."""
+    """The images of a data set: class names, the images of each split, and notes on what was ignored."""
 
     classes: list[str]
     pictures: Mapping[str, Sequence[Picture]]
@@ -65,7 +65,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
     def understood(self, root: Path | None) -> Understood:
-        """In words."""
+        """The summary of the listing."""
         labels = {split: labels_of(pictures) for split, pictures in self.pictures.items()}
         place, what = ("the built-in digits", "digit") if root is None else (root, "picture")
         if self.pictures["test"] is self.pictures["val"]:
@@ -74,20 +74,20 @@ class Listing:
 
 
 def labels_of(pictures: Sequence[Picture]) -> list[int]:
-    """Labels of pictures, none of which is made for it where they are only listed."""
+    """Labels of images, without materialising `ListedPictures`."""
     if (labels := getattr(pictures, "labels", None)) is not None:
         return labels.tolist()
     return [picture.label for picture in pictures]
 
 
 class ListedPictures(OnDemand[Picture]):
-    """Pictures in a folder, each made when it is asked for.
+    """Images in a folder, each materialised on access.
 
     Args:
         root: the folder.
         files: all paths below it.
-        numbers: which of them these are.
-        labels: of these.
+        numbers: indices of these images among the files.
+        labels: their labels.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ def with_test(
     ignored: Ignored,
     notes: list[str],
 ) -> Listing:
-    """A listing whose validation pictures serve as test pictures, too, where there are none (ImageNet)."""
+    """Let the validation images also serve as test images if there are none (ImageNet)."""
     if not len(pictures["test"]) and len(pictures["val"]):
         pictures = {**pictures, "test": pictures["val"]}
         origin += "; val serves as test"
@@ -118,15 +118,15 @@ def with_test(
 
 
 def labelled(root: Path, names: set[str], notes: list[str]) -> tuple[list[str], dict[str, int], int]:
-    """Class names, the label of each name, and that of what has no class."""
+    """Class names, the label of each name, and the label for no class."""
     classes, labels = _classes(root, names, notes)
     return (classes, labels, len(classes) if names else 0) if classes else (["picture"], {}, 0)
 
 
 def _classes(root: Path, names: set[str], notes: list[str]) -> tuple[list[str], dict[str, int]]:
-    """Class names, in the order of a classes.txt where there is one, and the label of each name.
+    """Class names, in the order of a classes.txt if there is one, and the label of each name.
 
-    A classes.txt beside class folders only orders them, or names those that are numbers.
+    A classes.txt beside class folders only orders them, or names numbered ones.
     """
     lines = read_names(root)
     if lines is None or not names:
@@ -135,5 +135,5 @@ def _classes(root: Path, names: set[str], notes: list[str]) -> tuple[list[str], 
 
 
 def endings(names: Sequence[str]) -> set[str]:
-    """Suffixes of names in small letters, with their dots; of names without one the last letter."""
+    """Lower-case suffixes of names, with the dot; for names without one, their last letter."""
     return {ending.lower() for ending in {name[name.rfind(".") :] for name in names}}

@@ -1,4 +1,4 @@
-"""Pictures at their own sizes and proportions, packed into rows of tokens."""
+"""Images at native sizes and proportions, packed into rows of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from modalities.shared.captions import Labels
 
 @dataclass(frozen=True)
 class PackedPictures:
-    """Reads the pictures of a packed row.
+    """Reads the images of a packed row.
 
     Attributes:
-        pictures: those that are packed, each with the size it is brought to.
+        pictures: the packed images, each with the size it is resized to.
     """
 
     data: Pictures
@@ -24,7 +24,7 @@ class PackedPictures:
     pictures: Sequence[tuple[Picture, tuple[int, int]]]
 
     def __call__(self, seed: int, row: int) -> tuple[list[np.ndarray], Labels]:
-        """Pictures and labels of a row, or of the next one where nothing of it can be read."""
+        """Images and labels of a row, or of the next one if nothing of it can be read."""
         for members in self.packing.rows_from(seed, row):
             chosen = [(*self.pictures[n % len(self.pictures)], seed, n) for n in members]
             images = self.data.read_wholes(chosen)

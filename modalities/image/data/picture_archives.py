@@ -1,4 +1,4 @@
-"""Which pictures archives hold: .tar shards as webdataset has them, and .zip files."""
+"""Lists the images in archives: webdataset .tar shards, and .zip files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from modalities.shared.understood import OUTSIDE, Ignored
 
 @dataclass
 class Entry:
-    """A picture of an archive before labels are numbers: its name, what says its split and class, where it lies."""
+    """An image in an archive before labels are numbered: its name, split and class as given, and its location."""
 
     name: str
     split: str | None
@@ -31,7 +31,7 @@ class Entry:
 def list_archives(
     root: Path, below: list[tuple[Parts, list[str]]], ignored: Ignored, notes: list[str], captions: bool
 ) -> Listing | None:
-    """Pictures in archives below a folder, in which all else then is ignored; None where there are none."""
+    """List images in archives below a folder, ignoring all other files; None if there are no archives."""
     archives = [
         (*folder, name)
         for folder, names in below
@@ -52,7 +52,7 @@ def list_archives(
 def _numbered(
     root: Path, found: list[Entry], archives: list[Parts], origin: str, ignored: Ignored, notes: list[str]
 ) -> Listing:
-    """Labels as numbers, and a split for each picture."""
+    """Number the labels, and choose a split for each image."""
     names = {entry.label for entry in found if entry.label is not None}
     classes, labels, null = labelled(root, names, notes)
     splits = [entry.split or "train" for entry in found]
@@ -80,7 +80,7 @@ def _numbered(
 def _members(
     root: Path, archives: list[Parts], ignored: Ignored, notes: list[str], captions: bool
 ) -> tuple[list[Entry], str]:
-    """Members of all archives, and what their folders say of splits; where none has a label, these are classes."""
+    """Members of all archives, and their splits by folder; if none has a label, folders are classes."""
     found = [
         entry
         for parts in archives
@@ -88,7 +88,7 @@ def _members(
     ]
     found = without_identities(found, notes)
     folders = {entry.folder: tuple(filter(None, entry.folder.split("/"))) for entry in found}
-    # What all lies in is a wrapping that says nothing.
+    # A folder that contains everything carries no information.
     shared = sum(takewhile(bool, (len({*at}) == 1 for at in zip(*folders.values(), strict=False))))
     layout = arrange_folders([folder[shared:] for folder in folders.values()])
     places = dict(zip(folders, layout.places, strict=True))

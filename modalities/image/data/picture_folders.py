@@ -1,4 +1,4 @@
-"""Which pictures a folder holds: in class folders, or beside a list that names the class of each."""
+"""Lists the images of a folder: in class folders, or with a file that gives their classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _ENDINGS = frozenset(SUFFIXES)
 
 @dataclass(frozen=True)
 class Run:
-    """Pictures of a folder, one after the other: the folder, its place, their names and what a list says of each."""
+    """Consecutive images of a folder: the folder, its place, and their names and listed classes."""
 
     folder: Parts
     place: Place
@@ -34,10 +34,10 @@ class Run:
 def list_folders(
     root: Path, below: list[tuple[Parts, list[str]]], ignored: Ignored, notes: list[str]
 ) -> Listing | None:
-    """Pictures in class folders, or labelled by a file beside them; None where there are none."""
+    """List images in class folders, or labelled by a file beside them; None if there are none."""
     found = [(folder, kept) for folder, names in below if (kept := _pictures_of(names, ignored))]
     if found:
-        below.clear()  # names of millions of files
+        below.clear()  # frees the names of millions of files
     runs, origin = _placed(root, found, ignored, notes)
     if not runs:
         return None
@@ -67,7 +67,7 @@ def list_folders(
 
 
 def _pictures_of(names: list[str], ignored: Ignored) -> list[str]:
-    """Those that are pictures; the others are counted."""
+    """The names of images; the others are counted as ignored."""
     if endings(names) <= _ENDINGS:
         return names
     kept = []
@@ -82,7 +82,7 @@ def _pictures_of(names: list[str], ignored: Ignored) -> list[str]:
 def _placed(
     root: Path, found: list[tuple[Parts, list[str]]], ignored: Ignored, notes: list[str]
 ) -> tuple[list[Run], str]:
-    """The pictures that are data, by folder, with what a list says of their classes; and from what the splits come."""
+    """The images that belong to the data, by folder, with their listed classes; and the origin of the splits."""
     folders = list(dict.fromkeys(folder for folder, _ in found))
     layout = arrange_folders(folders)
     places = dict(zip(folders, layout.places, strict=True))
@@ -103,13 +103,13 @@ def _placed(
         )
         if place is not None and not reason:
             runs.append(Run(folder, place, names, _listed(lists, folder, names) if lists else None))
-        for name in names if reason else ():  # beside the class folders, a read-me's picture
+        for name in names if reason else ():  # an image beside the class folders, such as a README's
             ignored.add(reason, name)
     return runs, layout.origin
 
 
 def _lists(root: Path, places: Mapping[Parts, Place | None]) -> dict[Parts, dict[str, str]]:
-    """Folder -> path below it -> class, of a dataset.json or metadata.jsonl in the root or a split's folder."""
+    """Folder -> path below it -> class, from a dataset.json or metadata.jsonl in the root or a split's folder."""
     tops: set[Parts] = {(), *(folder[:1] for folder, place in places.items() if place and place.split)}
     found = {top: read_labels(root.joinpath(*top)) for top in sorted(tops)}
     return {top: labels for top, labels in found.items() if labels is not None}
@@ -118,7 +118,7 @@ def _lists(root: Path, places: Mapping[Parts, Place | None]) -> dict[Parts, dict
 def _listed(
     lists: Mapping[Parts, Mapping[str, str]], folder: Parts, names: Sequence[str]
 ) -> list[str | None]:
-    """The classes of files in a folder, by the list nearest to them that has each."""
+    """The classes of files in a folder, each from the nearest list that has it."""
     found: list[str | None] = [None] * len(names)
     for top, labels in lists.items():
         if folder[: len(top)] == top:
@@ -128,7 +128,7 @@ def _listed(
 
 
 def _keys(runs: Sequence[Run]) -> list[str]:
-    """What each picture is a piece of."""
+    """The source of each image (see `shared.sources`)."""
     folders: dict[Parts, list[str]] = {}
     homes = [
         (*(() if run.place.category is None else (printable(run.place.category),)), *run.place.parts)

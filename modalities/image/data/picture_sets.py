@@ -1,4 +1,4 @@
-"""Sets of pictures made elsewhere: folders, arrays, and statistics as ADM publishes them."""
+"""Image sets from other programs: folders, arrays, and statistics as ADM publishes them."""
 
 import sys
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from modalities.shared.understood import Ignored
 
 @dataclass(frozen=True)
 class ReferenceFile(Samples):
-    """A reference npz as ADM publishes it: statistics, with images or without."""
+    """A reference npz as published by ADM: statistics, with images or without."""
 
     file: Path = Path()
 
 
 def read_set(path: Path) -> Samples:
-    """A set of pictures made elsewhere, see `modalities.image.Image.read`.
+    """Read an image set from another program, see `modalities.image.Image.read`.
 
     Raises:
-        ValueError: one line, if there is none.
+        ValueError: with one line, if there is none.
     """
     if path.is_dir():
         images, names, unreadable = pictures.read_pictures(path, ignored := Ignored())

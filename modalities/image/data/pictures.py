@@ -1,4 +1,4 @@
-"""Picture files of any kind, as RGB of a wanted size."""
+"""Reads image files of any format as RGB at a given size."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -29,20 +29,21 @@ def open_picture(
     max_pixels: int = MAX_PIXELS,
     keep: Callable[[str], object] | None = None,
 ) -> T:
-    """Decode a picture to 8-bit RGB, upright by its EXIF data.
+    """Decode an image to 8-bit RGB, with its EXIF orientation applied.
 
-    Greys become equal channels, palettes their colours, 16 bits 8; what is transparent lies on white (`decode.rgb`); of
-    an animation the first frame is taken.
+    Grey, palette and 16-bit images are converted; transparent areas become white (`decode.rgb`); of an animation the
+    first frame is taken.
 
     Args:
         source: a file, or its bytes.
-        name: for errors; the file's by default.
-        make: what is made of it, such as something smaller: large pictures are decoded and made one at a time.
-        max_pixels: that it may have.
-        keep: of one that breaks off what decodes is taken, and this is told what that is (`salvage.salvaged`).
+        name: name in errors; by default the file's.
+        make: applied to the image, for example to shrink it: large images are decoded and processed one at a time.
+        max_pixels: limit on its pixels.
+        keep: if given, truncated images are used as far as they decode, and it is called with a description of the
+            decoded part (`salvage.salvaged`).
 
     Raises:
-        ValueError: one line that names the picture, if it is truncated, too large or none, or no plain file.
+        ValueError: one line that names the file, if it is truncated, too large, not an image, or not a regular file.
     """
 
     try:
@@ -57,9 +58,9 @@ def open_picture(
 
 
 def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
-    """Shrink or enlarge to cover `size` = (H, W), and cut the middle out: ADM's preparation, for any shape.
+    """Resize to cover `size` = (H, W), then centre-crop: ADM's preprocessing, for any shape.
 
-    Halved by area as long as it stays twice as large, then bicubic (guided-diffusion, arXiv 2105.05233).
+    Box-filtered by halves while at least twice as large, then bicubic (guided-diffusion, arXiv 2105.05233).
     """
     height, width = size
     while min(image.height // height, image.width // width) >= 2:
@@ -76,7 +77,7 @@ def fitted(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def stretched(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize to `size` = (H, W), all of it, as `fitted` does."""
+    """Resize to `size` = (H, W) as `fitted` does, but without cropping."""
     height, width = size
     while min(image.height // height, image.width // width) >= 2:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -84,10 +85,10 @@ def stretched(image: Image.Image, size: Size) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Size:
-    """(H, W) of a picture, upright, from its header.
+    """(H, W) of an image from its header, with its EXIF orientation applied.
 
     Raises:
-        ValueError: one line, if it has none.
+        ValueError: with one line, if it has none.
     """
     try:
         return decoded(source, _upright_size, max_pixels)
@@ -96,15 +97,15 @@ def size_of(source: Path | BytesIO, name: str | None = None, max_pixels: int = M
 
 
 def _upright_size(picture: Image.Image) -> Size:
-    turned = orientation(picture) >= 5 and picture.format != "TIFF"  # whose size Pillow has turned already
+    turned = orientation(picture) >= 5 and picture.format != "TIFF"  # Pillow has swapped a TIFF's size
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def read_pictures(
     folder: Path, ignored: Ignored | None = None
 ) -> tuple[UInt8[np.ndarray, "S H W 3"], list[str], list[str]]:
-    """All pictures below a folder, which must be of one size, in the order of their paths; their names, and what
-    was unreadable. Other files are counted in `ignored`.
+    """Read all images below a folder, which must have one size, in the order of their paths; also their names, and
+    what was unreadable. Other files are counted in `ignored`.
 
     Raises:
         ValueError: if there are none, or their sizes differ.

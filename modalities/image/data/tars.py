@@ -1,4 +1,4 @@
-"""Pictures in tars, as webdataset has them: with .cls, .json and the like beside them."""
+"""Images in webdataset tars, with .cls, .json and similar files beside them."""
 
 import json
 import tarfile
@@ -14,10 +14,10 @@ from modalities.shared.labels import MOST_TEXT, label_in, text_label
 from modalities.shared.understood import Ignored
 
 _FIELDS = ("jpg", "jpeg", "png", "image", "img", "input")
-"""Of several pictures of a sample, the one that it is of."""
+"""Suffixes of the main image of a sample with several, in order of preference."""
 _LABELS = ("cls", "cls.txt", "label", "label.txt", "json", "index")
 LARGEST_HEADER = 2**13
-"""Bytes of what a tar says of a member in front of it, such as a long name; Python reads more in quadratic time."""
+"""Most bytes of a tar's extended header, such as a long name; Python parses larger ones in quadratic time."""
 _SAID_BEFORE = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -31,10 +31,10 @@ Key = tuple[str, int]
 def read_tar(
     shard: Path, name: str, split: str | None, ignored: Ignored, notes: list[str], captions: bool
 ) -> Iterator[Found]:
-    """The pictures of a tar, one of each sample.
+    """List the images of a tar, one per sample.
 
     Raises:
-        ValueError: one line, if it is none.
+        ValueError: with one line, if it is not a tar.
     """
     for (stem, turn), sample in _samples(shard, name, ignored, notes, captions).items():
         chosen = min(sample.pictures, key=lambda ending: (_rank(ending), ending))
@@ -56,7 +56,7 @@ def read_tar(
 
 @dataclass
 class Sample:
-    """The files of one key: pictures by their endings, what is said of its class, and where its captions lie."""
+    """The files of one key: images by suffix, the class as given, and the location of the captions."""
 
     pictures: dict[str, Member] = field(default_factory=dict)
     labels: dict[str, str | None] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Sample:
 
 
 class _Entry(tarfile.TarInfo):
-    """A member of a tar with little said in front of it: of a megabyte tarfile makes gigabytes of keys."""
+    """A tar member with a limited extended header: tarfile can turn a megabyte into gigabytes of keys."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Entry":
@@ -76,13 +76,13 @@ class _Entry(tarfile.TarInfo):
         return entry
 
     def _proc_gnusparse_00(self, entry: tarfile.TarInfo, *_: object) -> None:
-        """Only that it is sparse: tarfile looks for its pieces in quadratic time, and nobody reads it."""
+        """Only mark it as sparse: tarfile parses the pieces in quadratic time, and they are never read."""
         entry.sparse = []  # type: ignore
 
 
 @dataclass
 class _Contents:
-    """The files of a tar as far as it was read: names, endings and what they are; captions; labels nobody can read."""
+    """The files of a tar read so far: names, suffixes and content; captions; unreadable labels."""
 
     shard: Path
     size: int
@@ -94,7 +94,7 @@ class _Contents:
     unread: list[str] = field(default_factory=list)
 
     def add(self, entry: tarfile.TarInfo) -> None:
-        """Note where a picture lies, read a label, ignore the rest."""
+        """Record the location of an image, read a label, ignore other files."""
         path = entry.name.removeprefix("./")
         if len(path) > LONGEST_NAME:
             self.ignored.add(TOO_LONG, path[:40], by_name=True)
@@ -122,7 +122,7 @@ class _Contents:
 
 
 def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], captions: bool) -> dict[Key, Sample]:
-    """Samples with a picture, by key; a name that comes again begins another sample."""
+    """Samples with an image, by key; a repeated name begins another sample."""
     try:
         with (
             open_regular(shard) as stream,
@@ -156,10 +156,10 @@ def _samples(shard: Path, name: str, ignored: Ignored, notes: list[str], caption
 
 def _entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for entry in tar:
-        # Each has a copy of what is said of all of them.
+        # Each member has a copy of the global headers.
         tar.members.clear()  # type: ignore[attr-defined]
         if not entry.offset < entry.offset_data <= tar.offset:
-            # A size below zero leads back, to the same member for ever (CVE-2025-8194 of Python).
+            # A negative size would loop over the same member for ever (CVE-2025-8194 of Python).
             raise ValueError(f"{printable(entry.name)[:60]} ends before it begins")
         yield entry
 
@@ -167,10 +167,10 @@ def _entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _grouped(
     files: list[tuple[str, str, Member | str | None]], name: str, ignored: Ignored, notes: list[str]
 ) -> dict[Key, Sample]:
-    """Files of one name but for the ending are a sample; where that has no picture or no label, those of one key.
+    """Group files into samples by name without suffix; if that yields no image or no label, by webdataset's key.
 
-    webdataset's key ends at the first dot. `a.0001.jpg` and `a.0001.cls` are one of several samples, `1.image.jpg` and
-    `1.cls` one of one key.
+    The key ends at the first dot. `a.0001.jpg` and `a.0001.cls` share the name without suffix, and `1.image.jpg` and
+    `1.cls` only the key.
     """
     turns: dict[str, int] = {}
     stems: dict[Key, Sample] = {}
@@ -211,7 +211,7 @@ def _rank(ending: str) -> int:
 
 
 def _ending(file: str) -> tuple[str, str]:
-    """A name before its ending, and this: the last word, or two of a label in a text (`.cls.txt`)."""
+    """Split a name into stem and suffix: its last part, or two for a label in a text file (`.cls.txt`)."""
     stem, _, ending = file.rpartition(".")
     before, _, kind = stem.rpartition(".")
     both = f"{kind}.{ending}"
@@ -233,7 +233,7 @@ def _label(content: bytes, ending: str, unread: list[str]) -> str | None:
 
 
 def _ends(stream: object, size: int) -> bool:
-    """Whether a tar has the block of zeros that ends it."""
+    """Whether a tar has its final block of zeros."""
     stream.seek(max(0, size - 512))  # type: ignore[attr-defined]
     return not any(stream.read(512))  # type: ignore[attr-defined]
 

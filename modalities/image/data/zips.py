@@ -1,4 +1,4 @@
-"""Pictures in zips, as EDM has them: with a dataset.json or a metadata.jsonl."""
+"""Images in zips, as used by EDM: with a dataset.json or a metadata.jsonl."""
 
 import csv
 import re
@@ -19,18 +19,18 @@ from modalities.shared.labels import FILES, MOST_TEXT, parse_labels, parse_told
 from modalities.shared.understood import Ignored
 
 DENSE = 20
-"""How many times its own size a list of labels may become; each byte of it then takes up to 40 in memory."""
+"""Highest compression ratio of a label list, each byte of which takes up to 40 bytes of memory when parsed."""
 _SAYS_UTF8 = 0x800
-"""The bit of a member by which it says that its name is UTF-8."""
+"""Flag of a member whose name is UTF-8."""
 _UNICODE_PATH = 0x7075
-"""The extra field that holds the name in UTF-8, and the CRC-32 of the bytes that it stands for."""
+"""Extra field with the name in UTF-8 and the CRC-32 of the name in the header that it replaces."""
 NO_ENCODING = "say no encoding and are shown in letters of DOS (cp437)"
 
 
 def read_zip(
     shard: Path, name: str, split: str | None, ignored: Ignored, notes: list[str], captions: bool
 ) -> Iterator[Found]:
-    """The pictures of a zip: classes of its dataset.json or metadata.jsonl, captions there or beside them.
+    """List the images of a zip: classes from its dataset.json or metadata.jsonl, captions there or beside them.
 
     Raises:
         ValueError: one line, if it is none.
@@ -69,7 +69,7 @@ def read_zip(
 
 @dataclass
 class _Contents:
-    """The files of a zip as far as it was read: where its pictures lie, what lists say of them, texts beside them."""
+    """The files of a zip read so far: locations of images, listed labels and captions, and texts beside them."""
 
     shard: Path
     ignored: Ignored
@@ -81,7 +81,7 @@ class _Contents:
     read: set[str] = field(default_factory=set)
 
     def add(self, path: str, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
-        """Note where a picture lies, read a list of labels, ignore the rest."""
+        """Record the location of an image, read a label list, ignore other files."""
         if len(path) > LONGEST_NAME:
             self.ignored.add(TOO_LONG, path[:40], by_name=True)
             return
@@ -100,10 +100,10 @@ class _Contents:
             self.ignored.add("in archives, of a kind that is not read", path)
 
     def _read_list(self, path: str, entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
-        """Labels, and captions if these are wanted."""
+        """Read labels, and captions if wanted."""
         if entry.file_size > min(LARGEST_JSON, max(MOST_TEXT, DENSE * entry.compress_size)):
             raise ValueError(f"its {path} must not become {entry.file_size} bytes")
-        if path in self.read:  # all of them may be the same bytes of the archive
+        if path in self.read:  # repeated names may all be the same bytes of the archive
             raise ValueError(f"it must hold one {path}, got another one")
         self.read.add(path)
         content = archive.read(entry)
@@ -113,9 +113,10 @@ class _Contents:
 
 
 def _paths(archive: zipfile.ZipFile, of: str, notes: list[str]) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """Each member of an archive and its path, with "/" between folders; a note says if names have no encoding.
+    """Each member of an archive with its path, separated by "/"; adds a note if names have no known encoding.
 
-    There a backslash may be the second byte of a letter, as in 表 of Shift JIS, and is none where "/" is used.
+    In such names a backslash may be the second byte of a character (表 in Shift JIS), so it is a separator only if "/"
+    never occurs.
     """
     named = [(*name_of(entry), entry) for entry in archive.infolist()]
     unknown = [name for name, known, _ in named if not known]
@@ -132,8 +133,8 @@ def _paths(archive: zipfile.ZipFile, of: str, notes: list[str]) -> Iterator[tupl
 def name_of(entry: zipfile.ZipInfo) -> tuple[str, bool]:
     """The name of a member, and whether its encoding is known.
 
-    It is if it says that it is UTF-8, has another field for that, or is ASCII; and where its bytes are UTF-8,
-    which macOS writes without saying so. Else it is taken for that of DOS, as the specification has it.
+    It is known if the member has the UTF-8 flag or the Unicode path field, or if its bytes are valid UTF-8 (ASCII
+    included), which macOS writes without the flag. Otherwise code page 437 is used, as the zip specification says.
     """
     name = entry.orig_filename
     if known := bool(entry.flag_bits & _SAYS_UTF8):
@@ -147,7 +148,7 @@ def name_of(entry: zipfile.ZipInfo) -> tuple[str, bool]:
 
 
 def _unicode_path(extra: bytes, written: bytes) -> bytes | None:
-    """The name in UTF-8 of a member's extra fields, if it stands for the name that is written."""
+    """The UTF-8 name in a member's extra fields, if its checksum is that of the name in the header."""
     head, at = struct.pack("<BI", 1, zlib.crc32(written)), 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, at)
@@ -158,7 +159,7 @@ def _unicode_path(extra: bytes, written: bytes) -> bytes | None:
 
 
 def _check_apart(zipped: Path, members: list[Member]) -> None:
-    """Raises ValueError for a zip whose members are the same bytes: a bomb would be read as often as it is named."""
+    """Raise ValueError for a zip with overlapping members: a bomb would be read as often as it is listed."""
     end = 0
     for member in sorted(members, key=lambda member: member.start):
         if member.start < end:

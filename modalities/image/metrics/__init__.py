@@ -1,1 +1,1 @@
-"""How good a set of pictures is, in the features of which network."""
+"""Metrics of image sets, and the feature extractors they use."""

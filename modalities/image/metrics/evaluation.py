@@ -1,4 +1,4 @@
-"""How good a set of generated images is: Fréchet and kernel distance, precision and recall, Inception score."""
+"""Evaluation of generated images: Fréchet and kernel distance, precision and recall, Inception score."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +21,7 @@ ROWS = ("features", "spatial", "probabilities")
 
 @dataclass(frozen=True)
 class Options:
-    """What `evaluate_images` says of them."""
+    """Options of `evaluate_images`, documented there."""
 
     k: int
     split: int
@@ -32,12 +32,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Side:
-    """A set, as it is compared.
+    """The features of one of the two sets.
 
     Attributes:
-        found: features, and with ADM's protocol spatial features and probabilities of classes, a row per image.
-        given: statistics by the same names, in place of what was found.
-        labels: of the images, if any.
+        found: features, and with ADM's protocol spatial features and class probabilities, a row per image.
+        given: statistics under the same names from a file, which take precedence over `found`.
+        labels: labels of the images, if any.
     """
 
     found: Mapping[str, np.ndarray]
@@ -45,7 +45,7 @@ class Side:
     labels: np.ndarray | None = None
 
     def whole(self, kind: str) -> np.ndarray | Statistics | None:
-        """What a Fréchet distance is computed from: never from a file's statistics and from its images at once."""
+        """The input of a Fréchet distance: a file's statistics or its images, never a mixture."""
         return (self.given or self.found).get(kind)
 
     def take(self, rows: np.ndarray) -> "Side":
@@ -79,34 +79,34 @@ def evaluate_images(
         from modalities.image import evaluate_images
         report = evaluate_images(images, "VIRTUAL_imagenet256_labeled.npz", features="inception", weights="pt.pth")
         report.values["fid/adm"], report.intervals["fid/adm"]
-        report.rows["floor"]["fid/adm"]    # what real images have against real ones
+        report.rows["floor"]["fid/adm"]    # the distance between real images
 
-    Values, each with its formula in `modalities.shared.frechet`: with Inception, fid/<protocol> and kid/<protocol>; by
-    the protocol of ADM, whose numbers DiT's tables hold, sfid/adm, is, precision and recall too. Other features go by
-    other names: fd/, mmd/, precision/ and recall/ with "pixels" or "efficientnet-lite0". With labels of both sets,
-    classes/agreement is the share of generated images whose nearest real image has the class that was asked for.
+    Values, with formulas in `modalities.shared.frechet`: with Inception, fid/<protocol> and kid/<protocol>; with
+    ADM's protocol, used in DiT's tables, also sfid/adm, is, precision and recall. Other features have other names:
+    fd/, mmd/, precision/ and recall/ with "pixels" or "efficientnet-lite0". If both sets have labels,
+    classes/agreement is the fraction of generated images whose nearest real image has their class.
 
-    Rows: "floor", one random half of the reference against the other, what a perfect model would have with so few
-    images; "oracle", as many training images as there are generated ones, in their place; "corrected", Fréchet
-    distances without their bias, as infinitely many images would have, where sets hold two images per feature or more.
-    Intervals are of 95 %: by jackknife for Fréchet distances (of the value expected at these counts, bias included),
-    from blocks and splits for kernel distance and Inception score, Wilson's for shares, the other set taken as given.
+    Rows: "floor", one random half of the reference against the other, as a perfect model would score with so few
+    images; "oracle", as many training images in place of the generated ones; "corrected", Fréchet distances without
+    their bias, as for infinitely many images, if the sets have at least two images per feature.
+    Intervals are 95 %: by jackknife for Fréchet distances (of the expected value at these counts, bias included),
+    from blocks and splits for kernel distance and Inception score, Wilson's for fractions, with the other set fixed.
 
     Args:
-        generated, reference, train: `Samples` or arrays, uint8 RGB (S, H, W, 3). The reference may be an npz as ADM
-            publishes it: statistics in mu and sigma (mu_s and sigma_s for sFID), images in arr_0, or either.
-            Fréchet distances take the statistics; all else, the floor included, the images.
+        generated, reference, train: `Samples` or arrays, uint8 RGB (S, H, W, 3). The reference may be an npz as
+            published by ADM: statistics in mu and sigma (mu_s and sigma_s for sFID), images in arr_0, or either.
+            Fréchet distances use the statistics; all else, the floor included, uses the images.
         features, protocol, weights, device: see `features.make`.
         k: nearest neighbours of precision and recall.
         split: images per split of the Inception score.
         block: images per block of the kernel distance.
-        groups: of the jackknife; 0 leaves out intervals and bias of Fréchet distances, for speed.
-        seed: of halves, groups and blocks, and of the training images that make the oracle.
+        groups: groups of the jackknife; 0 omits intervals and bias of Fréchet distances, for speed.
+        seed: seed of halves, groups, blocks, and the training images of the oracle.
         batch: images per step of the extractor.
         cache: folder for features and statistics of real images, named by content.
         progress: show a bar on stderr.
 
-    Raises ValueError for images of another kind, fewer than two of them, weights or keys that are missing.
+    Raises ValueError for images of another type or fewer than two, and for missing weights or keys.
     """
     options = Options(k, split, block, groups, seed)
     sets, statistics = _sets(generated, reference, train, seed)
@@ -133,7 +133,7 @@ def _sets(
     statistics: dict[str, Statistics] = {}
     if isinstance(reference, str | Path):
         statistics, real = read_reference(Path(reference))
-    else:  # first, as a run draws as many images as it has
+    else:  # checked before the generated images, of which a run makes as many
         real = checked(reference, "reference")
     sets = {"generated": checked(generated, "generated")}
     if real is not None:
@@ -167,7 +167,7 @@ def _sides(
 
 
 def _fitting(reference: Side, statistics: Mapping[str, Statistics], num: int) -> Side:
-    """The reference with the statistics of its file, unless those are of other features than these `num`."""
+    """The reference with the statistics of its file, if these have `num` features."""
     if "features" in statistics and len(statistics["features"].mu) == num:
         return replace(reference, given=statistics)
     if not len(reference):
@@ -195,7 +195,7 @@ def _estimates(generated: Side, real: Side, extractor: Extractor, options: Optio
 def _shares(
     generated: Side, real: Side, extractor: Extractor, options: Options
 ) -> dict[str, tuple[float, int]]:
-    """Shares and of how many images they are."""
+    """Fractions, each with its number of images."""
     out: dict[str, tuple[float, int]] = {}
     if min(len(real), len(generated)) > options.k:
         a, b = real.found["features"], generated.found["features"]
@@ -239,7 +239,7 @@ def _rows(sides: Mapping[str, Side], extractor: Extractor, options: Options) -> 
 def _corrected(
     sides: Mapping[str, Side], estimates: Mapping[str, Estimate], extractor: Extractor
 ) -> dict[str, dict[str, float]]:
-    """The row of Fréchet distances without their bias, where there are images enough to know it."""
+    """The row of Fréchet distances without their bias, if there are enough images to estimate it."""
     out = {}
     for kind, name in (("features", extractor.distance), ("spatial", f"s{extractor.distance}")):
         both = [sides[role].whole(kind) for role in ("generated", "reference")]

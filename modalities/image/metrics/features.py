@@ -1,4 +1,4 @@
-"""What two sets of images are compared by: extractors by name, each with the way it resizes and scales images."""
+"""Image feature extractors by name, each with its own resizing and scaling."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ EXTRACTORS = ("pixels", "efficientnet-lite0", "inception")
 
 @dataclass(frozen=True)
 class Extractor:
-    """Turns images into features, under the names that numbers computed from them may carry.
+    """Maps images to features, and names the metrics computed from them.
 
     Attributes:
-        name: of the variant: "adm", "clean", "pytorch-fid", "efficientnet-lite0", "pixels".
-        distance, kernel: what the Fréchet and the kernel distance are called: FID and KID with Inception alone.
-        identity: what decides about the numbers (network, hash of its weights, resize), for protocol and cache.
-        run: images to "features" (B, F), and by the protocol of ADM "spatial" and "probabilities" too.
-        kinds: what `run` gives.
+        name: name of the variant: "adm", "clean", "pytorch-fid", "efficientnet-lite0", "pixels".
+        distance, kernel: names of the Fréchet and kernel distances: FID and KID with Inception only.
+        identity: everything that determines the values (network, hash of its weights, resizing), for reports and cache.
+        run: maps images to "features" (B, F), and with ADM's protocol "spatial" and "probabilities".
+        kinds: keys of the output of `run`.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Extractor:
 def make(
     name: str, protocol: str = "adm", weights: str | PathLike | None = None, device: str | None = None
 ) -> Extractor:
-    """The extractor of this name.
+    """Make an extractor.
 
     Args:
         name: one of `EXTRACTORS`.
-        protocol: with inception, how images are brought to it: one of `PROTOCOLS`.
-        weights: with inception, its published weights (`inception_weights.load`).
-        device: of the networks; None takes a GPU where there is one.
+        protocol: for inception, the preprocessing of images: one of `PROTOCOLS`.
+        weights: for inception, its published weights (`inception_weights.load`).
+        device: device of the network; None takes a GPU if there is one.
 
-    Raises ValueError for another name, or where weights are missing.
+    Raises ValueError for an unknown name or missing weights.
     """
     device = device or str(own_device())
     if name == "pixels":
@@ -98,13 +98,13 @@ def extract(
     progress: bool = False,
     like: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Features of a set and their statistics, from a file of `folder` where the same was computed before.
+    """Features of a set and their statistics, cached in `folder`.
 
-    The file is named after the hash of the images and of what decides about the numbers, and holds beside the
-    features what a reference file of ADM does: mu, sigma, and mu_s, sigma_s where there are spatial features.
+    The file is named after a hash of the images and of the extractor's identity. Beside the features it holds what an
+    ADM reference file does: mu, sigma, and mu_s, sigma_s if there are spatial features.
 
     Args:
-        like: what was just computed of other images: a file with other numbers of features is not believed.
+        like: features just computed of other images: a cached file with another feature size is rejected.
     """
     digest = sha256(repr((images.shape, sorted(extractor.identity.items()))).encode())
     digest.update(np.ascontiguousarray(images).tobytes())
@@ -130,8 +130,8 @@ def extract(
 
 
 def legacy_bilinear(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:
-    """TensorFlow 1's bilinear resize: pixel i of n lies at i n_in / n_out of the input (corners aligned at the
-    top left alone, no half pixel), between two neighbours, without antialiasing, without rounding. 0 to 255.
+    """TensorFlow 1's bilinear resize: pixel i of n samples the input at i n_in / n_out (aligned at the top-left
+    corner, no half-pixel centres), without antialiasing or rounding. 0 to 255.
     """
     x = torch.from_numpy(images).movedim(-1, 1).float()
     for axis in (3, 2):
@@ -145,7 +145,7 @@ def legacy_bilinear(images: Images, size: int = 299) -> Float[Tensor, "S 3 size 
 
 
 def bicubic(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:
-    """PIL's bicubic resize of each channel in float: antialiased, not rounded, cut to 0 to 255 (arXiv 2104.11222)."""
+    """PIL's bicubic resize of each channel in float: antialiased, not rounded, clipped to 0..255 (arXiv 2104.11222)."""
     out = np.empty((len(images), 3, size, size), np.float32)
     for image, target in zip(images, out, strict=True):
         for channel in range(3):
@@ -155,19 +155,19 @@ def bicubic(images: Images, size: int = 299) -> Float[Tensor, "S 3 size size"]:
 
 
 def _adm(images: Images) -> Float[Tensor, "S 3 299 299"]:
-    """What the graph itself does to the pixels it is fed, as the evaluators of FID's authors and of ADM let it
+    """The TensorFlow graph's own preprocessing, as used by the evaluators of FID's authors and of ADM
     (arXiv 1706.08500, 2105.05233): legacy bilinear, (x - 128) / 128.
     """
     return (legacy_bilinear(images) - 128) / 128
 
 
 def _clean(images: Images) -> Float[Tensor, "S 3 299 299"]:
-    """clean-fid's (arXiv 2104.11222): bicubic, antialiased; (x - 128) / 128."""
+    """clean-fid's preprocessing (arXiv 2104.11222): bicubic, antialiased; (x - 128) / 128."""
     return (bicubic(images) - 128) / 128
 
 
 def _pytorch_fid(images: Images) -> Float[Tensor, "S 3 299 299"]:
-    """pytorch-fid's: bilinear with half pixels, not antialiased; 2 x / 255 - 1."""
+    """pytorch-fid's preprocessing: bilinear with half-pixel centres, not antialiased; 2 x / 255 - 1."""
     x = torch.from_numpy(images).movedim(-1, 1).float() / 255
     return 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
 
@@ -180,7 +180,7 @@ PROTOCOLS: Mapping[str, Callable[[Images], Tensor]] = {
 
 
 def pixels(images: Images, size: int = 8) -> Found:
-    """Mean colour of size x size equal areas, exactly (pixels count by the part that lies within), 0 to 1."""
+    """Mean colour of size x size equal areas, exact (pixels are weighted by overlap), 0 to 1."""
 
     def shares(count: int) -> Tensor:
         edges = torch.arange(size + 1, dtype=torch.float64) * count / size
@@ -218,7 +218,7 @@ def checked(of: ImageSet, role: str) -> Samples:
 
 
 def read_reference(file: Path) -> tuple[dict[str, Statistics], Samples | None]:
-    """Statistics and images of a reference file, whichever it has."""
+    """The statistics and images of a reference file, as far as it has them."""
     if not is_regular(file):
         raise ValueError(f"reference must be an npz of statistics or images, but {file} does not exist")
     try:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 Kernel = tuple[int, int]
 Step = list[tuple[str, int, Kernel]]
-"""Convolutions that take the same input: name in the port's file, channels out, kernel."""
+"""Convolutions with the same input: name in the PyTorch port's file, output channels, kernel."""
 
 
 class Convolution(nn.Module):
-    """Convolution without bias, batch normalisation (ε = 0.001), ReLU; keeps the size, or takes valid places only."""
+    """Convolution without bias, batch norm (ε = 0.001), ReLU; with "same" or "valid" padding."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: Kernel, stride: int = 1, valid: bool = False
@@ -30,11 +30,11 @@ class Convolution(nn.Module):
 
 @dataclass(frozen=True)
 class Plan:
-    """A block: paths side by side, whose outputs are joined in this order, the pooled one last.
+    """A block of parallel branches, whose outputs are concatenated in this order, with the pooled one last.
 
-    A path is written as the paper draws it, "kernel:channels" one after the other, "|" where two convolutions take
-    the same input. `pool` is "average" (the border counts only the pixels there are, as TensorFlow does), "max", or
-    "halve": the last convolution of each path and the pool have stride 2 on valid places, and nothing follows it.
+    A branch is written as in the paper's figures, a sequence of "kernel:channels", with "|" between two convolutions of
+    the same input. `pool` is "average" (padding is not counted, as in TensorFlow), "max", or "halve": the last
+    convolution of each branch and the pooling have stride 2 with valid padding, and nothing follows the pooling.
     """
 
     paths: Mapping[str, str]
@@ -42,7 +42,7 @@ class Plan:
     pooled: int = 0
 
     def steps(self, path: str) -> list[Step]:
-        """Convolutions of a path, under their names in the port's file: branch5x5_1, branch3x3_2a, branch1x1."""
+        """Convolutions of a branch, by their names in the port's file: branch5x5_1, branch3x3_2a, branch1x1."""
         out, words = [], self.paths[path].split()
         for i, (kernels, channels) in enumerate((word.split(":") for word in words), 1):
             name, alike = path if len(words) == 1 else f"{path}_{i}", kernels.split("|")
@@ -84,7 +84,7 @@ BLOCKS = {  # in the graph: mixed, mixed_1, ... mixed_10
 
 
 class Mixed(nn.Module):
-    """A block of the network after its plan."""
+    """A block built from its plan."""
 
     def __init__(self, inputs: int, plan: Plan) -> None:
         super().__init__()
@@ -116,10 +116,10 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """Inception-v3 (arXiv 1512.00567) as the TensorFlow graph of 2015-12-05 has it, which FID is defined by.
+    """Inception-v3 (arXiv 1512.00567) as in the TensorFlow graph of 2015-12-05, which defines FID.
 
-    Where it is not the network of other libraries: averages over a border count only the pixels there are, the last
-    block pools by maximum, 1,008 classes, and inputs are scaled by the protocol of FID, not by ImageNet's mean.
+    Differences from other libraries' networks: average pooling does not count padding, the last block uses max
+    pooling, there are 1,008 classes, and inputs are scaled by FID's protocol instead of ImageNet's mean.
     """
 
     def __init__(self) -> None:
@@ -139,8 +139,8 @@ class Inception(nn.Module):
     def forward(
         self, x: Float[Tensor, "B 3 299 299"]
     ) -> tuple[Float[Tensor, "B 2048"], Float[Tensor, "B 2023"], Float[Tensor, "B 1008"]]:
-        """Pool 3 (FID); 7 channels of mixed_6/conv, 17 by 17 places (sFID, arXiv 2103.03841, listed as the
-        evaluator of ADM does, places first); class probabilities of the logits without their bias (Inception score).
+        """Pool 3 (FID); 7 channels of mixed_6/conv at 17 x 17 positions (sFID, arXiv 2103.03841, flattened as in ADM's
+        evaluator, positions first); class probabilities from the logits without bias (Inception score).
         """
         for name in STEM:
             x = self.get_submodule(name)(x)

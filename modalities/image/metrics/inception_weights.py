@@ -1,4 +1,4 @@
-"""Inception's published weights: the file of the PyTorch port, which holds those of the TensorFlow graph."""
+"""Inception's published weights: the file of the PyTorch port, which has the weights of the TensorFlow graph."""
 
 from hashlib import sha256
 from os import PathLike
@@ -12,7 +12,7 @@ from modalities.image.metrics.inception import Inception
 
 PORT = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 MOST = 2**28
-"""Bytes of weights, more than twice what the file has."""
+"""Most bytes of the weights, more than twice the file's size."""
 PORT_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
@@ -20,11 +20,11 @@ def load(weights: str | PathLike | None) -> tuple[Inception, str]:
     """The network with its published weights, and the SHA-256 of their file; nothing in the file is executed.
 
     Args:
-        weights: the port's file, at a path or at its address `PORT`, from which it is fetched once into torch's hub
-            folder. The frozen graph that ADM's evaluator loads has the same weights; what an evaluator does to pixels
-            and features is in `features` and `inception`.
+        weights: the port's file, as a path or as its URL `PORT`, from which it is downloaded once into torch's hub
+            folder. The frozen graph that ADM's evaluator loads has the same weights; the preprocessing of the
+            evaluators is in `features`, and the outputs they use are in `inception`.
 
-    Raises ValueError where there are none, or where they are another network's.
+    Raises ValueError if there are no weights, or they belong to another network.
     """
     if weights is None:
         raise ValueError(
@@ -41,7 +41,7 @@ def load(weights: str | PathLike | None) -> tuple[Inception, str]:
         kept = {
             name: value for name, value in open_file(file).items() if not name.endswith("num_batches_tracked")
         }
-    except Exception as error:  # it fails in many ways, none of which tells a person more
+    except Exception as error:  # fails in many ways, none of them informative
         raise ValueError(f"weights must be FID's Inception file; {file} is not, or is damaged") from error
     network = Inception()
     wanted = {n: v for n, v in network.state_dict().items() if not n.endswith("num_batches_tracked")}

@@ -1,4 +1,4 @@
-"""Sentences that say where a number about images means something else than it seems."""
+"""Warnings about image metrics that could be misread."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,21 +12,21 @@ from modalities.shared.decode import LOSSY, STILLS
 
 
 def warnings(report: Report, sets: Mapping[str, Samples], biases: Mapping[str, float], num: int) -> list[str]:
-    """Sentences about a report of these sets, the most important first.
+    """Warnings for a report of these sets, the most important first.
 
     Args:
-        sets: by role; "reference" is missing where there are only statistics of it.
-        biases: name of a distance -> by how much it lies too high, by the jackknife.
-        num: of features.
+        sets: image sets by role; "reference" is missing if only its statistics are known.
+        biases: name of a distance -> its bias, by the jackknife.
+        num: number of features.
     """
     return [*_about_copies(sets), *_about_protocol(report, sets), *_about_counts(report, sets, biases, num)]
 
 
 def about_compression(report: Report, generated: Samples, reference: Samples) -> Report:
-    """The report with a line on how many images of each side come from lossy files, as far as their names tell.
+    """Add a line on how many images of each set come from lossy files, as far as their names tell.
 
-    With a note where one side alone does and both are files as they are; JPEG at quality 75 costs as much FID as models
-    differ by. Real images that were shrunk for training have lost most of it, as those of published tables.
+    Also a note if only one set does and both are unprocessed files; JPEG at quality 75 costs as much FID as models
+    differ by. Real images that were shrunk for training have lost most artefacts, as in published tables.
     """
     sides = {"generated": generated, "reference": reference}
     lossy = {role: sum(name.lower().endswith(LOSSY) for name in of.names or ()) for role, of in sides.items()}

@@ -1,4 +1,4 @@
-"""Where clouds come from: catalogues, files, and what a person's own shapes become."""
+"""Point-cloud data sets: listings, file formats, and the preparation of a user's own shapes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Clouds in arrays of numpy and tensors of torch, by the names that programs of others give them."""
+"""Reads clouds from NumPy arrays and torch tensors, under the names that other programs use."""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from modalities.pointcloud.data.points import checked, narrowed
 from modalities.pointcloud.data.polygons import triangulate
 
 TENSORS = ("points", "samples", "sample", "generated", "gen", "pred", "reference", "ref")
-"""Under which names programs of others keep a set in a .pt."""
+"""Names under which other programs store a set in a .pt."""
 ARRAYS = ("points", "coords", "xyz", "pos", "pointcloud", "pc", "data")
-"""Under which names programs of others keep points in a .npz."""
+"""Names under which other programs store points in a .npz."""
 MESH_ARRAYS = ("vertices", "faces")
-"""Of a mesh in a .npz, where there are no points."""
+"""Names of the arrays of a mesh in a .npz, used if there are no points."""
 
 
 def read_npz(path: Path, more: bool) -> Geometry:
-    """The points of an archive; if there is to be more, also their colours and normals."""
+    """The points of an archive, and with `more` also colours and normals."""
     with Arrays(path) as archive:
         _check_doubles(archive, path)
         others = [key for key in archive if key != "labels"]
@@ -38,13 +38,13 @@ def read_npz(path: Path, more: bool) -> Geometry:
             next((archive[name] for name in names if more and name in archive), None)
             for names in (scans.COLOURS, scans.NORMALS)
         )
-        if more and rgb is None and all(name in archive for name in "RGB"):  # of Point-E
+        if more and rgb is None and all(name in archive for name in "RGB"):  # Point-E's format
             rgb = np.stack([archive[name] for name in "RGB"], axis=-1)
         return Geometry(archive[(known or others)[0]], rgb=rgb, normals=normals)
 
 
 def _check_doubles(archive: Arrays, path: Path) -> None:
-    """Bytes become numbers of double precision here, which are eight times what an archive may hold."""
+    """Refuse archives that become too large as float64, eight times the size of their bytes."""
     for name in archive:
         size = 8 * math.prod(archive.about(name)[0])
         if size > may_hold(path.stat().st_size):
@@ -64,13 +64,13 @@ def _arrays_of_mesh(vertices: np.ndarray, faces: np.ndarray) -> Geometry:
 
 
 def npz_labels(path: Path) -> np.ndarray | None:
-    """What an archive says of the class of each cloud, if it does."""
+    """The class labels of the clouds in an archive, if any."""
     with Arrays(path) as archive:
         return archive.get("labels")
 
 
 def read_tensors(path: Path) -> np.ndarray:
-    """A tensor, or a list of clouds brought to one size, by itself or as what a dictionary has."""
+    """Read a tensor, or a list of clouds subsampled to one size, by itself or in a dictionary."""
     content = open_file(path)
     if isinstance(content, dict):
         named = [name for name in TENSORS if name in content] or (list(content) if len(content) == 1 else [])
@@ -90,7 +90,7 @@ def read_tensors(path: Path) -> np.ndarray:
 
 
 def _check_sizes(tensors: Sequence[object], path: Path) -> None:
-    """One tensor may be in a list a million times."""
+    """Limit the total size, since a list may contain the same tensor a million times."""
     size = sum(math.prod(tensor.shape) * 8 for tensor in tensors if isinstance(tensor, LazyTensor))
     if size > may_hold(path.stat().st_size):
         raise ValueError(
@@ -106,7 +106,7 @@ def _dense(tensor: object) -> np.ndarray:
 
 
 def equalised(clouds: Sequence[np.ndarray], seed: int, place: Path) -> np.ndarray:
-    """All clouds with as many points as the smallest has, drawn from the larger ones."""
+    """Subsample all clouds to the size of the smallest."""
     sizes = [len(points) for points in clouds]
     least, most = min(sizes), max(sizes)
     if least < most:

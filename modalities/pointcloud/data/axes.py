@@ -1,4 +1,4 @@
-"""Which way is up: models keep y, many files keep z."""
+"""The up axis: models use y, many files z."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def check_up(up: str) -> None:
 
 
 def turned(points: Float[np.ndarray, "N C"], up: str, channels: Channels = XYZ) -> Float[np.ndarray, "N C"]:
-    """Points whose axis `up` points up, turned (not mirrored) so that y does, and their normals with them."""
+    """Rotate (not mirror) points and normals from up axis `up` to y."""
     if up == "y":
         return points
     if channels.width > 3:
@@ -29,7 +29,7 @@ def turned(points: Float[np.ndarray, "N C"], up: str, channels: Channels = XYZ) 
 
 
 def still_to_turn(path: Path, up: str) -> str:
-    """The axis of a set that is still to be turned up: y where `prepare` or a program that says so has done it."""
+    """The up axis still to be applied to a set: y if `prepare` or another program's metadata has settled it."""
     if up == "y":
         return "y"
     folders = [path, *path.parents][:4] if path.is_dir() else list(path.parents)[:3]
@@ -49,7 +49,7 @@ def still_to_turn(path: Path, up: str) -> str:
 
 
 def says_up(path: Path) -> str | None:
-    """The axis that a .ply or .npz of `write` says to point up, or the first .ply of a folder."""
+    """The up axis recorded in a .ply or .npz from `write`, or in the first .ply of a folder."""
     if path.is_dir():
         path = next((file for file in files_below(path) if file.suffix == ".ply"), path)
     if path.suffix == ".npz":

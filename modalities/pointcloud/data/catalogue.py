@@ -1,4 +1,4 @@
-"""What shapes there are: class names, and where the points of each split lie."""
+"""Lists the shapes of a data set: class names, and the points or files of each split."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
 BUILT_IN = Path(__file__).parents[1] / "assets" / "furniture.npz"
 
 Splits = dict[str, list[tuple[str, Path | np.ndarray]]]
-"""Split -> the name of each shape and its points, or the file that has them."""
+"""Split -> names of the shapes with their points or files."""
 
 _TABLE = """
 02691156 airplane    02747177 can         02773838 bag         02801938 basket      02808440 bathtub
@@ -58,7 +58,7 @@ def list_shapes(
 
     `root` is a folder laid out as `<class>/{train,val,test}/*.npy` (splits in any usual spelling) or None for the
     built-in set; `wanted` has names or synset ids, None for all. What is left out is counted in `ignored`; names are
-    kept for the next start in the folder `index`. ValueError where the layout or a class is not there.
+    cached for the next start in the folder `index`. ValueError if the layout or a class is missing.
     """
     ignored = Ignored() if ignored is None else ignored
     if root is None:
@@ -82,10 +82,10 @@ def list_shapes(
 
 
 def class_name(given: str | int) -> str:
-    """The name of a class that is given as a name or as a synset id.
+    """The name of a class given as a name or as a synset id.
 
-    YAML 1.1 reads an unquoted 03001627 as an octal number and drops the zero of others: integers are
-    taken back to the id they were written as.
+    YAML 1.1 reads an unquoted 03001627 as an octal number and drops the leading zero of others: integers are
+    converted back to the id as written.
     """
     if isinstance(given, int):
         return next((SYNSETS[i] for i in (f"{given:08o}", f"{given:08d}") if i in SYNSETS), str(given))
@@ -93,7 +93,7 @@ def class_name(given: str | int) -> str:
 
 
 def _built_in() -> dict[str, Splits]:
-    """Class -> split -> (name, points). The file has them in the order of a curve, so each is shuffled."""
+    """Class -> split -> (name, points). The file stores points in the order of a curve, so each cloud is shuffled."""
     with np.load(BUILT_IN) as file:
         steps, categories, splits, names = (file[key] for key in ("steps", "category", "split", "name"))
     clouds = np.moveaxis(np.cumsum(steps, axis=2, dtype=np.float32) / 2048, 0, 2)
@@ -105,7 +105,7 @@ def _built_in() -> dict[str, Splits]:
 
 
 class _Folders:
-    """What folders of a data set hold, each read once."""
+    """The contents of a data set's folders, each read once."""
 
     def __init__(self, root: Path, index: Path | None) -> None:
         self.root, self.index = root, FolderIndex(index, root)
@@ -118,13 +118,13 @@ class _Folders:
         return self._read[parts]
 
     def names(self, parts: Parts) -> list[str]:
-        """Of files and folders."""
+        """Names of files and folders."""
         found = self[parts]
         return sorted([*found.files, *found.folders, *found.special])
 
 
 def _class_folders(folders: _Folders, ignored: Ignored) -> dict[str, str]:
-    """Class name -> name of its folder, for the folders that have a split."""
+    """Class name -> folder name, for folders that contain a split."""
     root = folders.root
     layout = (
         f"{printable(root)} (data.root) must be a folder laid out as <class>/{{{','.join(SPLITS)}}}/*.npy"
@@ -155,7 +155,7 @@ def _class_folders(folders: _Folders, ignored: Ignored) -> dict[str, str]:
 
 
 def _files(folders: _Folders, category: str, ignored: Ignored, left_out: set[str]) -> Splits:
-    """Split -> (name, file) of one class, by name whatever the order of the file system."""
+    """Split -> (name, file) of one class, sorted by name."""
     files: Splits = {split: [] for split in SPLITS}
     for name in folders.names((category,)):
         if ignored.is_hidden(name):

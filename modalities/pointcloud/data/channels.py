@@ -1,6 +1,6 @@
-"""What a point has beside its place: colour and a normal, as further columns behind x, y, z.
+"""Channels of points besides position: colours and normals, as further columns after x, y, z.
 
-In data units colours lie in [0, 1] and normals have length 1; in the model's space colours lie in [-1, 1].
+In data units colours are in [0, 1] and normals have unit length; in the model's space colours are in [-1, 1].
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from jaxtyping import Float, Float64
 CHANNELS = ("xyz", "rgb", "normals")
 CALLED = {"rgb": "colours", "normals": "normals"}
 SKIPPED = "_"
-"""A column that is none of a channel, as an intensity."""
+"""Marks a column without a channel, such as an intensity."""
 _COLUMNS = 3
-"""Of each channel."""
+"""Columns of each channel."""
 _NEARLY = 0.01
-"""Beyond 0 and 1, of colours that were rounded."""
+"""Tolerance beyond [0, 1] for rounded colours."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """What a file holds, unchecked.
+    """The unchecked content of a file.
 
     Attributes:
-        points: (V, 3) vertices, or (N, K), (S, N, K) of which columns beyond the third have no name.
-        faces: (F, 3) triangles between vertices; None for a cloud.
-        rgb: colours of the vertices, in the type and range of the file.
-        normals: of the points of a cloud, of any length; a mesh has those of its triangles.
+        points: (V, 3) vertices, or (N, K), (S, N, K) with unnamed columns after the third.
+        faces: (F, 3) triangles; None for a cloud.
+        rgb: colours of the vertices, in the file's type and range.
+        normals: normals of the points of a cloud, of any length; a mesh uses those of its triangles.
     """
 
     points: np.ndarray
@@ -45,7 +45,7 @@ class Geometry:
 
 
 def columns(rows: Sequence[Sequence[str]], count: int) -> Float64[np.ndarray, "V 3"] | None:
-    """Words of colours or normals as numbers, if each of the vertices has three."""
+    """Parse words of colours or normals, if every vertex has three."""
     if not count or len(rows) != count or not all(len(row) == _COLUMNS for row in rows):
         return None
     try:
@@ -56,13 +56,13 @@ def columns(rows: Sequence[Sequence[str]], count: int) -> Float64[np.ndarray, "V
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels that are asked for.
+    """The requested channels.
 
     Args:
         names: xyz, then rgb or normals or both.
-        columns: the channels of arrays without names, as .npy and text, in their order, `_` for a single column that
-            is skipped; None tells colours and normals apart by their values.
-        optional: what a file lacks is left out of what is read, and no error.
+        columns: the channels of unnamed columns, as in .npy and text, in order, `_` for a skipped column; None infers
+            colours and normals from the values.
+        optional: channels missing in a file are left out instead of being an error.
     """
 
     names: tuple[str, ...] = ("xyz",)
@@ -86,7 +86,7 @@ class Channels:
 
     @classmethod
     def of(cls, names: Sequence[str] | str, columns: Sequence[str] | str | None = None) -> "Channels":
-        """From the words of a configuration."""
+        """Make channels from configuration values."""
         listed = [
             None if of is None else (of,) if isinstance(of, str) else tuple(of) for of in (names, columns)
         ]
@@ -94,7 +94,7 @@ class Channels:
 
     @property
     def width(self) -> int:
-        """C, numbers of a point."""
+        """C, number of columns of a point."""
         return _COLUMNS * len(self.names)
 
     def at(self, name: str) -> slice:
@@ -103,10 +103,10 @@ class Channels:
         return slice(start, start + _COLUMNS)
 
     def found_in(self, geometry: Geometry, mesh: bool = False) -> "Channels":
-        """Those of the optional channels that the file has; all, if they must be there.
+        """The optional channels that the file has; all, if they are required.
 
         Args:
-            mesh: which has normals by its triangles.
+            mesh: whether it is a mesh, which has normals by its triangles.
         """
         if not self.optional:
             return self
@@ -117,7 +117,7 @@ class Channels:
         return replace(self, names=tuple(name for name in self.names if there(name)))
 
     def spread(self, values: Float[np.ndarray, "*S N c"], there: "Channels") -> Float[np.ndarray, "*S N C"]:
-        """Columns of some channels in the places of all; NaN where one is not there."""
+        """Expand columns of some channels to all; NaN for missing ones."""
         if there.names == self.names:
             return values
         out = np.full((*values.shape[:-1], self.width), np.nan, values.dtype)
@@ -126,13 +126,13 @@ class Channels:
         return out
 
     def beside(self, geometry: Geometry, mesh: bool = False) -> list[Float64[np.ndarray, "*S N 3"]]:
-        """The channels beside xyz, in data units; those without a value are NaN.
+        """The channels besides xyz, in data units; NaN for missing values.
 
         Args:
-            mesh: normals are left out, as a surface has its own.
+            mesh: leave out normals, as a surface has its own.
 
         Raises:
-            ValueError: if the file has no such channel, or it is no colour.
+            ValueError: if the file lacks a channel, or has invalid colours.
         """
         found = []
         for name in self.names[1:]:
@@ -165,7 +165,7 @@ class Channels:
 
 
 def _told_apart(rest: np.ndarray) -> dict[str, np.ndarray]:
-    """Colours and normals among columns without names, by their values."""
+    """Infer colours and normals among unnamed columns by their values."""
     if rest.shape[-1] == _COLUMNS + 1:
         return _of_four(rest)
     first, *others = [rest[..., start : start + _COLUMNS] for start in range(0, rest.shape[-1] - 2, _COLUMNS)]
@@ -177,9 +177,9 @@ def _told_apart(rest: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _of_four(rest: np.ndarray) -> dict[str, np.ndarray]:
-    """Colours of bytes among four columns, of which the first may be an intensity (Semantic3D) or the last a label.
+    """Byte colours among four columns, of which the first may be an intensity (Semantic3D) or the last a label.
 
-    Nothing, where both may be.
+    Empty if ambiguous.
     """
     first, last = rest[..., :_COLUMNS], rest[..., 1:]
     if _are_normals(first):
@@ -192,7 +192,7 @@ XYZ = Channels()
 
 
 def _are_normals(values: np.ndarray) -> bool:
-    """Whether nearly all rows have length 1, and the others none."""
+    """Whether nearly all rows have length 1, and the others 0."""
     with np.errstate(all="ignore"):
         length = np.linalg.norm(values.astype(np.float64), axis=-1)
         unit = np.abs(length - 1) < 0.02
@@ -210,10 +210,10 @@ def _are_colours(values: np.ndarray) -> bool:
 
 
 def colours(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
-    """Colours in [0, 1] from bytes, 16 bits (also where these hold bytes), or floats of 1 or 255.
+    """Convert colours to [0, 1] from bytes, 16 bits (also with byte values), or floats up to 1 or 255.
 
     Raises:
-        ValueError: if they are less than 0, or more than 16 bits hold.
+        ValueError: if they are negative, or exceed 16 bits.
     """
     kind, numbers = values.dtype.kind, values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
@@ -225,7 +225,7 @@ def colours(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
 
 
 def directions(values: np.ndarray) -> Float64[np.ndarray, "*S N 3"]:
-    """Normals of length 1; NaN where there is none."""
+    """Normals scaled to unit length; NaN for missing ones."""
     numbers = values.astype(np.float64)
     with np.errstate(all="ignore"):
         length = np.linalg.norm(numbers, axis=-1, keepdims=True)
@@ -238,7 +238,7 @@ def as_bytes(rgb: Float[np.ndarray, "*S N 3"]) -> np.ndarray:
 
 
 def stretched(values: np.ndarray, factor: np.ndarray, channels: Channels) -> np.ndarray:
-    """Points whose axes are scaled (or mirrored) by factors; a normal stays at right angles to its surface."""
+    """Scale (or mirror) the axes of points by factors; normals stay perpendicular to the surface."""
     if channels.width == _COLUMNS:
         return values * factor
     out = values.copy()
@@ -250,7 +250,7 @@ def stretched(values: np.ndarray, factor: np.ndarray, channels: Channels) -> np.
 
 
 def to_model(values: np.ndarray, mean: np.ndarray, scale: np.floating, channels: Channels) -> np.ndarray:
-    """From data units: xyz about 0 with deviation 1, colours in [-1, 1]."""
+    """Convert from data units: xyz to zero mean and unit deviation, colours to [-1, 1]."""
     if channels.width == _COLUMNS:
         return (values - mean) / scale
     out = values.copy()
@@ -261,7 +261,7 @@ def to_model(values: np.ndarray, mean: np.ndarray, scale: np.floating, channels:
 
 
 def from_model(x: Any, channels: Channels) -> list[Any]:
-    """The channels beside xyz of what a model drew (tensors), in data units: in [0, 1], and of length 1."""
+    """The channels besides xyz of model samples (tensors), in data units: colours in [0, 1], unit normals."""
     found = []
     for name in channels.names[1:]:
         part = x[..., channels.at(name)]

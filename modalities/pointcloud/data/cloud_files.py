@@ -1,4 +1,4 @@
-"""The files of a data set of clouds: which there are, how each is read, and what is odd about them."""
+"""The files of a point-cloud data set: listing, reading, and hints about oddities."""
 
 import shlex
 from collections import Counter
@@ -23,11 +23,11 @@ from modalities.shared.datasets import LeftOut, check_split
 from modalities.shared.understood import KIND, Ignored, Understood
 
 FAR = 10
-"""Moments of a set that lies so many of its extents from the origin are taken about its first cloud."""
+"""Distance from the origin, in extents of a set, from which moments are computed about its first cloud."""
 
 
 class CloudFiles:
-    """The shapes of a folder laid out as PC15k, or of the built-in set; the arguments are those of `Clouds`."""
+    """The shapes of a folder in the layout of PC15k, or of the built-in set; arguments as in `Clouds`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class CloudFiles:
         self.noted: LeftOut[Path] = LeftOut("read in part")
 
     def understood(self) -> Understood:
-        """What was understood of the folder."""
+        """How the folder was interpreted."""
         classes, shapes = self.listing
         labels = {split: [shape.label for shape in of] for split, of in shapes.items()}
         origin = "as they are published" if self.root is None else "from the folders of each class"
@@ -60,7 +60,7 @@ class CloudFiles:
         return Understood(self.place, "cloud", classes, labels, origin, self._ignored, notes)
 
     def split(self, name: str) -> Sequence[Shape]:
-        """The shapes of a split, by class and name."""
+        """The shapes of a split, sorted by class and name."""
         check_split(name)
         shapes = self.listing[1][name]
         if not shapes:
@@ -69,11 +69,11 @@ class CloudFiles:
         return shapes
 
     def _notes(self) -> list[str]:
-        """What a person may want to do otherwise."""
+        """Hints for the user."""
         return self._unprepared() + self._up_guess()
 
     def _unprepared(self) -> list[str]:
-        """Of files that `prepare` reads and training does not."""
+        """A hint about files that only `prepare` reads."""
         others = self._ignored.counts.get(KIND, Counter())
         found = {suffix: count for suffix, count in others.items() if suffix in SET_SUFFIXES}
         if not found or self.root is None:
@@ -85,7 +85,7 @@ class CloudFiles:
         ]
 
     def _up_guess(self) -> list[str]:
-        """Which way looks up, where that is not what it should be."""
+        """A hint if another axis than the configured one looks upright."""
         if not (shapes := self.listing[1]["train"]):
             return []
         some = [self.read(shape) for shape in shapes[:: -(-len(shapes) // MOST)]]
@@ -98,7 +98,7 @@ class CloudFiles:
         return [f"these shapes look as if their axis {up} were up, where y should be: {how}, if that is so"]
 
     def read(self, shape: Shape) -> np.ndarray | None:
-        """All points of a shape, or None where its file is unreadable, which is told once."""
+        """All points of a shape, or None if its file is unreadable, which is reported once."""
         if isinstance(shape.source, np.ndarray):
             if self.channels.width > 3:
                 raise ValueError(
@@ -114,13 +114,13 @@ class CloudFiles:
             return None
 
     def nothing_readable(self, place: str) -> ValueError:
-        """What is wrong where no file can be read."""
+        """The error if no file can be read."""
         first = next(iter(self.unreadable.values()), "none was there")
         return ValueError(f"{self.place} must hold readable files of points in {place}, got none: {first}")
 
     @property
     def place(self) -> str:
-        """The folder, as messages name it."""
+        """The folder's name for messages."""
         return "the built-in set" if self.root is None else printable(self.root)
 
     @cached_property
@@ -135,7 +135,7 @@ class CloudFiles:
         return classes, shapes
 
     def _with_enough(self, split: str, shapes: list[Shape], there: Sequence[int]) -> list[Shape]:
-        """The shapes that are used, by their numbers of points; those of less than `num_points` are told."""
+        """The shapes to use, by their numbers of points; those with fewer than `num_points` are reported."""
         counts = [_count(count, split, self.num_points) for count in there]
         few = [
             (count, shape.name)
@@ -159,13 +159,13 @@ class CloudFiles:
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        """What `prepare` wrote down of the folder; nothing of one that it did not make."""
+        """The report of `prepare` about the folder; empty if it did not make it."""
         record = None if self.root is None else self.root / "prepare.json"
         return read_object(record) if record is not None and record.is_file() else {}
 
     @cached_property
     def _in_files(self) -> Channels:
-        """The channels, as they lie in the columns of the files."""
+        """The channels, with the column layout of the files."""
         if self.channels.width == 3:
             return self.channels
         if not self._record:
@@ -184,7 +184,7 @@ class CloudFiles:
 
     @cached_property
     def _up(self) -> str:
-        """The axis that is still to be turned up."""
+        """The up axis still to be applied."""
         if self.up == "y" or self.root is None:
             return "y"
         if (there := self._record.get("up", "y")) != "y":
@@ -196,7 +196,7 @@ class CloudFiles:
 
     @cached_property
     def moments(self) -> tuple[np.ndarray, float]:
-        """Mean (3,) of all training points, and their standard deviation about it, one number for the three axes."""
+        """Mean (3,) of all training points, and their standard deviation, one number for the three axes."""
         files = [shape.source for shape in self.split("train") if isinstance(shape.source, Path)]
         return self._kept.moments(files, f"up={self._up}", self._computed_moments)
 
@@ -207,19 +207,19 @@ class CloudFiles:
                 continue
             points = training_part(points)[:, :3].astype(np.float64)
             if not count and np.abs(points.mean(0)).max() > FAR * np.ptp(points, axis=0).max():
-                origin = points.mean(0)  # squares of survey coordinates would have no digits left
+                origin = points.mean(0)  # squares of survey coordinates would lose all precision
             points = points - origin
             count, total, squares = count + len(points), total + points.sum(0), squares + (points**2).sum(0)
         if not count:
             raise self.nothing_readable("train")
         scale = float(np.sqrt(np.mean(squares / count - (total / count) ** 2)))
-        if not scale > np.finfo(np.float32).tiny:  # below, a float32 has lost its digits
+        if not scale > np.finfo(np.float32).tiny:  # below, float32 is denormal
             raise ValueError(f"{self.place} must hold points that differ, got standard deviation {scale}")
         return origin + total / count, scale
 
 
 def _points_in(file: Path) -> int:
-    """Points of a cloud by the header of its file; -1 where that does not tell, which its reader will."""
+    """Number of points of a cloud from the header of its file; -1 if unknown, which its reader reports."""
     try:
         shape = array_shape(file)
     except (ValueError, OSError):
@@ -228,7 +228,7 @@ def _points_in(file: Path) -> int:
 
 
 def _count(count: int, split: str, enough: int) -> int:
-    """Points that a shape of so many has for a split; `enough` where that is not known."""
+    """Number of points usable for a split of a shape with so many; `enough` if unknown."""
     if count < 0:
         return enough
     return (10_000 if split == "train" else 5_000) if count == 15_000 else count

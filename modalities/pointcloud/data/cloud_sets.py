@@ -1,4 +1,4 @@
-"""Sets of clouds that were made elsewhere: a file of many, or a folder."""
+"""Sets of clouds from other programs: a file of many, or a folder."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,27 +17,27 @@ from modalities.pointcloud.data.triangles import sampled
 from modalities.shared.understood import KIND, Ignored
 
 OURS, SURFACES = "samples.png", "meshes.json"
-"""What `sample` writes beside the clouds, and `mesh` beside the meshes."""
+"""Files that `sample` writes beside clouds, and `mesh` beside meshes."""
 MANY = 50
-"""Meshes of a folder that take a while to be sampled."""
+"""Number of meshes in a folder from which the user is told that sampling takes a while."""
 
 
 @dataclass(frozen=True)
 class ReadSet(Samples):
-    """A set from a folder, some of which could not be read or has far too few points."""
+    """A set from a folder, with the clouds that were unreadable or had far too few points."""
 
     left_out: int = 0
 
 
 def read_set(path: Path, num_points: int = 2048, seed: int = 0, channels: Channels = XYZ) -> Samples:
-    """Read a set of clouds made elsewhere.
+    """Read a set of clouds from another program.
 
     A .npz has `points` (S, N, 3), or one array of any name, and may have `labels` (S,); a .npy has (S, N, 3),
-    and a .pt the same, a list of (N_i, 3), or either in a dictionary; one cloud alone is a set of one. A folder
-    has a cloud in each .ply .npy .xyz .obj, in the order of their paths, or several in a .npy (S, N, 3); of a mesh
-    `num_points` are drawn. Clouds of unequal counts are brought to the smallest by a random draw without replacement,
-    and stderr says so; of a folder, those of less than a tenth of the median are left out. Unreadable
-    files in a folder are named there too and left out; ValueError where none is left.
+    and a .pt the same, a list of (N_i, 3), or either in a dictionary; a single cloud is a set of one. A folder
+    has a cloud in each .ply .npy .xyz .obj, in the order of their paths, or several in a .npy (S, N, 3); from a mesh
+    `num_points` are sampled. Clouds of unequal size are subsampled to the smallest at random without replacement,
+    and stderr says so; in a folder, those with less than a tenth of the median are left out. Unreadable
+    files in a folder are also named there and left out; ValueError if none is left.
     """
     if path.is_dir():
         return _read_folder(path, num_points, seed)
@@ -59,7 +59,7 @@ def read_set(path: Path, num_points: int = 2048, seed: int = 0, channels: Channe
 
 
 def without_surfaces(files: Iterable[Path]) -> list[Path]:
-    """Files, but for the surfaces that `mesh` made of clouds among them, into a folder beside these."""
+    """Files without the surfaces that `mesh` wrote into a folder beside the clouds."""
     found = list(files)
     names = {path.with_suffix("") for path in found}
     made = {path.parent for path in found if path.name == SURFACES}
@@ -67,7 +67,7 @@ def without_surfaces(files: Iterable[Path]) -> list[Path]:
 
 
 def _shapes_of(folder: Path) -> list[Path]:
-    """The file of each shape below a folder, by their paths; says what else lies there."""
+    """One file for each shape below a folder, sorted by path; reports what else is there."""
     ignored = Ignored()
     seen = []
     for path in without_surfaces(files_below(folder, hidden=True, special=True, skip=ignored.is_hidden)):
@@ -77,7 +77,7 @@ def _shapes_of(folder: Path) -> list[Path]:
             ignored.add(KIND, path.name)
     for line in ignored.lines():
         tell(f"{folder}: ignored {line}", sys.stdout)
-    # One shape may lie there in several formats, as `sample` writes it; .npy, the last to enter, is read.
+    # A shape may exist in several formats, as `sample` writes it; .npy is sorted last, so that it is read.
     seen.sort(key=lambda path: (path.suffix.lower() == ".npy", path))
     return sorted({path.with_suffix(""): path for path in seen}.values())
 
@@ -125,6 +125,6 @@ def _read_folder(folder: Path, num_points: int, seed: int) -> Samples:
 
 
 def _far_fewer(clouds: Sequence[np.ndarray]) -> set[int]:
-    """Those of less than a tenth of the usual points: all others would have to be drawn down to them."""
+    """Clouds with less than a tenth of the median points, to which all others would have to be subsampled."""
     usual = np.median([len(points) for points in clouds])
     return {i for i, points in enumerate(clouds) if len(points) < usual / 10}

@@ -1,4 +1,4 @@
-"""Data sets of clouds: the built-in furniture, PC15k of ShapeNet, and what `prepare` makes."""
+"""Point-cloud data sets: the built-in furniture, ShapeNet PC15k, and folders from `prepare`."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -26,26 +26,26 @@ _SAMPLE = 2  # address of a random stream
 class Clouds:
     """A labelled set of point clouds, split into train, val and test.
 
-    `root` is a folder laid out as PC15k, `<class>/{train,val,test}/*.npy`, each file (N, 3); None is the
-    built-in furniture (CC0, 4,096 points a shape, bounding-box diagonal 1, y up). Nothing is read before it
-    is asked for. An unreadable file is named on stderr and gives way to the next one of its class; a layout
-    or a number of points that cannot serve is a ValueError.
+    `root` is a folder in the layout of PC15k, `<class>/{train,val,test}/*.npy`, each file (N, 3); None is the
+    built-in furniture (CC0, 4,096 points per shape, bounding-box diagonal 1, y up). Files are read lazily. An
+    unreadable file is named on stderr and replaced by the next one of its class; an invalid layout or number of points
+    is a ValueError.
 
     Args:
         root: the folder, or None.
         classes: names or synset ids, in the order of their labels; None for all, sorted by name.
-        num_points: points of a training sample, drawn anew each time and without replacement.
+        num_points: points of a training sample, subsampled anew each time without replacement.
         mirror: flip x in half of the training samples.
-        scale_jitter: s in [0, 1); each axis is scaled by 1-s to 1+s, the bounding-box diagonal kept.
-        up: the axis of the files that points up, turned to y; where `prepare` turned it, it is not turned again.
-        few: what becomes of clouds with less points than `num_points`, told before training: points are drawn more
-            than once (repeat), or the shape is left out (leave_out).
-        index: a folder in which the names of many files, their numbers of points and the normalisation are kept for the
-            next start (see `FolderIndex`, `Kept`).
-        balance: classes are drawn in proportion to count^(1 - balance): 0 as they come, 1 all alike.
-        channels, columns: what each point has, and what the columns of the files are (`Channels`). A file that lacks
-            a channel counts as unreadable; the built-in set has xyz alone.
-        captions: a sentence about each sample beside its class: of a file those in the .txt beside it.
+        scale_jitter: s in [0, 1); each axis is scaled by 1-s to 1+s, keeping the bounding-box diagonal.
+        up: the up axis of the files, rotated to y; if `prepare` has rotated it, it is not rotated again.
+        few: treatment of clouds with fewer points than `num_points`, reported before training: repeat points (repeat),
+            or leave out the shape (leave_out).
+        index: a folder to cache the names of many files, their numbers of points and the normalisation for the next
+            start (see `FolderIndex`, `Kept`).
+        balance: classes are sampled in proportion to count^(1 - balance): 0 as in the data, 1 uniformly.
+        channels, columns: channels of each point, and the columns of the files (`Channels`). A file that lacks a
+            channel counts as unreadable; the built-in set has xyz only.
+        captions: return a caption for each sample, for files from the .txt beside them, in addition to the class.
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -77,16 +77,16 @@ class Clouds:
 
     @property
     def unreadable(self) -> LeftOut[Path]:
-        """Files found unreadable so far, and why."""
+        """Unreadable files found so far, with reasons."""
         return self.files.unreadable
 
     @property
     def noted(self) -> LeftOut[Path]:
-        """Files that were read in part, and what of them."""
+        """Files that were read only in part, with explanations."""
         return self.files.noted
 
     def understood(self) -> Understood:
-        """What was understood of the folder."""
+        """How the folder was interpreted."""
         found = self.files.understood()
         return found.with_captions if self.captions else found
 
@@ -101,7 +101,7 @@ class Clouds:
         return self.files.moments[0].astype(np.float32)
 
     def _center(self, points: np.ndarray) -> np.ndarray:
-        """The mean, in the precision of points that lie far away."""
+        """The mean, in double precision for points far from the origin."""
         return self.files.moments[0] if points.dtype == np.float64 else self.mean
 
     @property
@@ -110,12 +110,12 @@ class Clouds:
         return self.files.moments[1]
 
     def count(self, split: str) -> int:
-        """Shapes of a split."""
+        """Number of shapes in a split."""
         check_split(split)
         return len(self.files.listing[1][split])
 
     def split(self, name: str) -> Sequence[Shape]:
-        """The shapes of a split, by class and name."""
+        """The shapes of a split, sorted by class and name."""
         return self.files.split(name)
 
     def labels(self, split: str) -> Int64[np.ndarray, " S"]:
@@ -125,7 +125,7 @@ class Clouds:
     def draw(
         self, index: int, rng: np.random.Generator, split: str = "train", augment: bool = False
     ) -> Float[np.ndarray, "N C"]:
-        """Draw `num_points` of the training points of a shape, in data units."""
+        """Sample `num_points` of the training points of a shape, in data units."""
         return self._drawn(self._readable(index, split)[1], rng, augment)
 
     def _drawn(self, points: np.ndarray, rng: np.random.Generator, augment: bool) -> np.ndarray:
@@ -133,7 +133,7 @@ class Clouds:
         if not augment:
             return points
         how = rng, self.mirror, self.scale_jitter, self.channels
-        if points.dtype != np.float64:  # they lie around the origin, see `narrowed`
+        if points.dtype != np.float64:  # float32 points are near the origin, see `narrowed`
             return augmented(points, *how)
         about = np.zeros(points.shape[1])
         about[:3] = self._center(points)
@@ -142,10 +142,10 @@ class Clouds:
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[Float32[np.ndarray, "B N C"], Labels]:
-        """Normalised, augmented training samples and labels: a function of its arguments alone.
+        """Normalised, augmented training samples and labels: deterministic in the arguments.
 
-        Sample i of this call is number (step * world + rank) * size + i of a stream that goes through a new
-        permutation of the shapes each epoch, or, where `balance` is set, draws shapes by weight.
+        Sample i has index (step * world + rank) * size + i in a stream with a new permutation of the shapes each epoch,
+        or, if `balance` is set, of weighted random shapes.
         """
         points = np.empty((size, self.num_points, self.channels.width), np.float32)
         labels, told, turns = np.empty(size, np.int64), [], numbers(size, step, rank, world)
@@ -163,7 +163,7 @@ class Clouds:
         return [shapes[index].name for index, _ in turns]
 
     def _turns(self, seed: int, batch: range) -> Iterator[tuple[int, np.random.Generator]]:
-        """Which shapes are in a batch, each with what is drawn at random for it."""
+        """Indices of the shapes in a batch, each with its random generator."""
         length = len(self.split("train"))
         for number in batch:
             rng = np.random.default_rng([seed, _SAMPLE, number])
@@ -173,7 +173,7 @@ class Clouds:
                 yield item_of(length, seed, number), rng
 
     def reference(self, split: str, num_points: int | None = None) -> Samples:
-        """The first reference points of each shape of a split, in data units; no randomness."""
+        """The first reference points of each shape of a split, in data units; deterministic."""
         count = self.num_points if num_points is None else num_points
         shapes, clouds = [], []
         for shape in self.split(split):
@@ -195,11 +195,11 @@ class Clouds:
 
     @cached_property
     def captioner(self) -> Captioner[Shape]:
-        """The captions of shapes."""
+        """Gives the captions of shapes."""
         return Captioner(self._written, self._class_of)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
-        """Each caption of a split once."""
+        """The distinct captions of a split."""
         check_split(split)
         return self.captioner.distinct(self.files.listing[1][split])
 
@@ -211,7 +211,7 @@ class Clouds:
         return WrittenCaptions(self.root or Path())
 
     def _written(self, shape: Shape) -> list[str]:
-        """The captions of a shape: of a file those beside it, of a built-in one what it is."""
+        """The captions of a shape: for a file those beside it, for a built-in shape its description."""
         if isinstance(shape.source, Path):
             return self._captions_of(shape.source)
         if shape.name not in self._described:

@@ -1,4 +1,4 @@
-"""Furniture in words: its name, and what can be computed of its points."""
+"""Captions of the built-in furniture, from its names and from measurements of its points."""
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -7,25 +7,25 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 SLAB = (0.04, 0.14)
-"""Of the height, where legs are looked for: above what stands on the floor, below what they carry."""
+"""Range of relative height in which legs are detected: above the floor, below what they carry."""
 THICKEST = 0.12
-"""Of a leg, in diagonals of the box."""
+"""Largest thickness of a leg, in bounding-box diagonals."""
 MOST_LEGS = 6
-_REACH, _LEAST = 0.06, 0.05  # diagonals between points of one leg; share of the slab's points that a leg has
-_LONGER = 1.5  # than the other two extents, to be called tall or wide
+_REACH, _LEAST = 0.06, 0.05  # largest gap within a leg, in diagonals; least fraction of the slab's points
+_LONGER = 1.5  # ratio to the other two extents from which a shape is called tall or wide
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 _CLASSES = {"Desk lamp": "lamp", "Table fan": "fan", "Rocking horse": "toy"}
-"""Of built-in shapes that the file has under another class."""
+"""Classes of built-in shapes that are filed under another class."""
 _BY_NAME = "other"
-"""The class of shapes that only their names tell apart."""
+"""The class of shapes that are described by their names only."""
 _STANDING = ("chair", "table", "sofa", "bed", "bench", "piano", "chicken")
-"""What legs are spoken of, by a part of its names."""
+"""Name parts of shapes whose legs are described."""
 _HALVES = 3
-"""Draws of half the points that must have the same legs."""
+"""Random halves of the points that must agree on the number of legs."""
 
 
 def describe(points: Float[np.ndarray, "N 3"], name: str, category: str) -> list[str]:
-    """Sentences about a shape, by its name and by its class: "a tall stool with one leg".
+    """Captions of a shape, by name and by class: "a tall stool with one leg".
 
     Args:
         points: y up.
@@ -53,9 +53,9 @@ def proportion(points: Float[np.ndarray, "N 3"]) -> str:
 
 
 def count_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
-    """On how many legs a shape stands: thin pieces that are apart from each other just above the floor.
+    """Number of legs of a shape: separate thin pieces just above the floor.
 
-    None where it stands on something else. Of 175 built-in shapes it is silent on all but those with legs.
+    None if it stands on something else. Of 175 built-in shapes, only those with legs get a number.
     """
     low, height = points[:, 1].min(), np.ptp(points[:, 1])
     share = (points[:, 1] - low) / height if height > 0 else np.zeros(len(points))
@@ -73,7 +73,7 @@ def count_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
 
 
 def _sure_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
-    """Legs that are there however the points are drawn."""
+    """Number of legs if it is stable under subsampling of the points."""
     rng = np.random.default_rng(0)
     halves = [rng.choice(points, len(points) // 2, replace=False) for _ in range(_HALVES)]
     counts = {count_legs(some) for some in (points, *halves)}
@@ -81,7 +81,7 @@ def _sure_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
 
 
 def _pieces(places: Float[np.ndarray, "N 2"]) -> Int64[np.ndarray, " N"]:
-    """The connected piece of each place."""
+    """The connected component of each position."""
     pairs = KDTree(places).query_pairs(_REACH, output_type="ndarray")
     shape = (len(places), len(places))
     joined = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape)

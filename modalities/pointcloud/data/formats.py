@@ -1,4 +1,4 @@
-"""Files of points and meshes: whatever a person brings is read here, and written atomically."""
+"""Reads point and mesh files of any supported format; writes atomically."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,14 +49,14 @@ __all__ = [
 
 
 def read_points(path: Path, note: Note | None = None, channels: Channels = XYZ) -> Float[np.ndarray, "N C"]:
-    """Read one cloud, of any format that can hold one; of a PLY with faces its vertices.
+    """Read one cloud from any format; for a PLY with faces, its vertices.
 
-    Rows of NaN or infinity are left out and counted in a note. float32, or float64 where float32 would change the form
-    of a cloud that is far from the origin.
+    Rows with NaN or infinity are left out and counted in a note. float32, or float64 if float32 would distort a
+    cloud far from the origin.
 
     Raises:
-        OSError, ValueError: one sentence that names the file, where its content is not a cloud (N, 3 or more), or
-            has not the channels.
+        OSError, ValueError: one sentence that names the file, if its content is not a cloud (N, 3 or more), or lacks
+            the channels.
     """
     note = note or about(path)
     with blaming(path):
@@ -71,9 +71,9 @@ def read_points(path: Path, note: Note | None = None, channels: Channels = XYZ) 
 def read_cloud(
     path: Path, num_points: int, note: Note | None = None, channels: Channels = XYZ
 ) -> Float[np.ndarray, "N C"]:
-    """All points of a cloud of any format, of a PLY its vertices, or so many drawn from the surface of another mesh.
+    """All points of a cloud of any format, for a PLY its vertices; for another mesh, so many points of its surface.
 
-    Errors are those of `read_points`. Columns of channels that the file lacks are NaN.
+    Errors as in `read_points`. Columns of missing channels are NaN.
     """
     channels, note = replace(channels, optional=True), note or about(path)
     with blaming(path):
@@ -91,15 +91,15 @@ def read_cloud(
 def as_cloud(
     points: Shaped[np.ndarray, "..."], note: Note, channels: Channels = XYZ
 ) -> Float[np.ndarray, "N C"]:
-    """An array as `read_cloud` gives a file's."""
+    """Convert an array to the form that `read_cloud` returns."""
     return _of_cloud(Geometry(points), note, replace(channels, optional=True))
 
 
 def _of_cloud(geometry: Geometry, note: Note, channels: Channels) -> Float[np.ndarray, "N C"]:
-    """All points with the channels, those NaN that it lacks."""
+    """All points with the channels, NaN for missing ones."""
     if geometry.points.dtype.names:
         geometry = of_fields(geometry.points)
-    there = channels.found_in(geometry) if geometry.points.ndim > 1 else XYZ  # which is refused
+    there = channels.found_in(geometry) if geometry.points.ndim > 1 else XYZ  # other shapes are refused
     return narrowed(channels.spread(checked(geometry, note=note, channels=there), there))
 
 
@@ -111,16 +111,16 @@ def read_surface(
     item: int | None = None,
     channels: Channels = XYZ,
 ) -> Float64[np.ndarray, "N C"]:
-    """Draw points from a shape: uniformly by area from a mesh, without replacement from a cloud.
+    """Sample points of a shape: uniformly by area from a mesh, without replacement from a cloud.
 
     Meshes are .obj .ply .stl .glb .gltf .off, with all parts of a scene in place; without faces they are clouds, as are
-    the formats of `read_points`. N is `num_points`, or less where a cloud has less. Double precision, since a model far
-    from the origin would lose its shape before it is centred. Errors and notes as in `read_points`; a mesh must also
-    have a surface. Colours of a mesh are those of its vertices, between them interpolated; normals those of its faces.
+    the formats of `read_points`. N is `num_points`, or less if a cloud has fewer. Double precision, since a model far
+    from the origin would be distorted before centring. Errors and notes as in `read_points`; a mesh must also have a
+    surface. Colours of a mesh are interpolated from its vertices; normals are those of its faces.
 
     Args:
         item: which cloud of a file that holds a set (S, N, 3).
-        channels: what is read of each point.
+        channels: channels to read.
     """
     rng, note = np.random.default_rng(seed), note or about(path)
     with blaming(path):
@@ -132,13 +132,13 @@ def read_surface(
 
 
 def write_npy(path: Path, points: Shaped[np.ndarray, "..."]) -> None:
-    """Write an array as .npy, whole or not at all."""
+    """Write an array as .npy, atomically."""
     with replacing(path) as stream:
         np.save(stream, points, allow_pickle=False)
 
 
 def write_npz(path: Path, samples: Samples, channels: Channels = XYZ) -> None:
-    """Write a set as `read_set` reads it, whole or not at all: `points` and maybe `rgb`, `normals` and `labels`."""
+    """Write a set for `read_set`, atomically: `points` and possibly `rgb`, `normals` and `labels`."""
     arrays = {} if samples.labels is None else {"labels": samples.labels}
     arrays |= {name: samples.data[..., channels.at(name)] for name in channels.names[1:]}
     with replacing(path) as stream:

@@ -1,4 +1,4 @@
-"""What a glTF promises and names, looked at before it is read: how many numbers, how many parts, which other files."""
+"""Validates a glTF before it is read: declared sizes, number of parts, referenced files."""
 
 import json
 import os
@@ -11,20 +11,20 @@ from urllib.parse import unquote
 from ditmoe.outside import is_regular, may_hold, open_regular, printable, read_regular
 
 LARGEST_FILE = 2**31
-"""Bytes of a glTF, and of each file beside it."""
+"""Most bytes of a glTF, and of each referenced file."""
 MOST_STEPS = 10**6
-"""Of all nodes of a scene together, from the root to each: placing one takes as many steps."""
+"""Limit on the summed depths of all nodes of a scene: placing a node takes as many steps as its depth."""
 _BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 _NUMBERS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 
 
 def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
-    """See that a .gltf or .glb can be what it says; gives its JSON, the binary chunk of a .glb, the bytes of all files.
+    """Validate a .gltf or .glb; returns its JSON, the binary chunk of a .glb, and the total bytes of all files.
 
-    An accessor without a buffer stands for zeros, any number of them; one buffer may be read any number of times.
+    An accessor without a buffer stands for any number of zeros, and one buffer may be read any number of times.
 
     Raises:
-        OSError, ValueError: if it is no plain file, no glTF, or promises more than it can mean.
+        OSError, ValueError: if it is not a regular file, not a glTF, or declares implausible sizes.
     """
     content = read_regular(path, LARGEST_FILE)
     length, binary = int.from_bytes(content[12:16], "little"), content[:4] == b"glTF"
@@ -58,7 +58,7 @@ def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
 
 
 def files_beside(path: Path) -> list[Path]:
-    """The other files that a .gltf or .glb names, in its order; none where it cannot be read, which is told later."""
+    """The files that a .gltf or .glb references, in order; none if it is unreadable, which is reported later."""
     try:
         with open_regular(path, LARGEST_FILE) as stream:
             head = stream.read(20)
@@ -75,7 +75,7 @@ def files_beside(path: Path) -> list[Path]:
 
 
 def _bytes_of(files: Iterable[Path]) -> int:
-    """What plain files have together, each counted once by whatever names; one that cannot be read counts nothing."""
+    """Total bytes of regular files, each counted once under any name; unreadable ones count as zero."""
     sizes = {}
     for file in files:
         with suppress(OSError, ValueError), open_regular(file, LARGEST_FILE) as stream:
@@ -85,10 +85,10 @@ def _bytes_of(files: Iterable[Path]) -> int:
 
 
 def _beside(folder: Path, uri: str) -> Path:
-    """The file that a URI names: as it stands where there is one, else with %20 and the like decoded.
+    """The file that a URI names: verbatim if it exists, else percent-decoded.
 
     Raises:
-        ValueError: if it lies elsewhere.
+        ValueError: if it is outside the folder.
     """
     names = (uri, unquote(uri))
     if not all((folder / name).resolve().is_relative_to(folder.resolve()) for name in names):
@@ -97,7 +97,7 @@ def _beside(folder: Path, uri: str) -> Path:
 
 
 def _read_again(tree: Any) -> Iterator[int]:
-    """The accessors that parts of meshes name: each part reads its own anew."""
+    """The accessors used by mesh primitives, with repetitions, since each primitive reads its own."""
     for mesh in _entries(tree, "meshes"):
         for part in _entries(mesh, "primitives"):
             named = [
@@ -115,7 +115,7 @@ def _check_tree(nodes: list[dict[str, Any]]) -> None:
     for child in (c for those in below for c in those):
         if type(child) is not int or not 0 <= child < len(nodes):
             raise ValueError(f"the children of a node must be nodes, got {printable(child)[:60]}")
-        if child in children:  # a few lists of a thousand times the next one show a thousand millions
+        if child in children:  # three lists, each with a node a thousand times, show a billion
             raise ValueError("the nodes of a glTF must be a tree, got one with two parents")
         children.add(child)
     level, depth, left, steps = [n for n in range(len(nodes)) if n not in children], 0, len(nodes), 0
@@ -144,16 +144,16 @@ def _text(value: Any) -> str:
 
 
 class Beside:
-    """Gives the other files of a mesh: plain ones in its own folder, and no others."""
+    """Gives the referenced files of a mesh: only regular files in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, name: Any) -> bytes:
-        """The bytes of a file.
+        """Read a file.
 
         Raises:
-            ValueError: if it lies elsewhere or is not there.
+            ValueError: if it is outside the folder or missing.
         """
         file = _beside(self.folder, str(name))
         if not file.exists():

@@ -1,4 +1,4 @@
-"""What is learnt by opening all files of clouds, kept for the next start: their numbers of points, the moments."""
+"""Cache of facts that need all cloud files to be opened: numbers of points, and moments."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from modalities.shared.cache import file_of, load, store, writable
 from modalities.shared.folder_index import SETTLED
 
 LEAST = 1000
-"""Files from which it is kept; below, it is learnt in a second or two."""
+"""Files from which facts are cached; below, computing them takes a second or two."""
 COUNTS = {"files": ("|u1", ("F", 16)), "counts": ("<i8", ("F",))}
 MOMENTS = {"mean": ("<f8", (3,)), "scale": ("<f8", (1,))}
 
@@ -21,13 +21,13 @@ Moments = tuple[Float64[np.ndarray, "3"], float]
 
 
 class Kept:
-    """Numbers about files, taken from a folder as long as each file's size and times are what they were.
+    """Facts about files, cached in a folder and valid as long as each file's size and times are unchanged.
 
-    Asking for these costs a hundredth of opening the files.
+    Checking these costs a hundredth of opening the files.
 
     Args:
-        folder: where they are kept; None keeps nothing.
-        root: of the files.
+        folder: cache folder; None disables caching.
+        root: root of the files.
     """
 
     def __init__(self, folder: Path | None, root: Path | None) -> None:
@@ -35,7 +35,7 @@ class Kept:
         self._seen: dict[str, bytes] = {}
 
     def counts(self, files: Sequence[Path], count: Callable[[Path], int]) -> list[int]:
-        """What `count` says of each file, which is asked about those that are new or have changed."""
+        """The result of `count` for each file, computed only for new or changed files."""
         if self.folder is None or len(files) < LEAST:
             return [count(file) for file in files]
         file = file_of(self.folder, "points-1", os.path.realpath(self.root))
@@ -54,10 +54,10 @@ class Kept:
         return [-1 if number is None else number for number in counts]
 
     def moments(self, files: Sequence[Path], how: str, compute: Callable[[], Moments]) -> Moments:
-        """What `compute` makes of all files.
+        """The result of `compute` for all files.
 
         Args:
-            how: it does, in a word: all that it depends on beside the files.
+            how: key of everything it depends on besides the files.
         """
         marks = self._marks(files) if self.folder is not None and len(files) >= LEAST else [b""]
         if self.folder is None or not all(marks):
@@ -71,7 +71,7 @@ class Kept:
         return mean, scale
 
     def _marks(self, files: Sequence[Path]) -> list[bytes]:
-        """What tells a file from others and from itself after a change; empty where that cannot be told yet."""
+        """Fingerprints that identify each file and its state; empty if a file changed too recently."""
         now, top = time.time_ns(), len(os.fspath(self.root))
         paths = list(map(os.fspath, files))
         for path in paths:

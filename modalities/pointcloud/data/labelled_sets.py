@@ -1,4 +1,4 @@
-"""Classes and splits of files that hold many shapes each, as the HDF5 of ModelNet40 (`ply_data_train0.h5`)."""
+"""Classes and splits of files with many shapes each, as ModelNet40's HDF5 (`ply_data_train0.h5`)."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ from modalities.pointcloud.data import scans
 from modalities.shared.layout import split_within
 
 NAMES = "shape_names.txt"
-"""Beside the files or in the folder above: the name of each class on a line of its own."""
+"""File beside the data or in the parent folder, with one class name per line."""
 LARGEST_NAMES = 2**20
 SUFFIXES = (".h5", ".hdf5")
 
 
 def classes_within(path: Path, count: int) -> list[str] | None:
-    """The class of each of the `count` shapes in a file; None where it has no labels, or none that can be read."""
+    """The class of each of the `count` shapes in a file; None without readable labels."""
     if path.suffix.lower() not in SUFFIXES:
         return None
     try:
@@ -44,6 +44,6 @@ def _names(path: Path) -> Sequence[str]:
 
 
 def splits_by_name(paths: Iterable[Path]) -> dict[Path, str]:
-    """The split that the name of each file says; nothing, unless all say one and not all the same."""
+    """The split by the name of each file; empty unless all names have one and they are not all the same."""
     found = {path: said[0] if (said := split_within(path.stem)) else "" for path in paths}
     return found if len(set(found.values())) > 1 and all(found.values()) else {}

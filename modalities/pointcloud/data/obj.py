@@ -1,4 +1,4 @@
-"""Wavefront OBJ: vertices and the polygons between them; whatever else a file has is no surface."""
+"""Wavefront OBJ: vertices and polygons; other elements are ignored."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ _CURVES = ("curv", "curv2", "surf")
 
 
 def read_obj(content: bytes, note: object = None) -> Geometry:
-    """Vertices and triangles of all objects and groups, with colours behind the coordinates, where all have one.
+    """Read vertices and triangles of all objects and groups, with colours after the coordinates if all have one.
 
     Raises:
-        ValueError: for numbers that are none, faces of vertices that are not there, and a file whose only forms are
-            lines or free-form curves and surfaces, whose control points are no cloud.
+        ValueError: for invalid numbers, faces with missing vertices, and a file with only lines or free-form curves and
+            surfaces, whose control points are not a cloud.
     """
     text = decoded(content).replace("\\\r\n", " ").replace("\\\n", " ").replace("\\\r", " ")
     vertices: list[list[float]] = []
@@ -30,7 +30,7 @@ def read_obj(content: bytes, note: object = None) -> Geometry:
         kind = words[0]
         if kind == "v":
             vertices.append(_numbers(words[1:4]))
-            if len(words) > 6:  # a fourth number alone is a weight
+            if len(words) > 6:  # a single fourth number is a weight
                 colours.append(words[4:7])
         elif kind == "vn":
             normals.append(words[1:4])
@@ -60,11 +60,11 @@ def _numbers(words: list[str]) -> list[float]:
     try:
         return [float(word) for word in words]
     except ValueError:
-        return [float(word.replace(",", ".")) for word in words]  # of a program that writes German
+        return [float(word.replace(",", ".")) for word in words]  # decimal commas of a German locale
 
 
 def _index(word: str, so_far: int) -> int:
-    """The vertex of a corner such as 7, 7/1, 7//3 or -1, which counts back from the last vertex before the face."""
+    """The vertex index of a corner such as 7, 7/1, 7//3 or -1, which counts back from the last vertex so far."""
     number = int(word.partition("/")[0])
     if not number:
         raise ValueError("faces of an OBJ must count vertices from 1, or back from -1, got 0")

@@ -1,4 +1,4 @@
-"""OFF of Geomview: vertices and polygons as text or binary, with or without the header word."""
+"""Geomview OFF: vertices and polygons as text or binary, with or without the header word."""
 
 import re
 
@@ -14,10 +14,10 @@ _WORD = re.compile(
 
 
 def read_off(content: bytes, note: object = None) -> Geometry:
-    """Vertices with their colours and normals, and triangles; a cloud counts no faces.
+    """Read vertices with colours and normals, and triangles; a cloud declares zero faces.
 
     Raises:
-        ValueError: for another dimension, and for fewer vertices or faces than are counted.
+        ValueError: for another dimension, and for fewer vertices or faces than declared.
     """
     if re.match(rb"\s*[A-Zn4]*OFF\s+BINARY", content):
         return _binary(content)
@@ -62,10 +62,10 @@ def read_off(content: bytes, note: object = None) -> Geometry:
 
 
 def _flowing(broken: list[str], width: int) -> list[str]:
-    """The lines that there should be of numbers that are broken otherwise, as all on one; none where they do not fit.
+    """Re-break numbers into lines as OFF expects, if they are all on one line or the like; empty if they do not fit.
 
     Args:
-        width: numbers of a vertex.
+        width: numbers per vertex.
     """
     first = broken[0].split() if broken else []
     if 2 <= len(first) <= 3 and first[0].isdigit() and len(broken) > int(first[0]):
@@ -95,7 +95,7 @@ def _numbers(line: str, width: int) -> list[float]:
 
 
 def _polygon(line: str) -> list[int]:
-    """The corners of a face; what follows them is its colour."""
+    """The corners of a face, without its colour."""
     words = line.split()
     size = int(words[0])
     if size < 0 or size > len(words) - 1:
@@ -104,7 +104,7 @@ def _polygon(line: str) -> list[int]:
 
 
 def _binary(content: bytes) -> Geometry:
-    """Big-endian: three counts, coordinates (and what the header word adds to them), faces with their colours."""
+    """Binary OFF, big-endian: three counts, vertices (with the extras of the header word), faces with colours."""
     head, _, body = content.partition(b"\n")
     form = head.split()[0].removesuffix(b"OFF").decode()
     if "n" in form or "4" in form:

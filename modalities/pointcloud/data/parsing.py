@@ -1,4 +1,4 @@
-"""From a file of any format to what it holds, unchecked; a new format is a suffix and a reader here."""
+"""Dispatches files by format to their readers; a new format needs a suffix and a reader here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ _READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_o
 
 
 def read_geometry(path: Path, note: Note, channels: Channels = XYZ, item: int | None = None) -> Geometry:
-    """What a file holds, of a scene all that it shows; unchecked."""
+    """The unchecked content of a file; for a scene, all that it shows."""
     suffix = path.suffix.lower()
     if suffix in (".glb", ".gltf"):
         tree, inner, size = gltf.check(path)
@@ -42,7 +42,7 @@ def read_geometry(path: Path, note: Note, channels: Channels = XYZ, item: int | 
 def read_file_of_points(
     path: Path, note: Note, channels: Channels = XYZ, item: int | None = None
 ) -> Geometry:
-    """What is in a file of points, or of one item of a set; unchecked but for the number of items."""
+    """The content of a point file, or of one item of a set; only the number of items is checked."""
     found = _file_of_points(path, note, channels, item)
     if found.points.ndim == 3:
         check_items(len(found.points), path)
@@ -60,7 +60,7 @@ def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
                 found = read_columns(stream.read(), note, channels.width > 3)
-            # Leica's: the intensity stands before the colour.
+            # Leica's format: the intensity precedes the colour.
             if suffix == ".pts" and found.points.shape[1] == 7 and SKIPPED not in (channels.columns or ()):
                 found = replace(found, points=np.delete(found.points, 3, axis=1))
             return found
@@ -75,7 +75,7 @@ def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None
 
 
 def count_shapes(path: Path) -> int | None:
-    """How many clouds a file holds that is a set (S, N, 3); None where it is one shape, or cannot be read."""
+    """Number of clouds in a file with a set (S, N, 3); None if it is one shape or unreadable."""
     if path.suffix.lower() not in (".npy", ".npz", ".pt", ".h5", ".hdf5"):
         return None
     try:
@@ -85,13 +85,13 @@ def count_shapes(path: Path) -> int | None:
                     check_items(count, path)
                 return count
         array = read_file_of_points(path, lambda _: None).points
-    except Exception:  # told when it is read
+    except Exception:  # reported when it is read
         return None
     return len(array) if array.ndim == 3 else None
 
 
 def may_be_shape(path: Path) -> bool:
-    """By its suffix, and a text by its beginning: a README is no cloud that cannot be read."""
+    """Whether a file may be a shape, by its suffix, and for text by its beginning: a README is no unreadable cloud."""
     suffix = path.suffix.lower()
     if suffix not in TEXT_SUFFIXES or suffix in (".xyz", ".pts"):
         return suffix in SET_SUFFIXES
@@ -103,13 +103,13 @@ def may_be_shape(path: Path) -> bool:
 
 
 def about(path: Path) -> Note:
-    """Tells notes on stderr, with the file that they are of."""
+    """Print notes about a file on stderr, with its name."""
     return lambda text: tell(f"{path}: {text}")
 
 
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Whatever a parser throws at bad content leaves as one ValueError that names the file."""
+    """Convert any exception of a parser into one ValueError that names the file."""
     try:
         yield
     except Exception as error:

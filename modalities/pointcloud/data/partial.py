@@ -1,26 +1,26 @@
-"""Parts of a cloud, as scans, cuts and thinned clouds have them: for training, tests of completion and `prepare`."""
+"""Partial clouds (scans, cuts and subsampled clouds) for training, evaluation of completion, and `prepare`."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import ConvexHull, QhullError
 
 NUM_GIVEN = 512
-"""Points beside a training sample. A part of fewer has each of them several times, which moments do not tell apart."""
+"""Points of the partial cloud of a training sample. Smaller parts are repeated, which leaves moments unchanged."""
 SIZES = (64, 128, 256, 512)
-"""Points that a part has: divisors of NUM_GIVEN."""
+"""Numbers of distinct points in a part: divisors of NUM_GIVEN."""
 LACKING = 0.3
-"""Share of the parts of coloured clouds that have no colours; scans often have none."""
+"""Fraction of the parts of coloured clouds without colours, as many scans have none."""
 PIXELS = 26
-"""Of a depth buffer along the longest side of a cloud: about one for each point that is seen."""
+"""Pixels of the depth buffer along the longest side of a cloud: about one per visible point."""
 FLIP = 10**2
-"""Radius of the sphere of `seen_from` over the distance of the farthest point: a larger one hides less."""
+"""Sphere radius of `seen_from` relative to the distance of the farthest point: a larger one hides less."""
 
 
 def draw_part(points: Float[np.ndarray, "N C"], rng: np.random.Generator) -> Float[np.ndarray, "K C"]:
-    """What training gives of a cloud: a scan from one side 55 %, all on one side of a plane 25 %, points all over 20 %.
+    """Sample a partial cloud for training: a scan from one side 55 %, a half-space cut 25 %, a uniform subset 20 %.
 
-    `NUM_GIVEN` points, of which `SIZES` are distinct; in 30 % of the parts with noise of up to 4 % of the deviation on
-    their places.
+    `NUM_GIVEN` points, of which one of `SIZES` are distinct; in 30 % of the parts with positional noise of up to 4 % of
+    the deviation.
     """
     cloud, points = points, points[:, :3]
     kind, noisy, level = rng.random(3)
@@ -42,23 +42,23 @@ def draw_part(points: Float[np.ndarray, "N C"], rng: np.random.Generator) -> Flo
 
 
 def draw_there(channels: int, rng: np.random.Generator) -> Float[np.ndarray, " c"]:
-    """Which of the further columns a part has, 1 or 0: in `LACKING` of the parts no colours, as many no normals."""
+    """Presence (1 or 0) of the further columns of a part: colours and normals are each missing in `LACKING` of them."""
     return np.repeat(rng.random((channels - 3) // 3) >= LACKING, 3).astype(np.float32)
 
 
 def one_side(
     points: Float[np.ndarray, "N 3"], direction: Float[np.ndarray, "3"], share: float
 ) -> Bool[np.ndarray, " N"]:
-    """The points on one side of a plane: those without the share that is farthest against a direction; at least one."""
+    """The points on one side of a plane: all but the given fraction farthest against a direction; at least one."""
     along = points @ direction
     return along >= np.quantile(along, share)
 
 
 def one_view(points: Float[np.ndarray, "N 3"], direction: Float[np.ndarray, "3"]) -> Bool[np.ndarray, " N"]:
-    """Points that a depth buffer has in front, seen from far away in a direction: a fast `seen_from`, for training.
+    """Points visible in a depth buffer from far away in a direction: a fast `seen_from`, for training.
 
-    Each point covers its pixel and the eight around it; it is seen if what covers its own is nearer by two pixels at
-    most. So surfaces seen aslant are lost in part, as by scanners.
+    Each point covers its pixel and the eight around it; it is visible if the depth at its own pixel is nearer by at
+    most two pixels. So surfaces at grazing angles are partly lost, as with scanners.
     """
     forward = direction / np.linalg.norm(direction)
     across = np.cross(forward, np.eye(3)[np.abs(forward).argmin()])
@@ -77,10 +77,10 @@ def one_view(points: Float[np.ndarray, "N 3"], direction: Float[np.ndarray, "3"]
 
 
 def seen_from(points: Float[np.ndarray, "N 3"], eye: Float[np.ndarray, "3"]) -> Int[np.ndarray, " K"]:
-    """Numbers of the points that are seen from a place, by hidden point removal (Katz, Tal and Basri, 2007).
+    """Indices of the points visible from a viewpoint, by hidden point removal (Katz, Tal and Basri, 2007).
 
     Points are flipped about a sphere around the eye, p + 2 (R - |p|) p / |p|, and those on the convex hull of the
-    flipped ones and the eye are seen. All are, where they lie in a plane with it.
+    flipped points and the eye are visible; all are, if they are coplanar with it.
     """
     away = points.astype(np.float64) - eye
     distance = np.linalg.norm(away, axis=1, keepdims=True).clip(min=1e-12)
@@ -93,7 +93,7 @@ def seen_from(points: Float[np.ndarray, "N 3"], eye: Float[np.ndarray, "3"]) -> 
 
 
 def scan(points: Float[np.ndarray, "N 3"], rng: np.random.Generator) -> Int[np.ndarray, " K"]:
-    """Numbers of the points that one view shows, from six radii away in a random direction."""
+    """Indices of the points visible in one view, from six radii away in a random direction."""
     direction, centre = rng.normal(size=3), points.mean(0)
     radius = np.linalg.norm(points - centre, axis=1).max()
     return seen_from(points, centre + 6 * radius * direction / np.linalg.norm(direction))

@@ -1,4 +1,4 @@
-"""PCD of the Point Cloud Library: text, binary, and binary compressed with LZF."""
+"""PCD files of the Point Cloud Library: text, binary, and LZF-compressed binary."""
 
 import math
 import re
@@ -14,10 +14,10 @@ _NORMALS, _COLOURS, _PACKED = ("normal_x", "normal_y", "normal_z"), ("r", "g", "
 
 
 def read_pcd(content: bytes, note: object = None) -> Geometry:
-    """The points with their colours and normals, NaN where a camera saw nothing.
+    """Read points with colours and normals; NaN where a depth camera has no value.
 
     Raises:
-        ValueError: if the file holds less than its header says, or has no x, y, z.
+        ValueError: if the file has less than its header declares, or no x, y, z.
     """
     end = re.search(rb"(?m)^DATA[ \t]+(\w+)[ \t]*(?:\r\n|\n|\r)", content[: 2**16])
     if not end:
@@ -37,7 +37,7 @@ def read_pcd(content: bytes, note: object = None) -> Geometry:
     num_points = math.prod(counted)
     if not {"x", "y", "z"} <= set(names) or not len(names) == len(kinds) == len(counts) or min(counts) < 0:
         raise ValueError(f"a PCD must have fields x, y and z with their types, got {' '.join(names)[:60]}")
-    # A field may be called _ any number of times.
+    # The padding name _ may occur any number of times.
     dtypes = [np.dtype((kind, (count,))) for kind, count in zip(kinds, counts, strict=True)]
     body, form = content[end.end() :], end[1].decode("latin-1")
     wanted = {
@@ -73,7 +73,7 @@ def _of_text(
 def _of_packed(
     content: bytes, body: bytes, num_points: int, dtypes: list[np.dtype], wanted: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Fields that lie one after the other, each for all points."""
+    """Fields stored one after another, each for all points."""
     packed, size = int.from_bytes(body[:4], "little"), int.from_bytes(body[4:8], "little")
     needed = num_points * sum(kind.itemsize for kind in dtypes)
     if packed > len(body) - 8 or size > may_hold(len(content)) or size < needed:
@@ -90,13 +90,13 @@ def _of_packed(
 
 
 def _colours(columns: dict[str, np.ndarray]) -> np.ndarray | None:
-    """From one number that holds a byte for each of blue, green and red, whatever its type; or from three fields."""
+    """Colours from one number of any type with packed blue, green and red bytes; or from three fields."""
     if {*_COLOURS} <= columns.keys():
         return np.stack([columns[name] for name in _COLOURS], axis=1)
     found = next((columns[name] for name in _PACKED if name in columns), None)
     if found is None:
         return None
-    if found.dtype == np.float64:  # of text: the number itself, or a float of the same bits
+    if found.dtype == np.float64:  # from text: the number itself, or a float with the same bits
         whole = bool((found == np.floor(found)).all() and (found >= 0).all() and (found < 2**32).all())
         found = found.astype(np.uint32 if whole else np.float32)
     if found.dtype.itemsize != 4:
@@ -106,7 +106,7 @@ def _colours(columns: dict[str, np.ndarray]) -> np.ndarray | None:
 
 
 def _stacked(columns: list[np.ndarray]) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # NaN of a camera
+    with np.errstate(invalid="ignore"):  # NaN of a depth camera
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
@@ -116,7 +116,7 @@ def _check_there(counted: int, there: int) -> None:
 
 
 def _expanded(packed: bytes, size: int) -> bytes:
-    """Undo LZF: pieces as they are (a byte below 32 says how many bytes), or from up to 8 KiB before."""
+    """Decompress LZF: literal runs (a byte below 32 gives their length), or copies from up to 8 KiB before."""
     out = bytearray()
     at = 0
     try:

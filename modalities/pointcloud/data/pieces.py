@@ -1,7 +1,7 @@
-"""What `prepare` wrote of shapes: which of it is there, and how new files take the place of old ones at once.
+"""The files that `prepare` writes: which exist, and how new ones replace old ones at once.
 
-A file is named after what it was made of, so that those of before and of now lie side by side for a moment;
-`prepare.json` says meanwhile which of them are not there for a reader ("absent").
+A file is named after a hash of its inputs, so that old and new files can coexist for a moment; meanwhile
+`prepare.json` lists those that readers must ignore ("absent").
 """
 
 import json
@@ -20,19 +20,19 @@ from modalities.shared.provenance import Origin, Record, Seen
 
 REPORT = "prepare.json"
 LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
-"""Bytes of prepare.json, and of what is to be said of a shape."""
+"""Most bytes of prepare.json, and of the notes on a shape."""
 SCANS = "scans"
-"""Folder of the views of shapes, which training does not take for shapes."""
+"""Folder of the partial views, which training does not read as shapes."""
 OWN = (REPORT, provenance.RECORD, ".notes", ".made", SCANS)
-"""What is no class folder."""
+"""Entries that are not class folders."""
 
 
 class Pieces:
-    """The files of a folder that `prepare` wrote, by the keys of what they were made of.
+    """The files of a folder that `prepare` wrote, by a key of their inputs.
 
     Attributes:
-        record: of the last run.
-        whole: path below the folder -> the file as it was written; what someone changed since is not his any more.
+        record: record of the last run.
+        whole: path below the folder -> output that is still as written; files changed by the user are not listed.
     """
 
     def __init__(self, out: Path) -> None:
@@ -44,7 +44,7 @@ class Pieces:
         clear(self.made)
 
     def check_inside(self, *paths: str) -> None:
-        """Raises ValueError where a link would lead what is to be written, and removed again, out of the folder."""
+        """Raise ValueError if a link would redirect files to be written or removed out of the folder."""
         for folder in sorted({(self.out / path).parent for path in paths}):
             if folder.resolve() != folder:
                 where = f"{printable(folder)} to {printable(folder.resolve())}"
@@ -54,15 +54,15 @@ class Pieces:
         return key in self._places or self.staged(key).is_file()
 
     def staged(self, key: str) -> Path:
-        """Where a new shape waits for the others."""
+        """Staging path of a new shape."""
         return self.made / f"{key}.npy"
 
     def path(self, key: str) -> Path:
-        """Where a shape lies that is there."""
+        """Path of an existing shape."""
         return self.staged(key) if self.staged(key).is_file() else self.out / self._places[key]
 
     def note(self, key: str) -> str | None:
-        """What is to be said of a shape."""
+        """The note on a shape."""
         for folder in (self.made, self.notes):
             if (file := folder / f"{key}.txt").is_file():
                 return printable(read_regular(file, LARGEST_NOTE).decode(errors="replace"))
@@ -76,17 +76,17 @@ class Pieces:
         before: Mapping[str, Any],
         report: Mapping[str, Any],
     ) -> int:
-        """Have the wanted files there, and no others of earlier runs; killed at any time, the folder is old or new.
+        """Put the wanted files in place and remove other files of earlier runs; a kill leaves the old or the new state.
 
         Args:
             wanted: path -> key.
-            contents: key -> hash of a new shape, where it is known.
-            sources: to be recorded.
-            before: the report that is there.
+            contents: key -> hash of a new shape, if known.
+            sources: sources to record.
+            before: the existing report.
             report: the new one.
 
         Returns:
-            How many files lie among the shapes that nobody prepared; they are left alone.
+            Number of files among the shapes that `prepare` did not write; they are left alone.
         """
         new = {
             path: key for path, key in wanted.items() if getattr(self.whole.get(path), "note", None) != key
@@ -95,7 +95,7 @@ class Pieces:
         outputs = {path: was for path, was in self.whole.items() if path in wanted}
         for path, key in new.items():
             outputs[path] = Seen("", self._content(key, contents), key)
-        if new:  # theirs is known before they are there
+        if new:  # the record of new files is written before they are in place
             provenance.write(
                 self.out / provenance.RECORD,
                 Record({**self.record.sources, **sources}, {**self.whole, **outputs}),
@@ -125,7 +125,7 @@ class Pieces:
         return contents.get(key) or provenance.output(self.staged(key)).content
 
     def _place(self, target: Path, key: str) -> None:
-        """A new shape takes its name; one that is there gets a second one, as long as the first is read."""
+        """Move a new shape to its name; an existing one gets a second link while the first is in use."""
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.staged(key).is_file():
             note = self.made / f"{key}.txt"
@@ -138,7 +138,7 @@ class Pieces:
         try:
             target.unlink(missing_ok=True)
             os.link(source, target)
-        except OSError:  # a file system without
+        except OSError:  # a file system without hard links
             with open(source, "rb") as there, replacing(target) as stream:
                 shutil.copyfileobj(there, stream)
 
@@ -146,7 +146,7 @@ class Pieces:
         for path in old:
             (self.out / path).unlink(missing_ok=True)
         for folder in {(self.out / path).parent for path in old}:
-            with suppress(OSError):  # something else is in it
+            with suppress(OSError):  # the folder has other content
                 folder.rmdir()
                 folder.parent.rmdir()
         for note in self.notes.glob("*.txt"):
@@ -157,10 +157,10 @@ class Pieces:
 
 
 def absent(root: Path) -> set[str]:
-    """Paths below a prepared folder that are on their way in or out, where a run was stopped in that moment.
+    """Paths below a prepared folder that were being added or removed when a run was stopped.
 
     Raises:
-        OSError, ValueError: if the report is none.
+        OSError, ValueError: if the report is unreadable or invalid.
     """
     try:
         report = json.loads(read_regular(root / REPORT, LARGEST_RECORD))
@@ -179,7 +179,7 @@ def _absent(report: Mapping[str, Any]) -> set[str]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as stream:
         stream.write(json.dumps(content, indent=1).encode() + b"\n")
 

@@ -1,4 +1,4 @@
-"""PLY, the file of point clouds and scans: read with care for false headers, written atomically."""
+"""PLY, the usual format of point clouds and scans: read with validation of headers, written atomically."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from modalities.pointcloud.data.polygons import triangulate
 from modalities.pointcloud.data.text import numbers
 
 LARGEST_HEADER = 2**20
-"""Bytes of the header of a PLY."""
+"""Most bytes of a PLY header."""
 MOST_PROPERTIES = 1000
-"""Of an element; each row takes as many steps where lists have other lengths in each."""
+"""Limit per element; rows with lists of varying lengths take as many steps each."""
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -28,12 +28,12 @@ _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
 def read_ply(content: bytes, note: object = None) -> Geometry:
-    """Vertices with their colours and normals, and the triangles of faces and strips.
+    """Read vertices with colours and normals, and the triangles of faces and strips.
 
-    Text or binary of either order, any line ends, lists anywhere, faces of any sizes before or after the vertices.
+    Text or binary of either byte order, any line ends, lists anywhere, faces of any size before or after the vertices.
 
     Raises:
-        ValueError: if the file holds less than its header says, or has no vertices with x, y, z.
+        ValueError: if the file has less than its header declares, or no vertices with x, y, z.
     """
     order, elements, body = _header(content)
     rows = sum(count for count, fields in elements.values() if fields)
@@ -51,7 +51,7 @@ def read_ply(content: bytes, note: object = None) -> Geometry:
     found = {}
     for name in names[: last + 1]:
         count, fields = elements[name]
-        if fields:  # any number of rows of nothing are nothing
+        if fields:  # elements without properties are empty
             found[name] = read.element(name, count, fields)
     with np.errstate(invalid="ignore"):
         points = np.stack([found["vertex"][axis].astype(np.float64) for axis in "xyz"], axis=1)
@@ -69,7 +69,7 @@ def read_ply(content: bytes, note: object = None) -> Geometry:
 def _beside(
     rows: Mapping[str, Any], kinds: Mapping[str, str], named: Sequence[Sequence[str]]
 ) -> np.ndarray | None:
-    """Three properties of the vertices, by the first of the names that are all there, in the type of the header."""
+    """Three properties of the vertices, by the first names that all exist, in the type of the header."""
     for names in named:
         if all(kinds.get(name, "list").partition(" ")[0] != "list" for name in names):
             with np.errstate(invalid="ignore"):
@@ -78,7 +78,7 @@ def _beside(
 
 
 def _indices(name: str, rows: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and members of the list that has the vertices of each face."""
+    """Lengths and items of the list of vertex indices of each face."""
     lists = {key: value for key, value in rows.items() if isinstance(value, tuple)}
     for key in ("vertex_indices", "vertex_index", *(lists if len(lists) == 1 else ())):
         if key in lists:
@@ -96,7 +96,7 @@ def _strips(corners: np.ndarray, num_vertices: int) -> np.ndarray:
 
 
 class _Text:
-    """The rows of a text PLY, one element after the other, however they are broken into lines."""
+    """Reads a text PLY element by element, independent of line breaks."""
 
     def __init__(self, body: bytes) -> None:
         self.numbers, self.at = numbers(body), 0
@@ -131,7 +131,7 @@ class _Text:
 
 
 class _Binary:
-    """The rows of a binary PLY, read at once as far as their lists have the same lengths."""
+    """Reads a binary PLY, vectorised over runs of rows whose lists have the same lengths."""
 
     def __init__(self, body: bytes, order: str) -> None:
         self.body, self.order, self.at = body, order, 0
@@ -172,7 +172,7 @@ class _Binary:
     def _row(
         self, name: str, count: int, done: int, fields: Mapping[str, str]
     ) -> tuple[np.dtype, dict[str, int]]:
-        """The layout of the next row, with how many numbers each of its lists has."""
+        """The dtype of the next row, with the lengths of its lists."""
         layout: list[Any] = []
         lengths: dict[str, int] = {}
         at = self.at
@@ -207,10 +207,10 @@ def write_ply(
     normals: Float[np.ndarray, "N 3"] | None = None,
     up: str = "",
 ) -> None:
-    """Write a cloud as binary little-endian PLY, with normals and colours where given; doubles stay doubles.
+    """Write a cloud as binary little-endian PLY, with normals and colours if given; float64 stays float64.
 
     Args:
-        up: the axis that a comment says to point up; none, where it is empty.
+        up: the up axis, recorded in a comment unless empty.
     """
     kind = ("<f8", "double") if points.dtype == np.float64 else ("<f4", "float")
     fields = [(axis, *kind) for axis in "xyz"]
@@ -230,7 +230,7 @@ def write_ply(
 
 
 def _header(content: bytes) -> tuple[str, dict[str, tuple[int, dict[str, str]]], bytes]:
-    """Format; for each element its count and the type of each property ("list u1 i4" for a list); and what follows."""
+    """Format; count and property types of each element ("list u1 i4" for a list); and the body."""
     first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", content)
     if not first:
         raise ValueError("a PLY must begin with the line 'ply'")
@@ -256,6 +256,6 @@ def _header(content: bytes) -> tuple[str, dict[str, tuple[int, dict[str, str]]],
 
 
 def _small(named: dict[str, Any]) -> dict[str, Any]:
-    """With all names in small letters, where they stay different."""
+    """Lower-case all names, if they stay distinct."""
     found = {name.lower(): what for name, what in named.items()}
     return found if len(found) == len(named) else named

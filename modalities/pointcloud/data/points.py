@@ -1,4 +1,4 @@
-"""What points must be, wherever they come from: finite numbers of three coordinates or more."""
+"""Validation of points from any source: finite, with at least three coordinates."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,20 @@ from jaxtyping import Float, Float64
 from modalities.pointcloud.data.channels import XYZ, Channels, Geometry
 
 Note = Callable[[str], object]
-"""Who is told what was left out of a file that was read."""
+"""Callback for notes on what was left out of a file."""
 FARTHEST = 1e18
-"""Coordinates beyond it have squares that a float32 cannot hold."""
+"""Largest coordinate: squares of larger ones overflow float32."""
 MOST_COLUMNS = 12
-"""Of a cloud: coordinates, colours, normals and some more; an array of more columns is no cloud."""
+"""Most columns of a cloud: coordinates, colours, normals and some more."""
 
 
 def checked(
     geometry: Geometry, ndim: int = 2, note: Note | None = None, channels: Channels = XYZ
 ) -> Float64[np.ndarray, "*S N C"]:
-    """A copy of the channels of finite points in double precision.
+    """Copy the channels of finite points in double precision.
 
     Args:
-        note: is told how many rows with NaN or infinity were left out; where there is none they are refused.
+        note: called with the number of rows with NaN or infinity left out; if None, such rows are an error.
     """
     if geometry.points.dtype.names:
         geometry = of_fields(geometry.points)
@@ -52,7 +52,7 @@ def checked(
 
 
 def of_fields(rows: np.ndarray) -> Geometry:
-    """Of an array with names for its columns."""
+    """Geometry from a structured array."""
     names = set(rows.dtype.names or ())
 
     def stacked(*choices: str) -> np.ndarray | None:
@@ -68,8 +68,8 @@ def of_fields(rows: np.ndarray) -> Geometry:
 
 
 def narrowed(points: Float[np.ndarray, "*S N C"]) -> Float[np.ndarray, "*S N C"]:
-    """Points as float32, or as they are where that would round places by more than a millionth of their extent."""
+    """Points as float32, unless that would round positions by more than a millionth of their extent."""
     low, high = (of(points[..., :3].reshape(-1, 3), axis=0) for of in (np.min, np.max))
     step = float(np.abs([low, high]).max()) * np.finfo(np.float32).eps
-    # Of what lies around the origin, a step is at most an eighth of a millionth.
+    # Around the origin, float32 rounds by at most an eighth of a millionth of the extent.
     return points if step > 1e-6 * float((high - low).max()) else points.astype(np.float32)

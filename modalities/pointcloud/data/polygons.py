@@ -1,4 +1,4 @@
-"""Cuts polygons of meshes into triangles that lie inside them, whatever their form."""
+"""Triangulates the polygons of meshes, convex or not."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,21 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 MOST_TESTS = 10**6
-"""Looks at corners, each as long as a hundred other corners take, before a mesh with concave polygons is refused."""
+"""Limit on ear tests, each costing as much as a hundred corners, before a mesh with concave polygons is refused."""
 _FLAT = 1e-12
 
 
 def triangulate(
     vertices: Float64[np.ndarray, "V 3"], sizes: Int64[np.ndarray, " P"], corners: Int64[np.ndarray, " C"]
 ) -> Int64[np.ndarray, "F 3"]:
-    """Triangles of polygons: a fan where all corners are convex, else by ear clipping.
+    """Triangulate polygons: as a fan if convex, else by ear clipping.
 
     Args:
-        sizes: corners of each polygon; those of less than three have no surface and are left out.
-        corners: the vertices of all polygons, end to end.
+        sizes: corners of each polygon; those with fewer than three are left out.
+        corners: the concatenated vertex indices of all polygons.
 
     Raises:
-        ValueError: if a polygon names a vertex that is not there, or concave ones have too many corners.
+        ValueError: if a polygon names a missing vertex, or concave ones have too many corners.
     """
     if len(corners) and (corners.min() < 0 or corners.max() >= len(vertices)):
         wrong = corners.max() if corners.max() >= len(vertices) else corners.min()
@@ -45,35 +45,33 @@ def triangulate(
 
 
 def _convex(points: Float64[np.ndarray, "P N 3"]) -> tuple[np.ndarray, np.ndarray]:
-    """Which polygons turn one way at all corners, or have no area; and the normal of each (Newell's)."""
+    """Which polygons are convex or have no area; and the normal of each (Newell's method)."""
     with np.errstate(all="ignore"):
         points = points - points[:, :1]
         normals = np.cross(points, np.roll(points, -1, axis=1)).sum(axis=1)
         edges = np.roll(points, -1, axis=1) - points
         turns = np.einsum("pnk,pk->pn", np.cross(edges, np.roll(edges, -1, axis=1)), normals)
         square = np.einsum("pk,pk->p", normals, normals)
-        # What is not finite is no concern of this: a surface that has it is refused.
+        # Non-finite points need no care here: such a surface is refused later.
         return ~(turns < -_FLAT * square[:, None]).any(axis=1), normals
 
 
 def _flattened(points: Float64[np.ndarray, "N 3"], normal: Float64[np.ndarray, "3"]) -> np.ndarray:
-    """A polygon in the plane across the largest part of its normal, counter-clockwise there."""
+    """Project a polygon along the largest component of its normal, counter-clockwise."""
     axis = int(np.abs(normal).argmax())
     flat = (points - points[0])[:, [(axis + 1) % 3, (axis + 2) % 3]]
     return flat if normal[axis] > 0 else flat * (1, -1)
 
 
 def _ears(points: Float64[np.ndarray, "N 2"], left: int) -> tuple[list[Sequence[int]], int]:
-    """Triangles of one polygon (counter-clockwise), and how many corners may still be looked at.
+    """Triangles of one counter-clockwise polygon, and the remaining budget of ear tests.
 
-    A corner is an ear where it is convex and no reflex corner lies in its triangle; one that lies on another, as at
-    the bridge to a hole, does not count. Where a polygon crosses itself and has no ear, the next convex corner goes.
+    A corner is an ear if it is convex and no reflex corner lies in its triangle; coincident corners, as at the bridge
+    to a hole, do not count. If a self-intersecting polygon has no ear, the next convex corner is cut.
     """
-    flat: list[tuple[float, float]] = list(
-        map(tuple, points.tolist())
-    )  # numbers of NumPy alone take ten times as long
+    flat: list[tuple[float, float]] = list(map(tuple, points.tolist()))  # NumPy scalars are ten times slower
     around = list(range(len(points)))
-    x, y = points.T.copy()  # of those around
+    x, y = points.T.copy()  # of the remaining corners
     cut: list[Sequence[int]] = []
     at = since = 0
     while len(around) > 3:
@@ -100,7 +98,7 @@ def _ears(points: Float64[np.ndarray, "N 2"], left: int) -> tuple[list[Sequence[
 
 
 def _drop(at: int, around: list[int], *each: np.ndarray) -> None:
-    """Take a corner out of a polygon; arrays keep their length."""
+    """Remove a corner from a polygon; arrays keep their length."""
     del around[at]
     for numbers in each:
         numbers[at : len(around)] = numbers[at + 1 : len(around) + 1]

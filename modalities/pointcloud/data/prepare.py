@@ -1,4 +1,4 @@
-"""Makes a data set of a person's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
+"""Prepares a data set from the user's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
 import json
 import sys
@@ -57,32 +57,30 @@ def prepare(
 ) -> dict[str, Any]:
     """Sample the shapes below `source` and write them to `out` as `<class>/<split>/<name>-<hash>.npy`.
 
-    Folders of the first level are classes; files at the top are of the class "shape". Each shape becomes
-    (N, 3) float32 points, centred on their bounding box, whose diagonal is 1; N is `num_points`, or less
-    where a cloud has less. With more `channels` it becomes (N, C): colours in [0, 1], normals of length 1; a file
-    that lacks one is left out as unreadable.
+    Top-level folders are classes; files at the top have the class "shape". Each shape becomes (N, 3) float32 points,
+    with its bounding box centred and of diagonal 1; N is `num_points`, or less if a cloud has fewer. With more
+    `channels` it becomes (N, C): colours in [0, 1], unit normals; a file that lacks one is left out as unreadable.
 
-    Folders named train, val or test, at the top or in each class as in ModelNet, are the splits (`layout.arrange`),
-    or the names of all files or of the HDF5 files are, whose labels are classes (`labelled_sets`); otherwise `split`
-    gives the parts of each, taken by a hash of the relative path (`shared.hash_split`). The axis `up` of the files
-    becomes y. A file of several clouds (S, N, 3) gives as many shapes; clouds of less than `min_points` points are left
-    out; files with the same content count once.
+    Splits are given by folders named train, val or test, at the top or in each class as in ModelNet
+    (`layout.arrange`), or by the names of all files or of HDF5 files, whose labels are classes (`labelled_sets`);
+    otherwise `split` gives their shares, assigned by a hash of the relative path (`shared.hash_split`). The axis `up`
+    of the files becomes y. A file of several clouds (S, N, 3) gives as many shapes; clouds with fewer than `min_points`
+    points are left out; files with the same content count once.
 
-    The points depend on the content of a file and on the options, so that `out` becomes what a new folder would be,
-    whatever was in it: a shape whose content is known is taken over, wherever its file lies now, and not read; what has
-    no source any more is removed, but for files that this has not written. An interrupted run goes on, and until all is
-    made what was there stays.
+    The points depend only on the content of a file and on the options, so that `out` ends up as a new folder would,
+    whatever was in it: a shape with known content is reused without being read, wherever its file is now; outputs
+    without a source are removed, but never files from elsewhere. An interrupted run resumes, and the old state stays
+    until all is made.
 
-    Of each shape so many `views` are written, too, the points that a scan from one side would see (`partial.seen_from`)
-    as `scans/<class>/<split>/<name>-<hash>-<view>.npy`, in the shape's own units. They are for tests of completion
-    (docs/given.md); training does not take them for shapes and makes its own.
+    For each shape, so many `views` are also written, the points visible in a scan from one side (`partial.seen_from`),
+    as `scans/<class>/<split>/<name>-<hash>-<view>.npy`, in the shape's own units. They are for evaluating completion
+    (docs/given.md); training ignores them and makes its own.
 
-    With `captions` what is said of the files goes along (`prepared_captions`).
+    With `captions`, the captions of the files are copied (`prepared_captions`).
 
-    A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named
-    in the report, which is written to `prepare.json`, and tried again each time. Returns the report, and how many
-    shapes were made, kept and removed. ValueError where nothing can be read, where `out` cannot be written or lies in
-    `source`.
+    A file that is unreadable, crashes its process or takes more than `timeout` seconds is left out and named in the
+    report, which is written to `prepare.json`, and tried again each time. Returns the report, and the numbers of shapes
+    made, kept and removed. ValueError if nothing can be read, or if `out` is not writable or inside `source`.
     """
     began = time.monotonic()
     if workers is not None:
@@ -140,10 +138,10 @@ def _setting(
     channels: Channels,
     views: int,
 ) -> dict[str, Any]:
-    """The options that shapes depend on, as the report has them.
+    """The options that shapes depend on, as in the report.
 
     Raises:
-        ValueError: for one that none can be made with.
+        ValueError: for an invalid option.
     """
     if num_points < 1 or len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
         raise ValueError(
@@ -166,7 +164,7 @@ def _setting(
 
 
 def _look(files: list[Path], source: Path, record: Record) -> dict[Path, Seen]:
-    """Each file as it is, by its state or its content; how many shapes it holds is known by its content."""
+    """The current state of each file, identified by state or content; its number of shapes is tied to the content."""
     beside = {path: files_beside(path) for path in files if path.suffix.lower() in (".gltf", ".glb")}
     origins = [Origin((path, *beside.get(path, ()))) for path in files]
     found = see_all(origins, [record.sources.get(name_in(path, source)) for path in files])
@@ -178,7 +176,7 @@ def _look(files: list[Path], source: Path, record: Record) -> dict[Path, Seen]:
 
 
 def _with_counts(jobs: list[Job], done: list[Job], seen: dict[Path, Seen], source: Path) -> dict[str, Seen]:
-    """The sources for the record, with the number of shapes of each that could be read."""
+    """The sources for the record, with the number of readable shapes of each."""
     notes = {job.source: ONE for job in done}
     notes |= {
         path: str(num) for path, num in Counter(job.source for job in jobs if job.item is not None).items()
@@ -187,7 +185,7 @@ def _with_counts(jobs: list[Job], done: list[Job], seen: dict[Path, Seen], sourc
 
 
 def _removed(before: Record, sources: dict[str, Seen]) -> int:
-    """Shapes of sources that are not there any more, under their names or elsewhere; edited ones are made again."""
+    """Number of shapes whose sources no longer exist under any name; edited ones are made again."""
     return sum(number_of(of.note) for of in provenance.gone(before.sources, sources))
 
 
@@ -219,7 +217,7 @@ def _find(source: Path, out: Path, ignored: Ignored) -> list[Path]:
 
 
 def _claim(out: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """The report that is in `out`, or the setting, written into it; says what is another way of making."""
+    """The existing report in `out`, else the setting, which is written there; tells if the settings have changed."""
     record = out / REPORT
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -246,11 +244,11 @@ def _claim(out: Path, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unique(files: list[Path], seen: Mapping[Path, Seen]) -> tuple[list[Path], dict[Path, Path]]:
-    """Files of different content in their order, and duplicate -> first."""
+    """Files with distinct content in order, and duplicate -> first."""
     first: dict[Hashable, Path] = {}
     duplicates: dict[Path, Path] = {}
     for path in files:
-        # A file that cannot be opened is left to be reported with the other unreadable ones.
+        # A file that cannot be opened is kept, to be reported with the other unreadable ones.
         if first.setdefault(seen[path].content or path, path) is not path:
             duplicates[path] = first[seen[path].content]
     return [path for path in files if path not in duplicates], duplicates
@@ -264,7 +262,7 @@ def _report(
     source: Path,
     up: str,
 ) -> dict[str, Any]:
-    """What came of the files."""
+    """The report on all files."""
     same = {
         as_told(name_in(path, source)): as_told(name_in(first, source)) for path, first in duplicates.items()
     }
@@ -286,18 +284,18 @@ def _counts(jobs: list[Job]) -> dict[str, dict[str, int]]:
 
 
 def _notes(jobs: list[Job], pieces: Pieces) -> dict[str, str]:
-    """What was noted when shapes were read, by their names."""
+    """Notes from reading the shapes, by name."""
     notes = {job.name: note for job in jobs if (note := pieces.note(job.key)) is not None}
     return dict(sorted(notes.items()))
 
 
 def _looks(files: list[Path], up: str) -> dict[str, str]:
-    """A guess at which way is up, where it is another than what was asked for."""
+    """A guess of the up axis, if it differs from the configured one."""
     some = [load_array(file) for file in files[:: -(-len(files) // MOST) or 1]]
     axis = guess_up(some)
     if axis in (None, "y"):
         return {}
-    # What is x, y and z now was another axis of the files.
+    # Map the current x, y and z back to the axes of the files.
     was = {"x": {"x": "y", "z": "z"}, "y": {"x": "x", "z": "z"}, "z": {"x": "x", "z": "y"}}[up][axis]
     return {
         "looks": f"these shapes look as if {was} of the files were up, not {up}: modality.up={was} turns them, if that "

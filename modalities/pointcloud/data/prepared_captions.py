@@ -1,4 +1,4 @@
-"""Captions that go along when shapes are prepared, as metadata.jsonl of the new folder."""
+"""Copies captions when shapes are prepared, to a metadata.jsonl in the new folder."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from ditmoe.checkpoint import replacing
 from modalities.shared.captions import WrittenCaptions
 
 FILE, COUNT = "metadata.jsonl", "captions"
-"""Where they are written, and the entry of the report that says of how many shapes."""
+"""The file of captions, and the entry of the report with their number."""
 
 
 def check_captions(out: Path, before: Mapping[str, Any], wanted: bool) -> None:
-    """Raises ValueError where captions would take the place of a file that `prepare` did not write.
+    """Raise ValueError if captions would overwrite a file that `prepare` did not write.
 
     Args:
         before: the report of the last run.
@@ -23,13 +23,13 @@ def check_captions(out: Path, before: Mapping[str, Any], wanted: bool) -> None:
 
 
 def find_captions(sources: Mapping[str, Path], root: Path) -> dict[str, list[str]]:
-    """Path of a prepared shape -> what is said of the file below `root` of which it was made, where something is."""
+    """Path of a prepared shape -> captions of its source file below `root`, if any."""
     written = WrittenCaptions(root)
     return {target: told for target, path in sources.items() if (told := written(path))}
 
 
 def write_captions(out: Path, told: Mapping[str, list[str]] | None, before: Mapping[str, Any]) -> None:
-    """Have the captions there; None takes away those of an earlier run."""
+    """Write the captions; None removes those of an earlier run."""
     if told is not None:
         rows = [{"file_name": target, "captions": told[target]} for target in sorted(told)]
         with replacing(out / FILE) as stream:

@@ -1,4 +1,4 @@
-"""Formats whose libraries are an extra (`pip install 'ditmoe[scans]'`): HDF5 of ModelNet40; LAS, LAZ, E57 of scans."""
+"""Formats that need an extra (`pip install 'ditmoe[scans]'`): ModelNet40's HDF5; LAS, LAZ and E57 scans."""
 
 import math
 import os
@@ -14,31 +14,31 @@ from modalities.pointcloud.data.channels import Geometry
 from modalities.shared.isolation import isolated
 
 SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
-"""With the library that reads each."""
+"""File suffix -> library that reads it."""
 _E57_COLOURS = ("colorRed", "colorGreen", "colorBlue")
 SECONDS, SLOWEST = 20, 2**16
-"""That a LAZ or an E57 may take to be read, and bytes of it a second on a slow, busy machine."""
+"""Time limit to read a LAZ or an E57, plus its size over this rate in bytes per second, for a slow machine."""
 MEMORY = 2**29
-"""Bytes for reading it, beside what it may hold (`outside.may_hold`)."""
+"""Memory limit in bytes for reading it, besides its content (`outside.may_hold`)."""
 _LAS_HEADER = 375
-"""Bytes, of the longest."""
+"""Bytes of the longest LAS header."""
 _COMPRESSING = (1, 4, 32000)
-"""Codes of HDF5's filters whose output has the size that their input says: deflate, szip, lzf."""
+"""Codes of HDF5's compression filters: deflate, szip, lzf."""
 _NAMES = ("data", "points", "coords", "xyz", "pos")
 COLOURS, NORMALS = ("rgb", "color", "colors", "colour", "colours"), ("normal", "normals")
-"""Under which names arrays of colours and normals are kept beside the points."""
+"""Names of arrays of colours and normals beside the points."""
 
 
 def read_scan(path: Path, more: bool = False, item: int | None = None) -> Geometry:
-    """Points (N, 3), or (S, N, K) of an HDF5 that holds a set; if there is to be more, with colours and normals.
+    """Read points (N, 3), or (S, N, K) from an HDF5 with a set; with `more`, also colours and normals.
 
-    The scans of an E57 become one cloud, each where its pose places it.
+    The scans of an E57 are merged into one cloud by their poses.
 
     Args:
-        item: which cloud of a set; no other one is read.
+        item: index of a cloud of a set; only that one is read.
 
     Raises:
-        ValueError: if the library is not there, or the file promises more than it can hold or names other files.
+        ValueError: if the library is missing, or the file declares more than it can hold or references other files.
     """
     library = check_library(path.suffix.lower())
     with open_regular(path) as stream:
@@ -47,13 +47,13 @@ def read_scan(path: Path, more: bool = False, item: int | None = None) -> Geomet
         if library == "laspy" and not _is_packed(stream):
             return _las(stream)
         size = _size(stream)
-    # What these libraries take by a damaged count, they take before anyone can ask, and end the process without it.
+    # With a damaged count these libraries allocate before it can be checked, and abort if that fails.
     seconds, memory = SECONDS + size / SLOWEST, MEMORY + may_hold(size)
     return isolated(partial(_foreign, path, size, more), seconds, memory)
 
 
 def _foreign(path: Path, size: int, more: bool) -> Geometry:
-    """A LAZ or an E57, read by others' compiled code."""
+    """Read a LAZ or an E57, by third-party compiled code."""
     if path.suffix.lower() == ".e57":
         return _e57(path, size, more)
     with open_regular(path) as stream:
@@ -61,14 +61,14 @@ def _foreign(path: Path, size: int, more: bool) -> Geometry:
 
 
 def check_library(suffix: str) -> str:
-    """The library that reads these files; ValueError if it is not there."""
+    """Import the library for these files; ValueError if it is missing."""
     if find_spec(library := SUFFIXES[suffix]) is None:
         raise ValueError(f"{suffix} needs {library}: pip install 'ditmoe[scans]'")
     return library
 
 
 def count_clouds(stream: BinaryIO) -> int | None:
-    """How many clouds an HDF5 holds that is a set, without reading them."""
+    """Number of clouds in an HDF5 with a set, without reading them."""
     import h5py
 
     with h5py.File(stream, "r") as file:
@@ -77,10 +77,10 @@ def count_clouds(stream: BinaryIO) -> int | None:
 
 
 def read_labels(stream: BinaryIO) -> np.ndarray | None:
-    """The class index of each cloud of an HDF5, (S,), as ModelNet40's have it; None where it has no labels.
+    """The class index of each cloud of an HDF5, (S,), as in ModelNet40; None without labels.
 
     Raises:
-        ValueError: if its labels are not one whole number for each cloud.
+        ValueError: if the labels are not one integer per cloud.
     """
     import h5py
 
@@ -114,7 +114,7 @@ def _hdf5(stream: BinaryIO, more: bool, item: int | None) -> Geometry:
 
 
 def _dataset(file: Any, name: str, size: int) -> Any:
-    """An array of a file of so many bytes, not yet read."""
+    """Open an array, without reading it, in a file of so many bytes."""
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -124,14 +124,14 @@ def _dataset(file: Any, name: str, size: int) -> Any:
         raise ValueError(f"an HDF5 must hold its {name} itself, as one array")
     if data.shape is None or data.dtype.kind not in "biuf":
         raise ValueError(f"an HDF5 must hold numbers as its {name}, got {printable(data.dtype)[:80]}")
-    # A chunk is filled whole, whatever of it belongs to the array, and may be larger.
+    # A chunk is decompressed whole and may be larger than the array.
     if max(data.size, math.prod(data.chunks or (0,))) * max(8, data.dtype.itemsize) > may_hold(size):
         raise ValueError(
             f"an HDF5 must hold the {data.size} numbers that it promises, in chunks of their size"
         )
     made = data.id.get_create_plist()
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-    if sum(code in _COMPRESSING for code in filters) > 1:  # which multiply what they hide
+    if sum(code in _COMPRESSING for code in filters) > 1:  # stacked filters multiply the ratio
         raise ValueError(f"an HDF5 must be compressed once, got its {name} compressed again")
     if not _is_written(data):
         raise ValueError(f"an HDF5 must hold all of its {name}, got one of which parts were never written")
@@ -139,7 +139,7 @@ def _dataset(file: Any, name: str, size: int) -> Any:
 
 
 def _is_written(data: Any) -> bool:
-    """Whether all of an array is in the file: what is not reads as zeros, and millions of chunks in a few bytes."""
+    """Whether an array is fully stored: missing chunks read as zeros, and a few bytes can declare millions of them."""
     if data.chunks is None:
         return bool(data.id.get_storage_size() >= data.size * data.dtype.itemsize)
     pieces = (-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True))
@@ -154,7 +154,7 @@ def _las(stream: BinaryIO) -> Geometry:
     import laspy
 
     _check_records(stream)
-    # Threads of lazrs, one a core, would be counted as memory.
+    # The threads of lazrs, one per core, would count as memory.
     single = [of for of in (laspy.LazBackend.Lazrs, laspy.LazBackend.Laszip) if of.is_available()]
     with laspy.open(stream, closefd=False, laz_backend=single) as file:
         size = file.header.point_count * (file.header.point_format.size + 24)
@@ -165,7 +165,7 @@ def _las(stream: BinaryIO) -> Geometry:
             raise ValueError(
                 f"a LAS must hold the {file.header.point_count} points that it counts, got {len(points.points)}"
             )
-        with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite are counted
+        with np.errstate(over="ignore", invalid="ignore"):  # non-finite rows are counted later
             xyz = np.stack([np.asarray(axis, np.float64) for axis in (points.x, points.y, points.z)], axis=1)
         rgb = None
         if {"red", "green", "blue"} <= set(points.point_format.dimension_names):
@@ -174,7 +174,7 @@ def _las(stream: BinaryIO) -> Geometry:
 
 
 def _is_packed(stream: BinaryIO) -> bool:
-    """Whether a LAS is a LAZ, whatever its name."""
+    """Whether a LAS is compressed (LAZ), whatever its suffix."""
     stream.seek(104)
     packed = stream.read(1) >= b"\x40"
     stream.seek(0)
@@ -182,7 +182,7 @@ def _is_packed(stream: BinaryIO) -> bool:
 
 
 def _check_records(stream: BinaryIO) -> None:
-    """Raises ValueError for a LAS that counts more records beside its points than it has room for; all are read."""
+    """Raise ValueError for a LAS that declares more variable-length records than fit into the file; all are read."""
     header, size = stream.read(_LAS_HEADER), _size(stream)
     stream.seek(0)
     records = int.from_bytes(header[100:104], "little")
@@ -192,7 +192,7 @@ def _check_records(stream: BinaryIO) -> None:
 
 
 def _points_there(file: Any, header: Any) -> int:
-    """How many points of a scan of an E57 are in the file, by one of their fields."""
+    """Number of points of an E57 scan actually in the file, by one of their fields."""
     field = next((name for name in ("cartesianX", "sphericalRange") if name in header.point_fields), None)
     if field is None:
         raise ValueError("an E57 must hold points with coordinates")
@@ -211,7 +211,7 @@ def _e57(path: Path, size: int, more: bool) -> Geometry:
             header = file.get_header(number)
             if 8 * header.point_count * len(header.point_fields) > may_hold(size):
                 raise ValueError(f"an E57 must hold the {header.point_count} points that it counts")
-            # Points that are not there would be whatever memory held.
+            # Missing points would be uninitialised memory.
             if (there := _points_there(file, header)) != header.point_count:
                 raise ValueError(
                     f"an E57 must hold the {header.point_count} points that it counts, got {there}"

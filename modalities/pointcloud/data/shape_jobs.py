@@ -1,4 +1,4 @@
-"""Which shapes are to be made of a person's files, under which names, classes and splits."""
+"""The shapes to make from the user's files: names, classes and splits."""
 
 import re
 from collections import Counter
@@ -21,16 +21,16 @@ from modalities.shared.sources import sources
 from modalities.shared.understood import OUTSIDE, Ignored
 
 ONE = "one"
-"""What the record says of a file that is a shape, where it has the number of those of a set."""
+"""Recorded for a file with a single shape, in place of the number of shapes of a set."""
 ARRANGED = ("source", "split", "views")
-"""Options on which no file depends, only where it lies."""
+"""Options that affect only the paths of files, not their content."""
 GENERAL = re.compile("(?i)(model|mesh|object|shape|points?|point_?cloud|scan)s?(_normalized|_watertight)?")
-"""File names that many shapes have; the folder above, as ShapeNet's id, is their name."""
+"""Generic file names; such shapes are named after their folder, as with ShapeNet's ids."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One shape to sample: where it is, of what it is made (`key`), where its points go, and its class and split."""
+    """One shape to sample: its source, the hash of its inputs (`key`), its target, class and split."""
 
     source: Path
     staged: Path
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def scans(self) -> dict[str, str]:
-        """The views from one side that are to be made, target -> key."""
+        """The partial views to make, target -> key."""
         stem = self.target.removesuffix(".npy")
         return {f"{SCANS}/{stem}-{n}.npy": digest_of(self.key, "view", n) for n in range(self.views)}
 
@@ -57,7 +57,7 @@ class Job:
 def places_of(
     files: list[Path], source: Path, shares: Sequence[float], seed: int, ignored: Ignored
 ) -> tuple[dict[Path, tuple[str, str]], str]:
-    """Class and split of each file that is data, and from what the splits come."""
+    """Class and split of each data file, and the origin of the splits."""
     names = [name_in(path, source) for path in files]
     layout = arrange([tuple(name.split("/")) for name in names])
     kept: list[tuple[Path, str, str | None]] = []
@@ -86,10 +86,10 @@ def places_of(
 
 
 def items_of(path: Path, known: str, place: tuple[str, str]) -> list[tuple[int | None, tuple[str, str]]]:
-    """The shapes of a file, None for the only one, each with its class and split.
+    """The indices of the shapes of a file, None for a single one, each with class and split.
 
     Args:
-        known: what the record says of their count, which it may not exceed.
+        known: their recorded number, which must not be exceeded.
     """
     if known == ONE:
         return [(None, place)]
@@ -113,7 +113,7 @@ def make_job(
     channels: Channels,
     views: int,
 ) -> Job:
-    """Seed and key follow from the content, so that they outlast other files and names."""
+    """Make a job whose seed and key follow from the content, independent of other files and of names."""
     (category, part), name = place, name_in(path, source)
     *folders, _ = name.split("/")
     name += "" if item is None else f"/{item:04d}"
@@ -141,19 +141,19 @@ def make_job(
 
 
 def number_of(known: str) -> int:
-    """How many shapes the record says that a file has; 0 where it says nothing."""
+    """The recorded number of shapes of a file; 0 if unknown."""
     return int(known) if known.isdecimal() and len(known) < 10 else int(known == ONE)
 
 
 def name_in(path: Path, source: Path) -> str:
-    """Of a file, from the folder of all."""
+    """Path of a file relative to the source folder."""
     return path.relative_to(source).as_posix()
 
 
 def as_told(name: str) -> str:
-    r"""A name as a report has it: on one line, no two alike; backslashes are doubled, a byte of no text is \xe9."""
+    r"""A name for reports, on one line and unique: backslashes are doubled, undecodable bytes become \xe9."""
     return "".join(
-        # else the byte 0x85, which is no UTF-8, would look like the letter of that number
+        # otherwise an undecodable byte 0x85 would look like the character U+0085
         f"\\u{ord(c):04x}" if "\x80" <= c <= "\xff" and printable(c) != c else printable(c)
         for c in name.replace("\\", "\\\\")
     )

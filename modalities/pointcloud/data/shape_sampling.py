@@ -1,4 +1,4 @@
-"""Points drawn from shapes, each in a process of its own."""
+"""Samples points from shapes, each in a separate process."""
 
 import numpy as np
 from tqdm import tqdm
@@ -13,17 +13,17 @@ from modalities.shared import provenance
 from modalities.shared.isolation import num_cores, run_isolated
 
 FEW = 2048
-"""Points of a sample in the default configuration; clouds with less are named."""
+"""Points of a sample in the default configuration; smaller clouds are reported."""
 
 
 class UnwritableError(OSError):
-    """What was to be written could not be, which is not the fault of the file that was read."""
+    """Writing failed, which is not the fault of the input file."""
 
 
 def sample_all(
     todo: list[Job], kept: int, workers: int | None, timeout: float
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Sample each job; gives the reasons of those that failed, and key -> hash of what the others wrote."""
+    """Sample each job; returns reasons for those that failed, and key -> hash of the output of the others."""
     reasons: dict[str, str] = {}
     contents: dict[str, str] = {}
     ended = run_isolated(_sample, todo, workers or num_cores(), lambda job: timeout)

@@ -1,4 +1,4 @@
-"""STL, text or binary: a count that does not fit is told."""
+"""STL, text or binary, with validation of the triangle count."""
 
 import re
 
@@ -8,22 +8,22 @@ from modalities.pointcloud.data.channels import Geometry
 
 _HEADER, _RECORD = 84, 50
 _UNKNOWN = (0, 2**32 - 1)
-"""Counts of programs that write triangles before they know how many there will be."""
+"""Placeholder counts of programs that stream triangles."""
 
 
 def read_stl(content: bytes, note: object = None) -> Geometry:
-    """Vertices (V, 3) and triangles (F, 3) of all solids.
+    """Read vertices (V, 3) and triangles (F, 3) of all solids.
 
     Raises:
-        ValueError: if the count does not fit the triangles that are there. One that was left open (0) is taken from the
-            size of the file, and bytes behind the last triangle are told.
+        ValueError: if the count does not match the triangles. A placeholder count is replaced by the file size, and
+            bytes after the last triangle are noted.
     """
     vertices = _binary(content, note) if _is_binary(content) else _text(content)
     return Geometry(vertices, np.arange(len(vertices)).reshape(-1, 3))
 
 
 def _is_binary(content: bytes) -> bool:
-    """Whether a file is binary; also many a binary one begins with "solid"."""
+    """Whether a file is binary; some binary files also begin with "solid"."""
     if len(content) >= _HEADER and len(content) == _HEADER + _RECORD * int.from_bytes(
         content[80:84], "little"
     ):
@@ -53,7 +53,7 @@ def _binary(content: bytes, note: object) -> np.ndarray:
 
 
 def _text(content: bytes) -> np.ndarray:
-    """In one pass over all solids, of which a small file can have a hundred thousand."""
+    """Parse in one pass over all solids, of which a small file can have a hundred thousand."""
     facets, corners = (
         len(re.findall(rb"(?i)(?<!end)\b" + word, content)) for word in (rb"facet\s+normal\b", rb"vertex\s")
     )

@@ -1,4 +1,4 @@
-"""Text of any program: its encoding, and columns of numbers with or without a header or a count."""
+"""Text from any program: encodings, and columns of numbers with or without a header or a count."""
 
 import codecs
 import re
@@ -24,14 +24,14 @@ _COLOURS = ("r|red|cr", "g|green|cg", "b|blue|cb")
 _NORMALS = tuple(f"n_?{axis}|normal_?{axis}|normal\\.{axis}" for axis in "xyz")
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 _NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND|INF)\d*|nan\((?:ind|snan)\))", re.IGNORECASE)
-"""As Microsoft's library writes it."""
+"""NaN and infinity as written by Microsoft's C library."""
 _BLANKS = r"\s+"
 _LINES = 20
-"""Of a file, from which is seen how it is written."""
+"""Lines from which the layout of a file is inferred."""
 
 
 def decoded(content: bytes) -> str:
-    """Text in UTF-8, or UTF-16 as Windows writes it, with or without a mark; or else in Latin-1."""
+    """Decode text as UTF-8, or UTF-16 with or without a byte order mark, or else Latin-1."""
     try:
         return outside.decoded(content, "strict")
     except UnicodeDecodeError:
@@ -39,7 +39,7 @@ def decoded(content: bytes) -> str:
 
 
 def numbers(text: str | bytes) -> Float64[np.ndarray, " N"]:
-    """Numbers apart by blanks and line ends of any kind; ValueError where there is something else."""
+    """Parse numbers separated by any whitespace; ValueError for anything else."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -49,19 +49,18 @@ def numbers(text: str | bytes) -> Float64[np.ndarray, " N"]:
 
 
 def read_columns(content: bytes, note: Callable[[str], object], more: bool = False) -> Geometry:
-    """The points of lines of numbers: columns that a header calls x, y, z, else the first three.
+    """Read points from lines of numbers: the columns named x, y, z in a header, else the first three.
 
-    Columns stand apart by blanks, commas or semicolons; # and // begin a comment; a word before the numbers, as an
-    element's name, is left out. A number alone on a line counts the points after it (.pts of one scan or of several,
-    chemists' .xyz with a line of words after it). Decimal commas are read where they cannot mean anything else. What is
-    missing or no number in a row reads as NaN.
+    Columns are separated by blanks, commas or semicolons; # and // begin a comment; a word before the numbers, such as
+    an element's name, is skipped. A single number on a line counts the points after it (.pts with one or several scans,
+    chemical .xyz with a comment line after it). Decimal commas are read where they are unambiguous. Missing or invalid
+    numbers in a row become NaN.
 
     Args:
-        more: read also what stands behind the coordinates: colours and normals that a header names, or columns without
-            a name.
+        more: also read the columns after the coordinates: colours and normals named in a header, or unnamed columns.
 
     Raises:
-        ValueError: for rows of words or of fewer columns, and where a count does not fit.
+        ValueError: for rows of words or with too few columns, and for a wrong count.
     """
     text = decoded(content)
     if "#" in text or "(" in text:
@@ -102,7 +101,7 @@ def read_columns(content: bytes, note: Callable[[str], object], more: bool = Fal
 
 
 def _named_columns(lines: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Where colours and normals stand, by the header."""
+    """Column indices of colours and normals, by the header."""
     names = _header(lines)
     found = {}
     for channel, words in (("rgb", _COLOURS), ("normals", _NORMALS)):
@@ -113,7 +112,7 @@ def _named_columns(lines: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def is_columns(content: bytes) -> bool:
-    """Whether the beginning of a file looks like points, and not like a text that someone is to read."""
+    """Whether the beginning of a file looks like points rather than prose."""
     lines = [line for line in decoded(content).splitlines() if line.strip()][:_LINES]
     return any(len(_fields(line)) >= 3 and all(map(_number, _fields(line)[:3])) for line in lines) or (
         len(lines) > 1 and lines[0].strip().isdigit()
@@ -121,11 +120,11 @@ def is_columns(content: bytes) -> bool:
 
 
 def _counted(rows: list[str]) -> list[str]:
-    """The rows of points without those that count them, which must be right."""
+    """Remove the rows with point counts, which must be correct."""
     if not rows[0].isdigit():
         return rows
     points: list[str] = []
-    at = 0  # one pass, as there may be as many counts as rows
+    at = 0  # single pass, as there may be as many counts as rows
     while at < len(rows):
         if not rows[at].isdigit():
             raise ValueError(
@@ -133,7 +132,7 @@ def _counted(rows: list[str]) -> list[str]:
             )
         count, at = int(rows[at]), at + 1
         if at < len(rows) and not rows[at].isdigit() and not _has_numbers(rows[at]):
-            at += 1  # the words of chemists
+            at += 1  # the comment line of a chemical .xyz
         some = rows[at : at + count]
         there = next((i for i, row in enumerate(some) if row.isdigit()), len(some))
         if there < count:
@@ -148,7 +147,7 @@ def _counted(rows: list[str]) -> list[str]:
 
 
 def _columns(lines: Sequence[str], note: Callable[[str], object]) -> tuple[int, ...]:
-    """Where x, y and z stand, by the last line of words before the first of numbers."""
+    """Column indices of x, y and z, by the last line of words before the first of numbers."""
     names = _header(lines)
     found = [[i for i, name in enumerate(names) if axis.fullmatch(name)] for axis in _AXES]
     if all(len(places) == 1 for places in found):
@@ -161,7 +160,7 @@ def _columns(lines: Sequence[str], note: Callable[[str], object]) -> tuple[int, 
 
 
 def _header(lines: Sequence[str]) -> list[str]:
-    """The names of columns: the last line of words before the first of numbers."""
+    """The column names: the last line of words before the first of numbers."""
     header = ""
     for line in lines[:_LINES]:
         if _has_numbers(line):
@@ -172,7 +171,7 @@ def _header(lines: Sequence[str]) -> list[str]:
 
 
 def _has_row_names(names: Sequence[str], rows: Sequence[str]) -> bool:
-    """Whether rows begin with a word or a count that the header has no name for, as programs of statistics write."""
+    """Whether rows begin with a row name or number without a name in the header, as written by statistics programs."""
     words = [row.replace('"', "").split() for row in rows]
     if not _number(words[0][0]):
         return len(names) < len(words[0])
@@ -186,12 +185,12 @@ def _fields(line: str) -> list[str]:
 
 
 def _apart(line: str) -> str:
-    """What stands between the columns of a line."""
+    """The column separator of a line."""
     return r"[,;\t]" if re.search(r"[,;\t]", line.strip()) else _BLANKS
 
 
 def _has_numbers(line: str) -> bool:
-    """Whether a line may be a row of points or a count, and not of words."""
+    """Whether a line may be a row of points or a count rather than words."""
     words = [word for word in re.split(r"[\s,;]+", line.replace('"', "").strip()) if word]
     if not words:
         return False
@@ -209,7 +208,7 @@ def _number(word: str) -> bool:
 
 
 def _has_decimal_commas(rows: Sequence[str]) -> bool:
-    """Whether all rows have three or more numbers apart by blanks or semicolons, and commas in them."""
+    """Whether all rows have three or more numbers, separated by blanks or semicolons, with commas in them."""
     words = [word for row in rows for word in re.split(r"[\s;]+", row.strip()) if word]
     apart = all(len(re.split(r"[\s;]+", row.strip())) >= 3 for row in rows)
     return apart and any("," in word for word in words) and all(map(_COMMA.fullmatch, words))

@@ -1,4 +1,4 @@
-"""Points drawn from triangles."""
+"""Samples points from triangles."""
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
@@ -13,11 +13,11 @@ def sample_surface(
     rng: np.random.Generator,
     normals: bool = False,
 ) -> Float64[np.ndarray, "N D"]:
-    """Draw points uniformly by area from triangles; ValueError where there is no surface to draw from.
+    """Sample points uniformly by area from triangles; ValueError if they have no area.
 
     Args:
-        vertices: x, y, z and what is interpolated like them.
-        normals: give behind that, as three more columns, the normals of the triangles.
+        vertices: x, y, z and further columns to interpolate.
+        normals: append the normals of the triangles as three more columns.
     """
     if not len(faces):
         raise ValueError("a mesh must have faces, got none")
@@ -41,7 +41,7 @@ def sample_surface(
 def sampled(
     geometry: Geometry, num_points: int, rng: np.random.Generator, channels: Channels
 ) -> Float64[np.ndarray, "N C"]:
-    """Points of a mesh with their channels."""
+    """Sample points of a mesh with their channels."""
     channels, faces = channels.found_in(geometry, mesh=True), np.asarray(geometry.faces)
     beside = channels.beside(geometry, mesh=True)
     if any(not np.isfinite(values[faces]).all() for values in beside):

@@ -1,4 +1,4 @@
-"""Which way is up in a set of shapes, as a guess that is told and never applied."""
+"""Guesses the up axis of a set of shapes, only for a hint: it is never applied."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,20 @@ from jaxtyping import Float
 from modalities.pointcloud.data.axes import AXES
 
 FEWEST, MOST = 8, 64
-"""Shapes that a guess needs, and that it looks at."""
+"""Least shapes needed for a guess, and most shapes examined."""
 SURE = 3.0
-"""Standard errors by which the first axis must be ahead of the second."""
+"""Standard errors by which the best axis must exceed the second."""
 _CELLS, _SLAB, _POINTS = 8, 0.03, 4096
 
 
 def guess_up(clouds: Sequence[Float[np.ndarray, "_ C"]]) -> str | None:
-    """The axis that looks upright, or None where that is not clear.
+    """The axis that looks upright, or None if unclear.
 
-    Things stand on the ground and are no mirror image of themselves from top to bottom, but mostly from left to right:
-    an axis counts by how far a shape differs from its mirror image along it (1 - intersection over union of 8^3 cells)
-    and by how much of its outline the slab at one end covers. Of the built-in furniture, 300 draws of 32 shapes give
-    281 right axes, 19 times none and never a wrong one; of 8 shapes 76, 224 and 0; shapes that lie in all directions
-    give none in 300 draws.
+    Objects stand on the ground, and are asymmetric from top to bottom but mostly symmetric from left to right: an axis
+    is scored by how much a shape differs from its mirror image along it (1 - intersection over union of 8^3 cells) and
+    by how much of its outline the slab at one end covers. For the built-in furniture, 300 draws of 32 shapes give 281
+    correct axes, 19 times None and never a wrong one; of 8 shapes 76, 224 and 0; randomly rotated shapes give None in
+    all of 300 draws.
     """
     scores = np.array([_upright(cloud[:_POINTS, :3]) for cloud in clouds[:MOST] if len(cloud) > 2 * _CELLS])
     if len(scores) < FEWEST:
@@ -33,7 +33,7 @@ def guess_up(clouds: Sequence[Float[np.ndarray, "_ C"]]) -> str | None:
 
 
 def _upright(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "3"]:
-    """How much each axis of one shape looks upright."""
+    """Score of each axis of one shape for being upright."""
     low, size = points.min(0), np.ptp(points, axis=0)
     u = (points - low) / np.where(size > 0, size, 1)
     cells = np.zeros((_CELLS,) * 3, bool)

@@ -1,8 +1,8 @@
 """Exact Chamfer and earth mover's distance in compiled code, a hundred times faster than SciPy's assignment.
 
-The C++ files beside this one are compiled when the package is installed (setup.py). Where no compiler was
-found there is no library: `available()` says so, the functions give None, and the caller takes SciPy.
-ctypes leaves the interpreter's lock during a call, so threads use all cores.
+The C++ files beside this one are compiled when the package is installed (setup.py). Without a compiler there is no
+library: `available()` is False, the functions return None, and the caller falls back to SciPy. ctypes releases the
+GIL during a call, so threads use all cores.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-9
-"""Largest relative gap between a matching and its dual that `emd` passes as exact; it is 1e-15 as a rule."""
+"""Largest relative duality gap that `emd` accepts as exact; it is typically 1e-15."""
 
 
 def available() -> bool:
@@ -25,15 +25,15 @@ def available() -> bool:
 
 
 def described() -> str:
-    """Which implementation is in use, in a few words for people."""
+    """Which implementation is in use, in a few words."""
     found = library()
     return "SciPy (the kernels were not compiled)" if found is None else f"compiled kernels ({found._name})"
 
 
 def ordered(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """The points in k-d order, in which the other functions are fast; as they came where there is no library.
+    """The points in k-d order, in which the other functions are fast; unchanged without a library.
 
-    The order depends on the set of points alone. Worth doing once for a cloud that meets many others.
+    The order depends only on the set of points. Worth doing once for a cloud that is compared with many others.
     """
     found = library()
     if found is None:
@@ -45,11 +45,11 @@ def ordered(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
 
 
 def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float | None:
-    """Mean squared distance to the nearest point, x to y plus y to x; None where there is no library.
+    """Mean squared distance to the nearest point, x to y plus y to x; None without a library.
 
-    Float64 throughout, from direct differences. Any order of the points will do; `ordered` ones are fast.
+    Float64 throughout, from direct differences. Points may be in any order; `ordered` ones are fast.
 
-    Raises ValueError where a cloud is empty, not (N, 3), or not finite.
+    Raises ValueError if a cloud is empty, not (N, 3), or not finite.
     """
     found = library()
     if found is None:
@@ -63,15 +63,15 @@ def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float |
 def emd(
     x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], squared: bool = False, limit: float = math.inf
 ) -> tuple[float, float] | None:
-    """Mean distance (or squared distance) of the best one-to-one matching, and a proof of it.
+    """Mean distance (or squared distance) of the best one-to-one matching, with a certificate.
 
-    Returns (value, gap), or None where there is no library. No matching is better than (1 - gap) * value:
-    the gap is that to a feasible dual solution, computed in float64 from all pairs. A gap of more than
-    `TOLERANCE` means that the value is not to be trusted. Where the distance is found to be above `limit` the
-    work may end early: then the gap is infinite, and the value a bound between the limit and the distance.
-    The same for (x, y) and (y, x). Any order of the points will do; `ordered` ones are fast.
+    Returns (value, gap), or None without a library. No matching is better than (1 - gap) * value: the gap is that to
+    a feasible dual solution, computed in float64 from all pairs. With a gap above `TOLERANCE` the value is not
+    reliable. If the distance turns out to exceed `limit`, the computation may stop early: then the gap is infinite,
+    and the value a bound between the limit and the distance.
+    Symmetric in x and y. Points may be in any order; `ordered` ones are fast.
 
-    Raises ValueError where the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
+    Raises ValueError if the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
     """
     found = library()
     if found is None:
@@ -90,10 +90,10 @@ def emd(
 def emd_bound(
     x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "N 3"], squared: bool, group: int
 ) -> float | None:
-    """What `emd` is not below, found from groups of `group` points; None where there is no library.
+    """A lower bound of `emd` from groups of `group` points; None without a library.
 
-    From 16 points a group 0.93 to 0.97 of the EMD of furniture in a twentieth of its time, from 4 points 0.99 in a
-    seventh. Both clouds must be `ordered`, or it is a bound but a bad one.
+    With 16 points per group, 0.93 to 0.97 of the EMD of furniture in a twentieth of its time, with 4 points 0.99 in a
+    seventh. Both clouds should be `ordered`, otherwise the bound is valid but loose.
 
     Raises ValueError as `emd` does.
     """
@@ -112,10 +112,10 @@ def emd_bound(
 def slice_bounds(
     one: Float[np.ndarray, "C Q"], many: Float[np.ndarray, "A C Q"], bases: int, squared: bool
 ) -> Float[np.ndarray, " A"] | None:
-    """How far one cloud's sorted projections are from those of many: `bounds.Projections`, which made them.
+    """Distances of one cloud's sorted projections from those of many, as made by `bounds.Projections`.
 
-    For each of `many` the largest over bases of sqrt(Σ_k W_k²), k over the three axes of a basis, with W_k the
-    sum over q of absolute differences, or the root of the sum of their squares. None where there is no library.
+    For each of `many` the maximum over bases of sqrt(Σ_k W_k²), k over the three axes of a basis, with W_k the
+    sum over q of absolute differences, or the root of the sum of their squares. None without a library.
     """
     found = library()
     if found is None:
@@ -131,7 +131,7 @@ def slice_bounds(
 
 
 def library() -> ctypes.CDLL | None:
-    """The library for this processor; None where none was compiled."""
+    """The library for this processor; None if none was compiled."""
     base = loaded("base")
     if base is None:
         return None
@@ -140,7 +140,7 @@ def library() -> ctypes.CDLL | None:
 
 @cache
 def loaded(name: str) -> ctypes.CDLL | None:
-    """A library by its name in setup.py; None where it was not compiled, or this processor cannot run it."""
+    """A library by its name in setup.py; None if it was not compiled, or this processor cannot run it."""
     files = (FOLDER / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES)
     file = next((file for file in files if file.is_file()), None)
     if file is None:

@@ -1,1 +1,1 @@
-"""How good a set of clouds is, and how sure that is."""
+"""Metrics of sets of clouds, with confidence intervals."""

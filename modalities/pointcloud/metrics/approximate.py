@@ -1,4 +1,4 @@
-"""The approximate matching that published "EMD" numbers were computed with, for comparison with their tables."""
+"""The approximate matching behind many published "EMD" values, for comparison with their tables."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ditmoe.outside import device as own_device
 
 SHARPNESS = (*(4.0**power for power in range(7, -2, -1)), 0.0)
-"""How strongly each round prefers near points, 16384 to 1/4 and at last not at all."""
+"""How strongly each round prefers near points, from 16384 down to 1/4, and finally 0."""
 
 TINY = 1e-9
 
@@ -20,19 +20,19 @@ def approx_emd(
 ) -> Float[Tensor, " B"]:
     """Cost of a soft, greedy matching of each cloud of `x` with that of `y`, divided by N.
 
-    Every point has a mass of one to send (x) or to receive (y). In ten rounds of falling sharpness λ,
+    Every point has unit mass to send (x) or to receive (y). In ten rounds of decreasing sharpness λ,
 
-        each x_i offers what it has left, a_i, in shares proportional to b_j exp(-λ |x_i - y_j|²);
-        each y_j takes of what it is offered at most what it can still hold, b_j, from all alike;
+        each x_i offers its remaining mass a_i in shares proportional to b_j exp(-λ |x_i - y_j|²);
+        each y_j accepts at most its remaining capacity b_j, proportionally from all offers;
 
-    and what was taken is moved for good: no round repairs an earlier one. The cost is Σ moved_ij |x_i - y_j|
+    and accepted mass is final: no round repairs an earlier one. The cost is Σ moved_ij |x_i - y_j|
     (approx_l2: PointFlow's kernel, arXiv 1906.12320) or the same with the squared distance (approx_sq: that
     of PVD, arXiv 2104.03670, DiT-3D and LION). The matching is the same for both (Fan et al., arXiv 1612.00603);
-    PointFlow's leaves out the last round, which changes the cost by 1e-7 of it or less.
+    PointFlow's omits the last round, which changes the cost by a factor of 1e-7 or less.
 
-    It is no distance: never below the exact cost but for rounding, often far above; not zero for a cloud and
+    It is not a metric: never below the exact cost except for rounding, often far above; not zero for a cloud and
     itself; not symmetric, since x offers and y chooses; and λ has units of 1/length², so it does not scale.
-    In float32, as theirs, around a common centre, so far from the origin it is the same.
+    In float32, like theirs, but about a common centre, so it does not degrade far from the origin.
     """
     centre = (x.mean(dim=1, keepdim=True) + y.mean(dim=1, keepdim=True)) / 2
     x, y = (x - centre).float(), (y - centre).float()
@@ -60,10 +60,10 @@ def pairwise_approx(
     progress: Callable[[int], object] | None = None,
     device: torch.device | None = None,
 ) -> Float[np.ndarray, "A B"]:
-    """`approx_emd` of every cloud of `a`, which offers, with every cloud of `b`; on the GPU where there is one.
+    """`approx_emd` of every cloud of `a`, which offers, with every cloud of `b`; on the GPU if there is one.
 
-    Clouds all have the same number of points. All A x B pairs are computed, also where `b` is `a`. On a CPU
-    torch's own threads do the work.
+    All clouds have the same number of points. All A x B pairs are computed, even if `b` is `a`. On a CPU it runs in
+    torch's own threads.
     """
     device = device or own_device()
     left, right = (torch.from_numpy(np.stack(list(clouds))).double().to(device) for clouds in (a, b))
@@ -79,7 +79,7 @@ def pairwise_approx(
 def _batches(
     num_left: int, num_right: int, points: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs, as many at a time as keep a GPU busy within about 1 GiB, or a core within its cache."""
+    """Batches of pairs that keep a GPU busy within about 1 GiB, or a core within its cache."""
     size = max(1, (2**16 if device.type == "cpu" else 2**26) // points**2)
     rows, columns = np.divmod(np.arange(num_left * num_right), num_right)
     for start in range(0, len(rows), size):

@@ -1,7 +1,7 @@
-"""Lower bounds of the earth mover's distance, from cheap to dear, and the distance itself at the end.
+"""Lower bounds of the earth mover's distance, from cheap to expensive, ending with the distance itself.
 
-Each bound is one of the distance as it is computed: what it may be off by in floating point is taken away. So
-a pair whose bound is above a known distance is farther than that, and need not be solved.
+The bounds hold for the distance as computed: possible floating-point errors are subtracted. So a pair whose bound
+is above a known distance is farther, and need not be solved.
 """
 
 import math
@@ -21,11 +21,11 @@ from modalities.pointcloud import kernels
 
 QUANTILES = 128
 GROUPS = 256
-"""Groups at most on the coarsest level of the kernels, and about as many in `dual_bound`."""
+"""Most groups on the coarsest level of the kernels, and roughly the number in `dual_bound`."""
 
 
 class Level(IntEnum):
-    """How much is known of a pair, and from what."""
+    """How tightly a pair's distance is known, and from what."""
 
     PROJECTED = 0
     """A bound from sorted projections (`Projections`)."""
@@ -34,22 +34,21 @@ class Level(IntEnum):
     FINE = 2
     """A bound from the dual of groups of four points."""
     PRICED = 3
-    """A bound from the prices of an exact solution that was given up, as it was above what was asked for."""
+    """A bound from the dual prices of an exact solution stopped early because it exceeded the limit."""
     SOLVED = 4
     """The distance itself."""
 
 
 class Projections:
-    """Bounds from sorted projections onto axes, of one cloud to many at once.
+    """Bounds from sorted projections onto axes, from one cloud to many at once.
 
     For an orthonormal basis v_1..v_3, E|d| >= |(E|d·v_1|, E|d·v_2|, E|d·v_3|)| by Jensen's inequality, and the mean
-    way along v_k is at least that of the best matching along it, W_k, which pairs the sorted projections:
+    displacement along v_k is at least that of the best matching along it, W_k, which pairs the sorted projections:
 
         EMD >= sqrt(W_1² + W_2² + W_3²)
 
-    and the same for squared costs without the root, W_k² then being the mean square. Means of runs of sorted
-    projections stand for all of them, which only lowers W_k (Jensen again). Several bases give the largest of their
-    bounds.
+    and the same for squared costs without the root, with W_k² the mean square. Means over runs of sorted projections
+    replace the projections, which only lowers W_k (Jensen again). Of several bases the largest bound is taken.
     """
 
     def __init__(self, clouds: Sequence[np.ndarray], squared: bool, bases: int = 1):
@@ -64,12 +63,12 @@ class Projections:
         for out, cloud in zip(self.means, clouds, strict=True):
             along = np.sort((cloud - centre) @ axes, axis=0)
             out[:] = (np.add.reduceat(along, starts) * (weights / (shares * num_points))[:, None]).T
-        # Sums of rounded numbers of this size, as many as a run has; the rest is ample for all other rounding.
+        # Rounding of sums of numbers of this size over a run; the margin covers all other rounding.
         largest = max(float(abs(cloud).max()) for cloud in clouds)
         self.error = 1e-15 * (64 + num_points / self.quantiles) * largest
 
     def bounds(self, one: int) -> Float[np.ndarray, " A"]:
-        """Of cloud `one` to every cloud."""
+        """Bounds from cloud `one` to every cloud."""
         ways = kernels.slice_bounds(self.means[one], self.means, self.bases, self.squared)
         if ways is None:
             apart = self.means - self.means[one]
@@ -78,7 +77,7 @@ class Projections:
         return self._allowing_for_rounding(ways)
 
     def all(self, device: torch.device | None = None) -> Float[np.ndarray, "A A"]:
-        """Of every cloud to every cloud; on a device, or the GPU where there is one, in a matrix a direction."""
+        """Bounds between all clouds, on a device or by default on the GPU, as one matrix per direction."""
         if device is None and not has_cuda():
             return np.array([self.bounds(i) for i in range(len(self.means))])
         means = torch.from_numpy(self.means).to(device or own_device())
@@ -97,25 +96,25 @@ class Projections:
 
 @dataclass(frozen=True)
 class Ladder:
-    """What may be asked of a pair of clouds, of `num_points` points each: dearer and better, the last is exact."""
+    """The levels for pairs of clouds of `num_points` points: increasingly expensive and tight, up to exact."""
 
     num_points: int
     squared: bool
 
     @property
     def levels(self) -> list[Level]:
-        if self.num_points <= GROUPS:  # no coarser than the points themselves
+        if self.num_points <= GROUPS:  # the groups would be no coarser than the points
             return [Level.SOLVED]
         if kernels.available() and self.num_points > 4 * GROUPS:
             return [Level.COARSE, Level.FINE, Level.SOLVED]
         return [Level.FINE, Level.SOLVED]
 
     def above(self, level: Level) -> Level:
-        """The next level to be asked for."""
+        """The next level."""
         return next(known for known in self.levels if known > level)
 
     def ask(self, x: np.ndarray, y: np.ndarray, level: Level, limit: float = math.inf) -> tuple[float, Level]:
-        """A bound or the distance, and which of these it is: solving may end as soon as it exceeds the limit."""
+        """Compute a bound or the distance, and its level: solving may stop as soon as it exceeds the limit."""
         if level != Level.SOLVED:
             group = 4 if level == Level.FINE else 4 ** math.ceil(math.log(self.num_points / GROUPS, 4))
             bound = kernels.emd_bound(x, y, self.squared, group)
@@ -130,15 +129,15 @@ class Ladder:
 
 
 def ordered(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """The points in an order where neighbours in memory are neighbours in space, also without the kernels."""
+    """The points in a spatially coherent order, also without the kernels."""
     return kernels.ordered(points) if kernels.available() else points[_halved(points, np.arange(len(points)))]
 
 
 def dual_bound(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "N 3"], squared: bool) -> float:
-    """Lower bound of the EMD of two ordered clouds by NumPy: the best matching of groups, and its prices.
+    """Lower bound of the EMD of two ordered clouds in NumPy, from the optimal matching of groups and its dual prices.
 
-    Prices p of the groups' centres that prove their matching best go over to the points by a c-transform, and any
-    prices of the points give a bound, mean_i min_j (c_ij + p_j) - mean_j p_j (kernels/emd.cpp).
+    Optimal dual prices p of the groups' centres are extended to the points by a c-transform, and any prices of the
+    points give a bound, mean_i min_j (c_ij + p_j) - mean_j p_j (kernels/emd.cpp).
     """
     kind, step = _cost(squared), max(1, len(x) // (2 * GROUPS))
     starts = np.arange(0, len(x), step)
@@ -147,7 +146,7 @@ def dual_bound(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "N 3"], squared
     costs = cdist(a, b, kind)
     _, partner = linear_sum_assignment(costs)
     paid, price = costs[np.arange(len(a)), partner], np.zeros(len(a))
-    for _ in range(100):  # Bellman and Ford's shortest paths; wherever they stop, these are prices
+    for _ in range(100):  # Bellman-Ford; valid prices whenever it stops
         before, price[partner] = price.copy(), (costs + price).min(axis=1) - paid
         if np.array_equal(price, before):
             break
@@ -161,7 +160,7 @@ def dual_bound(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "N 3"], squared
 
 
 def _halved(points: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Cuts at the median of the longest side, again and again, down to four points."""
+    """Split recursively at the median of the longest side, down to four points."""
     if len(index) <= 4:
         return index
     cloud = points[index]
@@ -171,7 +170,7 @@ def _halved(points: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _basis(number: int) -> np.ndarray:
-    """The axes themselves, then random bases: columns are orthonormal."""
+    """The coordinate axes, then random bases, with orthonormal columns."""
     if number == 0:
         return np.eye(3)
     return np.linalg.qr(np.random.default_rng(number).normal(size=(3, 3)))[0]

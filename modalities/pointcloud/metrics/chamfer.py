@@ -1,6 +1,6 @@
-"""The Chamfer distance of many pairs of clouds at once, on a GPU, in float64 as the compiled kernels have it.
+"""Batched Chamfer distance of many pairs of clouds on a GPU, in float64 like the compiled kernels.
 
-By pytorch3d's `knn_points` where that is installed (`pip install -e '.[pytorch3d]'`), else by torch alone.
+Uses pytorch3d's `knn_points` if installed (`pip install -e '.[pytorch3d]'`), else plain torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from ditmoe.outside import device as own_device
 
 ENTRIES = 2**26
-"""Of all matrices of distances that are there at once: 512 MiB."""
+"""Entries of all distance matrices in memory at once: 512 MiB."""
 
 
 def pairwise_chamfer(
@@ -26,9 +26,9 @@ def pairwise_chamfer(
     progress: Callable[[int], object] | None = None,
     device: torch.device | None = None,
 ) -> Float[np.ndarray, " P"]:
-    """`distance.chamfer` of P pairs, a[rows] with b[columns]: clouds of any sizes, float64.
+    """`distance.chamfer` of P pairs, a[rows] with b[columns]: clouds of any size, float64.
 
-    Beside the clouds it takes about as much memory as `ENTRIES` distances, however large clouds are.
+    Besides the clouds it needs about the memory of `ENTRIES` distances, however large the clouds are.
     """
     if len(rows) == 0:
         return np.empty(0)
@@ -49,7 +49,7 @@ def pairwise_chamfer(
 def squares(
     x: Float[Tensor, "B N 3"], y: Float[Tensor, "B M 3"]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B M"]]:
-    """From each point of x the squared distance to the nearest of y, and the other way round."""
+    """Squared distance from each point of x to the nearest of y, and vice versa."""
     if (knn := knn_points()) is not None:
         return knn(x, y).dists[..., 0], knn(y, x).dists[..., 0]
     return nearest_squares(x, y)
@@ -58,11 +58,11 @@ def squares(
 def nearest_squares(
     x: Float[Tensor, "B N 3"], y: Float[Tensor, "B M 3"], entries: int = ENTRIES
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B M"]]:
-    """`squares` by torch alone, some points of x at a time.
+    """`squares` in plain torch, for some points of x at a time.
 
-    Who is nearest is told by |x|² - 2 x·y + |y|² around a common centre, which is one matrix product. How far is
-    measured from the difference itself: so the product's rounding, 1e-16 of the clouds' size squared, only ever takes
-    one of two points that are as near.
+    The nearest neighbour is found by |x|² - 2 x·y + |y|² about a common centre, a matrix product; its distance is then
+    computed from the difference itself. So rounding of the product, 1e-16 of the squared cloud size, only ever decides
+    between points that are equally near.
     """
     centre = (x.mean(dim=1, keepdim=True) + y.mean(dim=1, keepdim=True)) / 2
     p, q = x - centre, y - centre
@@ -84,7 +84,7 @@ def nearest_squares(
 
 @cache
 def knn_points() -> Callable[..., Any] | None:
-    """pytorch3d's; None where it is not installed, or not for this torch."""
+    """pytorch3d's `knn_points`; None if it is not installed, or not for this torch."""
     try:
         from pytorch3d.ops import knn_points
     except (ImportError, OSError):
@@ -97,7 +97,7 @@ def _square(x: Tensor, y: Tensor, nearest: Int[Tensor, "B N"]) -> Tensor:
 
 
 def _on(device: torch.device, clouds: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Clouds (A, N, 3), those of fewer points filled with their first one again, and what each point counts, (A, N)."""
+    """Clouds (A, N, 3), padded with their first point, and the weight of each point, (A, N)."""
     sizes = np.array([len(cloud) for cloud in clouds])
     place = np.arange(sizes.max())
     real = place < sizes[:, None]
@@ -107,6 +107,6 @@ def _on(device: torch.device, clouds: Sequence[np.ndarray]) -> tuple[Tensor, Ten
 
 
 def _parts(num: int, entries: int) -> Iterator[slice]:
-    """As many pairs at a time as there may be distances."""
+    """Chunks of pairs within the limit on distances."""
     step = max(1, ENTRIES // entries)
     return (slice(start, start + step) for start in range(0, num, step))

@@ -1,19 +1,19 @@
-"""How good completions of scans are: near the truth, true to the scan, varied; beside what needs no model.
+"""Evaluation of shape completion: accuracy, fidelity to the scan, diversity; with baselines that need no model.
 
     cd        Chamfer distance to the true shape (`distance.chamfer`), mean over the completions of a scan
-    f-score   share of both clouds within 2 % of the true box's diagonal of the other (`surface_quality.f_score`)
-    hidden    mean way from a hidden point of the true shape to the completion, over the diagonal of its box
-    astray    mean way from a new point of the completion to the true shape, over that diagonal: new are the points
-              that have none of the scan so near as hidden ones have not
+    f-score   fraction of both clouds within 2 % of the true box's diagonal of the other (`surface_quality.f_score`)
+    hidden    mean distance from a hidden point of the true shape to the completion, over the diagonal of its box
+    astray    mean distance from a new point of the completion to the true shape, over that diagonal: new are the
+              points far from the scan, by the same distance as hidden ones
     uhd       unidirectional Hausdorff distance, max_{p in scan} min_{q in completion} |p - q|
     tmd       total mutual difference of k completions of a scan, sum_i 1/(k-1) sum_{j != i} CD(i, j): k times the
-              mean of a pair, so that it is compared at one k (10 in the literature)
+              mean of a pair, hence comparable only at equal k (10 in the literature)
     mmd       minimal matching distance, CD from a true shape to the nearest of all completions of all scans
 
-UHD, TMD and MMD as multimodal completion has them (Wu et al., arXiv 2003.07717); in the coordinates' units, those of CD
-squared. `hidden` is the completeness and `astray` the accuracy of what the scan does not show: points all over make the
-first small and the second large. CD and F-score favour one careful answer, TMD grows with any noise: so read them
-together.
+UHD, TMD and MMD as in multimodal completion (Wu et al., arXiv 2003.07717); UHD in units of the coordinates, those
+with CD in squared units. `hidden` is the completeness and `astray` the accuracy of the unobserved part: points spread
+everywhere make the first small and the second large. CD and F-score favour one conservative answer, TMD grows with
+any noise: so read them together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ from modalities.pointcloud.metrics.surface_quality import f_score, tree_of
 
 Cloud = Float[np.ndarray, "_ 3"]
 HIDDEN = 0.03
-"""A point of the true shape is hidden, and one of a completion new, where the scan has none so near: over the diagonal
-of the shape's box."""
+"""A point of the true shape is hidden, and one of a completion new, if no scan point is within this distance, over
+the diagonal of the shape's box."""
 SCAN, MIRROR, NEAREST = "scan alone", "scan and mirror image", "nearest training shape"
-"""Rows that need no model."""
+"""Baseline rows that need no model."""
 
 
 def measure(
@@ -43,13 +43,13 @@ def measure(
     truth: Sequence[Cloud],
     workers: int | None = None,
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """What each scan's completions are worth, or, of mmd, how near they come to each true shape.
+    """The metrics of each scan's completions, and for mmd of each true shape.
 
     Args:
-        completions: of each scan, the same number each; tmd is left out where it is one.
+        completions: of each scan, the same number each; tmd is omitted if it is one.
 
     Raises:
-        ValueError: if the numbers do not fit.
+        ValueError: if the numbers do not match.
     """
     num = {len(of) for of in completions}
     if not 0 < len(scans) == len(completions) == len(truth) or len(num) > 1 or 0 in num:
@@ -86,9 +86,9 @@ def _of_scan(
 def baselines(
     scans: Sequence[Cloud], train: Sequence[Cloud] = (), axis: int = 0
 ) -> dict[str, list[list[Cloud]]]:
-    """Completions without a model: the scan, also with its mirror image about 0 of an axis; the nearest training shape.
+    """Baseline completions: the scan, the scan with its mirror image about 0 of an axis, the nearest training shape.
 
-    Nearest is that whose points are, in mean square, nearest to the scan's.
+    Nearest is the shape with the least mean squared distance from the scan's points to it.
     """
     sign = np.where(np.arange(3) == axis, -1, 1)
     found = {SCAN: [[scan] for scan in scans]}
@@ -101,12 +101,12 @@ def baselines(
 
 
 def means(each: Mapping[str, Float[np.ndarray, " n"]]) -> dict[str, float]:
-    """Over the scans."""
+    """Means over the scans."""
     return {name: float(values.mean()) for name, values in each.items()}
 
 
 def shapes_of(truth: Sequence[Cloud]) -> Int[np.ndarray, " n"]:
-    """Which shape each scan is of: a number for each true cloud, that of an earlier one where they are the same."""
+    """The shape index of each scan: equal true clouds get the same index."""
     numbers: dict[bytes, int] = {}
     return np.array([numbers.setdefault(cloud.tobytes(), len(numbers)) for cloud in truth])
 
@@ -114,7 +114,7 @@ def shapes_of(truth: Sequence[Cloud]) -> Int[np.ndarray, " n"]:
 def interval(
     values: Float[np.ndarray, " n"], shapes: Int[np.ndarray, " n"], seed: int = 0
 ) -> tuple[float, float]:
-    """Of a mean over scans, 95 %, over the draw of shapes: several scans of one are drawn together."""
+    """95 % interval of a mean over scans, clustered by shape: several scans of one shape are resampled together."""
     sums, counts = np.bincount(shapes, values), np.bincount(shapes)
     drawn = [np.arange(len(counts))]
     return confidence.bootstrap(lambda i: sums[i].sum(axis=-1) / counts[i].sum(axis=-1), drawn, seed)
@@ -123,7 +123,7 @@ def interval(
 def intervals(
     each: Mapping[str, Float[np.ndarray, " n"]], shapes: Int[np.ndarray, " n"], seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Of the means, see `interval`."""
+    """Intervals of the means, see `interval`."""
     return {name: interval(values, shapes, seed) for name, values in each.items()}
 
 
@@ -142,11 +142,11 @@ def evaluate_completions(
         report.values["cd"], report.intervals["cd"], report.rows["scan and mirror image"]["cd"]
 
     Args:
-        completions: of each scan k clouds.
-        train: training shapes, for the row of the nearest.
+        completions: k clouds for each scan.
+        train: training shapes, for the nearest-shape row.
 
     Raises:
-        ValueError: if the numbers do not fit, or a cloud is empty or not finite.
+        ValueError: if the numbers do not match, or a cloud is empty or not finite.
     """
     each = measure(scans, completions, truth, workers)
     rows = {name: means(measure(scans, of, truth, workers)) for name, of in baselines(scans, train).items()}
@@ -164,14 +164,14 @@ def evaluate_completions(
 def evaluate_folder(
     scans: Path, generated: Samples, reference: Samples, train: Samples | None, seed: int
 ) -> Report:
-    """Measure completions of the scans in a folder, each a file, in the order of their paths.
+    """Measure completions of the scans in a folder, one file each, in the order of their paths.
 
     Args:
         generated: all completions of the first scan, then all of the second, and so on.
         reference: the true shapes, in the order of the scans.
 
     Raises:
-        ValueError, OSError: if the numbers do not fit, or a scan cannot be read.
+        ValueError, OSError: if the numbers do not match, or a scan cannot be read.
     """
     files = [path for path in files_below(scans) if path.suffix.lower() in SET_SUFFIXES]
     clouds = [read_points(path) for path in files]

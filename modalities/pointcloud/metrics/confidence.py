@@ -1,4 +1,4 @@
-"""95 % intervals of an evaluation, from distances that were computed anyway."""
+"""95 % confidence intervals of an evaluation, from the distances already computed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,18 +15,17 @@ Kept = Int[np.ndarray, " _"]
 def half_sampling(
     statistic: Callable[[Kept, Kept], np.ndarray], num_ref: int, num_sample: int, seed: int, draws: int = 400
 ) -> np.ndarray:
-    """Standard error of a statistic of two sets: its spread over random halves of both, seen together.
+    """Standard error of a statistic of two sets, from its spread over random halves of both at once.
 
-    A bootstrap would draw shapes twice, and a shape and its double are at distance zero: that decides
-    nearest neighbours (Abadie and Imbens, 2008, Econometrica 76(6)) and thins out the sets, which biases
-    COV and MMD. A half drawn without replacement has no doubles, and its variance given the whole is that
-    of the whole: the delete-d jackknife, sound for statistics that are not smooth (Shao and Wu, 1989,
-    Ann. Statist. 17(3)), se² = k/d Var(θ of k kept, d left out). Leaving out one shape at a time
-    is another choice, but came out up to twice too wide; this one errs by 1.2 to 1.4 on the wide side for
-    20 to 60 shapes (Gaussians in 2 to 10 dimensions).
+    A bootstrap would duplicate shapes, and duplicates are at distance zero: they decide nearest neighbours (Abadie and
+    Imbens, 2008, Econometrica 76(6)) and reduce the number of distinct shapes, which biases COV and MMD. A half
+    drawn without replacement has no duplicates, and its variance given the whole is that of the whole: the delete-d
+    jackknife, valid for non-smooth statistics (Shao and Wu, 1989, Ann. Statist. 17(3)), se² = k/d Var(θ of k kept, d
+    left out). Leaving out one shape at a time gave errors up to twice too large; this one is conservative by 1.2 to
+    1.4 for 20 to 60 shapes (Gaussians in 2 to 10 dimensions).
 
     Args:
-        statistic: from the indices of the reference and the generated shapes that are kept to numbers.
+        statistic: maps the kept indices of the reference and of the generated shapes to numbers.
         num_ref, num_sample: shapes in the reference and in the generated set, at least 2 each.
     """
     rng = np.random.default_rng(seed)
@@ -42,10 +41,10 @@ def half_sampling(
 def of_neighbours(
     M_rr: Float[np.ndarray, "R R"], M_rs: Float[np.ndarray, "R S"], M_ss: Float[np.ndarray, "S S"]
 ) -> tuple[float, float, float, float]:
-    """Standard errors of `scores.one_nna` (overall, real, generated) and of MMD, from nearest neighbours alone.
+    """Standard errors of `scores.one_nna` (overall, real, generated) and of MMD, from nearest neighbours only.
 
-    For matrices that know no more, as those of a search: halves of them would miss their neighbours. COV is left
-    out: its terms shun each other, so that `of_fraction` without an error is wide enough (1.1 to 2 times).
+    For matrices with nothing else, such as those of a search: their halves would lack neighbours. COV is omitted: its
+    terms are negatively correlated, so that `of_fraction` without an error is wide enough (1.1 to 2 times).
     """
     M = np.block([[M_rr, M_rs], [M_rs.T, M_ss]])
     np.fill_diagonal(M, np.inf)
@@ -57,11 +56,11 @@ def of_neighbours(
 
 
 def of_dependent(terms: Float[np.ndarray, " n"], shapes: Bool[np.ndarray, "n A"]) -> float:
-    """Standard error of a mean of terms that depend on each other where they were made from the same shapes.
+    """Standard error of a mean of terms that are dependent if they share shapes.
 
-    se² = 1/n² Σ_ij (x_i - m)(x_j - m) over the pairs that have a shape in common, at least over i = j: local
+    se² = 1/n² Σ_ij (x_i - m)(x_j - m) over the pairs with a shape in common, at least over i = j: local
     dependence (Chen and Shao, 2004, Ann. Probab. 32(3)). For nearest neighbours of 30 to 100 Gaussians in 2 to 10
-    dimensions, also shifted, shrunk or of a few modes, 0.9 to 1.3 of the true one.
+    dimensions, also shifted, shrunk or with few modes, 0.9 to 1.3 of the true one.
     """
     made_from = csr_array(shapes).astype(np.float64)
     apart = terms - terms.mean()
@@ -74,14 +73,14 @@ def _nearest(M: np.ndarray) -> np.ndarray:
 
 
 def around(value: float, error: float, high: float = np.inf) -> tuple[float, float]:
-    """Normal interval of a quantity that is never negative nor above `high`."""
+    """Normal interval of a quantity between 0 and `high`."""
     return max(0.0, value - 1.96 * error), min(high, value + 1.96 * error)
 
 
 def of_fraction(value: float, error: float, count: int) -> tuple[float, float]:
-    """Wilson interval of a fraction of `count` shapes whose standard error is known.
+    """Wilson interval of a fraction of `count` shapes with a known standard error.
 
-    Shapes are dependent, so they count as fewer: n_eff = p (1 - p) / se², at most `count` (Korn and
+    Shapes are dependent, so their effective number is smaller: n_eff = p (1 - p) / se², at most `count` (Korn and
     Graubard, 1998, Survey Methodology 24(2)). Stays within [0, 1] and, unlike value ± 1.96 se, does not
     claim certainty at 0 or 1, where the measured error vanishes.
     """
@@ -90,8 +89,8 @@ def of_fraction(value: float, error: float, count: int) -> tuple[float, float]:
 
 
 def of_batches(values: np.ndarray, count: int) -> tuple[float, float]:
-    """Interval of a mean over independent batches, by Student's t; at least Wilson's where each is a fraction of
-    `count` shapes, for few batches may agree by chance.
+    """Interval of a mean over independent batches, by Student's t; at least as wide as Wilson's for fractions of
+    `count` shapes each, since few batches may agree by chance.
     """
     mean = float(values.mean())
     error = float(values.std(ddof=1) / np.sqrt(len(values)))
@@ -105,9 +104,9 @@ def of_batches(values: np.ndarray, count: int) -> tuple[float, float]:
 def bootstrap(
     statistic: Callable[..., Any], samples: Sequence[np.ndarray], seed: int, draws: int = 2000
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of independent lists of numbers; here doubles do no harm.
+    """Percentile bootstrap interval of a statistic of independent samples, for which duplicates are harmless.
 
-    `statistic` reduces the last axis of each of its arguments, of which there are as many as `samples`.
+    `statistic` reduces the last axis of each argument, one for each of `samples`.
     """
     rng = np.random.default_rng(seed)
     drawn = (values[rng.integers(len(values), size=(draws, len(values)))] for values in samples)
@@ -116,5 +115,5 @@ def bootstrap(
 
 
 def mean(values: np.ndarray) -> Any:
-    """Over the last axis, for `bootstrap`."""
+    """Mean over the last axis, for `bootstrap`."""
     return np.mean(values, axis=-1)

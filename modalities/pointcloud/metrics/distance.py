@@ -1,15 +1,16 @@
 """Distances between point clouds: Chamfer and earth mover's, for one pair or all pairs of two sets.
 
-Four numbers of the literature are called EMD; only the first is "emd" here, the others "emd-exact_sq" and so on:
+Four different quantities are called EMD in the literature; only the first is "emd" here, the others are
+"emd-exact_sq" and so on:
 
     exact_l2     mean distance of the best one-to-one matching (PointFlow without its CUDA kernel)
-    exact_sq     mean squared distance of the matching that is best by squared distance
+    exact_sq     mean squared distance of the matching that is optimal for squared distance
     approx_l2    the approximate matching of `approximate`, mean distance (PointFlow, DPM, latent_3d_points)
     approx_sq    the same, mean squared distance (PVD, DiT-3D, LION)
 
-CD and the exact ones are computed by compiled kernels, or by SciPy where these were not compiled: the same
-values to the last few digits, at a fraction of the time (benchmarks/speed/cloud_metrics.py). Where the device is a GPU
-it computes CD and the approximate ones; the exact ones stay on the host. `implementation` says which.
+CD and the exact variants are computed by compiled kernels, or by SciPy if these were not compiled: the same
+values up to the last few digits, at a fraction of the time (benchmarks/speed/cloud_metrics.py). On a GPU, CD and the
+approximate variants run there; the exact ones stay on the CPU. `implementation` says which.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,37 +45,37 @@ EMD: Mapping[str, Metric] = MappingProxyType(
         "approx_sq": "emd-approx_sq",
     }
 )
-"""Variant of EMD -> the name under which it is computed and reported."""
+"""Variant of EMD -> name under which it is computed and reported."""
 
 
 def emd_metric(variant: str) -> Metric:
-    """The metric that a variant of EMD is; ValueError where there is no such variant."""
+    """The metric for a variant of EMD; ValueError for an unknown variant."""
     if variant not in EMD:
         raise ValueError(f"emd must be one of {', '.join(EMD)}, got {variant!r}")
     return EMD[variant]
 
 
 def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float:
-    """Chamfer distance of two clouds: how far each point is from the other cloud.
+    """Chamfer distance of two clouds.
 
-    CD(x, y) = mean_i min_j |x_i - y_j|² + mean_j min_i |x_i - y_j|²: squared, the two means added, not
+    CD(x, y) = mean_i min_j |x_i - y_j|² + mean_j min_i |x_i - y_j|²: squared, the sum of both means, not
     halved (PointFlow, arXiv 1906.12320, section 5.1, with means for sums). In squared units of the coordinates.
 
-    Differences are taken before squares, in float64, so a cloud far from the origin loses nothing.
-    Raises ValueError where a cloud is empty, not (N, 3), or not finite.
+    Differences are taken before squaring, in float64, so no precision is lost far from the origin.
+    Raises ValueError if a cloud is empty, not (N, 3), or not finite.
     """
     return float(pairwise([x], [y], "cd", workers=1)[0, 0])
 
 
 def emd(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"], variant: str = "exact_l2") -> float:
-    """Earth mover's distance of two clouds: the mean way of a point under the best one-to-one matching.
+    """Earth mover's distance of two clouds: the mean distance under the best one-to-one matching.
 
-    EMD(x, y) = min_φ (1/N) Σ_i |x_i - y_φ(i)| over all bijections φ: the exact assignment on L2, not on
+    EMD(x, y) = min_φ (1/N) Σ_i |x_i - y_φ(i)| over all bijections φ: the exact assignment for L2, not for
     its square (PointFlow, arXiv 1906.12320, section 5.1, with the mean for the sum). In units of the
-    coordinates; of their square for the variants that end in sq. Time grows about as N² by the kernels, as
-    N³ by SciPy. The approximate variants depend on which cloud is x: `approximate.approx_emd`.
+    coordinates, squared for the variants that end in sq. Time grows about as N² with the kernels, as N³ with
+    SciPy. The approximate variants are not symmetric: `approximate.approx_emd`.
 
-    Raises ValueError where the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
+    Raises ValueError if the numbers of points differ, or a cloud is empty, not (N, 3), or not finite.
     """
     return float(pairwise([x], [y], emd_metric(variant), workers=1)[0, 0])
 
@@ -88,18 +89,18 @@ def pairwise(
 ) -> Float[np.ndarray, "A B"]:
     """Distances of every cloud of `a` to every cloud of `b`, on all cores.
 
-    Where `b` is the same object as `a`, half the pairs are computed and the diagonal is zero; but of the
-    approximate variants all, which are not symmetric: `a` offers, `b` receives. Threads, not processes: kernels
-    and SciPy leave the interpreter's lock during all the work, so they run side by side, and nothing needs to
-    be copied, forked or guarded by `__main__`. The result does not depend on `workers`.
+    If `b` is the same object as `a`, half the pairs are computed and the diagonal is zero; but for the
+    approximate variants all are, since these are not symmetric: `a` offers, `b` receives. Uses threads, not
+    processes: kernels and SciPy release the GIL, so nothing needs to be copied, forked or guarded by
+    `__main__`. The result does not depend on `workers`.
 
     Args:
-        a, b: (A, N, 3) and (B, M, 3), or lists of clouds of any sizes (equal ones for EMD).
-        metric: "cd" (`chamfer`), "emd" (`emd`) or another of its variants, as `emd_metric` names them.
-        workers: threads; None takes as many as this process has cores. "cd" and the approximate variants run on
-            the GPU; where there is none these in torch's threads.
-        progress: called with the number of pairs that were finished since the last call, as a tqdm bar's
-            `update` wants it; the calls add up to `num_pairs(a, b, metric)`.
+        a, b: (A, N, 3) and (B, M, 3), or lists of clouds of any size (equal ones for EMD).
+        metric: "cd" (`chamfer`), "emd" (`emd`) or another variant, named by `emd_metric`.
+        workers: threads; None takes as many as this process has cores. "cd" and the approximate variants run on the GPU
+            if there is one; without one, the approximate variants run in torch's threads.
+        progress: called with the number of pairs finished since the last call, like a tqdm bar's `update`; the calls
+            add up to `num_pairs(a, b, metric)`.
 
     Raises ValueError as `chamfer` and `emd` do, and for an unknown metric or fewer than one worker.
     """
@@ -131,7 +132,7 @@ def pairwise(
             out[i, j] = distance(left[i], right[j])
         return len(rows[block])
 
-    # Small enough that no worker idles long at the end, large enough that handing them out costs nothing.
+    # Small enough for load balance at the end, large enough for negligible overhead.
     step = min(64, len(rows) // (16 * workers) + 1)
     blocks = [slice(start, start + step) for start in range(0, len(rows), step)]
     with ThreadPoolExecutor(workers) as pool:
@@ -141,7 +142,7 @@ def pairwise(
                 if progress is not None:
                     progress(done)
         except BaseException:
-            # Leaving the pool waits for its threads: after Ctrl-C that is one pair each, not the whole matrix.
+            # Leaving the pool waits for its threads: after Ctrl-C only for one pair each, not for the whole matrix.
             interrupted.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -149,29 +150,29 @@ def pairwise(
 
 
 def num_pairs(a: Sequence | np.ndarray, b: Sequence | np.ndarray, metric: Metric = "cd") -> int:
-    """How many distances `pairwise` computes for these sets."""
+    """Number of distances that `pairwise` computes for these sets."""
     half = b is a and not is_approximate(metric)
     return len(a) * (len(a) - 1) // 2 if half else len(a) * len(b)
 
 
 def is_approximate(metric: Metric) -> bool:
-    """Whether a metric is a matching that is neither the best nor symmetric."""
+    """Whether a metric uses the approximate matching, which is neither optimal nor symmetric."""
     return metric.startswith("emd-approx")
 
 
 def implementation() -> str:
-    """What computes the distances here, as a report may state it."""
+    """Describe what computes the distances here, for reports."""
     host = "compiled, certified" if kernels.available() else f"scipy {scipy.__version__}"
     return f"{host}; cd on a GPU ({solver('cd')})" if on_gpu("cd") else host
 
 
 def on_gpu(metric: Metric) -> bool:
-    """Whether a metric is computed on a GPU here, many pairs at once; exact matchings are not, anywhere."""
+    """Whether a metric is computed on a GPU here, many pairs at once; exact matchings never are."""
     return (metric == "cd" or is_approximate(metric)) and has_cuda()
 
 
 def solver(metric: Metric) -> str:
-    """Who computes a metric here, in a word: between them the last digits may differ."""
+    """The implementation that computes a metric here: between them the last digits may differ."""
     if on_gpu(metric):
         return "pytorch3d" if metric == "cd" and knn_points() is not None else "cuda"
     if is_approximate(metric):
@@ -180,7 +181,7 @@ def solver(metric: Metric) -> str:
 
 
 def _prepared(clouds: Clouds, metric: Metric) -> list:
-    """What each cloud needs once however many others it is compared with."""
+    """Preprocess each cloud once for all comparisons."""
     arrays = [_cloud(cloud) for cloud in clouds]
     if on_gpu(metric):
         return arrays
@@ -190,7 +191,7 @@ def _prepared(clouds: Clouds, metric: Metric) -> list:
 
 
 def _chamfer(x: Any, y: Any) -> float:
-    """Of two clouds as `_prepared` gives them: ordered points for the kernels, trees for SciPy."""
+    """Chamfer distance of two clouds from `_prepared`: ordered points for the kernels, k-d trees for SciPy."""
     found = None if isinstance(x, cKDTree) else kernels.chamfer(x, y)
     if found is not None:
         return found

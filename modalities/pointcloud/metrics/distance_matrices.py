@@ -1,4 +1,4 @@
-"""Every distance that a report needs, measured under one bar that tells the time left."""
+"""Computes all distance matrices of a report, under one progress bar with the time left."""
 
 import sys
 import time
@@ -14,25 +14,25 @@ from modalities.shared import cache
 from modalities.shared.isolation import num_cores
 
 Which = tuple[str, str, Metric]
-"""Which matrix: the set of its rows, the set of its columns, the distance."""
+"""Key of a matrix: the set of its rows, the set of its columns, the distance."""
 
 Job = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Metric]
-"""What `pairwise` is asked for."""
+"""Arguments of `pairwise`."""
 
 
 def set_jobs(sets: Mapping[str, Sequence[np.ndarray]], kind: Metric) -> dict[Which, Job]:
-    """What 1-NNA, COV and MMD of the generated set, and of the oracle where there is one, are made from."""
+    """The matrices for 1-NNA, COV and MMD of the generated set, and of the oracle if there is one."""
     roles = [role for role in ("generated", "oracle") if role in sets]
     pairs = [("reference", role) for role in roles] + [(role, role) for role in ("reference", *roles)]
     return {(a, b, kind): (sets[a], sets[b], kind) for a, b in pairs}
 
 
 BLOCK = 2**12
-"""Pairs that are computed and kept together, of Chamfer 32 times as many: as a rule half a minute of work or less."""
+"""Pairs computed and cached together, for Chamfer 32 times as many: typically at most half a minute of work."""
 KEEP = 10.0
-"""Seconds that a metric takes from which its matrices are kept."""
+"""Seconds of computation from which the matrices of a metric are cached."""
 SEARCH = 5_000
-"""Pairs of two sets from which exact EMD is searched instead of computed for all."""
+"""Pairs of two sets from which exact EMD uses a nearest-neighbour search instead of all pairs."""
 
 
 def search(
@@ -42,12 +42,12 @@ def search(
     workers: int | None,
     progress: bool,
 ) -> tuple[dict[Which, np.ndarray], list[str]]:
-    """What `set_jobs` would give, without solving most pairs: exact where a cloud is a nearest one, else infinite.
+    """The matrices of `set_jobs` without solving most pairs: exact for nearest neighbours, else infinite.
 
-    1-NNA, COV and MMD of these matrices are those of the full ones (`nearest`), but not of parts of them.
+    1-NNA, COV and MMD of these matrices equal those of the full ones (`nearest`), but not for subsets of them.
 
     Returns:
-        The matrices, and a line on how many pairs each bound decided for each set.
+        The matrices, and a line for each set on how many pairs each bound decided.
     """
     M: dict[Which, np.ndarray] = {}
     lines, folder = [], cache.writable(folder)
@@ -70,7 +70,7 @@ def search(
 
 
 def cross_jobs(sets: Mapping[str, Sequence[np.ndarray]]) -> dict[Which, Job]:
-    """Chamfer distances that tell the nearest real shape of each generated one, and the nearest training shape."""
+    """Chamfer distances for the nearest real shape of each generated one, and the nearest training shape."""
     pairs = [("reference", role) for role in ("generated", "oracle") if role in sets]
     pairs += [(role, "train") for role in ("reference", "generated") if "train" in sets]
     return {(a, b, "cd"): (sets[a], sets[b], "cd") for a, b in pairs}
@@ -79,10 +79,10 @@ def cross_jobs(sets: Mapping[str, Sequence[np.ndarray]]) -> dict[Which, Job]:
 def measure(
     jobs: Sequence[Mapping[Which, Job]], folder: Path | None, workers: int | None, progress: bool
 ) -> list[dict[Which, np.ndarray]]:
-    """The matrices of all jobs, group by group; those of metrics that take long by way of `folder`."""
+    """The matrices of all jobs, group by group; those of slow metrics are cached in `folder`."""
     every = [job for group in jobs for job in group.values()]
     kinds: dict[Metric, list[Job]] = {kind: [job for job in every if job[2] == kind] for _, _, kind in every}
-    # One bar for several metrics tells the time left only if it counts time, not pairs.
+    # With several metrics, the bar shows the time left only if it counts time, not pairs.
     cost = {kind: _seconds_a_pair(of, workers) for kind, of in kinds.items()}
     seconds = {kind: cost[kind] * sum(num_pairs(*job) for job in of) for kind, of in kinds.items()}
     if (minutes := sum(seconds.values()) / 60) > 1:
@@ -109,7 +109,7 @@ def measure(
 
 
 def _by_blocks(job: Job, folder: Path, workers: int | None, told: Callable[[int], None]) -> np.ndarray:
-    """`pairwise`, some rows at a time, each kept by content, so that a stopped evaluation goes on."""
+    """`pairwise` in blocks of rows, each cached by content, so that a stopped evaluation resumes."""
     a, b, kind = job
     half, variant = b is a and not is_approximate(kind), f"{kind}-2-{solver(kind)}"
     rows = max(1, BLOCK * (32 if kind == "cd" else 1) // len(b))
@@ -132,10 +132,10 @@ def _by_blocks(job: Job, folder: Path, workers: int | None, told: Callable[[int]
 
 
 def _seconds_a_pair(jobs: Sequence[Job], workers: int | None) -> float:
-    """Of the first pairs of the largest of these jobs, all of one metric, with all workers: their median."""
+    """Median seconds per pair over the first pairs of the largest of these jobs of one metric, with all workers."""
     a, b, kind = max(jobs, key=lambda job: num_pairs(*job))
-    width = 16 if on_gpu(kind) else 1  # which is fast only with many pairs at once
-    together = is_approximate(kind) or on_gpu(kind)  # as are torch's threads, on one pair
+    width = 16 if on_gpu(kind) else 1  # a GPU is fast only with many pairs at once
+    together = is_approximate(kind) or on_gpu(kind)  # torch's threads also work on one pair together
     share = 1 if together else workers or num_cores()
     times = []
     for x, y in zip(a[:3], b[1:], strict=False):

@@ -1,4 +1,4 @@
-"""How good a set of generated clouds is: quality, variety, how real its surfaces are, whether it was memorised."""
+"""Evaluation of generated clouds: quality, diversity, surface quality, memorisation."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -65,37 +65,37 @@ def evaluate_sets(
         print(*report.notes, sep="\\n")                        # where a number means something else
 
     Values, each with its formula where it is computed: 1-nna/cd (overall, /real, /generated), cov/cd and mmd/cd
-    (`scores`), the same with emd, jsd (`jsd`); dcd and f-score of each real shape and the generated one that
-    is nearest by Chamfer, uniformity and roughness of each generated shape (`surface_quality`), as means; with labels
-    of the reference, classes/... (`scores`); with `train`, nearest-train/... and novelty (`memorisation`). The row
-    "oracle" holds the same of real training shapes in place of the generated ones, and the row "held-out" what
-    the reference itself has.
+    (`scores`), the same with emd, jsd (`jsd`); dcd and f-score of each real shape and its nearest generated one by
+    Chamfer, uniformity and roughness of each generated shape (`surface_quality`), as means; with labels of the
+    reference, classes/... (`scores`); with `train`, nearest-train/... and novelty (`memorisation`). The row "oracle"
+    has the same for real training shapes in place of the generated ones, and the row "held-out" the values of the
+    reference itself.
 
-    Intervals are of 95 %, over the draw of shapes: from random halves of both sets
-    (`confidence.half_sampling`, somewhat too wide rather than too narrow), from the nearest neighbours alone where
-    these were searched (`confidence.of_neighbours`), by bootstrap for what each shape has by itself.
+    Intervals are 95 %, over the sampling of shapes: from random halves of both sets (`confidence.half_sampling`,
+    slightly conservative), from nearest neighbours only if these were searched (`confidence.of_neighbours`), by
+    bootstrap for per-shape values.
 
     Args:
-        generated, reference, train: `Samples`, (S, N, 3), or lists of (N_i, 3); sets may differ in size. All
-            in the same units.
-        points: points of each cloud that are drawn without replacement; where a cloud has fewer, all sets
-            are brought to the smallest.
-        emd: which of the four EMDs of `distance`; None leaves it out. Only exact_l2 is reported as "emd", another
-            by its own name, as in "1-nna/emd-approx_sq". The approximate ones take the real shape first.
-        emd_points: of those points, the ones EMD is computed on. None takes all with the compiled kernels (a GPU,
-            for the approximate variants) and 512 without, where 2,048 points take up to seconds a pair.
-        protocol: "set"; or "per_batch", the mean of 1-NNA, COV and MMD over consecutive pairs of mini-batches,
-            as some code reports it: not comparable with the former, and named otherwise ("1-nna/cd/per-batch-8").
+        generated, reference, train: `Samples`, (S, N, 3), or lists of (N_i, 3); sets may differ in size. All in the
+            same units.
+        points: points per cloud, sampled without replacement; if a cloud has fewer, all sets are subsampled to the
+            smallest.
+        emd: which of the four EMDs of `distance`; None omits it. Only exact_l2 is reported as "emd", the others by
+            their own names, as in "1-nna/emd-approx_sq". The approximate ones take the real shape first.
+        emd_points: how many of those points EMD uses. None takes all with the compiled kernels (or a GPU, for the
+            approximate variants) and 512 without, where 2,048 points take up to seconds per pair.
+        protocol: "set"; or "per_batch", the mean of 1-NNA, COV and MMD over consecutive pairs of mini-batches, as some
+            code reports: not comparable with the former, and named differently ("1-nna/cd/per-batch-8").
         batch: shapes in such a batch; an incomplete last one is left out.
-        cache: folder where distances that take long are kept by the content of the sets, so that an interrupted
-            evaluation goes on, and those within a reference set are computed once; None keeps nothing.
-        normalisation: what is done to the units: none, global, per_shape_box or unit_sphere (`normalise`).
-        seed: of the points, of the oracle's shapes and of the intervals.
+        cache: folder where slow distances are cached by the content of the sets, so that an interrupted evaluation
+            resumes, and those within a reference set are computed once; None disables it.
+        normalisation: normalisation of units: none, global, per_shape_box or unit_sphere (`normalise`).
+        seed: seed of the points, of the oracle's shapes and of the intervals.
         workers: threads; None takes all cores.
         progress: show a bar on stderr.
 
-    Raises ValueError where a set has fewer than two clouds, a cloud is not (N, 3), a point not finite, or an
-    option not one of those above.
+    Raises ValueError if a set has fewer than two clouds, a cloud is not (N, 3), a point is not finite, or an
+    option is invalid.
     """
     options = Options(points, emd, emd_points, protocol, batch, normalisation, seed)
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
@@ -131,7 +131,7 @@ def evaluate_sets(
 
 
 def check_set(num: int, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if `evaluate_sets` could not measure with these options, TooFewError if not so few clouds."""
+    """Raise ValueError if `evaluate_sets` could not use these options, and TooFewError for too few clouds."""
     defaults = inspect.signature(evaluate_sets).parameters
     chosen = Options(**{f.name: options.get(f.name, defaults[f.name].default) for f in fields(Options)})
     if (workers := options.get("workers")) is not None and workers < 1:
@@ -142,7 +142,7 @@ def check_set(num: int, options: Mapping[str, Any]) -> None:
 
 
 def _searched(drawn: Drawn, options: Options) -> list[Metric]:
-    """The distances whose nearest neighbours are searched rather than taken from all pairs."""
+    """The distances that use a nearest-neighbour search rather than all pairs."""
     sets = drawn.sets["reference"], drawn.sets["generated"]
     if options.protocol != "set" or num_pairs(*sets) < SEARCH:
         return []
@@ -150,7 +150,7 @@ def _searched(drawn: Drawn, options: Options) -> list[Metric]:
 
 
 def _jobs(drawn: Drawn, options: Options) -> list[dict[Which, Job]]:
-    """What is to be measured: of the whole sets, then of each mini-batch."""
+    """The distance matrices to compute: for the whole sets, then for each mini-batch."""
     cut = {kind: drawn.points if kind == "cd" else drawn.emd_points for kind in options.kinds}
     clouds: dict[Metric, Sets] = {
         kind: {role: [cloud[:count] for cloud in of] for role, of in drawn.sets.items()}
@@ -173,7 +173,7 @@ def _jobs(drawn: Drawn, options: Options) -> list[dict[Which, Job]]:
 
 
 def _scores(M: Matrices, cells: Cells, labels: Labels, options: Options, role: str) -> dict[str, float]:
-    """All scores of the set of this role, as a whole, against the reference."""
+    """All set-level scores of the set with this role against the reference."""
     scores = {} if options.protocol == "per_batch" else _set_scores(M, options, role)
     scores["jsd"] = divergence(cells[role], cells["reference"])
     real = labels["reference"]
@@ -196,7 +196,7 @@ def _set_scores(M: Matrices, options: Options, role: str) -> dict[str, float]:
 def _averages(
     parts: Sequence[Matrices], options: Options, role: str
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Means over mini-batches under names of their own, and intervals from the spread of the batches."""
+    """Means over mini-batches under separate names, and intervals from their spread."""
     kind = options.kinds[0]
     scores = [_set_scores(part, options, role) for part in parts if (role, role, kind) in part]
     values, intervals = {}, {}
@@ -211,7 +211,7 @@ def _averages(
 
 
 def _of_each_shape(sets: Sets, M: Matrices, role: str, workers: int | None) -> dict[str, np.ndarray]:
-    """What each shape of a set has by itself, and each real shape together with its nearest one of the set."""
+    """Per-shape values of a set, and of each real shape with its nearest one in the set."""
     clouds, real = sets[role], sets["reference"]
     with ThreadPoolExecutor(workers or num_cores()) as pool:
         found: dict[str, np.ndarray] = {}
@@ -234,7 +234,7 @@ def _intervals(
     """95 % interval of each of the `_scores` of the generated set."""
     values = _scores(M, cells, labels, options, "generated")
     num = {role: len(cells[role]) for role in ("reference", "generated")}
-    halved = replace(options, emd=None) if searched else options  # a search knows too little of halves
+    halved = replace(options, emd=None) if searched else options  # a search does not cover halves
 
     def scores(ref: np.ndarray, sample: np.ndarray) -> dict[str, float]:
         keep = {"reference": ref, "generated": sample}
@@ -264,7 +264,7 @@ def _intervals(
 
 
 def _neighbours_errors(M: Matrices, kind: Metric) -> dict[str, float]:
-    """Standard errors of the scores that were made from a search; none of COV, which stands as a plain fraction."""
+    """Standard errors of the scores from a search; none for COV, which is treated as a plain fraction."""
     pairs = ("reference", "reference"), ("reference", "generated"), ("generated", "generated")
     errors = confidence.of_neighbours(*(M[a, b, kind] for a, b in pairs))
     names = f"1-nna/{kind}", f"1-nna/{kind}/real", f"1-nna/{kind}/generated", f"mmd/{kind}"
@@ -272,7 +272,7 @@ def _neighbours_errors(M: Matrices, kind: Metric) -> dict[str, float]:
 
 
 def _num_counted(name: str, num: Mapping[str, int]) -> int:
-    """Of how many shapes this metric is a fraction."""
+    """Number of shapes of which this metric is a fraction."""
     if name.endswith(("/generated", "/agreement")):
         return num["generated"]
     return num["reference"] if name.startswith("cov") or name.endswith("/real") else sum(num.values())

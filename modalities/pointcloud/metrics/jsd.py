@@ -1,4 +1,4 @@
-"""Where in space the points of a set of clouds lie, and how two sets differ in it."""
+"""Jensen-Shannon divergence of the spatial distributions of points of two sets."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from modalities.pointcloud.metrics.distance import Clouds
 
 
 def jsd(sample: Clouds, ref: Clouds) -> float:
-    """Jensen-Shannon divergence of where in space the points of two sets lie.
+    """Jensen-Shannon divergence of the spatial distributions of points of two sets.
 
     Points of all clouds of a set are counted in the nearest cell of a 28³ grid over [-.5, .5]³, of which
     the cells with centres inside the sphere of radius .5 are kept (points outside count at its border);
     JSD = H((p + q)/2) - (H(p) + H(q))/2 in bits, so in [0, 1] (Achlioptas et al., arXiv 1707.02392).
-    Blind to which points belong to one shape.
+    It ignores which points belong to one shape.
     """
     return divergence(*([cells_of([cloud])[0] for cloud in clouds] for clouds in (sample, ref)))
 
@@ -30,6 +30,6 @@ def cells_of(clouds: Clouds) -> Int[np.ndarray, "S N"]:
 
 
 def divergence(a: Sequence[np.ndarray] | np.ndarray, b: Sequence[np.ndarray] | np.ndarray) -> float:
-    """`jsd` of sets whose points are known by their cells."""
+    """`jsd` of sets given as grid cells."""
     counts = [np.bincount(np.concatenate(list(cells)), minlength=28**3) for cells in (a, b)]
     return float(jensenshannon(*counts, base=2) ** 2)

@@ -1,4 +1,4 @@
-"""How far generated shapes are from the training set, and whether that is as far as new real ones are."""
+"""Memorisation: distances of generated shapes to the training set, compared with those of held-out shapes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from modalities.pointcloud.metrics import confidence
 
 PERCENTILES = {"nearest-train/cd/p5": 5, "nearest-train/cd": 50, "nearest-train/cd/p95": 95}
 HELD_OUT = 10
-"""Novel is what is farther from the training set than this percentile of held-out shapes."""
+"""A shape is novel if it is farther from the training set than this percentile of held-out shapes."""
 
 Nearest = Float[np.ndarray, " _"]
 """Chamfer distance of each shape to its nearest training shape."""
 
 Statistic = Callable[[np.ndarray, np.ndarray], Any]
-"""Of the last axis, so of one list of shapes or of many."""
+"""A statistic over the last axis, of one list of shapes or of many."""
 
 
 def novelty(generated: Nearest, held_out: Nearest) -> float:
-    """Share of generated shapes that are farther from the training set than the nearest tenth of new real ones.
+    """Fraction of generated shapes farther from the training set than the nearest tenth of held-out ones.
 
     |{s : min_t CD(s, t) > q}| / S, q the 10th percentile of min_t CD(r, t) over the held-out shapes r. New
-    real shapes have 0.9 by construction, copies 0; more than 0.9 is no merit: noise is novel too.
+    real shapes have 0.9 by construction, copies 0; more than 0.9 is not better: noise is novel too.
     """
     return float(_novelty(generated, held_out))
 
@@ -31,13 +31,13 @@ def novelty(generated: Nearest, held_out: Nearest) -> float:
 def nearest_train(generated: Nearest, held_out: Nearest) -> dict[str, float]:
     """Percentiles 5, 50 and 95 of the Chamfer distance to the nearest training shape, and `novelty`.
 
-    The low percentile tells of a few copies among new shapes, the high one of shapes that are like nothing.
+    The low percentile reveals a few copies among new shapes, the high one outliers.
     """
     return {name: float(statistic(generated, held_out)) for name, statistic in _STATISTICS.items()}
 
 
 def intervals(generated: Nearest, held_out: Nearest, seed: int) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of `nearest_train`; novelty's as of a fraction, with the threshold drawn anew too."""
+    """Bootstrap intervals of `nearest_train`; novelty's as of a fraction, with the threshold also resampled."""
     out = {
         name: confidence.bootstrap(statistic, (generated, held_out), seed)
         for name, statistic in _STATISTICS.items()

@@ -1,9 +1,9 @@
-"""Who is nearest to whom by EMD, exactly, without solving most pairs.
+"""Exact nearest-neighbour search by EMD, without solving most pairs.
 
-1-NNA, COV and MMD only ask for the nearest clouds of each cloud. Those are found by a best-first search: of all
-pairs of a cloud the one with the lowest bound is looked at more closely, by a dearer bound (`bounds.Ladder`)
-and at last by an exact solution, until the lowest bound is above the distance of the nearest found. All
-bounds are true ones, so what was left out is farther: the answer is that of all pairs, ties included.
+1-NNA, COV and MMD only need the nearest clouds of each cloud. These are found by a best-first search: of all
+pairs of a cloud, the one with the lowest bound is refined by a more expensive bound (`bounds.Ladder`) and finally
+by an exact solution, until the lowest bound is above the distance of the nearest found. All bounds are
+valid, so skipped pairs are farther: the answer is that of all pairs, including ties.
 """
 
 import time
@@ -26,20 +26,20 @@ from modalities.shared import cache
 from modalities.shared.isolation import num_cores
 
 FLUSH = 30.0
-"""Seconds after which what was found is written to the cache."""
+"""Seconds between writes of results to the cache."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Distances of all pairs that are nearest ones; infinity stands for the others, which are farther.
+    """Distances of all nearest-neighbour pairs; infinity for the others, which are farther.
 
     `scores.one_nna(rr, rs, ss)` and `scores.mmd_cov(rs)` of these matrices are those of the full ones.
 
     Attributes:
         rr, rs, ss: distances; the diagonals of rr and ss are zero.
-        low_rr, low_rs, low_ss: lower bounds of all pairs, the distance where it is known.
-        decided: level -> pairs that were known to this level and no better when the search ended.
-        reused: of the pairs solved, those that the cache had.
+        low_rr, low_rs, low_ss: lower bounds of all pairs, or the distance if known.
+        decided: level -> number of pairs known to exactly this level when the search ended.
+        reused: number of solved pairs from the cache.
     """
 
     rr: Float[np.ndarray, "R R"]
@@ -56,7 +56,7 @@ class Nearest:
         return sum(self.decided.values())
 
     def described(self) -> str:
-        """How many pairs each bound decided, in a line for people."""
+        """A line on how many pairs each bound decided."""
         share = {level: 100 * count / max(1, self.num_pairs) for level, count in self.decided.items()}
         return (
             f"{self.num_pairs:,} pairs: {share[Level.PROJECTED]:.1f} % decided by projections, "
@@ -75,20 +75,19 @@ def nearest(
     progress: Callable[[int], object] | None = None,
     folder: Path | None = None,
 ) -> Nearest:
-    """The nearest clouds by exact EMD of every cloud of two sets: in the other set, and in both together.
+    """Find the nearest clouds by exact EMD of every cloud of two sets: in the other set, and in both together.
 
     Args:
         reference, generated: (R, N, 3) and (S, N, 3), or lists of (N, 3), all finite and of equal N.
         cost: "l2" or "sq", the ground cost of the EMD: `distance.emd`.
-        neighbours: how many nearest ones, each with all that are as near.
+        neighbours: number of nearest clouds, including ties.
         workers: threads; None takes as many as this process has cores. The distances do not depend on it.
-        progress: called with the number of pairs decided since the last call, as a tqdm bar's `update` wants it;
-            the calls add up to `num_pairs(reference, generated)`.
-        folder: where results are kept, so that the same search goes on where it was interrupted, and another
-            one with the same reference finds the distances within it. None keeps nothing.
+        progress: called with the number of pairs decided since the last call, like a tqdm bar's `update`; the calls add
+            up to `num_pairs(reference, generated)`.
+        folder: where results are cached, so that an interrupted search resumes, and another one with the same reference
+            reuses the distances within it. None disables it.
 
-    Raises ValueError for sets that are empty or of unequal numbers of points, points that are not finite, or an
-    unknown cost.
+    Raises ValueError for empty sets, unequal numbers of points, points that are not finite, or an unknown cost.
     """
     if cost not in ("l2", "sq"):
         raise ValueError(f"cost must be l2 or sq, got {cost!r}")
@@ -118,9 +117,9 @@ def num_pairs(reference: Sequence[np.ndarray], generated: Sequence[np.ndarray]) 
 
 
 class _Search:
-    """What is known of all pairs of the clouds of both sets, the reference first.
+    """Bounds and levels of all pairs of the clouds of both sets, the reference first.
 
-    Threads share it, and read it without a lock: numbers only get better.
+    Shared by threads, which read it without a lock: bounds only improve.
     """
 
     low: Float[np.ndarray, "A A"]
@@ -133,17 +132,17 @@ class _Search:
         self.clouds = [ordered(cloud) for cloud in _checked(reference, generated)]
         self.ladder = Ladder(len(self.clouds[0]), squared)
         self.low = Projections(self.clouds, squared).all()
-        self.low = np.minimum(self.low, self.low.T)  # the same up to rounding
+        self.low = np.minimum(self.low, self.low.T)  # symmetric up to rounding
         self.level = np.zeros(self.low.shape, np.int8)
         self.interrupted, self.writing = Event(), Lock()
 
     def row(self, i: int) -> None:
-        """Finds the nearest clouds of cloud i."""
+        """Find the nearest clouds of cloud i."""
         across = (np.arange(len(self.clouds)) < self.num_ref) != (i < self.num_ref)
         solved = self.level[i] == Level.SOLVED
         solved[i] = True
         known = solved & (np.arange(len(self.clouds)) != i)
-        # The distances of the nearest ones so far, in the other set and in both.
+        # Distances of the nearest clouds so far, in the other set and in both.
         other = sorted(self.low[i, known & across].tolist())[: self.neighbours]
         both = sorted(self.low[i, known].tolist())[: self.neighbours]
         heap = [(float(self.low[i, j]), int(j)) for j in np.flatnonzero(~solved)]
@@ -153,7 +152,7 @@ class _Search:
             limit = self._farthest(other if across[j] else both)
             if bound > limit:
                 if across[j]:
-                    return  # what is left has higher bounds, and those of the own set have a lower limit
+                    return  # the rest has higher bounds, and the limit within the own set is lower
                 continue
             if self.low[i, j] <= bound and self.level[i, j] != Level.SOLVED:
                 self._ask(i, j, limit)
@@ -168,14 +167,14 @@ class _Search:
         return distances[-1] if len(distances) == self.neighbours else np.inf
 
     def _ask(self, i: int, j: int, limit: float) -> None:
-        """Takes one step up the ladder."""
+        """Refine a pair by one level."""
         i, j = min(i, j), max(i, j)
         level = self.ladder.above(Level(self.level[i, j]))
         value, level = self.ladder.ask(self.clouds[i], self.clouds[j], level, limit)
         with self.writing:
             if level < self.level[i, j] or self.level[i, j] == Level.SOLVED:
-                return  # another thread was here and knows better
-            # The number before its level: whoever reads "solved" finds the distance.
+                return  # another thread has refined it
+            # Write the value before its level, so that a reader of "solved" finds the distance.
             self.low[i, j] = self.low[j, i] = value if level == Level.SOLVED else max(value, self.low[i, j])
             self.level[i, j] = self.level[j, i] = level
 
@@ -194,7 +193,7 @@ class _Search:
 
 
 class _Kept:
-    """The files of a search: within the reference, across, within the generated set."""
+    """The cache files of a search: within the reference, across, within the generated set."""
 
     FORMS: ClassVar[cache.Forms] = {
         "i": ("i4", ("n",)), "j": ("i4", ("n",)), "level": ("i1", ("n",)), "value": ("f8", ("n",)),
@@ -205,7 +204,7 @@ class _Kept:
     ):
         r, s, num_ref = cache.content_hash(reference), cache.content_hash(generated), len(reference)
         ref, gen = slice(0, num_ref), slice(num_ref, None)
-        # What could change a number: the code (2), and who solves.
+        # What could change a number: the code version (2), and the solver.
         variant = f"emd-exact_{cost}-2-{solver('emd')}"
         self.files = [
             (cache.file_of(folder, variant, r), (ref, ref)),
@@ -229,8 +228,8 @@ class _Kept:
             search.level[i, j] = search.level[j, i] = levels
 
     def keep(self, search: _Search) -> None:
-        """Write what is known now."""
-        with search.writing:  # or a bound would be read, and then that it is solved
+        """Write the current state."""
+        with search.writing:  # otherwise a bound could be read as a solved distance
             every_level, every_low = search.level.copy(), search.low.copy()
         for file, (rows, columns) in self.files:
             level, low = every_level[rows, columns], every_low[rows, columns]
@@ -240,14 +239,14 @@ class _Kept:
 
 
 def _fit(found: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> bool:
-    """Whether what was kept is of pairs that there are, at levels that there are."""
+    """Whether cached values have the right shape and valid levels."""
     places = all(((found[k] >= 0) & (found[k] < n)).all() for k, n in zip("ij", shape, strict=True))
     return bool(places and np.isin(found["level"], list(Level)).all())
 
 
 def _run(search: _Search, workers: int, progress: Callable[[int], object], kept: _Kept | None) -> None:
     count = len(search.clouds)
-    # In random order, so that what is done tells about what is left.
+    # In random order, so that progress so far predicts the rest.
     rows = np.random.default_rng(0).permutation(count).tolist()
     total, told = count * (count - 1) // 2, 0
     flushed = time.monotonic()
@@ -258,7 +257,7 @@ def _run(search: _Search, workers: int, progress: Callable[[int], object], kept:
                 done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                 for job in done:
                     job.result()
-                # Of its pairs a row finds some dealt with by the rows before it: by measure, about half of them.
+                # Some pairs of a row were already handled by earlier rows: as measured, about half of them.
                 part = 1 - len(left) / count
                 told, before = round(total * part * (3 - part) / 2), told
                 progress(told - before)
@@ -266,7 +265,7 @@ def _run(search: _Search, workers: int, progress: Callable[[int], object], kept:
                     kept.keep(search)
                     flushed = time.monotonic()
         except BaseException:
-            # Leaving the pool waits for its threads: after Ctrl-C that is one pair each.
+            # Leaving the pool waits for its threads: after Ctrl-C only for one pair each.
             search.interrupted.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,4 +1,4 @@
-"""What may be done to the units of clouds before they are compared."""
+"""Normalisations of clouds before comparison."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -18,19 +18,19 @@ MEANING = MappingProxyType(
 def normalised(
     sets: Mapping[str, Sequence[np.ndarray]], mode: str
 ) -> tuple[dict[str, list[np.ndarray]], str]:
-    """Sets of clouds in comparable units, and a sentence for the protocol.
+    """Normalise sets of clouds, with a sentence for the protocol.
 
         none            x
         global          (x - m) / s   with the mean and the one standard deviation (PointFlow, arXiv 1906.12320) of
-                        all points of the training set, or of the reference where there is none
+                        all points of the training set, or of the reference without one
         per_shape_box   (x - c) / (e / 2) * 0.5   with the centre c and the longest side e of the shape's own
                         bounding box: LION's norm_box (arXiv 2210.06978)
         unit_sphere     (x - m) / r   with the shape's own mean point m and farthest distance r from it
 
-    The last two take size from what is compared: a generator of shapes of the wrong size is not found out.
-    JSD counts within 0.5 of the origin, so after global and unit_sphere it sees many points at its border.
+    The last two remove size from the comparison: shapes of the wrong size go unnoticed.
+    JSD counts within 0.5 of the origin, so after global and unit_sphere many points are at its border.
 
-    Raises ValueError for another mode, or a shape (a set, for global) without any extent.
+    Raises ValueError for another mode, or a shape (a set, for global) without extent.
     """
     check_mode(mode)
     role = "train" if "train" in sets else "reference"
@@ -38,7 +38,7 @@ def normalised(
     if mode == "none":
         return {name: list(clouds) for name, clouds in sets.items()}, sentence
     if mode == "global":
-        # Of means of shapes, since all have the same number of points; so no set is copied as a whole.
+        # The mean of means, since all shapes have the same number of points; so no set is copied as a whole.
         mean = np.mean([cloud.mean(axis=0) for cloud in sets[role]], axis=0)
         scale = float(np.sqrt(np.mean([((cloud - mean) ** 2).mean() for cloud in sets[role]])))
         if not scale > 0:
@@ -51,7 +51,7 @@ def normalised(
 
 
 def check_mode(mode: str) -> None:
-    """Raises ValueError for another mode than those of `MEANING`."""
+    """Raise ValueError for a mode not in `MEANING`."""
     if mode not in MEANING:
         raise ValueError(f"normalisation must be one of {', '.join(MEANING)}, got {mode!r}")
 

@@ -1,4 +1,4 @@
-"""What the evaluation of clouds compares, and how: options, sets brought to equal points, a fair draw of real ones."""
+"""The evaluation protocol for clouds: options, equal numbers of points, and a matched draw of real shapes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ PROTOCOLS = ("set", "per_batch")
 
 @dataclass(frozen=True)
 class Options:
-    """How sets are compared, as `evaluation.evaluate_sets` takes it; ValueError for what makes no sense."""
+    """Options of `evaluation.evaluate_sets`; ValueError for invalid ones."""
 
     points: int
     emd: str | None
@@ -44,22 +44,21 @@ class Options:
 
     @property
     def kinds(self) -> list[Metric]:
-        """The distances that 1-NNA, COV and MMD are made from."""
+        """The distances used for 1-NNA, COV and MMD."""
         return ["cd"] if self.emd is None else ["cd", emd_metric(self.emd)]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The sets as they are compared.
+    """The preprocessed sets to compare.
 
     Attributes:
         sets: role (generated, reference and maybe train, oracle) -> clouds of equal numbers of points.
-        labels: of generated and reference, or None where they do not tell several classes.
-        given: fewest and most points of the clouds before the draw.
-        emd_points: of the points drawn, how many EMD is computed on.
-        units: what was done to the units.
-        left_out: role -> files of a folder that could not be read and clouds of far too few points, where
-            there are any.
+        labels: labels of generated and reference, or None without several classes.
+        given: fewest and most points of the clouds before subsampling.
+        emd_points: number of these points used for EMD.
+        units: description of the normalisation.
+        left_out: role -> unreadable files of a folder and clouds with far too few points, if any.
     """
 
     sets: Mapping[str, list[np.ndarray]]
@@ -75,7 +74,7 @@ class Drawn:
 
 
 def draw(given: Mapping[str, CloudSet], options: Options) -> Drawn:
-    """Check the sets, draw the points of each cloud, bring them to common units, and draw the oracle."""
+    """Check the sets, subsample the points of each cloud, normalise them, and draw the oracle."""
     sets = {role: read_clouds(data, role) for role, data in given.items()}
     labels = {role: read_labels(data, role) for role, data in given.items()}
     least = min(len(sets["generated"]), len(sets["reference"]))
@@ -94,7 +93,7 @@ def draw(given: Mapping[str, CloudSet], options: Options) -> Drawn:
     if len(classes) < 2:
         labels["reference"] = None
     if labels["generated"] is not None and not np.isin(labels["generated"], classes).any():
-        labels["generated"] = None  # drawn without a class
+        labels["generated"] = None  # generated without a class
     left_out = {
         role: data.left_out for role, data in given.items() if isinstance(data, ReadSet) and data.left_out
     }
@@ -109,9 +108,9 @@ def _emd_points(options: Options) -> int:
 
 
 def read_clouds(data: CloudSet, role: str) -> list[np.ndarray]:
-    """Check a set and give its clouds as float64 (N_i, 3).
+    """Check a set and return its clouds as float64 (N_i, 3).
 
-    Raises ValueError, naming the set by its `role`, where it has fewer than two clouds, a cloud is not
+    Raises ValueError, naming the set by its `role`, if it has fewer than two clouds, a cloud is not
     (N, 3) or has no points, or a point is NaN or infinite.
     """
     given = data.data if isinstance(data, Samples) else data
@@ -131,7 +130,7 @@ def read_clouds(data: CloudSet, role: str) -> list[np.ndarray]:
 
 
 def read_labels(data: CloudSet, role: str) -> np.ndarray | None:
-    """Labels of a set, or None; ValueError where there is not one for each cloud."""
+    """Labels of a set, or None; ValueError unless there is one per cloud."""
     if not isinstance(data, Samples) or data.labels is None:
         return None
     if len(data.labels) != len(data):
@@ -142,10 +141,10 @@ def read_labels(data: CloudSet, role: str) -> np.ndarray | None:
 
 
 def draw_points(clouds: Sequence[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
-    """Draw `count` points of each cloud without replacement.
+    """Sample `count` points of each cloud without replacement.
 
-    The draw depends on the seed and the cloud's size alone. So copies stay copies wherever they stand, and
-    their distance stays zero; and the first k of `count` points are what a draw of k gives.
+    The choice depends only on the seed and the cloud's size. So copies stay copies in any position, with
+    distance zero; and the first k of `count` points are those of a draw of k.
     """
     orders = {
         size: np.random.default_rng((seed, size)).permutation(size) for size in {len(c) for c in clouds}
@@ -156,10 +155,9 @@ def draw_points(clouds: Sequence[np.ndarray], count: int, seed: int) -> list[np.
 def draw_like(
     num: int, labels: np.ndarray | None, train_labels: np.ndarray | None, num_train: int, seed: int
 ) -> np.ndarray:
-    """Indices of `num` training shapes (all, where there are fewer) without replacement.
+    """Random indices of `num` training shapes (all, if there are fewer) without replacement.
 
-    With labels on both sides, of each label as many as `labels` has; what a label lacks is filled from the
-    other shapes.
+    With labels on both sides, each label as often as in `labels`; shortages are filled from the other shapes.
     """
     order = np.random.default_rng((seed, num_train)).permutation(num_train)
     if labels is None or train_labels is None:
@@ -171,7 +169,7 @@ def draw_like(
 
 
 def describe(drawn: Drawn, options: Options) -> dict[str, Any]:
-    """How the sets, as drawn, are compared: all that another must know to get the same numbers."""
+    """Everything needed to reproduce the numbers of a comparison."""
     try:
         version = metadata.version("ditmoe")
     except metadata.PackageNotFoundError:

@@ -1,15 +1,15 @@
-"""Scores of a generated set from matrices of distances, of whatever kind the distances are."""
+"""Scores of a generated set from distance matrices, independent of the distance."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 
 def mmd_cov(M_rs: Float[np.ndarray, "R S"]) -> tuple[float, float]:
-    """Minimum matching distance and coverage: how near the generated shapes come to each real one.
+    """Minimum matching distance and coverage.
 
     MMD = (1/R) Σ_r min_s d(r, s), in units of the distance; COV = |{argmin_r d(r, s) : s}| / R in [0, 1]
     (Achlioptas et al., arXiv 1707.02392; PointFlow, arXiv 1906.12320, section 5.1). Rows are the reference:
-    of the transposed matrix both mean something else.
+    for the transposed matrix both mean something else.
     """
     return float(M_rs.min(axis=1).mean()), len(np.unique(M_rs.argmin(axis=0))) / len(M_rs)
 
@@ -19,13 +19,13 @@ def one_nna(
 ) -> tuple[float, float, float]:
     """Accuracy of a nearest-neighbour classifier in telling real shapes from generated ones.
 
-    Each shape of both sets is classified by its nearest other one (leave-one-out over the full matrices,
+    Each shape of both sets is classified by its nearest other shape (leave-one-out over the full matrices,
     Lopez-Paz and Oquab, arXiv 1610.06545; PointFlow, arXiv 1906.12320, section 5.1). 0.5 is ideal, 1 means that
-    the sets are apart, and 0 that one copies the other. Among equally near ones their shares count, so the
-    order of sets and shapes does not matter.
+    the sets are separate, and 0 that one copies the other. Ties count fractionally, so the order of sets and
+    shapes does not matter.
 
     Returns:
-        Overall, of the real shapes alone (acc_t), of the generated ones alone (acc_f); in [0, 1].
+        Overall accuracy, that of the real shapes (acc_t) and of the generated ones (acc_f); in [0, 1].
     """
     num_ref, num_sample = M_rs.shape
     M = np.block([[M_rr, M_rs], [M_rs.T, M_ss]]).astype(np.float64)
@@ -42,15 +42,15 @@ def class_scores(
     reference: Int[np.ndarray, " R"],
     generated: Int[np.ndarray, " S"] | None = None,
 ) -> dict[str, float]:
-    """Whether the generated set has the classes of the real one, as often, and where they were asked for.
+    """Whether the generated set has the real classes, in the same proportions, and consistent with its labels.
 
-    A generated shape counts as of the class c(s) of the real shape nearest to it: what it was asked to be is no
-    evidence. With the classes of the reference and their shares p, and q the shares of c(s) over s:
+    A generated shape is assigned the class c(s) of its nearest real shape, regardless of its own label. With the
+    classes of the reference, their shares p, and the shares q of c(s) over s:
 
-        classes/coverage    share of the classes that are c(s) for some s
+        classes/coverage    fraction of the classes that are c(s) for some s
         classes/distance    total variation Σ_c |p_c - q_c| / 2, in [0, 1]; not 0 for real shapes either, as the
-                            nearest shape is not always of one's own class: see the oracle
-        classes/agreement   with labels of the generated set, the share of s whose label is c(s)
+                            nearest shape is not always of the same class: see the oracle
+        classes/agreement   with labels of the generated set, the fraction of s whose label is c(s)
     """
     found = reference[M_rs.argmin(axis=0)]
     names = np.unique(reference)

@@ -1,4 +1,4 @@
-"""Sentences that say where a number of an evaluation means something else than it seems."""
+"""Warnings about point-cloud metrics that could be misread."""
 
 from collections.abc import Mapping, Sequence
 from typing import get_args
@@ -13,7 +13,7 @@ from modalities.pointcloud.metrics.protocol import Drawn, Options
 def warnings(
     report: Report, drawn: Drawn, M: Mapping[tuple[str, str, Metric], np.ndarray], options: Options
 ) -> list[str]:
-    """Sentences about a report of these sets, the most important first."""
+    """Warnings for a report of these sets, the most important first."""
     sets = drawn.sets
     generated, reference = len(sets["generated"]), len(sets["reference"])
     notes = [*_about_copies(M, sets), *_about_files(drawn), *_about_protocol(drawn, options)]
@@ -116,7 +116,7 @@ def _about_copies(
     M: Mapping[tuple[str, str, Metric], np.ndarray], sets: Mapping[str, Sequence[np.ndarray]]
 ) -> list[str]:
     notes = []
-    # Round-off of float32 files is a copy too, and 1e-10 of the mean square far below any two draws of a shape.
+    # A copy up to float32 rounding counts as one; 1e-10 of the mean square is far below two samples of one shape.
     tiny = 1e-10 * float(np.mean([np.var(cloud, axis=0).sum() for cloud in sets["reference"]]))
     in_reference = (M["reference", "generated", "cd"] <= tiny).any(axis=0)
     if in_reference.all():
@@ -135,7 +135,7 @@ def _about_copies(
 
 
 def _about_range(sets: Mapping[str, Sequence[np.ndarray]]) -> list[str]:
-    """JSD counts in a sphere of radius .5; what lies outside is moved to its border."""
+    """Warn about points outside the sphere of radius .5 in which JSD counts, which are moved to its border."""
     outside = {
         role: float(np.mean([(np.linalg.norm(cloud, axis=1) > 0.52).mean() for cloud in sets[role]]))
         for role in ("generated", "reference")

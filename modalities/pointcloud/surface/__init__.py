@@ -1,4 +1,4 @@
-"""Closed surfaces of clouds: normals, screened Poisson, marching cubes, files, how good they are."""
+"""Surface reconstruction of clouds: normals, screened Poisson, marching cubes, files, quality measures."""
 
 from modalities.pointcloud.surface.measure import f_score_of, measure
 from modalities.pointcloud.surface.mesh import Mesh

@@ -1,8 +1,8 @@
 """Alpha complexes of a cloud (Edelsbrunner & Mücke, 1994), with a radius that follows the spacing of the points.
 
 A ball that rolls around a cloud from outside stops at triangles whose circumscribed circle is too small for it. They
-are what is seen of the shape, and they know which of their sides the ball came from: normals of a plate thinner than
-the way between two points, whose neighbours lie on both sides, have no better witness.
+form the visible surface, and it is known from which side the ball came: the best evidence for the normals of a plate
+thinner than the point spacing, whose neighbourhoods contain both sides.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay, cKDTree
 
 NEIGHBOURS = 8
-"""Points by which the spacing around one is known: a disk around it holds so many."""
+"""Neighbours from which the local spacing is estimated: the number of points in a disk."""
 SHARES = (0.7, 1.6)
-"""Of the median spacing: the least and the most that counts around a point."""
+"""Limits of the local spacing, relative to the median."""
 _SIDES = ((1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2))
-"""Of a tetrahedron: the triangle across from each corner."""
+"""The face of a tetrahedron opposite to each corner."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a ball meets.
+    """The part of a complex that a ball touches from outside.
 
     Attributes:
-        triangles: (T, 3) points that are their corners.
-        outward: (T, 3) normals of length 1 towards the outside; 0 of triangles with the outside on both sides.
-        edges: (E, 2) of points that no triangle has, to whatever is near.
+        triangles: (T, 3) indices of their corners.
+        outward: (T, 3) unit normals to the outside; 0 for triangles with the outside on both sides.
+        edges: (E, 2) edges from points without triangles to nearby points.
     """
 
     triangles: Int64[np.ndarray, "T 3"]
@@ -37,7 +37,7 @@ class Seen:
 
 
 class AlphaComplexes:
-    """The complexes of distinct points that do not lie in a plane, of all radii.
+    """The alpha complexes, for all radii, of distinct points that are not coplanar.
 
     Args:
         points: (N, 3).
@@ -55,22 +55,22 @@ class AlphaComplexes:
         self.cross = np.cross(b - a, c - a)
         doubled = np.maximum(np.linalg.norm(self.cross, axis=1, keepdims=True), 1e-300)
         self.cross /= doubled
-        # The needle whose corners are near each other stops a ball too, whatever its circle.
+        # A sliver whose corners are close together also stops a ball, whatever its circumscribed circle.
         circle = lengths.prod(axis=0) / (2 * doubled[:, 0])
         self.size = np.minimum(circle, lengths.max(axis=0)) / self.local[self.triangles].mean(axis=1)
 
     def seen(self, radius: float) -> Seen:
-        """What a ball meets that comes from beyond the hull.
+        """The part that a ball from outside the hull touches.
 
         Args:
-            radius: in spacings. Random points of a surface let a ball of 1.5 through here and there; a larger one does
-                not enter the gaps between a shape's parts.
+            radius: in spacings. Random points on a surface let a ball of 1.5 through in places; a larger one does not
+                enter the gaps between a shape's parts.
         """
         stops = self.size < radius
         outside = self._outside(stops)
         sides = np.bincount(self.of.ravel(), np.repeat(outside, 4), len(self.triangles)) + self.hull
         kept = stops & (sides > 0)
-        # The corner of a solid tetrahedron behind a triangle tells which side is outside.
+        # The fourth corner of a solid tetrahedron behind a triangle determines its outer side.
         behind = np.full(len(self.triangles), -1)
         behind[self.of[~outside]] = self.simplices[~outside]
         behind = behind[kept]
@@ -80,7 +80,7 @@ class AlphaComplexes:
         return Seen(triangles, normals * sign[:, None], self._wires(triangles, radius))
 
     def _outside(self, stops: Bool[np.ndarray, " F"]) -> Bool[np.ndarray, " S"]:
-        """The tetrahedra that a ball reaches from beyond the hull."""
+        """The tetrahedra that a ball can reach from outside the hull."""
         count = len(self.simplices)
         cell = np.argsort(self.of.ravel(), kind="stable") // 4
         triangle = np.sort(self.of.ravel(), kind="stable")
@@ -95,7 +95,7 @@ class AlphaComplexes:
         return label[:-1] == label[-1]
 
     def _wires(self, triangles: Int64[np.ndarray, "T 3"], radius: float) -> Int64[np.ndarray, "E 2"]:
-        """Edges of points without triangles, which are seen from all around, short enough that the ball stays out."""
+        """Edges of points without triangles, visible from all sides, and short enough to keep the ball out."""
         lonely = np.ones(len(self.points), bool)
         lonely[triangles] = False
         corners = self.triangles[lonely[self.triangles].any(axis=1)]

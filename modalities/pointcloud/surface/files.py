@@ -1,4 +1,4 @@
-"""Meshes as GLB (Khronos glTF 2.0) and Wavefront OBJ, whole or not at all."""
+"""Writes meshes as GLB (Khronos glTF 2.0) and Wavefront OBJ, atomically."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ _VERTICES, _FACES = 34962, 34963
 
 
 def write_glb(path: Path, mesh: Mesh, name: str) -> None:
-    """One mesh in a node of that name; y is up, as glTF has it, and colours are written as they stand."""
+    """Write one mesh in a node of that name; y is up, as in glTF, and colours are written unchanged."""
     parts: list[tuple[np.ndarray, int, str, int, dict[str, Any]]] = []
     positions = mesh.vertices.astype("<f4")
     bounds = {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
@@ -23,7 +23,7 @@ def write_glb(path: Path, mesh: Mesh, name: str) -> None:
     parts.append((mesh.normals.astype("<f4"), _FLOAT, "VEC3", _VERTICES, {}))
     attributes = {"POSITION": 0, "NORMAL": 1}
     if mesh.colors is not None:
-        # With a fourth byte, since rows must begin at multiples of four.
+        # With a fourth byte, since rows must be aligned to four bytes.
         opaque = np.full((len(mesh.colors), 1), 255, np.uint8)
         colors = np.concatenate([mesh.colors, opaque], axis=1)
         attributes["COLOR_0"] = len(parts)
@@ -60,10 +60,10 @@ def write_glb(path: Path, mesh: Mesh, name: str) -> None:
 
 
 def write_obj(path: Path, mesh: Mesh, name: str) -> None:
-    """One object of that name, its spaces replaced; colours of vertices stand behind their places."""
+    """Write one object of that name, with spaces replaced; vertex colours follow the positions."""
     lines = [f"o {file_name(name).replace(' ', '_')}\n"]
     if mesh.colors is None:
-        lines += ["v %.9g %.9g %.9g\n" % tuple(row) for row in mesh.vertices.tolist()]  # noqa: UP031  (thrice as fast)
+        lines += ["v %.9g %.9g %.9g\n" % tuple(row) for row in mesh.vertices.tolist()]  # noqa: UP031  (three times as fast)
     else:
         rows = np.concatenate([mesh.vertices, mesh.colors / 255], axis=1)
         lines += ["v %.9g %.9g %.9g %.6g %.6g %.6g\n" % tuple(row) for row in rows.tolist()]  # noqa: UP031

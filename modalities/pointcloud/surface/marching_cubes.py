@@ -1,8 +1,8 @@
-"""Marching cubes (Lorensen & Cline, 1987) whose surface is always closed: each edge has two triangles.
+"""Marching cubes (Lorensen & Cline, 1987) with a surface that is always closed: each edge has two triangles.
 
-The table of the 256 cases is not written down but made: on each face of a cell, corners that are inside are cut off one
-by one where they are not neighbours. Cells that share a face so agree on it (which the table of 1987 does not), and no
-diagonal of a polygon lies within a face, where the neighbour's could lie too.
+The table of the 256 cases is generated: on each face of a cell, inside corners that are not adjacent are cut off
+separately. So cells that share a face agree on it (unlike in the table of 1987), and no diagonal of a polygon lies
+within a face, where the neighbour's could lie too.
 """
 
 import functools
@@ -13,23 +13,23 @@ from jaxtyping import Float, Float64, Int64
 
 CORNERS = np.array([(i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8)])
 EDGES = [(a, b) for a in range(8) for b in range(a, 8) if (a ^ b) in (1, 2, 4)]
-"""Of a cell, its lower corner first: 12."""
+"""The 12 edges of a cell, lower corner first."""
 FACES = ((0, 4, 6, 2), (1, 3, 7, 5), (0, 1, 5, 4), (2, 6, 7, 3), (0, 2, 3, 1), (4, 5, 7, 6))
-"""Corners, counter-clockwise as seen from outside of the cell."""
+"""Corners of the faces, counter-clockwise as seen from outside the cell."""
 CLEAR = 0.02
-"""Least share of an edge between its ends and a vertex, so that no triangle has zero area."""
+"""Least distance of a vertex from the ends of its edge, as a fraction of it, so that no triangle has zero area."""
 Polygon = tuple[int, ...]
 
 
 def marching_cubes(
     field: Float[np.ndarray, "X Y Z"], level: float = 0.0
 ) -> tuple[Float64[np.ndarray, "V 3"], Int64[np.ndarray, "F 3"]]:
-    """Where a field falls through a level: vertices in units of cells, and triangles counter-clockwise from below.
+    """The level set of a field: vertices in units of cells, and triangles counter-clockwise as seen from below it.
 
-    The surface is a closed manifold that encloses what lies above the level; it has no vertex that no triangle uses.
+    The surface is a closed manifold that encloses the region above the level, without unused vertices.
 
     Raises:
-        ValueError: if the border of the field is not all below, where the surface would be open, or nothing is above.
+        ValueError: if the border of the field is not all below, so that the surface would be open, or nothing is above.
     """
     inside = field > level
     if any(side.any() for axis in range(3) for side in np.take(inside, [0, -1], axis=axis)):
@@ -59,7 +59,7 @@ def marching_cubes(
 
 @functools.cache
 def _table() -> np.ndarray:
-    """Triangles of each case, (256, most, 3) numbers of edges, -1 behind the last."""
+    """Triangles of each case, (256, most, 3) edge indices, padded with -1."""
     rows = [[t for loop in _loops(case) for t in _triangles(loop) or ()] for case in range(256)]
     table = np.full((256, max(map(len, rows)), 3), -1)
     for case, row in enumerate(rows):
@@ -68,7 +68,7 @@ def _table() -> np.ndarray:
 
 
 def _loops(case: int) -> list[Polygon]:
-    """The polygons of a case: on each face a segment around each run of corners that are inside, joined."""
+    """The polygons of a case: on each face a segment around each run of inside corners, joined."""
     number = {pair: i for i, pair in enumerate(EDGES)}
     follows = {}
     for face in FACES:
@@ -88,7 +88,7 @@ def _loops(case: int) -> list[Polygon]:
 
 
 def _triangles(loop: Sequence[int]) -> list[Polygon] | None:
-    """A polygon as triangles whose inner edges lie in no face; None where there is no such way."""
+    """Triangulate a polygon without diagonals in a face; None if impossible."""
     if len(loop) < 3:
         return []
     first, last = loop[0], loop[-1]

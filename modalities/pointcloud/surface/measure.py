@@ -1,4 +1,4 @@
-"""How well a surface fits its cloud, and another surface."""
+"""Measures of how well a surface fits its cloud, or another surface."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from modalities.pointcloud.data.formats import sample_surface
 from modalities.pointcloud.surface.mesh import Mesh
 
 SAMPLES = 100_000
-"""Points that stand for a surface."""
+"""Points sampled to represent a surface."""
 
 
 def measure(mesh: Mesh, points: Float[np.ndarray, "N 3"]) -> dict[str, Any]:
-    """What is known of a mesh: exact counts, and its distance to the cloud both ways.
+    """Properties of a mesh: exact counts, and its distances to the cloud in both directions.
 
-    Distances are shares of the diagonal of the cloud's bounding box, mean and 95 % quantile: of the points to the
-    surface (rather large: what was lost), of the surface to the next point (what was added; half the spacing of the
-    points is the least that it can be). The surface is 100,000 points on it, and of more points so many are asked.
+    Distances are fractions of the diagonal of the cloud's bounding box, mean and 95 % quantile: from the points to the
+    surface (large if parts were lost), and from the surface to the nearest point (large if parts were added; at least
+    half the point spacing). The surface is represented by 100,000 points, and larger clouds are subsampled to as many.
     """
     size = float(np.linalg.norm(np.ptp(points, axis=0)))
     surface = sample_surface(mesh.vertices, mesh.faces, SAMPLES, np.random.default_rng(0))
@@ -40,9 +40,9 @@ def measure(mesh: Mesh, points: Float[np.ndarray, "N 3"]) -> dict[str, Any]:
 def f_score_of(
     surface: Float[np.ndarray, "N 3"], true: Float[np.ndarray, "M 3"], threshold: float = 0.01
 ) -> tuple[float, float, float]:
-    """Precision, recall and F of a surface against the true one, both as many points (arXiv 1905.03678).
+    """Precision, recall and F-score of a surface against the true one, both as sampled points (arXiv 1905.03678).
 
-    Precision is the share of the surface within τ of the true one, recall that of the true one within τ of it;
+    Precision is the fraction of the surface within τ of the true one, recall that of the true one within τ of it;
     τ is `threshold` times the diagonal of the true one's bounding box.
     """
     limit = threshold * float(np.linalg.norm(np.ptp(true, axis=0)))

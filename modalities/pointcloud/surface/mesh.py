@@ -1,4 +1,4 @@
-"""A closed mesh of triangles, and what is exactly known of it."""
+"""A closed triangle mesh, and its exact properties."""
 
 from dataclasses import dataclass, replace
 
@@ -15,8 +15,8 @@ class Mesh:
 
     Attributes:
         vertices: in the units of the cloud.
-        normals: of the vertices, of length 1, outward.
-        colors: of the vertices, where the cloud has colours.
+        normals: unit normals of the vertices, outward.
+        colors: colours of the vertices, if the cloud has colours.
     """
 
     vertices: Float[np.ndarray, "V 3"]
@@ -26,7 +26,7 @@ class Mesh:
 
     @classmethod
     def of(cls, vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> "Mesh":
-        """With smooth normals: the mean of those of the triangles around a vertex, by their areas."""
+        """Make a mesh with smooth normals: the area-weighted mean over the triangles around a vertex."""
         a, b, c = np.moveaxis(vertices[faces], 1, 0)
         each = np.repeat(np.cross(b - a, c - a), 3, axis=0)
         total = np.stack([np.bincount(faces.ravel(), each[:, i], len(vertices)) for i in range(3)], axis=1)
@@ -34,7 +34,7 @@ class Mesh:
         return cls(vertices, faces, np.where(length > 0, total / np.maximum(length, 1e-300), [0.0, 1.0, 0.0]))
 
     def colored(self, points: Float[np.ndarray, "N 3"], rgb: Float[np.ndarray, "N 3"]) -> "Mesh":
-        """With colours in [0, 1] of points: of the three nearest, the nearer the more."""
+        """Interpolate colours in [0, 1] from the three nearest points, weighted by proximity."""
         distance, nearest = cKDTree(points).query(self.vertices, min(3, len(points)))
         distance, nearest = distance.reshape(len(self.vertices), -1), nearest.reshape(len(self.vertices), -1)
         weight = 1 / (distance**2 + 1e-12 * np.square(np.ptp(points, axis=0)).sum())
@@ -43,7 +43,7 @@ class Mesh:
 
     @property
     def is_closed(self) -> bool:
-        """Whether each edge has two triangles, which go along it in opposite directions."""
+        """Whether each edge has two triangles, with opposite directions along it."""
         start, end = self.faces.ravel(), self.faces[:, [1, 2, 0]].ravel()
         there, back = start * len(self.vertices) + end, end * len(self.vertices) + start
         once = len(np.unique(there)) == len(there)
@@ -51,7 +51,7 @@ class Mesh:
 
     @property
     def components(self) -> int:
-        """Pieces that no edge joins."""
+        """Number of connected components."""
         start, end = self.faces.ravel(), self.faces[:, [1, 2, 0]].ravel()
         size = len(self.vertices)
         return int(
@@ -60,11 +60,11 @@ class Mesh:
 
     @property
     def euler(self) -> int:
-        """V - E + F: of a closed surface 2 for each piece less 2 for each handle (and the same for each cavity)."""
+        """V - E + F: for a closed surface, 2 per component minus 2 per handle (and the same for cavities)."""
         return len(self.vertices) - len(self.faces) * 3 // 2 + len(self.faces)
 
     @property
     def volume(self) -> float:
-        """Enclosed; positive where the triangles are counter-clockwise from outside."""
-        corners = self.vertices - self.vertices.mean(axis=0)  # far from the origin little would be left of it
+        """Enclosed volume; positive if the triangles are counter-clockwise from outside."""
+        corners = self.vertices - self.vertices.mean(axis=0)  # avoids cancellation far from the origin
         return float(np.linalg.det(corners[self.faces].astype(np.float64)).sum() / 6)

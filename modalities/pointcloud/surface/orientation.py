@@ -1,4 +1,4 @@
-"""Normals of a cloud that point outward, also where it is thinner than the way between two points."""
+"""Outward normals of a cloud, even where it is thinner than the point spacing."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,22 @@ from scipy.spatial import cKDTree
 from modalities.pointcloud.surface.alpha_complex import AlphaComplexes, Seen
 
 RADII = (1.5, 2.0, 2.7)
-"""Of the balls that look at a cloud, in spacings: the first enters most gaps, the others do not fall through holes."""
+"""Ball radii, in spacings: the first enters most gaps, the others do not fall through holes."""
 ONE_SIDED = 0.35
-"""Length of the mean of the normals around a point, from which it has a side."""
+"""Length of the mean normal around a point from which it counts as one-sided."""
 NEIGHBOURS = 14
 SAME_SIDE = 0.3
-"""Cosine between normals of neighbours that count as one piece of surface."""
+"""Cosine between normals of neighbours that count as the same side."""
 FLAT = 0.3
-"""Largest ratio of the two smaller variances of a piece whose own normal is better than that of its triangles."""
+"""Largest ratio of the two smaller variances of a patch for which a fitted plane beats the triangles' normal."""
 
 
 def outward_normals(complexes: AlphaComplexes, radii: Sequence[float] = RADII) -> Float64[np.ndarray, "N 3"]:
-    """Of length 1; 0 for points that no ball sees, or sees from both sides, as those of a sheet without a back.
+    """Unit outward normals; 0 for points that no ball reaches, or reaches from both sides, as in a sheet.
 
-    A point takes the mean normal of the triangles around it that the smallest ball meets by which it has a side. (The
-    minimum spanning tree of Hoppe et al., 1992, would hand signs from neighbour to neighbour, and so from the upper
-    side of a thin plate to the lower one.) Then a plane through the neighbours on the same side gives the direction.
+    A point gets the mean normal of the triangles around it that are touched by the smallest ball for which it is
+    one-sided. (The minimum spanning tree of Hoppe et al., 1992, would propagate signs between neighbours, and so from
+    the upper to the lower side of a thin plate.) Then a plane fitted to the neighbours on the same side refines it.
     """
     points = complexes.points
     normals, waiting = np.zeros_like(points), np.ones(len(points), bool)
@@ -34,13 +34,13 @@ def outward_normals(complexes: AlphaComplexes, radii: Sequence[float] = RADII) -
         found = waiting & (length > ONE_SIDED)
         normals[found] = mean[found] / length[found, None]
         if radius == radii[0]:
-            waiting &= seen  # what lies deep within has no side
+            waiting &= seen  # interior points have no side
         waiting &= ~found
     return _fitted(points, normals)
 
 
 def mean_normals(seen: Seen, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean normal of each point's triangles, and which points are met at all."""
+    """The mean normal of each point's triangles, and which points are touched at all."""
     corners = seen.triangles.ravel()
     number = np.bincount(corners, minlength=count)
     each = np.repeat(seen.outward, 3, axis=0)
@@ -51,10 +51,10 @@ def mean_normals(seen: Seen, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fitted(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Normals of planes through the neighbours on the same side, where these are flat."""
+    """Normals of planes fitted to the neighbours on the same side, where these are flat."""
     nearest = cKDTree(points).query(points, min(NEIGHBOURS, len(points)))[1]
     known = np.asarray(normals.any(axis=1))
-    # Points without a side among others that agree have theirs.
+    # Points without a side take that of their neighbours if these agree.
     mean, count = normals[nearest].sum(axis=1), known[nearest].sum(axis=1)
     length = np.linalg.norm(mean, axis=1)
     joined = ~known & (count >= 4) & (length > 0.6 * count)
@@ -77,14 +77,14 @@ def _fitted(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
 def without_noise(
     points: Float64[np.ndarray, "N 3"], normals: Float64[np.ndarray, "N 3"], steps: int
 ) -> tuple[Float64[np.ndarray, "N 3"], float]:
-    """Points moved along their normals to planes through neighbours on the same side, and how far they lay off these.
+    """Project points along their normals onto planes through neighbours on the same side; also returns their distances.
 
-    Of a clean surface hardly a point moves: those of the other side of a thin plate, or beyond an edge, do not count.
+    Clean surfaces hardly change: points on the other side of a thin plate, or beyond an edge, do not count.
     """
     nearest = cKDTree(points).query(points, min(NEIGHBOURS, len(points)))[1]
     known, noise = np.asarray(normals.any(axis=1)), 0.0
     weight = np.einsum("nd,nkd->nk", normals, normals[nearest]).clip(0) ** 4
-    weight[~known] = 1.0  # of a point without a side, all around it
+    weight[~known] = 1.0  # for a point without a side, all neighbours count
     weight /= weight.sum(axis=1, keepdims=True) + 1e-300
     around = points[nearest] - points[nearest].mean(axis=1, keepdims=True)
     across = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][:, :, 0]

@@ -1,12 +1,12 @@
 """Screened Poisson reconstruction (Kazhdan & Hoppe, 2013) on a regular grid, solved by FFT.
 
-The field χ that is sought rises across the surface from outside to inside: its gradient is to be that of the normals,
-and its value at the points is to be 0,
+The field χ rises across the surface from outside to inside: its gradient should match the normals, and its value at
+the points should be 0,
 
     min  Σ |∇χ - V|² + α Σ_i a_i χ(x_i)²,    V = -Σ_i a_i n_i g_σ(x - x_i),
 
-with the area a_i of each point. Without the second part the solution is one division in Fourier space (Peng et al.,
-arXiv 2106.03452); with it, a few steps of conjugate gradients, for which that division is the preconditioner.
+with the area a_i of each point. Without the second term the solution is one division in Fourier space (Peng et al.,
+arXiv 2106.03452); with it, a few steps of conjugate gradients, preconditioned by that division.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 SCREENING = 1.0
-"""The factor of that second part, for areas whose mean is 1 and lengths in cells."""
+"""The weight of that second term, for areas with mean 1 and lengths in cells."""
 STEPS = 8
-"""Of conjugate gradients, or as many as leave something; 40 gave three shapes the same meshes but for two vertices."""
+"""Most steps of conjugate gradients; 40 gave the same meshes of three shapes except for two vertices."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Splat:
 
     @classmethod
     def of(cls, points: Float64[np.ndarray, "N 3"], shape: tuple[int, int, int]) -> "Splat":
-        """Of points in cells, which all lie within the grid."""
+        """Make the weights of points, in cells, which must all lie within the grid."""
         low = np.floor(points).astype(np.int64)
         share = points - low
         nodes, weights = [], []
@@ -42,14 +42,14 @@ class Splat:
         return cls(shape, np.stack(nodes, axis=1), np.stack(weights, axis=1))
 
     def onto(self, values: Float64[np.ndarray, " N"]) -> Float32[np.ndarray, "X Y Z"]:
-        """Values of the points, spread over the nodes around them."""
+        """Splat values of the points onto the surrounding nodes."""
         spread = np.bincount(
             self.nodes.ravel(), (self.weights * values[:, None]).ravel(), int(np.prod(self.shape))
         )
         return spread.astype(np.float32).reshape(self.shape)
 
     def at(self, field: Float32[np.ndarray, "X Y Z"]) -> Float64[np.ndarray, " N"]:
-        """The field at the points."""
+        """Interpolate the field at the points."""
         return (field.reshape(-1)[self.nodes] * self.weights).sum(axis=1)
 
 
@@ -60,14 +60,14 @@ def poisson(
     shape: tuple[int, int, int],
     width: float,
 ) -> Float32[np.ndarray, "X Y Z"]:
-    """A field that is 0 on the surface and positive within, about the distance to it in cells where it is near.
+    """A field that is 0 on the surface and positive inside, near the surface about the distance to it in cells.
 
     Args:
         points: in cells.
         normals: outward; shorter ones count less.
-        areas: of the surface that each point stands for, in cells.
-        shape: of the grid, which should leave room around the points, as it is thought to repeat itself.
-        width: σ in cells, that of a step of χ: below it nothing is resolved, and noise is smoothed.
+        areas: surface area of each point, in cells.
+        shape: of the grid, which should have a margin around the points, as it is periodic.
+        width: σ in cells, the width of the step of χ: smaller details are not resolved, and noise is smoothed.
     """
     splat = Splat.of(points, shape)
     axes = [
@@ -94,7 +94,7 @@ def poisson(
     flat[0, 0, 0] = np.inf
     field = fft.irfftn(target / flat, s=shape)
     field -= np.float32(np.average(splat.at(field), weights=pull))
-    left = -splat.onto(pull * splat.at(field))  # the gradient's part is solved already
+    left = -splat.onto(pull * splat.at(field))  # the gradient term is already solved
     step = near = preconditioned(left)
     size = first = float(np.vdot(left, near))
     for _ in range(STEPS):

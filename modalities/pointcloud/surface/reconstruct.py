@@ -1,4 +1,4 @@
-"""From a cloud to a closed surface: outward normals, screened Poisson, thin parts kept, marching cubes."""
+"""Reconstructs a closed surface from a cloud: outward normals, screened Poisson, thin parts, marching cubes."""
 
 from dataclasses import dataclass
 
@@ -16,36 +16,36 @@ from modalities.pointcloud.surface.orientation import RADII, outward_normals, wi
 from modalities.pointcloud.surface.poisson import poisson
 
 FEWEST = 20
-"""Points that make a surface."""
+"""Least points for a surface."""
 PER_CELL = 2
-"""Points for each square of cells of a side of the grid: a sphere has about 1.6 squares for each of them."""
+"""Most points, per cell of one face of the grid: on a sphere, one for about 1.6 cells of its surface."""
 MOST_READ = 2**20
-"""Points of a cloud, of which those in different places are sought."""
+"""Most points of a cloud that are searched for distinct ones."""
 MARGIN = 10
-"""Cells around a cloud: Fourier's waves come back on the other side."""
+"""Cells around a cloud, since the Fourier solution is periodic."""
 LARGEST = 1024
-"""Cells along the longest edge, of which a float32 grid has 4 GiB."""
+"""Most cells along the longest edge, for which a float32 grid takes 4 GiB."""
 BYTES = 80
-"""That a cell takes at the peak: fields of the solver, their spectra, distances."""
+"""Peak memory per cell: fields of the solver, their spectra, distances."""
 WIDTH = 0.25
-"""Sigma of the Poisson step, in spacings of the points."""
+"""Sigma of the Poisson step, in point spacings."""
 HALF_THICKNESS = 0.9
-"""Of a part that Poisson has lost, in cells: from 0.87, half the diagonal of a cell, no part has gaps on the grid."""
+"""Half thickness, in cells, of parts that Poisson has lost: from 0.87, half a cell's diagonal, there are no gaps."""
 STRAY = 3.5
-"""Spacings to the fourth neighbour from which a point is none of the shape."""
+"""Distance to the fourth neighbour, in spacings, from which a point is an outlier."""
 FEWEST_ON, SHARE_ON = 4, 0.002
-"""Points, and share of them, that a piece must have."""
+"""Least points, and least fraction of them, that a component must have."""
 REACH = 3.0
-"""Spacings that a gap may have between two pieces of one shape, by the minimum spanning tree of its points."""
+"""Largest gap, in spacings, between parts of one shape that is bridged along the minimum spanning tree."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How fine a surface is to be.
+    """Options of surface reconstruction.
 
     Attributes:
         resolution: cells of the grid along the longest edge of a cloud.
-        smoothing: steps by which noise is taken from the points: 0 for exact ones, more for those of a model.
+        smoothing: denoising steps of the points: 0 for exact points, more for generated ones.
     """
 
     resolution: int = 128
@@ -63,23 +63,23 @@ def reconstruct(
     resolution: int = 128,
     smoothing: int = 1,
 ) -> Mesh:
-    """The closed surface of a cloud, as seen from outside.
+    """The closed outer surface of a cloud.
 
     Args:
-        points: at least 20 in different places, not all in a plane.
-        normals: outward, where they are known; else they are found (`orientation`).
-        rgb: colours in [0, 1], which the vertices get.
-        resolution: cells along the longest edge of the cloud: parts get at least 1.8 of them thick.
-        smoothing: how often points are moved to the plane of those around them: once of those on their side, before
-            of all, which makes one of the two sides of a thin plate.
+        points: at least 20 distinct ones, not coplanar.
+        normals: outward normals if known; else they are estimated (`orientation`).
+        rgb: colours in [0, 1], interpolated to the vertices.
+        resolution: cells along the longest edge of the cloud: parts become at least 1.8 cells thick.
+        smoothing: how often points are projected onto the plane of their neighbours: the last time of those on the same
+            side, before that of all, which merges the two sides of a thin plate.
     Raises:
-        ValueError: one line, for points that have no surface or a grid that does not fit into memory.
+        ValueError: with one line, for points without a surface or a grid that does not fit into memory.
     """
     kept = kept_points(points, PER_CELL * resolution**2)
     points = points[kept].astype(np.float64)
     cells = Grid.around(points, resolution)
     inner = (points - cells.origin) / cells.step
-    if smoothing > 1:  # noise of the order of the spacing hides sides: it must go before they are asked for
+    if smoothing > 1:  # noise of the order of the spacing hides sides, so it is removed first
         inner = without_noise(inner, np.zeros_like(inner), smoothing - 1)[0]
     try:
         complexes = AlphaComplexes(inner)
@@ -100,10 +100,10 @@ def reconstruct(
 
 
 def kept_points(points: Float[np.ndarray, "N 3"], most: int) -> np.ndarray:
-    """Indices of points that make a surface: finite ones, each place once, without those astray.
+    """Indices of points used for the surface: finite and distinct ones, without outliers.
 
     Args:
-        most: of many more that the grid can tell apart so many are drawn, always the same.
+        most: larger clouds are subsampled to so many, reproducibly.
 
     Raises:
         ValueError: if there are too few, or they lie on a line or in a plane.
@@ -127,7 +127,7 @@ def kept_points(points: Float[np.ndarray, "N 3"], most: int) -> np.ndarray:
 
 
 def _drawn(indices: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of some, in their order."""
+    """Subsample indices to at most so many, keeping their order."""
     if len(indices) <= most:
         return indices
     return np.sort(np.random.default_rng(0).choice(indices, most, replace=False))
@@ -135,7 +135,7 @@ def _drawn(indices: np.ndarray, most: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cubes around a cloud: node (i, j, k) lies at origin + step * (i, j, k)."""
+    """A regular grid around a cloud: node (i, j, k) lies at origin + step * (i, j, k)."""
 
     origin: Float64[np.ndarray, " 3"]
     step: float
@@ -143,7 +143,7 @@ class Grid:
 
     @classmethod
     def around(cls, points: Float64[np.ndarray, "N 3"], resolution: int) -> "Grid":
-        """With a margin, in sizes that are quick to transform.
+        """Make a grid with a margin, in sizes with a fast FFT.
 
         Raises:
             ValueError: if it would not fit into memory.
@@ -158,9 +158,9 @@ class Grid:
 
 
 def _with_thin_parts(field: np.ndarray, complexes: AlphaComplexes, points: np.ndarray) -> np.ndarray:
-    """A field in which all that a ball meets is covered: what Poisson has lost gets a thickness of its own.
+    """Add thin parts that Poisson has lost, with a minimal thickness, so that everything a ball touches is covered.
 
-    That are sheets without a back, rods of a point or two around, and gaps along the minimum spanning tree.
+    These are sheets, rods only a point or two across, and gaps along the minimum spanning tree.
     """
     field = np.where(_within(complexes, points, field.shape), field, np.minimum(field, np.float32(-0.5)))
     there = _sampled(points, complexes.seen(RADII[0]), _tree(complexes))
@@ -177,25 +177,25 @@ def _with_thin_parts(field: np.ndarray, complexes: AlphaComplexes, points: np.nd
 
 
 def _cleaned(field: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """A field without cavities, which nobody sees, and without pieces that hardly a point lies on."""
+    """Remove invisible cavities from a field, and components with hardly any points."""
     pieces = ndimage.label(field > 0)[0]
     at = tuple(np.rint(points).astype(np.int64).T)
     high = ndimage.maximum_filter(pieces, 3)[at]
     low = ndimage.minimum_filter(np.where(pieces > 0, pieces, pieces.max() + 1), 3)[at]
-    number = np.bincount(high[high == low], minlength=1)  # between two pieces a point is of neither
+    number = np.bincount(high[high == low], minlength=1)  # a point between two components belongs to neither
     kept = np.zeros(pieces.max() + 1, bool)
     kept[: len(number)] = number >= min(max(FEWEST_ON, SHARE_ON * len(points)), number[1:].max(initial=0))
     kept[0] = True
     field = np.where(kept[pieces], field, np.minimum(field, -field))
-    # As marching cubes joins nodes: those outside also across the diagonal of a face.
+    # Connectivity as in marching cubes: outside nodes also across the diagonal of a face.
     around = ndimage.label(field <= 0, ndimage.generate_binary_structure(3, 2))[0]
     return np.where((around > 0) & (around != around[0, 0, 0]), np.float32(1.0), field)
 
 
 def _within(complexes: AlphaComplexes, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Nodes where a surface may be: those that the largest ball does not reach, and some around.
+    """Nodes where a surface is allowed: those that the largest ball does not reach, with a margin.
 
-    Elsewhere it would be a balloon that a few normals blow up on a sheet without a back.
+    Elsewhere it would be a spurious bubble caused by a few normals of a sheet.
     """
     wall = np.zeros(shape, bool)
     at = _sampled(points, complexes.seen(RADII[-1]))
@@ -207,7 +207,7 @@ def _within(complexes: AlphaComplexes, points: np.ndarray, shape: tuple[int, ...
 def _sampled(
     points: np.ndarray, seen: Seen, tree: np.ndarray | None = None, step: float = 0.5
 ) -> Float64[np.ndarray, "M 3"]:
-    """Points, in cells, all over the triangles and edges that a ball meets, and a tree."""
+    """Points, in cells, sampled densely on the triangles and edges that a ball touches, and on a tree."""
     parts = [points[np.unique(seen.triangles)], points[seen.edges.ravel()]]
     corners = points[seen.triangles]
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1, initial=0)
@@ -234,7 +234,7 @@ def _tree(complexes: AlphaComplexes) -> np.ndarray:
 
 
 def _relaxed(vertices: np.ndarray, faces: np.ndarray, share: float = 0.5) -> np.ndarray:
-    """Vertices without the grain of the grid: to the mean of their neighbours, and back (Taubin, 1995)."""
+    """Smooth grid artefacts of the vertices by Taubin smoothing (1995)."""
     start, end = faces.ravel(), faces[:, [1, 2, 0]].ravel()
     number = np.bincount(start, minlength=len(vertices))[:, None]
     for by in (share, -1.06 * share):

@@ -1,4 +1,4 @@
-"""`python -m ditmoe.mesh`: the surfaces of a file or a folder of clouds, written, measured and drawn."""
+"""`python -m ditmoe.mesh`: reconstructs, measures and renders the surfaces of a file or a folder of clouds."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
 
 @dataclass(frozen=True)
 class Cloud:
-    """A cloud to be meshed: `label` is the class index, where its file knows one."""
+    """A cloud to be meshed: `label` is the class index, if its file has one."""
 
     name: str
     points: np.ndarray
@@ -55,20 +55,20 @@ def mesh_clouds(
     classes: Mapping[int, str] | None = None,
     most: int | None = None,
 ) -> list[Path]:
-    """Write a GLB and an OBJ of each cloud, a picture of all and `meshes.json`, which says how well each fits.
+    """Write a GLB and an OBJ of each cloud, a picture of all and `meshes.json`, which records how well each fits.
 
     Args:
-        source: a cloud, a set, or a folder of such.
-        out: a new or empty folder, or one that this has written before: its own files there are written anew.
-        turntable: draw each from all sides, too.
-        columns: channels of arrays without names.
-        up: the axis of the clouds that points up.
+        source: a cloud, a set, or a folder of these.
+        out: a new or empty folder, or one written by an earlier call, whose files are replaced.
+        turntable: also render each from all sides.
+        columns: channels of unnamed columns.
+        up: the up axis of the clouds.
         classes: names of labels.
-        most: clouds that there may be: a file of 100 KB holds as many as take days.
+        most: limit on clouds: a file of 100 KB can hold as many as take days.
     Returns:
-        What was written, the picture first.
+        The files written, the picture first.
     Raises:
-        ValueError, OSError: one line; if no cloud has a surface, or there are too many.
+        ValueError, OSError: with one line, if no cloud has a surface, or there are too many.
     """
     before = check_out(out)
     names: list[str] = []
@@ -87,7 +87,7 @@ def mesh_clouds(
         except ValueError as error:
             errors.append(f"{printable(cloud.name)}: {error}")
             continue
-        if not rows:  # who is killed from here on leaves a folder that the next call knows for its own
+        if not rows:  # from here on, the next call recognises the folder even after a kill
             write_record(out, how | {"files": sorted(before | planned), "meshes": []})
         draw = partial(render_mesh, mesh.vertices, mesh.faces, mesh.normals, color=_color(mesh, kind, names))
         title = printable(cloud.name) if kind in cloud.name else f"{printable(kind)} {printable(cloud.name)}"
@@ -103,7 +103,7 @@ def mesh_clouds(
     _tell_left_out(errors)
     save_png(out / "meshes.png", lay_out(tiles, [str(row["name"]) for row in rows[: len(tiles)]]))
     written.append("meshes.png")
-    # Before the record forgets them: who is killed in between leaves none behind.
+    # Removed before the record forgets them, so that a kill in between leaves none behind.
     for old in before - {*written}:
         (out / old).unlink(missing_ok=True)
     write_record(out, how | {"left_out": len(errors), "files": written, "meshes": rows})
@@ -112,7 +112,7 @@ def mesh_clouds(
 
 
 def _at_most(clouds: Iterator[Cloud], most: int | None, source: Path) -> list[Cloud]:
-    """All clouds; ValueError as soon as there are more than may be."""
+    """All clouds; ValueError as soon as there are too many."""
     found = list(islice(clouds, None if most is None else most + 1))
     if most is not None and len(found) > most:
         raise ValueError(
@@ -122,13 +122,13 @@ def _at_most(clouds: Iterator[Cloud], most: int | None, source: Path) -> list[Cl
 
 
 def _class_of(cloud: Cloud, classes: Mapping[int, str]) -> str:
-    """The name of its label, or what the name of its file begins with."""
+    """The name of its label, or the beginning of its file name."""
     own = class_of(cloud.name.rpartition("/")[2])
     return classes.get(-1 if cloud.label is None else cloud.label, own)
 
 
 def _measured_mesh(cloud: Cloud, options: Options) -> tuple[Mesh, dict[str, Any]]:
-    """The surface of a cloud, how well it fits, and the seconds that it took to make; ValueError if it has none."""
+    """The surface of a cloud, its quality, and the seconds it took; ValueError if it has none."""
     began = time.perf_counter()
     mesh = reconstruct(cloud.points, cloud.normals, cloud.rgb, options.resolution, options.smoothing)
     seconds = time.perf_counter() - began
@@ -137,7 +137,7 @@ def _measured_mesh(cloud: Cloud, options: Options) -> tuple[Mesh, dict[str, Any]
 
 
 def _write_mesh(stem: Path, mesh: Mesh, title: str, draw: Callable[..., Any] | None) -> list[str]:
-    """A GLB and an OBJ by the names that `stem` begins, a turn where there is what draws it; the names."""
+    """Write a GLB and an OBJ with names from `stem`, and a turntable if `draw` is given; returns the names."""
     paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".glb", ".obj")]
     for path, write in zip(paths, (write_glb, write_obj), strict=True):
         write(path, mesh, title)
@@ -145,7 +145,7 @@ def _write_mesh(stem: Path, mesh: Mesh, title: str, draw: Callable[..., Any] | N
 
 
 def _tell_left_out(errors: Sequence[str], most: int = 5) -> None:
-    """Why clouds have no mesh; of many the first ones."""
+    """Print why clouds have no mesh, for the first few."""
     for told in errors[:most]:
         tell(told)
     if len(errors) > most:
@@ -153,16 +153,16 @@ def _tell_left_out(errors: Sequence[str], most: int = 5) -> None:
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    """What this call has written into a folder, or is about to write."""
+    """Record what this call has written into a folder, or is about to write."""
     with replacing(out / SURFACES) as stream:
         stream.write((json.dumps(record, indent=1) + "\n").encode())
 
 
 def check_out(out: Path) -> set[str]:
-    """What an earlier call wrote into a folder; plain names of files alone.
+    """The plain file names that an earlier call wrote into a folder.
 
     Raises:
-        ValueError: if other things lie there.
+        ValueError: if the folder has other content.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return set()
@@ -185,7 +185,7 @@ def _clouds(source: Path, columns: tuple[str, ...] | None, up: str, errors: list
     if source.is_dir():
         found = [path for path in files_below(source, special=True) if path.suffix.lower() in SUFFIXES]
         found = [path for path in found if may_be_shape(path)]
-        # One sample may lie there in two formats, as `sample` writes it.
+        # A sample may exist in two formats, as `sample` writes it.
         files = list({path.with_suffix(""): path for path in reversed(found)}.values())[::-1]
     for file in files:
         name = file.relative_to(source).with_suffix("").as_posix() if source.is_dir() else file.stem
@@ -210,7 +210,7 @@ def _cloud(
     up: str,
     label: int | None = None,
 ) -> Cloud:
-    """With the channels that the columns are, told apart by their values where a width leaves it open."""
+    """Make a cloud with the channels of its columns, inferred from the values if ambiguous."""
     there = _there(values)
     values = turned(values, up, there)
     parts = {key: values[:, there.at(key)] for key in there.names}
@@ -235,7 +235,7 @@ def _color(mesh: Mesh, kind: str, names: list[str]) -> Any:
 
 
 def tell_table(rows: list[dict[str, Any]]) -> None:
-    """What was made, and how well it fits; distances in percent of a shape's diagonal."""
+    """Print what was made and how well it fits; distances in percent of a shape's diagonal."""
     width = max(4, *(len(row["name"]) for row in rows))
     head = f"{'name':{width}}  vertices   faces  closed  pieces  cloud>surface  surface>cloud      s"
     tell(head, sys.stdout)

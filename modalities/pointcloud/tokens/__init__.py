@@ -1,4 +1,4 @@
-"""How a cloud becomes tokens: voxels cut into patches, read back at the points."""
+"""Tokens of point clouds: voxel grids cut into patches, and read back at the points."""
 
 from modalities.pointcloud.tokens.point_voxel_tokens import PointVoxelTokens
 from modalities.pointcloud.tokens.voxel_tokens import VoxelTokens

@@ -1,7 +1,7 @@
-"""What a clean cloud beside the noisy one says to the tokens and to the points: a scan, or some of the points.
+"""Conditioning on a clean cloud beside the noisy one: a scan, or some of the points.
 
-Both read the moments of its points (see `point_head`): a token those of its voxels, a noisy point those around it. What
-is read passes a layer that starts at zero, so that a trained model takes it up from where it stands.
+Tokens and points both read the moments of its points (see `point_head`): a token those of its voxels, a noisy point
+those around it. They pass through a zero-initialised layer, so that a trained model can be fine-tuned with it.
 """
 
 import torch
@@ -18,12 +18,12 @@ NUM_NEAR = 15
 
 
 class GivenCloud(nn.Module):
-    """Two linear layers without bias: one to the tokens' width, one to the head's; of samples that see nothing, zero.
+    """Two linear layers without bias: to the width of the tokens and of the head; zero for samples without a cloud.
 
     Args:
-        voxels: of a token.
-        num_grids: on which points read what is near.
-        more: columns of the cloud behind x, y, z.
+        voxels: voxels of a token.
+        num_grids: number of grids in which points read their neighbourhood.
+        more: columns of the cloud after x, y, z.
     """
 
     def __init__(self, hidden_size: int, width: int, voxels: int, num_grids: int, more: int = 0) -> None:
@@ -44,22 +44,22 @@ class GivenCloud(nn.Module):
         return self.to_points(_seen(features, shown).to(self.to_points.weight.dtype))
 
     def initialize(self) -> None:
-        """Nothing at birth."""
+        """Initialise to zero."""
         nn.init.zeros_(self.to_tokens.weight)
         nn.init.zeros_(self.to_points.weight)
 
 
 def with_there(points: Float[Tensor, "*B K C"], there: Float[Tensor, "*B K c"]) -> Float[Tensor, "*B K W"]:
-    """A cloud with further channels, behind which stands for each of their columns whether it is there (1) or not (0).
+    """Append a presence mask (1 or 0) for each further column of a cloud with channels besides x, y, z.
 
-    What is not there, such as the colours of a scan without any, is 0. Of x, y, z alone nothing is added.
+    Missing values, such as the colours of a scan without any, are 0. With x, y, z only, nothing is appended.
     """
     places, more = points[..., :3], points[..., 3:]
     return torch.cat([places, torch.where(there > 0, more, 0), there], dim=-1)
 
 
 def _seen(features: Float[Tensor, "B n f"], shown: Bool[Tensor, " B"]) -> Float[Tensor, "B n f1"]:
-    """With a one behind them, by which what is empty differs from what is hidden; zero where that is so."""
+    """Append a one, which distinguishes empty from hidden features; all zero if hidden."""
     return torch.cat([features, torch.ones_like(features[..., :1])], dim=-1) * shown[:, None, None]
 
 
@@ -72,17 +72,17 @@ def near_features(
     noise: Float[Tensor, "B 1 1"],
     share: Float[Tensor, "B 1 1"],
 ) -> Float[Tensor, "B M 15"]:
-    """A Gaussian fitted to what is given around each noisy point, and what it says of the point's noise.
+    """A Gaussian fitted to the given points around each noisy point, and its estimate of the point's noise.
 
-    As `local_features` has it, but the mean m and the covariance C are of clean points, so that Tweedie's formula reads
+    As `local_features`, but the mean m and the covariance C are of clean points, so that Tweedie's formula reads
         E[noise / s | u] = s (C + s^2)^-1 (u - m).
-    Zero where nothing lies near.
+    Zero without nearby points.
 
     Args:
-        given: where the given points lie in the grid, shrunk as the mean of the noisy ones is.
-        coords: where the noisy points do.
+        given: grid coordinates of the given points, shrunk like the mean of the noisy ones.
+        coords: grid coordinates of the noisy points.
         noise: s in voxels.
-        share: by which the given points are shrunk.
+        share: factor by which the given points are shrunk.
     """
     at = interpolate(moments(given, voxels, weight), coords, voxels)
     count = at[..., :1]

@@ -1,9 +1,9 @@
-"""The point branch: what a voxel cannot say about the points in it.
+"""The point branch, for details below the voxel size.
 
-DiT-3D gives every voxel the mean of its points and reads its prediction back by interpolation, so points that
-share a voxel are hardly told apart, and a surface is known no better than to a voxel. Here the grid carries the
-moments of the points (how many, where, how spread), which tell a plane from a blob within a voxel, and a small
-network per point turns what it reads from the grid into a prediction.
+DiT-3D gives every voxel the mean of its points and reads its prediction by interpolation, so points that
+share a voxel are hardly distinguished, and a surface is only resolved to a voxel. Here the grid has the
+moments of the points (count, mean, spread), which distinguish a plane from a blob within a voxel, and a small
+network per point maps what it reads from the grid to a prediction.
 """
 
 import torch
@@ -25,7 +25,7 @@ def products(u: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 6"]:
 
 @torch.no_grad()
 def moments(coords: Float[Tensor, "B M 3"], voxels: Voxels, weight: float = 1.0) -> Float[Tensor, "size 10"]:
-    """Sums over the points of each voxel of 1, u and `products(u)`; u is the distance from the grid's middle.
+    """Sums over the points of each voxel of 1, u and `products(u)`, with u the offset from the grid's centre.
 
     Lengths are in voxels; each point counts `weight` times.
     """
@@ -39,7 +39,7 @@ def moments(coords: Float[Tensor, "B M 3"], voxels: Voxels, weight: float = 1.0)
 def voxel_features(
     sums: Float[Tensor, "*n 10"], centre: Shaped[Tensor, "*m 3"], resolution: int
 ) -> Float[Tensor, "*n 10"]:
-    """What a token sees of voxels centred there: log count, mean offset, covariance; of order one."""
+    """Features of voxels with these centres for a token: log count, mean offset, covariance; of order one."""
     count = sums[..., :1]
     mean, second = (sums[..., 1:] / count.clamp_min(1e-6)).split([3, 6], dim=-1)
     offset = torch.where(count > 0, mean - (centre - resolution / 2), 0)
@@ -50,7 +50,7 @@ def voxel_features(
 def local_features(
     coords: Float[Tensor, "B M 3"], voxels: Voxels, noise: Float[Tensor, "B _ 1"], weight: float = 1.0
 ) -> Float[Tensor, "B M 13"]:
-    """A Gaussian fitted to the neighbours of each point, and what it says of the point's noise.
+    """A Gaussian fitted to the neighbours of each point, and its estimate of the point's noise.
 
     The moments of the voxels are interpolated at the point and give a mean m and a covariance C. If noise of
     deviation s was added to points of that distribution, Tweedie's formula says
@@ -85,13 +85,13 @@ def solve(matrix: Float[Tensor, "*n 6"], right: Float[Tensor, "*n 3"]) -> Float[
 
 
 class PointHead(nn.Module):
-    """From what a point reads to its prediction: two layers, modulated by the conditioning.
+    """Maps the features of a point to its prediction: two layers, modulated by the conditioning.
 
         y = W f(x),   prediction = y[:C];   of x, y, z: y[:3] + sum over the grids of y[C + g] * estimate_g
 
-    with one gate per grid for the local estimate of the noise, and C numbers of each point. The last layer starts at
-    zero. `modulation` is called on the conditioning of clouds or of their tokens, which are fewer than points. What
-    lies beside the cloud is added to the first layer before it is modulated (`given_cloud`).
+    with one gate per grid for the local noise estimate, and C values per point. The last layer is zero-initialised.
+    `modulation` is applied to the conditioning of clouds or of their tokens, which are fewer than points. The features
+    of a given cloud are added to the first layer before modulation (`given_cloud`).
     """
 
     def __init__(
@@ -120,6 +120,6 @@ class PointHead(nn.Module):
         return torch.cat([places, y[..., 3 : self.channels]], dim=-1) if self.channels > 3 else places
 
     def initialize(self) -> None:
-        """Predict nothing at birth."""
+        """Initialise to predict zero."""
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.output.weight)

@@ -1,4 +1,4 @@
-"""Voxels that know how their points lie, and a head that answers for each point."""
+"""Voxel tokens with point moments, and a per-point head."""
 
 from collections.abc import Mapping
 
@@ -27,17 +27,17 @@ from modalities.shared import patchify
 
 
 class PointVoxelTokens(VoxelTokens):
-    """Voxels that know how their points lie, and a head that answers for each point (see `point_head`).
+    """Voxel tokens with the moments of their points, and a per-point head (see `point_head`).
 
     Args:
         extent: the grid covers this many standard deviations of each cloud.
-        features: F, numbers per voxel that the transformer hands to the points.
-        width: of the head.
-        fine: a second, finer grid for the local statistics has this many voxels per voxel; 1 is none.
-        points: of a larger cloud the first so many make the tokens, and all are read from the field that these become:
-            voxels of more points would be less noisy than any in training. A smaller one counts as one of so many. None
-            takes all as they are.
-        given: share of the training samples that have a clean cloud beside them; above 0 there are layers that read it
+        features: F, features per voxel from the transformer to the points.
+        width: width of the head.
+        fine: refinement factor of a second, finer grid for local statistics; 1 is none.
+        points: of a larger cloud, only the first so many make the tokens, and all points are read from their field, as
+            voxels with more points would be less noisy than in training. A smaller cloud is weighted as one of so many.
+            None uses all points unweighted.
+        given: fraction of the training samples with a clean cloud beside them; above 0 there are layers that read it
             (see `given_cloud`).
     """
 
@@ -89,7 +89,7 @@ class PointVoxelTokens(VoxelTokens):
         return patchify(self.means_beside(features, x, coords, AllVoxels(len(x), size)), [self.patch] * 3)
 
     def of_all(self, coords: Float[Tensor, "B M 3"], weight: float) -> Float[Tensor, "B R R R F"]:
-        """What all voxels hold, of points that count so often each."""
+        """Features of all voxels, with a weight per point."""
         size = self.resolution
         sums = moments(coords, AllVoxels(len(coords), size), weight).view(len(coords), *[size] * 3, -1)
         centres = cells([size] * 3, coords.device).view(*[size] * 3, 3)
@@ -98,14 +98,14 @@ class PointVoxelTokens(VoxelTokens):
     def means_beside(
         self, features: Float[Tensor, "*n F"], x: Float[Tensor, "B M C"], coords: Tensor, voxels: Voxels
     ) -> Float[Tensor, "*n G"]:
-        """Features of voxels, and behind them the means of the further channels of the points in each."""
+        """Append to the features of voxels the means of the further channels of their points."""
         if self.channels == 3:
             return features
         means = mean_rows(x[..., 3:], coords, voxels)
         return torch.cat([features, means.view(*features.shape[:-1], -1)], dim=-1)
 
     def embed_given(self, given: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "R N D"] | None:
-        """A clean cloud, on a grid of its own: that of clouds of unit deviation, whatever the noise."""
+        """Embed a clean cloud on its own grid, that of clouds of unit deviation, independent of the noise."""
         if not self.reads_given:
             return None
         cloud, size = given[POINTS], self.resolution
@@ -135,7 +135,7 @@ class PointVoxelTokens(VoxelTokens):
         for resolution in self.resolutions:
             fine = grid_coordinates(z, resolution, self.reach)
             voxel = unit * 2 * self.reach / resolution
-            # on the straight path; the gate learns the factor elsewhere
+            # for the linear path; elsewhere the gate learns the factor
             noise = self.of_points(t[..., None], coords) / 1000 / voxel
             sizes = self.parts(fine.shape[1])
             noises = noise.split(sizes, dim=1) if noise.shape[1] > 1 else [noise] * len(sizes)
@@ -159,9 +159,9 @@ class PointVoxelTokens(VoxelTokens):
         unit: Float[Tensor, "B 1 1"],
         t: Float[Tensor, "*t"],
     ) -> Float[Tensor, "B M w"]:
-        """What a clean cloud says to noisy points z, in their unit: shrunk, as their mean is, on the straight path.
+        """Features of a clean cloud for noisy points z, in their unit: shrunk like their mean on the linear path.
 
-        Where times differ within a cloud, their mean counts.
+        If timesteps differ within a cloud, their mean is used.
         """
         noise = t.view(len(z), -1).mean(dim=1).view(-1, 1, 1) / 1000
         points, more = given[POINTS][..., :3], given[POINTS][..., 3:]
@@ -182,7 +182,7 @@ class PointVoxelTokens(VoxelTokens):
         sizes: list[int],
         resolution: int,
     ) -> list[Float[Tensor, "B m c"]]:
-        """Means of the further channels over the neighbours of each point, in a grid."""
+        """Means of the further channels over the neighbours of each point in a grid."""
         found = []
         for part, own in zip(coords.split(sizes, dim=1), values.split(sizes, dim=1), strict=True):
             found.append(mean_at(own, part, self.around(part, resolution), part))
@@ -193,7 +193,7 @@ class PointVoxelTokens(VoxelTokens):
         return x[:, : self.points]
 
     def parts(self, num: int) -> list[int]:
-        """A cloud of so many points as clouds of the size that training saw, about; each is its own neighbourhood."""
+        """Split a cloud into parts of about the training size, each with its own neighbourhoods."""
         if self.points is None or num <= self.points:
             return [num]
         left = num - self.points
@@ -201,11 +201,11 @@ class PointVoxelTokens(VoxelTokens):
         return [self.points, *(size + (i < more) for i in range(count))]
 
     def weight(self, x: Float[Tensor, "B M C"]) -> float:
-        """How often a point counts."""
+        """The weight of a point."""
         return 1.0 if self.points is None else self.points / max(1, x.shape[1])
 
     def around(self, coords: Float[Tensor, "B M 3"], resolution: int, readers: int | None = None) -> Voxels:
-        """Voxels for the statistics around points, read by so many; which is a matter of speed alone."""
+        """Voxels for local statistics around points; `readers`, the number of reading points, only affects speed."""
         if resolution**3 > 32 * (readers or coords.shape[1]):
             return PointVoxels(coords, resolution)
         return AllVoxels(len(coords), resolution)
@@ -218,5 +218,5 @@ class PointVoxelTokens(VoxelTokens):
 
 
 def deviation(x: Float[Tensor, "B M C"]) -> Float[Tensor, "B 1 1"]:
-    """Root mean square of the coordinates of each cloud: the unit of its grid, whatever the noise in it."""
+    """Root mean square of the coordinates of each cloud: the unit of its grid at any noise level."""
     return x[..., :3].square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)

@@ -13,7 +13,7 @@ from modalities.pointcloud.tokens.voxel_tables import AllVoxels, Voxels
 def grid_coordinates(
     x: Float[Tensor, "B M 3"], resolution: int, extent: float | None = None
 ) -> Float[Tensor, "B M 3"]:
-    """Where points lie in a grid of R^3 voxels, clamped to [0, R - 1]; voxel i is centred at i.
+    """Coordinates of points in a grid of R^3 voxels, clamped to [0, R - 1]; voxel i is centred at i.
 
     Args:
         extent: the grid covers [-extent, extent] on each axis. None fits it to each cloud as DiT-3D and PVCNN
@@ -25,17 +25,17 @@ def grid_coordinates(
         coords = (centred / (2 * radius[:, None, None]) + 0.5) * resolution
     else:
         coords = (x / (2 * extent) + 0.5) * resolution - 0.5
-    # A point that is no number must not become an index; what is computed of it stays no number.
+    # NaN must not become an index; values computed from such a point stay NaN.
     return coords.nan_to_num(0.0).clamp(0, resolution - 1)
 
 
 def voxelize(
     values: Float[Tensor, "B M C"], coords: Float[Tensor, "B M 3"], resolution: int
 ) -> tuple[Float[Tensor, "B R R R C"], Float[Tensor, "B R R R 1"]]:
-    """Mean of the values of the points in each voxel, 0 where there are none, and the number of points.
+    """Mean of the values of the points in each voxel, 0 for empty ones, and the number of points.
 
-    A point belongs to the voxel whose centre is nearest (halves go to the even one). Differentiable with
-    respect to `values`. Clouds of a batch do not meet.
+    A point belongs to the voxel with the nearest centre (ties go to the even one). Differentiable with respect
+    to `values`. Clouds of a batch are independent.
     """
     voxels = AllVoxels(len(values), resolution)
     sums = sum_rows(values, coords, voxels).view(len(values), *[resolution] * 3, -1)
@@ -46,7 +46,7 @@ def voxelize(
 def mean_rows(
     values: Float[Tensor, "B M C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
 ) -> Float[Tensor, "size C"]:
-    """The means of `voxelize`, in rows of a table."""
+    """The means of `voxelize`, as rows of a table."""
     sums = sum_rows(values, coords, voxels)
     return sums[:, :-1] / sums[:, -1:].detach().clamp_min(1)
 
@@ -54,7 +54,7 @@ def mean_rows(
 def sum_rows(
     values: Float[Tensor, "B M C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
 ) -> Float[Tensor, "size C1"]:
-    """Sums of the values of the points in each voxel, and last how many they are."""
+    """Sums of the values of the points in each voxel, with their number in the last column."""
     rows = torch.cat([values, values.new_ones(*values.shape[:2], 1)], dim=-1).flatten(0, 1)
     index = voxels.find(coords.round().long()).flatten()
     return add_rows_(rows.new_zeros(voxels.size, rows.shape[1]), index, rows)
@@ -68,10 +68,10 @@ def devoxelize(grid: Float[Tensor, "B R R R C"], coords: Float[Tensor, "B M 3"])
 def interpolate(
     rows: Float[Tensor, "size C"], coords: Float[Tensor, "B M 3"], voxels: Voxels
 ) -> Float[Tensor, "B M C"]:
-    """The same from rows of a table."""
+    """`devoxelize` from rows of a table."""
     low = coords.detach().floor().clamp(0, max(voxels.resolution - 2, 0))
     index = voxels.corners(low.long()).flatten(0, 1)
-    high = (coords - low).flatten(0, 1).T.contiguous()  # of each axis in one piece, which is faster on a CPU
+    high = (coords - low).flatten(0, 1).T.contiguous()  # contiguous per axis, which is faster on a CPU
     x, y, z = torch.stack([1 - high, high], dim=1)
     weight = ((x[:, None] * y)[:, :, None] * z).flatten(0, 2).T.contiguous().type_as(rows)
     return WeightedRows.apply(rows, index, weight).view(*coords.shape[:2], -1)
@@ -83,7 +83,7 @@ def mean_at(
     voxels: Voxels,
     at: Float[Tensor, "B M 3"],
 ) -> Float[Tensor, "B M C"]:
-    """The mean of the values of the points around each place; 0 where there are none."""
+    """The mean of the values of the points around each position; 0 if there are none."""
     sums = interpolate(sum_rows(values, coords, voxels), at, voxels)
     return sums[..., :-1] / sums[..., -1:].clamp_min(1e-3)
 
@@ -91,7 +91,7 @@ def mean_at(
 class WeightedRows(torch.autograd.Function):
     """out[n] = sum_k weight[n, k] rows[index[n, k]].
 
-    With a gradient of its own, because autograd would make one of the size of `rows` for each k.
+    With a custom gradient, since autograd would allocate one of the size of `rows` for each k.
     """
 
     @staticmethod
@@ -116,5 +116,5 @@ class WeightedRows(torch.autograd.Function):
 def add_rows_(
     out: Float[Tensor, "size C"], index: Tensor, rows: Float[Tensor, "n C"]
 ) -> Float[Tensor, "size C"]:
-    """Add rows where their index says. On CUDA `index_put_` sorts first, so that the order of adding is fixed."""
+    """Add rows at their indices. On CUDA `index_put_` sorts first, so the order of summation is deterministic."""
     return out.index_put_((index,), rows, accumulate=True) if out.is_cuda else out.index_add_(0, index, rows)

@@ -1,7 +1,7 @@
-"""Which voxels exist, and in which row of a table each one is kept: all of them, some patches, or those with points.
+"""Maps voxels to rows of a table: all voxels, those of some patches, or those with points.
 
-A grid is 70 to 98 % empty (more at a finer resolution), so what is summed up in voxels and read from them is written
-for rows of a table, whatever voxels these are.
+A grid is 70 to 98 % empty (more at a finer resolution), so sums into voxels and reads from them operate on rows of a
+table, whichever voxels these are.
 """
 
 import itertools
@@ -15,24 +15,24 @@ from torch import Tensor
 from ditmoe.nn import Layout, cells, from_host
 
 CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
-"""Of a cube, the last axis running fastest."""
+"""Corners of a cube, with the last axis fastest."""
 
 
 class Voxels(ABC):
-    """Rows of a table that stand for voxels of a batch of grids of `resolution`^3."""
+    """Rows of a table for voxels of a batch of grids of `resolution`^3."""
 
     resolution: int
     size: int
-    """Rows of the table."""
+    """Number of rows of the table."""
 
     @abstractmethod
     def find(self, voxel: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M"]:
         """The row of each voxel."""
 
     def corners(self, low: Int[Tensor, "B M 3"]) -> Int[Tensor, "B M 8"]:
-        """The rows of the eight voxels that begin with `low`, the last axis running fastest.
+        """The rows of the eight voxels from `low` on, with the last axis fastest.
 
-        Along each axis `low` is not the last one, or there is one alone, which then is both.
+        `low` is never the last voxel of an axis, unless it has only one, which then counts as both.
         """
         step = from_host(CORNERS, low.device) * min(1, self.resolution - 1)
         return self.find((low[:, :, None] + step).flatten(1, 2)).unflatten(1, (-1, len(CORNERS)))
@@ -53,9 +53,9 @@ class AllVoxels(Voxels):
 
 
 class PatchVoxels(Voxels):
-    """Those of the patches that are tokens of a layout, patch after patch, row-major in each.
+    """The voxels of the patches that are tokens of a layout, patch by patch, row-major in each.
 
-    That is the order in which `patches.patchify` lists the numbers of a token. Only voxels of these patches are found.
+    This is the order of values within a token of `patches.patchify`. Only voxels of these patches are found.
     """
 
     def __init__(self, layout: Layout, patch: int) -> None:
@@ -74,15 +74,15 @@ class PatchVoxels(Voxels):
         return ((token * self.patch + x) * self.patch + y) * self.patch + z
 
     def centres(self) -> Int[Tensor, "size 3"]:
-        """Where each voxel is centred in its grid."""
+        """Grid coordinates of the voxel centres."""
         inner = cells([self.patch] * 3, self.layout.device)
         return (self.layout.cells[:, None] * self.patch + inner).flatten(0, 1)
 
 
 class PointVoxels(Voxels):
-    """Those that points lie in, and one more row for all others, which nothing is written to.
+    """The voxels that contain points, and one extra row for all others, which is never written to.
 
-    A voxel of several points has the row of the first, so that the number of rows does not depend on data.
+    A voxel with several points has the row of the first, so that the number of rows does not depend on data.
     """
 
     def __init__(self, coords: Float[Tensor, "B M 3"], resolution: int) -> None:
@@ -97,14 +97,14 @@ class PointVoxels(Voxels):
 
 
 def numbered(voxel: Int[Tensor, "B M 3"], resolution: int) -> Int[Tensor, "B M"]:
-    """Voxels of a batch of grids laid end to end: ((b R + x) R + y) R + z."""
+    """Flat indices of voxels of a batch of grids: ((b R + x) R + y) R + z."""
     batch = torch.arange(len(voxel), device=voxel.device)[:, None]
     x, y, z = voxel.unbind(-1)
     return ((batch * resolution + x) * resolution + y) * resolution + z
 
 
 def touched(coords: Float[Tensor, "B M 3"], resolution: int, patch: int) -> Layout:
-    """The patches that points lie in or are interpolated from: those of the eight voxels around each point."""
+    """The patches that contain points or that points interpolate from: those of the eight voxels around each point."""
     low = coords.detach().floor().long().clamp(0, max(resolution - 2, 0))
     ends = low // patch, (low + 1).clamp(max=resolution - 1) // patch
     grid = [resolution // patch] * 3

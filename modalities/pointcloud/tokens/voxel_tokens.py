@@ -1,4 +1,4 @@
-"""How a cloud becomes tokens, as in DiT-3D: voxels, cut into 3-D patches, and read back at the points."""
+"""Tokens of point clouds as in DiT-3D: voxels, cut into 3-D patches, and read back at the points."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -11,17 +11,17 @@ from modalities.pointcloud.tokens.voxel_tables import PatchVoxels, numbered, tou
 from modalities.shared import patchify, sincos, unpatchify
 
 MOST_VOXELS = 2**16
-"""Per axis of a grid: the numbers of voxels of a batch still fit 64 bits, and places in it 32-bit floats."""
+"""Most voxels per axis: flat indices of a batch still fit 64 bits, and coordinates 32-bit floats."""
 
 
 def check_grid(resolution: int, table: int) -> None:
-    """Refuse a grid before it is made.
+    """Refuse a grid that is too large, before it is allocated.
 
     Args:
-        table: places per axis that there is a row of numbers, or at least one number, for.
+        table: number of positions per axis that have at least one table entry each.
 
     Raises:
-        ValueError: saying what it needs.
+        ValueError: with the memory it would need.
     """
     check_number("resolution", resolution, 1, MOST_VOXELS, whole=True)
     row = 16 if table == resolution else 8  # coordinates and their number; or the number of a token
@@ -32,16 +32,17 @@ class VoxelTokens(Tokens):
     """DiT-3D's tokens (arXiv 2307.01831): the mean coordinates per voxel in, a vector per voxel out.
 
     The grid is fitted to each cloud, and the prediction at a point is read from the grid by trilinear
-    interpolation, so points in one voxel are told apart by nothing else. Owns no weights.
+    interpolation, so points in one voxel are not distinguished otherwise. Has no weights.
 
     Args:
         hidden_size: width of the position embedding.
         resolution: R, voxels per axis; a multiple of `patch`.
         patch: voxels per axis of a token.
         extent: None fits the grid to each cloud as DiT-3D does, see `grid_coordinates`.
-        channels: C, numbers of a point, of which the first three are its place.
-        kept: "all" patches are tokens, or "occupied": those alone that points lie in or are interpolated from, found
-            anew at each step. The prediction reads no others, but the transformer no longer attends to empty space.
+        channels: C, values per point, of which the first three are its position.
+        kept: "all" patches are tokens, or "occupied": only those that contain points or that points interpolate from,
+            recomputed at each step. The prediction reads no others, but the transformer no longer attends to empty
+            space.
     """
 
     axes = 3
@@ -88,7 +89,7 @@ class VoxelTokens(Tokens):
         return sincos(layout.cells, self.hidden_size)
 
     def occupied(self, tokens: Float[Tensor, "R N P"]) -> Bool[Tensor, "R N"]:
-        return tokens.any(dim=-1)  # what a patch without points holds is zero
+        return tokens.any(dim=-1)  # a patch without points is zero
 
     def unpatchify(
         self,
@@ -103,7 +104,7 @@ class VoxelTokens(Tokens):
     def read(
         self, tokens: Float[Tensor, "R N Q"], layout: Layout, coords: Float[Tensor, "B M 3"]
     ) -> Float[Tensor, "B M F"]:
-        """What the voxels of the tokens say at points."""
+        """Interpolate the voxels of the tokens at points."""
         if layout.packed:
             rows = tokens.view(tokens.shape[1] * self.patch**3, -1)
             return interpolate(rows, coords, PatchVoxels(layout, self.patch))
@@ -116,20 +117,20 @@ class VoxelTokens(Tokens):
     def sample_times(
         self, t: Float[Tensor, "*t"], x: Float[Tensor, "B *sample"], layout: Layout | None = None
     ) -> Float[Tensor, "B *ones"]:
-        """Each point has the time of the patch that it lies in.
+        """Each point has the timestep of its patch.
 
-        In training that is where the clean point lies; the noised one may lie in a patch of another time, which the
-        head then goes by. In sampling both are the same.
+        In training, that is the patch of the clean point; the noisy point may be in a patch with another timestep,
+        which the head then uses. In sampling both are the same.
         """
         if t.ndim == 1 or layout is not None:
             return super().sample_times(t, x, layout)
-        Layout.even(self.grid(x), len(x), t.device).cells_per_time(t.shape)  # refuses what fits none
+        Layout.even(self.grid(x), len(x), t.device).cells_per_time(t.shape)  # refuses invalid shapes
         return self.of_points(t[..., None], self.coords(x))
 
     def of_points(
         self, vectors: Float[Tensor, "*t C"], coords: Float[Tensor, "B M 3"]
     ) -> Float[Tensor, "B _ C"]:
-        """One vector per time, for the points: (B, 1, C) for one per sample, else each point has its patch's."""
+        """Vectors per timestep, for the points: (B, 1, C) for one per sample, else each point has that of its patch."""
         if vectors.ndim == 2:
             return vectors[:, None]
         places = self.resolution // self.patch
@@ -139,5 +140,5 @@ class VoxelTokens(Tokens):
         return vectors.gather(1, row[..., None].expand(-1, -1, vectors.shape[-1]))
 
     def coords(self, x: Float[Tensor, "B M C"]) -> Float[Tensor, "B M 3"]:
-        """Where the points lie in the grid."""
+        """Grid coordinates of the points."""
         return grid_coordinates(x[..., :3], self.resolution, self.extent)

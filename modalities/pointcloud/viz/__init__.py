@@ -1,1 +1,1 @@
-"""Pictures of clouds, and windows."""
+"""Rendering of clouds, to images or in windows."""

@@ -44,7 +44,7 @@ def contact_sheet(
 
 
 def _label(label: str, given: int, kept: int) -> str:
-    """The label, with a word on what is not in the picture."""
+    """The label, with a note on points that are not drawn."""
     if kept == given:
         return label if given else f"{label} (empty)".strip()
     return f"{label} ({given - kept if kept else 'all'} not finite)".strip()

@@ -1,4 +1,4 @@
-"""Pictures of meshes in NumPy: a z-buffer over triangles, under the same sky and lamp as the clouds of `render`."""
+"""Renders meshes in NumPy: a z-buffer over triangles, with the same sky and lamp as the clouds of `render`."""
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -62,7 +62,7 @@ def render_mesh(
     image = np.zeros((screen.size**2, 3), np.float32)
     image[pixel] = albedo * light[:, None] * (1 - haze) + haze * (0.35 + 0.65 * albedo)
     bare = fold((face < 0).astype(np.float32), size)
-    shaded = points[:: max(1, len(points) // 8192)]  # as many as the shadow of a cloud is made for
+    shaded = points[:: max(1, len(points) // 8192)]  # as many as for the shadow of a cloud
     below = project(shaded @ view.T, size * SUPERSAMPLE, 0.008, fits)
     below = Screen(screen.size, below.center, below.radius, below.depth, screen.zoom, screen.origin)
     linear = fold(image, size) + bare * ground(shaded, view, below, size, np.concatenate([sky, lamp]))
@@ -70,9 +70,9 @@ def render_mesh(
 
 
 def _nearest(screen: Screen, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The triangle in front of each pixel, -1 where there is none, and the weights of its corners there.
+    """The front triangle at each pixel, -1 without any, and its barycentric weights.
 
-    Triangles of like size are tried together, each at all pixels of its box.
+    Triangles of similar size are tested together, each at all pixels of its bounding box.
     """
     corners = screen.center[faces]  # (F, 3, 2)
     low = np.floor(corners.min(1) - 0.5).astype(np.int64) + 1  # pixels whose middle may lie within

@@ -1,4 +1,4 @@
-"""Pictures of point clouds in NumPy and Pillow: each point a small sphere under a sky and a lamp.
+"""Renders point clouds in NumPy and Pillow: each point is a small sphere under a sky and a lamp.
 
 y is up and +z is the front, as in ShapeNet. A cloud is drawn relative to its own bounding box: neither its
 position nor its scale changes the picture, and it always fills the frame.
@@ -31,7 +31,7 @@ FRAGMENTS = 2_000_000  # sphere pixels held at once; bounds the memory of large 
 
 @dataclass(frozen=True)
 class Screen:
-    """Where the points of a cloud fall on the (supersampled) frame; pixels, y down."""
+    """Projection of the points of a cloud onto the (supersampled) frame; pixels, y down."""
 
     size: int
     center: Float[np.ndarray, "N 2"]
@@ -42,12 +42,12 @@ class Screen:
 
 
 def class_color(index: int) -> RGB:
-    """The colour of a class; classes beyond the palette begin again."""
+    """The colour of a class, cycling through the palette."""
     return PALETTE[index % len(PALETTE)]
 
 
 def finite(points: Num[np.ndarray, "N 3"]) -> Float[np.ndarray, "M 3"]:
-    """The points that can be drawn, in float64; ValueError where the shape is not (N, 3)."""
+    """The finite points, in float64; ValueError if the shape is not (N, 3)."""
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"a cloud must have the shape (N, 3), got {points.shape}")
@@ -70,11 +70,11 @@ def render(
         azimuth: degrees around the upright axis; 0 looks at the front (+z), 90 at the +x side.
         elevation: degrees above the horizon; the ground shows only where it is positive.
         color: sRGB, 0 to 255, of all points or of each.
-        turning: one size for every azimuth, with which the cloud fills the frame at none and leaves it at none.
+        turning: use one scale for every azimuth, so that the cloud never leaves the frame.
     Returns:
         (size, size, 3) sRGB; plain white where there is nothing to draw.
     Raises:
-        ValueError: where the shape of `points` or `size` is impossible.
+        ValueError: if the shape of `points` or `size` is invalid.
     """
     if isinstance(color, np.ndarray) and color.shape != (len(points), 3):
         raise ValueError(f"colours must be one a point, ({len(points)}, 3), got {color.shape}")
@@ -110,7 +110,7 @@ def fold(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def normalise(points: np.ndarray) -> np.ndarray:
-    """Centre the bounding box and give it the diagonal 1."""
+    """Centre the bounding box and scale it to diagonal 1."""
     low, high = points.min(0), points.max(0)
     # Halved first, so that the largest floats do not overflow.
     half = high / 2 - low / 2
@@ -128,10 +128,10 @@ def camera(azimuth: float, elevation: float) -> np.ndarray:
 
 
 def project(cloud: np.ndarray, size: int, radius: float, fits: np.ndarray | None = None) -> Screen:
-    """Perspective, then the zoom with which every sphere lies inside the frame.
+    """Perspective projection, with the zoom at which every sphere lies inside the frame.
 
     Args:
-        fits: what is to fill the frame, seen as the cloud is; None: the cloud.
+        fits: points that are to fill the frame; None is the cloud itself.
     """
 
     def seen(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,14 +142,14 @@ def project(cloud: np.ndarray, size: int, radius: float, fits: np.ndarray | None
     filled, widths = (plane, radii) if fits is None else seen(fits)
     low, high = filled.min(0), filled.max(0)
     margin = 0.045 * size + widths.max()
-    # A lone point, or a tiny clump after a stray one is dropped, must not fill the frame with one ball.
+    # A single point, or a tiny cluster, must not fill the frame with one ball.
     zoom = (size - 2 * margin) / max(float((high - low).max()), 0.3)
     origin = size / 2 - np.array([1, -1]) * (low + high) / 2 * zoom
     return Screen(size, origin + plane * [zoom, -zoom], radii, cloud[:, 2], zoom, origin)
 
 
 def swept(points: np.ndarray, elevation: float, levels: int = 64, turns: int = 64) -> np.ndarray:
-    """Rings around all that a cloud passes as it turns around the upright axis, seen at any azimuth: they are one."""
+    """Rings that enclose a cloud at any rotation about the upright axis, and look the same at every azimuth."""
     height, far = points[:, 1], np.hypot(points[:, 0], points[:, 2])
     low, step = height.min(), max(np.ptp(height), 1e-9) / levels
     widest = np.zeros(levels)
@@ -163,8 +163,8 @@ def swept(points: np.ndarray, elevation: float, levels: int = 64, turns: int = 6
 
 
 def _nearest(screen: Screen) -> np.ndarray:
-    """Z-buffer of spheres: the nearest point of each pixel, (size * size,), -1 where there is none."""
-    # One integer holds depth above point, so that a single maximum decides both and ties are deterministic.
+    """Z-buffer of spheres: the nearest point of each pixel, (size * size,), -1 without any."""
+    # Depth and point index are packed into one integer, so that one maximum decides and ties are deterministic.
     buffer = np.full(screen.size**2, -1, np.int64)
     reach = int(np.ceil(screen.radius.max())) + 1
     offset = np.arange(-reach, reach + 1)
@@ -195,7 +195,7 @@ def lights(view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def visibility(points: np.ndarray, lights: np.ndarray) -> np.ndarray:
-    """Share of the lights that each point sees, (N,): one coarse shadow map per light."""
+    """Fraction of the lights visible from each point, (N,): one coarse shadow map per light."""
     cell = float(np.clip(0.04 * np.sqrt(2048 / len(points)), 0.025, 0.12))
     cells = int(1.2 / cell) + 2
     total = np.zeros(len(points))
@@ -207,7 +207,7 @@ def visibility(points: np.ndarray, lights: np.ndarray) -> np.ndarray:
         index, height = row * cells + column, points @ light
         nearest = np.full(cells**2, -np.inf)
         np.maximum.at(nearest, index, height)
-        # A surface that the light grazes spans a few cells of depth: only what is farther above is a shadow.
+        # A surface at a grazing angle spans a few cells of depth: only larger differences are shadows.
         total += np.clip((nearest[index] - height) / cell - 1.5, 0, 2) / 2
     return 1 - total / len(lights)
 
@@ -232,9 +232,9 @@ def _shade(
     facing = np.maximum(0, normal @ (key / np.linalg.norm(key)))
     light = 0.68 * sky_light[point] * (0.35 + 0.65 * above) + 0.16 * (1 - above)
     light += 0.74 * lamp_light[point] * facing
-    # Neighbours touch at their rims: darker there, each sphere stays apart from the next.
+    # Darken the rims, so that neighbouring spheres stay distinguishable.
     light *= 0.66 + 0.34 * normal[:, 2]
-    # Haze: what is far fades a little towards the paper.
+    # Haze: distant points fade slightly to white.
     haze = 0.3 * np.clip(0.45 - screen.depth, 0, 1)[point, None]
     own = color[point] if isinstance(color, np.ndarray) else np.array(color)
     albedo = (own / 255) ** 2.2
@@ -268,7 +268,7 @@ def ground(points: np.ndarray, view: np.ndarray, screen: Screen, size: int, ligh
     t = np.where(fall < -1e-3, (floor - eye[1]) / np.minimum(fall, -1e-3), np.inf)
     ray = u[None, :, None] * view[0, [0, 2]] + v[:, None, None] * view[1, [0, 2]] - eye[[0, 2]]
     met = np.nan_to_num(eye[[0, 2]] + np.minimum(t, 1e3)[:, None, None] * ray)
-    # A shadow that the frame cuts off would draw the frame.
+    # Fade the shadow at the frame, which would otherwise become visible.
     fade = np.clip(np.minimum(step, screen.size - step) / (0.16 * screen.size), 0, 1)
     fade = fade**2 * (3 - 2 * fade)
     shadow = _bilinear(shadow, (met[..., ::-1] / extent + 0.5) * cells - 0.5)

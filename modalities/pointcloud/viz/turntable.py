@@ -1,4 +1,4 @@
-"""A cloud or a mesh from all sides: a GIF without end, and an MP4."""
+"""Turntable animations of a cloud or a mesh: a looping GIF, and an MP4."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,16 @@ from jaxtyping import UInt8
 
 FRAMES, SIZE, FRAME_MS = 24, 192, 80
 FIRST = 38.0
-"""Degrees around the upright axis at which it begins: those of pictures that do not turn."""
+"""Initial azimuth in degrees, that of still pictures."""
 
 
 def write_turntable(
     stem: Path, draw: Callable[..., UInt8[np.ndarray, "H W 3"]], frames: int = FRAMES, size: int = SIZE
 ) -> list[Path]:
-    """A turn around the upright axis, by the names that `stem` begins.
+    """Write a turn around the upright axis, with names from `stem`.
 
     Args:
-        draw: a picture for `azimuth`, `size` and `turning`, as `render` and `render_mesh` draw it.
+        draw: renders a picture for `azimuth`, `size` and `turning`, like `render` and `render_mesh`.
     """
     # FFmpeg's libraries, which nothing else here needs.
     from modalities.shared.animation import write_gif, write_mp4

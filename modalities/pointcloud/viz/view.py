@@ -1,6 +1,6 @@
-"""Opens clouds and meshes for a person: a window of Open3D, or a picture where there is no display.
+"""Shows clouds and meshes to the user: in an Open3D window, or as a picture without a display.
 
-Open3D runs in a process of its own (window.py): a driver that fails takes only that process with it.
+Open3D runs in a separate process (window.py), which contains driver crashes.
 """
 
 import importlib.util
@@ -54,7 +54,7 @@ class Shape:
 
 
 def view(paths: Sequence[Path], out: Path | None = None) -> str:
-    """Open files or folders side by side in a window, or draw them into a PNG where there is no display.
+    """Open files or folders side by side in a window, or render them to a PNG without a display.
 
     Every shape is scaled to the same size; a mesh is shown by points on its surface. At most 200 shapes.
 
@@ -81,7 +81,7 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
 
 
 def show_one(files: Sequence[Path]) -> Shown:
-    """A cloud for a page, of files that differ in their ending: that of arrays, which is exact, if there is one.
+    """A cloud for a page, from files that differ in their suffix: the array, which is exact, if there is one.
 
     Raises:
         ValueError: unless it is one shape.
@@ -119,7 +119,7 @@ def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a folder that hold shapes; one for each name, as a sample may lie there in two formats."""
+    """The shape files of a folder; one per name, as a sample may exist in two formats."""
     found = without_surfaces(files_below(folder, special=True))
     for suffixes in (SET_SUFFIXES, (*CLOUD_SUFFIXES, *MESH_SUFFIXES)):
         if files := [path for path in found if path.suffix.lower() in suffixes]:
@@ -178,7 +178,7 @@ def _has_display() -> bool:
 
 
 def _classes(shapes: Sequence[Shape]) -> list[int]:
-    """A class for every shape: the label of its file, else the name without its number."""
+    """The class of every shape: the label in its file, else the name without its number."""
     if all(shape.label is not None for shape in shapes):
         return [shape.label for shape in shapes if shape.label is not None]
     names = [class_of(shape.name) for shape in shapes]
@@ -187,7 +187,7 @@ def _classes(shapes: Sequence[Shape]) -> list[int]:
 
 
 def _write_scene(shapes: Sequence[Shape], path: Path) -> None:
-    """What Open3D's process needs: points of one size around zero, colours, and where each shape ends."""
+    """Write the input of Open3D's process: normalised points, colours, and the end of each shape."""
     classes = _classes(shapes)
     points, colors = [], []
     for shape, index in zip(shapes, classes, strict=True):

@@ -19,7 +19,7 @@ WINDOW_TITLE = "ditmoe - n: next, p: previous, a: all, mouse: turn, q: close"
 
 
 def show(scene: Path, picture: Path | None) -> None:
-    """The other process: all shapes in a grid; in a window n, p and a choose one or all."""
+    """Show all shapes in a grid; in a window, the keys n, p and a select one or all."""
     import open3d
 
     with np.load(scene) as arrays:
@@ -32,14 +32,13 @@ def show(scene: Path, picture: Path | None) -> None:
     width, height = max(640, min(1600, 240 * columns)), max(480, min(1000, 240 * rows))
     with redirect_stdout(io.StringIO()) as said:
         opened = window.create_window(WINDOW_TITLE, width, height, visible=picture is None)
-    # Where the display cannot be reached Open3D draws unseen instead, and would wait forever for a key; its
-    # log is the only place that tells.
+    # If the display is unreachable, Open3D renders offscreen and would wait forever for a key; only its log tells.
     if not opened or (picture is None and "offscreen" in said.getvalue().lower()):
         sys.exit("Error: no OpenGL window on this display")
 
     option = window.get_render_option()
     option.background_color = np.ones(3)
-    # Open3D's word for smooth shading; its default shows every facet of a sphere.
+    # Open3D's setting for smooth shading; its default shows every facet of a sphere.
     option.mesh_shade_option = open3d.visualization.MeshShadeOption.Color
 
     def put(chosen: Sequence[int], wide: int) -> None:
@@ -87,7 +86,7 @@ def show(scene: Path, picture: Path | None) -> None:
 
 
 def _geometry(points: np.ndarray, colors: np.ndarray, spheres: bool) -> Any:
-    """Open3D's geometry of one cloud: spheres, which light makes solid, or plain points where they are many."""
+    """Open3D's geometry of one cloud: shaded spheres, or plain points if there are many."""
     import open3d
 
     if not spheres:

@@ -1,4 +1,4 @@
-"""Between clips and latents: the built-in causal autoencoder, and published ones."""
+"""Video codecs: the built-in causal autoencoder, and published ones."""
 
 from modalities.video.codec.autoencoder import Autoencoder
 from modalities.video.codec.causal_patches import CausalPatches

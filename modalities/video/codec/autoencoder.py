@@ -1,4 +1,4 @@
-"""Published video autoencoders of diffusers, and image autoencoders frame by frame; their interfaces end here."""
+"""Published video autoencoders of diffusers, and image autoencoders frame by frame, behind one interface."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -16,15 +16,15 @@ from modalities.latent.codec import Batches, cells_of_clip
 Clip = Float[Tensor, "B C T H W"]
 Cells = Float[Tensor, "B L t h w"]
 FRAMEWISE = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "AutoencoderKLTemporalDecoder")
-"""Classes that encode each frame alone; the last one decodes all of a clip together."""
+"""Classes that encode each frame separately; the last one decodes a whole clip at once."""
 CAUSAL = ("AutoencoderKLWan", "AutoencoderKLMochi", "AutoencoderKLCosmos", "AutoencoderKLLTXVideo")
-"""Classes whose latent frame reads no frame after its own."""
+"""Classes whose latent frames do not depend on later frames."""
 UNTILED = ("AutoencoderKLTemporalDecoder", "AutoencoderKLCosmos")
-"""Classes that have no tiles, or take no notice of them."""
+"""Classes that do not support tiling, or ignore it."""
 
 
 class Autoencoder(Published):
-    """A video autoencoder of diffusers.
+    """A diffusers video autoencoder.
 
     ============================ ========= ============ ==================================================
     class                        frames    encoder      in pieces
@@ -39,27 +39,26 @@ class Autoencoder(Published):
     AutoencoderKLHunyuanVideo    1 + 4 k   looks ahead  clip as a whole
     ============================ ========= ============ ==================================================
 
-    What is not causal (statistics of normalisation over frames, convolutions that look ahead) gives a first latent
-    frame that depends on what follows; a clip of one frame can be encoded by all. Multiples are those of the published
-    weights; others follow from the configuration. The time-conditioned decoder of LTX is asked at time 0, without
-    noise.
+    In non-causal encoders (normalisation over frames, convolutions that look ahead), the first latent frame depends on
+    later frames; all of them can encode a clip of one frame. Multiples are those of the published weights; others
+    follow from the configuration. LTX's timestep-conditioned decoder is run at timestep 0, without noise.
 
     Args:
         path: a folder that `save_pretrained` wrote, a name on the Hugging Face hub, or the loaded model itself.
-        subfolder: of it ("vae" in a pipeline's folder).
-        whiten: training clips on which mean and deviation of each channel are measured, in place of published ones; 0
-            keeps those.
-        at_once: frames that are encoded or decoded at a time, which bounds memory; of classes that see a clip as a
-            whole, at least one clip.
-        tiling: cut large frames (LTX and Hunyuan: long clips, too) into overlapping pieces and blend them, as diffusers
-            does: less memory, and an approximation that can differ from the whole visibly.
+        subfolder: subfolder of `path` that has the model ("vae" in a pipeline's folder).
+        whiten: training clips on which mean and deviation of each channel are measured, in place of published values; 0
+            keeps the published ones.
+        at_once: frames encoded or decoded at a time, to bound memory; at least one clip for classes that process a clip
+            as a whole.
+        tiling: cut large frames (for LTX and Hunyuan also long clips) into overlapping tiles and blend them, as
+            diffusers does: less memory, but an approximation that can differ visibly.
 
     Raises:
-        ValueError: if it is no such autoencoder or cannot be had, or cannot be tiled.
+        ValueError: if it is not such an autoencoder, cannot be loaded, or cannot be tiled.
     """
 
     known = (*FRAMEWISE, *CAUSAL, "AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo")
-    stride = (1, 1, 1)  # until a trial says more
+    stride = (1, 1, 1)  # until a trial run determines it
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class Autoencoder(Published):
         raw = self._raw(torch.zeros(1, 3, 1, 64, 64))
         self.channels = raw.shape[1]
         self.stride = (_frames_per_cell(self.model), 64 // raw.shape[3], 64 // raw.shape[4])
-        # CogVideoX decodes latent frames in pairs, and takes an even number of them for one without a first frame.
+        # CogVideoX decodes latent frames in pairs, and treats an even number of them as a clip without a first frame.
         self.group = self.stride[0] * (2 if self.kind == "AutoencoderKLCogVideoX" else 1)
         for name in ("mean", "scale"):
             self.register_buffer(name, getattr(self, name).expand(1, self.channels, 1, 1, 1).clone())
@@ -145,6 +144,6 @@ class Autoencoder(Published):
 
 
 def _frames_per_cell(model: Any) -> int:
-    """Frames of a latent frame; whatever its configuration says, Wan takes 4."""
+    """Frames per latent frame; for Wan always 4, whatever its configuration says."""
     ratio = vars(model).get("temporal_compression_ratio") or model.config.get("temporal_compression_ratio")
     return int(ratio or (4 if type(model).__name__ == "AutoencoderKLWan" else 1))

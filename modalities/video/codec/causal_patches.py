@@ -1,4 +1,4 @@
-"""The built-in video autoencoder: causal in time, in closed form to begin with, refined by a minute of training."""
+"""The built-in video autoencoder: causal in time, initialised in closed form, refined by a minute of training."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,29 +21,29 @@ from modalities.latent.codec import Batches, cells_of_clip
 Clip = Float[Tensor, "B C T H W"]
 Cells = Float[Tensor, "B L t h w"]
 REACH = 2
-"""Latent frames before its own that a block reads."""
+"""Previous latent frames that a block reads."""
 KIND = "CausalPatches"
-"""What checkpoints of `train_codec` say they hold."""
+"""The kind recorded in checkpoints of `train_codec`."""
 
 
 class CausalPatches(Codec):
-    """Principal components of spacetime patches, corrected by causal residual blocks.
+    """Principal components of spacetime patches with learned causal residual corrections.
 
         z = (PCA(x) + e(x) - mean) / deviation,     x = PCA^-1(z') + d(z'),   z' = z deviation + mean
 
-    Frame 0 stands alone (repeated, it fills a group), then each group of `stride[0]` frames makes a latent frame: T = 1
-    + k stride[0], an image is a clip of one frame, and frames to come change nothing. e and d start at zero, so that
-    training begins where the best linear codec ends.
+    Frame 0 is encoded alone (repeated to fill a group), then each group of `stride[0]` frames makes a latent frame: T =
+    1 + k stride[0], an image is a clip of one frame, and later frames have no influence. e and d start at zero, so
+    training starts from the best linear codec.
 
     Args:
         stride: frames, rows and columns of a patch.
-        channels: L, of the latents.
-        width: of the residual blocks.
-        depth: residual blocks on each side.
-        steps: of refinement in `fit`, on `batch` clips each; 0 leaves the closed form.
-        chunk: latent frames that are encoded or decoded at a time, which bounds the memory of long clips.
-        path: a folder that `python -m ditmoe.train_codec` wrote, from which `fit` takes what it would learn; stride,
-            channels, width and depth must be those there.
+        channels: L, channels of the latents.
+        width: width of the residual blocks.
+        depth: residual blocks in each of encoder and decoder.
+        steps: refinement steps in `fit`, on `batch` clips each; 0 keeps the closed form.
+        chunk: latent frames encoded or decoded at a time, which bounds the memory of long clips.
+        path: a folder that `python -m ditmoe.train_codec` wrote, loaded by `fit` in place of fitting; its stride,
+            channels, width and depth must be the same.
     """
 
     mean: Tensor
@@ -73,7 +73,7 @@ class CausalPatches(Codec):
         self.steps, self.batch, self.chunk, self.context = steps, batch, chunk, REACH * depth
         self.linear = PatchPCA(stride, channels)
         numbers = len(self.linear.mean)
-        with torch.random.fork_rng(devices=[]):  # the same weights whoever asks
+        with torch.random.fork_rng(devices=[]):  # the same initial weights every time
             torch.manual_seed(0)
             self.encoder = residual_blocks(numbers, width, depth, channels)
             self.decoder = residual_blocks(channels, width, depth, numbers)
@@ -106,7 +106,7 @@ class CausalPatches(Codec):
         return self.linear.decode(z) + fold(self.decoder(z), self.stride)
 
     def _in_chunks(self, work: Callable[[int, int], Tensor], frames: int) -> Tensor:
-        """Work on latent frames begin to end, and keep those whose past was all there."""
+        """Process latent frames in overlapping chunks, keeping those with their complete past."""
         parts = []
         for start in range(0, frames, self.chunk):
             begin, end = max(0, start - self.context), min(start + self.chunk, frames)
@@ -115,10 +115,10 @@ class CausalPatches(Codec):
         return torch.cat(parts, dim=2)
 
     def fit(self, batches: Batches) -> None:
-        """Take what `train_codec` learnt; or principal components of the clips, then `steps` of refinement (a bar).
+        """Load what `train_codec` wrote; or fit principal components to the clips and refine for `steps` (with a bar).
 
         Raises:
-            ValueError: if the folder at `path` holds no trained codec, or another one.
+            ValueError: if the folder at `path` has no trained codec, or a different one.
         """
         if self.path is not None:
             self.restore(read_codec(Path(self.path), self.options))
@@ -134,32 +134,32 @@ class CausalPatches(Codec):
         self.whiten(clips.split(16))
 
     def begin(self, batches: Batches) -> None:
-        """Take the closed form of some clips: their principal components."""
+        """Initialise in closed form: the principal components of some clips."""
         self.linear.fit(self.padded(x).to(self.mean.device) for x in batches)
 
     @torch.no_grad()
     def whiten(self, batches: Batches) -> None:
-        """Take mean and deviation of each channel over the latents of some clips."""
+        """Set mean and deviation of each channel from the latents of some clips."""
         z = torch.cat([self.encode(x.to(self.mean.device)).cpu() for x in batches])
         z = z * self.deviation.cpu() + self.mean.cpu()
         self.mean.copy_(z.mean((0, 2, 3, 4)).view(-1, 1, 1, 1))
         self.deviation.copy_(z.std((0, 2, 3, 4)).clamp_min(1e-3).view(-1, 1, 1, 1))
 
     def reconstruct(self, x: Clip) -> Clip:
-        """Padded clips that were encoded and decoded, all at once."""
+        """Encode and decode padded clips, without chunks."""
         return self._decode(self._encode(x))
 
     def padded(self, x: Clip) -> Float[Tensor, "B C P H W"]:
-        """Clips with frame 0 repeated in front, as often as its group lacks frames."""
+        """Clips with frame 0 repeated in front to fill its group."""
         return torch.cat([x[:, :, :1].expand(-1, -1, self.stride[0] - 1, -1, -1), x], dim=2)
 
 
 class Refinement:
-    """Steps of AdamW on the reconstruction of clips, from the closed form on.
+    """Trains a codec on the reconstruction of clips with AdamW, from the closed form on.
 
     Args:
-        codec: is trained, and its gradients switched on.
-        steps: in all, over which the learning rate rises and falls.
+        codec: the codec to train; its gradients are switched on.
+        steps: total steps, over which the learning rate rises and falls.
     """
 
     def __init__(self, codec: CausalPatches, steps: int) -> None:
@@ -168,13 +168,13 @@ class Refinement:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.parameters, 2e-3, (0.9, 0.99))
-        for parameter in self.parameters:  # there from the start, so that what is stored is compared with it
+        for parameter in self.parameters:  # allocated at once, so that stored moments are compared with them
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
         self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 2e-3, max(1, steps))
 
     def step(self, clips: Clip) -> Float[Tensor, ""]:
-        """Learn from some clips; their mean squared error before."""
+        """Take one step on some clips; returns their mean squared error before it."""
         x = self.codec.padded(clips.to(self.codec.mean.device))
         error = self.codec.reconstruct(x) - x
         squared = error.square().mean()
@@ -187,30 +187,30 @@ class Refinement:
         return squared.detach()
 
     def state(self) -> dict[int, dict[str, Tensor]]:
-        """The optimiser's moments, by the number of the parameter; its options are not a matter of a checkpoint."""
+        """The optimiser's moments by parameter index; its options are not part of a checkpoint."""
         return self.optimizer.state_dict()["state"]
 
     def resume(self, step: int, found: checkpoint.Checkpoint) -> None:
-        """Go on after so many steps, with the moments of a checkpoint's part "optimizer".
+        """Resume after so many steps, with the moments in a checkpoint's part "optimizer".
 
         Raises:
-            ValueError: if they are not those of this codec.
+            ValueError: if they do not belong to this codec.
         """
         checkpoint.fill(found, "optimizer", self.state())
         for moments in self.optimizer.state.values():
             moments["step"].fill_(step)
         self.rate.last_epoch = step
-        with warnings.catch_warnings():  # which torch has for who asks at another time
+        with warnings.catch_warnings():  # torch warns about get_lr outside of step
             warnings.simplefilter("ignore")
             for group, lr in zip(self.optimizer.param_groups, self.rate.get_lr(), strict=True):
                 group["lr"] = lr
 
 
 def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
-    """What a codec learnt that `train_codec` wrote.
+    """Load the codec state that `train_codec` wrote.
 
     Raises:
-        ValueError: if there is none, it is not finished, or it has other options.
+        ValueError: if there is none, it is unfinished, or it has other options.
     """
     try:
         found = checkpoint.find(folder, parts=["fitted_state"])
@@ -239,7 +239,7 @@ def residual_blocks(inputs: int, width: int, depth: int, outputs: int) -> nn.Mod
 
 
 class CausalBlock(nn.Module):
-    """A convolution over space, then one over a latent frame and the two before it; no statistics over time."""
+    """A spatial convolution, then one over a latent frame and the two before it; no statistics over time."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class CausalBlock(nn.Module):
 
 
 def unfold(x: Clip, stride: Sequence[int]) -> Float[Tensor, "B P t h w"]:
-    """The numbers of each spacetime patch as channels."""
+    """Rearrange each spacetime patch into channels."""
     t, h, w = stride
     return rearrange(x, "b c (t i) (h j) (w k) -> b (c i j k) t h w", i=t, j=h, k=w)
 

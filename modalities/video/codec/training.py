@@ -39,22 +39,22 @@ def train_codec(
     *,
     stopped: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Take the closed form, refine it for `codec.steps` steps, and write checkpoints and codec.json into `out`.
+    """Initialise in closed form, refine for `codec.steps` steps, and write checkpoints and codec.json into `out`.
 
-    A call with the same setting goes on where an earlier one was stopped or killed, and ends as if it had not been.
-    Shows a bar, and at the end PSNR and SSIM on clips held out, beside those of the closed form.
+    A call with the same setting resumes a stopped or killed one, with the same result as an uninterrupted run. Shows a
+    bar, and at the end PSNR and SSIM on held-out clips, beside those of the closed form.
 
     Args:
-        fitting: gives the clips whose principal components and latents are taken, a batch at a time.
-        draw: step -> the clips of that step.
+        fitting: gives batches of clips for the principal components and for the latents' statistics.
+        draw: step -> training clips of that step.
         setting: what training depends on besides the codec's options; plain values.
-        stopped: whether to save and stop after the step at hand.
+        stopped: whether to save and stop after the current step.
 
     Returns:
         False, if it was stopped.
 
     Raises:
-        ValueError: if `out` holds something else.
+        ValueError: if `out` has other content.
     """
     record = {"kind": KIND, "options": codec.options,
               "setting": {**setting, "steps": codec.steps, "batch": codec.batch}}  # fmt: skip
@@ -91,7 +91,7 @@ def train_codec(
 
 
 def quality(codec: CausalPatches, clips: Clips) -> dict[str, float]:
-    """Means over clips of PSNR and, where frames are large enough, SSIM of their reconstructions."""
+    """Means over clips of PSNR and, if frames are large enough, SSIM of their reconstructions."""
     found: dict[str, list[float]] = {"psnr": [], "ssim": []}
     with torch.no_grad():
         for clip in clips:
@@ -104,7 +104,7 @@ def quality(codec: CausalPatches, clips: Clips) -> dict[str, float]:
 
 
 def summary(report: Mapping[str, Any], out: Path) -> str:
-    """What was reached, and what to type next."""
+    """Summarise the results, and the next command to run."""
     held = report["held out"]
     rows = {"closed form": report["closed form"],
             f"after {report['setting']['steps']} steps": report["trained"]}  # fmt: skip
@@ -129,7 +129,7 @@ def _refine(
     stopped: Callable[[], bool],
     save: Callable[[int], None],
 ) -> int:
-    """Refine from a step on, to the end or until it is stopped; saves now and then and at last."""
+    """Refine from a step on, to the end or until stopped; saves regularly and at the end."""
     saved, kept, error = time.monotonic(), step, math.nan
     with tqdm(total=refinement.steps, initial=step, desc="autoencoder", unit="step", mininterval=1) as bar:
         while step < refinement.steps and not stopped():
@@ -161,7 +161,7 @@ def _save(
 
 
 def _earlier(out: Path, record: Mapping[str, Any]) -> checkpoint.Checkpoint | None:
-    """The checkpoint that an earlier call left, which must be of the same training."""
+    """The checkpoint of an earlier call, which must be of the same training."""
     if not checkpoint.exists(out):
         if other := [file.name for file in out.iterdir() if file.name != checkpoint.FOLDER]:
             raise ValueError(f"out must be new or a folder of train_codec, but {out} holds {other[0]}")
@@ -183,7 +183,7 @@ def _earlier(out: Path, record: Mapping[str, Any]) -> checkpoint.Checkpoint | No
 
 
 def _check_state(found: checkpoint.Checkpoint) -> None:
-    """Raises ValueError if a checkpoint's plain values are not what `_save` writes: the folder may be a stranger's."""
+    """Raise ValueError if a checkpoint's plain values are not what `_save` writes: the folder is not trusted."""
     plain = found.plain
     closed, finished = plain.get("closed form"), plain.get("finished")
     sections = all(isinstance(plain.get(part), dict) for part in ("options", "setting"))

@@ -1,4 +1,4 @@
-"""Where clips come from: catalogues, folders, the built-in moving digits."""
+"""Video data sets: listings, folders, the built-in moving digits."""
 
 from modalities.video.data.dataset import Clips
 from modalities.video.data.moving_digits import MovingDigits

@@ -1,4 +1,4 @@
-"""What is read for a training batch of clips, before it is encoded."""
+"""Reads training batches of clips, before encoding."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,13 @@ from modalities.video.data.dataset import Clips
 
 @dataclass(frozen=True)
 class BatchReader:
-    """Reads batches of clips, or of pictures among them; can be sent to other processes.
+    """Reads batches of clips or of images; picklable, for worker processes.
 
     Attributes:
-        data: the clips; None where there are latents.
-        pictures: those that are clips of one frame; None where these are first frames of clips.
-        cached: latents on a disk, in place of clips.
-        images: share of the batches that are clips of one frame.
+        data: the clips; None if latents are used.
+        pictures: images used as clips of one frame; None if first frames of clips are used.
+        cached: latents on disk, in place of clips.
+        images: fraction of the batches that are clips of one frame.
     """
 
     data: Any
@@ -29,7 +29,7 @@ class BatchReader:
     def __call__(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[str, Any, Any]:
-        """Of which kind it is ("clips", "pictures", "latents"), the samples, and what they are."""
+        """Read a batch: its kind ("clips", "pictures", "latents"), the samples, and their labels."""
         one_frame = shows_images(self.images, seed, step)
         if one_frame and self.pictures is not None:
             images, labels = self.pictures.batch(size, seed, step, rank, world)
@@ -42,16 +42,16 @@ class BatchReader:
 
     @property
     def left_out(self) -> list[LeftOut]:
-        """Where what cannot be read is noted."""
+        """The records of unreadable items."""
         clips = [self.data.unreadable, self.data.salvaged] if isinstance(self.data, Clips) else []
         return [*clips, *([] if self.pictures is None else [self.pictures.unreadable])]
 
     @property
     def reads_files(self) -> bool:
-        """Whether batches are read from a person's files, other than latents on disk."""
+        """Whether batches are read from the user's files rather than latents on disk or built-in data."""
         return self.pictures is not None or isinstance(self.data, Clips)
 
 
 def shows_images(share: float, seed: int, step: int) -> bool:
-    """Whether a batch is of clips of one frame, for all ranks alike."""
+    """Whether a batch consists of clips of one frame, the same on all ranks."""
     return bool(share and np.random.default_rng([seed, step]).random() < share)

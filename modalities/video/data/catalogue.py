@@ -1,4 +1,4 @@
-"""What videos there are below a folder: their names, classes and splits."""
+"""Lists the videos below a folder: names, classes and splits."""
 
 import re
 from collections import Counter
@@ -23,15 +23,15 @@ SUFFIXES = (
     ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2", ".mxf", ".dv", ".nut", ".ivf", ".y4m",
     ".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".gif", ".apng", ".npy",
 )  # fmt: skip
-"""File endings of videos in a folder; a folder with pictures in it is a video too."""
+"""File suffixes of videos; a folder of images is a video too."""
 ALONE = "video"
-"""The class of videos that lie in no class folder."""
+"""The class of videos outside class folders."""
 DENSE = 4
-"""Clips that are cut from one video, see `shared.sources`: short ones are many."""
+"""Clips cut from one video, see `shared.sources`: short clips are numerous."""
 MANY = 20
-"""Folders that are the sources of their pieces, where no split says so."""
+"""Least number of folders to be taken for the sources of their pieces, without splits as evidence."""
 LEAST_FRAMES = 2
-"""Pictures of a folder that are a clip."""
+"""Least images in a folder that make a clip."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Clip:
     split: str
 
     def origin(self) -> Origin:
-        """Where it lies, for `provenance`: a file, or the pictures of a folder."""
+        """Its location, for `provenance`: a file, or the images of a folder."""
         return Origin(tuple(list_pictures(self.path)) if self.path.is_dir() else (self.path,))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos of a data set: class names, the videos by name, and what was understood and ignored."""
+    """The videos of a data set: class names, the videos by name, and notes on what was ignored."""
 
     classes: list[str]
     clips: list[Clip]
@@ -59,7 +59,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
     def understood(self, root: Path) -> Understood:
-        """In words."""
+        """The summary of the listing."""
         labels = {name: label for label, name in enumerate(self.classes)}
         each = {s: [labels[clip.category] for clip in self.clips if clip.split == s] for s in SPLITS}
         return Understood(root, "video", self.classes, each, self.origin, self.ignored, self.notes)
@@ -68,13 +68,13 @@ class Listing:
 def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path | None = None) -> Listing:
     """List the videos below a folder, sorted by name.
 
-    Where folders are named train, val or test (`layout.arrange`), these are the splits and the rest is left out;
-    otherwise `parts` gives the share of each, taken by a hash of the relative path, so that other files do not change
-    it. Clips that were cut from one video (`shared.sources`), as `v_Name_g01_c02` in UCF-101, stay on one side. Below
-    that, folders of the first level are classes, unless a metadata.jsonl gives them.
+    If folders are named train, val or test (`layout.arrange`), these are the splits and the rest is left out;
+    otherwise `parts` gives their shares, assigned by a hash of the relative path, independent of other files. Clips cut
+    from one video (`shared.sources`), as `v_Name_g01_c02` in UCF-101, stay in one split. Below the splits, top-level
+    folders are classes, unless a metadata.jsonl gives them.
 
     Raises:
-        ValueError: if there is no such folder, no video in it, or `parts` are no shares.
+        ValueError: if there is no such folder, no video in it, or `parts` are not valid shares.
     """
     if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
         raise ValueError(f"parts must be three shares that sum to 1, got {list(parts)}")
@@ -109,7 +109,7 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path |
 
 
 class _Placed(NamedTuple):
-    """A video with the class and the split that its folders, or a list, say."""
+    """A video with its class and split by folders or by a list."""
 
     path: Path
     below: Parts
@@ -118,7 +118,7 @@ class _Placed(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """Its name; of a file without the ending."""
+        """Its name; for a file without the suffix."""
         return self.path.stem if self.path.suffix.lower() in SUFFIXES else self.path.name
 
 
@@ -129,7 +129,7 @@ def _placed(
     listed: Mapping[str, str] | None,
     ignored: Ignored,
 ) -> list[_Placed]:
-    """The videos that have a place among the splits and classes; the others are ignored."""
+    """The videos inside the splits and classes; the others are ignored."""
     categories = {place.category for place in places if place} - {None}
     kept = []
     for path, own, place in zip(paths, below, places, strict=True):
@@ -147,10 +147,10 @@ def _placed(
 
 
 def are_sources(items: Sequence[tuple[str, str, str | None]]) -> bool:
-    """Whether folders are videos that were cut into pieces, as those of SkyTimelapse (`ID1/ID1_1/`), and no classes.
+    """Whether folders are videos cut into pieces, as in SkyTimelapse (`ID1/ID1_1/`), rather than classes.
 
-    All pieces bear the name of their folder and a number; and no folder is in two splits, or where no folders give
-    these, there are many folders of few pieces.
+    All pieces must be named after their folder with a number; and no folder may be in two splits, or without splits,
+    there must be many folders of few pieces.
 
     Args:
         items: folder, name and split of each piece.
@@ -164,10 +164,10 @@ def are_sources(items: Sequence[tuple[str, str, str | None]]) -> bool:
 
 
 def find_videos(root: Path, ignored: Ignored | None = None, index: Path | None = None) -> list[Path]:
-    """Video files, and folders with pictures in them, below a folder and by name, without hidden ones.
+    """Video files and folders of images below a folder, sorted by name, without hidden ones.
 
-    Links are followed, each folder is entered once. What is left out is counted in `ignored`; with `index`, a folder,
-    what folders hold is kept there (`FolderIndex`).
+    Links are followed, each folder is entered once. What is left out is counted in `ignored`; `index` is a folder in
+    which to cache folder contents (`FolderIndex`).
     """
     ignored, known = Ignored() if ignored is None else ignored, FolderIndex(index, root)
     folders: dict[Parts, list[str]] = {}
@@ -184,7 +184,7 @@ def find_videos(root: Path, ignored: Ignored | None = None, index: Path | None =
                 continue
             if not name.lower().endswith(PICTURES):
                 ignored.add(KIND, name)
-            elif beside:  # their thumbnails
+            elif beside:  # thumbnails of the videos
                 ignored.add("pictures beside videos", name)
         found += [(*folder, name) for name in videos] or ([folder] if pictures and not beside else [])
     return [root.joinpath(*parts) for parts in sorted(found, key="/".join)]

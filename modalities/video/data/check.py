@@ -1,4 +1,4 @@
-"""Decodes every video of a folder once and writes down what came of it: a manifest to trust or to mend by."""
+"""Decodes every video of a folder once and writes a manifest of the results, to use or to repair the data by."""
 
 import hashlib
 import json
@@ -25,39 +25,38 @@ from modalities.video.io.reader import read_clip, read_index, salvaged_index
 
 MANIFEST = "manifest.jsonl"
 SECONDS, SECONDS_PER_MB = 60.0, 10.0
-"""What a file may take: ten times as long as a slow core needs for a long film of low rate."""
+"""Time limit of a file: ten times what a slow core needs for a long low-bitrate film."""
 MEMORY = 8 * 2**30
-"""Bytes that a decoder may take."""
+"""Memory limit of a decoder, in bytes."""
 LARGEST_MANIFEST = 2**31
-_EVERY = 10.0  # seconds between two states of the manifest on disk
+_EVERY = 10.0  # seconds between two writes of the manifest
 
 HARMLESS = ("co located POCs unavailable", "mmco: unref short failure")
-"""What FFmpeg calls errors in whole files."""
+"""Messages that FFmpeg logs as errors for intact files."""
 
 Entry = dict[str, Any]
 Job = tuple[str, Path]
 
 
 def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]:
-    """Decode the videos below `source` and write `out/manifest.jsonl`, one line for each, by path.
+    """Decode the videos below `source` and write `out/manifest.jsonl`, one line per video, sorted by path.
 
-    A line has path, frames (that decode), rate, height, width, codec, bytes, modified (ns), sha256, FFmpeg's first
-    error (log) and reason, which is "" for a video that is whole: no error, no frame concealed. Files whose size and
-    time, or else whose content, are in an earlier manifest are not decoded again, so that an interrupted run goes on.
-    Decoders run in processes of their own: a video that hangs one (longer than `SECONDS` allow) or kills it has the
-    reason "timeout" or "crash".
+    A line has path, frames (decoded), rate, height, width, codec, bytes, modified (ns), sha256, FFmpeg's first error
+    (log) and reason, which is "" for an intact video: no error, no concealed frame. Files whose size and time, or else
+    content, match an earlier manifest are not decoded again, so that an interrupted run resumes. Decoders run in
+    separate processes: a video that hangs one (beyond `SECONDS`) or kills it has the reason "timeout" or "crash".
 
     Args:
         source: folder of videos and of folders of frames.
-        out: folder of the manifest, which is made.
-        workers: processes that decode; all cores by default. 0 decodes here, without protection.
+        out: folder of the manifest, created if needed.
+        workers: decoding processes; all cores by default. 0 decodes in this process, without protection.
 
     Returns:
-        counts of videos, of those kept from an earlier manifest and gone since, of frames, of videos by reason, and
-        seconds.
+        counts of videos, of those kept from an earlier manifest and removed since, of frames, of videos by reason, and
+        the time in seconds.
 
     Raises:
-        ValueError: if there are no videos, or `out` cannot be written or has another manifest.
+        ValueError: if there are no videos, or `out` is not writable or has a different manifest.
     """
     began = time.monotonic()
     if not source.is_dir():
@@ -93,7 +92,7 @@ def check(source: Path, out: Path, workers: int | None = None) -> dict[str, Any]
 
 
 def examine(path: Path) -> Entry:
-    """Decode one video from end to end: what can be told of it, and why it is not whole, if it is not."""
+    """Decode one video completely: its properties, and what is wrong with it, if anything."""
     reason, index = "", None
     with _errors_of_ffmpeg() as errors:
         try:
@@ -102,18 +101,18 @@ def examine(path: Path) -> Entry:
             reason = fault.reason
             with suppress(Unreadable):
                 index = salvaged_index(path, fault)
-    if errors and not reason:  # every frame came, some of them made up
+    if errors and not reason:  # every frame came, some of them concealed
         reason = "damaged"
     return _entry(index, path, reason, errors[0] if errors else "")
 
 
 @contextmanager
 def _errors_of_ffmpeg() -> Iterator[list[str]]:
-    """What FFmpeg logs as an error, here and while this is open: it conceals much of what is damaged otherwise."""
+    """Collect FFmpeg's logged errors while this is open: otherwise it conceals much damage."""
     errors: list[str] = []
     before = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)  # what is skipped comes later, when another file is read
+    av.logging.set_skip_repeated(False)  # repeats would be reported later, for another file
     try:
         with av.logging.Capture() as logs:
             yield errors
@@ -138,10 +137,10 @@ def _entry(index: Index | None, path: Path, reason: str, log: str = "") -> Entry
 
 
 def _decoded(path: Path) -> Index:
-    """The index of a video of which every frame decodes."""
+    """Decode every frame of a video and return its index."""
     index = read_index(path)
     if path.is_dir():
-        for number in range(len(index)):  # one at a time, since all may not fit into memory
+        for number in range(len(index)):  # one at a time, to bound memory
             if read_clip(path, number, 1, index=index).shape[1:3] != (index.height, index.width):
                 raise Unreadable(path, "damaged", "pictures differ in size")
         return index
@@ -149,7 +148,7 @@ def _decoded(path: Path) -> Index:
 
 
 def _examine_all(todo: list[Job], done: dict[str, Entry], manifest: Path, workers: int | None) -> None:
-    """Examine each video; what is done is on disk soon, and at the latest when this ends, however it does."""
+    """Examine each video; results are written regularly, and at the end even if interrupted."""
     ended: Iterable[tuple[Job, Any]] = (
         ((job, _examined(job)) for job in todo)
         if workers == 0
@@ -175,7 +174,7 @@ def _seconds(job: Job) -> float:
 
 
 def _failed(path: Path, error: Exception) -> Entry:
-    """An entry for a video over which the decoder died."""
+    """The entry of a video that killed its decoder."""
     tell(f"{path}: {error}")
     return _stamp(path) | _entry(None, path, "timeout" if isinstance(error, TimeoutError) else "crash")
 
@@ -190,17 +189,17 @@ def _stamp(path: Path) -> Entry:
 
 
 def _known(entry: Entry | None, path: Path, alike: dict[tuple[str, str], list[Entry]]) -> Entry | None:
-    """The line of an earlier manifest that is of this video, by its state or else by what it holds, wherever it lay.
+    """The line of an earlier manifest for this video, by its state or else by its content, under any name.
 
     Args:
-        entry: of its name.
-        alike: size and ending -> lines.
+        entry: the line with the same name.
+        alike: (size, suffix) -> lines.
     """
     if _same(entry, path):
         return entry
     with suppress(OSError, Unreadable):
         stamp = _stamp(path)
-        # a timeout or a crash may have been the moment's
+        # a timeout or a crash may have been transient
         lines = [
             line
             for line in alike.get((str(stamp["bytes"]), path.suffix.lower()), ())
@@ -212,8 +211,8 @@ def _known(entry: Entry | None, path: Path, alike: dict[tuple[str, str], list[En
 
 
 def _removed(before: dict[str, Entry], now: dict[str, Entry]) -> int:
-    """Videos that are not there any more, under their names or elsewhere."""
-    contents = {entry.get("sha256") for entry in now.values()}  # none of one that killed its decoder
+    """Number of videos that no longer exist under any name."""
+    contents = {entry.get("sha256") for entry in now.values()}  # None for one that killed its decoder
     return sum(name not in now and str(entry.get("sha256")) not in contents for name, entry in before.items())
 
 
@@ -224,7 +223,7 @@ def _same(entry: Entry | None, path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's pictures and their names; "" where it cannot be opened."""
+    """SHA-256 of a file, or of a folder's images and their names; "" if it cannot be opened."""
     try:
         if not path.is_dir():
             with open_regular(path) as stream:
@@ -240,7 +239,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _earlier(manifest: Path) -> dict[str, Entry]:
-    """Path -> line of a manifest that is there."""
+    """Path -> line of an existing manifest."""
     if not manifest.exists():
         return {}
     try:

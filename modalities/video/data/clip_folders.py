@@ -1,4 +1,4 @@
-"""Sets of clips made elsewhere: arrays, folders of videos, folders of folders of frames."""
+"""Clip sets from other programs: arrays, folders of videos, folders of frame folders."""
 
 import sys
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from modalities.video.io.reader import read_clip, read_index
 from modalities.video.io.writer import is_lossless
 
 OURS = "samples.gif"
-"""What `sample` writes beside the clips."""
+"""The file that `sample` writes beside the clips, which is not a clip of the set."""
 _NAMED = 5
 
 
 class FileVideo:
-    """A video on disk, used like an array (T, H, W, 3) of which only the frames that are asked for are read.
+    """A video on disk that behaves like an array (T, H, W, 3) and reads only the frames requested.
 
     Attributes:
         shape: (T, H, W, 3).
@@ -37,10 +37,10 @@ class FileVideo:
         self.shape = len(index), index.height, index.width, 3
 
     def __getitem__(self, frames: Int64[np.ndarray, " F"]) -> UInt8[np.ndarray, "F H W 3"]:
-        """Frames by their numbers, which must be equally far apart.
+        """Frames by equally spaced indices.
 
         Raises:
-            Unreadable: if they do not decode.
+            Unreadable: if they cannot be decoded.
         """
         stride = int(frames[1] - frames[0]) if len(frames) > 1 else 1
         return read_clip(self.path, int(frames[0]), len(frames), stride, index=self.index)
@@ -51,11 +51,11 @@ class FileVideo:
 
 @dataclass(frozen=True)
 class ReadClips(Samples):
-    """A set from files: `data` is an array (S, T, H, W, 3), or (S,) of videos that are read when they are used.
+    """A set from files: `data` is an array (S, T, H, W, 3), or (S,) of lazily read videos.
 
     Attributes:
-        lossy: how many of them cannot be told to be what was written; None where nobody can know.
-        left_out: how many could not be read.
+        lossy: number of files that may be lossy; None if unknown.
+        left_out: number of unreadable files.
     """
 
     lossy: int | None = None
@@ -65,8 +65,8 @@ class ReadClips(Samples):
 def read_set(path: Path) -> ReadClips:
     """Read a set: an .npz with `videos` (N, T, H, W, 3) uint8, an .npy of that shape, or a folder of videos.
 
-    Videos may differ in length and size. Of a clip that lies there in several formats the lossless one is read; those
-    that are unreadable are named on stderr, left out and counted.
+    Videos may differ in length and size. If a clip exists in several formats, the lossless one is read; unreadable
+    ones are named on stderr, left out and counted.
 
     Raises:
         ValueError: if nothing can be read.
@@ -101,7 +101,7 @@ def read_set(path: Path) -> ReadClips:
 
 
 def one_each(files: list[Path]) -> list[Path]:
-    """Of files that differ in their ending alone one, the lossless one."""
+    """Of files that differ only in their suffix, keep one, the lossless one."""
     best: dict[Path, Path] = {}
     for file in sorted(files, key=lambda f: (f.suffix == ".mkv", f)):
         if file.name != OURS:

@@ -1,4 +1,4 @@
-"""Reads clips of videos: at a size and a tempo, and by a policy for what is damaged."""
+"""Reads clips from videos at a given size and frame rate, with a policy for damaged files."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -28,12 +28,12 @@ class ClipReader:
 
     Attributes:
         size: (H, W) of a clip.
-        max_pixels: of a frame; videos of larger ones are unreadable, and not decoded.
-        unreadable: name -> reason of the videos that were left out for at least one clip so far.
-        salvaged: name -> reason of those of which only a part is used.
+        max_pixels: limit per frame; videos with larger frames count as unreadable and are not decoded.
+        unreadable: name -> reason, for videos left out for at least one clip so far.
+        salvaged: name -> reason, for videos of which only a part is used.
 
     Raises:
-        ValueError: for options that do not fit.
+        ValueError: for invalid options.
     """
 
     size: tuple[int, int]
@@ -64,35 +64,35 @@ class ClipReader:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy in another process, which reads its own indices."""
+        """State for pickling: a copy in a worker process reads its own indices."""
         return {**vars(self), "_indices": {}}
 
     @property
     def reasons(self) -> Counter[str]:
-        """How many videos were left out or salvaged so far, by reason."""
+        """Number of videos left out or salvaged so far, by reason."""
         return Counter(
             [*self.unreadable.values(), *(f"{reason}, salvaged" for reason in self.salvaged.values())]
         )
 
     def read(self, video: Clip, place: float) -> UInt8[np.ndarray, "T H W 3"] | None:
-        """A clip from a place in [0, 1) of where it can start; None where it cannot be read, told once."""
+        """Read a clip from a relative start in [0, 1) of the possible ones; None if unreadable, reported once."""
         found = self._try(video, lambda fault: self._frames(video, place, self.frames, fault))
         return None if found is None else fit(found[0], self.size)[found[1]]
 
     def own_size(self, video: Clip) -> tuple[int, int, int] | None:
-        """(T, H, W) of a video as it is, every `stride`-th frame counted; None where it cannot be read, told once."""
+        """Native (T, H, W) of a video, counting every `stride`-th frame; None if unreadable, reported once."""
         index = self._try(video, lambda fault: self._index(video.path, fault))
         return None if index is None else (self._room(index), index.height, index.width)
 
     def read_whole(
         self, video: Clip, place: float, size: tuple[int, int, int]
     ) -> UInt8[np.ndarray, "T H W 3"] | None:
-        """T frames from a place in [0, 1), all of each, at (H, W); None where they cannot be read, told once."""
+        """Read T uncropped frames at (H, W) from a relative start in [0, 1); None if unreadable, reported once."""
         found = self._try(video, lambda fault: self._frames(video, place, size[0], fault))
         return None if found is None else resized(found[0], size[1:])[found[1]]
 
     def _try(self, video: Clip, read: Callable[[Unreadable | None], T]) -> T | None:
-        """What is read by the policy, which may be told of a fault and then salvages; None where it cannot be read."""
+        """Read by the policy, which may retry with a known fault to salvage; None if unreadable."""
         try:
             try:
                 return read(None)
@@ -111,7 +111,7 @@ class ClipReader:
     def _frames(
         self, video: Clip, place: float, count: int, fault: Unreadable | None
     ) -> tuple[UInt8[np.ndarray, "t h w 3"], Int64[np.ndarray, " T"]]:
-        """Frames of a clip, each of them once, as large as they are, and which of them are shown."""
+        """The distinct frames of a clip at native size, and the indices that repeat them."""
         index, span = self._index(video.path, fault), (count - 1) * self.stride + 1
         start = int(place * (max(0, len(index) - span) + 1))
         backend = "pyav" if fault else self.backend
@@ -131,13 +131,13 @@ class ClipReader:
         return frames, np.concatenate([shown, shown[-1:].repeat(count - there)])
 
     def _room(self, index: Index) -> int:
-        """Frames of the longest clip."""
+        """Number of frames of the longest possible clip."""
         if self.resample:
             return num_moments(index.seconds(self.rate), self.rate)
         return (len(index) - 1) // self.stride + 1
 
     def _index(self, path: Path, fault: Unreadable | None) -> Index:
-        """The index of a video. A fault of the whole file is remembered, of a clip never: a clip would depend
+        """The index of a video. Faults of a whole file are remembered, those of a clip are not, or a clip would depend
         on which others were read before.
         """
         key = path, fault is not None
@@ -157,7 +157,7 @@ class ClipReader:
 
 
 def fit(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T H W 3"]:
-    """Resize a clip until it just covers `size` (H, W), bilinear and antialiased, and take its middle."""
+    """Resize a clip to cover `size` (H, W), bilinear and antialiased, and centre-crop."""
     scale = max(size[0] / frames.shape[1], size[1] / frames.shape[2])
     frames = frames[:, middle(frames.shape[1], scale, size[0]), middle(frames.shape[2], scale, size[1])]
     height, width = frames.shape[1:3]

@@ -1,4 +1,4 @@
-"""Data sets of clips: a folder of videos, read as a function of seed, epoch and number alone."""
+"""Video data sets: clips of a folder of videos, deterministic in seed, epoch and index."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,28 +26,26 @@ _CLIP, _CHOICE, _START = 2, 3, 4  # addresses of the kinds of random streams
 class Clips:
     """A labelled set of clips from the videos below a folder, split into train, val and test.
 
-    Folders of the first level are classes, without any the one class is "video"; UCF-101 works as it is. A
-    video is a file, a folder of frames, or a .npy (T, H, W, 3) uint8. Where the folder has train,
-    val or test in it, these are the splits and have the classes (see `list_all`). Nothing is read before
-    it is asked for.
+    Top-level folders are classes, without any the one class is "video"; UCF-101 works as it is. A video is a file, a
+    folder of frames, or a .npy (T, H, W, 3) uint8. Folders named train, val or test are splits, with the classes below
+    them (see `list_all`). Files are read lazily.
 
     Args:
         root: the folder.
-        size: (H, W) of a clip: the shorter side is resized, the middle is taken.
+        size: (H, W) of a clip, resized and centre-cropped.
         frames: T of a clip.
-        stride: from one of its frames to the next in the video, exactly.
-        policy: what becomes of a truncated or damaged video: "error" raises, "skip" takes the next readable
-            one of its class, "salvage" takes the frames that decode. Other faults, too few frames among them,
-            are errors or skipped.
-        split: shares of train, val and test where no folders give them.
-        backend: "pyav", or "decord" where that is installed.
-        workers: threads that decode the clips of a batch; 0 decodes in the caller's.
-        hold: a video of fewer frames than a clip holds its last one, and is not too short.
-        resample: "nearest" takes the frames that are shown nearest to the moments of a clip, in place of `stride`, so
-            that all clips have one tempo. Folders of frames and arrays have no times: they count as of that rate.
-        rate: then, moments a second.
-        max_megapixels: of a frame; videos of larger ones are unreadable, and not decoded.
-        index: a folder in which the names of many files are kept for the next start (see `FolderIndex`).
+        stride: exact distance between its frames in the video.
+        policy: treatment of truncated or damaged videos: "error" raises, "skip" takes the next readable one of the
+            class, "salvage" takes the frames that decode. Other faults, such as too few frames, are errors or skipped.
+        split: shares of train, val and test if no folders give them.
+        backend: "pyav", or "decord" if installed.
+        workers: threads that decode the clips of a batch; 0 decodes in the calling thread.
+        hold: pad a video shorter than a clip by repeating its last frame, instead of rejecting it.
+        resample: "nearest" takes the frames nearest to the sampling times of a clip, in place of `stride`, so that all
+            clips have the same frame rate. Folders of frames and arrays have no timestamps: they count as of that rate.
+        rate: with `resample`, frames per second.
+        max_megapixels: limit per frame; videos with larger frames count as unreadable and are not decoded.
+        index: a folder to cache the names of many files for the next start (see `FolderIndex`).
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -90,17 +88,17 @@ class Clips:
         return self._listing.classes
 
     def understood(self) -> Understood:
-        """What was understood of the folder."""
+        """How the folder was interpreted."""
         found = self._listing.understood(self.root)
         return found.with_captions if self.captions else found
 
     def count(self, split: str) -> int:
-        """Videos of a split."""
+        """Number of videos in a split."""
         check_split(split)
         return len(self._splits[split])
 
     def split(self, name: str) -> Sequence[Clip]:
-        """The videos of a split, by name."""
+        """The videos of a split, sorted by name."""
         check_split(name)
         if not (videos := self._splits[name]):
             counts = ", ".join(f"{split} {len(self._splits[split])}" for split in SPLITS)
@@ -116,10 +114,9 @@ class Clips:
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Labels]:
-        """Training clips and labels: a function of its arguments alone.
+        """Training clips and labels: deterministic in the arguments.
 
-        Clip i of this call is number (step * world + rank) * size + i of a stream that goes through a new
-        permutation of the videos each epoch.
+        Clip i has index (step * world + rank) * size + i in a stream with a new permutation of the videos each epoch.
         """
         count, turns = len(self.split("train")), numbers(size, step, rank, world)
         made = self.parallel(lambda n: self.clip(seed, *divmod(n, count)), turns)
@@ -127,7 +124,7 @@ class Clips:
         return np.stack([clip for _, clip in made]), said
 
     def said(self, videos: Sequence[Clip], seed: int, turns: Sequence[int]) -> Labels:
-        """The labels, or what is said, of videos for numbers of a seed's stream."""
+        """The labels of videos, with captions if used, for indices of a seed's stream."""
         labels = np.array([self.classes.index(video.category) for video in videos], np.int64)
         if not self.captions:
             return labels
@@ -136,7 +133,7 @@ class Clips:
 
     @cached_property
     def captioner(self) -> Captioner[Clip]:
-        """The captions of videos."""
+        """Gives the captions of videos."""
         return Captioner(self._written, attrgetter("category"))
 
     @cached_property
@@ -147,14 +144,14 @@ class Clips:
         return self._captions_of(clip.path)
 
     def captions_of_split(self, split: str) -> Iterator[str]:
-        """Each caption of a split once."""
+        """The distinct captions of a split."""
         check_split(split)
         return self.captioner.distinct(self._splits[split])
 
     def clip(self, seed: int, epoch: int, number: int) -> tuple[Clip, UInt8[np.ndarray, "T H W 3"]]:
-        """The video and frames of clip `number` of an epoch of training; its start is drawn uniformly.
+        """The video and frames of clip `number` of a training epoch, from a uniformly random start.
 
-        A video that cannot be read gives way to the next of its class, each of which is tried once.
+        An unreadable video is replaced by the next of its class, each of which is tried once.
         """
         videos = self.split("train")
         chosen, place = pick(len(videos), seed, epoch * len(videos) + number)
@@ -167,8 +164,8 @@ class Clips:
         return found
 
     def views(self, videos: Sequence[Clip], starts: int) -> list[UInt8[np.ndarray, "V T H W 3"] | None]:
-        """Clips of each video from `starts` places, evenly from its first frame to its last; None for an unreadable
-        one.
+        """Clips of each video from `starts` evenly spaced starts, from the first to the last possible; None for an
+        unreadable video.
         """
         places = [(video, (i + 0.5) / starts) for video in videos for i in range(starts)]
         read = self.parallel(lambda at: self.reader.read(*at), places)
@@ -176,10 +173,10 @@ class Clips:
         return [None if any(clip is None for clip in clips) else np.stack(clips) for clips in each]
 
     def reference(self, split: str, count: int | None = None, seed: int | None = None) -> Samples:
-        """One clip of each video of a split: from its start, or with a `seed` from one drawn for its name.
+        """One clip of each video of a split: from its start, or with a `seed` from a random start for its name.
 
-        `count` takes that many videos, chosen by the seed. Unreadable ones are left out and reported, never
-        replaced, so that there may be fewer.
+        `count` takes that many videos, chosen by the seed. Unreadable ones are left out and reported, never replaced,
+        so there may be fewer.
         """
         videos = self.split(split)
         if count is not None and count < len(videos):
@@ -196,11 +193,11 @@ class Clips:
         return Samples(np.stack(frames), labels, [video.name for video in shown], asked)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy in another process, which has others beside it: it decodes in its own thread."""
+        """State for pickling: a copy in a worker process decodes in one thread."""
         return {**vars(self), "workers": 0}
 
     def parallel(self, function: Callable, items: Iterable) -> list:
-        """Results in order, from as many threads as there are workers."""
+        """Results in order, from `workers` threads."""
         if not self.workers:
             return [function(item) for item in items]
         with ThreadPoolExecutor(self.workers) as pool:
@@ -220,24 +217,24 @@ class Clips:
 
 
 def builtin() -> Path:
-    """What takes the place of a folder where none is given: nothing yet."""
+    """The default folder if none is given: there is none yet."""
     raise ValueError("root must be given: a folder of videos")
 
 
 def _place(name: str, seed: int | None) -> float:
-    """Where the reference clip of a video starts, whatever other videos there are."""
+    """Relative start of the reference clip of a video, independent of other videos."""
     if seed is None:
         return 0.0
     return float(np.random.default_rng([seed, _START, *name.encode("utf-8", "surrogateescape")]).random())
 
 
 def pick(length: int, seed: int, number: int) -> tuple[int, float]:
-    """Which of `length` videos is number `number` of the training stream, and from where in it, in [0, 1)."""
+    """The video at index `number` of the training stream, and its relative start in [0, 1)."""
     rng = np.random.default_rng([seed, _CLIP, *divmod(number, length)])
     return item_of(length, seed, number), float(rng.random())
 
 
 def pick_view(length: int, seed: int, number: int, starts: int) -> tuple[int, int]:
-    """Which of `length` videos is number `number` of the training stream, and which of its `starts` clips on a disk."""
+    """The video at index `number` of the training stream, and which of its `starts` clips on disk."""
     index, place = pick(length, seed, number)
     return index, int(place * starts)

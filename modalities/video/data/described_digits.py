@@ -1,4 +1,4 @@
-"""Moving digits in words: which digit is where and moves which way, and clips of which that is true."""
+"""Captions of moving digits: which digit is where and moves in which direction, and clips that match them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from jaxtyping import Float, Int64
 from modalities.shared.digits import NUMERALS
 
 WAYS = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
-"""Where a digit goes: rows and columns per step."""
+"""Directions of motion: rows and columns per step."""
 SWERVE = np.pi / 9
-"""Radians by which a way may differ from where it is said to go."""
+"""Largest angle, in radians, between a motion and the direction in its caption."""
 _ROWS, _COLUMNS = ("upper", "", "lower"), ("left", "", "right")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What happens in a clip of two digits.
+    """The content of a clip of two digits.
 
     Attributes:
-        classes: of the two.
-        ink: which digits of the split they are.
+        classes: their classes.
+        ink: their indices among the digits of the split.
         places: their upper left corners, in pixels.
-        ways: where each goes at first, an index into `WAYS`; None where nobody says.
-        room: of a corner, along rows and columns, in pixels.
+        ways: their initial directions, indices into `WAYS`; None without captions.
+        room: range of a corner along rows and columns, in pixels.
     """
 
     classes: Int64[np.ndarray, "2"]
@@ -35,21 +35,21 @@ class Scene:
 
     @property
     def label(self) -> int:
-        """The class of both, or the number of classes where they differ."""
+        """The class of both, or the number of classes if they differ."""
         first, second = self.classes.tolist()
         return first if first == second else len(NUMERALS)
 
 
 def is_held_out(a: int, b: int) -> bool:
-    """Whether a pair of digits is in no training clip that has a caption: those whose sum is nine.
+    """Whether a pair of digits is held out of the captioned training clips: if their sum is nine.
 
-    Five of 45 pairs, each digit in one of them.
+    These are five of 45 pairs, each digit in one of them.
     """
     return a + b == 9
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """A scene in a sentence: "a three moving left and a seven in the lower right moving up"."""
+    """Caption of a scene: "a three moving left and a seven in the lower right moving up"."""
     assert scene.ways is not None
     said = []
     for i in rng.permutation(2):
@@ -61,7 +61,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def place_of(corner: Float[np.ndarray, "2"], room: Float[np.ndarray, "2"]) -> str:
-    """Where a digit is, of nine places."""
+    """The position of a digit in words, one of nine."""
     row, column = np.minimum(3 * corner / room, 2).astype(int)
     words = [word for word in (_ROWS[row], _COLUMNS[column]) if word]
     if not words:
@@ -72,7 +72,7 @@ def place_of(corner: Float[np.ndarray, "2"], room: Float[np.ndarray, "2"]) -> st
 
 
 def keeps_its_ways(places: Float[np.ndarray, "T 2 2"], ways: Sequence[int]) -> bool:
-    """Whether both digits go where they are said to until the middle of the clip, so that one can see it."""
+    """Whether both digits keep the directions of the caption until the middle of the clip, so that it is visible."""
     half = places[: 1 + len(places) // 2]
     towards = np.array([list(WAYS.values())[way] for way in ways])
     steps = np.diff(half, axis=0)

@@ -1,4 +1,4 @@
-"""What latents on disk are made of: clips of the training videos."""
+"""The source of latents on disk: clips of the training videos."""
 
 import torch
 
@@ -13,7 +13,7 @@ def source_of(data: Clips, starts: int, captions: bool) -> Source:
 
     Args:
         starts: clips per video, spread evenly over it.
-        captions: give all captions of each beside its class.
+        captions: include all captions of each video besides its class.
     """
     videos, labels = data.split("train"), data.labels("train")
     asked = (

@@ -1,4 +1,4 @@
-"""The built-in clips: two real handwritten digits that move, and bounce off the borders and each other."""
+"""The built-in clips: two handwritten digits that move and bounce off the borders and each other."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,32 +12,32 @@ from modalities.shared.digits import CLASSES, digits
 from modalities.video.data.described_digits import SWERVE, Scene, describe, is_held_out, keeps_its_ways
 
 REFERENCE = 128
-"""Clips that stand for a split when sets are measured."""
-_SPEED = (0.025, 0.065)  # sides of a digit per frame
+"""Clips of a split used for evaluation."""
+_SPEED = (0.025, 0.065)  # digit sizes per frame
 _WORDS = 4  # address of a random stream
-_NEAR = 0.85  # sides of a digit between the centres of two that meet
+_NEAR = 0.85  # distance of the centres at a collision, in digit sizes
 
 SMALLEST = 16
-"""Side of a clip in pixels."""
+"""Smallest side of a clip in pixels."""
 
 
 class MovingDigits:
-    """Clips of white digits on black, each a function of its address alone.
+    """Clips of white digits on black, each determined by seed and index.
 
-    A label is the digit that both are, three eighths of the smaller side large; a split has digits of its own.
-    Motion is even and finer than a pixel; where two meet they exchange their speed along the axis on which they are
-    further apart.
+    The label is the class of both digits, whose size is three eighths of the smaller side; each split has its own
+    digits. Motion is uniform, with subpixel positions; when digits collide they exchange their velocities along the
+    axis on which they are further apart.
 
-    With captions the two are any digits, of no class unless they are alike; they go up, right, down or left until the
-    middle of the clip at least, and a sentence says so. Pairs of `is_held_out` are in no training clip, and in all of
-    the split "val"; those of "test" are like those of training.
+    With captions the two digits are arbitrary, without a class unless they are equal; they move up, right, down or left
+    until at least the middle of the clip, as the caption says. Pairs of `is_held_out` are in no training clip, and in
+    all clips of "val"; "test" is distributed as training.
 
     Args:
         size: (H, W), at least 16 on each side.
-        frames: T, of a clip.
+        frames: T of a clip.
         stride: steps of the motion from frame to frame.
-        side: of a digit in pixels, if not three eighths.
-        captions: whether clips are of two digits with a caption.
+        side: size of a digit in pixels, if not three eighths.
+        captions: whether clips have two arbitrary digits and a caption.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class MovingDigits:
         return CLASSES
 
     def understood(self) -> str:
-        """What this is, in a line."""
+        """The summary of the data, in a line."""
         what = "any two, and a caption" if self.captions else f"{len(CLASSES)} classes"
         return f"data     built in: two real digits that move, {what}; each split has digits of its own"
 
     def batch(
         self, size: int, seed: int, step: int, rank: int = 0, world: int = 1
     ) -> tuple[UInt8[np.ndarray, "B T H W 3"], Labels]:
-        """Training clips and labels: clip i is number (step * world + rank) * size + i of an endless stream."""
+        """Training clips and labels: clip i has index (step * world + rank) * size + i in an infinite stream."""
         return self._made("train", seed, numbers(size, step, rank, world))
 
     def reference(self, split: str, count: int = REFERENCE) -> Samples:
-        """Clips of a split, always the same."""
+        """A fixed set of clips of a split."""
         data, found = self._made(split, 0, range(count))
         if isinstance(found, Described):
             names = [f"{found.captions[i]}-{split}-{i:04d}" for i in range(count)]
@@ -87,15 +87,15 @@ class MovingDigits:
         return self.drawn(scene, split), scene.label
 
     def caption(self, split: str, seed: int, number: int) -> str:
-        """What that clip shows."""
+        """The caption of that clip."""
         return self._told(self.scene(split, seed, number), seed, number)
 
     def captions_of_split(self, split: str, count: int = 2000) -> Iterator[str]:
-        """Captions of the first clips of a split, each once."""
+        """The distinct captions of the first clips of a split."""
         yield from dict.fromkeys(self.caption(split, 0, number) for number in range(count))
 
     def scene(self, split: str, seed: int, number: int) -> Scene:
-        """What happens in a clip of a split's stream."""
+        """The scene of a clip of a split's stream."""
         labels = digits(split, self.side)[1]
         rng = np.random.default_rng([SPLITS.index(split), seed, number])
         room = np.array(self.size, float) - self.side
@@ -106,7 +106,7 @@ class MovingDigits:
         return Scene(np.array([label, label]), pair, self._places(rng), room)
 
     def drawn(self, scene: Scene, split: str) -> UInt8[np.ndarray, "T H W 3"]:
-        """The pixels of a scene."""
+        """Render a scene."""
         ink = digits(split, self.side)[0]
         canvas = np.zeros((self.frames, *self.size), np.float32)
         for frame, places in zip(canvas, scene.places, strict=True):
@@ -143,13 +143,13 @@ class MovingDigits:
     def _places(
         self, rng: np.random.Generator, ways: Sequence[int] | None = None
     ) -> Float[np.ndarray, "T 2 2"]:
-        """Upper left corners of the two digits in each frame, of any course or of one of `WAYS`."""
+        """Upper left corners of the two digits in each frame, moving in any direction or along `WAYS`."""
         room, near = np.array(self.size, float) - self.side, _NEAR * self.side
         place = rng.uniform(0, room, (2, 2))
         while (np.abs(place[1] - place[0]) < near).all():
             place = rng.uniform(0, room, (2, 2))
         angle, speed = rng.uniform(0, 2 * np.pi, 2), rng.uniform(*_SPEED, 2) * self.side
-        if ways is not None:  # of which the second goes along the rows, the others clockwise around it
+        if ways is not None:  # angles, of which that of "right" is zero
             angle = (np.array(ways) - 1) * np.pi / 2 + (angle / np.pi - 1) * SWERVE
         velocity = speed[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
         places = []
@@ -168,7 +168,7 @@ class MovingDigits:
 def _draw(
     frame: Float[np.ndarray, "H W"], ink: UInt8[np.ndarray, "s s"], place: Float[np.ndarray, "2"]
 ) -> None:
-    """Put a digit at a place between pixels, by bilinear weights; where two meet, the lighter one is seen."""
+    """Draw a digit at a subpixel position, with bilinear weights; where two overlap, the lighter one is visible."""
     y, x = np.floor(place).astype(int)
     fy, fx = place - (y, x)
     padded = np.pad(ink.astype(np.float32), 1)

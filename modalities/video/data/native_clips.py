@@ -1,4 +1,4 @@
-"""Clips, and pictures among them, at their own lengths and sizes."""
+"""Clips and images at native lengths and sizes."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,14 +15,14 @@ from modalities.video.data.dataset import Clips
 from modalities.video.data.moving_digits import SMALLEST, MovingDigits
 
 MOVING = 512
-"""Built-in clips of an epoch; each epoch has others."""
+"""Built-in clips per epoch; each epoch has new ones."""
 PROPORTIONS = ((1, 1), (3, 4), (4, 3), (1, 2), (2, 1))
 _CLIP = 8  # address of a random stream
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One training sample: a built-in clip (None), a video or a picture, and (T, H, W) that it is brought to."""
+    """One training sample: a built-in clip (None), a video or an image, and the (T, H, W) it is resized to."""
 
     source: Any
     label: int
@@ -31,16 +31,16 @@ class Entry:
 
 
 class NativeClips:
-    """Training samples of different lengths and sizes, packed.
+    """Packed training samples of different lengths and sizes.
 
     Args:
         data: the clips.
-        pictures: those that are clips of one frame, or None.
-        shape: of the latents of a size in pixels, which refuses sizes that do not fit.
+        pictures: images used as clips of one frame, or None.
+        shape: gives the latent shape of a size in pixels; refuses invalid sizes.
         stride: frames and pixels per latent cell.
         patch_size: latent cells of a token.
-        most: (T, H, W): frames at most, and the area at most.
-        budget: tokens of a packed row at most.
+        most: (T, H, W): the most frames, and the largest area H W.
+        budget: the most tokens of a packed row.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class NativeClips:
         self.packing = Packing([self.tokens(entry.size) for entry in self.entries], budget)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy in another process, which is asked for batches alone and needs no codec."""
+        """State for pickling: a copy in a worker process only reads batches and needs no codec."""
         return {name: value for name, value in vars(self).items() if name != "shape"}
 
     def told(self) -> str:
-        """One line for whoever waits."""
+        """A line on the samples and how full the rows are."""
         sizes, less = {entry.size for entry in self.entries}, ""
         if self.short:
             less = (
@@ -74,13 +74,13 @@ class NativeClips:
         return f"{len(self.entries)} clips of {len(sizes)} lengths and sizes{less}, {self.packing.told()}"
 
     def tokens(self, size: Sequence[int]) -> int:
-        """Of a sample of this size in pixels."""
+        """Number of tokens of a sample of this size in pixels."""
         return math.prod(n // c for n, c in zip(self.shape(size)[1:], self.patch_size, strict=True))
 
     def batch(
         self, seed: int, row: int
     ) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Labels, Bool[np.ndarray, " B"]]:
-        """Samples, labels, and which are pictures; what cannot be read is left out."""
+        """Samples, labels, and which are images; unreadable ones are left out."""
         each = self.data.parallel if isinstance(self.data, Clips) else map
         for members in self.packing.rows_from(seed, row):
             draws = [(self.entries[n % len(self.entries)], n) for n in members]
@@ -120,14 +120,14 @@ class NativeClips:
     def _clips(self) -> list[Entry]:
         if isinstance(self.data, MovingDigits):
             made = self._made((None, 0, own, False) for own in self._moving(self.data.side))
-            return [entry for entry in made if min(entry.size[1:]) >= SMALLEST]  # narrow ones show no digits
+            return [entry for entry in made if min(entry.size[1:]) >= SMALLEST]  # too narrow for digits
         videos, labels = self.data.split("train"), self.data.labels("train").tolist()
         sizes = self.data.parallel(self.data.reader.own_size, videos)
         found = zip(videos, labels, sizes, strict=True)
         return self._made((video, label, size, False) for video, label, size in found if size is not None)
 
     def _moving(self, side: int) -> list[tuple[int, int, int]]:
-        """Lengths and sizes of the built-in clips, of the area of `size` and of any of some proportions."""
+        """Lengths and sizes of the built-in clips, with the area of `size` and several aspect ratios."""
         rng = np.random.default_rng(0)
         most, area, made = self.most[0], self.most[1] * self.most[2], []
         for _ in range(MOVING):
@@ -142,7 +142,7 @@ class NativeClips:
         return self._made((p, p.label, (1, *size), True) for p, size in self.pictures.own_sizes())
 
     def _made(self, found: Iterable[tuple[Any, int, tuple[int, int, int], bool]]) -> list[Entry]:
-        """Entries of sources, labels, own sizes, and which are pictures."""
+        """Entries from sources, labels, native sizes, and which are images."""
         entries = []
         for source, label, own, is_picture in found:
             if (size := self._fitted(*own)) is not None:
@@ -152,7 +152,7 @@ class NativeClips:
         return entries
 
     def _fitted(self, frames: int, height: int, width: int) -> tuple[int, int, int] | None:
-        """What a sample of this size is brought to: as many frames as fit, of `native_size`; None if none do."""
+        """The size that a sample is resized to: as many frames as fit, of `native_size`; None if none fit."""
         size = native_size((height, width), self.unit, self.most[1] * self.most[2])
         for length in range(min(frames, self.most[0]), 0, -1):
             try:

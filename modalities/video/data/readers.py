@@ -1,4 +1,4 @@
-"""How batches of latents are made: what is read, in other processes if asked for, and what is made of it here."""
+"""Readers of latent batches: what worker processes read, and how it is encoded in the main process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ from modalities.video.data.native_clips import NativeClips
 
 Encode = Callable[[UInt8[np.ndarray, "B T H W 3"]], Float[Tensor, "B L t h w"]]
 PictureLabels = Callable[[], Int[np.ndarray, " _"]]
-"""Class of a picture -> class of the model; asked for where there are pictures."""
+"""Class of an image -> class of the model; called only if there are images."""
 
 
 def even(batches: BatchReader, encode: Encode, picture_labels: PictureLabels) -> Reader:
-    """Of batches of clips of one size, or of pictures or latents."""
+    """The reader of batches of clips of one size, images or latents."""
     reading = Noted(batches, batches.left_out)
 
     def encoded(found: Any) -> tuple[Tensor, Asked]:
@@ -36,7 +36,7 @@ def even(batches: BatchReader, encode: Encode, picture_labels: PictureLabels) ->
 def packed(
     batches: BatchReader, native: NativeClips, encode: Encode, picture_labels: PictureLabels
 ) -> Reader:
-    """Of packed rows of clips, and pictures among them, of different lengths and sizes."""
+    """The reader of packed rows of clips and images of different lengths and sizes."""
     reading = Noted(native.batch, batches.left_out)
 
     def encoded(found: Any) -> tuple[list[Tensor], Asked]:

@@ -1,1 +1,1 @@
-"""Video files, read exactly and written whole: container, index, frames."""
+"""Video files, read frame-exactly and written atomically: container, index, frames."""

@@ -1,4 +1,4 @@
-"""One video file, open: its packets and frames, with every fault as one sentence and a reason."""
+"""An open video file: its packets and frames, with every fault as one sentence with a reason."""
 
 import ctypes
 import os
@@ -43,27 +43,27 @@ REASONS = {
     "too short": "long enough for the clip, got too few frames",
     "disagrees": "read alike by both backends, got another number of frames from decord",
 }
-"""Why a video is not read: reason -> what it must be and what came."""
+"""Reasons why a video is not read -> what it must be and what was found."""
 
-# Without these a text file named .mp4 may be a play list that opens other files or addresses.
+# Without this, a text file named .mp4 could be a playlist that opens other files or URLs.
 _GUARD = {"protocol_whitelist": "file"}
 
 
 MOST_PIXELS = 37_750_000
-"""Of a frame, where no one says otherwise, which is 8K: one flipped bit in a header asks for gigabytes else."""
+"""Default limit of a frame, above 8K: otherwise one flipped bit in a header could demand gigabytes."""
 _LARGEST_PIECE = 2**29
-"""Bytes that FFmpeg may take at a time: an MP4 of 200 bytes counts samples for gigabytes of tables otherwise."""
+"""Largest single allocation of FFmpeg, in bytes: otherwise a 200-byte MP4 can declare gigabytes of tables."""
 LONGEST = 30.0
-"""Seconds until a file is open, or a packet read: FFmpeg compares each tag of a header with all those before."""
+"""Timeout in seconds to open a file or read a packet: FFmpeg's handling of header tags is quadratic."""
 DENSE = 2**14
-"""Pixels that may be decoded for each byte of a file, or of a megabyte, before what is asked for comes: 12 seconds of
-frames in which nothing moves, of which a GIF needs 22 bytes each. What moves has at most a tenth a byte."""
+"""Most pixels decoded per byte of a file (of at least a megabyte) before the requested frames come: 12 seconds of
+static frames, of which a GIF needs 22 bytes each. Moving content has at most a tenth as many pixels per byte."""
 MOST_RATIO, LEAST_RATIO = 8.0, 0.005
-"""Widths of a pixel that are believed, and by how much it must differ from a square to be seen."""
+"""Largest plausible pixel aspect ratio, and the smallest deviation from 1 that is corrected."""
 
 
 class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies catch)
-    """A video that cannot be read as it was asked for: `reason` is a key of `REASONS`, `path` the file."""
+    """A video that cannot be read as requested: `reason` is a key of `REASONS`, `path` the file."""
 
     def __init__(self, path: Path, reason: str, detail: str = "") -> None:
         what = REASONS[reason] + (f" ({printable(detail)})" if detail else "")
@@ -75,22 +75,22 @@ class Unreadable(ValueError):  # noqa: N818 (a state of the file, which policies
 
 
 class Work:
-    """What may still be decoded of a file at once, in pixels (`DENSE`)."""
+    """Remaining decoding budget of one request to a file, in pixels (`DENSE`)."""
 
     def __init__(self, path: Path) -> None:
         size = os.path.getsize(path) if path.exists() else 0
         self.path, self.left = path, DENSE * max(size, 2**20)
 
     def spend(self, pixels: int) -> None:
-        """Raises Unreadable if they are too many."""
+        """Raise Unreadable if the budget is exceeded."""
         self.left -= pixels
         if self.left < 0:
             raise Unreadable(self.path, "too large", f"over {DENSE} pixels a byte lie between two keyframes")
 
 
 def check_plain(path: Path) -> None:
-    """Raises Unreadable for what is no plain file, has nothing in it, or is a photo in tiles, of which FFmpeg has the
-    first; OSError for what cannot be opened."""
+    """Raise Unreadable for what is not a regular file, is empty, or is a tiled photo, of which FFmpeg reads the first
+    tile only; OSError for what cannot be opened."""
     try:
         with open_regular(path) as stream:
             head = stream.peek(16)
@@ -106,13 +106,13 @@ def check_plain(path: Path) -> None:
 def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the first video stream of a file and close it whatever happens.
 
-    Frames of more than `max_pixels` are refused by what the header says of them, and by the decoder where it says less.
+    Frames of more than `max_pixels` are refused by their header, and by the decoder if the header says less.
 
-    FFmpeg's errors, here and in the body, leave as `Unreadable`.
+    FFmpeg's errors, here and in the body, become `Unreadable`.
     """
     reason = "not a video"
     _bound_memory()
-    with suppress(OSError):  # which FFmpeg tells
+    with suppress(OSError):  # FFmpeg reports it
         check_plain(path)
         if has_endless_tables(path):
             raise Unreadable(
@@ -130,7 +130,7 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
             av.open(source, options=_guard(path), metadata_errors="replace", timeout=LONGEST) as container,
         ):
             stream = _first_video(path, container)
-            # With slices in threads FFmpeg does not flag what it makes up; files are the parallel unit.
+            # With slice threads FFmpeg does not flag concealed pictures; parallelism is over files.
             stream.thread_type = "NONE"
             check_size(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
             stream.codec_context.options = {"max_pixels": str(max_pixels)}
@@ -145,7 +145,7 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
 
 
 def _read_through(path: Path) -> None:
-    """Read all packets of a file; whatever else is wrong with it, whoever opens it says."""
+    """Read all packets of a file; any fault is reported where the file is opened."""
     with (
         suppress(av.FFmpegError, IndexError),
         _source(path) as source,
@@ -156,7 +156,7 @@ def _read_through(path: Path) -> None:
 
 
 def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Raises Unreadable for a frame of more pixels."""
+    """Raise Unreadable for a frame with more pixels."""
     if width * height > max_pixels:
         raise Unreadable(
             path,
@@ -167,14 +167,14 @@ def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
 
 @cache
 def _bound_memory() -> None:
-    with suppress(AttributeError, OSError):  # PyAV has no word for it, but brings the library that has
+    with suppress(AttributeError, OSError):  # PyAV does not expose the setting, but ships the library
         bound = ctypes.CDLL(av.frame.__file__).av_max_alloc
         bound.argtypes, bound.restype = (ctypes.c_size_t,), None
         bound(_LARGEST_PIECE)
 
 
 def _guard(path: Path) -> dict[str, str]:
-    """What FFmpeg may open: files, of the container that the first bytes tell."""
+    """Options that restrict FFmpeg to files, and to the container that their first bytes say."""
     try:
         kind = container_of(path)
     except (OSError, ValueError):  # which FFmpeg tells
@@ -183,7 +183,7 @@ def _guard(path: Path) -> dict[str, str]:
 
 
 def _source(path: Path) -> AbstractContextManager[Any]:
-    """What FFmpeg opens: a name, which its prefix keeps from being taken for a protocol; it knows UTF-8 alone."""
+    """What FFmpeg opens: a name with the file protocol, or a stream if the name is not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -192,14 +192,14 @@ def _source(path: Path) -> AbstractContextManager[Any]:
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Read packets from where the container stands; the last one is empty and ends the stream."""
+    """Read packets from the current position; the last one is empty and flushes the decoder."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
         except StopIteration:
             return
-        except IndexError as error:  # PyAV stumbles over a stream that first shows itself in the middle
+        except IndexError as error:  # PyAV fails on a stream that first appears in mid-file
             raise av.InvalidDataError(0, "another stream begins in the middle") from error
         yield packet
 
@@ -207,14 +207,14 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
 def frames_of(
     container: InputContainer, stream: VideoStream, work: Work, salvage: bool = False
 ) -> Iterator[VideoFrame]:
-    """Decode from where the container stands, in presentation order, for as long as there is `work` left.
+    """Decode from the current position, in presentation order, within the budget `work`.
 
-    With `salvage`, what does not decode, or only with pictures concealed, is left out; the end comes where
-    the file breaks off. Otherwise FFmpeg's errors come through, and frames are the caller's to check
-    (`is_corrupt`); FFV1's check sums are looked at here, since FFmpeg conceals what they tell of without a flag.
+    With `salvage`, frames that do not decode, or only with concealment, are left out, and a truncated file just ends.
+    Otherwise FFmpeg's errors are passed on, and the caller must check frames (`is_corrupt`); FFV1's checksums are
+    verified here, since FFmpeg conceals such damage without a flag.
     """
     packets, decode = packets_of(container, stream), Decoder(stream)
-    # Whether there were sums so far.
+    # Whether checksums were found so far.
     summed = False if stream.codec_context.codec.canonical_name == "ffv1" else None
     while True:
         try:
@@ -243,7 +243,7 @@ def frames_of(
 
 
 def pixel_ratio(stream: VideoStream) -> float:
-    """Width of a pixel by its height, as the container or the codec says; 1 where neither does, or none believes it."""
+    """Pixel aspect ratio (width / height) from the container or the codec; 1 if missing or implausible."""
     ratio = float(stream.sample_aspect_ratio or 1)
     return ratio if 1 / MOST_RATIO <= ratio <= MOST_RATIO and abs(ratio - 1) > LEAST_RATIO else 1.0
 
@@ -251,20 +251,19 @@ def pixel_ratio(stream: VideoStream) -> float:
 def upright(
     path: Path, frame: VideoFrame, ratio: float = 1.0, max_pixels: int = MOST_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture as a player shows it: RGB, turned and mirrored by the display matrix; a view of FFmpeg's memory.
+    """The frame as a player shows it: RGB, rotated and mirrored by the display matrix; a view of FFmpeg's memory.
 
-    Pixels that are not square (`pixel_ratio`) make it wider or narrower, its rows stay; what is transparent lies on
-    white, as of a picture.
+    Non-square pixels (`pixel_ratio`) are resized in width, keeping the rows; transparent areas become white, as for
+    images.
 
     The matrix has x' = a x + c y and y' = b x + d y in 16.16 fixed point, stored as a b u c d v x y w. PyAV's
-    `rotation` is the angle alone and takes a mirror image for a half turn.
+    `rotation` is only the angle and mistakes a mirror image for a half turn.
 
     Raises:
-        Unreadable: if the matrix is no quarter turn.
+        Unreadable: if the matrix is not a multiple of a quarter turn.
     """
-    # With its default, FFmpeg starts threads for each frame, which takes ten times as long for small ones. And
-    # `frame.side_data` keeps its container in the frame and so the frame, its memory and those threads, until a
-    # collection of garbage.
+    # By default FFmpeg starts threads for each frame, ten times as slow for small ones. And `frame.side_data` makes a
+    # reference cycle, which keeps the frame, its memory and those threads until a garbage collection.
     clear = has_alpha(frame.format.name)
     kind, channels = ("rgba", 4) if clear else ("rgb24", 3)
     if ratio == 1:
@@ -295,7 +294,7 @@ def upright(
 
 
 def _first_video(path: Path, container: InputContainer) -> VideoStream:
-    """The first stream of pictures that is not the cover of a song."""
+    """The first video stream that is not cover art."""
     for stream in container.streams.video:
         if stream.disposition & Disposition.attached_pic:
             continue

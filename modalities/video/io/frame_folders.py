@@ -1,4 +1,4 @@
-"""Videos that are no video files: folders of pictures, and arrays."""
+"""Videos that are not video files: folders of images, and arrays."""
 
 import math
 import re
@@ -20,21 +20,21 @@ from modalities.video.io.index import Index
 PICTURES = STILLS
 ARRAYS = (".npy", ".npz")
 LARGEST_CLIP = 2**29
-"""Bytes of the frames that are read at once of a small file; of a large one 100 times its size."""
+"""Most bytes of the frames read at once from a small file; for a large one, 100 times its size."""
 
 
 def may_take(stored: int) -> int:
-    """Bytes in memory that the frames of a clip may take, of a file of so many bytes."""
+    """Memory limit, in bytes, of the frames of a clip from a file of so many bytes."""
     return max(LARGEST_CLIP, GROWTH * stored)
 
 
 def size_of(files: Sequence[Path]) -> int:
-    """Bytes of the plain ones of some files."""
+    """Total bytes of the regular files among some files."""
     return sum(file.stat().st_size for file in files if is_regular(file))
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order (frame 2 before frame 10), hidden ones left out."""
+    """The images of a folder in natural order (frame 2 before frame 10), without hidden ones."""
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
     except OSError as error:
@@ -45,7 +45,7 @@ def list_pictures(folder: Path) -> list[Path]:
 def read_pictures(
     folder: Path, files: Sequence[Path], max_pixels: int = MOST_PIXELS
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Read pictures of one size; Unreadable, which names the folder, where one is broken or differs."""
+    """Read images of one size; raises Unreadable, which names the folder, if one is damaged or differs in size."""
     frames: list[np.ndarray] = []
     left = may_take(size_of(files))
     for file in files:
@@ -62,7 +62,7 @@ def read_pictures(
 def index_pictures(
     folder: Path, fault: Unreadable | None = None, max_pixels: int = MOST_PIXELS
 ) -> tuple[Index, list[Path]]:
-    """Index and list the pictures of a folder: all, or with a `fault` those that are readable and alike."""
+    """Index and list the images of a folder: all, or with a `fault` the readable ones of the same size."""
     files = list_pictures(folder)
     if not files:
         raise Unreadable(folder, "empty")
@@ -76,9 +76,9 @@ def index_pictures(
 
 
 def read_array(path: Path, frames: Sequence[int] | None = None) -> UInt8[np.ndarray, "T H W 3"]:
-    """One video from a .npy (T, H, W, 3), or from a file of sets that has only one; or some frames of it.
+    """Read one video, or some of its frames, from a .npy (T, H, W, 3) or from a file of a set with a single video.
 
-    Of a .npy these frames alone are read.
+    From a .npy only these frames are read.
     """
     shape = array_shape(path)
     if len(shape) == 4 and frames is not None and path.suffix.lower() == ".npy":
@@ -89,7 +89,7 @@ def read_array(path: Path, frames: Sequence[int] | None = None) -> UInt8[np.ndar
 
 
 def array_shape(path: Path) -> tuple[int, ...]:
-    """Of one video (T, H, W, 3), or a set of one (1, T, H, W, 3), as its header promises.
+    """Shape of one video (T, H, W, 3), or a set of one (1, T, H, W, 3), from its header.
 
     Raises:
         Unreadable: if it is neither.
@@ -101,7 +101,7 @@ def array_shape(path: Path) -> tuple[int, ...]:
 
 
 def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
-    """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of that or of one."""
+    """A set of videos from a .npz with `videos` (N, T, H, W, 3) uint8, or a .npy of a set or of one video."""
     _promised(path)
     with _blaming(path):
         if path.suffix.lower() == ".npz":
@@ -113,7 +113,7 @@ def read_arrays(path: Path) -> UInt8[np.ndarray, "N T H W 3"]:
 
 
 def _promised(path: Path) -> tuple[int, ...]:
-    """What a file's header promises, which must be the shape of one video or several."""
+    """The shape in a file's header, which must be that of one video or several."""
     if not is_regular(path):
         raise Unreadable(
             path, ("not a video" if path.is_dir() else "special") if path.exists() else "missing"
@@ -147,7 +147,7 @@ def _blaming(path: Path) -> Iterator[None]:
 
 
 def index_array(path: Path, max_pixels: int = MOST_PIXELS) -> Index:
-    """Index a video that is an array."""
+    """Index a video stored as an array."""
     length, height, width, _ = array_shape(path)[-4:]
     check_size(path, width, height, max_pixels)
     return Index(np.arange(length), np.empty(0, np.int64), None, height, width)
@@ -158,7 +158,7 @@ def _natural(part: str) -> tuple[int, int, str]:
 
 
 def _picture(folder: Path, file: Path, max_pixels: int) -> np.ndarray:
-    """One picture as (H, W, 3), turned as its camera says."""
+    """Read one image as (H, W, 3), with its EXIF orientation applied."""
     try:
         return decoded(file, _pixels, max_pixels)
     except Exception as error:  # Pillow's plugins throw many kinds
@@ -173,7 +173,7 @@ def _pixels(picture: Image.Image) -> np.ndarray:
 
 
 def _alike(folder: Path, files: Sequence[Path], max_pixels: int) -> list[Path]:
-    """The pictures that can be read and have the size of the first such one."""
+    """The readable images that have the size of the first of them."""
     good: list[Path] = []
     size: tuple[int, ...] | None = None
     for file in files:

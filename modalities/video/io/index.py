@@ -1,4 +1,4 @@
-"""Where the frames of a video are: presentation times and keyframes, without decoding it."""
+"""Frame index of a video: presentation times and keyframes, without decoding it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,32 +22,32 @@ from modalities.video.io.container import (
 )
 from modalities.video.io.integrity import is_truncated
 
-# Codecs whose packets are frames. Others (VP8's invisible frames, MPEG-2's fields) are decoded to count.
+# Codecs with one frame per packet. Others (VP8's invisible frames, MPEG-2's fields) are decoded for counting.
 _ONE_TO_ONE = {
     "h264", "hevc", "vp9", "av1", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1",
     "wmv2", "ffv1", "mjpeg", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "prores", "dnxhd",
 }  # fmt: skip
 
 
-_SAME = 1e-6  # seconds, below which moments are one
+_SAME = 1e-6  # tolerance in seconds for equal times
 ROUNDING = 0.02
-"""By how much a mean rate may differ from the one that a file tells."""
+"""Relative tolerance between the mean frame rate and the one a file declares."""
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The frames of one video, in the order in which they are shown.
+    """The frames of one video, in presentation order.
 
     Attributes:
-        times: (T,) presentation times in the stream's own unit; 0, 1, 2, ... where there are none.
-        keys: (K,) presentation times of the keyframes, ascending; without any, frames are counted.
-        rate: mean frames per second, or None where there are no times.
-        unit: seconds of one step of `times`, or None where these are no times.
-        height: of the frames as they are shown, with square pixels and after rotation.
+        times: (T,) presentation times in the stream's own unit; 0, 1, 2, ... if there are none.
+        keys: (K,) presentation times of the keyframes, ascending; if empty, frames are counted instead.
+        rate: mean frames per second, or None without times.
+        unit: seconds per unit of `times`, or None without times.
+        height: of the displayed frames, with square pixels and after rotation.
         width: likewise.
-        codec: FFmpeg's name of the codec, or "" where there is none.
-        fault: why there is no more of the file, for what was salvaged of it; "" for a whole file.
-        max_pixels: that a frame may have.
+        codec: FFmpeg's name of the codec, or "".
+        fault: for a salvaged file, why the rest is missing; "" for an intact file.
+        max_pixels: limit per frame.
     """
 
     times: Int64[np.ndarray, " T"]
@@ -64,7 +64,7 @@ class Index:
         return len(self.times)
 
     def seconds(self, rate: float) -> Float64[np.ndarray, " T"]:
-        """When each frame is shown, from the first on; at `rate` where there are no times."""
+        """Presentation time of each frame relative to the first, at `rate` if there are no times."""
         if self.unit is None:
             return np.arange(len(self)) / rate
         return (self.times - self.times[0]) * self.unit
@@ -73,10 +73,10 @@ class Index:
 def nearest_frames(
     seconds: Float64[np.ndarray, " T"], place: float, count: int, rate: float
 ) -> Int64[np.ndarray, " C"]:
-    """Numbers of the frames that are shown nearest to `count` moments, `rate` of them a second.
+    """Indices of the frames nearest to `count` sampling times at `rate` per second.
 
-    The first is that of a frame, from a place in [0, 1) of those after which the moments do not pass the end; fewer
-    than `count` come where none is such.
+    The first sampling time is that of a frame, chosen by a relative start in [0, 1) among those for which all times lie
+    within the video; if there is none, fewer than `count` are returned.
     """
     count = min(count, num_moments(seconds, rate))
     latest = seconds[-1] + _half_a_frame(seconds, rate) - (count - 1) / rate
@@ -91,17 +91,17 @@ def num_moments(seconds: Float64[np.ndarray, " T"], rate: float) -> int:
 
 
 def _half_a_frame(seconds: np.ndarray, rate: float) -> float:
-    """How long the last frame is nearest after it is shown, as if it stood as long as others."""
+    """Time for which the last frame stays nearest, as if it were displayed as long as others."""
     return float(np.median(np.diff(seconds))) / 2 if len(seconds) > 1 else 0.0
 
 
 def index_container(path: Path, max_pixels: int = MOST_PIXELS) -> Index:
-    """Index a whole video file by reading its packets; of its frames only the first is decoded.
+    """Index a whole video file from its packets, decoding only the first frame.
 
-    A file that cannot be counted by its packets is decoded once.
+    If frames cannot be counted by packets, the file is decoded once.
 
     Raises:
-        Unreadable: for whatever is wrong with the file.
+        Unreadable: for any fault of the file.
     """
     try:
         check_plain(path)
@@ -113,7 +113,7 @@ def index_container(path: Path, max_pixels: int = MOST_PIXELS) -> Index:
 
 
 def index_decoded(path: Path, fault: Unreadable | None = None, max_pixels: int = MOST_PIXELS) -> Index:
-    """Index a video file by decoding it: all of it, or where it has a known `fault`, what decodes."""
+    """Index a video file by decoding it: completely, or with a known `fault` as far as it decodes."""
     times: list[int | None] = []
     keys: list[int] = []
     shape = (0, 0)
@@ -136,7 +136,7 @@ def index_decoded(path: Path, fault: Unreadable | None = None, max_pixels: int =
 
 
 def _demuxed(path: Path, max_pixels: int) -> Index | None:
-    """Index by packets alone; None where their times are not those of the frames."""
+    """Index by packets only; None if their times are not those of the frames."""
     with opened(path, max_pixels) as (container, stream):
         times: list[int | None] = []
         keys: list[int] = []
@@ -145,9 +145,9 @@ def _demuxed(path: Path, max_pixels: int) -> Index | None:
             if packet.is_corrupt:
                 raise Unreadable(path, "damaged", f"packet {len(times)}")
             first = first or next(iter(packet.decode()), None)
-            if not packet.size:  # the one that ends the stream
+            if not packet.size:  # the packet that ends the stream
                 continue
-            if not packet.is_discard:  # of an edit list: decoded, but not shown
+            if not packet.is_discard:  # cut by an edit list: decoded, but not shown
                 times.append(packet.pts)
             if packet.is_keyframe and packet.pts is not None:
                 keys.append(packet.pts)
@@ -188,7 +188,7 @@ def _index(
 
 
 def _mean_rate(times: Int64[np.ndarray, " T"], unit: float | None, told: float | None) -> float | None:
-    """Frames per second by their times, or what the file tells where it is that, but for rounding."""
+    """Frames per second by their times, or the declared rate if it agrees up to rounding."""
     if unit is None or len(times) < 2 or times[-1] <= times[0]:
         return told
     lasts = float(times[-1] - times[0]) * unit
@@ -199,7 +199,7 @@ def _mean_rate(times: Int64[np.ndarray, " T"], unit: float | None, told: float |
 
 @contextmanager
 def _still(fault: Unreadable | None) -> Iterator[None]:
-    """A file that was found truncated stays so, whatever else is wrong with what is left of it."""
+    """Keep the reason "truncated" for a file, whatever other faults its remaining part has."""
     try:
         yield
     except Unreadable as error:

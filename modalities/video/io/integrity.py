@@ -1,4 +1,4 @@
-"""Whether a file is what its own headers and check sums say: FFmpeg reads what is left of one without a word."""
+"""Checks files against their own headers and checksums: FFmpeg reads a truncated file without an error."""
 
 import os
 import zlib
@@ -13,10 +13,10 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def is_truncated(path: Path) -> bool:
-    """Whether a file is shorter than the sizes in its outermost elements promise.
+    """Whether a file is shorter than the sizes in its top-level elements.
 
-    Knows AVI (RIFF), MP4 and MOV (boxes), Matroska and WebM (EBML) and GIF; false for others and for
-    elements that state no size, such as those of a live recording.
+    Supports AVI (RIFF), MP4 and MOV (boxes), Matroska and WebM (EBML) and GIF; False for others and for
+    elements without a size, such as those of a live recording.
     """
     size = os.path.getsize(path)
     with open_regular(path) as stream:
@@ -47,7 +47,7 @@ def _riff_end(stream: BinaryIO, size: int) -> int:
 
 
 def _boxes_end(stream: BinaryIO, size: int) -> int:
-    """End of the last of a chain of boxes; what follows that is no box of a film is none of its content."""
+    """End of the last of a chain of boxes; trailing data that is not a known box is ignored."""
     end = 0
     while end + 8 <= size:
         stream.seek(end)
@@ -62,7 +62,7 @@ def _boxes_end(stream: BinaryIO, size: int) -> int:
 
 
 def _segment_end(stream: BinaryIO) -> int:
-    """End of the segment that follows the header; 0 where it states no size."""
+    """End of the segment after the header; 0 if it has no size."""
     stream.seek(4)
     length = _vint(stream)
     stream.seek(length or 0, os.SEEK_CUR)
@@ -73,7 +73,7 @@ def _segment_end(stream: BinaryIO) -> int:
 
 
 def _vint(stream: BinaryIO) -> int | None:
-    """A number whose leading zero bits count its further bytes; None where all its bits say "unknown"."""
+    """An EBML variable-length integer, whose leading zero bits count its further bytes; None for "unknown"."""
     first = stream.read(1)
     if not first or not first[0]:
         return None
@@ -83,17 +83,16 @@ def _vint(stream: BinaryIO) -> int | None:
 
 
 def sums_fit(packet: bytes) -> bool | None:
-    """Whether the check sums of a frame of FFV1 fit (RFC 9043, section 4.9); None where no sums can be found.
+    """Whether the checksums of an FFV1 frame are correct (RFC 9043, section 4.9); None if there are none.
 
-    The slices lie one behind another, each with its length (24 bits), a status and a CRC-32 at its end, which makes the
-    sum over the whole slice 0.
+    Each slice ends with its length (24 bits), a status and a CRC-32 that makes the CRC of the whole slice 0.
     """
     end, sums = len(packet), []
     while end >= 8:
         start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
         if start < 0:
             return None
-        # zlib has its bits the other way round, and begins and ends with all ones.
+        # zlib's CRC is bit-reversed, with initial and final inversion.
         sums.append(zlib.crc32(packet[start:end].translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF)
         end = start
     return not any(sums) if sums and not end else None

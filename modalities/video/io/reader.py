@@ -1,4 +1,4 @@
-"""Clips from videos: frame start + stride * i in the order in which a player shows them, exactly."""
+"""Reads clips from videos: exactly the frames start + stride * i in presentation order."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -33,25 +33,25 @@ from modalities.video.io.index import Index, index_container, index_decoded
 
 BACKENDS = ("pyav", "decord")
 BROKEN = ("truncated", "damaged")
-"""Reasons for which something may be salvaged."""
+"""Reasons for which the rest can be salvaged."""
 
-_AHEAD = 16  # frames that a decoder may hold back: to skip fewer saves nothing
+_AHEAD = 16  # decoder delay in frames: skipping fewer saves nothing
 
 
 class _Lost(Exception):  # noqa: N818
-    """Seeking did not lead where the index says."""
+    """Seeking did not arrive where the index says."""
 
 
 def read_index(path: Path, salvage: bool = False, max_pixels: int = MOST_PIXELS) -> Index:
     """Find the frames of a video: a file, a folder of pictures, or an array (.npy, .npz).
 
     Args:
-        path: of the video.
-        salvage: where a file is truncated or damaged, index the frames that decode and name the `fault`.
-        max_pixels: that a frame may have.
+        path: the video.
+        salvage: for a truncated or damaged file, index the frames that decode and set `fault`.
+        max_pixels: limit per frame.
 
     Raises:
-        Unreadable: for whatever else is wrong, with one reason of `REASONS`.
+        Unreadable: for any other fault, with one reason of `REASONS`.
     """
     try:
         if path.is_dir():
@@ -65,7 +65,7 @@ def read_index(path: Path, salvage: bool = False, max_pixels: int = MOST_PIXELS)
 
 
 def salvaged_index(path: Path, fault: Unreadable, max_pixels: int = MOST_PIXELS) -> Index:
-    """Index the frames that decode of a video that is truncated or damaged; `fault`, where there are none."""
+    """Index the decodable frames of a truncated or damaged video; raises `fault` if there are none."""
     if path.is_dir():
         return index_pictures(path, fault, max_pixels)[0]
     if path.suffix.lower() in ARRAYS:
@@ -86,19 +86,18 @@ def read_clip(
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Read frames start, start + stride, ... of a video as 8-bit RGB, as a player shows them.
 
-    Seeks to a keyframe and picks by presentation time; what is decoded on the way must be what the index
-    lists, or else the frames are counted from the start, so that the result always equals sequential
-    decoding.
+    Seeks to a keyframe and selects by presentation time. If the frames decoded on the way are not those of the index,
+    frames are counted from the start instead, so that the result always equals sequential decoding.
 
     Args:
-        path: of a video file, a folder of pictures, or an array.
-        start: number of the first frame, from 0.
-        count: frames of the clip.
-        stride: from one to the next.
-        index: of `read_index`, which otherwise is called here.
-        backend: "decord" decodes video files with that package, where it is installed.
-        salvage: count only the frames that decode, and give fewer than `count` where there are fewer.
-        work: that is left for this call and others; None: as much as for a file.
+        path: a video file, a folder of images, or an array.
+        start: index of the first frame, from 0.
+        count: number of frames.
+        stride: distance between frames.
+        index: result of `read_index`, which is otherwise called here.
+        backend: "decord" decodes video files with that package, if installed.
+        salvage: count only frames that decode, and return fewer than `count` if necessary.
+        work: decoding budget shared with other calls; None: that of one file.
 
     Raises:
         Unreadable: if the video does not have these frames.
@@ -123,7 +122,7 @@ def read_clip(
 def read_numbers(
     path: Path, numbers: Int64[np.ndarray, " T"], *, index: Index, backend: str = "pyav"
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Read frames of a video by their numbers, which ascend; see `read_clip`.
+    """Read frames of a video by ascending indices; see `read_clip`.
 
     Raises:
         Unreadable: if the video does not have these frames.
@@ -132,7 +131,7 @@ def read_numbers(
 
 
 def _within(path: Path, wanted: np.ndarray, index: Index, shorten: bool) -> np.ndarray:
-    """The frames that there are; all of them must be, unless the clip may be shortened."""
+    """The wanted frames that exist: all, unless the clip may be shortened."""
     there = wanted[wanted < len(index)]
     if len(there) == len(wanted) or (shorten and len(there)):
         return there
@@ -154,15 +153,15 @@ def _read(
     if backend == "decord":
         frames = _decord(path, wanted, index)
         if frames.shape[1:3] == (index.height, index.width):
-            return frames  # it knows only square pixels
+            return frames  # decord ignores the pixel aspect ratio
     work = work or Work(path)
     if not len(index.keys):
         return _counted(path, wanted, index, work)
-    # Seeking in MPEG-TS goes by decoding times and misses the keyframe, unless it aims at the one before.
+    # MPEG-TS seeks by decoding times and misses the keyframe, unless the target is the one before.
     for ahead in (0, 1):
         with suppress(_Lost, Unreadable):
             return _sought(path, wanted, index, ahead, work)
-    # Some files cannot be sought, and some frames lean on what lies before a keyframe (gradual refresh).
+    # Some files are not seekable, and some frames depend on data before a keyframe (gradual refresh).
     return _counted(path, wanted, index, work)
 
 
@@ -172,7 +171,7 @@ def _check_size(path: Path, count: int, size: Sequence[int], files: list[Path]) 
 
 
 def _counted(path: Path, wanted: np.ndarray, index: Index, work: Work) -> np.ndarray:
-    """Pick frames by number, decoding from the start: the truth, and slow."""
+    """Select frames by index, decoding from the start: slow, but the reference."""
 
     def picked() -> Iterator[np.ndarray]:
         chosen, found, salvage = set(wanted.tolist()), 0, bool(index.fault)
@@ -192,7 +191,7 @@ def _counted(path: Path, wanted: np.ndarray, index: Index, work: Work) -> np.nda
 
 
 def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int, work: Work) -> np.ndarray:
-    """Pick frames by presentation time, seeking to the keyframe before them or `ahead` keyframes earlier."""
+    """Select frames by presentation time, seeking to the keyframe before them or `ahead` keyframes earlier."""
     key = np.searchsorted(index.keys, index.times[wanted], "right") - 1
     first = np.searchsorted(index.times, index.keys[key])
     leaps = np.flatnonzero(first[1:] > wanted[:-1] + _AHEAD) + 1
@@ -211,7 +210,7 @@ def _sought(path: Path, wanted: np.ndarray, index: Index, ahead: int, work: Work
 def _run(
     container: InputContainer, stream: VideoStream, work: Work, times: np.ndarray, wanted: np.ndarray
 ) -> Iterator[VideoFrame]:
-    """Decode on from a keyframe: `times` are what must come, `wanted` the numbers in it to keep."""
+    """Decode from a keyframe on: `times` are the expected times, `wanted` the indices in them to keep."""
     chosen, last, number = set(wanted.tolist()), int(wanted[-1]), 0
     expected = times.tolist()
     for frame in frames_of(container, stream, work):
@@ -229,7 +228,7 @@ def _run(
 
 
 def _stacked(path: Path, pictures: Iterator[np.ndarray], count: int) -> np.ndarray:
-    """One array of `count` pictures, each copied as it comes; a stream may change its size in the middle."""
+    """Stack `count` frames into one array, copying each at once; a stream may change its size midway."""
     first = next(pictures)
     _check_size(path, count, first.shape, [path])
     frames = np.empty((count, *first.shape), np.uint8)
@@ -242,7 +241,7 @@ def _stacked(path: Path, pictures: Iterator[np.ndarray], count: int) -> np.ndarr
 
 
 def _decord(path: Path, wanted: np.ndarray, index: Index) -> np.ndarray:
-    """The same frames by another decoder, which repeats frames of edit lists: only where both count alike."""
+    """The same frames by decord, which repeats frames of edit lists: used only if both count the same number."""
     try:
         import decord
     except ImportError as error:

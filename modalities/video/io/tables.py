@@ -1,7 +1,7 @@
-"""How many tags, chapters and places out of order a Matroska file has: FFmpeg compares each with all others.
+"""Counts tags, chapters and out-of-order cues in a Matroska file, which FFmpeg processes in quadratic time.
 
-It does so when all of them are read, where neither its own limit of time nor anybody else ends it: 40,000 tags in a
-file of a megabyte took ten seconds, and each doubling takes four times as long.
+It does so after reading them all, where neither its own timeout nor a signal stops it: 40,000 tags in a file of a
+megabyte took ten seconds, and each doubling takes four times as long.
 """
 
 import os
@@ -13,18 +13,18 @@ from typing import BinaryIO
 from ditmoe.outside import open_regular
 
 MOST_ENTRIES = 10_000
-"""Tags, chapters and cues out of order of a file: about a second's work."""
+"""Limit on tags, chapters and out-of-order cues of a file: about a second's work."""
 _MOST_ELEMENTS = 300_000
-"""That are looked at."""
+"""Most elements examined."""
 _SMALL = 2**16
-"""Bytes of a file in which not that many have room."""
+"""Bytes of a file too small to hold that many."""
 _EBML = b"\x1a\x45\xdf\xa3"
 _TAGS, _CHAPTERS, _CUES = b"\x12\x54\xc3\x67", b"\x10\x43\xa7\x70", b"\x1c\x53\xbb\x6b"
 _WITHIN = {0x7373, 0x67C8, 0x45B9, 0xB6, 0xBB}
 """Tag, SimpleTag, EditionEntry, ChapterAtom, CuePoint."""
 _CUE_TIME = 0xB3
 _DEEPEST = 16
-"""Elements within each other, as FFmpeg has it."""
+"""Deepest nesting of elements, as in FFmpeg."""
 _PIECE = 2**20
 
 
@@ -35,11 +35,12 @@ class _Many(Exception):  # noqa: N818 (what is looked for)
 def has_endless_tables(path: Path) -> bool:
     """Whether a Matroska or WebM file has more entries than FFmpeg sorts in a second; False for all other files.
 
-    Counted is what follows each mark of Tags, Chapters or Cues anywhere in the file, since its own index, or a search
-    behind damage, may lead there. In frames such a mark is one in four billion bytes, and nothing sensible follows.
+    Elements are counted after each ID of Tags, Chapters or Cues anywhere in the file, since its index, or resyncing
+    after damage, may lead there. In frame data such an ID occurs by chance once in four billion bytes, followed by
+    nothing valid.
 
     Raises:
-        OSError, ValueError: if it cannot be read, or is no plain file.
+        OSError, ValueError: if it cannot be read, or is not a regular file.
     """
     stat = os.stat(path)
     return stat.st_size > _SMALL and _has_endless_tables(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
@@ -60,7 +61,7 @@ def _has_endless_tables(path: Path, size: int, *_: int) -> bool:
 
 
 def _marks(stream: BinaryIO) -> Iterator[int]:
-    """Where the elements begin, ascending within a piece; the stream may be moved meanwhile."""
+    """Offsets of the elements, ascending within a chunk; the caller may move the stream."""
     begin, tail = 0, b""
     while True:
         stream.seek(begin)
@@ -76,7 +77,7 @@ def _marks(stream: BinaryIO) -> Iterator[int]:
 
 
 class _Count:
-    """Counts the entries of elements of a file."""
+    """Counts the entries in elements of a file."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self.stream, self.size = stream, size
@@ -84,7 +85,7 @@ class _Count:
         self.latest = -1
 
     def add(self, at: int) -> None:
-        """Count what lies in the element that begins there."""
+        """Count the entries in the element at this offset."""
         self.latest = -1
         for _, begin, end in self._children(at, self.size):
             self._descend(begin, end, 1)
@@ -102,7 +103,7 @@ class _Count:
                     self._descend(start, stop, depth + 1)
 
     def _cue(self, start: int, stop: int) -> None:
-        """Each that is earlier than one before moves all those behind it."""
+        """Count a cue that is out of order, since inserting it moves all later ones."""
         self.stream.seek(start)
         time = int.from_bytes(self.stream.read(stop - start), "big")
         if time < self.latest or time >> 63:
@@ -110,7 +111,7 @@ class _Count:
         self.latest = max(self.latest, time)
 
     def _children(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Number, begin and end of the content of each element; up to the first that is none."""
+        """ID, begin and end of the content of each element, up to the first invalid one."""
         while begin < end:
             self.elements += 1
             if self.elements > _MOST_ELEMENTS:

@@ -1,7 +1,7 @@
-"""Frames that are transparent: on white, as pictures are.
+"""Frames with transparency, composited on white as images are.
 
-VP8 and VP9 keep the transparency beside each frame, and FFmpeg's own decoders leave it out: what is hidden behind it
-would be taken for the picture.
+VP8 and VP9 store the alpha channel in a separate stream, which FFmpeg's own decoders ignore: hidden content would
+become visible.
 """
 
 from functools import cache
@@ -18,11 +18,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 _DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Those of Google, which read it."""
+"""Google's decoders, which read the alpha channel."""
 
 
-class NotShown(ValueError):  # noqa: N818 (what `container` makes one sentence of)
-    """The transparency of a stream cannot be read: `reason` is a key of `container.REASONS`."""
+class NotShown(ValueError):  # noqa: N818 (`container` turns it into Unreadable)
+    """The alpha channel of a stream cannot be read: `reason` is a key of `container.REASONS`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -30,7 +30,7 @@ class NotShown(ValueError):  # noqa: N818 (what `container` makes one sentence o
 
 
 class Decoder:
-    """Decodes the packets of a stream from where it stands, with transparency where the container says so."""
+    """Decodes the packets of a stream from the current position, with alpha if the container declares it."""
 
     def __init__(self, stream: VideoStream) -> None:
         self.stream = stream
@@ -40,14 +40,14 @@ class Decoder:
         self.seen = False
 
     def __call__(self, packet: av.Packet) -> list[VideoFrame]:
-        """The frames of a packet; of an empty one those that are left.
+        """The frames of a packet; an empty packet flushes the remaining ones.
 
         Raises:
-            NotShown: if there is no decoder that reads the transparency, or a player turns what is transparent.
+            NotShown: if no decoder reads the alpha channel, or transparent frames are rotated by a display matrix.
         """
         if self.name is None:
             return cast(list[VideoFrame], packet.decode())
-        if not self.seen:  # the display matrix comes with the frames of the stream's own decoder alone
+        if not self.seen:  # only the stream's own decoder gives the display matrix
             for frame in cast(list[VideoFrame], packet.decode()):
                 self.seen = True
                 beside = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub has no constructor
@@ -68,7 +68,7 @@ class Decoder:
 
 @cache
 def has_alpha(pixels: str) -> bool:
-    """Whether a format of pixels says what is transparent."""
+    """Whether a pixel format has an alpha channel."""
     try:
         return pixels == "pal8" or any(part.is_alpha for part in av.VideoFormat(pixels).components)
     except ValueError:  # a format without a name
@@ -76,7 +76,7 @@ def has_alpha(pixels: str) -> bool:
 
 
 def on_white(picture: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Composited as Pillow composites a picture."""
+    """Composite on white as Pillow does."""
     alpha = picture[..., 3]
     if alpha.min(initial=255) == 255:
         return picture[..., :3]

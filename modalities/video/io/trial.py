@@ -1,8 +1,8 @@
-"""A file of a container that others may make endless is read once in a process that can be ended.
+"""Trial reading, in a process that can be killed, of containers that can take FFmpeg very long.
 
-FFmpeg compares each comment of an Ogg, property of an FLV, word of an AVI, or program of an MPEG-TS with all before.
-While it does so on what is in its buffer, which may be the whole file, neither its own limit of time nor a signal ends
-it: 650 kB took minutes.
+FFmpeg handles comments of Ogg, properties of FLV, INFO tags of AVI and programs of MPEG-TS in quadratic time. While it
+does so on its buffer, which may hold the whole file, neither its own timeout nor a signal ends it: 650 kB took
+minutes.
 """
 
 import os
@@ -17,26 +17,26 @@ from modalities.shared.isolation import isolated
 from modalities.video.io.kinds import AVI, GIF, MATROSKA, MP4, container_of
 
 SECONDS, SECONDS_PER_MB = 6.0, 0.5
-"""To read the packets of a file, of which none is decoded: a hundred times as long as whole ones take."""
+"""Time limit to read the packets of a file without decoding: a hundred times what intact files take."""
 MEMORY = 2**30
-"""Bytes that the process may take beside what it has."""
+"""Bytes that the process may allocate beyond what it starts with."""
 _SMALL = 2**15
-"""Bytes of a file in which too little has room."""
+"""Bytes of a file too small to be a problem."""
 _MOST_WORDS = 2**15
-"""Bytes of the words of an AVI (its list INFO)."""
+"""Most bytes of an AVI's INFO list."""
 _PIECE = 2**20
 
 
 def is_endless(path: Path, read: Callable[[], None]) -> bool:
-    """Whether reading the packets of a video file takes longer than `SECONDS` allow, or ends its process.
+    """Whether reading the packets of a video file exceeds the time limit, or kills its process.
 
-    MP4, GIF, Matroska, whose tables are looked at (`tables`), and AVI of few words are not tried.
+    MP4, GIF, Matroska (checked by `tables`) and AVI with a small INFO list are not tried.
 
     Args:
-        read: reads them all.
+        read: reads all packets.
 
     Raises:
-        OSError, ValueError: if it cannot be opened, or is no plain file; what `read` raises.
+        OSError, ValueError: if it cannot be opened, or is not a regular file; also whatever `read` raises.
     """
     about = os.stat(path)
     if about.st_size <= _SMALL:
@@ -45,7 +45,7 @@ def is_endless(path: Path, read: Callable[[], None]) -> bool:
 
 
 class _Read:
-    """A path that is equal to itself, and how to read it."""
+    """A path and its reader, compared by path only, as a cache key."""
 
     def __init__(self, path: Path, read: Callable[[], None]) -> None:
         self.path, self.read = path, read
@@ -77,7 +77,7 @@ def _is_bounded(path: Path) -> bool:
 
 
 def _has_many_words(stream: BinaryIO) -> bool:
-    """Whether lists of words of an AVI, wherever they lie, have more bytes than people write."""
+    """Whether INFO lists of an AVI, anywhere in the file, are implausibly large."""
     found, tail = 0, b""
     stream.seek(0)
     while piece := stream.read(_PIECE):

@@ -1,1 +1,1 @@
-"""How good a set of clips is: features of video, motion, reconstruction, copies."""
+"""Metrics of video sets: video features, motion, reconstruction, memorisation."""

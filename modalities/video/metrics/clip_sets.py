@@ -1,4 +1,4 @@
-"""A set as it is measured: one clip of each video, looked through once and read again when it is needed."""
+"""The clips of a set used for evaluation: one per video, examined once and read again on demand."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,24 +18,24 @@ from modalities.video.metrics.protocol import Protocol
 
 Frames = UInt8[np.ndarray, "F h w 3"]
 ClipSet = Samples | np.ndarray | Sequence[Any]
-"""uint8 RGB (S, T, H, W, 3), or videos (T, H, W, 3) of any length and size: arrays, or what is read like one."""
+"""uint8 RGB (S, T, H, W, 3), or videos (T, H, W, 3) of any length and size: arrays or array-like."""
 
 _NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Some frames of a video, and what was seen in them.
+    """Some frames of a video, and measurements of them.
 
     Attributes:
-        video: an array, or what is read like one.
-        places: the numbers of its frames.
+        video: an array or array-like.
+        places: indices of the frames.
         digest: SHA-256 of the frames and their shape.
         size: (height, width).
         flicker: mean absolute change from frame to frame, 0 to 255.
-        motion: share of pixels that change by more than 16 in some channel.
+        motion: fraction of pixels that change by more than 16 in some channel.
         jerk, warp: see `motion.smoothness`.
-        small: its frames as `memorisation.thumbnails`.
+        small: the frames as `memorisation.thumbnails`.
     """
 
     video: Any
@@ -57,10 +57,10 @@ class Side:
     """The clips of a set.
 
     Attributes:
-        clips: as many as are measured.
-        lossy: files that compression may have changed; None where that is not known.
-        left: reason -> how many videos were left out.
-        missing: how many clips there are fewer than asked for.
+        clips: the clips that are evaluated.
+        lossy: number of files that may be lossy; None if unknown.
+        left: reason -> number of videos left out.
+        missing: number of clips short of the requested number.
     """
 
     clips: Sequence[Clip]
@@ -73,7 +73,7 @@ class Side:
 
     @property
     def digest(self) -> str:
-        """Of all clips, in their order."""
+        """Hash of all clips, in order."""
         return sha256(b"".join(clip.digest for clip in self.clips)).hexdigest()
 
     def of(self, what: str) -> Float[np.ndarray, " S"]:
@@ -81,11 +81,11 @@ class Side:
         return np.array([getattr(clip, what) for clip in self.clips], np.float64)
 
     def take(self, rows: Int64[np.ndarray, " _"]) -> "Side":
-        """Some of its clips, as if there were no others."""
+        """A subset of the clips as a set of its own."""
         return Side([self.clips[i] for i in rows], self.lossy)
 
     def changed(self, change: Callable[[Frames], Frames]) -> "Side":
-        """The same clips of videos that went through `change` whole; held in memory, the clips alone."""
+        """The same clips, with `change` applied to whole videos; only the clips are held in memory."""
         clips = []
         for clip in self.clips:
             frames = change(np.asarray(clip.video))[clip.places]
@@ -94,13 +94,13 @@ class Side:
 
 
 def take(data: ClipSet, role: str, protocol: Protocol, seed: int, progress: bool = False) -> Side:
-    """One clip of each video of a set, or of as many as the protocol takes; of the training set always of each.
+    """Take one clip per video of a set, limited to the protocol's number of videos except for the training set.
 
-    A random start is drawn by the seed and a video's first frame: equal videos give equal clips, wherever they stand.
-    Videos that are too short or cannot be read are left out and counted, never replaced.
+    A random start is determined by the seed and a video's first frame: equal videos give equal clips, in any order.
+    Videos that are too short or unreadable are left out and counted, never replaced.
 
     Raises:
-        ValueError: one line, if they are no clips, or fewer than two can be measured.
+        ValueError: with one line, if these are not clips, or fewer than two can be used.
     """
     videos, side = checked(data, role), "generated" if role == "generated" else "reference"
     long = [video for video in videos if video.shape[0] >= protocol.span]
@@ -131,7 +131,7 @@ def take(data: ClipSet, role: str, protocol: Protocol, seed: int, progress: bool
 def look(
     videos: Sequence[Any], places: Sequence[np.ndarray], role: str, progress: bool = False
 ) -> list[Clip]:
-    """Read one clip of each video and note what is in it; those that cannot be read are named on stderr."""
+    """Read and measure one clip of each video; unreadable ones are named on stderr."""
     clips, failed = [], 0
     bar = tqdm(videos, desc=role, unit="clip", leave=False, mininterval=1, disable=not progress)
     for video, numbers in zip(bar, places, strict=True):
@@ -176,7 +176,7 @@ def _places(video: Any, protocol: Protocol, start: str, seed: int) -> Int64[np.n
     if start == "random" and room > 1:
         try:
             frame = video[np.zeros(1, np.int64)].tobytes()
-        except Unreadable:  # it will be told when the clip is read
+        except Unreadable:  # reported when the clip is read
             frame = b""
         address = int.from_bytes(sha256(frame).digest()[:8], "big")
         first = int(np.random.default_rng([seed, address]).integers(room))
@@ -184,7 +184,7 @@ def _places(video: Any, protocol: Protocol, start: str, seed: int) -> Int64[np.n
 
 
 def _movement(frames: Frames) -> tuple[float, float, float, float]:
-    """Flicker, motion, jerk and warp; 0 where there are too few frames."""
+    """Flicker, motion, jerk and warp; 0 if there are too few frames."""
     if len(frames) < 2:
         return 0.0, 0.0, 0.0, 0.0
     steps = np.abs(np.diff(frames.astype(np.int16), axis=0))

@@ -1,14 +1,14 @@
-"""Whether the built-in moving digits move as they are made to: evenly, off the borders, off each other, two of them.
+"""Physical consistency of the built-in moving digits: uniform motion, reflection, collisions, exactly two digits.
 
-Each law is a share of what it speaks of that obeys it, near 1 for real clips:
+Each law is measured as the fraction of its instances that obey it, near 1 for real clips:
 
-    two        frames: two digits, neither larger than a digit, no nearer to each other than when they meet
-    ink        steps: no more than 8 % of the brightness comes or goes
-    even       rows and columns of digits in three frames, far from borders and each other: their velocity stays
-    mirrored   changes of velocity at a border: that part alone turns round
-    exchanged  changes of velocity where digits meet: that part is exchanged
+    two        frames: two digits, neither larger than a digit, no closer to each other than at a collision
+    ink        steps: at most 8 % of the brightness appears or vanishes
+    even       rows and columns of digits over three frames, far from borders and each other: constant velocity
+    mirrored   changes of velocity at a border: only the normal component is reversed
+    exchanged  changes of velocity at a collision: that component is exchanged
 
-Digits are found by two means of brightness in each frame, as real ones never cover each other by much.
+Digits are located by 2-means clustering of brightness in each frame, as real digits overlap little.
 """
 
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ from jaxtyping import Bool, Float, UInt8
 
 LAWS = ("two", "ink", "even", "mirrored", "exchanged")
 Counts = Mapping[str, Float[np.ndarray, "S 2"]]
-"""Law -> of each clip, how often it was obeyed, and how often it could be."""
+"""Law -> for each clip, how often it was obeyed, and how often it applied."""
 
 FASTEST = 0.065
-"""Sides of a digit per frame."""
-_DARK = 0.1  # of white; what is darker is no ink
-_INK = 0.08  # of a clip's, that may come or go from frame to frame
-_EVEN = 0.03  # sides of a digit, by which a velocity may be off
-_TURN = 0.06  # sides of a digit, from which a change of velocity is an event
-_NEAR, _MET = 1.0, 0.6  # sides between centres: digits may be meeting; and are nearer than they can be
+"""Largest speed, in digit sizes per frame."""
+_DARK = 0.1  # fraction of white below which a pixel is not ink
+_INK = 0.08  # tolerated change of ink from frame to frame, as a fraction of the clip's
+_EVEN = 0.03  # tolerance of velocities, in digit sizes
+_TURN = 0.06  # least change of velocity that is an event, in digit sizes
+_NEAR, _MET = 1.0, 0.6  # distances of centres in digit sizes: a possible collision; closer than possible
 _ROUNDS = 12
 
 
 def obeyed(clips: UInt8[np.ndarray, "S T H W 3"], side: int, stride: int = 1) -> Counts:
-    """Of each clip, how often each law is obeyed, of how many times.
+    """For each clip, how often each law is obeyed, and how often it applies.
 
     Args:
-        side: of a digit in pixels.
+        side: size of a digit in pixels.
         stride: steps of the motion from frame to frame.
     """
     speed = FASTEST * side * stride
@@ -90,7 +90,7 @@ def _laws(
         "two": _count(whole & (gap > _MET * side)),
         "ink": _count(np.abs(np.diff(amount)) <= _INK * np.maximum(amount.mean(1, keepdims=True), 1e-3)),
     }
-    margin = np.maximum(side - extent, 0) + speed + 1  # a digit's own box may lie that far beyond its ink
+    margin = np.maximum(side - extent, 0) + speed + 1  # a digit's box may extend that far beyond its ink
     at_border = (low < margin) | (high > size - 1 - margin)  # S T digit axis
     meeting = gap < _NEAR * side + 2 * speed
     velocity = np.diff(place, axis=1)
@@ -98,7 +98,7 @@ def _laws(
         return counts | {name: np.zeros((len(place), 2)) for name in LAWS[2:]}
     apart = _all_three(~at_border & ~meeting[..., None, None])
     counts["even"] = _count(np.abs(np.diff(velocity, axis=1)) <= _EVEN * side, apart)
-    before, after = velocity[:, :-2], velocity[:, 2:]  # around the step that an event lies in
+    before, after = velocity[:, :-2], velocity[:, 2:]  # around the step with the event
     turned = np.abs(after - before)
     event = (turned > _TURN * side) & _peaks(turned)
     border = at_border[:, 1:-2] | at_border[:, 2:-1]
@@ -126,6 +126,6 @@ def _all_three(x: Bool[np.ndarray, "S T *n"]) -> Bool[np.ndarray, "S _ *n"]:
 
 
 def _peaks(x: Float[np.ndarray, "S E *n"]) -> Bool[np.ndarray, "S E *n"]:
-    """Where a value is the largest of itself and those beside it."""
+    """Local maxima."""
     padded = np.pad(x, [(0, 0), (1, 1), *[(0, 0)] * (x.ndim - 2)])
     return (x >= padded[:, :-2]) & (x > padded[:, 2:])

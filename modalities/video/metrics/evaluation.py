@@ -1,4 +1,4 @@
-"""How good a set of generated clips is: Fréchet and kernel distance in features of video, motion, flicker, novelty."""
+"""Evaluation of generated clips: Fréchet and kernel distances of video features, motion, flicker, novelty."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -52,37 +52,37 @@ def evaluate_videos(
         report.values["fvd/whole"], report.rows["floor"]["fvd/whole"]
 
     Values: fvd/<protocol> and kvd/<protocol> with I3D, else under the features' own name (fd/, mmd/); flicker, the mean
-    absolute change from frame to frame of 0 to 255; motion, the share of pixels that change by more than 16; with
-    `train` nearest-train and novelty (see `memorisation`). As ratios to the reference, 1 for real clips: flicker/real,
+    absolute change between frames on 0 to 255; motion, the fraction of pixels that change by more than 16; with `train`
+    nearest-train and novelty (see `memorisation`). As ratios to the reference, 1 for real clips: flicker/real,
     motion/real, jerk/real and warp/real (see `motion`), and with `seams` seam/real and seam-jerk/real, the change and
-    the jerk there. With `digits` the shares in which their laws are obeyed, law/two to law/exchanged (`digit_laws`).
+    the jerk there. With `digits` the fractions in which their laws are obeyed, law/two to law/exchanged (`digit_laws`).
 
-    Rows: "floor", one random half of the reference against the other, what a perfect model has with so few clips;
-    "oracle", as many training clips as there are generated ones, in their place; "autoencoder", the reference's
-    reconstruction in their place, what no model behind that autoencoder can undercut by much, with its PSNR and SSIM;
-    "held-out", what the reference itself has. Intervals are of 95 %, by jackknife, from blocks (kernel), over the
-    clips, or Wilson's (novelty, laws).
+    Rows: "floor", one random half of the reference against the other, as a perfect model would score with so few clips;
+    "oracle", as many training clips in place of the generated ones; "autoencoder", the reference's reconstruction in
+    their place, a bound that no model with that autoencoder can beat by much, with its PSNR and SSIM; "held-out", the
+    values of the reference itself. Intervals are 95 %, by jackknife, from blocks (kernel), over the clips, or Wilson's
+    (novelty, laws).
 
     Args:
         generated, reference, train: `Samples`, arrays uint8 RGB (S, T, H, W, 3), or lists of videos (T, H, W, 3) of
             any lengths and sizes.
-        reconstruct: a video through an autoencoder and back.
+        reconstruct: passes a video through an autoencoder and back.
         features, weights, device: see `features.make`.
-        preset: styleganv, cdfvd or common: resize, starts, choice of videos and covariance as there (`protocol`).
-        protocol, start, num: where there is no preset: how frames are resized (whole, cropped); whether the one clip
-            of each video starts at a random place (by seed) or at the first frame; and how many videos of each side
-            are drawn at most, by seed. None is taken twice.
+        preset: styleganv, cdfvd or common: resizing, starts, choice of videos and covariance as there (`protocol`).
+        protocol, start, num: without a preset: how frames are resized (whole, cropped); whether the one clip of each
+            video starts at a random frame (by seed) or at the first; and the most videos per side, chosen by seed
+            without replacement.
         frames, stride: of the clips, on both sides.
-        seams: numbers of the generated videos' frames before which given and new ones meet; 0 is a loop's.
-        digits: side in pixels of the built-in moving digits, if the clips are such.
-        groups: of the jackknife; 0 leaves out intervals and bias.
+        seams: indices of the frames of generated videos before which given and new ones meet; 0 is a loop's.
+        digits: size in pixels of the built-in moving digits, if the clips show them.
+        groups: groups of the jackknife; 0 omits intervals and bias.
         cache: folder for features of real clips, named by content.
 
     Raises:
-        ValueError: one line, for clips of another kind, fewer than two of them, or an option that makes no sense.
+        ValueError: with one line, for clips of another type or fewer than two, or an invalid option.
     """
     chosen, extractor = choose(features, preset, protocol, weights, frames, stride, start, num, device)
-    clip_sets.checked(reference, "reference")  # first, as a run draws as many clips as it has
+    clip_sets.checked(reference, "reference")  # before the generated clips, of which a run makes as many
     given = {"generated": generated, "reference": reference} | ({} if train is None else {"train": train})
     sets = {role: clip_sets.take(data, role, chosen, seed, progress) for role, data in given.items()}
     others, why_not = _others(sets, reconstruct, seed)
@@ -123,10 +123,10 @@ def choose(
     device: str | None = None,
     **others: Any,
 ) -> tuple[protocols.Protocol, Extractor]:
-    """Which clips are taken and what looks at them, by the options of `evaluate_videos`.
+    """The protocol and the feature extractor for the options of `evaluate_videos`.
 
     Raises:
-        ValueError: for options that make no sense, or weights that are missing.
+        ValueError: for invalid options or missing weights.
     """
     chosen = protocols.make(preset, protocol, frames, stride, start, num)
     if features == "i3d" and frames < LEAST_FRAMES:
@@ -139,7 +139,7 @@ def choose(
 def _others(
     sets: Mapping[str, Side], reconstruct: Callable[[Frames], Frames] | None, seed: int
 ) -> tuple[dict[str, Side], list[str]]:
-    """What is put in the generated clips' place for comparison, and a sentence about what could not be."""
+    """Sets that replace the generated clips for comparison, and a sentence on those that could not be made."""
     others: dict[str, Side] = {}
     if "train" in sets:
         rows = np.random.default_rng(seed).permutation(len(sets["train"]))[: len(sets["generated"])]
@@ -148,7 +148,7 @@ def _others(
         return others, []
     try:
         others["autoencoder"] = sets["reference"].changed(reconstruct)
-    except ValueError as error:  # a length or a size that it does not take
+    except ValueError as error:  # a length or size that the autoencoder does not support
         return others, [f"there is no row of the autoencoder: {error}"]
     return others, []
 
@@ -171,7 +171,7 @@ def _movement(side: Side) -> dict[str, float]:
 
 
 def _ways(sets: Mapping[str, Side]) -> dict[str, np.ndarray]:
-    """Distance of each generated and reference clip to the nearest training clip, where there are such."""
+    """Distance of each generated and reference clip to the nearest training clip, if there are any."""
     if "train" not in sets:
         return {}
     small = {role: [clip.small for clip in side.clips] for role, side in sets.items()}
@@ -195,7 +195,7 @@ def _intervals(
         mean, half = float(each.mean()), 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5
         out[name] = max(0.0, mean - half), mean + half
     if "novelty" in values:
-        both = 1 / (1 / len(generated) + 1 / held_out)  # the limit is as uncertain as the share
+        both = 1 / (1 / len(generated) + 1 / held_out)  # the threshold is as uncertain as the fraction
         out["novelty"] = wilson(values["novelty"], max(1, int(both)))
     return out
 

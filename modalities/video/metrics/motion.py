@@ -1,4 +1,4 @@
-"""How a clip moves: whether motion goes on evenly, and whether each frame lies between its neighbours."""
+"""Smoothness of motion in clips: changes of velocity, and the error of interpolating each frame from its neighbours."""
 
 import numpy as np
 import torch
@@ -7,27 +7,28 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 LONGEST, BLOCK, REACH = 64, 8, 3
-"""Pixels: of the longer side, to which larger frames are shrunk; of a block; and of the farthest match."""
+"""In pixels: the longer side to which larger frames are shrunk; the block size; and the search range."""
 TOLD = (
     f"blocks of {BLOCK} x {BLOCK} matched within {REACH} pixels, frames shrunk to {LONGEST} at most; jerk: change of "
     "motion from step to step; warp: error of a frame warped from its neighbours"
 )
 STILL = 1e-6
-"""What a match must be better by, per squared pixel, than a nearer one: where nothing is seen, nothing moves."""
+"""Penalty of a match per squared pixel of displacement: in uniform areas, nothing moves."""
 NOISE = 1e-5
-"""Mean square that a slope must exceed to say how far a block went."""
+"""Least mean squared gradient for a subpixel estimate of a block's displacement."""
 Grey = Float[Tensor, "T h w"]
 
 
 def smoothness(frames: UInt8[np.ndarray, "T h w 3"]) -> tuple[float, float]:
-    """Jerk and warp error of a clip; 0 where it has fewer than three frames.
+    """Jerk and warp error of a clip; 0 if it has fewer than three frames.
 
-    Each block of frame t is sought in both its neighbours, finer than a pixel. With the ways m+ and m- to them,
+    Each block of frame t is matched in both neighbours with subpixel accuracy. With the displacements m+ and m- to
+    them,
 
         jerk = mean |m+ + m-|,    warp = mean |x_t - (x_{t-1}(p - m) + x_{t+1}(p + m)) / 2|,    m = (m+ - m-) / 2,
 
-    in pixels of the shrunk frame, weighted by each block's variance, and in 0 to 255 over all pixels. A frame that
-    trembles between its neighbours has no part in m, which it shifts both ways.
+    in pixels of the shrunk frame, weighted by each block's variance, and on 0 to 255 over all pixels. Jitter of a
+    single frame cancels in m, as it shifts both displacements alike.
     """
     if len(frames) < 3:
         return 0.0, 0.0
@@ -41,7 +42,7 @@ def smoothness(frames: UInt8[np.ndarray, "T h w 3"]) -> tuple[float, float]:
 
 
 def shrunk(frames: UInt8[np.ndarray, "T H W 3"]) -> Grey:
-    """Brightness, 0 to 1, at most `LONGEST` pixels long, of whole blocks: what is over at the ends is left out."""
+    """Brightness, 0 to 1, at most `LONGEST` pixels long, cropped to whole blocks."""
     grey = torch.from_numpy(np.ascontiguousarray(frames)).float().mean(-1) / 255
     factor = -(-max(grey.shape[1:]) // LONGEST)
     if factor > 1:
@@ -51,7 +52,7 @@ def shrunk(frames: UInt8[np.ndarray, "T H W 3"]) -> Grey:
 
 
 def motion(now: Grey, other: Grey) -> Float[Tensor, "T y x 2"]:
-    """Where each block of a frame went in another, rows and columns in pixels: least squares, then a step by slopes."""
+    """Displacement of each block of a frame in another, (row, column) in pixels: block matching and a gradient step."""
     blocks = _blocks(now)
     flat, sides, num = blocks.flatten(0, 2), blocks.shape[-2:], 2 * REACH + 1
     padded = F.pad(other[:, None], (REACH + 1,) * 4, mode="replicate")[:, 0]
@@ -76,7 +77,7 @@ def motion(now: Grey, other: Grey) -> Float[Tensor, "T y x 2"]:
 
 
 def warped(grey: Grey, ways: Float[Tensor, "T y x 2"]) -> Grey:
-    """What lies that way of each block's pixels; beyond the edges it is as there."""
+    """Sample each block's pixels at its displacement, with edge padding."""
     size = torch.tensor(grey.shape[1:])
     flow = F.interpolate(ways.movedim(-1, 1), tuple(size.tolist()), mode="nearest").movedim(1, -1)
     place = torch.stack(torch.meshgrid(*(torch.arange(n) for n in size.tolist()), indexing="ij"), -1) + flow
@@ -87,7 +88,7 @@ def warped(grey: Grey, ways: Float[Tensor, "T y x 2"]) -> Grey:
 def centres(
     clips: UInt8[np.ndarray, "S T H W 3"],
 ) -> tuple[Float[np.ndarray, "S T 2"], Float[np.ndarray, "S T"]]:
-    """Centres of brightness, rows and columns in pixels, and how much of it there is."""
+    """Centroids of brightness, (row, column) in pixels, and total brightness."""
     grey = np.maximum(clips.mean(-1) / 255 - 0.15, 0)
     ink = np.maximum(grey.sum((2, 3)), 1e-3)
     rows, columns = np.arange(grey.shape[2]), np.arange(grey.shape[3])

@@ -1,4 +1,4 @@
-"""How a set of clips moves beside the reference: as ratios to real clips, at seams, and by laws of built-in digits."""
+"""Motion metrics of a set relative to the reference: ratios to real clips, at seams, and laws of built-in digits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,24 +13,24 @@ from modalities.video.metrics.seams import at_seams
 
 MOVEMENT = ("flicker", "motion", "jerk", "warp")
 SEAMS = {"seam": "flicker", "seam-jerk": "jerk"}
-"""What is measured at seams -> what it is compared with."""
+"""Metric at seams -> metric of real clips it is compared with."""
 
 
 @dataclass
 class Movement:
-    """Numbers and their 95 % intervals, by name."""
+    """Values and their 95 % intervals, by name."""
 
     values: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, name: str, found: tuple[float, tuple[float, float]] | None) -> None:
-        """A number with its interval; None leaves it out."""
+        """Add a value with its interval; None is skipped."""
         if found is not None:
             self.values[name], self.intervals[name] = found
 
 
 def ratios(side: Side, real: Side) -> Movement:
-    """`MOVEMENT` as ratios of means; without those by which the reference does not move."""
+    """`MOVEMENT` as ratios of means, without those that are zero for the reference."""
     found = Movement()
     for name in MOVEMENT:
         found.add(f"{name}/real", ratio(side.of(name), real.of(name)))
@@ -46,11 +46,11 @@ def floor(real: Side, seed: int) -> dict[str, float]:
 def measured(
     side: Side, real: Side, seams: Sequence[int] | None, digits: int | None, stride: int
 ) -> Movement:
-    """All of it, of generated clips.
+    """All motion metrics of generated clips.
 
     Args:
-        seams: see `at_seams`; None for clips that have none.
-        digits: side of the built-in moving digits in pixels; None for other clips.
+        seams: see `at_seams`; None for clips without seams.
+        digits: size of the built-in moving digits in pixels; None for other clips.
         stride: between the frames of a clip.
     """
     found = ratios(side, real)
@@ -64,7 +64,7 @@ def measured(
 
 
 def laws(side: Side, digits: int, stride: int) -> Movement:
-    """The share in which each of the digits' laws is obeyed; nothing where sizes differ, or no clip comes to it."""
+    """The fraction in which each of the digits' laws is obeyed; omitted if sizes differ, or the law never applies."""
     found = Movement()
     if len({clip.size for clip in side.clips}) > 1:
         return found

@@ -1,4 +1,4 @@
-"""Which clips of two sets are compared, and how: ours, or as a public program does it, with what still differs."""
+"""Evaluation protocols: which clips are compared and how, our own or a public program's, with known differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ RESIZES = ("whole", "cropped")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a clip is taken from each video, and what becomes of it.
+    """How a clip is taken from each video and preprocessed.
 
     Attributes:
-        name: what numbers are called after: a resize, or a preset.
-        resize: of frames, see `features.make`.
+        name: suffix of metric names: a resizing or a preset.
+        resize: resizing of frames, see `features.make`.
         ddof: covariances are divided by S - ddof.
         starts: side -> "random", by seed, or "first"; the training set's is that of the reference.
-        choice: which videos, where there are more than `nums`: "random", by seed, or "first", by name.
-        nums: side -> videos at most; None is all.
-        frames: of a clip.
-        stride: between its frames, on both sides.
-        differences: from the program that a preset is named after.
+        choice: which videos if there are more than `nums`: "random", by seed, or "first", by name.
+        nums: side -> most videos; None is all.
+        frames: frames of a clip.
+        stride: distance between its frames, on both sides.
+        differences: remaining differences from the program that a preset is named after.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Protocol:
 
     @property
     def span(self) -> int:
-        """Frames of a video from the first to the last of a clip."""
+        """Number of video frames that a clip spans."""
         return (self.frames - 1) * self.stride + 1
 
 
@@ -66,10 +66,10 @@ PRESETS: Mapping[str, Protocol] = {
 
 
 def make(preset: str | None, resize: str, frames: int, stride: int, start: str, num: int | None) -> Protocol:
-    """The protocol of these options; a preset decides about all but `frames`, `stride` and a `num` that is given.
+    """Make a protocol; a preset determines all but `frames`, `stride` and a given `num`.
 
     Raises:
-        ValueError: for options that make no sense.
+        ValueError: for invalid options.
     """
     if num is not None and num < 2:
         raise ValueError(f"num must be at least 2, or null for all, got {num}")

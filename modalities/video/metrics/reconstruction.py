@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its clip: PSNR and SSIM, frame by frame."""
+"""Reconstruction quality of clips: PSNR and SSIM, frame by frame."""
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ Clip = UInt8[np.ndarray, "_ _ _ 3"]
 """(T, H, W, 3)"""
 WINDOW, SIGMA = 11, 1.5
 EQUAL = 100.0
-"""dB that a frame counts for which is met exactly."""
+"""PSNR in dB assigned to an exact reconstruction."""
 
 
 def psnr(clip: Clip, other: Clip) -> float:
-    """Peak signal-to-noise ratio in dB: of each frame, over its pixels and channels, then the mean over the frames.
+    """Peak signal-to-noise ratio in dB, per frame over pixels and channels, averaged over frames.
 
-    10 log10(255^2 / MSE), the colours as they are (RGB, 0 to 255); no more than `EQUAL`.
+    10 log10(255^2 / MSE) in RGB, 0 to 255; at most `EQUAL`.
     """
     a, b = _both(clip, other)
     error = (a - b).square().mean((1, 2, 3))
@@ -30,9 +30,9 @@ def ssim(clip: Clip, other: Clip) -> float:
 
         (2 m_x m_y + C1) (2 s_xy + C2) / ((m_x^2 + m_y^2 + C1) (s_x^2 + s_y^2 + C2))
 
-    with local means and covariances under a Gaussian window of 11 x 11 and deviation 1.5, whose weights sum to 1, C1 =
-    (0.01 * 255)^2 and C2 = (0.03 * 255)^2, in float64. Of each channel of each frame (RGB, 0 to 255) where the window
-    lies in the frame, nothing padded, nothing made smaller; then the mean over places, channels and frames.
+    with local means and covariances under a normalised Gaussian window of 11 x 11 with deviation 1.5, C1 =
+    (0.01 * 255)^2 and C2 = (0.03 * 255)^2, in float64. Per channel of each frame (RGB, 0 to 255), without padding or
+    downsampling; then averaged over positions, channels and frames.
 
     Raises:
         ValueError: if a frame is smaller than the window.
@@ -58,7 +58,7 @@ def ssim(clip: Clip, other: Clip) -> float:
 
 
 def reconstruction(real: Side, other: Side) -> dict[str, float]:
-    """Means of PSNR and, where frames are large enough for it, SSIM over the clips of two versions of a set."""
+    """Means of PSNR and, if frames are large enough, SSIM over the clips of two versions of a set."""
     found: dict[str, list[float]] = {"psnr": [], "ssim": []}
     large = min(min(clip.size) for clip in real.clips) >= WINDOW
     for a, b in zip(real.clips, other.clips, strict=True):

@@ -1,4 +1,4 @@
-"""Where given frames meet new ones: how large the step is, and how much motion changes there."""
+"""Metrics at seams between given and new frames: the size of the step, and the change of motion."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from modalities.video.metrics.motion import smoothness
 
 
 def at_seams(side: Side, seams: Sequence[int], stride: int) -> dict[str, Float[np.ndarray, " S"]]:
-    """Of each video of a set: "seam", the mean absolute change across its seams, 0 to 255, and "seam-jerk" there.
+    """For each video of a set: "seam", the mean absolute change across its seams, 0 to 255, and "seam-jerk" there.
 
     Args:
-        seams: the numbers of the frames before which videos are joined; 0 joins the last frame to the first (a loop).
-        stride: between the frames that are looked at.
+        seams: indices of the frames before which videos are joined; 0 joins the last frame to the first (a loop).
+        stride: distance between the frames compared.
 
     Raises:
-        ValueError: one line, for a seam that a video does not have.
+        ValueError: with one line, for a seam that a video does not have.
     """
     found = []
     for clip in side.clips:
@@ -35,6 +35,6 @@ def at_seams(side: Side, seams: Sequence[int], stride: int) -> dict[str, Float[n
 
 
 def around(seam: int, num: int, stride: int) -> Int64[np.ndarray, " _"]:
-    """The numbers of two frames on each side, fewer at the ends of a video."""
+    """Indices of two frames on each side, fewer at the ends of a video."""
     places = seam + stride * np.arange(-2, 2)
     return places % num if seam == 0 else places[(places >= 0) & (places < num)]

@@ -1,4 +1,4 @@
-"""What a report says of how clips were measured, and where a number means something else than it seems."""
+"""Protocol lines of a report, and warnings about video metrics that could be misread."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def protocol(
     seams: Sequence[int] | None = None,
     digits: int | None = None,
 ) -> dict[str, Any]:
-    """What was compared and how, down to the content of the sets."""
+    """What was compared and how, including hashes of the sets."""
     out: dict[str, Any] = dict(identity)
     for role, side in sets.items():
         told = [f"{len(side)} clips of {_sizes(side)}", f"lossy: {_lossy(side)}"]
@@ -59,7 +59,7 @@ def protocol(
 
 
 def check_lossless(generated: Samples, reference: Samples) -> None:
-    """Raises ValueError if files of either side may be lossy."""
+    """Raise ValueError if files of either side may be lossy."""
     for role, data in {"generated": generated, "reference": reference}.items():
         if lossy := getattr(data, "lossy", 0):
             raise ValueError(
@@ -71,11 +71,11 @@ def check_lossless(generated: Samples, reference: Samples) -> None:
 def warnings(
     report: Report, sets: Mapping[str, Side], bias: float, width: int, ways: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """Sentences about a report, the most important first.
+    """Warnings for a report, the most important first.
 
     Args:
-        bias: of the Fréchet distance, by the jackknife.
-        width: features.
+        bias: bias of the Fréchet distance, by the jackknife.
+        width: number of features.
         ways: see `memorisation.values`.
     """
     return [*_about_copies(sets, ways), *_about_counts(report, sets, bias, width), *_about_sets(sets)]
@@ -121,7 +121,7 @@ def _about_counts(report: Report, sets: Mapping[str, Side], bias: float, width: 
     if name.startswith("fvd") and counts["generated"] != 2048:
         notes.append(f"published tables take 2,048 clips, not {counts['generated']}")
     novelty = report.values.get("novelty", 1.0)
-    chance = (0.9 * 0.1 * sum(1 / count for count in counts.values())) ** 0.5  # the limit is of few clips too
+    chance = (0.9 * 0.1 * sum(1 / count for count in counts.values())) ** 0.5  # the limit is estimated, too
     if novelty < 0.9 - 3 * chance:
         notes.append(
             f"{1 - novelty:.0%} of the generated clips lie nearer to the training clips than 90 % of the held-out "
