@@ -244,7 +244,7 @@ def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Op
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of closures, sparse gradients, options that exclude each other, ...
-        reason = next(iter(str(error).splitlines()), "")[:160]
+        reason = next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
         raise ValueError(
             "optimizer must be one that takes a step by gradients alone, such as torch.optim.AdamW, got "
             f"{config['optimizer'].get('_target_')}, which says: {reason}"
