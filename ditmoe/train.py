@@ -88,9 +88,12 @@ def make_modality(
     """Build the modality; its data facts, such as a fitted codec, are broadcast from rank 0.
 
     Args:
-        data_facts: from another run on the same data; None: from the run in this folder, if there is one.
+        data_facts: from another run on the same data; None: from the run in this folder, if there is one. A new run
+            with `init=` adopts from the facts there what the weights depend on.
     """
+    from ditmoe import checkpoint
     from ditmoe.config import build
+    from ditmoe.pretrained.start import adopt_facts
     from ditmoe.training.resume import known_facts
 
     ranks = launch.ranks()
@@ -100,6 +103,8 @@ def make_modality(
     with build.describing(folder):
         if data_facts := data_facts or known_facts(folder, config):
             modality.restore_facts(data_facts)
+        elif config["init"] and not checkpoint.exists(folder):
+            adopt_facts(config["init"], modality, config["modality"])
     if ranks.size > 1:
         ranks.broadcast(modality.data_facts())
     return modality

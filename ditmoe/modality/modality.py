@@ -66,6 +66,13 @@ class Modality(ABC):
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:  # noqa: B027  (most learn nothing)
         """When a run resumes: restore from its facts what would otherwise be fitted to the data again."""
 
+    def adopt_facts(self, data_facts: Mapping[str, Any]) -> str:
+        """When a run starts from the weights of another: adopt the facts that these depend on, such as a fitted codec.
+
+        Returns what was adopted, or why not, in a line; "" if there was nothing to adopt.
+        """
+        return ""
+
     @property
     @abstractmethod
     def classes(self) -> Sequence[str]:

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ditmoe import checkpoint
+from ditmoe.checkpoint.atomic import recover
 from ditmoe.config import build
 from ditmoe.config.plain_values import LARGEST
 from ditmoe.diffusion import torch_generator
+from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.model.step_embedding import check_weights
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import check_number, is_regular, printable
 from ditmoe.pretrained.weights import CONFIG, read
 
 
@@ -72,6 +76,24 @@ def start_from(
     print(
         "\n".join([f"starting from {printable(source)}", *report.lines(), *inherited(config["model"], model)])
     )
+
+
+def adopt_facts(source: str, modality: Modality, section: Mapping[str, Any]) -> None:
+    """Let a modality adopt the facts of the run that it starts from, if that is of the same kind; prints what.
+
+    Args:
+        section: of the modality in the configuration.
+    """
+    path = Path(source)
+    recover(path)
+    if is_regular(path / CONFIG):  # converted weights come without data
+        return
+    found = checkpoint.find(path, parts=("facts",))
+    there = found.part("config").get("modality")
+    if not isinstance(there, Mapping) or there.get("_target_") != section["_target_"]:
+        return
+    if told := modality.adopt_facts(found.part("facts")):
+        print(f"{printable(source)}: {told}")
 
 
 def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

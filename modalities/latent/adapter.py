@@ -170,6 +170,21 @@ class LatentModality(
     def restore_facts(self, data_facts: Mapping[str, Any]) -> None:
         self._fitted_state, self._known = data_facts["codec"], data_facts
 
+    def adopt_facts(self, data_facts: Mapping[str, Any]) -> str:
+        """Adopt the codec of another run, whose latents its weights know; one that the options name has priority."""
+        if self._latents is not None or self._is_published:
+            return ""
+        with torch.device("meta"):
+            codec = self._make_codec()
+        if getattr(codec, "path", None) is not None:
+            return ""
+        try:
+            codec.check(data_facts["codec"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return "another codec than there, fitted to this data: its latents are new to the weights"
+        self._fitted_state = data_facts["codec"]
+        return "the codec from there, too" if self._fitted_state else ""
+
     def check_facts(self) -> None:
         if self._facts is not None and not self._is_published:
             with torch.device("meta"):  # refuse a bad configuration before allocating memory

@@ -14,7 +14,7 @@ from ditmoe.config import build
 from ditmoe.config.compose import composed
 from ditmoe.config.viewers import modality_of
 from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpoint
-from ditmoe.train import make_trainer
+from ditmoe.train import make_modality, make_trainer
 from ditmoe.training.resume import resume
 from ditmoe.view import view
 from modalities.image import Autoencoder, Pictures
@@ -194,6 +194,28 @@ def test_a_run_is_resumed(run) -> None:
     again = make_trainer(settings, build.make_modality(settings), first.folder)
     resume(again, settings)
     assert again.step == 2
+
+
+def test_a_run_that_starts_from_another_keeps_its_codec(run, capsys: pytest.CaptureFixture) -> None:
+    """The weights know the latents of that codec; one fitted to other data would give others."""
+    folder, first, _ = run
+    other = folder.parent / "other"
+
+    def codec(*words: str) -> PatchPCA:
+        settings = config(f"init={folder}", "modality.data.root=null", "modality.data.mirror=true", *words)
+        modality = make_modality(settings, other)
+        modality.fitting_data = lambda: [torch.randn(64, 3, 16, 24)]
+        return modality.codec
+
+    adopted = codec()
+    assert torch.equal(adopted.basis, first.modality.codec.basis)
+    assert capsys.readouterr().out == f"{folder}: the codec from there, too\n"
+    assert codec("modality.codec.channels=5").channels == 5
+    assert "another codec than there, fitted to this data" in capsys.readouterr().out
+    settings = config(f"init={folder}", "model=debug")
+    resumed = make_modality(settings, folder)  # a run of its own already has one
+    assert torch.equal(resumed.codec.basis, first.modality.codec.basis)
+    assert not capsys.readouterr().out
 
 
 def test_decoding_gives_back_what_was_encoded(run) -> None:
