@@ -38,13 +38,13 @@ from modalities.shared.confidence import wilson
 from modalities.shared.digits import NUMERALS, digits
 
 Row = dict[str, np.ndarray]
-_SAID = re.compile(r"an? (\w+)(?: (?:in|at|on) the [a-z ]+?)? moving (\w+)")
+SAID = re.compile(r"an? (\w+)(?: (?:in|at|on) the [a-z ]+?)? moving (\w+)")
 _NEIGHBOURS, _CROP = 5, 14
 
 
 def said_of_clip(caption: str) -> set[tuple[str, str]]:
     """Which digits move which way, in words."""
-    return set(_SAID.findall(caption))
+    return set(SAID.findall(caption))
 
 
 class Nearest:

@@ -19,9 +19,11 @@ from ditmoe.outside import check_number, decoded, printable, read_regular
 from ditmoe.text.encoder import About, Pretrained
 from ditmoe.text.frozen import Frozen
 from ditmoe.text.learned import Learned
+from ditmoe.text.refiner import TokenRefiner
 
 LONGEST_PROMPT, MOST_PROMPTS, LARGEST_FILE = 20_000, 10_000, 2**24
 """Letters of a prompt, prompts at a time, and bytes of a file of them."""
+MOST_LAYERS = 16
 EXAMPLES, LONGEST_EXAMPLE = 16, 200
 """Training captions that a checkpoint keeps, to draw what is worth looking at when nobody asks for anything."""
 
@@ -29,7 +31,7 @@ EXAMPLES, LONGEST_EXAMPLE = 16, 200
 class Text(Conditioning):
     """Captions, by cross-attention to the states of their tokens (PixArt-alpha, arXiv 2310.00426) and a pooled vector.
 
-        tokens = W normalize(states) + b           vector = v + V pooled
+        tokens = refine(W normalize(states) + b)           vector = v + V pooled
 
     V starts at zero as the blocks' cross-attention does: a fresh model predicts alike whatever is asked, and one that
     starts from a model of classes predicts what that one does when no class is asked for, whose vector v becomes.
@@ -38,6 +40,7 @@ class Text(Conditioning):
     Args:
         encoder: makes a `Pretrained` encoder, or `Learned`.
         tokens, pooled: whether the model attends to tokens, and gets the vector; at least one.
+        layers: of the `TokenRefiner`, trained with the model; 0: none.
         states: a folder with what `prepare` encoded; what it lacks is encoded when it is first asked for.
         examples: captions to draw when nothing is asked for.
         about: of a pretrained encoder, `About`: a checkpoint keeps it.
@@ -61,6 +64,7 @@ class Text(Conditioning):
         encoder: Callable[..., Any],
         tokens: bool = True,
         pooled: bool = True,
+        layers: int = 0,
         states: str | PathLike | None = None,
         examples: Sequence[str] = (),
         about: Mapping[str, Any] | None = None,
@@ -69,6 +73,7 @@ class Text(Conditioning):
         super().__init__(num_classes)
         if not tokens and not pooled:
             raise ValueError("conditioning=text must have tokens, pooled, or both")
+        check_number("layers", layers, 0, MOST_LAYERS, whole=True)
         self.gives_tokens, self.examples = tokens, [clean(example) for example in examples]
         if is_learned(encoder):
             self.encoder: Learned | Frozen = encoder(caption_words=caption_words)
@@ -79,6 +84,7 @@ class Text(Conditioning):
             self.encoder = Frozen(encoder(), kept, folder, tokens, pooled)
         self.tokens = nn.Linear(self.encoder.width, hidden_size) if tokens else None
         self.pooled = nn.Linear(self.encoder.pooled_width, hidden_size, bias=False) if pooled else None
+        self.refiner = TokenRefiner(hidden_size, layers) if tokens and layers else None
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     parameter_kinds: ClassVar[Mapping[str, str]] = {"bias": "bias"}
@@ -127,7 +133,8 @@ class Text(Conditioning):
         if self.tokens is None:
             return Embedded(vector, condition.null)
         states = F.layer_norm(states, states.shape[-1:]).type_as(self.bias)
-        return Embedded(vector, condition.null, self.tokens(states), mask)
+        tokens = self.tokens(states)
+        return Embedded(vector, condition.null, self.refiner(tokens, mask) if self.refiner else tokens, mask)
 
     def nothing(self, num: int) -> Condition:
         blank = {TEXT: torch.zeros(num, 1, dtype=torch.uint8), **self.encoder.blank(num)}

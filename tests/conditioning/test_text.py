@@ -109,6 +109,38 @@ def test_every_router_learns_from_captions() -> None:
             assert part.weight.grad.any(), name
 
 
+@torch.no_grad()
+def test_a_refiner_lets_the_tokens_of_a_caption_meet_and_starts_as_nothing() -> None:
+    words = ["small", "large", "a", "chair", "table"]
+
+    def tokens(text: Text, *captions: str) -> torch.Tensor:
+        return text(text.read(asked(*captions))).tokens
+
+    torch.manual_seed(0)
+    encoder = partial(Learned, width=16, layers=0, caption_words=words)
+    text = latents(partial(Text, encoder=encoder, layers=2)).conditioning
+    assert isinstance(text, Text)
+    text.encoder.table.weight.normal_()  # the words differ
+    refiner, text.refiner = text.refiner, None
+    plain = tokens(text, "a chair", "a table")
+    assert torch.equal(plain[0, 1], plain[1, 1])  # the article knows nothing of its noun
+    text.refiner = refiner
+    feed_forward = [layer.down.weight.clone() for layer in refiner.feed_forward]
+    for layer in refiner.feed_forward:
+        layer.down.weight.zero_()
+    assert torch.equal(tokens(text, "a chair", "a table"), plain)
+    for layer, weight in zip(refiner.feed_forward, feed_forward, strict=True):
+        layer.down.weight.copy_(weight)
+    for layer in refiner.attention:
+        layer.out.weight.normal_()
+    refined = tokens(text, "a chair", "a table")
+    assert not torch.allclose(refined[0, 1], refined[1, 1], atol=1e-3)
+    longer = tokens(text, "a chair", "a small table a chair a large table")  # padding is not attended to
+    assert torch.allclose(longer[0, :3], refined[0, :3], atol=1e-5)
+    with pytest.raises(ValueError, match="layers must"):
+        Text(24, 0, encoder, layers=-1)
+
+
 # --- runs, checkpoints, pipelines
 
 
