@@ -1,5 +1,6 @@
 """YAML files that come from outside: plain, small, and of no more values than they show, before Hydra reads them."""
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
@@ -29,7 +30,22 @@ def check_told(arguments: Sequence[str]) -> None:
         name, equals, value = word.partition("=")
         if name in _FOLDERS:
             for file in sorted(Path(value if equals else following).rglob("*.yaml")):
-                check(file)
+                _check_own(file, check(file).decode())
+
+
+def _check_own(file: Path, content: str) -> None:
+    """Raise ValueError for a file that changes Hydra itself, such as the folder of a run: only the command line may."""
+    section = yaml.load(content, _LOADER)
+    names = [str(key) for key in section] if isinstance(section, dict) else []
+    if isinstance(section, dict) and isinstance(section.get("defaults"), list):
+        names += [
+            name for each in section["defaults"] for name in (each if isinstance(each, dict) else [str(each)])
+        ]
+    names += re.findall(r"^\s*#\s*@package(.*)", content, re.MULTILINE)
+    if any(re.search(r"(?<![\w-])hydra\b", str(name)) for name in names):
+        raise ValueError(
+            f"{printable(file)} must not set hydra: say hydra.run.dir=... and the like on the command line"
+        )
 
 
 def read(file: Path) -> Any:

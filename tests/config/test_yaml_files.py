@@ -70,6 +70,24 @@ def test_what_a_checkpoint_could_not_be_read_with_is_not_trained(refused: Refuse
     assert "mine must be nested at most 31 levels deep, got more" in told
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# @package _global_\nhydra:\n  run:\n    dir: elsewhere",
+        "# @package hydra\nrun:\n  dir: elsewhere",
+        "# @package _global_.hydra.run\ndir: elsewhere",
+        "# @package _global_\ndefaults:\n  - override /hydra/output: mine",
+        "# @package _global_\nhydra.run.dir: elsewhere",
+        "# a remark\n# @package hydra.run\ndir: elsewhere",
+        "defaults:\n  - other@_global_.hydra.run\n  - _self_",
+        "defaults:\n  - /model@hydra.run: nano",
+    ],
+)
+def test_only_the_command_line_says_where_a_run_is(content: str, refused: Refused, tmp_path: Path) -> None:
+    assert "mine.yaml must not set hydra: say hydra.run.dir=" in refused(content)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_what_cannot_be_understood_is_said(refused: Refused) -> None:
     told = refused("name: " + "${" * 5000)
     assert "no viable alternative" in told
