@@ -21,7 +21,7 @@ from ditmoe.outside.paths import (
     read_regular,
     tell,
 )
-from ditmoe.outside.patience import Patience, left_out
+from ditmoe.outside.patience import Patience, patiently
 from ditmoe.outside.walk import Entries, Parts, Read, files_below, folders_below, read_entries
 
 __all__ = [
@@ -50,11 +50,11 @@ __all__ = [
     "in_utf8",
     "is_regular",
     "largest_words",
-    "left_out",
     "load_array",
     "may_hold",
     "memory",
     "open_regular",
+    "patiently",
     "printable",
     "read_entries",
     "read_json",

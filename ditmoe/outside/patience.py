@@ -1,10 +1,10 @@
 """How long all of a stranger's files are worked on together, where each of them may take seconds."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ditmoe.outside.paths import is_regular
+from ditmoe.outside.paths import is_regular, tell
 
 SECONDS, SECONDS_PER_MB = 10.0, 0.5
 """For any files, and beside them for what they hold: a kilobyte can be a picture, or a clip, that takes seconds, and
@@ -32,6 +32,12 @@ class Patience:
         return time.process_time() > self._until
 
 
-def left_out(number: int) -> str:
-    """What is said of files for which there was no time."""
-    return f"{number} more are left out: those before them took too long for their size"
+def patiently(files: Sequence[Path]) -> Iterator[Path]:
+    """These files one by one, while there is time for them; a line on stderr counts those left out."""
+    patience = Patience()
+    patience.grow(files)
+    for number, file in enumerate(files):
+        if patience.is_over:
+            tell(f"{len(files) - number} more are left out: those before them took too long for their size")
+            return
+        yield file

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ditmoe.modality import Shown
-from ditmoe.outside import Patience, files_below, left_out, printable, tell
+from ditmoe.outside import files_below, patiently, printable, tell
 from modalities.image.data.pictures import SUFFIXES, fitted, open_picture
 from modalities.shared import enlarged, lay_out, show
 
@@ -33,12 +33,7 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     files = [f for f in files if f.suffix.lower() in SUFFIXES and f.name not in ("samples.png", "view.png")]
     tiles, names, unreadable = [], [], 0
     most = int(LARGEST / max(1, min(len(files), MAX_PICTURES)) ** 0.5)
-    patience = Patience()
-    patience.grow(files[:MAX_PICTURES])
-    for number, file in enumerate(files[:MAX_PICTURES]):
-        if patience.is_over:
-            tell(left_out(len(files) - number))
-            break
+    for file in patiently(files[:MAX_PICTURES]):
         try:
             image = open_picture(file, None, lambda picture: _drawn(picture, most))
         except ValueError as error:

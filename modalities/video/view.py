@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Shown
-from ditmoe.outside import Patience, files_below, left_out, printable, tell
+from ditmoe.outside import files_below, patiently, printable, tell
 from modalities.shared import enlarged, lay_out, show
 from modalities.video.data.clip_folders import one_each
 from modalities.video.data.clip_reader import fit, resized
@@ -38,12 +38,7 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
     strips: list[np.ndarray] = []
     names: list[str] = []
     most = int(LARGEST / max(1, min(len(files), MAX_CLIPS)) ** 0.5)
-    patience = Patience()
-    patience.grow(files[:MAX_CLIPS])
-    for number, file in enumerate(files[:MAX_CLIPS]):
-        if patience.is_over:
-            tell(left_out(len(files) - number))
-            break
+    for file in patiently(files[:MAX_CLIPS]):
         try:
             drawn = strip(_shown(file, most))
         except Unreadable as error:

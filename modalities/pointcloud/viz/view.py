@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from ditmoe.modality import Shown
-from ditmoe.outside import Patience, files_below, left_out, printable
+from ditmoe.outside import files_below, patiently, printable
 from modalities.pointcloud.data.channels import Channels, as_bytes
 from modalities.pointcloud.data.formats import (
     CLOUD_SUFFIXES,
@@ -101,20 +101,16 @@ def _read(paths: Sequence[Path]) -> tuple[list[Shape], list[str]]:
     """Shapes of all files, and a sentence for each file that could not be read."""
     shapes: list[Shape] = []
     errors: list[str] = []
-    patience = Patience()
+    files: list[Path] = []
     for path in paths:
-        files = _files(path) if path.is_dir() else [path]
-        if not files:
+        files += (found := _files(path) if path.is_dir() else [path])
+        if not found:
             errors.append(f"{printable(path)}: no cloud or mesh in this folder")
-        patience.grow(files)
-        for number, file in enumerate(files):
-            if patience.is_over:
-                errors.append(f"{printable(path)}: {left_out(len(files) - number)}")
-                break
-            try:
-                shapes.extend(_shapes(file))
-            except (ValueError, OSError) as error:
-                errors.append(printable(" ".join(str(error).split())))
+    for file in patiently(files):
+        try:
+            shapes.extend(_shapes(file))
+        except (ValueError, OSError) as error:
+            errors.append(printable(" ".join(str(error).split())))
     return shapes, errors
 
 
