@@ -2,12 +2,15 @@
 
     python -m ditmoe.train modality=video conditioning=text name=text
     python -m benchmarks.quality.text runs/video/text [runs/video/pooled ...] [--num 128] [--seed 0]
+    python -m benchmarks.quality.text runs/video/text --given 1    # a picture and a sentence make a clip
     python -m benchmarks.quality.text runs/image/text --classes runs/image/default
 
 Each run draws --num captions of held-out samples (of furniture, a fixed list), and the samples are compared with their
 captions. Rows: "real" are the samples to which the captions belong; "other" compares the generated samples with each
 other's captions, the score of a model that does not read them; "class" is what a run with class labels draws for the
-classes that the captions name, with the same noise. 95 % intervals over samples.
+classes that the captions name, with the same noise. With --given, the first frames of the real clips are given with
+their captions ("given"), with the next clip's ("given, other": the way is then chance) and with no caption ("given,
+none"); only ways and, since the frames show them, digits can be right. 95 % intervals over samples.
 
     clips     which digit moves which way: both digits and both ways right, as pairs ("bound"); the digits alone; the
               ways alone; for captions of pairs that training has seen, and of those that it has not ("unseen")
@@ -29,6 +32,7 @@ from scipy.ndimage import map_coordinates, shift
 from benchmarks import options_of
 from ditmoe.conditioning import captions_of
 from ditmoe.config.restore import Restored, restore
+from ditmoe.config.words import parts_asked
 from ditmoe.inference import ask, draw_from
 from ditmoe.modality import Samples
 from modalities.image.data import described as digits_in_words
@@ -226,11 +230,27 @@ def drawn(run: Restored, captions: Sequence[str], seed: int) -> np.ndarray:
     return samples.data
 
 
-def compared(run: Restored, num: int, seed: int, classes: Restored | None = None) -> dict[str, Row]:
+def continued(run: Restored, clips: np.ndarray, captions: Sequence[str], first: int, seed: int) -> np.ndarray:
+    """Of each clip its first frames, continued as its caption says; an empty caption says nothing."""
+    made = []
+    for number, (clip, caption) in enumerate(zip(clips, captions, strict=True)):
+        shape = {"frames": len(clip)}
+        parts = parts_asked(run.modality, clip[:first], shape, {}, run.config["given"])
+        words = {"prompt": caption} if caption else {"label": "none"}
+        samples = draw_from(run, ask(run, 1, seed, **words), seed=seed + number, parts=parts, **shape)
+        assert samples is not None
+        made.append(samples.data[0])
+    return np.stack(made)
+
+
+def compared(
+    run: Restored, num: int, seed: int, classes: Restored | None = None, given: int = 0
+) -> dict[str, Row]:
     """Rows of the table of a run.
 
     Args:
         classes: a run of the same modality with class labels.
+        given: frames of the real clips that samples continue.
     """
     modality: Any = run.modality
     if modality.name == "pointcloud":
@@ -257,9 +277,14 @@ def compared(run: Restored, num: int, seed: int, classes: Restored | None = None
         else:
             train = modality.reference("train")
             measure = lambda x, said, train=train: of_digits(x, said, train)  # noqa: E731
+        rows[f"{name}real"] = measure(reference.data[: len(captions)], captions)
+        if given:
+            clips, following = reference.data[: len(captions)], [*captions[1:], captions[0]]
+            for row, said in {"": captions, ", other": following, ", none": [""] * len(captions)}.items():
+                rows[f"{name}given{row}"] = measure(continued(run, clips, said, given, seed), captions)
+            continue
         made = drawn(run, captions, seed)
         rows |= {
-            f"{name}real": measure(reference.data[: len(captions)], captions),
             f"{name}drawn": measure(made, captions),
             f"{name}other": measure(made, [*captions[1:], captions[0]]),
         }
@@ -288,11 +313,14 @@ def main() -> None:
     parser.add_argument("--classes", type=Path, help="a run with class labels, drawn beside them")
     parser.add_argument("--num", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--given", type=int, default=0, help="frames of real clips that are given with the captions"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     classes = restore(options.classes) if options.classes else None
     for path in options.runs:
-        rows = compared(restore(path), options.num, options.seed, classes)
+        rows = compared(restore(path), options.num, options.seed, classes, options.given)
         print(f"\n{path}, {options.num} captions, seed {options.seed}\n\n{printed(rows)}", flush=True)
 
 
