@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ditmoe.config import interpolations
 from ditmoe.outside import printable, read_regular
 
 LARGEST = 2**17
@@ -20,7 +21,7 @@ _FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
 def check_told(arguments: Sequence[str]) -> None:
-    """Look at the YAML files of the folders that a command line names.
+    """Check the YAML files of the folders that a command line names.
 
     Raises:
         OSError, ValueError: one line, for the first that is not read.
@@ -29,8 +30,17 @@ def check_told(arguments: Sequence[str]) -> None:
     for word, following in pairwise(words):
         name, equals, value = word.partition("=")
         if name in _FOLDERS:
-            for file in sorted(Path(value if equals else following).rglob("*.yaml")):
-                _check_own(file, check(file).decode())
+            folder, contents = Path(value if equals else following), []
+            for file in sorted(folder.rglob("*.yaml")):
+                content = check(file)
+                _check_own(file, content.decode())
+                contents.append(yaml.load(content, _LOADER))
+            try:
+                interpolations.check(contents, MOST)
+            except ValueError as error:
+                raise ValueError(
+                    f"the YAML of {printable(folder)} is not read: {printable(error)}"
+                ) from error
 
 
 def _check_own(file: Path, content: str) -> None:

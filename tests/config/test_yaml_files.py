@@ -1,6 +1,7 @@
 """YAML of a folder that a command names: read, or refused in one line, whatever is in it."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,24 @@ from ditmoe import plan
 from ditmoe.config import yaml_files
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+def _doubled(text: str) -> str:
+    """A YAML each of whose values names the one before, I, twice."""
+    return "x0: 1\n" + "".join(f"x{i}: {text.replace('I', str(i - 1))}\n" for i in range(1, 40))
+
+
 BAD = {
     "laughs": LAUGHS,
     "of itself": "a: &a [*a]",
     "deep": "a: " + "[" * 5000,
     "tab": "a:\n\tb: 1",
     "code": "a: !!python/object/apply:os.system ['touch PWNED']",
+    "interpolations": _doubled("'${modality.xI}${modality.xI}'"),
+    "lists of them": _doubled("['${.xI}', '${.xI}']"),
+    "selected": _doubled("'${oc.select:xI}${oc.select:xI}'"),
+    "whole sections": _doubled("{a: '${xI}', b: '${xI}'}"),
+    "named by another": "k: x\nx: 1\ny: ${${k}}",
     "no such alias": "<<: *x",
     "large": "a: 1\n" * 30_000,
     "set": "a: !!set {b, c}",
@@ -51,7 +64,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_read_is_one_line(name: str, refused: Refused, tmp_path: Path) -> None:
-    assert "mine.yaml" in refused(BAD[name])
+    assert re.search(r"mine\.yaml|the YAML of .* is not read: .*interpolation", refused(BAD[name]))
     assert not (tmp_path / "PWNED").exists()
 
 
@@ -90,7 +103,7 @@ def test_only_the_command_line_says_where_a_run_is(content: str, refused: Refuse
 
 def test_what_cannot_be_understood_is_said(refused: Refused) -> None:
     told = refused("name: " + "${" * 5000)
-    assert "no viable alternative" in told
+    assert "an interpolation must name what it stands for" in told
     assert len(told) < 5000
 
 
