@@ -5,7 +5,6 @@ for a file larger than memory.
 """
 
 import io
-import json
 import math
 import os
 import re
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ditmoe.checkpoint import pickles
-from ditmoe.outside import Plain, distinct, is_regular, may_hold, open_regular, printable
+from ditmoe.outside import Plain, is_regular, may_hold, open_regular, parse_json, printable
 
 SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -184,7 +183,7 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
         length = int.from_bytes(handle.read(8), "little")
         if length > min(file.stat().st_size, LARGEST_HEADER):
             raise ValueError("its header is longer than the file")
-        return length, json.loads(handle.read(length), object_pairs_hook=distinct)
+        return length, parse_json(handle.read(length))
 
 
 def _safetensors(file: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -110,6 +112,7 @@ def parts_asked(
         check_number("strength", strength, 0, 1)
     giver = GivenParts.of(modality, "sample given=")
     check_options("given", giver.parts, words)
+    _check_files({"given": given, **{name: words.get(name) for name in giver.given_files}})
     wanted: Parts = call(
         "given", giver.parts, given=given, shape=shape, told=trained > 0, strength=strength, **words
     )
@@ -127,6 +130,14 @@ def parts_asked(
     return replace(
         wanted, given=wanted.given.untold(), told=[*wanted.told, *([told] if kept else [])], more=more
     )
+
+
+def _check_files(told: Mapping[str, Any]) -> None:
+    """Raise ValueError for words that name a file where there is none."""
+    for name, value in told.items():
+        for file in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(file, str | PathLike) and not Path(file).expanduser().exists():
+                raise ValueError(f"{name} must be a file or a folder, but {printable(file)} does not exist")
 
 
 def _unknown(word: str, owners: Collection[Owner], options: Collection[str]) -> str:

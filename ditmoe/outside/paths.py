@@ -19,6 +19,8 @@ LARGEST_JSON = 100_000_000
 """Bytes of a file of JSON that says what something is; a manifest of a thousand files has a hundredth."""
 DEEPEST_JSON = 100
 """Levels of what stands in one."""
+LONGEST_NUMBER = 400
+"""Digits of a whole number in JSON; the largest that a float can be has 309."""
 LONGEST = 120
 """Bytes of a file name made of someone's name; file systems take 255 with what is added."""
 FREE, GROWTH = 128 * 2**20, 100
@@ -233,6 +235,21 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What JSON of a stranger says, with each name of an object once and no number of thousands of digits.
+
+    Raises:
+        ValueError, RecursionError: if it is none.
+    """
+    return json.loads(text, object_pairs_hook=distinct, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:  # Python refuses those of 4,300, and names a setting of its own
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds, of at most `LARGEST_JSON` bytes.
 
@@ -241,7 +258,7 @@ def read_json(path: Path) -> Any:
     """
     text = read_regular(path, LARGEST_JSON)
     try:
-        content = json.loads(text, object_pairs_hook=distinct)
+        content = parse_json(text)
         level = [content] if isinstance(content, dict | list) else []
         for _ in range(DEEPEST_JSON):  # whoever copies or prints it goes down by calls, which soon end
             level = [

@@ -66,7 +66,7 @@ def write_caption_states(
     for caption in captions:
         if (key := key_of(caption)) not in known:
             known.add(key)
-            new[key] = encoder.encode(caption, device)
+            new[key] = encoder.states_of(caption, device)
         if len(new) == PER_SHARD:
             shards = _added(own, shards, new, about)
             new = {}

@@ -128,6 +128,13 @@ class Pretrained(ABC):
         Each caption by itself, so that its states do not depend on what else is asked for, and runs resume to the bit.
         """
 
+    def states_of(self, caption: str, device: torch.device) -> States:
+        """States of a caption (`encode`); ValueError if they are not as wide as `about` says."""
+        states = self.encode(caption, device)
+        if states.tokens.shape[-1:] != (self.about.width,) or states.pooled.shape != (self.about.pooled,):
+            raise ValueError(f"{self.about.name} gave states of another width than it said")
+        return states
+
     @abstractmethod
     def count(self, caption: str) -> tuple[int, int]:
         """How many tokens a caption has before it is cut, and how many of them stand for what the encoder never saw."""

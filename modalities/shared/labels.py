@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import decoded, distinct, is_regular, printable, read_regular
+from ditmoe.outside import decoded, is_regular, parse_json, printable, read_regular
 from ditmoe.outside.paths import LARGEST_JSON
 
 FILES = ("dataset.json", "metadata.jsonl", "metadata.csv")
@@ -93,7 +92,7 @@ def parse_labels(name: str, content: bytes) -> dict[str, str] | None:
     """Path -> class from one of `FILES`; None if it has no classes."""
     text = decoded(content)
     if name == "dataset.json":
-        tree = json.loads(text, object_pairs_hook=distinct)
+        tree = parse_json(text)
         pairs = tree.get("labels") if isinstance(tree, Mapping) else None
         if isinstance(pairs, Mapping):
             pairs = list(pairs.items())
@@ -171,7 +170,7 @@ def records_of(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
     """
     text = decoded(content)
     # Not `splitlines`: texts may contain other line separators.
-    lines = (json.loads(line, object_pairs_hook=distinct) for line in text.split("\n") if line.strip())
+    lines = (parse_json(line) for line in text.split("\n") if line.strip())
     for record in _rows(text) if name.endswith(".csv") else lines:
         is_record = isinstance(record, Mapping)
         path = next((record[key] for key in PATHS if key in record), None) if is_record else None

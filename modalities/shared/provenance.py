@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import open_regular, printable
+from ditmoe.outside import open_regular, parse_json, printable
 from modalities.shared.isolation import num_cores
 
 RECORD = "sources.jsonl"
@@ -165,7 +165,7 @@ def read(file: Path) -> Record:
     try:
         with open_regular(file, LARGEST) as stream:
             while line := stream.readline(LONGEST):
-                kind, name, entry = _entry(json.loads(line))
+                kind, name, entry = _entry(parse_json(line))
                 (record.sources if kind == SOURCE else record.outputs)[name] = entry
     except FileNotFoundError:
         return record

@@ -1,12 +1,15 @@
 """Captions are read once, by encoders that no checkpoint holds, and their states are the same on disk and in memory."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ditmoe.conditioning import captions_of
 from ditmoe.text import CaptionStates, Learned, MiniLM, WordPiece, write_caption_states
@@ -59,6 +62,38 @@ def test_tokens_or_the_vector_alone(parts: dict[str, bool], tmp_path: Path) -> N
     assert ("tokens" in condition.values) == made.gives_tokens
     with pytest.raises(ValueError, match="must have tokens, pooled, or both"):
         text(tmp_path, tokens=False, pooled=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"layer_norm_eps": [1]}, r"layer_norm_eps in \S*config.json must "),
+        ({"layer_norm_eps": None}, r"layer_norm_eps in \S*config.json must "),
+        ({"layer_norm_eps": "x"}, r"layer_norm_eps in \S*config.json must "),
+        ({"layer_norm_eps": 10**300}, r"layer_norm_eps in \S*config.json must "),
+        ({"max_position_embeddings": 1}, r"max_position_embeddings in \S*config.json must "),
+        ({"hidden_size": 32}, "bert gave states of another width than it said"),
+        (
+            {"num_hidden_layers": 3},
+            r"model.safetensors must hold the BERT of config.json: the weights lack \S*layer.2",
+        ),
+        ({"num_attention_heads": 1, "hidden_size": 17}, "bert gave states of another width than it said"),
+    ],
+)
+def test_a_folder_that_is_no_bert_is_one_line(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    file = tiny_bert(tmp_path / "bert") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"^[^\n]*{told}[^\n]*$"):
+        write_caption_states(["a"], MiniLM(16, file.parent), tmp_path / "states")
+
+
+def test_weights_of_other_shapes_are_one_line(tmp_path: Path) -> None:
+    file = tiny_bert(tmp_path / "bert") / "model.safetensors"
+    save_file(load_file(file) | {"embeddings.token_type_embeddings.weight": torch.tensor(1.0)}, file)
+    with pytest.raises(
+        ValueError, match=r"^\S*model.safetensors must hold the BERT [^\n]*: the weights have other shapes$"
+    ):
+        write_caption_states(["a"], MiniLM(16, file.parent), tmp_path / "states")
 
 
 def test_states_on_disk_are_those_of_the_encoder_and_are_added_to(tmp_path: Path) -> None:

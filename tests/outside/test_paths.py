@@ -150,6 +150,14 @@ def test_json_of_many_levels_is_one_line(tmp_path: Path) -> None:
         assert read_json(flat) == json.loads(text)
 
 
+def test_json_of_a_number_of_thousands_of_digits_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": ' + "9" * 5000 + "}")
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*a\.json is no JSON, or is damaged: it holds a number of 5000 digits$"
+    ):
+        read_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_text_is_read_in_the_encodings_of_windows(encoding: str) -> None:
     assert decoded("cat\nÜnü".encode(encoding)) == "cat\nÜnü"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from ditmoe.outside import Parts, check_memory, open_regular, printable
+from ditmoe.outside import Parts, check_items, check_memory, may_hold, open_regular, printable
 from modalities.image.data.listing import InMemory, Listing, Picture, labelled, with_test
 from modalities.shared.datasets import SPLITS
 from modalities.shared.on_demand import OnDemand
@@ -25,7 +25,6 @@ _NAME = re.compile(
 )
 _SPLIT = {"train": "train", "t10k": "test", "test": "test", "val": "val", "valid": "val"}
 _UBYTE = 8
-_INFLATED = 1032  # largest compression ratio of deflate
 _HELD_OUT = 12  # share of val, 1 in 12, without a val file: 5,000 of MNIST's 60,000
 
 
@@ -131,19 +130,21 @@ def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
     try:
         with open_regular(path) as file:
             packed = path.name.lower().endswith(".gz")
-            most = path.stat().st_size * (_INFLATED if packed else 1)
+            size = path.stat().st_size
             stream = gzip.GzipFile(fileobj=file) if packed else file
             head = stream.read(4 + 4 * axes)
             if len(head) < 4 + 4 * axes or head[:4] != wanted:
                 raise OSError(f"it must begin with {wanted.hex(' ')}, got {head[:4].hex(' ')}")
             shape = tuple(np.frombuffer(head, ">u4", offset=4).tolist())
-            if (promised := prod(shape)) > most:
+            if (promised := prod(shape)) > (most := may_hold(size) if packed else size):
                 raise OSError(f"it says that it has {promised} values, and can have {most} at most")
+            if axes > 1:  # a label is a byte
+                check_items(shape[0], path)
             check_memory(2 * promised, f"the values of {printable(path)}")
             content = stream.read(promised + 1)
             if len(content) != promised:
                 came = "more" if len(content) > promised else len(content)
                 raise OSError(f"it says that it has {promised} values, and has {came}")
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{printable(path)} must be a whole IDX file: {printable(error)}") from error
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,12 +1,11 @@
 """Images in webdataset tars, with .cls, .json and similar files beside them."""
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ditmoe.outside import Plain, distinct, open_regular, printable
+from ditmoe.outside import Plain, open_regular, parse_json, printable
 from modalities.image.data.archive_members import LONGEST_NAME, TOO_LONG, Found, Member, Written
 from modalities.image.data.pictures import SUFFIXES
 from modalities.shared.captions import LARGEST
@@ -223,7 +222,7 @@ def _label(content: bytes, ending: str, unread: list[str]) -> str | None:
         label = text_label(content)
     else:
         try:
-            label = label_in(json.loads(content, object_pairs_hook=distinct))
+            label = label_in(parse_json(content))
         except (ValueError, RecursionError) as error:
             unread.append(f"no JSON: {printable(error)[:80]}")
             return None

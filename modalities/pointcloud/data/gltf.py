@@ -1,6 +1,5 @@
 """Validates a glTF before it is read: declared sizes, number of parts, referenced files."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ditmoe.outside import is_regular, may_hold, open_regular, printable, read_regular
+from ditmoe.outside import is_regular, may_hold, open_regular, parse_json, printable, read_regular
 
 LARGEST_FILE = 2**31
 """Most bytes of a glTF, and of each referenced file."""
@@ -30,7 +29,7 @@ def check(path: Path) -> tuple[dict[str, Any], bytes | None, int]:
     length, binary = int.from_bytes(content[12:16], "little"), content[:4] == b"glTF"
     if binary and content[4:8] != b"\2\0\0\0":
         raise ValueError(f"a .glb must be of version 2, got {int.from_bytes(content[4:8], 'little')}")
-    tree = json.loads(content[20 : 20 + length] if binary else content.removeprefix(b"\xef\xbb\xbf"))
+    tree = parse_json(content[20 : 20 + length] if binary else content.removeprefix(b"\xef\xbb\xbf"))
     names = [_text(buffer.get("uri")) for buffer in _entries(tree, "buffers")]
     beside = {_beside(path.parent, name) for name in names if not name.startswith("data:")}
     limit = len(content) + _bytes_of(beside)
@@ -63,7 +62,7 @@ def files_beside(path: Path) -> list[Path]:
         with open_regular(path, LARGEST_FILE) as stream:
             head = stream.read(20)
             binary = head[:4] == b"glTF"
-            tree = json.loads(
+            tree = parse_json(
                 stream.read(int.from_bytes(head[12:16], "little"))
                 if binary
                 else (head + stream.read()).removeprefix(b"\xef\xbb\xbf")

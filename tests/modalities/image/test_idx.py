@@ -78,6 +78,17 @@ def test_what_is_no_whole_file_is_told_in_one_line(tmp_path: Path, kind: str, pa
         read_idx(path, 3)
 
 
+def test_what_is_small_only_while_it_is_packed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "many.gz").write_bytes(gzip.compress(idx(np.zeros((300_000, 1, 1), np.uint8))))
+    with pytest.raises(ValueError, match="16 bytes of its file for each sample, got 300000"):
+        read_idx(tmp_path / "many.gz", 3)
+    (tmp_path / "large.gz").write_bytes(gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 20, 6700, 6700)))
+    with pytest.raises(ValueError, match="says that it has 897800000 values, and can have 134217728 at most"):
+        read_idx(tmp_path / "large.gz", 3)
+    (tmp_path / "labels.gz").write_bytes(gzip.compress(idx(np.zeros(60_000, np.uint8))))
+    assert len(read_idx(tmp_path / "labels.gz", 1)) == 60_000  # of one class
+
+
 def test_what_is_cut_while_it_is_packed_and_what_lacks_its_partner(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(WHOLE)[:-10])
     with pytest.raises(ValueError, match=r"a\.gz must be a whole IDX file"):
