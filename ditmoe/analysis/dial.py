@@ -71,6 +71,8 @@ def settings(trained: int, num_experts: int, asked: Sequence[int] | None) -> lis
     Raises:
         ValueError: if one of those that are asked for is none.
     """
+    if asked is not None and not isinstance(asked, list | tuple):
+        raise ValueError(f"dial must be a list, as [1,2,4], got {asked!r}")
     for top_k in asked or ():
         if type(top_k) is not int or not 1 <= top_k <= num_experts:
             raise ValueError(

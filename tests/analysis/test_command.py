@@ -196,6 +196,9 @@ def test_settings_of_the_dial() -> None:
     assert settings(2, 8, None) == [1, 2, 3, 4, 6, 8]
     assert settings(5, 6, None) == [1, 2, 3, 4, 5, 6]
     assert settings(2, 8, [8, 1]) == [1, 2, 8]
+    for asked in (-1, 1e30, "4"):
+        with pytest.raises(ValueError, match=r"dial must be a list, as \[1,2,4\], got"):
+            settings(2, 8, asked)  # type: ignore[arg-type]
 
 
 def test_cka_sees_no_rotation_and_no_kinship_of_strangers() -> None:
