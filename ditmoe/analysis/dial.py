@@ -6,6 +6,7 @@ bound.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -65,7 +66,7 @@ class Dial:
         return rows
 
 
-def settings(trained: int, num_experts: int, asked: Sequence[int] | None) -> list[int]:
+def settings(trained: int, num_experts: int, asked: Any) -> list[int]:
     """Those that are tried, the trained one among them.
 
     Raises:

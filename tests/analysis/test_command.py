@@ -99,7 +99,7 @@ def _close(a: object, b: object) -> bool:
     if isinstance(a, dict):
         return all(_close(a[name], b[name]) for name in a)  # type: ignore[index]
     if isinstance(a, list):
-        return all(map(_close, a, b))  # type: ignore[arg-type]
+        return all(map(_close, a, b))
     return bool(np.isclose(a, b, atol=1e-6)) if isinstance(a, float) else a == b  # type: ignore[call-overload]
 
 
@@ -198,7 +198,7 @@ def test_settings_of_the_dial() -> None:
     assert settings(2, 8, [8, 1]) == [1, 2, 8]
     for asked in (-1, 1e30, "4"):
         with pytest.raises(ValueError, match=r"dial must be a list, as \[1,2,4\], got"):
-            settings(2, 8, asked)  # type: ignore[arg-type]
+            settings(2, 8, asked)
 
 
 def test_cka_sees_no_rotation_and_no_kinship_of_strangers() -> None:
