@@ -65,7 +65,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
     """What a section of the configuration names, and under which name.
 
     Raises:
-        ValueError: if it names nothing that can be called.
+        ValueError: if it names no class.
     """
     if not isinstance(config, Mapping) or not isinstance(name := config.get("_target_"), str):
         raise ValueError(f"a section must name a class in _target_, got {config!r}")
@@ -73,7 +73,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
         target = find(name)
     except ValueError as error:
         raise ValueError(f"_target_: {error}") from error
-    if not callable(target):
+    if not isinstance(target, type):
         raise ValueError(f"{name} is no class, but a {type(target).__name__}")
     return target, name
 

@@ -10,13 +10,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ditmoe.config import resolvers, yaml_files  # noqa: F401  (YAML files are written with these resolvers)
+from ditmoe.config import resolvers  # noqa: F401  (YAML files are written with these resolvers)
 from ditmoe.config.command_line import check_paths, check_types, is_path_option, read_words, sectioned
 from ditmoe.config.errors import guard, is_overflow
 from ditmoe.config.folders import config_folder
 from ditmoe.config.made_folders import empty_folders, leaving_none_empty
 from ditmoe.config.overrides import mark_paths
 from ditmoe.config.plain_values import check_levels
+from ditmoe.config.told_folders import check_told
 from ditmoe.distributed import launch
 from ditmoe.outside import check_numbers, largest_words, using_device
 
@@ -38,7 +39,7 @@ def run(
     def read() -> None:
         if launch.world() > 1 and not many:
             raise ValueError(f"python -m ditmoe.{config_name} is for one process: start it without torchrun")
-        yaml_files.check_told(sys.argv[1:])
+        check_told(sys.argv[1:])
         sys.argv[1:] = read_words(sys.argv[1:])
         if words:
             sys.argv[1:] = sectioned(sys.argv[1:], config_name)

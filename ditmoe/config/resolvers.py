@@ -26,7 +26,12 @@ def first_choice(group: str, *names: str) -> str:
     """The first of these files that a group of the configuration has, here or in --config-dir; else the last.
 
     For train.yaml, where a modality may have a router and a process of its own, and need not.
+
+    Raises:
+        ValueError: if no file is named.
     """
+    if not names:
+        raise ValueError("first_choice must name files of a group, as ${first_choice:router,mine}")
     known = GlobalHydra.instance().config_loader().get_group_options(group)
     return next((name for name in names if name in known), names[-1])
 
@@ -41,13 +46,13 @@ def every_second(depth: Any) -> list[int]:
     return list(range(1, depth, 2))
 
 
-def run_name(name: Any) -> str:
+def run_name(name: Any, *more: Any) -> str:
     """The name of a run as it stands in a configuration's path, before Hydra makes that folder: it lies in its parent.
 
     Raises:
         ValueError: if it leads elsewhere, or is one that no screen shows.
     """
-    text = str(name)
+    text = ",".join(map(str, (name, *more)))
     parts = text.removesuffix("/").split("/")
     if name is None or isinstance(name, list | dict | ListConfig | DictConfig) or printable(text) != text:
         raise ValueError(f"name must be text that can be printed, got {printable(text)}")

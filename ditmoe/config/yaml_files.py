@@ -1,15 +1,11 @@
 """YAML files that come from outside: plain, small, and of no more values than they show, before Hydra reads them."""
 
-import re
-from collections.abc import Sequence
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ditmoe.config import interpolations
 from ditmoe.outside import printable, read_regular
 
 LARGEST = 2**17
@@ -17,45 +13,6 @@ LARGEST = 2**17
 MOST, DEEPEST = 100_000, 32
 """Values of a file, each alias counted as all that it stands for, and levels."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")
-
-
-def check_told(arguments: Sequence[str]) -> None:
-    """Check the YAML files of the folders that a command line names.
-
-    Raises:
-        OSError, ValueError: one line, for the first that is not read.
-    """
-    words = [*arguments, ""]
-    for word, following in pairwise(words):
-        name, equals, value = word.partition("=")
-        if name in _FOLDERS:
-            folder, contents = Path(value if equals else following), []
-            for file in sorted(folder.rglob("*.yaml")):
-                content = check(file)
-                _check_own(file, content.decode())
-                contents.append(yaml.load(content, _LOADER))
-            try:
-                interpolations.check(contents, MOST)
-            except ValueError as error:
-                raise ValueError(
-                    f"the YAML of {printable(folder)} is not read: {printable(error)}"
-                ) from error
-
-
-def _check_own(file: Path, content: str) -> None:
-    """Raise ValueError for a file that changes Hydra itself, such as the folder of a run: only the command line may."""
-    section = yaml.load(content, _LOADER)
-    names = [str(key) for key in section] if isinstance(section, dict) else []
-    if isinstance(section, dict) and isinstance(section.get("defaults"), list):
-        names += [
-            name for each in section["defaults"] for name in (each if isinstance(each, dict) else [str(each)])
-        ]
-    names += re.findall(r"^\s*#\s*@package(.*)", content, re.MULTILINE)
-    if any(re.search(r"(?<![\w-])hydra\b", str(name)) for name in names):
-        raise ValueError(
-            f"{printable(file)} must not set hydra: say hydra.run.dir=... and the like on the command line"
-        )
 
 
 def read(file: Path) -> Any:
@@ -94,7 +51,7 @@ def check(file: Path) -> bytes:
                 raise ValueError("it is nested too deeply, or holds too much")
         _check_plain(yaml.load(content, _LOADER))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition("; use sys.")[0][:200]
         raise ValueError(f"{printable(file)} is no YAML that is read: {printable(reason)}") from error
     return content
 

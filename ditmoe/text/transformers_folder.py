@@ -4,6 +4,7 @@ What the libraries do with such a folder is done within `one_line`: they fail in
 hub for what a configuration names.
 """
 
+import base64
 import os
 import re
 import sys
@@ -52,7 +53,11 @@ def check_folder(folder: Path) -> dict[str, Any]:
     _check_config(config, folder / "config.json")
     if is_regular(file := folder / "tokenizer.json"):
         rules = read_object(file)
-        if (by := _growth(rules)) > MOST_GROWTH:
+        try:
+            by = _growth(rules)
+        except ValueError as error:
+            raise ValueError(f"{printable(file)} must hold a character map in base64: {error}") from error
+        if by > MOST_GROWTH:
             raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
         if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
             raise ValueError(
@@ -168,22 +173,44 @@ def _check_config(config: Any, file: Path) -> None:
 
 
 def _growth(tree: Any) -> float:
-    """How many times as long what a tokenizer replaces in a text, one after the other, makes it at the most."""
-    growth, below = 1.0, [tree.get("normalizer") if isinstance(tree, dict) else None]
+    """Upper bound of how many times as long a tokenizer's rules, one after the other, make a text."""
+    growth, below = (
+        1.0,
+        [tree.get(part) for part in ("normalizer", "pre_tokenizer")] if isinstance(tree, dict) else [],
+    )
     while below:
         rule = below.pop()
         if isinstance(rule, list):
             below += rule
         elif isinstance(rule, dict):
-            pattern = rule.get("pattern")
-            found = pattern.get("String") if isinstance(pattern, dict) else pattern
-            if isinstance(content := rule.get("content"), str):
-                growth = min(
-                    1e300,
-                    growth * max(1.0, len(content) / max(1, len(found) if isinstance(found, str) else 1)),
-                )
+            growth = min(1e300, growth * _growth_of(rule))
             below += rule.values()
     return growth
+
+
+def _growth_of(rule: Mapping[str, Any]) -> float:
+    """That of one rule: a replacement (`content`, or `replacement` of a letter), a prefix, a table of SentencePiece."""
+    pattern = rule.get("pattern")
+    found = pattern.get("String") if isinstance(pattern, dict) else pattern
+    growth = 1.0
+    for name, least in (("content", len(found) if isinstance(found, str) else 1), ("replacement", 1)):
+        if isinstance(text := rule.get(name), str):
+            growth *= max(1.0, len(text) / max(1, least))
+    if isinstance(prefix := rule.get("prepend"), str):
+        growth *= 1 + len(prefix)
+    if isinstance(table := rule.get("precompiled_charsmap"), str):
+        growth *= _longest(table)
+    return growth
+
+
+def _longest(table: str) -> int:
+    """Bytes of the longest replacement in a character map of SentencePiece: a trie, then texts that end in a zero.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    raw = base64.b64decode(table)
+    return max(map(len, raw[4 + int.from_bytes(raw[:4], "little") :].split(b"\0")), default=1) or 1
 
 
 def _around(rule: Any) -> int:

@@ -250,6 +250,10 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         places = None if train is None else _places(train)
         if self._scans is not None:
+            if not Path(self._scans).is_dir():
+                raise ValueError(
+                    f"modality.evaluation.scans must be a folder of scans, got {printable(self._scans)}: there is none"
+                )
             seed = self._evaluation.get("seed", 0)
             return evaluate_folder(Path(self._scans), _places(generated), _places(reference), places, seed)
         return evaluate_sets(_places(generated), _places(reference), places, **self._evaluation)

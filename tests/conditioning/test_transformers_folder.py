@@ -1,5 +1,6 @@
 """A text encoder's folder of a stranger is refused in one line before it takes memory or names code."""
 
+import base64
 import json
 import os
 import socket
@@ -63,6 +64,11 @@ def _around(pieces: int, numbers: int) -> dict[str, Any]:
     return {**kind, "single": [*[token] * pieces, own]}
 
 
+def _table(text: str) -> str:
+    """A character map whose trie, of four bytes, leads to a text."""
+    return base64.b64encode((4).to_bytes(4, "little") + bytes(4) + text.encode() + b"\0").decode()
+
+
 def _words(number: int) -> dict[str, Any]:
     return {"type": "WordLevel", "vocab": {"<unk>": 0, "a": number, "</s>": 2}, "unk_token": "<unk>"}
 
@@ -83,6 +89,26 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
         ("config.json", {"vocab_size": 10**7}, "makes 80000[0-9]+ numbers, but its weights are [0-9]{3}$"),
         ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
         ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Prepend", "prepend": "A" * 500_000}},
+            r"make captions 5e\+05 times as long",
+        ),
+        (
+            "tokenizer.json",
+            {"pre_tokenizer": {"type": "Metaspace", "replacement": "_" * 2000, "prepend_scheme": "always"}},
+            r"make captions 2e\+03 times as long",
+        ),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _table("x" * 3000)}},
+            r"make captions 3e\+03 times as long",
+        ),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "A"}},
+            "tokenizer.json must hold a character map in base64",
+        ),
         ("tokenizer.json", {"post_processor": _around(20_000, 1)}, "at most 256 tokens around .*, got 20001"),
         ("tokenizer.json", {"post_processor": _around(100, 100)}, "at most 256 tokens around .*, got 10001"),
         (

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ditmoe import plan
-from ditmoe.config import yaml_files
+from ditmoe.config import build, yaml_files
+from ditmoe.config.told_folders import check_folder, check_told
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 
@@ -48,7 +49,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """The one line that a command says of a modality's YAML with some content."""
 
     def told(content: str) -> str:
-        (tmp_path / "modality").mkdir()
+        (tmp_path / "modality").mkdir(exist_ok=True)
         (tmp_path / "modality" / "mine.yaml").write_text(content)
         monkeypatch.setattr(sys, "argv", ["plan", f"--config-dir={tmp_path}", "modality=mine"])
         monkeypatch.chdir(tmp_path)
@@ -97,13 +98,51 @@ def test_what_a_checkpoint_could_not_be_read_with_is_not_trained(refused: Refuse
     ],
 )
 def test_only_the_command_line_says_where_a_run_is(content: str, refused: Refused, tmp_path: Path) -> None:
-    assert "mine.yaml must not set hydra: say hydra.run.dir=" in refused(content)
+    assert "mine.yaml is no YAML that is read: it must not set hydra: say hydra.run.dir=" in refused(content)
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["subprocess.Popen", "shutil.copyfile", "builtins.eval", "numpy.memmap", "numpy.save", "torch.load",
+     "torch.utils.collect_env.run", "torch.utils.tensorboard.SummaryWriter", "logging.FileHandler"],
+)  # fmt: skip
+def test_only_classes_of_models_are_made_of_other_packages(target: str, refused: Refused) -> None:
+    for content in (f"_target_: {target}", f"tokens: {{_target_: {target}, _partial_: true}}"):
+        assert "_target_ must be a class of yours, or of another package an optimiser" in refused(content)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["ditmoe.moe.TokenChoice", "torch.optim.SGD", "diffusers.DDIMScheduler", "torch.nn.Linear", "tests.audit.Own"],
+)  # fmt: skip
+def test_parts_of_models_and_own_classes_may_be_named(target: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"_target_: {target}")
+    check_folder(tmp_path)
+
+
+def test_a_function_is_never_called(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ditmoe.export.export is no class, but a function"):
+        build.make({"_target_": "ditmoe.export.export", "checkpoint": "a", "out": str(tmp_path / "x")})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("defaults: [null]", "its defaults must be names of files, got None"),
+        ("name: '${a:'", "it has an interpolation that is not whole"),
+        (f"a: {5000 * '9'}", "Exceeds the limit"),
+    ],
+)
+def test_what_hydra_would_tell_in_words_of_its_own(content: str, told: str, refused: Refused) -> None:
+    said = refused(content)
+    assert told in said
+    assert "sys." not in said
 
 
 def test_what_cannot_be_understood_is_said(refused: Refused) -> None:
     told = refused("name: " + "${" * 5000)
-    assert "an interpolation must name what it stands for" in told
+    assert "it has an interpolation that is not whole" in told
     assert len(told) < 5000
 
 
@@ -114,7 +153,7 @@ def test_a_file_that_names_itself_is_one_line(refused: Refused) -> None:
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     with pytest.raises(ValueError, match="must be a plain file"):
-        yaml_files.check_told(["--config-dir", str(tmp_path)])
+        check_told(["--config-dir", str(tmp_path)])
 
 
 def test_honest_files_are_read(tmp_path: Path) -> None:

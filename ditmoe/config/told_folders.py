@@ -1,0 +1,119 @@
+"""YAML files of a folder that the command line names (`--config-dir`), checked before Hydra reads them.
+
+The person trusts the classes of that folder, not what its YAML might do without them: change Hydra itself, call what is
+no part of a model, or stand for more than it shows.
+"""
+
+import importlib.util
+import inspect
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import GrammarParseError
+from omegaconf.grammar_parser import parse
+
+from ditmoe.config import interpolations, yaml_files
+from ditmoe.config.folders import GROUP
+from ditmoe.config.known_classes import find
+from ditmoe.outside import printable
+
+_OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp")
+_PARTS = (
+    "torch.optim.optimizer.Optimizer",
+    "torch.nn.modules.module.Module",
+    "diffusers.configuration_utils.ConfigMixin",
+)
+"""Bases of classes of installed packages that may be made."""
+
+
+def check_told(arguments: Sequence[str]) -> None:
+    """Check the YAML files of the folders that a command line names.
+
+    Raises:
+        OSError, ValueError: one line, for the first that is refused.
+    """
+    for word, following in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name in _OPTIONS:
+            check_folder(Path(value if equals else following))
+
+
+def check_folder(folder: Path) -> None:
+    """Check all YAML files of a folder; errors as of `check_told`."""
+    contents = []
+    for file in sorted(folder.rglob("*.yaml")):
+        text, content = yaml_files.check(file).decode(), yaml_files.read(file)
+        try:
+            _check_hydra(text, content)
+            for name, value in _texts(content):
+                parse(value)
+                if name == "_target_":
+                    _check_class(value)
+        except (GrammarParseError, ValueError) as error:
+            reason = (
+                "it has an interpolation that is not whole" if isinstance(error, GrammarParseError) else error
+            )
+            raise ValueError(f"{printable(file)} is no YAML that is read: {printable(reason)}") from error
+        contents.append(content)
+    try:
+        interpolations.check(contents, yaml_files.MOST)
+    except ValueError as error:
+        raise ValueError(f"the YAML of {printable(folder)} is not read: {printable(error)}") from error
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All texts, with the key that each stands under."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
+            yield from _texts(inner, str(key))
+    elif isinstance(value, str):
+        yield name, value
+
+
+def _check_hydra(text: str, content: Any) -> None:
+    """Raise ValueError for what changes Hydra, as the folder of a run or what it calls: only the command line may."""
+    names = [str(key) for key in content] if isinstance(content, dict) else []
+    chosen = content.get("defaults", []) if isinstance(content, dict) else []
+    for each in chosen if isinstance(chosen, list) else [chosen]:
+        if not isinstance(each, dict | str):
+            raise ValueError(f"its defaults must be names of files, got {each}")
+        names += [str(name) for name in each] if isinstance(each, dict) else [each]
+    names += re.findall(r"^\s*#\s*@package(.*)", text, re.MULTILINE)
+    if any(re.search(r"(?<![\w-])hydra\b", name) for name in names):
+        raise ValueError("it must not set hydra: say hydra.run.dir=... and the like on the command line")
+
+
+def _check_class(target: str) -> None:
+    """Raise ValueError for a class that is neither the person's own nor a part of a model.
+
+    The person's own are those of the current folder, and of packages that name YAML files (`ditmoe.configs`).
+    """
+    top = target.partition(".")[0]
+    if top in ("ditmoe", "modalities") or not (top in sys.stdlib_module_names or _is_installed(top)):
+        return
+    found = None if top in sys.stdlib_module_names else find(target)
+    bases = found.__mro__ if inspect.isclass(found) else ()
+    if not any(f"{base.__module__}.{base.__qualname__}" in _PARTS for base in bases):
+        raise ValueError(
+            f"_target_ must be a class of yours, or of another package an optimiser, a scheduler or a module of torch, "
+            f"got {target}"
+        )
+
+
+def _is_installed(top: str) -> bool:
+    """Whether a package was installed, and not as one that brings YAML files."""
+    if any(point.value.partition(".")[0] == top for point in entry_points(group=GROUP)):
+        return False
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    return any(Path(place).is_relative_to(folder) for place in places for folder in installed)
