@@ -32,6 +32,11 @@ MOST_PARTS = 2**20
 """What a configuration may count: layers, labels, positions, of each of which lists are made."""
 SPARE = 2**26
 """Numbers that a model may have beyond those of its files, which are tied or drawn: a pooler, positions."""
+MOST_COMPUTED = 2**22
+"""Numbers of a table of positions that is computed: a few seconds."""
+SINUSOIDAL = ("roformer", "distilbert", "xlm", "flaubert")
+"""Models that compute one, whatever else their configuration says."""
+WIDTHS = ("hidden_size", "d_model", "dim", "emb_dim", "n_embd", "embedding_size")
 _COUNTS = re.compile(r"(^|_)(n|num|max)_|layer|depth|label|position")
 
 
@@ -51,6 +56,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
             )
     config = read_object(folder / "config.json")
     _check_config(config, folder / "config.json")
+    _check_positions(config, folder)
     if is_regular(file := folder / "tokenizer.json"):
         rules = read_object(file)
         try:
@@ -170,6 +176,21 @@ def _check_config(config: Any, file: Path) -> None:
                 raise ValueError(
                     f"{printable(file)}: {printable(name)} is absurd, refused: {str(value)[:40]}"
                 )
+
+
+def _check_positions(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a large table of positions that is in no file: it would be computed, number by number, in Python."""
+    numbers = {name: value for name, value in config.items() if type(value) is int and value > 0}
+    positions = max((value for name, value in numbers.items() if "position" in name), default=0)
+    width = max((numbers.get(name, 1) for name in WIDTHS), default=1)
+    rotary = any("rope" in name or "rotary" in name for name in config)
+    if positions * width <= MOST_COMPUTED or (rotary and config.get("model_type") not in SINUSOIDAL):
+        return
+    shapes = (getattr(x, "shape", ()) for f in folder.glob("*.safetensors") for x in open_file(f).values())
+    if not any(len(shape) > 1 and shape[0] >= positions for shape in shapes):
+        raise ValueError(
+            f"{printable(folder / 'config.json')} has {positions} positions of {width} numbers, but no file holds them"
+        )
 
 
 def _growth(tree: Any) -> float:

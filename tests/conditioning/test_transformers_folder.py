@@ -87,6 +87,12 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
         ("config.json", {"num_labels": 10**9}, "num_labels is absurd"),
         ("config.json", {"relative_attention_num_buckets": 10**9}, "num_buckets is absurd"),
         ("config.json", {"vocab_size": 10**7}, "makes 80000[0-9]+ numbers, but its weights are [0-9]{3}$"),
+        ("config.json", {"max_position_embeddings": 2**20}, "positions of 8 numbers, but no file holds them"),
+        (
+            "config.json",
+            {"max_position_embeddings": 2**20, "rope_theta": 1.0, "model_type": "roformer"},
+            "positions of 8 numbers, but no file holds them",
+        ),
         ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
         ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),
         (
