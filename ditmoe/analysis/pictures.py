@@ -1,4 +1,4 @@
-"""The pictures of an analysis, by the names of their files."""
+"""The pictures of an analysis."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,13 +12,13 @@ from ditmoe.analysis.findings import Findings
 from ditmoe.analysis.statistics import mean_and_half
 
 MOST_EXPERTS, MOST_LAYERS = 16, 8
-"""That are drawn; all are in the numbers."""
+"""Most experts and layers in a picture; the files of numbers have all."""
 DOUBLED = Scale(0, 1)
 LIFT = "red: more often than its share of all, twice at least; blue: half as often at most"
 
 
 def draw(findings: Findings) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
-    """Those that there is something to be seen on."""
+    """The pictures by file name; those with nothing to show are left out."""
     makers: dict[str, Callable[[Findings], UInt8[np.ndarray, "H W 3"] | None]] = {
         "dependence": _dependence, "time": _time, "place": _place, "asked": _asked, "tokens": _tokens,
         "paths": _paths, "similarity": _similarity, "dropping": _dropping, "dial": _dial,
@@ -28,7 +28,7 @@ def draw(findings: Findings) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
 
 
 def lift(counts: Float[np.ndarray, "L F E"]) -> Float[np.ndarray, "L E F"]:
-    """How much more often an expert is chosen at a value than over all, in doublings; NaN where nothing was counted."""
+    """log2 of an expert's share at a value over its overall share; NaN where nothing was counted."""
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = counts / counts.sum(-1, keepdims=True)
         overall = counts.sum(1, keepdims=True) / counts.sum((1, 2), keepdims=True)
@@ -87,7 +87,7 @@ def _place(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
 
 
 def _unfolded(values: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "h w"]:
-    """A line as one row; a volume as its slices along the first axis, with a gap between."""
+    """A grid in two dimensions: a line as one row, a volume as slices along the first axis with gaps between them."""
     if values.ndim < 3:
         return np.atleast_2d(values)
     gap = np.full((values.shape[1], 1), np.nan)
@@ -112,7 +112,7 @@ def _asked(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
 
 
 def _tokens(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
-    """Experts per token; nothing where each has as many."""
+    """Experts per token; None if the number is constant."""
     of = findings.tokens_by_place  # (B, L, F)
     if not np.nanmax(of) - np.nanmin(of) > 1e-3:
         return None
