@@ -99,7 +99,7 @@ def test_a_file_that_does_not_fit_is_one_line(pipe: ditmoe.Pipeline, adapter: Pa
             {f"{PREFIX}x.lora_A.weight": state[name], f"{PREFIX}x.lora_B.weight": state[name]},
             "fits no matrix",
         ),
-        ({**state, "x": state[name]}, "must hold lora_A and lora_B of weights alone, got x"),
+        ({**state, "x": state[name]}, "must hold nothing but lora_A and lora_B of weights, got x"),
         ({**state, name: state[name] / 0}, "must be finite"),
         ({}, "at least one weight"),
     ):
