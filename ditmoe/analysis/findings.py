@@ -121,7 +121,10 @@ class Findings:
         if self.following is not None:
             rows.append(["bits of next", *_cells(self.following), ""])
         rows.append(
-            ["of, at most", *(f"{h:.3f}" for h in next(iter(self.specialisation.whole.values())).entropy)]
+            [
+                "entropy, the most",
+                *(f"{h:.3f}" for h in next(iter(self.specialisation.whole.values())).entropy),
+            ]
         )
         if self.drops is not None:
             mean, half = mean_and_half(np.moveaxis(self.drops.expert.mean(-1), -1, 0))

@@ -88,8 +88,8 @@ def _counted(samples: Samples) -> Iterator[None]:
             raise
         names, stem = samples.file_names(), Path(os.fsdecode(error.filename)).stem
         there = names.index(stem) if stem in names else 0
-        said = f"{error.strerror}; {there} of {len(samples)} samples are there"
-        raise OSError(error.errno, said, error.filename) from error
+        message = f"{error.strerror}; {there} of {len(samples)} samples are there"
+        raise OSError(error.errno, message, error.filename) from error
 
 
 @contextmanager

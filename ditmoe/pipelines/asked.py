@@ -33,10 +33,10 @@ def one_of(**values: Any) -> Any:
     Raises:
         ValueError: if several are given.
     """
-    said = {name: value for name, value in values.items() if value is not None}
-    if len(said) > 1:
-        raise ValueError(f"only one of {' and '.join(said)} may be given: they mean the same")
-    return next(iter(said.values()), None)
+    chosen = {name: value for name, value in values.items() if value is not None}
+    if len(chosen) > 1:
+        raise ValueError(f"only one of {' and '.join(chosen)} may be given: they mean the same")
+    return next(iter(chosen.values()), None)
 
 
 def size_words(modality: Modality | None, **sizes: int | None) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def size_words(modality: Modality | None, **sizes: int | None) -> dict[str, Any]
     Raises:
         ValueError: with one line, if the modality has no such sizes.
     """
-    said = {name: value for name, value in sizes.items() if value is not None}
-    for name in said:
-        check_number(name, said[name], 1, whole=True)
+    chosen = {name: value for name, value in sizes.items() if value is not None}
+    for name in chosen:
+        check_number(name, chosen[name], 1, whole=True)
         if modality is None:
             raise ValueError(f"{name} must be left out: this pipeline has no modality and returns latents")
         if SIZES[name] not in modality.words:
@@ -55,13 +55,13 @@ def size_words(modality: Modality | None, **sizes: int | None) -> dict[str, Any]
             raise ValueError(
                 f"{name} must be left out: the options for the shape of {modality.name} samples are {known}"
             )
-    words: dict[str, Any] = {"frames": said["num_frames"]} if "num_frames" in said else {}
-    if "height" in said or "width" in said:
+    words: dict[str, Any] = {"frames": chosen["num_frames"]} if "num_frames" in chosen else {}
+    if "height" in chosen or "width" in chosen:
         trained: Sequence[int] | None = getattr(modality, "size", None)
-        if trained is None and not {"height", "width"} <= said.keys():
+        if trained is None and not {"height", "width"} <= chosen.keys():
             raise ValueError("height and width must be given together")
         height, width = trained or (0, 0)
-        words["size"] = [said.get("height", height), said.get("width", width)]
+        words["size"] = [chosen.get("height", height), chosen.get("width", width)]
     return words
 
 

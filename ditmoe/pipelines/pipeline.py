@@ -220,8 +220,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             ValueError: with one line, for an unknown label or option, an invalid value, or a scheduler that does not
                 support the model's process.
         """
-        said: dict[str, Any] = {"interval": guidance_interval, "first_block_cache": first_block_cache}
-        sampling = Sampling.of(self.memory.config.config, **said)  # of a folder: one line
+        overrides: dict[str, Any] = {"interval": guidance_interval, "first_block_cache": first_block_cache}
+        sampling = Sampling.of(self.memory.config.config, **overrides)
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
         copies = one_of(

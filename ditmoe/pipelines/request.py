@@ -65,8 +65,8 @@ class Request(Interface):
             each = [label] if isinstance(label, str) else label
             if isinstance(each, list | tuple) and not all(isinstance(one, int) or one in own for one in each):
                 label, prompt = None, label
-        said = {"prompt": prompt, "negative": negative}
-        return label, {name: value for name, value in said.items() if value is not None}
+        prompts = {"prompt": prompt, "negative": negative}
+        return label, {name: value for name, value in prompts.items() if value is not None}
 
     def _split(self, words: dict[str, Any]) -> list[dict[str, Any]]:
         """Options split by owner: conditioning, modality (shape), and given parts."""

@@ -162,9 +162,9 @@ def _done(future: Any, seconds: float) -> bool:
 
 def command_of(words: Mapping[str, Any], models: ModelWords) -> str:
     """The shell command that generates the same samples; given files appear by name, without their folder."""
-    said = {**models.said(), **words}
+    options = {**models.said(), **words}
     return shlex.join(
-        ["python", "-m", "ditmoe.sample", *(f"{name}={_typed(value)}" for name, value in said.items())]
+        ["python", "-m", "ditmoe.sample", *(f"{name}={_typed(value)}" for name, value in options.items())]
     )
 
 

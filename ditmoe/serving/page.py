@@ -148,9 +148,9 @@ def make_page(studio: Studio) -> gr.Blocks:
             def on_step(done: int, total: int) -> None:
                 progress((done, total), desc="drawing", unit="steps")
 
-            said = {name: values[part] for name, part in parts.items()}
+            filled = {name: values[part] for name, part in parts.items()}
             try:
-                return studio.draw(said, str(request.session_hash), on_step)
+                return studio.draw(filled, str(request.session_hash), on_step)
             except StoppedError:
                 return line("stopped"), gr.skip(), gr.skip(), gr.skip()
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
