@@ -192,7 +192,7 @@ def sizes(world: int, replicate: int | None, shard: int | None, expert: int) -> 
     given = {"replicate": replicate, "shard": shard, "expert": expert}
     if expert is None or (replicate is None and shard is None):
         raise ValueError(
-            "mesh.expert must not be null, and only one of mesh.replicate and mesh.shard may be, "
+            "only one of mesh.replicate and mesh.shard may be null, and mesh.expert must not be, "
             f"got {', '.join(f'{name}={size}' for name, size in given.items())}"
         )
     for name, size in given.items():
