@@ -1,4 +1,4 @@
-"""What the experts of a trained model do: recorded, counted against chance, left out, drawn."""
+"""Expert analysis of a trained model: routing records, tests against chance, ablations and pictures."""
 
 from ditmoe.analysis.command import analyze_checkpoint
 from ditmoe.analysis.dropping import dropped

@@ -1,4 +1,4 @@
-"""Maps and curves as pictures, by Pillow: numbers as colours, bars and lines, each with its scale."""
+"""Heat maps and line plots, drawn with Pillow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ PAPER, INK, PALE, MISSING = (255, 255, 255), (32, 34, 40), (205, 208, 214), (236
 LINES = ((31, 100, 168), (200, 78, 38), (46, 134, 84), (134, 84, 160), (150, 116, 20), (90, 100, 112))
 _LOW, _MIDDLE, _HIGH = np.array([33, 102, 172]), np.array([247, 247, 247]), np.array([178, 40, 43])
 SIZE, LONGEST = 12, 22
-"""Of letters, in pixels, and letters of a label."""
+"""Font size in pixels, and most characters of a label."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Colours of numbers: white at `middle`, blue at `middle - reach` and below, red at `middle + reach` and above."""
+    """A colour scale: white at `middle`, blue from `middle - reach` down, red from `middle + reach` up."""
 
     middle: float
     reach: float
 
     def colours(self, values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
-        """Grey where there is no number."""
+        """RGB colours of the values; grey where a value is not finite."""
         share = np.clip((values - self.middle) / max(self.reach, 1e-12), -1, 1)[..., None]
         mixed = _MIDDLE + np.abs(share) * (np.where(share < 0, _LOW, _HIGH) - _MIDDLE)
         return np.where(np.isfinite(share), np.nan_to_num(mixed), MISSING).round().astype(np.uint8)
 
 
 def font(size: int = SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own, the same on all machines."""
+    """Pillow's built-in font, which is the same on all machines."""
     return ImageFont.load_default(size=size)
 
 
 def label(text: object) -> str:
-    """Text that Pillow's own font has, not too long."""
+    """The text in ASCII, which the built-in font can draw, shortened to `LONGEST` characters."""
     plain = printable(text).encode("ascii", "backslashreplace").decode()
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "~"
 
@@ -49,7 +49,11 @@ def heat(
     columns: Sequence[object] = (),
     cell: tuple[int, int] = (24, 24),
 ) -> Image.Image:
-    """A map of numbers; labels are left out where there are none."""
+    """A heat map with optional row and column labels.
+
+    Args:
+        cell: width and height of a cell, in pixels.
+    """
     left = max([0, *(int(font().getlength(label(name))) for name in rows)]) + 8
     below = max([0, *(int(font().getlength(label(name))) for name in columns)]) + 8
     flat = all(font().getlength(label(name)) <= cell[0] - 2 for name in columns)
@@ -85,7 +89,7 @@ def _upright(picture: Image.Image, text: str, x: float, y: int) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """Points of a plot, with the ends of their intervals where they have some."""
+    """A series of a plot, with optional intervals from `low` to `high`."""
 
     name: str
     x: Sequence[float]
@@ -102,7 +106,13 @@ def plot(
     joined: bool = True,
     size: tuple[int, int] = (460, 280),
 ) -> Image.Image:
-    """Curves, or points where they are not `joined`, with their intervals and a line at zero."""
+    """A plot of curves with their intervals and a line at zero.
+
+    Args:
+        ticks: positions on the x axis and their labels.
+        joined: whether the points of a series are connected.
+        size: width and height in pixels.
+    """
     key = sum(1 for line in lines if line.name)
     left, top, right, below = 74, 26, 12, 40 + 16 * -(-key // 2)
     every = [
@@ -149,7 +159,7 @@ def plot(
 
 
 def _steps(low: float, high: float) -> list[float]:
-    """Round numbers between two, about five."""
+    """About five round numbers between two limits."""
     raw = (high - low) / 5
     power = 10 ** np.floor(np.log10(raw))
     step = float(min(n for n in (power, 2 * power, 5 * power, 10 * power) if n >= raw))
@@ -160,7 +170,7 @@ def _steps(low: float, high: float) -> list[float]:
 def stacked(
     pictures: Sequence[Sequence[Image.Image]], title: str, foot: str = ""
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Rows of pictures below each other, with a title and a line that says how to read them."""
+    """Rows of pictures below each other, with a title and a legend `foot`."""
     rows = [row for row in pictures if row]
     words = int(max(font(15).getlength(title), font(11).getlength(foot))) + 16
     wide = max([words, *(sum(p.width + 10 for p in row) + 6 for row in rows)])

@@ -1,4 +1,4 @@
-"""The analysis of a checkpoint from its opening to its files."""
+"""The `analyze` command: open a checkpoint, analyse its experts, write the results."""
 
 import json
 import math
@@ -52,27 +52,28 @@ def analyze_checkpoint(
     process: dict[str, Any] | None = None,
     tell: bool = False,
 ) -> str:
-    """Show held-out samples to a model at all times, note what its routers do, and write what can be said of it.
+    """Run a model on held-out samples at all noise levels, record its routing, and write an analysis of its experts.
 
-    Written are `analysis.json` (numbers and their protocol), `analysis.npz` (all counts) and pictures, all or nothing.
+    Writes `analysis.json` (numbers and their protocol), `analysis.npz` (all counts) and pictures, all or none of them.
 
     Args:
         split: of the data.
-        samples, bins: so many samples, each once in each bin of time.
-        permutations: for what chance gives.
-        drop: whether experts are left out, one after the other.
-        dial: numbers of experts per token to try; None: some up to all, empty: none.
-        draw: samples drawn at each of them, for the modality's metric, in so many `steps`.
-        out: a folder that is new, empty, or holds an older analysis; None: `analysis` in the run's.
+        samples, bins: number of samples, each of which is evaluated once in each of `bins` time bins.
+        permutations: number of permutations for the null distributions.
+        drop: whether to measure the loss without each expert.
+        dial: numbers of experts per token to try; None: several up to all; empty: none.
+        draw: number of samples to draw at each of these numbers, for the modality's metric.
+        steps: scheduler steps for drawing; None: as configured in the run.
+        out: a folder that is new, empty, or holds an older analysis; None: `analysis` in the run's folder.
         trust: paths and hub names that the checkpoint may open.
-        modality, process: of a converted model, sections of a configuration.
-        tell: whether progress is shown.
+        modality, process: configuration sections, for a converted model only.
+        tell: whether to show progress.
 
     Returns:
-        A few lines with the main numbers, and where the rest is.
+        A few lines with the main numbers and the location of the results.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: one line each.
+        FileNotFoundError, ValueError, OSError: with a message of one line.
     """
     check_number("samples", samples, 2, MOST_SAMPLES, whole=True)
     check_number("bins", bins, 1, MOST_BINS, whole=True)
@@ -118,7 +119,7 @@ def _settings(subject: Subject, dial: Sequence[int] | None) -> list[int]:
     """Numbers of experts per token to try.
 
     Raises:
-        ValueError: for such as the router cannot take.
+        ValueError: if the router does not support them.
     """
     if subject.by_top_k is not None and (dial is None or dial):
         return dials.settings(subject.by_top_k, int(check_alike(subject.model)[0]), dial)
@@ -128,10 +129,10 @@ def _settings(subject: Subject, dial: Sequence[int] | None) -> list[int]:
 
 
 def _place(out: str | Path | None, subject: Subject) -> Path:
-    """The folder for the results, in which nothing else may lie.
+    """The folder for the results.
 
     Raises:
-        ValueError: if something does.
+        ValueError: if it contains anything but an older analysis.
     """
     folder = (subject.folder / "analysis" if out is None else Path(out)).absolute()
     if out is None:
@@ -146,7 +147,7 @@ def _place(out: str | Path | None, subject: Subject) -> Path:
 
 
 def _check_size(subject: Subject, samples: int, bins: int) -> None:
-    """Raises ValueError if what is noted would not fit this machine."""
+    """Raises ValueError if the record would not fit into this machine's memory."""
     numbers = check_alike(subject.model)
     shape = subject.modality.sample_shape
     tokens = math.prod(subject.model.tokens.grid(torch.empty(1, *shape, device="meta")))
@@ -194,8 +195,8 @@ def _protocol(subject: Subject, probe: Probe, record: Record, permutations: int,
         "samples": probe.origin,
         "passes": passes,
         "tokens": len(record.sample),
-        "times": "one in each bin, at random, for each sample; the samples' own classes are asked for",
-        "loss": "mean square error of the prediction, all bins alike, without weights",
+        "times": "one random time in each bin for each sample; conditions are the samples' own",
+        "loss": "mean square error of the prediction, averaged over all bins without weights",
         "permutations": permutations,
         "seed": seed,
         "told": f"{probe.origin}, {probe.bins} times each: {passes} passes, {len(record.sample)} tokens, seed {seed}",
@@ -203,7 +204,7 @@ def _protocol(subject: Subject, probe: Probe, record: Record, permutations: int,
 
 
 def write(findings: Findings, folder: Path) -> None:
-    """All files of an analysis, or none."""
+    """Write all files of an analysis, or none."""
     drawn = pictures.draw(findings)
     text = json.dumps(findings.record(), indent=1, allow_nan=False) + "\n"
     with replacing_folder(folder) as draft:

@@ -1,6 +1,6 @@
-"""Experts per token as a dial: the loss on held-out samples, or the modality's metric, against `top_k` and its cost.
+"""Loss on held-out samples, and the modality's metric, as a function of `top_k` and its cost.
 
-Nothing is trained for another number than the one of training, so that what a dial setting costs in quality is an upper
+The model was trained with one `top_k` and is not fine-tuned for others, so the measured loss in quality is an upper
 bound.
 """
 
@@ -24,13 +24,13 @@ STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 @dataclass(frozen=True)
 class Dial:
-    """What each setting gives.
+    """Results for each `top_k`.
 
     Attributes:
-        trained: the setting of training.
-        loss: of each sample in each bin.
-        multiply_adds: of one forward pass of one sample.
-        reports: of what was drawn, by the modality's metric; empty if nothing was.
+        trained: the `top_k` of training.
+        loss: of each sample in each time bin.
+        multiply_adds: per forward pass of one sample.
+        reports: the modality's metric of drawn samples; empty if none were drawn.
     """
 
     top_k: Sequence[int]
@@ -41,12 +41,15 @@ class Dial:
 
     @property
     def difference(self) -> tuple[np.ndarray, np.ndarray]:
-        """To the loss of training's setting, by bin and over all of them (the last), (K, B + 1); and half intervals."""
+        """Loss minus that at the trained `top_k`, and half widths of its 95 % intervals, both (K, B + 1).
+
+        The last column is the mean over all bins.
+        """
         paired = self.loss - self.loss[list(self.top_k).index(self.trained)]
         return mean_and_half(np.moveaxis(np.concatenate([paired, paired.mean(-1, keepdims=True)], -1), 1, 0))
 
     def told(self) -> list[dict[str, object]]:
-        """A row for each setting."""
+        """A row for each `top_k`, for `analysis.json`."""
         mean, half = (of[:, -1] for of in self.difference)
         rows: list[dict[str, object]] = []
         for i, top_k in enumerate(self.top_k):
@@ -67,10 +70,10 @@ class Dial:
 
 
 def settings(trained: int, num_experts: int, asked: Any) -> list[int]:
-    """Those that are tried, the trained one among them.
+    """Values of `top_k` to try, including the trained one.
 
     Raises:
-        ValueError: if one of those that are asked for is none.
+        ValueError: if one of `asked` is not a valid `top_k`.
     """
     if asked is not None and not isinstance(asked, list | tuple):
         raise ValueError(f"dial must be a list, as [1,2,4], got {asked!r}")
@@ -95,13 +98,16 @@ def turn(
     seed: int,
     on_pass: Callable[[], object] = lambda: None,
 ) -> Dial:
-    """Try all settings.
+    """Evaluate the model at each `top_k`.
 
     Args:
-        opened: the subject with another number of experts per token.
-        draw: samples that are drawn at each setting and measured; 0: none.
-        split: against which they are.
-        steps: of the scheduler for these; None as the run says.
+        opened: opens the subject with the given `top_k`.
+        trained: the `top_k` of training.
+        size: batch size.
+        draw: number of samples to draw and measure at each `top_k`; 0: none.
+        split: the reference split for the metric.
+        steps: scheduler steps for drawing; None: as configured in the run.
+        on_pass: called after each forward pass.
     """
     losses, costs, reports = [], [], []
     for top_k in top_ks:
@@ -114,7 +120,7 @@ def turn(
 
 
 def _drawn(subject: Subject, num: int, split: str, steps: int | None, size: int, seed: int) -> Report:
-    """The modality's metric of samples that are drawn of all classes in turn, the same for each setting."""
+    """The modality's metric of drawn samples; classes are requested in turn, with the same seeds for each `top_k`."""
     restored = subject.restored
     assert restored is not None
     metric = Metric.of(restored.modality, "analyze")

@@ -1,7 +1,7 @@
-"""What an expert is worth: the loss on held-out samples when no token goes to it any more.
+"""Expert ablation: the increase of the loss on held-out samples when an expert is dropped.
 
-Its assignments are taken out and no other expert takes its place; weights of the others stay as they are. The same
-samples with the same noise are shown to both, so differences are paired, and samples are the units of the interval.
+The dropped expert's assignments are removed and not replaced; the weights of the other assignments do not change. Both
+models see the same samples with the same noise, so differences are paired; intervals are over samples.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,11 @@ from ditmoe.moe import MoE, Routing
 
 @contextmanager
 def dropped(mixture: MoE, expert: int | None) -> Iterator[None]:
-    """Within it one expert of a layer, or None of them, works on any token; afterwards the layer is as it was."""
+    """Drop an expert of a layer within this context.
+
+    Args:
+        expert: its index; None: all experts of the layer.
+    """
 
     def without(router: object, inputs: object, routing: Routing) -> Routing:
         return routing.without(expert)
@@ -35,10 +39,10 @@ def dropped(mixture: MoE, expert: int | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Drops:
-    """Differences to the loss of the whole model, of each sample in each bin; above zero the model is worse without.
+    """Loss minus that of the whole model, for each sample in each bin; positive: the ablated model is worse.
 
     Attributes:
-        expert: without one.
+        expert: without one expert.
         layer: without all routed experts of a layer.
     """
 
@@ -46,7 +50,7 @@ class Drops:
     layer: Float[np.ndarray, "L S B"]
 
     def told(self) -> dict[str, object]:
-        """Means over samples and bins, with half of their 95 % intervals."""
+        """Means over samples and bins with half widths of their 95 % intervals, for `analysis.json`."""
         found: dict[str, object] = {}
         for name, each in {"expert": self.expert, "layer": self.layer}.items():
             mean, half = mean_and_half(np.moveaxis(each.mean(-1), -1, 0))
@@ -56,7 +60,7 @@ class Drops:
 
 
 def num_drops(model: DiTMoE) -> int:
-    """How often all passes are repeated."""
+    """Number of ablated models, each of which is evaluated on the whole probe."""
     return sum(router.num_experts + 1 for router in model.routers)
 
 
@@ -69,10 +73,12 @@ def drop_each(
     whole: Float[np.ndarray, "S B"],
     on_pass: Callable[[], object] = lambda: None,
 ) -> Drops:
-    """Drop each expert of each layer by itself, and all of each layer.
+    """Drop each expert of each layer by itself, and all experts of each layer together.
 
     Args:
-        whole: losses of the model with all of them.
+        size: batch size.
+        whole: losses of the model with all experts.
+        on_pass: called after each forward pass.
     """
     device = next(model.parameters()).device
 

@@ -1,4 +1,4 @@
-"""Properties of samples that a choice may depend on: the class, or whatever else is asked for."""
+"""Properties of samples that routing may depend on: the class and other conditions."""
 
 import re
 from collections import Counter
@@ -15,13 +15,13 @@ from ditmoe.conditioning.condition import LABEL
 from ditmoe.outside import printable
 
 MOST_WORDS, RARE = 8, 0.2
-"""Of lists of words: so many are looked at, each in this share of the samples at least, and missing in as many."""
+"""Most words that are tested, and the least share of the samples that must have such a word, and that must lack it."""
 QUARTERS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A property of samples with a few values.
+    """A property of samples that takes a few values.
 
     Attributes:
         of: the value of each sample, an index into `names`.
@@ -33,10 +33,10 @@ class Factor:
 
 
 def factors_of(asked: Condition, classes: Sequence[str]) -> list[Factor]:
-    """Those of what is asked for that take more than one value.
+    """The factors of a condition that take more than one value.
 
-    Classes go by name, other whole numbers by value, words (of captions, or lists of whole numbers) by whether they are
-    there, numbers by quarters. Anything else has no few values.
+    Classes are named; other whole numbers count by value; words (of captions, or lists of whole numbers) by presence;
+    other numbers by quartile. Values of any other kind are ignored.
     """
     found: list[Factor] = []
     for name, value in asked.values.items():
@@ -65,7 +65,7 @@ def _of_values(name: str, value: Tensor) -> list[Factor]:
 
 
 def _of_words(name: str, words: Sequence[Set[Any]]) -> list[Factor]:
-    """Whether a word is there, for those that some samples have and some have not, the commonest first."""
+    """One factor for the presence of each common word, the most frequent first."""
     counts = Counter(word for own in words for word in sorted(own))
     num = len(words)
     common = [word for word, n in counts.most_common() if RARE * num <= n <= (1 - RARE) * num]
@@ -76,6 +76,6 @@ def _of_words(name: str, words: Sequence[Set[Any]]) -> list[Factor]:
 
 
 def _named(name: str, values: np.ndarray, names: Sequence[str] | None = None) -> Factor:
-    """With those values alone that are there."""
+    """A factor whose values are those that occur."""
     there, of = np.unique(values, return_inverse=True)
     return Factor(name, of, [str(v) if names is None else names[v] for v in there.tolist()])

@@ -1,4 +1,4 @@
-"""All that an analysis found, as arrays and as a record of numbers with their protocol."""
+"""The results of an analysis, as arrays, as JSON with the protocol, and as a table for the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from ditmoe.analysis.statistics import Dependence, mean_and_half
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found; L layers with experts, B bins of time, E experts, F places.
+    """Results for S samples, L layers with experts, B time bins, E experts and F places.
 
     Attributes:
-        protocol: what was shown to which model, and how.
-        blocks: of the layers with experts, their numbers among all.
-        edges: of the bins.
-        places: along each axis, that cells are counted in.
+        protocol: model, samples and settings of the analysis.
+        blocks: block numbers of the layers with experts.
+        edges: of the time bins.
+        places: number of places along each axis of the token grid.
         load: (L, E), share of the assignments.
-        unrouted: (L,), share of the tokens on which no routed expert works.
+        unrouted: (L,), share of the tokens without a routed expert.
         tokens_by_pass, tokens_by_place: experts per token, (S, B, L) and (B, L, F).
-        transitions, following: from each layer to the next, and how much the one says of the other.
-        drops, dial: None where they were not asked for, or the router has no such dial.
+        transitions, following: assignments from each layer to the next, and the dependence between the two layers.
+        drops, dial: None if not requested, or if the router does not choose by `top_k`.
     """
 
     protocol: dict[str, Any]
@@ -56,7 +56,7 @@ class Findings:
 
     @property
     def layer_names(self) -> list[str]:
-        """Numbers of the blocks, from 0."""
+        """Block numbers, from 0."""
         return [str(number) for number in self.blocks]
 
     @property
@@ -64,7 +64,7 @@ class Findings:
         return names_of(self.edges)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it, for who wants to count on."""
+        """All counts and measures, for `analysis.npz`."""
         found: dict[str, Any] = {
             "blocks": self.blocks, "edges": self.edges, "loss": self.loss, "load": self.load,
             "unrouted": self.unrouted, "experts_per_token": self.tokens_by_pass,
@@ -89,7 +89,7 @@ class Findings:
         return {name: np.asarray(value) for name, value in found.items()}
 
     def record(self) -> dict[str, Any]:
-        """Numbers that can be read, with their protocol."""
+        """Summaries with their protocol, for `analysis.json`."""
         of = self.specialisation
         tokens, half = mean_and_half(self.tokens_by_pass)
         found: dict[str, Any] = {
@@ -113,7 +113,7 @@ class Findings:
         return _plain(found)
 
     def lines(self) -> list[str]:
-        """A few of them for the person who waits."""
+        """A table of the main numbers, for the terminal."""
         names = ["", *(f"layer {name}" for name in self.layer_names)]
         rows = [names, ["busiest / idlest", *(f"{row.max():.3f} / {row.min():.3f}" for row in self.load)]]
         for name, each in self.specialisation.whole.items():
@@ -121,7 +121,10 @@ class Findings:
         if self.following is not None:
             rows.append(["bits of next", *_cells(self.following), ""])
         rows.append(
-            ["of, at most", *(f"{h:.3f}" for h in next(iter(self.specialisation.whole.values())).entropy)]
+            [
+                "entropy, the most",
+                *(f"{h:.3f}" for h in next(iter(self.specialisation.whole.values())).entropy),
+            ]
         )
         if self.drops is not None:
             mean, half = mean_and_half(np.moveaxis(self.drops.expert.mean(-1), -1, 0))
@@ -142,7 +145,7 @@ class Findings:
 
 
 def names_of(edges: Sequence[float]) -> list[str]:
-    """Of bins, by their ends."""
+    """Names of bins, such as 0-125."""
     return [f"{a:.0f}-{b:.0f}" for a, b in pairwise(edges)]
 
 
@@ -156,7 +159,7 @@ def _cells(each: Dependence) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """With null for what is no number."""
+    """The value with None in place of numbers that are not finite, for JSON."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

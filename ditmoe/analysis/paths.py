@@ -1,8 +1,8 @@
-"""The way of tokens through the layers: which expert follows which, beyond what time and place alone bring about.
+"""Paths of tokens through the layers: which expert follows which, beyond what time and place explain.
 
-Of a token with several experts in a layer each pair with one of the next counts by its share. For the null whole
-samples are permuted in the later layer, at the same time and the same cell: what is left of the mutual information then
-is due to time and place, which both layers know.
+If a token has several experts, each pair of experts in consecutive layers counts by the product of their shares. The
+null distribution permutes whole samples in the later layer, at the same time and cell: the mutual information that
+remains is due to time and place, which both layers know.
 """
 
 import numpy as np
@@ -13,16 +13,16 @@ from ditmoe.analysis.statistics import Dependence, dependence
 
 
 def shares(record: Record) -> Float[np.ndarray, "T L E"]:
-    """Of each token in each layer the share of its experts; zeros where it has none."""
+    """The share of each expert in the assignments of each token; zeros for a token without experts."""
     chosen = record.chosen.astype(np.float64)
     total = chosen.sum(-1, keepdims=True)
     return chosen / np.where(total > 0, total, 1)
 
 
 def transitions(record: Record, permutations: int, seed: int) -> tuple[np.ndarray, Dependence | None]:
-    """(L - 1, E, E), tokens that go from one expert to one of the next layer; and how much the one says of the other.
+    """Numbers of tokens from each expert to each of the next layer, (L - 1, E, E), and the dependence between the two.
 
-    None in place of that where samples have different grids, which cannot change places.
+    The dependence is None for a single layer, and if samples differ in their grids and so cannot be permuted.
     """
     of = shares(record)
     size, bins = record.loss.shape
@@ -40,7 +40,7 @@ def transitions(record: Record, permutations: int, seed: int) -> tuple[np.ndarra
 
     def permuted(rng: np.random.Generator) -> np.ndarray:
         other = row_of[rng.permutation(size)[record.sample], record.time, cell]
-        here = other >= 0  # of clouds a cell may be empty in the other sample
+        here = other >= 0  # in point clouds a cell may be empty in the other sample
         first, second = of[here], of[other[here]]
         return np.stack([first[:, i].T @ second[:, i + 1] for i in range(layers - 1)])
 
@@ -48,7 +48,7 @@ def transitions(record: Record, permutations: int, seed: int) -> tuple[np.ndarra
 
 
 def told(table: Float[np.ndarray, "M E E"], most: int = 5) -> list[list[dict[str, float]]]:
-    """The commonest ways from each layer to the next: share of the tokens, and how much more often than by chance."""
+    """The most frequent expert pairs of consecutive layers: share of the tokens, and ratio to chance (`lift`)."""
     found = []
     for each in table:
         joint = each / max(each.sum(), 1e-300)

@@ -1,4 +1,4 @@
-"""The pictures of an analysis, by the names of their files."""
+"""The pictures of an analysis."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,13 +12,15 @@ from ditmoe.analysis.findings import Findings
 from ditmoe.analysis.statistics import mean_and_half
 
 MOST_EXPERTS, MOST_LAYERS = 16, 8
-"""That are drawn; all are in the numbers."""
+"""Most experts and layers in a picture; the files of numbers have all."""
 DOUBLED = Scale(0, 1)
-LIFT = "red: more often than its share of all, twice at least; blue: half as often at most"
+LIFT = (
+    "red: chosen more often than overall (darkest: twice or more); blue: less often (darkest: half or less)"
+)
 
 
 def draw(findings: Findings) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
-    """Those that there is something to be seen on."""
+    """The pictures by file name; those with nothing to show are left out."""
     makers: dict[str, Callable[[Findings], UInt8[np.ndarray, "H W 3"] | None]] = {
         "dependence": _dependence, "time": _time, "place": _place, "asked": _asked, "tokens": _tokens,
         "paths": _paths, "similarity": _similarity, "dropping": _dropping, "dial": _dial,
@@ -28,7 +30,7 @@ def draw(findings: Findings) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
 
 
 def lift(counts: Float[np.ndarray, "L F E"]) -> Float[np.ndarray, "L E F"]:
-    """How much more often an expert is chosen at a value than over all, in doublings; NaN where nothing was counted."""
+    """log2 of an expert's share at a value over its overall share; NaN where nothing was counted."""
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = counts / counts.sum(-1, keepdims=True)
         overall = counts.sum(1, keepdims=True) / counts.sum((1, 2), keepdims=True)
@@ -48,7 +50,7 @@ def _dependence(findings: Findings) -> UInt8[np.ndarray, "H W 3"]:
         null = np.quantile(each.null, 0.95, axis=0) - each.null.mean(0)
         lines = [
             Line("bits, corrected", x, each.corrected.tolist(), low.tolist(), high.tolist()),
-            Line("95 % of what chance gives", x, null.tolist()),
+            Line("95 % by chance", x, null.tolist()),
         ]
         ticks = [(i, findings.layer_names[i]) for i in x]
         rows.append(plot(lines, name, "layer", ticks, joined=False, size=(300, 220)))
@@ -87,7 +89,7 @@ def _place(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
 
 
 def _unfolded(values: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "h w"]:
-    """A line as one row; a volume as its slices along the first axis, with a gap between."""
+    """A grid in two dimensions: a line as one row, a volume as slices along the first axis with gaps between them."""
     if values.ndim < 3:
         return np.atleast_2d(values)
     gap = np.full((values.shape[1], 1), np.nan)
@@ -108,11 +110,11 @@ def _asked(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
                 for i in _layers(findings)
             ][:4]
         )
-    return stacked(rows, "Experts by what is asked for", LIFT) if rows else None
+    return stacked(rows, "Experts by condition", LIFT) if rows else None
 
 
 def _tokens(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
-    """Experts per token; nothing where each has as many."""
+    """Experts per token; None if the number is constant."""
     of = findings.tokens_by_place  # (B, L, F)
     if not np.nanmax(of) - np.nanmin(of) > 1e-3:
         return None
@@ -148,7 +150,7 @@ def _paths(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
         shown = times[:MOST_EXPERTS, :MOST_EXPERTS]
         title = f"layer {findings.layer_names[i]} (rows) to {findings.layer_names[i + 1]}"
         maps.append(heat(shown, DOUBLED, title, range(len(shown)), range(shown.shape[1])))
-    foot = "red: a token goes this way more often than if layers were independent, twice at least"
+    foot = "red: more often than if layers were independent (darkest: twice or more); blue: less often"
     return stacked([maps[i : i + 3] for i in range(0, len(maps), 3)], "From layer to layer", foot)
 
 
@@ -156,8 +158,8 @@ def _similarity(findings: Findings) -> UInt8[np.ndarray, "H W 3"]:
     rows, scale = [], Scale(0, 1)
     for i in _layers(findings):
         pairs = {
-            "weights, cosine": findings.similarity.weights, "answers, cosine": findings.similarity.outputs,
-            "answers, CKA": findings.similarity.cka, "CKA, shuffled": findings.similarity.shuffled,
+            "weights, cosine": findings.similarity.weights, "outputs, cosine": findings.similarity.outputs,
+            "outputs, CKA": findings.similarity.cka, "CKA, shuffled": findings.similarity.shuffled,
         }  # fmt: skip
         rows.append(
             [
@@ -166,8 +168,10 @@ def _similarity(findings: Findings) -> UInt8[np.ndarray, "H W 3"]:
                 for name, each in pairs.items()
             ]
         )  # fmt: skip
-    foot = "red 1, white 0, blue -1; shuffled: the same experts with the entries of their weights in another order"
-    return stacked(rows, "How alike the experts of a layer are", foot)
+    foot = (
+        "red 1, white 0, blue -1; shuffled: the same experts with the entries of each weight in random order"
+    )
+    return stacked(rows, "Similarity of the experts of a layer", foot)
 
 
 def _dropping(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
@@ -181,7 +185,7 @@ def _dropping(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
         ticks = [(e, e) for e in x[:: max(1, len(x) // 16)]]
         title = f"layer {findings.layer_names[i]}"
         plots.append(plot([line], title, "expert", ticks, joined=False, size=(320, 220)))
-    foot = "difference to the loss of the whole model, paired by sample; 95 % intervals over samples"
+    foot = "loss minus that of the whole model, paired by sample; 95 % intervals over samples"
     return stacked([plots[i : i + 3] for i in range(0, len(plots), 3)], "The loss without one expert", foot)
 
 
@@ -197,7 +201,7 @@ def _dial(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
     )
     ends = {0: f"time {findings.bins[0]}", len(findings.bins) - 1: f"time {findings.bins[-1]}"}
     some = [Line(name, cost, mean[:, b].tolist()) for b, name in ends.items()]
-    title = f"loss, less that at top_k={dial.trained}"
+    title = f"loss minus that at top_k={dial.trained}"
     x_title = f"top_k at its multiply-adds, {cost[0]:.4g} .. {cost[-1]:.4g} M"
     curves = [plot([whole, *some], title, x_title, ticks)]
     for name in dial.reports[0].values if dial.reports else ():
@@ -205,4 +209,6 @@ def _dial(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
         pairs = [report.intervals.get(name, (np.nan, np.nan)) for report in dial.reports]
         line = Line("", cost, values, [p[0] for p in pairs], [p[1] for p in pairs])
         curves.append(plot([line], name, x_title, ticks))
-    return stacked([curves[i : i + 2] for i in range(0, len(curves), 2)], "Experts per token as a dial")
+    return stacked(
+        [curves[i : i + 2] for i in range(0, len(curves), 2)], "Loss and metrics by experts per token"
+    )

@@ -1,4 +1,4 @@
-"""What a model is shown: held-out samples, each at every one of a few times, with noise that has an address."""
+"""The inputs of an analysis: held-out samples, each at several times, with noise seeded by sample and time bin."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from ditmoe.model import DiTMoE
 
 @dataclass(frozen=True)
 class Probe:
-    """Samples and the times that they are shown at; every pair of both is one pass of a sample.
+    """Samples and the times at which they are evaluated; each pair is one pass of a sample.
 
     Attributes:
-        x0: in the model's space.
-        asked: what is asked for, of each sample: what it is.
-        t: of each sample one time in every bin.
+        x0: samples in the model's space.
+        asked: their own classes, captions and so on, as the condition.
+        t: for each sample one time in each bin.
         seed: of the noise.
-        origin: of the samples, for the record.
+        origin: where the samples come from, for the protocol.
     """
 
     x0: Float[Tensor, "S *sample"]
@@ -38,28 +38,33 @@ class Probe:
 
     @property
     def edges(self) -> list[float]:
-        """Times between the bins, and at both ends."""
+        """The B + 1 edges of the time bins."""
         return np.linspace(0, HORIZON, self.bins + 1).tolist()
 
     def passes(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Bins and numbers of samples, so many at a time."""
+        """Pairs of a bin and the indices of up to `size` samples."""
         for number in range(self.bins):
             for rows in torch.arange(len(self.x0)).split(size):
                 yield number, rows
 
     def num_passes(self, size: int) -> int:
-        """How many `passes` gives."""
+        """Length of `passes`."""
         return self.bins * -(-len(self.x0) // size)
 
     def noise(self, rows: Tensor, number: int) -> Float[Tensor, "b *sample"]:
-        """That of samples at a bin, which depends on nothing else."""
+        """The noise of samples at a bin, seeded by each sample's index and the bin."""
         each = [torch_generator("analysis", self.seed, i, number) for i in rows.tolist()]
         return torch.stack([torch.randn(self.x0.shape[1:], generator=generator) for generator in each])
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One pass of some samples: all that a model is asked, and what it should answer."""
+    """A batch of the probe: the inputs of the model and the target of its prediction.
+
+    Attributes:
+        number: of the time bin.
+        rows: indices of the samples.
+    """
 
     number: int
     rows: Tensor
@@ -69,7 +74,7 @@ class Shown:
     target: Float[Tensor, "b *sample"]
 
     def loss(self, output: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-        """Mean square error of each sample, without weights over time; of a learnt variance nothing."""
+        """Mean square error of each sample, without a weight over time; a learned variance is ignored."""
         error = output[:, : self.target.shape[1]].float() - self.target
         return error.square().flatten(1).mean(1)
 
@@ -81,7 +86,7 @@ def shown(
     device: torch.device,
     on_pass: Callable[[], object] = lambda: None,
 ) -> Iterator[Shown]:
-    """All passes, so many samples at a time."""
+    """All batches of a probe, of up to `size` samples each; calls `on_pass` after each."""
     for number, rows in probe.passes(size):
         x0, noise, t = probe.x0[rows], probe.noise(rows, number), probe.t[rows, number]
         x, target = process.corrupt(x0, noise, t), process.target(x0, noise, t)
@@ -93,7 +98,7 @@ def shown(
 def make_probe(
     model: DiTMoE, modality: Modality, process: Process, split: str, samples: int, bins: int, seed: int
 ) -> Probe:
-    """Samples of a split, drawn from all of it; training samples where the modality encodes no others."""
+    """A probe of random samples of a split, or of training samples if the modality cannot encode others."""
     x0, asked, origin = held_out(model.conditioning, modality, split, samples, seed)
     edges = torch.arange(bins) / bins
     jitter = [torch.rand(bins, generator=torch_generator("times", seed, i)) for i in range(len(x0))]
@@ -104,7 +109,11 @@ def make_probe(
 def held_out(
     conditioning: Conditioning, modality: Modality, split: str, samples: int, seed: int
 ) -> tuple[Tensor, Condition, str]:
-    """Samples, what they are, and where they come from."""
+    """Samples, their conditions, and a description of their origin.
+
+    Raises:
+        ValueError: if the split has fewer than 2 samples.
+    """
     if not (isinstance(modality, Metric) and isinstance(modality, Encoding)):
         x0, asked = modality.batch(samples, seed, 0)
         return x0, conditioning.read(asked), "training samples: this modality encodes no others (`Encoding`)"

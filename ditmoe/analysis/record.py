@@ -1,4 +1,4 @@
-"""Which expert works on which token, noted from the routings that a model returns; nothing is put into the model."""
+"""Which expert works on which token, read from the routings that a model returns, without hooks in the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from ditmoe.nn import Layout
 
 @dataclass(frozen=True)
 class Record:
-    """The choices of all passes, a row per token; the rows of tokens are the same in all layers.
+    """The routing of all passes: one row per token, in the same order in all layers.
 
     Attributes:
-        sample, time: of each token, the number of its sample and of its bin of time.
-        cell: where in its sample's grid it lies, along each axis.
-        grid: of its sample, cells along each axis.
-        chosen: by layer and expert, 1 where it works on the token, or its share of it.
-        loss: of each sample in each bin.
+        sample, time: indices of the token's sample and time bin.
+        cell: the token's coordinates in its sample's grid.
+        grid: the size of that grid.
+        chosen: 1 where the expert works on the token, or its share of it.
+        loss: of each sample in each time bin.
     """
 
     sample: Int[np.ndarray, " T"]
@@ -37,7 +37,7 @@ class Record:
 
     @property
     def same_grid(self) -> bool:
-        """Whether all samples have one."""
+        """Whether all samples have the same grid."""
         return bool((self.grid == self.grid[0]).all())
 
 
@@ -45,10 +45,14 @@ class Record:
 def take_record(
     model: DiTMoE, probe: Probe, process: Process, size: int, on_pass: Callable[[], object] = lambda: None
 ) -> Record:
-    """Show a model all of a probe and note what its routers do.
+    """Evaluate a model on a probe and record its routing.
+
+    Args:
+        size: batch size.
+        on_pass: called after each forward pass.
 
     Raises:
-        ValueError: if it has no layers with experts, or its losses are not finite.
+        ValueError: if the model has no layers with experts, or its losses are not finite.
     """
     if not model.mixtures:
         raise ValueError(
@@ -64,13 +68,13 @@ def take_record(
         rows[0] = one.rows.numpy()[rows[0]]
         parts.append([rows[0], np.full(len(rows[0]), one.number), *rows[1:]])
     if not np.isfinite(loss).all():
-        raise ValueError("the model's predictions must be finite numbers: it was trained to none")
+        raise ValueError("the model's predictions must be finite numbers, got NaN or infinity")
     sample, time, cell, grid, chosen = (np.concatenate(each) for each in zip(*parts, strict=True))
     return Record(sample, time, cell, grid, chosen, loss)
 
 
 def noted(routings: Sequence[Routing], layout: Layout) -> list[Any]:
-    """Of each token of a batch its sample, cell, grid, and what its routings chose, packed or not."""
+    """The columns of `Record` from `sample` to `chosen`, without `time`, for the tokens of a batch, packed or not."""
     sample = layout.sample.cpu().numpy()
     cells = layout.cells if layout.packed else layout.cells.repeat(len(layout.grids), 1)
     grid = np.array(layout.grids)[sample]
@@ -79,10 +83,10 @@ def noted(routings: Sequence[Routing], layout: Layout) -> list[Any]:
 
 
 def check_alike(model: DiTMoE) -> Tensor:
-    """Numbers of experts of the layers, which must be one number.
+    """The number of experts of each layer.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if layers differ.
     """
     numbers = torch.tensor([router.num_experts for router in model.routers])
     if len(numbers.unique()) > 1:

@@ -1,9 +1,9 @@
-"""How alike the experts of a layer are: their weights, and what they answer to the same tokens.
+"""Similarity of the experts of a layer: of their weights, and of their outputs for the same tokens.
 
-All experts of a layer are given the same tokens, whoever chose them, with weight one. Answers are compared by cosine,
-token by token, and by linear CKA (arXiv 1905.00414), which does not see rotations, with the estimator of HSIC that is
-not biased by few tokens (Song et al., J. Mach. Learn. Res. 13, 2012). That all answers are functions of the same tokens
-makes them alike, too: so the same experts with the entries of each of their matrices shuffled stand beside them.
+All experts of a layer receive the same tokens with weight one, whatever the router chose. Outputs are compared by
+cosine, token by token, and by linear CKA (arXiv 1905.00414), which is invariant to rotations, with the unbiased
+estimator of HSIC (Song et al., J. Mach. Learn. Res. 13, 2012). Outputs are similar already because they are functions
+of the same tokens. The baseline for this is the CKA of experts whose matrices have shuffled entries.
 """
 
 import copy
@@ -27,13 +27,13 @@ MOST_TOKENS, SAMPLES = 512, 4
 
 @dataclass(frozen=True)
 class Similarity:
-    """Of each pair of experts of each layer, (L, E, E); 1 on the diagonal.
+    """Similarities of each pair of experts of each layer, (L, E, E); 1 on the diagonal.
 
     Attributes:
-        weights: cosine of all their matrices.
-        outputs, cka: of answers.
-        shuffled: the CKA of experts with shuffled weights.
-        tokens: that were answered, of each layer.
+        weights: cosine of all weights.
+        outputs, cka: cosine and CKA of the outputs.
+        shuffled: CKA of the outputs of experts with shuffled weights.
+        tokens: number of tokens per layer.
     """
 
     weights: Float[np.ndarray, "L E E"]
@@ -43,7 +43,7 @@ class Similarity:
     tokens: int
 
     def told(self) -> dict[str, object]:
-        """Mean and range over the pairs of each layer."""
+        """Mean and range over the pairs of each layer, for `analysis.json`."""
         found: dict[str, object] = {"tokens": self.tokens}
         for name in ("weights", "outputs", "cka", "shuffled"):
             each = getattr(self, name)
@@ -72,7 +72,7 @@ def similarity(model: DiTMoE, probe: Probe, process: Process, seed: int) -> Simi
 
 @contextmanager
 def _listening(model: DiTMoE, seen: list[list[tuple[Tensor, Context]]]) -> Iterator[None]:
-    """Keeps what the layers with experts are given."""
+    """Collect the inputs of the layers with experts."""
 
     def keep(to: list[tuple[Tensor, Context]]) -> object:
         return lambda module, inputs: to.append(inputs)
@@ -105,7 +105,7 @@ def _compared(
 
 
 def answers(experts: Experts, x: Float[Tensor, "R N D"], context: Context) -> Float[Tensor, "E T D"]:
-    """What each expert makes of every token."""
+    """The output of each expert for every token."""
     number, tokens = len(experts.up), x.shape[0] * x.shape[1]
     token = torch.arange(tokens, device=x.device).repeat(number)
     expert = torch.arange(number, device=x.device).repeat_interleave(tokens)
@@ -116,7 +116,7 @@ def answers(experts: Experts, x: Float[Tensor, "R N D"], context: Context) -> Fl
 
 
 def shuffled(experts: Experts, seed: int) -> Experts:
-    """A copy in which the entries of every matrix of every expert stand in another order."""
+    """A copy with the entries of each expert's matrices in random order."""
     other = copy.deepcopy(experts)
     generator = torch_generator("shuffled", seed)
     for parameter in other.parameters():
@@ -127,7 +127,7 @@ def shuffled(experts: Experts, seed: int) -> Experts:
 
 
 def cka(y: Float[Tensor, "E T D"]) -> Float[Tensor, "E E"]:
-    """Linear CKA of each pair, from at least four tokens; NaN of fewer."""
+    """Linear CKA of each pair; NaN for fewer than four tokens."""
     number = y.shape[1]
     if number < 4:
         return torch.full((len(y), len(y)), torch.nan)

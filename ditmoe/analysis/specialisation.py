@@ -1,14 +1,14 @@
-"""What the choice of experts depends on: time, place, and what is asked for.
+"""Dependence of routing on time, place and condition.
 
-Counted are assignments, (token, expert) pairs; of soft routers shares. What is permuted for the null:
+Assignments, (token, expert) pairs, are counted; for soft routers their shares. The null distribution permutes:
 
-    time     the bins, within each sample: each was shown in all of them, so under the null they may change places
-    place    nothing is permuted but moved: all cells of a sample by one random step round its grid, so that neighbours
-             stay neighbours. Permuting tokens would call every patch of one expert a dependence on place
-    class    what is asked for, among the samples
+    time     the time bins within each sample, which was evaluated in all of them
+    place    no tokens, but shifts all cells of a sample cyclically by one random step, so that neighbours stay
+             neighbours. Permuting tokens would take any patch of one expert for a dependence on place
+    class    the conditions among the samples
 
-Time and class are also looked at given the place, with the same permutations: an expert that moves from one place to
-another is chosen as often.
+Time and class are also tested given the place, with the same permutations, since an expert that moves from one place
+to another is chosen equally often.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from ditmoe.analysis.record import Record
 from ditmoe.analysis.statistics import Dependence, dependence, given
 
 PLACES = {1: 64, 2: 8, 3: 4}
-"""Places along each axis that cells are counted in, by the number of axes; fewer where there are fewer cells."""
+"""Most places along each axis, by the number of axes; cells of larger grids are pooled into them."""
 
 
 @dataclass(frozen=True)
 class Specialisation:
-    """By name ("time", "place", "axis 0", "class"): what depends on it, and how often its values took each expert.
+    """For each factor ("time", "place", "axis 0", "class") its dependence with routing and the counts.
 
     Attributes:
-        whole: of all times together, (L,).
-        by_time: of each bin by itself, (L, B); without "time".
-        counts: (L, F, E), assignments.
+        whole: over all times, (L,).
+        by_time: within each time bin, (L, B); without "time".
+        counts: assignments, (L, F, E).
         names: of the F values.
     """
 
@@ -45,7 +45,7 @@ class Specialisation:
 def specialise(
     record: Record, factors: list[Factor], bins: list[str], permutations: int, seed: int
 ) -> Specialisation:
-    """All that is to be said of a record.
+    """Measure the dependence of routing on time, place and all factors.
 
     Args:
         bins: names of the bins of time.
@@ -63,14 +63,14 @@ def specialise(
 
 
 def by_sample_and_time(record: Record) -> Float[np.ndarray, "S B L E"]:
-    """Assignments of each pass."""
+    """Numbers of assignments in each pass."""
     size, bins = record.loss.shape
     rows = record.sample * bins + record.time
     return summed(rows, record.chosen, size * bins).reshape(size, bins, *record.chosen.shape[1:])
 
 
 def summed(rows: Int[np.ndarray, " T"], values: Float[np.ndarray, "T *n"], num: int) -> np.ndarray:
-    """Sums of values by the number of their row."""
+    """Sums of the values with the same row index, (num, *n)."""
     flat = values.reshape(len(values), -1)
     found = np.stack([np.bincount(rows, flat[:, i], num) for i in range(flat.shape[1])], axis=1)
     return found.reshape(num, *values.shape[1:])
@@ -116,19 +116,19 @@ def _of_factor(
 
 @dataclass(frozen=True)
 class Places:
-    """Counts choices by place: cells of a grid are brought to a few places along each axis."""
+    """Counts assignments by place: the cells of a grid are pooled into a few places along each axis."""
 
     record: Record
 
     @property
     def count(self) -> Int[np.ndarray, " A"]:
-        """Places along each axis."""
+        """Number of places along each axis."""
         return np.minimum(self.record.grid.max(0), PLACES.get(self.record.cell.shape[1], 2))
 
     def number(
         self, kept: Sequence[int], shift: Int[np.ndarray, "S A"] | None = None
     ) -> Int[np.ndarray, " T"]:
-        """The place of each token along some axes, all cells of a sample moved round its grid."""
+        """The place of each token along the `kept` axes, after a cyclic shift of its sample's cells."""
         cell, grid = self.record.cell, self.record.grid
         if shift is not None:
             cell = (cell + shift[self.record.sample] % grid) % grid
@@ -136,7 +136,7 @@ class Places:
         return np.ravel_multi_index(tuple(along[:, axis] for axis in kept), tuple(self.count[list(kept)]))
 
     def tables(self, kept: Sequence[int], shift: Int[np.ndarray, "S A"] | None = None) -> np.ndarray:
-        """(S, L, B, F, E)."""
+        """Assignments by place along the `kept` axes, (S, L, B, F, E)."""
         size, bins = self.record.loss.shape
         number = int(self.count[list(kept)].prod())
         rows = (self.record.sample * bins + self.record.time) * number + self.number(kept, shift)
@@ -165,14 +165,14 @@ def _of_places(found: Specialisation, places: Places, permutations: int, seed: i
 
 
 def _with_sum(tables: Float[np.ndarray, "L B F E"]) -> Float[np.ndarray, "L B1 F E"]:
-    """All bins together, then each."""
+    """The sum over all bins, followed by each bin."""
     return np.concatenate([tables.sum(1, keepdims=True), tables], 1)
 
 
 def _given_place(
     found: Specialisation, places: Places, factors: Sequence[Factor], permutations: int, seed: int
 ) -> None:
-    """Time, and what is asked for, beyond what the place says: experts may change their places."""
+    """The dependence on time and on each factor given the place, which finds experts that change their places."""
     each = places.tables(range(len(places.count))).transpose(0, 2, 1, 3, 4)  # (S, B, L, F, E)
 
     def of_times(tables: np.ndarray) -> np.ndarray:
@@ -205,13 +205,13 @@ def _given_place(
 
 
 def _part(measured: Dependence, at: int | slice) -> Dependence:
-    """Some of the bins of a dependence (L, B)."""
+    """Selected bins of a dependence (L, B)."""
     value, error, entropy = (part[:, at] for part in (measured.value, measured.error, measured.entropy))
     return Dependence(value, measured.null[:, :, at], error, measured.df, entropy)
 
 
 def experts_per_token(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Means by sample, bin and layer, (S, B, L); and by bin, layer and place, (B, L, F), NaN where no token was."""
+    """Mean number by sample, bin and layer, (S, B, L), and by bin, layer and place, (B, L, F), NaN without tokens."""
     places, (size, bins) = Places(record), record.loss.shape
     num = int(places.count.prod())
     number = record.chosen.astype(np.float64).sum(-1)  # (T, L)

@@ -1,8 +1,8 @@
-"""How much a choice depends on something: mutual information, against what chance gives, with an interval.
+"""Mutual information in bits, with a permutation test and a jackknife interval.
 
-Numbers are in bits. What is counted of one sample is dependent (its tokens see each other, all its times show the same
-content), so units are whole samples: permutations move samples, or what a sample is shown as, never single tokens, and
-errors come from leaving out one sample after the other.
+Counts within a sample are dependent: its tokens attend to each other, and all its times show the same content. So the
+unit is the whole sample: permutations act on samples or on their conditions and bins, never on single tokens, and
+standard errors come from leaving out one sample at a time.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Dependence:
-    """Mutual information of a choice and a factor, of several tables at once (layers, or layers and times).
+    """Mutual information of routing and a factor, for several tables at once (layers, or layers and times).
 
     Attributes:
-        value: as the counts have it; above zero even where there is none.
-        null: of the same counts with the factor permuted, (R, ...); its mean is the bias.
-        error: standard error of `value`, by leaving out samples.
-        df: degrees of freedom of the error.
-        entropy: of the choice, the most that could be known of it.
+        value: plug-in estimate from the counts; positive even without dependence.
+        null: the same with the factor permuted, (R, ...); its mean is the bias of `value`.
+        error: jackknife standard error of `value`.
+        df: degrees of freedom of `error`.
+        entropy: of routing, the upper bound of the mutual information.
     """
 
     value: Float[np.ndarray, "*n"]
@@ -32,28 +32,30 @@ class Dependence:
 
     @property
     def corrected(self) -> Float[np.ndarray, "*n"]:
-        """Above what chance gives; where there is no dependence it scatters around zero, on both sides.
+        """`value` minus the mean of `null`; without dependence it scatters around zero.
 
-        Of a strong one a little too much is taken off, since permuted samples keep what they have of it within them.
+        For a strong dependence the correction takes off a little too much, since permuted samples keep the dependence
+        within them.
         """
         return self.value - self.null.mean(0)
 
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """95 % of `corrected`, by Student's t. Whether there is a dependence at all says `p`, not this: near zero
-        mutual information is not normally distributed.
+        """95 % interval of `corrected`, by Student's t.
+
+        Use `p` to decide whether there is a dependence: near zero mutual information is not normally distributed.
         """
         half = student(self.df) * self.error
         return self.corrected - half, self.corrected + half
 
     @property
     def p(self) -> Float[np.ndarray, "*n"]:
-        """Share of the permutations, the true order among them, that reach `value`."""
+        """p-value: the share of the permutations, including the identity, that reach `value`."""
         reached = (self.null >= self.value - 1e-12).sum(0)
         return (1 + reached) / (1 + len(self.null))
 
     def told(self) -> dict[str, object]:
-        """As numbers for a record."""
+        """The numbers for `analysis.json`."""
         low, high = self.interval
         found = {
             "bits": self.corrected, "interval": np.stack([low, high], -1), "p": self.p, "plug_in": self.value,
@@ -63,14 +65,14 @@ class Dependence:
 
 
 def student(df: int) -> float:
-    """Student's t, 97.5 %."""
+    """97.5 % quantile of Student's t; NaN without degrees of freedom."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 0.975)) if df > 0 else float("nan")
 
 
 def mutual_information(table: Float[np.ndarray, "*n F E"]) -> Float[np.ndarray, "*n"]:
-    """Of what the last two axes count, in bits; 0 where nothing is counted."""
+    """Mutual information in bits of contingency tables in the last two axes; 0 for an empty table."""
     total = table.sum((-2, -1), keepdims=True)
     joint = table / np.where(total > 0, total, 1)
     apart = entropy(joint.sum(-1)) + entropy(joint.sum(-2))
@@ -78,14 +80,14 @@ def mutual_information(table: Float[np.ndarray, "*n F E"]) -> Float[np.ndarray, 
 
 
 def given(table: Float[np.ndarray, "*n C F E"]) -> Float[np.ndarray, "*n"]:
-    """Mutual information of what the last two axes count, given the value on the axis before them."""
+    """Conditional mutual information of the last two axes, given the axis before them."""
     counts = table.sum((-2, -1))
     total = counts.sum(-1, keepdims=True)
     return np.asarray((mutual_information(table) * counts / np.where(total > 0, total, 1)).sum(-1))
 
 
 def entropy(shares: Float[np.ndarray, "*n K"]) -> Float[np.ndarray, "*n"]:
-    """Of shares that sum to one, in bits."""
+    """Entropy in bits of shares that sum to one."""
     logs = np.log2(shares, out=np.zeros(shares.shape), where=shares > 0)
     return np.asarray(-(shares * logs).sum(-1))
 
@@ -97,12 +99,13 @@ def dependence(
     rng: np.random.Generator,
     measure: Callable[[np.ndarray], np.ndarray] = mutual_information,
 ) -> Dependence:
-    """Mutual information of what tables count.
+    """The dependence in contingency tables.
 
     Args:
-        tables: of each sample; their sum is what is measured.
-        permuted: draws that sum anew, as it could be if the choice did not depend on the factor.
-        measure: of tables, `mutual_information`, or `given` a third property, (S, *n, C, F, E).
+        tables: one for each sample; their sum is measured.
+        permuted: draws such a sum under the null hypothesis.
+        permutations: number of draws.
+        measure: `mutual_information`, or `given` for tables (S, *n, C, F, E) with a property to condition on.
     """
     table, num = tables.sum(0), len(tables)
     null = np.stack([measure(permuted(rng)) for _ in range(permutations)])
@@ -115,7 +118,7 @@ def dependence(
 
 
 def mean_and_half(values: Float[np.ndarray, "S *n"]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over samples, and half of its 95 % interval; NaN are left out."""
+    """The mean over samples and the half width of its 95 % interval; NaNs are left out."""
     there = np.isfinite(values)
     num = there.sum(0)
     mean = np.where(there, values, 0).sum(0) / np.maximum(num, 1)

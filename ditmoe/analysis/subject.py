@@ -1,4 +1,4 @@
-"""What is analysed: the model of a run, or one that `convert` wrote together with a modality and a process for it."""
+"""The model to analyse: that of a run, or a converted model with a given modality and process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from ditmoe.pretrained import weights
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and what its samples are.
+    """A model with its modality and process.
 
     Attributes:
-        make: makes a model of the same shape anew, for its cost to be counted.
-        folder: beside whose files the results lie.
-        restored: the run, from which samples can be drawn; None for a converted one.
-        step: of training; None for a converted one.
-        by_top_k: the number of experts that a token takes, None where the router goes by another rule.
+        make: makes a new model of the same shape, to count its cost.
+        folder: of the run or converted model, for the results.
+        restored: the run, for drawing samples; None for a converted model.
+        step: of training; None for a converted model.
+        by_top_k: the router's `top_k`; None if it does not choose by `top_k`.
     """
 
     model: DiTMoE
@@ -46,10 +46,15 @@ def open_subject(
     modality: dict[str, Any] | None = None,
     process: dict[str, Any] | None = None,
 ) -> Subject:
-    """Open a run or a folder of `convert`, for which modality and process, sections of a configuration, must be given.
+    """Open a run, or a folder written by `convert` with the given modality and process.
+
+    Args:
+        top_k: experts per token in place of the router's own.
+        trusted: paths and hub names that the checkpoint may open.
+        modality, process: configuration sections, for a converted model only.
 
     Raises:
-        FileNotFoundError, ValueError: one line each.
+        FileNotFoundError, ValueError: with a message of one line.
     """
     path = Path(path)
     if not checkpoint.exists(path) and is_regular(path / weights.CONFIG):

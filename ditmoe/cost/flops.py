@@ -73,27 +73,27 @@ class Counts:
 
 
 def count(make: Callable[[], DiTMoE], sample_shape: Sequence[int]) -> Counts:
-    """Count a model by a forward pass of one sample over tensors that have a shape and no memory.
+    """Count a model by a forward pass of one sample over tensors with shapes but no memory.
 
-    Everything is the real model's, so that a modality's own head and any router count as they are. What depends on
-    data is for each class to say, where `x.is_meta`: experts, whose shares are not known, run as one of them on all
-    rows, the same products of the same total size; a router that works on the host answers as many assignments as
-    it would. Elsewhere a mask has as many true entries as the router at work aims at, `Router.active` for each
-    token; what has no products (a host's assignment, the choice among segments of noise) is left out.
+    The pass runs the real model, so a modality's own head and any router are counted as they are. Classes handle data
+    dependence themselves, where `x.is_meta`: experts, whose loads are unknown, run as a single expert on all rows,
+    which has the same total of products; a router that works on the host returns as many assignments as it would.
+    Elsewhere a mask has as many true entries as the active router aims at, `Router.active` for each token. Work without
+    matrix products (an assignment on the host, the choice of a noise segment) is not counted.
 
-    Nothing is changed but the model that `make` makes, and what is watched is this thread's alone, so that models may
-    train meanwhile.
+    Only the model that `make` returns is modified, and only this thread is observed, so other models may train at the
+    same time.
 
     Args:
-        make: makes the model, a new one.
-        sample_shape: shape of one sample as the model sees it.
+        make: makes a new model.
+        sample_shape: shape of one sample in the model's space.
     """
     aim = _Aim()
     with torch.inference_mode(False), torch.enable_grad(), Shapes(aim.true), torch.device("cpu"):
         model = make()
         model.training = False  # only the model, not its routers: no token is dropped
         x, t, y = torch.empty(1, *sample_shape), torch.empty(1), model.conditioning.nothing(1)
-        layout = Layout.even(model.tokens.grid(x), 1, x.device)  # where only some cells are tokens, the most
+        layout = Layout.even(model.tokens.grid(x), 1, x.device)  # for sparse grids, the upper bound
         tokens = sum(layout.lengths)
         rows: dict[Experts, int] = {}
         kept, products = _Kept(model, tokens), _Products()

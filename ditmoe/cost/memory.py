@@ -38,8 +38,8 @@ def training_memory(
         gradients    4 W
         moments      4 W each (AdamW keeps 2)
         EMA          4 W
-        gathered     on one GPU the copies in bf16 that the products read, 2 W; else of two blocks at a time the weights
-                     in the precision, and of one the gradient in it and in float32, each expert where it belongs
+        gathered     on one GPU the bf16 copies of all weights for the products, 2 W; on several the weights of two
+                     blocks in the precision, and the gradient of one in it and in float32, with E / expert experts
         activations  batch_size x numbers kept per sample x bytes of the precision; with `recompute` the inputs of all
                      blocks and what one block keeps
 
@@ -67,9 +67,10 @@ def sampling_memory(
     Guidance doubles the batch. Nothing is kept for a backward pass, so only the activations of the current block are in
     memory.
 
-        weights, experts   in the precision; those of blocks as `keep` has them: 2 bytes (bf16), 1 (int8)
-        experts            where they are offloaded, what the cache holds at most
-        unpacked           in the precision, of int8: the experts of one layer, or one of them where they are offloaded
+        weights, experts   in the precision; those of blocks in the format of `keep`: 2 bytes (bf16) or 1 (int8)
+        experts            if they are offloaded, at most the size of the cache
+        unpacked           int8 weights converted to the precision: the experts of one layer, or one expert if they are
+                           offloaded
     """
     check_memory_options(precision=precision, batch_size=batch_size)
     low, keep = BYTES[precision], keep or LowMemory()
@@ -91,10 +92,10 @@ def sampling_memory(
 
 
 def moved_in_a_pass(counts: Counts, keep: LowMemory, precision: str) -> float:
-    """Bytes of offloaded experts that each pass fetches from the host, where it chooses all of them.
+    """Bytes of offloaded experts that a pass fetches from the host if its tokens choose all experts.
 
-    As the samples of a batch together nearly do. Of E experts of a layer, of which C fit, E - C + 1 are fetched at
-    most, none if all fit (`ditmoe.moe.expert_memory`).
+    The tokens of a batch nearly do. If C of the E experts of a layer fit into the cache, at most E - C + 1 are fetched,
+    and none if all fit (`ditmoe.moe.expert_memory`).
     """
     if not counts.experts:
         return 0.0

@@ -1,4 +1,4 @@
-"""The cost of a configuration as text, before any is spent: parameters, operations, memory and traffic."""
+"""The cost of a configuration as text: parameters, operations, memory and communication."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def count_config(
         check: called with the model, which has shapes but no memory; an error that it raises ends the counting.
     """
     classes = config["num_classes"]
-    if (config.get("modality") or {}).get("_target_"):  # what a conditioning says of one is none
+    if (config.get("modality") or {}).get("_target_"):  # a section that a conditioning added has no class
         modality = build.make_modality(config)
         tokens, shape = modality.tokens, tuple(modality.sample_shape)
         classes = len(modality.classes) if classes is None else classes
@@ -94,7 +94,7 @@ def offload_report(counts: Counts, keep: LowMemory, precision: str, host: float)
     check_number("machine.host", host, above=0)
     moved = moved_in_a_pass(counts, keep, precision)
     return [
-        "fetched from the host in a step whose tokens choose every expert, and seconds by itself (from what is stated)",
+        "fetched from the host in a step whose tokens choose every expert, and seconds by itself (at the stated rate)",
         f"{_row('experts', moved / 2**30, 'GiB')}{moved / host:>10.3f} s",
     ]
 
@@ -117,8 +117,8 @@ def step_report(
 ) -> list[str]:
     """Lines on the traffic and duration of a step, from the declared properties of the machine.
 
-    A backward pass costs two forward passes, recomputing another one. Gathering and scattering can go on beside the
-    products, tokens cannot: the time lies between all of it hidden that can be, and none.
+    A backward pass costs two forward passes, recomputation another one. Gathering and scattering can overlap with the
+    products, the exchange of tokens cannot. The two durations are those of full and of no overlap.
     """
     passes = 4 if recompute else 3
     compute = passes * 2 * counts.multiply_adds * samples / machine.flops
@@ -126,14 +126,14 @@ def step_report(
     tokens = seconds[TOKENS]
     hidden = sum(seconds.values()) - tokens
     rate = samples * mesh.gpus
-    lines = [f"sent by each GPU in a step of {rate} samples, and seconds by itself (from what is stated)"]
+    lines = [f"sent by each GPU in a step of {rate} samples, and seconds by itself (at the stated rates)"]
     lines += [
         f"{_row(kind, size / 2**30, 'GiB')}{seconds[kind]:>10.3f} s" for kind, size in sent.items() if size
     ]
     lines.append(f"  {'products':<18}{'':>14}{compute:>10.3f} s")
     low, high = max(compute, hidden) + tokens, compute + hidden + tokens
     lines.append(
-        f"  step: {low:.3f} s if all but the tokens hides behind the products, {high:.3f} s if nothing does; "
+        f"  step: {low:.3f} s if all but the tokens overlaps with the products, {high:.3f} s if nothing does; "
         f"{rate / low:.0f} .. {rate / high:.0f} samples/s"
     )
     return lines
@@ -171,7 +171,7 @@ def report(config: dict[str, Any], counts: Counts, shape: Sequence[int], classes
 
 
 def table(memory: Memory) -> list[str]:
-    """One line per part, and the sum."""
+    """One line for each part, and one for the sum."""
     parts = {**memory.parts, "sum": memory.total}
     return [_row(name, size / 2**30, "GiB") for name, size in parts.items() if size]
 

@@ -1,8 +1,8 @@
-"""Shapes of the results of the operations that models are made of, worked out here in place of torch.
+"""Shape functions of the operations in our models, in place of torch's.
 
-Torch knows them all, but its rules are written in Python and load SymPy and `torch._dynamo` when the first is asked:
-a second of work, as long as `import torch`. Whatever has no rule here is left to them. Arguments are those of the
-operation, tensors lie on the device "meta".
+Torch has them all, but its functions in Python load SymPy and `torch._dynamo` at first use, which takes a second, as
+long as `import torch`. Operations without a rule here use torch's. Arguments are those of the operation; tensors are on
+the device "meta".
 """
 
 import math
@@ -29,7 +29,7 @@ def new(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Te
 
 
 def like(x: Tensor, *_: Any, dtype: Any = None, memory_format: Any = None, **others: Any) -> Tensor:
-    """As large as x; in the order in which its numbers lie, where it has all of them and no other is asked for."""
+    """A tensor of the shape of x, with its memory order if x is dense and no other order is requested."""
     strides = x.stride()
     order = sorted(range(x.ndim), key=lambda axis: -strides[axis])
     if memory_format == torch.contiguous_format or 0 in strides or order == list(range(x.ndim)):
@@ -39,7 +39,7 @@ def like(x: Tensor, *_: Any, dtype: Any = None, memory_format: Any = None, **oth
 
 
 def pointwise(function: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """The shape is what the operands broadcast to; the type is that of the operation's result on nothing."""
+    """The shape is the broadcast shape of the operands; the dtype is that of the operation on empty tensors."""
     dtype = function(*map(_nothing, args), **{name: _nothing(value) for name, value in kwargs.items()}).dtype
     operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     shape = broadcast(*(x.shape for x in operands))
@@ -149,7 +149,7 @@ def convolved(
 
 
 def bags(table: Tensor, places: Tensor, starts: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    """Sums of rows of a table; `others` ends in whether the last start is an end, and a place that counts as none."""
+    """Sums of rows of a table; `others` ends with whether the last start is an end, and the padding index."""
     number = len(starts) - bool(others[4:5] and others[4])
     return new(table, (number, table.shape[1])), new(places, [0]), new(places, starts.shape), new(places, [0])
 

@@ -1,7 +1,7 @@
-"""Tensors of a CPU that have a shape and no memory, so that a model too large for any machine runs in a moment.
+"""CPU tensors with a shape but no memory, with which a model of any size runs in a moment.
 
-What torch's `FakeTensorMode` does, for plain models, without the seconds that loading `torch._dynamo` takes. Everything
-belongs to one thread: other models, running at the same time, see nothing of it.
+This is torch's `FakeTensorMode` for plain models, without the seconds that loading `torch._dynamo` takes. It acts on
+one thread; models in other threads are not affected.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Mode(TorchDispatchMode):
 
 
 class Shapes(Mode):
-    """Within it every new tensor is a `Shape`, in this thread alone.
+    """Within this context every new tensor of this thread is a `Shape`.
 
     Args:
         true: gives the number of true entries of a mask without values where it determines a shape.
@@ -76,17 +76,17 @@ class Shapes(Mode):
 
 
 def on_shapes(function: Any, args: Any, kwargs: Any) -> Any:
-    """Call one of torch's operations on shapes; whoever is written to is what comes back.
+    """Call one of torch's operations on shapes; an in-place operation returns its target.
 
     Raises:
-        ValueError: if it asks for a value.
+        ValueError: if the operation reads a value.
     """
     if function is aten._local_scalar_dense.default:
         raise ValueError(
-            "a model is counted by shapes alone, and this one reads a value: it must ask x.is_meta"
+            "a model must check x.is_meta before it reads a value, since it is counted by shapes only"
         )
     if function._schema.name.endswith("_") and torch.Tag.inplace_view not in function.tags:
-        return args[0]  # written to, and as large as before
+        return args[0]  # in place, so its shape does not change
     if "out" in kwargs:
         return kwargs["out"]
     known: dict[int, Tensor] = {}
@@ -111,7 +111,7 @@ def _raised(known: dict[int, Tensor], value: Any) -> Any:
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """Arguments or results of an operation with each value changed; torch's `tree_map` knows more, and takes longer."""
+    """Apply a function to each value in nested arguments or results; faster than torch's more general `tree_map`."""
     if isinstance(value, dict):
         return {name: mapped(change, inner) for name, inner in value.items()}
     if type(value) in (list, tuple):

@@ -1,4 +1,4 @@
-"""Who else is there: the processes of a run, and what they tell each other."""
+"""The processes of a run and their communication."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""Processes started by torchrun: who this one is, who speaks, and what is said when one of them dies.
+"""Processes started by torchrun: rank and world size, output of one process for all, and detection of lost processes.
 
-All commands begin here: torch, which takes seconds, is loaded where there are others, or work.
+Every command imports this module, so torch, which takes seconds to load, is imported only within functions.
 """
 
 import os
@@ -16,7 +16,9 @@ from ditmoe.outside import has_cuda, printable
 if TYPE_CHECKING:
     import ditmoe.distributed.ranks
 
-LOST = "another process died or no longer answers; what was saved is whole, and the same command goes on from there"
+LOST = (
+    "another process died or no longer answers; saved checkpoints are complete, and the same command resumes"
+)
 _SIGNS = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset)|broken pipe|timed out|TCPStore", re.IGNORECASE
 )
@@ -28,16 +30,18 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Number of this process."""
+    """Rank of this process; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def processes(timeout: float = 600) -> Iterator[None]:
-    """Join the processes that torchrun started, if it did: nccl between GPUs, gloo between CPUs. Only rank 0 prints.
+    """Within this context the processes that torchrun started form a group; without torchrun it does nothing.
+
+    The backend is nccl for GPUs and gloo for CPUs. Only rank 0 prints to stdout.
 
     Args:
-        timeout: seconds after which a rank that does not answer is taken for lost. One that dies is noticed at once.
+        timeout: seconds after which a rank that does not answer counts as lost. One that dies is noticed at once.
     """
     if world() == 1:
         yield
@@ -55,7 +59,7 @@ def processes(timeout: float = 600) -> Iterator[None]:
 
 
 def ranks() -> "ditmoe.distributed.ranks.Ranks":
-    """All the processes that have joined; one alone without torchrun."""
+    """All processes of the group; a single one without torchrun."""
     import torch.distributed as dist
 
     from ditmoe.distributed.ranks import ALONE, Ranks
@@ -64,19 +68,19 @@ def ranks() -> "ditmoe.distributed.ranks.Ranks":
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print one line, whatever is in it; that nobody can read it, or that its disk is full, ends no run."""
+    """Print one line of any text. Errors of the output, such as a closed pipe or a full disk, are ignored."""
     with suppress(OSError):
         print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def tell(line: str) -> None:
-    """A line on stderr, of the first process."""
+    """Print a line to stderr, on rank 0 only."""
     if rank() == 0:
         say(line, error=True)
 
 
 def speaks() -> bool:
-    """Whether this process is the first to ask, so that what all of them have to say is said once."""
+    """Whether this process is the first to call this, so that an error of all processes is printed once."""
     if world() == 1:
         return True
     import torch.distributed as dist
@@ -95,5 +99,5 @@ def speaks() -> bool:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another rank no longer answers."""
+    """Whether an error means that another rank no longer answers."""
     return world() > 1 and isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error)))

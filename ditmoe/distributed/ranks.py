@@ -1,4 +1,4 @@
-"""The processes that share a batch: sums over them, and what of a spread tensor lies here."""
+"""Collectives over the processes that share a batch, and access to the parts of distributed tensors."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,14 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """Sums and collections over the processes among which a batch is spread; without a group, of one process.
+    """Collectives over the processes that share a batch; without a group, of a single process.
 
-    All of it happens at the same places on every rank, whatever its tokens, or the ranks would wait for each other. A
-    loss that a router writes as `sum / share(T)`, T being the tokens of all ranks, is the loss of the whole batch once
-    it is averaged over the ranks, as the gradients are.
+    Every rank must call the same methods in the same order, whatever its tokens; otherwise ranks wait for each other
+    forever. A router's loss of the form `sum / share(T)`, where T is the number of tokens of all ranks, equals the loss
+    of the whole batch after averaging over ranks, as gradients are.
 
     Attributes:
-        group: a process group of torch.distributed.
+        group: a process group of torch.distributed; None: a single process.
     """
 
     group: Any = None
@@ -35,7 +35,7 @@ class Ranks:
         return 0 if self.group is None else dist.get_rank(self.group)
 
     def separate_group(self) -> "Ranks":
-        """The same ranks with collectives of their own on the host, for another thread."""
+        """The same ranks with a separate gloo group, for collectives from another thread."""
         return self if self.group is None else Ranks(dist.new_group(backend="gloo"))
 
     def total(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
@@ -47,7 +47,7 @@ class Ranks:
         return summed
 
     def mean(self, x: Float[Tensor, "*n"], weight: float = 1.0) -> Float[Tensor, "*n"]:
-        """Mean over the ranks, each with a weight of its own, without gradient; what weighs nothing is left out."""
+        """Mean over the ranks, weighted by each rank's `weight`, without gradient; ranks with weight 0 are left out."""
         if self.size == 1:
             return x
         own = F.pad(weight * x.flatten(), (0, 1), value=weight) if weight else x.new_zeros(x.numel() + 1)
@@ -55,15 +55,18 @@ class Ranks:
         return total[:-1].view_as(x) / total[-1]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on one of the ranks."""
+        """Whether the flag is true on any rank."""
         return bool(self.total(torch.tensor(int(flag)))) if self.size > 1 else flag
 
     def share(self, tokens: Any) -> Any:
-        """Of a number summed over the ranks, what falls to each on average."""
+        """A number summed over the ranks, divided by the number of ranks."""
         return tokens / self.size if self.size > 1 else tokens
 
     def gather(self, x: Shaped[Tensor, "T n"]) -> tuple[Shaped[Tensor, "T_all n"], int]:
-        """The rows of all ranks in their order, without gradient, and where one's own begin; numbers may differ."""
+        """The rows of all ranks in rank order, without gradient, and the index of this rank's first row.
+
+        The number of rows may differ between ranks.
+        """
         if self.group is None:
             return x, 0
         counts = self.counts(len(x), x.device)
@@ -75,7 +78,7 @@ class Ranks:
         return torch.cat(kept), sum(counts[: self.rank])
 
     def counts(self, own: int, device: torch.device) -> list[int]:
-        """A number of each rank."""
+        """The numbers of all ranks."""
         if self.group is None:
             return [own]
         sent = torch.tensor([own], device=device)
@@ -84,7 +87,7 @@ class Ranks:
         return torch.cat(numbers).tolist()
 
     def collect(self, x: Any) -> list[Any] | None:
-        """What each rank has, on the first; None on the others."""
+        """The objects of all ranks on rank 0; None on the others."""
         if self.group is None:
             return [x]
         parts = [None] * self.size
@@ -92,7 +95,7 @@ class Ranks:
         return parts if self.rank == 0 else None
 
     def broadcast(self, x: Any) -> Any:
-        """What the first rank has, on all."""
+        """The object of rank 0, on all ranks."""
         if self.group is None:
             return x
         shared = [x]
@@ -100,10 +103,10 @@ class Ranks:
         return shared[0]
 
     def all_or_raise(self, work: Callable[[], None]) -> None:
-        """Do something on each rank that all must succeed in.
+        """Run a function on each rank.
 
         Raises:
-            OSError, ValueError: on all of them, if one of them had one.
+            OSError, ValueError: on all ranks, if it raises one of these on any rank.
         """
         own = None
         try:
@@ -115,10 +118,10 @@ class Ranks:
 
     @contextmanager
     def of_first(self, entered: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-        """Within a context that the first rank enters for all, such as a lock.
+        """Hold a context, such as a lock, that only rank 0 enters.
 
         Raises:
-            ValueError, OSError: on all of them, if it cannot.
+            ValueError, OSError: on all ranks, if rank 0 cannot enter it.
         """
         with ExitStack() as stack:
             refused = None
@@ -132,7 +135,7 @@ class Ranks:
             yield
 
     def first_error(self, error: Exception | None) -> str | None:
-        """The first error that one of the ranks has; they all must ask."""
+        """The message of the first error in rank order; None without one. All ranks must call this."""
         own = None if error is None else str(error)
         if self.group is None:
             return own
@@ -141,9 +144,12 @@ class Ranks:
         return next((error for error in errors if error is not None), None)
 
     def drawn(self, draw: Callable[..., Tensor], x: Shaped[Tensor, "T *n"]) -> Float[Tensor, "T *n"]:
-        """Random numbers for the rows of all ranks, by `torch.randn` or another, of which these are one's own.
+        """Random numbers for this rank's rows, selected from a draw for the rows of all ranks.
 
-        As one process would draw them, if all have torch's generator in the same state.
+        Equal to the draw of a single process if torch's generators have the same state on all ranks.
+
+        Args:
+            draw: such as `torch.randn`.
         """
         counts = self.counts(len(x), x.device)
         dtype = x.dtype if x.is_floating_point() else None
@@ -155,23 +161,23 @@ ALONE = Ranks()
 
 
 def local(x: Any) -> Tensor:
-    """The part of a spread tensor (a DTensor) that is on this rank; any other tensor as it is."""
+    """The part of a distributed tensor (a DTensor) on this rank; any other tensor unchanged."""
     return x.to_local() if is_spread(x) else x
 
 
 def whole(x: Any) -> Any:
-    """A spread tensor with the parts of all ranks, who all must ask for it; anything else as it is."""
+    """The full value of a distributed tensor; any other value unchanged. All ranks must call this."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def is_spread(x: Any) -> bool:
-    """Whether a tensor is a DTensor, of which each rank has its part or a copy."""
+    """Whether a tensor is a DTensor, of which each rank holds a part or a copy."""
     return hasattr(x, "to_local")
 
 
 @torch.no_grad()
 def put(target: Any, value: Tensor) -> None:
-    """Give a tensor, spread or whole, the values of a whole one that each rank has."""
+    """Copy into a tensor, distributed or not, the values of a full tensor that every rank has."""
     if is_spread(target):
         from torch.distributed.tensor import distribute_tensor
 

@@ -1,8 +1,8 @@
-"""As many threads as the machine has cores to spare.
+"""Adapt the number of torch's threads to the load of other processes.
 
-Threads of a step wait for each other many times in it, and for the one that another process keeps from its core: beside
-one busy process two threads on two cores train at a twentieth of the speed of one. So the processors' load by others is
-looked at once a second, and that many cores are left to them.
+Threads synchronise many times in a step, so all wait for one whose core another process is using: beside one busy
+process, two threads on two cores train at a twentieth of the speed of one thread. Therefore the load by other processes
+is measured once a second, and that many cores are left to them.
 """
 
 import math
@@ -16,21 +16,21 @@ import torch
 
 STATISTICS = Path("/proc/stat")
 SECONDS = 1.0
-"""Between two looks."""
+"""Seconds between two measurements."""
 _IDLE = (3, 4)
-"""Columns of the first line of /proc/stat in which nobody works: idle, and waiting for a disk."""
+"""Columns of the first line of /proc/stat with idle time: idle and iowait."""
 
 
 def threads_for(cores: int, others: float) -> int:
-    """Threads for one process where others keep so many cores busy; a quarter of a core is not worth leaving one."""
+    """Number of threads when other processes use `others` cores; up to a quarter of a core is ignored."""
     return min(cores, max(1, math.floor(cores - others + 0.25)))
 
 
 def busy_seconds() -> float:
-    """Processor time that all processes of the machine have taken.
+    """Processor time of all processes of the machine since it started, in seconds.
 
     Raises:
-        OSError, ValueError: where the system does not tell.
+        OSError, ValueError: if the system does not provide it.
     """
     with STATISTICS.open() as stream:
         columns = [int(number) for number in stream.readline().split()[1:9]]
@@ -38,15 +38,17 @@ def busy_seconds() -> float:
 
 
 class SpareThreads:
-    """Changes the number of torch's threads with the load by others; call it after each step.
+    """Sets the number of torch's threads by the load of other processes; call it after each step.
 
-    Sums over threads are rounded by how many there are, so that runs are the same bit for bit only on equal numbers.
-    It does nothing where OMP_NUM_THREADS says how many (torchrun does) or somebody else sets them, where there is one
-    core, and where the system does not tell its load.
+    Sums are rounded differently with other numbers of threads, so runs are equal bit for bit only with equal numbers.
+    It does nothing if OMP_NUM_THREADS is set (torchrun sets it), if other code changes the number of threads, with a
+    single core, and if the system does not provide its load.
 
     Args:
-        busy: processor time of all processes; own: of this one; now: the time; all in seconds.
-        threads: how many there are, and how many there shall be.
+        busy: processor time of all processes, in seconds.
+        own: processor time of this process, in seconds.
+        now: the current time, in seconds.
+        threads: functions that get and set the number of threads.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class SpareThreads:
         self.wanted = self.cores
 
     def __call__(self) -> None:
-        """Look, where it is time to: fewer threads at once, more where two looks in a row find the cores free."""
+        """Measure, if it is time: use fewer threads at once, but more only after two measurements with free cores."""
         if not self.on or (self.last and self.now() - self.last[0] < SECONDS):
             return
         if self.threads() != self.current:
@@ -80,7 +82,7 @@ class SpareThreads:
             return
         if self.last:
             wanted = threads_for(self.cores, (others - self.last[1]) / (now - self.last[0]))
-            # Two looks: the work of others, and what is counted of it, comes in gusts.
+            # Two measurements, since the load of others, and its accounting, comes in bursts.
             threads = min(wanted, max(self.wanted, self.current))
             if threads != self.current:
                 self.set_threads(threads)
@@ -89,7 +91,7 @@ class SpareThreads:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within it the number of threads stays as it is."""
+        """Keep the number of threads constant within this context."""
         on, self.on = self.on, False
         try:
             yield
@@ -98,4 +100,4 @@ class SpareThreads:
 
 
 share_cores = SpareThreads()
-"""Of this process, for whatever computes in steps."""
+"""The instance of this process, for all loops that compute in steps."""

@@ -145,10 +145,14 @@ def draw_from(
     on_step: Callable[[int, int], None] = lambda done, total: None,
     **words: Any,
 ) -> Samples | None:
-    """Draw samples in data units from a restored checkpoint, of the shape that the modality's own words ask for.
+    """Generate samples in data units from a restored checkpoint.
 
-    Under torchrun the processes take whole batches in turns, so that each sample is to the bit what one process draws;
-    the first gets all samples, the others None. `on_step`: see `draw`.
+    Under torchrun each process takes every n-th batch, so that all samples equal those of a single process bit for bit.
+    Rank 0 returns all samples, the others None.
+
+    Args:
+        parts, given_guidance, negative, weaker, on_step: see `draw`.
+        words: options of the modality for the shape of a sample.
     """
     ranks, numbers = launch.ranks(), torch.arange(len(asked))
     turns = [numbers.split(max(1, batch_size))[rank :: ranks.size] for rank in range(ranks.size)]
@@ -187,8 +191,8 @@ def told_of(traffic: Traffic) -> str:
     """One line on the cost of offloading experts so far."""
     each = traffic.moved / max(1, traffic.fetched)
     return (
-        f"experts: in {traffic.passes} passes through a layer {traffic.fetched} of {traffic.chosen} chosen ones were "
-        f"fetched, {_bytes(traffic.moved)} in all, {_bytes(each)} each; {_bytes(traffic.most)} on the device at most"
+        f"experts: {traffic.fetched} of {traffic.chosen} chosen ones were fetched in {traffic.passes} passes through a "
+        f"layer, {_bytes(traffic.moved)} in all, {_bytes(each)} each; at most {_bytes(traffic.most)} on the device"
     )
 
 
@@ -224,26 +228,26 @@ def sample_checkpoint(
     expert_cache: float = 4.0,
     **words: Any,
 ) -> list[Path]:
-    """Sample from a checkpoint and write the samples; returns the paths, the picture first.
+    """Sample from a checkpoint and write the samples; returns the paths, the overview picture first.
 
-    Under torchrun all processes sample; the first writes, the others return no paths.
+    Under torchrun all processes sample; rank 0 writes, and the others return no paths.
 
     Args:
-        out: a folder, or a .npz that holds all samples. Without it each class and seed has a folder of its own, so
-            that sets do not mix.
+        out: a folder, or a .npz file for all samples. None: a folder in the run, named by condition and seed, so that
+            sets do not mix.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
-        given: what is there already of each sample: paths of files, or arrays in data units (docs/given.md).
-        given_guidance: how much more the samples are to follow it than the model does by itself.
-        strength: share of the way to noise from which what is given is changed; None forgets all but what is kept.
+        given: the known part of each sample: paths of files, or arrays in data units (docs/given.md).
+        given_guidance: guidance scale of the given part; 1: none.
+        strength: noise level, as a share, from which given samples are changed; None: only the kept part is used.
         guidance_model, first_block_cache, weights, offload, expert_cache: see `ModelWords`.
-        meshes: write the surfaces of the samples, too, into `meshes` in their folder, or beside a .npz.
-        turntable: draw each sample, and its surface, from all sides, too, into `turntables` likewise.
-        words: what to draw, in the conditioning's words (`label="chair"`; without any of them no class, where something
-            is given), of which shape, and what is meant by what is given, in the modality's own (`points=8192`).
+        meshes: also write the surfaces of the samples, to `meshes` in their folder, or beside a .npz.
+        turntable: also render each sample, and its surface, from all sides, to `turntables` likewise.
+        words: options of the conditioning (`label="chair"`; without any of them, given samples have no class), and of
+            the modality for the shape of samples and for given parts (`points=8192`).
 
     Raises:
-        ValueError: for words that neither knows, if it writes no files, and if another process writes there.
-        OSError: if nothing can be written there, which is known before anything is drawn.
+        ValueError: for unknown options, if the modality writes no files, and if another process writes there.
+        OSError: if the files cannot be written, which is checked before sampling.
     """
     Sampling.check(steps, guidance, interval)
     models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)

@@ -53,20 +53,20 @@ def evaluate_checkpoint(
 ) -> Report | None:
     """Sample from a checkpoint and evaluate against real samples.
 
-    Under torchrun all processes sample, and the first evaluates; the others return None.
+    Under torchrun all processes sample, and rank 0 evaluates; the others return None.
 
     Args:
-        split: of the data, which is the reference unless a set made elsewhere is.
-        reference: a file or a folder of such a set.
-        num: of samples. Without it as many as the reference has, asked for by its labels or captions, unless `words`
-            ask for something. With it what `Conditioning.ask` says: all classes in turn, or label="random".
-        modality: a configuration, of which only `evaluation` is taken; the rest is the checkpoint's.
+        split: of the data, the reference unless `reference` is given.
+        reference: a file or a folder of other real samples.
+        num: number of samples. None: as many as the reference has, with its labels or captions unless `words` set
+            conditions. Otherwise conditions are those of `Conditioning.ask`: all classes in turn, or label="random".
+        modality: a configuration, of which only `evaluation` is used; the rest is the checkpoint's.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
-        tell: print first what was understood of the data.
-        words: of the conditioning (`label=`), and of the modality for the shape of the samples.
+        tell: print first how the data was interpreted.
+        words: options of the conditioning (`label=`), and of the modality for the shape of the samples.
 
     Raises:
-        ValueError: for words that neither knows, and if the modality has no metric.
+        ValueError: for unknown options, and if the modality has no metric.
     """
     Sampling.check(steps, guidance, interval)
     models = ModelWords(checkpoint, trust, guidance_model, first_block_cache, weights, offload, expert_cache)

@@ -1,4 +1,4 @@
-"""What draws, and in how much memory: words that `sample`, `evaluate` and `demo` share (docs/sampling.md)."""
+"""Options on the model and its memory that `sample`, `evaluate` and `demo` share (docs/sampling.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,17 +15,17 @@ from ditmoe.model import LowMemory
 
 @dataclass(frozen=True)
 class ModelWords:
-    """The models that draw by the words of a command, which are checked before any of them is opened.
+    """Options of the models of a command, which are checked before a model is opened.
 
     Args:
         checkpoint: a run's folder or a checkpoint in it.
         trust: paths and hub names that checkpoints may open, see `ditmoe.config.trust`.
-        guidance_model: a run's folder or a checkpoint, of the same samples, that guidance leads away from.
-        first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`; None is what the checkpoint says, mostly none.
-        weights, offload, expert_cache: how weights are kept, see `LowMemory`.
+        guidance_model: a run's folder or a checkpoint of a weaker model of the same samples, for autoguidance.
+        first_block_cache: threshold of `ditmoe.nn.FirstBlockCache`; None: as in the checkpoint, usually off.
+        weights, offload, expert_cache: storage of weights, see `LowMemory`.
 
     Raises:
-        ValueError: one line, for a word that no model can follow.
+        ValueError: with one line, for an invalid value.
     """
 
     checkpoint: str | Path
@@ -41,28 +41,28 @@ class ModelWords:
         Sampling.check(first_block_cache=self.first_block_cache)
 
     def memory(self) -> LowMemory:
-        """How weights are kept."""
+        """The options on the storage of weights."""
         return LowMemory(self.weights, self.offload, self.expert_cache)
 
     def said(self) -> dict[str, Any]:
-        """The words that are not as they are without being said."""
+        """The options that differ from their defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
 
     def restore(self, top_k: int | None = None) -> Restored:
-        """The model that draws.
+        """Load the checkpoint.
 
         Raises:
-            FileNotFoundError, ValueError: one line, see `ditmoe.config.restore`.
+            FileNotFoundError, ValueError: with one line, see `ditmoe.config.restore`.
         """
         return restore(self.checkpoint, top_k, trusted=self.trust, memory=self.memory())
 
     def restore_weaker(self, restored: Restored) -> nn.Module | None:
-        """The model that guidance leads away from, whole on the device; None for none.
+        """Load the weaker model for autoguidance, without offloading; None for none.
 
         Raises:
-            FileNotFoundError, ValueError: one line, if it is of other samples than the one that draws, predicts
-                something else, or if either takes no such guidance.
+            FileNotFoundError, ValueError: with one line, if it was trained on other samples than the main model, if it
+                has another prediction, or if either model does not support autoguidance.
         """
         if self.guidance_model is None:
             return None
@@ -78,10 +78,10 @@ class ModelWords:
         guidance: float | None = None,
         interval: Sequence[float] | None = None,
     ) -> Sampling:
-        """How the model is sampled by these words and others.
+        """The sampling options of the checkpoint, with these options and the arguments in their place.
 
         Raises:
-            ValueError: one line, also for guidance that is off and has a model to lead away from.
+            ValueError: with one line, also for a guidance model with guidance off.
         """
         found = Sampling.of(restored.config, steps, guidance, interval, self.first_block_cache)
         if self.guidance_model is not None:
@@ -90,6 +90,6 @@ class ModelWords:
 
 
 def check_leads(sampling: Sampling) -> None:
-    """Raises ValueError unless guidance is on, as it must be to lead away from another model."""
+    """Raises ValueError if guidance is off, since a guidance model would have no effect."""
     if sampling.guidance == 1:
-        raise ValueError("guidance must be another than 1 with guidance_model, from which it leads away")
+        raise ValueError("guidance must differ from 1 with guidance_model, which has no effect at 1")

@@ -1,4 +1,4 @@
-"""What the words of a command ask of a model, understood once for whoever draws it: a command, or a page."""
+"""A request for samples, parsed from the options of a command or of the demo page."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,17 +17,17 @@ from ditmoe.given import Parts
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be drawn.
+    """A request for samples.
 
     Attributes:
-        restored: what is to draw it.
-        asked: of each sample.
-        negative: what guidance leads away from; None is nothing.
-        shape: the modality's own words for the shape of a sample.
-        wanted: the conditioning's words, by which the samples are called.
-        of_given: the modality's words for what is given.
-        parts: what is given.
-        given_guidance: how much more samples are to follow it.
+        restored: the checkpoint to sample from.
+        asked: the condition of each sample.
+        negative: the negative condition of each sample for guidance; None: the null condition.
+        shape: options of the modality for the shape of a sample.
+        wanted: options of the conditioning, which also name the samples' folder.
+        of_given: options of the modality for given parts.
+        parts: the given parts; None: none.
+        given_guidance: guidance scale of the given parts; 1: none.
     """
 
     restored: Restored
@@ -41,7 +41,7 @@ class Request:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of `draw_from`."""
+        """Arguments for `draw_from`."""
         return {"parts": self.parts, "given_guidance": self.given_guidance, "negative": self.negative} | dict(
             self.shape
         )
@@ -49,10 +49,10 @@ class Request:
     def with_given(
         self, given: Any = None, given_guidance: float = 1.0, strength: float | None = None
     ) -> "Request":
-        """The same with what is given, read; None is nothing.
+        """The request with its given parts, which are read here.
 
         Raises:
-            ValueError, OSError: one line, for what cannot be read, and for words about it without it.
+            ValueError, OSError: with one line, if they cannot be read, or are missing while other options need them.
         """
         restored, conditioning = self.restored, self.restored.model.conditioning
         trained = restored.config["given"]
@@ -65,7 +65,7 @@ class Request:
 
 
 def ask(restored: Restored, num: int, seed: int, **words: Any) -> Condition:
-    """What the words of a command ask the model of a checkpoint for."""
+    """The conditions of samples for options of a command, see `Conditioning.ask`."""
     return restored.model.conditioning.ask(
         num, restored.modality.classes, torch_generator("labels", seed), **words
     )
@@ -81,15 +81,15 @@ def understand(
     batch_size: int = 32,
     weaker: nn.Module | None = None,
 ) -> Request:
-    """Split words among those who know them, and ask for what they say; what is given is not read yet.
+    """Parse the options of a command into a request; given parts are not read yet.
 
     Args:
-        words: of the conditioning, of the modality, and of what it understands of given parts.
-        command: whose own options may have been meant by a word that nobody knows.
-        weaker: a model that guidance leads away from.
+        words: options of the conditioning, and of the modality for shapes and given parts.
+        command: its own options are suggested for a misspelt one.
+        weaker: a weaker model for autoguidance.
 
     Raises:
-        ValueError: for words that nobody knows, or that say what cannot be drawn.
+        ValueError: for unknown options, and for values that cannot be sampled.
     """
     modality, conditioning = restored.modality, restored.model.conditioning
     options = inspect.signature(command).parameters

@@ -1,4 +1,4 @@
-"""What is written of samples that were drawn, and under which names, alike for a command and for a page."""
+"""Files of samples and their names, the same for the `sample` command and the demo page."""
 
 import hashlib
 import json
@@ -18,21 +18,21 @@ from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
 from ditmoe.outside import file_name
 
 FURTHER = MESHES, TURNTABLES = "meshes", "turntables"
-"""Names of folders for what else is made of samples."""
+"""Folder names of further outputs."""
 
 
 def write_drawn(
     files: Files, samples: Samples, request: Request, place: Path, beside: Path | None, **others: Any
 ) -> list[Path]:
-    """Write samples, the sentences that they were asked for by, and what was given of them; the picture first.
+    """Write samples, their prompts and their given parts; returns the paths of the samples, the overview picture first.
 
     Args:
-        place: a folder, or a .npz.
-        beside: a folder for what was given; None leaves it out.
-        others: that are kept with the sentences.
+        place: a folder, or a .npz file.
+        beside: a folder for the given parts; None: they are not written.
+        others: values that are stored with the prompts.
 
     Raises:
-        OSError: if a file cannot be written, on a full disk say; it says how many of the samples are there.
+        OSError: if a file cannot be written, such as on a full disk; the message says how many samples were written.
     """
     with _counted(samples):
         paths = files.write(samples, place)
@@ -45,33 +45,33 @@ def write_drawn(
 
 @dataclass(frozen=True)
 class Further:
-    """What is made of samples besides their files, each in a folder of its own; None is not made."""
+    """Further outputs of samples, each in a separate folder; None: not written."""
 
     surfaces: Surfaces | None
     turntables: Turntables | None
 
     @classmethod
     def of(cls, modality: Modality, meshes: bool, turntable: bool) -> "Further":
-        """What is asked for.
+        """The requested outputs.
 
         Raises:
-            ValueError: if the modality has none of it.
+            ValueError: if the modality does not support them.
         """
         surfaces = Surfaces.of(modality, "sample meshes=true") if meshes else None
         return cls(surfaces, Turntables.of(modality, "sample turntable=true") if turntable else None)
 
     def folders(self, place: Path) -> list[Path]:
-        """Those that it is written into."""
+        """The folders of these outputs."""
         made = {MESHES: self.surfaces, TURNTABLES: self.turntables}
         return [further_folder(place, name) for name, by in made.items() if by is not None]
 
     def check_out(self, place: Path) -> None:
-        """Raises ValueError if other files lie where surfaces are to be written."""
+        """Raises ValueError if the folder for surfaces contains other files."""
         if self.surfaces is not None:
             self.surfaces.check_out(further_folder(place, MESHES))
 
     def write(self, samples: Samples, place: Path) -> None:
-        """All of it, of samples that are written."""
+        """Write all outputs, after the samples themselves."""
         if self.turntables is not None:
             self.turntables.write_turntables(samples, further_folder(place, TURNTABLES))
         if self.surfaces is not None:
@@ -80,7 +80,7 @@ class Further:
 
 @contextmanager
 def _counted(samples: Samples) -> Iterator[None]:
-    """Add to an error how many samples are there, by the file that it names: they are written in their order."""
+    """Add the number of written samples to an OSError, by the file that it names: they are written in order."""
     try:
         yield
     except OSError as error:
@@ -88,19 +88,19 @@ def _counted(samples: Samples) -> Iterator[None]:
             raise
         names, stem = samples.file_names(), Path(os.fsdecode(error.filename)).stem
         there = names.index(stem) if stem in names else 0
-        said = f"{error.strerror}; {there} of {len(samples)} samples are there"
-        raise OSError(error.errno, said, error.filename) from error
+        message = f"{error.strerror}; {there} of {len(samples)} samples are there"
+        raise OSError(error.errno, message, error.filename) from error
 
 
 @contextmanager
 def ready_place(place: Path, *further: Path) -> Iterator[None]:
-    """Within it samples can be written to a folder or a .npz, and no other process writes there meanwhile.
+    """Check that samples can be written to a folder or a .npz, and lock it against other processes in this context.
 
     Args:
-        further: folders for what else is made of them.
+        further: folders of further outputs.
 
     Raises:
-        ValueError, OSError: one line, if not.
+        ValueError, OSError: with one line, if it is not writable or is locked.
     """
     is_file = place.suffix == ".npz"
     folders = further if is_file else (place, *further)
@@ -114,21 +114,22 @@ def ready_place(place: Path, *further: Path) -> Iterator[None]:
 
 
 def folder_name(request: Request, given: Any, seed: int) -> str:
-    """By what was asked for, what was given and the seed, so that sets do not mix."""
+    """Folder name from the condition, the given files and the seed, so that sets do not mix."""
     told = [short_name(value) for value in request.wanted.values() if value is not None and str(value)]
     told += [] if given is None else ["given", *(Path(str(one)).stem for one in _each(given)[:2])]
     return file_name("-".join(["samples", *told, f"seed{seed}"]))
 
 
 def further_folder(place: Path, name: str) -> Path:
-    """Where something else is written of samples: in their folder, or beside their .npz."""
+    """The folder of a further output: in the samples' folder, or beside their .npz."""
     return place / name if place.suffix != ".npz" else place.with_name(f"{place.stem}-{name}")
 
 
 def short_name(value: Any, longest: int = 60) -> str:
-    """What a word says, as part of a folder's name: a long one is cut, and told from others by a hash.
+    """The value of an option as part of a folder's name.
 
-    So is one with what no file's name has: `a/b` and `a_b` are two.
+    A value that is too long, or has characters that a file name cannot have, is shortened or replaced and gets a hash,
+    so that `a/b` and `a_b` differ.
     """
     text = str(value)
     if file_name(text, longest) == text:
@@ -138,7 +139,7 @@ def short_name(value: Any, longest: int = 60) -> str:
 
 
 def write_prompts(place: Path, asked: Condition, negative: Condition | None, **others: Any) -> None:
-    """Keep what samples were asked for by sentences: in prompts.json of their folder, or beside a .npz."""
+    """Write the prompts of samples, if they have any, to prompts.json in their folder, or beside a .npz."""
     if (captions := captions_of(asked)) is None:
         return
     content: dict[str, Any] = {"prompts": captions}
@@ -151,6 +152,6 @@ def write_prompts(place: Path, asked: Condition, negative: Condition | None, **o
 
 
 def _each(given: Any) -> list[Any]:
-    """What is given, one by one; arrays have no names."""
+    """The names of the given files; "array" for arrays."""
     each = given if isinstance(given, list | tuple) else [given]
     return [one if isinstance(one, str | Path) else "array" for one in each]

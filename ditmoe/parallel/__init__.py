@@ -1,4 +1,4 @@
-"""How a model lies on many devices: copies, shards (FSDP2) and spread experts."""
+"""Distribution of a model over devices: replication, sharding (FSDP2) and expert parallelism."""
 
 from ditmoe.parallel.expert_parallel import Exchange
 from ditmoe.parallel.mesh import Mesh, gradient_norm

@@ -1,4 +1,4 @@
-"""Expert parallelism: rows travel to the rank that owns their expert, and their results back."""
+"""Expert parallelism: rows are sent to the rank that owns their expert, and results are sent back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from ditmoe.moe import Rows
 
 @dataclass(frozen=True)
 class Exchange:
-    """Experts spread over the n ranks of a group, E / n on each in their order (GShard, arXiv 2006.16668, section 3.1).
+    """Experts distributed over the n ranks of a group, E / n consecutive ones on each (GShard, arXiv 2006.16668, 3.1).
 
-    Rows come sorted by expert, so those for one rank lie together. What arrives is sorted by sender, and is sorted by
-    expert once more. Four collectives: how many rows go where (the host waits for it, since it must name the sizes),
-    the rows, their weights, and the results; the backward pass has the last three again, the other way round.
+    Rows are sorted by expert, so those for one rank are contiguous. Received rows are sorted by sender and are sorted
+    by expert again. There are four all-to-all collectives: the row counts (for which the host waits, since it must pass
+    the sizes), the rows, their weights, and the results. The backward pass repeats the last three in reverse.
 
     Attributes:
         group: a process group of torch.distributed.
@@ -31,10 +31,14 @@ class Exchange:
     def __call__(
         self, experts: Callable[..., Float[Tensor, "A_own D"]], x: Float[Tensor, "A D"], rows: Rows
     ) -> Float[Tensor, "A D"]:
-        """The rows through whichever rank has their experts; `experts` are those of this one."""
+        """Apply to each row its expert, on the rank that owns it.
+
+        Args:
+            experts: the experts of this rank.
+        """
         asked, length = self.ask(rows.counts), len(x)
         send, receive = torch.stack([rows.counts.view_as(asked).sum(dim=1), asked.sum(dim=1)]).tolist()
-        x = x[: sum(send)]  # those beyond are none
+        x = x[: sum(send)]  # the rest is padding
         own = torch.arange(asked.shape[1], device=x.device).expand_as(asked).flatten()
         expert, order = own.repeat_interleave(asked.flatten(), output_size=sum(receive)).sort(stable=True)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
@@ -45,7 +49,7 @@ class Exchange:
         return y if len(y) == length else F.pad(y, (0, 0, 0, length - len(y)))
 
     def ask(self, counts: Int[Tensor, " E"]) -> Int[Tensor, "n E_own"]:
-        """How many rows each rank has for each expert of this one."""
+        """Number of rows of each rank for each expert of this rank."""
         asked = torch.empty_like(counts)
         dist.all_to_all_single(asked, counts.contiguous(), group=self.group)
         return asked.view(dist.get_world_size(self.group), -1)
@@ -53,5 +57,9 @@ class Exchange:
     def swap(
         self, x: Shaped[Tensor, "A *n"], send: list[int], receive: list[int]
     ) -> Shaped[Tensor, "A_there *n"]:
-        """Rows to where they are wanted; their gradients the other way."""
+        """Exchange rows by all-to-all; the gradients take the reverse way.
+
+        Args:
+            send, receive: number of rows to, and from, each rank.
+        """
         return wait_tensor(all_to_all_single_autograd(x.contiguous(), receive, send, self.group))

@@ -1,4 +1,4 @@
-"""How a model lies on many devices: replicated, sharded (FSDP2), with experts spread, or all of these."""
+"""Device mesh of a model: replication, sharding (FSDP2), expert parallelism, and combinations of them."""
 
 import copy
 import warnings
@@ -18,21 +18,22 @@ from ditmoe.parallel.expert_parallel import Exchange
 
 
 class Mesh:
-    """Devices in a grid of replicate x shard x expert, all of which work on samples of their own.
+    """A grid of replicate x shard x expert devices, each of which processes its own samples.
 
-        experts         E / expert on each; of these each weight cut into `shard` parts, in `replicate` copies
-        everything else cut into shard x expert parts, in `replicate` copies
+        experts          E / expert on each device, each weight sharded over `shard` devices, in `replicate` copies
+        everything else  sharded over shard x expert devices, in `replicate` copies
 
-    Weights, gradients, moments and average lie alike. Neighbouring ranks are of one `expert` group, so that tokens
-    travel within a machine, if that is large enough; then of one `shard` group. torch does the work: fully_shard
-    (FSDP2, with HSDP for copies) on DTensors, all_to_all_single for tokens. One process alone is none of this.
+    Weights, gradients, moments and EMA are distributed alike. The `expert` axis varies fastest over the ranks, then the
+    `shard` axis, so that tokens are exchanged within a machine if it has enough devices. The implementation is torch's:
+    fully_shard (FSDP2, with HSDP for copies) on DTensors, and all_to_all_single for tokens. With one process all
+    methods are local and nothing is distributed.
 
     Args:
-        replicate, shard, expert: sizes; one of the first two may be None, what the number of processes leaves.
-        ranks: the processes; None is all that torchrun started.
+        replicate, shard, expert: sizes; one of the first two may be None, to be inferred from the number of processes.
+        ranks: the processes; None: all that torchrun started.
 
     Raises:
-        ValueError: if their product is not the number of processes.
+        ValueError: if the product of the sizes is not the number of processes.
     """
 
     def __init__(
@@ -60,24 +61,23 @@ class Mesh:
         return f", {self.replicate} x {self.shard} x {self.expert} processes" if self.world > 1 else ""
 
     def check_batch(self, name: str, size: int) -> None:
-        """Raises ValueError unless the ranks can share out a batch of this option evenly."""
+        """Raises ValueError unless the batch size, which is option `name`, is a multiple of the number of ranks."""
         if size % self.world:
             raise ValueError(f"{name} must be a multiple of the {self.world} processes, got {size}")
 
     def own(self, x: Tensor) -> Tensor:
-        """The samples of a batch that are this rank's."""
+        """This rank's samples of a batch."""
         return x if self.world == 1 else x.chunk(self.world)[self.rank]
 
     def spread(self, model: Any, dtype: torch.dtype | None = None) -> None:
-        """Put a model on the mesh, with the weights and buffers that it has on rank 0.
+        """Distribute a model over the mesh, with the weights and buffers of rank 0.
 
         Args:
-            model: the same on all ranks, though on all but rank 0 it may lie on the meta device.
-            dtype: of the weights that are gathered and multiplied, but for the routers'; gradients are summed in
-                float32.
+            model: the same architecture on all ranks; on ranks other than 0 it may be on the meta device.
+            dtype: of the gathered weights, except those of routers; gradients are reduced in float32.
 
         Raises:
-            ValueError: if experts cannot be spread evenly, or know more than their rows.
+            ValueError: if the experts cannot be divided evenly, or need more than their rows.
         """
         if self.world == 1:
             return
@@ -97,7 +97,7 @@ class Mesh:
         if not experts.spreadable:
             raise ValueError(
                 f"mesh.expert must be 1 for the router {type(layer.router).__name__}, whose experts may need more than "
-                f"the rows that travel (`spreadable`); use mesh.shard"
+                f"the rows that are sent to them (`spreadable`), got {self.expert}; use mesh.shard"
             )
         if len(experts.up) % self.expert:
             raise ValueError(
@@ -109,18 +109,18 @@ class Mesh:
         experts.exchange = Exchange(self.grid["expert"].get_group())
 
     def _shard(self, model: DiTMoE, dtype: torch.dtype | None) -> None:
-        """Bottom up: experts, routers where they are more exact than the rest, blocks, and what is left."""
+        """Apply fully_shard bottom up: experts, routers (if others are in low precision), blocks, the model."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
         from torch.distributed.tensor import Shard
 
         _let_fsdp_see(Rows, *{module.routing for module in model.modules() if isinstance(module, Router)})
-        # It warns of views, which nobody here changes in place.
+        # The warning is about views, none of which is changed in place here.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module")
         exact = MixedPrecisionPolicy(cast_forward_inputs=False)
         low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         apart = self.grid["shard"] if self.replicate == 1 else self.grid["replicate", "shard"]
 
-        def along(p: nn.Parameter) -> Any:  # the experts' own axis is taken
+        def along(p: nn.Parameter) -> Any:  # axis 0 is distributed over `expert` already
             return Shard(1 if p.ndim > 1 and p.shape[1] % self.shard == 0 else 0)
 
         for module in model.modules():
@@ -130,11 +130,11 @@ class Mesh:
                 fully_shard(module, mesh=self.dense, mp_policy=exact)
         for block in model.blocks:
             fully_shard(block, mesh=self.dense, mp_policy=low)
-        # the root too lets go of what it gathered, or its average would be moved in vain after a picture
+        # The root reshards, too; otherwise swapping in its EMA after a preview would copy gathered weights in vain.
         fully_shard(model, mesh=self.dense, mp_policy=exact, reshard_after_forward=True)
 
     def compile(self, model: DiTMoE, mode: str | None = None) -> Any:
-        """What to call in the model's place: it is compiled as a whole, or block by block where each is gathered."""
+        """The compiled model: compiled as a whole, or block by block if blocks are gathered one at a time."""
         if self.world == 1:
             return torch.compile(model, mode=mode)
         for block in model.blocks:
@@ -142,22 +142,27 @@ class Mesh:
         return model
 
     def sum_copies(self, model: nn.Module, last: bool) -> None:
-        """Whether the coming backward pass adds up the gradients of the copies: only the last one of a step does."""
+        """Set whether the next backward pass sums gradients over the copies; only the last one of a step does.
+
+        Args:
+            last: whether the pass is the last of its step.
+        """
         if self.world > 1:
             model.set_requires_all_reduce(last)  # type: ignore[operator]
 
     def groups(self, parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-        """Parameters by the way they lie: an optimiser's fused kernels take no two at once."""
+        """Parameters grouped by device mesh, since fused optimiser kernels do not accept several meshes at once."""
         by_way: dict[Any, list[nn.Parameter]] = {}
         for p in parameters:
             by_way.setdefault(getattr(p, "device_mesh", None), []).append(p)
         return list(by_way.values())
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Of the whole gradient, each of its numbers counted once however many ranks have a copy.
+        """Norm of the whole gradient, with replicated values counted once.
 
-        Before that makes the gradients of spread experts means over all ranks: fully_shard takes the mean over those
-        that own the same experts, and the others' samples came in as sums.
+        First divides the gradients of distributed experts by `expert`, in place, which makes them means over all ranks:
+        fully_shard takes the mean over the ranks that own the same experts, while the tokens that other ranks sent have
+        been summed.
         """
         if self.world == 1:
             return gradient_norm(list(parameters))
@@ -174,19 +179,22 @@ class Mesh:
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """Norm of the whole gradient."""
+    """Norm of the whole gradient on one process."""
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def sizes(world: int, replicate: int | None, shard: int | None, expert: int) -> tuple[int, int, int]:
-    """The three sizes of the mesh, the one that is None filled in.
+    """The three sizes of the mesh, with the one that is None inferred from the number of processes.
 
     Raises:
-        ValueError: naming what does not fit.
+        ValueError: if a size is invalid, or their product is not the number of processes.
     """
     given = {"replicate": replicate, "shard": shard, "expert": expert}
     if expert is None or (replicate is None and shard is None):
-        raise ValueError("one of mesh.replicate and mesh.shard may be null, and mesh.expert not")
+        raise ValueError(
+            "only one of mesh.replicate and mesh.shard may be null, and mesh.expert must not be, "
+            f"got {', '.join(f'{name}={size}' for name, size in given.items())}"
+        )
     for name, size in given.items():
         if size is not None and size < 1:
             raise ValueError(f"mesh.{name} must be at least 1, got {size}")
@@ -201,7 +209,7 @@ def sizes(world: int, replicate: int | None, shard: int | None, expert: int) -> 
 
 
 def copies(p: Any) -> int:
-    """How many ranks hold the same part of a parameter."""
+    """Number of ranks that hold the same part of a parameter."""
     pairs = zip(p.placements, p.device_mesh.shape, strict=True)
     return prod(size for placement, size in pairs if placement.is_replicate())
 
@@ -211,7 +219,7 @@ def _is_spread(p: Any) -> bool:
 
 
 def _fill(model: nn.Module, whole: dict[str, Tensor], device: str) -> None:
-    """Give a spread model the weights and buffers that rank 0 has, tensor by tensor."""
+    """Load the weights and buffers of rank 0 into a distributed model, tensor by tensor."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     if any(p.is_meta for p in model.parameters()):
@@ -222,13 +230,13 @@ def _fill(model: nn.Module, whole: dict[str, Tensor], device: str) -> None:
 
 
 def _let_fsdp_see(*kinds: type) -> None:
-    """Let fully_shard find the tensors in these dataclasses, or it would not know when their gradients are done."""
+    """Register dataclasses as pytrees, in which fully_shard finds tensors to know when gradients are complete."""
     from torch.utils import _pytree
 
     for kind in kinds:
-        if "__dataclass_fields__" not in vars(kind):  # a base's would hide what it adds
+        if "__dataclass_fields__" not in vars(kind):  # fields of a base class would hide those that it adds
             raise ValueError(
-                f"{kind.__name__} must be a dataclass of its own, for FSDP to find the tensors in it"
+                f"{kind.__name__} must itself be a dataclass, so that FSDP finds its tensors, got a subclass of one"
             )
         if kind not in _pytree.SUPPORTED_NODES:
             _pytree.register_dataclass(kind)

@@ -1,4 +1,4 @@
-"""A model as a pipeline of diffusers, in a folder of which nothing is executed."""
+"""Diffusers pipelines of ditmoe models; opening a pipeline's folder executes nothing in it."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""LoRA on a pipeline by the names of diffusers, for matrices and stacked experts; no other package is needed."""
+"""LoRA on a pipeline with diffusers' method names, for matrices and stacked experts; peft is not needed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from ditmoe.pipelines import lora_files
 
 
 class Adapters:
-    """What diffusers' pipelines with LoRA can: load, choose, weigh, fuse and save adapters; a base of the pipeline.
+    """A base class of the pipeline that loads, selects, weights, fuses and saves LoRA adapters.
 
-    Weights stay as they are until `fuse_lora`, and `unload_lora_weights` gives them back to the bit.
+    The model's weights do not change before `fuse_lora`; `unload_lora_weights` restores them bit for bit.
     """
 
     transformer: Any
@@ -26,22 +26,22 @@ class Adapters:
         weight_name: str | None = None,
         adapter_name: str | None = None,
     ) -> None:
-        """Add an adapter, which is active at once; those before it stay as they are.
+        """Add an adapter and activate it; other adapters do not change.
 
         Args:
             pretrained_model_name_or_path_or_dict: a safetensors file, a folder with one, or its tensors.
-            weight_name: of the file in a folder; None is `pytorch_lora_weights.safetensors`.
-            adapter_name: None is "default", "default_1" and so on.
+            weight_name: name of the file in the folder; None: `pytorch_lora_weights.safetensors`.
+            adapter_name: None: "default", "default_1" and so on.
 
         Raises:
-            FileNotFoundError, ValueError: one line, if there is none, or it fits no weight of this model.
+            FileNotFoundError, ValueError: with one line, if the file is missing or does not fit this model.
         """
         net, state = self.transformer.net, lora_files.read(pretrained_model_name_or_path_or_dict, weight_name)
         own = self.get_list_adapters()
         free = (f"default_{i}" if i else "default" for i in range(len(own) + 1))
         name = adapter_name or next(each for each in free if each not in own)
         if not isinstance(name, str) or name != printable(name) or name in own:
-            raise ValueError(f"adapter_name must be a new one that can be printed, got {name!r}")
+            raise ValueError(f"adapter_name must be printable and not in use, got {name!r}")
         here = {lora.plain_name(each)[0] for each, _ in net.named_parameters()}
         for place, (down, up) in state.items():
             if place not in here or not lora.adaptable(net, place):
@@ -58,10 +58,10 @@ class Adapters:
             lora.add(net, place, low.requires_grad_(False))
 
     def save_lora_weights(self, save_directory: str | Path, weight_name: str | None = None) -> Path:
-        """Write the active adapters, one as it is and several as their sum, into a file of safetensors; returns where.
+        """Write the active adapters, several of them as their sum, to a safetensors file; returns its path.
 
         Raises:
-            ValueError: if none is active.
+            ValueError: if no adapter is active.
         """
         import torch
 
@@ -71,7 +71,7 @@ class Adapters:
                 down = torch.cat([low.lora_A for low in active], dim=-2)
                 state[place] = down, torch.cat([low.scale * low.lora_B for low in active], dim=-1)
         if not state:
-            raise ValueError("save_lora_weights needs an active adapter, and there is none")
+            raise ValueError("save_lora_weights needs an active adapter, got none")
         return lora_files.write(save_directory, lora_files.file_state(state), weight_name)
 
     def get_list_adapters(self) -> list[str]:
@@ -79,20 +79,20 @@ class Adapters:
         return list(dict.fromkeys(low.name for low in self._lows()))
 
     def get_active_adapters(self) -> list[str]:
-        """Names of those that count."""
+        """Names of the adapters with a weight other than 0."""
         return list(dict.fromkeys(low.name for low in self._lows() if low.scale))
 
     def set_adapters(
         self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
     ) -> None:
-        """Let these adapters count so much, 1 if nothing is said, and no other.
+        """Activate these adapters with these weights, by default 1, and deactivate all others.
 
         Raises:
-            ValueError: for a name that none has, or weights that are no numbers, or not one for each.
+            ValueError: for an unknown name, a weight that is not a number, or a wrong number of weights.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        said = 1.0 if adapter_weights is None else adapter_weights
-        each = list(said) if isinstance(said, Sequence) else [said] * len(names)
+        weights = 1.0 if adapter_weights is None else adapter_weights
+        each = list(weights) if isinstance(weights, Sequence) else [weights] * len(names)
         if len(each) != len(names):
             raise ValueError(
                 f"adapter_weights must be one for each of {len(names)} adapters, got {len(each)}"
@@ -101,29 +101,29 @@ class Adapters:
             check_number(f"the weight of adapter {printable(name)}", weight)
             if name not in self.get_list_adapters():
                 known = ", ".join(self.get_list_adapters()) or "none"
-                raise ValueError(f"adapter {name!r} was not loaded; those that were: {known}")
+                raise ValueError(f"adapter_names must be loaded adapters ({known}), got {name!r}")
         chosen = dict(zip(names, each, strict=True))
         for low in self._lows():
             low.scale = float(chosen.get(low.name, 0.0))
 
     def disable_lora(self) -> None:
-        """Draw without any adapter; `set_adapters` lets them count again."""
+        """Deactivate all adapters; `set_adapters` activates them again."""
         self.set_adapters([])
 
     def fuse_lora(self, lora_scale: float = 1.0) -> None:
-        """Put the active adapters into the weights for good, so that they cost nothing more."""
+        """Merge the active adapters into the weights, which removes their cost and cannot be undone."""
         check_number("lora_scale", lora_scale)
         for low in self._lows():
             low.scale *= lora_scale
         lora.remove(self.transformer.net, merge=True)
 
     def unload_lora_weights(self) -> None:
-        """Forget all adapters; the weights are what they were, but for what was fused."""
+        """Remove all adapters; the original weights remain, with what was fused into them."""
         lora.remove(self.transformer.net, merge=False)
 
     @contextmanager
     def without_lora(self) -> Iterator[None]:
-        """Within it the model has its own weights under their own names."""
+        """Remove all adapters within this context, so that parameters have their original names."""
         net = self.transformer.net
         kept = [(place, lows) for place, _, _, lows in lora.adapted(net)]
         lora.remove(net, merge=False)

@@ -1,4 +1,4 @@
-"""What the arguments of a pipeline's call mean: diffusers' own words beside those of a modality and a conditioning."""
+"""Checks and conversions of the arguments of a pipeline call."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,75 +17,75 @@ from ditmoe.moe.router import check_top_k
 from ditmoe.outside import check_number
 
 SIZES = {"height": "size", "width": "size", "num_frames": "frames"}
-"""diffusers' words of a shape -> the words of modalities."""
+"""Shape arguments of diffusers and the modality options that they set."""
 
 
 def check_counts(**counts: Any) -> None:
-    """Raises ValueError unless all are whole numbers from 1."""
+    """Raises ValueError unless all are positive integers."""
     for name, value in counts.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
 
 
 def one_of(**values: Any) -> Any:
-    """What is said in one of several words that mean the same, None if it is not.
+    """The value of the one given argument among synonyms; None if none is given.
 
     Raises:
-        ValueError: if several say it.
+        ValueError: if several are given.
     """
-    said = {name: value for name, value in values.items() if value is not None}
-    if len(said) > 1:
-        raise ValueError(f"only one of {' and '.join(said)} can be said: they mean the same")
-    return next(iter(said.values()), None)
+    chosen = {name: value for name, value in values.items() if value is not None}
+    if len(chosen) > 1:
+        raise ValueError(f"only one of {' and '.join(chosen)} may be given: they mean the same")
+    return next(iter(chosen.values()), None)
 
 
 def size_words(modality: Modality | None, **sizes: int | None) -> dict[str, Any]:
-    """Words of a modality for diffusers' height, width and num_frames; a side that is not said is that of training.
+    """The modality's options for diffusers' height, width and num_frames; a missing side is that of training.
 
     Raises:
-        ValueError: one line, for samples that have no such sides.
+        ValueError: with one line, if the modality has no such sizes.
     """
-    said = {name: value for name, value in sizes.items() if value is not None}
-    for name in said:
-        check_number(name, said[name], 1, whole=True)
+    chosen = {name: value for name, value in sizes.items() if value is not None}
+    for name in chosen:
+        check_number(name, chosen[name], 1, whole=True)
         if modality is None:
-            raise ValueError(f"{name} needs the modality: this pipeline knows of latents alone")
+            raise ValueError(f"{name} must be left out: this pipeline has no modality and returns latents")
         if SIZES[name] not in modality.words:
             known = ", ".join(modality.words) or "none"
             raise ValueError(
-                f"{name} is no word of {modality.name}; words for the shape of its samples: {known}"
+                f"{name} must be left out: the options for the shape of {modality.name} samples are {known}"
             )
-    words: dict[str, Any] = {"frames": said["num_frames"]} if "num_frames" in said else {}
-    if "height" in said or "width" in said:
+    words: dict[str, Any] = {"frames": chosen["num_frames"]} if "num_frames" in chosen else {}
+    if "height" in chosen or "width" in chosen:
         trained: Sequence[int] | None = getattr(modality, "size", None)
-        if trained is None and not {"height", "width"} <= said.keys():
-            raise ValueError("height and width must be said together")
+        if trained is None and not {"height", "width"} <= chosen.keys():
+            raise ValueError("height and width must be given together")
         height, width = trained or (0, 0)
-        words["size"] = [said.get("height", height), said.get("width", width)]
+        words["size"] = [chosen.get("height", height), chosen.get("width", width)]
     return words
 
 
 def merged(words: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Words of a modality, said in two ways.
+    """The union of two sets of options.
 
     Raises:
-        ValueError: for one that is said in both.
+        ValueError: if an option is in both.
     """
     if both := sorted(words.keys() & others.keys()):
-        raise ValueError(f"{both[0]} is said twice: by itself, and by {', '.join(SIZES)}")
+        raise ValueError(f"{both[0]} must be given once, got it by name and by {', '.join(SIZES)}")
     return {**words, **others}
 
 
 def own_schedule(**times: Sequence[float] | None) -> dict[str, Sequence[float]]:
-    """Times in place of even steps, by their names, as far as there are any."""
+    """The given custom schedules (timesteps or sigmas), by name."""
     return {name: each for name, each in times.items() if each is not None}
 
 
 def step_options(scheduler: Any, eta: float | None) -> dict[str, Any]:
-    """Further arguments of a scheduler's `step`.
+    """Additional arguments of a scheduler's `step`.
 
     Raises:
-        ValueError: for an eta other than 0 that the scheduler does not take.
+        ValueError: for an eta other than 0 if the scheduler does not take one.
     """
     import inspect
 
@@ -96,16 +96,16 @@ def step_options(scheduler: Any, eta: float | None) -> dict[str, Any]:
         return {"eta": eta}
     if eta:
         raise ValueError(
-            f"scheduler {type(scheduler).__name__} takes no eta: its step adds no such noise; got {eta}"
+            f"eta must be 0 or left out: scheduler {type(scheduler).__name__} takes no eta, got {eta}"
         )
     return {}
 
 
 def own_noise(latents: Any, shape: Sequence[int]) -> Float[Tensor, "S *sample"]:
-    """Starting noise that a person brings, of deviation 1, in float32.
+    """The caller's initial noise, of standard deviation 1, in float32 on the CPU.
 
     Raises:
-        ValueError: one line, unless it has the shape (S, *sample), and finite numbers.
+        ValueError: with one line, unless it has the shape (S, *sample) and finite values.
     """
     if not isinstance(latents, Tensor) or tuple(latents.shape) != tuple(shape):
         got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
@@ -116,10 +116,10 @@ def own_noise(latents: Any, shape: Sequence[int]) -> Float[Tensor, "S *sample"]:
 
 
 def weaker_of(pipe: Any, other: Any, guidance: float) -> Any:
-    """The model of another pipeline that guidance is to lead away from; None for none.
+    """The weaker model of another pipeline for autoguidance; None for none.
 
     Raises:
-        ValueError: one line, unless it is a pipeline of the same samples, on the same device, and guidance is on.
+        ValueError: with one line, unless it is a pipeline for the same samples on the same device and guidance is on.
     """
     if other is None:
         return None
@@ -127,17 +127,15 @@ def weaker_of(pipe: Any, other: Any, guidance: float) -> Any:
     if not isinstance(other, type(pipe)):
         raise ValueError(f"guidance_model must be a pipeline: Pipeline.from_pretrained(folder), got {kind}")
     if guidance == 1:
-        raise ValueError(
-            "guidance_scale must be another than 1 with guidance_model, from which it leads away"
-        )
+        raise ValueError("guidance_scale must differ from 1 with guidance_model, which has no effect at 1")
     if pipe.device != other.device:
-        raise ValueError(f"guidance_model must be on {pipe.device} as the pipeline is, got {other.device}")
+        raise ValueError(f"guidance_model must be on {pipe.device} like the pipeline, got {other.device}")
     meaning_of(pipe).check_weaker(meaning_of(other), "that pipeline")
     return other.transformer
 
 
 def meaning_of(pipe: Any) -> Meaning:
-    """What a pipeline's model predicts, of which samples."""
+    """The prediction and the data of a pipeline's model, for comparison with another model."""
     memory, section = pipe.memory, pipe.memory.admitted.get("modality") or {}
     tensors = {name: getattr(memory, f"fact{i}").cpu() for i, name in enumerate(memory.names)}
     facts = manifest.join(dict(memory.config.data_facts), tensors) | {"classes": list(memory.config.classes)}
@@ -147,10 +145,10 @@ def meaning_of(pipe: Any) -> Meaning:
 
 @contextmanager
 def with_top_k(model: DiTMoE, top_k: int | None) -> Iterator[None]:
-    """Within it each token takes another number of experts than in training.
+    """Change the number of experts per token within this context; None: leave it.
 
     Raises:
-        ValueError: if the router does not choose by it when sampling, or has fewer experts.
+        ValueError: if the router does not choose by `top_k` when sampling, or has fewer experts.
     """
     if top_k is None:
         yield

@@ -1,4 +1,4 @@
-"""The README of a pipeline's folder: what the model is, how it was trained and drawn from, what it scored."""
+"""The model card (README) of a pipeline's folder: model, training, sampling and metrics."""
 
 import html
 import re
@@ -17,7 +17,7 @@ tags: [ditmoe, diffusion, mixture-of-experts, {kind}]
 
 # {title}
 
-A diffusion transformer of ditmoe that draws samples of kind {kind}. Opening this folder executes nothing in it.
+A ditmoe diffusion transformer that generates samples of kind {kind}. Opening this folder executes nothing in it.
 
 ```python
 import ditmoe
@@ -26,8 +26,8 @@ pipe = ditmoe.Pipeline.from_pretrained("path/to/this/folder")  # or "user/reposi
 samples = pipe(label={label!r}, num_samples=4).samples
 ```
 
-`diffusers.DiffusionPipeline.from_pretrained` opens it, too, after `from ditmoe import Pipeline`: the folder holds no
-code, so that it needs no `trust_remote_code`, and diffusers knows the class from the installed package alone.
+`diffusers.DiffusionPipeline.from_pretrained` also opens it after `from ditmoe import Pipeline`. The folder holds no
+code, so `trust_remote_code` is not needed; diffusers takes the class from the installed package.
 
 {facts}
 """
@@ -41,12 +41,12 @@ def write_card(
     metrics: Path | None,
     licence: str | None = None,
 ) -> str:
-    """The text.
+    """The text of the model card.
 
     Args:
-        facts: what else is to be said, by name.
-        metrics: metrics.json of the run, if there is one.
-        licence: of the weights, as the hub abbreviates licences.
+        facts: further lines, by name.
+        metrics: metrics.json of the run; None: none.
+        licence: of the weights, as an identifier of the hub.
     """
     some = ", ".join(str(name)[:100] for name in classes[:20]) + (
         f", ... ({len(classes)} in all)" if len(classes) > 20 else ""
@@ -54,7 +54,7 @@ def write_card(
     told = {
         "classes": some,
         **facts,
-        "licence": licence or "of the weights not stated; the code is Apache-2.0",
+        "licence": licence or "not stated for the weights; the code is Apache-2.0",
     }
     if metrics is not None and is_regular(metrics):
         told["metrics"] = metrics_line(metrics)
@@ -68,14 +68,14 @@ def write_card(
 
 
 def plain_text(text: Any) -> str:
-    """A stranger's words as a page of Markdown shows them: on one line, without marks or tags that it would obey."""
+    """Untrusted text for a Markdown page: on one line, with all markup escaped."""
     return re.sub(
         r"([\\`*\[\]<>#|!~]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(printable(text), quote=False)[:2000]
     )
 
 
 def size_line(model: DiTMoE, shape: Sequence[int]) -> str:
-    """Parameters in all and of one token's way, of a model on the meta device."""
+    """Total and active parameters of a model on the meta device."""
     counts = count(lambda: model, shape)
     return (
         f"{counts.total / 1e6:.2f} M parameters, of which {counts.active / 1e6:.2f} M are active for a token"
@@ -86,7 +86,7 @@ def metrics_line(file: Path) -> str:
     """The numbers of a metrics.json, on one line.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the file is not one that `evaluate` wrote.
     """
     try:
         content = read_json(file)

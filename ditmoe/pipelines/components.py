@@ -1,6 +1,6 @@
-"""What a pipeline is made of: models of diffusers, built from the configuration that lies beside their weights.
+"""The components of a pipeline: diffusers models, built from the configuration beside their weights.
 
-Folders name the room and these classes: `__module__` says so to diffusers.
+`__module__` makes diffusers write `ditmoe.pipelines` as their module into `model_index.json`.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from ditmoe.pretrained import weights
 
 
 class Part(ModelMixin, ConfigMixin):
-    """A model of diffusers that is loaded whole: diffusers would leave what a file lacks at random values."""
+    """A diffusers model whose file must have all weights; diffusers would leave missing ones at random values."""
 
     @classmethod
     def from_pretrained(cls, folder: Any, **options: Any) -> Any:  # type: ignore[override]
@@ -38,16 +38,16 @@ class Part(ModelMixin, ConfigMixin):
 
 
 class Transformer(Part, PeftAdapterMixin):
-    """The backbone, `net`, as a model of diffusers: `transformer(x, t, y)` is `net(x, t, y)`.
+    """The backbone, `net`, as a diffusers model: `transformer(x, t, y)` is `net(x, t, y)`.
 
-    `enable_gradient_checkpointing` computes blocks twice in place of keeping what is within them. `to(dtype)` casts all
-    weights and buffers, which then take that memory; samples stay in float32 all the same, and so does `Memory`.
+    `enable_gradient_checkpointing` recomputes the activations within blocks instead of keeping them. `to(dtype)` casts
+    all weights and buffers; samples and `Memory` stay in float32.
 
     Args:
-        config: what builds it: "model", "router", "conditioning", and either "modality" (a run) or "tokens" and
+        config: sections "model", "router", "conditioning", and either "modality" (a run) or "tokens" and
             "num_classes" (a converted model).
-        data_facts: what the modality must know of its data, plain values.
-        tensors: path -> [shape, type] of those facts that are tensors; their values are the memory's.
+        data_facts: plain values of the modality's data facts.
+        tensors: path -> [shape, type] of data facts that are tensors; their values are in `Memory`.
     """
 
     __module__ = "ditmoe.pipelines"
@@ -74,18 +74,18 @@ class Transformer(Part, PeftAdapterMixin):
 
     @property
     def conditioning(self) -> Conditioning:
-        """What embeds what is asked for."""
+        """The embedding of the condition."""
         return self.net.conditioning
 
     @property
     def tokens(self) -> Tokens:
-        """What cuts samples into tokens; the sampler asks it where something is given."""
+        """Conversion between samples and tokens; the sampler uses it for given parts."""
         return self.net.tokens
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] | None = None
     ) -> None:
-        """What `enable_gradient_checkpointing` calls: blocks keep their inputs alone, and are computed again."""
+        """Called by `enable_gradient_checkpointing`: blocks keep only their inputs and are recomputed."""
         self.gradient_checkpointing = enable
         for block in self.net.blocks:
             vars(block).pop("forward", None)
@@ -94,12 +94,12 @@ class Transformer(Part, PeftAdapterMixin):
 
     @property
     def step_embedding(self) -> StepEmbedding | None:
-        """What a model that was distilled for few steps is told of them."""
+        """The step embedding of a model distilled for few steps; else None."""
         return self.net.step_embedding
 
     def forward(self, x: Tensor, t: Tensor, y: Any, cache: FirstBlockCache | None = None) -> Any:
-        """Predictions in the type of x, whatever that of the weights is, and the routings."""
-        # As in training: samples keep their digits, products do not.
+        """Predictions in the dtype of x, whatever that of the weights, and the routings."""
+        # As in training: matrix products in half precision, samples in float32.
         half = self.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x.device.type, self.dtype, enabled=half):
             output, routings = self.net(x if half else x.to(self.dtype), t, y, cache=cache)
@@ -107,13 +107,14 @@ class Transformer(Part, PeftAdapterMixin):
 
 
 class Memory(Part):
-    """What a model must remember beside its weights: how its samples become data, and how they are drawn.
+    """What a pipeline needs besides the model's weights: modality, data facts, process and sampling options.
 
     Args:
-        config: "process" and "sampling"; "modality", unless it is to give latents alone.
-        data_facts: of the modality, plain values.
-        tensors: path -> [shape, type] of those facts that are tensors (a codec's), which are its buffers.
-        shape, classes: of a sample as the model sees it; names of the classes.
+        config: sections "process" and "sampling", and "modality" unless the pipeline returns latents.
+        data_facts: plain values of the modality's data facts.
+        tensors: path -> [shape, type] of data facts that are tensors (a codec's); they are buffers of this model.
+        shape: of a sample in the model's space.
+        classes: their names.
     """
 
     __module__ = "ditmoe.pipelines"
@@ -132,7 +133,7 @@ class Memory(Part):
         self.admitted = trust.admit(config, list(config), file)
         facts.check_known(data_facts, "facts")
         if not isinstance(classes, list) or not all(type(n) is str and printable(n) == n for n in classes):
-            raise ValueError(f"{file} must have a list of names that can be shown as its classes")
+            raise ValueError(f"{file} must have a list of printable names as its classes")
         facts.check_known({"classes": classes}, str(file))
         with build.describing(file):
             check_shape(shape)
@@ -144,13 +145,13 @@ class Memory(Part):
             check_number("given", self.admitted.get("given", 0), 0, 1)
             build.make_whole(self.admitted["process"])
             Sampling(**self.admitted["sampling"])
-        self.register_buffer("empty", torch.zeros(1))  # without any tensor there would be no file
+        self.register_buffer("empty", torch.zeros(1))  # without any tensor no file would be written
 
     @classmethod
     def from_pretrained(cls, folder: Any, **options: Any) -> "Memory":
-        """In float32 whatever the transformer is in: a rounded codec would blur every picture.
+        """Load in float32 whatever the dtype of the transformer: a rounded codec would blur every image.
 
-        A whole pipeline's folder is looked through first, since diffusers' own `from_pretrained` comes here, too.
+        Checks the whole pipeline's folder first, since diffusers' own `from_pretrained` also calls this.
         """
         if is_regular((whole := Path(folder).absolute().parent) / INDEX):
             check_folder(whole, options.get("variant"))
@@ -165,7 +166,7 @@ class Memory(Part):
         return super()._apply(kept, recurse)
 
     def modality(self, autoencoder: Any = None) -> Modality | None:
-        """The modality, with its facts and this autoencoder."""
+        """The modality with its data facts and this autoencoder; None if the pipeline returns latents."""
         if "modality" not in self.admitted:
             return None
         tensors = {name: getattr(self, f"fact{i}").cpu() for i, name in enumerate(self.names)}
@@ -176,5 +177,5 @@ class Memory(Part):
         if isinstance(modality, PublishedAutoencoder):
             modality.attach(autoencoder)
         elif autoencoder is not None:
-            raise ValueError(f"{modality.name} has no autoencoder to be replaced")
+            raise ValueError(f"vae must be None: modality {modality.name} takes none")
         return modality

@@ -1,4 +1,4 @@
-"""A run, or published weights, as a pipeline of diffusers in a folder: see `ditmoe.Pipeline`."""
+"""Export of a run, or of converted weights, to the folder of a diffusers pipeline (`ditmoe.Pipeline`)."""
 
 import shutil
 from collections.abc import Mapping
@@ -35,17 +35,17 @@ from ditmoe.pipelines.lora_files import file_state
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
 from ditmoe.pretrained import weights
 
-if TYPE_CHECKING:  # diffusers takes seconds, which a mistake should not wait for
+if TYPE_CHECKING:  # importing diffusers takes seconds; errors in the arguments should come before that
     import ditmoe.pipelines.components
     import ditmoe.pipelines.pipeline
 
 METRICS = "metrics.json"
 TRANSFORMER = ("model", "router", "conditioning")
-"""Sections of a configuration that make a model, beside what says which samples it has."""
+"""Sections of a configuration that define a model, besides those of its samples."""
 COUNTED = ("batch_size", "accumulate")
-"""Numbers of a training that the card multiplies."""
+"""Options of the trainer whose product is the batch size in the model card."""
 CONVERTED = ("modality=image", "codec@modality.codec=autoencoder", "modality.codec.path=null")
-"""Words of the training configuration for what draws with published weights."""
+"""Overrides of the training configuration for pipelines of converted weights."""
 
 
 def export(
@@ -59,20 +59,21 @@ def export(
     lora: str = "merge",
     trust: Trust = False,
 ) -> str:
-    """Write a pipeline's folder whole or not at all; returns one line that says what it is.
+    """Write a pipeline's folder completely or not at all; returns one line that names the folder and its components.
 
     Args:
-        source: a run's folder or checkpoint, or a folder that convert wrote.
-        out: new, or one that export wrote.
-        autoencoder: of a converted model: a folder or a name on the hub, saved along; None gives latents.
-        scheduler: a configuration; None is the run's, or what fits a converted model.
-        max_shard_size: of the files of weights, as diffusers writes sizes.
-        licence: of the weights, for the card.
-        lora: of a run that trained one: "merge" it into the weights, or "keep" it in a file of its own beside them.
+        source: a run's folder or checkpoint, or a folder that `convert` wrote.
+        out: a new folder, or one that `export` wrote.
+        autoencoder: for a converted model: a folder or a name on the hub, saved with it; None: the pipeline returns
+            latents.
+        scheduler: a configuration section; None: the run's, or a default for a converted model.
+        max_shard_size: of weight files, in diffusers' notation.
+        licence: of the weights, for the model card.
+        lora: for a run that trained LoRA: "merge" it into the weights, or "keep" it in a separate file.
         trust: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
 
     Raises:
-        FileNotFoundError, ValueError: one line.
+        FileNotFoundError, ValueError: with a message of one line.
     """
     if lora not in ("merge", "keep"):
         raise ValueError(f"lora must be merge or keep, got {lora!r}")
@@ -85,13 +86,13 @@ def export(
         pipeline, told = of_converted(source, autoencoder, scheduler)
         metrics = source / METRICS
     elif autoencoder is not None:
-        raise ValueError("autoencoder is for converted models: a run has its own")
+        raise ValueError("autoencoder must be left out: a run has its own")
     else:
         found = checkpoint.find(source, parts=("ema", "facts"))
         with build.describing(found.path):
             pipeline, told = of_run(found, scheduler, trust, lora)
         metrics = found.run / METRICS
-    # A link may lead to what is nobody's business.
+    # A link could expose a file from outside the run.
     measured = is_regular(metrics) and not metrics.is_symlink()
     card = write_card(**told, metrics=metrics if measured else None, licence=licence)
     with replacing_folder(out) as draft:
@@ -110,7 +111,7 @@ def of_run(
     trust: Trust = False,
     lora: str = "merge",
 ) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
-    """The pipeline of a run, with its averaged weights, and what its card says."""
+    """The pipeline of a run, with its averaged weights, and the arguments of its model card."""
     from ditmoe.pipelines import Pipeline, Transformer
 
     config, data_facts = admitted(found, trust, "trainer")
@@ -120,7 +121,7 @@ def of_run(
     modality, process = build.make_modality(config, data_facts), build.make_whole(config["process"])
     without_lora, added = adapters(found)
     tensors = averaged(found) if lora == "merge" else without_lora
-    # its tokens ask for the codec, which must not be made while counting
+    # Tokens need the codec, which must not be created on the meta device below.
     modality.tokens(config["model"]["hidden_size"])
     plain, kinds = described(data_facts)
     kept = without_paths({name: config[name] for name in (*TRANSFORMER, "modality", "process", "sampling")})
@@ -146,7 +147,7 @@ def of_run(
     pipe = Pipeline(transformer.eval(), steps, memory, vae)
     if lora == "keep":
         if not added:
-            raise ValueError(f"lora=keep is for runs that trained one, and {found.path} did not")
+            raise ValueError(f"lora=keep needs a run that trained LoRA, got {found.path}")
         pipe.load_lora_weights(file_state(added, scale_of(found)))
     return pipe, card
 
@@ -154,7 +155,7 @@ def of_run(
 def of_converted(
     source: Path, autoencoder: str | None, scheduler: Mapping[str, Any] | None
 ) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any]]:
-    """The pipeline of published weights; flow matching where they saw t in [0, 1], DDPM elsewhere."""
+    """The pipeline of converted weights: flow matching if they were trained with t in [0, 1], else DDPM."""
     from ditmoe.pipelines import Pipeline, Transformer
 
     config, tensors = weights.read(source)
@@ -187,9 +188,12 @@ def of_converted(
 def converted_sections(
     config: dict[str, Any], autoencoder: str | None, flow: bool
 ) -> tuple[str, dict[str, Any], dict[str, Any], Any]:
-    """What published weights go with: a modality's name, a configuration, facts and the autoencoder.
+    """The modality's name, the configuration, the data facts and the autoencoder for converted weights.
 
-    The configuration has process, scheduler and sampling, and with an autoencoder the modality.
+    The configuration has the sections process, scheduler and sampling, and modality if there is an autoencoder.
+
+    Raises:
+        ValueError: if the weights are not those of images, or do not fit the autoencoder.
     """
     tokens, size = config["tokens"], config.get("size")
     words = ["process=flow_matching", "process.prediction=velocity", "scheduler=flow_euler"] if flow else [
@@ -201,7 +205,7 @@ def converted_sections(
         raise ValueError(f"only converted models of {kind}s can be exported: others are exported from runs")
     if size is None:
         raise ValueError(
-            "the converted model must know the size of its samples: convert it again with size=..."
+            "the converted model must record the size of its samples: convert it again with size=..."
         )
     channels = tokens.get("channels")
     for name, value in {"size": size, "tokens.channels": channels}.items():
@@ -211,7 +215,7 @@ def converted_sections(
     sections["sampling"] = {"steps": 50, "guidance": 4.0}
     if autoencoder is None:
         return kind, sections, {"shape": shape}, None
-    train["modality"]["codec"]["path"] = autoencoder  # no word of Hydra's: it may hold a comma or a space
+    train["modality"]["codec"]["path"] = autoencoder  # not by an override: it may contain a comma or a space
     codec: Any = build.make_modality(train).codec  # type: ignore[attr-defined]
     if codec.channels != channels:
         raise ValueError(
@@ -226,7 +230,7 @@ def converted_sections(
 def remember(
     config: dict[str, Any], data_facts: dict[str, Any], shape: Any, classes: Any
 ) -> "ditmoe.pipelines.Memory":
-    """The memory of a pipeline."""
+    """The `Memory` component of a pipeline."""
     from ditmoe.pipelines import Memory
 
     plain, kinds = described(data_facts)

@@ -1,4 +1,4 @@
-"""A pipeline's folder by the name that a person gave: a folder here, or a repository of the Hugging Face hub."""
+"""Find a pipeline's folder by name: a local folder, or a repository of the Hugging Face hub."""
 
 import re
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from ditmoe.outside import printable
 from ditmoe.pipelines.trusted_folder import INDEX, LORA, MODELS, SCHEDULER, check_index, read_index
 
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-"""Options that are the hub's, as everything that fetches from it calls them."""
+"""Options for `huggingface_hub`, under its names."""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def folder_of(name: str | Path, variant: str | None = None, **options: Any) -> Path:
-    """The folder itself, or where a repository was fetched to: the files alone that `check_folder` and diffusers read.
+    """A local folder as it is, or the folder into which a repository was downloaded.
 
-    What is there is looked at in `check_folder`; a repository whose index names other parts is refused before any
-    weights are fetched.
+    Downloads only the files that `check_folder` and diffusers read. A repository whose index names foreign components
+    is refused before its weights are downloaded. The files themselves are checked by `check_folder`.
 
     Args:
-        variant: of the weights, as diffusers has it in their files' names; a part without one is fetched without.
-        options: of `HUB`; the same as of `huggingface_hub.snapshot_download`.
+        variant: of the weights, as in diffusers' file names; components without it are fetched without a variant.
+        options: from `HUB`, for `huggingface_hub.snapshot_download`.
 
     Raises:
-        FileNotFoundError: one line, if there is neither.
-        ValueError: one line, if the repository is no pipeline of ditmoe.
+        FileNotFoundError: with one line, if there is neither a folder nor a repository.
+        ValueError: with one line, if the repository is not a ditmoe pipeline.
     """
     recover(Path(name))
     text = str(name)
@@ -45,7 +45,7 @@ def folder_of(name: str | Path, variant: str | None = None, **options: Any) -> P
 
 
 def weights_of(part: str, variant: str | None = None) -> list[str]:
-    """Patterns of a part's files of weights, whole or in shards."""
+    """File name patterns of a component's weights, in one file or in shards."""
     mark = f".{variant}" if variant else ""
     names = (f"{mark}.safetensors", f"{mark}-*-of-*.safetensors", f".safetensors.index{mark}.json")
     return [f"{part}/{WEIGHTS}{name}" for name in names]
@@ -56,8 +56,8 @@ def _fetch(name: str, patterns: Sequence[str], options: dict[str, Any]) -> Path:
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), **options))
-    except Exception as error:  # the hub fails in many ways, and explains in paragraphs
+    except Exception as error:  # the hub raises many kinds of errors, with long messages
         reason = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)[:200]
         raise FileNotFoundError(
-            f"{name} is no folder here, and the hub did not give a repository of that name: {reason}"
+            f"{name} must be a folder here or a repository that the hub can provide, got {reason}"
         ) from error

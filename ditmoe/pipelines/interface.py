@@ -1,4 +1,4 @@
-"""What users of diffusers look for on a pipeline beside the call: the state of a drawing, names of classes, the vae."""
+"""The diffusers interface of a pipeline besides its call: sampling state, class names, autoencoder."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from ditmoe.modality import Modality
 
 
 class Interface:
-    """Properties and small methods by the names that pipelines of diffusers give them; a base of the pipeline."""
+    """Properties and methods with diffusers' names; a base class of the pipeline."""
 
     transformer: Any
     memory: Any
@@ -26,47 +26,47 @@ class Interface:
 
     @property
     def modality(self) -> Modality | None:
-        """What samples are; None where a converted model came without an autoencoder, and gives latents."""
+        """The modality; None for a converted model without an autoencoder, which returns latents."""
         if self._modality is None or self._modality[0] is not self.vae:  # it may have been replaced
             self._modality = self.vae, self.memory.modality(self.vae)
         return self._modality[1]
 
     @property
     def process(self) -> Process:
-        """What the model predicts."""
+        """The diffusion process, which defines the model's prediction."""
         return build.make_whole(self.memory.admitted["process"])
 
     @property
     def guidance_scale(self) -> float:
-        """Of the drawing that is going on; a callback may set `_guidance_scale`, and 1 turns guidance off."""
+        """The scale during sampling; a callback may set `_guidance_scale`, and 1 turns guidance off."""
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether each step asks for a second prediction, of which nothing is asked; it may be inside the model."""
+        """Whether each step evaluates a second, unconditional prediction; False where guidance was distilled."""
         inside = self.transformer.step_embedding is not None and self.transformer.step_embedding.weights
         return self._guidance_scale != 1 and not inside
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the drawing that is going on, or of the last."""
+        """Number of steps of the current or last sampling."""
         return len(self.scheduler.timesteps)
 
     @property
     def interrupt(self) -> bool:
-        """Whether a callback ended the drawing by `_interrupt = True`."""
+        """Whether a callback stopped sampling by `_interrupt = True`."""
         return self._interrupt
 
     @property
     def labels(self) -> dict[str, int]:
-        """Names of the classes and their indices."""
+        """Class names and their indices."""
         return {name: index for index, name in enumerate(self.memory.config.classes)}
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
-        """Indices of classes by their names, for `class_labels`.
+        """Class indices by name, for `class_labels`.
 
         Raises:
-            ValueError: one line, for a name that no class has.
+            ValueError: with one line, for an unknown name.
         """
         return [
             label_index(self.memory.config.classes, one)
@@ -74,7 +74,7 @@ class Interface:
         ]
 
     def enable_vae_slicing(self) -> None:
-        """Decode one sample at a time, which takes less memory."""
+        """Decode one sample at a time to save memory."""
         self._autoencoder("enable_slicing")()
 
     def disable_vae_slicing(self) -> None:
@@ -82,7 +82,7 @@ class Interface:
         self._autoencoder("disable_slicing")()
 
     def enable_vae_tiling(self) -> None:
-        """Decode large samples in tiles that overlap, which takes less memory and changes the picture a little."""
+        """Decode large samples in overlapping tiles, which saves memory and changes the result slightly."""
         self._autoencoder("enable_tiling")()
 
     def disable_vae_tiling(self) -> None:
@@ -94,14 +94,14 @@ class Interface:
             what = (
                 "this pipeline has no vae"
                 if self.vae is None
-                else f"its vae, {type(self.vae).__name__}, cannot"
+                else f"its vae, {type(self.vae).__name__}, does not"
             )
-            raise ValueError(f"{method} is for pipelines with an autoencoder of diffusers that can: {what}")
+            raise ValueError(f"{method} needs an autoencoder of diffusers that supports it: {what}")
         return found
 
 
 def process_options(scheduler: Any, process: Process) -> dict[str, Any]:
-    """What a scheduler should remember of the process, though its own class may not need it."""
+    """Options of the process for a scheduler's configuration, including those for other scheduler classes."""
     options = process.scheduler_options()
     shift = scheduler.config.get("shift")
     return options | ({"flow_shift": shift} if options.get("use_flow_sigmas") and shift is not None else {})
@@ -109,13 +109,13 @@ def process_options(scheduler: Any, process: Process) -> dict[str, Any]:
 
 @contextmanager
 def own_config(scheduler: Any, process: Process) -> Iterator[None]:
-    """Within it a scheduler's configuration lacks what only schedulers of other classes take: no file needs it."""
-    told, known = scheduler.config, inspect.signature(type(scheduler).__init__).parameters
+    """Within this context, remove options for other scheduler classes from the configuration, so none is saved."""
+    full, known = scheduler.config, inspect.signature(type(scheduler).__init__).parameters
     foreign = set() if scheduler.compatibles else process_options(scheduler, process).keys() - known.keys()
     scheduler._internal_dict = FrozenDict(
-        {name: value for name, value in told.items() if name not in foreign}
+        {name: value for name, value in full.items() if name not in foreign}
     )
     try:
         yield
     finally:
-        scheduler._internal_dict = told
+        scheduler._internal_dict = full

@@ -1,4 +1,4 @@
-"""Files of LoRA: names as diffusers and peft have them, so that what is trained here is read there where they can."""
+"""LoRA files with the names of diffusers and peft, which can therefore read those of linear layers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +18,10 @@ PREFIX = "transformer.net."
 
 
 def file_state(added: Mapping[str, tuple[Any, Any]], scale: float = 1.0) -> dict[str, Tensor]:
-    """A and B by their names in a file, with the scale in B: whoever reads it takes alpha = r where nothing is said.
+    """A and B by their names in a file, with the scale multiplied into B, since readers assume alpha = r by default.
 
-    A matrix of a linear layer is `transformer.net.<layer>.lora_A.weight`, as everywhere; of stacked experts, for which
-    nobody else has a name, `transformer.net.<parameter>.lora_A` with the experts in front.
+    A matrix of a linear layer is named `transformer.net.<layer>.lora_A.weight`, as usual. For stacked experts there is
+    no convention; they are named `transformer.net.<parameter>.lora_A`, with experts as the first axis.
     """
     state = {}
     for name, pair in added.items():
@@ -34,10 +34,10 @@ def file_state(added: Mapping[str, tuple[Any, Any]], scale: float = 1.0) -> dict
 
 
 def named(state: Mapping[str, Any]) -> State:
-    """A and B by the name of the parameter, from the names of a file.
+    """A and B by parameter name, from the names of a file.
 
     Raises:
-        ValueError: one line, for a name that is none of LoRA, or has no partner, or a value that is no such tensor.
+        ValueError: with one line, for a name that is not one of LoRA, a missing A or B, or an invalid value.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
@@ -45,7 +45,7 @@ def named(state: Mapping[str, Any]) -> State:
         place, _, last = name.removesuffix(".weight").rpartition(".")
         if last not in (DOWN, UP):
             raise ValueError(
-                f"a file of LoRA must hold {DOWN} and {UP} of weights alone, got {printable(key)}"
+                f"a LoRA file must hold nothing but {DOWN} and {UP} of weights, got {printable(key)}"
             )
         pair = found.setdefault(f"{place}.weight" if name.endswith(".weight") else place, {})
         if last in pair:
@@ -57,15 +57,15 @@ def named(state: Mapping[str, Any]) -> State:
         for kind, value in pair.items():
             _check(f"{kind} of {printable(name)}", value, -2 if kind == DOWN else -1)
     if not found:
-        raise ValueError("a file of LoRA must hold at least one weight, got an empty one")
+        raise ValueError("a LoRA file must hold at least one weight, got none")
     return {name: (pair[DOWN], pair[UP]) for name, pair in found.items()}
 
 
 def _check(what: str, value: Any, rank: int) -> None:
-    """Refuse what is no matrix, or stack of them, of finite numbers that are all there, of a small rank.
+    """Check that a value is a matrix, or a stack of matrices, of finite numbers and small rank, stored completely.
 
     Raises:
-        ValueError: one line.
+        ValueError: with one line, otherwise.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -74,17 +74,21 @@ def _check(what: str, value: Any, rank: int) -> None:
         raise ValueError(
             f"{what} must have a rank between 1 and {MOST_RANK}, got the shape {tuple(value.shape)}"
         )
-    if value.is_meta or value.nbytes > value.untyped_storage().nbytes():  # an expanded view has any number
+    if value.is_meta or value.nbytes > value.untyped_storage().nbytes():  # an expanded view can have any size
         raise ValueError(f"{what} must store each of its numbers, got a view of {tuple(value.shape)}")
     if not value.detach().float().isfinite().all():
-        raise ValueError(f"{what} must be finite numbers")
+        raise ValueError(f"{what} must be finite numbers, got NaN or infinity")
 
 
 def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = None) -> State:
-    """What a file holds, or the one of that name in a folder (by default diffusers' own name); or a dictionary itself.
+    """Read LoRA weights.
+
+    Args:
+        place: a safetensors file, a folder, or a dictionary of tensors.
+        weight_name: of the file in the folder; None: `LORA`, diffusers' default.
 
     Raises:
-        FileNotFoundError, ValueError: one line.
+        FileNotFoundError, ValueError: with a message of one line.
     """
     if isinstance(place, Mapping):
         return named(place)
@@ -95,7 +99,7 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
     file = Path(place) / (weight_name or LORA) if Path(place).is_dir() else Path(place)
     if not is_regular(file):
         raise FileNotFoundError(
-            f"{file} must be a file of LoRA (safetensors), or a folder with {weight_name or LORA}"
+            f"{file} must be a LoRA file (safetensors), or a folder with {weight_name or LORA}"
         )
     if file.suffix != ".safetensors":
         raise ValueError(f"{file} could hold code, refused: LoRA must be safetensors")
@@ -103,7 +107,7 @@ def read(place: str | Path | Mapping[str, Tensor], weight_name: str | None = Non
 
 
 def write(folder: str | Path, state: Mapping[str, Tensor], weight_name: str | None = None) -> Path:
-    """Write a file, whole or not at all; returns where."""
+    """Write a file completely or not at all; returns its path."""
     file = Path(folder) / (weight_name or LORA)
     with replacing(file) as stream:
         stream.write(save({name: value.to(torch.float32) for name, value in state.items()}, {"format": "pt"}))

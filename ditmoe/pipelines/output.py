@@ -1,4 +1,4 @@
-"""What a pipeline gives back: samples in the form that was asked for, by the names that diffusers' users look for."""
+"""The output of a pipeline: samples in the requested format, under diffusers' names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ OUTPUTS = ("pil", "np", "pt", "latent")
 
 @dataclass
 class Output(BaseOutput):
-    """What a pipeline drew.
+    """The output of a pipeline.
 
     Attributes:
-        samples: pictures (PIL), arrays (S, *sample) or tensors, as asked for.
-        labels: (S,) class indices; None where no classes are asked for.
+        samples: PIL images, arrays (S, *sample) or tensors, by `output_type`.
+        labels: (S,) class indices; None without classes.
     """
 
     samples: Any
@@ -30,12 +30,12 @@ class Output(BaseOutput):
 
     @property
     def images(self) -> Any:
-        """The samples, by the name that pipelines of pictures give them."""
+        """The samples, as image pipelines name them."""
         return self.samples
 
     @property
     def frames(self) -> Any:
-        """The samples, by the name that pipelines of clips give them: `frames[0]` is the first clip."""
+        """The samples, as video pipelines name them: `frames[0]` is the first video."""
         return self.samples
 
 
@@ -45,11 +45,11 @@ def finished(
     output_type: str,
     finish: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Any:
-    """Samples of the model's space in the form of one of `OUTPUTS`.
+    """Convert samples from the model's space to one of the formats `OUTPUTS`.
 
     Args:
-        modality: None gives them as they are.
-        finish: puts what was given into decoded samples.
+        modality: decodes them; None: they are returned as latents.
+        finish: inserts given parts into decoded samples.
     """
     if output_type == "latent" or modality is None:
         return x

@@ -1,8 +1,8 @@
-"""A trained or converted model as a pipeline of diffusers.
+"""A trained or converted model as a diffusers pipeline.
 
 pipe = ditmoe.Pipeline.from_pretrained("chairs/")        # a folder that `python -m ditmoe.export` wrote
 pipe(label="chair", num_samples=4, num_inference_steps=50, guidance_scale=1.5).samples
-pipe("a chair with four legs", negative_prompt="an armchair")    # of a model of text
+pipe("a chair with four legs", negative_prompt="an armchair")    # a text-conditional model
 """
 
 from collections.abc import Callable, Sequence
@@ -38,15 +38,15 @@ from ditmoe.pipelines.request import Request
 from ditmoe.pipelines.trusted_folder import INDEX, LORA, check_folder, check_index
 
 FIXED = {"use_safetensors": True, "trust_remote_code": False, "custom_pipeline": None}
-"""What diffusers may not be told otherwise."""
+"""Options of diffusers that callers may not change."""
 
 
 class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
-    """Draws images, clouds or clips: one class for all, since the modality knows what a sample is.
+    """Generates images, point clouds or videos; the modality defines what a sample is.
 
-    `python -m ditmoe.sample` with the same seed gives the same samples bit for bit. Moving, offloading, progress bar,
-    scheduler swaps and `save_pretrained` are those of diffusers. Where this class was imported,
-    `diffusers.DiffusionPipeline.from_pretrained` knows it and opens the same folders.
+    `python -m ditmoe.sample` with the same seed gives the same samples bit for bit. Device placement, offloading,
+    progress bar, scheduler swaps and `save_pretrained` are those of diffusers. Once this class is imported,
+    `diffusers.DiffusionPipeline.from_pretrained` also opens its folders.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -60,24 +60,24 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "scheduler":
-            # One that is made from this one's configuration, of whatever class, is to fit the process, too.
+            # A scheduler of another class made from this one's configuration must fit the process, too.
             options = process_options(value, self.process)
             value.register_to_config(**{k: v for k, v in options.items() if k not in value.config})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "DiTMoEPipeline":  # type: ignore[override]
-        """Open what `export` or `save_pretrained` wrote, a folder or "user/repository" of the Hugging Face hub.
+        """Open a folder that `export` or `save_pretrained` wrote, or a "user/repository" of the Hugging Face hub.
 
-        Nothing in it is executed. Of a repository the files alone are fetched that are read here.
+        Nothing in it is executed. From a repository only the files that are read here are downloaded.
 
         Args:
-            revision, token, cache_dir, local_files_only, force_download: of a repository, as everywhere on the hub.
-            text_encoder: of a model of text whose encoder is no installed package: a folder or a name on the hub, or
-                a `ditmoe.text.Pretrained`. It must be the one of the training.
-            options: further ones of diffusers, such as dtype and variant.
+            revision, token, cache_dir, local_files_only, force_download: for a repository, as in `huggingface_hub`.
+            text_encoder: for a text-conditional model whose encoder is not an installed package: a folder, a name on
+                the hub, or a `ditmoe.text.Pretrained`. It must be the encoder of the training.
+            options: further options of diffusers, such as dtype and variant.
 
         Raises:
-            FileNotFoundError, ValueError: one line, if there is none, or it names code that is not trusted.
+            FileNotFoundError, ValueError: with one line, if there is no pipeline, or it names code that is not trusted.
         """
         for option, only in FIXED.items():
             if (given := options.pop(option, only)) != only:
@@ -91,25 +91,26 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             pipe = super().from_pretrained(str(folder), **FIXED, **options)
             with build.describing(folder / "scheduler"):
                 try_scheduler(pipe.scheduler, pipe.process)
-            # facts that no sample could be decoded by are told here, not after the work of drawing
+            # so that data facts that cannot decode samples fail here, not after sampling
             _ = pipe.modality
             if encoder is not None:
                 if not (use := getattr(pipe.transformer.conditioning, "use", None)):
-                    raise ValueError("text_encoder is for models of text")
+                    raise ValueError("text_encoder must be left out: this model is not conditioned on text")
                 use(encoder)
             if is_regular(folder / LORA):
                 pipe.load_lora_weights(folder)
             return pipe
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # diffusers fails in many ways, and explains in paragraphs
+        except Exception as error:  # diffusers raises many kinds of errors, with long messages
             raise ValueError(printable(" ".join(str(error).split()))) from error
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
-        """Of an index, what is to be loaded; `DiffusionPipeline.from_pretrained` asks for it before it loads anything.
+        """The components of an index, with `memory` first.
 
-        So the gate holds there, too: classes are refused here, and the folder by the memory, which comes first.
+        `DiffusionPipeline.from_pretrained` calls this before it loads anything, so the checks apply there, too: classes
+        are checked here, the folder when `memory` is loaded.
         """
         if "memory" in config_dict:
             check_index(config_dict, Path(INDEX))
@@ -117,12 +118,12 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         return {name: first[name] for name in sorted(first, key="memory".__ne__)}, *others
 
     def save_pretrained(self, folder: str | Path, safe_serialization: bool = True, **options: Any) -> None:  # type: ignore[override]
-        """Save it into a folder that `from_pretrained` opens, as diffusers does: variants, shards, `push_to_hub`.
+        """Save to a folder that `from_pretrained` opens, with diffusers' options: variants, shards, `push_to_hub`.
 
-        Adapters that are active lie beside the weights, in a file of their own, and are active when it is opened.
+        Active adapters are saved to a separate file and are active again after loading.
 
         Raises:
-            ValueError: for weights in any other format than safetensors.
+            ValueError: for weights in a format other than safetensors.
         """
         if not safe_serialization:
             raise ValueError(
@@ -130,13 +131,13 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             )
         with own_config(self.scheduler, self.process), self.without_lora():
             super().save_pretrained(folder, **options)
-        (Path(folder) / LORA).unlink(missing_ok=True)  # of what was saved there before
+        (Path(folder) / LORA).unlink(missing_ok=True)  # from an earlier pipeline in this folder
         if self.get_active_adapters():
             self.save_lora_weights(folder)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the transformer."""
+        """The dtype of the transformer."""
         return self.transformer.dtype
 
     @torch.no_grad()
@@ -174,53 +175,53 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **words: Any,
     ) -> Any:
-        """Draw samples.
+        """Generate samples.
 
         Args:
-            label: a class by name or index, "none" for the null class, "random", or a list of them, one for each
-                sample; None takes all classes in turn. Of a model of text, what is no class is a prompt.
-            class_labels: the same by the name that diffusers' DiT gives it.
-            num_samples: how many, unless there is a list of labels.
-            num_images_per_prompt, num_videos_per_prompt: how many of each of these, one after the other.
-            num_inference_steps, guidance_scale, guidance_interval: None takes what the model was exported with; the
-                last are the times, from data (0) to noise (1000), at which guidance is on.
-            timesteps, sigmas: in place of even steps, where the scheduler takes them; nothing shifts them. Of a flow
-                they are times below 1000 or shares of noise below 1, which fall.
-            eta: share of fresh noise, where the scheduler takes it (DDIM, flow_ancestral).
-            generator: one, or a list with one for each sample: diffusers' way. All starting noise is drawn from it
-                first, then what the scheduler adds, batch after batch: with such a scheduler (flow_ancestral, ddpm)
-                samples from a single generator depend on batch_size, those from a list do not.
-            seed: without a generator: starting noise and a scheduler's of sample i depend on (seed, i) alone, as in
-                `python -m ditmoe.sample`.
-            latents: starting noise of one's own, of deviation 1 and the model's shape (S, *sample).
-            batch_size: samples at a time.
-            output_type: "pil": pictures, lists of pictures for clips, arrays of what is neither. "np": (S, H, W, 3) in
-                [0, 1], clips (S, T, H, W, 3), clouds in data units (colours and normals behind x, y, z). "pt": the same
-                as tensors, channels before H. "latent": as the model has them.
-            return_dict: an `Output`, or its parts.
-            given: what is there already of each sample: a path or paths, or arrays in data units (docs/given.md).
-            given_guidance: how much more samples follow it than the model does by itself.
-            strength: share of the way to noise from which what is given is changed.
-            prompt: of a model of text: a sentence, or a list of them, one for each sample.
-            negative_prompt: what guidance leads away from, in place of no sentence.
-            height, width, num_frames: the modality's `size` and `frames` by diffusers' names.
-            top_k: experts that a token takes, if it is not to be as in training.
-            guidance_model: another pipeline, of a weaker model of the same samples, that guidance leads away from.
-            first_block_cache: threshold below which later blocks are not run anew (docs/sampling.md); None takes what
-                the model was exported with, mostly none.
-            callback_on_step_end: called after each step of each batch with the pipeline, the number of the step, its
-                time and {"latents": ...}; returns such a dictionary, or None. It may set `pipe._guidance_scale`, and
-                `pipe._interrupt = True` to end there: samples whose batch did not begin are left as noise.
-            callback_on_step_end_tensor_inputs: what it is to be given.
-            words: the modality's own, for samples of another shape than in training, as `points=8192`, and of what is
-                given, as `keep=[0, 9]`.
+            label: a class by name or index, "none" for the null class, "random", or a list of these, one for each
+                sample; None: all classes in turn. For a text-conditional model, any other text is a prompt.
+            class_labels: the same under the name of diffusers' DiT pipeline.
+            num_samples: number of samples, unless there is a list of labels.
+            num_images_per_prompt, num_videos_per_prompt: number of consecutive samples for each of these.
+            num_inference_steps, guidance_scale, guidance_interval: None: as exported. The interval is the times, from
+                data (0) to noise (1000), at which guidance is on.
+            timesteps, sigmas: a custom decreasing schedule, if the scheduler supports it; it is not shifted. For flow
+                matching, times below 1000 or noise levels below 1.
+            eta: share of fresh noise, if the scheduler supports it (DDIM, flow_ancestral).
+            generator: one, or a list with one for each sample, as in diffusers. The initial noise of all samples is
+                drawn first, then the scheduler's noise batch by batch. With a stochastic scheduler (flow_ancestral,
+                ddpm), samples from a single generator depend on batch_size; those from a list do not.
+            seed: used without a generator: the initial noise and the scheduler's noise of sample i depend on (seed, i)
+                only, as in `python -m ditmoe.sample`.
+            latents: initial noise of standard deviation 1 and of the model's shape (S, *sample).
+            batch_size: samples per batch.
+            output_type: "pil": images, lists of images for videos, arrays for other modalities. "np": (S, H, W, 3) in
+                [0, 1], videos (S, T, H, W, 3), point clouds in data units (colours and normals after x, y, z). "pt":
+                the same as tensors, with channels before H. "latent": in the model's space.
+            return_dict: whether to return an `Output` or a tuple of its fields.
+            given: the known part of each sample: a path or paths, or arrays in data units (docs/given.md).
+            given_guidance: guidance scale of the given parts.
+            strength: noise level, as a share, from which given samples are changed.
+            prompt: for a text-conditional model: a sentence, or a list with one for each sample.
+            negative_prompt: condition of the second prediction of guidance, in place of the null condition.
+            height, width, num_frames: the modality's `size` and `frames` under diffusers' names.
+            top_k: experts per token; None: as in training.
+            guidance_model: another pipeline, with a weaker model of the same samples, for autoguidance.
+            first_block_cache: threshold below which later blocks are not recomputed (docs/sampling.md); None: as
+                exported, usually off.
+            callback_on_step_end: called after each step of each batch with the pipeline, the step's index, its time
+                and {"latents": ...}; returns such a dictionary, or None. It may set `pipe._guidance_scale`, and
+                `pipe._interrupt = True` to stop: samples of batches that did not start remain noise.
+            callback_on_step_end_tensor_inputs: names of the tensors for the callback.
+            words: options of the modality, for another shape than in training, such as `points=8192`, and for given
+                parts, such as `keep=[0, 9]`.
 
         Raises:
-            ValueError: for an unknown label or word, an option that makes no sense, or a scheduler that cannot follow
-                the model's process; one line.
+            ValueError: with one line, for an unknown label or option, an invalid value, or a scheduler that does not
+                support the model's process.
         """
-        said: dict[str, Any] = {"interval": guidance_interval, "first_block_cache": first_block_cache}
-        sampling = Sampling.of(self.memory.config.config, **said)  # of a folder: one line
+        overrides: dict[str, Any] = {"interval": guidance_interval, "first_block_cache": first_block_cache}
+        sampling = Sampling.of(self.memory.config.config, **overrides)
         steps = sampling.steps if num_inference_steps is None else num_inference_steps
         guidance = sampling.guidance if guidance_scale is None else guidance_scale
         copies = one_of(
@@ -274,5 +275,5 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
 
 
 Pipeline = DiTMoEPipeline
-# A folder names its pipeline's class, which diffusers looks for among its own: there is no other way to tell it.
+# diffusers looks up the class that a folder names among its own attributes; it has no other registry.
 vars(diffusers)[DiTMoEPipeline.__name__] = DiTMoEPipeline

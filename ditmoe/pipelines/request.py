@@ -1,4 +1,4 @@
-"""What a call of a pipeline asks for and what it draws, step by step."""
+"""The steps of a pipeline call, from its arguments to samples."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +23,14 @@ logger = logging.get_logger(__name__)
 
 
 class Request(Interface):
-    """The steps of a call, from its arguments to samples; a base of the pipeline, which alone calls them."""
+    """The steps of a call; a base class of the pipeline, for internal use."""
 
     trusted = False
-    """Whether a sample may take any number of multiply-adds (`ditmoe.config.limits.check_work`)."""
+    """Whether to skip the limit on multiply-adds per sample (`ditmoe.config.limits.check_work`)."""
     _execution_device: torch.device
 
     def check_inputs(self, output_type: str, guidance: Any, num_inference_steps: Any, **counts: Any) -> None:
-        """Refuse what no model could do, and what a model of a stranger might do for ever, before anything is drawn."""
+        """Raises ValueError for invalid arguments, and if an untrusted model would need excessive work per sample."""
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUTS)}, got {output_type!r}")
         check_counts(**counts, num_inference_steps=num_inference_steps)
@@ -42,13 +42,13 @@ class Request(Interface):
             check_work(self.transformer.net, shape, num_inference_steps, "set pipe.trusted = True")
 
     def _watch(self, callback: Callable[..., Any] | None, inputs: Sequence[str]) -> Any:
-        """What the loop calls after each step for a person's callback."""
+        """The function that the sampling loop calls after each step; None without a callback."""
         if callback is None:
             return None
         inputs = getattr(callback, "tensor_inputs", inputs)  # diffusers' PipelineCallback
         if unknown := [name for name in inputs if name not in self._callback_tensor_inputs]:
             known = ", ".join(self._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs must be of {known}, got {unknown[0]!r}")
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be among {known}, got {unknown[0]!r}")
 
         def watch(step: int, time: Tensor, x: Tensor) -> tuple[Tensor, bool]:
             changed = callback(self, step, time, dict.fromkeys(inputs, x))
@@ -58,18 +58,18 @@ class Request(Interface):
         return watch
 
     def _prompts(self, label: Any, prompt: Any, negative: Any) -> tuple[Any, dict[str, Any]]:
-        """The label, and sentences as words of the conditioning: what stands first is a prompt where it is no class."""
+        """The label, and the prompts as options of the conditioning; a label that is not a class is a prompt."""
         if prompt is None and label is not None and "prompt" in self.transformer.conditioning.words:
             classes = self.memory.config.classes
             own = {*classes, *(f"#{index}" for index in range(len(classes))), "none", "random"}
             each = [label] if isinstance(label, str) else label
             if isinstance(each, list | tuple) and not all(isinstance(one, int) or one in own for one in each):
                 label, prompt = None, label
-        said = {"prompt": prompt, "negative": negative}
-        return label, {name: value for name, value in said.items() if value is not None}
+        prompts = {"prompt": prompt, "negative": negative}
+        return label, {name: value for name, value in prompts.items() if value is not None}
 
     def _split(self, words: dict[str, Any]) -> list[dict[str, Any]]:
-        """What is asked for, of which shape, and what is said of what is given."""
+        """Options split by owner: conditioning, modality (shape), and given parts."""
         modality = self.modality
         owners = [
             self.transformer.conditioning,
@@ -81,7 +81,7 @@ class Request(Interface):
     def _asked(
         self, num: int, each: int, seed: int, label: Any, words: Mapping[str, Any]
     ) -> tuple[Condition, Condition | None]:
-        """What is asked for, `each` times one after the other, and what guidance leads away from."""
+        """The conditions, each repeated `each` times in sequence, and the negative conditions of guidance."""
         conditioning, classes = self.transformer.conditioning, self.memory.config.classes
         asked = conditioning.ask(num, classes, torch_generator("labels", seed), label=label, **words)
         negative = conditioning.away(asked, **words)
@@ -93,11 +93,15 @@ class Request(Interface):
     def _parts(
         self, given: Any, of_shape: Any, of_given: Any, strength: float | None, guidance: float
     ) -> Parts | None:
-        """What is given, as the modality understands it; what was changed for that goes to diffusers' log."""
+        """The given parts; the modality's notes on them go to diffusers' log.
+
+        Raises:
+            ValueError: if the pipeline has no modality.
+        """
         if given is None and not of_given and strength is None and guidance == 1:
             return None
         if self.modality is None:
-            raise ValueError("given needs the modality: this pipeline knows of latents alone")
+            raise ValueError("given must be left out: this pipeline has no modality and returns latents")
         trained = self.memory.admitted.get("given", 0)
         parts = parts_asked(self.modality, given, of_shape, of_given, trained, strength, guidance)
         for line in () if parts is None else parts.told:
@@ -105,7 +109,7 @@ class Request(Interface):
         return parts
 
     def _shape(self, num: int, batch_size: int, words: dict[str, Any]) -> tuple[int, ...]:
-        """Of a sample as the model sees it, if this machine can hold so many."""
+        """Shape of a sample in the model's space; raises ValueError if the request does not fit into memory."""
         if not words or self.modality is None:
             return tuple(self.memory.config.shape)
         check_request(self.modality, num, int(batch_size), **words)
@@ -120,14 +124,16 @@ class Request(Interface):
         turn: int = 0,
         latents: Any = None,
     ) -> tuple[Tensor, Any]:
-        """Starting noise of all samples, and the generators of a scheduler's; each turn has its own."""
+        """Initial noise of all samples and the generators for the scheduler's noise, separate for each turn."""
         own = None if latents is None else own_noise(latents, (num, *shape))
         if generator is None:
             address = [turn] if turn else []
             each = [torch_generator("scheduler", seed, i, *address) for i in range(num)]
             return draw_noise(range(num), shape, seed, turn) if own is None else own, each
         if isinstance(generator, list) and len(generator) != num:
-            raise ValueError(f"generator must be one, or one for each of {num} samples, got {len(generator)}")
+            raise ValueError(
+                f"generator must be one, or a list of one for each of {num} samples, got {len(generator)}"
+            )
         if own is not None:
             return own, generator
         device = self._execution_device
@@ -143,12 +149,13 @@ class Request(Interface):
         prepare: Callable[..., tuple[Tensor, Any]],
         **options: Any,
     ) -> Tensor:
-        """Samples of a batch, which stay noise where a callback has ended the drawing before.
+        """Samples of a batch; the initial noise if a callback has stopped sampling before.
 
         Args:
-            rows: which samples are the batch.
-            start: starting noise of all samples, and generators, as `prepare` makes them anew for each further turn.
-            options: further ones of `denoise`.
+            rows: indices of the batch's samples.
+            start: initial noise of all samples, and generators, for the first turn.
+            prepare: makes the same for each further turn.
+            options: further options of `denoise`.
         """
         if self._interrupt:
             return start[0][rows].cpu()

@@ -1,4 +1,4 @@
-"""What may stand in a pipeline's folder, which can come from a stranger: no code, no pickle, no path to elsewhere."""
+"""Checks of a pipeline's folder from an untrusted source: no code, no pickles, no paths out of it."""
 
 import os
 import re
@@ -17,31 +17,29 @@ INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")
 LORA = "pytorch_lora_weights.safetensors"
 FILES = frozenset({*PARTS, "vae", INDEX, LORA, "README.md", "metrics.json"})
-"""All that export writes."""
+"""The files and folders that `export` writes."""
 OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.pipelines", "Memory"]}
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
 
 
 def check_folder(folder: Path, variant: str | None = None) -> None:
-    """Refuse a folder that holds code or pickles or names what is not ours or diffusers', before any is looked up.
+    """Refuse a folder with code or pickles, or that names classes of neither ditmoe nor diffusers, before loading it.
 
     Args:
-        variant: of the weights, as diffusers has it.
+        variant: of the weights, as in diffusers.
 
     Raises:
-        FileNotFoundError, ValueError: one line.
+        FileNotFoundError, ValueError: with a message of one line.
     """
     file = folder / INDEX
     index = read_index(folder)
     real = Path(os.path.realpath(folder))
     for path in files_below(folder, hidden=True, special=True):
-        # Files may be links, as in the hub's cache; but a link to a folder could have all of a disk walked.
+        # Files may be links, as in the hub's cache, but a link to a folder could lead through a whole disk.
         if not Path(os.path.realpath(path.parent)).is_relative_to(real):
             raise ValueError(f"{path.parent} leads out of the folder, refused: it is a link, or lies in one")
         if path.suffix.lower() in FORBIDDEN:
-            raise ValueError(
-                f"{path} could hold code, refused: weights must be safetensors, and nothing else runs"
-            )
+            raise ValueError(f"{path} could hold code, refused: weights must be safetensors")
         if not is_regular(path):
             raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
     check_index(index, file)
@@ -50,16 +48,16 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
     check_index(index, file, trust.autoencoders(configs["memory"]))
     for part in OURS:
         if not list((folder / part).glob("*.safetensors")):
-            raise ValueError(f"{folder / part} must hold its weights as safetensors, but there are none")
+            raise ValueError(f"{folder / part} must hold its weights as safetensors, got none")
     if isinstance(index.get("vae"), list) and index["vae"] != [None, None]:
         check_fits(find(f"diffusers.{index['vae'][1]}"), folder / "vae", variant)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What the index of a pipeline's folder holds.
+    """The content of a pipeline's `model_index.json`.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none.
+        FileNotFoundError, ValueError: if it is missing or invalid.
     """
     if not is_regular(file := folder / INDEX):
         raise FileNotFoundError(f"{folder} must be a folder that export wrote, but it holds no {INDEX}")
@@ -67,13 +65,13 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def check_index(index: Mapping[str, Any], file: Path, autoencoders: Sequence[str] | None = None) -> None:
-    """Refuse an index that lacks one of our parts, or names a class that is not ours or diffusers' own.
+    """Check that an index has all required components and names only classes of ditmoe and diffusers.
 
     Args:
-        autoencoders: classes of diffusers that may be the autoencoder; None, before the modality is known: any of it.
+        autoencoders: allowed autoencoder classes of diffusers; None, before the modality is known: any of them.
 
     Raises:
-        ValueError: one line.
+        ValueError: with one line, otherwise.
     """
     for part in PARTS:
         if part not in index:
@@ -81,16 +79,16 @@ def check_index(index: Mapping[str, Any], file: Path, autoencoders: Sequence[str
     for name, value in index.items():
         if name in PARTS or name == "vae":
             known = (name == "vae" and value == [None, None]) or _is_known(name, value, autoencoders)
-        else:  # what diffusers remembers of its own, such as its version
+        else:  # diffusers' own entries, such as its version
             known = not isinstance(value, list | tuple | dict) or list(value) == [None, None]
         if not known:
             raise ValueError(
-                f"{file} names what is not trusted, refused: {printable(name)} = {printable(value)}"
+                f"{file} names a component that is not trusted, refused: {printable(name)} = {printable(value)}"
             )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """What one of our parts is built from, admitted."""
+    """The checked configuration of one of ditmoe's components."""
     file, config = folder / CONFIG, read_object(folder / CONFIG).get("config")
     admitted = trust.admit(config, list(config) if isinstance(config, dict) else [], file)
     for option, value in trust.withheld(admitted):
@@ -100,7 +98,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def without_paths(config: Any) -> Any:
-    """A configuration whose paths are null: whoever samples needs none, and they tell of the machine it was made on."""
+    """A configuration with null for all paths: sampling needs none, and they would reveal the machine's folders."""
     if isinstance(config, dict):
         kept = {name: without_paths(value) for name, value in config.items()}
         for option in trust.opens(config):
@@ -112,7 +110,7 @@ def without_paths(config: Any) -> Any:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises ValueError unless the folder is new, empty, or holds what export wrote and nothing else."""
+    """Raises ValueError unless the folder is new, empty, or holds only what `export` wrote."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:

@@ -1,4 +1,4 @@
-"""Runs on one page that a browser opens from the disk: samples, numbers, curves, experts, configuration."""
+"""A self-contained HTML report of runs: samples, metrics, curves, expert analysis, configuration."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How much of a run goes onto its page: every piece is counted as it will stand there."""
+"""Size limits of a report: every part is counted in its encoded form."""
 
 import json
 from pathlib import Path
@@ -7,37 +7,37 @@ from typing import Any
 from ditmoe.outside import printable
 
 LONGEST = 400
-"""Letters of a stranger's text; what is cut ends in dots."""
+"""Most characters of untrusted text; longer text is cut and ends in dots."""
 
 
 def encoded(node: Any) -> str:
-    """JSON in ASCII that may stand within a script element: nothing in it ends one, or begins a comment."""
+    """JSON in ASCII for a script element: it contains nothing that ends the element or starts a comment."""
     text = json.dumps(node, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def text_of(value: object, longest: int = LONGEST) -> str:
-    """A stranger's text, or a value, as it may be shown: one line, of bounded length."""
-    text = printable(str(value)[: longest + 1])  # letter by letter: what is cut anyway is not looked at
+    """Untrusted text, or a value, as one printable line of bounded length."""
+    text = printable(str(value)[: longest + 1])  # `printable` works by character, so cut first
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 class Budget:
-    """Bytes that are left.
+    """A budget of bytes.
 
     Args:
-        size: of all.
+        size: its size in bytes.
     """
 
     def __init__(self, size: int) -> None:
         self.left = size
 
     def part(self, share: float) -> "Budget":
-        """A budget of a share of what is left, which is not taken from this one."""
+        """A new budget with a share of the remaining bytes, which stay in this one."""
         return Budget(int(share * self.left))
 
     def take(self, node: Any) -> bool:
-        """Count a piece of the page, if there is room for it."""
+        """Count a part of the page; returns False, and counts nothing, if it does not fit."""
         size = len(encoded(node)) + 1
         if size > self.left:
             return False
@@ -45,7 +45,7 @@ class Budget:
         return True
 
     def keep(self, nodes: list[Any]) -> list[Any]:
-        """The first of these for which there is room."""
+        """The first of these parts that fit."""
         kept = []
         for node in nodes:
             if not self.take(node):
@@ -55,7 +55,7 @@ class Budget:
 
 
 def within(run: Path, *names: str) -> Path | None:
-    """A file or folder of a run, or None if there is none, or a link on the way to it, which may lead anywhere."""
+    """A file or folder of a run; None if it does not exist or its path contains a link, which could lead anywhere."""
     path = run
     for name in names:
         path = path / name

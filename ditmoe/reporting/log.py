@@ -1,4 +1,4 @@
-"""The curves of a run: its log, of any length and however it ended, as a few numbers."""
+"""Read and thin out the training log of a run, of any length and even if damaged."""
 
 import json
 import math
@@ -12,25 +12,25 @@ from ditmoe.reporting.budget import text_of
 from ditmoe.reporting.numbers import number
 
 MOST_POINTS = 2000
-"""Of a curve."""
+"""Most points of a curve."""
 MOST_CURVES = 4000
 LONGEST_LINE = 2**20
-"""Bytes of a record; one of a thousand experts has a tenth."""
+"""Most bytes of a record; one with a thousand experts takes a tenth of that."""
 MOST_PARSED = 64 * 2**20
-"""Bytes of a log of which every line is read as JSON; of a longer one lines at even distances are."""
+"""Most bytes of a log whose lines are all parsed; in a longer log, lines at even distances are."""
 
 
 @dataclass
 class Log:
-    """What a log says.
+    """The content of a log.
 
     Attributes:
-        steps: rising.
+        steps: in increasing order.
         curves: by name; None where a number is missing or not finite.
-        every: of so many records one is shown.
-        damaged: lines that are no records, or go back.
-        infinite: numbers that are not finite.
-        unnamed: curves that are too many.
+        every: one of this many records is kept.
+        damaged: number of lines that are not records, or are out of order.
+        infinite: number of values that are not finite.
+        unnamed: number of curves that were left out.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -42,10 +42,10 @@ class Log:
 
 
 def read_log(file: Path, numbers: int) -> Log:
-    """The curves of a log.
+    """Read the curves of a log.
 
     Args:
-        numbers: that all curves may have together.
+        numbers: most values of all curves together.
 
     Raises:
         OSError, ValueError: if it cannot be opened.
@@ -70,8 +70,8 @@ def read_log(file: Path, numbers: int) -> Log:
     if latest is not None and records[-1] is not latest:
         records.append(latest)
     names = list(dict.fromkeys(name for record in records for name in record if name != "step"))
-    # Records that share no names make curves of gaps, each as long as all others.
-    shown = min(MOST_CURVES, numbers // max(1, len(records) - 1))  # the last is one more
+    # Every curve has a value or a gap for each record, so records with different names also count in full.
+    shown = min(MOST_CURVES, numbers // max(1, len(records) - 1))  # the latest record may be one more
     log.unnamed = max(0, len(names) - shown)
     log.every = stride * skipping
     log.steps = [record["step"] for record in records]
@@ -83,7 +83,7 @@ def read_log(file: Path, numbers: int) -> Log:
 
 
 def _lines(file: Path, log: Log) -> tuple[Iterator[bytes], int]:
-    """Lines to be read as JSON, and of how many one is; a last line without an end is half written."""
+    """The lines to parse, and the stride between them; a last line without a line end is half written."""
     size = file.stat().st_size
     skipping = max(1, -(-size // MOST_PARSED))
 
@@ -104,7 +104,7 @@ def _lines(file: Path, log: Log) -> tuple[Iterator[bytes], int]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The numbers of a record: nested values are not drawn."""
+    """The numbers of a record, without nested values; None if the line is not a record."""
     try:
         record = json.loads(line)
         step = record["step"]

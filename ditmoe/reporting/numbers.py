@@ -1,4 +1,4 @@
-"""What stands in a run's JSON: the report of its evaluation, its configuration, what its experts do."""
+"""The contents of a run's JSON files: metrics, configuration, expert analysis."""
 
 import json
 import math
@@ -8,22 +8,22 @@ from typing import Any
 from ditmoe.reporting.budget import text_of
 
 MOST_ROWS = 600
-"""Of metrics, and of values of a configuration."""
+"""Most metrics, and most values of a configuration."""
 MOST_OTHERS = 6
-"""Rows beside that of what was generated."""
+"""Most reference rows beside the row of generated samples."""
 APART = ("interval", "protocol", "notes")
 KINDS = ("time", "place", "class", "time given place", "class given place")
-"""What the choice of an expert may depend on, of those that `analyze` measures."""
+"""Dependences measured by `analyze` that are shown."""
 
 
 def metrics(content: Any) -> dict[str, Any]:
-    """metrics.json: each metric with its interval and its value in the other rows, such as oracle and floor.
+    """The content of metrics.json: each metric with its interval and its reference rows, such as oracle and floor.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the content is not an object.
     """
     if not isinstance(content, dict):
-        raise ValueError("it is no report of an evaluation")
+        raise ValueError(f"it must be an object with metrics, got {type(content).__name__}")
     intervals = content.get("interval")
     others: dict[str, dict[str, Any]] = {}
     for name, row in content.items():
@@ -57,7 +57,7 @@ def metrics(content: Any) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number in six digits; None for all else."""
+    """A finite number, rounded to six digits; None for any other value."""
     if type(value) not in (int, float):
         return None
     try:
@@ -68,7 +68,7 @@ def number(value: Any) -> float | None:
 
 
 def flat(node: Any, most: int = MOST_ROWS) -> list[list[str]]:
-    """Dotted names and values of nested sections; a list is one value."""
+    """Dotted names and values of nested sections; a list counts as one value."""
     found: list[list[str]] = []
 
     def walk(node: Any, name: str, depth: int) -> None:
@@ -92,7 +92,7 @@ def _json(value: Any) -> str:
 
 
 def dependence(content: Any) -> dict[str, Any]:
-    """analysis.json: bits that the choice of an expert shares with time, place and class, of each layer."""
+    """The content of analysis.json: mutual information of routing with time, place and class, by layer, in bits."""
     content = content if isinstance(content, dict) else {}
     found, measured = [], content.get("dependence")
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""The page: one file without links to others, that runs no script but ditmoe's own, whoever made the run."""
+"""The report page: one self-contained file that runs only ditmoe's scripts, also for untrusted runs."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ SCRIPTS = (
     "report.js",
 )
 LARGEST = 18_000_000
-"""Bytes of what is shown of all runs; the page has a hundred thousand more."""
+"""Most bytes of data of all runs; scripts and styles add a hundred thousand."""
 MOST_RUNS, MOST_SAMPLES = 8, 1000
 
 
@@ -40,19 +40,17 @@ def write_report(
     trust: Trust = False,
     kind: type[Any] | None = None,
 ) -> Path:
-    """Write runs onto a page, whole or not at all; returns its path.
-
-    The same runs give the same bytes.
+    """Write a report of runs, completely or not at all; returns its path. The same runs give the same bytes.
 
     Args:
-        runs: folders.
-        out: the file; by default report.html, in the folder of the run if it is one.
-        samples: of each run, at most.
+        runs: their folders.
+        out: the file; None: report.html, in the run's folder if there is only one.
+        samples: most samples of each run.
         trust: classes of other packages that may show samples, see `ditmoe.config.trust`.
-        kind: the modality of all of them, if that is known.
+        kind: the modality of all runs; None: as recorded in each run.
 
     Raises:
-        ValueError, OSError: one line, if one is no run, or the file cannot be written.
+        ValueError, OSError: with one line, if a folder is not a run, or the file cannot be written.
     """
     folders = list(dict.fromkeys(map(Path, runs)))
     check_number("samples", samples, 0, MOST_SAMPLES, whole=True)
@@ -74,11 +72,11 @@ def write_report(
 
 
 def page(content: dict[str, Any], scripts: Sequence[str] = SCRIPTS, styles: Sequence[str] = STYLES) -> str:
-    """The page of what is to be shown, which is data alone: only scripts and styles with these digests are obeyed.
+    """The HTML of a page. Content is embedded as data; its policy allows only these scripts and styles, by digest.
 
     Args:
-        content: `runs`, each with what the scripts look for.
-        scripts, styles: names of files of the package; the last script puts the page together.
+        content: `runs`, each with the fields that the scripts read.
+        scripts, styles: names of asset files; the last script builds the page.
     """
     sheets = [asset(name) for name in styles]
     script = "\n".join(asset(name) for name in scripts)
@@ -110,7 +108,7 @@ def page(content: dict[str, Any], scripts: Sequence[str] = SCRIPTS, styles: Sequ
             *(f"<style>{style}</style>" for style in sheets),
             "</head>",
             "<body>",
-            "<noscript>This page is drawn by its script: allow scripts to see it. It loads nothing.</noscript>",
+            "<noscript>Allow scripts to see this page. It loads nothing from elsewhere.</noscript>",
             '<div id="page"></div>',
             f'<script type="application/json" id="data">{encoded(content)}</script>',
             f"<script>{script}</script>",
@@ -122,10 +120,10 @@ def page(content: dict[str, Any], scripts: Sequence[str] = SCRIPTS, styles: Sequ
 
 
 def asset(name: str) -> str:
-    """A file of the package."""
+    """The text of an asset file."""
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def _source(text: str) -> str:
-    """How a policy names a script or a style by what is in it."""
+    """The source expression of a script or style in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

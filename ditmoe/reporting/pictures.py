@@ -1,4 +1,4 @@
-"""Samples and pictures in the form in which a page holds them: data: addresses and packed numbers, of bounded size."""
+"""Samples and images encoded for a page, as data URLs and packed numbers of bounded size."""
 
 import base64
 import io
@@ -14,18 +14,18 @@ from ditmoe.modality import Shown
 from ditmoe.outside import printable, read_regular
 
 LARGEST_SIDE, LARGEST_FRAME = 512, 192
-"""Pixels of a side of a picture, and of a frame of a clip."""
+"""Largest side of an image and of a video frame, in pixels."""
 MOST_FRAMES, MOST_POINTS = 64, 4096
 SMALL = 64_000
-"""Bytes of a PNG, above which a picture is a JPEG if that is smaller."""
+"""Bytes of a PNG above which a JPEG is used if it is smaller."""
 LARGEST_FILE, MOST_PIXELS = 2**24, 2**24
 
 
 def packed(shown: Shown) -> dict[str, Any]:
-    """A sample.
+    """Encode a sample.
 
     Raises:
-        ValueError: if there is nothing of it to show.
+        ValueError: if it has no picture, frames or points.
     """
     if shown.picture is not None:
         return {"kind": "picture", **picture(shown.picture, LARGEST_SIDE)}
@@ -37,14 +37,14 @@ def packed(shown: Shown) -> dict[str, Any]:
 
 
 def picture(image: UInt8[np.ndarray, "H W 3"], side: int) -> dict[str, Any]:
-    """A picture, made smaller if a side is longer."""
+    """Encode an image, scaled down if a side is longer than `side` pixels."""
     drawn = Image.fromarray(image)
     drawn.thumbnail((side, side))
     return {"src": _address(drawn), "width": drawn.width, "height": drawn.height}
 
 
 def clip(frames: UInt8[np.ndarray, "T H W 3"], rate: float) -> dict[str, Any]:
-    """Frames side by side in one picture, which every browser decodes exactly and a canvas plays."""
+    """Encode a video as one image of its frames side by side, which a canvas plays; at most `MOST_FRAMES` frames."""
     if not frames.size:
         raise ValueError("a clip must have frames")
     if len(frames) > MOST_FRAMES:
@@ -63,7 +63,7 @@ def clip(frames: UInt8[np.ndarray, "T H W 3"], rate: float) -> dict[str, Any]:
 
 
 def cloud(points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"] | None = None) -> dict[str, Any]:
-    """Points as whole numbers of 16 bits: place = low + number * step, with one step for all axes."""
+    """Encode a point cloud as 16-bit integers: coordinate = low + number * step, with one step for all axes."""
     kept = np.flatnonzero(np.isfinite(points).all(1))
     if not len(kept):
         raise ValueError("a cloud must have finite points")
@@ -73,7 +73,7 @@ def cloud(points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"] | N
     low = places.min(0)
     step = float((places.max(0) - low).max()) / 65535 or 1.0
     if not math.isfinite(step):
-        raise ValueError("a cloud must lie within what numbers reach")
+        raise ValueError("a cloud must have coordinates whose range is finite in float64")
     numbers = np.round((places - low) / step).clip(0, 65535).astype("<u2")
     form = {"kind": "cloud", "count": len(kept), "of": len(points), "points": _base64(numbers.tobytes())}
     form |= {"low": [float(v) for v in low], "step": step}
@@ -81,7 +81,7 @@ def cloud(points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"] | N
 
 
 def held(shown: Shown, given: Shown | None) -> int:
-    """How many of the points that `packed` keeps of a cloud were given: its first ones, if they are these."""
+    """How many of the points that `packed` keeps were given; given points are the first points of a sample."""
     if given is None or given.points is None or shown.points is None:
         return 0
     num = len(given.points)
@@ -94,7 +94,7 @@ def held(shown: Shown, given: Shown | None) -> int:
 
 
 def of_file(file: Path, side: int) -> dict[str, Any]:
-    """A PNG that a command drew.
+    """Encode a PNG file written by a command.
 
     Raises:
         OSError, ValueError: if it cannot be read, or is too large.
@@ -105,7 +105,7 @@ def of_file(file: Path, side: int) -> dict[str, Any]:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"it has more than {MOST_PIXELS} pixels")
             return picture(np.asarray(opened.convert("RGB")), side)
-    except Exception as error:  # decoders fail in many ways
+    except Exception as error:  # decoders raise many kinds of errors
         raise ValueError(f"{printable(file)} is no readable picture: {error}") from error
 
 

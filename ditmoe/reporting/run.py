@@ -1,4 +1,4 @@
-"""One run as it lies on the disk, whoever made it and however it ended, as the part of a page."""
+"""Read a run's folder for a report; the run may be untrusted, incomplete or damaged."""
 
 import os
 import re
@@ -22,27 +22,27 @@ from ditmoe.reporting.samples import listed, sample_sets, set_folders
 SHEET_SIDE, CHART_SIDE = 1400, 1800
 MOST_SHEETS = 6
 CHARTS = {
-    "dependence": "Bits that the choice of an expert shares with time, place and class, against chance",
-    "time": "How much more often than on the whole each expert is chosen at a time",
+    "dependence": "Mutual information between the chosen expert and time, place and class, in bits, against chance",
+    "time": "How much more often than overall each expert is chosen at each time",
     "place": "The same by place",
-    "asked": "The same by what is asked for",
+    "asked": "The same by condition",
     "tokens": "Experts per token over time and place",
     "paths": "Which expert follows which in the next layer",
-    "similarity": "How alike experts are: weights, and answers to the same tokens",
+    "similarity": "Similarity of experts: weights, and outputs for the same tokens",
     "dropping": "The loss without each expert",
-    "dial": "The loss against top_k, and its multiply-adds",
+    "dial": "The loss against top_k and its multiply-adds",
 }
 BYTES_PER_NUMBER = 10
 
 
 class RunReader:
-    """Reads what is there of a run, and notes what could not be read."""
+    """Reads the parts of a run and collects notes on those that cannot be read."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def read(self, what: str, work: Callable[..., Any], *values: Any) -> Any:
-        """What some work makes of these; None, and a note, if it fails as strangers' files do."""
+        """The result of `work(*values)`; None, and a note, if it raises OSError or ValueError."""
         try:
             return work(*values)
         except (OSError, ValueError) as error:
@@ -51,7 +51,7 @@ class RunReader:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds something that training, sampling or measuring left."""
+    """Whether a folder contains output of training, sampling or evaluation."""
     if not folder.is_dir():
         return False
     files = any(within(folder, name) for name in ("log.jsonl", "metrics.json"))
@@ -59,7 +59,7 @@ def is_run(folder: Path) -> bool:
 
 
 def names_of(runs: list[Path]) -> list[str]:
-    """What tells runs apart: the last parts of their paths, two or as many as are needed."""
+    """Distinct names of runs: the last two parts of their paths, or as many as are needed."""
     whole = [run.absolute().parts[1:] for run in map(Path, map(os.path.normpath, runs))]
     for count in range(2, max(map(len, whole)) + 1):
         names = ["/".join(parts[-count:]) for parts in whole]
@@ -77,13 +77,15 @@ def describe_run(
     kind: type[Any] | None = None,
     patience: Patience | None = None,
 ) -> dict[str, Any]:
-    """All that the page shows of a run.
+    """The content of a report on one run.
 
     Args:
-        name: by which the page speaks of it.
-        most: samples.
-        kind: its modality, if that is known; else the class that its checkpoint names is taken, if it is trusted.
-        patience: for its samples.
+        name: of the run in the report.
+        budget: bytes of the content.
+        most: most samples.
+        trust: classes of other packages that may show samples.
+        kind: its modality; None: the class that its checkpoint names, if it is trusted.
+        patience: limit on the time for its samples.
     """
     reader = RunReader()
     content: dict[str, Any] = {"name": text_of(name, 200)}
@@ -114,13 +116,13 @@ def describe_run(
 
 
 def checkpoint_of(run: Path) -> Checkpoint:
-    """The newest whole checkpoint in a run's folder, its plain values alone.
+    """The newest complete checkpoint in a run's folder, without tensors.
 
     Raises:
-        FileNotFoundError, ValueError: one line, if none is whole, or only links lead to them.
+        FileNotFoundError, ValueError: with one line, if none is complete, or they are reached only by links.
     """
     own = [at for at in candidates(run) if within(*_in_run(at), MANIFEST)]
-    error: Exception = ValueError("only links lead to it, which are not followed")
+    error: Exception = ValueError("it is reached only by links, which are not followed")
     for at in own:
         try:
             return find(at, ())
@@ -130,7 +132,7 @@ def checkpoint_of(run: Path) -> Checkpoint:
 
 
 def _in_run(checkpoint: Path) -> tuple[Any, ...]:
-    """The folder of a checkpoint's run, and the names of folders from there."""
+    """The folder of a checkpoint's run, followed by the names of the folders down to the checkpoint."""
     inner = checkpoint.parent.name == FOLDER
     return (checkpoint.parent.parent, FOLDER, checkpoint.name) if inner else (checkpoint,)
 
@@ -141,7 +143,7 @@ def _classes(facts: Any) -> list[str]:
 
 
 def _of_checkpoint(plain: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-    """Step, configuration and command."""
+    """Step, configuration and command of a checkpoint."""
     content = {"step": plain["step"], "config": budget.keep(numbers.flat(plain.get("config")))}
     words = plain.get("command")
     if isinstance(words, list):
@@ -151,25 +153,25 @@ def _of_checkpoint(plain: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
 
 def _of_log(log: Log, reader: RunReader) -> dict[str, Any]:
     if log.damaged:
-        reader.notes.append(f"log.jsonl: {log.damaged} lines are half written, or no records, or go back")
+        reader.notes.append(f"log.jsonl: {log.damaged} lines are half written, not records, or out of order")
     if log.infinite:
-        reader.notes.append(f"log.jsonl: {log.infinite} numbers are not finite, and leave gaps in the curves")
+        reader.notes.append(f"log.jsonl: {log.infinite} numbers are not finite and leave gaps in the curves")
     if log.unnamed:
         reader.notes.append(f"log.jsonl: {log.unnamed} curves are left out")
     return {"log": {"steps": log.steps, "curves": log.curves, "every": log.every}}
 
 
 def _kind(run: Path, found: Checkpoint | None, trust: Trust, reader: RunReader) -> type[Any] | None:
-    """The run's modality; without a checkpoint that tells it, the one that its files' endings speak of."""
+    """The run's modality from its checkpoint; without one, from the suffixes of its sample files."""
     if found is not None:
         return reader.read("samples are listed, not shown", modality_named, found, trust)
-    # Files that are listed, and none that a link leads to, which may be those of a whole disk.
+    # Only listed files, since a link could lead to a whole disk.
     files = [file for folder in set_folders(run) for found in listed(folder)[0] for file in found.files]
     return reader.read("samples", modality_by_endings, files) if files else None
 
 
 def _progress(run: Path, budget: Budget, reader: RunReader) -> list[dict[str, Any]]:
-    """Pictures that training drew of samples of one seed: the first, the last, and some between."""
+    """Previews of samples during training: the first, the last, and some in between."""
     folder = within(run, "progress")
     if folder is None or not folder.is_dir():
         return []
@@ -189,7 +191,7 @@ def _progress(run: Path, budget: Budget, reader: RunReader) -> list[dict[str, An
 
 
 def _analysis(run: Path, budget: Budget, reader: RunReader) -> dict[str, Any] | None:
-    """What `analyze` wrote into the run."""
+    """The results of `analyze` in the run's folder; None without any."""
     folder = within(run, "analysis")
     if folder is None or not folder.is_dir():
         return None
@@ -205,7 +207,7 @@ def _analysis(run: Path, budget: Budget, reader: RunReader) -> dict[str, Any] | 
 
 
 def check_runs(runs: list[Path]) -> None:
-    """Raises ValueError or FileNotFoundError, one line, for the first that is no run."""
+    """Raises ValueError or FileNotFoundError, with one line, for the first folder that is not a run."""
     for run in runs:
         if not run.exists():
             raise FileNotFoundError(f"{printable(run)} does not exist")

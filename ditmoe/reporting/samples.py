@@ -1,4 +1,4 @@
-"""The samples that lie in a run's folder, each in the form in which a page shows it."""
+"""The samples in a run's folder, encoded for a page."""
 
 import os
 import re
@@ -15,13 +15,18 @@ from ditmoe.reporting.pictures import held, packed
 
 MOST_SETS, MOST_LISTED = 40, 200
 MOST_UNREADABLE = 100
-"""Samples of all sets together that are tried and cannot be read: each may take a while to say so."""
+"""Most unreadable samples, over all sets, before reading stops: each of them may take a while."""
 SHEETS = ("samples", "view")
 
 
 @dataclass
 class Found:
-    """Files of one sample, which differ in their ending alone, and the number in their name."""
+    """The files of one sample, which differ only in their suffix.
+
+    Attributes:
+        number: in the file's name; None without one.
+        kind: the class in the file's name.
+    """
 
     name: str
     number: int | None
@@ -37,13 +42,14 @@ def sample_sets(
     budget: Budget,
     patience: Patience | None = None,
 ) -> list[dict[str, Any]]:
-    """Sets of a run's samples: those of the training, and those that `sample` made.
+    """The sets of a run's samples, from training and from `sample`.
 
     Args:
-        kind: the run's modality; None: files are listed.
-        classes: names, of which files have what can stand in a file's name.
-        most: samples of all sets together, shared evenly.
-        patience: for all of them; what is left when it is over is left out.
+        kind: the run's modality; None: files are only listed.
+        classes: class names, which file names contain in a safe form.
+        most: most samples of all sets together, shared evenly.
+        budget: bytes of all sets.
+        patience: limit on the time; samples that remain when it is over are left out.
     """
     labels = {file_name(name): text_of(name, 80) for name in classes}
     sets = [(folder, *listed(folder)) for folder in set_folders(run)]
@@ -63,7 +69,7 @@ def sample_sets(
 
 
 def shared(most: int, counts: Sequence[int]) -> list[int]:
-    """How many to take of each of some sets: all have as many, but for those that have fewer."""
+    """How many samples to take from each set: the same number from all, except from smaller sets."""
     shares = dict.fromkeys(range(len(counts)), 0)
     for done, at in enumerate(sorted(shares, key=lambda at: counts[at])):
         shares[at] = min(counts[at], most // (len(counts) - done))
@@ -72,7 +78,7 @@ def shared(most: int, counts: Sequence[int]) -> list[int]:
 
 
 def set_folders(run: Path) -> list[Path]:
-    """`samples` first."""
+    """The folders of sample sets, `samples` first."""
     with os.scandir(run) as entries:
         names = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
     mine = sorted(name for name in names if name == "samples" or name.startswith("samples-"))
@@ -90,7 +96,7 @@ def one_set(
     most_unreadable: int,
     patience: Patience,
 ) -> dict[str, Any]:
-    """One folder: its samples, how many were left out and why, and what was given."""
+    """One set: its samples, how many were left out and why, and its given part."""
     content: dict[str, Any] = {"folder": text_of(folder.name, 200), "items": [], "total": len(samples)}
     given = _given(run, folder, kind)
     if given is not None and budget.take(form := packed(given)):
@@ -121,7 +127,7 @@ def one_set(
 
 
 def listed(folder: Path) -> tuple[list[Found], int]:
-    """The samples of a folder by their numbers, and how many links lie there, which are not followed."""
+    """The samples of a folder in the order of their numbers, and the number of links, which are not followed."""
     found: dict[str, Found] = {}
     with os.scandir(folder) as entries:
         each = sorted((e.name, e.is_file(follow_symlinks=False), e.is_symlink()) for e in entries)
@@ -136,7 +142,7 @@ def listed(folder: Path) -> tuple[list[Found], int]:
 
 
 def _prompts(folder: Path) -> list[str]:
-    """What a set was asked for by sentences."""
+    """The prompts of a set, from prompts.json."""
     file = within(folder, "prompts.json")
     try:
         content = read_json(file) if file else {}
@@ -147,7 +153,7 @@ def _prompts(folder: Path) -> list[str]:
 
 
 def _given(run: Path, folder: Path, kind: type[Files] | None) -> Shown | None:
-    """What was given to a set, if that is kept and can be read."""
+    """The given part of a set; None if it was not kept or cannot be read."""
     place = within(run, GIVEN, folder.name)
     if kind is None or place is None or not place.is_dir():
         return None

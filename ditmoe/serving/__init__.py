@@ -1,4 +1,4 @@
-"""A page that draws from a checkpoint: what may be asked there, the drawing, and the server on this machine."""
+"""The demo: a local web page that generates samples from a checkpoint."""
 
 from typing import TYPE_CHECKING
 

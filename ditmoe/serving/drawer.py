@@ -1,4 +1,4 @@
-"""A model that draws for a page: one request at a time, each to be stopped between two steps."""
+"""Sampling for the demo page: one request at a time, which can be stopped between two steps."""
 
 import shlex
 import threading
@@ -16,23 +16,23 @@ from ditmoe.outside import check_number
 from ditmoe.pipelines.asked import with_top_k
 
 UNTOLD = ("checkpoint", "trust")
-"""Words that say nothing of how it draws."""
+"""Options that are not shown on the page."""
 SAMPLES = "samples"
-"""The folder of what was drawn, within one that holds what was given, too."""
+"""Folder of the samples within that of a request, which also contains the given parts."""
 
 
 class StoppedError(Exception):
-    """Somebody stopped the drawing."""
+    """Sampling was stopped."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came of a request.
+    """The result of a request.
 
     Attributes:
         samples: in data units.
-        paths: what was written, the picture of all first.
-        told: lines for the person, about what was given.
+        paths: the files, the overview picture first.
+        told: notes on the given parts, for the page.
     """
 
     samples: Samples
@@ -41,19 +41,20 @@ class Drawn:
 
 
 class Drawer:
-    """Draws from one checkpoint, to the bit what `sample` draws for the same words.
+    """Samples from one checkpoint, bit for bit the same as `sample` with the same options.
 
-    All is computed in one thread of its own: requests wait for each other, and the number of torch's threads, by which
-    sums are rounded, is that of this one alone.
+    Everything is computed in one worker thread: requests wait for each other, and the number of torch's threads, on
+    which the rounding of sums depends, is that of this thread.
 
     Args:
-        models: what draws, and how.
+        models: the checkpoint and the options on its model.
 
     Attributes:
         restored: the checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: one line, if a checkpoint cannot be drawn from, or its modality writes no files.
+        FileNotFoundError, ValueError: with one line, if the checkpoint cannot be loaded, or its modality writes no
+            files.
     """
 
     def __init__(self, models: ModelWords) -> None:
@@ -66,7 +67,7 @@ class Drawer:
         self._closed = False
 
     def about(self) -> str:
-        """What draws, in a line: its size, and what was said of how it draws."""
+        """One line on the model: modality, size, and options that are not at their defaults."""
         restored, how = self.restored, {k: v for k, v in self.models.said().items() if k not in UNTOLD}
         size = f"{restored.modality.name}, {num_parameters(restored.model) / 1e6:.3g} M parameters"
         return "; ".join([size, *(f"{name}={_typed(value)}" for name, value in how.items())])
@@ -79,17 +80,17 @@ class Drawer:
         on_step: Callable[[int, int], None] = lambda done, total: None,
         beat: float = 0.2,
     ) -> Drawn:
-        """Draw what the words of `sample` say, and write it as that does into `folder`.
+        """Sample with options of the `sample` command, and write files as it does into `folder`.
 
         Args:
-            words: of `sample`, but for those that say where from, where to and how many at a time.
-            who: asks; `stop` of the same one ends it.
-            on_step: called in the caller's thread, at most once in `beat` seconds, with the steps that are done and
-                those that there are.
+            words: options of `sample`, except those for the checkpoint, the output and the batch size.
+            who: identifies the caller, for `stop`.
+            on_step: called in the caller's thread, at most every `beat` seconds, with the number of finished steps and
+                the total.
 
         Raises:
             StoppedError: if it was stopped.
-            ValueError, OSError: one line, for what cannot be drawn.
+            ValueError, OSError: with one line, for an invalid request.
         """
         stopped, state = threading.Event(), [0, 0]
 
@@ -114,7 +115,7 @@ class Drawer:
         return future.result()
 
     def stop(self, who: str = "") -> bool:
-        """End the drawing of somebody after the step that is at hand; whether there is one."""
+        """Stop a caller's request after the current step; returns whether it was running."""
         with self._lock:
             if self._drawing is None or self._drawing[0] != who:
                 return False
@@ -122,11 +123,11 @@ class Drawer:
             return True
 
     def end(self) -> None:
-        """End all drawing after the step that is at hand, now and later."""
+        """Stop the current request after its current step, and all later ones."""
         self._closed = True
 
     def close(self) -> None:
-        """End all drawing, and wait for that."""
+        """Stop all requests and wait for the worker thread."""
         self.end()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
@@ -151,7 +152,7 @@ class Drawer:
 
 
 def _done(future: Any, seconds: float) -> bool:
-    """Whether it ends within so many seconds."""
+    """Whether a future ends within some seconds."""
     try:
         future.exception(timeout=seconds)
     except TimeoutError:
@@ -160,10 +161,10 @@ def _done(future: Any, seconds: float) -> bool:
 
 
 def command_of(words: Mapping[str, Any], models: ModelWords) -> str:
-    """The command that draws the same, for a shell; files that were given stand there by their names."""
-    said = {**models.said(), **words}
+    """The shell command that generates the same samples; given files appear by name, without their folder."""
+    options = {**models.said(), **words}
     return shlex.join(
-        ["python", "-m", "ditmoe.sample", *(f"{name}={_typed(value)}" for name, value in said.items())]
+        ["python", "-m", "ditmoe.sample", *(f"{name}={_typed(value)}" for name, value in options.items())]
     )
 
 

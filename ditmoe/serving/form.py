@@ -1,4 +1,4 @@
-"""What a person may ask for on the page: its fields, and what their values mean as words of `sample`."""
+"""The input fields of the demo page, and the conversion of their values to options of `sample`."""
 
 import html
 import json
@@ -16,28 +16,28 @@ from ditmoe.modality import GivenParts
 from ditmoe.outside import check_numbers, is_regular, printable
 
 SENTENCES = ("label", "prompt", "negative")
-"""Words of a conditioning that are no files: others, such as `prompts`, stay with the command line."""
+"""Options of a conditioning that are not files; others, such as `prompts`, are only on the command line."""
 COUNTS = ("num", "steps", "seed", "top_k")
 MOST_GIVEN = 8
-"""Files that may be given at once."""
+"""Most given files at once."""
 LARGEST_SEED = 2**53 - 1
-"""The largest whole number that a browser keeps exactly."""
+"""The largest integer that a browser represents exactly."""
 LONGEST = 2000
-"""Letters of a field."""
+"""Most characters in a field."""
 _WORD = re.compile(r"[A-Za-z_]{1,40}")
 
 
 @dataclass(frozen=True)
 class Field:
-    """One thing that may be said.
+    """An input field.
 
     Attributes:
-        name: the word of `sample`.
-        kind: "choice", "text", "count", "number", "value" (a number, a list of numbers, or one bare word) or "files".
-        about: what it means.
-        default: what stands there first; what is left so is not said, but for counts of the page's own.
-        choices: pairs of what is shown and what is meant.
-        most: the largest count, or how many files.
+        name: the option of `sample`.
+        kind: "choice", "text", "count", "number", "value" (a number, a list of numbers, or a single word) or "files".
+        about: a short description.
+        default: its initial value; a field at its default sets no option, except `num` and `seed`.
+        choices: pairs of displayed text and value.
+        most: the largest count, or most files.
     """
 
     name: str
@@ -49,7 +49,11 @@ class Field:
 
 
 def fields_of(restored: Restored, most: int) -> list[Field]:
-    """The fields for a checkpoint, those that are used most first."""
+    """The fields for a checkpoint, in order of importance.
+
+    Args:
+        most: most samples per request.
+    """
     modality, conditioning = restored.modality, restored.model.conditioning
     sampling = Sampling.of(restored.config)
     found = []
@@ -60,22 +64,22 @@ def fields_of(restored: Restored, most: int) -> list[Field]:
             found.append(Field(word, "text", conditioning.words[word], ""))
     found += [
         Field("num", "count", "samples", min(4, most), most=most),
-        Field("seed", "count", "the same seed draws the same samples", 0, most=LARGEST_SEED),
-        Field("steps", "count", "of the scheduler", sampling.steps, most=1000),
-        Field("guidance", "number", "how much more samples follow what is asked for", sampling.guidance),
+        Field("seed", "count", "the same seed gives the same samples", 0, most=LARGEST_SEED),
+        Field("steps", "count", "scheduler steps", sampling.steps, most=1000),
+        Field("guidance", "number", "guidance scale; 1: no guidance", sampling.guidance),
     ]
     if router := by_top_k(restored.config):
-        told = "experts that each token takes; training took {}"
+        told = "experts per token; {} in training"
         found.append(
             Field("top_k", "count", told.format(router["top_k"]), router["top_k"], most=router["num_experts"])
         )
     found += [Field(word, "value", about) for word, about in modality.words.items()]
     if isinstance(modality, GivenParts):
-        found.append(Field("given", "files", "what is there already of each sample", most=MOST_GIVEN))
+        found.append(Field("given", "files", "the known part of each sample", most=MOST_GIVEN))
         found.append(
-            Field("strength", "value", "share of the way to noise from which what is given is changed")
+            Field("strength", "value", "noise level from 0 to 1 from which given samples are changed")
         )
-        found.append(Field("given_guidance", "number", "how much more samples follow what is given", 1.0))
+        found.append(Field("given_guidance", "number", "guidance scale of the given part; 1: none", 1.0))
         for word, about in modality.given_words.items():
             file = word in modality.given_files
             found.append(Field(word, "files" if file else "value", about, most=1 if file else None))
@@ -85,19 +89,19 @@ def fields_of(restored: Restored, most: int) -> list[Field]:
 def _labels(restored: Restored) -> list[tuple[str, str]]:
     first = [("each class in turn", ""), ("no class", "none"), ("at random", "random")]
     if "prompt" in restored.model.conditioning.words:
-        first[0] = ("as the prompt says", "")
+        first[0] = ("by the prompt", "")
     classes = restored.modality.classes
     return first + [(printable(name), label_of(classes, index)) for index, name in enumerate(classes)]
 
 
 def read(fields: Sequence[Field], values: Mapping[str, Any], uploads: Path) -> dict[str, Any]:
-    """Words of `sample` for what stands in the fields; what is as it was is not said.
+    """Options of `sample` for the values of the fields, without those at their defaults.
 
     Args:
-        uploads: the folder below which files must lie: no other path is opened, whatever a browser sends.
+        uploads: the folder of uploads; paths outside it are refused, whatever a browser sends.
 
     Raises:
-        ValueError: one line, for what no such field can hold.
+        ValueError: with one line, for an invalid value.
     """
     words: dict[str, Any] = {}
     for field in fields:
@@ -144,7 +148,7 @@ def _number(field: Field, value: Any, _: Path) -> float | None:
 
 
 def _value(field: Field, value: Any, _: Path) -> Any:
-    """As the command line reads it, but for text that could be a path."""
+    """A value as on the command line, except text that could be a path."""
     text = _text(field, value, _)
     if text is None or _WORD.fullmatch(text):
         return {"true": True, "false": False, "null": None}.get(text or "null", text)
@@ -171,15 +175,15 @@ def _files(field: Field, value: Any, uploads: Path) -> Any:
 
 
 def is_uploaded(path: Path, uploads: Path) -> bool:
-    """Whether a path leads to a plain file below the folder of uploads."""
+    """Whether a path is that of a regular file in the folder of uploads, links followed."""
     return path.resolve().is_relative_to(uploads.resolve()) and is_regular(path)
 
 
 def take_uploads_alone(part: Any, uploads: Path) -> None:
-    """Let a part of Gradio's copy no file from elsewhere, and fetch none, before anybody looks at its value.
+    """Make a Gradio component refuse paths and URLs outside the uploads, before it copies or fetches them.
 
-    A page that is mounted, not launched, takes a path that a request makes up for one of its own: /etc/passwd was
-    copied among the uploads, and /dev/zero for ever.
+    A Gradio page that is mounted, not launched, trusts any path in a request: it copied /etc/passwd to the uploads, and
+    /dev/zero without end.
     """
     for name in ("move_resource_to_block_cache", "async_move_resource_to_block_cache"):
         setattr(part, name, _refusing(getattr(part, name), uploads))
@@ -195,19 +199,19 @@ def _refusing(move: Callable[[Any], Any], uploads: Path) -> Callable[[Any], Any]
 
 
 def refuse_in_a_line(page: Any, refusal: Callable[[str], Exception]) -> None:
-    """Let what Gradio itself cannot take of a request be refused in one line, and not in a trace on the terminal.
+    """Replace tracebacks of Gradio's own input checks by errors of one line.
 
     Args:
-        page: whose parts take the values before ours see them.
-        refusal: makes the error, of one that says no more than its text.
+        page: the page, whose components process values before `read` does.
+        refusal: makes the error from its message.
     """
     take = page.preprocess_data
 
     async def taken(*values: Any, **options: Any) -> Any:
         try:
             return await take(*values, **options)
-        except Exception as error:  # of any kind: the values are of any kind
-            told = str(getattr(error, "message", error))  # Gradio's own puts it in quotes otherwise
+        except Exception as error:  # values of any type can raise errors of any type
+            told = str(getattr(error, "message", error))  # str() of Gradio's own error adds quotes
             raise refusal(html.escape(_short(" ".join(told.split())))) from None
 
     page.preprocess_data = taken

@@ -1,4 +1,4 @@
-"""The page, made of Gradio's parts: fields on the left, what was drawn on the right."""
+"""The demo page, made with Gradio: input fields on the left, samples on the right."""
 
 import html
 import re
@@ -20,13 +20,13 @@ from ditmoe.serving.form import Field, read, refuse_in_a_line, take_uploads_alon
 from ditmoe.serving.shown import page_of
 
 KEPT = 8
-"""Drawings whose files stay there to be downloaded."""
+"""Number of results whose files are kept for download."""
 SLIDES = 64
-"""Counts up to this are chosen by a slider."""
+"""Largest count for which a slider is used."""
 OLD = 3600
-"""Seconds after which uploads go."""
+"""Seconds after which uploads are deleted."""
 FIRST = ("prompt", "label", "num", "seed", "steps", "guidance", "top_k")
-"""Fields that stand open."""
+"""Fields that are always visible."""
 CSS = """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: 0 auto !important; }
 .gradio-container main { width: 100%; }
@@ -38,20 +38,20 @@ CSS = """
 .dark #told .error { color: #ffb4ab; }
 #command { overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
 """
-EMPTY = '<p class="empty">What is drawn appears here.</p>'
+EMPTY = '<p class="empty">Samples appear here.</p>'
 FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
-"""Those of the browser: none is loaded."""
+"""Fonts of the browser; none is downloaded."""
 
 
 @dataclass
 class Studio:
-    """What the page's events do, of whom Gradio knows the functions alone.
+    """State and event handlers of the page.
 
     Attributes:
-        drawer: draws.
+        drawer: generates the samples.
         fields: of the page.
-        folder: for uploads and drawings; whoever made it removes it.
-        pages: of the last drawings, by the names under which the server gives them.
+        folder: for uploads and results; its creator removes it.
+        pages: HTML and folder of the latest results, by the name under which the server provides them.
     """
 
     drawer: Drawer
@@ -61,7 +61,7 @@ class Studio:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def draw(self, values: dict[str, Any], who: str, on_step: Any) -> tuple[str, str, list[str], str]:
-        """A line for the person, the samples to look at, their files, and the command that draws the same.
+        """Generate samples; returns the status line, the frame with the samples, their files, and the shell command.
 
         Raises:
             StoppedError, ValueError, OSError: see `Drawer.draw`.
@@ -87,11 +87,11 @@ class Studio:
         )
 
     def plain(self, text: str) -> str:
-        """A message without the folders in which uploads lie here."""
+        """A message without the path of the folder of uploads."""
         return re.sub(rf"{re.escape(str(self.folder))}/(\w[\w-]*/)*", "", text)
 
     def explained(self, error: BaseException) -> str:
-        """What went wrong, in one line."""
+        """The message of an error, in one line."""
         if isinstance(error, OSError) and error.filename and error.strerror:
             return self.plain(f"{error.filename}: {error.strerror}")
         return self.plain(" ".join(str(error).split())) or type(error).__name__
@@ -107,20 +107,20 @@ class Studio:
 
 
 def _named(value: Any) -> Any:
-    """Files that were uploaded by their names alone."""
+    """A value with uploaded files replaced by their names."""
     if isinstance(value, list):
         return [_named(each) for each in value]
     return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 def line(text: object, kind: str = "") -> str:
-    """Text as one line of the page, whatever it says."""
+    """Any text as one escaped line of HTML."""
     role = "alert" if kind == "error" else "status"
     return f'<p role="{role}" class="{kind}">{html.escape(printable(text))}</p>'
 
 
 def make_page(studio: Studio) -> gr.Blocks:
-    """The page of a checkpoint."""
+    """Build the page of a checkpoint."""
     about, checkpoint = studio.drawer.about(), str(studio.drawer.models.checkpoint)
     with gr.Blocks(title="ditmoe", analytics_enabled=False, delete_cache=(600, OLD)) as page:
         gr.HTML(f"<h1>{html.escape(printable(checkpoint))}</h1><p>{html.escape(printable(about))}</p>")
@@ -133,12 +133,12 @@ def make_page(studio: Studio) -> gr.Blocks:
                 told = gr.HTML(elem_id="told")
                 others = [each for each in studio.fields if each.name not in FIRST]
                 if others:
-                    with gr.Accordion("More: shape, and what is given", open=False):
+                    with gr.Accordion("More: shape and given parts", open=False):
                         parts |= {each.name: _part(each) for each in others}
             with gr.Column(scale=3, min_width=300):
                 shown = gr.HTML(EMPTY, elem_id="shown")
                 files = gr.Files(label="Files", interactive=False, elem_id="files", height=220)
-                with gr.Accordion("The same from a shell", open=False):
+                with gr.Accordion("The same as a command", open=False):
                     command = gr.HTML(elem_id="command")
 
         for part in (files, *(part for part in parts.values() if isinstance(part, gr.File))):
@@ -148,9 +148,9 @@ def make_page(studio: Studio) -> gr.Blocks:
             def on_step(done: int, total: int) -> None:
                 progress((done, total), desc="drawing", unit="steps")
 
-            said = {name: values[part] for name, part in parts.items()}
+            filled = {name: values[part] for name, part in parts.items()}
             try:
-                return studio.draw(said, str(request.session_hash), on_step)
+                return studio.draw(filled, str(request.session_hash), on_step)
             except StoppedError:
                 return line("stopped"), gr.skip(), gr.skip(), gr.skip()
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -173,12 +173,12 @@ def make_page(studio: Studio) -> gr.Blocks:
         page.unload(stopped)
     refuse_in_a_line(page, lambda text: gr.Error(text, print_exception=False))
     page.queue(max_size=16, api_open=False)
-    page.has_launched = True  # or Gradio would not ask whether a file is one of its own
+    page.has_launched = True  # otherwise Gradio would not check that a file is one of its own
     return page
 
 
 def _part(each: Field) -> Any:
-    """Gradio's part for a field."""
+    """The Gradio component of a field."""
     label, info = each.name, printable(each.about) or None
     if each.kind == "choice":
         return gr.Dropdown(list(each.choices), value=each.default, label=label, info=info, elem_id=label)
@@ -199,6 +199,6 @@ def _part(each: Field) -> Any:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own, with the fonts of the browser."""
+    """Gradio's default theme with the fonts of the browser."""
     own, mono = ([gr.themes.Font(name) for name in names] for names in FONTS)
     return gr.themes.Default(font=own, font_mono=mono).set(block_info_text_color="*neutral_600")

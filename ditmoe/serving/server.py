@@ -1,4 +1,4 @@
-"""The server of the page: on 127.0.0.1 alone, for pages of its own alone, and itself without a network."""
+"""The server of the demo page: it listens on 127.0.0.1, answers only its own page, and opens no connections."""
 
 import os
 import signal
@@ -27,41 +27,41 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""What Gradio and what it brings along are told before they are loaded."""
+"""Environment variables for Gradio and its dependencies, set before they are imported."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; connect-src 'self'; "
     "worker-src 'self' blob:; frame-src 'self'; frame-ancestors 'self'; base-uri 'self'; form-action 'self'; "
     "object-src 'none'"
 )
-"""What the browser obeys on the page: nothing is loaded from elsewhere, whatever Gradio's scripts name."""
+"""Content-Security-Policy of the page: nothing is loaded from elsewhere, whatever Gradio's scripts request."""
 BESIDE = 2**20
-"""Bytes that a request may have beside a file."""
+"""Most bytes of a request besides a file."""
 UPLOADS = 16
-"""Largest files that may lie there at a time: Gradio removes those that are an hour old."""
+"""Space for uploads, in files of the largest size; Gradio deletes files after an hour."""
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def serve(port: int | None, most: int, upload: int, open: bool, **words: Any) -> None:
-    """Serve the page of a checkpoint until somebody stops it.
+    """Serve the page of a checkpoint until it is stopped.
 
     Args:
-        words: what draws, and how: see `ModelWords`.
-        port: None takes the first that is free from 7860 on.
-        most: samples of one click.
-        upload: megabytes of a file.
-        open: show it in the browser.
+        port: None: the first free one from 7860 on.
+        most: most samples per request.
+        upload: largest size of a file, in megabytes.
+        open: whether to open the page in the browser.
+        words: the checkpoint and options on its model, see `ModelWords`.
 
     Raises:
-        ValueError, OSError: one line, for a checkpoint that cannot be drawn from, or a port that is taken.
+        ValueError, OSError: with one line, if the checkpoint cannot be sampled from, or the port is in use.
     """
     models, listening = ModelWords(**words), bound(port)
     with listening, tempfile.TemporaryDirectory(prefix="ditmoe-demo-") as folder:
         drawer = Drawer(models)
         app = make_app(drawer, Path(folder), most, upload)
         address = f"http://{HOST}:{listening.getsockname()[1]}"
-        tell(f"{printable(models.checkpoint)} draws at {address} (Ctrl-C ends it)", sys.stdout)
+        tell(f"{printable(models.checkpoint)} is served at {address} (Ctrl-C stops it)", sys.stdout)
         sys.stdout.flush()
         if open:
             webbrowser.open(address)
@@ -72,30 +72,32 @@ def serve(port: int | None, most: int, upload: int, open: bool, **words: Any) ->
 
 
 def bound(port: int | None) -> socket.socket:
-    """A socket of this machine alone.
+    """A listening socket on 127.0.0.1.
 
     Raises:
-        OSError: one line, if the port is taken.
+        OSError: with one line, if the port is in use.
     """
     for number in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
         found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((HOST, number))
-            found.listen(64)  # or another one may still take it
+            found.listen(64)  # until then another process can still take the port
             return found
         except OSError as error:
             found.close()
             reason = error.strerror
     which = f"port {port}" if port is not None else f"each port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
-    raise OSError(f"{which} of {HOST} must be free: {reason}; port=... takes another")
+    raise OSError(f"{which} of {HOST} must be free: {reason}; port=... chooses another")
 
 
 def make_app(drawer: Drawer, folder: Path, most: int, upload: int) -> Any:
     """The page as an ASGI application.
 
     Args:
-        folder: for all that it writes.
+        folder: for all files that it writes.
+        most: most samples per request.
+        upload: largest size of a file, in megabytes.
     """
     os.environ.update(QUIET | {"GRADIO_TEMP_DIR": str(folder)})
     import gradio as gr
@@ -124,11 +126,11 @@ def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        on_end: called then, before requests that are at hand are waited for.
+        on_end: called on the signal, before the server waits for current requests.
     """
     import uvicorn
 
-    # Pages keep a request open as long as they are: after a second these are cut off, which uvicorn calls an error.
+    # Open pages keep a request open. It is cut off after a second, which uvicorn logs as an error: hence `critical`.
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, access_log=False)
     )
@@ -139,7 +141,9 @@ def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
         ends(number, frame)
 
     server.handle_exit = ended  # type: ignore[method-assign]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn passes on what has ended it
+    before = signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # uvicorn raises the signal again later
     try:
         with suppress(KeyboardInterrupt):  # the usual end
             server.run(sockets=[listening])
@@ -148,15 +152,15 @@ def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
 
 
 class Guard:
-    """Answers pages of this server alone, and tells the browser to load nothing else.
+    """ASGI middleware that refuses requests from other sites and sets a Content-Security-Policy.
 
-    Another site that is open in the same browser may send requests to 127.0.0.1, also under a name of its own that it
-    has led there (DNS rebinding): both are refused, and so is what is larger than a file may be.
+    Another site in the same browser can send requests to 127.0.0.1, also under its own host name (DNS rebinding). Both
+    are refused, as are requests that are too large.
 
     Args:
-        app: to be guarded.
-        most: bytes of a request.
-        room: whether there is room for a file of so many bytes.
+        app: the guarded application.
+        most: most bytes of a request.
+        room: whether there is space for a file of this many bytes.
     """
 
     def __init__(self, app: Any, most: int, room: Callable[[int], bool] = lambda _: True) -> None:
@@ -188,7 +192,7 @@ class Guard:
         await self.app(scope, receive, told)
 
     def refused(self, method: str, headers: dict[bytes, str]) -> int:
-        """The status of a request that is not answered; 0 if it is."""
+        """The HTTP status for a refused request; 0 if it is allowed."""
         host = headers.get(b"host", "")
         if host.rpartition(":")[0] not in (HOST, "localhost"):
             return 403
@@ -203,16 +207,16 @@ class Guard:
 
 
 def has_room(folder: Path, most: int, more: int) -> bool:
-    """Whether all files below a folder, and so many bytes more, are at most so many."""
+    """Whether all files below a folder, plus `more` bytes, take at most `most` bytes."""
     total = more
     for file in files_below(folder, hidden=True):
-        with suppress(OSError):  # gone meanwhile
+        with suppress(OSError):  # deleted in the meantime
             total += file.stat().st_size
     return total <= most
 
 
 async def refuse(code: int, scope: Scope, send: Send) -> None:
-    """Answer with a status alone."""
+    """Answer with an HTTP status and no body."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return

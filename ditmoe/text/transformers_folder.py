@@ -187,7 +187,7 @@ def _check_positions(config: Mapping[str, Any], folder: Path) -> None:
     if positions * width <= MOST_COMPUTED or (rotary and config.get("model_type") not in SINUSOIDAL):
         return
     shapes = (getattr(x, "shape", ()) for f in folder.glob("*.safetensors") for x in open_file(f).values())
-    if not any(len(shape) == 2 and tuple(shape)[0] >= positions for shape in shapes):
+    if max((next(iter(shape), 0) for shape in shapes), default=0) < positions:
         raise ValueError(
             f"{printable(folder / 'config.json')} has {positions} positions of {width} numbers, but no file holds them"
         )

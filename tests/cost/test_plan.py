@@ -299,7 +299,7 @@ def test_a_router_of_ones_own_counts_without_being_known() -> None:
     assert counts.assignments == 1.5 * like.assignments == 3 * 24 * 1.5
     row = 2 * 48 * 4 * 48 + 48 * 4 * 48  # gate, up and down of one expert
     assert counts.multiply_adds - like.multiply_adds == 3 * 24 * 0.5 * row
-    with pytest.raises(ValueError, match=r"reads a value: it must ask x\.is_meta"):
+    with pytest.raises(ValueError, match=r"must check x\.is_meta before it reads a value"):
         count(*image(router=partial(Mine, careless=True)))
 
 

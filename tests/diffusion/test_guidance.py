@@ -105,7 +105,7 @@ def test_what_cannot_be_led_away_from_is_one_line(tmp_path: Path) -> None:
             "starter/image",
             2.0,
         ): "guidance_model must be of the modality pointcloud, got image of starter/image",
-        ("starter/pointcloud", 1.0): "guidance must be another than 1 with guidance_model",
+        ("starter/pointcloud", 1.0): "guidance must differ from 1 with guidance_model",
     }.items():
         with pytest.raises(ValueError, match=line):
             sample_checkpoint(
@@ -160,7 +160,7 @@ def test_what_costs_nothing_is_refused_before_anything_is_opened_or_read(
     for words, line, costs in (
         ({"steps": 0, "guidance_model": other}, "steps must be", []),
         ({"weights": "int4"}, "weights must be", []),
-        ({"guidance": 1.0, "guidance_model": first}, "guidance must be another than 1", [first]),
+        ({"guidance": 1.0, "guidance_model": first}, "guidance must differ from 1", [first]),
         ({"guidance_model": other}, "guidance_model must be of the modality", [first, other]),
         ({"guidance_model": first, "chair": 1}, "chair is not an option", [first, first]),
         ({"place": "nowhere"}, "place must be", [first, "given"]),

@@ -69,7 +69,7 @@ class More(Routing):
 
 
 def test_a_routing_in_which_fsdp_finds_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^More must be a dataclass of its own, [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^More must itself be a dataclass, [^\n]*$"):
         _let_fsdp_see(More)
 
 

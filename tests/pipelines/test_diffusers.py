@@ -39,8 +39,8 @@ def test_diffusion_pipeline_opens_the_folder_by_itself(
     assert index["_class_name"] == "DiTMoEPipeline"  # what the card says
     folder = shutil.copytree(exported, tmp_path / "evil")
     for change, line in (
-        ({"scheduler": ["subprocess", "Popen"]}, "names what is not trusted, refused: scheduler"),
-        ({"vae": ["os", "system"]}, "names what is not trusted, refused: vae"),
+        ({"scheduler": ["subprocess", "Popen"]}, "names a component that is not trusted, refused: scheduler"),
+        ({"vae": ["os", "system"]}, "names a component that is not trusted, refused: vae"),
     ):
         (folder / "model_index.json").write_text(json.dumps(index | change))
         with pytest.raises(ValueError, match=LINE.format(line)):
@@ -90,7 +90,8 @@ def test_names_on_the_hub(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(
-        FileNotFoundError, match=LINE.format("someone/digits is no folder here, .*: no network")
+        FileNotFoundError,
+        match=LINE.format("someone/digits must be a folder here or a repository .*, got no network"),
     ):
         opened("someone/digits")
 
@@ -118,7 +119,7 @@ def test_callbacks_see_each_step_and_may_change_it(pipe: ditmoe.Pipeline) -> Non
     assert not torch.equal(once, latents(pipe, **sampling, guidance_scale=3.0))
     assert not torch.equal(once, latents(pipe, **sampling, guidance_scale=1.0))
     with pytest.raises(
-        ValueError, match=LINE.format("tensor_inputs must be of latents, got 'prompt_embeds'")
+        ValueError, match=LINE.format("tensor_inputs must be among latents, got 'prompt_embeds'")
     ):
         pipe(callback_on_step_end=watch, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
@@ -177,8 +178,11 @@ def test_sizes_by_both_names(pipe: ditmoe.Pipeline) -> None:
     assert np.array_equal(*both)
     assert pipe(height=32, **few).images.shape == (1, 32, 24, 3)  # the other side is that of training
     for words, line in (
-        ({"num_frames": 5}, "num_frames is no word of image; words for the shape of its samples: size"),
-        ({"height": 32, "size": [32, 16]}, "size is said twice"),
+        (
+            {"num_frames": 5},
+            "num_frames must be left out: the options for the shape of image samples are size",
+        ),
+        ({"height": 32, "size": [32, 16]}, "size must be given once"),
         ({"height": 0}, "height must"),
     ):
         with pytest.raises(ValueError, match=LINE.format(line)):

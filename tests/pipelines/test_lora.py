@@ -99,7 +99,7 @@ def test_a_file_that_does_not_fit_is_one_line(pipe: ditmoe.Pipeline, adapter: Pa
             {f"{PREFIX}x.lora_A.weight": state[name], f"{PREFIX}x.lora_B.weight": state[name]},
             "fits no matrix",
         ),
-        ({**state, "x": state[name]}, "must hold lora_A and lora_B of weights alone, got x"),
+        ({**state, "x": state[name]}, "must hold nothing but lora_A and lora_B of weights, got x"),
         ({**state, name: state[name] / 0}, "must be finite"),
         ({}, "at least one weight"),
     ):
@@ -109,11 +109,11 @@ def test_a_file_that_does_not_fit_is_one_line(pipe: ditmoe.Pipeline, adapter: Pa
     torch.save(state, tmp_path / "lora.bin")
     with pytest.raises(ValueError, match="could hold code, refused"):
         pipe.load_lora_weights(tmp_path, weight_name="lora.bin")
-    with pytest.raises(FileNotFoundError, match="must be a file of LoRA"):
+    with pytest.raises(FileNotFoundError, match="must be a LoRA file"):
         pipe.load_lora_weights(tmp_path / "nothing")
     with pytest.raises(ValueError, match="needs an active adapter"):
         pipe.save_lora_weights(tmp_path / "none")
-    with pytest.raises(ValueError, match="adapter 'x' was not loaded; those that were: none"):
+    with pytest.raises(ValueError, match=r"adapter_names must be loaded adapters \(none\), got 'x'"):
         pipe.set_adapters("x")
 
 
@@ -160,7 +160,7 @@ def test_a_trained_one_is_exported_merged_or_kept(run: Path, tmp_path: Path) -> 
     kept.unload_lora_weights()
     own = kept.transformer.state_dict()
     assert any(not torch.equal(value, own[name]) for name, value in merged.transformer.state_dict().items())
-    with pytest.raises(ValueError, match="lora=keep is for runs that trained one"):
+    with pytest.raises(ValueError, match="lora=keep needs a run that trained LoRA"):
         export(run, tmp_path / "other", lora="keep")
 
 

@@ -174,7 +174,7 @@ def test_wrong_words_are_one_line(run: Path, exported: Path, tmp_path: Path) -> 
         ({"label": []}, "label must name at least one class, got an empty list"),
         (
             {"num_samples": 2, "generator": [torch.Generator()]},
-            "generator must be one, or one for each of 2 samples",
+            "generator must be one, or a list of one for each of 2 samples",
         ),
         ({"output_type": "jpg"}, "output_type must be one of pil, np, pt, latent, got 'jpg'"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1, got 0"),
@@ -309,7 +309,7 @@ def test_guidance_away_from_another_pipeline(exported: Path) -> None:
     assert not torch.equal(latents(pipe, guidance_scale=3.0, guidance_model=other), plain)
     for options, line in (
         ({"guidance_model": str(exported), "guidance_scale": 2.0}, "guidance_model must be a pipeline"),
-        ({"guidance_model": other, "guidance_scale": 1.0}, "guidance_scale must be another than 1"),
+        ({"guidance_model": other, "guidance_scale": 1.0}, "guidance_scale must differ from 1"),
     ):
         with pytest.raises(ValueError, match=line):
             latents(pipe, **options)

@@ -34,7 +34,7 @@ function expertsSection(runs) {
   const analysed = runs.map((run, number) => ({ run, number, analysis: run.analysis })).filter(({ analysis }) => analysis);
   if (!analysed.length) return null;
   return section("experts", "What experts do",
-    el("p", { class: "muted" }, "As python -m ditmoe.analyze measured it on held-out samples, with what chance gives taken off."),
+    el("p", { class: "muted" }, "Measured by python -m ditmoe.analyze on held-out samples, corrected for chance."),
     analysed.map(({ run, number, analysis }) => el("div", { class: "set" },
       runs.length > 1 ? el("h3", {}, runMark(run, number)) : null,
       analysis.dependence.length ? scrolling("Bits by layer", dependenceTable(analysis)) : null,
@@ -47,7 +47,7 @@ function expertsSection(runs) {
 function dependenceTable({ dependence: rows, blocks }) {
   const layers = Math.max(...rows.map((row) => row.layers.length));
   const most = Math.max(1e-9, ...rows.flatMap((row) => row.layers.map(([bits]) => bits ?? 0)));
-  return el("table", {}, el("caption", {}, "Bits that the choice of an expert shares with what is named (p: as much by chance)"),
+  return el("table", {}, el("caption", {}, "Mutual information between the chosen expert and each factor, in bits, with its p-value"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Bits of"),
       Array.from({ length: layers }, (_, i) => el("th", { scope: "col" }, blocks[i] === undefined ? `layer ${i}` : `block ${blocks[i]}`)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.of), row.layers.map(([bits, p]) => {

@@ -86,7 +86,7 @@ const byName = (a, b) => a.localeCompare(b, "en", { numeric: true });
 function remarks(set) {
   const left = set.total - set.items.length - set.unreadable;
   const said = [];
-  if (set.unknown && set.total) said.push("How these samples are shown is not known: their files are listed.");
+  if (set.unknown && set.total) said.push("These samples cannot be shown, since their modality is not known: their files are listed.");
   else if (left > 0) said.push(`${plural(left, "more sample")} lie in the folder (samples= shows more).`);
   if (set.unreadable) said.push(`${plural(set.unreadable, "sample")} could not be read.`);
   if (set.links) said.push(`${plural(set.links, "link")} in the folder ${set.links === 1 ? "was" : "were"} not followed.`);
