@@ -75,7 +75,7 @@ def _opened(stream: Plain, path: Path) -> tuple[tuple[int, ...], np.dtype[Any], 
         raise ValueError(f"{printable(path)} must hold values of a size, got {shape} of none")
     begin = stream.tell()
     promised, there = begin + math.prod(shape) * dtype.itemsize, os.fstat(stream.fileno()).st_size
-    if min(shape, default=0) < 0 or there < promised:
+    if there < promised:
         raise ValueError(f"{printable(path)} must have {promised} bytes by its header, got {there}")
     return shape, dtype, None if across else begin
 
@@ -166,7 +166,7 @@ class Arrays(Mapping[str, np.ndarray]):
             with self._zip.open(info) as stream:
                 shape, dtype = _header(stream)
             size = math.prod(shape) * dtype.itemsize
-            if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0 or size > info.file_size:
+            if dtype.hasobject or not dtype.itemsize or size > info.file_size:
                 raise ValueError(f"its header promises {dtype} of {shape}")
         except Exception as error:  # as above, and NumPy too
             raise _damaged(name, error) from error
@@ -219,7 +219,10 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         length = int.from_bytes(counted, "little")
         if length > LONGEST_HEADER:
             raise ValueError(f"its header must have at most {LONGEST_HEADER} bytes, got {length}")
-        return read(io.BytesIO(counted + stream.read(length)))
+        shape, across, dtype = read(io.BytesIO(counted + stream.read(length)))
+        if not all(type(size) is int and 0 <= size < 2**63 for size in shape):
+            raise ValueError("each size in its header must be a whole number from 0 to 2**63 - 1")
+        return shape, across, dtype
     except OSError:
         raise
     except Exception as error:  # of headers in Python's words, with its tokenizer's errors, in paragraphs

@@ -113,6 +113,22 @@ def test_a_header_of_an_array_that_is_no_python_is_refused_in_one_line(shape: st
             read(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("shape", ["(True, 3)", "(-5, 3)", f"({4000 * '9'}, {4000 * '9'})"])
+def test_sizes_of_an_array_are_whole_numbers(shape: str, tmp_path: Path) -> None:
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.write(tmp_path / "a.npy", "a.npy")
+    told = (
+        r"^(the array a is damaged: )?each size in its header must be a whole number from 0 to 2\*\*63 - 1$"
+    )
+    for read in (load_array, array_shape):
+        with pytest.raises(ValueError, match=told):
+            read(tmp_path / "a.npy")
+    with Arrays(tmp_path / "a.npz") as arrays, pytest.raises(ValueError, match=told):
+        arrays.about("a")
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_header_that_never_ends_is_refused_before_it_is_read(version: int, tmp_path: Path) -> None:
     """NumPy reads all of it first: a gigabyte of spaces is a megabyte of an archive."""
