@@ -12,8 +12,9 @@ classes that the captions name, with the same noise. With --given, the first fra
 their captions ("given"), with the next clip's ("given, other": the way is then chance) and with no caption ("given,
 none"); only ways and, since the frames show them, digits can be right. 95 % intervals over samples.
 
-    clips     which digit moves which way: both digits and both ways right, as pairs ("bound"); the digits alone; the
-              ways alone; for captions of pairs that training has seen, and of those that it has not ("unseen")
+    clips     which digit moves which way, by a classifier of frames that learnt from real clips and from what the codec
+              makes of them: both digits and both ways right, as pairs ("bound"); the digits alone; the ways alone; for
+              captions of pairs that training has seen, and of those that it has not ("unseen")
     digits    class, by nearest real training picture; stroke and lean, where they are named, on the right side of the
               median of the class
     furniture kind, by the nearest training shape (Chamfer distance); number of legs, where the caption names one
@@ -27,9 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.ndimage import map_coordinates, shift
+from scipy.ndimage import map_coordinates
+from torch import Tensor
 
 from benchmarks import options_of
+from benchmarks.quality.class_control import classifier, learn
 from ditmoe.conditioning import captions_of
 from ditmoe.config.restore import Restored, restore
 from ditmoe.config.words import parts_asked
@@ -39,7 +42,8 @@ from modalities.image.data import described as digits_in_words
 from modalities.pointcloud.data.described import count_legs
 from modalities.pointcloud.metrics.distance import pairwise
 from modalities.shared.confidence import wilson
-from modalities.shared.digits import NUMERALS, digits
+from modalities.shared.digits import NUMERALS
+from modalities.video.data.moving_digits import MovingDigits
 
 Row = dict[str, np.ndarray]
 SAID = re.compile(r"an? (\w+)(?: (?:in|at|on) the [a-z ]+?)? moving (\w+)")
@@ -72,12 +76,45 @@ class Nearest:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
-def reader_of_clips(side: int) -> Nearest:
-    """Reads single digits that `crop` cut out of a clip, where they lie on pixels or between them."""
-    ink, labels = digits("train", side)
-    grey = np.pad(ink.astype(np.float64) / 255, ((0, 0), (8, 8), (8, 8)))
-    halves = [shift(grey, (0, y, x), order=1) for y in (0, 0.5) for x in (0, 0.5)]
-    return Nearest(np.stack([crop(one, centre_of(one)) for of in halves for one in of]), np.tile(labels, 4))
+Reader = Callable[[np.ndarray], int]
+"""The digit that all of some crops show, (n, c, c) from 0 to 1."""
+
+
+def reader_of_clips(
+    data: MovingDigits, codec: Callable[[np.ndarray], np.ndarray] | None = None, num: int = 300
+) -> Reader:
+    """A classifier of digits that `pieces_of` cut out of a clip, trained on real clips, and on what a codec makes of
+    them: samples come out of it, too.
+
+    Args:
+        codec: encodes and decodes clips (S, T, H, W, 3).
+        num: training clips.
+    """
+    torch.manual_seed(0)
+    scenes = [data.scene("train", 99, number) for number in range(num)]
+    clips = np.stack([data.drawn(scene, "train") for scene in scenes])
+    crops, labels = [], []
+    for seen in (clips, *([codec(clips)] if codec else [])):
+        for scene, clip in zip(scenes, seen, strict=True):
+            pieces, centres = pieces_of(clip)
+            true = scene.places[: len(centres)] + data.side / 2
+            for k in range(2):
+                nearest = np.linalg.norm(centres[:, k, None] - true, axis=-1).mean(0).argmin()
+                crops.append(pieces[:, k])
+                labels += [int(scene.classes[nearest])] * len(centres)
+    model = classifier(len(NUMERALS))
+    learn(model, _tensor(np.concatenate(crops)), torch.tensor(labels), epochs=8)
+    model.eval()
+
+    @torch.no_grad()
+    def read(crops: np.ndarray) -> int:
+        return int(model(_tensor(crops)).log_softmax(-1).mean(0).argmax())
+
+    return read
+
+
+def _tensor(crops: Float[np.ndarray, "n c c"]) -> Float[Tensor, "n 3 c c"]:
+    return torch.from_numpy(crops).float()[:, None].repeat(1, 3, 1, 1) * 2 - 1
 
 
 def centre_of(grey: Float[np.ndarray, "H W"]) -> np.ndarray:
@@ -122,26 +159,29 @@ def _two_means(
     return means, piece, float((distance.min(1) * ink).sum())
 
 
-def seen_in_clip(clip: np.ndarray, read: Nearest) -> set[tuple[str, str]]:
-    """Which digits move which way until the middle of a clip, in words."""
+def pieces_of(clip: np.ndarray) -> tuple[Float[np.ndarray, "t 2 c c"], Float[np.ndarray, "t 2 2"]]:
+    """Both digits of each frame until the middle of a clip, cut out, and their centres."""
     grey = clip[: 1 + len(clip) // 2].mean(-1) / 255
-    centres, pieces = follow(grey)
+    centres, owner = follow(grey)
+    crops = [
+        [crop(frame * (of == k), at[k]) for k in range(2)]
+        for frame, of, at in zip(grey, owner, centres, strict=True)
+    ]
+    return np.array(crops), centres
+
+
+def seen_in_clip(clip: np.ndarray, read: Reader) -> set[tuple[str, str]]:
+    """Which digits move which way until the middle of a clip, in words."""
+    crops, centres = pieces_of(clip)
     found = set()
     for k in range(2):
-        crops = np.stack(
-            [
-                crop(frame * (piece == k), at[k])
-                for frame, piece, at in zip(grey, pieces, centres, strict=True)
-            ]
-        )
-        name = NUMERALS[np.bincount(read(crops), minlength=10).argmax()]
         row, column = centres[-1, k] - centres[0, k]
         way = ("right" if column > 0 else "left") if abs(column) > abs(row) else "down" if row > 0 else "up"
-        found.add((name, way))
+        found.add((NUMERALS[read(crops[:, k])], way))
     return found
 
 
-def of_clips(clips: np.ndarray, captions: Sequence[str], reader: Nearest) -> Row:
+def of_clips(clips: np.ndarray, captions: Sequence[str], reader: Reader) -> Row:
     """Per clip what of its caption is seen."""
     rows: dict[str, list[bool]] = {"bound": [], "digits": [], "ways": []}
     for clip, caption in zip(clips, captions, strict=True):
@@ -267,12 +307,13 @@ def compared(
             shapes["class"] = of_shapes(drawn(classes, captions, seed), captions, real, each)
         return shapes
     rows: dict[str, Row] = {}
+    if modality.name == "video":
+        reader = reader_of_clips(modality.data, lambda clips: modality.decode(modality.encode(clips)))
     splits = {"": "test"} | ({"unseen ": "val"} if modality.name == "video" else {})
     for name, split in splits.items():
         reference = modality.reference(split)
         captions = (captions_of(reference.asked) or [])[:num]
         if modality.name == "video":
-            reader = reader_of_clips(modality.data.side)
             measure: Callable[..., Row] = lambda x, said, reader=reader: of_clips(x, said, reader)  # noqa: E731
         else:
             train = modality.reference("train")

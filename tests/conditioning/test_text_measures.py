@@ -11,7 +11,7 @@ def test_which_digit_moves_where_is_read_off_real_clips() -> None:
     data = MovingDigits((32, 32), 9, captions=True)
     real = data.reference("test", 16)
     assert real.asked is not None
-    captions, reader = captions_of(real.asked) or [], reader_of_clips(data.side)
+    captions, reader = captions_of(real.asked) or [], reader_of_clips(data, num=60)
     own = of_clips(real.data, captions, reader)
     other = of_clips(real.data, [*captions[1:], captions[0]], reader)
     assert own["ways"].mean() == 1
