@@ -118,6 +118,7 @@ def planted(config: dict[str, Any], section: str, gadget: Any) -> Iterator[dict[
 PLACES: list[tuple[str, Any]] = [
     ("modality.evaluation.cache", "victim"),
     ("modality.evaluation.weights", "victim/weights.pt"),
+    ("modality.evaluation.clip", "victim"),
     ("modality.evaluation.x", [{"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"}]),
     ("modality.preparation", {"out": "victim"}),
     ("modality.data.root", "victim"),

@@ -47,6 +47,7 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
     "init=dit/": "published weights, of that size",
     "modality.evaluation.features=inception": "published weights of Inception",
     "modality.evaluation.features=i3d": "published weights of I3D",
+    "modality.evaluation.clip=clip-vit-base-patch32/": "weights of a CLIP",
 }
 OTHERS = {  # programs that are not ours: why they are not run
     "pip": "installs", "pytest": "is what runs this", "python3": "makes an environment",

@@ -11,7 +11,7 @@ import torch
 
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import check_writable
-from ditmoe.conditioning import Condition
+from ditmoe.conditioning import Condition, captions_of
 from ditmoe.config import build
 from ditmoe.config.limits import check_request
 from ditmoe.config.restore import Restored
@@ -93,6 +93,8 @@ def evaluate_checkpoint(
     check_request(adapter, count, batch_size, **of_shape)
     asked = None if num else asked_alike(restored, real, wanted)
     asked = ask(restored, count, seed, **wanted) if asked is None else asked
+    prompts = captions_of(asked) if restored.model.conditioning.reads_captions else None
+    ranks.all_or_raise(lambda: None if ranks.rank else metric.check_prompts(prompts))
     how: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "interval": interval}
     how |= {"weaker": weaker, "first_block_cache": first_block_cache}
     how["negative"] = restored.model.conditioning.away(asked, **wanted)

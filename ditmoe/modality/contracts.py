@@ -90,6 +90,13 @@ class Metric(Contract):
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
         """Evaluate one set against another; with `train`, the report has rows for the oracle and for memorisation."""
 
+    def check_prompts(self, prompts: Sequence[str] | None) -> None:
+        """Check before sampling that samples of these captions, or of none, can be evaluated.
+
+        Raises:
+            ValueError: if the evaluation needs captions, or opens what is not there.
+        """
+
     def check_evaluation(self, split: str = "test") -> None:
         """Check before training that its samples can be evaluated against a split, without reading samples.
 

@@ -1,9 +1,8 @@
 """Text encoders of the library transformers, T5, CLIP, Qwen and others, from a folder; none of a folder's code runs."""
 
 import hashlib
-import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -11,15 +10,19 @@ from typing import Any, ClassVar
 
 import torch
 
-from ditmoe.checkpoint import digest, open_file
-from ditmoe.checkpoint.fit import bounded
-from ditmoe.outside import is_regular, printable
+from ditmoe.checkpoint.transformers_folder import (
+    ENCODER,
+    TRUSTED,
+    check_folder,
+    fingerprint,
+    folder_at,
+    library_for,
+    load_model,
+    one_line,
+)
+from ditmoe.outside import printable
 from ditmoe.text.encoder import WIDEST, About, Pretrained, States
-from ditmoe.text.transformers_folder import check_folder, check_size, one_line
 
-INSTALL = "pip install 'ditmoe[transformers]'"
-READ = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
 ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -62,18 +65,7 @@ class Transformers(Pretrained):
                 "conditioning.encoder.path must name the text encoder: a folder, or a name on the hub "
                 "(of an exported pipeline: from_pretrained(..., text_encoder=...))"
             )
-        place = Path(os.path.expanduser(os.fspath(self.path)))
-        if place.is_dir():
-            return place
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(os.fspath(self.path), allow_patterns=list(READ)))
-        except Exception as error:  # the hub fails in many ways
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{printable(self.path)} is no folder, and cannot be fetched: {reason}"
-            ) from error
+        return folder_at(self.path)
 
     @cached_property
     def kind(self) -> str:
@@ -85,30 +77,13 @@ class Transformers(Pretrained):
 
     @cached_property
     def library(self) -> Any:
-        """The module transformers.
-
-        Raises:
-            ValueError: if it is not installed.
-        """
-        if importlib.util.find_spec("transformers") is None:
-            raise ValueError(f"a text encoder of transformers needs that library: {INSTALL}")
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
-        return transformers
+        """The module transformers."""
+        return library_for(ENCODER)
 
     def describe(self) -> About:
         library, _ = self.library, self.kind
-        files = sorted({file for pattern in READ for file in self.folder.glob(pattern) if is_regular(file)})
-        if not any(file.suffix == ".safetensors" for file in files):
-            raise ValueError(
-                f"{printable(self.folder)} must hold weights as .safetensors, but there are none"
-            )
-        parts = [*(f"{file.name} {digest(file)}" for file in files), f"{self.limit} {self.dtype}"]
-        config = one_line(
-            lambda: library.AutoConfig.from_pretrained(self.folder, **self._trusted), self.folder
-        )
+        mark = fingerprint(self.folder, [f"{self.limit} {self.dtype}"])
+        config = one_line(lambda: library.AutoConfig.from_pretrained(self.folder, **TRUSTED), self.folder)
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         width = getattr(config, "hidden_size", None)
         if type(width) is not int or not 1 <= width <= WIDEST:
@@ -116,7 +91,6 @@ class Transformers(Pretrained):
                 f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got {width!r}"
             )
         name = printable(Path(os.fspath(self.path or "")).name)
-        mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return About(name, width, width, len(self._numbers("")), mark)
 
     @cached_property
@@ -124,7 +98,7 @@ class Transformers(Pretrained):
         """Its tokens."""
         check_folder(self.folder)
         make = self.library.AutoTokenizer.from_pretrained
-        return one_line(lambda: make(self.folder, **self._trusted), self.folder)
+        return one_line(lambda: make(self.folder, **TRUSTED), self.folder)
 
     def count(self, caption: str) -> tuple[int, int]:
         numbers = one_line(lambda: self.tokenizer(caption, verbose=False)["input_ids"], self.folder)
@@ -146,10 +120,6 @@ class Transformers(Pretrained):
         tokens, pooled = output.last_hidden_state[0], getattr(output, "pooler_output", None)
         return States.of(tokens, tokens.float().mean(0) if pooled is None else pooled[0])
 
-    @property
-    def _trusted(self) -> Mapping[str, Any]:
-        return {"trust_remote_code": False, "local_files_only": True}
-
     def _numbers(self, caption: str) -> list[int]:
         """Of the tokens; at least one, for encoders that put none around a caption."""
         make, options = self.tokenizer, {"truncation": True, "max_length": self.limit}
@@ -164,19 +134,16 @@ class Transformers(Pretrained):
     def _model(self, device: torch.device) -> Any:
         if (model := self.__dict__.get("_loaded")) is None:
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
-            options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
-            tensors = sum(len(open_file(file)) for file in self.folder.glob("*.safetensors"))
-            with bounded(tensors):  # a billion layers are a line of its configuration
-                check_size(lambda: self._blank(kind), self.folder)
-                model = one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
-            self._loaded = model = model.eval().requires_grad_(False)
+            dtype = getattr(torch, self.dtype)
+            model, _ = load_model(kind, lambda: self._blank(kind), self.folder, dtype=dtype)
+            self._loaded = model
         return model.to(device)
 
     def _blank(self, kind: Any) -> Any:
         """A model of random numbers, as the folder's configuration says."""
         if kind is self.library.AutoModel:
-            return kind.from_config(self.library.AutoConfig.from_pretrained(self.folder, **self._trusted))
-        return kind(kind.config_class.from_pretrained(self.folder, **self._trusted))
+            return kind.from_config(self.library.AutoConfig.from_pretrained(self.folder, **TRUSTED))
+        return kind(kind.config_class.from_pretrained(self.folder, **TRUSTED))
 
 
 class Pair(Pretrained):

@@ -33,7 +33,7 @@ from modalities.latent.codec import to_pixels
 from modalities.latent.latent_shards import Source
 from modalities.latent.latent_writer import prepare as write_latents
 from modalities.latent.packing import encode_all, native_size
-from modalities.shared import enlarged, lay_out, save_png
+from modalities.shared import clip_score, enlarged, lay_out, save_png
 from modalities.shared.captions import all_of, asked_of
 from modalities.shared.datasets import Noted
 from modalities.shared.understood import check_enough
@@ -54,7 +54,7 @@ class Image(LatentModality):
         native: train at native sizes and proportions; images larger than the area of `size` are shrunk to it.
         budget: with `native`, the most tokens of a packed row.
         rows: with `native`, packed rows in a batch, over all processes.
-        evaluation: options of `evaluate_images`.
+        evaluation: options of `evaluate_images`, and "clip": the CLIP of `clip_score`.
         preparation: options of `latent_writer.prepare`.
         data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
         captions: condition on captions as well as classes.
@@ -65,7 +65,7 @@ class Image(LatentModality):
     given_files = ("mask",)
     given_words, given_per = given_parts.WORDS, {"token": 1.0}
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
-    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
+    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights", "evaluation.clip")
     published, autoencoders = Autoencoder, Autoencoder.known
     decoded_at_once = 32
     arrays = ("arr_0", "arr_1")  # the names that ADM's evaluator reads
@@ -88,6 +88,7 @@ class Image(LatentModality):
         super().__init__(codec, tokens, size, latents, native, budget, rows, data_facts, captions)
         self._make_data = data
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        self._clip = clip_score.option(self._evaluation)
         check_options("modality.evaluation", evaluate_images, self._evaluation)
         check_options("modality.preparation", write_latents, self._preparation)
 
@@ -173,7 +174,11 @@ class Image(LatentModality):
     def reference(self, split: str) -> Samples:
         return self.data.reference(split)
 
+    def check_prompts(self, prompts: Sequence[str] | None) -> None:
+        clip_score.opened(self._clip, prompts)
+
     def check_evaluation(self, split: str = "test") -> None:
+        clip_score.check_training(self._clip, self.captions)
         check_enough(self.data.count(split), split, "pictures")
         chosen = self._evaluation
         make_extractor(
@@ -184,14 +189,16 @@ class Image(LatentModality):
         )
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        clip = clip_score.opened(self._clip, clip_score.prompts_of(generated))
         against = reference.file if isinstance(reference, ReferenceFile) else reference
-        return about_compression(
+        report = about_compression(
             evaluate_images(generated, against, train, **self._evaluation), generated, reference
         )
+        return clip_score.added(report, clip, generated, reference, lambda picture: [picture], "one of each")
 
     def read(self, path: Path) -> Samples:
         """Read a folder of images of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
-        return read_set(path)
+        return clip_score.with_prompts(self._clip, read_set(path), path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
         """Write a PNG per image."""

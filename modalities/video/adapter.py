@@ -14,7 +14,7 @@ from ditmoe.modality import CodecTraining, Report, Samples, Shown, Tokens, check
 from ditmoe.outside import TooFewError, check_number, printable
 from ditmoe.outside import device as own_device
 from modalities.latent import Codec
-from modalities.shared import lay_out, save_png
+from modalities.shared import clip_score, lay_out, save_png
 from modalities.shared.understood import check_enough
 from modalities.video import given as given_parts
 from modalities.video.clip_modality import ClipModality
@@ -24,6 +24,7 @@ from modalities.video.data.check import check as check_videos
 from modalities.video.data.latent_source import source_of
 from modalities.video.io import writer
 from modalities.video.io.writer import write_animation, write_clip
+from modalities.video.metrics.clip_sets import FRAMES, spaced
 from modalities.video.metrics.evaluation import choose, evaluate_videos
 from modalities.video.metrics.warnings import check_lossless
 from modalities.video.view import show_one, strip, view
@@ -56,7 +57,7 @@ class Video(ClipModality, CodecTraining):
             `size`; `images` is then ignored, and every image of `pictures.root` is used.
         budget: with `native`, the most tokens of a packed row.
         rows: with `native`, packed rows in a batch, over all processes.
-        evaluation: options of `evaluate_videos`.
+        evaluation: options of `evaluate_videos`, and "clip": the CLIP of `clip_score`.
         preparation: options of `latent_writer.prepare`, and "starts": clips per video, spread evenly over it.
         data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
         captions: condition on captions as well as classes.
@@ -67,7 +68,7 @@ class Video(ClipModality, CodecTraining):
     given_files = ("mask",)
     given_words, given_per = given_parts.WORDS, {"frame": 0.8, "token": 0.2}
     suffixes: ClassVar[tuple[str, ...]] = (*writer.SUFFIXES, ".avi", ".mov", ".webm")
-    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights")
+    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights", "evaluation.clip")
     published, autoencoders = Autoencoder, Autoencoder.known
     decoded_at_once = 8
     arrays = ("videos", "labels")
@@ -111,10 +112,15 @@ class Video(ClipModality, CodecTraining):
         self.images, self.merge, self.resample = images, merge, resample
         self._make_data, self._make_pictures = data, pictures
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
+        self._clip = clip_score.option(self._evaluation)
         kept = {name: value for name, value in self._evaluation.items() if name != "lossy"}
         check_options("modality.evaluation", evaluate_videos, kept)
 
+    def check_prompts(self, prompts: Sequence[str] | None) -> None:
+        clip_score.opened(self._clip, prompts)
+
     def check_evaluation(self, split: str = "test") -> None:
+        clip_score.check_training(self._clip, self.captions)
         if isinstance(self.data, Clips):
             check_enough(self.data.count(split), split, "clips")
         span = choose(**self._evaluation)[0].span
@@ -124,13 +130,16 @@ class Video(ClipModality, CodecTraining):
             )
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
+        clip = clip_score.opened(self._clip, clip_score.prompts_of(generated))
         options = dict(self._evaluation)
         if not options.pop("lossy", False):
             check_lossless(generated, reference)
         autoencoder = None if self._facts is None else self.reconstruct
         if options.get("digits") is None and self._facts is not None and self._moves_digits:
             options["digits"] = self.data.side  # type: ignore[union-attr]
-        return evaluate_videos(generated, reference, train, reconstruct=autoencoder, **options)
+        report = evaluate_videos(generated, reference, train, reconstruct=autoencoder, **options)
+        shown = f"{FRAMES} evenly spaced frames of each clip, the mean of theirs"
+        return clip_score.added(report, clip, generated, reference, spaced, shown)
 
     @property
     def _moves_digits(self) -> bool:
@@ -158,7 +167,7 @@ class Video(ClipModality, CodecTraining):
         return given_parts.parts(self, given, shape, strength, keep, between, loop, mask)
 
     def read(self, path: Path) -> Samples:
-        return clip_folders.read_set(path)
+        return clip_score.with_prompts(self._clip, clip_folders.read_set(path), path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
         """Write an MP4 for viewing and a lossless MKV for evaluation per clip, and a GIF of all."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from ditmoe.checkpoint.transformers_folder import one_line
 from ditmoe.text.transformers import Transformers
-from ditmoe.text.transformers_folder import one_line
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")

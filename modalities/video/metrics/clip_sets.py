@@ -20,6 +20,8 @@ Frames = UInt8[np.ndarray, "F h w 3"]
 ClipSet = Samples | np.ndarray | Sequence[Any]
 """uint8 RGB (S, T, H, W, 3), or videos (T, H, W, 3) of any length and size: arrays or array-like."""
 
+FRAMES = 4
+"""Most frames of a clip that `spaced` takes."""
 _NAMED = 5
 
 
@@ -145,6 +147,17 @@ def look(
         digest = sha256(repr(frames.shape).encode() + frames.tobytes()).digest()
         clips.append(Clip(video, numbers, digest, frames.shape[1:3], *_movement(frames), thumbnails(frames)))
     return clips
+
+
+def spaced(video: Any) -> Frames | list[Frames]:
+    """`FRAMES` evenly spaced frames of a video, all of a shorter one; none of an unreadable one."""
+    num = min(FRAMES, video.shape[0])
+    step = (video.shape[0] - 1) // max(1, num - 1)
+    first = (video.shape[0] - 1 - step * (num - 1)) // 2
+    try:
+        return video[first + step * np.arange(num, dtype=np.int64)]
+    except Unreadable:  # told where clips are measured
+        return []
 
 
 def checked(data: ClipSet, role: str) -> list[Any]:

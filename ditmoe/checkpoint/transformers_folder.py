@@ -1,17 +1,20 @@
-"""A text encoder's folder of a stranger, before transformers reads it: none of it runs, waits or takes memory.
+"""A folder of a stranger for the library transformers: none of it runs, waits or takes memory.
 
 What the libraries do with such a folder is done within `one_line`: they fail in many ways, in paragraphs, and ask the
 hub for what a configuration names.
 """
 
 import base64
+import hashlib
+import importlib.util
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
+from os import PathLike
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -19,9 +22,17 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import nn
 
-from ditmoe.checkpoint import open_file
+from ditmoe.checkpoint.atomic import digest
+from ditmoe.checkpoint.fit import bounded
+from ditmoe.checkpoint.lazy_tensors import open_file
 from ditmoe.outside import is_regular, printable, read_object
 
+INSTALL = "pip install 'ditmoe[transformers]'"
+READ = ("*.safetensors", "*.json", "*.txt", "*.model")
+"""Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
+TRUSTED: Mapping[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+"""Options of everything that opens such a folder."""
+ENCODER = "a text encoder"
 MOST_GROWTH = 1000
 """How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
 MOST_AROUND = 256
@@ -38,6 +49,76 @@ SINUSOIDAL = ("roformer", "distilbert", "xlm", "flaubert")
 """Models that compute one, whatever else their configuration says."""
 WIDTHS = ("hidden_size", "d_model", "dim", "emb_dim", "n_embd", "embedding_size")
 _COUNTS = re.compile(r"(^|_)(n|num|max)_|layer|depth|label|position")
+
+
+def library_for(what: str) -> Any:
+    """The module transformers.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError(f"{what} of transformers needs that library: {INSTALL}")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
+    return transformers
+
+
+def folder_at(path: str | PathLike) -> Path:
+    """A folder; what is none is a name on the hub, and fetched.
+
+    Raises:
+        ValueError: one line, if it cannot be.
+    """
+    place = Path(os.path.expanduser(os.fspath(path)))
+    if place.is_dir():
+        return place
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(os.fspath(path), allow_patterns=list(READ)))
+    except Exception as error:  # the hub fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{printable(path)} is no folder, and cannot be fetched: {reason}") from error
+
+
+def fingerprint(folder: Path, more: Sequence[str] = ()) -> str:
+    """SHA-256 of weights, configuration and tokenizer, and of what else decides.
+
+    Raises:
+        ValueError: if the weights are no safetensors.
+    """
+    files = sorted({file for pattern in READ for file in folder.glob(pattern) if is_regular(file)})
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise ValueError(f"{printable(folder)} must hold weights as .safetensors, but there are none")
+    parts = [*(f"{file.name} {digest(file)}" for file in files), *more]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def load_model(
+    kind: Any,
+    blank: Callable[[], nn.Module],
+    folder: Path,
+    what: str = ENCODER,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Any, Sequence[str]]:
+    """A model with its weights, frozen, and the names of those that its files have not, which are drawn at random.
+
+    Args:
+        kind: its class in transformers.
+        blank: makes one without weights.
+
+    Raises:
+        OSError, ValueError: one line.
+    """
+    options = {**TRUSTED, "use_safetensors": True, "dtype": dtype, "output_loading_info": True}
+    tensors = sum(len(open_file(file)) for file in folder.glob("*.safetensors"))
+    with bounded(tensors):  # a billion layers are a line of its configuration
+        check_size(blank, folder, what)
+        model, found = one_line(lambda: kind.from_pretrained(folder, **options), folder, what)
+    return model.eval().requires_grad_(False), sorted(found["missing_keys"])
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -78,7 +159,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_size(make: Callable[[], nn.Module], folder: Path) -> None:
+def check_size(make: Callable[[], nn.Module], folder: Path, what: str = ENCODER) -> None:
     """Refuse a model of more numbers than its files hold: what is not in them would be drawn, of any size.
 
     Args:
@@ -89,7 +170,7 @@ def check_size(make: Callable[[], nn.Module], folder: Path) -> None:
     """
     with torch.device("meta"), catch_warnings():
         simplefilter("ignore")
-        model = one_line(make, folder)
+        model = one_line(make, folder, what)
     made = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     there = sum(
         prod(getattr(x, "shape", ()))
@@ -102,7 +183,7 @@ def check_size(make: Callable[[], nn.Module], folder: Path) -> None:
         )
 
 
-def one_line(make: Callable[[], Any], folder: Path) -> Any:
+def one_line(make: Callable[[], Any], folder: Path, what: str = ENCODER) -> Any:
     """What transformers makes of a folder; without the hub, and without a word where it fails but for the error's.
 
     Raises:
@@ -115,9 +196,7 @@ def one_line(make: Callable[[], Any], folder: Path) -> Any:
         raise
     except BaseException as error:  # panics of its Rust are not among Python's own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(
-            f"{printable(folder)} cannot be opened as a text encoder: {printable(reason)}"
-        ) from error
+        raise ValueError(f"{printable(folder)} cannot be opened as {what}: {printable(reason)}") from error
 
 
 @contextmanager
