@@ -73,7 +73,7 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
 @pytest.mark.parametrize(
     ("name", "more", "match"),
     [
-        ("config.json", {"num_layers": 10**6}, "more parts than its"),
+        ("config.json", {"num_layers": 10**6}, "more modules than its"),
         ("config.json", {"_attn_implementation": "somebody/kernels"}, "names code of others"),
         ("config.json", {"text_config": [{"attn_implementation": "x/y"}]}, "names code of others"),
         ("config.json", {"quantization_config": {"quant_method": "x"}}, "names code of others"),
