@@ -104,7 +104,7 @@ def test_what_cannot_be_led_away_from_is_one_line(tmp_path: Path) -> None:
         (
             "starter/image",
             2.0,
-        ): "guidance_model must be of the modality pointcloud, got image of starter/image",
+        ): "guidance_model must be of the modality pointcloud, got image in starter/image",
         ("starter/pointcloud", 1.0): "guidance must be another than 1 with guidance_model",
     }.items():
         with pytest.raises(ValueError, match=line):
@@ -123,9 +123,9 @@ def test_a_weaker_model_must_mean_the_same() -> None:
         (Meaning("image", [4, 2, 3], facts, FLOW, {}), "shape"),
         (Meaning("image", [4, 2, 2], facts | {"codec": {"basis": -torch.eye(2)}}, FLOW, {}), "same codec"),
         (Meaning("image", [4, 2, 2], facts | {"classes": ["b"]}, FLOW, {}), "same classes"),
-        (Meaning("image", [4, 2, 2], facts, FlowMatching("residual"), {}), "process="),
-        (Meaning("image", [4, 2, 2], facts, DDPM(), {}), "process="),
-        (Meaning("image", [4, 2, 2], facts, FLOW, {"_target_": "y"}), "conditioning="),
+        (Meaning("image", [4, 2, 2], facts, FlowMatching("residual"), {}), "another process"),
+        (Meaning("image", [4, 2, 2], facts, DDPM(), {}), "another process"),
+        (Meaning("image", [4, 2, 2], facts, FLOW, {"_target_": "y"}), "same conditioning"),
     ):
         with pytest.raises(ValueError, match=f"^guidance_model must .*{line}"):
             own.check_weaker(other, "it")

@@ -252,7 +252,7 @@ def test_a_picture_is_the_first_frame(video: Modality) -> None:
         (clip(9), {"mask": hole()}, "mask given as an array must have the size of what is given, [16, 16]"),
         (clip(9).astype(float), {}, "must be a file or an array (T, H, W, 3) of uint8, got float64"),
         ("nothing.mkv", {}, "nothing.mkv"),
-        (None, {"keep": [0, 5]}, "keep is said of what is given: it needs given="),
+        (None, {"keep": [0, 5]}, "keep must come with given=, which it refers to"),
         (clip(9), {"strength": 2.0}, "strength"),
     ],
 )  # fmt: skip
@@ -312,7 +312,7 @@ def test_what_was_changed_is_said(video: Modality) -> None:
     assert parts.told == ["given as an array is 8 x 8: brought to 16 x 16"]
     untold = parts_asked(video, small, {"frames": 9}, {}, 0.0, given_guidance=2.0)
     assert "was not trained with given parts" in untold.told[-1]
-    assert "given_guidance does nothing" in untold.told[-1]
+    assert "given_guidance has no effect" in untold.told[-1]
 
 
 def test_frames_far_apart_in_time_are_counted_before_they_are_made(tmp_path: Path) -> None:
