@@ -65,8 +65,9 @@ def test_the_newest_whole_one_is_found(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "checkpoints" / "step-0000200").mkdir()  # no manifest
     (tmp_path / "checkpoints" / "best").mkdir()
     assert store.find(tmp_path).plain["step"] == 100
-    assert "step-0000200 is no checkpoint of ditmoe: it lacks manifest.json; taking the checkpoint before it" in (
-        capsys.readouterr().err
+    assert (
+        "step-0000200 is no checkpoint of ditmoe: it lacks manifest.json; taking the checkpoint before it"
+        in (capsys.readouterr().err)
     )
 
 

@@ -97,7 +97,9 @@ def test_code_pickles_and_paths_of_strangers(exported: Path, tmp_path: Path) -> 
     content = json.loads(index.read_text())
     content["weight_map"] = dict.fromkeys(content["weight_map"], "../../pipes/x.safetensors")
     index.write_text(json.dumps(content))
-    with pytest.raises((ValueError, OSError), match=r"^[^\n]*must name a file in the same folder for each tensor$"):
+    with pytest.raises(
+        (ValueError, OSError), match=r"^[^\n]*must name a file in the same folder for each tensor$"
+    ):
         opened(tmp_path / "sharded")
     assert not ran.exists()
 
