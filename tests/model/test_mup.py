@@ -167,7 +167,7 @@ def test_a_checkpoint_remembers_the_base(tmp_path: Path) -> None:
     restored = restore(tmp_path).model
     assert restored.blocks[0].attention.gain == run.ema.model.blocks[0].attention.gain == 0.5**0.5
     assert restored.widths == run.model.widths
-    with pytest.raises(ValueError, match=r"must leave the scale of attention that .* has, 0\.7071 .* got 1$"):
+    with pytest.raises(ValueError, match=r"must give the attention scale of .*, 0\.7071 .* got 1$"):
         start_from(str(tmp_path), model(), config()["model"])
 
 
