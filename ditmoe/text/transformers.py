@@ -1,4 +1,4 @@
-"""Text encoders of the library transformers, T5, CLIP, Qwen and others, from a folder; none of a folder's code runs."""
+"""Text encoders of the library transformers (T5, CLIP, Qwen and others) from a folder, whose code is not run."""
 
 import hashlib
 import importlib.util
@@ -19,7 +19,7 @@ from ditmoe.text.transformers_folder import check_folder, check_size, one_line
 
 INSTALL = "pip install 'ditmoe[transformers]'"
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
+"""Files of weights, configuration and tokenizer: only these are downloaded, and enter the fingerprint."""
 ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -29,18 +29,18 @@ ENCODERS = {
     "siglip": "SiglipTextModel",
     "siglip_text_model": "SiglipTextModel",
 }
-"""Classes that are a text encoder and nothing else, by kind of model; of others the whole model runs."""
+"""Classes of pure text encoders by model type; of other types, the complete model runs."""
 
 
 class Transformers(Pretrained):
-    """Last states of a model of transformers, and its pooled vector, or their mean where it has none.
+    """The last hidden states of a transformers model, and its pooled vector, or the mean of the states if it has none.
 
-    Weights must be safetensors; code that a folder brings is never run (`trust_remote_code=False`).
+    Weights must be safetensors; code in a folder is never run (`trust_remote_code=False`).
 
     Args:
-        path: a folder as `save_pretrained` writes it; or a name on the hub, from which it is fetched.
-        limit: tokens of a caption; the rest is cut off.
-        dtype: float32, bfloat16 or float16, in which it computes.
+        path: a folder as written by `save_pretrained`, or a hub name, which is downloaded.
+        limit: most tokens of a caption; the rest is cut off.
+        dtype: of the computation: float32, bfloat16 or float16.
     """
 
     opens: ClassVar[tuple[str, ...]] = ("path",)
@@ -56,7 +56,7 @@ class Transformers(Pretrained):
 
     @cached_property
     def folder(self) -> Path:
-        """Where the files are; a name on the hub is fetched."""
+        """The folder of the files; a hub name is downloaded."""
         if self.path is None:
             raise ValueError(
                 "conditioning.encoder.path must name the text encoder: a folder, or a name on the hub "
@@ -72,12 +72,12 @@ class Transformers(Pretrained):
         except Exception as error:  # the hub fails in many ways
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{printable(self.path)} is no folder, and cannot be fetched: {reason}"
+                f"{printable(self.path)} is not a folder, and cannot be downloaded: {reason}"
             ) from error
 
     @cached_property
     def kind(self) -> str:
-        """Of model, as its configuration says."""
+        """The model type in the folder's configuration."""
         kind = check_folder(self.folder).get("model_type")
         if not isinstance(kind, str):
             raise ValueError(f"{printable(self.folder / 'config.json')} must name a model_type")
@@ -95,7 +95,7 @@ class Transformers(Pretrained):
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
+        transformers.utils.logging.set_verbosity_error()  # no table of mismatches in addition to the error
         return transformers
 
     def describe(self) -> About:
@@ -121,7 +121,7 @@ class Transformers(Pretrained):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Its tokens."""
+        """The tokenizer of the folder."""
         check_folder(self.folder)
         make = self.library.AutoTokenizer.from_pretrained
         return one_line(lambda: make(self.folder, **self._trusted), self.folder)
@@ -136,7 +136,7 @@ class Transformers(Pretrained):
         model, found = self._model(device), self._numbers(caption)
         if (most := one_line(lambda: model.get_input_embeddings().num_embeddings, self.folder)) <= max(found):
             raise ValueError(
-                f"{printable(self.folder)} has {most} embeddings, but a token of number {max(found)}"
+                f"{printable(self.folder)} must have an embedding for each token, got {most} and the token {max(found)}"
             )
         numbers = torch.tensor([found], device=device)
         with torch.autocast(device.type, enabled=False):
@@ -151,7 +151,7 @@ class Transformers(Pretrained):
         return {"trust_remote_code": False, "local_files_only": True}
 
     def _numbers(self, caption: str) -> list[int]:
-        """Of the tokens; at least one, for encoders that put none around a caption."""
+        """Indices of a caption's tokens; at least one, even for tokenizers without special tokens."""
         make, options = self.tokenizer, {"truncation": True, "max_length": self.limit}
         numbers = one_line(lambda: make(caption, **options)["input_ids"], self.folder)
         if len(numbers) > self.limit:
@@ -166,24 +166,26 @@ class Transformers(Pretrained):
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
             options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
             tensors = sum(len(open_file(file)) for file in self.folder.glob("*.safetensors"))
-            with bounded(tensors):  # a billion layers are a line of its configuration
+            with bounded(tensors):  # one line of a configuration can ask for a billion layers
                 check_size(lambda: self._blank(kind), self.folder)
                 model = one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
             self._loaded = model = model.eval().requires_grad_(False)
         return model.to(device)
 
     def _blank(self, kind: Any) -> Any:
-        """A model of random numbers, as the folder's configuration says."""
+        """A randomly initialised model from the folder's configuration."""
         if kind is self.library.AutoModel:
             return kind.from_config(self.library.AutoConfig.from_pretrained(self.folder, **self._trusted))
         return kind(kind.config_class.from_pretrained(self.folder, **self._trusted))
 
 
 class Pair(Pretrained):
-    """Tokens of one encoder, the pooled vector of another: T5 and CLIP, as in Stable Diffusion 3 (arXiv 2403.03206).
+    """Token states of one encoder and the pooled vector of another: T5 and CLIP, as in Stable Diffusion 3.
+
+    arXiv 2403.03206.
 
     Args:
-        tokens, pooled: make the encoders.
+        tokens, pooled: factories of the encoders.
     """
 
     def __init__(self, tokens: Callable[..., Pretrained], pooled: Callable[..., Pretrained]) -> None:
@@ -193,7 +195,7 @@ class Pair(Pretrained):
     def at(self, path: Any) -> "Pair":
         if not isinstance(path, list | tuple) or len(path) != 2:
             raise ValueError(
-                f"two encoders need a list of two places, of tokens and of the vector, got {path!r}"
+                f"the path of a pair must be a list of two, for the tokens and for the pooled vector, got {path!r}"
             )
         tokens, pooled = self.of_tokens.at(path[0]), self.of_pooled.at(path[1])
         return Pair(lambda: tokens, lambda: pooled)
