@@ -201,7 +201,7 @@ def test_models_that_differ_in_more_than_their_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"same parameters at its base width, blocks\.1\.\S+ is there alone"):
         set_base(small, deep)
     built = model("model.base_width=24")
-    with pytest.raises(ValueError, match=r"optimiser of Adam's kind, which has betas, got SGD"):
+    with pytest.raises(ValueError, match=r"optimiser like Adam, with betas, got SGD"):
         ParameterGroups().optimizer(partial(torch.optim.SGD, lr=0.1), built, Mesh())
 
 
