@@ -29,7 +29,7 @@ def bounded(tensors: int) -> Iterator[None]:
         nonlocal left
         left -= 1
         if left < 0:
-            raise ValueError(f"the model would have more modules than its {tensors} tensors can fill")
+            raise ValueError(f"the model would have more parts than its {tensors} tensors can fill")
 
     handle = nn.modules.module.register_module_module_registration_hook(count)
     try:

@@ -65,7 +65,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
     """The class or function that a section names in `_target_`, and its dotted name.
 
     Raises:
-        ValueError: if it names nothing callable.
+        ValueError: if it names nothing that can be called.
     """
     if not isinstance(config, Mapping) or not isinstance(name := config.get("_target_"), str):
         raise ValueError(f"a section must name a class in _target_, got {config!r}")
@@ -74,7 +74,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
     except ValueError as error:
         raise ValueError(f"_target_: {error}") from error
     if not callable(target):
-        raise ValueError(f"{name} must be a class or a function, got a {type(target).__name__}")
+        raise ValueError(f"{name} is no class, but a {type(target).__name__}")
     return target, name
 
 

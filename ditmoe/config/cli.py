@@ -37,9 +37,7 @@ def run(
 
     def read() -> None:
         if launch.world() > 1 and not many:
-            raise ValueError(
-                f"python -m ditmoe.{config_name} runs in a single process: start it without torchrun"
-            )
+            raise ValueError(f"python -m ditmoe.{config_name} is for one process: start it without torchrun")
         yaml_files.check_told(sys.argv[1:])
         sys.argv[1:] = read_words(sys.argv[1:])
         if words:

@@ -25,7 +25,7 @@ class InstalledConfigs(SearchPathPlugin):
 def first_choice(group: str, *names: str) -> str:
     """The first of these files that exists in a configuration group, including --config-dir; else the last one.
 
-    For train.yaml: a modality may, but need not, have a router and a process of its own.
+    For train.yaml, where a modality may have a router and a process of its own, and need not.
     """
     known = GlobalHydra.instance().config_loader().get_group_options(group)
     return next((name for name in names if name in known), names[-1])
@@ -42,7 +42,7 @@ def every_second(depth: Any) -> list[int]:
 
 
 def run_name(name: Any) -> str:
-    """Check the name of a run before Hydra creates its folder: a relative path that stays inside runs/<modality>.
+    """The name of a run as it stands in a configuration's path, before Hydra makes that folder: it lies in its parent.
 
     Raises:
         ValueError: if it leads out of that folder, or cannot be printed.

@@ -48,7 +48,7 @@ class Meaning:
         }
         for what, (own, its) in pairs.items():
             if own != its:
-                raise ValueError(f"guidance_model must {what} {own}, got {its} in {printable(name)}")
+                raise ValueError(f"guidance_model must {what} {own}, got {its} of {printable(name)}")
         if differs := _first_difference(self.data_facts, other.data_facts):
             raise ValueError(
                 f"guidance_model must have been trained with the same {differs}, or its samples mean something else, "

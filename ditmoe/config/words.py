@@ -106,7 +106,7 @@ def parts_asked(
         words |= {"strength": strength} if strength is not None else {}
         words |= {"given_guidance": given_guidance} if given_guidance != 1 else {}
         if words:
-            raise ValueError(f"{next(iter(words))} must come with given=, which it refers to")
+            raise ValueError(f"{next(iter(words))} is said of what is given: it needs given=")
         return None
     if strength is not None:
         check_number("strength", strength, 0, 1)

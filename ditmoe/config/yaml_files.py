@@ -19,10 +19,10 @@ _FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
 def check_told(arguments: Sequence[str]) -> None:
-    """Check the YAML files of the folders that Hydra's options on a command line name.
+    """Look at the YAML files of the folders that a command line names.
 
     Raises:
-        OSError, ValueError: one line, for the first that fails.
+        OSError, ValueError: one line, for the first that is not read.
     """
     words = [*arguments, ""]
     for word, following in pairwise(words):
@@ -46,7 +46,7 @@ def check(file: Path) -> bytes:
     """
     content = read_regular(file, LARGEST)
     if (why := _no_utf8(content)) is not None:  # PyYAML reads other encodings, but Hydra does not
-        raise ValueError(f"{printable(file)} is not valid YAML: it must be UTF-8, {why}")
+        raise ValueError(f"{printable(file)} is no YAML that is read: it must be UTF-8, {why}")
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchor and number of values of each
     try:
@@ -69,7 +69,7 @@ def check(file: Path) -> bytes:
         _check_plain(yaml.load(content, _LOADER))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{printable(file)} is not valid YAML: {printable(reason)}") from error
+        raise ValueError(f"{printable(file)} is no YAML that is read: {printable(reason)}") from error
     return content
 
 

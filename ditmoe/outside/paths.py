@@ -18,7 +18,7 @@ from typing import Any
 LARGEST_JSON = 100_000_000
 """Largest JSON file in bytes; a manifest of a thousand files has a hundredth of that."""
 DEEPEST_JSON = 100
-"""Most nesting levels of a JSON file."""
+"""Levels of what stands in one."""
 LONGEST = 120
 """Bytes of a file name made from an untrusted name; with additions it must stay below the file systems' 255."""
 FREE, GROWTH = 128 * 2**20, 100

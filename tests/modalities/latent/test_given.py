@@ -252,7 +252,7 @@ def test_a_picture_is_the_first_frame(video: Modality) -> None:
         (clip(9), {"mask": hole()}, "mask given as an array must have the size of what is given, [16, 16]"),
         (clip(9).astype(float), {}, "must be a file or an array (T, H, W, 3) of uint8, got float64"),
         ("nothing.mkv", {}, "nothing.mkv"),
-        (None, {"keep": [0, 5]}, "keep must come with given=, which it refers to"),
+        (None, {"keep": [0, 5]}, "keep is said of what is given: it needs given="),
         (clip(9), {"strength": 2.0}, "strength"),
     ],
 )  # fmt: skip
