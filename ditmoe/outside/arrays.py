@@ -27,7 +27,7 @@ def check_items(count: int, path: Path) -> None:
     """Raises ValueError for a set of too many samples for the size of its file."""
     if count > max(FEW, (size := path.stat().st_size) // LEAST_BYTES):
         raise ValueError(
-            f"the file of a set must have {LEAST_BYTES} bytes per sample, got {count} samples in {size} bytes"
+            f"a set must have {LEAST_BYTES} bytes of its file for each sample, got {count} in {size} bytes"
         )
 
 

@@ -57,7 +57,7 @@ def test_a_small_file_is_no_set_of_millions(
     """Each of which would be measured, made or shown."""
     file, arrays = tmp_path / "a.npz", dict[str, Any]()
     np.savez_compressed(file, **arrays | {name: np.zeros(shape, np.uint8)})
-    with pytest.raises(ValueError, match=r"16 bytes per sample, got 300000 samples in \d+ bytes"):
+    with pytest.raises(ValueError, match=r"16 bytes of its file for each sample, got 300000 in \d+ bytes"):
         read(file)
 
 

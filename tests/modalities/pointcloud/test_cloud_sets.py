@@ -137,7 +137,7 @@ def test_a_file_that_is_no_set_ends_in_one_sentence(tmp_path: Path, content, mes
 def test_a_small_file_is_no_set_of_millions(tmp_path: Path) -> None:
     """Each of which would be a shape to be made, or shown."""
     np.savez_compressed(tmp_path / "a.npz", points=np.zeros((300_000, 1, 3), np.float16))
-    message = r"^[^\n]*the file of a set must have 16 bytes per sample, got 300000 samples in \d+ bytes$"
+    message = r"^[^\n]*a set must have 16 bytes of its file for each sample, got 300000 in \d+ bytes$"
     with pytest.raises(ValueError, match=message):
         read_set(tmp_path / "a.npz")
     assert count_shapes(tmp_path / "a.npz") is None
