@@ -167,8 +167,8 @@ class Arrays(Mapping[str, np.ndarray]):
                 shape, dtype = _header(stream)
             size = math.prod(shape) * dtype.itemsize
             if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0 or size > info.file_size:
-                raise ValueError(f"its header declares {dtype} of {shape}")
-        except Exception as error:  # zipfile and NumPy fail in many ways
+                raise ValueError(f"its header promises {dtype} of {shape}")
+        except Exception as error:  # as above, and NumPy too
             raise _damaged(name, error) from error
         return shape, dtype
 
