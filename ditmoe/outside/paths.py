@@ -254,7 +254,7 @@ def read_json(path: Path) -> Any:
                 return content
         raise RecursionError(f"it is nested more than {DEEPEST_JSON} levels deep")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{printable(path)} is not valid JSON: {error}") from error
+        raise ValueError(f"{printable(path)} is no JSON, or is damaged: {error}") from error
 
 
 def read_object(file: Path) -> dict[str, Any]:
