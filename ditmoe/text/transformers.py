@@ -19,7 +19,7 @@ from ditmoe.text.transformers_folder import check_folder, check_size, one_line
 
 INSTALL = "pip install 'ditmoe[transformers]'"
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""Files of weights, configuration and tokenizer: only these are downloaded, and enter the fingerprint."""
+"""Files of weights, configuration and tokenizer: the only ones that are fetched, and what the fingerprint is of."""
 ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -72,7 +72,7 @@ class Transformers(Pretrained):
         except Exception as error:  # the hub fails in many ways
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{printable(self.path)} is not a folder, and cannot be downloaded: {reason}"
+                f"{printable(self.path)} is no folder, and cannot be fetched: {reason}"
             ) from error
 
     @cached_property
@@ -95,7 +95,7 @@ class Transformers(Pretrained):
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # no table of mismatches in addition to the error
+        transformers.utils.logging.set_verbosity_error()  # a table of what does not fit, beside the error
         return transformers
 
     def describe(self) -> About:
@@ -166,7 +166,7 @@ class Transformers(Pretrained):
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
             options = {**self._trusted, "use_safetensors": True, "dtype": getattr(torch, self.dtype)}
             tensors = sum(len(open_file(file)) for file in self.folder.glob("*.safetensors"))
-            with bounded(tensors):  # one line of a configuration can ask for a billion layers
+            with bounded(tensors):  # a billion layers are a line of its configuration
                 check_size(lambda: self._blank(kind), self.folder)
                 model = one_line(lambda: kind.from_pretrained(self.folder, **options), self.folder)
             self._loaded = model = model.eval().requires_grad_(False)
