@@ -294,7 +294,8 @@ def test_moments_that_no_optimiser_has_are_refused(last: str, runs: dict[str, Pa
     before = file.read_bytes()
     again, settings = trainer(run, "trainer.steps=2")
     with pytest.raises(
-        ValueError, match=rf"^[^\n]*no optimiser has, a negative number: optimizer/[^\n]*{last}$"
+        ValueError,
+        match=rf"^[^\n]*no negative second moments or step counts, got some: optimizer/[^\n]*{last}$",
     ):
         resume(again, settings)
     assert file.read_bytes() == before
@@ -401,7 +402,7 @@ def test_what_an_exported_folder_builds_is_bounded_before_it_is_built(
     content = json.loads(file.read_text())
     for name in ("num_train_timesteps", "solver_order"):
         file.write_text(json.dumps({**content, name: 2 * 10**8}))
-        with pytest.raises(ValueError, match="absurd"):
+        with pytest.raises(ValueError, match="must lie between"):
             ditmoe.Pipeline.from_pretrained(pipe)
 
 

@@ -107,7 +107,7 @@ def test_the_name_of_something_else(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="must be a plain file"):
         check_writable(tmp_path / name)
-    with pytest.raises(ValueError, match="pipe must be a folder, or not be there: it is something else"):
+    with pytest.raises(ValueError, match="pipe must be a folder or not exist, got something else"):
         check_writable(tmp_path / "pipe" / "new", folder=True)
 
 

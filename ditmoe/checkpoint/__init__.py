@@ -1,6 +1,4 @@
-"""Checkpoints that are never half-written, prove whole and never execute code; and files that are whole or not
-there.
-"""
+"""Checkpoints that are written atomically, verified by digests and never execute code; and atomic writing of files."""
 
 from typing import TYPE_CHECKING
 

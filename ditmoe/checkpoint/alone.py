@@ -1,4 +1,4 @@
-"""Being the only process that writes somewhere: who comes second is told so, and changes nothing."""
+"""Exclusive locks on output folders and files: a second process fails with one line and changes nothing."""
 
 import os
 import time
@@ -12,27 +12,29 @@ from ditmoe.outside import printable
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a folder, which is made, and goes again if nothing is written.
+    """Lock a folder for writing. It is created if missing, and removed at the end if nothing was written.
+
+    Without effect on file systems that have no locks.
 
     Raises:
-        ValueError: if another process has it. Where nothing can be locked, nobody is kept away.
+        ValueError: if another process holds the lock.
     """
     made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     handle = _alone(folder, folder, os.O_RDONLY)
     try:
         yield
     finally:
-        remove_empty(made)  # while nobody else has it
+        remove_empty(made)  # before the lock is released
         if handle is not None:
             os.close(handle)
 
 
 @contextmanager
 def alone_at(file: Path) -> Iterator[None]:
-    """Be the only process that writes a file, and what lies beside it under its name: a draft says so meanwhile.
+    """Lock a file, and the files beside it that derive from its name, for writing, by a hidden draft file.
 
     Raises:
-        ValueError: as `alone_in`.
+        ValueError: if another process holds the lock.
     """
     made = [each for each in file.parents if not os.path.lexists(each)]
     mark = hidden_name(file, DRAFT, "00000000")
@@ -47,27 +49,32 @@ def alone_at(file: Path) -> Iterator[None]:
 
 
 def _alone(place: Path, told: Path, flags: int) -> int | None:
-    """A handle on a folder or file, which is made, and locked; None if that cannot be: whoever writes will tell.
+    """Create and lock a folder or file, and return its handle.
+
+    Returns None if it cannot be created, since writing will then report the error.
+
+    Args:
+        told: the path to name in the error.
 
     Raises:
-        ValueError: if another process has the lock.
+        ValueError: if another process holds the lock.
     """
-    for wait in (*[0.1] * 20, None):  # workers of one that was just killed take a moment to end
+    for wait in (*[0.1] * 20, None):  # the workers of a process that was just killed take a moment to end
         try:
             (place.parent if flags & os.O_CREAT else place).mkdir(parents=True, exist_ok=True)
             handle = os.open(place, flags, 0o666)
         except OSError:
             return None
-        if lock(handle) is not False and _is_at(handle, place):  # nobody took it away between the two
+        if lock(handle) is not False and _is_at(handle, place):  # not removed between opening and locking
             return handle
         os.close(handle)
         if wait is not None:
             time.sleep(wait)
-    raise ValueError(f"another process is writing {printable(told)}: wait for it, or take another out=")
+    raise ValueError(f"another process is writing {printable(told)}: wait for it, or choose another out=")
 
 
 def _is_at(handle: int, place: Path) -> bool:
-    """Whether a place is still what was opened there."""
+    """Whether a path still leads to the opened file or folder."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(place))
     except OSError:

@@ -1,7 +1,8 @@
-"""Files and folders that are whole or not there, whoever is killed in between.
+"""Atomic writing: files and folders are complete or absent, even if the process is killed.
 
-What is being written lies beside its name as `.NAME.1a2b3c4d.ditmoe-draft`, locked by whoever writes it. The lock dies
-with its process, on any machine or container that shares the file system, so that a draft without one is litter.
+Data are written to a draft beside the target, `.NAME.1a2b3c4d.ditmoe-draft`, which the writing process locks. The lock
+ends with its process, on every machine or container that shares the file system, so an unlocked draft is abandoned and
+can be removed.
 """
 
 import ctypes
@@ -31,24 +32,24 @@ _HIDDEN = re.compile(rf"\.(.+)\.[0-9a-f]{{8}}\.ditmoe-({DRAFT}|{OLD})", re.DOTAL
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file whole or not at all: into a hidden neighbour, which takes the name at the end.
+    """Write a file atomically: into a hidden draft beside it, which is renamed at the end.
 
-    A crash, a kill or a full disk leaves the old file as it was. Folders are made. The first file that a process writes
-    into a folder clears it of what killed ones left.
+    A crash, a kill or a full disk leaves an existing file unchanged. Missing folders are created. The first time that a
+    process writes into a folder, it removes the drafts that killed processes left there.
 
     Raises:
-        OSError: if it cannot be written; it has the name.
-        ValueError: if the name is that of a folder, a device or a pipe, or leads to one: /dev/null would become a file.
+        OSError: if it cannot be written; the error names the path.
+        ValueError: if the path is, or links to, a folder, a device or a pipe: /dev/null would become a file.
     """
     if path.exists() and not is_regular(path):
         raise ValueError(
-            f"{printable(path)} must be a plain file, or not be there: it is a folder, a pipe or a device"
+            f"{printable(path)} must be a plain file or not exist, got a folder, a pipe or a device"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     _cleared(path.parent.absolute())
     draft, handle = _begun(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        # To read, too: to what can only be written NumPy writes by C's buffers, which hide that the disk is full.
+        # Readable, too: NumPy writes to write-only files through C's buffers, which hide that the disk is full.
         with open(draft, "w+b", opener=lambda *_: handle) as stream:
             yield stream
             stream.flush()
@@ -62,10 +63,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Write a folder whole or not at all: fill the one that this gives, which takes the name at the end.
+    """Write a folder atomically: yields a draft folder to fill, which is renamed at the end.
 
-    An older folder of that name, empty or not, is there until the new one is, and is then removed. Files get the mode
-    that the umask gives, and are on the disk before the name is taken. A link keeps pointing where it did.
+    An existing folder of that name, empty or not, stays until the new one replaces it. Files get the mode that the
+    umask gives, and are flushed to disk before the rename. If `path` is a link, its target is replaced.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +76,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield draft
         mode = draft.stat().st_mode & 0o666
-        for found in sorted(draft.rglob("*"), reverse=True):  # names in a folder after what they name
+        for found in sorted(draft.rglob("*"), reverse=True):  # a folder after its content
             if found.is_file():
-                found.chmod(mode)  # safetensors' files are for their owner alone
+                found.chmod(mode)  # safetensors creates files that only their owner can read
             sync(found)
         sync(draft)
         _take(draft, path)
@@ -87,32 +88,32 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         recover(path)
-        discard(draft)  # what was not finished, or the old folder
+        discard(draft)  # an unfinished draft, or the replaced folder
         os.close(handle)
         clear(path.parent)
 
 
 def _name(error: BaseException, path: Path) -> None:
-    """Tell an error of what was being written, which whoever wrote into an open file did not know."""
+    """Add the path to an OSError that has none, since it arose from writing to an open file."""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         error.filename = str(path)
 
 
 class _EnoughError(Exception):
-    """It could have been written."""
+    """Raised to discard the draft once writing has proved possible."""
 
 
 def check_writable(path: Path, folder: bool = False) -> None:
-    """Find out before the work, not after it, whether a file or a folder can be written whole; nothing stays of that.
+    """Check before any work that a file or a folder can be written atomically; leaves nothing behind.
 
     Raises:
-        OSError: if not: no such place, a name that is too long, a disk that is read-only or full.
-        ValueError: if the name is that of something else.
+        OSError: if it cannot: no such folder, a name that is too long, a disk that is read-only or full.
+        ValueError: if the path, or one of its parents, exists and is of another kind.
     """
     path = Path(os.path.realpath(path)) if folder else path
     there = next((each for each in (path, *path.parents) if os.path.lexists(each)), Path())
     if not there.is_dir() and (there != path or folder):
-        raise ValueError(f"{printable(there)} must be a folder, or not be there: it is something else")
+        raise ValueError(f"{printable(there)} must be a folder or not exist, got something else")
     made = [each for each in path.parents if not os.path.lexists(each)]
     try:
         with suppress(_EnoughError), replacing_folder(path) if folder else replacing(path):
@@ -123,7 +124,7 @@ def check_writable(path: Path, folder: bool = False) -> None:
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Write safetensors: that the disk is full is an OSError, not one of theirs."""
+    """Turn a `SafetensorError` while writing, such as a full disk, into an OSError."""
     try:
         yield
     except SafetensorError as error:
@@ -131,29 +132,29 @@ def writing(place: Path) -> Iterator[None]:
 
 
 def recover(path: Path) -> None:
-    """Put a folder back that was moved away by a writer who was then killed. Whoever opens one asks this first.
+    """Restore a folder that a process moved aside before it was killed. Call this before opening a folder.
 
-    That happens only on file systems that cannot exchange two names.
+    Only needed on file systems that cannot exchange two names.
     """
     if not os.path.lexists(path):
         old = [place for place, name, kind in _hidden(path.parent) if (name, kind) == (path.name, OLD)]
         for place in sorted(old, key=_changed, reverse=True):
-            with suppress(OSError):  # another process did
+            with suppress(OSError):  # another process restored it
                 os.rename(place, path)
                 return
 
 
 def clear(folder: Path) -> None:
-    """Remove what killed processes left in a folder; what living ones are writing stays."""
+    """Remove what killed processes left in a folder; drafts of running processes stay."""
     for place, name, kind in _hidden(folder):
         if kind == DRAFT:
             _discard_unlocked(place)
-        elif os.path.lexists(folder / name):  # looked at after the list was made: one of its time or later
+        elif os.path.lexists(folder / name):  # checked after listing, so it is at least as new as the old one
             discard(place)
 
 
 def remove(folder: Path) -> None:
-    """Take a folder away at once: whoever is killed in between leaves litter, not half a folder."""
+    """Remove a folder atomically: a kill leaves an abandoned draft, not a partial folder."""
     if folder.exists():
         litter = _beside(folder, DRAFT)
         folder.rename(litter)
@@ -161,7 +162,7 @@ def remove(folder: Path) -> None:
 
 
 def discard(litter: Path) -> None:
-    """Take away what nobody needs, as far as it can be."""
+    """Delete a file or a folder; errors are ignored."""
     with suppress(OSError):
         if litter.is_dir() and not litter.is_symlink():
             shutil.rmtree(litter, ignore_errors=True)
@@ -170,13 +171,13 @@ def discard(litter: Path) -> None:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, in hexadecimal."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Have a file or the names in a folder on the disk before going on."""
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -185,17 +186,17 @@ def sync(path: Path) -> None:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Take folders away, the innermost first, as far as there is nothing in them."""
+    """Remove those of the folders, innermost first, that are empty."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
 
 
 def _take(draft: Path, path: Path) -> None:
-    """Give a whole folder its name. What had it is then under the draft's name, or under one that `recover` knows."""
+    """Rename a complete draft folder. An existing folder gets the draft's name, or one that `recover` finds."""
     while True:
         try:
-            os.rename(draft, path)  # no folder has the name, or an empty one
+            os.rename(draft, path)  # if there is no folder of that name, or an empty one
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -207,7 +208,7 @@ def _take(draft: Path, path: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Exchange two names at once, by Linux's renameat2; False where the kernel or the file system cannot."""
+    """Exchange two names atomically with Linux's renameat2; False if the kernel or the file system cannot."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if call is None:
         return False
@@ -226,12 +227,12 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def hidden_name(path: Path, kind: str, token: str) -> Path:
-    """Beside a path: where what is written of it lies, or what it was; one of each token."""
+    """The path of a draft (`DRAFT`) of a file or folder, or of the version moved aside (`OLD`); unique by its token."""
     return path.with_name(f".{path.name}.{token}.ditmoe-{kind}")
 
 
 def _hidden(folder: Path) -> list[tuple[Path, str, str]]:
-    """Drafts and folders that were moved away: where they are, of which name, and which of both."""
+    """Drafts in a folder, and folders that were moved aside: path, target name and kind (`DRAFT` or `OLD`) of each."""
     try:
         matches = [match for match in map(_HIDDEN.fullmatch, os.listdir(folder)) if match]
     except OSError:
@@ -247,7 +248,7 @@ def _changed(path: Path) -> int:
 
 
 def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new draft of a path, locked, and a handle on it."""
+    """Create and lock a new draft of a path; returns its path and handle."""
     while True:
         draft = _beside(path, DRAFT)
         try:
@@ -255,9 +256,9 @@ def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         except FileExistsError:
             continue
         except OSError as error:
-            error.filename = str(path)  # which a person knows
+            error.filename = str(path)  # the user knows the target, not the draft
             raise
-        if lock(handle) is not False and draft.exists():  # nobody took it for litter between the two
+        if lock(handle) is not False and draft.exists():  # no other process cleared it before it was locked
             return draft, handle
         os.close(handle)
 
@@ -268,7 +269,7 @@ def _made(draft: Path) -> int:
 
 
 def lock(handle: int) -> bool | None:
-    """Lock until it is closed: whether that could be; None on a file system without locks."""
+    """Lock an open file until it is closed; returns whether that succeeded, or None on a file system without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -279,8 +280,8 @@ def lock(handle: int) -> bool | None:
 
 
 def _discard_unlocked(draft: Path) -> None:
-    """Discard a draft whose writer is dead; without locks that is one of a day ago."""
-    kind = os.O_RDONLY if draft.is_dir() else os.O_RDWR  # NFS locks what may be written
+    """Discard a draft whose process has ended; on file systems without locks, one older than a day."""
+    kind = os.O_RDONLY if draft.is_dir() else os.O_RDWR  # NFS locks only files opened for writing
     try:
         handle = os.open(draft, kind | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

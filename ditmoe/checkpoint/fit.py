@@ -1,4 +1,4 @@
-"""Whether weights are those of a model, found out before any memory is taken for it."""
+"""Checks that weights fit a model, before memory for the model is allocated."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 
 @contextmanager
 def bounded(tensors: int) -> Iterator[None]:
-    """Make a model that is to be filled with so many tensors: one of far more modules is refused while it is made.
+    """Limit the modules of a model built within this context to 1000 + 8 per tensor that is to fill it.
 
     Raises:
-        ValueError: from within.
+        ValueError: while the model is built, if it has more modules.
     """
     left = 1000 + 8 * tensors
 
@@ -40,9 +40,9 @@ def bounded(tensors: int) -> Iterator[None]:
 
 @contextmanager
 def describing(file: Path | str) -> Iterator[None]:
-    """Make something of a configuration that came in a file: whatever it makes fail is one line about that file.
+    """Turn any error while building from a file's configuration into one line that names the file.
 
-    Words of the configuration in it can be printed.
+    Text of the configuration in a ValueError is made printable. OSError and running out of GPU memory pass unchanged.
     """
     try:
         yield
@@ -55,31 +55,31 @@ def describing(file: Path | str) -> Iterator[None]:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")[:160]
         raise ValueError(
-            f"{file} holds a configuration of which nothing can be made: {type(error).__name__}: {reason}"
+            f"{file} holds a configuration that cannot be built: {type(error).__name__}: {reason}"
         ) from error
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Raises ValueError naming the first tensor that the model has not, or in another shape."""
+    """Raises ValueError naming the first tensor that model and weights do not share, or that differs in shape."""
     check_shapes(model.state_dict(), weights, file)
 
 
 def check_shapes(own: Mapping[str, Any], weights: Mapping[str, Any], file: Path) -> None:
-    """`check_fit` of tensors by their names."""
+    """As `check_fit`, for two dicts of tensors by name."""
     for name in [*own, *weights]:
         shapes = [tuple(getattr(tensors.get(name), "shape", "-")) for tensors in (weights, own)]
         if shapes[0] != shapes[1]:
-            there, here = ("missing" if shape == ("-",) else shape for shape in shapes)
-            raise ValueError(f"{file} does not fit the model: {name} is {there} there, {here} here")
+            stored, built = ("missing" if shape == ("-",) else shape for shape in shapes)
+            raise ValueError(f"{file} does not fit the model: {name} is {stored} there, {built} in the model")
 
 
 def check_fits(kind: Any, folder: Path, variant: str | None = None) -> None:
-    """Refuse a model of diffusers whose weights are not those that its configuration makes.
+    """Check that the weights of a diffusers model fit its configuration.
 
     Args:
-        kind: its class, a ModelMixin.
-        folder: config.json and safetensors of it.
-        variant: of the weights, as diffusers has it in their files' names.
+        kind: the model's class, a ModelMixin.
+        folder: holds its config.json and safetensors.
+        variant: of the weights, as in the file names of diffusers.
 
     Raises:
         OSError, ValueError: one line, such as the name of the first tensor that does not fit.
@@ -87,7 +87,7 @@ def check_fits(kind: Any, folder: Path, variant: str | None = None) -> None:
     file = folder / CONFIG
     config = read_object(file)
     if "quantization_config" in config:
-        raise ValueError(f"{file} asks for quantised weights, which nobody here reads")
+        raise ValueError(f"{file} asks for quantised weights, which are not supported")
     tensors = _tensors(folder, variant)
     with describing(file), torch.device("meta"), bounded(len(tensors)):
         model = kind.from_config(config)
@@ -96,9 +96,9 @@ def check_fits(kind: Any, folder: Path, variant: str | None = None) -> None:
 
 
 def _tensors(folder: Path, variant: str | None) -> dict[str, Any]:
-    """The tensors that diffusers reads of a folder: those of an index, else of one file, of the variant if it is there.
+    """The tensors that diffusers reads from a folder: those of an index, else of one file, preferring the variant.
 
-    What a model has and they have not would get values at random.
+    A parameter that is missing there would be initialised at random.
     """
     marks = [f".{variant}", ""] if variant else [""]
     for mark in marks:
@@ -111,18 +111,16 @@ def _tensors(folder: Path, variant: str | None) -> dict[str, Any]:
         if not isinstance(named, dict) or not all(
             isinstance(file, str) and file == file_name(file) for file in named.values()
         ):
-            raise ValueError(f"{index} must name a file beside it for each tensor")
+            raise ValueError(f"{index} must name a file in the same folder for each tensor")
         files = {file: open_file(folder / file) for file in sorted(set(named.values()))}
         if named != {name: file for file, tensors in files.items() for name in tensors}:
-            raise ValueError(
-                f"{index} must name the file that each tensor is in, and all that these files hold"
-            )
+            raise ValueError(f"{index} must list every tensor of its files, each with the file that holds it")
         return {name: value for tensors in files.values() for name, value in tensors.items()}
     raise AssertionError
 
 
 def _renamed(name: str, own: Mapping[str, Any]) -> str:
-    """A tensor's name today: attention in autoencoders had other ones, which diffusers still reads."""
+    """A tensor's current name. Attention in autoencoders had other names before, which diffusers still reads."""
     place, _, kind = name.rpartition(".")
     place, _, layer = place.rpartition(".")
     return name if name in own or layer not in RENAMED else f"{place}.{RENAMED[layer]}.{kind}"

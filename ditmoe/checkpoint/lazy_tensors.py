@@ -1,7 +1,7 @@
-"""Tensors that stay in their file until each is asked for, so that a file may be larger than memory.
+"""Tensors that are read from their file one at a time, so that a file may be larger than memory.
 
-Mapping the whole file would not do: torch and safetensors map it privately and writable, which Linux refuses
-for a file larger than memory.
+Memory mapping is no alternative: torch and safetensors map a file privately and writable, which Linux refuses for a
+file larger than memory.
 """
 
 import io
@@ -27,13 +27,19 @@ SAFETENSORS = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
-"""Types in a safetensors file that a tensor here can have; of others only the name is kept."""
+"""Supported types of a safetensors file. A tensor of another type is represented by the type's name."""
 LARGEST_HEADER = 100_000_000
+"""Bytes."""
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file: where its bytes are, and how they are laid out."""
+    """A tensor in a file.
+
+    Attributes:
+        offset: of its first byte in the file.
+        stride: in elements.
+    """
 
     file: Path
     offset: int
@@ -42,15 +48,15 @@ class LazyTensor:
     stride: tuple[int, ...]
 
     def rows(self, start: int, stop: int) -> "LazyTensor":
-        """Those of its first axis, which alone are read."""
+        """Rows start .. stop - 1 along the first axis; only these are read."""
         begin = self.offset + start * self.stride[0] * self.dtype.itemsize
         return replace(self, offset=begin, shape=(stop - start, *self.shape[1:]))
 
     def read(self) -> Tensor:
-        """The tensor, in memory of its own.
+        """Read the tensor into newly allocated, contiguous memory.
 
         Raises:
-            ValueError: if the file ends before it does.
+            ValueError: if the shape is impossible or the file is too short.
         """
         if math.prod(max(n, 1) for n in self.shape) >= 2**63:
             raise ValueError(f"{self.file} is damaged: no tensor has the shape {self.shape}")
@@ -66,21 +72,21 @@ class LazyTensor:
 
 
 def in_memory(value: Any) -> Tensor:
-    """The tensor itself, wherever it is.
+    """The tensor itself; a `LazyTensor` or `Pieces` is read.
 
     Raises:
-        ValueError: if it cannot be read, or is the name of a type that none here has.
+        ValueError: if it cannot be read, or is the name of an unsupported type.
     """
     if isinstance(value, str):
-        raise ValueError(f"a tensor is of type {printable(value)[:20]}, which nobody here reads")
+        raise ValueError(f"a tensor is of type {printable(value)[:20]}, which is not supported")
     return value if isinstance(value, Tensor) else value.read()
 
 
 def open_file(file: Path) -> Any:
-    """What a .safetensors file or one of torch.save holds, with `LazyTensor` in place of tensors; executes nothing.
+    """The content of a file of safetensors or torch.save, with `LazyTensor` in place of tensors; executes no code.
 
     Raises:
-        FileNotFoundError, ValueError: if it is not there, is damaged, or would execute code.
+        FileNotFoundError, ValueError: if it does not exist, is damaged, or would execute code.
     """
     if not is_regular(file):
         raise FileNotFoundError(f"{file} does not exist" + (" as a plain file" if file.exists() else ""))
@@ -109,7 +115,7 @@ def _torch(stream: Plain, file: Path) -> Any:
         def storage(key: str, dtype: torch.dtype, length: int) -> pickles.Storage:
             info = members[f"{prefix}data/{key}"]
             if length * dtype.itemsize > info.file_size:
-                raise ValueError(f"a storage of {length} numbers is larger than its record")
+                raise ValueError(f"a storage of {length} elements is larger than its record")
             return pickles.Storage(dtype, length, _start(stream, info))
 
         content = pickles.Machine(io.BytesIO(archive.read(found[0])), storage).load()
@@ -117,49 +123,59 @@ def _torch(stream: Plain, file: Path) -> Any:
 
 
 def _lazy(content: Any, file: Path, size: int) -> Any:
-    """The same with `LazyTensor`s, which share storages only so far as honest ones do, with tied weights."""
+    """Replace `pickles.Place` by `LazyTensor`.
+
+    Raises:
+        ValueError: if tensors share storages to an extent that would need far more memory than the file has bytes; tied
+            weights do not.
+    """
     seen: dict[int, Any] = {}
     made = _stored(content, file, size, seen)
     tensors = {id(value): value for value in seen.values() if isinstance(value, LazyTensor)}.values()
     if sum(math.prod(each.shape) * each.dtype.itemsize for each in tensors) > may_hold(size):
         raise ValueError(
-            f"its {len(tensors)} tensors share their numbers, and would be far more than the file"
+            f"its {len(tensors)} tensors share storages, and would need far more memory than the file has bytes"
         )
     return made
 
 
 def _check_plain(archive: zipfile.ZipFile, size: int) -> None:
-    """The records must lie in the file as they will in memory, each in a place of its own."""
+    """Raises ValueError unless records are uncompressed, in native byte order and no longer together than the file."""
     if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-        raise ValueError("it is compressed, as torch.save does not do")
+        raise ValueError("it is compressed, unlike files of torch.save")
     if sum(info.file_size for info in archive.infolist()) > size:
         raise ValueError("it ends too early")
     for info in archive.infolist():
         if info.filename.endswith("/byteorder") and archive.read(info).decode() != sys.byteorder:
-            raise ValueError(f"it is of another byte order than {sys.byteorder}")
+            raise ValueError(f"its byte order must be {sys.byteorder}-endian")
 
 
 def _start(stream: Plain, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a record begin: behind its own header, whose name and extras may be longer (APPNOTE 4.3.7)."""
+    """Offset of a record's bytes: after its local header, whose name and extra field may be longer (APPNOTE 4.3.7)."""
     before = stream.tell()
     stream.seek(info.header_offset)
     head = stream.read(30)
     stream.seek(before)
     if head[:4] != b"PK\3\4" or len(head) < 30:
-        raise ValueError("a record is not where its archive says")
+        raise ValueError("a record is not at the offset that its archive states")
     name, extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
     return info.header_offset + 30 + name + extra
 
 
 def _stored(content: Any, file: Path, size: int, seen: dict[int, Any]) -> Any:
-    """The same with `LazyTensor`; what is there several times is one object, as it was."""
+    """Replace `pickles.Place` by `LazyTensor`; an object that occurs several times stays one object.
+
+    Args:
+        size: of the file in bytes.
+        seen: results by the id of their originals; updated.
+    """
     if id(content) in seen:
         return seen[id(content)]
     made = content
     if isinstance(content, pickles.Place):
         length, origin = math.prod(content.shape) * content.dtype.itemsize, content.storage
         if length > size:
-            raise ValueError(f"a tensor must store each number, got an expanded view of {content.shape}")
+            raise ValueError(f"a tensor must store each element, got an expanded view of {content.shape}")
         start = origin.offset + content.offset * content.dtype.itemsize
         span = length and 1 + sum((n - 1) * s for n, s in zip(content.shape, content.stride, strict=True))
         if start + span * content.dtype.itemsize > size:
@@ -174,7 +190,7 @@ def _stored(content: Any, file: Path, size: int, seen: dict[int, Any]) -> Any:
 
 
 def remarks(file: Path) -> dict[str, str]:
-    """What a safetensors file says beside its tensors."""
+    """The metadata of a safetensors file."""
     return _header(file)[1].get("__metadata__", {})
 
 
@@ -195,25 +211,25 @@ def _safetensors(file: Path) -> dict[str, Any]:
             continue
         shape, (start, stop), dtype = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
         if len(shape) > pickles.MOST_AXES or any(type(n) is not int or n < 0 for n in (start, stop, *shape)):
-            raise ValueError(f"{printable(key)[:60]} must have a shape and a place of whole numbers")
+            raise ValueError(f"{printable(key)[:60]} must have a shape and offsets of whole numbers")
         taken.append((start, stop))
         if dtype not in SAFETENSORS:
             found[key] = str(dtype)
             continue
         stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         if stop - start != math.prod(shape) * SAFETENSORS[dtype].itemsize:
-            raise ValueError(f"{printable(key)[:60]} does not fill its place")
+            raise ValueError(f"{printable(key)[:60]} does not have the size that its offsets state")
         if 8 + length + stop > size:
             raise ValueError("it ends too early")
         found[key] = LazyTensor(file, 8 + length + start, SAFETENSORS[dtype], shape, stride)
     taken.sort()
     if any(stop > start for (_, stop), (start, _) in pairwise(taken)):
-        raise ValueError("its tensors share places")
+        raise ValueError("its tensors overlap")
     return found
 
 
 def _reason(text: str) -> str:
-    """What was wrong, without torch's advice to load the file all the same."""
+    """The first sentence of an error, without torch's advice to load the file with `weights_only=False`."""
     if found := re.search(r"^GLOBAL (\S+)", text):
         return f"would execute code when it is read, refused: {found[1]}"
     first = next(iter(text.strip().split(". ")[0].splitlines()), "")

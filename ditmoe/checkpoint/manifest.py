@@ -1,4 +1,4 @@
-"""What a checkpoint's folder says of itself: plain values in JSON, and digests that prove it whole."""
+"""The manifest of a checkpoint folder: plain values in JSON, and digests that verify its files."""
 
 import copy
 import hashlib
@@ -17,10 +17,10 @@ FORMAT = "ditmoe-2"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """That of a checkpoint's folder.
+    """The manifest of a checkpoint folder.
 
     Raises:
-        ValueError: if it has none, or one that is not what was written.
+        ValueError: if the folder has none, or one that is damaged.
     """
     file = folder / NAME
     try:
@@ -29,19 +29,19 @@ def read(folder: Path) -> dict[str, Any]:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, must be {FORMAT!r}")
         if stated != _digest_of(content):
-            raise ValueError("it is not what was written")
+            raise ValueError("its digest does not fit its content")
         if (
             not isinstance(content["parts"], dict)
             or type(content["step"]) is not int
             or not 0 <= content["step"] < 2**63
         ):
-            raise ValueError("it has no parts or no step")
+            raise ValueError("its parts must be an object, and its step a whole number of at least 0")
         if not all(file_name(name) == name for name in content["parts"]):
-            raise ValueError("a part has a name that is none")
+            raise ValueError("the name of each part must be safe as a file name")
         if not all(
             isinstance(entry["sha256"], str) and "bytes" in entry for entry in content["files"].values()
         ):
-            raise ValueError("its list of files is none")
+            raise ValueError("its list of files must give the bytes and SHA-256 of each")
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is no checkpoint of ditmoe: it lacks {NAME}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -50,8 +50,8 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """A manifest as text, with its own digest."""
-    content = json.loads(json.dumps(content))  # as it will be read: no tuples, all keys strings
+    """A manifest with its own digest, as UTF-8 JSON."""
+    content = json.loads(json.dumps(content))  # as it will be read back: lists for tuples, and string keys
     return (json.dumps({**content, "digest": _digest_of(content)}, indent=1) + "\n").encode()
 
 
@@ -60,10 +60,9 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 
 
 def split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
-    """Plain values, and tensors by path; keys become strings and tuples lists, as JSON has them.
+    """Split a part into plain values and tensors by path. Keys become strings and tuples become lists, as in JSON.
 
-    Where a tensor stood in a list, None stands among the plain values. In a path, `/` and `~` of a key are written `~1`
-    and `~0`.
+    In the plain values, None replaces a tensor in a list. In a path, `/` and `~` of a key are written `~1` and `~0`.
     """
     if isinstance(part, Tensor):
         return None, {path.removesuffix("/"): part.detach().contiguous()}
@@ -83,7 +82,7 @@ def split(part: Any, path: str = "") -> tuple[Any, dict[str, Any]]:
 
 
 def join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `split` took apart."""
+    """The inverse of `split`."""
     part: Any = copy.deepcopy(plain)
     for path, value in tensors.items():
         *outer, name = map(_unescaped, path.split("/"))

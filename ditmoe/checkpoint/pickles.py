@@ -1,9 +1,9 @@
-"""Reads the pickles of torch.save by a machine of its own, which calls nothing: tensors come as places in the file.
+"""A safe reader for the pickles of torch.save, which gives tensors as positions in the file.
 
-Pickle (PEP 3154) is a program for a stack machine. The one that runs here knows dictionaries, lists, numbers and texts,
-and of what a pickle may name only what `_NAMED` has. Python's own calls what it is told to (`bytearray(4 * 10**9)` is
-an allowed call of 60 bytes), keeps its memo in an array as long as the largest number in the file, and hashes keys
-that take for ever.
+A pickle (PEP 3154) is a program for a stack machine. This interpreter knows dictionaries, lists, numbers and strings,
+and only the names in `_NAMED`. torch's safe unpickler does not suffice: it calls what the pickle requests
+(`bytearray(4 * 10**9)` is an allowed call of 60 bytes), keeps its memo in an array as long as the largest index in the
+file, and hashes keys that take forever.
 """
 
 import argparse
@@ -20,10 +20,10 @@ import torch
 from ditmoe.outside import printable
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""How files of torch.save begin that are older than its zip format (2020)."""
+"""The first value in files of torch.save from before its zip format (2020)."""
 MOST_AXES = 16
 MOST_COPIED = 10**6
-"""Entries of lists and dictionaries that a pickle may have copied by what it calls, each time anew."""
+"""Bound on the list and dictionary entries that all calls of a pickle copy together."""
 _NUMBERS = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
             "complex64", "complex128")  # fmt: skip
 _STORAGES = {
@@ -36,7 +36,12 @@ _STORAGES = {
 
 @dataclass
 class Storage:
-    """Numbers of one type, one behind another; `offset`, in bytes of the file, is known when all is read."""
+    """A contiguous array of one type in a file.
+
+    Attributes:
+        length: in elements.
+        offset: in bytes from the start of the file; set once the whole file is read.
+    """
 
     dtype: torch.dtype
     length: int
@@ -45,7 +50,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor in its storage; `offset` and `stride` count numbers."""
+    """A tensor as a view of a storage; `offset` and `stride` are in elements."""
 
     storage: Storage
     offset: int
@@ -55,7 +60,7 @@ class Place:
 
 
 def _tensor(*given: Any) -> Place:
-    """Arguments of torch._utils._rebuild_tensor_v2 and _v3, of which the first four say all."""
+    """A tensor, of the arguments of torch._utils._rebuild_tensor, _v2 or _v3: the first four, and _v3's dtype."""
     storage, offset, shape, stride = given[:4]
     dtype = given[6] if len(given) > 6 and isinstance(given[6], torch.dtype) else None
     if not isinstance(storage, Storage) or len(shape) != len(stride) or len(shape) > MOST_AXES:
@@ -76,7 +81,7 @@ def _first(*given: Any) -> Any:
 
 
 class _Call:
-    """What a pickle may name and call: the function that stands for it here."""
+    """A callable that a pickle may name, with the function that replaces it."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -84,7 +89,7 @@ class _Call:
 
 _NAMED: dict[str, Any] = {
     "collections.OrderedDict": _Call(lambda pairs=(): OrderedDict((_key(k), v) for k, v in pairs)),
-    "argparse.Namespace": _Call(argparse.Namespace),  # DiT keeps its options beside the weights
+    "argparse.Namespace": _Call(argparse.Namespace),  # DiT stores its options beside the weights
     "torch._utils._rebuild_tensor": _Call(_tensor),
     "torch._utils._rebuild_tensor_v2": _Call(_tensor),
     "torch._utils._rebuild_tensor_v3": _Call(_tensor),
@@ -105,9 +110,9 @@ _MARK = object()
 
 
 def _key(key: Any) -> Any:
-    """A key of a dictionary or a storage; a tuple of tuples may take for ever to hash, or to print."""
+    """Check a key of a dictionary or a storage; nested tuples may take forever to hash or to print."""
     if not isinstance(key, (str, bytes, int, float, bool)) and key is not None:
-        raise ValueError(f"keys must be texts or numbers, got {type(key).__name__}")
+        raise ValueError(f"keys must be strings or numbers, got {type(key).__name__}")
     return key
 
 
@@ -115,10 +120,10 @@ class Machine:
     """Reads one pickle after another from a stream.
 
     Args:
-        storage: the storage of what torch's pickles say of one, by its key, type and length.
+        storage: returns the storage of a key, type and length in elements.
 
     Raises:
-        ValueError: if a pickle names what it may not, or is damaged.
+        ValueError: if a pickle uses a name that is not allowed, or is damaged.
     """
 
     def __init__(
@@ -127,7 +132,7 @@ class Machine:
         self.stream, self._storage = stream, storage
 
     def load(self) -> Any:
-        """The next pickle's content."""
+        """Read the next pickle."""
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.copied = 0
@@ -180,7 +185,7 @@ class Machine:
             if isinstance(stack[-1], argparse.Namespace):
                 vars(stack[-1]).update({str(key): value for key, value in _of(state, dict).items()})
             else:
-                _of(stack[-1], OrderedDict)  # whose _metadata say nothing of the tensors
+                _of(stack[-1], OrderedDict)  # its _metadata are not needed for the tensors
         elif name == "BINPERSID":
             stack.append(self._stored(*_of(stack.pop(), tuple)))
         elif name not in ("PROTO", "FRAME"):
@@ -192,7 +197,7 @@ class Machine:
             raise ValueError(f"its pickle copies more than {MOST_COPIED} entries")
 
     def _marked(self) -> list[Any]:
-        """What lies above the last mark."""
+        """Pop the items above the topmost mark, and the mark."""
         for at in range(len(self.stack) - 1, -1, -1):
             if self.stack[at] is _MARK:
                 items = self.stack[at + 1 :]
@@ -223,7 +228,7 @@ def _named(name: str) -> Any:
 
 
 def load_old(stream: io.BufferedIOBase, size: int) -> Any:
-    """What torch.save wrote before 2020: five pickles, then each storage behind its length.
+    """Read a file of torch.save from before 2020: five pickles, then each storage after its length.
 
     Args:
         size: of the file in bytes.
@@ -233,7 +238,7 @@ def load_old(stream: io.BufferedIOBase, size: int) -> Any:
     def storage(key: str, dtype: torch.dtype, length: int) -> Storage:
         found = storages.setdefault(key, Storage(dtype, length))
         if found.dtype != dtype or found.length != length or length * dtype.itemsize > size:
-            raise ValueError(f"a storage of {length} numbers is larger than the file")
+            raise ValueError(f"a storage of {length} elements is larger than the file")
         return found
 
     machine = Machine(stream, storage)
@@ -241,7 +246,7 @@ def load_old(stream: io.BufferedIOBase, size: int) -> Any:
         raise ValueError("it was not written by torch.save")
     machine.load()  # the version
     if not _of(machine.load(), dict).get("little_endian", True):
-        raise ValueError("it is of another byte order than little")
+        raise ValueError("its byte order must be little-endian")
     content = machine.load()
     for key in _of(machine.load(), list):
         length = int.from_bytes(stream.read(8), "little")

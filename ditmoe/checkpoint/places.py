@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run lie: without torch, so that a path that leads nowhere is answered at once."""
+"""Paths of a run's checkpoints. Does not import torch, so that a wrong path is reported at once."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,16 @@ from ditmoe.outside import is_regular
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 STARTERS = Path(__file__).parents[1] / "starters"
-"""Small trained models that come with the package: `starter/pointcloud` is one."""
+"""Small trained models that come with the package, such as `starter/pointcloud`."""
 
 
 def place(run: Path, step: int) -> Path:
-    """The folder of a run's checkpoint."""
+    """The folder of a run's checkpoint at a step."""
     return run / FOLDER / f"step-{step:07d}"
 
 
 def starter_of(path: Path) -> str | None:
-    """The name of the starter model that a path is, or is within: no folder there bears that name."""
+    """The starter model that a path names, as `starter/<name>` if no such path exists, or as its folder; else None."""
     if path.parent.name == STARTERS.name and path.parent.exists() and path.parent.samefile(STARTERS):
         return path.name
     is_one = len(path.parts) == 2 and path.parts[0] == "starter" and not path.exists()
@@ -24,7 +24,7 @@ def starter_of(path: Path) -> str | None:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether a run's folder holds a checkpoint, whole or not."""
+    """Whether a run's folder holds a checkpoint, intact or damaged."""
     return bool(_candidates(Path(path)))
 
 
@@ -36,7 +36,7 @@ def listed(run: Path) -> list[tuple[int, Path]]:
 
 
 def step_of(folder: Path) -> int | None:
-    """The step that a checkpoint's folder is named for; no two names are of one step."""
+    """The step that a checkpoint folder's name states; None unless it is spelled exactly as `place` spells it."""
     match = re.fullmatch(r"step-(\d{7,18})", folder.name, re.ASCII)
     return int(match[1]) if match and folder.name == place(folder, int(match[1])).name else None
 
@@ -49,11 +49,11 @@ def candidates(path: Path) -> list[Path]:
     """
     if found := _candidates(path):
         return found
-    state = "is none" if path.exists() else "does not exist"
+    state = "is not one" if path.exists() else "does not exist"
     where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
     if path.parts[:1] == ("starter",) and not path.exists():
         own = sorted(f"starter/{each.name}" for each in STARTERS.glob("*") if is_regular(each / MANIFEST))
-        where = f"{path} is none of those that come with ditmoe: {', '.join(own)}"
+        where = f"{path} is not one of those that come with ditmoe: {', '.join(own)}"
     raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
 
 

@@ -1,4 +1,4 @@
-"""When checkpoints are written: while training waits, or while it goes on."""
+"""Writes checkpoints during training, in the foreground or in the background."""
 
 import threading
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ from ditmoe.distributed import Ranks
 
 
 class Saver:
-    """Writes a run's checkpoints and removes those that are not to be kept.
+    """Writes a run's checkpoints and removes outdated ones.
 
-    In the background a step's state is first copied, into the host's memory, so that training may go on; then a thread
-    writes it, with collectives of its own. A new one waits until the one before is on the disk.
+    In the background, the state is first copied to host memory, and training continues. A thread then writes the copy,
+    with a process group of its own. The next save waits until the previous one is on disk.
 
     Args:
         folder: of the run.
-        ranks: all of which save, each what it has.
-        background: whether training goes on meanwhile.
-        keep_last, keep_every: checkpoints that are kept: the last ones, and those at multiples of so many steps.
+        ranks: all of them save, each its own part.
+        background: whether training continues while a checkpoint is written.
+        keep_last, keep_every: keep this many of the last checkpoints, and those at multiples of this many steps.
 
     Attributes:
-        saved: the last step that is on the disk.
-        begun: the last step that was to be written, and has not failed.
+        saved: the last step that is on disk.
+        begun: the last step whose saving began and has not failed.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Saver:
         self.failure: OSError | None = None
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, or begin to.
+        """Write a checkpoint, or start writing it in the background.
 
         Raises:
-            OSError: if it, or the one before in the background, cannot be written; the earlier ones are as they were.
+            OSError: if it, or the previous one in the background, cannot be written; earlier ones stay unchanged.
         """
         self.finish()
         if not self.background:
@@ -52,10 +52,10 @@ class Saver:
         self.thread.start()
 
     def finish(self) -> None:
-        """Wait for what is being written.
+        """Wait until the checkpoint that is being written is on disk.
 
         Raises:
-            OSError: if that failed.
+            OSError: if it could not be written.
         """
         if self.thread is None:
             return
@@ -77,14 +77,14 @@ class Saver:
         self.prune()
 
     def prune(self) -> None:
-        """Remove the checkpoints that are not to be kept, as far as that can be done."""
+        """Remove outdated checkpoints. Errors are ignored."""
         with suppress(OSError):  # the next save tries again
             if self.ranks.rank == 0:
                 store.keep(self.folder, self.keep_last, self.keep_every, self.saved)
 
 
 def _copied(state: Mapping[str, Any]) -> Any:
-    """A state in the host's memory that nobody changes."""
+    """A copy of a state in host memory."""
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
     stager = DefaultStager(StagingOptions(False, False, False, False))

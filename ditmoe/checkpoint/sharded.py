@@ -1,7 +1,7 @@
-"""Tensors that are spread over processes, on disk: torch.distributed.checkpoint, in safetensors that hold no code.
+"""Sharded tensors on disk, by torch.distributed.checkpoint in safetensors, which hold no code.
 
-Each process writes what it has, copies once; each file says of every tensor where in the whole its piece begins. Any
-number of processes reads it, each what it needs.
+Each process writes its shards, and replicated tensors are written once. Each file states the offsets of its shards
+within the whole tensors. Any number of processes can read the files, and each reads only what it needs.
 """
 
 import json
@@ -18,15 +18,15 @@ from ditmoe.checkpoint.lazy_tensors import LazyTensor, open_file, remarks
 from ditmoe.distributed import Ranks
 
 PER_FILE = 2**32
-"""Bytes of a file, about: all of it is in memory once more while it is written."""
+"""Approximate bytes of a file; writing it needs that much additional memory."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """A tensor whose parts lie in several files.
+    """A tensor whose pieces are in several files.
 
     Attributes:
-        pieces: where each part begins in the whole, and the part.
+        pieces: the offset of each piece along each axis of the whole, and the piece.
     """
 
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class Pieces:
     pieces: tuple[tuple[tuple[int, ...], LazyTensor], ...]
 
     def read(self) -> Tensor:
-        """The whole, in memory of its own."""
+        """The whole tensor, in newly allocated memory."""
         whole = torch.empty(self.shape, dtype=self.dtype)
         for begin, piece in self.pieces:
             part = tuple(slice(b, b + n) for b, n in zip(begin, piece.shape, strict=True))
@@ -43,10 +43,10 @@ class Pieces:
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> list[Path]:
-    """Write tensors, spread or whole, with all ranks at once; the files that this one wrote.
+    """Write tensors, sharded or replicated; all ranks call this. Returns the files that this rank wrote.
 
     Raises:
-        OSError: on all of them, if one could not.
+        OSError: on all ranks, if one of them failed.
     """
     from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
     from torch.distributed.checkpoint.api import CheckpointException
@@ -64,10 +64,10 @@ def write(tensors: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> list[Pat
 
 
 def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill tensors, spread or whole, with what was written; all processes at once, each reads its own.
+    """Fill tensors, sharded or replicated, from a folder. All processes call this, and each reads only its shards.
 
     Raises:
-        ValueError: if something is missing or has another shape.
+        ValueError: if a tensor is missing or has another shape.
     """
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
     from torch.distributed.checkpoint.api import CheckpointException
@@ -79,17 +79,17 @@ def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def open_folder(folder: Path, files: Iterable[str]) -> dict[str, Pieces]:
-    """What these files of a folder hold together; tensors stay on the disk.
+    """The tensors of these files of a folder, by name; their values stay on disk.
 
     Raises:
-        ValueError: if the pieces of a tensor are not the whole of it.
+        ValueError: if the pieces of a tensor do not make up a whole one.
     """
     found: dict[str, list[tuple[tuple[int, ...], LazyTensor]]] = {}
     for name in files:
         begins = _begins(folder / name)
         for key, piece in open_file(folder / name).items():
             if not isinstance(piece, LazyTensor):
-                raise ValueError(f"{folder / name} holds a tensor of a type that nobody here reads")
+                raise ValueError(f"{folder / name} holds a tensor of a type that is not supported")
             found.setdefault(key, []).append((begins.get(key, (0,) * len(piece.shape)), piece))
     return {key: _joined(key, pieces, folder) for key, pieces in found.items()}
 
@@ -99,27 +99,29 @@ def _begins(file: Path) -> dict[str, tuple[int, ...]]:
         stated = json.loads(remarks(file).get("DCP_SHARDING_INFO", "{}"))
         return {key: tuple(map(int, entry["saved_offsets"])) for key, entry in stated.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: it does not say where its pieces begin") from error
+        raise ValueError(f"{file} is damaged: it does not state the offsets of its pieces") from error
 
 
 def _joined(key: str, pieces: list[tuple[tuple[int, ...], LazyTensor]], folder: Path) -> Pieces:
     ranks = {len(begin) for begin, _ in pieces} | {len(piece.shape) for _, piece in pieces}
     dtypes = {piece.dtype for _, piece in pieces}
     if len(ranks) != 1 or len(dtypes) != 1 or min((b for begin, _ in pieces for b in begin), default=0) < 0:
-        raise ValueError(f"{folder} is damaged: the pieces of {key} are of different kinds")
+        raise ValueError(
+            f"{folder} is damaged: the pieces of {key} differ in type or number of axes, or have negative offsets"
+        )
     ends = [tuple(b + n for b, n in zip(begin, piece.shape, strict=True)) for begin, piece in pieces]
     shape = tuple(map(max, zip(*ends, strict=True)))
     if prod(shape) != sum(prod(piece.shape) for _, piece in pieces):
         raise ValueError(f"{folder} is damaged: the pieces of {key} do not make up its shape {shape}")
     if not _is_grid(list(zip([begin for begin, _ in pieces], ends, strict=True)), shape):
-        raise ValueError(f"{folder} is damaged: the pieces of {key} overlap, or leave gaps in {shape}")
+        raise ValueError(f"{folder} is damaged: the pieces of {key} overlap or leave gaps in {shape}")
     return Pieces(shape, pieces[0][1].dtype, tuple(pieces))
 
 
 def _is_grid(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], shape: tuple[int, ...]) -> bool:
-    """Whether boxes (where each begins and ends) are all cells of one grid over a shape, as meshes cut tensors.
+    """Whether boxes, given by begin and end along each axis, are the cells of one grid over a shape, as meshes shard.
 
-    What is read into new memory must fill it: a gap would show what was there before.
+    Pieces are read into uninitialised memory, so a gap would expose what was there before.
     """
     boxes = [(begin, end) for begin, end in boxes if all(b < e for b, e in zip(begin, end, strict=True))]
     cells = 1
@@ -133,5 +135,5 @@ def _is_grid(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], shape: tuple[
 
 
 def _first(error: Any) -> str:
-    """The first process's reason, in its own words."""
+    """The last line of the first failed rank's error."""
     return str(next(iter(error.failures.values()))[0]).strip().splitlines()[-1]

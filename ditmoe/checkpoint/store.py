@@ -1,14 +1,13 @@
-"""Checkpoints that are never half-written, prove whole and never execute code.
+"""Checkpoints that are written atomically, verified by digests and never execute code.
 
-A run's folder holds `checkpoints/step-0000500/`: a manifest and one safetensors file per part that has tensors.
+A run's folder holds `checkpoints/step-0000500/`: a manifest, and one safetensors file per part that has tensors.
 
     manifest.json           format, step, plain values of all parts, size and SHA-256 of each file, and its own digest
-    ema.safetensors         averaged weights, all that sampling reads
+    ema.safetensors         averaged weights, the only tensors that sampling needs
     model.safetensors optimizer.safetensors facts.safetensors ...
 
-A part that is spread over processes is a folder of files, to which each of them wrote what it has
-(`ditmoe.checkpoint.sharded`). A folder takes its name when all of it is on the disk; whatever lies under another name
-is litter.
+A part that is sharded over processes is a folder of files, to which each process wrote its shards
+(`ditmoe.checkpoint.sharded`). A checkpoint folder gets its name when all of it is on disk; drafts have other names.
 """
 
 import fcntl
@@ -34,17 +33,17 @@ from ditmoe.distributed.ranks import put
 from ditmoe.outside import in_utf8, is_regular, printable, tell
 
 WRITTEN = (FOLDER, "log.jsonl", "progress", "samples")
-"""What training writes into a run's folder, under names that anybody can foresee."""
+"""What training writes into a run's folder under fixed names. A prepared folder could hold links of these names."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose manifest is whole; tensors stay on the disk until they are asked for.
+    """A checkpoint with a verified manifest. Tensors stay on disk until they are read.
 
     Attributes:
         path: its folder.
         plain: plain values by part: "step", "config", "facts", ...
-        tensors: by part and by their names in it, which are paths where the part is nested.
+        tensors: by part and by name, which is a path if the part is nested.
     """
 
     path: Path
@@ -53,7 +52,7 @@ class Checkpoint:
 
     @property
     def run(self) -> Path:
-        """The run's folder; where the checkpoint lies if it was taken elsewhere; `runs/starter/<name>` of a starter."""
+        """The run's folder; the checkpoint's own folder if it is not in one; `runs/starter/<name>` for a starter."""
         if name := starter_of(self.path):
             return Path("runs", "starter", name)
         return self.path.parent.parent if self.path.parent.name == FOLDER else self.path
@@ -62,27 +61,29 @@ class Checkpoint:
         """A part with its tensors in memory.
 
         Raises:
-            ValueError: if there is no such part.
+            ValueError: if there is no such part, or it is damaged.
         """
         if name not in self.plain:
-            raise ValueError(f"{self.path} lacks its part {name}")
+            raise ValueError(f"{self.path} lacks the part {name}")
         tensors = {k: in_memory(v) for k, v in self.tensors.get(name, {}).items()}
         try:
             return manifest.join(self.plain[name], tensors)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path} is damaged: the names in its part {name} do not fit") from error
+            raise ValueError(
+                f"{self.path} is damaged: the names of tensors in its part {name} do not fit its values"
+            ) from error
 
 
 def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -> Path:
-    """Write a checkpoint whole or not at all, and return its folder.
+    """Write a checkpoint atomically, and return its folder.
 
     Args:
         run: the run's folder.
-        parts: of tensors and plain values, nested in dicts and lists.
-        ranks: all of which call this, with their part of what is spread.
+        parts: tensors and plain values, nested in dicts and lists.
+        ranks: all of them call this, each with its own shards.
 
     Raises:
-        OSError: if it cannot be written; what was there before is as it was.
+        OSError: if it cannot be written; existing files stay unchanged.
     """
     folder = place(run, step)
     first = ranks.rank == 0
@@ -93,8 +94,8 @@ def save(run: Path, step: int, parts: Mapping[str, Any], ranks: Ranks = ALONE) -
 
     def begin() -> None:
         if first:
-            check_own([folder])  # a link there would have what it leads to replaced
-            # The folder is there only if it was damaged: whoever goes on from a whole one does not write it again.
+            check_own([folder])  # the target of a link would be replaced
+            # The folder exists only if it was damaged: a run that resumes from an intact one does not write it again.
             drafts.append(stack.enter_context(replacing_folder(folder)))
 
     def write_whole() -> None:
@@ -131,13 +132,14 @@ def _written(tensors: dict[str, Tensor], file: Path) -> Path:
 
 
 def fill(found: Checkpoint, name: str, part: Any) -> None:
-    """Give the tensors of a part, spread or whole, the values that they have in a checkpoint.
+    """Fill the tensors of a part, sharded or replicated, with their values in a checkpoint.
 
-    Ranks read what they need where as many or as few had written; a checkpoint of one process all of them read whole,
-    tensor after tensor.
+    From a sharded checkpoint, each rank reads only what it needs. A checkpoint of one process is read completely by
+    every rank, one tensor at a time.
 
     Raises:
-        ValueError: naming the first tensor that does not fit, or of a whole one that holds numbers that are not finite.
+        ValueError: naming the first tensor that does not fit, or, unless sharded, that holds numbers that are not
+            finite.
     """
     own, stored = manifest.split(part)[1], found.tensors.get(name, {})
     check_shapes(own, stored, found.path)
@@ -151,7 +153,7 @@ def fill(found: Checkpoint, name: str, part: Any) -> None:
 
 
 def restate(found: Checkpoint, **parts: Any) -> None:
-    """Change plain parts of a checkpoint, such as the configuration of a run that goes on with other options."""
+    """Replace plain parts of a checkpoint, such as the configuration of a run that resumes with other options."""
     plain = {name: manifest.split(part)[0] for name, part in parts.items()}
     if found.path.is_dir() and plain != {name: found.plain.get(name) for name in parts}:
         content = manifest.read(found.path)
@@ -161,10 +163,11 @@ def restate(found: Checkpoint, **parts: Any) -> None:
 
 
 def keep(run: Path, last: int, every: int = 0, until: int | None = None) -> None:
-    """Remove all checkpoints of a run but the `last` ones and those at multiples of `every` steps (0: none).
+    """Remove all checkpoints of a run except the `last` ones and those at multiples of `every` steps (0: none).
 
     Args:
-        until: the run's own last step; later ones, from which it could not go on, neither count nor go. None is all.
+        until: the run's last step. Later checkpoints, from which it did not resume, are neither counted nor removed.
+            None counts all.
     """
     own = [(step, folder) for step, folder in listed(run) if until is None or step <= until]
     for step, folder in own[last:]:
@@ -173,31 +176,31 @@ def keep(run: Path, last: int, every: int = 0, until: int | None = None) -> None
 
 
 def check_own(places: Iterable[Path]) -> None:
-    """Raises ValueError if one of the places that a run writes to is a link, which may lead to anywhere."""
+    """Raises ValueError if one of the paths that a run writes to is a link, which may lead out of its folder."""
     for each in places:
         if each.is_symlink():
             raise ValueError(
-                f"{printable(each)} is a link, and a run writes into its own folder alone: remove the link"
+                f"{printable(each)} is a link, but a run writes only into its own folder: remove the link"
             )
 
 
 def check_holds_no_link(folder: Path) -> None:
-    """Raises ValueError if a folder of a run, in which a command finds what it was not told by name, holds a link."""
+    """Raises ValueError if a run's folder, which a command searches for files to use, holds a link."""
     for parent, folders, files in os.walk(folder):
         check_own(Path(parent, name) for name in sorted([*folders, *files]))
 
 
 def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = ALONE) -> Checkpoint:
-    """The newest whole checkpoint of a run's folder, or the checkpoint that `path` itself is.
+    """The newest intact checkpoint of a run's folder, or the checkpoint that `path` itself is.
 
-    A damaged newest one gives way to the one before, which a line on stderr says.
+    If the newest one is damaged, takes the one before and says so in one line on stderr.
 
     Args:
-        parts: those that will be read; the tensors of others are not looked at. None is all.
-        ranks: all of which ask for it, and each of which looks at some of the files.
+        parts: those that will be read; the tensors of other parts are not verified. None means all.
+        ranks: all of them call this, and each verifies a share of the files.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none, or none that is whole; one line.
+        FileNotFoundError, ValueError: if there is none, or none that is intact; one line.
     """
     for candidate in (every := candidates(Path(path))):
         found, failure = None, None
@@ -211,7 +214,7 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
         if candidate == every[-1]:
             raise failure or ValueError(told)
         if ranks.rank == 0:
-            tell(f"{told}; taking the one before")
+            tell(f"{told}; taking the checkpoint before it")
     raise AssertionError
 
 
@@ -223,10 +226,10 @@ def load(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def exclusive_lock(run: Path) -> Iterator[None]:
-    """Be the only one that writes to a run's folder, and remove what killed ones left half-written.
+    """Lock a run's folder for writing, and remove drafts that killed processes left there.
 
     Raises:
-        ValueError: if another process is training in it, or what it writes to is a link.
+        ValueError: if another process is training in it, or a path that training writes to is a link.
     """
     run.mkdir(parents=True, exist_ok=True)
     handle = os.open(run, os.O_RDONLY)
@@ -235,7 +238,7 @@ def exclusive_lock(run: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"another process is training in {run}: wait for it, or take another name= or out="
+                f"another process is training in {run}: wait for it, or choose another name= or out="
             ) from error
         except OSError:  # a file system without locks
             pass
@@ -251,7 +254,7 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
     content = manifest.read(path)
     plain, files = content["parts"], content["files"]
     if path.parent.name == FOLDER and step_of(path) not in (None, content["step"]):
-        raise ValueError(f"{path} is damaged: it is of step {content['step']}")
+        raise ValueError(f"{path} is damaged: its manifest is of step {content['step']}")
     of_part: dict[str, list[str]] = {name: [] for name in (plain if parts is None else parts)}
     for file in files:
         if (name := _part_of(file)) in of_part:
@@ -264,7 +267,7 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
         if (path / file).stat().st_size != files[file]["bytes"] or digest(path / file) != files[file][
             "sha256"
         ]:
-            raise ValueError(f"{path} is damaged: {file} is not what was written")
+            raise ValueError(f"{path} is damaged: {file} does not match its size or digest in the manifest")
     tensors: dict[str, Any] = {}
     for name, names in of_part.items():
         if names:
@@ -274,7 +277,7 @@ def _opened(path: Path, parts: Sequence[str] | None, ranks: Ranks = ALONE) -> Ch
 
 
 def _part_of(file: str) -> str | None:
-    """The part that a file, or one in a part's folder, belongs to."""
+    """The part that a file belongs to, by its path relative to the checkpoint; None if its name is not valid."""
     name, _, inner = file.partition("/")
     if not inner:
         return name.removesuffix(".safetensors") if name.endswith(".safetensors") else None

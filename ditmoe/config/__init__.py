@@ -1,4 +1,4 @@
-"""From YAML to objects: what builds them, what is trusted, and what all commands share."""
+"""Configuration: building objects from YAML, trust in foreign configurations, and what all commands share."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Restored":  # it needs torch, which a mistake on the command line should not wait for
+    if name == "Restored":  # imports torch; errors on the command line are reported without it
         from ditmoe.config.restore import Restored
 
         return Restored

@@ -1,4 +1,4 @@
-"""From configuration to objects."""
+"""Builds objects from a configuration."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +19,19 @@ from ditmoe.outside import check_number
 from ditmoe.outside.options import Part, call, check_options
 
 BASE = ("base_width", "base_heads", "keep_router_logits")
-"""Options of a model's section that its class does not take: what muP wants to know."""
+"""Options of the model's section that configure muP and are not passed to the model's class."""
 LARGEST_BASE = 8
-"""Of the width of a base, which takes memory while a model is made, over the model's."""
+"""Largest base width over the model's width; the base model takes memory while a model is built."""
 
 
 def make(config: Mapping[str, Any], **arguments: Any) -> Any:
-    """Call what a section of the configuration names (`_target_`) with its options and `arguments`.
+    """Call the class or function that a section names in `_target_`, with its options and `arguments`.
 
-    Sections within the options are made first. With `_partial_` the call is left to whoever has the arguments that are
-    still missing.
+    Sections nested in the options are built first. With `_partial_: true`, returns a `Part`, which takes the missing
+    arguments when it is called.
 
     Raises:
-        ValueError: if there is no such thing, or it does not take these options.
+        ValueError: if the target does not exist, or does not accept these options.
     """
     target, name = find_target(config)
     options = {key: _made(value) for key, value in config.items() if key not in ("_target_", "_partial_")}
@@ -44,14 +44,14 @@ def make(config: Mapping[str, Any], **arguments: Any) -> Any:
 
 
 def make_whole(config: Mapping[str, Any], **arguments: Any) -> Any:
-    """`make` of what is needed at once.
+    """As `make`, for a section that must be complete.
 
     Raises:
-        ValueError: also for a section with `_partial_`.
+        ValueError: also for a section with `_partial_: true`.
     """
     made = make(config, **arguments)
     if isinstance(made, Part):
-        raise ValueError(f"{made.name} is needed whole: its section must not say _partial_: true")
+        raise ValueError(f"the section of {made.name} must be complete, got _partial_: true")
     return made
 
 
@@ -62,7 +62,7 @@ def _made(value: Any) -> Any:
 
 
 def find_target(config: Any) -> tuple[Callable[..., Any], str]:
-    """What a section of the configuration names, and under which name.
+    """The class or function that a section names in `_target_`, and its dotted name.
 
     Raises:
         ValueError: if it names no class.
@@ -79,7 +79,7 @@ def find_target(config: Any) -> tuple[Callable[..., Any], str]:
 
 
 def make_modality(config: Mapping[str, Any], data_facts: Mapping[str, Any] | None = None) -> Modality:
-    """The modality of a configuration; `data_facts` come from a checkpoint and stand in for the data set."""
+    """The modality of a configuration; `data_facts` come from a checkpoint and replace the data set."""
     return make_whole(config["modality"], data_facts=data_facts)
 
 
@@ -95,15 +95,15 @@ def assemble(
     num_classes: int,
     modality: Modality | None = None,
 ) -> DiTMoE:
-    """A freshly initialised model; with `model.base_width` by muP, of which the model's class knows nothing.
+    """A freshly initialised model; with `model.base_width`, scaled by muP, independently of the model's class.
 
     Args:
         config: sections "model", "router" and "conditioning".
         tokens: makes the patchifier from D.
-        modality: of which a conditioning that reads captions takes their words.
+        modality: supplies the words of its captions to a conditioning that needs them.
 
     Raises:
-        ValueError: if there is no such model, or none at the base width.
+        ValueError: if the model, or its base model, cannot be built.
     """
     options = {name: value for name, value in config["model"].items() if name not in BASE}
     parts = {
@@ -127,17 +127,17 @@ def assemble(
 
 
 def check_no_base(model: Mapping[str, Any]) -> None:
-    """Raises ValueError if a model without a base width has options that belong to one."""
+    """Raises ValueError if options that need a base width are set without one."""
     for name in BASE[1:]:
         if model.get(name):
             raise ValueError(f"model.{name} must come with a model.base_width, got {model[name]}")
 
 
 def base_heads(model: Mapping[str, Any]) -> int:
-    """Attention heads of the model at its base width: by default as large as the model's.
+    """Number of attention heads at the base width; by default heads have the same size as the model's.
 
     Raises:
-        ValueError: if that is no number, or the width not a multiple of it.
+        ValueError: if it is not a valid number, or the base width is not a multiple of it.
     """
     width, heads = model["base_width"], model.get("base_heads")
     check_number("model.base_width", width, 1, LARGEST_BASE * model["hidden_size"], whole=True)
@@ -149,14 +149,14 @@ def base_heads(model: Mapping[str, Any]) -> int:
     size = model["hidden_size"] // model["num_heads"]
     if width % size:
         raise ValueError(
-            f"model.base_width must be a multiple of {size}, the size of a head (hidden_size / num_heads), or "
-            f"model.base_heads say how many heads there are at that width, got {width}"
+            f"model.base_width must be a multiple of {size}, the size of a head (hidden_size / num_heads), unless "
+            f"model.base_heads gives the number of heads at that width, got {width}"
         )
     return width // size
 
 
 def attention_gain(model: Mapping[str, Any]) -> float:
-    """What muP multiplies the logits of attention by, sqrt(size of the base's heads / size of the model's)."""
+    """muP's factor on the attention logits, sqrt(head size at the base width / head size of the model)."""
     if model.get("base_width") is None:
         return 1.0
     base = model["base_width"] // base_heads(model)
@@ -165,7 +165,7 @@ def attention_gain(model: Mapping[str, Any]) -> float:
 
 @contextmanager
 def told_of_base(width: int) -> Iterator[None]:
-    """Say of what fails that it does at the base width."""
+    """Prefix errors with the base width."""
     try:
         yield
     except ValueError as error:
@@ -179,7 +179,7 @@ def make_tokens(config: Mapping[str, Any], modality: Modality) -> Tokens:
 
 
 def check_section(config: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the model is a section with a width; patchifiers take it as it comes."""
+    """Raises ValueError unless the model is a section with a valid width, which patchifiers do not check."""
     model = config["model"]
     if not isinstance(model, Mapping) or "hidden_size" not in model:
         raise ValueError(f"model must be a section with a hidden_size, got {model!r}")
@@ -189,10 +189,10 @@ def check_section(config: Mapping[str, Any]) -> None:
 def make_conditioning(
     config: Mapping[str, Any], num_classes: int, modality: Modality | None = None
 ) -> Callable[..., Conditioning]:
-    """What makes the module that embeds what is asked for, of a width.
+    """A factory that builds the conditioning module for a width.
 
     Raises:
-        ValueError: if it reads captions, and the modality has none.
+        ValueError: if the conditioning reads captions and the modality has none.
     """
     section = config["conditioning"]
     words: dict[str, Any] = {}
@@ -205,7 +205,7 @@ def make_conditioning(
 
 
 def remember_conditioning(config: dict[str, Any], modality: Modality) -> None:
-    """Put into a configuration what a checkpoint must have of what embeds captions: which encoder, and some of them."""
+    """Add to a configuration what a checkpoint must record of a text conditioning: its encoder and some captions."""
     if not _reads_captions(section := config["conditioning"]):
         return
     captions = Captions.of(modality, "train conditioning=text").captions_of_split("train")
@@ -219,20 +219,20 @@ def _reads_captions(section: Any) -> bool:
 
 
 def make_router(config: Mapping[str, Any] | None) -> Callable[..., Router] | None:
-    """What makes the router of a layer; None for a dense model, which has no or zero experts."""
+    """A factory of routers; None for a dense model, with no router section or `num_experts` = 0."""
     return make(config) if config and config.get("num_experts", 1) else None
 
 
 def make_objective(config: Mapping[str, Any], process: Process) -> Objective:
-    """What is optimised, of the times and targets of a process."""
+    """The training objective, for the times and targets of a process."""
     return make_whole(config["objective"], process=process)
 
 
 def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:
-    """The optimiser of a configuration over groups of parameters.
+    """The optimiser of a configuration over parameter groups.
 
     Raises:
-        ValueError: if it cannot take a step by gradients alone, which is tried on four numbers.
+        ValueError: if it cannot take a step from gradients alone; this is tested on a tensor of four numbers.
     """
     maker = make(config["optimizer"])
     first = next(iter(parameters[0]["params"]))
@@ -243,9 +243,9 @@ def make_optimizer(config: Mapping[str, Any], parameters: Any) -> torch.optim.Op
         return maker(parameters)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # of closures, sparse gradients, options that exclude each other, ...
+    except Exception as error:  # it needs closures or sparse gradients, its options exclude each other, ...
         reason = next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
         raise ValueError(
-            "optimizer must be one that takes a step by gradients alone, such as torch.optim.AdamW, got "
-            f"{config['optimizer'].get('_target_')}, which says: {reason}"
+            "optimizer must be one that takes a step from gradients alone, such as torch.optim.AdamW, got "
+            f"{config['optimizer'].get('_target_')}, which raises: {reason}"
         ) from error

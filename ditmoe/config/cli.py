@@ -1,4 +1,4 @@
-"""How each command runs: under Hydra, with the words of its command line checked before anything is loaded."""
+"""Runs each command under Hydra; arguments are checked before anything is loaded."""
 
 import os
 import sys
@@ -25,13 +25,13 @@ from ditmoe.outside import check_numbers, largest_words, using_device
 def run(
     command: Callable[[dict[str, Any]], None], config_name: str, many: bool = False, words: bool = False
 ) -> None:
-    """Run one entry point under Hydra with the words of the command line.
+    """Run one entry point under Hydra with the arguments of the command line.
 
-    A user's mistake ends in one line on stderr and exit code 2; DITMOE_TRACE=1 shows where it was raised.
+    A user error ends in one line on stderr and exit code 2; DITMOE_TRACE=1 also prints the traceback.
 
     Args:
-        many: the command knows how to share its work among the processes of torchrun.
-        words: it takes words of a modality too, which stand in the section `command_line.WORDS` then.
+        many: whether the command can share its work among the processes of torchrun.
+        words: whether it accepts options of a modality, which are put into the section `command_line.WORDS`.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     before = empty_folders(Path("runs"))
@@ -45,9 +45,9 @@ def run(
             sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 
     def main(config: DictConfig) -> None:
-        made = Path(HydraConfig.get().runtime.output_dir)  # by Hydra, before anything is known to be right
+        made = Path(HydraConfig.get().runtime.output_dir)  # Hydra creates it before anything is checked
         with leaving_none_empty(made, before):
-            guard(lambda: _checked(config), config_name)  # in here, or Hydra adds lines of its own
+            guard(lambda: _checked(config), config_name)  # inside of Hydra, which would add lines of its own
 
     def _checked(config: DictConfig) -> None:
         check_types(config, config_name, words)
@@ -59,7 +59,7 @@ def run(
         with using_device(options.pop("device", "auto")), launch.processes():
             try:
                 command(options)
-            except (OverflowError, RuntimeError, TypeError) as error:  # torch's is any of them
+            except (OverflowError, RuntimeError, TypeError) as error:  # torch raises any of these
                 if not is_overflow(error):
                     raise
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""The words of a command line: which are paths, texts or sentences, and whether each has the type of its option."""
+"""Command-line arguments: which are paths or text, and whether each has the type of its option."""
 
 import os
 import re
@@ -21,19 +21,19 @@ from ditmoe.outside import printable
 
 CHECKPOINTS = ("checkpoint", "guidance_model", "init")
 SOURCES = (*CHECKPOINTS, "source", "generated", "reference", "train")
-"""Words of commands that name what must be there."""
+"""Options of commands whose value must be an existing path."""
 PATHS = (*SOURCES, "out", "autoencoder")
-"""Words of commands that name a file, a folder or a model on the hub."""
+"""Options of commands whose value is a file, a folder or a model on the hub."""
 TEXTS = (*PATHS, "name", "licence", "entry")
-"""Words of commands that are text, whatever they look like: `out=2024`, `name=a,b`."""
+"""Options of commands whose value is text even if it looks like another type: `out=2024`, `name=a,b`."""
 SENTENCES = ("label", "prompt", "negative", "prompts")
-"""Words of a conditioning that are text, which may look like a number, or several in a list: a class, a sentence."""
+"""Options of a conditioning whose value is text, even if it looks like a number, or a list of texts."""
 LISTS = ("given", "interval", "dial")
-"""Options of commands that may be lists, though they are none unless they are given."""
+"""Options of commands that accept a list, although their default is none."""
 NULLABLE = ("flow_map", "router.router")
 """Numbers and sections that may be null."""
 WORDS = "words"
-"""Section of a command's configuration with the words that a modality brings (`ditmoe.config.words`)."""
+"""Section of a command's configuration for the options that a modality adds (`ditmoe.config.words`)."""
 WITH_VALUE = (
     "--config-dir",
     "-cd",
@@ -46,11 +46,11 @@ WITH_VALUE = (
     "--package",
     "-p",
 )
-"""Hydra's own options that take the next word."""
+"""Hydra's own options that take a value as the next argument."""
 
 
 def check_paths(words: dict[str, Any]) -> None:
-    """Refuse a word that names a file or a folder and is no text, as Hydra reads `out=2024`, and a missing checkpoint.
+    """Check that options for paths are text (Hydra reads `out=2024` as a number), and that sources exist.
 
     Raises:
         ValueError, FileNotFoundError: one line.
@@ -66,7 +66,7 @@ def check_paths(words: dict[str, Any]) -> None:
 
 
 def check_there(name: str, value: str) -> None:
-    """Refuse a word that names a file, a folder or a checkpoint where there is none, before torch is loaded.
+    """Check that a file, a folder or a checkpoint exists, before torch is loaded.
 
     Raises:
         FileNotFoundError: one line.
@@ -86,7 +86,7 @@ def check_there(name: str, value: str) -> None:
 
 
 def read_words(arguments: Sequence[str]) -> list[str]:
-    """A command line with each word as Hydra has to get it (`ditmoe.config.overrides`)."""
+    """The arguments, each quoted for Hydra where needed (`ditmoe.config.overrides`)."""
     read = overrides(many=any(word in ("-m", "--multirun") for word in arguments))
     before = ["", *arguments]
     return [
@@ -96,9 +96,9 @@ def read_words(arguments: Sequence[str]) -> list[str]:
 
 
 def person_words() -> list[str]:
-    """The words of the command that runs, as a person would type them behind a shell's own quoting.
+    """The arguments of the running command, as the user would type them, before quoting for a shell.
 
-    Hydra's own options are left out but for --config-dir, without which the words may have no meaning.
+    Hydra's own options are omitted except --config-dir, which other arguments may depend on.
     """
     if not HydraConfig.initialized():
         return []
@@ -113,10 +113,10 @@ def person_words() -> list[str]:
 
 
 def overrides(many: bool = False) -> Overrides:
-    """How words of all commands are read.
+    """The rules by which the arguments of all commands are quoted for Hydra.
 
     Args:
-        many: --multirun.
+        many: whether --multirun is given.
     """
     groups = {child.name for folder in config_folders() for child in folder.iterdir() if child.is_dir()}
 
@@ -130,7 +130,7 @@ def overrides(many: bool = False) -> Overrides:
 
 
 def is_path_option(name: str, options: dict[str, Any]) -> bool:
-    """Whether an option of composed ones is a path, or is read as one is: as its class says (`opens`)."""
+    """Whether an option of a composed configuration is read as a path, by its name or its class (`opens`)."""
     parts, section = name.split("."), cast(Any, options)
     if name in PATHS:
         return True
@@ -146,7 +146,7 @@ def is_path_option(name: str, options: dict[str, Any]) -> bool:
 
 
 def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:
-    """A command line on which what the command's YAML does not name (`length=64`) is in the section `WORDS`."""
+    """Move options that the command's YAML does not name (`length=64`) into the section `WORDS`."""
     stated: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / f"{config_name}.yaml"))
     groups = {str(name) for each in stated.pop("defaults") if isinstance(each, dict) for name in each}
     own, done = {*stated, *groups, *os.listdir(config_folder())}, [""]
@@ -158,25 +158,25 @@ def sectioned(arguments: Sequence[str], config_name: str) -> list[str]:
 
 
 def check_types(config: DictConfig, config_name: str, words: bool = False) -> None:
-    """Numbers must stay numbers and switches switches; what `+` adds must be known, and nothing be taken away by `~`.
+    """Check that each override keeps its option's type, that `+` adds only known options, and that `~` removes none.
 
     Args:
-        words: the command takes words of a modality, in the section `WORDS`.
+        words: whether the command accepts options of a modality, in the section `WORDS`.
 
     Raises:
-        ValueError: naming the option, what it must be, and what came.
+        ValueError: naming the option, what it must be, and what it got.
     """
     hydra_config = HydraConfig.get()
     groups = hydra_config.runtime.choices
     names = {o: o.lstrip("+~").split("=")[0] for o in hydra_config.overrides.task}
     chosen = [o for o, name in names.items() if name in groups or name.split("@")[0] in groups]
     default = hydra.compose(config_name=config_name, overrides=chosen)
-    known = {*map(str, default), *([WORDS] if words else [])}  # those with `???` too, which `in` leaves out
+    known = {*map(str, default), *([WORDS] if words else [])}  # includes `???`, unlike `in`
     for word, dotted in names.items():
         if word in chosen:
             continue
         if word.startswith("~") and "." not in dotted:
-            raise ValueError(f"{dotted} cannot be taken away, got {word}: {dotted}=null is no value")
+            raise ValueError(f"{dotted} cannot be removed, got {word}: set {dotted}=null for no value")
         if dotted.partition(".")[0] not in known:
             raise ValueError(unknown_option(dotted, config_name))
         expected = OmegaConf.select(default, dotted, throw_on_missing=False)
@@ -190,7 +190,11 @@ def check_types(config: DictConfig, config_name: str, words: bool = False) -> No
 
 
 def kind_of(dotted: str, expected: Any, got: Any) -> str:
-    """What an option must be and is not, by the value that it has unless it is given one; "" where it may be this."""
+    """The type that an option must have, by its default, for an error; "" if the value `got` is acceptable.
+
+    Args:
+        expected: the option's default.
+    """
     number = isinstance(got, (int, float)) and not isinstance(got, bool)
     listed = isinstance(got, ListConfig | DictConfig)
     if dotted == "trust":
@@ -207,11 +211,11 @@ def kind_of(dotted: str, expected: Any, got: Any) -> str:
         return "" if isinstance(got, DictConfig) else f"a section: give {dotted}.<option>=..."
     if isinstance(expected, ListConfig):
         return "a list [a,b]" if isinstance(got, str) and "," in got else ""
-    return "one value, no list" if listed and "." not in dotted and dotted not in LISTS else ""
+    return "a single value" if listed and "." not in dotted and dotted not in LISTS else ""
 
 
 def check_null(word: str, dotted: str, default: DictConfig) -> None:
-    """Refuse null for a section, for what must be given, and for a command's own number or switch.
+    """Reject null for a section, for a mandatory option, and for a command's own number or switch.
 
     Raises:
         ValueError: naming the option.

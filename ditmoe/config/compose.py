@@ -1,4 +1,4 @@
-"""Configurations in Python: what a command line would give."""
+"""Composes configurations in Python, as a command line does."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ditmoe.config.folders import config_folder
 
 
 def composed(command: str, words: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration of a command ("train") with the words of its command line, as plain values."""
+    """The configuration of a command ("train") with command-line arguments, as plain values."""
     if GlobalHydra.instance().is_initialized():  # within a command
         config = compose(command, overrides=list(words))
     else:

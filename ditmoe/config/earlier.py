@@ -1,4 +1,4 @@
-"""Configurations of runs that an earlier version made, as today's version would have written them."""
+"""Updates configurations of runs that an earlier version of ditmoe wrote."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,12 +10,12 @@ DIFF_MOE, TIME_AWARE = "ditmoe.moe.DiffMoE", "ditmoe.moe.TimeAware"
 
 
 def renamed(config: Mapping[str, Any], weights: Collection[str]) -> dict[str, Any]:
-    """A configuration whose router has the name that it has today.
+    """A configuration with the router's current name.
 
-    What is `TimeAware` was called `DiffMoE` before there was that of the paper, whose experts have one weight more.
+    `TimeAware` was called `DiffMoE` before the paper's DiffMoE was added, whose experts have one more weight.
 
     Args:
-        weights: names of the model's.
+        weights: names of the model's weights.
     """
     router = config.get("router")
     if not isinstance(router, Mapping) or router.get("_target_") != DIFF_MOE:
@@ -26,13 +26,13 @@ def renamed(config: Mapping[str, Any], weights: Collection[str]) -> dict[str, An
 
 
 def completed(earlier: Any, today: Any) -> Any:
-    """A section of an earlier configuration with those options that were not there yet.
+    """A section of an earlier configuration, completed with options that were added since.
 
-    They have the default of the class that the section names; those that no class knows are there if today they are off
-    (null or false).
+    They get the default of the class that the section names. Options that are not the class's are added if they are off
+    (null or false) today.
 
     Args:
-        today: the section of this command, whose options are looked for.
+        today: the same section of the current command.
     """
     if not isinstance(earlier, dict) or not isinstance(today, dict):
         return earlier
@@ -45,6 +45,6 @@ def completed(earlier: Any, today: Any) -> Any:
 
 
 def defaults(target: str) -> dict[str, Any]:
-    """Of the options of what a configuration names, also of those that it hands on to a parent."""
+    """Default values of the options of a target, including those that it passes on to a parent class."""
     known = parameters(find(target))[0]
     return {name: each.default for name, each in known.items() if each.default is not each.empty}

@@ -1,4 +1,4 @@
-"""How a command ends that somebody else ends."""
+"""How a command ends on SIGTERM."""
 
 import signal
 import threading
@@ -10,9 +10,9 @@ from ditmoe.distributed import launch
 
 @contextmanager
 def by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that temporary folders go and processes that it started end.
+    """Handle SIGTERM like Ctrl-C, so that temporary folders are removed and child processes end.
 
-    A process of torchrun, which may wait for others and then hears nothing, ends at once as ever.
+    A process of torchrun keeps the default and ends at once: while it waits for others, it could not react.
     """
     alone = threading.current_thread() is threading.main_thread() and launch.world() == 1
     if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

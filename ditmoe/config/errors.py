@@ -1,4 +1,4 @@
-"""Mistakes that end in one clear line and exit code 2, and what was probably meant."""
+"""Turns user errors into one line and exit code 2, with a suggestion of what was meant."""
 
 import os
 import re
@@ -17,19 +17,19 @@ from ditmoe.config.known_options import suggest, unknown_option
 from ditmoe.distributed import launch
 from ditmoe.outside import printable
 
-ENDLESS = "what was read refers to itself, as a YAML file may in its defaults, or is nested too deeply"
+ENDLESS = "the input refers to itself, as a YAML file may in its defaults, or is nested too deeply"
 
 LONGEST = 4000
-"""Letters of a line."""
+"""Characters of an error line."""
 
 
 def guard(main: Callable[[], Any], command: str | None = None) -> None:
-    """Call `main`; turn a user's mistake into one line and exit code 2, Ctrl-C and SIGTERM into 130.
+    """Call `main`; turn a user error into one line and exit code 2, Ctrl-C and SIGTERM into exit code 130.
 
-    Of several processes the first that has something to say says it. What is printed goes through a `Screen`.
+    Of several processes, one prints the line (`launch.speaks`). Output goes through a `Screen`.
 
     Args:
-        command: whose options a misspelt one may have been; None: those of any.
+        command: the command whose options are suggested for a misspelt one; None means any.
     """
     screen.install()
     try:
@@ -50,7 +50,7 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
             if os.environ.get("DITMOE_TRACE"):
                 traceback.print_exc()
             if launch.speaks():
-                line = ENDLESS if endless else f"not enough memory: {explain(error) or 'for what was asked'}"
+                line = ENDLESS if endless else f"not enough memory: {explain(error) or 'for this request'}"
                 print(f"error: {line}", file=sys.stderr)
             sys.exit(2)
         if not launch.is_lost(error):
@@ -60,34 +60,34 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
         if launch.speaks():
             print(f"error: {launch.LOST}", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(1)  # no farewell to processes that do not answer
+        os._exit(1)  # without waiting for processes that do not answer
 
 
 def _shortened(line: str) -> str:
-    """A line without its middle, where a stranger's words in it would fill the screen."""
+    """A line without its middle if it is too long, since text from files could fill the screen."""
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def _cause(error: BaseException) -> str:
-    """What an error that says nothing came of, as Hydra's when a file's text cannot be understood."""
+    """Type and cause of an error without a message, such as Hydra's for a file that cannot be decoded."""
     said = explain(error.__cause__) if error.__cause__ else ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is at an end: Python's and NumPy's, torch's on a GPU and on a CPU."""
+    """Whether an error reports exhausted memory: of Python, NumPy, or torch on a GPU or a CPU."""
     kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def is_overflow(error: BaseException) -> bool:
-    """Whether a number, such as a tensor's bytes, does not fit 64 bits or a float: Python's error, or torch's."""
+    """Whether an error of Python or torch says that a number, such as a tensor's bytes, exceeds 64 bits or a float."""
     signs = ("verflow", "Invalid shape dimension", "Trying to create tensor with negative dimension")
     return isinstance(error, OverflowError) or any(sign in str(error) for sign in signs)
 
 
 def explain(error: BaseException, command: str | None = None) -> str:
-    """One line for an error, with what was probably meant of a command."""
+    """One line for an error, with a suggestion among the options of a command."""
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -96,13 +96,13 @@ def explain(error: BaseException, command: str | None = None) -> str:
     if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         known = sorted(
             re.findall(r"^\t([^\s_]\S*)$", text, re.MULTILINE)
-        )  # _base is not for the command line
+        )  # without names such as _base, which are not for the command line
         return f"{match[1]}={match[2]} does not exist; {suggest(match[2], known)}"
     if match := re.search(r"Could not override '?(\S+?)'?\.\s*No match in the defaults list", text):
         return unknown_option(match[1], command)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or match[1]
         return f"{key} must be given: {key}=..."
-    if match := re.search(r"raised while resolving interpolation: (.+)", text):  # by a resolver of ours
+    if match := re.search(r"raised while resolving interpolation: (.+)", text):  # by a resolver of ditmoe
         return match[1]
     return " ".join(text.split())

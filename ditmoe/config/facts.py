@@ -1,4 +1,4 @@
-"""What a checkpoint remembers of the data, in any shape that a modality likes: tensors and plain values, nested."""
+"""Facts of the data that a checkpoint stores: nested tensors and plain values, defined by the modality."""
 
 import math
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from ditmoe.modality import Modality
 from ditmoe.outside import printable
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS.values()}
-"""Of tensors that a file can hold, by name."""
+"""Types of tensors that a file can hold, by name."""
 LARGEST = 2**27
-"""Numbers of all tensors of facts together, as a stranger's description of them tells."""
+"""Bound on the elements of all tensors together, when they are allocated from an untrusted description."""
 LONGEST_CLASS = 1000
-"""Letters of a class's name; names of folders have at most 255, ImageNet's with all their synonyms a hundred or two."""
+"""Longest class name in characters; folder names have at most 255, ImageNet's names with all synonyms 100 or 200."""
 
 
 def facts_of(modality: Modality) -> dict[str, Any]:
-    """A modality's facts as a checkpoint gives them back: lists where there were tuples, tensors in their own memory.
+    """A modality's facts as a checkpoint would return them: lists for tuples, and copies of tensors on the CPU.
 
     Raises:
-        ValueError: one line, for what no checkpoint can hold: other objects (NumPy's numbers among them), keys that
-            are no text, numbers that are not finite, names of classes that are too long.
+        ValueError: one line, for what a checkpoint cannot hold: other objects (such as NumPy's numbers), keys that are
+            not strings, numbers that are not finite, class names that are too long.
     """
     data_facts, what = modality.data_facts(), f"data_facts() of {modality.name}"
     if not isinstance(data_facts, Mapping):
@@ -38,33 +38,33 @@ def facts_of(modality: Modality) -> dict[str, Any]:
 
 
 def check_known(plain: Any, what: str) -> None:
-    """Refuse facts that no checkpoint has: what `check_plain` refuses, and classes with endless names.
+    """Check the plain values of facts by `check_plain`, and the length of class names.
 
     Raises:
-        ValueError: naming the first place.
+        ValueError: naming the first invalid entry.
     """
     check_plain(plain, what)
     names = plain.get("classes") if isinstance(plain, dict) else None
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if isinstance(name, str) and len(name) > LONGEST_CLASS:
             raise ValueError(
-                f"{what} must have names of at most {LONGEST_CLASS} letters for classes, got {len(name)} as "
+                f"{what} must have class names of at most {LONGEST_CLASS} characters, got {len(name)} as "
                 f"classes.{index}: {printable(name[:40])}..."
             )
 
 
 def described(data_facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts in JSON: plain values, and of each tensor by its path the shape and the type; `blank` is the reverse."""
+    """Facts for JSON: plain values, and shape and type of each tensor by its path, from which `blank` makes zeros."""
     plain, tensors = manifest.split(data_facts)
     kinds = {path: [list(t.shape), str(t.dtype).removeprefix("torch.")] for path, t in tensors.items()}
     return plain, kinds
 
 
 def blank(kinds: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of zeros, by path, of the shapes and types that `described` tells.
+    """Tensors of zeros, by path, of the shapes and types that `described` returned.
 
     Raises:
-        ValueError: if one has none, or all are more than `LARGEST` numbers.
+        ValueError: if a shape or type is invalid, or all tensors together have more than `LARGEST` elements.
     """
     total = 0
     for path, kind in kinds.items():
@@ -76,22 +76,22 @@ def blank(kinds: Mapping[str, Any]) -> dict[str, Tensor]:
                 f"the tensor {path} of the facts must have a shape of whole numbers, got {shape}"
             )
         if (total := total + math.prod(shape)) > LARGEST:
-            raise ValueError(f"the tensors of the facts must be at most {LARGEST} numbers, got more")
+            raise ValueError(
+                f"the tensors of the facts must have at most {LARGEST} elements together, got more"
+            )
     return {path: torch.zeros(shape, dtype=DTYPES[dtype]) for path, (shape, dtype) in kinds.items()}
 
 
 def _check(value: Any, place: str, what: str) -> None:
-    """Keys and tensors; `check_plain` looks at all else."""
+    """Check keys and tensors; `check_plain` checks everything else."""
     if isinstance(value, Tensor) and (value.dtype not in DTYPES.values() or value.layout != torch.strided):
         raise ValueError(
             f"{what} must hold dense tensors of {', '.join(DTYPES)}, got {value.dtype} as {place}"
         )
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if type(key) is not str or (
-                not place and key == "__metadata__"
-            ):  # that files of tensors have themselves
-                raise ValueError(f"{what} must have names for keys, got {key!r}")
+            if type(key) is not str or (not place and key == "__metadata__"):  # safetensors files reserve it
+                raise ValueError(f"{what} must have names as keys, got {key!r}")
             _check(inner, f"{place}.{key}".lstrip("."), what)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):

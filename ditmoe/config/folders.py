@@ -1,12 +1,12 @@
-"""Where YAML files lie: ditmoe's own, and those of packages that a person installed beside it.
+"""Folders of YAML files: ditmoe's own, and those of installed packages.
 
-A package names a folder of its own, with the same groups (`modality/mine.yaml`), as an entry point:
+A package declares its folder, with the same groups (`modality/mine.yaml`), as an entry point:
 
     [project.entry-points."ditmoe.configs"]
     mine = "mine.configs"
 
-Nothing of the package is imported until one of its files is chosen. Where two folders have a file of one name, ditmoe's
-own counts first.
+The package is not imported until one of its files is chosen. If two folders have a file of the same name, ditmoe's own
+takes precedence.
 """
 
 import importlib.util
@@ -23,17 +23,17 @@ from ditmoe.outside import printable
 
 PACKAGE = Path(__file__).parents[1]
 GROUP = "ditmoe.configs"
-"""Of entry points."""
+"""Group of the entry points."""
 
 
 def config_folder() -> Path:
-    """ditmoe's own YAML files: beside the package in a checkout, inside it when installed from a wheel."""
+    """The folder of ditmoe's YAML files: beside the package in a checkout, inside it when installed from a wheel."""
     beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
     return beside if (beside / "train.yaml").is_file() else inside
 
 
 def config_folders() -> list[Path]:
-    """ditmoe's own, those of installed packages, and --config-dir where Hydra runs a command with one."""
+    """ditmoe's own folder, those of installed packages, and --config-dir if the running command has one."""
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else ()
     told = [Path(source.path) for source in sources if source.provider == "command-line"]
     return [config_folder(), *installed().values(), *told]
@@ -41,10 +41,10 @@ def config_folders() -> list[Path]:
 
 @cache
 def installed() -> dict[str, Path]:
-    """Folders that the entry points of installed packages name, by the entry points' names.
+    """Folders of installed packages, by the names of their entry points.
 
     Raises:
-        ValueError: naming a package whose folder is not there.
+        ValueError: naming a package whose folder does not exist.
     """
     found: dict[str, Path] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
@@ -59,7 +59,7 @@ def installed() -> dict[str, Path]:
 
 
 def _folder_of(package: str) -> Path | None:
-    """The folder of a dotted name, however its top package was installed, without importing any of it."""
+    """The folder of a dotted package name, found without importing the package; None if there is none."""
     top, *inner = package.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -70,9 +70,9 @@ def _folder_of(package: str) -> Path | None:
 
 
 def leave_plugins_here() -> None:
-    """Let Hydra import the plugins that are installed, not what lies in the current folder as `hydra_plugins`.
+    """Keep Hydra from importing `hydra_plugins` from the current folder; installed plugins are still found.
 
-    A person may stand in a stranger's data set, of which nothing is to run.
+    The current folder may be an untrusted data set, whose code must not run.
     """
     here, found = os.path.realpath("."), ModuleType("hydra_plugins")
     found.__path__ = [os.path.join(p, found.__name__) for p in sys.path if os.path.realpath(p) != here]

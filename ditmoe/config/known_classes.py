@@ -1,7 +1,7 @@
-"""Which classes a stranger's configuration may name, and how a name becomes a class.
+"""The classes that an untrusted configuration may name, and how names are resolved.
 
-They are those that ditmoe's own YAML files name, those of packages that the person installed and of the folder that
-this command names (`ditmoe.config.folders`); and schedulers of diffusers, optimisers of torch.
+Allowed are the classes in YAML files of ditmoe, of installed packages, and of the folder given by --config-dir
+(`ditmoe.config.folders`), as well as schedulers of diffusers and optimisers of torch.
 """
 
 import importlib
@@ -20,11 +20,12 @@ from ditmoe.outside import printable
 
 
 def is_allowed(target: Any, place: str | None) -> bool:
-    """Whether a configuration of a stranger may name this to be made.
+    """Whether an untrusted configuration may name this target.
 
     Args:
-        place: where, as `modality.tokens`: our YAML files must name it in a section called so. None: the person trusts
-            whoever made it, and any class will do, but no function.
+        place: the dotted path of its section, such as `modality.tokens`. A YAML file must name the target in a section
+            whose last name is the same. None: the user trusts the configuration, and any class is allowed, but no
+            function.
     """
     if type(target) is not str:
         return False
@@ -51,9 +52,9 @@ def _is_optimizer(found: type) -> bool:
 
 
 def shipped() -> tuple[Mapping[str, frozenset[str]], frozenset[tuple[str, str]]]:
-    """Classes that our YAML files name, by the name of their section; and all other strings by that of their option.
+    """Targets in the YAML files, by the last name of their section; and all other strings, as (option, text) pairs.
 
-    Ours are those of packages that the person installed, too, and of the folder that this command names.
+    The files are those of ditmoe, of installed packages, and of the folder given by --config-dir.
     """
     return _named_in(tuple(config_folders()))
 
@@ -74,15 +75,15 @@ def _named_in(folders: Sequence[Path]) -> tuple[Mapping[str, frozenset[str]], fr
 
 
 def classes(place: str) -> frozenset[str]:
-    """What a stranger's configuration may name at a place: what installed YAML files name at one called so."""
+    """Targets that an untrusted configuration may name in a section: those in YAML sections with the same last name."""
     return shipped()[0].get(last_part(place), frozenset())
 
 
 def find(target: Any) -> Any:
-    """What a dotted name names.
+    """The object of a dotted name.
 
     Raises:
-        ValueError: if there is nothing of that name.
+        ValueError: if there is none.
     """
     try:
         return pkgutil.resolve_name(target)
@@ -92,7 +93,7 @@ def find(target: Any) -> Any:
 
 
 def _why_not(target: str) -> str:
-    """What an import within a module of a dotted name failed by, where that is why the name leads to nothing."""
+    """The error of an import inside the module of a dotted name, if that is why the name was not found; else ""."""
     parts = target.split(".")
     for end in range(1, len(parts)):
         module = ".".join(parts[:end])

@@ -1,4 +1,4 @@
-"""Which options a command has, as its YAML files name them, and which one a misspelt word may have been."""
+"""The options of a command, from its YAML files, and suggestions for misspelt ones."""
 
 import difflib
 from collections.abc import Collection, Iterator, Sequence
@@ -10,28 +10,28 @@ from omegaconf import OmegaConf
 from ditmoe.config.folders import config_folders
 
 PLACES = {"codec": "modality.codec", "tokens": "modality.tokens", "encoder": "conditioning.encoder"}
-"""Sections in which groups stand, but for those that stand in one of their own name."""
+"""Sections of groups whose section is not named like the group."""
 
 
 def unknown_option(key: str, command: str | None = None) -> str:
-    """One line for an option that a command does not have; what is suggested it has.
+    """One line for an option that a command does not have, with a suggestion.
 
     Args:
-        command: by the name of its YAML; None: any.
+        command: the name of its YAML file; None means any.
     """
-    known = sorted(known_options(command).keys() - {key})  # it may be one elsewhere, as of another router
+    known = sorted(known_options(command).keys() - {key})  # it may exist, such as for another router
     last = key.rpartition(".")[2]
     within = [name for name in known if "." in name and name.rpartition(".")[2] == last]
-    others = [] if within and "." not in key else commands_with(key)  # `steps` was meant as `trainer.steps`
+    others = [] if within and "." not in key else commands_with(key)  # `steps` probably means `trainer.steps`
     if others and command not in others:
-        return f"{key} is not an option here, but of {', '.join(others)}"
+        return f"{key} is not an option of this command, but of {', '.join(others)}"
     return f"{key} is not an option; {suggest(key, known)}"
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """What was probably meant by a word, among those that would be right."""
+    """The most similar of the known words, as a question; else all top-level ones."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:  # a right name in the wrong section is the commonest mistake
+    if not near:  # the most common mistake is a correct name in the wrong section
         same = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
         near = sorted(same, key=lambda name: (name.count("."), len(name)))[:1]
     return (
@@ -40,7 +40,7 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 
 def commands_with(key: str) -> list[str]:
-    """The commands whose own file names an option: of another command it is none."""
+    """The commands whose own YAML file names an option."""
 
     def names(node: Any, parts: list[str]) -> bool:
         return not parts or (isinstance(node, dict) and parts[0] in node and names(node[parts[0]], parts[1:]))
@@ -50,13 +50,13 @@ def commands_with(key: str) -> list[str]:
 
 
 def known_options(command: str | None = None) -> dict[str, list[Any]]:
-    """Dotted names of the options of a command, and what files say for them; the files are not composed.
+    """Dotted names of the options of a command, and their values in its YAML files, which are not composed.
 
-    Of a group are those of all its files: another choice has other options. Files that change other sections
-    (`@package _global_`, experiments) name those alone that the command has.
+    A group contributes the options of all its files, since each choice has its own. Files for other sections
+    (`@package _global_`, experiments) contribute only the sections that the command has.
 
     Args:
-        command: by the name of its YAML; None: any.
+        command: the name of its YAML file; None means any.
     """
     found: dict[str, list[Any]] = {}
 
@@ -84,7 +84,7 @@ def known_options(command: str | None = None) -> dict[str, list[Any]]:
 
 
 def _groups(files: Collection[Path]) -> dict[str, list[Path]]:
-    """The groups among which the defaults of files choose, and those of these in turn, each with its files."""
+    """The groups in the defaults lists of files, recursively, each with its files."""
     found: dict[str, list[Path]] = {}
     waiting = [group for file in files for group in _chosen(_content(file))]
     while waiting:
@@ -95,7 +95,7 @@ def _groups(files: Collection[Path]) -> dict[str, list[Path]]:
 
 
 def _chosen(content: Any) -> Iterator[str]:
-    """Groups that the defaults of a file add: `modality: image`, `/codec@codec: identity`; another choice is none."""
+    """Groups that a file's defaults list adds (`modality: image`, `/codec@codec: identity`), without overrides."""
     for each in content.get("defaults", []):
         for name in each if isinstance(each, dict) else ():
             if not str(name).startswith("override "):

@@ -1,4 +1,4 @@
-"""What a machine can hold: models, samples and requests that it cannot are refused before any memory is taken."""
+"""Limits of memory and work: models, samples and requests that are too large are rejected before any allocation."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,52 +14,56 @@ from ditmoe.nn import Layout
 from ditmoe.outside import check_memory, check_number
 
 LARGEST_SAMPLE, LARGEST_TOKENS = 2**22, 2**26
-"""Numbers of one sample, and of its tokens in the model, unless the person trusts the checkpoint: 16 and 256 MB."""
+"""Most elements of a sample, and of its tokens in the model, for untrusted checkpoints: 16 and 256 MB."""
 LARGEST_WORK, WORK_PER_WEIGHT = 2**47, 2**29
-"""Multiply-adds of one sample likewise: half an hour of a few cores, or 2^18 tokens for 1000 steps with guidance.
+"""Most multiply-adds for one sample of an untrusted checkpoint: half an hour on a few cores; or, per weight of the
+model, 2^18 tokens for 1000 steps with guidance.
 
-DiT-MoE-G/2 at 512 px takes 2^21 of a weight, for 1000 steps.
+DiT-MoE-G/2 at 512 px takes 2^21 per weight, for 1000 steps.
 """
 COPIES = 4
-"""Of a batch in memory at the very least: noise, state, the model's input and its output."""
+"""Least number of copies of a batch in memory: noise, state, the model's input and its output."""
 
 
 def check_depth(model: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Raises ValueError if there are more layers than tensors, before any is made."""
+    """Raises ValueError if there are more layers than tensors, before any layer is built."""
     if not isinstance(model["depth"], int) or model["depth"] > len(weights):
-        raise ValueError(f"model.depth is {model['depth']!r}, but there are {len(weights)} tensors")
+        raise ValueError(
+            f"model.depth must be at most the number of tensors = {len(weights)}, got {model['depth']!r}"
+        )
 
 
 def check_shape(shape: Sequence[int], most: float = LARGEST_SAMPLE) -> None:
-    """Raises ValueError if no sample has that shape, or it has more numbers."""
+    """Raises ValueError unless a sample's shape is positive and has at most `most` elements."""
     if not all(type(n) is int and n > 0 for n in shape):
-        raise ValueError(f"no sample has the shape {list(shape)}")
+        raise ValueError(f"the shape of a sample must be of positive whole numbers, got {list(shape)}")
     if math.prod(shape) > most:
-        raise ValueError(f"a sample would be {list(shape)} numbers: if you know why, say trust=true")
+        raise ValueError(
+            f"a sample would have the shape {list(shape)}, which is very large: say trust=true to allow it"
+        )
 
 
 def check_work(
     model: DiTMoE, shape: Sequence[int], steps: int = 1, allowed_by: str = "say trust=true"
 ) -> None:
-    """Refuse a checkpoint whose few weights would keep a machine busy for hours, or be more than it can hold.
+    """Reject a checkpoint with few weights whose sampling would take hours, or more memory than there is.
 
-    Tokens, their products with the weights and with each other, twice a step for guidance, are those of a sample of
-    its own shape.
+    Counts the tokens of a sample and the products with weights and between tokens, twice per step for guidance.
 
     Args:
-        steps: that it is sampled with, unless somebody says otherwise.
+        shape: of a sample.
+        steps: default number of sampling steps.
+        allowed_by: how to allow it, for the error.
 
     Raises:
-        ValueError: saying how many.
+        ValueError: with the number of tokens or multiply-adds.
     """
     tokens, x = model.tokens, torch.empty(1, *shape, device="meta")
     grid = tokens.grid(x)
     number = math.prod(grid)
     width = max(tokens.in_features, tokens.out_features, model.embed.out_features)
     if number * width > LARGEST_TOKENS:
-        raise ValueError(
-            f"a sample would be {number} tokens of {width} numbers: if you know why, {allowed_by}"
-        )
+        raise ValueError(f"a sample would be {number} tokens of {width} numbers: to allow it, {allowed_by}")
     layout, weights = Layout.even(grid, 1, torch.device("cpu")), sum(p.numel() for p in model.parameters())
     blocks: Iterable[Any] = model.blocks
     products = sum(2 * layout.pairs(block.within, block.window) for block in blocks)
@@ -67,15 +71,15 @@ def check_work(
     if work > max(LARGEST_WORK, WORK_PER_WEIGHT * weights):
         raise ValueError(
             f"a sample would take {work:.1e} multiply-adds, of {number} tokens, {weights} weights and {steps} steps: "
-            f"if you know why, {allowed_by}"
+            f"to allow it, {allowed_by}"
         )
 
 
 def check_width(model: dict[str, Any]) -> None:
-    """Refuse what would be filled for minutes before it ends: matrices of attention that outgrow this machine.
+    """Reject a model whose attention matrices exceed the machine's memory, before they are filled for minutes.
 
     Raises:
-        ValueError: saying what they need.
+        ValueError: with the memory that they need.
     """
     width, depth = (model.get(name, 1) for name in ("hidden_size", "depth"))
     for name, value in (("hidden_size", width), ("depth", depth)):
@@ -86,19 +90,19 @@ def check_width(model: dict[str, Any]) -> None:
 def check_training(
     config: Mapping[str, Any], modality: Modality, batch_size: int, device: torch.device, share: int = 1
 ) -> None:
-    """Refuse a model that this machine cannot train, before any of its numbers is made.
+    """Reject a model that this machine cannot train, before its weights are allocated.
 
-    Counted is what there is at the very least: weights and their average, and on a CPU the gradient and a batch
-    (`COPIES` of the samples, and the tokens once), all in float32. What a GPU has of memory it says itself.
+    Counts a lower bound: the weights and their average, and on a CPU the gradient and a batch (`COPIES` of the samples,
+    and the tokens once), all in float32. A GPU reports exhausted memory itself.
 
     Args:
         batch_size: samples of this process.
-        share: processes among which the weights are cut.
+        share: number of processes among which the weights are sharded.
 
     Raises:
-        ValueError: saying what it needs.
+        ValueError: with the memory that it needs.
     """
-    modality.data_facts()  # what is learnt of the data has values, though the model has none
+    modality.data_facts()  # computes what is fitted to the data outside of the meta device
     with torch.device("meta"):
         model = build.make_model(config, modality)
     weights = sum(p.numel() for p in model.parameters()) / share
@@ -117,13 +121,13 @@ def check_training(
 
 
 def check_request(modality: Modality, num: int, batch_size: int = 32, **words: Any) -> None:
-    """Refuse what no machine of this size can draw, before anything is allocated.
+    """Reject a request for samples that exceeds this machine's memory, before anything is allocated.
 
     Args:
-        words: the modality's own, for the shape.
+        words: the modality's own options, for the shape.
 
     Raises:
-        ValueError: naming the number that is wrong, or the memory that is missing.
+        ValueError: naming the invalid number, or the memory that is needed.
     """
     for name, value in {"num": num, "batch_size": batch_size}.items():
         check_number(name, value, 1, whole=True)

@@ -1,4 +1,4 @@
-"""Folders that Hydra makes for a command before anything is known to be right; of a refused one none stays."""
+"""Removes empty folders that Hydra created for a command that was then rejected."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def empty_folders(folder: Path, levels: int = 3) -> frozenset[str]:
-    """Real paths of the empty folders among a folder and what is below it, so many levels deep."""
+    """Real paths of the empty folders among a folder and its subfolders, to this many levels."""
     try:
         with os.scandir(folder) as found:
             below = list(found)
@@ -22,12 +22,12 @@ def empty_folders(folder: Path, levels: int = 3) -> frozenset[str]:
 
 @contextmanager
 def leaving_none_empty(folder: Path, before: Collection[str] = ()) -> Iterator[None]:
-    """Behind it a folder is gone if nothing was written into it, and so are the folders that it alone was in.
+    """At exit, remove a folder if it is empty, and then its parents as far as they are empty.
 
-    What another process has to itself stays, and the current folder.
+    Folders that another process has locked stay, and so does the current folder.
 
     Args:
-        before: real paths of folders that were there, and stay.
+        before: real paths of folders that existed before, and stay.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def leaving_none_empty(folder: Path, before: Collection[str] = ()) -> Iterator[N
 
 
 def _remove_unlocked(folder: Path) -> None:
-    """Raises OSError if it is not empty, or another process has locked it (`checkpoint.exclusive_lock`)."""
+    """Remove a folder; OSError if it is not empty, or another process has locked it (`checkpoint.exclusive_lock`)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,11 @@
-"""Walks through nested dicts and lists, by dotted names of what lies in them."""
+"""Walks through nested dicts and lists; entries are named by dotted paths."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def targets(value: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every dict that names a class, and its place."""
+    """The path of every dict with a `_target_`, and the dict."""
     if isinstance(value, dict):
         if "_target_" in value:
             yield name, value
@@ -17,7 +17,7 @@ def targets(value: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every value that is no dict or list, and its place."""
+    """The path of every value that is not a dict or a list, and the value."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(inner, f"{name}.{key}" if name else str(key))
@@ -26,7 +26,7 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def strings(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Every value that is text, and its place."""
+    """The path of every string, and the string."""
     return ((place, leaf) for place, leaf in leaves(value, name) if isinstance(leaf, str))
 
 
@@ -36,14 +36,14 @@ def last_part(dotted: str) -> str:
 
 
 def value_at(section: Any, dotted: str) -> Any:
-    """The value at a place; None where there is no such place."""
+    """The value at a path through dicts; None if there is none."""
     for key in dotted.split("."):
         section = section.get(key) if isinstance(section, dict) else None
     return section
 
 
 def put(section: Any, dotted: str, value: Any) -> None:
-    """Set an option, nested or not, if the section has it."""
+    """Set the value at a path, if the path exists."""
     *outer, last = dotted.split(".")
     for key in outer:
         section = section[int(key)] if isinstance(section, list) else section.get(key)
@@ -54,7 +54,7 @@ def put(section: Any, dotted: str, value: Any) -> None:
 
 
 def copied(value: Any) -> Any:
-    """The same, of dicts and lists of its own."""
+    """A copy of nested dicts and lists; other values are shared."""
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     return [copied(inner) for inner in value] if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""A person's words as overrides of Hydra, whose grammar nobody has to learn: what stands behind the first `=`.
+"""Quotes command-line arguments for Hydra, so that users need not know its grammar.
 
-The grammar is asked first. Numbers, switches, null, lists and sections are what they are to it, and what stands in
-its quotes, too. All else is text, to the letter: what the grammar does not take (`Стул`, `my shapes (v2)`), and what
-it would change (spaces, backslashes, commas, `${}`). With --multirun, commas separate runs.
+The value after the first `=` is parsed by the grammar first. Numbers, booleans, null, lists, sections and quoted
+strings keep their meaning. Everything else is literal text: what the grammar rejects (`Стул`, `my shapes (v2)`) and
+what it would change (spaces, backslashes, commas, `${}`). With --multirun, commas separate runs.
 """
 
 import os
@@ -20,18 +20,18 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 _OPENING, _CLOSING = "[({", "])}"
 _REFUSED = object()
 LONGEST = 10_000
-"""Characters of a word: Hydra's grammar takes four times as long for a list of twice as many numbers."""
+"""Longest argument in characters: the time of Hydra's grammar grows quadratically with the length of a list."""
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """How the words of one command are read.
+    """The rules by which the arguments of a command are quoted.
 
     Attributes:
-        is_text: whether an option, by its name, is a path or a name, whatever its value looks like.
-        is_choice: whether it names a file of a group.
-        is_literal: whether `${}` in its value is text; asked only where there is one.
-        many: --multirun.
+        is_text: whether the option of this name is always text, such as a path.
+        is_choice: whether its value names a file of a group.
+        is_literal: whether `${}` in its value is literal; called only if the value has one.
+        many: whether --multirun is given.
     """
 
     is_text: Callable[[str], bool]
@@ -40,7 +40,7 @@ class Overrides:
     many: bool = False
 
     def override(self, word: str) -> str:
-        """A word `option=value` as one that Hydra takes for what the person said; others as they are.
+        """An argument `option=value`, quoted so that Hydra reads it as the user meant; others are returned unchanged.
 
         Raises:
             ValueError: if it is longer than `LONGEST`.
@@ -58,14 +58,14 @@ class Overrides:
             if parsed == []:
                 raise ValueError(f"{name} must name one of its choices, got {value}")
             if not isinstance(parsed, str | list | QuotedString) and parsed is not _REFUSED:  # -1, null, nan
-                return f"{match[1]}={quoted(value)}"  # which does not exist: Hydra says what does
+                return f"{match[1]}={quoted(value)}"  # there is no such choice: Hydra lists those that exist
         literal = "${" not in value or self.is_literal(name)
         pieces = split(value) if self.many and parsed is _REFUSED else [value]
         read = _text if self.is_text(name) else _value
         return f"{match[1]}={','.join(read(piece, literal) for piece in pieces)}"
 
     def said(self, override: str) -> str:
-        """A word that would be read as this override: the person's own, where `override` put it in quotes."""
+        """The inverse of `override`: the argument as a user would type it."""
         match = _WORD.fullmatch(override)
         parsed = parse(match[2]) if match else _REFUSED
         if match is None or not isinstance(parsed, QuotedString):
@@ -78,22 +78,22 @@ class Overrides:
 
 
 def parse(value: str) -> Any:
-    """What Hydra's grammar makes of the value of an option; `_REFUSED`, if nothing."""
+    """The value of an option as Hydra's grammar parses it; `_REFUSED` if it is a syntax error."""
     try:
         return OverridesParser.create().parse_override(f"x={value}")._value
-    except (HydraException, RecursionError):  # of brackets in brackets
+    except (HydraException, RecursionError):  # the latter for deeply nested brackets
         return _REFUSED
 
 
 def quoted(text: str, literal: bool = True) -> str:
-    """Text in Hydra's quotes; with `literal`, `${}` in it means nothing."""
+    """Text in Hydra's quotes; with `literal`, `${}` in it is escaped."""
     if literal:
         text = _INTERPOLATION.sub(lambda found: 2 * found[1] + r"\${", text)
     return str(QuotedString(text, Quote.single).with_quotes())
 
 
 def split(value: str) -> Iterator[str]:
-    """What is between commas that stand in no quotes and no brackets."""
+    """Split a value at commas outside of quotes and brackets."""
     start, depth, at, balanced = 0, 0, 0, _is_balanced(value)
     while at < len(value):
         letter = value[at]
@@ -119,7 +119,7 @@ def _is_balanced(value: str) -> bool:
 
 
 def _text(value: str, literal: bool) -> str:
-    """The value of an option that is text: only null is no text, and quotes of Hydra's are none of it."""
+    """Quote the value of an option that is always text or null, without Hydra's own quotes."""
     if value == "null":
         return value
     parsed = parse(value)
@@ -127,26 +127,26 @@ def _text(value: str, literal: bool) -> str:
 
 
 def _value(value: str, literal: bool) -> str:
-    """That of any other, which may be a number or a list as well."""
+    """Quote the value of another option, which may be a number or a list, too."""
     parsed, inner = parse(value), value.strip()
     if isinstance(parsed, QuotedString):
         return quoted(parsed.text) if literal and "${" in value else value
     if isinstance(parsed, str):
         return value if not literal or (parsed == value and "${" not in value) else quoted(value)
-    resolved = literal and "${" in value  # in a list of texts, by what reads it
+    resolved = literal and "${" in value  # in a list of texts, it is resolved where the list is read
     if (parsed is _REFUSED or resolved) and inner.startswith("[") and inner.endswith("]"):
         return f"[{','.join(_value(piece.strip(), literal) for piece in split(inner[1:-1]))}]"
     return quoted(value, literal) if parsed is _REFUSED or isinstance(parsed, Sweep | Glob) else value
 
 
 def mark_paths(options: dict[str, Any], words: Iterable[str], is_path: Callable[[str], bool]) -> None:
-    """Put into composed options what a person wrote for a path and the grammar took for a number or a list.
+    """Restore, in composed options, paths that the grammar parsed as a number or a list.
 
-    `~/` at its beginning is the person's home, as shells have it: they put it there in some words and not in others.
+    A leading `~/` is expanded to the user's home, which shells do in some arguments only.
 
     Args:
-        words: `option=value`, as they were composed.
-        is_path: whether it is one, by its name; asked where it matters.
+        words: the overrides `option=value` of the composition.
+        is_path: whether the option of this name is a path; called only if needed.
     """
     for word in words:
         match = _WORD.fullmatch(word)

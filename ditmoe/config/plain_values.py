@@ -1,4 +1,4 @@
-"""What values a stranger's configuration may hold: plain ones, not too many, and no number too large for a machine."""
+"""Checks the values of an untrusted configuration: plain, not too many, and no number too large for a machine."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -10,18 +10,18 @@ from ditmoe.outside import printable
 
 PLAIN = (str, int, float, bool, type(None))
 DEEPEST, LARGEST, MOST = 32, 2**24, 100_000
-"""Levels, the largest number and the most values of a configuration."""
+"""Most nesting levels, largest whole number and most values of a configuration."""
 COUNTS = {"sampling.steps": 10_000, "workers": 256, "depth": 4096, "num_experts": 65_536, "iterations": 1000}
-"""What no honest configuration has more of, though each alone takes little memory; by the end of its name."""
+"""Smaller bounds for some options, by full or last name: no reasonable configuration exceeds them."""
 MOST_ORDER = 16
-"""Of a solver."""
+"""Highest order of a solver."""
 
 
 def check_plain(value: Any, what: str) -> None:
-    """Refuse anything but nested dicts (of strings), lists and plain values, too deep or too many of them.
+    """Check that a value consists of nested dicts with string keys, lists and plain values, within the limits.
 
     Raises:
-        ValueError: naming the first place.
+        ValueError: naming the first invalid entry.
     """
     left = MOST
 
@@ -30,12 +30,12 @@ def check_plain(value: Any, what: str) -> None:
         left -= 1
         if depth > DEEPEST or left < 0:
             most = f"{DEEPEST} levels" if depth > DEEPEST else f"{MOST} values"
-            raise ValueError(f"{what} must have at most {most}, and there are more at {name or 'its top'}")
+            raise ValueError(f"{what} must have at most {most}, got more at {name or 'its top level'}")
         if type(value) is dict:
             for key, inner in value.items():
                 if type(key) is not str:
                     raise ValueError(
-                        f"{what} must have names for keys, got {printable(repr(key))} in {name or 'it'}"
+                        f"{what} must have names as keys, got {printable(repr(key))} in {name or 'it'}"
                     )
                 walk(inner, f"{name}.{printable(key)}".lstrip("."), depth + 1)
         elif type(value) is list:
@@ -43,7 +43,7 @@ def check_plain(value: Any, what: str) -> None:
                 walk(inner, f"{name}.{index}", depth + 1)
         elif type(value) not in PLAIN:
             raise ValueError(
-                f"{what} must hold plain values, got {type(value).__name__} as {name or 'the whole'}"
+                f"{what} must hold plain values, got {type(value).__name__} as {name or 'its top level'}"
             )
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{what} must hold finite numbers, got {value} as {name}")
@@ -52,10 +52,10 @@ def check_plain(value: Any, what: str) -> None:
 
 
 def check_levels(config: Mapping[str, Any]) -> None:
-    """Refuse what a checkpoint of a run could not be read with again (`check_plain`), before it is trained.
+    """Reject, before training, a configuration nested so deeply that its checkpoint could not be read (`check_plain`).
 
     Raises:
-        ValueError: naming where it begins.
+        ValueError: naming the top-level option.
     """
     for name, value in config.items():
         level: list[Any] = [value]
@@ -71,12 +71,12 @@ def check_levels(config: Mapping[str, Any]) -> None:
 
 
 def check_scheduler(config: Mapping[str, Any], file: Path) -> None:
-    """Refuse what a scheduler's own file, as diffusers writes it, may not hold; it can make lists and tables of a size.
+    """Check the configuration file of a diffusers scheduler, whose numbers can set the size of lists and tables.
 
     Raises:
-        ValueError: naming it.
+        ValueError: naming the invalid option.
     """
-    infinite = (math.inf, -math.inf)  # some bounds of diffusers are none
+    infinite = (math.inf, -math.inf)  # diffusers uses infinity for some absent bounds
     check_plain({k: v for k, v in config.items() if v not in infinite}, f"the configuration of {file}")
     own = {k: v for k, v in config.items() if k[:1] != "_"}
     check_values(own, "scheduler", file)
@@ -84,22 +84,22 @@ def check_scheduler(config: Mapping[str, Any], file: Path) -> None:
 
 
 def check_interpolations(section: Any, name: str, file: Path, paths: Collection[str] = ()) -> None:
-    """Refuse `${}`, but in paths: nothing resolves it there, and a person's folder may be called so."""
+    """Raises ValueError for `${}` outside of paths, where it is not resolved and may be part of a folder's name."""
     for place, value in leaves(section, name):
         if isinstance(value, str) and "${" in value and place not in paths:
             raise ValueError(f"{file} holds an interpolation, refused: {place} = {printable(value)!r}")
 
 
 def check_values(section: Any, name: str, file: Path) -> None:
-    """Refuse numbers that are absurd for their option, and options that begin with `_`."""
+    """Raises ValueError for whole numbers that are too large for their option, and for options that begin with `_`."""
     for place, value in leaves(section, name):
         last = last_part(place)
         if name == "scheduler":
             most = MOST_ORDER if last.endswith("order") else COUNTS["sampling.steps"]
             if type(value) is int and abs(value) > most:
-                raise ValueError(f"{file}: {place} is absurd, refused: {value}")
+                raise ValueError(f"{file}: {place} must lie between -{most} and {most}, got {value}")
         most = COUNTS.get(place, COUNTS.get(last, LARGEST if last != "seed" else 2**64))
         if type(value) is int and abs(value) > most:
-            raise ValueError(f"{file}: {place} is absurd, refused: {value}")
+            raise ValueError(f"{file}: {place} must lie between -{most} and {most}, got {value}")
         if any(key[:1] == "_" and key not in ("_target_", "_partial_") for key in place.split(".")):
-            raise ValueError(f"{file} holds an option that nobody has, refused: {place}")
+            raise ValueError(f"{file} holds an option that is not allowed, refused: {place}")

@@ -1,4 +1,4 @@
-"""What Hydra must know before it reads YAML files: where those of packages lie, and what `${...:}` means in ours."""
+"""Registers with Hydra the YAML folders of installed packages, and the `${...:}` resolvers of ditmoe's YAML files."""
 
 import hashlib
 from typing import Any
@@ -14,7 +14,7 @@ from ditmoe.outside import check_number, file_name, printable
 
 
 class InstalledConfigs(SearchPathPlugin):
-    """Puts the YAML files of installed packages on Hydra's search path, after ditmoe's own."""
+    """Adds the YAML folders of installed packages to Hydra's search path, after ditmoe's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra."""
@@ -23,7 +23,7 @@ class InstalledConfigs(SearchPathPlugin):
 
 
 def first_choice(group: str, *names: str) -> str:
-    """The first of these files that a group of the configuration has, here or in --config-dir; else the last.
+    """The first of these files that exists in a configuration group, including --config-dir; else the last one.
 
     For train.yaml, where a modality may have a router and a process of its own, and need not.
 
@@ -37,10 +37,10 @@ def first_choice(group: str, *names: str) -> str:
 
 
 def every_second(depth: Any) -> list[int]:
-    """The second layer, the fourth and so on: those with experts, or that attend to text, which follow the depth.
+    """Indices of every second layer, 1, 3, ..., below depth: the layers with experts, or with attention to text.
 
     Raises:
-        ValueError: if that is no whole number.
+        ValueError: unless the depth is a positive whole number.
     """
     check_number("model.depth", depth, 1, whole=True)
     return list(range(1, depth, 2))
@@ -50,7 +50,7 @@ def run_name(name: Any, *more: Any) -> str:
     """The name of a run as it stands in a configuration's path, before Hydra makes that folder: it lies in its parent.
 
     Raises:
-        ValueError: if it leads elsewhere, or is one that no screen shows.
+        ValueError: if it leads out of that folder, or cannot be printed.
     """
     text = ",".join(map(str, (name, *more)))
     parts = text.removesuffix("/").split("/")
@@ -58,15 +58,15 @@ def run_name(name: Any, *more: Any) -> str:
         raise ValueError(f"name must be text that can be printed, got {printable(text)}")
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError(
-            f"name must be that of a folder in runs/<modality>, got {text!r}; hydra.run.dir=... puts a run elsewhere"
+            f"name must be a folder below runs/<modality>, got {text!r}; set hydra.run.dir=... for another place"
         )
     return text
 
 
 def sweep_name(words: Any) -> str:
-    """The folder of one run of a sweep, which Hydra names after its words: one part of a path, and not too long.
+    """The folder name of one run of a sweep, from its arguments: a single path component of limited length.
 
-    Words that cannot be one are told apart by a hash behind what is left of them.
+    If the arguments had to be changed for that, a hash of them is appended.
     """
     name = file_name(words)
     mark = hashlib.sha256(str(words).encode(errors="surrogatepass")).hexdigest()[:8]

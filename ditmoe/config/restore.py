@@ -1,4 +1,4 @@
-"""From a checkpoint to objects that are ready to sample."""
+"""Restores a model and its modality from a checkpoint, ready to sample."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,15 +30,17 @@ from ditmoe.outside import device as own_device
 
 Net = TypeVar("Net", bound=nn.Module)
 SECTIONS = ("model", "router", "conditioning", "modality", "process", "scheduler", "sampling")
-"""Of a checkpoint's configuration: what sampling needs."""
+"""Sections of a checkpoint's configuration that sampling needs."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds, ready to sample.
+    """The content of a checkpoint, ready to sample.
 
     Attributes:
-        traffic: what is counted of experts that are on the host; None where they are not.
+        step: of the checkpoint.
+        folder: of the run.
+        traffic: counters of experts kept in host memory; None if none are.
     """
 
     model: DiTMoE
@@ -51,7 +53,7 @@ class Restored:
 
     @property
     def meaning(self) -> Meaning:
-        """What the model's predictions are of."""
+        """What the model predicts, to compare it with another model's."""
         adapter = self.modality
         facts = adapter.data_facts()
         return Meaning(adapter.name, adapter.sample_shape, facts, self.process, self.config["conditioning"])
@@ -68,9 +70,10 @@ def restore(
 
     Args:
         path: a run's folder or a checkpoint in it.
-        top_k: activate another number of experts per token than training did.
+        top_k: experts per token, if other than in training.
+        device: of the model; None chooses one.
         trusted: paths and hub names that the checkpoint may open, see `ditmoe.config.trust`.
-        memory: how its weights are kept; None as they are.
+        memory: how the weights are stored; None keeps them unchanged.
 
     Raises:
         FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
@@ -99,7 +102,7 @@ def _filled(
     device: torch.device,
     memory: LowMemory,
 ) -> tuple[DiTMoE, Traffic | None]:
-    """The model with its weights, each read from the disk to where it is kept."""
+    """The model with its weights, each read from disk directly to the place where it is kept."""
     model = materialise(memory.emptied(planned), lambda: memory.emptied(make_own()), device)
     own = {name: weights[name] for name in model.state_dict()}
     load_weights(model, own, file)
@@ -112,7 +115,13 @@ def _filled(
 
 @dataclass(frozen=True)
 class Merged:
-    """A weight and what LoRA adds to it, summed when it is asked for."""
+    """A weight with LoRA, merged when it is read.
+
+    Attributes:
+        plain: the weight W.
+        down, up: LoRA's A and B.
+        scale: factor on B A.
+    """
 
     plain: Any
     down: Any
@@ -121,21 +130,21 @@ class Merged:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         return tuple(self.plain.shape)
 
     def read(self) -> torch.Tensor:
-        """The sum, in the weight's type."""
+        """W + scale * B A, in the weight's type."""
         low = LowRank(in_memory(self.down), in_memory(self.up), self.scale)
         with torch.no_grad():
             return low(in_memory(self.plain))
 
 
 def averaged(found: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The averaged weights of a run by their names in the plain model, with what LoRA learnt in them.
+    """The averaged weights of a run by their names in the plain model, with LoRA merged.
 
     Raises:
-        ValueError: if what was learnt fits no weight.
+        ValueError: if LoRA does not fit the weights.
     """
     plain, added = adapters(found)
     scale = scale_of(found) if added else 1.0
@@ -143,10 +152,10 @@ def averaged(found: checkpoint.Checkpoint) -> dict[str, Any]:
 
 
 def adapters(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The averaged weights of a run as they are without LoRA, and A and B of those that are adapted, as they lie.
+    """The averaged weights of a run without LoRA, and A and B of the adapted ones; all of them not yet read.
 
     Raises:
-        ValueError: if these fit no weight.
+        ValueError: if A and B do not fit the weights.
     """
     try:
         plain, added = split(found.tensors.get("ema", {}))
@@ -155,12 +164,13 @@ def adapters(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, An
     for name, (down, up) in added.items():
         shapes = [
             tuple(getattr(x, "shape", ())) for x in (down, up, plain.get(name))
-        ]  # of an odd type: its name
+        ]  # a tensor of an unsupported type is a string
         if product_shape(*shapes[:2]) is None or product_shape(*shapes[:2]) != shapes[2]:
-            raise ValueError(f"{found.path} does not fit the model: LoRA of {name} is of another shape")
+            raise ValueError(f"{found.path} does not fit the model: LoRA of {name} has another shape")
         if down.dtype != up.dtype or not up.dtype.is_floating_point:
             raise ValueError(
-                f"{found.path} does not fit the model: LoRA of {name} is of {down.dtype} and {up.dtype}"
+                f"{found.path} does not fit the model: LoRA of {name} must be of one floating-point type, got "
+                f"{down.dtype} and {up.dtype}"
             )
     return plain, added
 
@@ -169,29 +179,29 @@ def scale_of(found: checkpoint.Checkpoint) -> float:
     """Factor on B A of a run with LoRA.
 
     Raises:
-        ValueError: if its configuration does not say it.
+        ValueError: if its configuration has no section "lora".
     """
     section = found.part("config").get("lora")
     if not isinstance(section, dict):
-        raise ValueError(f"{found.path} is damaged: it holds LoRA, but its configuration has no such section")
+        raise ValueError(f"{found.path} is damaged: it holds LoRA, but its configuration has no section lora")
     return LoRA(rank=section.get("rank", 0), alpha=section.get("alpha")).scale
 
 
 def set_top_k(config: dict[str, Any], top_k: int, file: Path) -> None:
-    """Change in the configuration of a checkpoint how many experts a token takes.
+    """Change the number of experts per token in the configuration of a checkpoint.
 
     Raises:
-        ValueError: if its router does not choose by it when sampling.
+        ValueError: if its router does not use top_k in sampling.
     """
     if (router := by_top_k(config)) is None:
-        raise ValueError(f"top_k cannot be changed: the router of {file} does not choose by it when sampling")
+        raise ValueError(f"top_k cannot be changed: the router of {file} does not use it in sampling")
     router["top_k"] = top_k
 
 
 def by_top_k(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The section of the router whose `top_k` is what a token takes when sampling, too; None if there is none."""
+    """The section of the router, if its `top_k` sets the experts per token in sampling, too; else None."""
     router = config["router"] or {}
-    router = router.get("router") or router  # the one within timestep's segments
+    router = router.get("router") or router  # the router within the segments of `timestep`
     if not router.get("top_k") or not getattr(find_target(router)[0], "top_k_in_sampling", False):
         return None
     return router
@@ -200,10 +210,13 @@ def by_top_k(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def admitted(
     found: checkpoint.Checkpoint, trusted: trust.Trust = False, *others: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a checkpoint (`SECTIONS`, others and the share "given"), and what it knows of its data.
+    """The checked configuration of a checkpoint (`SECTIONS`, others and the share "given"), and its data facts.
+
+    Args:
+        others: further sections.
 
     Raises:
-        ValueError: if either holds what a stranger's may not, see `ditmoe.config.trust`.
+        ValueError: if either holds what is not allowed in untrusted ones, see `ditmoe.config.trust`.
     """
     written = trust.admit(found.part("config"), (*SECTIONS, *others), found.path, trusted)
     config = renamed(written, adapters(found)[0])
@@ -224,13 +237,13 @@ def make_checked(
     file: Path,
     trusted: trust.Trust = False,
 ) -> Net:
-    """The model of a configuration on the meta device: shapes without memory, of which the weights fit.
+    """Build the model of a configuration on the meta device, which takes no memory, and check that the weights fit.
 
     Args:
-        make: makes it, or a module that has it as its `net`.
+        make: builds the model, or a module with the model as its `net`.
 
     Raises:
-        ValueError: one line, if they do not, or if the model would exhaust the machine.
+        ValueError: one line, if the weights do not fit, or the model would exhaust the machine.
     """
     check_depth(config["model"], weights)
     check_shape(modality.sample_shape, math.inf if trusted is True else LARGEST_SAMPLE)
@@ -244,10 +257,10 @@ def make_checked(
 
 
 def materialise(model: Net, make: Callable[[], Net], device: torch.device | str) -> Net:
-    """A model on the meta device with memory for its weights, which are to be loaded.
+    """Allocate memory for the weights of a model on the meta device, which are to be loaded next.
 
-    Buffers that are in no state dict get their values from the constructor alone: a router that has such is made
-    again. None of ditmoe's has.
+    Buffers outside of the state dict get their values only in the constructor, so a model that has any is built again;
+    none of ditmoe's own routers does.
     """
     saved = model.state_dict()
     if all(name in saved for name, _ in model.named_buffers()):
@@ -257,8 +270,10 @@ def materialise(model: Net, make: Callable[[], Net], device: torch.device | str)
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> None:
-    """Load weights that must fit exactly, and be finite, from the disk one at a time; the error names the first that
-    does not.
+    """Load weights from disk, one at a time.
+
+    Raises:
+        ValueError: naming the first weight that does not fit exactly or is not finite.
     """
     check_fit(model, weights, file)
     for name, value in model.state_dict().items():
@@ -266,10 +281,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], file: Path) -> No
 
 
 def checked(value: torch.Tensor, name: str, file: Path) -> torch.Tensor:
-    """A weight of a file.
+    """The same weight, checked to be finite.
 
     Raises:
-        ValueError: unless all its numbers are finite.
+        ValueError: naming the file and the weight otherwise.
     """
     if value.is_floating_point() and not value.isfinite().all():
         raise ValueError(f"{file} holds numbers that are not finite: {name}")

@@ -1,8 +1,8 @@
-"""The gate for configurations that come with a checkpoint or a folder: what may be made of them, and what is opened.
+"""Checks configurations that come with a checkpoint or a folder: what they may build and open.
 
-Such a configuration is a stranger's. It may hold plain values alone (`plain_values`), and name classes that YAML files
-of ditmoe and of installed packages name (`known_classes`). What it would open, a path or a name on the hub, is opened
-only if the person's command allows it.
+Such a configuration is untrusted. It may hold only plain values (`plain_values`), and name only classes that occur in
+YAML files of ditmoe and of installed packages (`known_classes`). A path or a hub name in it is opened only if the
+user's command allows it.
 """
 
 import os
@@ -19,13 +19,13 @@ NESTED = frozenset((
     "modality", "model", "router", "conditioning", "process", "objective", "scheduler", "sampling", "optimizer",
     "parameters", "mesh", "trainer", "finish", "lora", "upcycle",
 ))  # fmt: skip
-"""Sections that have options: whoever reads them takes them for dicts; a dense model's router may be null."""
+"""Sections that must be dicts of options, as their readers assume; a dense model's router may be null."""
 Trust = bool | str | Sequence[str]
-"""What the person's command allows: false nothing, true all that is named, or these paths and hub names alone."""
+"""What the user's command allows to be opened: nothing (False), everything (True), or these paths and hub names."""
 
 
 class Withheld(os.PathLike):
-    """A path or hub name that a stranger's configuration would open: whoever opens it raises one line instead."""
+    """A path or hub name of an untrusted configuration that may not be opened; using it as a path raises ValueError."""
 
     def __init__(self, value: str, option: str, file: Path) -> None:
         self.value, self.option, self.file = value, option, file
@@ -33,8 +33,8 @@ class Withheld(os.PathLike):
     def __fspath__(self) -> str:
         value = printable(self.value)
         raise ValueError(
-            f"{self.file} wants to open {self.option} = {value!r}: if you know what that is, say trust=true, "
-            f"or trust={value} to allow this alone"
+            f"{self.file} wants to open {self.option} = {value!r}: to allow it, say trust={value}, or trust=true "
+            "to allow everything"
         )
 
     def __repr__(self) -> str:
@@ -42,10 +42,10 @@ class Withheld(os.PathLike):
 
 
 def admit(config: Any, sections: Sequence[str], file: Path, trust: Trust = False) -> dict[str, Any]:
-    """These sections of a configuration that came with `file`, fit to be made into objects; the others are left out.
+    """Check these sections of a configuration that came with `file`, and return them; others are omitted.
 
-    Paths and hub names that options of its classes would open (`opens`, a property of each class) become `Withheld`
-    unless `trust` or ditmoe's own YAML files name them.
+    Paths and hub names in options that open something (`opens` of each class) become `Withheld`, unless `trust` or
+    a YAML file of ditmoe or an installed package names them.
 
     Raises:
         ValueError: one line that names what is refused.
@@ -55,7 +55,7 @@ def admit(config: Any, sections: Sequence[str], file: Path, trust: Trust = False
     if type(config) is not dict:
         raise ValueError(f"{what} must be a dict, got {type(config).__name__}")
     if missing := [name for name in sections if name not in config]:
-        raise ValueError(f"{what} lacks its section {missing[0]}")
+        raise ValueError(f"{what} lacks the section {missing[0]}")
     for name in sections:
         nothing = name == "router" and config[name] is None
         if name in NESTED and type(config[name]) is not dict and not nothing:
@@ -66,7 +66,7 @@ def admit(config: Any, sections: Sequence[str], file: Path, trust: Trust = False
 
 
 def opened(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Options of a checked configuration that would open a path or a hub name, and what they would open."""
+    """Options of a checked configuration that would open a path or a hub name, with that path or name."""
     for place, section in targets(config, name):
         for option in opens(section):
             if isinstance(value := value_at(section, option), str):
@@ -74,33 +74,33 @@ def opened(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def opens(section: Mapping[str, Any]) -> Sequence[str]:
-    """Options of a section that open a path or a hub name, as the class that it names says."""
+    """Options of a section that open a path or a hub name, as declared by its class."""
     return getattr(find(section["_target_"]), "opens", ()) if "_target_" in section else ()
 
 
 def withheld(config: Any) -> Iterator[tuple[str, str]]:
-    """Options of an admitted configuration that may not be opened, and what they would open."""
+    """Options of an admitted configuration that may not be opened, with their path or hub name."""
     return ((leaf.option, leaf.value) for _, leaf in leaves(config, "") if isinstance(leaf, Withheld))
 
 
 def check_openable(config: Any) -> None:
-    """Raises ValueError, saying how to allow it, if an admitted configuration holds what may not be opened."""
+    """Raises ValueError, saying how to allow it, if an admitted configuration holds a withheld path or hub name."""
     for _, leaf in leaves(config, ""):
         if isinstance(leaf, Withheld):
             os.fspath(leaf)
 
 
 def autoencoders(config: Mapping[str, Any]) -> Sequence[str]:
-    """Classes of diffusers that may be the autoencoder of an admitted configuration's modality, if it has one."""
+    """Autoencoder classes of diffusers that the modality of an admitted configuration accepts."""
     section = config.get("modality") or {}
     return getattr(find(section["_target_"]), "autoencoders", ()) if "_target_" in section else ()
 
 
 def class_at(config: Any, section: str, file: Path, trust: Trust = False) -> type:
-    """The class that a section of a configuration which came with `file` names; of all else there nothing is read.
+    """The class that a section names in a configuration that came with `file`; nothing else of it is read.
 
     Raises:
-        ValueError: if it names none, or one that is not trusted.
+        ValueError: if it names no class, or one that is not trusted.
     """
     inner = config.get(section) if isinstance(config, dict) else None
     target = inner.get("_target_") if isinstance(inner, dict) else None
@@ -121,7 +121,7 @@ def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
             )
         if place != name and inner.get("_partial_") is not True:
             raise ValueError(
-                f"{file} wants {place} to be made before anybody asks, refused: it lacks _partial_"
+                f"{file} wants to build {place} at once, refused: a nested section must have _partial_: true"
             )
     kept, openable = copied(section), dict(opened(section, name))
     check_interpolations(section, name, file, openable)
@@ -131,7 +131,7 @@ def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
             continue
         if place not in openable and is_path(text):
             raise ValueError(
-                f"{file} holds a path where none belongs, refused: {place} = {printable(text)!r}"
+                f"{file} holds a path in an option that is not for paths, refused: {place} = {printable(text)!r}"
             )
         if place in openable and trust is not True and text not in named:
             put(kept, place.removeprefix(f"{name}."), Withheld(text, place, file))
@@ -139,5 +139,5 @@ def _admitted(section: Any, name: str, file: Path, trust: Trust) -> Any:
 
 
 def is_path(text: str) -> bool:
-    """Whether a string could lead to a file elsewhere, or to the hub."""
+    """Whether a string could be a path out of the current folder, or a hub name."""
     return any(mark in text for mark in ("/", "\\", "\0", "..")) or text.startswith("~")

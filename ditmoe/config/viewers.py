@@ -1,4 +1,4 @@
-"""Which modality opens a file: that of the run it lies in, or the one that knows its ending."""
+"""Selects the modality that opens a file: that of its run, or the one that knows its suffix."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from ditmoe.outside import files_below, printable
 
 
 def modalities(folder: Path) -> list[type[Files]]:
-    """Those that a YAML in this folder names, that can be imported, and that write files."""
+    """Modalities that a YAML file in this folder names, that can be imported, and that implement `Files`."""
     found = []
     for file in sorted((folder / "modality").glob("*.yaml")):
         with suppress(ValueError):
@@ -24,10 +24,11 @@ def modalities(folder: Path) -> list[type[Files]]:
 
 
 def modality_of(paths: Sequence[Path], trusted: Trust = False) -> type[Files]:
-    """The modality of the run that these paths lie in; of loose files that which most belong to, by their endings.
+    """The modality of the run that contains these paths; for other files, the one that most suffixes belong to.
 
     Raises:
-        ValueError: if nobody opens it, or its run's modality has no files.
+        ValueError: if no modality opens them, if they belong to runs of several modalities, or if the run's modality
+            does not implement `Files`.
     """
     of_runs = {kind for path in paths if (kind := modality_of_run(path, trusted))}
     if len(of_runs) > 1:
@@ -39,7 +40,7 @@ def modality_of(paths: Sequence[Path], trusted: Trust = False) -> type[Files]:
 
 
 def modality_of_run(path: Path, trusted: Trust = False) -> type[Modality] | None:
-    """What the manifest says of the run that a path is, or that it lies in: a class by its name, nothing is made.
+    """The modality's class of the run that a path is or is in, by the manifest; None outside of a run. Builds nothing.
 
     Raises:
         ValueError: if it names a class that is not trusted, see `ditmoe.config.trust`.
@@ -52,15 +53,17 @@ def modality_of_run(path: Path, trusted: Trust = False) -> type[Modality] | None
 
 
 def modality_named(found: store.Checkpoint, trusted: Trust = False) -> type[Modality]:
-    """The class that a checkpoint's configuration names; errors as of `modality_of_run`."""
+    """The modality's class in a checkpoint's configuration; errors as in `modality_of_run`."""
     kind = class_at(found.plain.get("config"), "modality", found.path, trusted)
     if not issubclass(kind, Modality):
-        raise ValueError(f"{found.path} names a modality that is none: {kind.__module__}.{kind.__qualname__}")
+        raise ValueError(
+            f"{found.path} must name a modality, got the class {kind.__module__}.{kind.__qualname__}"
+        )
     return kind
 
 
 def modality_by_endings(paths: Sequence[Path]) -> type[Files]:
-    """The modality that most files belong to; those of installed packages are asked if ditmoe's own open not all."""
+    """The modality that most files belong to; installed packages are considered if ditmoe's own do not open all."""
     files = [f for path in paths for f in (files_below(path) if path.is_dir() else [path])]
     endings = [file.suffix.lower() for file in files]
     known = modalities(config_folder())

@@ -1,4 +1,4 @@
-"""Whether guidance can lead one model away from another: what both predict must mean the same."""
+"""Checks that a weaker model can guide another one (autoguidance): their predictions must have the same meaning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from ditmoe.diffusion import Process
 from ditmoe.outside import printable
 
 READ = ("_target_", "encoder", "about")
-"""Options of a conditioning that decide what it reads; the others may differ."""
+"""Options of a conditioning that define its inputs; others may differ."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a model's predictions are of.
+    """What a model predicts.
 
     Attributes:
         modality: its name.
         shape: of a sample.
-        data_facts: what samples are made with (`Modality.data_facts`): classes, scales, the codec of latents.
-        process: what is predicted.
+        data_facts: facts of the training data (`Modality.data_facts`): classes, scales, the codec of latents.
+        process: defines the prediction.
         conditioning: section of the configuration.
     """
 
@@ -34,13 +34,13 @@ class Meaning:
     conditioning: Any
 
     def check_weaker(self, other: "Meaning", name: Any) -> None:
-        """Refuse a weaker model that is of other samples, or predicts something else of them.
+        """Check that a weaker model generates the same kind of samples, and predicts the same quantity.
 
         Args:
-            name: what the person called it.
+            name: of the weaker model, for the error.
 
         Raises:
-            ValueError: one line that says what differs first.
+            ValueError: one line with the first difference.
         """
         pairs = {
             "be of the modality": (self.modality, other.modality),
@@ -51,16 +51,17 @@ class Meaning:
                 raise ValueError(f"guidance_model must {what} {own}, got {its} of {printable(name)}")
         if differs := _first_difference(self.data_facts, other.data_facts):
             raise ValueError(
-                f"guidance_model must have been trained on the same {differs} (samples would mean something else), "
-                f"got another of {printable(name)}"
+                f"guidance_model must have been trained with the same {differs}, or its samples mean something else, "
+                f"got another in {printable(name)}"
             )
         if not _same(_probed(self.process), _probed(other.process)):
             raise ValueError(
-                f"guidance_model must predict what the model does, and {printable(name)} does not: process="
+                f"guidance_model must predict the same quantity as the model, got another process in {printable(name)}"
             )
         if _read(self.conditioning) != _read(other.conditioning):
             raise ValueError(
-                f"guidance_model must be asked for things as the model is, and {printable(name)} is not: conditioning="
+                "guidance_model must have the same conditioning as the model, got another encoder or class in "
+                f"{printable(name)}"
             )
 
 
@@ -69,14 +70,14 @@ def _read(section: Any) -> dict[str, Any]:
 
 
 def _probed(process: Process) -> Tensor:
-    """What is predicted of a datum and of noise at three times; when a process trains at which does not show."""
+    """Corrupted samples and targets of a fixed datum and noise at three times, independent of training's times."""
     datum, noise = torch.tensor([1.0, 0.0]).expand(3, 2), torch.tensor([0.0, 1.0]).expand(3, 2)
     t = torch.tensor([1.0, 500.0, 998.0])
     return torch.stack([process.corrupt(datum, noise, t), process.target(datum, noise, t)])
 
 
 def _first_difference(own: Any, other: Any, name: str = "") -> str:
-    """The name of the first fact that is not the same, "" for none."""
+    """The top-level name of the first fact that differs, "" for none."""
     if isinstance(own, Mapping) and isinstance(other, Mapping):
         for key in sorted({*own, *other}, key=str):
             if key not in own or key not in other:
@@ -88,7 +89,7 @@ def _first_difference(own: Any, other: Any, name: str = "") -> str:
 
 
 def _same(own: Any, other: Any) -> bool:
-    """Equal, but for the last digits of what was fitted."""
+    """Equality, with a tolerance for fitted numbers."""
     numbers = (Tensor, np.ndarray, float)
     if isinstance(own, numbers) and isinstance(other, numbers):
         a, b = torch.as_tensor(own), torch.as_tensor(other)

@@ -1,4 +1,4 @@
-"""Words that a modality brings to the command line and to Python: `length=64` of one with signals."""
+"""Options that a modality adds to the command line and to Python, called words: `length=64` for signals."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -18,27 +18,27 @@ from ditmoe.outside.options import call, check_options
 
 @runtime_checkable
 class Owner(Protocol):
-    """Whoever knows words of its own, as a modality those for the shape of a sample."""
+    """An object with words of its own, such as a modality with those for the shape of a sample."""
 
     @property
     def name(self) -> str:
-        """By which messages speak of it."""
+        """Its name in messages."""
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Word -> what it means, in a few words."""
+        """Word -> short description."""
 
 
 def split_words(
     words: Mapping[str, Any], *owners: Owner, options: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """The words of each owner; one that several know is the first one's.
+    """Distribute words among their owners; the first owner gets a word that several have.
 
     Args:
-        options: words that are taken elsewhere, as those of the command: one of them may have been meant.
+        options: options that are handled elsewhere, such as the command's, for suggestions.
 
     Raises:
-        ValueError: one line, for words that nobody knows: what was probably meant, and all that the owners know.
+        ValueError: one line, for an unknown word, with a suggestion and all known words.
     """
     parts: list[dict[str, Any]] = [{} for _ in owners]
     for word, value in words.items():
@@ -50,10 +50,10 @@ def split_words(
 
 
 def shape_asked(modality: Modality, words: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of a sample by a modality's own words, those that are None left out.
+    """Shape of a sample by a modality's own words; words that are None are ignored.
 
     Raises:
-        ValueError: if they are of the wrong type, or no sample has such a shape.
+        ValueError: if a word has the wrong type, or the shape is impossible.
     """
     given = {word: value for word, value in words.items() if value is not None}
     check_options(modality.name, modality.shape_of, given)
@@ -66,18 +66,18 @@ def shape_asked(modality: Modality, words: Mapping[str, Any]) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class GivenWords:
-    """What a modality's given parts may be told, as one of the owners of words."""
+    """The owner of the words for a modality's given parts."""
 
     modality: Modality
 
     @property
     def name(self) -> str:
-        """By which messages speak of it."""
+        """Its name in messages."""
         return "given"
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Word -> what it means; none of a modality that takes no given parts."""
+        """Word -> short description; empty if the modality has no given parts."""
         return self.modality.given_words if isinstance(self.modality, GivenParts) else {}
 
 
@@ -90,15 +90,17 @@ def parts_asked(
     strength: float | None = None,
     given_guidance: float = 1.0,
 ) -> Parts | None:
-    """What a person gave, None for nothing.
+    """The given parts of a request; None if nothing is given.
 
     Args:
-        shape, words: the modality's own, for the shape of samples and of what is given; those that are None left out.
-        trained: share of the training samples that had parts given.
-        strength: how far what is given is forgotten, None wholly but for what is kept.
+        shape, words: the modality's own words, for the shape of samples and for given parts; None values are ignored.
+        trained: share of the training samples that had given parts.
+        strength: noise level, 0 .. 1, to which the given sample is corrupted; None starts from noise, except the parts
+            to keep.
+        given_guidance: guidance scale of the given parts.
 
     Raises:
-        ValueError: one line, for words without `given`, or what does not fit.
+        ValueError: one line, for words without `given`, or parts that do not fit.
     """
     shape, words = ({k: v for k, v in each.items() if v is not None} for each in (shape, words))
     check_number("given_guidance", given_guidance, -MOST_GUIDANCE, MOST_GUIDANCE)
@@ -120,7 +122,7 @@ def parts_asked(
         return wanted
     told = "this model was not trained with given parts (given=0.7): they are held by replacement"
     if given_guidance != 1:
-        told += ", and given_guidance does nothing"
+        told += ", and given_guidance has no effect"
     kept = wanted.given.known is not None
 
     def more(samples: Tensor) -> Any:

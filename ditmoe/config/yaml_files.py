@@ -1,4 +1,4 @@
-"""YAML files that come from outside: plain, small, and of no more values than they show, before Hydra reads them."""
+"""Checks YAML files from outside before Hydra reads them: small, of plain values, and without exploding aliases."""
 
 from datetime import date
 from pathlib import Path
@@ -9,29 +9,29 @@ import yaml
 from ditmoe.outside import printable, read_regular
 
 LARGEST = 2**17
-"""Bytes of a file."""
+"""Largest file in bytes."""
 MOST, DEEPEST = 100_000, 32
-"""Values of a file, each alias counted as all that it stands for, and levels."""
+"""Most values of a file, with aliases expanded, and most nesting levels."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read(file: Path) -> Any:
-    """What a YAML file holds; errors as of `check`."""
+    """The content of a YAML file; errors as in `check`."""
     return yaml.load(check(file), _LOADER)
 
 
 def check(file: Path) -> bytes:
-    """The bytes of a YAML file that can be read.
+    """Check a YAML file, and return its bytes.
 
     Raises:
-        OSError, ValueError: one line, for what is no plain file or no YAML, too large, too deep, or of aliases of
-            aliases, which stand for any number of values.
+        OSError, ValueError: one line, if it is not a regular file, not YAML, too large, too deep, or has nested
+            aliases that expand to too many values.
     """
     content = read_regular(file, LARGEST)
-    if (why := _no_utf8(content)) is not None:  # which PyYAML reads, and Hydra does not
+    if (why := _no_utf8(content)) is not None:  # PyYAML reads other encodings, but Hydra does not
         raise ValueError(f"{printable(file)} is no YAML that is read: it must be UTF-8, {why}")
     sizes: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchors, and the values in what they name so far
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchor and number of values of each
     try:
         for event in yaml.parse(content, _LOADER):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -41,14 +41,14 @@ def check(file: Path) -> bytes:
                 if isinstance(event, yaml.CollectionEndEvent):
                     anchor, size = open_nodes.pop()
                 elif isinstance(event, yaml.AliasEvent):
-                    anchor, size = None, sizes.get(event.anchor or "", MOST)  # of itself there is no end
+                    anchor, size = None, sizes.get(event.anchor or "", MOST)  # MOST: within its own node
                 else:
                     anchor = event.anchor
                 if anchor is not None:
                     sizes[anchor] = size
                 open_nodes[-1] = open_nodes[-1][0], open_nodes[-1][1] + size
             if len(open_nodes) > DEEPEST or open_nodes[-1][1] >= MOST:
-                raise ValueError("it is nested too deeply, or holds too much")
+                raise ValueError("it is nested too deeply, or holds too many values")
         _check_plain(yaml.load(content, _LOADER))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()).partition("; use sys.")[0][:200]
@@ -65,9 +65,9 @@ def _no_utf8(content: bytes) -> str | None:
 
 
 def _check_plain(value: Any) -> None:
-    """Raises ValueError for sets, bytes, dates and keys that are no names, which Hydra fails by without a word."""
+    """Raises ValueError for sets, bytes, dates and invalid keys, on which Hydra fails without a message."""
     if isinstance(value, set | bytes | tuple | date):
-        raise ValueError(f"it must hold texts, numbers, lists and sections, got {type(value).__name__}")
+        raise ValueError(f"it must hold strings, numbers, lists and sections, got {type(value).__name__}")
     for key in value if isinstance(value, dict) else ():
         if not isinstance(key, str | int | float):
             raise ValueError(f"its keys must be names, got {key}")

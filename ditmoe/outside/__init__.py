@@ -1,4 +1,4 @@
-"""What comes from outside, checked where it comes in: names, paths, files, arrays and options."""
+"""Checks untrusted input where it enters: names, paths, files, arrays and options."""
 
 from ditmoe.outside.arrays import Arrays, about_array, array_shape, check_items, load_array
 from ditmoe.outside.device import device, has_cuda, using_device

@@ -1,4 +1,4 @@
-"""NumPy's files of strangers: no array is made before it is known that the file can have it."""
+"""Reads untrusted .npy and .npz files; an array is allocated only if the file can contain it."""
 
 import functools
 import io
@@ -15,16 +15,16 @@ import numpy as np
 from ditmoe.outside.paths import Plain, may_hold, open_regular, printable
 
 LEAST_BYTES, FEW = 16, 1000
-"""Of a file for each sample of a set, and samples that may be smaller still: a few kilobytes of zeros are millions of
-pictures of a pixel, or of clouds of a point, each of which is made, measured or shown."""
+"""Least bytes of a file per sample, and the number of samples that may have fewer. Otherwise a few kilobytes of zeros
+would be millions of pictures of one pixel, or clouds of one point, each of which is processed."""
 _HEADER = 128
-"""Bytes that NumPy writes in front of an array with few axes."""
+"""Bytes of NumPy's header for an array with few axes."""
 LONGEST_HEADER = 10_000
-"""Bytes of a header that are read at all: NumPy takes no longer one, but has it in memory before it says so."""
+"""Most bytes of a header that are read: NumPy rejects longer ones, but only after reading them into memory."""
 
 
 def check_items(count: int, path: Path) -> None:
-    """Raises ValueError for a set of more samples than can be in its file."""
+    """Raises ValueError for a set of too many samples for the size of its file."""
     if count > max(FEW, (size := path.stat().st_size) // LEAST_BYTES):
         raise ValueError(
             f"a set must have {LEAST_BYTES} bytes of its file for each sample, got {count} in {size} bytes"
@@ -32,13 +32,13 @@ def check_items(count: int, path: Path) -> None:
 
 
 def load_array(path: Path, rows: int | Sequence[int] | None = None) -> np.ndarray:
-    """The array of a .npy, or one or several items of it along its first axis, of which alone memory is taken.
+    """The array of a .npy file, or only the items at `rows` along its first axis.
 
-    It is read and not mapped: a mapped file that somebody cuts off meanwhile ends the process without a word (SIGBUS).
+    The file is read and not mapped: truncating a mapped file would kill the process by SIGBUS.
 
     Raises:
-        OSError, ValueError: if it is no plain file, or has no whole array of plain numbers.
-        IndexError: if it has no such items.
+        OSError, ValueError: if it is not a regular file, or does not hold a complete array of numbers.
+        IndexError: if `rows` is out of range.
     """
     with open_regular(path) as stream:
         shape, dtype, begin = _opened(stream, path)
@@ -50,7 +50,7 @@ def load_array(path: Path, rows: int | Sequence[int] | None = None) -> np.ndarra
         found = []
         for row in [rows] if isinstance(rows, int) else rows:
             if not -shape[0] <= row < shape[0]:
-                raise IndexError(f"{printable(path)} has {shape[0]} items, none is number {row}")
+                raise IndexError(f"{printable(path)} has {shape[0]} items, got the index {row}")
             stream.seek(begin + int(row) % shape[0] * size)
             if len(data := stream.read(size)) < size:
                 raise ValueError(f"{printable(path)} is damaged: it ends too early")
@@ -59,20 +59,20 @@ def load_array(path: Path, rows: int | Sequence[int] | None = None) -> np.ndarra
 
 
 def about_array(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array of a .npy; nothing else of it is read. Errors as of `load_array`."""
+    """Shape and type of the array of a .npy file, from its header. Errors as in `load_array`."""
     with open_regular(path) as stream:
         return _opened(stream, path)[:2]
 
 
 def _opened(stream: Plain, path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int | None]:
-    """Shape and type of an array, and where its items begin, unless they lie across each other (Fortran's order)."""
+    """Shape, type and byte offset of an array; the offset is None in Fortran order, where items are not contiguous."""
     if not stream.peek(1):
         raise ValueError(f"{printable(path)} must hold an array, got an empty file")
     shape, across, dtype = _read_header(stream)
     if dtype.hasobject:
         raise ValueError("an array must be of plain numbers, got objects")
-    if not dtype.itemsize:  # of which a hundred bytes hold any number
-        raise ValueError(f"{printable(path)} must hold values of a size, got {shape} of none")
+    if not dtype.itemsize:  # a hundred bytes could hold any number of them
+        raise ValueError(f"{printable(path)} must hold values of at least a byte, got {shape} of none")
     begin = stream.tell()
     promised, there = begin + math.prod(shape) * dtype.itemsize, os.fstat(stream.fileno()).st_size
     if there < promised:
@@ -81,24 +81,24 @@ def _opened(stream: Plain, path: Path) -> tuple[tuple[int, ...], np.dtype[Any], 
 
 
 def array_shape(path: Path) -> tuple[int, ...]:
-    """The shape of the array of a .npy, by its header; nothing else is read, the file's size is compared with it.
+    """The shape of the array of a .npy file, from its header, which is checked against the file's size.
 
     Raises:
-        OSError, ValueError: if it is no plain file, or has no whole array of plain numbers.
+        OSError, ValueError: if it is not a regular file, or does not hold a complete array of numbers.
     """
     with open_regular(path) as stream:
         try:
             shape, promised = _promised(stream.read(_HEADER))
-        except ValueError:  # a longer one, or none
+        except ValueError:  # the header is longer, or invalid
             return about_array(path)[0]
         if (there := os.fstat(stream.fileno()).st_size) < promised:
             raise ValueError(f"{printable(path)} must have {promised} bytes by its header, got {there}")
         return shape
 
 
-@functools.lru_cache(maxsize=64)  # most files of a set begin alike
+@functools.lru_cache(maxsize=64)  # most files of a set have the same header
 def _promised(head: bytes) -> tuple[tuple[int, ...], int]:
-    """The shape that a header promises, and the size of a file with such an array."""
+    """The shape that a header declares, and the size of a file with such an array in bytes."""
     stream = io.BytesIO(head)
     shape, _, dtype = _read_header(stream)
     if dtype.hasobject:
@@ -107,14 +107,14 @@ def _promised(head: bytes) -> tuple[tuple[int, ...], int]:
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of a .npz by name, each read when it is asked for; close it, or use it in a `with` statement.
+    """The arrays of a .npz file by name, each read on access; close it, or use it in a `with` statement.
 
-    All that is read together may be what `outside.may_hold` of the file's size; members that are no arrays are not
-    there.
+    All arrays read together are limited to `outside.may_hold` of the file's size. Members that are not arrays are
+    omitted.
 
     Raises:
-        OSError, ValueError: if it is no plain file or no whole zip archive; with an array, if that is damaged, of
-            objects, or larger.
+        OSError, ValueError: if it is not a regular file, or not a complete zip archive; on access, if an array is
+            damaged, holds objects, or exceeds the limit.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,13 +151,13 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self._members)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._members  # Mapping's own would read it
+        return name in self._members  # Mapping's default would read the array
 
     def about(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type that an array's header promises; nothing else of it is read.
+        """Shape and type of an array, from its header.
 
         Raises:
-            ValueError: if it is damaged, of objects, or promises more than its member has.
+            ValueError: if it is damaged, holds objects, or its header declares more bytes than its member has.
         """
         info = self._members[name]
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -205,11 +205,11 @@ _BY_VERSION: dict[tuple[int, int], tuple[int, Any]] = {
     (1, 0): (2, np.lib.format.read_array_header_1_0),
     (2, 0): (4, np.lib.format.read_array_header_2_0),
 }
-"""Bytes that say how long a header is, and what reads both."""
+"""By version: the bytes that hold a header's length, and the function that reads length and header."""
 
 
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether it lies in Fortran's order, and type."""
+    """Shape of an array, whether it is in Fortran order, and its type."""
     try:
         version = np.lib.format.read_magic(stream)
         if version not in _BY_VERSION:
@@ -225,6 +225,6 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         return shape, across, dtype
     except OSError:
         raise
-    except Exception as error:  # of headers in Python's words, with its tokenizer's errors, in paragraphs
+    except Exception as error:  # a header is a Python literal, whose parse errors may have several paragraphs
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ValueError(printable(reason[:200])) from error

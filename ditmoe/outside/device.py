@@ -1,4 +1,4 @@
-"""Where tensors are computed: one place decides, for every command and every metric."""
+"""The device of tensors, decided here for every command and every metric."""
 
 import re
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 KINDS = ("cpu", "cuda", "mps", "xpu")
 AUTO = "auto"
 NUMBER = "(0|[1-9][0-9]?)"
-"""As torch reads it: ASCII, without a zero in front; from 128 on it becomes another device's."""
-_wanted = [AUTO]  # the last one counts, also in threads; `using_device` takes its own away again
+"""Device index as torch parses it: ASCII, without leading zeros; from 128 on, torch wraps it to another device."""
+_wanted = [AUTO]  # the last one counts, also in threads; `using_device` removes its own
 
 
 @contextmanager
 def using_device(word: Any) -> Iterator[None]:
-    """Within it `device` is the one of this word: auto, or cpu, cuda, cuda:1, mps, xpu.
+    """Within this context, `device` returns the device of this name: auto, cpu, cuda, cuda:1, mps or xpu.
 
     Raises:
-        ValueError: for another word, or one that names what is not there. `auto` and `cpu` are answered without torch.
+        ValueError: for another name, or a device that does not exist. `auto` and `cpu` do not import torch.
     """
     word = check_device(word)
     if word not in (AUTO, "cpu"):
@@ -32,7 +32,7 @@ def using_device(word: Any) -> Iterator[None]:
         elif found.index is not None:
             import torch
 
-            torch.cuda.set_device(found)  # kernels are launched on the current one
+            torch.cuda.set_device(found)  # kernels are launched on the current device
     _wanted.append(word)
     try:
         yield
@@ -41,19 +41,19 @@ def using_device(word: Any) -> Iterator[None]:
 
 
 def check_device(word: Any) -> str:
-    """Raises ValueError unless it is a word for a device."""
+    """The same word; ValueError unless it names a device."""
     if isinstance(word, str) and re.fullmatch(rf"{AUTO}|cpu|({'|'.join(KINDS[1:])})(:{NUMBER})?", word):
         return word
     kinds = ", ".join([AUTO, *KINDS])
     raise ValueError(
-        f"device must be one of {kinds}, or one by its number such as cuda:1, got {printable(word)}"
+        f"device must be one of {kinds}, or one with an index such as cuda:1, got {printable(word)}"
     )
 
 
 def device() -> "torch.device":
-    """The one that was asked for; by default the accelerator that torch finds, and a CPU where there is none.
+    """The requested device; by default the accelerator that torch finds, else the CPU.
 
-    MPS is taken only where it is asked for: it has no float64, which averages and positions are computed in.
+    MPS is used only if requested: it has no float64, in which averages and positions are computed.
     """
     import torch
 
@@ -64,7 +64,7 @@ def device() -> "torch.device":
 
 
 def has_cuda() -> bool:
-    """Whether what is computed is computed on CUDA."""
+    """Whether `device` is a CUDA device."""
     return device().type == "cuda"
 
 

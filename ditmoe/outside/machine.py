@@ -1,4 +1,4 @@
-"""What this process may have of the machine, asked in one place before memory is taken."""
+"""The memory available to this process, checked before large allocations."""
 
 import math
 import os
@@ -6,28 +6,28 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-LARGEST_FILE = 2**16  # bytes of what the kernel says about itself
+LARGEST_FILE = 2**16  # bytes read from a file of the kernel
 
 
 def memory(root: Path = Path("/")) -> float:
-    """Bytes that this process can have at the most: of the machine, or what is left of its control groups.
+    """Bytes that this process can use: the machine's memory, or what remains of its control groups if that is less.
 
-    A container or a job of a cluster has a limit of its own (Linux's cgroups, version 2 or 1; each group above counts,
-    too), and is killed, not told, when it takes more. Pages of files, which the kernel gives back, count as free.
+    A container or a cluster job has a limit of its own (Linux cgroups, version 2 or 1, including all parent groups),
+    and is killed without an error when it exceeds it. Page cache, which the kernel can reclaim, counts as free.
 
     Args:
-        root: of the file system whose /proc and /sys are asked.
+        root: of the file system whose /proc and /sys are read.
     """
     return min([_physical(), *(left for group in _groups(root) if (left := _left(*group)) is not None)])
 
 
 def check_memory(needed: float, what: str, advice: str = "") -> None:
-    """Refuse what this machine cannot hold, before anything is allocated.
+    """Raise if something does not fit into memory, before anything is allocated.
 
     Args:
-        needed: bytes at the very least.
-        what: that needs them, in the plural.
-        advice: what helps.
+        needed: lower bound in bytes.
+        what: what needs them, in the plural.
+        advice: how to need less.
 
     Raises:
         ValueError: one line.
@@ -40,12 +40,12 @@ def check_memory(needed: float, what: str, advice: str = "") -> None:
 
 
 def _in_gb(number: float) -> str:
-    number = min(number, 1e300) / 1e9  # an absurd request is a whole number that no float holds
+    number = min(number, 1e300) / 1e9  # `number` may be an integer that exceeds any float
     return f"{number:.1f}" if number < 10 else f"{number:.0f}" if number < 1e9 else f"{number:.0e}"
 
 
 def _physical() -> float:
-    """Without end where the system does not say."""
+    """Bytes of physical memory; infinity if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -53,9 +53,9 @@ def _physical() -> float:
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
-    """Folders of this process's groups, from its own to the uppermost, and their files: limit, use, page cache.
+    """Folders of this process's control groups, from its own to the root, and the names of limit, usage and page cache.
 
-    Some of them are not there: in a container the path may be the host's, and only the uppermost can be seen.
+    Some folders may not exist: in a container the path may be the host's, and only the root group is visible.
     """
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
@@ -75,7 +75,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
 
 
 def _left(folder: Path, limit: str, use: str, cache: str) -> float | None:
-    """Bytes that a group may still have; None where it has no limit."""
+    """Bytes that a group may still allocate; None if it has no limit."""
     most, used = _read(folder / limit).strip(), _read(folder / use).strip()
     if not most.isdigit():  # "max", or no such group
         return None
@@ -85,7 +85,7 @@ def _left(folder: Path, limit: str, use: str, cache: str) -> float | None:
 
 
 def _read(file: Path) -> str:
-    """Nothing where there is no such file; those of the kernel have no size."""
+    """The text of a kernel file, whose size is not known in advance; "" if there is none."""
     try:
         with open(file, "rb") as stream:
             return stream.read(LARGEST_FILE).decode(errors="replace")

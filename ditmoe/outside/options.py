@@ -1,4 +1,4 @@
-"""What may stand in a configuration: numbers that are numbers, and the options that a class takes by its signature."""
+"""Checks values of a configuration: numbers and their bounds, and options against the signature of their class."""
 
 import inspect
 import math
@@ -12,11 +12,11 @@ from typing import Any, Union, get_args, get_origin
 import numpy as np
 
 LARGEST_SEED = LARGEST_WHOLE = 2**63 - 1
-"""What all generators take, those of NumPy and torch, and what fits their integers at all."""
+"""Largest seed of the generators of NumPy and torch, and largest value of their integers."""
 LARGEST_NUMBER = 1e30
-"""What still can be multiplied by something in float32; beyond it products become infinite, and no whole number."""
+"""Bound on numbers, which leaves room for products in float32; larger ones become infinite."""
 LONGEST_SHOWN = 200
-"""Characters of a value that is no number, in the line that refuses it: a stranger's may have millions."""
+"""Characters of an invalid value that an error shows; values of untrusted files may have millions."""
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -32,7 +32,7 @@ WORDS = {
 
 
 def check_numbers(value: Any, name: str = "") -> None:
-    """Refuse numbers of a configuration that are none, and those that no generator or tensor takes, wherever they are.
+    """Raise for numbers in nested values that are not finite, or too large for generators and tensors.
 
     Raises:
         ValueError: naming the first.
@@ -51,7 +51,7 @@ def check_numbers(value: Any, name: str = "") -> None:
 
 
 def largest_words(config: Any, most: int = 3) -> str:
-    """The largest numbers of a configuration, with their names; what is too large is most likely one of them."""
+    """The largest numbers of a configuration with their names, for an error about numbers that are too large."""
     found: list[tuple[float, str]] = []
 
     def walk(node: Any, name: str) -> None:
@@ -78,15 +78,15 @@ def check_number(
     below: float = math.inf,
     whole: bool = False,
 ) -> None:
-    """Refuse what is not a finite number within bounds.
+    """Raise unless a value is a finite number within bounds.
 
     Args:
-        least, most: bounds that are allowed.
-        above, below: bounds that are not.
-        whole: an integer.
+        least, most: inclusive bounds.
+        above, below: exclusive bounds.
+        whole: whether it must be an integer.
 
     Raises:
-        ValueError: one line that says what must hold and what came.
+        ValueError: one line with what must hold and what it got.
     """
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     number = number and abs(value) < math.inf
@@ -104,24 +104,24 @@ def check_number(
 
 
 class TooFewError(ValueError):
-    """There are too few samples to be measured, which keeps nobody from training on them."""
+    """There are too few samples for a metric; training on them is possible."""
 
 
 PLAIN = str | int | float | list | tuple | dict | None
-"""What stands in a YAML."""
+"""Types of plain values in a YAML file."""
 
 
 class Part(partial):
-    """A class with some of its options, whose others come later; then all must fit."""
+    """A class with some of its options; the others are given, and all are checked, when it is called."""
 
     name: str
 
     @classmethod
     def of(cls, name: str, target: Callable[..., Any], options: Mapping[str, Any]) -> "Part":
-        """Of a target that a configuration calls `name`.
+        """A part of a target that a configuration calls `name`.
 
         Raises:
-            ValueError: for an option that it does not take, or of the wrong type.
+            ValueError: for an option that the target does not accept, or of the wrong type.
         """
         check_options(name, target, options)
         part = cls(target, **options)
@@ -133,10 +133,10 @@ class Part(partial):
 
 
 def call(name: str, target: Callable[..., Any], *values: Any, **options: Any) -> Any:
-    """Make something.
+    """Call a class or a function that a configuration calls `name`.
 
     Raises:
-        ValueError: in place of the TypeError for an option that it does not take, or one that is missing.
+        ValueError: instead of TypeError, for an option that it does not accept, or one that is missing.
     """
     known, others = parameters(target)
     needed = [each for each in known.values() if each.default is each.empty and not others]
@@ -152,7 +152,7 @@ def call(name: str, target: Callable[..., Any], *values: Any, **options: Any) ->
 
 
 def check_options(name: str, target: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse options that a target does not take, and values of another type than its signature has.
+    """Raise for options that a target does not accept, and for values of another type than in its signature.
 
     Raises:
         ValueError: naming target and option.
@@ -168,7 +168,7 @@ def check_options(name: str, target: Callable[..., Any], options: Mapping[str, A
 
 
 def check_names(name: str, known: Mapping[str, Any], others: bool, options: Mapping[str, Any]) -> None:
-    """Raises ValueError for options that are not known, unless others are taken as well."""
+    """Raises ValueError for options that are not known, unless `others` are accepted."""
     if not others and (unknown := [key for key in options if key not in known]):
         raise ValueError(
             f"{name} does not take {', '.join(unknown)}; it takes {', '.join(known) or 'no options'}"
@@ -176,7 +176,7 @@ def check_names(name: str, known: Mapping[str, Any], others: bool, options: Mapp
 
 
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Options of a class or a function by name, with those that it hands on to a parent; whether it takes others."""
+    """Options of a class or a function by name, with those it passes to a parent; and whether it accepts others."""
     found: dict[str, inspect.Parameter] = {}
     makers = (
         [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
@@ -197,7 +197,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a plain value of a configuration may stand where a signature says `kind`; other values always may."""
+    """Whether a plain value of a configuration fits the annotation `kind`; other values always do."""
     origin, inner = get_origin(kind), get_args(kind)
     if not isinstance(value, PLAIN):
         return True
@@ -228,21 +228,21 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def _is_maker(kind: Any) -> bool:
-    """Whether a signature asks for what makes something."""
+    """Whether an annotation is a callable, which builds the value later."""
     if get_origin(kind) in (Union, UnionType):
         return any(map(_is_maker, get_args(kind)))
     return Callable in (kind, get_origin(kind))
 
 
 def callable_or_array(shape: type) -> bool:
-    """What no plain value is."""
-    from torch import Tensor  # a second, which a mistake on the command line should not wait for
+    """Whether a type is a callable, a tensor or an array, which no plain value is."""
+    from torch import Tensor  # takes a second, so not for errors of the command line
 
     return shape is Callable or issubclass(shape, Tensor | np.ndarray)  # type: ignore[comparison-overlap]
 
 
 def in_words(kind: Any) -> str:
-    """What a signature asks for."""
+    """An annotation in words, for an error."""
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(in_words, get_args(kind))))
     shape = get_origin(kind) or kind

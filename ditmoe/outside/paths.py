@@ -1,4 +1,4 @@
-"""Names, files and folders that strangers made: what may be printed, written and opened of them."""
+"""Untrusted names, files and folders: how to print, write and open them safely."""
 
 import codecs
 import errno
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_JSON = 100_000_000
-"""Bytes of a file of JSON that says what something is; a manifest of a thousand files has a hundredth."""
+"""Largest JSON file in bytes; a manifest of a thousand files has a hundredth of that."""
 DEEPEST_JSON = 100
 """Levels of what stands in one."""
 LONGEST_NUMBER = 400
 """Digits of a whole number in JSON; the largest that a float can be has 309."""
 LONGEST = 120
-"""Bytes of a file name made of someone's name; file systems take 255 with what is added."""
+"""Bytes of a file name made from an untrusted name; with additions it must stay below the file systems' 255."""
 FREE, GROWTH = 128 * 2**20, 100
-"""What a compressed file may become in memory: so many bytes, or so many times its own (`may_hold`)."""
+"""A compressed file may become this many bytes in memory, or this many times its size (`may_hold`)."""
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _UNSAFE = re.compile(r'[/\\<>:"|?*]')
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Unicode categories that a screen obeys or hides: controls, directions, lone surrogates, line ends."""
-_JOINERS = "\u200c\u200d"  # they hide nothing, and Persian or an emoji is another word without
+"""Unicode categories that a terminal executes or hides: controls, directions, lone surrogates, line ends."""
+_JOINERS = "\u200c\u200d"  # harmless, and needed in Persian words and emoji
 
 
 def _is_hidden(letter: str) -> bool:
@@ -37,12 +37,12 @@ def _is_hidden(letter: str) -> bool:
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Text of a stranger on one line, as it may reach a terminal, a log or a page: controls become \x1b, \u202e, ...
+    r"""Untrusted text on one line, safe for a terminal, a log or a page: controls become \x1b, \u202e, ...
 
-    Ordinary letters of any script stay; names of files that are not UTF-8 show their bytes as \xe9.
+    Letters of any script are kept; bytes in file names that are not UTF-8 are shown as \xe9.
 
     Args:
-        keep: controls that stay, such as the ends of lines.
+        keep: control characters to keep, such as line ends.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
@@ -58,10 +58,10 @@ def _escaped(letter: str) -> str:
 
 
 def decoded(content: bytes, errors: str = "surrogateescape") -> str:
-    """Text in UTF-8, or UTF-16 as Windows writes it, with or without a mark.
+    """Decode UTF-8, or UTF-16 as Windows writes it, with or without a byte order mark.
 
     Args:
-        errors: what becomes of bytes that are no UTF-8; the default keeps them, as Python does in names of files.
+        errors: how to treat bytes that are not UTF-8; the default keeps them, as Python does in file names.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -72,10 +72,10 @@ def decoded(content: bytes, errors: str = "surrogateescape") -> str:
 
 
 def file_name(text: object, longest: int = LONGEST) -> str:
-    """A name, as of a class, as part of a file's name on any system: it leads nowhere, hides nothing, is not too long.
+    """A name, such as of a class, as a safe part of a file name on any system: no path, no hidden characters.
 
-    What cannot stand becomes `_`, and the end is cut off behind `longest` bytes; two names may become one, so a number
-    must follow where files are not to meet (`file_names`).
+    Invalid characters become `_`, and the result is cut to `longest` bytes. Different names may become equal; use
+    `file_names` where files must differ.
     """
     name = "".join("_" if _is_hidden(c) else c for c in str(text))
     name = _UNSAFE.sub("_", name).strip(" ")
@@ -85,15 +85,15 @@ def file_name(text: object, longest: int = LONGEST) -> str:
 
 
 def file_names(names: Iterable[object], taken: Collection[str] = ()) -> list[str]:
-    """Names as parts of file names that differ from each other, also where capitals are small letters.
+    """Names as parts of file names that are distinct, also on file systems that ignore case.
 
     Args:
-        taken: further names that none of them may have.
+        taken: names that are already in use.
     """
     seen = {name.casefold() for name in taken}
     given: list[str] = []
     for name in names:
-        first = safe = file_name(name, LONGEST + 40)  # with the number of one that was cut
+        first = safe = file_name(name, LONGEST + 40)  # leaves room for a number that follows a cut name
         number = 1
         while safe.casefold() in seen:
             number += 1
@@ -104,25 +104,25 @@ def file_names(names: Iterable[object], taken: Collection[str] = ()) -> list[str
 
 
 def tell(text: object, file: Any = None) -> None:
-    """Print what holds a stranger's words on stderr, or another stream, as one line."""
+    """Print text that may be untrusted as one line on stderr, or another stream."""
     print(printable(text), file=file or sys.stderr)
 
 
 def in_python(text: str) -> str:
-    r"""A text as it is typed in Python, on one line: what a screen would obey or hide is \n, \u202e, ..."""
+    r"""A text as a Python literal on one line: control and hidden characters become \n, \u202e, ..."""
     return f'"{text}"' if text.isprintable() and not {'"', "\\"} & {*text} else repr(text)
 
 
 def may_hold(stored: int) -> int:
-    """Bytes in memory that a compressed file of so many bytes may ask for, before any are taken.
+    """Bytes of memory that a compressed file of `stored` bytes may need, to check before allocating.
 
-    Data that are smaller still when compressed are honest but rare: raise `FREE` or `GROWTH`, or store them plainly.
+    Data that compress better are legitimate but rare: raise `FREE` or `GROWTH`, or store them uncompressed.
     """
     return max(FREE, GROWTH * stored)
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path, links followed, is a plain file: no folder, FIFO, device or socket."""
+    """Whether a path, with links followed, is a regular file: no folder, FIFO, device, socket or file of the kernel."""
     try:
         about = os.stat(path)
         return stat.S_ISREG(about.st_mode) and about.st_dev not in _of_the_kernel()
@@ -132,7 +132,7 @@ def is_regular(path: Path) -> bool:
 
 @functools.cache
 def _of_the_kernel() -> frozenset[int]:
-    """Devices of /proc and /sys: their files say that they are plain, have no true size, and some never end."""
+    """Device numbers of /proc and /sys, whose files look regular, but have no true size, and may be endless."""
     found = set()
     for place in ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/fs/cgroup"):
         with suppress(OSError):
@@ -142,7 +142,7 @@ def _of_the_kernel() -> frozenset[int]:
 
 
 class Plain(io.BufferedReader):
-    """A plain file whose reader is never given memory for more than the file has, whatever it asks for."""
+    """A regular file; reading allocates no more memory than the file has bytes, whatever size is requested."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > 2**16:
@@ -151,44 +151,44 @@ class Plain(io.BufferedReader):
 
 
 def open_regular(path: Path, most: int | None = None) -> Plain:
-    """Open a plain file for reading; nothing else is opened or waited for.
+    """Open a regular file for reading; anything else is rejected without opening or blocking.
 
     Args:
-        most: bytes that it may have.
+        most: largest size in bytes.
 
     Raises:
         OSError: if it cannot be opened.
-        ValueError: if it is a FIFO, a device, a socket or a folder, or larger, or its size is all but holes.
+        ValueError: if it is a FIFO, a device, a socket or a folder, or too large, or almost all of it is holes.
     """
-    about = os.stat(path)  # before it is opened, which some devices take for an order
+    about = os.stat(path)  # before opening, which acts on some devices
     if about.st_dev in _of_the_kernel():
-        raise ValueError(f"{printable(path)} must be a file of someone's data: it is one of the kernel's")
+        raise ValueError(f"{printable(path)} must be a file of data, got one of the kernel (/proc, /sys)")
     if holes := stat.S_ISREG(about.st_mode):
-        # What says that it is empty is not asked: some files of /proc are never at an end.
+        # A file of size 0 is not opened: some files of /proc never end.
         place = path if about.st_size else os.devnull
         handle = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         about = os.fstat(handle) if about.st_size else about
         holes = _is_hollow(handle, about)
         if stat.S_ISREG(about.st_mode) and not holes and (most is None or about.st_size <= most):
-            return Plain(io.FileIO(path, "rb", opener=lambda *_: handle))  # which knows its name
+            return Plain(io.FileIO(path, "rb", opener=lambda *_: handle))  # has the file's name
         os.close(handle)
     if holes:
         raise ValueError(
-            f"{printable(path)} must hold what its size promises: {about.st_size} bytes are all but holes"
+            f"{printable(path)} must hold as much as its size states, got {about.st_size} bytes of mostly holes"
         )
     if stat.S_ISREG(about.st_mode):
         raise ValueError(f"{printable(path)} must have at most {most} bytes, got {about.st_size}")
-    raise ValueError(f"{printable(path)} must be a plain file: it is a folder, a pipe or a device")
+    raise ValueError(f"{printable(path)} must be a plain file, got a folder, a pipe or a device")
 
 
 def _is_hollow(handle: int, about: os.stat_result) -> bool:
-    """Whether a large file was hardly written: a few bytes of an archive become terabytes of holes so."""
+    """Whether a large file is almost all holes; an archive of a few bytes can unpack to terabytes of them."""
     stored = 512 * getattr(about, "st_blocks", 0)
     if about.st_size <= may_hold(stored):
         return False
     if stored:
         return True
-    try:  # some file systems count no blocks
+    try:  # some file systems do not report blocks
         os.lseek(handle, 0, os.SEEK_DATA)
     except (AttributeError, OSError) as error:
         return getattr(error, "errno", None) == errno.ENXIO
@@ -198,9 +198,9 @@ def _is_hollow(handle: int, about: os.stat_result) -> bool:
 
 @contextmanager
 def in_utf8(path: Path) -> Iterator[Path]:
-    """The same file by a path in UTF-8, to which some libraries keep, whatever its folder's name is.
+    """A path in UTF-8 to the same file, for libraries that need one, even if its folder's name is not UTF-8.
 
-    That is by a handle on the folder, as Linux has it; elsewhere there are no other names.
+    It leads through a handle of the folder in Linux's /proc; on other systems all names are Unicode.
     """
     handle = None
     try:
@@ -216,22 +216,22 @@ def in_utf8(path: Path) -> Iterator[Path]:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The bytes of a plain file; errors as of `open_regular`."""
+    """The bytes of a regular file; errors as in `open_regular`."""
     with open_regular(path, most) as stream:
         return stream.read()
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON for `json.loads(object_pairs_hook=)`.
+    """A JSON object, for `json.loads(object_pairs_hook=)`.
 
     Raises:
-        ValueError: if a name stands in it twice, of which each program takes another one.
+        ValueError: if a name occurs twice, which programs resolve differently.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"it says {printable(name)[:60]} twice")
+        raise ValueError(f"it has the name {printable(name)[:60]} twice")
     return found
 
 
@@ -251,16 +251,16 @@ def _whole(digits: str) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, of at most `LARGEST_JSON` bytes.
+    """The content of a JSON file of at most `LARGEST_JSON` bytes.
 
     Raises:
-        OSError, ValueError: one line, if it cannot be opened, is too large, is no JSON, or says something twice.
+        OSError, ValueError: one line, if it cannot be opened, is too large, too deep or not JSON, or repeats a name.
     """
     text = read_regular(path, LARGEST_JSON)
     try:
         content = parse_json(text)
         level = [content] if isinstance(content, dict | list) else []
-        for _ in range(DEEPEST_JSON):  # whoever copies or prints it goes down by calls, which soon end
+        for _ in range(DEEPEST_JSON):  # copying and printing recurse, which Python limits
             level = [
                 inner
                 for outer in level
@@ -275,7 +275,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; errors as of `read_json`, and ValueError unless that is an object."""
+    """The object in a JSON file; errors as in `read_json`, and ValueError if it is not an object."""
     content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{printable(file)} must hold a JSON object, got {type(content).__name__}")

@@ -1,4 +1,4 @@
-"""How long all of a stranger's files are worked on together, where each of them may take seconds."""
+"""A limit on the time spent on untrusted files, each of which may take seconds."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,28 +7,28 @@ from pathlib import Path
 from ditmoe.outside.paths import is_regular, tell
 
 SECONDS, SECONDS_PER_MB = 10.0, 0.5
-"""For any files, and beside them for what they hold: a kilobyte can be a picture, or a clip, that takes seconds, and
-photographs of a megabyte take a tenth of one."""
+"""Seconds for any set of files, and additional ones per megabyte: a kilobyte can be a picture or a clip that takes
+seconds, while a photograph of a megabyte takes a tenth of one."""
 
 
 class Patience:
-    """Time that is left, of this process's own work: others that keep the machine busy take none of it.
+    """The time left, in CPU seconds of this process, so that other processes do not use it up.
 
     Args:
-        seconds: of all files, whatever they hold.
+        seconds: for all files, in addition to that for their sizes.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._until = time.process_time() + seconds
 
     def grow(self, files: Iterable[Path]) -> None:
-        """Have more of it for the bytes of these files, the plain ones among them."""
+        """Add time for the sizes of these files; only regular files count."""
         size = sum(file.stat().st_size for file in files if is_regular(file))
         self._until += SECONDS_PER_MB * size / 1e6
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing further is begun."""
+        """Whether no further file should be started."""
         return time.process_time() > self._until
 
 

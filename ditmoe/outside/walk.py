@@ -1,4 +1,4 @@
-"""The files below a folder, at any number: each folder is read once, and nothing is asked of a plain file."""
+"""Walks through any number of files below a folder; reads each folder once, and does not stat regular files."""
 
 import os
 from bisect import bisect_left
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Parts = tuple[str, ...]
-"""A path below another, by its folders."""
+"""The components of a path relative to the top folder."""
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What a folder holds, by name and sorted.
+    """The sorted names in a folder.
 
     Attributes:
-        files: plain ones, of which links to such are a part.
-        folders: links to folders are a part.
-        special: FIFOs, devices, sockets, links that lead nowhere.
-        linked: which of the folders are links.
-        fixed: no link among them, so that they stay what they are until the folder changes.
+        files: regular files, and links to them.
+        folders: folders, and links to them.
+        special: FIFOs, devices, sockets, broken links.
+        linked: those of `folders` that are links.
+        fixed: whether there are no links, so that the kinds cannot change unless the folder does.
     """
 
     files: list[str]
@@ -30,11 +30,11 @@ class Entries:
 
 
 Read = Callable[[Parts, str, os.stat_result], Entries]
-"""What a folder holds, of its path below the top, its own path, and what the system says of it."""
+"""Reads the entries of a folder, given its components below the top, its path and its stat result."""
 
 
 def read_entries(path: str) -> Entries:
-    """What a folder holds, read from the disk."""
+    """Read the entries of a folder from disk."""
     with os.scandir(path) as found:
         entries = list(found)
     files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
@@ -50,7 +50,7 @@ def read_entries(path: str) -> Entries:
             continue
         try:
             folded, plain, link = entry.is_dir(), entry.is_file(), entry.is_symlink()
-        except OSError:  # a link to itself, or gone meanwhile
+        except OSError:  # a link to itself, or removed meanwhile
             folded, plain, link = False, False, True
         fixed = fixed and not link
         (folders if folded else files if plain else special).append(entry.name)
@@ -71,15 +71,15 @@ def folders_below(
     keep: Callable[[list[str]], list[str]] = lambda names: names,
     read: Read = _from_disk,
 ) -> Iterator[tuple[Parts, list[str]]]:
-    """Folders below one, with names of their plain files, in the order of the files' paths.
+    """Folders below `top`, `top` included, with the names of their regular files, in the order of the files' paths.
 
-    A folder whose files come before and behind those of a folder in it is given several times. Links are followed, each
-    real folder once; one that lies in `top` is where it lies, whatever links lead to it.
+    A folder is yielded several times if the files of its subfolders sort between its own. Links are followed, and each
+    real folder is visited once; a folder inside `top` is visited at its real path, not through links.
 
     Args:
-        special: also FIFOs, devices, sockets and links that lead nowhere, for who counts what cannot be read.
-        keep: which of sorted names of files, or of folders, are not passed over.
-        read: gives what a folder holds, by default from the disk.
+        special: also yield FIFOs, devices, sockets and broken links, to count what cannot be read.
+        keep: filters sorted names of files, or of folders.
+        read: reads the entries of a folder, by default from disk.
     """
     seen: set[tuple[int, int]] = set()
     own: set[tuple[int, int]] | None = None  # real folders in `top`
@@ -92,7 +92,7 @@ def folders_below(
             below += [os.path.join(path, name) for name in found.folders if name not in found.linked]
 
     def entered(parts: Parts, path: str) -> Iterator[list[str] | tuple[str, bool]]:
-        """Names of files, and between them folders, and whether each is a link."""
+        """Lists of file names, and between them folders (name, whether it is a link), in sorted order."""
         about = os.stat(path)
         if _identity(about) in seen:
             return
@@ -108,7 +108,7 @@ def folders_below(
         if first < len(files):
             yield files[first:]
 
-    # of any depth, where calls end at a thousand
+    # A stack, since recursion would limit the depth to a thousand.
     open_folders: list[tuple[Parts, str, Iterator[list[str] | tuple[str, bool]]]]
     open_folders = [((), os.fspath(top), entered((), os.fspath(top)))]
     while open_folders:
@@ -131,12 +131,12 @@ def folders_below(
 def files_below(
     top: Path, hidden: bool = False, special: bool = False, skip: Callable[[str], bool] = lambda name: False
 ) -> Iterator[Path]:
-    """Plain files below a folder, in order of their paths, as `folders_below` finds them.
+    """Regular files below a folder, in the order of their paths, see `folders_below`.
 
     Args:
-        hidden: also what begins with a dot.
+        hidden: include names that begin with a dot.
         special: see `folders_below`.
-        skip: whether a file or folder of this name is passed over; asked once for each, so that it may count them.
+        skip: whether to skip a file or folder of this name; called once for each, so that it can count them.
     """
 
     def keep(names: list[str]) -> list[str]:

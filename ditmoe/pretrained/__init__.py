@@ -1,4 +1,4 @@
-"""Published weights: what they are, how they become ours, and the folders that hold them."""
+"""Published weights: recognition, conversion, and the folders of converted weights."""
 
 from ditmoe.pretrained.conversion import convert_file
 from ditmoe.pretrained.start import Upcycling

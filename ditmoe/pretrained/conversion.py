@@ -1,7 +1,7 @@
-"""Published weights of DiT, DiT-MoE and DiT-3D become ours.
+"""Converts published weights of DiT, DiT-MoE and DiT-3D.
 
-The source is never unpickled into code, and is read and rewritten tensor by tensor. Clouds are (B, M, 3) here,
-where DiT-3D has (B, 3, M).
+The source is read and rewritten one tensor at a time, and no code in it is executed. Clouds are (B, M, 3) here, and
+(B, 3, M) in DiT-3D.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,21 +17,22 @@ from ditmoe.pretrained import weights
 from ditmoe.pretrained.published import Architecture, Recipe, architecture, check, recipes
 
 WRAPPERS = ("ema", "model", "model_state", "state_dict")
-"""Entries under which training programs put the weights, the averaged ones first."""
+"""Entries of training checkpoints that hold weights, averaged ones first."""
 TIMES = {"scaled": 1.0, "unscaled": 0.001}
-"""Factor on t before a model embeds it, by what it saw in training: t in [0, 1000] or in [0, 1]."""
+"""Factor on t before the embedding, by the range of t in training: [0, 1000] or [0, 1]."""
 EMBED = "x_embedder.proj.weight"
 
 
 def read(file: Path, entry: str | None = None) -> tuple[dict[str, LazyTensor | Tensor], str]:
-    """The state dict in a checkpoint, still on disk, and the name of the entry that it was in.
+    """The state dict in a checkpoint, with values not yet read, and the name of its entry, "" for none.
 
     Args:
-        file: .safetensors, or anything that torch.save wrote.
-        entry: which of a training checkpoint's entries; None prefers "ema".
+        file: .safetensors, or any file of torch.save.
+        entry: entry of a training checkpoint; None prefers "ema".
 
     Raises:
-        FileNotFoundError, ValueError: if it is not there, is damaged, would execute code, or holds no such model.
+        FileNotFoundError, ValueError: if the file does not exist, is damaged, would execute code, or holds no supported
+            model.
     """
     content = open_file(file)
     if not isinstance(content, Mapping):
@@ -45,18 +46,18 @@ def read(file: Path, entry: str | None = None) -> tuple[dict[str, LazyTensor | T
 
 
 def _unprefixed(state: Mapping[Any, Any], file: Path) -> dict[str, LazyTensor | Tensor]:
-    """Without what wrappers of modules put before all names ("module.", "model.module.")."""
+    """Remove the prefix that module wrappers add to all names ("module.", "model.module.")."""
     prefix = next((str(key)[: -len(EMBED)] for key in state if str(key).endswith(EMBED)), None)
     if prefix is None:
         some = ", ".join(map(str, list(state)[:3])) or "nothing"
-        raise ValueError(f"{file} is no DiT, DiT-MoE or DiT-3D: there is no {EMBED}, but {some}")
+        raise ValueError(f"{file} must hold a DiT, DiT-MoE or DiT-3D with {EMBED}, got {some}")
     for key, value in state.items():
         kind = value.dtype if isinstance(value, LazyTensor | Tensor) else value
         if not isinstance(key, str) or not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             got = kind if isinstance(kind, torch.dtype | str) else type(kind).__name__
             raise ValueError(f"{file}: {key} must be a tensor of floats, got {got}")
-        if 0 in value.shape:  # whose other sizes cost the file nothing, and would be taken for the model's
-            raise ValueError(f"{file}: {key} must hold numbers, got none in {tuple(value.shape)}")
+        if 0 in value.shape:  # its other sizes take no bytes, and would become sizes of the model
+            raise ValueError(f"{file}: {key} must not be empty, got the shape {tuple(value.shape)}")
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
@@ -71,18 +72,19 @@ def convert_file(
     entry: str | None = None,
     max_shard_gb: float = 2.0,
 ) -> str:
-    """Convert one checkpoint; returns one line that says what it is.
+    """Convert one checkpoint; returns one line that describes it.
 
     Args:
-        num_heads: None takes it from the QK LayerNorm, or that of the published model of this depth and width.
-        top_k: experts per token; None is 2, as in all published models.
-        size: cells per axis of a sample, if there is no position table.
-        time: "unscaled" for rectified-flow checkpoints, which saw t in [0, 1].
-        entry: which weights of a training checkpoint; None prefers "ema".
+        num_heads: attention heads; None takes them from the QK LayerNorm, or from the published model of this depth and
+            width.
+        top_k: experts per token; None means 2, as in all published models.
+        size: cells per axis of a sample, needed without a position table.
+        time: "unscaled" for rectified-flow checkpoints, which were trained with t in [0, 1].
+        entry: entry of a training checkpoint that holds the weights; None prefers "ema".
         max_shard_gb: size of the largest file.
 
     Raises:
-        FileNotFoundError, ValueError: one line each; nothing is written then.
+        FileNotFoundError, ValueError: one line each; nothing is written.
     """
     options = {"num_heads": num_heads, "top_k": top_k, "size": size}
     for name, value in options.items():
@@ -115,10 +117,10 @@ def convert_file(
 
 
 def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture, tokens: Tokens) -> None:
-    """Our positions are computed; a checkpoint's table must be the same.
+    """Check that a checkpoint's position table equals the positions that ditmoe computes.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it does not.
     """
     if "pos_embed" not in state:
         return
@@ -131,13 +133,13 @@ def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture
     difference = (table - own).abs().max().item()
     if not difference < 5e-3:  # bf16 rounds 1 by as much
         raise ValueError(
-            f"pos_embed is not the sin-cos table of {size} cells per axis: off by {difference:.3g}"
+            f"pos_embed must be the sin-cos table of {size} cells per axis, got one that differs by {difference:.3g}"
         )
 
 
 def translated(
     state: Mapping[str, LazyTensor | Tensor], wanted: Mapping[str, Recipe]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of our tensors, one after the other."""
+    """Names and values of the converted tensors, one at a time."""
     for name, recipe in wanted.items():
         yield name, recipe.join([in_memory(state[key]) for key in recipe.keys])

@@ -1,8 +1,8 @@
-"""Published checkpoints told in our names: what a state dict is, and from which of its tensors ours are made.
+"""Recognises published checkpoints, and maps their tensors to ditmoe's.
 
-Three families, told apart by their tensors: DiT (arXiv 2212.09748), DiT-MoE (arXiv 2407.11633; in one layout
-attention is `attn.qkv` and `attn.proj`, in the other `attn.Wqkv` and `attn.out_proj` with a LayerNorm on
-queries and keys) and DiT-3D (arXiv 2307.01831).
+Three families, distinguished by their tensors: DiT (arXiv 2212.09748), DiT-MoE (arXiv 2407.11633; one layout has
+attention as `attn.qkv` and `attn.proj`, the other as `attn.Wqkv` and `attn.out_proj` with a LayerNorm on queries and
+keys) and DiT-3D (arXiv 2307.01831).
 """
 
 import re
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from ditmoe.config.folders import config_folder
 
 HEADS = {(12, 384): 6, (12, 768): 12, (24, 1024): 16, (24, 1152): 16, (28, 1152): 16, (40, 1408): 16}
-"""Heads of the published models, by depth and hidden size."""
+"""Attention heads of the published models, by depth and hidden size."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the tensors of a published checkpoint say of the model.
+    """The architecture of a published checkpoint, from its tensors.
 
     Attributes:
         family: "DiT", "DiT-MoE" or "DiT-3D".
-        moe_layers: the layers that have experts.
-        expert_width, shared_width, dense_width: inner widths of the feed-forward layers, 0 where there is none.
-        size: cells per axis of a sample, None if the checkpoint does not say.
-        fused: attention is in the layout with `attn.Wqkv`.
+        moe_layers: indices of the layers with experts.
+        expert_width, shared_width, dense_width: inner widths of the feed-forward layers, 0 for none.
+        size: cells per axis of a sample, None if unknown.
+        fused: whether attention has the layout with `attn.Wqkv`.
     """
 
     family: str
@@ -53,7 +53,7 @@ class Architecture:
 
     @property
     def axes(self) -> int:
-        """Axes of a sample's grid."""
+        """Number of axes of a sample's grid."""
         return 3 if self.family == "DiT-3D" else 2
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Architecture:
         return f"{self.family}: {', '.join(part for part in parts if part)}"
 
     def config(self, top_k: int, time_scale: float) -> dict[str, Any]:
-        """The configuration of our model of this architecture, as `ditmoe.pretrained.weights` wants it."""
+        """The configuration of a ditmoe model of this architecture, for `ditmoe.pretrained.weights`."""
         width = self.hidden_size
         image = self.family != "DiT-3D"
         tokens: dict[str, Any] = {"patch": self.patch}
@@ -106,21 +106,21 @@ class Architecture:
 
 
 def _tokens_of(name: str) -> str:
-    """The class that a YAML in `configs/tokens/` names."""
+    """The class that a YAML file in `configs/tokens/` names."""
     return str(OmegaConf.load(config_folder() / "tokens" / f"{name}.yaml")._target_)
 
 
 def architecture(
     shapes: Mapping[str, Shape], num_heads: int | None = None, size: int | None = None
 ) -> Architecture:
-    """Read the architecture off the shapes of a state dict.
+    """Derive the architecture from the shapes of a state dict.
 
     Args:
-        num_heads: None takes it from the QK LayerNorm, or that of the published model of this depth and width.
+        num_heads: None takes it from the QK LayerNorm, or from the published model of this depth and width.
         size: cells per axis of a sample; None takes it from the position table.
 
     Raises:
-        ValueError: naming the tensor that is missing or odd, or the option that must be given.
+        ValueError: naming the tensor that is missing or invalid, or the option that must be given.
     """
     embed = _shape(shapes, "x_embedder.proj.weight")
     if len(embed) not in (4, 5) or len(set(embed[2:])) != 1:
@@ -163,7 +163,7 @@ def architecture(
 
 def _shape(shapes: Mapping[str, Shape], key: str) -> Shape:
     if key not in shapes or not shapes[key]:
-        raise ValueError(f"{key} is missing: this is no DiT, DiT-MoE or DiT-3D")
+        raise ValueError(f"{key} is missing: this is not a DiT, DiT-MoE or DiT-3D")
     return shapes[key]
 
 
@@ -171,7 +171,7 @@ def _size(positions: Shape | None, patch: int, axes: int, given: int | None) -> 
     """Cells per axis, from the number of positions."""
     if positions is None:
         if given is None and axes == 3:
-            raise ValueError("size must be given, for there is no pos_embed: size=...")
+            raise ValueError("size must be given, since there is no pos_embed: size=...")
         return given
     found = round(positions[-2] ** (1 / axes)) if len(positions) == 3 else 0
     if found**axes != positions[-2]:
@@ -183,7 +183,13 @@ def _size(positions: Shape | None, patch: int, axes: int, given: int | None) -> 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of our tensors is made: from which tensors, of which shape each, joined how."""
+    """How to make one tensor of ditmoe.
+
+    Attributes:
+        keys: names of the published tensors.
+        shape: of each of them.
+        join: makes the tensor from them.
+    """
 
     keys: tuple[str, ...]
     shape: Shape
@@ -205,7 +211,7 @@ RENAME = [
 
 
 def recipes(model: nn.Module, arch: Architecture) -> dict[str, Recipe]:
-    """A recipe for each tensor of our model: patches channels last, gate and up fused, experts stacked."""
+    """A recipe for each tensor of a ditmoe model: patches channels last, gate and up fused, experts stacked."""
     attention = ("attn.Wqkv", "attn.out_proj") if arch.fused else ("attn.qkv", "attn.proj")
     names = [
         *RENAME,
@@ -227,7 +233,9 @@ def recipes(model: nn.Module, arch: Architecture) -> dict[str, Recipe]:
         source = name
         for pattern, replacement in names:
             source = re.sub(pattern, replacement, source)
-        if name == "embed.weight":  # a convolution (D, C, *patch) becomes a matrix over cells, then channels
+        if (
+            name == "embed.weight"
+        ):  # a convolution (D, C, *patch) becomes a matrix (D, cells * C), channels last
             conv = (arch.hidden_size, arch.in_channels, *[arch.patch] * arch.axes)
             return Recipe((source,), conv, lambda ts: _copy(ts[0].movedim(1, -1).flatten(1)))
         return Recipe((source,), shape, lambda ts: _copy(ts[0]))
@@ -236,12 +244,12 @@ def recipes(model: nn.Module, arch: Architecture) -> dict[str, Recipe]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """In memory of its own, however the checkpoint laid it out."""
+    """A contiguous copy, whatever the layout in the checkpoint."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def check(shapes: Mapping[str, Shape], wanted: Mapping[str, Recipe]) -> None:
-    """Every tensor that a recipe needs must be there in its shape, and no other but the position table.
+    """Check that each tensor of the recipes exists in its shape, and no others except the position table.
 
     Raises:
         ValueError: naming the first that differs.
@@ -254,4 +262,4 @@ def check(shapes: Mapping[str, Shape], wanted: Mapping[str, Recipe]) -> None:
                 raise ValueError(f"{key} is {shapes.get(key, 'missing')}, must be {recipe.shape}")
     for key, shape in shapes.items():
         if key not in known:
-            raise ValueError(f"{key} {shape} has no place in this architecture")
+            raise ValueError(f"{key} {shape} does not belong to this architecture")

@@ -21,11 +21,11 @@ from ditmoe.pretrained.weights import CONFIG, read
 
 @dataclass(frozen=True)
 class Upcycling:
-    """How experts are made of the dense layers of another model, see `ditmoe.model.transfer`.
+    """How experts are made from the dense layers of another model, see `ditmoe.model.transfer`.
 
     Attributes:
-        experts: "copies" of them, or "neurons".
-        noise: deviation of what is added to each copy.
+        experts: "copies" of the layers, or groups of their "neurons".
+        noise: standard deviation of the noise that is added to each copy.
     """
 
     experts: str = "copies"
@@ -44,13 +44,17 @@ def start_from(
     upcycling: Upcycling = Upcycling(),
     seed: int = 0,
 ) -> None:
-    """Take what fits of the weights of another run, or of a converted checkpoint, and say what that was.
+    """Initialise a model with the matching weights of another run, or of a converted checkpoint; prints a report.
 
     Args:
+        source: a run's folder, a checkpoint in it, or a folder that convert wrote.
+        target: the model to initialise.
+        model: the section "model" of its configuration.
+        upcycling: how dense layers become experts.
         seed: of the noise that is added to copies.
 
     Raises:
-        ValueError: if the blocks there do something else with the same shapes, or nothing fits.
+        ValueError: if the source's blocks compute something else with the same shapes, or no weights match.
     """
     config, weights = read(source)
     for option in ("num_heads", "qk_norm"):
@@ -62,8 +66,8 @@ def start_from(
     here = build.attention_gain(model)
     if there != here:
         raise ValueError(
-            f"init: model.base_width and base_heads must leave the scale of attention that {source} has, {there:.4g} "
-            f"of the usual one, got {here:.4g}"
+            f"init: model.base_width and base_heads must give the attention scale of {source}, {there:.4g} times the "
+            f"default, got {here:.4g}"
         )
     generator = torch_generator("upcycling", seed)
     weights = without_variance(config, weights, source)
@@ -97,22 +101,22 @@ def adopt_facts(source: str, modality: Modality, section: Mapping[str, Any]) -> 
 
 
 def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What weights of a distilled model still do, where the model that starts with them is not told of it."""
+    """Lines about properties of a distilled source that its weights pass on without the model's options for them."""
     lines = []
     if there.get("guidance") is not None and here.get("guidance") is None:
         low, high = check_weights("model.guidance of what was distilled", there["guidance"])
         lines.append(
-            f"    distilled with guidance {low:g} to {high:g} inside: some stays, and guidance= adds to it"
+            f"    distilled with guidance {low:g} to {high:g}: some of it remains, and guidance= adds to it"
         )
     if there.get("flow_map") is not None and here.get("flow_map") is None:
-        lines.append("    distilled for few steps: what tells them of a step's length is not taken")
+        lines.append("    distilled for few steps: the weights for the step's length are not used")
     return lines
 
 
 def without_variance(config: dict[str, Any], weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Published weights that also predict a variance, as those of a model that does not: nothing here trains it.
+    """Remove the variance prediction from published weights, which ditmoe does not train.
 
-    Of the 2 C channels of each cell the second half is dropped; what is left predicts what it did, to the bit.
+    Of the 2 C output channels of each cell, the second half is dropped; the others are unchanged.
 
     Raises:
         ValueError: naming the option of `source` that does not fit its weights.
@@ -129,7 +133,7 @@ def without_variance(config: dict[str, Any], weights: dict[str, Tensor], source:
         if not shape or shape[0] % (2 * channels):
             there = f"{shape[0]} rows" if shape else "none"
             raise ValueError(
-                f"{option} must be half of what {name} predicts for a place, got {channels} for {there}"
+                f"{option} must be half of the channels that {name} predicts per cell, got {channels} for {there}"
             )
         kept[name] = weights[name].unflatten(0, (-1, 2 * channels))[:, :channels].flatten(0, 1)
     return weights | kept

@@ -1,4 +1,4 @@
-"""The trained model that another one is distilled from."""
+"""The teacher of a distillation: a trained model in a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,40 +18,40 @@ from ditmoe.parallel import Mesh
 from ditmoe.training import Distillation, Teaching
 
 TOLD = ("flow_map", "guidance")
-"""Options of a model by which it is told of its steps."""
+"""Options of a model that make properties of a sampling step its inputs."""
 
 
 def fingerprint(teacher: Checkpoint) -> str:
-    """Of a checkpoint's averaged weights: the digest that its manifest states of their files."""
+    """A fingerprint of a checkpoint's averaged weights, from the digests of their files in its manifest."""
     files = manifest.read(teacher.path)["files"]
     names = [name for name in files if name.partition("/")[0].partition(".")[0] == "ema"]
     return "-".join(files[name]["sha256"][:16] for name in sorted(names))
 
 
 def pinned(newest: Checkpoint, earlier: Any) -> Checkpoint:
-    """The checkpoint that a run goes on to learn from: of the step that it began with.
+    """The teacher's checkpoint for a run: when a run resumes, that of the step it started with.
 
     Args:
-        newest: of the teacher's run.
-        earlier: section "distillation" of the run, if it began before, whatever it holds.
+        newest: checkpoint of the teacher's run.
+        earlier: section "distillation" of the student's run if it resumes, not yet checked.
 
     Raises:
-        ValueError: if that checkpoint is no longer there.
+        ValueError: if that checkpoint no longer exists.
     """
     if not earlier:
         return newest
     step = earlier.get("step") if isinstance(earlier, Mapping) else None
     if type(step) is not int or step < 0:
         raise ValueError(
-            f"the run in out= must say of which step it learns, got {printable(repr(step))}: take another out="
+            f"the run in out= must state the step of its teacher, got {printable(repr(step))}: choose another out="
         )
     if step == newest.plain["step"]:
         return newest
     older = place(newest.run, step)
     if not exists(older):
         raise ValueError(
-            f"checkpoint must still hold step {step}, of which the run in out= began to learn, but {older} "
-            f"is not there: take another out="
+            f"checkpoint must still hold step {step}, the teacher of the run in out=, but {older} "
+            f"does not exist: choose another out="
         )
     return find(older, parts=("ema", "facts"))
 
@@ -65,22 +65,26 @@ def teach(
     mesh: Mesh,
     fresh: bool,
 ) -> Teaching:
-    """What a model is to learn of a teacher, whose weights it starts with if it is fresh.
+    """Set up the distillation of a model from a teacher.
 
     Args:
         teacher: opened with its averaged weights.
         config: of the model, with the section "distillation".
+        model: the student.
+        fresh: whether the run starts now; the student then gets the teacher's weights.
 
     Raises:
-        ValueError: if the teacher is of other weights than the run began to learn from, or does not fit.
+        ValueError: if the teacher's weights are not those that the run started with, or do not fit.
     """
     options: Distillation = build.make_whole(config["distillation"])
     if options.fingerprint != fingerprint(teacher):
-        raise ValueError(f"{teacher.path} holds other weights than the run in out= began to learn from")
+        raise ValueError(
+            f"{teacher.path} must hold the weights that the run in out= started with, got others"
+        )
     with torch.device("meta" if mesh.rank else "cpu"):
         own = build.make_model(without_steps(config), modality)
     if mesh.rank == 0:
-        load_weights(own, averaged(teacher), teacher.path)  # with what LoRA learnt
+        load_weights(own, averaged(teacher), teacher.path)  # with LoRA merged
         if fresh:
             adopt(model, own.state_dict())
     own = own.eval().requires_grad_(False)
@@ -97,7 +101,7 @@ def without_steps(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def adopt(student: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a student all weights of its teacher; what it has besides starts at zero."""
+    """Copy all weights of a teacher into its student, whose additional weights start at zero."""
     for name, value in student.state_dict().items():
         if not name.startswith("step_embedding."):
             value.copy_(weights[name])

@@ -1,4 +1,4 @@
-"""Folders that hold a model: safetensors shards and the configuration that opens them."""
+"""Folders of converted models: safetensors shards, and the configuration to build the model."""
 
 import json
 from collections.abc import Iterable
@@ -33,13 +33,13 @@ def write(
     tensors: Iterable[tuple[str, Tensor]],
     max_shard_bytes: float = 2e9,
 ) -> list[Path]:
-    """Write a model's folder whole or not at all; one shard's tensors are in memory at a time.
+    """Write a model's folder atomically; the tensors of one shard are in memory at a time.
 
     Args:
-        folder: new, or one that this function wrote, which is replaced when the new one is complete.
+        folder: a new one, or one that this function wrote, which is replaced when the new one is complete.
         config: "model", "tokens", "conditioning", "num_classes" and "router" (or None), as `load` needs them.
-        tensors: names and values, made one after the other.
-        max_shard_bytes: a shard is closed before it grows larger; a single larger tensor gets its own.
+        tensors: names and values, one at a time.
+        max_shard_bytes: size of the largest shard; a single larger tensor gets its own.
 
     Raises:
         ValueError: if the folder holds something else.
@@ -80,7 +80,7 @@ def _check_replaceable(folder: Path) -> None:
     except (ValueError, OSError) as error:
         if not folder.is_dir() or any(folder.iterdir()):
             raise ValueError(
-                f"{folder} must be new, or a folder that convert wrote: it holds something else"
+                f"{folder} must be new, or a folder that convert wrote, got one that holds something else"
             ) from error
 
 
@@ -92,16 +92,16 @@ def load(
 ) -> DiTMoE:
     """The model in a folder that `python -m ditmoe.convert` wrote, in evaluation mode.
 
-    Its `model(x, t, y)` takes t from 0 (data) to 1000 (noise), whatever the published code wanted. Nothing in
-    the folder is executed.
+    Its `model(x, t, y)` takes t from 0 (data) to 1000 (noise), regardless of the published code. Nothing in the folder
+    is executed.
 
     Args:
-        device: where to put it; the GPU where there is one.
-        dtype: of its weights; that of the samples it will see.
-        top_k: activate another number of experts per token than it was converted with.
+        device: of the model; None chooses the GPU if there is one.
+        dtype: of the weights, and of the samples it will get.
+        top_k: experts per token, if other than in the conversion.
 
     Raises:
-        FileNotFoundError, ValueError: one line each, if there is no such folder or it does not fit.
+        FileNotFoundError, ValueError: one line each, if there is no such folder, or its weights do not fit.
     """
     folder = Path(folder)
     recover(folder)
@@ -120,7 +120,7 @@ def load(
 
 
 def admitted(folder: Path) -> dict[str, Any]:
-    """The configuration of a folder that convert wrote, fit to be made into a model.
+    """The checked configuration of a folder that convert wrote.
 
     Raises:
         FileNotFoundError, ValueError: one line each.
@@ -133,7 +133,7 @@ def admitted(folder: Path) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and weights of a run (averaged ones) or of a folder that convert wrote, as they are.
+    """Configuration and weights of a run (the averaged ones), or of a folder that convert wrote.
 
     Raises:
         FileNotFoundError, ValueError: one line each.
@@ -156,7 +156,7 @@ def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, LazyTensor]:
 
 
 def make(config: dict[str, Any]) -> DiTMoE:
-    """A freshly initialised model of a folder's configuration."""
+    """A freshly initialised model from a folder's configuration."""
 
     def tokens(hidden_size: int) -> Tokens:
         return build.make(config["tokens"], hidden_size=hidden_size)
@@ -181,5 +181,5 @@ def _read_config(folder: Path) -> dict[str, Any]:
         or not all(type(name) is str for name in shards)
         or len({*shards}) < len(shards)
     ):
-        raise ValueError(f"{file} is damaged: its list of shards is none")
+        raise ValueError(f"{file} is damaged: its shards must be a list of distinct names")
     return config

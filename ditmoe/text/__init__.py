@@ -1,7 +1,7 @@
-"""Text as what is asked for: the conditioning `Text`, encoders of captions, and their states on disk.
+"""Text conditioning: the conditioning `Text`, encoders of captions, and their states on disk.
 
-An encoder says of a caption states of its tokens and one pooled vector. It is pretrained and never changes (`MiniLM`,
-`Transformers`, `Pair`), then each caption is encoded once; or it is a small vocabulary that is trained with the model
+An encoder maps a caption to states of its tokens and one pooled vector. It is either pretrained and frozen (`MiniLM`,
+`Transformers`, `Pair`), and encodes each caption once; or a small vocabulary that is trained with the model
 (`Learned`).
 """
 

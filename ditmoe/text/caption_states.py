@@ -1,10 +1,10 @@
-"""States of captions on disk: `python -m ditmoe.prepare` encodes each once, training finds them by fingerprint.
+"""Encoder states of captions on disk: `python -m ditmoe.prepare` encodes each once, training reads them.
 
-    <folder>/<first digits of the fingerprint>/states.json      which shards count, and whose states they are
-                                              states-<hash>.safetensors
+    <folder>/<first digits of the encoder's fingerprint>/states.json      the valid shards, and the encoder
+                                                        states-<hash>.safetensors
 
-A shard holds N captions: `tokens` (T, W) float16, the states of all of them end to end; `starts` (N + 1), where each
-begins and the last one ends; `pooled` (N, P) float16; `keys` (N, 32), SHA-256 of each caption.
+A shard holds N captions: `tokens` (T, W) float16, the states of all of them, concatenated; `starts` (N + 1), the first
+row of each caption, and T; `pooled` (N, P) float16; `keys` (N, 32), SHA-256 of each caption.
 """
 
 import hashlib
@@ -30,31 +30,31 @@ RECORD, FORMAT = "states.json", "ditmoe-captions-1"
 SHARD = re.compile(r"states-[0-9a-f]{16}\.safetensors")
 LARGEST_RECORD = 2**22
 PER_SHARD = 4096
-"""Captions."""
+"""Captions per shard."""
 MOST_CAPTIONS = 2**24
 KEY = hashlib.sha256().digest_size
 
 
 def key_of(caption: str) -> bytes:
-    """By which a caption is found."""
+    """The key of a caption: its SHA-256."""
     return hashlib.sha256(caption.encode("utf-8", "replace")).digest()
 
 
 def folder_of(folder: Path, about: About) -> Path:
-    """Where the states of an encoder are, of all encoders' below one folder."""
+    """The folder of an encoder's states, below the folder of all encoders."""
     return folder / about.fingerprint[:16]
 
 
 def write_caption_states(
     captions: Iterable[str], encoder: Pretrained, folder: Path, device: torch.device | None = None
 ) -> tuple[int, int]:
-    """Encode each distinct caption that is not there yet; killed, the same call goes on with what is missing.
+    """Encode each distinct caption that is not stored yet; if interrupted, the same call continues.
 
     Args:
-        folder: of all encoders: `Text`'s option `states`.
+        folder: of all encoders, `Text`'s option `states`.
 
     Returns:
-        How many captions there are now, and how many of them are new.
+        The number of stored captions, and the number of new ones.
     """
     about, device = encoder.about, device or torch.device("cpu")
     own = folder_of(folder, about)
@@ -76,7 +76,7 @@ def write_caption_states(
 
 
 def _added(folder: Path, shards: list[str], new: dict[bytes, States], about: About) -> list[str]:
-    """Write a shard, and then the record that counts it."""
+    """Write a shard, and then the record that lists it; returns all shards."""
     lengths = [len(states.tokens) for states in new.values()]
     empty = States(torch.empty(0, about.width).half(), torch.empty(about.pooled).half())
     tensors = {
@@ -99,7 +99,7 @@ def _added(folder: Path, shards: list[str], new: dict[bytes, States], about: Abo
 
 
 class CaptionStates:
-    """The states of a folder that `write_caption_states` wrote; they stay on disk, and each is checked as it is read.
+    """The states in a folder that `write_caption_states` wrote; they stay on disk, and are checked when read.
 
     Raises:
         ValueError: one line, if the folder is damaged, or the states are of another encoder.
@@ -118,7 +118,7 @@ class CaptionStates:
 
     @classmethod
     def open(cls, folder: Path, about: About) -> "CaptionStates | None":
-        """Those of an encoder below a folder; None if there are none."""
+        """The states of an encoder below a folder; None if there are none."""
         own = folder_of(folder, about)
         return cls(own, about) if is_regular(own / RECORD) else None
 
@@ -126,7 +126,7 @@ class CaptionStates:
         return len(self.places)
 
     def get(self, caption: str) -> States | None:
-        """States of a caption, None if they are not there."""
+        """States of a caption; None if they are not stored."""
         if (place := self.places.get(key_of(caption))) is None:
             return None
         number, row = place
@@ -147,21 +147,21 @@ class CaptionStates:
             raise self._damaged(f"lacks format = {FORMAT}")
         shards, about = record.get("shards"), record.get("about")
         if not isinstance(shards, list) or not all(isinstance(n, str) and SHARD.fullmatch(n) for n in shards):
-            raise self._damaged("names shards that are none")
+            raise self._damaged("lists invalid shards")
         if len({*shards}) != len(shards):
-            raise self._damaged("names shards that are none")
+            raise self._damaged("lists a shard twice")
         if about != self.about.plain():
             raise self._damaged(f"is of another encoder than {self.about.name}")
         return shards
 
     def _open(self, name: str) -> Sequence[bytes]:
-        """Open a shard whose tensors fit each other; the keys of its captions."""
+        """Open a shard, check its tensors, and return the keys of its captions."""
         file = self.folder / name
         try:
             found = open_file(file)
             tensors = {part: found[part] for part in ("tokens", "starts", "pooled", "keys")}
             if not all(isinstance(each, LazyTensor) for each in tensors.values()):
-                raise ValueError("it holds types that nobody reads")
+                raise ValueError("it holds types that are not supported")
             num = tensors["keys"].shape[0] if tensors["keys"].shape else 0
             length = tensors["tokens"].shape[0] if tensors["tokens"].shape else 0
             wanted = {
@@ -188,10 +188,10 @@ class CaptionStates:
 
 
 def prepare_captions(splits: Iterable[tuple[str, Iterable[str]]], encoder: Pretrained, folder: Path) -> None:
-    """Encode the captions of all splits and say how many there were; on a GPU where there is one."""
+    """Encode the captions of all splits, on a GPU if there is one, and print their numbers."""
     device = own_device()
     total = 0
     for split, captions in splits:
         total, new = write_caption_states(captions, encoder, folder, device)
-        tell(f"{split}: {new} captions encoded, {total} are there")
+        tell(f"{split}: {new} captions encoded, {total} in total")
     tell(f"{folder_of(folder, encoder.about)}: {total} captions by {encoder.about.name}", sys.stdout)

@@ -1,4 +1,4 @@
-"""What every pretrained text encoder is: captions in, states of its tokens and one vector out; it is never trained."""
+"""The interface of pretrained text encoders: from a caption to states of its tokens and one vector, never trained."""
 
 import re
 from abc import ABC, abstractmethod
@@ -13,16 +13,16 @@ from torch import Tensor
 from ditmoe.outside import check_number, printable
 
 LONGEST_LIMIT, WIDEST = 4096, 65_536
-"""Tokens of a caption, and numbers of a state, at most."""
+"""Most tokens of a caption, and largest width of a state."""
 
 
 @dataclass(frozen=True)
 class States:
-    """What an encoder says of one caption.
+    """An encoder's output for one caption.
 
     Attributes:
-        tokens: the last states of its tokens, special ones too; never none.
-        pooled: one vector of the whole.
+        tokens: last hidden states of its tokens, including special ones; at least one.
+        pooled: one vector for the whole caption.
     """
 
     tokens: Float16[Tensor, "L W"]
@@ -30,7 +30,7 @@ class States:
 
     @staticmethod
     def of(tokens: Float[Tensor, "L W"], pooled: Float[Tensor, " P"]) -> "States":
-        """In half precision on the host, as they are kept.
+        """States in half precision on the CPU, clamped to its range.
 
         Raises:
             ValueError: if a number is not finite.
@@ -43,19 +43,19 @@ class States:
 
     @property
     def nbytes(self) -> int:
-        """Of memory."""
+        """Bytes of memory."""
         return self.tokens.nbytes + self.pooled.nbytes
 
 
 @dataclass(frozen=True)
 class About:
-    """What a checkpoint keeps of an encoder, whose weights it does not have.
+    """The description of an encoder that a checkpoint stores in place of its weights.
 
     Attributes:
         name: for messages.
-        width, pooled: W of the states of tokens, P of the pooled vector.
-        empty: tokens of the empty caption.
-        fingerprint: SHA-256 of weights, tokenizer and limit: equal ones give equal states.
+        width, pooled: W of the token states, P of the pooled vector.
+        empty: number of tokens of the empty caption.
+        fingerprint: SHA-256 of weights, tokenizer and limit; equal fingerprints give equal states.
     """
 
     name: str
@@ -66,10 +66,10 @@ class About:
 
     @classmethod
     def read(cls, kept: Mapping[str, Any]) -> "About":
-        """From a configuration.
+        """Read it from a configuration.
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if it is not valid.
         """
         if set(kept) != set(cls.__dataclass_fields__):
             raise ValueError(f"about must have {', '.join(cls.__dataclass_fields__)}, got {', '.join(kept)}")
@@ -82,14 +82,17 @@ class About:
         return cls(**kept)
 
     def plain(self) -> dict[str, Any]:
-        """As a configuration has it."""
+        """Plain values for a configuration."""
         return asdict(self)
 
 
 class Pretrained(ABC):
-    """A text encoder whose weights lie in files, which are opened when it is first asked for something.
+    """A text encoder with weights in files, which are opened on first use.
 
-    A class names in `opens` the options that are paths or names on the hub. Copies of a model share one.
+    A class lists in `opens` its options that are paths or hub names. Copies of a model share the encoder.
+
+    Args:
+        limit: most tokens of a caption.
     """
 
     opens: ClassVar[tuple[str, ...]] = ()
@@ -104,28 +107,28 @@ class Pretrained(ABC):
 
     @property
     def about(self) -> About:
-        """Of the files, which are read for it once."""
+        """The description of the encoder; the files are read once."""
         if self._about is None:
             self._about = self.describe()
         return self._about
 
     @abstractmethod
     def describe(self) -> About:
-        """Of the files.
+        """Describe the encoder from its files.
 
         Raises:
-            ValueError, OSError: one line, if they are not there: what to install, or which option to give.
+            ValueError, OSError: one line, if they do not exist, with what to install or which option to give.
         """
 
     @abstractmethod
     def at(self, path: Any) -> "Pretrained":
-        """The same with its files elsewhere: a folder or a name on the hub, or two of an encoder that is two."""
+        """The same encoder with files from elsewhere: a folder or a hub name, or two of them for a `Pair`."""
 
     @abstractmethod
     def encode(self, caption: str, device: torch.device) -> States:
-        """States of a caption, cut behind `limit` tokens.
+        """States of a caption, truncated to `limit` tokens.
 
-        Each caption by itself, so that its states do not depend on what else is asked for, and runs resume to the bit.
+        Captions are encoded one by one, so that states do not depend on the batch and runs resume bit for bit.
         """
 
     def states_of(self, caption: str, device: torch.device) -> States:
@@ -137,4 +140,4 @@ class Pretrained(ABC):
 
     @abstractmethod
     def count(self, caption: str) -> tuple[int, int]:
-        """How many tokens a caption has before it is cut, and how many of them stand for what the encoder never saw."""
+        """The number of tokens of a caption before truncation, and how many of them are unknown to the encoder."""

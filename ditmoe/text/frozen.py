@@ -1,4 +1,4 @@
-"""Captions to states by a pretrained encoder: each is encoded once, and kept in memory within bounds."""
+"""States of captions from a frozen, pretrained encoder: each is encoded once, and cached in memory within bounds."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from ditmoe.text.caption_states import CaptionStates
 from ditmoe.text.encoder import About, Pretrained, States
 
 TOKENS, MASK, POOLED = "tokens", "mask", "pooled"
-"""Names of states among the values of a condition."""
+"""Names of the states among the values of a condition."""
 ROUND = 8
-"""Rows of states are padded to a multiple of it: few shapes, for `trainer.compile`."""
+"""Token sequences are padded to a multiple of this, which gives few shapes for `trainer.compile`."""
 MOST_BYTES = 2**28
-"""Of states that are kept in memory."""
+"""Most bytes of states that are kept in memory."""
 
 
 class Lookup:
-    """States by caption: from memory, else from those that `prepare` wrote, else by the encoder. Copies share one."""
+    """States by caption: from memory, else from those that `prepare` wrote, else from the encoder. Copies share it."""
 
     def __init__(self, encoder: Pretrained, about: About | None, folder: Path | None) -> None:
         self.encoder, self.folder = encoder, folder
@@ -36,11 +36,11 @@ class Lookup:
 
     @property
     def about(self) -> About:
-        """What the checkpoint keeps of the encoder, or what its files say."""
+        """The encoder's description in the checkpoint, else that of its files."""
         return self.encoder.about if self.remembered is None else self.remembered
 
     def __call__(self, caption: str, device: torch.device) -> States:
-        """States of a caption, on the host."""
+        """States of a caption, on the CPU."""
         if (states := self.kept.get(caption)) is None:
             states = self._found(caption, device)
             self.kept[caption] = states
@@ -56,7 +56,7 @@ class Lookup:
             return
         now, then = self.encoder.about, self.remembered
         raise ValueError(
-            f"the text encoder must be the one of the training, {then.name} ({then.fingerprint[:8]}), got "
+            f"the text encoder must be that of training, {then.name} ({then.fingerprint[:8]}), got "
             f"{now.name} ({now.fingerprint[:8]}): other weights, another tokenizer or limit"
         )
 
@@ -74,15 +74,15 @@ class Lookup:
 
 
 class Frozen(nn.Module):
-    """What a model has of a pretrained encoder: its answer to the empty caption, which stands for nothing.
+    """A pretrained encoder within a model: holds only its states of the empty caption, for unconditional samples.
 
-    The encoder's weights are no part of the model: in no checkpoint, average, optimiser or exported pipeline.
+    The encoder's weights are not part of the model: not of checkpoints, averages, optimisers or exported pipelines.
 
     Args:
-        encoder: whose weights are opened when a caption is first encoded.
-        about: what a checkpoint keeps of it; None asks its files.
+        encoder: its weights are opened when a caption is first encoded.
+        about: its description in a checkpoint; None reads its files.
         folder: with states that `prepare` wrote; None for none.
-        tokens, pooled: what the model reads.
+        tokens, pooled: whether the model reads token states, and the pooled vector.
     """
 
     null_tokens: Tensor
@@ -108,9 +108,9 @@ class Frozen(nn.Module):
             self.register_buffer("null_pooled", torch.zeros(about.pooled))
 
     def initialize(self) -> None:
-        """The encoder's answer to nothing; none is asked where only shapes matter.
+        """Set the states of the empty caption, except on the meta device.
 
-        Where a checkpoint says which encoder it was and that one is not here, the answer is in its weights.
+        If the checkpoint's encoder is not available, they stay zero, until they are loaded with the weights.
         """
         buffers = dict(self.named_buffers())
         if any(buffer.is_meta for buffer in buffers.values()):
@@ -136,7 +136,7 @@ class Frozen(nn.Module):
         return self.lookup.encoder.count(caption)
 
     def read(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """States of captions, padded with zeros, and which of them are none; "" has none, and needs no encoder."""
+        """States of captions, padded with zeros, and the mask of tokens; "" has none, and needs no encoder."""
         found = [self.lookup(caption, device) if caption else None for caption in captions]
         values = {}
         if TOKENS in self.values:
@@ -155,7 +155,7 @@ class Frozen(nn.Module):
         return values
 
     def blank(self, num: int) -> dict[str, Tensor]:
-        """Values of `num` samples that ask for nothing, as long as a caption may be."""
+        """Values of `num` unconditional samples, padded to the longest caption."""
         length = max(self.limit, ROUND if TOKENS not in self.values else len(self.null_tokens))
         every: dict[str, Tensor] = {
             TOKENS: torch.zeros(num, length, self.width, dtype=torch.float16),
@@ -167,7 +167,7 @@ class Frozen(nn.Module):
     def forward(
         self, values: Mapping[str, Tensor], null: Bool[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B L W"] | None, Bool[Tensor, "B L"] | None, Float[Tensor, "B P"] | None]:
-        """States of the captions' tokens, which of them are none, and pooled vectors."""
+        """Token states, the mask of tokens, and pooled vectors; `null` selects those of the empty caption."""
         tokens = mask = pooled = None
         if TOKENS in self.values:
             own, length = len(self.null_tokens), values[TOKENS].shape[1]

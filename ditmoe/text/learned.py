@@ -1,4 +1,4 @@
-"""A small vocabulary that is learnt with the model: for captions of few words, where no pretrained encoder is there."""
+"""A small vocabulary that is trained with the model, for short captions without a pretrained encoder."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,23 @@ from ditmoe.nn import CrossAttention, Layout, normalize
 from ditmoe.outside import check_number
 
 WORDS, PADDING, START = "words", 0, 1
-"""The name of the values; numbers that are no words: behind the end, and what each caption begins with."""
+"""Name of the values; indices of the padding and of the start token of each caption."""
 MOST_WORDS = 50_000
-"""Of the training captions that get a vector of their own: the most frequent ones."""
+"""Most words with a vector of their own, the most frequent ones of the training captions."""
 
 
 class Learned(nn.Module):
-    """Words of the training captions, each a vector, with their places; a layer of attention lets them meet.
+    """An embedding of the words of the training captions, with positions and layers of attention between words.
 
-    It knows no language: a word that no training caption had shares one of `buckets` vectors with others.
+    It is not pretrained: a word that is in no training caption shares one of `buckets` vectors with other such words.
 
     Args:
         width: W of a word's vector.
-        limit: words of a caption, with the start; the rest is cut off.
-        layers: of attention among the words.
+        limit: most words of a caption, including the start token; the rest is cut off.
+        layers: attention layers.
+        num_heads: attention heads; must divide `width`.
         buckets: vectors for unknown words.
-        caption_words: the modality's (`Captions.caption_words`), which a checkpoint keeps among its facts.
+        caption_words: the modality's words (`Captions.caption_words`), which a checkpoint stores with its facts.
     """
 
     learns_words: ClassVar[bool] = True
@@ -65,7 +66,7 @@ class Learned(nn.Module):
         self.layers = nn.ModuleList(CrossAttention(width, num_heads) for _ in range(layers))
 
     def read(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """Numbers of the words, (B, L), zeros behind the end of each."""
+        """Indices of the words, (B, L), padded with zeros."""
         rows = [
             [START, *(self._number(w) for w in split_words(caption)[: self.limit - 1])]
             for caption in captions
@@ -76,18 +77,18 @@ class Learned(nn.Module):
         }
 
     def blank(self, num: int) -> dict[str, Tensor]:
-        """Values of `num` samples that ask for nothing, as long as a caption may be."""
+        """Values of `num` unconditional samples, padded to the longest caption."""
         return {WORDS: torch.full((num, self.limit), START)}
 
     def count(self, caption: str) -> tuple[int, int]:
-        """How many words a caption has, and how many of them no training caption had."""
+        """The number of words of a caption, with the start token, and how many of them are unknown."""
         words = split_words(caption)
         return len(words) + 1, sum(word not in self.numbers for word in words)
 
     def forward(
         self, values: Mapping[str, Tensor], null: Bool[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"], Float[Tensor, "B W"]]:
-        """States of the words, which of them are words, and their mean."""
+        """States of the words, the mask of words, and the mean of the states."""
         numbers: Int[Tensor, "B L"] = values[WORDS]
         first = torch.arange(numbers.shape[1], device=numbers.device) == 0
         numbers = torch.where(null[:, None], torch.where(first, START, PADDING), numbers)

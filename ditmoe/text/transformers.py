@@ -1,4 +1,4 @@
-"""Text encoders of the library transformers, T5, CLIP, Qwen and others, from a folder; none of a folder's code runs."""
+"""Text encoders of the library transformers (T5, CLIP, Qwen and others) from a folder, whose code is not run."""
 
 import hashlib
 import os
@@ -32,18 +32,18 @@ ENCODERS = {
     "siglip": "SiglipTextModel",
     "siglip_text_model": "SiglipTextModel",
 }
-"""Classes that are a text encoder and nothing else, by kind of model; of others the whole model runs."""
+"""Classes of pure text encoders by model type; of other types, the complete model runs."""
 
 
 class Transformers(Pretrained):
-    """Last states of a model of transformers, and its pooled vector, or their mean where it has none.
+    """The last hidden states of a transformers model, and its pooled vector, or the mean of the states if it has none.
 
-    Weights must be safetensors; code that a folder brings is never run (`trust_remote_code=False`).
+    Weights must be safetensors; code in a folder is never run (`trust_remote_code=False`).
 
     Args:
-        path: a folder as `save_pretrained` writes it; or a name on the hub, from which it is fetched.
-        limit: tokens of a caption; the rest is cut off.
-        dtype: float32, bfloat16 or float16, in which it computes.
+        path: a folder as written by `save_pretrained`, or a hub name, which is downloaded.
+        limit: most tokens of a caption; the rest is cut off.
+        dtype: of the computation: float32, bfloat16 or float16.
     """
 
     opens: ClassVar[tuple[str, ...]] = ("path",)
@@ -59,7 +59,7 @@ class Transformers(Pretrained):
 
     @cached_property
     def folder(self) -> Path:
-        """Where the files are; a name on the hub is fetched."""
+        """The folder of the files; a hub name is downloaded."""
         if self.path is None:
             raise ValueError(
                 "conditioning.encoder.path must name the text encoder: a folder, or a name on the hub "
@@ -69,7 +69,7 @@ class Transformers(Pretrained):
 
     @cached_property
     def kind(self) -> str:
-        """Of model, as its configuration says."""
+        """The model type in the folder's configuration."""
         kind = check_folder(self.folder).get("model_type")
         if not isinstance(kind, str):
             raise ValueError(f"{printable(self.folder / 'config.json')} must name a model_type")
@@ -95,7 +95,7 @@ class Transformers(Pretrained):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Its tokens."""
+        """The tokenizer of the folder."""
         check_folder(self.folder)
         make = self.library.AutoTokenizer.from_pretrained
         return one_line(lambda: make(self.folder, **TRUSTED), self.folder)
@@ -121,7 +121,7 @@ class Transformers(Pretrained):
         return States.of(tokens, tokens.float().mean(0) if pooled is None else pooled[0])
 
     def _numbers(self, caption: str) -> list[int]:
-        """Of the tokens; at least one, for encoders that put none around a caption."""
+        """Indices of a caption's tokens; at least one, even for tokenizers without special tokens."""
         make, options = self.tokenizer, {"truncation": True, "max_length": self.limit}
         numbers = one_line(lambda: make(caption, **options)["input_ids"], self.folder)
         if len(numbers) > self.limit:
@@ -140,17 +140,19 @@ class Transformers(Pretrained):
         return model.to(device)
 
     def _blank(self, kind: Any) -> Any:
-        """A model of random numbers, as the folder's configuration says."""
+        """A randomly initialised model from the folder's configuration."""
         if kind is self.library.AutoModel:
             return kind.from_config(self.library.AutoConfig.from_pretrained(self.folder, **TRUSTED))
         return kind(kind.config_class.from_pretrained(self.folder, **TRUSTED))
 
 
 class Pair(Pretrained):
-    """Tokens of one encoder, the pooled vector of another: T5 and CLIP, as in Stable Diffusion 3 (arXiv 2403.03206).
+    """Token states of one encoder and the pooled vector of another: T5 and CLIP, as in Stable Diffusion 3.
+
+    arXiv 2403.03206.
 
     Args:
-        tokens, pooled: make the encoders.
+        tokens, pooled: factories of the encoders.
     """
 
     def __init__(self, tokens: Callable[..., Pretrained], pooled: Callable[..., Pretrained]) -> None:
@@ -160,7 +162,7 @@ class Pair(Pretrained):
     def at(self, path: Any) -> "Pair":
         if not isinstance(path, list | tuple) or len(path) != 2:
             raise ValueError(
-                f"two encoders need a list of two places, of tokens and of the vector, got {path!r}"
+                f"the path of a pair must be a list of two, for the tokens and for the pooled vector, got {path!r}"
             )
         tokens, pooled = self.of_tokens.at(path[0]), self.of_pooled.at(path[1])
         return Pair(lambda: tokens, lambda: pooled)

@@ -1,4 +1,4 @@
-"""WordPiece: from text to the tokens of BERT and its children (arXiv 1609.08144; BERT, arXiv 1810.04805)."""
+"""WordPiece, the tokenizer of BERT and its descendants (arXiv 1609.08144; BERT, arXiv 1810.04805)."""
 
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -7,35 +7,35 @@ from pathlib import Path
 from ditmoe.outside import printable, read_regular
 
 LONGEST_WORD = 100
-"""Letters; a longer word is unknown, as it was in training."""
+"""Longest word in characters; a longer one is unknown, as in BERT's training."""
 LARGEST_VOCABULARY = 2**25
-"""Bytes of the file."""
+"""Largest vocabulary file in bytes."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTROLS = ("Cc", "Cf", "Co", "Cs")
 _CJK = (
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF)),
     (0x2F800, 0x2FA1F),
 )
-"""Ideographs, each of which is a word."""
+"""Ranges of ideographs, each of which is a word."""
 
 
 class WordPiece:
-    """Longest match first: a word becomes the longest piece that begins it, then the longest that goes on, ...
+    """Splits words greedily into the longest known pieces, from left to right.
 
     Args:
-        ids: piece -> number; pieces are in small letters, and those within a word begin with ##.
+        ids: piece -> index; pieces are in lower case, and those that continue a word begin with ##.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
         if missing := [name for name in SPECIAL if name not in ids]:
             raise ValueError(
-                f"a vocabulary of WordPiece must have {', '.join(SPECIAL)}, it lacks {missing[0]}"
+                f"a vocabulary of WordPiece must have {', '.join(SPECIAL)}, got none for {missing[0]}"
             )
         self.ids = ids
 
     @classmethod
     def open(cls, file: Path) -> "WordPiece":
-        """A vocabulary with a piece on each line."""
+        """Read a vocabulary file with one piece per line."""
         lines = read_regular(file, LARGEST_VOCABULARY).decode("utf-8", "replace").split("\n")
         try:
             return cls({line.rstrip("\r"): number for number, line in enumerate(lines)})
@@ -43,11 +43,11 @@ class WordPiece:
             raise ValueError(f"{printable(file)}: {error}") from error
 
     def pieces(self, text: str) -> list[int]:
-        """All of a text, without the special ones around it."""
+        """Indices of all pieces of a text, without special tokens."""
         return [piece for word in words(text) for piece in self._word(word)]
 
     def __call__(self, text: str, limit: int) -> list[int]:
-        """[CLS], the first pieces, [SEP], together at most `limit`."""
+        """Indices of [CLS], the first pieces and [SEP], together at most `limit`."""
         return [self.ids["[CLS]"], *self.pieces(text)[: limit - 2], self.ids["[SEP]"]]
 
     def _word(self, word: str) -> list[int]:
@@ -66,9 +66,9 @@ class WordPiece:
 
 
 def words(text: str) -> Iterator[str]:
-    """What stands between spaces, in small letters without accents; controls are nothing.
+    """Split a text at spaces into lower-case words without accents or control characters.
 
-    Punctuation and ideographs are words by themselves.
+    Each punctuation character and each ideograph is a word.
     """
     text = unicodedata.normalize("NFD", text.lower())
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Mn")
@@ -88,6 +88,6 @@ def words(text: str) -> Iterator[str]:
 
 
 def _is_punctuation(letter: str) -> bool:
-    if letter.isascii():  # $, ^ and ` too, which Unicode calls symbols
+    if letter.isascii():  # includes $, ^ and `, which are symbols in Unicode
         return letter.isprintable() and not letter.isalnum() and letter != " "
     return unicodedata.category(letter)[0] == "P"

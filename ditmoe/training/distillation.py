@@ -78,10 +78,10 @@ class Teaching:
         if student.most_steps is not None and not isinstance(process, FlowMatching):
             raise ValueError(
                 f"flow_map must be null for process {type(process).__name__}: only flow_matching has velocities to "
-                f"take the mean of; guidance alone can be distilled"
+                f"average; of this process, only guidance can be distilled"
             )
         if teacher is None and student.weights is not None:
-            raise ValueError("guidance can only be learnt from a teacher")
+            raise ValueError("guidance can only be distilled from a teacher")
         self.options, self.teacher, self.process, self.tokens = options, teacher, process, tokens
         self.most_steps, self.weights, self.world = student.most_steps, student.weights, world
         self.share = 0.0 if self.most_steps is None else options.share

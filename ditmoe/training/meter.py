@@ -99,8 +99,8 @@ class Meter:
             self.warned = True
             launch.tell(
                 f"warning: the routing of {name} has collapsed: {numbers['effective']:.1f} of {len(counts)} experts "
-                f"do the work, {numbers['dead']:.0f} did none since the last line; more router.balance= keeps them "
-                f"in use"
+                f"do the work, {numbers['dead']:.0f} got no tokens since the last line; a larger router.balance= keeps "
+                f"them in use"
             )
         load = counts / counts.sum().clamp_min(1)
         record = {f"load/{name}/expert{expert:02d}": share for expert, share in enumerate(load.tolist())}

@@ -104,7 +104,7 @@ def _scale(optimizer: torch.optim.Optimizer, groups: Sequence[Group], widths: Wi
     """
     if "betas" not in optimizer.defaults:
         raise ValueError(
-            f"model.base_width needs an optimiser of Adam's kind, which has betas, got {type(optimizer).__name__}"
+            f"model.base_width needs an optimiser like Adam, with betas, got {type(optimizer).__name__}"
         )
     for own, group in zip(optimizer.param_groups, groups, strict=True):
         if "weight_decay" in own:

@@ -88,7 +88,7 @@ class ReadAhead:
                 raise  # a bug: keep the traceback
             raise ChildProcessError(
                 "a process that reads batches ahead was killed, which happens where memory is short: "
-                f"trainer.workers={self.workers // 2} takes less; the same command goes on from what was saved"
+                f"trainer.workers={self.workers // 2} takes less; the same command resumes from the last checkpoint"
             ) from error
         if isinstance(found, _Failed):
             raise found.error
@@ -109,7 +109,7 @@ class ReadAhead:
             pickle.dumps(self.read)
         except Exception as error:  # pickle fails in many ways
             raise ValueError(
-                f"trainer.workers must be 0 here, as what reads the batches cannot be sent to processes: {error}"
+                f"trainer.workers must be 0 here, since the modality's reader cannot be sent to processes: {error}"
             ) from error
         kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         if kind == "forkserver":

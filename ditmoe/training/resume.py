@@ -55,10 +55,12 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
                 )
         trainer.resume(found)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"{found.path} is no state of a run: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{found.path} is not the state of a run: {type(error).__name__}: {error}"
+        ) from error
     done = trainer.step >= trainer.options.steps
     print(
-        f"{printable(trainer.folder)} is trained; more trainer.steps= go on, another name= starts anew"
+        f"{printable(trainer.folder)} is trained; raise trainer.steps= to continue, or choose another name="
         if done
         else f"going on from step {trainer.step}"
     )

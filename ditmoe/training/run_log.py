@@ -45,7 +45,7 @@ class Recorder:
         try:
             self.flush()
         except OSError as error:
-            self._tell(f"{self.file} cannot be written and will be when there is room: {error.strerror}")
+            self._tell(f"{self.file} cannot be written, trying again with each record: {error.strerror}")
         try:
             for name, value in record.items():
                 if self.board and isinstance(value, int | float):

@@ -71,7 +71,7 @@ def _check_moments(state: Mapping[str, Any], file: Path) -> None:
         last = name.rpartition("/")[2]
         if ("sq" in last or last == "step") and not is_spread(value) and (value < 0).any():
             raise ValueError(
-                f"{file} holds what no optimiser has, a negative number: optimizer/{printable(name)}"
+                f"{file} must hold no negative second moments or step counts, got some: optimizer/{printable(name)}"
             )
 
 

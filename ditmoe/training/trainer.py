@@ -215,7 +215,7 @@ class Trainer:
         safe = f"step {self.saver.saved} is safe" if self.saver.saved else "there is no earlier checkpoint"
         raise ValueError(
             f"step {self.step} is not saved, since {wrong} holds numbers that are not finite; {safe}: lower "
-            f"optimizer.lr, use trainer.precision=fp32, or take a new name="
+            f"optimizer.lr, use trainer.precision=fp32, or choose a new name="
         )
 
     def _save_if_possible(self, recorder: Recorder | None) -> None:
@@ -223,7 +223,7 @@ class Trainer:
             self._save(recorder)
         except OSError as error:
             launch.tell(
-                f"step {self.step} was not saved: {error}; training goes on, step {self.saver.saved} is safe"
+                f"step {self.step} was not saved: {error}; training continues, step {self.saver.saved} is safe"
             )
 
     def _train_step(self) -> dict[str, Any] | None:

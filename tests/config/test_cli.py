@@ -26,8 +26,8 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
     [
         ("train", ["trainer.stepz=5"], "trainer.stepz is not an option; did you mean trainer.steps?"),
         ("train", ["steps=5"], "steps is not an option; did you mean trainer.steps?"),
-        ("demo", ["checkpoint=x", "meshes=true"], "meshes is not an option here, but of sample"),
-        ("plan", ["lora.rank=4"], "lora.rank is not an option here, but of train"),
+        ("demo", ["checkpoint=x", "meshes=true"], "meshes is not an option of this command, but of sample"),
+        ("plan", ["lora.rank=4"], "lora.rank is not an option of this command, but of train"),
         ("train", ["trainer.steps=many"], "trainer.steps must be a whole number, got 'many'"),
         ("train", ["trainer.compile=maybe"], "trainer.compile must be true or false, got 'maybe'"),
         ("train", ["modality=pontcloud"], "modality=pontcloud does not exist; did you mean pointcloud?"),
@@ -52,7 +52,7 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
         ("train", ["modality.data=null"], "modality.data must be a section"),
         ("train", ["trainer=5"], "trainer must be a section: give trainer.<option>=..., got 5"),
         ("train", ["init=-1"], "init must be a run's folder or a checkpoint in it, but -1 does not exist"),
-        ("train", ["optimizer.weight_decay=-1"], "AdamW, which says: Invalid weight_decay value: -1"),
+        ("train", ["optimizer.weight_decay=-1"], "AdamW, which raises: Invalid weight_decay value: -1"),
         (
             "distill",
             ["checkpoint=starter/image", "out=o", "flow_map=null", "steps=x"],
@@ -66,7 +66,7 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
             "generated must be a file or a folder, but 1e30 does",
         ),
         ("sample", ["checkpoint=starter/image", "trust=null"], "trust must be true or false, got null"),
-        ("sample", ["checkpoint=starter/image", "weights=[]"], "weights must be one value, no list, got []"),
+        ("sample", ["checkpoint=starter/image", "weights=[]"], "weights must be a single value, got []"),
         (
             "prepare",
             ["source=.", "out=o", "modality.preparation.workers=-1"],
@@ -118,7 +118,7 @@ def test_what_a_command_is_said_to_have_it_has(command: str) -> None:
     assert {name for name in known if (cli.config_folder() / name).is_dir()} <= groups | sections
     for word in ("weightsx", "meshes", "memory.weights"):
         said = unknown_option(word, command)
-        if others := re.fullmatch(r"\S+ is not an option here, but of (.*)", said):
+        if others := re.fullmatch(r"\S+ is not an option of this command, but of (.*)", said):
             assert command not in others[1].split(", ")
         else:
             told = re.fullmatch(r"\S+ is not an option; (?:did you mean (\S+)\?|choose from (.*))", said)
@@ -144,7 +144,7 @@ def test_a_run_that_is_refused_for_its_name_makes_no_folder(tmp_path: Path) -> N
     done = call("train", "name=../../x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "error: name must be that of a folder in runs/<modality>, got '../../x'; hydra.run"
+        "error: name must be a folder below runs/<modality>, got '../../x'; set hydra.run"
     )
     assert not list(tmp_path.iterdir())
 

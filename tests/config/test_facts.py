@@ -89,7 +89,7 @@ def test_facts_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     ("known", "words"),
     [
         ([], "must be a dict, got list"),
-        ({"a": {1: 2}}, "must have names for keys, got 1"),
+        ({"a": {1: 2}}, "must have names as keys, got 1"),
         ({"a": [{"b": np.float64(1)}]}, "must hold plain values, got float64 as a.0.b"),
         ({"a": np.zeros(2)}, "must hold plain values, got ndarray as a"),
         ({"a": {1, 2}}, "must hold plain values, got set as a"),
@@ -99,9 +99,9 @@ def test_facts_that_share_memory_are_written_apart(tmp_path: Path) -> None:
         ({"a": torch.eye(2).to_sparse()}, "must hold dense tensors of"),
         (
             {"classes": ["cat", "1" * 1001]},
-            "must have names of at most 1000 letters for classes, got 1001 as classes.1: 1{40}[.]{3}$",
+            "must have class names of at most 1000 characters, got 1001 as classes.1: 1{40}[.]{3}$",
         ),
-        ({"__metadata__": torch.zeros(1)}, "must have names for keys, got '__metadata__'"),
+        ({"__metadata__": torch.zeros(1)}, "must have names as keys, got '__metadata__'"),
     ],
 )
 def test_what_no_checkpoint_can_hold_is_refused(known: Any, words: str) -> None:
@@ -130,6 +130,6 @@ def test_endless_names_of_classes_are_refused_where_a_checkpoint_is_read(
     found = [checkpoint.find(tmp_path / letters, parts=("facts",)) for letters in ("1000", "1001")]
     assert restore.admitted(found[0])[1]["classes"][1] == "a" * 1000
     with pytest.raises(
-        ValueError, match=r"^the facts of [^\n]* at most 1000 letters for classes, got 1001 as classes"
+        ValueError, match=r"^the facts of [^\n]* at most 1000 characters, got 1001 as classes"
     ):
         restore.admitted(found[1])

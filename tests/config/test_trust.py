@@ -87,14 +87,14 @@ def test_depth_and_number_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         deep = [deep]
     for value in (deep, [0] * (plain_values.MOST + 1), {str(i): None for i in range(plain_values.MOST + 1)}):
         most = "32 levels" if value is deep else "100 values"
-        with pytest.raises(ValueError, match=f"must have at most {most}, and there are more at "):
+        with pytest.raises(ValueError, match=f"must have at most {most}, got more at "):
             admit(value)
 
 
 @pytest.mark.parametrize("target", GADGETS, ids=repr)
 def test_no_other_class_is_made(target: Any) -> None:
     for place in ({"_target_": target}, {"x": [{"y": {"_target_": target, "_partial_": True}}]}):
-        with pytest.raises(ValueError, match=r"^[^\n]*(not trusted|path where none)[^\n]*$"):
+        with pytest.raises(ValueError, match=r"^[^\n]*(not trusted|an option that is not for paths)[^\n]*$"):
             admit(place)
 
 
@@ -122,7 +122,7 @@ def test_the_list_is_what_our_yaml_names() -> None:
 
 def test_nothing_is_made_before_somebody_asks() -> None:
     codec = {"_target_": "modalities.latent.PatchPCA", "patch": [1000, 1000], "channels": 8}
-    with pytest.raises(ValueError, match="lacks _partial_"):
+    with pytest.raises(ValueError, match="must have _partial_: true"):
         admit({"codec": codec})
     assert admit({"codec": codec | {"_partial_": True}})
 
@@ -131,15 +131,18 @@ def test_nothing_is_made_before_somebody_asks() -> None:
     ("value", "words"),
     [
         ("${oc.env:HOME}", "interpolation"),
-        ({"_args_": [1]}, "option that nobody has"),
-        ({"_target_": "modalities.image.Image", "_recursive_": False}, "option that nobody has"),
-        ({"seed": 2**65}, "absurd"),
-        ({"x": 2**24 + 1}, "absurd"),
-        ({"evaluation": {"workers": 1000}}, "absurd"),
-        ({"iterations": 2**20}, "absurd"),
-        ({"x": "/etc/passwd"}, "path where none"),
-        ({"x": ["someone/model"]}, "path where none"),
-        ({"_target_": "modalities.pointcloud.PointCloud", "num_points": "~/x"}, "path where none"),
+        ({"_args_": [1]}, "option that is not allowed"),
+        ({"_target_": "modalities.image.Image", "_recursive_": False}, "option that is not allowed"),
+        ({"seed": 2**65}, "must lie between"),
+        ({"x": 2**24 + 1}, "must lie between"),
+        ({"evaluation": {"workers": 1000}}, "must lie between"),
+        ({"iterations": 2**20}, "must lie between"),
+        ({"x": "/etc/passwd"}, "an option that is not for paths"),
+        ({"x": ["someone/model"]}, "an option that is not for paths"),
+        (
+            {"_target_": "modalities.pointcloud.PointCloud", "num_points": "~/x"},
+            "an option that is not for paths",
+        ),
     ],
 )
 def test_other_mischief(value: Any, words: str) -> None:
@@ -241,13 +244,13 @@ def test_why_a_module_of_ones_own_cannot_be_imported(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     "name", ["solver_order", "predictor_order", "num_train_timesteps", "original_inference_steps"]
 )
-def test_a_scheduler_makes_no_list_that_is_absurd(name: str) -> None:
+def test_a_scheduler_makes_no_list_that_is_too_long(name: str) -> None:
     """Wherever it comes from: a checkpoint, or the file that diffusers wrote into a folder."""
     plain_values.check_scheduler({"_class_name": "X", "_diffusers_version": "0.1", name: 3}, FILE)
     for value in (2**24, -(2**24), 10**30):
-        with pytest.raises(ValueError, match="absurd"):
+        with pytest.raises(ValueError, match="must lie between"):
             plain_values.check_scheduler({"_class_name": "X", name: value}, FILE)
-        with pytest.raises(ValueError, match="absurd"):
+        with pytest.raises(ValueError, match="must lie between"):
             trust.admit(
                 {
                     "scheduler": {

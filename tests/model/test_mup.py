@@ -167,7 +167,7 @@ def test_a_checkpoint_remembers_the_base(tmp_path: Path) -> None:
     restored = restore(tmp_path).model
     assert restored.blocks[0].attention.gain == run.ema.model.blocks[0].attention.gain == 0.5**0.5
     assert restored.widths == run.model.widths
-    with pytest.raises(ValueError, match=r"must leave the scale of attention that .* has, 0\.7071 .* got 1$"):
+    with pytest.raises(ValueError, match=r"must give the attention scale of .*, 0\.7071 .* got 1$"):
         start_from(str(tmp_path), model(), config()["model"])
 
 
@@ -201,7 +201,7 @@ def test_models_that_differ_in_more_than_their_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"same parameters at its base width, blocks\.1\.\S+ is there alone"):
         set_base(small, deep)
     built = model("model.base_width=24")
-    with pytest.raises(ValueError, match=r"optimiser of Adam's kind, which has betas, got SGD"):
+    with pytest.raises(ValueError, match=r"optimiser like Adam, with betas, got SGD"):
         ParameterGroups().optimizer(partial(torch.optim.SGD, lr=0.1), built, Mesh())
 
 

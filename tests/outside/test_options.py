@@ -58,7 +58,7 @@ def start(folder: Path, kind: str, *more: str) -> Trainer:
         ("sampling.interval=[nan,1000]", "sampling.interval.0 must be a finite number"),
         ("sampling.interval=[900,100]", "the end of interval must be between 900 and 1000, got 100"),
         *[
-            (f"+{name}._partial_=true", f"{kind} is needed whole: its section must not say _partial_: true")
+            (f"+{name}._partial_=true", f"the section of {kind} must be complete, got _partial_: true")
             for name, kind in [
                 ("modality", "modalities.pointcloud.PointCloud"),
                 ("model", "ditmoe.model.DiTMoE"),

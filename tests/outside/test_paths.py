@@ -189,5 +189,5 @@ def test_bytes_that_are_no_text_are_those_of_a_file_name() -> None:
 @pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 3}', '[{"x": {"a": 1, "a": 1}}]'])
 def test_what_is_said_twice_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match="is no JSON, or is damaged: it says a twice"):
+    with pytest.raises(ValueError, match="is no JSON, or is damaged: it has the name a twice"):
         read_json(tmp_path / "a.json")

@@ -45,7 +45,7 @@ def tampered(exported: Path, tmp_path: Path, file: str, change: Callable[[dict],
         ("model_index.json", lambda c: c.pop("memory"), "lacks memory"),
         ("model_index.json", lambda c: c.update(scheduler=3), "trusted"),
         ("model_index.json", lambda c: c.update(vae="\x1b[2J\n"), r"trusted[^\n\x1b]*$"),
-        ("memory/config.json", lambda c: c["data_facts"].update(classes=3), "nothing can be made"),
+        ("memory/config.json", lambda c: c["data_facts"].update(classes=3), "cannot be built"),
         ("memory/config.json", lambda c: c["config"]["modality"].update(rows="\x1b\n"), r"rows[^\n\x1b]*$"),
         ("scheduler/scheduler_config.json", lambda c: c.update(shift=1e300), "shift must be"),
         ("transformer/config.json", lambda c: c["config"]["router"].update(_target_="os.system"), "trusted"),
@@ -97,7 +97,9 @@ def test_code_pickles_and_paths_of_strangers(exported: Path, tmp_path: Path) -> 
     content = json.loads(index.read_text())
     content["weight_map"] = dict.fromkeys(content["weight_map"], "../../pipes/x.safetensors")
     index.write_text(json.dumps(content))
-    with pytest.raises((ValueError, OSError), match=r"^[^\n]*must name a file beside it for each tensor$"):
+    with pytest.raises(
+        (ValueError, OSError), match=r"^[^\n]*must name a file in the same folder for each tensor$"
+    ):
         opened(tmp_path / "sharded")
     assert not ran.exists()
 
@@ -119,7 +121,7 @@ def test_damaged_weights_are_named_and_never_made_up(exported: Path, tmp_path: P
     words = {
         "missing": "net.embed.weight is missing",
         "elsewhere": "net.embed.weight is missing",
-        "more": "net.x is .* missing here",
+        "more": "net.x is .* missing in the model",
         "shape": "net.embed.weight",
     }
     with pytest.raises((ValueError, OSError), match=rf"^[^\n]*{words.get(damage, WEIGHTS)}[^\n]*$"):

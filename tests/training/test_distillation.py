@@ -358,14 +358,14 @@ def test_what_lora_learnt_is_taught(run: Path, tmp_path: Path) -> None:
 def test_what_stays_of_a_distillation_is_said() -> None:
     few = {"guidance": [1, 4], "flow_map": 8}
     assert inherited({}, few) == inherited(few, few) == []
-    assert "guidance 1 to 4 inside" in inherited(few, {})[0]
+    assert "guidance 1 to 4: some" in inherited(few, {})[0]
     assert "for few steps" in inherited(few, {"guidance": [1, 4]})[0]
 
 
 @pytest.mark.parametrize("earlier", [5, "x", [1], {"step": "a"}, {"step": -1}, {"step": None}])
 def test_a_run_that_does_not_say_of_which_step_it_learns_is_one_line(earlier: object) -> None:
     newest = checkpoint.Checkpoint(Path("run"), {"step": 1}, {})
-    with pytest.raises(ValueError, match=r"^the run in out= must say of which step it learns, got [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^the run in out= must state the step of its teacher, got [^\n]*$"):
         pinned(newest, earlier)
 
 

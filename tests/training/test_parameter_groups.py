@@ -171,7 +171,7 @@ def test_an_optimiser_that_takes_no_step_by_gradients_alone_is_one_line(
     name: str, options: dict, reason: str
 ) -> None:
     config = {"_target_": f"torch.optim.{name}", "_partial_": True, **options}
-    line = rf"optimizer must be one .*AdamW, got torch.optim.{name}, which says: .*{reason}"
+    line = rf"optimizer must be one .*AdamW, got torch.optim.{name}, which raises: .*{reason}"
     with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
         make_optimizer({"optimizer": config}, [{"params": [torch.nn.Parameter(torch.ones(3, 3))]}])
 

@@ -213,7 +213,7 @@ def test_another_number_of_experts_may_be_active_when_sampling(tmp_path: Path) -
         restore(tmp_path, top_k=9)
     relu, _ = trainer(tmp_path / "relu", "trainer.steps=1", "router=relu")
     relu.run()
-    with pytest.raises(ValueError, match="does not choose by it when sampling"):
+    with pytest.raises(ValueError, match="does not use it in sampling"):
         restore(tmp_path / "relu", top_k=1)
 
 

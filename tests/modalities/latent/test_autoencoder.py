@@ -47,7 +47,7 @@ def pipe(name: str) -> Callable[[Path], object]:
         (pipe(FILE), "does not exist as a plain file"),
         (options(block_out_channels=[2**15] * 2), "does not fit the model"),
         (options(layers_per_block=10**5), "more parts than its"),
-        (options(norm_num_groups=0), "nothing can be made: ZeroDivisionError"),
+        (options(norm_num_groups=0), "cannot be built: ZeroDivisionError"),
         (options(quantization_config={"quant_method": "torchao"}), "quantised"),
         (options(scaling_factor=float("nan")), "must be finite"),
         (options(scaling_factor=0), "scale not 0"),

@@ -313,7 +313,7 @@ def test_what_was_changed_is_said(video: Modality) -> None:
     assert parts.told == ["given as an array is 8 x 8: brought to 16 x 16"]
     untold = parts_asked(video, small, {"frames": 9}, {}, 0.0, given_guidance=2.0)
     assert "was not trained with given parts" in untold.told[-1]
-    assert "given_guidance does nothing" in untold.told[-1]
+    assert "given_guidance has no effect" in untold.told[-1]
 
 
 def test_frames_far_apart_in_time_are_counted_before_they_are_made(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ def test_labels_in_files() -> None:
             '{"labels": [["a.png", 0], ["./a.png", 1]]}',
             "it says of ./a.png that it is 0 and 1",
         ),
-        ("dataset.json", '{"labels": {"a.png": 0, "a.png": 1}}', "it says a.png twice"),
-        ("metadata.jsonl", '{"file_name": "a.png", "label": 0, "label": 1}', "it says label twice"),
+        ("dataset.json", '{"labels": {"a.png": 0, "a.png": 1}}', "it has the name a.png twice"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": 0, "label": 1}', "it has the name label twice"),
         (
             "metadata.csv",
             "file_name,label\na.png,cat\na.png,dog\n",
