@@ -21,7 +21,7 @@ from omegaconf.grammar_parser import parse
 from ditmoe.config import interpolations, yaml_files
 from ditmoe.config.folders import GROUP
 from ditmoe.config.known_classes import find
-from ditmoe.outside import printable
+from ditmoe.outside import files_below, printable
 
 _OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp")
 _PARTS = (
@@ -45,9 +45,10 @@ def check_told(arguments: Sequence[str]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check all YAML files of a folder; errors as of `check_told`."""
+    """Check all YAML files of a folder, links to folders followed as Hydra does; errors as of `check_told`."""
     contents = []
-    for file in sorted(folder.rglob("*.yaml")):
+    files = files_below(folder, hidden=True, special=True) if folder.is_dir() else ()
+    for file in [file for file in files if file.suffix == ".yaml"]:
         text, content = yaml_files.check(file).decode(), yaml_files.read(file)
         try:
             _check_hydra(text, content)

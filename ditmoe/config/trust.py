@@ -59,9 +59,8 @@ def admit(config: Any, sections: Sequence[str], file: Path, trust: Trust = False
     for name in sections:
         nothing = name == "router" and config[name] is None
         if name in NESTED and type(config[name]) is not dict and not nothing:
-            raise ValueError(
-                f"{what} must have options in its section {name}, got {type(config[name]).__name__}"
-            )
+            kind = "null" if config[name] is None else type(config[name]).__name__
+            raise ValueError(f"{what} must have options in its section {name}, got {kind}")
     return {name: _admitted(config[name], name, file, trust) for name in sections}
 
 

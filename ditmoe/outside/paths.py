@@ -239,9 +239,12 @@ def parse_json(text: str | bytes) -> Any:
     """What JSON of a stranger says, with each name of an object once and no number of thousands of digits.
 
     Raises:
-        ValueError, RecursionError: if it is none.
+        ValueError: if it is none, or nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=distinct, parse_int=_whole)
+    try:
+        return json.loads(text, object_pairs_hook=distinct, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _whole(digits: str) -> int:

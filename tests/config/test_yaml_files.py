@@ -150,6 +150,16 @@ def test_a_file_that_names_itself_is_one_line(refused: Refused) -> None:
     assert "refers to itself" in refused("defaults: [mine]")
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/bad.yaml").write_text(LAUGHS)
+    (tmp_path / "told").mkdir()
+    (tmp_path / "told/experiment").symlink_to(tmp_path / "other")
+    (tmp_path / "other/again").symlink_to(tmp_path / "told")
+    with pytest.raises(ValueError, match=r"experiment/bad.yaml is no YAML that is read"):
+        check_folder(tmp_path / "told")
+
+
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     with pytest.raises(ValueError, match="must be a plain file"):
