@@ -40,7 +40,8 @@ def check_told(arguments: Sequence[str]) -> None:
     """
     for word, following in pairwise([*arguments, ""]):
         name, equals, value = word.partition("=")
-        if name in _OPTIONS:
+        short = name.startswith("--config-") and any(option.startswith(name) for option in _OPTIONS)
+        if name in _OPTIONS or short:  # argparse takes the beginning of a long option, too
             check_folder(Path(value if equals else following))
 
 
@@ -53,7 +54,8 @@ def check_folder(folder: Path) -> None:
         try:
             _check_hydra(text, content)
             for name, value in _texts(content):
-                parse(value)
+                if "${" in value:
+                    parse(value)
                 if name == "_target_":
                     _check_class(value)
         except (GrammarParseError, ValueError) as error:

@@ -160,10 +160,17 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
         check_folder(tmp_path / "told")
 
 
-def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--config-dir", "-cd", "--config-path", "--config-d"])
+def test_pipes_are_not_waited_for(option: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
-    with pytest.raises(ValueError, match="must be a plain file"):
-        check_told(["--config-dir", str(tmp_path)])
+    for words in ([option, str(tmp_path)], [f"{option}={tmp_path}"]):
+        with pytest.raises(ValueError, match="must be a plain file"):
+            check_told(words)
+
+
+def test_text_without_interpolations_is_any(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 'it''s [x: {y, \\'\nb: ${.a}\n")
+    check_folder(tmp_path)
 
 
 def test_honest_files_are_read(tmp_path: Path) -> None:
