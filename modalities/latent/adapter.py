@@ -180,7 +180,10 @@ class LatentModality(
             return ""
         try:
             codec.check(data_facts["codec"])
+            same = list(codec.stride) == list(data_facts["stride"])
         except (AttributeError, KeyError, TypeError, ValueError):
+            same = False
+        if not same:
             return "another codec than there, fitted to this data: its latents are new to the weights"
         self._fitted_state = data_facts["codec"]
         return "the codec from there, too" if self._fitted_state else ""

@@ -210,8 +210,13 @@ def test_a_run_that_starts_from_another_keeps_its_codec(run, capsys: pytest.Capt
     adopted = codec()
     assert torch.equal(adopted.basis, first.modality.codec.basis)
     assert capsys.readouterr().out == f"{folder}: the codec from there, too\n"
-    assert codec("modality.codec.channels=5").channels == 5
-    assert "another codec than there, fitted to this data" in capsys.readouterr().out
+    for other_options in (
+        "modality.codec.channels=5",
+        "modality.codec.patch=[2,8]",
+    ):  # the second has equal shapes
+        found = codec(other_options).basis
+        assert found.shape != adopted.basis.shape or not torch.equal(found, adopted.basis)
+        assert "another codec than there, fitted to this data" in capsys.readouterr().out
     settings = config(f"init={folder}", "model=debug")
     resumed = make_modality(settings, folder)  # a run of its own already has one
     assert torch.equal(resumed.codec.basis, first.modality.codec.basis)
