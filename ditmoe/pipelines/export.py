@@ -1,5 +1,6 @@
 """Export of a run, or of converted weights, to the folder of a diffusers pipeline (`ditmoe.Pipeline`)."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +30,7 @@ from ditmoe.config.restore import (
 from ditmoe.config.trust import Trust
 from ditmoe.diffusion import Sampling, make_scheduler
 from ditmoe.modality import PublishedAutoencoder
-from ditmoe.outside import check_number, is_regular
+from ditmoe.outside import check_number, is_regular, printable
 from ditmoe.pipelines.card import size_line, write_card
 from ditmoe.pipelines.lora_files import file_state
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
@@ -77,6 +78,10 @@ def export(
     """
     if lora not in ("merge", "keep"):
         raise ValueError(f"lora must be merge or keep, got {lora!r}")
+    if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]B", str(max_shard_size), re.IGNORECASE):
+        raise ValueError(
+            f"max_shard_size must be a size such as 5GB or 500MB, got {printable(max_shard_size)}"
+        )
     source, out = Path(source), Path(out).absolute()
     recover(source)
     recover(out)

@@ -186,6 +186,9 @@ def test_wrong_words_are_one_line(run: Path, exported: Path, tmp_path: Path) -> 
         Pipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a run has its own"):
         export(run, tmp_path / "new", autoencoder="x")
+    for size in ("x", "5", "-1GB", "", "1e3MB"):
+        with pytest.raises(ValueError, match="max_shard_size must be a size such as 5GB or 500MB, got"):
+            export(run, tmp_path / "new", max_shard_size=size)
     assert not (tmp_path / "new").exists()
 
 
