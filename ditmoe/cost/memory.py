@@ -7,6 +7,7 @@ from ditmoe.cost.communication import BYTES, Spread
 from ditmoe.cost.flops import Counts
 from ditmoe.model import LowMemory
 from ditmoe.nn.quantized import FORMATS
+from ditmoe.outside import check_number
 
 GIB = 2**30
 
@@ -108,8 +109,9 @@ def moved_in_a_pass(counts: Counts, keep: LowMemory, precision: str) -> float:
 
 
 def check_memory_options(**options: Any) -> None:
-    if options["precision"] not in BYTES:
-        raise ValueError(f"memory.precision must be one of {', '.join(BYTES)}, got {options['precision']!r}")
-    for name, least in {"batch_size": 1, "moments": 0}.items():
-        if name in options and options[name] < least:
-            raise ValueError(f"memory.{name} must be at least {least}, got {options[name]}")
+    """Check the options of `plan`'s section memory, as far as they are given; ValueError in one line."""
+    if (precision := options["precision"]) not in [*BYTES]:
+        raise ValueError(f"memory.precision must be one of {', '.join(BYTES)}, got {precision!r}")
+    for name, least in {"batch_size": 1, "moments": 0, "sampling_batch_size": 1, "accumulate": 1}.items():
+        if name in options:
+            check_number(f"memory.{name}", options[name], least, whole=True)

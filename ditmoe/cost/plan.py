@@ -6,6 +6,7 @@ from typing import Any
 
 from ditmoe.config import build
 from ditmoe.config.limits import check_shape
+from ditmoe.config.plain_values import LARGEST
 from ditmoe.cost.communication import BYTES, TOKENS, Machine, Spread, traffic
 from ditmoe.cost.flops import Counts, count
 from ditmoe.cost.memory import Memory, check_memory_options, moved_in_a_pass, sampling_memory, training_memory
@@ -33,6 +34,9 @@ def count_config(
         latents = config["latents"]
         if not isinstance(size := latents["size"], list):
             raise ValueError(f"latents.size must be a list of whole numbers, got {size!r}")
+        check_number("latents.channels", latents["channels"], 1, LARGEST, whole=True)
+        if not 1 <= len(size) <= 3:
+            raise ValueError(f"latents.size must have one to three sizes, got {size!r}")
         shape = (latents["channels"], *size)
         check_shape(shape, math.inf)
         classes = latents["num_classes"] if classes is None else classes
@@ -53,10 +57,10 @@ def count_config(
 def plan(config: dict[str, Any]) -> list[str]:
     """The lines that `python -m ditmoe.plan` prints."""
     memory = dict(config["memory"])
+    check_memory_options(**memory)
     guidance, sampling_batch = memory.pop("guidance"), memory.pop("sampling_batch_size")
     accumulate, recompute = memory.pop("accumulate"), memory["recompute"]
     keep = LowMemory(*(memory.pop(name) for name in ("weights", "offload", "expert_cache")))
-    check_memory_options(**memory)
     mesh = spread_of(config["mesh"])
     width = BYTES[memory["precision"]]
     counts, shape, classes = count_config(config, lambda model: keep.check_room(model, width))

@@ -38,7 +38,7 @@ class LowMemory:
     expert_cache: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.weights is not None and self.weights not in FORMATS:
+        if self.weights is not None and self.weights not in [*FORMATS]:
             raise ValueError(f"weights must be {' or '.join(FORMATS)}, got {self.weights!r}")
         if self.offload not in (None, "experts"):
             raise ValueError(f"offload must be experts, got {self.offload!r}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -268,6 +269,7 @@ def test_the_command_prints_what_it_counts(capsys: pytest.CaptureFixture) -> Non
     [
         (["memory.precision=fp8"], "memory.precision must be one of fp32, bf16, got 'fp8'"),
         (["memory.weights=int4"], "weights must be bf16 or int8, got 'int4'"),
+        (["memory.weights=[]"], "weights must be bf16 or int8, got []"),
         (["mesh.shard=0"], "mesh.shard must be a whole number from 1 on, got 0"),
     ],
 )
@@ -276,6 +278,27 @@ def test_one_line_for_a_mistake(tmp_path: Path, words: list[str], expected: str)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("latents.size", []),
+        ("latents.channels", None),
+        ("latents.channels", -1),
+        ("memory.precision", []),
+        *(
+            (f"memory.{name}", None)
+            for name in ("batch_size", "moments", "sampling_batch_size", "accumulate")
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(option: str, value: Any) -> None:
+    config = composed("plan", ["model=debug"])
+    section, name = option.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=rf"^[^\n]*{name} must [^\n]*$"):
+        plan(config)
 
 
 class Mine(Router):
