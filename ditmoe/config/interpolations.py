@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Name = tuple[str, ...]
@@ -12,18 +12,22 @@ ROUNDS = 64
 """Levels of references to references that are followed."""
 
 
-def check(contents: Iterable[Any], most: int) -> None:
+def check(files: Sequence[tuple[Name, Any]], most: int) -> None:
     """Check the contents of files that may refer to each other.
 
-    A reference counts as the largest value that it may refer to: one whose name, as far as its file tells it, is the
-    end of the reference.
+    A reference counts as the largest value of its name. Where a defaults list moves files to other sections
+    (`group@section: file`), it counts as the largest of those whose name within their file is the end of its own.
+
+    Args:
+        files: of each, the section that Hydra puts it into, and its content.
 
     Raises:
         ValueError: if one text stands for more than `most` values, or the name of a reference is itself interpolated.
     """
-    values = _Values()
-    for content in contents:
-        values.add(content, ())
+    moved = any("@" in str(content.get("defaults", "")) for _, content in files if isinstance(content, dict))
+    values = _Values(moved)
+    for section, content in files:
+        values.add(content, () if moved else section)
     references = values.references(most)
     sizes = [1] * len(values.texts)
     for _ in range(ROUNDS):
@@ -41,8 +45,10 @@ def check(contents: Iterable[Any], most: int) -> None:
 class _Values:
     """All texts of some files, and which of them each name stands for."""
 
-    def __init__(self) -> None:
+    def __init__(self, moved: bool) -> None:
+        self.moved = moved
         self.texts: list[str] = []
+        self.names: list[Name] = []
         self.named: dict[str, list[tuple[Name, list[int]]]] = defaultdict(list)
 
     def add(self, value: Any, name: Name) -> list[int]:
@@ -53,6 +59,7 @@ class _Values:
             found = [number for numbers in below for number in numbers]
         else:
             self.texts.append(value if isinstance(value, str) else "")
+            self.names.append(name)
             found = [len(self.texts) - 1]
         if name:
             self.named[name[-1]].append((name, found))
@@ -61,15 +68,15 @@ class _Values:
     def references(self, most: int) -> list[list[list[list[int]]]]:
         """Per text and reference in it, the values that may be meant, each as the numbers of its texts."""
         found, total = [], 0
-        for number, text in enumerate(self.texts):
+        for number, (text, own) in enumerate(zip(self.texts, self.names, strict=True)):
             if _DYNAMIC.search(text):
                 raise ValueError(f"an interpolation must name what it stands for, got {text[:80]}")
             of_text = []
-            for reference in _names(text):
+            for reference in _names(text, () if self.moved else own):
                 meant = [
                     value
                     for name, value in self.named.get(reference[-1], ())
-                    if reference[-len(name) :] == name and number not in value
+                    if (reference[-len(name) :] if self.moved else reference) == name and number not in value
                 ]
                 total += 1 + sum(map(len, meant))
                 if total > most:
@@ -79,8 +86,16 @@ class _Values:
         return found
 
 
-def _names(text: str) -> Sequence[Name]:
-    """Names that a text refers to; the arguments of a resolver may be names, too."""
-    words = [word for found in _REFERENCE.findall(text) for word in re.split(r"[:,\s]", found)]
-    names = [tuple(part for part in re.split(r"[.\[\]]", word) if part) for word in words]
-    return [name for name in names if name]
+def _names(text: str, own: Name) -> Sequence[Name]:
+    """Names that a text refers to; the arguments of a resolver may be names, too.
+
+    Args:
+        own: of the text, from which names with leading dots count.
+    """
+    found = []
+    for word in (word for inner in _REFERENCE.findall(text) for word in re.split(r"""[:,\s'"]""", inner)):
+        up = len(word) - len(word.lstrip("."))
+        above = own[: max(0, len(own) - up)] if up else ()
+        if parts := tuple(part for part in re.split(r"[.\[\]]", word) if part):
+            found.append((*above, *parts))
+    return found

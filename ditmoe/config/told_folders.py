@@ -29,7 +29,10 @@ _PARTS = (
     "torch.nn.modules.module.Module",
     "diffusers.configuration_utils.ConfigMixin",
 )
-"""Bases of classes of installed packages that may be made."""
+"""Bases of classes of installed packages that may be made, beside ditmoe's own."""
+OURS = ("ditmoe", "modalities")
+_MAKING = re.compile(r"\$\{\s*oc\.(create|decode)\b")
+"""Resolvers that make what no check of a file sees."""
 
 
 def check_told(arguments: Sequence[str]) -> None:
@@ -56,6 +59,8 @@ def check_folder(folder: Path) -> None:
             for name, value in _texts(content):
                 if "${" in value:
                     parse(value)
+                if _MAKING.search(value):
+                    raise ValueError(f"it must say its values itself, got {value[:80]}")
                 if name == "_target_":
                     _check_class(value)
         except (GrammarParseError, ValueError) as error:
@@ -63,11 +68,21 @@ def check_folder(folder: Path) -> None:
                 "it has an interpolation that is not whole" if isinstance(error, GrammarParseError) else error
             )
             raise ValueError(f"{printable(file)} is no YAML that is read: {printable(reason)}") from error
-        contents.append(content)
+        contents.append((_package(file.relative_to(folder), text), content))
     try:
         interpolations.check(contents, yaml_files.MOST)
     except ValueError as error:
         raise ValueError(f"the YAML of {printable(folder)} is not read: {printable(error)}") from error
+
+
+def _package(file: Path, text: str) -> tuple[str, ...]:
+    """The section that Hydra puts a file into: that of its header, else its group."""
+    group = ".".join(file.parent.parts)
+    told = next(
+        (found[1] for line in text.splitlines() if (found := re.search(r"#\s*@package\s+(\S+)", line))), group
+    )
+    told = told.replace("_group_", group)
+    return tuple(part for part in told.split(".") if part not in ("", "_global_"))
 
 
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -87,7 +102,8 @@ def _check_hydra(text: str, content: Any) -> None:
         if not isinstance(each, dict | str):
             raise ValueError(f"its defaults must be names of files, got {each}")
         names += [str(name) for name in each] if isinstance(each, dict) else [each]
-    names += re.findall(r"^\s*#\s*@package(.*)", text, re.MULTILINE)
+    for line in text.splitlines():  # as Hydra divides them
+        names += re.findall(r"#\s*@package(.*)", line)
     if any(re.search(r"(?<![\w-])hydra\b", name) for name in names):
         raise ValueError("it must not set hydra: say hydra.run.dir=... and the like on the command line")
 
@@ -95,18 +111,31 @@ def _check_hydra(text: str, content: Any) -> None:
 def _check_class(target: str) -> None:
     """Raise ValueError for a class that is neither the person's own nor a part of a model.
 
-    The person's own are those of the current folder, and of packages that name YAML files (`ditmoe.configs`).
+    The person's own are those of the current folder, and of packages that name YAML files (`ditmoe.configs`). What
+    counts is where a class was written, not the name that leads to it: `mine.subprocess.Popen`.
     """
+    if "${" in target:
+        raise ValueError(f"_target_ must be written out, got {target}")
     top = target.partition(".")[0]
-    if top in ("ditmoe", "modalities") or not (top in sys.stdlib_module_names or _is_installed(top)):
+    try:
+        found = None if top in sys.stdlib_module_names else find(target)
+    except ValueError:  # told where it is to be made, if it is
         return
-    found = None if top in sys.stdlib_module_names else find(target)
     bases = found.__mro__ if inspect.isclass(found) else ()
-    if not any(f"{base.__module__}.{base.__qualname__}" in _PARTS for base in bases):
+    home = found.__module__.partition(".")[0] if bases else top
+    if home not in OURS and not (home in sys.stdlib_module_names or _is_installed(home)):
+        return
+    if home in OURS and bases:
+        return
+    if not any(f"{base.__module__}.{base.__qualname__}" in _PARTS or _is_ours(base) for base in bases):
         raise ValueError(
-            f"_target_ must be a class of yours, or of another package an optimiser, a scheduler or a module of torch, "
-            f"got {target}"
+            "_target_ must be a class of yours or of ditmoe, or of another package an optimiser of torch, a scheduler "
+            f"of diffusers, a module of torch or what has a base of ditmoe, got {target}"
         )
+
+
+def _is_ours(base: type) -> bool:
+    return base.__module__.partition(".")[0] in OURS
 
 
 def _is_installed(top: str) -> bool:

@@ -27,9 +27,11 @@ BAD = {
     "tab": "a:\n\tb: 1",
     "code": "a: !!python/object/apply:os.system ['touch PWNED']",
     "interpolations": _doubled("'${modality.xI}${modality.xI}'"),
-    "lists of them": _doubled("['${.xI}', '${.xI}']"),
-    "selected": _doubled("'${oc.select:xI}${oc.select:xI}'"),
-    "whole sections": _doubled("{a: '${xI}', b: '${xI}'}"),
+    "lists of them": _doubled("['${..xI}', '${modality.xI}']"),
+    "selected in quotes": _doubled('\'${oc.select:"modality.xI"}${oc.select:"modality.xI"}\''),
+    "selected": _doubled("'${oc.select:modality.xI}${oc.select:modality.xI}'"),
+    "whole sections": _doubled("{a: '${modality.xI}', b: '${..xI}'}"),
+    "moved": "defaults:\n  - other@zz: x\n" + _doubled("'${zz.xI}${zz.xI}'"),
     "named by another": "k: x\nx: 1\ny: ${${k}}",
     "no such alias": "<<: *x",
     "large": "a: 1\n" * 30_000,
@@ -93,6 +95,8 @@ def test_what_a_checkpoint_could_not_be_read_with_is_not_trained(refused: Refuse
         "# @package _global_\ndefaults:\n  - override /hydra/output: mine",
         "# @package _global_\nhydra.run.dir: elsewhere",
         "# a remark\n# @package hydra.run\ndir: elsewhere",
+        "# @foo bar\r# @package hydra\nrun:\n  dir: elsewhere",
+        "# @foo bar\u2028# @package hydra\nrun:\n  dir: elsewhere",
         "defaults:\n  - other@_global_.hydra.run\n  - _self_",
         "defaults:\n  - /model@hydra.run: nano",
     ],
@@ -105,11 +109,15 @@ def test_only_the_command_line_says_where_a_run_is(content: str, refused: Refuse
 @pytest.mark.parametrize(
     "target",
     ["subprocess.Popen", "shutil.copyfile", "builtins.eval", "numpy.memmap", "numpy.save", "torch.load",
+     "modalities.shared.isolation.subprocess.Popen", "ditmoe.outside.paths.io.FileIO", "ditmoe.export.export",
      "torch.utils.collect_env.run", "torch.utils.tensorboard.SummaryWriter", "logging.FileHandler"],
 )  # fmt: skip
 def test_only_classes_of_models_are_made_of_other_packages(target: str, refused: Refused) -> None:
     for content in (f"_target_: {target}", f"tokens: {{_target_: {target}, _partial_: true}}"):
-        assert "_target_ must be a class of yours, or of another package an optimiser" in refused(content)
+        assert (
+            "_target_ must be a class of yours or of ditmoe, or of another package an optimiser"
+            in refused(content)
+        )
 
 
 @pytest.mark.parametrize(
@@ -119,6 +127,18 @@ def test_only_classes_of_models_are_made_of_other_packages(target: str, refused:
 def test_parts_of_models_and_own_classes_may_be_named(target: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(f"_target_: {target}")
     check_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "_target_: ${.env.x}\nenv: {x: subprocess.Popen}",
+        "x: ${oc.create:{_target_:subprocess.Popen,args:[a]}}",
+        "x: '${oc.decode:\"{_target_: subprocess.Popen}\"}'",
+    ],
+)
+def test_a_class_is_written_out(content: str, refused: Refused) -> None:
+    assert re.search("_target_ must be written out|it must say its values itself", refused(content))
 
 
 def test_a_function_is_never_called(tmp_path: Path) -> None:
@@ -148,6 +168,17 @@ def test_what_cannot_be_understood_is_said(refused: Refused) -> None:
 
 def test_a_file_that_names_itself_is_one_line(refused: Refused) -> None:
     assert "refers to itself" in refused("defaults: [mine]")
+
+
+def test_names_that_end_alike_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    for file, content in {
+        "experiment/e.yaml": "# @package _global_\nname: ${model.name}-${router.name}",
+        "model/x.yaml": "name: d${.depth}\ndepth: 3",
+        "router/r.yaml": "name: ${model.name}-${model.name}",
+    }.items():
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(content)
+    check_folder(tmp_path)
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
