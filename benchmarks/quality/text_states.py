@@ -53,8 +53,7 @@ class Reader(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.project, self.refine = nn.Linear(width, WIDTH), TokenRefiner(WIDTH, layers)
-        for attention in self.refine.attention:
-            attention.initialize()
+        self.refine.initialize()
         self.way = nn.Linear(WIDTH, len(WAYS))
 
     def forward(self, rows: list[Row]) -> Tensor:

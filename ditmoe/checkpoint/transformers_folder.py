@@ -265,8 +265,13 @@ def _check_positions(config: Mapping[str, Any], folder: Path) -> None:
     rotary = any("rope" in name or "rotary" in name for name in config)
     if positions * width <= MOST_COMPUTED or (rotary and config.get("model_type") not in SINUSOIDAL):
         return
-    shapes = (getattr(x, "shape", ()) for f in folder.glob("*.safetensors") for x in open_file(f).values())
-    if max((next(iter(shape), 0) for shape in shapes), default=0) < positions:
+    tables = (
+        getattr(x, "shape", ())
+        for file in folder.glob("*.safetensors")
+        for name, x in open_file(file).items()
+        if "pos" in name or "wpe" in name
+    )
+    if max((next(iter(shape), 0) for shape in tables), default=0) < positions:
         raise ValueError(
             f"{printable(folder / 'config.json')} has {positions} positions of {width} numbers, but no file holds them"
         )

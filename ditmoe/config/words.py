@@ -1,6 +1,7 @@
 """Options that a modality adds to the command line and to Python, called words: `length=64` for signals."""
 
 import difflib
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -138,7 +139,7 @@ def _check_files(told: Mapping[str, Any]) -> None:
     """Raise ValueError for words that name a file where there is none."""
     for name, value in told.items():
         for file in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(file, str | PathLike) and not Path(file).expanduser().exists():
+            if isinstance(file, str | PathLike) and not Path(os.path.expanduser(file)).exists():
                 raise ValueError(f"{name} must be a file or a folder, but {printable(file)} does not exist")
 
 

@@ -27,6 +27,12 @@ class TokenRefiner(nn.Module):
         self.attention = nn.ModuleList(CrossAttention(width, heads) for _ in range(layers))
         self.feed_forward = nn.ModuleList(FeedForward(width, 2 * width, "swiglu") for _ in range(layers))
 
+    def initialize(self) -> None:
+        """Zero the output of both branches, so that a fresh refiner changes nothing."""
+        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
+            nn.init.zeros_(attention.out.weight)  # type: ignore[union-attr, arg-type]
+            nn.init.zeros_(feed_forward.down.weight)  # type: ignore[union-attr, arg-type]
+
     def forward(self, x: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Refined tokens; masked ones are not attended to."""
         layout = Layout.even(x.shape[1:2], len(x), x.device)

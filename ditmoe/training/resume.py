@@ -48,10 +48,11 @@ def resume(trainer: Trainer, config: dict[str, Any]) -> None:
         idle = () if trainer.model.conditioning.gives_tokens else ("cross_layers",)
         earlier.setdefault("lora", {**config["lora"], "rank": 0})  # checkpoints from before LoRA
         for section in FIXED:
-            if fixed(earlier.get(section), idle) != fixed(config.get(section), idle):
+            there, here = fixed(earlier.get(section), idle), fixed(config.get(section), idle)
+            if there != here:
                 raise ValueError(
-                    f"{trainer.folder} holds a run with another {section}: give this one its own name=..., "
-                    f"or remove the folder"
+                    f"{trainer.folder} holds a run with another {section}{differing(there, here)}: give this one its "
+                    "own name=..., or remove the folder"
                 )
         trainer.resume(found)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -71,3 +72,13 @@ def fixed(section: Any, idle: Collection[str] = ()) -> Any:
     if not isinstance(section, dict):
         return section
     return {name: value for name, value in section.items() if name not in (*MAY_CHANGE, *idle)}
+
+
+def differing(there: Any, here: Any) -> str:
+    """The first option in which two sections differ, with its value there, for an error; "" if it is no plain one."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name, value in there.items():
+            if value != here.get(name):
+                inner = differing(value, here.get(name))
+                return f".{name}{inner}" if isinstance(value, dict) else f".{name} ({printable(value)[:60]})"
+    return ""

@@ -171,7 +171,10 @@ class LatentModality(
         self._fitted_state, self._known = data_facts["codec"], data_facts
 
     def adopt_facts(self, data_facts: Mapping[str, Any]) -> str:
-        """Adopt the codec of another run, whose latents its weights know; one that the options name has priority."""
+        """Adopt the codec of another run, whose latents its weights know, unless a path or latents on disk bring one.
+
+        Options of fitting (`steps`, `batch`) do not matter then; those that change its shapes do.
+        """
         if self._latents is not None or self._is_published:
             return ""
         with torch.device("meta"):

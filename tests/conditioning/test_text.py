@@ -20,7 +20,7 @@ from ditmoe.moe import TokenChoice
 from ditmoe.prepare import prepare
 from ditmoe.text import Learned, MiniLM, Text
 from ditmoe.train import asked_next, make_trainer
-from ditmoe.training.resume import fixed, resume
+from ditmoe.training.resume import differing, fixed, resume
 from modalities.image import LatentTokens
 from tests import subjects
 from tests.conditioning.captioned import asked, text, tiny_bert
@@ -125,12 +125,7 @@ def test_a_refiner_lets_the_tokens_of_a_caption_meet_and_starts_as_nothing() -> 
     plain = tokens(text, "a chair", "a table")
     assert torch.equal(plain[0, 1], plain[1, 1])  # the article knows nothing of its noun
     text.refiner = refiner
-    feed_forward = [layer.down.weight.clone() for layer in refiner.feed_forward]
-    for layer in refiner.feed_forward:
-        layer.down.weight.zero_()
     assert torch.equal(tokens(text, "a chair", "a table"), plain)
-    for layer, weight in zip(refiner.feed_forward, feed_forward, strict=True):
-        layer.down.weight.copy_(weight)
     for layer in refiner.attention:
         layer.out.weight.normal_()
     refined = tokens(text, "a chair", "a table")
@@ -179,6 +174,13 @@ def test_a_run_goes_on_where_captions_were_added() -> None:
     assert fixed(before) == fixed(after) != fixed(after | {"encoder": "b"})
     assert asked_next(before) == "'prompt=a chair'"
     assert asked_next({}) == "label=0"
+
+
+def test_a_run_of_other_options_names_the_first_of_them() -> None:
+    earlier = {"tokens": True, "layers": 0, "encoder": {"limit": 8}}
+    assert differing(earlier, {**earlier, "layers": 1}) == ".layers (0)"
+    assert differing(earlier, {**earlier, "encoder": {"limit": 9}}) == ".encoder.limit (8)"
+    assert differing(earlier, {**earlier, "new": 1}) == differing(None, earlier) == ""
 
 
 def test_guidance_leads_away_from_the_negative_prompt(tmp_path: Path) -> None:

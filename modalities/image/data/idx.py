@@ -139,12 +139,19 @@ def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
             if (promised := prod(shape)) > (most := may_hold(size) if packed else size):
                 raise OSError(f"it says that it has {promised} values, and can have {most} at most")
             if axes > 1:  # a label is a byte
-                check_items(shape[0], path)
+                _check_number(shape[0], path)
             check_memory(2 * promised, f"the values of {printable(path)}")
             content = stream.read(promised + 1)
             if len(content) != promised:
                 came = "more" if len(content) > promised else len(content)
                 raise OSError(f"it says that it has {promised} values, and has {came}")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{printable(path)} must be a whole IDX file: {printable(error)}") from error
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _check_number(count: int, path: Path) -> None:
+    try:
+        check_items(count, path)
+    except ValueError as error:  # told like all else that is wrong with a file
+        raise OSError(str(error)) from error
