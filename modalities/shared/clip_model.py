@@ -31,6 +31,8 @@ from ditmoe.outside import device as own_device
 CLIP = "a CLIP"
 LARGEST = 2048
 """Most pixels of a side of what a CLIP sees."""
+LONGEST = 100
+"""Times as long as wide, of a picture that is resized by its shorter side."""
 Vectors = Float[np.ndarray, "S W"]
 
 
@@ -88,10 +90,18 @@ class Preprocessing:
         return cls(size, square, resample, scale, mean, std)
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """What a picture is resized to."""
+        """What a picture is resized to.
+
+        Raises:
+            ValueError: if it is so long that all of it would take gigabytes.
+        """
         if not isinstance(self.size, int):
             return self.size
         short = min(height, width)
+        if max(height, width) > LONGEST * short:
+            raise ValueError(
+                f"a picture that is scored must be at most {LONGEST} times as long as wide, got {height} x {width}"
+            )
         return int(self.size * height / short), int(self.size * width / short)
 
     def __call__(self, picture: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 H W"]:

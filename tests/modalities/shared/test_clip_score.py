@@ -274,3 +274,10 @@ def test_commands_refuse_it_in_one_line(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert ran.stderr.count("\n") == 1
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_picture_that_would_become_gigabytes_is_one_line() -> None:
+    prepared = Preprocessing(224, (224, 224), 3, 1 / 255, [0.5] * 3, [0.5] * 3)
+    with pytest.raises(ValueError, match="at most 100 times as long as wide, got 1 x 65535"):
+        prepared(np.zeros((1, 65_535, 3), np.uint8))
+    assert prepared(np.zeros((2, 200, 3), np.uint8)).shape == (3, 224, 224)
