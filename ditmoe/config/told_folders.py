@@ -123,11 +123,10 @@ def _check_class(target: str) -> None:
         return
     bases = found.__mro__ if inspect.isclass(found) else ()
     home = found.__module__.partition(".")[0] if bases else top
-    if home not in OURS and not (home in sys.stdlib_module_names or _is_installed(home)):
-        return
-    if home in OURS and bases:
-        return
-    if not any(f"{base.__module__}.{base.__qualname__}" in _PARTS or _is_ours(base) for base in bases):
+    own = home not in OURS and home not in sys.stdlib_module_names and not _is_installed(home)
+    if not own and not any(
+        f"{base.__module__}.{base.__qualname__}" in _PARTS or _is_ours(base) for base in bases
+    ):
         raise ValueError(
             "_target_ must be a class of yours or of ditmoe, or of another package an optimiser of torch, a scheduler "
             f"of diffusers, a module of torch or what has a base of ditmoe, got {target}"
