@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import options_of
-from benchmarks.quality.text import SAID
+from benchmarks.quality.clip_reading import SAID
 from ditmoe.text import MiniLM
 from ditmoe.text.refiner import TokenRefiner
 from modalities.shared.confidence import wilson

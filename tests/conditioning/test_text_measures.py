@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.quality.text import of_clips, reader_of_clips
+from benchmarks.quality.clip_reading import of_clips, reader_of_clips
 from ditmoe.conditioning import captions_of
 from modalities.video.data.moving_digits import MovingDigits
 
