@@ -12,19 +12,19 @@ ROUNDS = 64
 """Levels of references to references that are followed."""
 
 
-def check(files: Sequence[tuple[Name, Any]], most: int) -> None:
+def check(files: Sequence[tuple[Name, Any]], moved: bool, most: int) -> None:
     """Check the contents of files that may refer to each other.
 
-    A reference counts as the largest value of its name. Where a defaults list moves files to other sections
-    (`group@section: file`), it counts as the largest of those whose name within their file is the end of its own.
+    A reference counts as the largest value of its name; with `moved`, as the largest of those whose name within their
+    file is the end of its own.
 
     Args:
         files: of each, the section that Hydra puts it into, and its content.
+        moved: whether a defaults list puts files into other sections than these.
 
     Raises:
         ValueError: if one text stands for more than `most` values, or the name of a reference is itself interpolated.
     """
-    moved = any("@" in str(content.get("defaults", "")) for _, content in files if isinstance(content, dict))
     values = _Values(moved)
     for section, content in files:
         values.add(content, () if moved else section)

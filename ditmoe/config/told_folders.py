@@ -50,7 +50,7 @@ def check_told(arguments: Sequence[str]) -> None:
 
 def check_folder(folder: Path) -> None:
     """Check all YAML files of a folder, links to folders followed as Hydra does; errors as of `check_told`."""
-    contents = []
+    contents, moved = [], False
     files = files_below(folder, hidden=True, special=True) if folder.is_dir() else ()
     for file in [file for file in files if file.suffix == ".yaml"]:
         text, content = yaml_files.check(file).decode(), yaml_files.read(file)
@@ -68,9 +68,11 @@ def check_folder(folder: Path) -> None:
                 "it has an interpolation that is not whole" if isinstance(error, GrammarParseError) else error
             )
             raise ValueError(f"{printable(file)} is no YAML that is read: {printable(reason)}") from error
-        contents.append((_package(file.relative_to(folder), text), content))
+        section = _package(file.relative_to(folder), text)
+        moved = moved or _moves(content, section, section == file.relative_to(folder).parent.parts)
+        contents.append((section, content))
     try:
-        interpolations.check(contents, yaml_files.MOST)
+        interpolations.check(contents, moved, yaml_files.MOST)
     except ValueError as error:
         raise ValueError(f"the YAML of {printable(folder)} is not read: {printable(error)}") from error
 
@@ -85,6 +87,34 @@ def _package(file: Path, text: str) -> tuple[str, ...]:
     return tuple(part for part in told.split(".") if part not in ("", "_global_"))
 
 
+def _moves(content: Any, section: tuple[str, ...], by_group: bool) -> bool:
+    """Whether the defaults of a file put others into sections other than theirs.
+
+    Sections of defaults are relative to the file's own; `group@section: file` names one.
+
+    Args:
+        by_group: whether the file's own section is its group.
+    """
+    for name in _defaults(content):
+        name = name.removeprefix("optional ")
+        absolute = name.startswith("/")
+        kept = (absolute and not section) or (not absolute and by_group)
+        if "@" in name or not (kept or name == "_self_" or name.startswith("override ")):
+            return True
+    return False
+
+
+def _defaults(content: Any) -> list[str]:
+    """What a defaults list names: groups, and files of the same group."""
+    chosen = content.get("defaults", []) if isinstance(content, dict) else []
+    found = []
+    for each in chosen if isinstance(chosen, list) else [chosen]:
+        if not isinstance(each, dict | str):
+            raise ValueError(f"its defaults must be names of files, got {each}")
+        found += [str(name) for name in each] if isinstance(each, dict) else [each]
+    return found
+
+
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """All texts, with the key that each stands under."""
     if isinstance(value, dict | list):
@@ -96,12 +126,7 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _check_hydra(text: str, content: Any) -> None:
     """Raise ValueError for what changes Hydra, as the folder of a run or what it calls: only the command line may."""
-    names = [str(key) for key in content] if isinstance(content, dict) else []
-    chosen = content.get("defaults", []) if isinstance(content, dict) else []
-    for each in chosen if isinstance(chosen, list) else [chosen]:
-        if not isinstance(each, dict | str):
-            raise ValueError(f"its defaults must be names of files, got {each}")
-        names += [str(name) for name in each] if isinstance(each, dict) else [each]
+    names = [*map(str, content if isinstance(content, dict) else ()), *_defaults(content)]
     for line in text.splitlines():  # as Hydra divides them
         names += re.findall(r"#\s*@package(.*)", line)
     if any(re.search(r"(?<![\w-])hydra\b", name) for name in names):

@@ -170,6 +170,16 @@ def test_a_file_that_names_itself_is_one_line(refused: Refused) -> None:
     assert "refers to itself" in refused("defaults: [mine]")
 
 
+@pytest.mark.parametrize("header", ["# @package zz\n", ""])
+def test_files_that_another_one_moves_are_counted_where_it_puts_them(header: str, tmp_path: Path) -> None:
+    (tmp_path / "modality/sub").mkdir(parents=True)
+    (tmp_path / "modality/mine.yaml").write_text(f"{header}defaults:\n  - sub: x\n")
+    place = "zz" if header else "modality"
+    (tmp_path / "modality/sub/x.yaml").write_text(_doubled(f"['${{{place}.sub.xI}}', '${{{place}.sub.xI}}']"))
+    with pytest.raises(ValueError, match="interpolation must stand for at most"):
+        check_folder(tmp_path)
+
+
 def test_names_that_end_alike_are_not_taken_for_each_other(tmp_path: Path) -> None:
     for file, content in {
         "experiment/e.yaml": "# @package _global_\nname: ${model.name}-${router.name}",
