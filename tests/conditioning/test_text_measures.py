@@ -1,8 +1,14 @@
-"""What `benchmarks.quality.text` counts: nearly all of real samples, next to nothing of captions that are others'."""
+"""The measures of text: what is counted in samples, what experts follow, and what states of words tell."""
+
+import random
 
 import numpy as np
+import pytest
+import torch
 
+from benchmarks.quality import text_states
 from benchmarks.quality.clip_reading import of_clips, reader_of_clips
+from benchmarks.quality.text_compute import correlation
 from ditmoe.conditioning import captions_of
 from modalities.video.data.moving_digits import MovingDigits
 
@@ -26,3 +32,30 @@ def _with_ways_exchanged(caption: str) -> str:
     first, second = caption.split(" and ")
     (a, way_a), (b, way_b) = first.split(" moving "), second.split(" moving ")
     return f"{a} moving {way_b} and {b} moving {way_a}"
+
+
+def test_what_two_values_share_by_place_alone_is_taken_off() -> None:
+    rng = np.random.default_rng(0)
+    place = 3 * rng.normal(size=16)
+    a, b = place + rng.normal(size=(2, 64, 16))
+    shared = rng.normal(size=(64, 16))
+    assert correlation(a, b, given_place=False)[0] > 0.8
+    assert abs(correlation(a, b, given_place=True)[0]) < 0.1
+    assert correlation(a + shared, b + shared, given_place=True)[0] == pytest.approx(0.5, abs=0.1)
+    assert np.isnan(correlation(np.ones((4, 3)), b[:4, :3], given_place=False)[0])
+
+
+def test_a_reader_learns_what_a_state_tells_and_only_that() -> None:
+    """Whose way is in its own state, without layers; in another word's, through a layer that mixes words."""
+    draw, torch_seed = random.Random(0), torch.manual_seed(0)
+    names, ways = torch.randn(2, 4, 32, generator=torch_seed)
+
+    def one(mixed: bool) -> text_states.Row:
+        name, way = draw.randrange(4), draw.randrange(4)
+        states = torch.stack([names[name], ways[way]])
+        return (states if mixed else states + states.flip(0)), 0, way
+
+    own, other = ([one(mixed) for _ in range(600)] for mixed in (False, True))
+    assert text_states.accuracy(own[:500], own[500:], layers=0, steps=80, seed=0) > 0.95
+    assert text_states.accuracy(other[:500], other[500:], layers=0, steps=80, seed=0) < 0.5
+    assert text_states.accuracy(other[:500], other[500:], layers=1, steps=80, seed=0) > 0.95
