@@ -295,7 +295,9 @@ def test_what_a_gltf_names_is_there(change: dict, message: str, tmp_path: Path) 
 def test_a_file_named_at_length_is_not_looked_for(name: str, tmp_path: Path) -> None:
     """The system resolves a name part by part, each with all before: a megabyte of them took minutes."""
     (tmp_path / "a.gltf").write_text(json.dumps(_SCENE | {"buffers": [{"byteLength": 39, "uri": name}]}))
-    with pytest.raises(ValueError, match=r"^[^\n]{,300} must name files by at most 4096 letters, got 200000: a/"):
+    with pytest.raises(
+        ValueError, match=r"^[^\n]{,300} must name files by at most 4096 letters, got 200000: a/"
+    ):
         read_surface(tmp_path / "a.gltf", 10, seed=0)
     assert gltf.files_beside(tmp_path / "a.gltf") == []
 

@@ -344,8 +344,8 @@ def test_check_goes_on_where_it_was_interrupted(
 
 @pytest.mark.parametrize(
     "change",
-    [{"reason": []}, {"reason": "\x1b[2J"}, {"frames": "9"}, {"frames": None}, {"frames": True}, {"path": 5}, {"log": {}},
-     {"x": 1}, {"codec": None}],
+    [{"reason": []}, {"reason": "\x1b[2J"}, {"frames": "9"}, {"frames": None}, {"frames": True}, {"path": 5},
+     {"log": {}}, {"x": 1}, {"codec": None}],
 )  # fmt: skip
 def test_check_believes_no_manifest_of_another_form(change: dict, tmp_path: Path) -> None:
     """Its lines are taken for files of the same content, whoever wrote them."""
@@ -356,7 +356,7 @@ def test_check_believes_no_manifest_of_another_form(change: dict, tmp_path: Path
     line = json.loads((out / "manifest.jsonl").read_text())
     before = json.dumps(line | change)
     (out / "manifest.jsonl").write_text(before)
-    with pytest.raises(ValueError, match="must be the manifest of an earlier run, got something else$"):
+    with pytest.raises(ValueError, match=r"must be the manifest of an earlier run, got something else$"):
         check(root, out, workers=0)
     assert (out / "manifest.jsonl").read_text() == before
     (out / "manifest.jsonl").write_text(json.dumps(line))
