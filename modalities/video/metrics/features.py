@@ -139,7 +139,7 @@ def _areas(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
 def _areas_by_frame(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
     """The same with one frame at a time in floating point: as a whole a clip takes 16 times its bytes."""
     means, changes = list[Tensor](), list[Tensor]()
-    before = None
+    before: Tensor | None = None
     for frame in clip:
         x = torch.from_numpy(np.ascontiguousarray(frame)).movedim(-1, 0).float().div_(255)
         means.append(F.adaptive_avg_pool2d(x, 4))
