@@ -193,6 +193,8 @@ def _rows(text: str) -> Iterator[dict[str, str]]:
     rows = csv.reader(io.StringIO(text), delimiter=apart)
     header = [name.strip() for name in next(rows, [])]
     wanted = {name: header.index(name) for name in (*PATHS, *KEYS, *TOLD) if name in header}
+    if twice := [name for name in wanted if header.count(name) > 1]:
+        raise ValueError(f"it has the column {twice[0]} twice")
     for row in rows:
         if row:
             yield {name: row[at] for name, at in wanted.items() if at < len(row)}

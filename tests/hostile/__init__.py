@@ -12,7 +12,7 @@ from modalities.image import Pictures
 from modalities.image import view as picture_view
 from modalities.image.data import picture_sets as images
 from modalities.image.data.pictures import open_picture
-from modalities.image.metrics.features import read_reference
+from modalities.image.metrics.features import pixels, read_reference
 from modalities.latent import latent_cache
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data import formats
@@ -30,6 +30,7 @@ from tests.hostile.archives import (
     endless_digits,
     endless_words,
     large_label,
+    large_pictures,
     long_pax,
     old,
     overlapping,
@@ -70,7 +71,7 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
                                             endless_words, endless_digits)],
         "bombs": [(bomb("points"), formats.read_set), (bomb("arr_0"), images.read_set), (bomb("videos"),
         clip_folders.read_set),
-                  (bomb("mu"), read_reference), (bomb("points"), kept)],
+                  (bomb("mu"), read_reference), (bomb("points"), kept), (large_pictures, measured)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
                                                   tall, blocks, tile, wide(WEBP), wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
@@ -94,6 +95,10 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         "names": [(named, pictures), (named, images.read_set), (named, formats.read_set), (named,
         clip_folders.read_set)],
     }  # fmt: skip
+
+
+def measured(path: Path) -> Any:
+    return pixels(images.read_set(path).data)
 
 
 def kept(path: Path) -> Any:

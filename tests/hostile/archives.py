@@ -176,6 +176,12 @@ def bomb(name: str) -> Maker:
     return make
 
 
+def large_pictures(place: Path) -> Path:
+    """Two pictures of 21 megapixels of zeros in 130 kB, which as floating-point numbers take gigabytes."""
+    np.savez_compressed(place / "a.npz", arr_0=np.zeros((2, 4600, 4600, 3), np.uint8))
+    return place / "a.npz"
+
+
 def common_words(place: Path) -> Path:
     """Words that hold for all members, of which there are many."""
     words = {f"k{number}": "v" for number in range(45_000)}

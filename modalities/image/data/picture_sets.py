@@ -43,10 +43,18 @@ def read_set(path: Path) -> Samples:
             if shape := stored.about(name)[0]:
                 check_items(shape[0], path)
             images = stored[name]
-            labels = stored["arr_1"].astype(np.int64) if "arr_1" in stored else None
+            labels = _labels(stored["arr_1"], len(images)) if "arr_1" in stored else None
     except Exception as error:
         raise ValueError(
             f"{printable(path)} must be a folder of pictures or an npz with arr_0 (S, H, W, 3) uint8 or mu and sigma"
             f"{f': {error}' if isinstance(error, ValueError) else ''}"
         ) from error
     return Samples(images, labels)
+
+
+def _labels(stored: np.ndarray, count: int) -> np.ndarray:
+    """Labels of so many images; whole numbers in any type, since other programs write floats too."""
+    numbers = stored.dtype.kind in "iuf" and stored.shape == (count,)
+    if not numbers or not ((stored == np.floor(stored)) & (np.abs(stored) < 2**53)).all():
+        raise ValueError(f"arr_1 must be {count} whole numbers, got {stored.dtype} of {stored.shape}")
+    return stored.astype(np.int64)

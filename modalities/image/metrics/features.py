@@ -25,6 +25,10 @@ Images = UInt8[np.ndarray, "S H W 3"]
 Found = dict[str, Tensor]
 ImageSet = Samples | np.ndarray
 EXTRACTORS = ("pixels", "efficientnet-lite0", "inception")
+STRIP = 2**24
+"""Values of images that `pixels` holds at a time in double precision, eight times their bytes."""
+LARGEST_STATISTIC = 1e18
+"""Largest mean or variance of a feature in a reference file; beyond, distances overflow."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +192,14 @@ def pixels(images: Images, size: int = 8) -> Found:
         upper = torch.minimum(edges[1:, None], pixel + 1)
         return (upper - torch.maximum(edges[:-1, None], pixel)).clamp(min=0) * size / count
 
-    x = torch.from_numpy(images).double() / 255
     down, across = shares(images.shape[1]), shares(images.shape[2])
-    return {"features": torch.einsum("yh, shwc, xw -> syxc", down, x, across).flatten(1)}
+    areas = torch.zeros(len(images), size, size, 3, dtype=torch.float64)
+    rows = max(1, STRIP // (len(images) * images.shape[2] * 3))
+    for top in range(0, images.shape[1], rows):
+        x = torch.from_numpy(images[:, top : top + rows]).double().div_(255)
+        narrow = torch.einsum("shwc, xw -> shxc", x, across)
+        areas += torch.einsum("yh, shxc -> syxc", down[:, top : top + rows], narrow)
+    return {"features": areas.flatten(1)}
 
 
 def _lite0(device: str) -> Extractor:
@@ -241,8 +250,25 @@ def read_reference(file: Path) -> tuple[dict[str, Statistics], Samples | None]:
                     f"and {sigma.shape}"
                 )
             statistics[kind] = Statistics(mu.astype(np.float64), sigma.astype(np.float64))
+            _check_covariance(statistics[kind], f"{printable(file)}: sigma{suffix}")
     if "features" not in statistics and "arr_0" not in arrays:
         raise ValueError(
             f"{file} must hold mu and sigma (for sFID mu_s and sigma_s), or arr_0, but has {keys}"
         )
     return statistics, checked(arrays["arr_0"], f"arr_0 of {file}") if "arr_0" in arrays else None
+
+
+def _check_covariance(of: Statistics, name: str) -> None:
+    """Raise ValueError for a matrix that is the covariance of nothing, from which a distance could come out as 0.
+
+    It is checked to be symmetric and to have no correlation beyond 1, up to rounding in float16.
+    """
+    spread = np.sqrt(of.sigma.diagonal().clip(0))
+    allowed = np.outer(spread, spread)
+    allowed += 1e-2 * allowed.max(initial=0)
+    if not (of.sigma.diagonal() >= 0).all() or (np.abs(of.sigma) > allowed).any():
+        raise ValueError(f"{name} must be a covariance, got negative variances or correlations beyond 1")
+    if (np.abs(of.sigma - of.sigma.T) > 1e-2 * allowed).any():
+        raise ValueError(f"{name} must be a covariance, got one that is not symmetric")
+    if (most := max(np.abs(of.mu).max(initial=0), allowed.max(initial=0))) > LARGEST_STATISTIC:
+        raise ValueError(f"{name} and its mean must lie below {LARGEST_STATISTIC:g}, got {most:g}")

@@ -11,6 +11,8 @@ from ditmoe.outside import is_regular, may_hold, open_regular, parse_json, print
 
 LARGEST_FILE = 2**31
 """Most bytes of a glTF, and of each referenced file."""
+LONGEST_NAME = 4096
+"""Most letters of a referenced file's name, the limit of operating systems: resolving one of a megabyte took 13 s."""
 MOST_STEPS = 10**6
 """Limit on the summed depths of all nodes of a scene: placing a node takes as many steps as its depth."""
 _BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
@@ -87,8 +89,12 @@ def _beside(folder: Path, uri: str) -> Path:
     """The file that a URI names: verbatim if it exists, else percent-decoded.
 
     Raises:
-        ValueError: if it is outside the folder.
+        ValueError: if it is outside the folder, or too long a name.
     """
+    if len(uri) > LONGEST_NAME:
+        raise ValueError(
+            f"a mesh must name files by at most {LONGEST_NAME} letters, got {len(uri)}: {printable(uri[:60])}"
+        )
     names = (uri, unquote(uri))
     if not all((folder / name).resolve().is_relative_to(folder.resolve()) for name in names):
         raise ValueError(f"a mesh must not name files outside its folder, got {printable(uri)[:100]}")

@@ -111,7 +111,8 @@ def about(path: Path) -> Note:
 def blaming(path: Path) -> Iterator[None]:
     """Convert any exception of a parser into one ValueError that names the file."""
     try:
-        yield
+        with np.errstate(all="ignore"):  # NaN and infinity are refused or counted
+            yield
     except Exception as error:
         if isinstance(error, OSError) and str(error.filename) == str(path):
             raise

@@ -14,11 +14,11 @@ import av.logging
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import open_regular, printable, read_regular, tell
+from ditmoe.outside import open_regular, parse_json, printable, read_regular, tell
 from modalities.shared.isolation import num_cores, run_isolated
 from modalities.shared.understood import Ignored
 from modalities.video.data.catalogue import find_videos
-from modalities.video.io.container import Unreadable
+from modalities.video.io.container import REASONS, Unreadable
 from modalities.video.io.frame_folders import ARRAYS, list_pictures
 from modalities.video.io.index import Index, index_decoded
 from modalities.video.io.reader import read_clip, read_index, salvaged_index
@@ -29,6 +29,11 @@ SECONDS, SECONDS_PER_MB = 60.0, 10.0
 MEMORY = 8 * 2**30
 """Memory limit of a decoder, in bytes."""
 LARGEST_MANIFEST = 2**31
+_TYPES: dict[str, tuple[type, ...]] = {
+    "path": (str,), "frames": (int,), "rate": (int, float, type(None)), "height": (int,), "width": (int,),
+    "codec": (str,), "bytes": (int,), "modified": (int,), "sha256": (str,), "reason": (str,), "log": (str,),
+}  # fmt: skip
+"""What a line of the manifest consists of."""
 _EVERY = 10.0  # seconds between two writes of the manifest
 
 HARMLESS = ("co located POCs unavailable", "mmco: unref short failure")
@@ -243,10 +248,21 @@ def _earlier(manifest: Path) -> dict[str, Entry]:
     if not manifest.exists():
         return {}
     try:
-        lines = [json.loads(line) for line in read_regular(manifest, LARGEST_MANIFEST).splitlines()]
+        lines = [_line(parse_json(line)) for line in read_regular(manifest, LARGEST_MANIFEST).splitlines()]
         return {line.pop("path"): line for line in lines}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{manifest} must be the manifest of an earlier run, got something else") from error
+
+
+def _line(said: Any) -> Entry:
+    """A line of a manifest, which may be someone else's; ValueError unless `_write` could have written it."""
+    if not isinstance(said, dict) or said.keys() != _TYPES.keys():
+        raise ValueError("a line must be of a video")
+    if any(type(said[name]) not in kinds for name, kinds in _TYPES.items()):
+        raise ValueError("a line must be of texts and numbers")
+    if said["reason"] not in ("", "timeout", "crash", *REASONS):
+        raise ValueError("a reason must be one of those that are known")
+    return said
 
 
 def _write(manifest: Path, entries: dict[str, Entry]) -> None:

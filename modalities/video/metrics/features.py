@@ -24,6 +24,8 @@ Clips = UInt8[np.ndarray, "_ _ _ _ 3"] | Sequence[UInt8[np.ndarray, "_ _ _ 3"]]
 """(S, T, H, W, 3); in a list, of any sizes."""
 FEATURES = ("i3d", "pixels")
 SIZE = 224
+LARGEST = 2**25
+"""Values of a clip whose colours are averaged as a whole."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,25 @@ def pixels(clips: Clips) -> Float[Tensor, "B 384"]:
 
 
 def _areas(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
+    if clip.size > LARGEST:
+        return _areas_by_frame(clip)
     x = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 0).float() / 255
     change = F.pad(x.diff(dim=1).abs(), (0, 0, 0, 0, 0, 1)) if x.shape[1] > 1 else torch.zeros_like(x)
     return torch.cat([F.adaptive_avg_pool3d(of, 4).flatten() for of in (x, change)])
+
+
+def _areas_by_frame(clip: UInt8[np.ndarray, "T h w 3"]) -> Float[Tensor, "384"]:
+    """The same with one frame at a time in floating point: as a whole a clip takes 16 times its bytes."""
+    means, changes = list[Tensor](), list[Tensor]()
+    before: Tensor | None = None
+    for frame in clip:
+        x = torch.from_numpy(np.ascontiguousarray(frame)).movedim(-1, 0).float().div_(255)
+        means.append(F.adaptive_avg_pool2d(x, 4))
+        if before is not None:
+            changes.append(F.adaptive_avg_pool2d((x - before).abs_(), 4))
+        before = x
+    changes.append(torch.zeros_like(means[0]))
+    return torch.cat([F.adaptive_avg_pool3d(torch.stack(of, dim=1), 4).flatten() for of in (means, changes)])
 
 
 def extract(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from modalities.image import Pictures
+from modalities.image.data.picture_sets import read_set
 from modalities.image.data.pictures import fitted, open_picture, read_pictures, size_of
 from modalities.latent.codec import to_bytes, to_pixels
 from modalities.latent.given import read_picture
@@ -305,3 +306,18 @@ def test_a_set_to_be_measured_has_one_size(tmp_path: Path) -> None:
     picture(size=(9, 8)).save(tmp_path / "3.png")
     with pytest.raises(ValueError, match=r"one size, got 0.png of 8 x 8 and 3.png of 9 x 8"):
         read_pictures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.array(["a"] * 4), np.full(4, np.nan), np.full(4, 0.5), np.full(4, np.inf), np.zeros((4, 4)), np.zeros(3),
+     np.array(0), np.full(4, 2**63, np.uint64), np.zeros(4, bool)],
+)  # fmt: skip
+def test_labels_of_a_set_are_a_whole_number_for_each(labels: np.ndarray, tmp_path: Path) -> None:
+    """NaN became -9223372036854775808."""
+    arrays = {"arr_0": np.zeros((4, 8, 8, 3), np.uint8), "arr_1": labels}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match="arr_1 must be 4 whole numbers, got"):
+        read_set(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", **{**arrays, "arr_1": np.arange(4, dtype=np.float32)})
+    assert read_set(tmp_path / "a.npz").labels.tolist() == [0, 1, 2, 3]

@@ -175,6 +175,13 @@ def test_pixels_average_areas_exactly() -> None:
     np.testing.assert_allclose(features.pixels(x)["features"], blocks.reshape(2, -1))
 
 
+def test_pixels_average_large_images_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(3, size=37).data
+    whole = features.pixels(x)["features"]
+    monkeypatch.setattr(features, "STRIP", 3 * 37 * 3 * 5)
+    np.testing.assert_allclose(features.pixels(x)["features"], whole, rtol=1e-12)
+
+
 def test_efficientnet_pads_as_tensorflow_does() -> None:
     assert efficientnet._same(torch.ones(1, 1, 4, 5), 3, 2)[0, 0].shape == (5, 7)
     assert efficientnet._same(torch.ones(1, 1, 4, 4), 3, 2)[0, 0, :, 0].tolist() == [1, 1, 1, 1, 0]

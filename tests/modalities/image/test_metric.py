@@ -135,6 +135,16 @@ def test_reference_files(tmp_path: Path) -> None:
         (inception, "2048 features and no images, but these features are 192"),
         ({"mu": np.zeros(4), "sigma": np.eye(3)}, r"must hold mu \(F,\) and sigma \(F, F\)"),
         ({"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "finite"),
+        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "sigma must be a covariance, got negative variances"),
+        (
+            {"mu": np.zeros(2), "sigma": np.array([[1, 3], [3, 1]])},
+            r"covariance, got .* correlations beyond 1",
+        ),
+        (
+            {"mu": np.zeros(2), "sigma": np.array([[1, 0.9], [0, 1]])},
+            "covariance, got one that is not symmetric",
+        ),
+        ({"mu": np.full(2, 1e200), "sigma": np.eye(2)}, r"must lie below 1e\+18, got 1e\+200"),
         ({"arr_0": rng.random((3, 4, 4, 3))}, "arr_0 of .* must be uint8 RGB"),
         ({"arr_0": np.array([None])}, "is no npz, or is damaged"),
     ):

@@ -12,6 +12,7 @@ import trimesh
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modalities.pointcloud.data import gltf
 from modalities.pointcloud.data.formats import (
     CLOUD_SUFFIXES,
     MESH_SUFFIXES,
@@ -288,6 +289,28 @@ def test_what_a_gltf_names_is_there(change: dict, message: str, tmp_path: Path) 
         return
     with pytest.raises(ValueError, match=message):
         read_surface(tmp_path / "a.gltf", 10, seed=0)
+
+
+@pytest.mark.parametrize("name", ["a/" * 100_000, "a/../" * 40_000])
+def test_a_file_named_at_length_is_not_looked_for(name: str, tmp_path: Path) -> None:
+    """The system resolves a name part by part, each with all before: a megabyte of them took minutes."""
+    (tmp_path / "a.gltf").write_text(json.dumps(_SCENE | {"buffers": [{"byteLength": 39, "uri": name}]}))
+    with pytest.raises(
+        ValueError, match=r"^[^\n]{,300} must name files by at most 4096 letters, got 200000: a/"
+    ):
+        read_surface(tmp_path / "a.gltf", 10, seed=0)
+    assert gltf.files_beside(tmp_path / "a.gltf") == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_at_infinity_are_told_in_one_line(tmp_path: Path) -> None:
+    """Without NumPy's own warnings, which name lines of this program."""
+    (tmp_path / "a.off").write_text("4OFF\n3 1 0\n0 0 0 0\n1 0 0 0\n0 1 0 0\n3 0 1 2\n")
+    nodes = [{"mesh": 0, "matrix": [float("nan")] * 16}]
+    (tmp_path / "a.gltf").write_text(json.dumps(_SCENE | {"nodes": nodes}))
+    for name in ("a.off", "a.gltf"):
+        with pytest.raises(ValueError, match="the vertices of a mesh must be finite"):
+            read_surface(tmp_path / name, 10, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,16 @@ def test_labels_in_files() -> None:
             "file_name,label\na.png,cat\na.png,dog\n",
             "it says of a.png that it is cat and dog",
         ),
+        (
+            "metadata.csv",
+            "file_name,label,text,label\na.png,cat,a cat,dog\n",
+            "it has the column label twice",
+        ),
+        (
+            "metadata.csv",
+            "file_name;label; file_name\na.png;cat;b.png\n",
+            "it has the column file_name twice",
+        ),
     ],
 )
 def test_a_file_of_two_classes_is_refused(name: str, text: str, line: str) -> None:

@@ -342,6 +342,27 @@ def test_check_goes_on_where_it_was_interrupted(
     assert manifest(out) == manifest(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"reason": []}, {"reason": "\x1b[2J"}, {"frames": "9"}, {"frames": None}, {"frames": True}, {"path": 5},
+     {"log": {}}, {"x": 1}, {"codec": None}],
+)  # fmt: skip
+def test_check_believes_no_manifest_of_another_form(change: dict, tmp_path: Path) -> None:
+    """Its lines are taken for files of the same content, whoever wrote them."""
+    root, out = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    write_mp4(root / "x.mp4", np.stack([picture(i) for i in range(3)]), 25)
+    check(root, out, workers=0)
+    line = json.loads((out / "manifest.jsonl").read_text())
+    before = json.dumps(line | change)
+    (out / "manifest.jsonl").write_text(before)
+    with pytest.raises(ValueError, match=r"must be the manifest of an earlier run, got something else$"):
+        check(root, out, workers=0)
+    assert (out / "manifest.jsonl").read_text() == before
+    (out / "manifest.jsonl").write_text(json.dumps(line))
+    assert check(root, out, workers=0)["kept"] == 1
+
+
 def test_check_refuses_what_is_not_its_own(ucf: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text("my notes\n")
     with pytest.raises(ValueError, match="manifest of an earlier run"):

