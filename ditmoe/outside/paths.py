@@ -66,7 +66,7 @@ def decoded(content: bytes, errors: str = "surrogateescape") -> str:
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, errors if encoding == "utf-8" else "replace")
-    if 0 in content[:2]:
+    if 0 in content[:2] and len(content) % 2 == 0:
         return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le", "replace")
     return content.decode("utf-8", errors)
 

@@ -71,6 +71,7 @@ def is_complete(record: Mapping[str, Any]) -> bool:
         all(type(record.get(name)) is kind for name, kind in kinds.items())
         and re.fullmatch("[0-9a-f]{64}", record["fingerprint"]) is not None
         and all(isinstance(name, str) and SHARD.fullmatch(name) for name in record["shards"])
+        and all(isinstance(name, str) for name in record["classes"])
     )
 
 

@@ -5,6 +5,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PATHS = ("file_name", "image", "filename", "file", "path")
 MOST_TEXT = 2**24
 """Most bytes of a list of classes, or of the metadata beside an image in an archive."""
 _LONGEST = 200
+_END = "the end of the file"  # as a row of its own: within quotation marks that are never closed it is not
 
 
 def label_name(value: Any) -> str | None:
@@ -190,14 +192,17 @@ def _rows(text: str) -> Iterator[dict[str, str]]:
     """Records of a CSV, with only the columns in use: a small file can have a million columns and a million rows."""
     first = text.partition("\n")[0]
     apart = max(",;\t", key=first.count)
-    rows = csv.reader(io.StringIO(text), delimiter=apart)
+    rows = csv.reader(chain(io.StringIO(text), [_END]), delimiter=apart)
     header = [name.strip() for name in next(rows, [])]
     wanted = {name: header.index(name) for name in (*PATHS, *KEYS, *TOLD) if name in header}
     if twice := [name for name in wanted if header.count(name) > 1]:
         raise ValueError(f"it has the column {twice[0]} twice")
+    row: list[str] = []
     for row in rows:
-        if row:
+        if row and row != [_END]:
             yield {name: row[at] for name, at in wanted.items() if at < len(row)}
+    if row != [_END]:
+        raise ValueError("it has a quotation mark that is never closed")
 
 
 def _path(path: str) -> str:

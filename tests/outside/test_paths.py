@@ -181,6 +181,7 @@ def test_text_is_read_in_the_encodings_of_windows(encoding: str) -> None:
 
 
 def test_bytes_that_are_no_text_are_those_of_a_file_name() -> None:
+    assert decoded(b"a\0b") == "a\0b", "not UTF-16, whose bytes are even in number"
     assert decoded(b"caf\xe9") == os.fsdecode(b"caf\xe9")
     assert decoded(b"caf\xe9", "replace") == "caf\ufffd"
     assert "\ufffd" in decoded(b"\xff\xfea")  # half a letter

@@ -249,6 +249,14 @@ def test_shards_whose_parts_do_not_fit_are_one_line_that_names_them(tmp_path: Pa
         stored(out).captions_of_split("train")
 
 
+def test_classes_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    _, out, _ = make(tmp_path)
+    record = out / "latents.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"classes": ["a", {"b": 1}]}))
+    with pytest.raises(ValueError, match=r"is not complete: run the same prepare again$"):
+        len(stored(out))
+
+
 def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict], dict]:
     return lambda whole: whole | {name: change(whole[name])}
 

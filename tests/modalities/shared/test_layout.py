@@ -139,6 +139,8 @@ def test_labels_in_files() -> None:
     assert parse_labels("metadata.jsonl", lines) == {"a.png": "cat"}
     assert parse_labels("metadata.jsonl", b'{"file_name": "a.png", "text": "a cat"}') is None
     assert parse_labels("metadata.csv", b"file_name,label\na.png,cat\n") == {"a.png": "cat"}
+    quoted = b'file_name,label\na.png,"cat\n5""",\nb.png,5" nail'
+    assert parse_labels("metadata.csv", quoted) == {"a.png": 'cat\\x0a5"', "b.png": '5" nail'}
     floats = b"image;label;text\na.png;0.0;x,y\nb.png;12.0;z\n"
     assert parse_labels("metadata.csv", floats) == {"a.png": "0", "b.png": "12"}
     assert parse_labels("metadata.csv", b"file_name,label\na.png,1.0\nb.png,1.5\n") == {
@@ -177,9 +179,14 @@ def test_labels_in_files() -> None:
             "file_name;label; file_name\na.png;cat;b.png\n",
             "it has the column file_name twice",
         ),
+        (
+            "metadata.csv",
+            'file_name,label\na.png,"cat\nb.png,dog\n',
+            "it has a quotation mark that is never closed",
+        ),
     ],
 )
-def test_a_file_of_two_classes_is_refused(name: str, text: str, line: str) -> None:
+def test_a_file_that_can_be_read_in_two_ways_is_refused(name: str, text: str, line: str) -> None:
     with pytest.raises(ValueError, match=f"^{line}$"):
         parse_labels(name, text.encode())
 
