@@ -1,9 +1,10 @@
 """Paths of a run's checkpoints. Does not import torch, so that a wrong path is reported at once."""
 
+import os
 import re
 from pathlib import Path
 
-from ditmoe.outside import is_regular
+from ditmoe.outside import is_regular, printable
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 STARTERS = Path(__file__).parents[1] / "starters"
@@ -46,8 +47,16 @@ def candidates(path: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: one line, if there is none.
+        ValueError: if a link in the run's folder leads to one elsewhere, which nobody named.
     """
     if found := _candidates(path):
+        for each in found:
+            inside = each.parent.name != FOLDER or each in (path, path.parent)
+            if not inside and not Path(os.path.realpath(each)).is_relative_to(os.path.realpath(path)):
+                raise ValueError(
+                    f"{printable(each)} leads out of {printable(path)}, refused: it is a link, or lies in one; name "
+                    "the folder it leads to"
+                )
         return found
     state = "is not one" if path.exists() else "does not exist"
     where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
