@@ -3,6 +3,7 @@
 Torch takes seconds to import, so functions import it: a mistake in the command line is answered at once.
 """
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ditmoe.config import cli
 from ditmoe.distributed import say
 from ditmoe.finishing import asked_next, check_finish, finish, possible
+from ditmoe.outside import printable
 
 if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
@@ -42,7 +44,7 @@ def distill(words: dict[str, Any]) -> None:
     from ditmoe.train import make_modality, make_trainer, run_to_end
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
-    if out.resolve() == teacher.run.resolve():
+    if os.path.realpath(out) == os.path.realpath(teacher.run):
         raise ValueError(f"out must be another folder than the run that is learnt from, got {out}")
     earlier = None
     if checkpoint.exists(out):
@@ -103,7 +105,7 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     config["finish"] = {
         name: config["finish"][name] if v is None else v for name, v in words["finish"].items()
     }
-    return config | {"name": Path(words["out"]).name, **NOTHING_MORE}
+    return config | {"name": printable(Path(words["out"]).name), **NOTHING_MORE}
 
 
 def learnt(words: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Prepares a data set from the user's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -85,7 +86,9 @@ def prepare(
     began = time.monotonic()
     if workers is not None:
         check_number("workers", workers, 0, whole=True)
-    source, out = source.resolve(), out.resolve()
+    source, out = (
+        Path(os.path.realpath(each)) for each in (source, out)
+    )  # `resolve` fails on a circle of links
     setting = _setting(source, num_points, split, seed, up, min_points, channels, views)
     ignored = Ignored()
     files = _find(source, out, ignored)
