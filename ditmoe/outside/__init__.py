@@ -3,7 +3,7 @@
 from ditmoe.outside.arrays import Arrays, about_array, array_shape, check_items, load_array
 from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
-from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
+from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words, shown
 from ditmoe.outside.paths import (
     Plain,
     decoded,
@@ -60,6 +60,7 @@ __all__ = [
     "read_json",
     "read_object",
     "read_regular",
+    "shown",
     "tell",
     "using_device",
 ]
