@@ -47,16 +47,8 @@ def candidates(path: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: one line, if there is none.
-        ValueError: if a link in the run's folder leads to one elsewhere, which nobody named.
     """
     if found := _candidates(path):
-        for each in found:
-            inside = each.parent.name != FOLDER or each in (path, path.parent)
-            if not inside and not Path(os.path.realpath(each)).is_relative_to(os.path.realpath(path)):
-                raise ValueError(
-                    f"{printable(each)} leads out of {printable(path)}, refused: it is a link, or lies in one; name "
-                    "the folder it leads to"
-                )
         return found
     state = "is not one" if path.exists() else "does not exist"
     where = f"folder {path} holds none" if path.is_dir() else f"{path} {state}"
@@ -64,6 +56,20 @@ def candidates(path: Path) -> list[Path]:
         own = sorted(f"starter/{each.name}" for each in STARTERS.glob("*") if is_regular(each / MANIFEST))
         where = f"{path} is not one of those that come with ditmoe: {', '.join(own)}"
     raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
+
+
+def check_within(found: Path, path: Path) -> None:
+    """Raises ValueError if a checkpoint of a run's folder, or their folder, is a link elsewhere: nobody named that.
+
+    Args:
+        found: one of `candidates(path)`.
+    """
+    named = found.parent.name != FOLDER or found in (path, path.parent)
+    if not named and not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(path)):
+        raise ValueError(
+            f"{printable(found)} leads out of {printable(path)}, refused: it is a link, or lies in one; name the "
+            "folder it leads to"
+        )
 
 
 def _candidates(path: Path) -> list[Path]:
