@@ -48,7 +48,7 @@ class ClassLabel(Conditioning):
     def ask(
         self, num: int, classes: Sequence[str], generator: torch.Generator | None = None, **words: Any
     ) -> Condition:
-        label: Asked | Sequence[Asked] | np.ndarray | Tensor = words.get("label")
+        label: Any = words.get("label")
         if isinstance(label, np.ndarray | Tensor):
             label = label.tolist()  # a number, if it has no axis
         if isinstance(label, Sequence) and not isinstance(label, str):

@@ -6,6 +6,7 @@ from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words, shown
 from ditmoe.outside.paths import (
     Plain,
+    at_home,
     decoded,
     file_name,
     file_names,
@@ -34,6 +35,7 @@ __all__ = [
     "TooFewError",
     "about_array",
     "array_shape",
+    "at_home",
     "check_items",
     "check_memory",
     "check_number",

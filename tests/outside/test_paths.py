@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ditmoe.outside import (
     Arrays,
     array_shape,
+    at_home,
     decoded,
     file_name,
     files_below,
@@ -24,6 +25,18 @@ from ditmoe.outside import (
     read_json,
 )
 from ditmoe.outside.paths import LONGEST
+
+
+def test_a_name_that_begins_like_a_home_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for text, path in {"~": "/home/me", "~/a/b": "/home/me/a/b"}.items():
+        assert at_home(text) == at_home(Path(text)) == Path(path)
+    for text in ("~old", "~root/x", "~nobody at all/x", "a/~/b", "~$a.doc"):
+        assert at_home(text) == Path(text)
+    root = Path(__file__).resolve().parents[2]
+    files = [file for place in ("ditmoe", "modalities") for file in (root / place).rglob("*.py")]
+    using = {str(f.relative_to(root)) for f in files if "expanduser(" in f.read_text()}
+    assert using == {"ditmoe/outside/paths.py", "ditmoe/config/overrides.py"}  # that of `~/` alone
 
 
 @given(
