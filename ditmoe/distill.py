@@ -3,7 +3,6 @@
 Torch takes seconds to import, so functions import it: a mistake in the command line is answered at once.
 """
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ditmoe.config import cli
 from ditmoe.distributed import say
 from ditmoe.finishing import asked_next, check_finish, finish, possible
-from ditmoe.outside import printable
+from ditmoe.outside import printable, real_path
 
 if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
@@ -44,7 +43,7 @@ def distill(words: dict[str, Any]) -> None:
     from ditmoe.train import make_modality, make_trainer, run_to_end
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
-    if os.path.realpath(out) == os.path.realpath(teacher.run):
+    if real_path(out) == real_path(teacher.run):
         raise ValueError(f"out must be another folder than the run that is learnt from, got {out}")
     earlier = None
     if checkpoint.exists(out):

@@ -20,6 +20,7 @@ from ditmoe.outside.paths import (
     read_json,
     read_object,
     read_regular,
+    real_path,
     tell,
 )
 from ditmoe.outside.patience import Patience, patiently
@@ -62,6 +63,7 @@ __all__ = [
     "read_json",
     "read_object",
     "read_regular",
+    "real_path",
     "shown",
     "tell",
     "using_device",

@@ -80,6 +80,11 @@ def at_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(text) if text == "~" or text.startswith("~/") else text)
 
 
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """An absolute path without links, as far as it exists; `Path.resolve` raises RuntimeError on a circle of links."""
+    return Path(os.path.realpath(path))
+
+
 def file_name(text: object, longest: int = LONGEST) -> str:
     """A name, such as of a class, as a safe part of a file name on any system: no path, no hidden characters.
 

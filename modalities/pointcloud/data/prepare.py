@@ -1,7 +1,6 @@
 """Prepares a data set from the user's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import check_number, files_below, load_array, printable, read_regular, tell
+from ditmoe.outside import check_number, files_below, load_array, printable, read_regular, real_path, tell
 from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import SET_SUFFIXES, may_be_shape, without_surfaces
@@ -86,9 +85,7 @@ def prepare(
     began = time.monotonic()
     if workers is not None:
         check_number("workers", workers, 0, whole=True)
-    source, out = (
-        Path(os.path.realpath(each)) for each in (source, out)
-    )  # `resolve` fails on a circle of links
+    source, out = real_path(source), real_path(out)
     setting = _setting(source, num_points, split, seed, up, min_points, channels, views)
     ignored = Ignored()
     files = _find(source, out, ignored)
