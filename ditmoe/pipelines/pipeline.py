@@ -231,12 +231,13 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         self.check_inputs(output_type, guidance, steps, seed, num_samples=num_samples, batch_size=batch_size,
                           num_images_per_prompt=copies)  # fmt: skip
 
+        num_samples, steps, batch_size, seed = map(int, (num_samples, steps, batch_size, seed))  # not NumPy's
         label = one_of(label=label, class_labels=class_labels)
         label, prompts = self._prompts(label, prompt, negative_prompt)
         sizes = size_words(self.modality, height=height, width=width, num_frames=num_frames)
         of_condition, of_shape, of_given = self._split(merged(words, sizes) | prompts)
-        self._shape(int(num_samples) * int(copies), batch_size, of_shape)  # before there is a label of each
-        asked, negative = self._asked(num_samples, copies, seed, label, of_condition)
+        self._shape(num_samples * int(copies), batch_size, of_shape)  # before there is a label of each
+        asked, negative = self._asked(num_samples, int(copies), seed, label, of_condition)
         shape = self._shape(len(asked), batch_size, of_shape)
         parts = self._parts(given, of_shape, of_given, strength, given_guidance)
         if parts is not None:

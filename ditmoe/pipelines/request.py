@@ -36,7 +36,7 @@ class Request(Interface):
         check_sampling(steps, guidance, seed)
         check_scheduler(self.scheduler, self.process)
         if not self.trusted:
-            check_work(self.transformer.net, self.memory.config.shape, steps, "set pipe.trusted = True")
+            check_work(self.transformer.net, self.memory.config.shape, int(steps), "set pipe.trusted = True")
 
     def _watch(self, callback: Callable[..., Any] | None, inputs: Sequence[str]) -> Any:
         """The function that the sampling loop calls after each step; None without a callback."""
@@ -123,7 +123,7 @@ class Request(Interface):
         shape = tuple(self.memory.config.shape)
         if words and self.modality is not None:
             shape = shape_asked(self.modality, words)
-        check_samples(shape, num, int(batch_size))
+        check_samples(shape, num, batch_size)
         return shape
 
     def prepare_latents(
