@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ditmoe.config import cli
 from ditmoe.distributed import say
 from ditmoe.finishing import asked_next, check_finish, finish, possible
+from ditmoe.outside import printable, real_path
 
 if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ def distill(words: dict[str, Any]) -> None:
     from ditmoe.train import make_modality, make_trainer, run_to_end
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
-    if out.resolve() == teacher.run.resolve():
+    if real_path(out) == real_path(teacher.run):
         raise ValueError(f"out must be another folder than the run that is learnt from, got {out}")
     earlier = None
     if checkpoint.exists(out):
@@ -103,7 +104,7 @@ def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:
     config["finish"] = {
         name: config["finish"][name] if v is None else v for name, v in words["finish"].items()
     }
-    return config | {"name": Path(words["out"]).name, **NOTHING_MORE}
+    return config | {"name": printable(Path(words["out"]).name), **NOTHING_MORE}
 
 
 def learnt(words: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def mesh(config: dict[str, Any]) -> None:
 
     check_number("num", config["num"], 1, whole=True)
     modality = Surfaces.of(build.make_whole(config["modality"]), "mesh")
-    source, out = (Path(config[name]).expanduser() for name in ("source", "out"))
+    source, out = (Path(config[name]) for name in ("source", "out"))
     if exists(source) or os.path.lexists(
         source / "log.jsonl"
     ):  # a run may be a stranger's: its links are not followed

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.config import cli
+from ditmoe.outside import at_home
 
 
 def prepare(config: dict[str, Any]) -> None:
@@ -56,7 +57,7 @@ def encode_captions(config: dict[str, Any]) -> None:
     if folder is None:
         raise ValueError("conditioning.states must name a folder for what is encoded")
     splits = {split: modality.captions_of_split(split) for split in ("train", "val", "test")}
-    place = Path(folder).expanduser()
+    place = at_home(folder)
     with alone_in(place):
         prepare_captions(splits.items(), encoder, place)
 

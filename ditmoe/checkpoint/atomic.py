@@ -67,8 +67,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     An existing folder of that name, empty or not, stays until the new one replaces it. Files get the mode that the
     umask gives, and are flushed to disk before the rename. If `path` is a link, its target is replaced.
+
+    Raises:
+        OSError: if it cannot be written.
+        ValueError: if it is or holds the current folder, which would be deleted.
     """
     path = Path(os.path.realpath(path))
+    _check_elsewhere(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
     clear(path.parent)
@@ -99,6 +104,15 @@ def _name(error: BaseException, path: Path) -> None:
         error.filename = str(path)
 
 
+def _check_elsewhere(folder: Path) -> None:
+    """Raises ValueError if a folder to be replaced is or holds the current one: who stands there would lose it."""
+    with suppress(FileNotFoundError):  # the current folder is gone
+        if Path(os.path.realpath(os.getcwd())).is_relative_to(folder):
+            raise ValueError(
+                f"{printable(folder)} must be another folder than the current one, which it would replace"
+            )
+
+
 class _EnoughError(Exception):
     """Raised to discard the draft once writing has proved possible."""
 
@@ -111,6 +125,8 @@ def check_writable(path: Path, folder: bool = False) -> None:
         ValueError: if the path, or one of its parents, exists and is of another kind.
     """
     path = Path(os.path.realpath(path)) if folder else path
+    if folder:
+        _check_elsewhere(path)
     there = next((each for each in (path, *path.parents) if os.path.lexists(each)), Path())
     if not there.is_dir() and (there != path or folder):
         raise ValueError(f"{printable(there)} must be a folder or not exist, got something else")

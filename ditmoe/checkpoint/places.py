@@ -1,9 +1,10 @@
 """Paths of a run's checkpoints. Does not import torch, so that a wrong path is reported at once."""
 
+import os
 import re
 from pathlib import Path
 
-from ditmoe.outside import is_regular
+from ditmoe.outside import is_regular, printable
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 STARTERS = Path(__file__).parents[1] / "starters"
@@ -55,6 +56,20 @@ def candidates(path: Path) -> list[Path]:
         own = sorted(f"starter/{each.name}" for each in STARTERS.glob("*") if is_regular(each / MANIFEST))
         where = f"{path} is not one of those that come with ditmoe: {', '.join(own)}"
     raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
+
+
+def check_within(found: Path, path: Path) -> None:
+    """Raises ValueError if a checkpoint of a run's folder, or their folder, is a link elsewhere: nobody named that.
+
+    Args:
+        found: one of `candidates(path)`.
+    """
+    named = found.parent.name != FOLDER or found in (path, path.parent)
+    if not named and not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(path)):
+        raise ValueError(
+            f"{printable(found)} leads out of {printable(path)}, refused: it is a link, or lies in one; name the "
+            "folder it leads to"
+        )
 
 
 def _candidates(path: Path) -> list[Path]:

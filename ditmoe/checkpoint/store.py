@@ -26,7 +26,7 @@ from ditmoe.checkpoint import manifest, sharded
 from ditmoe.checkpoint.atomic import clear, digest, remove, replacing, replacing_folder, writing
 from ditmoe.checkpoint.fit import check_shapes
 from ditmoe.checkpoint.lazy_tensors import LazyTensor, in_memory, open_file
-from ditmoe.checkpoint.places import FOLDER, candidates, listed, place, starter_of, step_of
+from ditmoe.checkpoint.places import FOLDER, candidates, check_within, listed, place, starter_of, step_of
 from ditmoe.checkpoint.sharded import Pieces
 from ditmoe.distributed import ALONE, Ranks, is_spread
 from ditmoe.distributed.ranks import put
@@ -193,7 +193,7 @@ def check_holds_no_link(folder: Path) -> None:
 def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = ALONE) -> Checkpoint:
     """The newest intact checkpoint of a run's folder, or the checkpoint that `path` itself is.
 
-    If the newest one is damaged, takes the one before and says so in one line on stderr.
+    If the newest one is damaged, or a link to one elsewhere, takes the one before and says so in one line on stderr.
 
     Args:
         parts: those that will be read; the tensors of other parts are not verified. None means all.
@@ -205,6 +205,7 @@ def find(path: str | Path, parts: Sequence[str] | None = None, ranks: Ranks = AL
     for candidate in (every := candidates(Path(path))):
         found, failure = None, None
         try:
+            check_within(candidate, Path(path))
             found = _opened(candidate, parts, ranks)
         except (ValueError, OSError) as error:
             failure = error

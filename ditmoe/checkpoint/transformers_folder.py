@@ -25,7 +25,7 @@ from torch import nn
 from ditmoe.checkpoint.atomic import digest
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.checkpoint.lazy_tensors import open_file
-from ditmoe.outside import is_regular, printable, read_object
+from ditmoe.outside import at_home, is_regular, printable, read_object
 
 INSTALL = "pip install 'ditmoe[transformers]'"
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")
@@ -72,7 +72,7 @@ def folder_at(path: str | PathLike) -> Path:
     Raises:
         ValueError: one line, if it cannot be.
     """
-    place = Path(os.path.expanduser(os.fspath(path)))
+    place = at_home(path)
     if place.is_dir():
         return place
     from huggingface_hub import snapshot_download

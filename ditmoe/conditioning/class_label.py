@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ditmoe.conditioning.base import Conditioning, Embedded
 from ditmoe.conditioning.condition import LABEL, Condition
-from ditmoe.outside import check_number, tell
+from ditmoe.outside import check_number, shown, tell
 
 Asked = str | int | None
 """A label, by name or number."""
@@ -48,9 +48,11 @@ class ClassLabel(Conditioning):
     def ask(
         self, num: int, classes: Sequence[str], generator: torch.Generator | None = None, **words: Any
     ) -> Condition:
-        label: Asked | Sequence[Asked] | np.ndarray | Tensor = words.get("label")
-        if isinstance(label, Sequence | np.ndarray | Tensor) and not isinstance(label, str):
-            each = label if isinstance(label, Sequence) else label.tolist()
+        label: Any = words.get("label")
+        if isinstance(label, np.ndarray | Tensor):
+            label = label.tolist()  # a number, if it has no axis
+        if isinstance(label, Sequence) and not isinstance(label, str):
+            each = label
             if not each:
                 raise ValueError("label must name at least one class, got an empty list")
             return Condition.cat([self.ask(1, classes, generator, label=one) for one in each])
@@ -94,7 +96,7 @@ def label_index(classes: Sequence[str], label: str | int) -> int:
         return int(label)
     near = difflib.get_close_matches(str(label), classes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes)}"
-    raise ValueError(f"label {label!r} is not a class of this model; {hint}")
+    raise ValueError(f"label {shown(label)} is not a class of this model; {hint}")
 
 
 def label_of(classes: Sequence[str], index: int) -> str:

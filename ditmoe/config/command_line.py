@@ -17,7 +17,7 @@ from ditmoe.config import trust
 from ditmoe.config.folders import config_folder, config_folders
 from ditmoe.config.known_options import known_options, unknown_option
 from ditmoe.config.overrides import Overrides
-from ditmoe.outside import printable
+from ditmoe.outside import at_home, printable
 
 CHECKPOINTS = ("checkpoint", "guidance_model", "init")
 SOURCES = (*CHECKPOINTS, "source", "generated", "reference", "train")
@@ -72,7 +72,7 @@ def check_there(name: str, value: str) -> None:
         FileNotFoundError: one line.
     """
     if name not in CHECKPOINTS:
-        if not Path(value).expanduser().exists():
+        if not at_home(value).exists():
             raise FileNotFoundError(
                 f"{name} must be a file or a folder, but {printable(value)} does not exist"
             )

@@ -89,6 +89,8 @@ def is_overflow(error: BaseException) -> bool:
 def explain(error: BaseException, command: str | None = None) -> str:
     """One line for an error, with a suggestion among the options of a command."""
     text = str(error)
+    if isinstance(error, FileExistsError) and error.filename:
+        return f"{error.filename} must be a folder or not exist, got something else"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if match := re.search(r"Could not override '([^']+)'", text):

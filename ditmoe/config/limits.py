@@ -131,9 +131,13 @@ def check_request(modality: Modality, num: int, batch_size: int = 32, **words: A
     """
     for name, value in {"num": num, "batch_size": batch_size}.items():
         check_number(name, value, 1, whole=True)
-    shape = shape_asked(modality, words)
+    check_samples(shape_asked(modality, words), num, batch_size)
+
+
+def check_samples(shape: Sequence[int], num: int, batch_size: int) -> None:
+    """Raises ValueError, naming the memory, if samples of a shape exceed this machine's, batches of them included."""
     check_memory(
         4 * math.prod(shape) * (num + COPIES * min(num, batch_size)),
-        f"{num} samples of shape {shape}, {min(num, batch_size)} at a time,",
+        f"{num} samples of shape {tuple(shape)}, {min(num, batch_size)} at a time,",
         "fewer or smaller ones, or a smaller batch_size",
     )

@@ -11,7 +11,7 @@ from ditmoe.config.folders import config_folder, config_folders
 from ditmoe.config.known_classes import find
 from ditmoe.config.trust import Trust, class_at
 from ditmoe.modality import Files, Modality
-from ditmoe.outside import files_below, printable
+from ditmoe.outside import files_below, printable, real_path
 
 
 def modalities(folder: Path) -> list[type[Files]]:
@@ -45,7 +45,7 @@ def modality_of_run(path: Path, trusted: Trust = False) -> type[Modality] | None
     Raises:
         ValueError: if it names a class that is not trusted, see `ditmoe.config.trust`.
     """
-    path = path.resolve()
+    path = real_path(path)
     run = next((folder for folder in (path, *path.parents[:2]) if exists(folder)), None)
     if run is None:
         return None

@@ -1,11 +1,9 @@
 """Options that a modality adds to the command line and to Python, called words: `length=64` for signals."""
 
 import difflib
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -13,7 +11,7 @@ from torch import Tensor
 from ditmoe.diffusion import MOST_GUIDANCE
 from ditmoe.given import Parts
 from ditmoe.modality import GivenParts, Modality
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import at_home, check_number, printable
 from ditmoe.outside.options import call, check_options
 
 
@@ -139,7 +137,7 @@ def _check_files(told: Mapping[str, Any]) -> None:
     """Raise ValueError for words that name a file where there is none."""
     for name, value in told.items():
         for file in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(file, str | PathLike) and not Path(os.path.expanduser(file)).exists():
+            if isinstance(file, str | PathLike) and not at_home(file).exists():
                 raise ValueError(f"{name} must be a file or a folder, but {printable(file)} does not exist")
 
 

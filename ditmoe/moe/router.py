@@ -165,7 +165,7 @@ def project(x: Float[Tensor, "*n D"], weight: Float[Tensor, "E D"]) -> Float[Ten
 
 def check_top_k(top_k: int, num_experts: int) -> None:
     """Raise ValueError unless there are that many experts."""
-    if not isinstance(top_k, int) or not isinstance(num_experts, int):
+    if type(top_k) is not int or type(num_experts) is not int:
         raise ValueError(f"top_k and num_experts must be whole numbers, got {top_k!r} and {num_experts!r}")
     if not 1 <= top_k <= num_experts:
         raise ValueError(f"top_k must lie between 1 and num_experts = {num_experts}, got {top_k}")

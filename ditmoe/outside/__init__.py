@@ -3,9 +3,10 @@
 from ditmoe.outside.arrays import Arrays, about_array, array_shape, check_items, load_array
 from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
-from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words
+from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words, shown
 from ditmoe.outside.paths import (
     Plain,
+    at_home,
     decoded,
     file_name,
     file_names,
@@ -19,6 +20,7 @@ from ditmoe.outside.paths import (
     read_json,
     read_object,
     read_regular,
+    real_path,
     tell,
 )
 from ditmoe.outside.patience import Patience, patiently
@@ -34,6 +36,7 @@ __all__ = [
     "TooFewError",
     "about_array",
     "array_shape",
+    "at_home",
     "check_items",
     "check_memory",
     "check_number",
@@ -60,6 +63,8 @@ __all__ = [
     "read_json",
     "read_object",
     "read_regular",
+    "real_path",
+    "shown",
     "tell",
     "using_device",
 ]

@@ -98,9 +98,13 @@ def check_number(
         bounds = {"at least": least, "at most": most, "above": above, "below": below}
         words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     kind = "" if number else "a whole number" if whole else "a finite number"
+    raise ValueError(f"{name} must be {', '.join(filter(None, (kind, words)))}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """What an error says of a value: its `repr`, cut to `LONGEST_SHOWN` characters."""
     got = repr(value)
-    shown = got if len(got) <= LONGEST_SHOWN else f"{got[:LONGEST_SHOWN]}..."
-    raise ValueError(f"{name} must be {', '.join(filter(None, (kind, words)))}, got {shown}")
+    return got if len(got) <= LONGEST_SHOWN else f"{got[:LONGEST_SHOWN]}..."
 
 
 class TooFewError(ValueError):

@@ -71,6 +71,20 @@ def decoded(content: bytes, errors: str = "surrogateescape") -> str:
     return content.decode("utf-8", errors)
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path, of which a leading `~/` is the user's home folder; another name that starts with `~` is a name.
+
+    `Path.expanduser` takes `~old` for the home of a user, and raises RuntimeError if there is none of that name.
+    """
+    text = os.fspath(path)
+    return Path(os.path.expanduser(text) if text == "~" or text.startswith("~/") else text)
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """An absolute path without links, as far as it exists; `Path.resolve` raises RuntimeError on a circle of links."""
+    return Path(os.path.realpath(path))
+
+
 def file_name(text: object, longest: int = LONGEST) -> str:
     """A name, such as of a class, as a safe part of a file name on any system: no path, no hidden characters.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ditmoe.checkpoint import manifest
 from ditmoe.config.weaker import Meaning
+from ditmoe.diffusion.sampling import MOST_GUIDANCE
+from ditmoe.diffusion.timesteps import MOST_STEPS
 from ditmoe.modality import Modality
 from ditmoe.model import DiTMoE
 from ditmoe.moe.router import check_top_k
@@ -21,10 +23,33 @@ SIZES = {"height": "size", "width": "size", "num_frames": "frames"}
 
 
 def check_counts(**counts: Any) -> None:
-    """Raises ValueError unless all are positive integers."""
+    """Raises ValueError unless all are positive integers; NumPy's, too."""
     for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+
+
+def check_sampling(steps: Any, guidance: Any, seed: Any) -> None:
+    """Raises ValueError unless steps, guidance scale and seed are numbers that the command would take."""
+    check_counts(num_inference_steps=steps)
+    check_number("num_inference_steps", int(steps), 1, MOST_STEPS, whole=True)
+    if not isinstance(guidance, Real) or isinstance(guidance, bool):
+        raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
+    exact = guidance if isinstance(guidance, int) else float(guidance)
+    check_number("guidance_scale", exact, -MOST_GUIDANCE, MOST_GUIDANCE)
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
+
+
+def check_generator(generator: Any, num: int) -> None:
+    """Raises ValueError unless it is None, a generator, or a list of one for each of `num` samples."""
+    if generator is None:
+        return
+    each = generator if isinstance(generator, list) else [generator]
+    wrong = [type(one).__name__ for one in each if not isinstance(one, torch.Generator)]
+    if wrong or (isinstance(generator, list) and len(each) != num):
+        got = wrong[0] if wrong else len(each)
+        raise ValueError(f"generator must be one, or a list of one for each of {num} samples, got {got}")
 
 
 def one_of(**values: Any) -> Any:
@@ -37,6 +62,21 @@ def one_of(**values: Any) -> Any:
     if len(chosen) > 1:
         raise ValueError(f"only one of {' and '.join(chosen)} may be given: they mean the same")
     return next(iter(chosen.values()), None)
+
+
+def check_returned(latents: Any, before: Tensor) -> None:
+    """Raises ValueError unless the latents that a callback returned can take the place of those that it was given."""
+    fits = isinstance(latents, Tensor) and latents.shape == before.shape and latents.device == before.device
+    if not fits or not latents.is_floating_point():
+        kind = type(latents).__name__
+        got = (
+            f"{latents.dtype} {tuple(latents.shape)} on {latents.device}"
+            if isinstance(latents, Tensor)
+            else kind
+        )
+        raise ValueError(
+            f"callback_on_step_end must return latents of shape {tuple(before.shape)} on {before.device}, got {got}"
+        )
 
 
 def size_words(modality: Modality | None, **sizes: int | None) -> dict[str, Any]:
@@ -77,8 +117,16 @@ def merged(words: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any
 
 
 def own_schedule(**times: Sequence[float] | None) -> dict[str, Sequence[float]]:
-    """The given custom schedules (timesteps or sigmas), by name."""
-    return {name: each for name, each in times.items() if each is not None}
+    """The given custom schedules (timesteps or sigmas), by name.
+
+    Raises:
+        ValueError: for one that is no list.
+    """
+    chosen = {name: each for name, each in times.items() if each is not None}
+    for name, each in chosen.items():
+        if not hasattr(each, "__len__"):
+            raise ValueError(f"{name} must be a list of 1 to {MOST_STEPS} numbers, got {each!r}")
+    return chosen
 
 
 def step_options(scheduler: Any, eta: float | None) -> dict[str, Any]:

@@ -228,14 +228,16 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
             num_images_per_prompt=num_images_per_prompt, num_videos_per_prompt=num_videos_per_prompt
         )
         copies = 1 if copies is None else copies
-        self.check_inputs(output_type, guidance, num_samples=num_samples, num_inference_steps=steps,
-                          batch_size=batch_size, num_images_per_prompt=copies)  # fmt: skip
+        self.check_inputs(output_type, guidance, steps, seed, num_samples=num_samples, batch_size=batch_size,
+                          num_images_per_prompt=copies)  # fmt: skip
 
+        num_samples, steps, batch_size, seed = map(int, (num_samples, steps, batch_size, seed))  # not NumPy's
         label = one_of(label=label, class_labels=class_labels)
         label, prompts = self._prompts(label, prompt, negative_prompt)
         sizes = size_words(self.modality, height=height, width=width, num_frames=num_frames)
         of_condition, of_shape, of_given = self._split(merged(words, sizes) | prompts)
-        asked, negative = self._asked(num_samples, copies, seed, label, of_condition)
+        self._shape(num_samples * int(copies), batch_size, of_shape)  # before there is a label of each
+        asked, negative = self._asked(num_samples, int(copies), seed, label, of_condition)
         shape = self._shape(len(asked), batch_size, of_shape)
         parts = self._parts(given, of_shape, of_given, strength, given_guidance)
         if parts is not None:
@@ -258,7 +260,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         }
 
         self._guidance_scale, self._interrupt = float(guidance), False
-        batches = torch.arange(len(asked)).split(batch_size)
+        batches = torch.arange(len(asked)).split(min(batch_size, len(asked)))
         total = len(batches) * (len(next(iter(schedule.values()))) if schedule else steps)
         with self.progress_bar(total=total) as bar, with_top_k(self.transformer.net, top_k):
             drawn = [

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -11,11 +10,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ditmoe.conditioning import Condition
-from ditmoe.config.limits import check_request, check_work
+from ditmoe.config.limits import check_samples, check_work
 from ditmoe.config.words import GivenWords, parts_asked, shape_asked, split_words
 from ditmoe.diffusion import check_scheduler, denoise, draw_noise, torch_generator
 from ditmoe.given import Given, Parts, in_turns
-from ditmoe.pipelines.asked import check_counts, own_noise
+from ditmoe.pipelines.asked import check_counts, check_generator, check_returned, check_sampling, own_noise
 from ditmoe.pipelines.interface import Interface
 from ditmoe.pipelines.output import OUTPUTS
 
@@ -29,36 +28,47 @@ class Request(Interface):
     """Whether to skip the limit on multiply-adds per sample (`ditmoe.config.limits.check_work`)."""
     _execution_device: torch.device
 
-    def check_inputs(self, output_type: str, guidance: Any, num_inference_steps: Any, **counts: Any) -> None:
+    def check_inputs(self, output_type: str, guidance: Any, steps: Any, seed: Any, **counts: Any) -> None:
         """Raises ValueError for invalid arguments, and if an untrusted model would need excessive work per sample."""
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUTS)}, got {output_type!r}")
-        check_counts(**counts, num_inference_steps=num_inference_steps)
+        check_counts(**counts)
+        check_sampling(steps, guidance, seed)
         check_scheduler(self.scheduler, self.process)
-        if not isinstance(guidance, Real):
-            raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         if not self.trusted:
-            shape = self.memory.config.shape
-            check_work(self.transformer.net, shape, num_inference_steps, "set pipe.trusted = True")
+            check_work(self.transformer.net, self.memory.config.shape, int(steps), "set pipe.trusted = True")
 
     def _watch(self, callback: Callable[..., Any] | None, inputs: Sequence[str]) -> Any:
         """The function that the sampling loop calls after each step; None without a callback."""
         if callback is None:
             return None
+        if not callable(callback):
+            raise ValueError(f"callback_on_step_end must be a function, got {callback!r}")
         inputs = getattr(callback, "tensor_inputs", inputs)  # diffusers' PipelineCallback
+        if not isinstance(inputs, list | tuple):
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be a list of names, got {inputs!r}")
         if unknown := [name for name in inputs if name not in self._callback_tensor_inputs]:
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(f"callback_on_step_end_tensor_inputs must be among {known}, got {unknown[0]!r}")
 
         def watch(step: int, time: Tensor, x: Tensor) -> tuple[Tensor, bool]:
             changed = callback(self, step, time, dict.fromkeys(inputs, x))
-            x = changed.get("latents", x) if isinstance(changed, Mapping) else x
+            if isinstance(changed, Mapping) and "latents" in changed:
+                check_returned(changed["latents"], x)
+                x = changed["latents"]
             return x, self._interrupt
 
         return watch
 
     def _prompts(self, label: Any, prompt: Any, negative: Any) -> tuple[Any, dict[str, Any]]:
-        """The label, and the prompts as options of the conditioning; a label that is not a class is a prompt."""
+        """The label, and the prompts as options of the conditioning; a label that is not a class is a prompt.
+
+        Raises:
+            ValueError: for a prompt, if the model is not conditioned on text.
+        """
+        for name, value in {"prompt": prompt, "negative_prompt": negative}.items():
+            if value is not None and "prompt" not in self.transformer.conditioning.words:
+                raise ValueError(f"{name} must be left out: this model is not conditioned on text")
         if prompt is None and label is not None and "prompt" in self.transformer.conditioning.words:
             classes = self.memory.config.classes
             own = {*classes, *(f"#{index}" for index in range(len(classes))), "none", "random"}
@@ -110,10 +120,11 @@ class Request(Interface):
 
     def _shape(self, num: int, batch_size: int, words: dict[str, Any]) -> tuple[int, ...]:
         """Shape of a sample in the model's space; raises ValueError if the request does not fit into memory."""
-        if not words or self.modality is None:
-            return tuple(self.memory.config.shape)
-        check_request(self.modality, num, int(batch_size), **words)
-        return shape_asked(self.modality, words)
+        shape = tuple(self.memory.config.shape)
+        if words and self.modality is not None:
+            shape = shape_asked(self.modality, words)
+        check_samples(shape, num, batch_size)
+        return shape
 
     def prepare_latents(
         self,
@@ -126,14 +137,11 @@ class Request(Interface):
     ) -> tuple[Tensor, Any]:
         """Initial noise of all samples and the generators for the scheduler's noise, separate for each turn."""
         own = None if latents is None else own_noise(latents, (num, *shape))
+        check_generator(generator, num)
         if generator is None:
             address = [turn] if turn else []
             each = [torch_generator("scheduler", seed, i, *address) for i in range(num)]
             return draw_noise(range(num), shape, seed, turn) if own is None else own, each
-        if isinstance(generator, list) and len(generator) != num:
-            raise ValueError(
-                f"generator must be one, or a list of one for each of {num} samples, got {len(generator)}"
-            )
         if own is not None:
             return own, generator
         device = self._execution_device

@@ -13,7 +13,7 @@ from ditmoe.conditioning import label_of
 from ditmoe.config.restore import Restored, by_top_k
 from ditmoe.diffusion import Sampling
 from ditmoe.modality import GivenParts
-from ditmoe.outside import check_numbers, is_regular, printable
+from ditmoe.outside import check_numbers, is_regular, printable, real_path
 
 SENTENCES = ("label", "prompt", "negative")
 """Options of a conditioning that are not files; others, such as `prompts`, are only on the command line."""
@@ -176,7 +176,7 @@ def _files(field: Field, value: Any, uploads: Path) -> Any:
 
 def is_uploaded(path: Path, uploads: Path) -> bool:
     """Whether a path is that of a regular file in the folder of uploads, links followed."""
-    return path.resolve().is_relative_to(uploads.resolve()) and is_regular(path)
+    return real_path(path).is_relative_to(real_path(uploads)) and is_regular(path)
 
 
 def take_uploads_alone(part: Any, uploads: Path) -> None:

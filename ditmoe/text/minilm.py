@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from functools import cached_property
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ditmoe.checkpoint import digest, in_memory, open_file
-from ditmoe.outside import check_number, is_regular, printable, read_json
+from ditmoe.outside import at_home, check_number, is_regular, printable, read_json
 from ditmoe.text.encoder import WIDEST, About, Pretrained, States
 from ditmoe.text.wordpiece import WordPiece
 
@@ -47,7 +47,7 @@ class MiniLM(Pretrained):
     def folder(self) -> Path:
         """The folder of the files; the package is located, but not imported."""
         if self.path is not None:
-            return Path(fspath(self.path)).expanduser()
+            return at_home(self.path)
         found = importlib.util.find_spec(PACKAGE)
         places = list(found.submodule_search_locations or []) if found else []
         if not places:

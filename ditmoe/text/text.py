@@ -1,11 +1,9 @@
 """Text as what is asked for: tokens of a caption to which blocks attend, and a vector that joins the time."""
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from ditmoe.conditioning import TEXT, Condition, Conditioning, Embedded, captions_of, class_caption, text_rows
 from ditmoe.conditioning.class_label import make_labels
 from ditmoe.distributed import say
-from ditmoe.outside import check_number, decoded, printable, read_regular
+from ditmoe.outside import at_home, check_number, decoded, printable, read_regular
 from ditmoe.text.encoder import About, Pretrained
 from ditmoe.text.frozen import Frozen
 from ditmoe.text.learned import Learned
@@ -79,7 +77,7 @@ class Text(Conditioning):
             self.encoder: Learned | Frozen = encoder(caption_words=caption_words)
         else:
             # A path that a stranger's configuration names (`Withheld`) is left alone.
-            folder = Path(states).expanduser() if isinstance(states, str) else None
+            folder = at_home(states) if isinstance(states, str) else None
             kept = None if about is None else About.read(about)
             self.encoder = Frozen(encoder(), kept, folder, tokens, pooled)
         self.tokens = nn.Linear(self.encoder.width, hidden_size) if tokens else None
@@ -278,7 +276,7 @@ def prompts_of(file: Any) -> list[str]:
     """
     if not isinstance(file, str | PathLike):
         raise ValueError(f"prompts must be a file, got {file!r}")
-    path = Path(os.path.expanduser(file))
+    path = at_home(file)
     text = decoded(read_regular(path, LARGEST_FILE))
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not 0 < len(lines) <= MOST_PROMPTS:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ditmoe.conditioning import Condition
 from ditmoe.given import Parts
 from ditmoe.modality import Asked, Reader, Report, Samples, Shown, Tokens, check_options
-from ditmoe.outside import printable
+from ditmoe.outside import printable, real_path
 from modalities.image import given as given_parts
 from modalities.image import view
 from modalities.image.codec import Autoencoder
@@ -227,7 +227,7 @@ class Image(LatentModality):
         pictures = data.split("train")
         print(data.understood())
         setting = {
-            "source": printable(source.resolve()),
+            "source": printable(real_path(source)),
             **self.setting(),
             "mirror": data.mirror,
             "max_pixels": data.max_pixels,

@@ -29,7 +29,7 @@ from ditmoe.modality import (
     Samples,
     Tokens,
 )
-from ditmoe.outside import check_number, printable
+from ditmoe.outside import at_home, check_number, printable
 from ditmoe.outside import device as own_device
 from modalities.latent import latent_cache, latent_writer
 from modalities.latent.autoencoder import Published
@@ -126,7 +126,7 @@ class LatentModality(
         """The latents on disk, or None if the data is encoded on the fly."""
         if self._latents is None:
             return None
-        record = latent_cache.read_record(Path(self._latents).expanduser())
+        record = latent_cache.read_record(at_home(self._latents))
         found = Latents(self._latents, self.picker(record))
         found.check(**self.setting())
         return found

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.conditioning import Condition, captions_of
-from ditmoe.outside import in_utf8, is_regular, printable, read_regular
+from ditmoe.outside import at_home, in_utf8, is_regular, printable, read_regular
 from modalities.latent.codec import Codec, is_finite
 from modalities.latent.shard_checks import asked_of, check_shard
 from modalities.shared.captions import one_of_all, with_mirrored
@@ -115,7 +115,7 @@ class Latents:
     _files: list[tuple[Path, int]]
 
     def __init__(self, folder: str | PathLike, pick: Pick) -> None:
-        self.folder, self._pick = Path(folder).expanduser(), pick
+        self.folder, self._pick = at_home(folder), pick
         self.record = read_record(self.folder)
         if not is_complete(self.record):
             raise ValueError(f"{printable(self.folder)} is not complete: run the same prepare again")

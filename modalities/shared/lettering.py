@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import ImageFont
 
-from ditmoe.outside import files_below, printable
+from ditmoe.outside import at_home, files_below, printable
 
 FOLDERS = (
     "/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts", "/System/Library/Fonts",
@@ -85,9 +85,7 @@ def find(letters: frozenset[str]) -> Face | None:
 def _installed() -> tuple[Face, ...]:
     """System fonts, upright ones of regular weight first; never fonts of the working directory."""
     shared = [os.environ.get("XDG_DATA_HOME", ""), *os.environ.get("XDG_DATA_DIRS", "").split(os.pathsep)]
-    places = [
-        Path(folder).expanduser() for folder in (*FOLDERS, *(f"{place}/fonts" for place in shared if place))
-    ]
+    places = [at_home(folder) for folder in (*FOLDERS, *(f"{place}/fonts" for place in shared if place))]
     files = {
         file
         for place in dict.fromkeys(places)

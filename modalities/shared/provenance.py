@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import open_regular, parse_json, printable
+from ditmoe.outside import open_regular, parse_json, printable, real_path
 from modalities.shared.isolation import num_cores
 
 RECORD = "sources.jsonl"
@@ -129,12 +129,12 @@ def whole(folder: Path, outputs: Mapping[str, Seen]) -> dict[str, Seen]:
 
     Links out of the folder do not count. Raises OSError if a file cannot be read.
     """
-    top, inside = folder.resolve(), dict[Path, bool]()
+    top, inside = real_path(folder), dict[Path, bool]()
     found = {}
     for path, was in outputs.items():
         file = folder / path
         if file.parent not in inside:
-            inside[file.parent] = file.parent.resolve().is_relative_to(top)
+            inside[file.parent] = real_path(file.parent).is_relative_to(top)
         if inside[file.parent] and was.content and file.is_file() and not file.is_symlink():
             now = output(file, was)
             if not now.content:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from ditmoe.given import Parts
 from ditmoe.modality import CodecTraining, Report, Samples, Shown, Tokens, check_options
-from ditmoe.outside import TooFewError, check_number, printable
+from ditmoe.outside import TooFewError, check_number, printable, real_path
 from ditmoe.outside import device as own_device
 from modalities.latent import Codec
 from modalities.shared import clip_score, lay_out, save_png
@@ -203,7 +203,7 @@ class Video(ClipModality, CodecTraining):
         data = self.data = self.clips_of(source)
         print(data.understood())
         setting = {
-            "source": printable(source.resolve()),
+            "source": printable(real_path(source)),
             **self.setting(),
             "starts": starts,
             "policy": data.reader.policy,
@@ -221,7 +221,7 @@ class Video(ClipModality, CodecTraining):
         self._shape(codec)
         roots = {"root": getattr(self.data, "root", None), "pictures": getattr(self.pictures, "root", None)}
         setting = {
-            **{name: root and str(Path(root).resolve()) for name, root in roots.items()},
+            **{name: root and str(real_path(root)) for name, root in roots.items()},
             **self.setting(),
             "images": self.images,
             "seed": seed,

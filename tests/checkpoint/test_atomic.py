@@ -13,7 +13,7 @@ import pytest
 
 from ditmoe.checkpoint import atomic, replacing
 from ditmoe.checkpoint.alone import alone_at, alone_in
-from ditmoe.checkpoint.atomic import clear, recover, replacing_folder
+from ditmoe.checkpoint.atomic import check_writable, clear, recover, replacing_folder
 from ditmoe.config.errors import explain
 
 OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
@@ -160,6 +160,33 @@ def test_a_link_keeps_pointing_at_the_folder_that_is_replaced(tmp_path: Path) ->
         assert read(tmp_path / "disk" / "model") == {content}
     assert (tmp_path / "model").is_symlink()
     assert os.listdir(tmp_path / "disk") == ["model"]
+
+
+@pytest.mark.parametrize("where", [".", "..", "../..", "link"])
+def test_the_folder_one_stands_in_is_not_replaced(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content would be deleted below the process and the shell that started it."""
+    here = tmp_path / "place" / "run" / "here"
+    here.mkdir(parents=True)
+    (here / "link").symlink_to(here)
+    monkeypatch.chdir(here)
+    for call in (lambda: check_writable(Path(where), folder=True), lambda: write(Path(where), "new")):
+        with pytest.raises(
+            ValueError, match=r"^[^\n]* must be another folder than the current one, which it would"
+        ):
+            call()
+    assert os.listdir() == ["link"]
+    write(Path("within"), "new")
+    write(Path("../beside"), "new")
+    assert read(here.parent / "beside") == read(here / "within") == {"new"}
+
+
+def test_a_file_where_a_folder_is_to_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError) as told:
+        (tmp_path / "file").mkdir(exist_ok=True)
+    assert explain(told.value) == f"{tmp_path / 'file'} must be a folder or not exist, got something else"
 
 
 def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:

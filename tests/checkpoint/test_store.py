@@ -44,8 +44,24 @@ def test_round_trip(tmp_path: Path) -> None:
     for path in (tmp_path / "run", folder, folder / "manifest.json", folder.parent):
         assert store.find(path).run == tmp_path / "run"
         assert same(store.load(path), {"step": 3, **content(3)})
+    (tmp_path / "link").symlink_to("run")  # somebody names it
+    assert store.find(tmp_path / "link").run == tmp_path / "link"
     folder.rename(tmp_path / "mine")  # taken elsewhere
     assert store.find(tmp_path / "mine").run == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/step-0000003"])
+def test_a_link_in_a_run_opens_no_checkpoint_elsewhere(name: str, tmp_path: Path) -> None:
+    """Whoever made the run chose it, not who names the run; `export` would publish it."""
+    store.save(tmp_path / "secret", 3, content(3))
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "secret" / name)
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*step-0000003 leads out of [^\n]*run, refused: it is a link[^\n]*$"
+    ):
+        store.find(tmp_path / "run")
+    assert store.find(link).plain["step"] == 3  # named itself
 
 
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:

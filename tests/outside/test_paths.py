@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ditmoe.outside import (
     Arrays,
     array_shape,
+    at_home,
     decoded,
     file_name,
     files_below,
@@ -22,8 +23,38 @@ from ditmoe.outside import (
     open_regular,
     printable,
     read_json,
+    real_path,
 )
 from ditmoe.outside.paths import LONGEST
+
+
+def test_a_name_that_begins_like_a_home_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for text, path in {"~": "/home/me", "~/a/b": "/home/me/a/b"}.items():
+        assert at_home(text) == at_home(Path(text)) == Path(path)
+    for text in ("~old", "~root/x", "~nobody at all/x", "a/~/b", "~$a.doc"):
+        assert at_home(text) == Path(text)
+    assert files_with("expanduser(") == {
+        "ditmoe/outside/paths.py",
+        "ditmoe/config/overrides.py",
+    }  # of `~/` alone
+
+
+def test_a_circle_of_links_is_a_path(tmp_path: Path) -> None:
+    """Where `Path.resolve` raises RuntimeError, which nobody awaits of a path."""
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "link").symlink_to("there/file")
+    assert real_path(tmp_path / "circle" / "x") == tmp_path / "circle" / "x"
+    assert real_path(tmp_path / "link") == tmp_path / "there" / "file"
+    assert files_with(".resolve()") == set()
+
+
+def files_with(text: str) -> set[str]:
+    """Files of the package in whose code a text stands, but for lines on the file itself."""
+    root = Path(__file__).resolve().parents[2]
+    files = [file for place in ("ditmoe", "modalities") for file in (root / place).rglob("*.py")]
+    lines = ((file, line) for file in files for line in file.read_text().splitlines())
+    return {str(file.relative_to(root)) for file, line in lines if text in line and "__file__" not in line}
 
 
 @given(

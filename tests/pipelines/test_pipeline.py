@@ -1,6 +1,7 @@
 """Pipelines of diffusers: the same samples as the command, and what diffusers users expect."""
 
 import functools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,9 +180,28 @@ def test_wrong_words_are_one_line(run: Path, exported: Path, tmp_path: Path) -> 
         ({"output_type": "jpg"}, "output_type must be one of pil, np, pt, latent, got 'jpg'"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1, got 0"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
+        ({"num_samples": True}, "num_samples must be a whole number from 1, got True"),
+        ({"num_samples": 10**9}, "1000000000 samples of shape .* need more than"),
+        ({"num_images_per_prompt": 10**9}, "1000000000 samples of shape .* need more than"),
+        ({"num_samples": 2**63}, "9223372036854775808 samples of shape .* need more than"),
+        ({"num_inference_steps": 10**9}, "num_inference_steps must be between 1 and 10000, got 1000000000"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, .* got nan"),
+        ({"guidance_scale": np.float32("inf")}, "guidance_scale must be a finite number, .* got inf"),
+        ({"guidance_scale": 10**400}, "guidance_scale must be between -1000 and 1000, got 1000"),
+        ({"seed": "a"}, "seed must be a whole number from 0, got 'a'"),
+        ({"seed": 1.5}, r"seed must be a whole number from 0, got 1\.5"),
+        ({"seed": None}, "seed must be a whole number from 0, got None"),
+        ({"generator": 5}, "generator must be one, or a list of one for each of 1 samples, got int"),
+        ({"generator": [None]}, "generator must be one, .* got NoneType"),
+        ({"timesteps": 5}, "timesteps must be a list of 1 to 10000 numbers, got 5"),
+        ({"top_k": True}, "top_k and num_experts must be whole numbers, got True"),
+        ({"label": "x" * 10**6}, r"label '[x]{199}\.\.\. is not a class of this model"),
+        ({"label": torch.tensor(99)}, "label 99 is not a class of this model"),
+        ({"prompt": "a chair"}, "prompt must be left out: this model is not conditioned on text"),
+        ({"negative_prompt": ""}, "negative_prompt must be left out: this model is not conditioned on text"),
     ):
-        with pytest.raises(ValueError, match=line):
-            pipe(**words)
+        with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
+            pipe(**{"num_inference_steps": 1, **words})
     with pytest.raises(FileNotFoundError, match=r"holds no model_index.json"):
         Pipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a run has its own"):
@@ -190,6 +210,36 @@ def test_wrong_words_are_one_line(run: Path, exported: Path, tmp_path: Path) -> 
         with pytest.raises(ValueError, match="max_shard_size must be a size such as 5GB or 500MB, got"):
             export(run, tmp_path / "new", max_shard_size=size)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("back", [5, "x", torch.zeros(3), torch.zeros(1, dtype=torch.int64), "meta", "int"])
+def test_what_a_callback_returns_is_looked_at(back: object, exported: Path) -> None:
+    """It would fail deep inside, or in the decoder."""
+    pipe = opened(exported)
+    shape = (1, *pipe.memory.config.shape)
+    named = {"meta": torch.zeros(shape, device="meta"), "int": torch.zeros(shape, dtype=torch.int64)}
+    latents = named.get(back, back) if isinstance(back, str) else back
+    line = rf"^callback_on_step_end must return latents of shape {re.escape(str(shape))} on cpu, got [^\n]*$"
+    with pytest.raises(ValueError, match=line):
+        pipe(num_inference_steps=1, callback_on_step_end=lambda *_: {"latents": latents})
+
+
+def test_what_is_no_callback_is_told_before_the_work(exported: Path) -> None:
+    pipe = opened(exported)
+    with pytest.raises(ValueError, match=r"^callback_on_step_end must be a function, got 'x'$"):
+        pipe(callback_on_step_end="x")
+    with pytest.raises(
+        ValueError, match=r"^callback_on_step_end_tensor_inputs must be a list of names, got 5$"
+    ):
+        pipe(callback_on_step_end=print, callback_on_step_end_tensor_inputs=5)
+
+
+def test_numbers_of_numpy_are_numbers(exported: Path) -> None:
+    pipe = opened(exported)
+    asked = {"num_samples": np.int64(2), "num_inference_steps": np.int32(2), "batch_size": np.int64(1)}
+    own = {**asked, "guidance_scale": np.float32(2), "seed": np.int64(3), "label": torch.tensor(1)}
+    plain = {"num_inference_steps": 2, "guidance_scale": 2.0, "seed": 3, "label": 1}
+    assert torch.equal(latents(pipe, **own), latents(pipe, **plain))
 
 
 def test_half_precision_blurs_neither_codec_nor_noise(exported: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ditmoe.modality import Samples, check_number
-from ditmoe.outside import TooFewError, printable
+from ditmoe.outside import TooFewError, at_home, printable
 from modalities.image.data.archive_members import Member, Written, member_bytes
 from modalities.image.data.catalogue import list_pictures
 from modalities.image.data.listing import InMemory, Listing, Picture, labels_of
@@ -64,8 +64,8 @@ class Pictures:
         check_number("max_megapixels", max_megapixels, above=0)
         if damaged not in ("refuse", "keep"):
             raise ValueError(f"damaged must be refuse or keep, got {printable(damaged)}")
-        self._index = None if index is None else Path(index).expanduser()
-        self.root = None if root is None else Path(root).expanduser()
+        self._index = None if index is None else at_home(index)
+        self.root = None if root is None else at_home(root)
         self.size = (int(size[0]), int(size[1]))
         self.mirror, self.limit, self.max_pixels = mirror, limit, int(max_megapixels * 1_000_000)
         self.unreadable: LeftOut[str] = LeftOut("skipped unreadable picture")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from ditmoe.modality import Samples
+from ditmoe.outside import at_home
 from modalities.pointcloud.data.catalogue import Shape
 from modalities.pointcloud.data.channels import Channels, to_model
 from modalities.pointcloud.data.cloud_files import CloudFiles
@@ -68,8 +69,8 @@ class Clouds:
         self.channels = Channels.of(channels, columns)
         if not 0 <= scale_jitter < 1:
             raise ValueError(f"scale_jitter must be in [0, 1), got {scale_jitter}")
-        self.root = None if root is None else Path(root).expanduser()
-        folder = None if index is None else Path(index).expanduser()
+        self.root = None if root is None else at_home(root)
+        folder = None if index is None else at_home(index)
         self.files = CloudFiles(self.root, classes, num_points, up, few, self.channels, folder)
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance, self.captions = scale_jitter, balance, captions

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ditmoe.outside import is_regular, may_hold, open_regular, parse_json, printable, read_regular
+from ditmoe.outside import is_regular, may_hold, open_regular, parse_json, printable, read_regular, real_path
 
 LARGEST_FILE = 2**31
 """Most bytes of a glTF, and of each referenced file."""
@@ -96,7 +96,7 @@ def _beside(folder: Path, uri: str) -> Path:
             f"a mesh must name files by at most {LONGEST_NAME} letters, got {len(uri)}: {printable(uri[:60])}"
         )
     names = (uri, unquote(uri))
-    if not all((folder / name).resolve().is_relative_to(folder.resolve()) for name in names):
+    if not all(real_path(folder / name).is_relative_to(real_path(folder)) for name in names):
         raise ValueError(f"a mesh must not name files outside its folder, got {printable(uri)[:100]}")
     return next((folder / name for name in names if is_regular(folder / name)), folder / names[1])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import clear
-from ditmoe.outside import files_below, printable, read_regular
+from ditmoe.outside import files_below, printable, read_regular, real_path
 from modalities.shared import provenance
 from modalities.shared.provenance import Origin, Record, Seen
 
@@ -46,8 +46,8 @@ class Pieces:
     def check_inside(self, *paths: str) -> None:
         """Raise ValueError if a link would redirect files to be written or removed out of the folder."""
         for folder in sorted({(self.out / path).parent for path in paths}):
-            if folder.resolve() != folder:
-                where = f"{printable(folder)} to {printable(folder.resolve())}"
+            if real_path(folder) != folder:
+                where = f"{printable(folder)} to {printable(real_path(folder))}"
                 raise ValueError(f"out must hold its folders itself, but a link leads {where}")
 
     def __contains__(self, key: str) -> bool:

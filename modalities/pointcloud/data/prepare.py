@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import check_number, files_below, load_array, printable, read_regular, tell
+from ditmoe.outside import check_number, files_below, load_array, printable, read_regular, real_path, tell
 from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import SET_SUFFIXES, may_be_shape, without_surfaces
@@ -85,7 +85,7 @@ def prepare(
     began = time.monotonic()
     if workers is not None:
         check_number("workers", workers, 0, whole=True)
-    source, out = source.resolve(), out.resolve()
+    source, out = real_path(source), real_path(out)
     setting = _setting(source, num_points, split, seed, up, min_points, channels, views)
     ignored = Ignored()
     files = _find(source, out, ignored)

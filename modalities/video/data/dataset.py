@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ditmoe.modality import Samples, check_number
-from ditmoe.outside import TooFewError, printable
+from ditmoe.outside import TooFewError, at_home, printable
 from modalities.shared.captions import Captioner, Described, Labels, WrittenCaptions
 from modalities.shared.datasets import SPLITS, check_split, first_readable, item_of, numbers
 from modalities.shared.understood import Understood
@@ -68,13 +68,13 @@ class Clips:
         captions: bool = False,
     ) -> None:
         check_number("max_megapixels", max_megapixels, above=0)
-        self._index_folder = None if index is None else Path(index).expanduser()
+        self._index_folder = None if index is None else at_home(index)
         if len(size) != 2 or min(*size, frames, stride) < 1 or workers < 0:
             got = f"{list(size)}, {frames}, {stride} and {workers}"
             raise ValueError(
                 f"size must be [H, W], frames and stride at least 1 and workers at least 0, got {got}"
             )
-        self.root = builtin() if root is None else Path(root).expanduser()
+        self.root = builtin() if root is None else at_home(root)
         max_pixels = int(max_megapixels * 1_000_000)
         self.reader = ClipReader(
             (int(size[0]), int(size[1])), frames, stride, policy, backend, hold, resample, rate, max_pixels

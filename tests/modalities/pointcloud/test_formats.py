@@ -21,6 +21,7 @@ from modalities.pointcloud.data.formats import (
     read_surface,
     write_npy,
 )
+from modalities.pointcloud.data.gltf import files_beside
 from modalities.pointcloud.data.ply import write_ply
 
 POINTS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
@@ -378,3 +379,10 @@ def test_bytes_that_would_become_too_many_numbers_are_refused_before_they_are_re
         ValueError, match=r"^[^\n]*must not be a bomb: points would be 216000000 bytes[^\n]*$"
     ):
         read_points(tmp_path / "a.npz")
+
+
+def test_a_mesh_beside_a_circle_of_links_ends_no_search(tmp_path: Path) -> None:
+    """All files are looked at before the first is read: one of a stranger's would end the whole `prepare`."""
+    (tmp_path / "a.bin").symlink_to("a.bin")
+    (tmp_path / "a.gltf").write_text(json.dumps({"buffers": [{"uri": "a.bin", "byteLength": 4}]}))
+    assert files_beside(tmp_path / "a.gltf") == [tmp_path / "a.bin"]
