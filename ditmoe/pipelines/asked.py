@@ -116,7 +116,7 @@ def merged(words: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any
     return {**words, **others}
 
 
-def own_schedule(**times: Sequence[float] | None) -> dict[str, Sequence[float]]:
+def own_schedule(**times: Any) -> dict[str, Sequence[float]]:
     """The given custom schedules (timesteps or sigmas), by name.
 
     Raises:

@@ -232,6 +232,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
                           num_images_per_prompt=copies)  # fmt: skip
 
         num_samples, steps, batch_size, seed = map(int, (num_samples, steps, batch_size, seed))  # not NumPy's
+        guidance = float(guidance)
         label = one_of(label=label, class_labels=class_labels)
         label, prompts = self._prompts(label, prompt, negative_prompt)
         sizes = size_words(self.modality, height=height, width=width, num_frames=num_frames)

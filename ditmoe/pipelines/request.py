@@ -1,7 +1,7 @@
 """The steps of a pipeline call, from its arguments to samples."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class Request(Interface):
         if not self.trusted:
             check_work(self.transformer.net, self.memory.config.shape, int(steps), "set pipe.trusted = True")
 
-    def _watch(self, callback: Callable[..., Any] | None, inputs: Sequence[str]) -> Any:
+    def _watch(self, callback: Any, inputs: Any) -> Any:
         """The function that the sampling loop calls after each step; None without a callback."""
         if callback is None:
             return None
