@@ -71,14 +71,19 @@ class LazyTensor:
         return values.as_strided(self.shape, self.stride).contiguous()
 
 
-def in_memory(value: Any) -> Tensor:
+def in_memory(value: Any, name: str = "a tensor") -> Tensor:
     """The tensor itself; a `LazyTensor` or `Pieces` is read.
+
+    Args:
+        name: what a message calls it.
 
     Raises:
         ValueError: if it cannot be read, or is the name of an unsupported type.
     """
     if isinstance(value, str):
-        raise ValueError(f"a tensor is of type {printable(value)[:20]}, which is not supported")
+        raise ValueError(
+            f"{printable(name)[:300]} is of type {printable(value)[:20]}, which is not supported"
+        )
     return value if isinstance(value, Tensor) else value.read()
 
 

@@ -65,7 +65,7 @@ class Checkpoint:
         """
         if name not in self.plain:
             raise ValueError(f"{self.path} lacks the part {name}")
-        tensors = {k: in_memory(v) for k, v in self.tensors.get(name, {}).items()}
+        tensors = {k: in_memory(v, f"{self.path}: {name}/{k}") for k, v in self.tensors.get(name, {}).items()}
         try:
             return manifest.join(self.plain[name], tensors)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
@@ -146,7 +146,7 @@ def fill(found: Checkpoint, name: str, part: Any) -> None:
     if (found.path / name).is_dir() and any(map(is_spread, own.values())):
         return sharded.read_into(own, found.path / name)
     for key, value in own.items():
-        read = in_memory(stored[key])
+        read = in_memory(stored[key], f"{found.path}: {name}/{key}")
         if read.is_floating_point() and not read.isfinite().all():
             raise ValueError(f"{found.path} holds numbers that are not finite: {name}/{key}")
         put(value, read)

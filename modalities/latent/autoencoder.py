@@ -49,7 +49,11 @@ class Published(Codec):
         self.register_buffer("mean", _spread(config.get("shift_factor") if mean is None else mean, 0.0, axes))
         scale = _spread(config.get("scaling_factor"), 1.0, axes) / _spread(deviation, 1.0, axes)
         self.register_buffer("scale", scale)
-        if not (is_finite(self.mean) and is_finite(scale) and is_finite(1 / scale)):
+        self.check_range()
+
+    def check_range(self) -> None:
+        """Raise ValueError if the statistics are of no use; the model is not tried, which may take long."""
+        if not (is_finite(self.mean) and is_finite(self.scale) and is_finite(1 / self.scale)):
             raise ValueError("the statistics of an autoencoder's latents must be finite, and its scale not 0")
 
     def encode(self, x: Pixels) -> Latents:

@@ -15,6 +15,8 @@ from modalities.shared import patchify, unpatchify
 Pixels = Float[Tensor, "B C *size"]
 Latents = Float[Tensor, "B L *cells"]
 Batches = Iterable[Float[Tensor, "_ C *size"]]
+LARGEST = 1e9
+"""Greatest value of black, grey and white as latents, and of latents of 1 as pixels: above that of constant data."""
 
 
 def to_pixels(data: UInt8[np.ndarray, "B *size C"]) -> Float[Tensor, "B C *size"]:
@@ -83,10 +85,26 @@ class Codec(nn.Module, ABC):
         """Load a state from `fitted_state`.
 
         Raises:
-            ValueError: if it belongs to another codec.
+            ValueError: if it belongs to another codec, or makes latents or pixels that no model could be trained on.
         """
         self.check(state)
         self.load_state_dict(dict(state), strict=False)
+        self.check_range()
+
+    @torch.no_grad()
+    def check_range(self) -> None:
+        """Raise ValueError if values overflow: each number of a state may be finite, and one of them a divisor."""
+        if (place := next(self.buffers()).device).type == "meta":
+            return
+        size = [pixels + (self.causal and not axis) for axis, pixels in enumerate(self.stride)]
+        levels = torch.tensor([-1.0, 0.0, 1.0], device=place).view(-1, 1, *[1] * len(size))
+        z = self.encode(levels.expand(-1, self.pixel_channels, *size))
+        for what, values in (("latents", z), ("pixels", self.decode(torch.ones_like(z)))):
+            if not bool((values.abs() <= LARGEST).all()):
+                raise ValueError(
+                    f"the codec must make {what} within {LARGEST:g} of 0, got {values.abs().max():g}: its state is "
+                    "damaged, make it again"
+                )
 
     def fingerprint(self) -> str:
         """A hash of everything that the latents depend on, published weights included."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ditmoe import checkpoint
 from ditmoe.modality import check_number
+from ditmoe.outside import printable
 from modalities.latent import Codec, PatchPCA
 from modalities.latent.codec import Batches, cells_of_clip
 
@@ -225,7 +226,7 @@ def read_codec(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
     given = found.plain.get("options")
     for name, value in options.items():
         if not isinstance(given, dict) or given.get(name) != value:
-            there = given.get(name) if isinstance(given, dict) else "unknown"
+            there = printable(given.get(name))[:80] if isinstance(given, dict) else "unknown"
             raise ValueError(f"codec.{name} must be that of {folder}, {there}, got {value}")
     return found.part("fitted_state")
 

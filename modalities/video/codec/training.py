@@ -173,8 +173,9 @@ def _earlier(out: Path, record: Mapping[str, Any]) -> checkpoint.Checkpoint | No
     for part in ("options", "setting"):
         for name, value in record[part].items():
             if found.plain[part].get(name) != value:
+                there = printable(found.plain[part].get(name))[:80]
                 raise ValueError(
-                    f"{out} holds an autoencoder with {name} {found.plain[part].get(name)}, got {value}: "
+                    f"{out} holds an autoencoder with {name} {there}, got {value}: "
                     "give this one its own out=..., or remove the folder"
                 )
     if found.plain["step"] > record["setting"]["steps"] + found.plain["finished"]:

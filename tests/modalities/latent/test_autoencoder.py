@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from ditmoe.checkpoint.fit import CONFIG, RENAMED, WEIGHTS
 from modalities.image import Autoencoder
-from modalities.latent import PatchPCA
+from modalities.latent import Codec, Identity, PatchPCA
+from modalities.video import CausalPatches
 from tests.modalities.image.test_adapter import AUTOENCODERS, autoencoder
 
 FILE = f"{WEIGHTS}.safetensors"
@@ -85,3 +86,26 @@ def test_a_codec_takes_back_numbers_alone() -> None:
     for spoilt in (torch.full((3,), torch.nan), 3):
         with pytest.raises(ValueError, match="codec must"):
             codec.restore(codec.fitted_state() | {"scale": spoilt})
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "value"),
+    [
+        (Identity(3), "scale", 0.0),
+        (Identity(), "mean", -1e38),
+        (PatchPCA([2, 2], 3), "scale", 0.0),
+        (PatchPCA([2, 2], 3), "scale", 1e38),
+        (CausalPatches(width=4, depth=1), "deviation", 0.0),
+        (CausalPatches(width=4, depth=1), "deviation", 1e38),
+        (CausalPatches(width=4, depth=1), "encoder.2.bias", 1e30),
+    ],
+)
+def test_a_codec_takes_back_numbers_that_do_not_overflow(codec: Codec, name: str, value: float) -> None:
+    """Finite ones whose latents or pixels are not: a run would skip its steps, or draw one colour, without a reason."""
+    state = {key: of.clone() for key, of in codec.fitted_state().items()}
+    codec.restore(state)
+    state[name].fill_(value)
+    with pytest.raises(
+        ValueError, match=r"^the codec must make (latents|pixels) within 1e\+09 of 0, got [^\n]*$"
+    ):
+        codec.restore(state)

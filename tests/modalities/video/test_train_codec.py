@@ -209,6 +209,24 @@ def test_a_run_uses_it_and_needs_it_no_more(trained: Path, tmp_path: Path) -> No
             build.make_modality(config).data_facts()
 
 
+def test_options_that_a_stranger_wrote_are_quoted_in_brief(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "codec")
+    file = checkpoint.find(folder).path / manifest.NAME
+    content = json.loads(file.read_text())
+    content.pop("digest")
+    content["parts"]["options"]["width"] = "\x1b[2J" + "A" * 100_000
+    file.write_bytes(manifest.sealed(content))
+    with pytest.raises(ValueError, match=r"^codec.width must be that of [^\x1b]{,300}, got 8$"):
+        read_codec(folder, {"width": 8})
+
+
+def test_a_tensor_of_a_type_that_is_not_read_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"^codec/step-2: fitted_state/mean is of type C64, which is not supported$"
+    ):
+        checkpoint.in_memory("C64", "codec/step-2: fitted_state/mean")
+
+
 def test_quality_of_what_is_met_exactly_is_the_bound() -> None:
     codec = CausalPatches((4, 4, 4), 2, width=4, steps=0)
     codec.fit([torch.full((4, 3, 5, 8, 8), -1.0)])
