@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import chain
 
 import numpy as np
 import torch
@@ -94,7 +95,8 @@ class Codec(nn.Module, ABC):
     @torch.no_grad()
     def check_range(self) -> None:
         """Raise ValueError if values overflow: each number of a state may be finite, and one of them a divisor."""
-        if (place := next(self.buffers()).device).type == "meta":
+        held = next(chain(self.buffers(), self.parameters()), torch.zeros(0))
+        if (place := held.device).type == "meta":
             return
         size = [pixels + (self.causal and not axis) for axis, pixels in enumerate(self.stride)]
         levels = torch.tensor([-1.0, 0.0, 1.0], device=place).view(-1, 1, *[1] * len(size))
