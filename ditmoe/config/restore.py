@@ -161,12 +161,20 @@ def adapters(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, An
         plain, added = split(found.tensors.get("ema", {}))
     except KeyError as error:
         raise ValueError(f"{found.path} is damaged: its LoRA lacks {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{found.path} is damaged: {error}") from error
+    rank = _lora_of(found).rank if added else 0
     for name, (down, up) in added.items():
         shapes = [
             tuple(getattr(x, "shape", ())) for x in (down, up, plain.get(name))
         ]  # a tensor of an unsupported type is a string
         if product_shape(*shapes[:2]) is None or product_shape(*shapes[:2]) != shapes[2]:
             raise ValueError(f"{found.path} does not fit the model: LoRA of {name} has another shape")
+        if down.shape[-2] != rank:
+            raise ValueError(
+                f"{found.path} is damaged: LoRA of {name} must have the rank of lora.rank, {rank}, got "
+                f"{down.shape[-2]}"
+            )
         if down.dtype != up.dtype or not up.dtype.is_floating_point:
             raise ValueError(
                 f"{found.path} does not fit the model: LoRA of {name} must be of one floating-point type, got "
@@ -181,10 +189,15 @@ def scale_of(found: checkpoint.Checkpoint) -> float:
     Raises:
         ValueError: if its configuration has no section "lora".
     """
+    return _lora_of(found).scale
+
+
+def _lora_of(found: checkpoint.Checkpoint) -> LoRA:
+    """Rank and alpha of a run with LoRA; its targets are those of its tensors."""
     section = found.part("config").get("lora")
     if not isinstance(section, dict):
         raise ValueError(f"{found.path} is damaged: it holds LoRA, but its configuration has no section lora")
-    return LoRA(rank=section.get("rank", 0), alpha=section.get("alpha")).scale
+    return LoRA(rank=section.get("rank", 0), alpha=section.get("alpha"))
 
 
 def set_top_k(config: dict[str, Any], top_k: int, file: Path) -> None:

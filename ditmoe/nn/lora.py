@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ditmoe.outside import check_number
+from ditmoe.outside import check_number, printable
 
 MOST_RANK = 4096
 DOWN, UP = "lora_A", "lora_B"
@@ -80,6 +80,10 @@ class LoRA:
                 or not all(type(w) is str for w in words)
             ):
                 raise ValueError(f"lora.{name} must be a list of names of parameters, got {words!r}")
+        if self.rank and not self.targets:
+            raise ValueError(
+                "lora.targets must name at least one matrix to adapt, got none (lora.rank=0: no LoRA)"
+            )
 
     @property
     def scale(self) -> float:
@@ -171,13 +175,18 @@ def plain_name(name: str) -> tuple[str, str]:
 
 
 def split(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
-    """Split the tensors of an adapted model into those of the plain one and the adapters, both by plain names."""
+    """Split the tensors of an adapted model into those of the plain one and the adapters, both by plain names.
+
+    Raises:
+        KeyError: for an A without a B, or the reverse.
+        ValueError: for a weight, an A or a B that is there twice under different names.
+    """
     plain: dict[str, Any] = {}
     added: dict[str, dict[str, Any]] = {}
     for name, value in tensors.items():
         place, kind = plain_name(name)
-        if kind:
-            added.setdefault(place, {})[kind] = value
-        else:
-            plain[place] = value
+        own, key = (added.setdefault(place, {}), kind) if kind else (plain, place)
+        if key in own:
+            raise ValueError(f"{printable(place)} is there twice{f', as {printable(kind)}' if kind else ''}")
+        own[key] = value
     return plain, {name: (each[DOWN], each[UP]) for name, each in added.items()}

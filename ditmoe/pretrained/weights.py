@@ -1,7 +1,7 @@
 """Folders of converted models: safetensors shards, and the configuration to build the model."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
 from ditmoe.config.plain_values import LARGEST, check_plain
-from ditmoe.config.restore import averaged, load_weights, materialise, set_top_k
+from ditmoe.config.restore import averaged, checked, load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
 from ditmoe.outside import check_number, in_utf8, is_regular, read_json
@@ -142,10 +142,19 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     recover(path)
     if is_regular(path / CONFIG):
         config = admitted(path)
-        return config, {name: in_memory(value) for name, value in _tensors(path, config["shards"]).items()}
+        return config, _finite(_tensors(path, config["shards"]), path)
     found = checkpoint.find(path, parts=("ema",))
-    weights = {name: in_memory(value) for name, value in averaged(found).items()}
+    weights = _finite(averaged(found), found.path)
     return trust.admit(found.part("config"), ("model",), found.path), weights
+
+
+def _finite(weights: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """Weights in memory.
+
+    Raises:
+        ValueError: naming the first that is not finite, before any training that it would spoil.
+    """
+    return {name: checked(in_memory(value), name, file) for name, value in weights.items()}
 
 
 def _tensors(folder: Path, shards: Iterable[str]) -> dict[str, LazyTensor]:

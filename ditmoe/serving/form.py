@@ -4,6 +4,7 @@ import html
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +131,8 @@ def _text(field: Field, value: Any, _: Path) -> str | None:
 def _count(field: Field, value: Any, _: Path) -> int:
     if value is None or value == "":
         raise ValueError(f"{field.name} must be a whole number, got none")
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     least = 0 if field.name == "seed" else 1
-    if not whole or value != int(value) or not least <= value <= (field.most or math.inf):
+    if not _is_number(value) or value != int(value) or not least <= value <= (field.most or math.inf):
         raise ValueError(
             f"{field.name} must be a whole number from {least} to {field.most}, got {_short(value)}"
         )
@@ -142,9 +142,15 @@ def _count(field: Field, value: Any, _: Path) -> int:
 def _number(field: Field, value: Any, _: Path) -> float | None:
     if value is None or value == "":
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not _is_number(value):
         raise ValueError(f"{field.name} must be a number, got {_short(value)}")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float can hold; JSON has whole numbers beyond them."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def _value(field: Field, value: Any, _: Path) -> Any:

@@ -28,7 +28,11 @@ class PatchTokens(Tokens):
         return patchify(x.movedim(1, -1), self.patch_size)
 
     def grid(self, x: Float[Tensor, "B C *size"]) -> tuple[int, ...]:
-        return tuple(n // p for n, p in zip(x.shape[2:], self.patch_size, strict=True))
+        """Raises ValueError for a sample with another number of axes than its patches."""
+        size = tuple(x.shape[2:])
+        if len(size) != len(self.patch_size):
+            raise ValueError(f"the sample's size must have {len(self.patch_size)} axes, got {size}")
+        return tuple(n // p for n, p in zip(size, self.patch_size, strict=True))
 
     def coordinates(self, layout: Layout) -> Float[Tensor, "N axes"]:
         return layout.cells * from_host(np.array(self.steps, np.float32), layout.device)

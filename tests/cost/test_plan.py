@@ -284,6 +284,8 @@ def test_one_line_for_a_mistake(tmp_path: Path, words: list[str], expected: str)
     ("option", "value"),
     [
         ("latents.size", []),
+        ("latents.size", [4096]),
+        ("latents.size", [8, 8, 8]),
         ("latents.channels", None),
         ("latents.channels", -1),
         ("memory.precision", []),

@@ -62,9 +62,44 @@ def test_words_that_fit_nothing_are_one_line() -> None:
         ({"rank": -1}, "lora.rank must"),
         ({"rank": 1, "alpha": 0}, "lora.alpha must"),
         ({"rank": 1, "targets": "attention"}, "lora.targets must be a list"),
+        ({"rank": 1, "targets": []}, "lora.targets must name at least one matrix to adapt, got none"),
     ):
         with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
             LoRA(**options).attach(Net())
+
+
+def test_an_edited_run_is_one_line(tmp_path) -> None:
+    """A weight, an A or a B twice, of which one would be taken in silence; a rank that gives another scale; NaN."""
+    from ditmoe import checkpoint
+    from ditmoe.checkpoint import in_memory
+    from ditmoe.config.restore import adapters
+    from ditmoe.pretrained import weights
+
+    learnt, _ = trainer(tmp_path / "base", "trainer.steps=1")
+    learnt.run()
+    learnt, _ = trainer(tmp_path / "run", f"init={tmp_path / 'base'}", "lora.rank=2", "trainer.steps=1")
+    learnt.run()
+    found = checkpoint.find(tmp_path / "run")
+    tensors = found.tensors["ema"]
+    place = "blocks.0.attention.qkv"
+    down = f"{place}.parametrizations.weight.0.lora_A"
+    for name, line in (
+        (f"{place}.weight", f"{place}.weight is there twice"),
+        (down.replace(".0.lora", ".1.lora"), f"{place}.weight is there twice, as lora_A"),
+    ):
+        tensors[name] = tensors[down]
+        with pytest.raises(ValueError, match=rf"^[^\n]* is damaged: {line}$"):
+            adapters(found)
+        del tensors[name]
+    spoilt = {name: in_memory(value) for name, value in tensors.items()}
+    spoilt[down] = torch.full_like(spoilt[down], torch.nan)
+    checkpoint.save(tmp_path / "spoilt", 1, {"ema": spoilt, "config": found.part("config"), "facts": {}})
+    with pytest.raises(ValueError, match=rf"^[^\n]* not finite: {place}.weight$"):
+        weights.read(tmp_path / "spoilt")
+    for rank in (0, 3, 4096):
+        found.plain["config"]["lora"]["rank"] = rank
+        with pytest.raises(ValueError, match=rf"^[^\n]* must have the rank of lora.rank, {rank}, got 2$"):
+            adapters(found)
 
 
 def test_a_run_learns_it_alone_resumes_and_is_drawn_from(tmp_path) -> None:
