@@ -93,6 +93,7 @@ class LatentModality(
         self.size, self.budget, self._rows = tuple(size), budget, packed_rows(native, rows, latents)
         self.captions = captions
         self._make_codec, self._make_tokens, self._latents = codec, tokens, latents
+        self._tried: Codec | None = None
         self._facts = (
             {**data_facts, "classes": [printable(name) for name in data_facts["classes"]]}
             if data_facts
@@ -282,12 +283,25 @@ class LatentModality(
 
     def encode(self, data: UInt8[np.ndarray, "B *size 3"]) -> Float[Tensor, "B L *cells"]:
         """Encode images or clips to latents, on the codec's device."""
-        return self.codec.encode(to_pixels(data).to(next(self.codec.buffers()).device))
+        codec = self._tried_codec()
+        return codec.encode(to_pixels(data).to(next(codec.buffers()).device))
 
     def decode(self, x: Float[Tensor, "S L *cells"]) -> UInt8[np.ndarray, "S *size 3"]:
-        device = next(self.codec.buffers()).device
-        parts = [to_bytes(self.codec.decode(part.to(device))) for part in x.split(self.decoded_at_once)]
+        codec = self._tried_codec()
+        device = next(codec.buffers()).device
+        parts = [to_bytes(codec.decode(part.to(device))) for part in x.split(self.decoded_at_once)]
         return np.concatenate(parts)
+
+    def _tried_codec(self) -> Codec:
+        """The codec, tried before its first use: a pipeline builds its transformer with a blank one.
+
+        Raises:
+            ValueError: if it makes latents or pixels that no model could be trained on.
+        """
+        if self._tried is not self.codec:
+            self.codec.check_range()
+            self._tried = self.codec
+        return self.codec
 
     def write(self, samples: Samples, folder: Path) -> list[Path]:
         if folder.suffix != ".npz":

@@ -49,6 +49,22 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     return folder, *trained(folder)
 
 
+def test_a_codec_that_overflows_is_refused_at_its_first_use() -> None:
+    """Not before: a pipeline builds its transformer with a blank one, of which only shapes are asked."""
+    settings = config()
+    facts = build.make_modality(settings).data_facts()
+    facts["codec"] = {name: torch.zeros_like(value) for name, value in facts["codec"].items()}
+    modality = build.make_modality(settings, facts)
+    blank = torch.zeros(1, *facts["shape"])
+    assert modality.tokens(48).grid(blank)
+    for use in (
+        lambda: modality.encode(np.zeros((1, 16, 24, 3), np.uint8)),
+        lambda: modality.decode(blank),
+    ):
+        with pytest.raises(ValueError, match=r"^the codec must make latents within 1e\+09 of 0, got nan"):
+            use()
+
+
 def some_digits(num: int = 64, size: tuple[int, int] = (16, 24)) -> torch.Tensor:
     return to_pixels(Pictures(size).batch(num, 0, 0)[0])
 

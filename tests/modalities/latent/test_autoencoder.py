@@ -100,12 +100,14 @@ def test_a_codec_takes_back_numbers_alone() -> None:
         (CausalPatches(width=4, depth=1), "encoder.2.bias", 1e30),
     ],
 )
-def test_a_codec_takes_back_numbers_that_do_not_overflow(codec: Codec, name: str, value: float) -> None:
+def test_a_codec_whose_numbers_overflow_is_refused(codec: Codec, name: str, value: float) -> None:
     """Finite ones whose latents or pixels are not: a run would skip its steps, or draw one colour, without a reason."""
     state = {key: of.clone() for key, of in codec.fitted_state().items()}
     codec.restore(state)
+    codec.check_range()
     state[name].fill_(value)
+    codec.restore(state)
     with pytest.raises(
         ValueError, match=r"^the codec must make (latents|pixels) within 1e\+09 of 0, got [^\n]*$"
     ):
-        codec.restore(state)
+        codec.check_range()
