@@ -81,8 +81,10 @@ def correlation(
         x, y = a[rows].ravel(), b[rows].ravel()
         return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else np.nan
 
-    each = [of(rng.integers(len(a), size=len(a))) for _ in range(REPEATS)]
-    return (of(np.arange(len(a))), *np.nanquantile(each, [0.025, 0.975]).tolist())
+    each = np.array([of(rng.integers(len(a), size=len(a))) for _ in range(REPEATS)])
+    each = each[np.isfinite(each)]
+    low, high = np.quantile(each, [0.025, 0.975]).tolist() if len(each) else (np.nan, np.nan)
+    return of(np.arange(len(a))), low, high
 
 
 def table(found: dict[str, np.ndarray]) -> str:
