@@ -13,13 +13,14 @@ from benchmarks.quality.class_control import classifier, learn
 from modalities.shared.digits import NUMERALS
 from modalities.video.data.moving_digits import MovingDigits
 
-SAID = re.compile(r"an? (\w+)(?: (?:in|at|on) the [a-z ]+?)? moving (\w+)")
+SAID = re.compile(r"an? (?P<name>\w+)(?: (?P<place>(?:in|at|on) the [a-z ]+?))? moving (?P<way>\w+)")
+"""What a caption says of a digit."""
 _CROP = 14
 
 
 def said_of_clip(caption: str) -> set[tuple[str, str]]:
     """Which digits move which way, in words."""
-    return set(SAID.findall(caption))
+    return {(one["name"], one["way"]) for one in SAID.finditer(caption)}
 
 
 Reader = Callable[[np.ndarray], int]

@@ -14,7 +14,6 @@ several captions. Printed is how much the loss grows, x 1e4, from a clip's own c
 Clips whose wrong caption says the same are left out. 95 % intervals over clips (Student).
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Float
 
 from benchmarks import options_of
+from benchmarks.quality.clip_reading import SAID
 from benchmarks.quality.paired import interval
 from ditmoe.analysis.probe import Probe, make_probe, shown
 from ditmoe.conditioning import captions_of
@@ -33,7 +33,6 @@ BINS, BATCH = 8, 32
 Digit = dict[str, str]
 """What a caption says of a digit: its name, place ("" if it says none) and way."""
 Said = tuple[Digit, Digit]
-_DIGIT = re.compile(r"an? (?P<name>\w+)(?: (?P<place>(?:in|at|on) the [a-z ]+?))? moving (?P<way>\w+)")
 
 
 def said(caption: str) -> Said:
@@ -42,7 +41,7 @@ def said(caption: str) -> Said:
     Raises:
         ValueError: if it is no such caption.
     """
-    found = [one.groupdict(default="") for one in _DIGIT.finditer(caption)]
+    found = [one.groupdict(default="") for one in SAID.finditer(caption)]
     if len(found) != 2:
         raise ValueError(f"a caption must name two moving digits, got {caption!r}")
     return found[0], found[1]

@@ -38,8 +38,8 @@ def rows(captions: list[str]) -> list[list[Row]]:
             [
                 (
                     states,
-                    1 + len(caption[: said.start(1)].replace(":", " :").split()),
-                    list(WAYS).index(said[2]),
+                    1 + len(caption[: said.start("name")].replace(":", " :").split()),
+                    list(WAYS).index(said["way"]),
                 )
                 for said in SAID.finditer(caption)
             ]

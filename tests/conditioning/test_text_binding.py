@@ -1,4 +1,4 @@
-"""What `benchmarks.quality.text_binding` changes in captions, and that a model that reads nothing has no growth."""
+"""What `benchmarks.quality.text_binding` changes in captions, and what its table leaves out."""
 
 import numpy as np
 import pytest
