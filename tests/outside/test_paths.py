@@ -28,10 +28,10 @@ from ditmoe.outside import (
 from ditmoe.outside.paths import LONGEST
 
 
-def test_a_name_that_begins_like_a_home_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    for text, path in {"~": "/home/me", "~/a/b": "/home/me/a/b"}.items():
-        assert at_home(text) == at_home(Path(text)) == Path(path)
+def test_a_name_that_begins_like_a_home_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text, path in {"~": tmp_path, "~/a/b": tmp_path / "a/b"}.items():
+        assert at_home(text) == at_home(Path(text)) == path
     for text in ("~old", "~root/x", "~nobody at all/x", "a/~/b", "~$a.doc"):
         assert at_home(text) == Path(text)
     assert files_with("expanduser(") == {
