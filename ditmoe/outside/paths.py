@@ -235,6 +235,24 @@ def read_regular(path: Path, most: int) -> bytes:
         return stream.read()
 
 
+def read_beside(path: Path, most: int) -> bytes:
+    """The bytes of a text that describes the data beside it: captions, labels, names of classes.
+
+    A link to one must not lead out of its folder, since text, unlike pictures and clouds, is taken as it is, whatever
+    file it comes from. Caches of the hub are excepted, whose `snapshots` are links into the `blobs` beside them.
+
+    Raises:
+        ValueError: if it is a link elsewhere; other errors as in `open_regular`.
+    """
+    folder, file = real_path(path.parent), real_path(path)
+    blobs = [each.parent / "blobs" for each in (folder, *folder.parents) if each.name == "snapshots"]
+    if path.is_symlink() and not any(file.is_relative_to(place) for place in (folder, *blobs)):
+        raise ValueError(
+            f"{printable(path)} must be a file, got a link out of its folder, to {printable(file)}"
+        )
+    return read_regular(path, most)
+
+
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, for `json.loads(object_pairs_hook=)`.
 

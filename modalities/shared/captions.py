@@ -16,7 +16,7 @@ from torch import Tensor
 from ditmoe.conditioning import TEXT, Condition, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
-from ditmoe.outside import decoded, is_regular, parse_json, printable, read_regular
+from ditmoe.outside import decoded, is_regular, parse_json, printable, read_beside
 from modalities.shared.labels import read_told, told_in
 
 T = TypeVar("T")
@@ -217,13 +217,13 @@ def captions_beside(file: Path) -> list[str]:
     Non-printable characters are escaped; captions are cut at `LONGEST` characters, and at most `MOST` are read.
 
     Raises:
-        OSError: if it exists and cannot be read, or is too large.
+        OSError, ValueError: if it exists and cannot be read, is too large, or a link out of its folder.
     """
     # A folder of frames may have a dot in its name.
     text = file.with_name(f"{file.name}.txt") if file.suffix and file.is_dir() else file.with_suffix(".txt")
     if text == file or not is_regular(text):
         return []
-    return captions_in(read_regular(text, LARGEST))
+    return captions_in(read_beside(text, LARGEST))
 
 
 def captions_in(content: bytes) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import decoded, is_regular, parse_json, printable, read_regular
+from ditmoe.outside import decoded, is_regular, parse_json, printable, read_beside
 from ditmoe.outside.paths import LARGEST_JSON
 
 FILES = ("dataset.json", "metadata.jsonl", "metadata.csv")
@@ -80,7 +80,7 @@ def read_labels(folder: Path) -> dict[str, str] | None:
     for name in FILES:
         if not is_regular(folder / name):
             continue
-        content = read_regular(folder / name, LARGEST_JSON)
+        content = read_beside(folder / name, LARGEST_JSON)
         try:
             found = parse_labels(name, content)
         except (ValueError, RecursionError, csv.Error, KeyError) as error:
@@ -135,7 +135,7 @@ def read_told(folder: Path) -> dict[str, list[str]]:
     for name in FILES[1:]:
         if not is_regular(folder / name):
             continue
-        content = read_regular(folder / name, LARGEST_JSON)
+        content = read_beside(folder / name, LARGEST_JSON)
         try:
             return parse_told(name, content)
         except (ValueError, RecursionError, csv.Error, KeyError) as error:
@@ -218,7 +218,7 @@ def read_names(folder: Path) -> list[str] | None:
     file = folder / "classes.txt"
     if not file.exists():
         return None
-    lines = decoded(read_regular(file, MOST_TEXT)).splitlines()
+    lines = decoded(read_beside(file, MOST_TEXT)).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return [printable(line.strip()) for line in lines] or None

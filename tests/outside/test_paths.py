@@ -22,6 +22,7 @@ from ditmoe.outside import (
     load_array,
     open_regular,
     printable,
+    read_beside,
     read_json,
     real_path,
 )
@@ -100,6 +101,33 @@ def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="plain file"):
         open_regular(tmp_path)
     assert [p.name for p in files_below(tmp_path)] == ["a", "d"]
+
+
+def test_text_beside_data_is_not_a_link_elsewhere(tmp_path: Path) -> None:
+    """But in caches of the hub, which are farms of links."""
+    data, private = tmp_path / "data", tmp_path / "private.txt"
+    data.mkdir()
+    private.write_text("a secret")
+    (data / "own.txt").write_text("a cat")
+    (data / "near.txt").symlink_to("own.txt")
+    (data / "far.txt").symlink_to(private)
+    (data / "over.txt").symlink_to("far.txt")
+    (tmp_path / "named").symlink_to("data")
+    assert read_beside(data / "near.txt", 9) == read_beside(tmp_path / "named" / "own.txt", 9) == b"a cat"
+    for name in ("far.txt", "over.txt"):
+        with pytest.raises(
+            ValueError, match=rf"{name} must be a file, got a link out of its folder, to .*private"
+        ):
+            read_beside(data / name, 9)
+    store = tmp_path / "datasets--a--b"
+    (store / "blobs").mkdir(parents=True)
+    (store / "snapshots" / "1f" / "cats").mkdir(parents=True)
+    (store / "blobs" / "77").write_text("a dog")
+    (store / "snapshots" / "1f" / "cats" / "0.txt").symlink_to("../../../blobs/77")
+    (store / "snapshots" / "1f" / "1.txt").symlink_to("../../../private.txt")
+    assert read_beside(store / "snapshots" / "1f" / "cats" / "0.txt", 9) == b"a dog"
+    with pytest.raises(ValueError, match="link out of its folder"):
+        read_beside(store / "snapshots" / "1f" / "1.txt", 9)
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ditmoe.outside import decoded, file_name, open_regular, printable, read_regular, tell
+from ditmoe.outside import decoded, file_name, is_regular, open_regular, printable, read_beside, tell
 from modalities.pointcloud.data import scans
 from modalities.shared.layout import split_within
 
@@ -34,13 +34,9 @@ def classes_within(path: Path, count: int) -> list[str] | None:
 
 
 def _names(path: Path) -> Sequence[str]:
-    for folder in (path.parent, path.parent.parent):
-        try:
-            text = decoded(read_regular(folder / NAMES, LARGEST_NAMES), "replace")
-        except (OSError, ValueError):
-            continue
-        return [file_name(line.strip()) for line in text.splitlines() if line.strip()]
-    return []
+    file = next((file for up in path.parents[:2] if is_regular(file := up / NAMES)), None)
+    text = decoded(read_beside(file, LARGEST_NAMES), "replace") if file else ""
+    return [file_name(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def splits_by_name(paths: Iterable[Path]) -> dict[Path, str]:

@@ -133,6 +133,21 @@ def test_captions_of_files_are_the_lines_beside_them(tmp_path: Path) -> None:
         captions_beside(tmp_path / "cat" / "a.png")
 
 
+@pytest.mark.parametrize(
+    "name", ["cat/a.txt", "metadata.jsonl", "metadata.csv", "dataset.json", "classes.txt"]
+)
+def test_what_describes_data_is_no_link_to_other_files(name: str, tmp_path: Path) -> None:
+    """A checkpoint keeps captions and class names, and is published."""
+    private = tmp_path / "private"
+    private.write_text(json.dumps({"file_name": "cat/a.png", "text": "a secret", "label": "secret"}))
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(tmp_path / "data" / "cat" / "a.png")
+    (tmp_path / "data" / name).symlink_to(private)
+    root = [f"modality.data.root={tmp_path / 'data'}", "modality.size=[8,8]", "modality.captions=true"]
+    with pytest.raises(ValueError, match="must be a file, got a link out of its folder"):
+        made("image", *root).data.batch(1, 0, 0)
+
+
 def test_mirror_images_are_described_as_they_are() -> None:
     assert (
         mirrored("a cup left of a hat, Right there, leftover") == "a cup right of a hat, Left there, leftover"
