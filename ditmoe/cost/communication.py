@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ditmoe.cost.flops import Counts
+from ditmoe.outside import check_number
 
 BYTES = {"fp32": 4, "bf16": 2}
 """Bytes per number, by precision."""
@@ -81,7 +82,7 @@ def ring(size: int) -> float:
 
 @dataclass(frozen=True)
 class Machine:
-    """Declared properties of the hardware; nothing is measured.
+    """Declared properties of the hardware; nothing is measured. ValueError for a number that none can be.
 
     Attributes:
         flops: operations per second that a GPU achieves in these matrix products.
@@ -95,6 +96,11 @@ class Machine:
     inside: float
     between: float
     host: float = 2.5e10
+
+    def __post_init__(self) -> None:
+        check_number("machine.per_node", self.per_node, 1, whole=True)
+        for name in ("flops", "inside", "between", "host"):
+            check_number(f"machine.{name}", getattr(self, name), above=0)
 
     def seconds(self, sent: Mapping[str, float], mesh: Spread) -> dict[str, float]:
         """Seconds for each kind of traffic by itself, through the slowest link on its way."""

@@ -61,7 +61,7 @@ def plan(config: dict[str, Any]) -> list[str]:
     guidance, sampling_batch = memory.pop("guidance"), memory.pop("sampling_batch_size")
     accumulate, recompute = memory.pop("accumulate"), memory["recompute"]
     keep = LowMemory(*(memory.pop(name) for name in ("weights", "offload", "expert_cache")))
-    mesh = spread_of(config["mesh"])
+    mesh, machine = spread_of(config["mesh"]), Machine(**config["machine"])
     width = BYTES[memory["precision"]]
     counts, shape, classes = count_config(config, lambda model: keep.check_room(model, width))
     training = training_memory(counts, mesh, **memory)
@@ -76,7 +76,6 @@ def plan(config: dict[str, Any]) -> list[str]:
     )
     lines += table(training)
     if mesh.gpus > 1:
-        machine = Machine(**config["machine"])
         options = {"precision": precision, "accumulate": accumulate, "recompute": recompute}
         sent = traffic(counts, mesh, batch_size=batch_size, **options)
         lines += step_report(counts, mesh, machine, sent, batch_size * accumulate, recompute)
@@ -84,9 +83,7 @@ def plan(config: dict[str, Any]) -> list[str]:
         f"memory, sampling {sampling_batch} at once{' with guidance' if guidance else ''} in {precision} (estimate)"
     )
     lines += table(sampling)
-    return lines + (
-        offload_report(counts, keep, precision, config["machine"]["host"]) if keep.offload else []
-    )
+    return lines + (offload_report(counts, keep, precision, machine.host) if keep.offload else [])
 
 
 def offload_report(counts: Counts, keep: LowMemory, precision: str, host: float) -> list[str]:
@@ -95,7 +92,6 @@ def offload_report(counts: Counts, keep: LowMemory, precision: str, host: float)
     Args:
         host: declared bytes per second from the host to the GPU.
     """
-    check_number("machine.host", host, above=0)
     moved = moved_in_a_pass(counts, keep, precision)
     return [
         "fetched from the host in a step whose tokens choose every expert, and seconds by itself (at the stated rate)",

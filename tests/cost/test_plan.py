@@ -230,6 +230,14 @@ def test_a_link_is_as_slow_as_its_slowest_part() -> None:
     assert machine.seconds(sent, Spread(1, 2, 8)) == dict.fromkeys(sent, 100.0) | {TOKENS: 10.0}
 
 
+@pytest.mark.parametrize(
+    "word", ["machine.flops=0", "machine.per_node=0", "machine.inside=-1", "machine.host=nan"]
+)
+def test_no_such_machine_even_if_one_gpu_needs_none_of_it(word: str) -> None:
+    with pytest.raises(ValueError, match=f"{word.partition('=')[0]} must be"):
+        plan(configuration(word))
+
+
 def test_sampling_keeps_one_block() -> None:
     memory = sampling_memory(COUNTS, precision="fp32", batch_size=2, guidance=True)
     assert memory.parts == {"weights": 4e3, "activations": 4 * 40 * 4 / 4}
