@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 J = TypeVar("J")
-START = 60.0
+START = 300.0
 """Seconds for an interpreter to start and import what a job needs."""
 SERVE = """
 import json, sys
