@@ -7,6 +7,7 @@ several captions. Printed is how much the loss grows, x 1e4, from a clip's own c
 
     ways exchanged    each digit moves the other's way: grows only in a model that binds ways to digits or to places
     places exchanged  each digit is where the other is: the same for places
+    digits exchanged  each digit is the other: grows only in a model that binds digits to ways or to places
     other ways        both ways are those of the next clip: grows in a model that reads ways
     other digits      both digits are those of the next clip
     none              no caption
@@ -69,6 +70,7 @@ def of_another(what: str) -> Callable[[Said, Said], Said]:
 WRONG: dict[str, Callable[[Said, Said], Said]] = {
     "ways exchanged": exchanged("way"),
     "places exchanged": exchanged("place"),
+    "digits exchanged": exchanged("name"),
     "other ways": of_another("way"),
     "other digits": of_another("name"),
 }

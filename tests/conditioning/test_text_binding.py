@@ -16,6 +16,7 @@ def test_each_kind_changes_what_it_says() -> None:
     assert {name: each[0] for name, each in wrong.items()} == {
         "ways exchanged": "an eight at the top moving up and a three moving left",
         "places exchanged": "an eight moving left and a three at the top moving up",
+        "digits exchanged": "a three at the top moving left and an eight moving up",
         "other ways": "an eight at the top moving down and a three moving right",
         "other digits": "a zero at the top moving left and a one moving up",
     }
