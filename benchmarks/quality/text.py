@@ -1,7 +1,7 @@
 """Do samples show what their captions say? Counted on the built-in data.
 
     python -m ditmoe.train modality=video conditioning=text name=text
-    python -m benchmarks.quality.text runs/video/text [runs/video/pooled ...] [--num 128] [--seed 0]
+    python -m benchmarks.quality.text runs/video/text [runs/video/pooled ...] [--num 128] [--seed 0] [--guidance 4]
     python -m benchmarks.quality.text runs/video/text --given 1    # a picture and a sentence make a clip
     python -m benchmarks.quality.text runs/image/text --classes runs/image/default
 
@@ -233,11 +233,19 @@ def main() -> None:
     parser.add_argument(
         "--given", type=int, default=0, help="frames of real clips that are given with the captions"
     )
+    parser.add_argument("--guidance", type=float, help="in place of that of each run")
     options = parser.parse_args()
     torch.manual_seed(0)
-    classes = restore(options.classes) if options.classes else None
+
+    def opened(path: Path) -> Restored:
+        run = restore(path)
+        if options.guidance is not None:
+            run.config["sampling"]["guidance"] = options.guidance
+        return run
+
+    classes = opened(options.classes) if options.classes else None
     for path in options.runs:
-        rows = compared(restore(path), options.num, options.seed, classes, options.given)
+        rows = compared(opened(path), options.num, options.seed, classes, options.given)
         print(f"\n{path}, {options.num} captions, seed {options.seed}\n\n{printed(rows)}", flush=True)
 
 
