@@ -189,7 +189,7 @@ class Guard:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         method, uploads = scope.get("method", "GET"), scope["path"].rstrip("/").endswith("/upload")
-        code = self.refused(method, headers, self.most if uploads else BESIDE)
+        code = self.refused(method, headers, self.most if uploads else min(self.most, BESIDE))
         if not code and method == "POST" and uploads:
             code = 0 if self.room(int(headers[b"content-length"])) else 507
         if scope["type"] != "http" or code:
