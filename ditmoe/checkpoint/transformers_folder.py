@@ -103,8 +103,10 @@ def load_model(
     folder: Path,
     what: str = ENCODER,
     dtype: torch.dtype = torch.float32,
-) -> tuple[Any, Sequence[str]]:
-    """A model with its weights, frozen, and the names of those that its files have not, which are drawn at random.
+) -> tuple[Any, bool]:
+    """A model with its weights, frozen, and whether its files lack the weights of a pooler, which are drawn at random.
+
+    Heads that others train, such as that of masked words, come without one; all else must be there.
 
     Args:
         kind: its class in transformers.
@@ -113,12 +115,24 @@ def load_model(
     Raises:
         OSError, ValueError: one line.
     """
-    options = {**TRUSTED, "use_safetensors": True, "dtype": dtype, "output_loading_info": True}
+    options = {**TRUSTED, "use_safetensors": True, "dtype": dtype, "output_loading_info": True,
+               "ignore_mismatched_sizes": True}  # fmt: skip
     tensors = sum(len(open_file(file)) for file in folder.glob("*.safetensors"))
     with bounded(tensors):  # a billion layers are a line of its configuration
         check_size(blank, folder, what)
         model, found = one_line(lambda: kind.from_pretrained(folder, **options), folder, what)
-    return model.eval().requires_grad_(False), sorted(found["missing_keys"])
+    if found["mismatched_keys"]:
+        name, there, made = min(found["mismatched_keys"])
+        raise ValueError(
+            f"the weights of {printable(folder)} are not those of its config.json: {printable(name)} is {list(there)}, "
+            f"must be {list(made)}"
+        )
+    missing = sorted(found["missing_keys"])
+    if others := [name for name in missing if "pooler" not in name]:
+        raise ValueError(
+            f"the weights of {printable(folder)} are not whole: {printable(others[0])} is missing"
+        )
+    return model.eval().requires_grad_(False), bool(missing)
 
 
 def check_folder(folder: Path) -> dict[str, Any]:

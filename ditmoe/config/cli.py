@@ -39,8 +39,9 @@ def run(
     def read() -> None:
         if launch.world() > 1 and not many:
             raise ValueError(f"python -m ditmoe.{config_name} is for one process: start it without torchrun")
+        read_in = read_words(sys.argv[1:])
         check_told(sys.argv[1:])
-        sys.argv[1:] = read_words(sys.argv[1:])
+        sys.argv[1:] = read_in
         if words:
             sys.argv[1:] = sectioned(sys.argv[1:], config_name)
 

@@ -47,6 +47,12 @@ WITH_VALUE = (
     "-p",
 )
 """Hydra's own options that take a value as the next argument."""
+ALONE = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--info", "-i",
+         "--shell-completion", "-sc", "--")  # fmt: skip
+"""Hydra's own options that need none. Its --experimental-rerun would load a pickle, which may run any code."""
+_NAME = r"[A-Za-z_$][\w$@/-]*(\.[\w$@/-]+)*"
+_OPTION = re.compile(rf"[+]{{0,2}}{_NAME}=.*|~{_NAME}(=.*)?", re.ASCII | re.DOTALL)
+"""What Hydra's grammar takes for an option and its value."""
 
 
 def check_paths(words: dict[str, Any]) -> None:
@@ -86,13 +92,38 @@ def check_there(name: str, value: str) -> None:
 
 
 def read_words(arguments: Sequence[str]) -> list[str]:
-    """The arguments, each quoted for Hydra where needed (`ditmoe.config.overrides`)."""
+    """The arguments, each quoted for Hydra where needed (`ditmoe.config.overrides`).
+
+    Raises:
+        ValueError: with one line, for an argument that is no `option=value` and none of Hydra's own options.
+    """
     read = overrides(many=any(word in ("-m", "--multirun") for word in arguments))
-    before = ["", *arguments]
-    return [
-        word if word.startswith("-") or last in WITH_VALUE else read.override(word)
-        for last, word in zip(before, arguments, strict=False)
-    ]
+    words, last = list[str](), ""
+    for word in arguments:
+        if last not in WITH_VALUE and not (last in ("--info", "-i") and word.isidentifier()):
+            check_form(word)
+            word = word if word.startswith("-") else read.override(word)
+        words.append(word)
+        last = word
+    if last in WITH_VALUE:
+        raise ValueError(f"{last} must be followed by its value")
+    return words
+
+
+def check_form(word: str) -> None:
+    """Check that an argument is `option=value` or one of Hydra's own options, whose parser would answer in many lines.
+
+    Raises:
+        ValueError: with one line.
+    """
+    name, equals, _ = word.partition("=")
+    known = [*WITH_VALUE, *([] if equals and name != "--info" else ALONE)]
+    long = name.startswith("--") and any(each.startswith(name) for each in known)  # abbreviated
+    if not (name in known or long if word.startswith("-") else _OPTION.fullmatch(word)):
+        shown = printable(word if len(word) <= 80 else f"{word[:80]}...")
+        raise ValueError(
+            f"an argument must be option=value, without dashes and blanks, got {shown or 'an empty one'}"
+        )
 
 
 def person_words() -> list[str]:

@@ -34,6 +34,7 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
     screen.install()
     try:
         with by_sigterm():
+            _check_folder()
             main()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -61,6 +62,16 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
             print(f"error: {launch.LOST}", file=sys.stderr)
         sys.stdout.flush()
         os._exit(1)  # without waiting for processes that do not answer
+
+
+def _check_folder() -> None:
+    """Raise an error of one line if the current folder was removed, in which no path can be resolved."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "the current folder must exist, but it was removed: change to another folder"
+        ) from error
 
 
 def _shortened(line: str) -> str:
@@ -95,7 +106,7 @@ def explain(error: BaseException, command: str | None = None) -> str:
         return f"{error.filename}: {error.strerror}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_option(match[1], command)
-    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
         known = sorted(
             re.findall(r"^\t([^\s_]\S*)$", text, re.MULTILINE)
         )  # without names such as _base, which are not for the command line

@@ -74,6 +74,14 @@ def leave_plugins_here() -> None:
 
     The current folder may be an untrusted data set, whose code must not run.
     """
-    here, found = os.path.realpath("."), ModuleType("hydra_plugins")
-    found.__path__ = [os.path.join(p, found.__name__) for p in sys.path if os.path.realpath(p) != here]
+    here, found = _real_path("."), ModuleType("hydra_plugins")
+    found.__path__ = [os.path.join(p, found.__name__) for p in sys.path if _real_path(p) != here]
     sys.modules.setdefault(found.__name__, found)
+
+
+def _real_path(path: str) -> str | None:
+    """A path without links; None for a relative one if the current folder was removed, which `guard` reports."""
+    try:
+        return os.path.realpath(path)
+    except FileNotFoundError:
+        return None

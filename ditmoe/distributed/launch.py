@@ -26,12 +26,27 @@ _SIGNS = re.compile(
 
 def world() -> int:
     """Number of processes that torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _told("WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    """Rank of this process; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
+    """Rank of this process; 0 if it is the only one."""
+    return 0 if world() == 1 else _told("RANK", 0)
+
+
+def _told(name: str, least: int) -> int:
+    """A number that torchrun sets in the environment; the least one if it is not set.
+
+    Raises:
+        ValueError: with one line, if the variable is not such a number.
+    """
+    text = os.environ.get(name, str(least))
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise ValueError(
+            f"the environment variable {name} must be a whole number of at least {least}, as torchrun sets it, "
+            f"or not be set, got {printable(text)!r}"
+        )
+    return int(text)
 
 
 @contextmanager
@@ -49,11 +64,12 @@ def processes(timeout: float = 600) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
+    first = rank() == 0
     if has_cuda():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(_told("LOCAL_RANK", 0))
     backend = "cpu:gloo,cuda:nccl" if has_cuda() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if rank() else nullcontext():
+    with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
         yield
     dist.destroy_process_group()
 
@@ -81,11 +97,11 @@ def tell(line: str) -> None:
 
 def speaks() -> bool:
     """Whether this process is the first to call this, so that an error of all processes is printed once."""
-    if world() == 1:
-        return True
-    import torch.distributed as dist
-
     try:
+        if world() == 1:
+            return True
+        import torch.distributed as dist
+
         store = dist.TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),

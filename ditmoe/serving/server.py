@@ -1,13 +1,15 @@
 """The server of the demo page: it listens on 127.0.0.1, answers only its own page, and opens no connections."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import time
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ POLICY = (
 )
 """Content-Security-Policy of the page: nothing is loaded from elsewhere, whatever Gradio's scripts request."""
 BESIDE = 2**20
-"""Most bytes of a request besides a file."""
+"""Most bytes of a request besides a file: a hundred thousand paths in one kept the server from answering others."""
 UPLOADS = 16
 """Space for uploads, in files of the largest size; Gradio deletes files after an hour."""
 Scope = MutableMapping[str, Any]
@@ -57,9 +59,9 @@ def serve(port: int | None, most: int, upload: int, open: bool, **words: Any) ->
         ValueError, OSError: with one line, if the checkpoint cannot be sampled from, or the port is in use.
     """
     models, listening = ModelWords(**words), bound(port)
-    with listening, tempfile.TemporaryDirectory(prefix="ditmoe-demo-") as folder:
+    with listening, temporary_folder("ditmoe-demo-") as folder:
         drawer = Drawer(models)
-        app = make_app(drawer, Path(folder), most, upload)
+        app = make_app(drawer, folder, most, upload)
         address = f"http://{HOST}:{listening.getsockname()[1]}"
         tell(f"{printable(models.checkpoint)} is served at {address} (Ctrl-C stops it)", sys.stdout)
         sys.stdout.flush()
@@ -69,6 +71,21 @@ def serve(port: int | None, most: int, upload: int, open: bool, **words: Any) ->
             run(app, listening, drawer.end)
         finally:
             drawer.close()
+
+
+@contextmanager
+def temporary_folder(prefix: str, patience: float = 10) -> Iterator[Path]:
+    """A new folder, removed at the end even if a thread of Gradio still writes into it, for so many seconds."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        until = time.monotonic() + patience
+        while folder.exists() and time.monotonic() < until:
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.1 if folder.exists() else 0)
+        if folder.exists():
+            tell(f"note: {printable(folder)} could not be removed")
 
 
 def bound(port: int | None) -> socket.socket:
@@ -159,7 +176,7 @@ class Guard:
 
     Args:
         app: the guarded application.
-        most: most bytes of a request.
+        most: most bytes of an upload; other requests have at most `BESIDE`.
         room: whether there is space for a file of this many bytes.
     """
 
@@ -171,8 +188,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        code = self.refused(scope.get("method", "GET"), headers)
-        if not code and scope.get("method") == "POST" and scope["path"].rstrip("/").endswith("/upload"):
+        method, uploads = scope.get("method", "GET"), scope["path"].rstrip("/").endswith("/upload")
+        code = self.refused(method, headers, self.most if uploads else min(self.most, BESIDE))
+        if not code and method == "POST" and uploads:
             code = 0 if self.room(int(headers[b"content-length"])) else 507
         if scope["type"] != "http" or code:
             await refuse(code or 403, scope, send)
@@ -191,8 +209,8 @@ class Guard:
 
         await self.app(scope, receive, told)
 
-    def refused(self, method: str, headers: dict[bytes, str]) -> int:
-        """The HTTP status for a refused request; 0 if it is allowed."""
+    def refused(self, method: str, headers: dict[bytes, str], most: int) -> int:
+        """The HTTP status for a refused request of at most so many bytes; 0 if it is allowed."""
         host = headers.get(b"host", "")
         if host.rpartition(":")[0] not in (HOST, "localhost"):
             return 403
@@ -202,7 +220,7 @@ class Guard:
         if method not in ("GET", "HEAD", "OPTIONS"):
             if length is None or not length.isdigit():
                 return 411
-            return 413 if int(length) > self.most else 0
+            return 413 if int(length) > most else 0
         return 0
 
 

@@ -36,7 +36,7 @@ ENCODERS = {
 
 
 class Transformers(Pretrained):
-    """The last hidden states of a transformers model, and its pooled vector, or the mean of the states if it has none.
+    """The last hidden states of a transformers model, and its pooled vector, or the mean of the states without one.
 
     Weights must be safetensors; code in a folder is never run (`trust_remote_code=False`).
 
@@ -118,6 +118,7 @@ class Transformers(Pretrained):
                 lambda: model(input_ids=numbers, attention_mask=torch.ones_like(numbers)), self.folder
             )
         tokens, pooled = output.last_hidden_state[0], getattr(output, "pooler_output", None)
+        pooled = pooled if self._pools else None
         return States.of(tokens, tokens.float().mean(0) if pooled is None else pooled[0])
 
     def _numbers(self, caption: str) -> list[int]:
@@ -135,8 +136,8 @@ class Transformers(Pretrained):
         if (model := self.__dict__.get("_loaded")) is None:
             kind = getattr(self.library, ENCODERS.get(self.kind, "AutoModel"))
             dtype = getattr(torch, self.dtype)
-            model, _ = load_model(kind, lambda: self._blank(kind), self.folder, dtype=dtype)
-            self._loaded = model
+            model, unpooled = load_model(kind, lambda: self._blank(kind), self.folder, dtype=dtype)
+            self._loaded, self._pools = model, not unpooled
         return model.to(device)
 
     def _blank(self, kind: Any) -> Any:

@@ -146,11 +146,7 @@ class Clip:
         tokenizer = library.AutoTokenizer.from_pretrained
         self._tokenizer = self._tried(lambda: tokenizer(self.folder, **TRUSTED))
         config = self._tried(lambda: library.CLIPConfig.from_pretrained(self.folder, **TRUSTED))
-        model, missing = load_model(library.CLIPModel, lambda: library.CLIPModel(config), self.folder, CLIP)
-        if missing:
-            raise ValueError(
-                f"the weights of {printable(self.folder)} are not whole: {printable(missing[0])} is missing"
-            )
+        model, _ = load_model(library.CLIPModel, lambda: library.CLIPModel(config), self.folder, CLIP)
         self._model = model.to(own_device())
         self.side, self.limit = config.vision_config.image_size, config.text_config.max_position_embeddings
         seen = self.prepared.crop or self.prepared.size

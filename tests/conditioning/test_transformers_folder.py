@@ -50,6 +50,17 @@ def test_it_is_read(files: dict[str, bytes], tmp_path: Path) -> None:
     assert read(encoder(files, tmp_path)) == (3, 8)
 
 
+def test_a_pooler_that_is_not_there_is_not_drawn(files: dict[str, bytes], tmp_path: Path) -> None:
+    """A BERT of masked words has none; one drawn at random gave another pooled vector at each start."""
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    made = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=8, **sizes))
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content)
+    made.save_pretrained(tmp_path)
+    states = Transformers(tmp_path).encode("a a", torch.device("cpu"))
+    assert torch.allclose(states.pooled.float(), states.tokens.float().mean(0), atol=1e-2)
+
+
 def _replacing(times: int) -> dict[str, Any]:
     rule = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
     return {"type": "Sequence", "normalizers": [rule] * times}
@@ -92,6 +103,21 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
             "config.json",
             {"max_position_embeddings": 2**20, "rope_theta": 1.0, "model_type": "roformer"},
             "positions of 8 numbers, but no file holds them",
+        ),
+        (
+            "config.json",
+            {"num_layers": 2},
+            r"are not whole: encoder.block.1.layer.0.SelfAttention.k.weight is miss",
+        ),
+        (
+            "config.json",
+            {"d_ff": 16},
+            r"config.json: encoder.block.0.*wi.weight is \[8, 8\], must be \[16, 8\]",
+        ),
+        (
+            "config.json",
+            {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2},
+            "are not whole: .* is miss",
         ),
         ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
         ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),

@@ -13,6 +13,7 @@ import pytest
 
 from ditmoe.config import cli, resolvers
 from ditmoe.config.known_options import known_options, unknown_option
+from ditmoe.distributed import launch
 from tests import warm
 from tests.subjects import ROOT
 
@@ -26,6 +27,27 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
     [
         ("train", ["trainer.stepz=5"], "trainer.stepz is not an option; did you mean trainer.steps?"),
         ("train", ["steps=5"], "steps is not an option; did you mean trainer.steps?"),
+        ("train", ["modality"], "an argument must be option=value, without dashes and blanks, got modality"),
+        ("sample", [""], "an argument must be option=value, without dashes and blanks, got an empty one"),
+        (
+            "export",
+            ["checkpoint =x"],
+            "an argument must be option=value, without dashes and blanks, got check",
+        ),
+        (
+            "train",
+            ["--modality=image"],
+            "an argument must be option=value, without dashes and blanks, got --m",
+        ),
+        ("plan", ["-model=s"], "an argument must be option=value, without dashes and blanks, got -model=s"),
+        ("plan", ["\udcff=1"], "an argument must be option=value, without dashes and blanks, got \\xff=1"),
+        (
+            "sample",
+            ["--experimental-rerun=config.pickle"],
+            "an argument must be option=value, without dashes",
+        ),
+        ("train", ["model=s", "--config-dir"], "--config-dir must be followed by its value"),
+        ("train", ["modality="], "modality= does not exist; choose from image, pointcloud, video"),
         ("demo", ["checkpoint=x", "meshes=true"], "meshes is not an option of this command, but of sample"),
         ("plan", ["lora.rank=4"], "lora.rank is not an option of this command, but of train"),
         ("train", ["trainer.steps=many"], "trainer.steps must be a whole number, got 'many'"),
@@ -244,6 +266,49 @@ def test_a_command_that_is_ended_takes_its_temporary_folders_along(number: int, 
         assert process.wait(30) == 130
         assert process.stderr.read() == b""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["plan", "view", "report"])
+def test_a_current_folder_that_was_removed(command: str, tmp_path: Path) -> None:
+    """As that of another terminal; an interpreter of its own, since importing failed."""
+    (tmp_path / "here").mkdir()
+    words = [sys.executable, "-m", f"ditmoe.{command}", str(tmp_path)]
+    script = 'cd here && rmdir ../here && exec "$@"'
+    done = subprocess.run(["sh", "-c", script, "sh", *words], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the current folder must exist, but it was removed: change to another folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        (
+            "WORLD_SIZE",
+            "",
+            "WORLD_SIZE must be a whole number of at least 1, as torchrun sets it",
+        ),
+        ("WORLD_SIZE", "0", "WORLD_SIZE must be a whole number of at least 1"),
+        ("RANK", "first", "RANK must be a whole number of at least 0, as torchrun sets it"),
+    ],
+)
+def test_what_torchrun_does_not_set(
+    name: str, text: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, text)
+    done = call("train", "modality=image", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the environment variable {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_only_process_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a scheduler's own RANK says: else previews and messages would be left to another."""
+    monkeypatch.setenv("RANK", "5")
+    assert launch.rank() == 0
 
 
 def test_hydra_s_plugins_are_those_that_are_installed(tmp_path: Path) -> None:

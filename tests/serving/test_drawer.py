@@ -3,9 +3,13 @@
 import asyncio
 import importlib.machinery
 import importlib.util
+import itertools
 import re
 import shlex
 import sys
+import threading
+import time
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +27,7 @@ from ditmoe.inference import ModelWords
 from ditmoe.model import num_parameters
 from ditmoe.serving.drawer import UNTOLD, Drawer, StoppedError, command_of
 from ditmoe.serving.form import fields_of, read, refuse_in_a_line, take_uploads_alone
-from ditmoe.serving.server import Guard, bound, has_room
+from ditmoe.serving.server import BESIDE, Guard, bound, has_room, temporary_folder
 from ditmoe.serving.shown import page_of
 from modalities.video.io.reader import read_clip
 
@@ -243,6 +247,44 @@ def test_all_uploads_together_are_bounded(tmp_path: Path) -> None:
         scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
         asyncio.run(Guard(app, 50, lambda more: has_room(tmp_path, 100, more))(scope, None, send))
     assert codes == [200, 507]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/gradio_api/upload", 200), ("/gradio_api/queue/join", 413)])
+def test_only_an_upload_is_large(path: str, status: int) -> None:
+    """A hundred thousand paths in one request kept Gradio from answering all others for minutes."""
+    codes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        codes.append(200)
+
+    async def send(message: Any) -> None:
+        codes.extend([message["status"]] if "status" in message else [])
+
+    headers = [(b"host", b"127.0.0.1:7860"), (b"content-length", b"%d" % (BESIDE + 1))]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    asyncio.run(Guard(app, 2 * BESIDE)(scope, None, send))
+    assert codes == [status]
+
+
+def test_a_folder_that_is_still_written_to_is_removed() -> None:
+    """By a thread of Gradio, whose upload goes on for a while after Ctrl-C."""
+    ended = threading.Event()
+
+    def write(folder: Path) -> None:
+        until = time.monotonic() + 0.5
+        for number in itertools.count():
+            if time.monotonic() > until:
+                break
+            with suppress(FileNotFoundError):
+                (folder / str(number)).touch()
+        ended.set()
+
+    with temporary_folder("ditmoe-test-") as folder:
+        threading.Thread(target=write, args=(folder,)).start()
+        while not any(folder.iterdir()):
+            time.sleep(0.01)
+    ended.wait(10)
+    assert not folder.exists()
 
 
 def test_a_request_that_makes_up_a_path_has_nothing_copied_or_fetched(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Dispatches files by format to their readers; a new format needs a suffix and a reader here."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,8 @@ TEXT_SUFFIXES = (".xyz", ".txt", ".csv", ".asc", ".pts")
 CLOUD_SUFFIXES = (".npy", ".npz", ".ply", *TEXT_SUFFIXES, ".pcd", ".pt")
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off")
 SET_SUFFIXES = tuple(dict.fromkeys((*CLOUD_SUFFIXES, *MESH_SUFFIXES, *scans.SUFFIXES)))
+_DIGITS = re.compile(r"integer string conversion: value has (\d+) digits")
+"""Of Python's words, which name a setting of its own."""
 _READERS = {".obj": read_obj, ".ply": read_ply, ".stl": read_stl, ".off": read_off}
 
 
@@ -71,7 +74,7 @@ def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None
                 return read_pcd(stream.read())
         case other:
             got = printable(other) or "no suffix"
-            raise ValueError(f"a cloud must be one of {' '.join(CLOUD_SUFFIXES)}, got {got}")
+            raise ValueError(f"a shape must be one of {' '.join(SET_SUFFIXES)}, got {got}")
 
 
 def count_shapes(path: Path) -> int | None:
@@ -117,6 +120,8 @@ def blaming(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and str(error.filename) == str(path):
             raise
         reason = printable(next(iter(str(error).splitlines()), "").removeprefix(f"{path} ")[:200])
+        if long := _DIGITS.search(str(error)):
+            reason = f"it holds a number of {long[1]} digits"
         if not isinstance(error, ValueError):
             reason = f"not a readable {printable(path.suffix[1:])} file ({type(error).__name__}: {reason})"
         raise ValueError(f"{printable(path)}: {reason}") from error

@@ -304,6 +304,24 @@ def test_a_file_named_at_length_is_not_looked_for(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "x.off",
+            f"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n{'9' * 5000} 0 1 2\n",
+            "it holds a number of 5000 digits",
+        ),
+        ("x.obj", f"v 0 0 0\nf {'9' * 5000} 1 1\n", "it holds a number of 5000 digits"),
+        ("x.fbx", "Kaydara", r"a shape must be one of \.npy .* \.obj \.stl \.glb .* got \.fbx"),
+    ],
+)
+def test_what_is_not_read_is_told(name: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"^\S*{name}: {said}$"):
+        read_points(tmp_path / name)
+
+
 def test_points_at_infinity_are_told_in_one_line(tmp_path: Path) -> None:
     """Without NumPy's own warnings, which name lines of this program."""
     (tmp_path / "a.off").write_text("4OFF\n3 1 0\n0 0 0 0\n1 0 0 0\n0 1 0 0\n3 0 1 2\n")

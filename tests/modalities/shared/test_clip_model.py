@@ -166,7 +166,10 @@ PREPARED = "preprocessor_config.json"
     ("spoil", "said"),
     [
         (spoilt("config.json", model_type="t5"), "must have the model_type clip, got 't5'"),
-        (spoilt("config.json", projection_dim=10**6), "makes [0-9]+ numbers, but its weights are|mismatch"),
+        (
+            spoilt("config.json", projection_dim=10**6),
+            "makes [0-9]+ numbers, but its weights are|must be \\[1000000, 16\\]",
+        ),
         (removed("config.json"), "config.json"),
         (pickled, "must hold weights as .safetensors, but there are none"),
         (without_a_tensor, "are not whole: visual_projection.weight is missing"),
