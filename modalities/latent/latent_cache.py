@@ -255,7 +255,8 @@ class Latents:
             raise ValueError(f"{self.folder} holds no latents")
         if found != (told := self.record["num"] - len(self.record["unreadable"])):
             raise ValueError(
-                f"{printable(self.folder)} is damaged: it must hold the {told} latents that {RECORD} counts, got {found}"
+                f"{printable(self.folder)} is damaged: it must hold the {told} latents that {RECORD} counts, "
+                f"got {found}"
             )
         return filled
 

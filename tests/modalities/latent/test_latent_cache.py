@@ -296,7 +296,7 @@ WRONG = {
     "labels in a column": (changed(LABELS, lambda x: x[:, None]), r"got I64 of .7, 1.$"),
     "a label": (changed(LABELS, lambda x: x[0]), "as many of everything as of latents, got .*'one number'"),
     "labels below none": (changed(LABELS, lambda x: -1 - x), "must be whole numbers up to 2, got -. to -1$"),
-    "captions that are no letters": (lambda whole: whole | {TEXT: torch.zeros(7, 2)}, "width. letters in U8, got F32 of .7, 2.$"),
+    "captions that are no letters": (lambda whole: whole | {TEXT: torch.zeros(7, 2)}, "in U8, got F32 of .7, 2.$"),
     "captions in a row": (lambda whole: whole | {TEXT: torch.zeros(7, dtype=torch.uint8)}, "in U8, got U8 of .7.$"),
     "nothing that says what they are": (lambda whole: {"latents": whole["latents"]}, "must have null"),
     "flat latents": (changed("latents", lambda x: x[:, 0, 0, 0, 0]), r"views, channels, .*, got F32 of .7.$"),
