@@ -175,7 +175,9 @@ def test_the_card_and_what_stays_at_home(run: Path, tmp_path: Path) -> None:
         assert words in card
     assert (tmp_path / "pipe/metrics.json").is_file()
     for licence in ("CC BY: 4.0", "mit\n---\n# x", "mit\ntags: [x]", "\x1b", "[a, b]", "", "x" * 65):
-        with pytest.raises(ValueError, match=r"^licence must be an identifier of the hub such as .*$") as refused:
+        with pytest.raises(
+            ValueError, match=r"^licence must be an identifier of the hub such as .*$"
+        ) as refused:
             export(home, tmp_path / "licensed", licence=licence)
         assert len(str(refused.value)) < 200
     (home / "metrics.json").write_text("[]")
