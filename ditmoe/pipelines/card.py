@@ -32,6 +32,9 @@ code, so `trust_remote_code` is not needed; diffusers takes the class from the i
 {facts}
 """
 
+LICENCE = r"[A-Za-z][A-Za-z0-9.+-]{0,63}"
+"""Pattern of the hub's identifiers of licences."""
+
 
 def write_card(
     kind: str,

@@ -31,7 +31,7 @@ from ditmoe.config.trust import Trust
 from ditmoe.diffusion import Sampling, make_scheduler
 from ditmoe.modality import PublishedAutoencoder
 from ditmoe.outside import check_number, is_regular, printable
-from ditmoe.pipelines.card import size_line, write_card
+from ditmoe.pipelines.card import LICENCE, size_line, write_card
 from ditmoe.pipelines.lora_files import file_state
 from ditmoe.pipelines.trusted_folder import check_replaceable, without_paths
 from ditmoe.pretrained import weights
@@ -81,6 +81,10 @@ def export(
     if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]B", str(max_shard_size), re.IGNORECASE):
         raise ValueError(
             f"max_shard_size must be a size such as 5GB or 500MB, got {printable(max_shard_size)}"
+        )
+    if licence is not None and not re.fullmatch(LICENCE, licence):  # it goes into the card's YAML
+        raise ValueError(
+            f"licence must be an identifier of the hub such as apache-2.0 or other, got {printable(licence)[:80]}"
         )
     source, out = Path(source), Path(out).absolute()
     recover(source)

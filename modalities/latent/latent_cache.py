@@ -66,7 +66,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def is_complete(record: Mapping[str, Any]) -> bool:
     """Whether a record has all its entries, with file names that stay inside its folder."""
-    kinds = {"shards": list, "classes": list, "codec": str, "fingerprint": str}
+    kinds = {
+        "shards": list,
+        "classes": list,
+        "codec": str,
+        "fingerprint": str,
+        "num": int,
+        "unreadable": dict,
+    }
     return (
         all(type(record.get(name)) is kind for name, kind in kinds.items())
         and re.fullmatch("[0-9a-f]{64}", record["fingerprint"]) is not None
@@ -237,15 +244,20 @@ class Latents:
     @cached_property
     def _shards(self) -> list[Any]:
         filled: list[Any] = []
-        self._files = []
-        for name in self.record["shards"]:
-            size = (place := self.folder / name).stat().st_size if is_regular(self.folder / name) else 0
+        self._files, found = [], 0
+        for place in (self.folder / name for name in self.record["shards"]):
             shard = open_stored(place)
-            if check_shard(shard, place, filled[0] if filled else None):
+            if num := check_shard(shard, place, filled[0] if filled else None):
                 filled.append(shard)
-                self._files.append((place, size))
+                self._files.append((place, place.stat().st_size))
+                found += num
         if not filled:
             raise ValueError(f"{self.folder} holds no latents")
+        if found != (told := self.record["num"] - len(self.record["unreadable"])):
+            raise ValueError(
+                f"{printable(self.folder)} is damaged: it must hold the {told} latents that {RECORD} counts, "
+                f"got {found}"
+            )
         return filled
 
     @cached_property

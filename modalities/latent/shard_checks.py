@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ditmoe.conditioning import Condition
+from ditmoe.conditioning import TEXT, Condition
 from ditmoe.conditioning.condition import LABEL, NULL
 from ditmoe.outside import printable
 
@@ -11,7 +11,12 @@ ASKED = "asked."
 """What the names of a condition's tensors begin with in a shard."""
 FLOATS = ("F32", "F16", "BF16")
 """Types of latents, as safetensors calls them."""
-OTHERS = {f"{ASKED}{LABEL}": ("I64", "whole numbers"), f"{ASKED}{NULL}": ("BOOL", "truth values")}
+OTHERS = {
+    f"{ASKED}{LABEL}": ("I64", 1, "(n,) whole numbers"),
+    f"{ASKED}{NULL}": ("BOOL", 1, "(n,) truth values"),
+    f"{ASKED}{TEXT}": ("U8", 2, "(n, width) letters"),
+}
+"""Type, number of axes, and words for the error, of what a condition may hold."""
 
 
 def check_shard(shard: Any, place: Path, first: Any | None) -> int:
@@ -46,9 +51,9 @@ def check_shard(shard: Any, place: Path, first: Any | None) -> int:
         )
     if first is not None and shape[1:] != (like := list(first.get_slice("latents").get_shape())[1:]):
         raise _other(place, "latents", f"(n, {str(like)[1:-1]}) numbers, as the first file", kind, shape)
-    for name, (asked, words) in OTHERS.items():
-        if name in about and (about[name].get_dtype() != asked or len(shapes[name]) != 1):
-            raise _other(place, name, f"(n,) {words} in {asked}", about[name].get_dtype(), shapes[name])
+    for name, (asked, axes, words) in OTHERS.items():
+        if name in about and (about[name].get_dtype() != asked or len(shapes[name]) != axes):
+            raise _other(place, name, f"{words} in {asked}", about[name].get_dtype(), shapes[name])
     return num
 
 

@@ -2,9 +2,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from ditmoe.outside import Parts, printable
 
@@ -80,6 +81,26 @@ def arrange(files: Sequence[Parts]) -> Layout:
     return Layout(
         [p and Place(p.split, p.category, (*p.parts, parts[-1])) for parts, p in places], layout.origin
     )
+
+
+def only_class(root: Path, samples: Iterable[tuple[Parts, Place | None, int]]) -> list[str]:
+    """A note if all samples are of one class, in folders that may be the classes meant: the root is one too high.
+
+    Args:
+        samples: folder, its place, and how many samples it holds.
+    """
+    found = [(folder, place, num) for folder, place, num in samples if place and place.category]
+    names = {place.parts[0] for _, place, _ in found if place.parts}
+    if (
+        len({place.category for _, place, _ in found}) != 1
+        or not 2 <= len(names) <= sum(n for *_, n in found) / 2
+    ):
+        return []
+    tops = {folder[: len(folder) - len(place.parts)] for folder, place, _ in found}
+    told = f"all is of the class {found[0][1].category}"
+    if len(tops) > 1:
+        return [f"{told}; for its own folders as classes, put them into those of the splits"]
+    return [f"{told}; for its own folders as classes give root={root.joinpath(*tops.pop())}"]
 
 
 def arrange_folders(folders: Sequence[Parts]) -> Layout:

@@ -174,6 +174,12 @@ def test_the_card_and_what_stays_at_home(run: Path, tmp_path: Path) -> None:
                   "metrics: fd/pixels 1.25 (intervals", "licence: cc-by-4.0"):  # fmt: skip
         assert words in card
     assert (tmp_path / "pipe/metrics.json").is_file()
+    for licence in ("CC BY: 4.0", "mit\n---\n# x", "mit\ntags: [x]", "\x1b", "[a, b]", "", "x" * 65):
+        with pytest.raises(
+            ValueError, match=r"^licence must be an identifier of the hub such as .*$"
+        ) as refused:
+            export(home, tmp_path / "licensed", licence=licence)
+        assert len(str(refused.value)) < 200
     (home / "metrics.json").write_text("[]")
     with pytest.raises(ValueError, match=r"metrics\.json must be what evaluate wrote"):
         export(home, tmp_path / "other")

@@ -14,7 +14,7 @@ from modalities.shared.datasets import SPLITS
 from modalities.shared.file_table import FileTable
 from modalities.shared.hash_split import draw_numbers, drawn_by_name
 from modalities.shared.labels import FILES, read_labels
-from modalities.shared.layout import Place, arrange_folders
+from modalities.shared.layout import Place, arrange_folders, only_class
 from modalities.shared.sources import sources_in
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
 
@@ -88,9 +88,8 @@ def _placed(
     places = dict(zip(folders, layout.places, strict=True))
     lists = _lists(root, places)
     categories = {place.category for place in layout.places if place} - {None}
-    if len(categories) == 1 and not lists and len({f[:2] for f in folders if len(f) > 1}) > 1:
-        (one,) = categories
-        notes.append(f"all is of the class {one}; for its own folders as classes give root={root / str(one)}")
+    if not lists:
+        notes += only_class(root, ((folder, places[folder], len(names)) for folder, names in found))
     runs = []
     for folder, names in found:
         place = places[folder]

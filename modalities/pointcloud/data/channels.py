@@ -37,11 +37,11 @@ class Geometry:
     normals: np.ndarray | None = None
 
     def item(self, index: int | None) -> "Geometry":
-        """One cloud of a set."""
+        """A copy of one cloud of a set."""
         if index is None:
             return self
-        rgb, normals = (None if of is None else of[index] for of in (self.rgb, self.normals))
-        return replace(self, points=self.points[index], rgb=rgb, normals=normals)
+        rgb, normals = (None if of is None else of[index].copy() for of in (self.rgb, self.normals))
+        return replace(self, points=self.points[index].copy(), rgb=rgb, normals=normals)
 
 
 def columns(rows: Sequence[Sequence[str]], count: int) -> Float64[np.ndarray, "V 3"] | None:

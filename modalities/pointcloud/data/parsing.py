@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from modalities.pointcloud.data.off import read_off
 from modalities.pointcloud.data.pcd import read_pcd
 from modalities.pointcloud.data.ply import read_ply
 from modalities.pointcloud.data.points import Note
+from modalities.pointcloud.data.scans import state_of
 from modalities.pointcloud.data.scene import Scene
 from modalities.pointcloud.data.stl import read_stl
 from modalities.pointcloud.data.text import is_columns, read_columns
@@ -56,10 +58,12 @@ def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None
     match path.suffix.lower():
         case ".npy":
             return Geometry(load_array(path, item))
+        case ".npz" | ".pt" if item is not None:
+            return _whole_set(path, state_of(path), channels.width > 3).item(item)
         case ".npz":
-            return read_npz(path, channels.width > 3).item(item)
+            return read_npz(path, channels.width > 3)
         case ".pt":
-            return Geometry(read_tensors(path)).item(item)
+            return Geometry(read_tensors(path))
         case suffix if suffix in TEXT_SUFFIXES:
             with open_regular(path) as stream:
                 found = read_columns(stream.read(), note, channels.width > 3)
@@ -75,6 +79,16 @@ def _file_of_points(path: Path, note: Note, channels: Channels, item: int | None
         case other:
             got = printable(other) or "no suffix"
             raise ValueError(f"a shape must be one of {' '.join(SET_SUFFIXES)}, got {got}")
+
+
+@lru_cache(maxsize=1)
+def _whole_set(path: Path, state: tuple[int, ...], more: bool) -> Geometry:
+    """A set that can only be read whole, kept for its next item: reading it for each would take the square of its size.
+
+    Args:
+        state: of the file, see `scans.state_of`.
+    """
+    return read_npz(path, more) if path.suffix.lower() == ".npz" else Geometry(read_tensors(path))
 
 
 def count_shapes(path: Path) -> int | None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,7 +43,7 @@ def read_scan(path: Path, more: bool = False, item: int | None = None) -> Geomet
     library = check_library(path.suffix.lower())
     with open_regular(path) as stream:
         if library == "h5py":
-            return _hdf5(stream, more, item)
+            return _hdf5(path, stream, more, item)
         if library == "laspy" and not _is_packed(stream):
             return _las(stream)
         size = _size(stream)
@@ -95,7 +95,7 @@ def read_labels(stream: BinaryIO) -> np.ndarray | None:
         return labels.reshape(-1)
 
 
-def _hdf5(stream: BinaryIO, more: bool, item: int | None) -> Geometry:
+def _hdf5(path: Path, stream: BinaryIO, more: bool, item: int | None) -> Geometry:
     import h5py
 
     with h5py.File(stream, "r") as file:
@@ -103,14 +103,43 @@ def _hdf5(stream: BinaryIO, more: bool, item: int | None) -> Geometry:
         found = []
         for names in (_NAMES, COLOURS if more else (), NORMALS if more else ()):
             name = next((name for name in names if name in there), None)
-            found.append(
-                None if name is None else np.asarray(_dataset(file, name, size)[() if item is None else item])
-            )
+            data = None if name is None else _dataset(file, name, size)
+            found.append(None if data is None else _cloud(path, data, str(name), item))
         if found[0] is None:
             raise ValueError(
                 f"an HDF5 must hold one of {', '.join(_NAMES)}, got {printable(', '.join(file.keys()))[:80]}"
             )
         return Geometry(found[0], rgb=found[1], normals=found[2])
+
+
+def _cloud(path: Path, data: Any, name: str, item: int | None) -> np.ndarray:
+    """An array, or one item of it."""
+    if item is None or not data.chunks:
+        return np.asarray(data[() if item is None else item])
+    row, within = divmod(item, data.chunks[0])
+    return np.array(_chunks(path, state_of(path), name, row)[within])
+
+
+@lru_cache(maxsize=3)
+def _chunks(path: Path, state: tuple[int, ...], name: str, row: int) -> np.ndarray:
+    """A row of an array's chunks, kept for the other clouds in it, since a chunk is decompressed whole.
+
+    Args:
+        state: of the file, see `state_of`.
+        name: of points, colours or normals: one row of each is kept.
+    """
+    import h5py
+
+    with open_regular(path) as stream, h5py.File(stream, "r") as file:
+        data = _dataset(file, name, _size(stream))
+        length = data.chunks[0]
+        return np.asarray(data[row * length : (row + 1) * length])
+
+
+def state_of(path: Path) -> tuple[int, ...]:
+    """What differs when a file was changed or replaced."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _dataset(file: Any, name: str, size: int) -> Any:

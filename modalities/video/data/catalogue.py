@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from modalities.shared.datasets import SPLITS
 from modalities.shared.folder_index import FolderIndex
 from modalities.shared.hash_split import draw, drawn_by_name
 from modalities.shared.labels import FILES, read_labels
-from modalities.shared.layout import Place, arrange
+from modalities.shared.layout import Place, arrange, only_class
 from modalities.shared.provenance import Origin
 from modalities.shared.sources import sources
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored, Understood
@@ -95,6 +95,10 @@ def list_all(root: Path, parts: Sequence[float] = (0.8, 0.1, 0.1), index: Path |
     if of_sources:
         folder, piece = kept[0].category, kept[0].path.name
         notes.append(f"folders such as {folder} hold pieces of one video ({piece}): sources, not classes")
+    elif listed is None:
+        folders = [place and replace(place, parts=place.parts[:-1]) for place in layout.places]
+        homes = (own[:-1] for own in below)
+        notes += only_class(root, zip(homes, folders, [1] * len(below), strict=True))
     if not origin:
         categories = [video.category for video in kept]
         keys = categories if of_sources else sources([video.below for video in kept], DENSE)

@@ -123,6 +123,9 @@ def _promised(path: Path) -> tuple[int, ...]:
             if not zipfile.is_zipfile(path):
                 raise Unreadable(path, "truncated" if path.stat().st_size else "empty")
             with Arrays(path) as archive:
+                if "videos" not in archive:
+                    got = f"an npz of {printable(', '.join(archive))[:80]}, not of videos (N, T, H, W, 3)"
+                    raise Unreadable(path, "not a video", got)
                 shape, dtype = archive.about("videos")
         else:
             shape, dtype = about_array(path)

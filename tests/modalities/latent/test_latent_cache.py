@@ -26,6 +26,7 @@ from modalities.latent.latent_shards import Source
 
 SIZE = (9, 9)
 LABELS = "asked.label"
+TEXT = "asked.text"
 
 
 def pictures(root: Path, each: int = 9, mirror: bool = False) -> Pictures:
@@ -249,6 +250,34 @@ def test_shards_whose_parts_do_not_fit_are_one_line_that_names_them(tmp_path: Pa
         stored(out).captions_of_split("train")
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_files_that_are_missing_or_no_files_are_one_line(place: int, tmp_path: Path) -> None:
+    _, out, report = make(tmp_path, shard=7)
+    shard = out / report["shards"][place]
+    shard.unlink()
+    for put in (lambda: None, lambda: shard.symlink_to("/dev/zero"), lambda: os.mkfifo(shard)):
+        put()
+        with pytest.raises(ValueError, match=rf"^{shard} is damaged: prepare again$"):
+            len(stored(out))
+        shard.unlink(missing_ok=True)
+
+
+def test_files_that_the_record_does_not_count_are_told(tmp_path: Path) -> None:
+    _, out, report = make(tmp_path, shard=7)
+    num, shards = report["num"], report["shards"]
+    whole = json.loads((out / "latents.json").read_text())
+    changes: list[dict] = [{"shards": shards[1:]}, {"shards": [*shards, shards[0]]}, {"num": num + 1}]
+    for change in [*changes, {"unreadable": {"a.png": "empty"}}]:
+        (out / "latents.json").write_text(json.dumps(whole | change))
+        with pytest.raises(
+            ValueError, match=r"must hold the \d+ latents that latents\.json counts, got \d+$"
+        ):
+            len(stored(out))
+    (out / "latents.json").write_text(json.dumps(whole | {"num": "many"}))
+    with pytest.raises(ValueError, match=r"is not complete: run the same prepare again$"):
+        stored(out)
+
+
 def test_classes_that_are_no_names_are_refused(tmp_path: Path) -> None:
     _, out, _ = make(tmp_path)
     record = out / "latents.json"
@@ -267,6 +296,8 @@ WRONG = {
     "labels in a column": (changed(LABELS, lambda x: x[:, None]), r"got I64 of .7, 1.$"),
     "a label": (changed(LABELS, lambda x: x[0]), "as many of everything as of latents, got .*'one number'"),
     "labels below none": (changed(LABELS, lambda x: -1 - x), "must be whole numbers up to 2, got -. to -1$"),
+    "captions that are no letters": (lambda whole: whole | {TEXT: torch.zeros(7, 2)}, "in U8, got F32 of .7, 2.$"),
+    "captions in a row": (lambda whole: whole | {TEXT: torch.zeros(7, dtype=torch.uint8)}, "in U8, got U8 of .7.$"),
     "nothing that says what they are": (lambda whole: {"latents": whole["latents"]}, "must have null"),
     "flat latents": (changed("latents", lambda x: x[:, 0, 0, 0, 0]), r"views, channels, .*, got F32 of .7.$"),
     "a flat array of two": (

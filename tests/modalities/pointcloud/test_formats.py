@@ -12,7 +12,7 @@ import trimesh
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modalities.pointcloud.data import gltf
+from modalities.pointcloud.data import gltf, parsing
 from modalities.pointcloud.data.formats import (
     CLOUD_SUFFIXES,
     MESH_SUFFIXES,
@@ -404,3 +404,29 @@ def test_a_mesh_beside_a_circle_of_links_ends_no_search(tmp_path: Path) -> None:
     (tmp_path / "a.bin").symlink_to("a.bin")
     (tmp_path / "a.gltf").write_text(json.dumps({"buffers": [{"uri": "a.bin", "byteLength": 4}]}))
     assert files_beside(tmp_path / "a.gltf") == [tmp_path / "a.bin"]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_a_set_is_read_once_for_all_of_its_clouds(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it for each would take the square of its size; changed content is read again."""
+    opened: list[Path] = []
+    for name in ("read_npz", "read_tensors"):
+        real = getattr(parsing, name)
+        monkeypatch.setattr(
+            parsing, name, lambda path, *more, real=real: opened.append(path) or real(path, *more)
+        )
+    file = tmp_path / f"a{suffix}"
+
+    def write(clouds: np.ndarray) -> None:
+        torch.save(torch.from_numpy(clouds), file) if suffix == ".pt" else np.savez(file, points=clouds)
+
+    for offset in (0, 7):
+        clouds = np.stack([POINTS + number + offset for number in range(4)])
+        write(clouds if offset else np.concatenate([clouds, clouds]))
+        for number in (0, 1, 3, 1):
+            found = read_surface(file, 50, 0, item=number)
+            found[:] = 0  # which changes no other cloud
+            assert sorted(read_surface(file, 50, 0, item=number)[:, 0]) == sorted(clouds[number][:, 0])
+    assert opened == [file, file]

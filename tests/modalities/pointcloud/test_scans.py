@@ -23,6 +23,20 @@ def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         read_surface(tmp_path / "a.las", 10, 0)
 
 
+@pytest.mark.parametrize("chunks", [None, (1, 50, 3), (2, 50, 3), (3, 7, 2)])
+def test_each_chunk_of_a_set_is_read_once(tmp_path: Path, chunks: tuple[int, ...] | None) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    clouds = np.stack([POINTS + number for number in range(5)])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=clouds, chunks=chunks)
+    scans._chunks.cache_clear()
+    for number in (0, 1, 2, 3, 4, 4):
+        found = scans.read_scan(tmp_path / "a.h5", item=number).points
+        np.testing.assert_array_equal(found, clouds[number])
+        found[:] = 0  # which changes no other cloud
+    assert scans._chunks.cache_info().misses == (0 if chunks is None else -(-5 // chunks[0]))
+
+
 def test_a_set_of_modelnet_is_read_and_no_other_file(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
     with h5py.File(tmp_path / "a.h5", "w") as file:

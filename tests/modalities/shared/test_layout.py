@@ -1,11 +1,13 @@
 """What names say: splits, classes, sources and labels, in the spellings that people use."""
 
+from pathlib import Path
+
 import pytest
 
 from modalities.shared.datasets import SPLITS
 from modalities.shared.hash_split import draw, places_of, splits_at
 from modalities.shared.labels import label_name, named_by, ordered, parse_labels, parse_told
-from modalities.shared.layout import arrange, split_within, split_word
+from modalities.shared.layout import arrange, arrange_folders, only_class, split_within, split_word
 from modalities.shared.sources import sources
 from modalities.shared.understood import Ignored
 
@@ -207,3 +209,21 @@ def test_what_is_ignored_is_counted() -> None:
     ignored.add("of a kind", "y.heic")
     assert ignored.lines()[1] == "2 of a kind: .heic 2"
     assert ignored.lines()[0].startswith("4 hidden or of a system: ")
+
+
+ONE = "all is of the class data; for its own folders as classes"
+
+
+@pytest.mark.parametrize(
+    ("folders", "num", "note"),
+    [(["data/cat", "data/dog"], 5, f"{ONE} give root=/x/data"),
+     (["train/data/cat", "train/data/dog", "test/data/cat"], 5, f"{ONE}, put them into those of the splits"),
+     (["train/data", "test/data"], 5, None), (["cat", "dog"], 5, None), (["data"], 5, None), (["data/cat"], 5, None),
+     (["cat/a", "dog/b"], 5, None), (["data/a", "data/b", "data/c"], 1, None)],
+)  # fmt: skip
+def test_a_root_that_is_one_folder_too_high_is_told(folders: list[str], num: int, note: str | None) -> None:
+    """By a root that exists; folders of one sample each are no classes."""
+    parts = [tuple(folder.split("/")) for folder in folders]
+    places = arrange_folders(parts).places
+    found = only_class(Path("/x"), zip(parts, places, [num] * len(parts), strict=True))
+    assert found == ([] if note is None else [note])

@@ -244,3 +244,9 @@ def test_the_autoencoder_is_measured_in_the_model_s_place() -> None:
     assert any(
         "no row of the autoencoder: frames must be 1 + a multiple of 4" in note for note in refused.notes
     )
+
+
+def test_an_npz_of_something_else_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\(an npz of arr_0, not of videos \(N, T, H, W, 3\)\)$"):
+        read_set(tmp_path / "a.npz")

@@ -401,3 +401,18 @@ def test_a_video_that_hangs_or_kills_its_decoder_is_counted_and_the_others_are_n
     }  # fmt: skip
     assert len(lines["hang.mp4"]["sha256"]) == 64
     assert lines["hang.mp4"]["frames"] == 0
+
+
+def test_ucf_101_beside_its_lists_is_told_to_be_one_class(tmp_path: Path) -> None:
+    for name in ("Archery/v_Archery_g01_c01", "Archery/v_Archery_g02_c01", "Bowling/v_Bowling_g01_c01",
+                 "Bowling/v_Bowling_g02_c01"):  # fmt: skip
+        file = tmp_path / "UCF-101" / f"{name}.avi"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text("1 Archery\n2 Bowling\n")
+    listing = list_all(tmp_path)
+    told = f"all is of the class UCF-101; for its own folders as classes give root={tmp_path / 'UCF-101'}"
+    assert (listing.classes, listing.notes) == (["UCF-101"], [told])
+    again = list_all(tmp_path / "UCF-101")
+    assert (again.classes, again.notes) == (["Archery", "Bowling"], [])
