@@ -1,6 +1,7 @@
 """Requirements of GenEval: what a picture with given objects is worth, and files that state none."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from modalities.image.metrics import geneval
 from modalities.image.metrics.geneval import Box, Clause, Found, Required, is_right, relations
+from tests.pages import ROOT
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MIRRORED = {"left of": "right of", "right of": "left of", "above": "above", "below": "below"}
@@ -173,6 +175,15 @@ def test_requirements_are_read(tmp_path: Path) -> None:
     assert third.include == (Clause("cup", 1, "red"),)
     assert [one.has_colours for one in found.values()] == [False, False, True]
     assert second.classes == ["dog", "dog"]
+
+
+def test_the_documentation_states_some(tmp_path: Path) -> None:
+    block = re.search(
+        r"^```json\n(\{\"tag.*?)^```", (ROOT / "docs" / "text.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert block is not None
+    found = geneval.read(kept(tmp_path, *block[1].splitlines()))
+    assert found["a red cat left of a bench"].include[1] == Clause("cat", 1, "red", ("left of", 0))
 
 
 def changed(**more: Any) -> dict[str, Any]:
