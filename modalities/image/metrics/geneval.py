@@ -20,16 +20,10 @@ THRESHOLD, OF_COUNTING = 0.3, 0.9
 SLACK, TILT = 0.1, 0.5
 """Of both sizes, what an offset is shortened by; and what a component of its direction must exceed."""
 SAME = {
-    "motorbike": "motorcycle",
-    "aeroplane": "airplane",
-    "sofa": "couch",
-    "pottedplant": "potted plant",
-    "diningtable": "dining table",
-    "tvmonitor": "tv",
-    "mouse": "computer mouse",
-    "remote": "tv remote",
+    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
+    "diningtable": "dining table", "tvmonitor": "tv", "mouse": "computer mouse", "remote": "tv remote",
     "keyboard": "computer keyboard",
-}
+}  # fmt: skip
 """Classes of COCO by the names of detectors, and by those of GenEval."""
 LARGEST, MOST_LINES, MOST_CLAUSES, LONGEST = 2**24, 10_000, 16, 2_000
 """Bytes and lines of a file of requirements, clauses of a list, and letters of a text."""

@@ -15,19 +15,9 @@ from ditmoe.checkpoint.atomic import digest
 from ditmoe.checkpoint.transformers_folder import library_for
 from ditmoe.modality import Report, Samples
 from ditmoe.outside import at_home, printable
+from modalities.image.metrics import geneval
 from modalities.image.metrics.detector import DETECTOR, Detector
-from modalities.image.metrics.geneval import (
-    COLOURS,
-    MOST,
-    OF_COUNTING,
-    THRESHOLD,
-    Found,
-    Required,
-    canonical,
-    is_right,
-    read,
-    squeezed,
-)
+from modalities.image.metrics.geneval import COLOURS, MOST, OF_COUNTING, THRESHOLD, Found, Required
 from modalities.shared.clip_model import LONGEST, Clip
 from modalities.shared.clip_score import OTHERS, prompts_of
 from modalities.shared.confidence import of_mean, share_of_groups, wilson
@@ -120,7 +110,7 @@ def opened(paths: Paths | None, prompts: Sequence[str] | None, clip: Clip | None
             "their files, and none are known: leave it out"
         )
     every = _requirements(paths)
-    required = {one: every[one] for one in map(squeezed, prompts or ()) if one in every}
+    required = {one: every[one] for one in map(geneval.squeezed, prompts or ()) if one in every}
     if not required:
         raise ValueError(
             f"{OPTION} must have requirements of the samples' prompts, and has of none, as {next(iter(every))!r}"
@@ -130,9 +120,9 @@ def opened(paths: Paths | None, prompts: Sequence[str] | None, clip: Clip | None
             f"{OPTION} needs modality.evaluation.clip too, for the colours of {coloured.prompt!r}"
         )
     detector = _detector(paths)
-    known = set(map(canonical, detector.classes))
+    known = set(map(geneval.canonical, detector.classes))
     for name in (name for one in required.values() for name in one.classes):
-        if canonical(name) not in known:
+        if geneval.canonical(name) not in known:
             raise ValueError(
                 f"{WITH} must be one that knows all classes of {OPTION}, but {detector.name} knows no {name!r}"
             )
@@ -152,22 +142,23 @@ def check_training(paths: Paths | None, captions: bool, clip: Clip | None) -> No
 
 def _requirements(paths: Paths) -> dict[str, Required]:
     path = at_home(os.fspath(paths.file))  # of a stranger's configuration it says how to allow it
-    try:
-        return read(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{OPTION} must be a file of requirements, a JSON object a line: {error}") from error
+    return _opened(
+        f"{OPTION} must be a file of requirements, a JSON object a line", lambda: geneval.read(path)
+    )
 
 
 def _detector(paths: Paths) -> Detector:
-    path = os.fspath(paths.detector)
+    path, kind = os.fspath(paths.detector), "Mask2FormerForUniversalSegmentation"
     library_for(DETECTOR)
+    what = f"a folder with {kind} in safetensors and preprocessor_config.json, or such a name on the hub"
+    return _opened(f"{WITH} must be a Mask2Former of transformers, {what}", lambda: Detector(path))
+
+
+def _opened(must: str, make: Callable[[], Any]) -> Any:
     try:
-        return Detector(path)
+        return make()
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{WITH} must be a Mask2Former of transformers, a folder with Mask2FormerForUniversalSegmentation in "
-            f"safetensors and preprocessor_config.json, or such a name on the hub: {error}"
-        ) from error
+        raise ValueError(f"{must}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -220,13 +211,13 @@ def _judged(judge: Judge, samples: Samples, progress: bool) -> list[_Verdict]:
     following, verdicts = _following(judge.required.values()), []
     bar = tqdm(samples.data, desc=NAME, unit="picture", leave=False, mininterval=1, disable=not progress)
     for picture, prompt in zip(bar, prompts_of(samples) or [], strict=True):
-        if (own := judge.required.get(squeezed(prompt))) is None:
+        if (own := judge.required.get(geneval.squeezed(prompt))) is None:
             continue
         objects = judge.detector(picture, own.threshold)
         colour = partial(judge.colours, picture) if judge.colours else lambda *_: ""
         other = following.get(own.prompt)
-        right = None if other is None else is_right(other, objects, colour)
-        verdicts.append(_Verdict(own, is_right(own, objects, colour), right))
+        right = None if other is None else geneval.is_right(other, objects, colour)
+        verdicts.append(_Verdict(own, geneval.is_right(own, objects, colour), right))
     return verdicts
 
 

@@ -434,7 +434,26 @@ def test_the_command_says_what_it_measured(tmp_path: Path) -> None:
     assert told["protocol"]["geneval"].endswith(
         "6 pictures of 3 prompts, 2 pictures without requirements left out"
     )
+    assert "clip_score" not in told
     (detector / "model.safetensors").rename(detector / "pytorch_model.bin")
     ran = command("ditmoe.evaluate", *words, f"modality.evaluation.detector={detector}", cwd=tmp_path)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     assert "modality.evaluation.detector must be a Mask2Former of transformers" in ran.stderr
+
+
+@needed
+def test_the_command_looks_at_colours(tmp_path: Path) -> None:
+    from tests.modalities.shared import test_clip_model as clips
+
+    for part in (clips.tiny_clip(), clips.processor(), clips.tokenizer()):
+        part.save_pretrained(tmp_path / "clip")
+    words = sets(tmp_path, ["a red bench"] * 8)
+    words.append(f"modality.evaluation.detector={detectors.save(tmp_path / 'mask2former')}")
+    ran = command("ditmoe.evaluate", *words, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "needs modality.evaluation.clip too, for the colours of 'a red bench'" in ran.stderr
+    ran = command("ditmoe.evaluate", *words, f"modality.evaluation.clip={tmp_path / 'clip'}", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"geneval", "geneval/colors", "clip_score"} <= set(told)
+    assert told["protocol"]["geneval colours"].startswith("clip, SHA-256 ")
