@@ -189,8 +189,10 @@ class Image(LatentModality):
 
     def check_evaluation(self, split: str = "test") -> None:
         clip = clip_score.check_training(self._clip, self.captions)
-        geneval_score.check_training(self._geneval, self.captions, clip)
         check_enough(self.data.count(split), split, "pictures")
+        if self._geneval is not None:
+            pictures = self.data.split(split) if self.captions else ()
+            geneval_score.opened(self._geneval, [self.data.captioner.first(each) for each in pictures], clip)
         chosen = self._evaluation
         make_extractor(
             chosen.get("features", "pixels"),

@@ -131,15 +131,6 @@ def opened(paths: Paths | None, prompts: Sequence[str] | None, clip: Clip | None
     return Judge(told, required, detector, Colours(clip) if clip else None)
 
 
-def check_training(paths: Paths | None, captions: bool, clip: Clip | None) -> None:
-    """Check before training that its samples will have prompts, and that all that judges them is there.
-
-    Raises:
-        OSError, ValueError: one line, if not.
-    """
-    opened(paths, list(_requirements(paths)) if paths and captions else None, clip)
-
-
 def _requirements(paths: Paths) -> dict[str, Required]:
     path = at_home(os.fspath(paths.file))  # of a stranger's configuration it says how to allow it
     return _opened(

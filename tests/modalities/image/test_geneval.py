@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modalities.image.metrics import geneval
@@ -253,6 +253,38 @@ def clause(**more: Any) -> dict[str, Any]:
 def test_a_line_that_states_none_is_told(line: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"^line 2 of [^\n]*m.jsonl: [^\n]*{said}[^\n]*$"):
         geneval.read(kept(tmp_path, LINE, line))
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(geneval.COLOURS),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["class", "count", "color"]), inner)
+    ),
+    max_leaves=9,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["tag", "prompt", "include", "exclude", "x"]),
+    PLAIN,
+    st.sampled_from(["count", "position"]),
+)
+def test_any_line_states_some_or_is_refused(tmp_path: Path, name: str, value: Any, inner: str) -> None:
+    for line in (changed(**{name: value}), clause(**{inner: value})):
+        said = f"line 1 of {tmp_path}"
+        try:
+            (one,) = geneval.read(kept(tmp_path, line)).values()
+            assert not is_right(one, [], lambda found, name: "red")
+        except ValueError as error:
+            said = str(error)
+        assert said.startswith(f"line 1 of {tmp_path}")
+        assert "\n" not in said
 
 
 def test_a_file_without_lines_is_told(tmp_path: Path) -> None:

@@ -318,17 +318,6 @@ def test_what_cannot_be_judged_is_refused(paths: Paths) -> None:
         geneval_score.opened(Paths("/no/such", "x"), ["a bench"], None)
 
 
-def test_training_asks_for_captions_and_for_all(paths: Paths) -> None:
-    geneval_score.check_training(None, False, None)
-    geneval_score.check_training(paths, True, FakeClip())
-    with pytest.raises(ValueError, match="judges samples by their prompts"):
-        geneval_score.check_training(paths, False, FakeClip())
-    with pytest.raises(
-        ValueError, match=r"needs modality.evaluation.clip too, for the colours of 'a red bench'"
-    ):
-        geneval_score.check_training(paths, True, None)
-
-
 def test_a_checkpoint_cannot_have_them_opened(tmp_path: Path) -> None:
     for name, made in (
         ("geneval", lambda held: Paths(held, "x")),
@@ -382,16 +371,19 @@ def test_a_run_draws_what_is_judged(paths: Paths, tmp_path: Path, monkeypatch: p
         evaluate_checkpoint(tmp_path / "run", modality=option, steps=2)
 
 
-def test_training_checks_it_at_once(paths: Paths) -> None:
+def test_training_checks_the_captions_that_it_will_draw(paths: Paths) -> None:
     judged_by = [f"modality.evaluation.geneval={paths.file}", "modality.evaluation.detector=x"]
-    kept(Path(paths.file).parent, LINES[:3])
-    for words, said in (([], "judges samples by their prompts"), (["modality.captions=true"], "")):
-        image = build.make_modality(composed("train", ["modality=image", *judged_by, *words]))
-        if said:
-            with pytest.raises(ValueError, match=said):
-                image.check_evaluation()
-        else:
-            image.check_evaluation()
+    with pytest.raises(ValueError, match="judges samples by their prompts"):
+        build.make_modality(composed("train", ["modality=image", *judged_by])).check_evaluation()
+    words = ["modality=image", "modality.captions=true", *judged_by]
+    image = build.make_modality(composed("train", words))
+    with pytest.raises(
+        ValueError, match=r"^modality.evaluation.geneval must have requirements of the samples' prompts"
+    ):
+        image.check_evaluation()
+    caption = image.data.captioner.first(image.data.split("test")[3])
+    kept(Path(paths.file).parent, [*LINES, LINES[0] | {"prompt": caption}])
+    image.check_evaluation()
 
 
 # --- the command
