@@ -49,6 +49,8 @@ def right(wanted: Required, *objects: Found, **colours: str) -> bool:
         ((0, 0, 10, 10), (2, 0, 12, 10), set()),  # an offset of 2 is a tenth of both widths
         ((0, 0, 10, 10), (4, 0, 14, 10), set()),  # (4 - 2) / 4 = .5 is not above a half
         ((0, 0, 10, 10), (5, 0, 15, 10), {"left of"}),  # (5 - 2) / 5 = .6
+        ((0, 0, 20, 10), (8, 0, 28, 10), set()),  # (8 - 4) / 8 = .5
+        ((0, 0, 20, 10), (9, 0, 29, 10), {"left of"}),  # (9 - 4) / 9 = .56
         ((0, 0, 100, 10), (30, 0, 70, 10), set()),  # one centre
         ((0, 0, 10, 10), (0, 0, 10, 10), set()),
     ],
@@ -129,6 +131,9 @@ def test_places_are_those_of_all_pairs() -> None:
     assert right(wanted, cat, near, other)
     assert not right(wanted, cat, near, far)
     assert right(required(Clause("cat", 1), Clause("dog", 1, place=("left of", 0))), cat, near, far)
+    third = required(Clause("cat", 1), Clause("bench", 1), Clause("dog", 1, place=("left of", 1)))
+    assert right(third, thing("cat"), thing("bench", box=(50, 0, 60, 10)), near)
+    assert not right(third, cat, thing("bench"), near)
     mirrored = [
         Found(one.name, one.score, (100 - one.box[2], 0, 100 - one.box[0], 10), MASK) for one in (cat, near)
     ]

@@ -162,6 +162,11 @@ def test_the_table_says_if_others_prompts_fit_as_well(paths: Paths) -> None:
     report = judged(paths, blind)
     assert report.rows["other prompts"] == {"geneval": 1.0, "geneval/single_object": 1.0}
     assert any(told in note for note in report.notes)
+    two_prompts_of_luck = samples(*[("a bench", 200, 0)] * 4, *[("a dog", 200, 1)] * 4)
+    report = judged(paths, two_prompts_of_luck)
+    assert report.values["geneval"] == 1.0
+    assert report.rows["other prompts"]["geneval"] == 0.5
+    assert any(told in note for note in report.notes)
     seeing = samples(*[("a bench", 200, 0)] * 4, *[("a dog", 0, 1)] * 4)
     report = judged(paths, seeing)
     assert report.rows["other prompts"] == {"geneval": 0.0, "geneval/single_object": 0.0}
