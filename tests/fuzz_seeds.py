@@ -28,6 +28,7 @@ from ditmoe.training.resume import resume
 from modalities.image import Pictures
 from modalities.image.data import picture_sets as images
 from modalities.image.data.pictures import open_picture
+from modalities.image.metrics import geneval
 from modalities.image.metrics.features import read_reference
 from modalities.pointcloud.data import formats
 from modalities.pointcloud.data.channels import Channels
@@ -232,6 +233,13 @@ def npz(place: Path) -> Mapping[str, list[Path]]:
     }.items()}  # fmt: skip
 
 
+def requirements(file: Path) -> Path:
+    dog, red = {"class": "dog", "count": 1}, {"color": "red", "position": ["above", 0]}
+    line = {"tag": "position", "include": [dog, dog | red], "exclude": [dog], "prompt": "two dogs"}
+    file.write_text(json.dumps(line) + "\n" + json.dumps(line | {"prompt": "a dog"}) + "\n")
+    return file
+
+
 def readers(place: Path) -> list[Reader]:
     for name in ("clouds", "coloured", "meshes", "pictures", "videos", "npz", "dit"):
         (place / name).mkdir()
@@ -298,6 +306,7 @@ def readers(place: Path) -> list[Reader]:
         Reader("meshes", meshes(place / "meshes"), lambda path: formats.read_surface(path, 100, 0)),
         Reader("pictures", pictures(place / "pictures"), open_picture),
         Reader("picture sets", arrays["pictures"], images.read_set),
+        Reader("requirements", [requirements(place / "requirements.jsonl")], geneval.read),
         Reader("references", arrays["reference"], read_reference),
         Reader("shards", shards(place), lambda path: Pictures((8, 8), root=path).batch(2, 0, 0)),
         Reader("latents", [encoded], latent_batch),

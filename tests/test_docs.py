@@ -43,16 +43,19 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
     "torchrun": "eight or more processes",
     "conditioning=text": "weights of a text encoder",
     "checkpoint=runs/video/text": "a run with such",
+    "checkpoint=runs/image/text": "a run with such",
     "init=xl/": "published weights, of that size",
     "init=dit/": "published weights, of that size",
     "modality.evaluation.features=inception": "published weights of Inception",
     "modality.evaluation.features=i3d": "published weights of I3D",
     "modality.evaluation.clip=clip-vit-base-patch32/": "weights of a CLIP",
+    "modality.evaluation.detector=mask2former-swin-small-coco-instance/": "weights of a Mask2Former",
 }
 OTHERS = {  # programs that are not ours: why they are not run
     "pip": "installs", "pytest": "is what runs this", "python3": "makes an environment",
     "python": "of that environment", "sh": "is for a GPU, `tests/test_gpu_page.py`",
     "ruff": "`./run lint`", "mypy": "`./run lint`", "tensorboard": "serves for ever",
+    "sed": "is tested beside what reads its file, `test_geneval_score`",
     "cp": "`Runner` has the examples at home", "export": "`run` has the folders in sys.path",
 }  # fmt: skip
 
@@ -213,7 +216,7 @@ def only_parse(module: str, words: list[str]) -> None:
 
 def only_compose(module: str, words: list[str]) -> None:
     command = module.removeprefix("ditmoe.")
-    if command == "sample":
+    if command in ("sample", "evaluate"):
         words = command_line.sectioned(command_line.read_words(words), command)
     with initialize_config_dir(str(cli.config_folder()), version_base="1.3"):
         composed = compose(command, overrides=words)

@@ -24,6 +24,7 @@ from modalities.image.data.dataset import turn
 from modalities.image.data.listing import Picture, labels_of
 from modalities.image.data.native_pictures import PackedPictures
 from modalities.image.data.picture_sets import ReferenceFile, read_set
+from modalities.image.metrics import geneval_score
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.image.metrics.warnings import about_compression
@@ -54,7 +55,8 @@ class Image(LatentModality):
         native: train at native sizes and proportions; images larger than the area of `size` are shrunk to it.
         budget: with `native`, the most tokens of a packed row.
         rows: with `native`, packed rows in a batch, over all processes.
-        evaluation: options of `evaluate_images`, and "clip": the CLIP of `clip_score`.
+        evaluation: options of `evaluate_images`, and "clip": the CLIP of `clip_score`,
+            "geneval" and "detector": those of `geneval_score`.
         preparation: options of `latent_writer.prepare`.
         data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
         captions: condition on captions as well as classes.
@@ -65,7 +67,14 @@ class Image(LatentModality):
     given_files = ("mask",)
     given_words, given_per = given_parts.WORDS, {"token": 1.0}
     suffixes: ClassVar[tuple[str, ...]] = pictures.SUFFIXES
-    opens: ClassVar[Sequence[str]] = ("latents", "evaluation.cache", "evaluation.weights", "evaluation.clip")
+    opens: ClassVar[Sequence[str]] = (
+        "latents",
+        "evaluation.cache",
+        "evaluation.weights",
+        "evaluation.clip",
+        "evaluation.geneval",
+        "evaluation.detector",
+    )
     published, autoencoders = Autoencoder, Autoencoder.known
     decoded_at_once = 32
     arrays = ("arr_0", "arr_1")  # the names that ADM's evaluator reads
@@ -89,6 +98,7 @@ class Image(LatentModality):
         self._make_data = data
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         self._clip = clip_score.option(self._evaluation)
+        self._geneval = geneval_score.option(self._evaluation)
         check_options("modality.evaluation", evaluate_images, self._evaluation)
         check_options("modality.preparation", write_latents, self._preparation)
 
@@ -175,11 +185,14 @@ class Image(LatentModality):
         return self.data.reference(split)
 
     def check_prompts(self, prompts: Sequence[str] | None) -> None:
-        clip_score.opened(self._clip, prompts)
+        geneval_score.opened(self._geneval, prompts, clip_score.opened(self._clip, prompts))
 
     def check_evaluation(self, split: str = "test") -> None:
-        clip_score.check_training(self._clip, self.captions)
+        clip = clip_score.check_training(self._clip, self.captions)
         check_enough(self.data.count(split), split, "pictures")
+        if self._geneval is not None:
+            pictures = self.data.split(split) if self.captions else ()
+            geneval_score.opened(self._geneval, [self.data.captioner.first(each) for each in pictures], clip)
         chosen = self._evaluation
         make_extractor(
             chosen.get("features", "pixels"),
@@ -189,16 +202,22 @@ class Image(LatentModality):
         )
 
     def evaluate(self, generated: Samples, reference: Samples, train: Samples | None = None) -> Report:
-        clip = clip_score.opened(self._clip, clip_score.prompts_of(generated))
+        prompts = clip_score.prompts_of(generated)
+        clip = clip_score.opened(self._clip, prompts)
+        judge = geneval_score.opened(self._geneval, prompts, clip)
         against = reference.file if isinstance(reference, ReferenceFile) else reference
         report = about_compression(
             evaluate_images(generated, against, train, **self._evaluation), generated, reference
         )
-        return clip_score.added(report, clip, generated, reference, lambda picture: [picture], "one of each")
+        report = clip_score.added(
+            report, clip, generated, reference, lambda picture: [picture], "one of each"
+        )
+        return geneval_score.added(report, judge, generated)
 
     def read(self, path: Path) -> Samples:
         """Read a folder of images of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
-        return clip_score.with_prompts(self._clip, read_set(path), path)
+        asking = self._clip if self._geneval is None else self._geneval.file
+        return clip_score.with_prompts(asking, read_set(path), path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:
         """Write a PNG per image."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ Vectors = Float[np.ndarray, "S W"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a CLIP wants pictures, as the settings beside it say (`preprocessor_config.json`).
+    """How a model wants pictures, as the settings beside it say (`preprocessor_config.json`); here a CLIP.
 
     Attributes:
         size: (height, width) that a picture is resized to; or the length of its shorter side, which keeps proportions.
@@ -48,6 +48,8 @@ class Preprocessing:
         mean, std: of each colour, after that.
     """
 
+    FILTER: ClassVar[int] = 3
+    """Of a processor that does not say one."""
     size: int | tuple[int, int]
     crop: tuple[int, int] | None
     resample: int
@@ -71,15 +73,8 @@ class Preprocessing:
             for step in ("do_resize", "do_rescale", "do_normalize"):
                 if told.get(step, True) is not True:
                     raise ValueError(f"{step} must be true, got {told[step]!r}")
-            square = _pair("crop_size", told["crop_size"]) if told.get("do_center_crop", True) else None
-            size = told["size"]
-            if isinstance(size, Mapping) and "shortest_edge" in size:
-                size = size["shortest_edge"]
-            if isinstance(size, int):
-                check_number("size", size, 1, LARGEST, whole=True)
-            else:
-                size = _pair("size", size)
-            check_number("resample", resample := told.get("resample", 3), 0, 5, whole=True)
+            sizes = cls.sizes(told)
+            check_number("resample", resample := told.get("resample", cls.FILTER), 0, 5, whole=True)
             check_number("rescale_factor", scale := told.get("rescale_factor", 1 / 255), above=0)
             mean, std = (_colours(name, told[name]) for name in ("image_mean", "image_std"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -87,7 +82,24 @@ class Preprocessing:
             raise ValueError(
                 f"{printable(file)} must say how pictures are prepared: {printable(reason)}"
             ) from error
-        return cls(size, square, resample, scale, mean, std)
+        return cls(**sizes, resample=resample, scale=scale, mean=mean, std=std)
+
+    @classmethod
+    def sizes(cls, told: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields about size, of the settings.
+
+        Raises:
+            KeyError, TypeError, ValueError: for what is missing or absurd.
+        """
+        crop = side_pair("crop_size", told["crop_size"]) if told.get("do_center_crop", True) else None
+        size = told["size"]
+        if isinstance(size, Mapping) and "shortest_edge" in size:
+            size = size["shortest_edge"]
+        if isinstance(size, int):
+            check_number("size", size, 1, LARGEST, whole=True)
+        else:
+            size = side_pair("size", size)
+        return {"size": size, "crop": crop}
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """What a picture is resized to.
@@ -204,8 +216,8 @@ class Clip:
         return one_line(make, self.folder, CLIP)
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    """(height, width), told as such or as one number for both."""
+def side_pair(name: str, value: Any) -> tuple[int, int]:
+    """(height, width), stated as such or as one number for both."""
     sides = [value["height"], value["width"]] if isinstance(value, Mapping) else [value, value]
     for side in sides:
         check_number(name, side, 1, LARGEST, whole=True)

@@ -58,13 +58,13 @@ def option(evaluation: dict[str, Any]) -> str | PathLike | None:
     return clip
 
 
-def check_training(clip: str | PathLike | None, captions: bool) -> None:
-    """Check before training that its samples will have prompts, and that the CLIP of the option is there.
+def check_training(clip: str | PathLike | None, captions: bool) -> Clip | None:
+    """Check before training that its samples will have prompts, and open the CLIP of the option.
 
     Raises:
         ValueError: one line, if not.
     """
-    opened(clip, ["its captions"] if captions else None)
+    return opened(clip, ["its captions"] if captions else None)
 
 
 def load(clip: str | PathLike) -> Clip:

@@ -1,9 +1,10 @@
 """Standard errors and confidence intervals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,25 @@ def wilson(share: float, count: float) -> tuple[float, float]:
     z = 1.96**2 / count
     middle, half = (share + z / 2) / (1 + z), np.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def share_of_groups(right: Bool[np.ndarray, " n"], group: Int64[np.ndarray, " n"]) -> tuple[float, float]:
+    """A share of samples that come in groups, and the number of independent samples of equal variance, for `wilson`.
+
+    That is p (1 - p) / v, at most n, of v = G / (G - 1) sum over groups of (sum of x - p)^2 / n^2. Where nothing varies
+    (all are right, none is, or there is one group) it is the number G of groups.
+    """
+    share, num = float(right.mean()), len(np.unique(group))
+    sums = np.bincount(group, right - share)
+    variance = float((sums**2).sum()) / len(right) ** 2 * num / max(1, num - 1)
+    if num == 1 or share in (0, 1):
+        return share, num
+    return share, min(len(right), share * (1 - share) / max(variance, 1e-300))
+
+
+def of_mean(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """95 % interval of the mean of independent values with such intervals (MOVER; Zou, Donner, 2008, Stat. Med. 27)."""
+    middle, num = float(np.mean(values)), len(values)
+    below = sum((v - low) ** 2 for v, (low, _) in zip(values, intervals, strict=True)) ** 0.5
+    above = sum((high - v) ** 2 for v, (_, high) in zip(values, intervals, strict=True)) ** 0.5
+    return middle - below / num, middle + above / num

@@ -184,10 +184,10 @@ def test_every_option_that_could_be_a_path_is_withheld() -> None:
                     seen.add(name)
             for group in ("evaluation", "preparation"):
                 for name in node.get(group) or {}:
-                    if name in ("cache", "weights", "clip", "root", "path"):
+                    if name in ("cache", "weights", "clip", "geneval", "detector", "root", "path"):
                         assert f"{group}.{name}" in opens, (node["_target_"], name)
                         seen.add(name)
-    assert {"root", "path", "cache", "weights", "clip", "latents"} <= seen
+    assert {"root", "path", "cache", "weights", "clip", "geneval", "detector", "latents"} <= seen
 
 
 def test_what_would_be_opened_needs_the_persons_word() -> None:

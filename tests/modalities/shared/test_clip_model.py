@@ -52,12 +52,16 @@ def tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
+def tiny_clip() -> Any:
     torch.manual_seed(0)
     vision = {**TOWER, "image_size": 16, "patch_size": 8}
     config = transformers.CLIPConfig(text_config={**TOWER, **TEXT}, vision_config=vision, projection_dim=8)
     return transformers.CLIPModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_clip()
 
 
 @pytest.fixture(scope="module")
