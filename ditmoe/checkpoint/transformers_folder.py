@@ -103,14 +103,15 @@ def load_model(
     folder: Path,
     what: str = ENCODER,
     dtype: torch.dtype = torch.float32,
+    spared: str = "pooler",
 ) -> tuple[Any, bool]:
-    """A model with its weights, frozen, and whether its files lack the weights of a pooler, which are drawn at random.
-
-    Heads that others train, such as that of masked words, come without one; all else must be there.
+    """A model with its weights, frozen, and whether its files lack those of a part, which are drawn at random.
 
     Args:
         kind: its class in transformers.
         blank: makes one without weights.
+        spared: what the names of weights contain that may be missing; a pooler, without which heads such as that of
+            masked words are trained.
 
     Raises:
         OSError, ValueError: one line.
@@ -128,7 +129,7 @@ def load_model(
             f"must be {list(made)}"
         )
     missing = sorted(found["missing_keys"])
-    if others := [name for name in missing if "pooler" not in name]:
+    if others := [name for name in missing if spared not in name]:
         raise ValueError(
             f"the weights of {printable(folder)} are not whole: {printable(others[0])} is missing"
         )

@@ -98,11 +98,8 @@ class Detector:
         self.prepared = cast(Resizing, Resizing.read(self.folder))
         config = self._tried(lambda: library.Mask2FormerConfig.from_pretrained(self.folder, **TRUSTED))
         kind = library.Mask2FormerForUniversalSegmentation
-        model, missing = load_model(kind, lambda: kind(config), self.folder, DETECTOR)
-        if missing := [name for name in missing if not name.startswith("criterion.")]:  # of training alone
-            raise ValueError(
-                f"the weights of {printable(self.folder)} are not whole: {printable(missing[0])} is missing"
-            )
+        # the criterion is of training alone
+        model, _ = load_model(kind, lambda: kind(config), self.folder, DETECTOR, spared="criterion.")
         self._model = model.to(own_device())
         self.classes = [str(config.id2label.get(number)) for number in range(config.num_labels)]
 

@@ -165,7 +165,7 @@ CONFIG, PREPARED, WITHIN = "config.json", "preprocessor_config.json", "backbone_
         ),
         (spoilt(CONFIG, WITHIN, embed_dim=10**5), "makes [0-9]+ numbers, but its weights are|mismatch"),
         (spoilt(CONFIG, decoder_layers=10**6), "more parts than its"),
-        (spoilt(CONFIG, id2label={"0": "dog"}), "cannot be opened as a Mask2Former"),
+        (spoilt(CONFIG, id2label={"0": "dog"}), "class_predictor.bias is .4., must be .2."),
         (lambda folder: (folder / CONFIG).unlink(), CONFIG),
         (pickled, "must hold weights as .safetensors, but there are none"),
         (without_a_tensor, "are not whole: class_predictor.weight is missing"),
