@@ -104,6 +104,11 @@ def _placed(
             runs.append(Run(folder, place, names, _listed(lists, folder, names) if lists else None))
         for name in names if reason else ():  # an image beside the class folders, such as a README's
             ignored.add(reason, name)
+    if lists and not any(label is not None for run in runs for label in run.labels or ()):
+        named = next((f", such as {printable(name)[:60]}" for of in lists.values() for name in of), "")
+        notes.append(
+            f"no picture has a class: the list of labels names {'others' if named else 'none'}{named}"
+        )
     return runs, layout.origin
 
 

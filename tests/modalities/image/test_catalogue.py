@@ -153,6 +153,18 @@ def test_labels_of_lists(tmp_path: Path) -> None:
         shown(tmp_path / "hub")
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"file_name": "x\x1b.png", "label": 1}, r"names others, such as x\x1b.png"),
+        ({"file_name": "a.png", "label": -1}, "names none"),
+    ],
+)
+def test_a_list_of_labels_that_names_no_picture_is_told(line: dict, told: str, tmp_path: Path) -> None:
+    put(tmp_path, **{"a.png": png(), "b.png": png(9), "metadata.jsonl": json.dumps(line).encode()})
+    assert f"no picture has a class: the list of labels {told}" in shown(tmp_path)[2]
+
+
 def test_folders_in_archives_say_splits_and_classes_as_folders_do(tmp_path: Path) -> None:
     names = [
         f"wrap/{place}/{i}.png" for place in ("train/cat", "train/dog", "test/cat", "other") for i in (0, 1)
