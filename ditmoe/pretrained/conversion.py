@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file
+from ditmoe.config.restore import checked
 from ditmoe.modality import Tokens
 from ditmoe.pretrained import weights
 from ditmoe.pretrained.published import Architecture, Recipe, architecture, check, recipes
@@ -112,7 +113,7 @@ def convert_file(
     experts = f", top {top_k or 2}" if arch.moe_layers else ""
     line = f"{arch}{experts}; time {time}{f'; weights {found}' if found else ''}"
     config["found"] = line
-    weights.write(out, config, translated(state, wanted), max_shard_gb * 1e9)
+    weights.write(out, config, translated(state, wanted, source), max_shard_gb * 1e9)
     return line
 
 
@@ -138,8 +139,8 @@ def check_positions(state: Mapping[str, LazyTensor | Tensor], arch: Architecture
 
 
 def translated(
-    state: Mapping[str, LazyTensor | Tensor], wanted: Mapping[str, Recipe]
+    state: Mapping[str, LazyTensor | Tensor], wanted: Mapping[str, Recipe], source: Path
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of the converted tensors, one at a time."""
+    """Names and values of the converted tensors, one at a time; ValueError for those that are not finite."""
     for name, recipe in wanted.items():
-        yield name, recipe.join([in_memory(state[key]) for key in recipe.keys])
+        yield name, recipe.join([checked(in_memory(state[key]), key, source) for key in recipe.keys])

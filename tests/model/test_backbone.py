@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def published(golden) -> DiTMoE:
     state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("w::")}
     arch = architecture({key: tuple(value.shape) for key, value in state.items()}, num_heads=4)
     model = make(arch.config(top_k=2, time_scale=1.0))
-    model.load_state_dict(dict(translated(state, recipes(model, arch))))
+    model.load_state_dict(dict(translated(state, recipes(model, arch), Path("golden"))))
     return model
 
 

@@ -149,6 +149,7 @@ def change(state: State, key: str, value: torch.Tensor | None) -> State:
         ("blocks.0.moe.gate.weight", torch.zeros(10**9, 0), r"gate.weight must not be empty"),
         ("blocks.0.attn.q_norm.weight", torch.zeros(0), r"q_norm.weight must not be empty"),
         ("final_layer.linear.bias", torch.ones(32, dtype=torch.int8), r"must be a tensor of floats, got torch.int8"),
+        ("final_layer.linear.bias", torch.full((32,), torch.nan), r"not finite: final_layer.linear.bias"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(moe: State, tmp_path: Path, key: str, value: object, words: str) -> None:
