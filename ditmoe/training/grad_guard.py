@@ -100,9 +100,17 @@ class Guard:
         return {"numbers": self.numbers, "skipped": self.skipped, "streak": self.streak}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore a state; a run that ended for too many skipped steps may skip as many again."""
+        """Restore a state; a run that ended for too many skipped steps may skip as many again.
+
+        Raises:
+            ValueError: if one of its numbers is several.
+        """
         for name, value in self.numbers.items():
-            value.copy_(state["numbers"][name])
+            if (stored := state["numbers"][name]).shape:
+                raise ValueError(
+                    f"guard/numbers/{name} must be one number, got the shape {tuple(stored.shape)}"
+                )
+            value.copy_(stored)
         self.skipped = state["skipped"]
         self.streak = state["streak"] if state["streak"] < self.patience else 0
 

@@ -174,6 +174,14 @@ def test_weights_that_are_no_numbers_take_no_good_checkpoints_place(tmp_path: Pa
     assert again.run()
 
 
+def test_a_state_of_other_shapes_is_refused() -> None:
+    made = guard()
+    state = made.state()
+    state["numbers"] = state["numbers"] | {"mean": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"guard/numbers/mean must be one number, got the shape \(1,\)"):
+        made.load_state(state)
+
+
 def test_guards_and_averages_go_on_exactly(tmp_path: Path) -> None:
     options = ("trainer.steps=40", "trainer.zclip=0.5", "trainer.log_every=20", "trainer.patience=4")
     for name, stops in (("whole", []), ("parts", [7, 29, 33])):
