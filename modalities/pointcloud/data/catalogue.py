@@ -17,6 +17,8 @@ from modalities.shared.layout import split_word
 from modalities.shared.understood import BESIDE, KIND, OUTSIDE, Ignored
 
 BUILT_IN = Path(__file__).parents[1] / "assets" / "furniture.npz"
+CC0 = "CC0 1.0"
+"""The licence of built-in shapes in the public domain."""
 
 Splits = dict[str, list[tuple[str, Path | np.ndarray]]]
 """Split -> names of the shapes with their points or files."""
@@ -53,16 +55,18 @@ def list_shapes(
     wanted: Sequence[str | int] | None,
     ignored: Ignored | None = None,
     index: Path | None = None,
+    cc0: bool = False,
 ) -> tuple[list[str], dict[str, list[Shape]]]:
     """List a data set: class names, and for each split its shapes by class and name.
 
     `root` is a folder laid out as `<class>/{train,val,test}/*.npy` (splits in any usual spelling) or None for the
-    built-in set; `wanted` has names or synset ids, None for all. What is left out is counted in `ignored`; names are
-    cached for the next start in the folder `index`. ValueError if the layout or a class is missing.
+    built-in set, or with `cc0` its shapes in the public domain; `wanted` has names or synset ids, None for all. What
+    is left out is counted in `ignored`; names are cached for the next start in the folder `index`. ValueError if the
+    layout or a class is missing.
     """
     ignored = Ignored() if ignored is None else ignored
     if root is None:
-        known = _built_in()
+        known = _built_in(cc0)
         classes = _choose(wanted, sorted(known), "the built-in set")
         entries = [known[name] for name in classes]
     else:
@@ -92,13 +96,15 @@ def class_name(given: str | int) -> str:
     return SYNSETS.get(given, given)
 
 
-def _built_in() -> dict[str, Splits]:
+def _built_in(cc0: bool) -> dict[str, Splits]:
     """Class -> split -> (name, points). The file stores points in the order of a curve, so each cloud is shuffled."""
     with np.load(BUILT_IN) as file:
-        steps, categories, splits, names = (file[key] for key in ("steps", "category", "split", "name"))
+        steps, *columns = (file[key] for key in ("steps", "category", "split", "name", "licence"))
     clouds = np.moveaxis(np.cumsum(steps, axis=2, dtype=np.float32) / 2048, 0, 2)
     tree: dict[str, Splits] = {}
-    for i, (cloud, category, split, name) in enumerate(zip(clouds, categories, splits, names, strict=True)):
+    for i, (cloud, category, split, name, licence) in enumerate(zip(clouds, *columns, strict=True)):
+        if cc0 and licence != CC0:
+            continue
         shape = f"{i:03d}-{name}", np.random.default_rng(i).permutation(cloud)
         tree.setdefault(str(category), {s: [] for s in SPLITS})[str(split)].append(shape)
     return tree

@@ -38,13 +38,17 @@ class CloudFiles:
         few: str,
         channels: Channels,
         index: Path | None,
+        cc0: bool = False,
     ) -> None:
+        if cc0 and root is not None:
+            raise ValueError("cc0 is for the built-in set, got data.root as well")
         check_up(up)
         if few not in ("repeat", "leave_out"):
             raise ValueError(f"few must be repeat or leave_out, got {few!r}")
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}")
         self.root, self.num_points, self.up, self.few, self.channels = root, num_points, up, few, channels
+        self._cc0 = cc0
         self.wanted = [classes] if isinstance(classes, str) else classes
         self._index, self._kept, self._ignored = index, Kept(index, root), Ignored()
         self.unreadable: LeftOut[Path] = LeftOut("skipped unreadable file")
@@ -126,7 +130,7 @@ class CloudFiles:
     @cached_property
     def listing(self) -> tuple[list[str], dict[str, list[Shape]]]:
         """Class names, and the shapes of each split."""
-        classes, shapes = list_shapes(self.root, self.wanted, self._ignored, self._index)
+        classes, shapes = list_shapes(self.root, self.wanted, self._ignored, self._index, self._cc0)
         files = [s.source for listed in shapes.values() for s in listed if isinstance(s.source, Path)]
         there = iter(self._kept.counts(files, _points_in))
         for split, listed in shapes.items():

@@ -28,7 +28,7 @@ class Clouds:
     """A labelled set of point clouds, split into train, val and test.
 
     `root` is a folder in the layout of PC15k, `<class>/{train,val,test}/*.npy`, each file (N, 3); None is the
-    built-in furniture (CC0, 4,096 points per shape, bounding-box diagonal 1, y up). Files are read lazily. An
+    built-in furniture (4,096 points per shape, bounding-box diagonal 1, y up). Files are read lazily. An
     unreadable file is named on stderr and replaced by the next one of its class; an invalid layout or number of points
     is a ValueError.
 
@@ -47,6 +47,7 @@ class Clouds:
         channels, columns: channels of each point, and the columns of the files (`Channels`). A file that lacks a
             channel counts as unreadable; the built-in set has xyz only.
         captions: return a caption for each sample, for files from the .txt beside them, in addition to the class.
+        cc0: of the built-in set, only the shapes in the public domain.
     """
 
     opens: ClassVar[Sequence[str]] = ("root", "index")
@@ -65,13 +66,14 @@ class Clouds:
         columns: Sequence[str] | str | None = None,
         index: str | PathLike | None = None,
         captions: bool = False,
+        cc0: bool = False,
     ) -> None:
         self.channels = Channels.of(channels, columns)
         if not 0 <= scale_jitter < 1:
             raise ValueError(f"scale_jitter must be in [0, 1), got {scale_jitter}")
         self.root = None if root is None else at_home(root)
         folder = None if index is None else at_home(index)
-        self.files = CloudFiles(self.root, classes, num_points, up, few, self.channels, folder)
+        self.files = CloudFiles(self.root, classes, num_points, up, few, self.channels, folder, cc0)
         self.num_points, self.mirror = num_points, mirror
         self.scale_jitter, self.balance, self.captions = scale_jitter, balance, captions
         self._described: dict[str, list[str]] = {}

@@ -14,8 +14,6 @@ MOST_LEGS = 6
 _REACH, _LEAST = 0.06, 0.05  # largest gap within a leg, in diagonals; least fraction of the slab's points
 _LONGER = 1.5  # ratio to the other two extents from which a shape is called tall or wide
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
-_CLASSES = {"Desk lamp": "lamp", "Table fan": "fan", "Rocking horse": "toy"}
-"""Classes of built-in shapes that are filed under another class."""
 _BY_NAME = "other"
 """The class of shapes that are described by their names only."""
 _STANDING = ("chair", "table", "sofa", "bed", "bench", "piano", "chicken")
@@ -30,7 +28,7 @@ def describe(points: Float[np.ndarray, "N 3"], name: str, category: str) -> list
     Args:
         points: y up.
     """
-    nouns = [name, _CLASSES.get(name, category)] if category != _BY_NAME else [name]
+    nouns = [name, category] if category != _BY_NAME else [name]
     shape = proportion(points)
     legs = _sure_legs(points) if any(word in " ".join(nouns).lower() for word in _STANDING) else None
     said = []
@@ -55,7 +53,7 @@ def proportion(points: Float[np.ndarray, "N 3"]) -> str:
 def count_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
     """Number of legs of a shape: separate thin pieces just above the floor.
 
-    None if it stands on something else. Of 175 built-in shapes, only those with legs get a number.
+    None if it stands on something else. Of the built-in shapes, only those with legs get a number.
     """
     low, height = points[:, 1].min(), np.ptp(points[:, 1])
     share = (points[:, 1] - low) / height if height > 0 else np.zeros(len(points))

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.furniture import GRID, steps_of
 from modalities.pointcloud import Clouds
+from modalities.pointcloud.data import catalogue
 from modalities.pointcloud.data.axes import still_to_turn
 from modalities.pointcloud.data.catalogue import SYNSETS, class_name
 from modalities.shared.datasets import SPLITS
@@ -44,12 +46,11 @@ BUILT_IN = Clouds(num_points=64, mirror=True, scale_jitter=0.1)
 
 
 def test_the_built_in_set_is_as_its_readme_says() -> None:
-    assert [len(BUILT_IN.split(split)) for split in SPLITS] == [135, 21, 19]
+    assert [len(BUILT_IN.split(split)) for split in SPLITS] == [241, 21, 19]
     counts = Counter(BUILT_IN.classes[label] for split in SPLITS for label in BUILT_IN.labels(split))
-    assert counts == {
-        "chair": 21, "cabinet": 15, "table": 13, "plant": 8, "sofa": 6, "lamp": 6, "bed": 5, "vehicle": 3,
-        "other": 98,
-    }  # fmt: skip
+    listed = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "other")
+    told = (catalogue.BUILT_IN.parent / "README.md").read_text()
+    assert f"`category` | {listed}, other {counts['other']} |" in told
     whole = BUILT_IN.reference("train", 4096).data
     low, high = whole.min(axis=1), whole.max(axis=1)
     np.testing.assert_allclose(np.linalg.norm(high - low, axis=1), 1, atol=0.06)
@@ -57,6 +58,33 @@ def test_the_built_in_set_is_as_its_readme_says() -> None:
     # Along the Morton curve the first points are a corner of the shape; shuffled, they are spread over it.
     few = whole[:, :256]
     assert (np.ptp(few, axis=1) > 0.8 * np.ptp(whole, axis=1)).mean() > 0.9
+
+
+def test_cc0_leaves_the_held_out_shapes_and_takes_training_shapes_away() -> None:
+    free = Clouds(num_points=64, cc0=True)
+    assert [len(free.split(split)) for split in SPLITS] == [135, 21, 19]
+    assert {shape.name for shape in free.split("train")} < {shape.name for shape in BUILT_IN.split("train")}
+    for split in ("val", "test"):
+        assert [s.name for s in free.split(split)] == [s.name for s in BUILT_IN.split(split)]
+    with np.load(catalogue.BUILT_IN) as file:
+        assert all(file["creator"][file["licence"] != "CC0 1.0"]), "whoever must be credited has a name"
+
+
+def test_cc0_is_for_the_built_in_set(root: Path) -> None:
+    with pytest.raises(ValueError, match="cc0 is for the built-in set"):
+        Clouds(root, cc0=True)
+
+
+def test_points_come_back_from_their_steps_along_the_curve() -> None:
+    points = np.random.default_rng(0).normal(size=(500, 3)) * (1, 2, 3) + 7
+    back = np.cumsum(steps_of(points), axis=1).T / GRID
+    low, high = points.min(0), points.max(0)
+    wanted = (points - (low + high) / 2) / np.linalg.norm(high - low)
+    sort = lambda x: x[np.lexsort(np.round(x * GRID).T)]  # noqa: E731
+    np.testing.assert_allclose(sort(back), sort(wanted), atol=0.51 / GRID)
+    assert np.abs(np.diff(back, axis=0)).mean() < 0.3 * np.abs(np.diff(wanted, axis=0)).mean(), (
+        "near stays near"
+    )
 
 
 @pytest.mark.parametrize("built_in", [True, False])
