@@ -33,8 +33,8 @@ def import_path() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    """No test leaves its own answer to Ctrl-C or SIGTERM to the tests after it in the same process."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """No test leaves its own answer to Ctrl-C, SIGTERM or SIGHUP to the tests after it in the same process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before

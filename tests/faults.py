@@ -47,8 +47,8 @@ OPERATIONS = (
     "shutil.rmtree",
 )
 DONE, ASKED, FAILED, BROKEN = 0, 130, 2, 1
-KILLED, ENDED = -signal.SIGKILL, -signal.SIGTERM
-REQUESTS = (signal.SIGINT, signal.SIGTERM)
+KILLED = -signal.SIGKILL
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE, LONGEST = 30, 120
 """Seconds from a request to the end, and of an attempt."""
 
@@ -136,8 +136,9 @@ FAULTS: dict[str, tuple[Arm, int | None, tuple[int, ...]]] = {
     "kill at any moment": (nothing, signal.SIGKILL, (KILLED,)),
     "kill at an operation": (at_an_operation(kill), None, (KILLED,)),
     "kill within a file": (within_a_file(kill), None, (KILLED,)),
-    "SIGTERM": (nothing, signal.SIGTERM, (ASKED, ENDED)),
+    "SIGTERM": (nothing, signal.SIGTERM, (ASKED, -signal.SIGTERM)),
     "Ctrl-C": (nothing, signal.SIGINT, (ASKED,)),
+    "closed terminal": (nothing, signal.SIGHUP, (ASKED, -signal.SIGHUP)),
     "disk full at an operation": (at_an_operation(fail(28)), None, (FAILED,)),
     "write error at an operation": (at_an_operation(fail(5)), None, (FAILED,)),
     "files too large": (within_a_file(None), None, (FAILED,)),

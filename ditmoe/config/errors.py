@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ditmoe.config import screen
-from ditmoe.config.ending import by_sigterm
+from ditmoe.config.ending import by_signals
 from ditmoe.config.known_options import suggest, unknown_option
 from ditmoe.distributed import launch
 from ditmoe.outside import printable
@@ -24,7 +24,7 @@ LONGEST = 4000
 
 
 def guard(main: Callable[[], Any], command: str | None = None) -> None:
-    """Call `main`; turn a user error into one line and exit code 2, Ctrl-C and SIGTERM into exit code 130.
+    """Call `main`; turn a user error into one line and exit code 2, Ctrl-C, SIGTERM and SIGHUP into exit code 130.
 
     Of several processes, one prints the line (`launch.speaks`). Output goes through a `Screen`.
 
@@ -33,7 +33,7 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
     """
     screen.install()
     try:
-        with by_sigterm():
+        with by_signals():
             _check_folder()
             main()
     except KeyboardInterrupt:

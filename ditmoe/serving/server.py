@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 
 from ditmoe.inference import ModelWords
 from ditmoe.outside import files_below, printable, tell
+from ditmoe.outside.signals import ENDING, handling
 from ditmoe.serving.drawer import Drawer
 from ditmoe.serving.form import fields_of
 
@@ -140,7 +140,7 @@ def make_app(drawer: Drawer, folder: Path, most: int, upload: int) -> Any:
 
 
 def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Args:
         on_end: called on the signal, before the server waits for current requests.
@@ -158,14 +158,8 @@ def run(app: Any, listening: socket.socket, on_end: Callable[[], None]) -> None:
         ends(number, frame)
 
     server.handle_exit = ended  # type: ignore[method-assign]
-    before = signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # uvicorn raises the signal again later
-    try:
-        with suppress(KeyboardInterrupt):  # the usual end
-            server.run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with handling(ended, *ENDING):  # uvicorn raises those that it handles again later
+        server.run(sockets=[listening])
 
 
 class Guard:

@@ -8,10 +8,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from threading import Thread, current_thread, main_thread
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ditmoe.modality import Modality, Reader
+from ditmoe.outside.signals import ENDING, handling, ignore
 
 MOST_BY_DEFAULT = 8
 """Default upper bound of workers: more are seldom worth the memory that each takes."""
@@ -187,7 +188,7 @@ def _has_shared_memory() -> bool:
 
 
 def _start_server(read: Callable[[int], Any]) -> None:
-    """Start the server that workers are forked from; it ignores Ctrl-C and SIGTERM, which the trainer handles."""
+    """Start the server that workers are forked from; it ignores the signals that the trainer handles."""
     of = getattr(read, "read", read)
     loaded = {__name__, type(of).__module__, type(getattr(of, "__self__", of)).__module__}
     multiprocessing.set_forkserver_preload(sorted(loaded))  # once, for all of them
@@ -196,31 +197,17 @@ def _start_server(read: Callable[[int], Any]) -> None:
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     try:
-        with _ignoring(signal.SIGINT, signal.SIGTERM):  # which the server and its children inherit
+        with handling(signal.SIG_IGN, *ENDING):  # which the server and its children inherit
             forkserver.ensure_running()
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@contextmanager
-def _ignoring(*numbers: int) -> Iterator[None]:
-    if current_thread() is not main_thread():  # only the main thread can set handlers
-        yield
-        return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _begin(worker: int) -> None:
     """Initialise a worker: ignore signals, which the trainer handles, and exit when the trainer does, in any case."""
     with suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ignore(*ENDING)
     if parent := multiprocessing.parent_process():
         Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 

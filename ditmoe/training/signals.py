@@ -1,19 +1,19 @@
-"""Graceful stopping: Ctrl-C, and the SIGTERM that clusters send half a minute before killing a job."""
+"""Graceful stopping: Ctrl-C, a terminal that is closed, and the SIGTERM that clusters send before killing a job."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ditmoe.distributed import ALONE, Ranks, say
+from ditmoe.outside.signals import ENDING, HANGUP, handling
 
 
 class Stop:
-    """Records a request to stop; a second request raises KeyboardInterrupt."""
+    """Records a request to stop; a second one raises KeyboardInterrupt, where SIGHUP does not count."""
 
     def __init__(self, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
-        self.requested = self._breakable = False
+        self.requested = self._breakable = self._asked = False
 
     def agreed(self) -> bool:
         """Whether any rank got a request; collective: all ranks must call it, and get the same answer."""
@@ -22,13 +22,9 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the context, treat Ctrl-C and SIGTERM as a request."""
-        previous = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        """Within the context, treat Ctrl-C, SIGTERM and SIGHUP as a request."""
+        with handling(self._request, *ENDING):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def breaking(self) -> Iterator[None]:
@@ -42,11 +38,15 @@ class Stop:
             self._breakable = False
 
     def _request(self, number: int, frame: Any) -> None:
+        if number != HANGUP:  # which comes several times, and along with SIGTERM
+            if self._asked:
+                raise KeyboardInterrupt
+            self._asked = True
         if self.requested:
-            raise KeyboardInterrupt
+            return
         self.requested = True
         say("")
-        say("stopping after this pass (once more to stop at once)")
+        say("stopping after the current batch (once more to stop at once)")
         if self._breakable:
             raise _StoppedError
 

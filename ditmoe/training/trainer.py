@@ -136,7 +136,7 @@ class Trainer:
         return self.lock.held()
 
     def run(self) -> bool:
-        """Train up to `steps`; False if Ctrl-C or SIGTERM asked to stop first. Saves in both cases."""
+        """Train up to `steps`; False if a signal asked to stop first. Saves in both cases."""
         options = self.options
         with (
             self.stop.listening(),

@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from ditmoe.outside.signals import TERMINAL, ignore
+
 J = TypeVar("J")
 START = 300.0
 """Seconds for an interpreter to start and import what a job needs."""
@@ -186,7 +188,7 @@ class _Server:
 
 def serve() -> None:
     """Run jobs from standard input until there are no more; all other output is discarded."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    ignore(*TERMINAL)  # the parent ends it
     with os.fdopen(os.dup(1), "wb") as back, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         while True:
@@ -247,7 +249,7 @@ def _serve(
 ) -> None:
     _end_with(parent)
     ours.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
+    ignore(*TERMINAL)  # the parent ends its children itself
     if memory is not None:
         _limit(memory)
     while True:

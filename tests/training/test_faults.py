@@ -12,7 +12,7 @@ FEW = ("kill at an operation", "kill within a file", "files too large", "disk fu
 
 
 def test_nothing_of_a_run_is_lost_and_the_curve_is_the_same(tmp_path: Path) -> None:
-    wanted = [*KILLS[1:], "SIGTERM", "disk full at an operation"]
+    wanted = [*KILLS[1:], "SIGTERM", "closed terminal", "disk full at an operation"]
     counts = suite(WORKS["train"](tmp_path), tmp_path, list(wanted), seed=1)
     assert sum(counts.values()) - counts["runs"] == len(wanted)
 

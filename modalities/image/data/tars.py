@@ -78,6 +78,13 @@ class _Entry(tarfile.TarInfo):
         """Only mark it as sparse: tarfile parses the pieces in quadratic time, and they are never read."""
         entry.sparse = []  # type: ignore
 
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
+
+    def _apply_pax_info(self, pax_headers: dict[str, str], *how: str) -> None:
+        """Drop the sizes of sparse members, which tarfile expects to be numbers, and which are never read."""
+        kept = {key: value for key, value in pax_headers.items() if not key.startswith("GNU.sparse.")}
+        super()._apply_pax_info(kept, *how)  # type: ignore
+
 
 @dataclass
 class _Contents:
@@ -98,7 +105,10 @@ class _Contents:
         if len(path) > LONGEST_NAME:
             self.ignored.add(TOO_LONG, path[:40], by_name=True)
             return
-        if not entry.isfile() or any(map(self.ignored.is_hidden, path.split("/"))):
+        if entry.isdir() or any(map(self.ignored.is_hidden, path.split("/"))):
+            return
+        if not entry.isfile():
+            self.ignored.add("in archives, links or devices instead of files", path)
             return
         folder, _, file = path.lstrip("/").rpartition("/")
         stem, ending = _ending(file)

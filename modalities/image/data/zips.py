@@ -20,6 +20,11 @@ from modalities.shared.understood import Ignored
 
 DENSE = 20
 """Highest compression ratio of a label list, each byte of which takes up to 40 bytes of memory when parsed."""
+_METHODS = {
+    6: "implode", 9: "Deflate64", zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA", 93: "Zstandard", 95: "xz",
+    98: "PPMd",
+}  # fmt: skip
+"""Compression methods that are not read, by their number in the zip specification."""
 _SAYS_UTF8 = 0x800
 """Flag of a member whose name is UTF-8."""
 _UNICODE_PATH = 0x7075
@@ -89,12 +94,17 @@ class _Contents:
             return
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED
         plain = (deflated or entry.compress_type == zipfile.ZIP_STORED) and not entry.flag_bits & 1
+        if not plain:
+            method = _METHODS.get(entry.compress_type, f"method {entry.compress_type}")
+            how = "with a password" if entry.flag_bits & 1 else f"compressed by {method}"
+            self.ignored.add(f"in archives, {how}, where stored or deflated ones are read", path)
+            return
         member = Member(self.shard, entry.header_offset, entry.compress_size, entry.file_size, deflated)
-        if plain and path.lower().endswith(SUFFIXES):
+        if path.lower().endswith(SUFFIXES):
             self.pictures.append((path, member))
-        elif plain and path in FILES:
+        elif path in FILES:
             self._read_list(path, entry, archive)
-        elif plain and self.captions and path.lower().endswith(".txt") and entry.file_size <= LARGEST:
+        elif self.captions and path.lower().endswith(".txt") and entry.file_size <= LARGEST:
             self.texts[path[:-4]] = Written(member)
         else:
             self.ignored.add("in archives, of a kind that is not read", path)

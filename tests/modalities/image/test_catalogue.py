@@ -267,6 +267,40 @@ def test_members_with_names_of_any_length_are_left_out_and_counted(tmp_path: Pat
         assert f"{count} in archives, with names of more than {LONGEST_NAME} letters: cat/aaaa" in said
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,x"},
+        {"GNU.sparse.size": "many"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "²"},
+    ],
+)
+def test_links_are_counted_and_sparse_members_cost_no_others(headers: dict[str, str], tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.PAX_FORMAT) as out:
+        for name, kind, pax in (
+            ("a.png", tarfile.REGTYPE, {}), ("sparse.png", tarfile.REGTYPE, headers), ("b.png", tarfile.REGTYPE, {}),
+            ("hard.png", tarfile.LNKTYPE, {}), ("soft.png", tarfile.SYMTYPE, {}), ("pipe", tarfile.FIFOTYPE, {}),
+            ("folder", tarfile.DIRTYPE, {}),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.pax_headers = kind, "a.png", pax
+            info.size = len(png()) if kind == tarfile.REGTYPE else 0
+            out.addfile(info, io.BytesIO(png()))
+    data = Pictures(REPORT_SIZE, tmp_path)
+    assert {p.name for p in data.split("train")} >= {"train.tar/a", "train.tar/b"}  # type: ignore[union-attr]
+    told = "ignored  3 in archives, links or devices instead of files: .png 2, without a suffix 1"
+    assert told in str(data.understood())
+
+
+@pytest.mark.parametrize(("method", "told"), [(zipfile.ZIP_LZMA, "LZMA"), (zipfile.ZIP_BZIP2, "bzip2")])
+def test_a_compression_of_zips_that_is_not_read_is_named(method: int, told: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("b.png", png(), compress_type=method)
+    line = f"ignored  1 in archives, compressed by {told}, where stored or deflated ones are read: .png 1"
+    assert line in shown(tmp_path)[2]
+
+
 def test_a_zip_that_inflates_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(2**28))
