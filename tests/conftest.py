@@ -35,9 +35,14 @@ def import_path() -> Iterator[None]:
 def signal_handlers() -> Iterator[None]:
     """No test leaves its own answer to Ctrl-C, SIGTERM or SIGHUP to the tests after it in the same process."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    if ignored:  # by nohup, also for what the tests start
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
+    if ignored:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from modalities.pointcloud.data.formats import write_npy
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.data.up_guess import guess_up
 
-FURNITURE = [shape.source for split in ("train", "val", "test") for shape in Clouds().split(split)]
+FURNITURE = [shape.source for split in ("train", "val", "test") for shape in Clouds(cc0=True).split(split)]
 
 
 def lying(cloud: np.ndarray, up: str) -> np.ndarray:
