@@ -1,7 +1,7 @@
 """Graceful stopping: Ctrl-C, a terminal that is closed, and the SIGTERM that clusters send before killing a job."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ditmoe.distributed import ALONE, Ranks, say
@@ -45,8 +45,9 @@ class Stop:
         if self.requested:
             return
         self.requested = True
-        say("")
-        say("stopping after the current batch (once more to stop at once)")
+        with suppress(RuntimeError):  # "reentrant call": the signal came while a line was being written
+            say("")
+            say("stopping after the current batch (once more to stop at once)")
         if self._breakable:
             raise _StoppedError
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ def asked(tmp_path: Path, *numbers: int, shell: str = "") -> tuple[int, str, str
     ) as run:  # fmt: skip
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
+        time.sleep(
+            0.3
+        )  # until the line is written: one that is being written keeps what asks to stop from being told
         for number in numbers:
             os.killpg(run.pid, number)
         out, err = run.communicate(timeout=60)
@@ -64,6 +68,16 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_its_save(numbers: list[int], tmp
 def test_a_closed_terminal_is_nothing_to_who_was_started_without_one(tmp_path: Path) -> None:
     """As by nohup."""
     assert asked(tmp_path, signal.SIGHUP, shell='trap "" HUP; ') == (0, "saved False\n", "")
+
+
+def test_a_signal_that_interrupts_a_line_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reentrant(line: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    monkeypatch.setattr("ditmoe.training.signals.say", reentrant)
+    with (stop := Stop()).listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
