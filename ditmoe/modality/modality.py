@@ -135,6 +135,10 @@ class Modality(ABC):
     def decode(self, x: Float[Tensor, "S *sample"]) -> np.ndarray:
         """From the model's space to data units, (S, *sample)."""
 
+    def refined(self, data: np.ndarray) -> np.ndarray:
+        """Decoded samples of a model, improved where the modality can; by default unchanged."""
+        return data
+
     def check_facts(self) -> None:  # noqa: B027
         """Raise ValueError for checkpoint facts with which `decode` would fail, only after sampling is done."""
 
@@ -144,7 +148,7 @@ class Modality(ABC):
         names = [f"sample-{i:04d}" for i in range(len(x))]
         if labels is not None:
             names = self.sample_names(labels.tolist())
-        return Samples(self.decode(x), None if labels is None else labels.numpy(), names, asked)
+        return Samples(self.refined(self.decode(x)), None if labels is None else labels.numpy(), names, asked)
 
 
 def _unchanged(read: Any) -> Any:

@@ -48,12 +48,12 @@ def finished(
     """Convert samples from the model's space to one of the formats `OUTPUTS`.
 
     Args:
-        modality: decodes them; None: they are returned as latents.
+        modality: decodes and refines them; None: they are returned as latents.
         finish: inserts given parts into decoded samples.
     """
     if output_type == "latent" or modality is None:
         return x
-    data = modality.decode(x)
+    data = modality.refined(modality.decode(x))
     data = data if finish is None else finish(data)
     if data.dtype != np.uint8:
         return torch.from_numpy(data) if output_type == "pt" else data

@@ -41,6 +41,7 @@ from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.metrics.completion import evaluate_folder
 from modalities.pointcloud.metrics.evaluation import check_set, evaluate_sets
+from modalities.pointcloud.strays import STRAY, onto_surface
 from modalities.pointcloud.surface.reconstruct import Options
 from modalities.pointcloud.surface.run import check_out, mesh_clouds
 from modalities.pointcloud.tokens.given_cloud import POINTS, with_there
@@ -65,6 +66,7 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         columns: the channels of unnamed columns, as in .npy and text; None infers them from the values.
         evaluation: options of `evaluate_sets`; and `scans`, a folder of scans that the generated clouds complete.
         preparation: options of `prepare`.
+        strays: generated points this many medians from their fourth neighbour are moved onto the surface; None: none.
         surface: options of `mesh`: `modalities.pointcloud.surface.reconstruct.Options`.
         data_facts: class names and normalisation from a checkpoint; None takes them from the data.
         captions: condition on captions as well as classes (`modalities.shared.captions`).
@@ -92,10 +94,14 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
         data_facts: Mapping[str, Any] | None = None,
         captions: bool = False,
         surface: Mapping[str, Any] | None = None,
+        strays: float | None = STRAY,
     ) -> None:
         if num_points < 1:
             raise ValueError(f"modality.num_points must be at least 1, got {num_points}")
         check_up(up)
+        if strays is not None:
+            check_number("modality.strays", strays, 1)
+        self.strays = strays
         self.num_points, self.up, self.captions = num_points, up, captions
         self.channels = Channels.of(channels, columns)
         self._make_data, self._make_tokens = data, tokens
@@ -236,6 +242,12 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
             points = torch.cat([places, *from_model(x.double(), self.channels)], dim=-1)
         finite = points.numel() and points.isfinite().all()
         return formats.narrowed(points.numpy()) if finite else points.float().numpy()
+
+    def refined(self, data: Float[np.ndarray, "S M C"]) -> Float[np.ndarray, "S M C"]:
+        """Clouds whose stray points were moved onto the surface (`strays`)."""
+        if self.strays is None or not len(data):
+            return data
+        return np.stack([onto_surface(points, self.strays) for points in data])
 
     def understood(self) -> str:
         """A summary of how the data was interpreted, in a few lines."""

@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import QhullError, cKDTree
 
 from ditmoe.outside import check_memory, check_number
+from modalities.pointcloud.strays import far
 from modalities.pointcloud.surface.alpha_complex import AlphaComplexes, Seen
 from modalities.pointcloud.surface.marching_cubes import marching_cubes
 from modalities.pointcloud.surface.mesh import Mesh
@@ -31,8 +32,6 @@ WIDTH = 0.25
 """Sigma of the Poisson step, in point spacings."""
 HALF_THICKNESS = 0.9
 """Half thickness, in cells, of parts that Poisson has lost: from 0.87, half a cell's diagonal, there are no gaps."""
-STRAY = 3.5
-"""Distance to the fourth neighbour, in spacings, from which a point is an outlier."""
 FEWEST_ON, SHARE_ON = 4, 0.002
 """Least points, and least fraction of them, that a component must have."""
 REACH = 3.0
@@ -117,8 +116,7 @@ def kept_points(points: Float[np.ndarray, "N 3"], most: int) -> np.ndarray:
     found = points[places].astype(np.float64)
     found = found - found.mean(axis=0)
     found /= np.abs(found).max()
-    far = cKDTree(found).query(found, 5)[0][:, 4]
-    kept = far <= STRAY * np.median(far)
+    kept = ~far(found)
     spread = np.linalg.svd(found[kept] - found[kept].mean(axis=0), compute_uv=False)
     if kept.sum() < FEWEST or spread[2] < 1e-6 * spread[0]:
         flat = "a line" if spread[1] < 1e-6 * spread[0] else "a plane"
