@@ -17,7 +17,8 @@ none"); only ways and, since the frames show them, digits can be right. 95 % int
               captions of pairs that training has seen, and of those that it has not ("unseen")
     digits    class, by nearest real training picture; stroke and lean, where they are named, on the right side of the
               median of the class
-    furniture kind, by the nearest training shape (Chamfer distance); number of legs, where the caption names one
+    furniture kind, by the nearest training shape (Chamfer distance); number of legs, where the caption names one, by
+              the count that wrote the captions ("at the floor") and by one that noise of a foot plate confuses less
 """
 
 import re
@@ -115,13 +116,17 @@ def of_shapes(
         told: the captions of each training shape.
     """
     nearest = pairwise(list(clouds), list(real.data), "cd").argmin(1)
-    rows: dict[str, list[float]] = {"kind": [], "legs": []}
+    rows: dict[str, list[float]] = {"kind": [], "four legs": [], "one leg": [], "legs at the floor": []}
     for i, caption in enumerate(captions):
         kind = caption.split(" with ")[0].split()[-1]
         own = [one.split(" with ")[0].split()[-1] for one in told[nearest[i]]]
         rows["kind"].append(float(_KINDS.get(kind, kind) in [_KINDS.get(one, one) for one in own]))
-        legs = {"four legs": 4, "one leg": 1}.get(caption.partition(" with ")[2])
-        rows["legs"].append(np.nan if legs is None else float(count_legs(clouds[i]) == legs))
+        asked = caption.partition(" with ")[2]
+        for legs, words in ((4, "four legs"), (1, "one leg")):
+            right = float(count_legs(clouds[i], on_feet=True) == legs)
+            rows[words].append(right if asked == words else np.nan)
+        legs = {"four legs": 4, "one leg": 1}.get(asked)
+        rows["legs at the floor"].append(np.nan if legs is None else float(count_legs(clouds[i]) == legs))
     return {name: np.array(row) for name, row in rows.items()}
 
 
@@ -177,7 +182,7 @@ def compared(
         made = drawn(run, captions, seed)
         shapes = {
             "drawn": of_shapes(made, captions, real, each),
-            "other": of_shapes(made, [captions[i - 1] for i in range(num)], real, each),
+            "other": of_shapes(made, [captions[i - 2] for i in range(num)], real, each),  # of others' legs
         }
         if classes:
             shapes["class"] = of_shapes(drawn(classes, captions, seed), captions, real, each)

@@ -6,8 +6,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-SLAB = (0.04, 0.14)
-"""Range of relative height in which legs are detected: above the floor, below what they carry."""
+SLABS = ((0.04, 0.14), (0.08, 0.18), (0.12, 0.22), (0.16, 0.26))
+"""Ranges of relative height in which legs are detected: above the floor, below what they carry."""
 THICKEST = 0.12
 """Largest thickness of a leg, in bounding-box diagonals."""
 MOST_LEGS = 6
@@ -50,14 +50,24 @@ def proportion(points: Float[np.ndarray, "N 3"]) -> str:
     return "wide" if max(width, depth) > _LONGER * max(height, min(width, depth)) else ""
 
 
-def count_legs(points: Float[np.ndarray, "N 3"]) -> int | None:
+def count_legs(points: Float[np.ndarray, "N 3"], on_feet: bool = False) -> int | None:
     """Number of legs of a shape: separate thin pieces just above the floor.
 
     None if it stands on something else. Of the built-in shapes, only those with legs get a number.
+
+    Args:
+        on_feet: count somewhat higher if there are none just above the floor, where noise lifts points of a foot: the
+            leg of a stool with a foot plate.
     """
+    counts = (_count_in(points, slab) for slab in (SLABS if on_feet else SLABS[:1]))
+    return next((count for count in counts if count is not None), None)
+
+
+def _count_in(points: Float[np.ndarray, "N 3"], between: tuple[float, float]) -> int | None:
+    """Number of thin pieces in a range of relative height; None if other things are there."""
     low, height = points[:, 1].min(), np.ptp(points[:, 1])
     share = (points[:, 1] - low) / height if height > 0 else np.zeros(len(points))
-    slab = points[(share > SLAB[0]) & (share < SLAB[1])][:, [0, 2]]
+    slab = points[(share > between[0]) & (share < between[1])][:, [0, 2]]
     diagonal = float(np.linalg.norm(np.ptp(points, axis=0)))
     if len(slab) < 8 or diagonal == 0:
         return None

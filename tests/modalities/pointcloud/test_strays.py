@@ -60,7 +60,13 @@ def test_strays_of_one_place_spread_and_take_the_other_channels_along() -> None:
 
 @pytest.mark.parametrize(
     "cloud",
-    [np.zeros((40, 3)), np.eye(3), np.full((40, 3), np.nan), np.repeat(np.eye(3), 9, axis=0), np.zeros((0, 3))],
+    [
+        np.zeros((40, 3)),
+        np.eye(3),
+        np.full((40, 3), np.nan),
+        np.repeat(np.eye(3), 9, axis=0),
+        np.zeros((0, 3)),
+    ],
     ids=["one place", "three points", "nan", "three places", "empty"],
 )
 def test_clouds_without_a_spacing_are_returned_as_they_are(cloud: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ditmoe.conditioning import TEXT, ClassLabel, Condition, captions_of, class_caption
 from ditmoe.config import build
+from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.data.described import count_legs
 from modalities.shared.captions import Captioner, Described, captions_beside, mirrored, words_of
 from modalities.shared.digits import NUMERALS
@@ -114,8 +115,19 @@ def test_legs_are_counted_at_any_size_and_turn(legs: int) -> None:
     turn = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
     assert count_legs(stool) == legs == count_legs(7 * stool @ turn + 3)
     box = rng.random((2000, 3))
-    assert count_legs(box) is None
+    assert count_legs(box) is None is count_legs(box, on_feet=True)
     assert count_legs(np.zeros((20, 3))) is None
+
+
+def test_noise_on_a_foot_plate_hides_no_leg() -> None:
+    """Generated legs are counted in shapes that are rougher than those whose captions told of legs."""
+    rng, shapes = np.random.default_rng(0), Clouds().reference("train").data.astype(np.float64)
+    told = np.array([count_legs(points) or 0 for points in shapes])
+    rough = [p + rng.normal(scale=0.01 * np.linalg.norm(np.ptp(p, axis=0)), size=p.shape) for p in shapes]
+    seen = np.array([count_legs(points, on_feet=True) or 0 for points in rough])
+    assert (seen[told == 4] == 4).mean() > 0.85
+    assert (seen[told == 1] == 1).mean() > 0.7
+    assert (seen[told == 0] == 0).mean() > 0.85
 
 
 def test_captions_of_files_are_the_lines_beside_them(tmp_path: Path) -> None:
