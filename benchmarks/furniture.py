@@ -48,6 +48,15 @@ CHOSEN = {stem: category for category, stems in _CHOSEN.items() for stem in stem
 """File name of a mesh, without its ending -> class."""
 
 
+def missing(libraries: Path) -> list[str]:
+    """What of `CHOSEN` is in none of the libraries."""
+    found = set()
+    for library in LICENCES:
+        with ZipFile(libraries / f"{library}.sh3f") as archive:
+            found |= {Path(mesh.member).stem for mesh in catalogue(archive)[1]}
+    return sorted({*CHOSEN} - found)
+
+
 def chosen(libraries: Path) -> Iterator[tuple[Mesh, str, Path]]:
     """The meshes of `CHOSEN`, their licences, and files that are there until the next one is asked for."""
     for library, licence in LICENCES.items():
@@ -72,6 +81,8 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("libraries", type=Path, help="the folder with the .sh3f files")
     libraries = parser.parse_args().libraries
+    if lacking := missing(libraries):
+        parser.error(f"{libraries} must hold all meshes of CHOSEN, but lacks {', '.join(lacking)}")
     with np.load(BUILT_IN) as file:
         kept = file["licence"] == CC0
         columns = {

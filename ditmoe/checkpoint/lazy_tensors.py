@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ditmoe.checkpoint import pickles
-from ditmoe.outside import Plain, is_regular, may_hold, open_regular, parse_json, printable
+from ditmoe.outside import Plain, is_regular, may_hold, open_regular, parse_json, printable, shown
 
 SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -204,7 +204,10 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
         length = int.from_bytes(handle.read(8), "little")
         if length > min(file.stat().st_size, LARGEST_HEADER):
             raise ValueError("its header is longer than the file")
-        return length, parse_json(handle.read(length))
+        entries = parse_json(handle.read(length))
+    if not isinstance(entries, dict):
+        raise ValueError(f"its header must be an object of tensors, got {shown(entries)[:60]}")
+    return length, entries
 
 
 def _safetensors(file: Path) -> dict[str, Any]:
@@ -214,9 +217,15 @@ def _safetensors(file: Path) -> dict[str, Any]:
     for key, entry in entries.items():
         if key == "__metadata__":
             continue
-        shape, (start, stop), dtype = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
-        if len(shape) > pickles.MOST_AXES or any(type(n) is not int or n < 0 for n in (start, stop, *shape)):
-            raise ValueError(f"{printable(key)[:60]} must have a shape and offsets of whole numbers")
+        try:
+            shape, (start, stop), dtype = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
+        except (KeyError, TypeError, ValueError):
+            shape, start, stop, dtype = (), None, None, None
+        whole = type(dtype) is str and all(type(n) is int and n >= 0 for n in (start, stop, *shape))
+        if len(shape) > pickles.MOST_AXES or not whole:
+            raise ValueError(
+                f"{printable(key)[:60]} must have a type, and a shape and two offsets of whole numbers"
+            )
         taken.append((start, stop))
         if dtype not in SAFETENSORS:
             found[key] = str(dtype)

@@ -4,7 +4,6 @@ Each process writes its shards, and replicated tensors are written once. Each fi
 within the whole tensors. Any number of processes can read the files, and each reads only what it needs.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ditmoe.checkpoint.lazy_tensors import LazyTensor, open_file, remarks
 from ditmoe.distributed import Ranks
+from ditmoe.outside import parse_json
 
 PER_FILE = 2**32
 """Approximate bytes of a file; writing it needs that much additional memory."""
@@ -96,7 +96,7 @@ def open_folder(folder: Path, files: Iterable[str]) -> dict[str, Pieces]:
 
 def _begins(file: Path) -> dict[str, tuple[int, ...]]:
     try:
-        stated = json.loads(remarks(file).get("DCP_SHARDING_INFO", "{}"))
+        stated = parse_json(remarks(file).get("DCP_SHARDING_INFO", "{}"))
         return {key: tuple(map(int, entry["saved_offsets"])) for key, entry in stated.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: it does not state the offsets of its pieces") from error

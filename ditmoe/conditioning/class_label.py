@@ -92,7 +92,7 @@ def label_index(classes: Sequence[str], label: str | int) -> int:
         return int(str(label)[1:])
     if str(label) in classes:
         return classes.index(str(label))
-    if str(label).isdigit() and int(label) < len(classes):
+    if str(label).isdecimal() and int(label) < len(classes):
         return int(label)
     near = difflib.get_close_matches(str(label), classes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes)}"

@@ -299,6 +299,7 @@ def checked(value: torch.Tensor, name: str, file: Path) -> torch.Tensor:
     Raises:
         ValueError: naming the file and the weight otherwise.
     """
-    if value.is_floating_point() and not value.isfinite().all():
-        raise ValueError(f"{file} holds numbers that are not finite: {name}")
+    wide = value.dtype == torch.float64
+    if value.is_floating_point() and not (value.float() if wide else value).isfinite().all():
+        raise ValueError(f"{file} holds numbers that are not finite{' in float32' if wide else ''}: {name}")
     return value

@@ -134,9 +134,13 @@ def parts_asked(
 
 
 def _check_files(told: Mapping[str, Any]) -> None:
-    """Raise ValueError for words that name a file where there is none."""
+    """Raise ValueError for words that name a file where there is none, or are a number, as of `given=5`."""
     for name, value in told.items():
         for file in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(file, int | float):
+                raise ValueError(
+                    f"{name} must be a file or a folder, got the number {file}; say {name}=./{file} for one"
+                )
             if isinstance(file, str | PathLike) and not at_home(file).exists():
                 raise ValueError(f"{name} must be a file or a folder, but {printable(file)} does not exist")
 

@@ -161,6 +161,12 @@ def product_shape(down: Sequence[int], up: Sequence[int]) -> tuple[int, ...] | N
     return (*up[:-1], down[-1]) if fit else None
 
 
+def overflows(down: Float[Tensor, "*E r i"], up: Float[Tensor, "*E o r"]) -> bool:
+    """Whether B A has values that are not finite; it is computed only where the sizes of A and B allow that."""
+    most = float(down.abs().amax()) * float(up.abs().amax()) * down.shape[-2]
+    return not most < torch.finfo(down.dtype).max / 2 and not bool((up @ down).isfinite().all())
+
+
 def remove(model: nn.Module, merge: bool) -> None:
     """Remove all adapters from a model, merging them into the weights or discarding them."""
     for _, module, last, _ in adapted(model):

@@ -15,6 +15,8 @@ LARGEST_SEED = LARGEST_WHOLE = 2**63 - 1
 """Largest seed of the generators of NumPy and torch, and largest value of their integers."""
 LARGEST_NUMBER = 1e30
 """Bound on numbers, which leaves room for products in float32; larger ones become infinite."""
+SMALLEST_NUMBER = 1e-30
+"""Bound on the size of numbers other than 0; products of smaller ones in float32 become 0."""
 LONGEST_SHOWN = 200
 """Characters of an invalid value that an error shows; values of untrusted files may have millions."""
 WORDS = {
@@ -32,7 +34,7 @@ WORDS = {
 
 
 def check_numbers(value: Any, name: str = "") -> None:
-    """Raise for numbers in nested values that are not finite, or too large for generators and tensors.
+    """Raise for numbers in nested values that are not finite, or too large or too small for generators and tensors.
 
     Raises:
         ValueError: naming the first.
@@ -41,6 +43,8 @@ def check_numbers(value: Any, name: str = "") -> None:
         raise ValueError(f"{name} must be a finite number, got {value}")
     if isinstance(value, float) and abs(value) > LARGEST_NUMBER:
         raise ValueError(f"{name} must be between {-LARGEST_NUMBER:g} and {LARGEST_NUMBER:g}, got {value}")
+    if isinstance(value, float) and 0 < abs(value) < SMALLEST_NUMBER:
+        raise ValueError(f"{name} must be 0, or at least {SMALLEST_NUMBER:g} in size, got {value}")
     if name.rsplit(".", 1)[-1] == "seed" and value is not None:
         check_number(name, value, 0, LARGEST_SEED, whole=True)
     if isinstance(value, int) and abs(value) > LARGEST_WHOLE:

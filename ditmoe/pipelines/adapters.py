@@ -51,6 +51,11 @@ class Adapters:
             if lora.product_shape(down.shape, up.shape) != shape:
                 got = f"{tuple(up.shape)} by {tuple(down.shape)}"
                 raise ValueError(f"LoRA of {printable(place)} must be of shape {shape}, got {got}")
+            kind = getattr(module, last).dtype
+            if lora.overflows(down.to(kind), up.to(kind)):
+                raise ValueError(
+                    f"LoRA of {printable(place)} must have a finite product B A in {kind}, got infinity"
+                )
         for place, (down, up) in state.items():
             weight = getattr(*lora.owner(net, place))
             own_down, own_up = (x.to(weight.device, weight.dtype) for x in (down, up))

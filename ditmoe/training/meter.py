@@ -11,6 +11,7 @@ from torch import Tensor
 from ditmoe.distributed import ALONE, Ranks, launch
 from ditmoe.model import DiTMoE
 from ditmoe.moe import MoE
+from ditmoe.outside import printable
 from ditmoe.training.grad_guard import Guard
 from ditmoe.training.loss_by_time import means_by_time
 from ditmoe.training.router_stats import collapsed, health
@@ -40,7 +41,9 @@ class Meter:
         return {"sums": self.sums, "skipped": self.skipped, "warned": self.warned}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore a state."""
+        """Restore a state; the shapes of its sums are checked with the first step."""
+        if strange := [name for name, value in state["sums"].items() if not isinstance(value, Tensor)]:
+            raise ValueError(f"meter/sums/{printable(strange[0])} must be a tensor")
         self.sums, self.skipped, self.warned = dict(state["sums"]), state["skipped"], state["warned"]
 
     @torch.no_grad()
@@ -49,6 +52,12 @@ class Meter:
         good = numbers["good"]
         kept = {name: numbers[name] for name in ("tally", "by_time")}
         values = {"steps": torch.ones_like(good), **kept, **numbers["losses"]}
+        for name, total in self.sums.items():
+            if total.shape != (right := values.get(name, good).shape):
+                raise ValueError(
+                    f"meter/sums/{printable(name)} must have the shape {tuple(right)}, got {tuple(total.shape)} from "
+                    "the checkpoint"
+                )
         for name, value in values.items():
             value = torch.where(good, value.double(), 0)
             self.sums[name] = value + self.sums[name].to(value.device) if name in self.sums else value

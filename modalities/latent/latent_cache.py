@@ -1,6 +1,5 @@
 """Latents on disk: encoded once by `python -m ditmoe.prepare`, memory-mapped during training."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,9 +13,10 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ditmoe.checkpoint import open_file
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.conditioning import Condition, captions_of
-from ditmoe.outside import at_home, in_utf8, is_regular, printable, read_regular
+from ditmoe.outside import at_home, in_utf8, is_regular, parse_json, printable, read_regular
 from modalities.latent.codec import Codec, is_finite
 from modalities.latent.shard_checks import asked_of, check_shard
 from modalities.shared.captions import one_of_all, with_mirrored
@@ -52,7 +52,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     file = folder / RECORD
     try:
-        record = json.loads(read_regular(file, LARGEST_RECORD))
+        record = parse_json(read_regular(file, LARGEST_RECORD))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"modality.latents must be a folder that prepare wrote, but {file} cannot be read"
@@ -89,7 +89,7 @@ def made_of(stored: Any) -> dict[str, Any]:
         ValueError: if it does not say, or cannot be read.
     """
     try:
-        return dict(json.loads((stored.metadata() or {}).get(MADE, "{}")))
+        return dict(parse_json((stored.metadata() or {}).get(MADE, "{}")))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError("the metadata of a file of latents must be JSON") from error
 
@@ -103,9 +103,10 @@ def open_stored(file: Path) -> Any:
     try:
         if not is_regular(file):
             raise OSError("it is no plain file")
+        open_file(file)  # checks the header: safetensors takes the last of two tensors of one name
         with in_utf8(file) as spelled:
             return safe_open(spelled, "pt")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged: prepare again") from error
 
 

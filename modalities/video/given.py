@@ -48,6 +48,11 @@ def parts(
     names = list(given) if several else [given]
     size, told = tuple(shape.get("size") or modality.size), list[str]()
     clips = [read(modality, name, size, told) for name in names]
+    if loop is not None and len(clips) > 1:
+        raise ValueError(
+            f"loop={loop} leads from the end of one clip to its beginning, got {len(clips)} clips: give one, or say "
+            f"between={loop} to connect two"
+        )
     if (len(clips) == 2) != (between is not None) or len(clips) not in (1, 2):
         raise ValueError(
             "between=8 connects two clips, given=[a.mp4,b.mp4]: one clip is continued by frames=, or loop="

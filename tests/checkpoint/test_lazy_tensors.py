@@ -80,6 +80,28 @@ def test_damage_is_named(tmp_path: Path) -> None:
         open_file(tmp_path / "nowhere.pt")
 
 
+def written(file: Path, header: str, body: bytes = b"") -> Path:
+    """A safetensors file with any header."""
+    file.write_bytes(len(header.encode()).to_bytes(8, "little") + header.encode() + body)
+    return file
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, 5, [], "x", {"shape": None}, {"data_offsets": None}, {"data_offsets": [0]}, {"dtype": []}],
+)
+def test_what_describes_no_tensor_is_named_with_what_it_must_have(tmp_path: Path, change: object) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    text = json.dumps({"weight": {**entry, **change} if isinstance(change, dict) else change})
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*: weight must have a type, and a shape and two offsets of whole"
+    ):
+        open_file(written(tmp_path / "a.safetensors", text, bytes(4)))
+    for header in ("[]", "null", "5"):
+        with pytest.raises(ValueError, match="its header must be an object of tensors, got"):
+            open_file(written(tmp_path / "a.safetensors", header))
+
+
 def test_compressed_and_swapped_files_are_refused(tmp_path: Path) -> None:
     torch.save(tensors(), tmp_path / "a.pt")
     for name, change in (("compressed", zipfile.ZIP_DEFLATED), ("byte order", zipfile.ZIP_STORED)):

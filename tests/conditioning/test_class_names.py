@@ -26,3 +26,8 @@ def test_a_word_that_is_a_class_too_says_how_to_ask_for_it(capsys: pytest.Captur
     make_labels(classes, 1, "cat")
     make_labels(["cat"], 1, "none")
     assert not capsys.readouterr().err
+
+
+def test_a_digit_that_is_no_number_is_no_class() -> None:
+    with pytest.raises(ValueError, match="is not a class of this model"):
+        label_index(["a", "b", "c"], "\u00b2")

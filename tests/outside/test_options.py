@@ -54,6 +54,8 @@ def start(folder: Path, kind: str, *more: str) -> Trainer:
     ("word", "line"),
     [
         ("optimizer.lr=nan", "optimizer.lr must be a finite number, got nan"),
+        ("lora.alpha=1e-320", "lora.alpha must be 0, or at least 1e-30 in size, got 1e-320"),
+        ("optimizer.lr=-1e-40", "optimizer.lr must be 0, or at least 1e-30 in size, got -1e-40"),
         ("sampling.guidance=inf", "sampling.guidance must be a finite number, got inf"),
         ("sampling.interval=[nan,1000]", "sampling.interval.0 must be a finite number"),
         ("sampling.interval=[900,100]", "the end of interval must be between 900 and 1000, got 100"),

@@ -101,6 +101,10 @@ def test_a_file_that_does_not_fit_is_one_line(pipe: ditmoe.Pipeline, adapter: Pa
         ),
         ({**state, "x": state[name]}, "must hold nothing but lora_A and lora_B of weights, got x"),
         ({**state, name: state[name] / 0}, "must be finite"),
+        (
+            {each: torch.full_like(value, 1e30) for each, value in state.items()},
+            "must have a finite product B A",
+        ),
         ({}, "at least one weight"),
     ):
         with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):

@@ -150,6 +150,7 @@ def change(state: State, key: str, value: torch.Tensor | None) -> State:
         ("blocks.0.attn.q_norm.weight", torch.zeros(0), r"q_norm.weight must not be empty"),
         ("final_layer.linear.bias", torch.ones(32, dtype=torch.int8), r"must be a tensor of floats, got torch.int8"),
         ("final_layer.linear.bias", torch.full((32,), torch.nan), r"not finite: final_layer.linear.bias"),
+        ("final_layer.linear.bias", torch.ones(32).double() * 1e300, r"not finite in float32: final_layer"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(moe: State, tmp_path: Path, key: str, value: object, words: str) -> None:

@@ -95,3 +95,26 @@ def test_a_mask_is_counted_over_the_batch(tmp_path: Path) -> None:
     half = batch.only((torch.arange(64) < 32).float()[None, :, None].expand(4, -1, 1), run.ranks)
     assert half.share == 4 * 32 * 3
     assert half.to(torch.device("cpu")).mask is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("by_time", torch.zeros(2, BINS + 1), r"by_time must have the shape \(2, 10\), got \(2, 11\)"),
+        ("tally", torch.zeros(1), r"tally must have the shape \(\d+, \d+\), got \(1,\)"),
+        ("loss", torch.zeros(3), r"loss must have the shape \(\), got \(3,\)"),
+        ("other", torch.zeros(3), r"other must have the shape \(\), got \(3,\)"),
+        ("loss", 5, "loss must be a tensor"),
+    ],
+)
+def test_sums_of_other_shapes_are_one_line(tmp_path: Path, name: str, value: object, words: str) -> None:
+    run, _ = trainer(tmp_path, *RUN, "trainer.log_every=9")
+    run.run()
+    state = run.meter.state()
+
+    def resumed() -> None:
+        run.meter.load_state(state | {"sums": {**state["sums"], name: value}})
+        run.meter.add(run.meter.latest)
+
+    with pytest.raises(ValueError, match=rf"^meter/sums/{words}[^\n]*$"):
+        resumed()

@@ -1,5 +1,6 @@
 """Lists the images in archives: webdataset .tar shards, and .zip files."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -14,6 +15,9 @@ from modalities.shared.hash_split import draw_numbers, drawn_by_name
 from modalities.shared.layout import arrange_folders
 from modalities.shared.sources import sources
 from modalities.shared.understood import OUTSIDE, Ignored
+
+_WORDNET = re.compile(r"n\d{8}")
+"""ImageNet's classes, which it publishes as one tar each."""
 
 
 @dataclass
@@ -80,7 +84,10 @@ def _numbered(
 def _members(
     root: Path, archives: list[Parts], ignored: Ignored, notes: list[str], captions: bool
 ) -> tuple[list[Entry], str]:
-    """Members of all archives, and their splits by folder; if none has a label, folders are classes."""
+    """Members of all archives, and their splits by folder.
+
+    If none has a label, folders are classes; if there are none, archives that are named as classes of ImageNet.
+    """
     found = [
         entry
         for parts in archives
@@ -94,6 +101,8 @@ def _members(
     places = dict(zip(folders, layout.places, strict=True))
     said = any(entry.label is not None for entry in found)
     classes = not said and len({place.category for place in layout.places if place} - {None}) > 1
+    stems = {entry.member.tar.stem for entry in found}
+    named = not said and not classes and len(stems) > 1 and all(map(_WORDNET.fullmatch, stems))
     keys = sources([(entry.name.rpartition("/")[0], f"{entry.name.rpartition('/')[2]}.x") for entry in found])
     kept = []
     for entry, key in zip(found, keys, strict=True):
@@ -101,6 +110,7 @@ def _members(
             ignored.add(f"in archives, {OUTSIDE}", entry.folder, by_name=True)
             continue
         label = printable(place.category) if classes and place and place.category else entry.label
+        label = entry.member.tar.stem if named else label
         split = entry.split or (place.split if place else None)
         kept.append(Entry(entry.name, split, label, key.removesuffix(".x"), entry.member, entry.captions))
     return kept, "" if any(entry.split for entry in found) else layout.origin

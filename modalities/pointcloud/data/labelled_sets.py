@@ -1,5 +1,6 @@
 """Classes and splits of files with many shapes each, as ModelNet40's HDF5 (`ply_data_train0.h5`)."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def classes_within(path: Path, count: int) -> list[str] | None:
     if len(labels) != count:
         tell(f"{printable(path)}: its {len(labels)} labels are left out, as it holds {count} shapes")
         return None
+    if len(labels) and (least := int(labels.min())) < 0:
+        tell(f"{printable(path)}: its labels are left out: they must be whole numbers from 0, got {least}")
+        return None
     names = _names(path)
     return [names[i] if 0 <= i < len(names) else f"class-{i:02d}" for i in labels.tolist()]
 
@@ -36,7 +40,12 @@ def classes_within(path: Path, count: int) -> list[str] | None:
 def _names(path: Path) -> Sequence[str]:
     file = next((file for up in path.parents[:2] if is_regular(file := up / NAMES)), None)
     text = decoded(read_beside(file, LARGEST_NAMES), "replace") if file else ""
-    return [file_name(line.strip()) for line in text.splitlines() if line.strip()]
+    names = [file_name(line.strip()) for line in text.splitlines() if line.strip()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(
+            f"{printable(file)} must name each class once, got {printable(twice[0])} more than once"
+        )
+    return names
 
 
 def splits_by_name(paths: Iterable[Path]) -> dict[Path, str]:

@@ -31,7 +31,7 @@ def read_off(content: bytes, note: object = None) -> Geometry:
     lines = [line for line in body.splitlines() if line.strip()]
     lines = _flowing(lines, width + 3 * ("N" in form)) or lines
     counts = lines[0].split() if lines else []
-    if not 2 <= len(counts) <= 3 or not all(word.isdigit() for word in counts):
+    if not 2 <= len(counts) <= 3 or not all(word.isdecimal() for word in counts):
         raise ValueError(
             "an OFF must begin with its counts of vertices, faces and edges, after the word OFF or without it, got "
             f"{lines[0][:60] if lines else ''!r}"
@@ -68,7 +68,7 @@ def _flowing(broken: list[str], width: int) -> list[str]:
         width: numbers per vertex.
     """
     first = broken[0].split() if broken else []
-    if 2 <= len(first) <= 3 and first[0].isdigit() and len(broken) > int(first[0]):
+    if 2 <= len(first) <= 3 and first[0].isdecimal() and len(broken) > int(first[0]):
         return []
     words = [word for line in broken for word in line.split()]
     if len(words) < 3 or not all(re.fullmatch("[0-9]{1,12}", word) for word in words[:3]):
@@ -80,7 +80,7 @@ def _flowing(broken: list[str], width: int) -> list[str]:
     found = [" ".join(words[:3])]
     found += [" ".join(words[start : start + width]) for start in range(3, at, width)]
     for _ in range(num_faces):
-        if at >= len(words) or not words[at].isdigit() or (after := at + 1 + int(words[at])) > len(words):
+        if at >= len(words) or not words[at].isdecimal() or (after := at + 1 + int(words[at])) > len(words):
             return []
         found.append(" ".join(words[at:after]))
         at = after

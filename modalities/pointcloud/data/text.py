@@ -115,26 +115,26 @@ def is_columns(content: bytes) -> bool:
     """Whether the beginning of a file looks like points rather than prose."""
     lines = [line for line in decoded(content).splitlines() if line.strip()][:_LINES]
     return any(len(_fields(line)) >= 3 and all(map(_number, _fields(line)[:3])) for line in lines) or (
-        len(lines) > 1 and lines[0].strip().isdigit()
+        len(lines) > 1 and lines[0].strip().isdecimal()
     )
 
 
 def _counted(rows: list[str]) -> list[str]:
     """Remove the rows with point counts, which must be correct."""
-    if not rows[0].isdigit():
+    if not rows[0].isdecimal():
         return rows
     points: list[str] = []
     at = 0  # single pass, as there may be as many counts as rows
     while at < len(rows):
-        if not rows[at].isdigit():
+        if not rows[at].isdecimal():
             raise ValueError(
                 f"the file must hold as many points as it counts, got more after {len(points)}: {rows[at][:60]!r}"
             )
         count, at = int(rows[at]), at + 1
-        if at < len(rows) and not rows[at].isdigit() and not _has_numbers(rows[at]):
+        if at < len(rows) and not rows[at].isdecimal() and not _has_numbers(rows[at]):
             at += 1  # the comment line of a chemical .xyz
         some = rows[at : at + count]
-        there = next((i for i, row in enumerate(some) if row.isdigit()), len(some))
+        there = next((i for i, row in enumerate(some) if row.isdecimal()), len(some))
         if there < count:
             raise ValueError(
                 f"the file must hold the {count} points that it counts, got {there}: {count - there} are missing"
@@ -195,7 +195,7 @@ def _has_numbers(line: str) -> bool:
     if not words:
         return False
     if len(words) == 1:
-        return words[0].isdigit()
+        return words[0].isdecimal()
     return sum(map(_number, words[:4])) >= min(len(words), 3) or (len(words) > 1 and all(map(_number, words)))
 
 

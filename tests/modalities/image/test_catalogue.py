@@ -387,3 +387,17 @@ def test_compression_on_one_side_is_noted(tmp_path: Path) -> None:
     assert about_compression(Report({"fd": 0.0}, {}), lossy, lossy).notes == ()
     assert about_compression(Report({"fd": 0.0}, {}), lossless, lossless).protocol == {}
     assert ".avif" in ImageModality.suffixes
+
+
+def test_one_tar_per_class_of_imagenet(tmp_path: Path) -> None:
+    """Each is named as its class, and its members lie at its top."""
+    for at, stem in enumerate(("n01440764", "n01443537")):
+        members = [(f"{stem}_{i}.JPEG", png(100 * at + i)) for i in range(2)]
+        tar(tmp_path / "several" / "train" / f"{stem}.tar", members)
+        tar(tmp_path / "one" / str(at) / "train" / f"{stem}.tar", members)
+    classes, pairs, _ = shown(tmp_path / "several")
+    assert classes == ["n01440764", "n01443537"]
+    assert [label for _, label in pairs] == [0, 0, 1, 1]
+    assert shown(tmp_path / "one" / "0")[0] == ["picture"]
+    tar(tmp_path / "several" / "train" / "more.tar", [("a.png", png())])
+    assert shown(tmp_path / "several")[0] == ["picture"]

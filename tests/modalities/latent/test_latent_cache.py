@@ -250,6 +250,20 @@ def test_shards_whose_parts_do_not_fit_are_one_line_that_names_them(tmp_path: Pa
         stored(out).captions_of_split("train")
 
 
+@pytest.mark.parametrize("twice", ["latents", LABELS])
+def test_tensors_that_are_there_twice_are_one_line(twice: str, tmp_path: Path) -> None:
+    """Which of them counts would be up to the reader."""
+    _, out, report = make(tmp_path)
+    content = (shard := out / report["shards"][0]).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end].rstrip()
+    more = json.dumps({twice: json.loads(header)[twice]}).encode()
+    header = header[:-1] + b", " + more[1:]
+    shard.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+    with pytest.raises(ValueError, match=rf"^{shard} is damaged: prepare again$"):
+        len(stored(out))
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_files_that_are_missing_or_no_files_are_one_line(place: int, tmp_path: Path) -> None:
     _, out, report = make(tmp_path, shard=7)

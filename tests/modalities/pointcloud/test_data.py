@@ -5,13 +5,15 @@ import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.furniture import GRID, steps_of
+from benchmarks.furniture import CHOSEN, GRID, LICENCES, missing, steps_of
+from benchmarks.quality.sweet_home import CATALOGUE
 from modalities.pointcloud import Clouds
 from modalities.pointcloud.data import catalogue
 from modalities.pointcloud.data.axes import still_to_turn
@@ -347,3 +349,12 @@ def test_meshes_that_are_not_trained_on_lead_to_prepare(tmp_path: Path) -> None:
         clouds.split("train")
     np.save(folder / "c.npy", np.zeros((3, 3), np.float32))
     assert re.search(f"note     {hint}", str(Clouds(tmp_path / "my shapes").understood()))
+
+
+def test_a_mesh_that_no_library_has_is_named_before_any_is_made(tmp_path: Path) -> None:
+    stems = sorted(CHOSEN)
+    for number, library in enumerate(LICENCES):
+        with ZipFile(tmp_path / f"{library}.sh3f", "w") as archive:
+            lines = [f"model#{i}=/a/{stem}.obj" for i, stem in enumerate(stems[number:-1:3])]
+            archive.writestr(CATALOGUE, "\n".join(lines))
+    assert missing(tmp_path) == stems[-1:]

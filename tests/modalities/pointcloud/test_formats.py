@@ -233,6 +233,10 @@ BAD_MESHES = {
     "flat.obj": (b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "zero area"),
     "nan.obj": (b"v nan 0 0\nv 1 0 0\nv 2 1 0\nf 1 2 3\n", "finite"),
     "cut.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n", "3 vertices and 1 faces"),
+    "squared.off": (
+        "OFF\n3 1 \u00b2\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n".encode("latin-1"),
+        "must begin with its counts",
+    ),
     "out.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "face"),
     "huge.off": (b"OFF\n99999999999 1 0\n0 0 0\n", "huge.off"),
     "empty.stl": (b"", "empty.stl"),

@@ -8,6 +8,7 @@ import pytest
 from modalities.pointcloud.data import scans
 from modalities.pointcloud.data.channels import Channels
 from modalities.pointcloud.data.formats import read_points, read_set, read_surface
+from modalities.pointcloud.data.labelled_sets import classes_within
 from modalities.pointcloud.data.prepare import prepare
 
 COLOURED = Channels(("xyz", "rgb"))
@@ -247,3 +248,27 @@ def test_labels_and_splits_of_modelnet_are_those_of_its_files(
         assert len(written) == 6
         assert {np.load(file).shape for file in written} == {(50, channels.width)}
         assert not (tmp_path / "bath tub").exists()
+
+
+def classes_of(labels: list[int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str] | None:
+    """The classes of an HDF5 with these labels, also where h5py is not installed."""
+    (folder / "a.h5").touch()
+    monkeypatch.setattr(scans, "check_library", lambda suffix: None)
+    monkeypatch.setattr(scans, "read_labels", lambda stream: np.array(labels))
+    return classes_within(folder / "a.h5", len(labels))
+
+
+def test_negative_labels_are_no_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert classes_of([0, -1], tmp_path, monkeypatch) is None
+    told = "a.h5: its labels are left out: they must be whole numbers from 0, got -1\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
+def test_equal_names_of_classes_would_be_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shape_names.txt").write_text("bed\ncup\nbed\n")
+    with pytest.raises(
+        ValueError, match=r"shape_names.txt must name each class once, got bed more than once$"
+    ):
+        classes_of([0, 1, 2], tmp_path, monkeypatch)
