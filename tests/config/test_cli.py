@@ -268,6 +268,33 @@ def test_a_command_that_is_ended_takes_its_temporary_folders_along(number: int, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (AttributeError("'NoneType' object has no attribute 'x'"), (130, "")),  # as of OmegaConf, half made
+        (OSError(28, "No space left on device", "x"), (2, "error: x: No space left on device\n")),
+    ],
+)
+def test_an_error_while_an_interrupt_passes_is_told_only_if_of_the_disk(
+    error: Exception, ended: tuple[int, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def library() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error
+
+    def work() -> None:
+        try:
+            library()
+        except AttributeError as inner:  # as Hydra and OmegaConf explain errors
+            raise ValueError(str(inner)) from None
+
+    with pytest.raises(SystemExit) as end:
+        cli.guard(work)
+    assert (end.value.code, capsys.readouterr().err) == ended
+
+
 @pytest.mark.parametrize("command", ["plan", "view", "report"])
 def test_a_current_folder_that_was_removed(command: str, tmp_path: Path) -> None:
     """As that of another terminal; an interpreter of its own, since importing failed."""
