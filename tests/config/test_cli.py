@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -240,6 +241,35 @@ def test_a_run_of_a_sweep_lies_in_one_folder_of_its_own() -> None:
         assert len(name.encode()) < 255
     text = (cli.config_folder() / "train.yaml").read_text()
     assert "subdir: ${sweep_name:${hydra:job.override_dirname}}" in text
+
+
+def test_a_limit_of_threads_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a container with few processes, or of `ulimit -u`, which root has none of."""
+
+    def work() -> None:
+        threading.stack_size(2**46)  # no machine has room for
+        try:
+            threading.Thread(target=print).start()
+        finally:
+            threading.stack_size(0)
+
+    with pytest.raises(SystemExit) as end:
+        cli.guard(work)
+    lines = capsys.readouterr().err.splitlines()
+    assert (end.value.code, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: no more threads can be started: raise the limit")
+
+
+def test_no_memory_for_the_code_of_onednn_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As under `ulimit -v`, where a convolution or a matrix product raises this."""
+
+    def work() -> None:
+        raise RuntimeError("could not create a primitive")
+
+    with pytest.raises(SystemExit) as end:
+        cli.guard(work)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: not enough memory: could not create a primitive\n"
 
 
 ENDLESS = """
