@@ -17,7 +17,23 @@ def by_signals() -> Iterator[None]:
     """
     alone = launch.world() == 1
     with handling(_interrupt, *(n for n in ENDING if alone and signal.getsignal(n) is signal.SIG_DFL)):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if _is_of_an_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
+
+
+def _is_of_an_interrupt(error: BaseException) -> bool:
+    """Whether an error arose while KeyboardInterrupt went through a library, such as OmegaConf tidying up half a list.
+
+    An OSError is never one: a disk that is full when a command stops is to be told.
+    """
+    before: BaseException | None = error
+    while before and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before is not None and not isinstance(error, OSError)
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -19,6 +19,11 @@ from ditmoe.outside import printable
 
 ENDLESS = "the input refers to itself, as a YAML file may in its defaults, or is nested too deeply"
 
+NO_THREAD = (
+    "no more threads can be started: raise the limit of processes (ulimit -u, or the container's) or of memory "
+    "(ulimit -v), or lower the options named workers"
+)
+
 LONGEST = 4000
 """Characters of an error line."""
 
@@ -46,12 +51,10 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
             print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        endless = isinstance(error, RecursionError)
-        if endless or is_memory(error):
+        if line := _of_a_limit(error):
             if os.environ.get("DITMOE_TRACE"):
                 traceback.print_exc()
             if launch.speaks():
-                line = ENDLESS if endless else f"not enough memory: {explain(error) or 'for this request'}"
                 print(f"error: {line}", file=sys.stderr)
             sys.exit(2)
         if not launch.is_lost(error):
@@ -85,10 +88,20 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
+def _of_a_limit(error: BaseException) -> str:
+    """One line for an error that reports that the machine, or what it allows this process, is used up; else none."""
+    if isinstance(error, RecursionError):
+        return ENDLESS
+    if "can't start new thread" in str(error):
+        return NO_THREAD
+    return f"not enough memory: {explain(error) or 'for this request'}" if is_memory(error) else ""
+
+
 def is_memory(error: BaseException) -> bool:
     """Whether an error reports exhausted memory: of Python, NumPy, or torch on a GPU or a CPU."""
     kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    of_onednn = str(error) == "could not create a primitive"  # which writes its code into memory
+    return isinstance(error, kinds) or of_onednn or "can't allocate memory" in str(error)
 
 
 def is_overflow(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ class Recorder:
         self.pending = b""
         self.told = False
         self.board: Any = None
+        self._hook = threading.excepthook
+        threading.excepthook = self._tell_of_thread
         try:
             self.board = SummaryWriter(str(folder), purge_step=step)
         except OSError as error:
-            self._tell(f"TensorBoard's events cannot be written: {error}")
+            self._tell_of_board(error)
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record; nested values go to `log.jsonl` only."""
@@ -70,9 +73,20 @@ class Recorder:
 
     def __exit__(self, *_: Any) -> None:
         os.close(self.handle)
-        with suppress(OSError):
-            if self.board:
+        if self.board:
+            with suppress(OSError):  # after one, its thread may still be about to tell it
                 self.board.close()
+                threading.excepthook = self._hook
+
+    def _tell_of_thread(self, ended: Any) -> None:
+        """One line in place of a trace, where TensorBoard's thread cannot write."""
+        if isinstance(ended.exc_value, OSError) and type(ended.thread).__module__.startswith("tensorboard."):
+            self._tell_of_board(ended.exc_value)
+        else:
+            self._hook(ended)
+
+    def _tell_of_board(self, error: OSError) -> None:
+        self._tell(f"TensorBoard's events cannot be written: {error.strerror}; the run goes on without them")
 
     def _tell(self, line: str) -> None:
         if not self.told:

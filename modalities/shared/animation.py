@@ -71,7 +71,8 @@ def encoded(
         form, codec, pixels: FFmpeg's names of the container, the encoder and the pixel format.
         options: options of the encoder.
     """
-    container_options = {"movflags": "faststart"} if form == "mp4" else {}
+    # Without a random number in Matroska's head, equal clips are equal files.
+    container_options = {"fflags": "bitexact"} | ({"movflags": "faststart"} if form == "mp4" else {})
     drawn = io.BytesIO()
     with av.open(
         # An MP4's index is first written at the end; to move it to the front, FFmpeg reads the file back.

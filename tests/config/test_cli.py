@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -242,6 +243,35 @@ def test_a_run_of_a_sweep_lies_in_one_folder_of_its_own() -> None:
     assert "subdir: ${sweep_name:${hydra:job.override_dirname}}" in text
 
 
+def test_a_limit_of_threads_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a container with few processes, or of `ulimit -u`, which root has none of."""
+
+    def work() -> None:
+        threading.stack_size(2**46)  # no machine has room for
+        try:
+            threading.Thread(target=print).start()
+        finally:
+            threading.stack_size(0)
+
+    with pytest.raises(SystemExit) as end:
+        cli.guard(work)
+    lines = capsys.readouterr().err.splitlines()
+    assert (end.value.code, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: no more threads can be started: raise the limit")
+
+
+def test_no_memory_for_the_code_of_onednn_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As under `ulimit -v`, where a convolution or a matrix product raises this."""
+
+    def work() -> None:
+        raise RuntimeError("could not create a primitive")
+
+    with pytest.raises(SystemExit) as end:
+        cli.guard(work)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: not enough memory: could not create a primitive\n"
+
+
 ENDLESS = """
 import signal, tempfile, time
 from ditmoe.config import cli
@@ -266,6 +296,33 @@ def test_a_command_that_is_ended_takes_its_temporary_folders_along(number: int, 
         assert process.wait(30) == 130
         assert process.stderr.read() == b""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (AttributeError("'NoneType' object has no attribute 'x'"), (130, "")),  # as of OmegaConf, half made
+        (OSError(28, "No space left on device", "x"), (2, "error: x: No space left on device\n")),
+    ],
+)
+def test_an_error_while_an_interrupt_passes_is_told_only_if_of_the_disk(
+    error: Exception, ended: tuple[int, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def library() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error
+
+    def work() -> None:
+        try:
+            library()
+        except AttributeError as inner:  # as Hydra and OmegaConf explain errors
+            raise ValueError(str(inner)) from None
+
+    with pytest.raises(SystemExit) as end:
+        cli.guard(work)
+    assert (end.value.code, capsys.readouterr().err) == ended
 
 
 @pytest.mark.parametrize("command", ["plan", "view", "report"])

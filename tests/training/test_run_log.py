@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ditmoe.training import Recorder
+from tests.subjects import ROOT
 
 
 def steps(folder: Path) -> list[int]:
@@ -57,6 +58,29 @@ def test_nothing_is_lost_while_the_disk_is_full(
         recorder.write({"step": 4})
     assert steps(tmp_path) == [1, 2, 3, 4]
     assert capsys.readouterr().err.count("No space left") == 1
+
+
+LIMITED = """
+import resource, signal, sys, time
+from pathlib import Path
+from ditmoe.training import Recorder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+with Recorder(Path(), 0) as recorder:
+    for step in range(1, 4):
+        recorder.write({"step": step, **{f"value {number}": 0.5 for number in range(300)}})
+"""
+
+
+@pytest.mark.parametrize("size", [5, 20000])  # not even the first event; some of them
+def test_tensorboard_on_a_full_disk_is_told_in_one_line(size: int, tmp_path: Path) -> None:
+    """Its thread fails, of which Python prints a trace."""
+    words = [sys.executable, "-c", LIMITED, str(size)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
 
 
 def test_a_screen_that_cannot_be_written_to_ends_nothing() -> None:

@@ -179,3 +179,12 @@ def test_a_full_disk_is_one_error(
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("write", [write_ffv1, write_mp4])
+def test_equal_clips_are_equal_files(write: Callable[..., None], tmp_path: Path) -> None:
+    """Matroska has a random number in its head."""
+    clip = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    for name in ("a", "b"):
+        write(tmp_path / name, clip, 8.0)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
