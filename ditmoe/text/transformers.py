@@ -20,7 +20,7 @@ from ditmoe.checkpoint.transformers_folder import (
     load_model,
     one_line,
 )
-from ditmoe.outside import printable
+from ditmoe.outside import printable, shown
 from ditmoe.text.encoder import WIDEST, About, Pretrained, States
 
 ENCODERS = {
@@ -88,7 +88,7 @@ class Transformers(Pretrained):
         width = getattr(config, "hidden_size", None)
         if type(width) is not int or not 1 <= width <= WIDEST:
             raise ValueError(
-                f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got {width!r}"
+                f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got {shown(width)}"
             )
         name = printable(Path(os.fspath(self.path or "")).name)
         return About(name, width, width, len(self._numbers("")), mark)
