@@ -37,6 +37,8 @@ MOST_GROWTH = 1000
 """How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
 MOST_AROUND = 256
 """Pieces that a template may put around a caption; honest ones have two to four."""
+LONGEST_WORD = 1000
+"""Letters of a word that WordPiece may cut, which takes quadratic time and more; honest ones cut up to 100 or 200."""
 MOST_SPECIAL = 4096
 """Special tokens that a configuration may add to a tokenizer, which takes quadratic time for them; T5 has 100."""
 MOST_PARTS = 2**20
@@ -165,6 +167,13 @@ def check_folder(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{printable(file)} must hold a character map in base64: {error}") from error
         if by > MOST_GROWTH:
             raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
+        model = rules.get("model")
+        letters = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+        if isinstance(letters, int) and letters > LONGEST_WORD:
+            raise ValueError(
+                f"{printable(file)} must cut words of at most {LONGEST_WORD} letters, got max_input_chars_per_word = "
+                f"{shown(letters)}"
+            )
         if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
             raise ValueError(
                 f"{printable(file)} must put at most {MOST_AROUND} tokens around a caption, got {pieces}"

@@ -160,6 +160,8 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
             {"post_processor": _around(200, 1)},
             "makes 200 tokens of a caption, above limit=128",
         ),
+        ("tokenizer.json", {"model": {"max_input_chars_per_word": 2**31}}, "at most 1000 letters"),
+        ("tokenizer_config.json", {"tokenizer_class": "RagTokenizer"}, "as a text encoder"),
         ("tokenizer.json", {"model": _words(999)}, "has 8 embeddings, but a token of number 999"),
         (
             "tokenizer_config.json",
