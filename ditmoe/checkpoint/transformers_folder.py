@@ -25,7 +25,7 @@ from torch import nn
 from ditmoe.checkpoint.atomic import digest
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.checkpoint.lazy_tensors import open_file
-from ditmoe.outside import at_home, is_regular, printable, read_object
+from ditmoe.outside import at_home, is_regular, printable, read_object, shown
 
 INSTALL = "pip install 'ditmoe[transformers]'"
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")
@@ -37,10 +37,14 @@ MOST_GROWTH = 1000
 """How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
 MOST_AROUND = 256
 """Pieces that a template may put around a caption; honest ones have two to four."""
+LONGEST_WORD = 1000
+"""Letters of a word that WordPiece may cut, which takes quadratic time and more; honest ones cut up to 100 or 200."""
 MOST_SPECIAL = 4096
 """Special tokens that a configuration may add to a tokenizer, which takes quadratic time for them; T5 has 100."""
 MOST_PARTS = 2**20
-"""What a configuration may count: layers, labels, positions, of each of which lists are made."""
+"""What a configuration may count: layers, positions, of each of which lists are made."""
+MOST_LABELS = 2**16
+"""Labels, whose names transformers copies again and again: a million took minutes; ImageNet has 21,841."""
 SPARE = 2**26
 """Numbers that a model may have beyond those of its files, which are tied or drawn: a pooler, positions."""
 MOST_COMPUTED = 2**22
@@ -150,6 +154,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{printable(file)} must be a plain file: it is a link to nowhere, a pipe or a device"
             )
+    for file in sorted(folder.glob("*.index.json")):
+        _check_shards(file)
     config = read_object(folder / "config.json")
     _check_config(config, folder / "config.json")
     _check_positions(config, folder)
@@ -161,6 +167,13 @@ def check_folder(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{printable(file)} must hold a character map in base64: {error}") from error
         if by > MOST_GROWTH:
             raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
+        model = rules.get("model")
+        letters = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+        if isinstance(letters, int) and letters > LONGEST_WORD:
+            raise ValueError(
+                f"{printable(file)} must cut words of at most {LONGEST_WORD} letters, got max_input_chars_per_word = "
+                f"{shown(letters)}"
+            )
         if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
             raise ValueError(
                 f"{printable(file)} must put at most {MOST_AROUND} tokens around a caption, got {pieces}"
@@ -251,6 +264,16 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def _check_shards(file: Path) -> None:
+    """Refuse an index of weights that names files elsewhere, which nobody named and no fingerprint is of."""
+    shards = read_object(file).get("weight_map")
+    for name in shards.values() if isinstance(shards, dict) else [shards]:
+        if not isinstance(name, str) or Path(name).name != name or not is_regular(file.parent / name):
+            raise ValueError(
+                f"{printable(file)} must name files of weights beside it in its weight_map, got {shown(name)}"
+            )
+
+
 def _check_config(config: Any, file: Path) -> None:
     """Refuse counts without end, and what makes transformers look for further packages.
 
@@ -266,9 +289,11 @@ def _check_config(config: Any, file: Path) -> None:
                 "_implementation" in name and value not in (None, "eager", "sdpa")
             ):
                 raise ValueError(f"{printable(file)} names code of others, refused: {printable(name)}")
-            if type(value) is int and abs(value) > MOST_PARTS and _COUNTS.search(name):
+            counts = [value, *(value if isinstance(value, list) else [])] if _COUNTS.search(name) else []
+            most = MOST_LABELS if "label" in name else MOST_PARTS
+            if absurd := [count for count in counts if type(count) is int and abs(count) > most]:
                 raise ValueError(
-                    f"{printable(file)}: {printable(name)} is absurd, refused: {str(value)[:40]}"
+                    f"{printable(file)}: {printable(name)} is absurd, refused: {str(absurd[0])[:40]}"
                 )
 
 
@@ -343,10 +368,9 @@ def _around(rule: Any) -> int:
         elif isinstance(each, Mapping):
             lengths: dict[str, int] = {}
             if isinstance(special := each.get("special_tokens"), Mapping):
-                lengths = {
-                    k: len(v["ids"]) for k, v in special.items() if isinstance(v, Mapping) and "ids" in v
-                }
-            for piece in each.get("single") or ():
+                ids = {k: v.get("ids") for k, v in special.items() if isinstance(v, Mapping)}
+                lengths = {k: len(v) for k, v in ids.items() if isinstance(v, list)}
+            for piece in single if isinstance(single := each.get("single"), list) else ():
                 token = piece.get("SpecialToken") if isinstance(piece, Mapping) else None
                 total += max(1, lengths.get(str(token.get("id")), 1)) if isinstance(token, Mapping) else 1
             below += [value for name, value in each.items() if name == "processors"]

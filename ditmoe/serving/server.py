@@ -1,6 +1,7 @@
 """The server of the demo page: it listens on 127.0.0.1, answers only its own page, and opens no connections."""
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -39,6 +40,8 @@ POLICY = (
 """Content-Security-Policy of the page: nothing is loaded from elsewhere, whatever Gradio's scripts request."""
 BESIDE = 2**20
 """Most bytes of a request besides a file: a hundred thousand paths in one kept the server from answering others."""
+ELSEWHERE = re.compile(r"/(file|proxy)=\s*https?:", re.IGNORECASE)
+"""Paths by which Gradio would fetch from another machine and answer with it, after it asked for the address."""
 UPLOADS = 16
 """Space for uploads, in files of the largest size; Gradio deletes files after an hour."""
 Scope = MutableMapping[str, Any]
@@ -184,6 +187,7 @@ class Guard:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         method, uploads = scope.get("method", "GET"), scope["path"].rstrip("/").endswith("/upload")
         code = self.refused(method, headers, self.most if uploads else min(self.most, BESIDE))
+        code = 403 if ELSEWHERE.search(scope["path"]) else code
         if not code and method == "POST" and uploads:
             code = 0 if self.room(int(headers[b"content-length"])) else 507
         if scope["type"] != "http" or code:

@@ -20,7 +20,7 @@ from ditmoe.checkpoint.transformers_folder import (
     load_model,
     one_line,
 )
-from ditmoe.outside import printable
+from ditmoe.outside import printable, shown
 from ditmoe.text.encoder import WIDEST, About, Pretrained, States
 
 ENCODERS = {
@@ -88,7 +88,8 @@ class Transformers(Pretrained):
         width = getattr(config, "hidden_size", None)
         if type(width) is not int or not 1 <= width <= WIDEST:
             raise ValueError(
-                f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got {width!r}"
+                f"{printable(self.folder / 'config.json')} must say a hidden_size between 1 and {WIDEST}, got "
+                f"{shown(width)}"
             )
         name = printable(Path(os.fspath(self.path or "")).name)
         return About(name, width, width, len(self._numbers("")), mark)
@@ -102,7 +103,7 @@ class Transformers(Pretrained):
 
     def count(self, caption: str) -> tuple[int, int]:
         numbers = one_line(lambda: self.tokenizer(caption, verbose=False)["input_ids"], self.folder)
-        unknown = self.tokenizer.unk_token_id
+        unknown = one_line(lambda: self.tokenizer.unk_token_id, self.folder)
         return len(numbers), 0 if unknown is None else numbers.count(unknown)
 
     @torch.no_grad()
@@ -129,7 +130,8 @@ class Transformers(Pretrained):
             raise ValueError(
                 f"{printable(self.folder)} makes {len(numbers)} tokens of a caption, above limit={self.limit}"
             )
-        ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
+        tokenizer = self.tokenizer
+        ends = one_line(lambda: (tokenizer.eos_token_id, tokenizer.pad_token_id, 0), self.folder)
         return numbers or [next(end for end in ends if end is not None)]
 
     def _model(self, device: torch.device) -> Any:

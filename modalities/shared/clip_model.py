@@ -25,7 +25,7 @@ from ditmoe.checkpoint.transformers_folder import (
     load_model,
     one_line,
 )
-from ditmoe.outside import check_number, is_regular, printable, read_object
+from ditmoe.outside import check_number, is_regular, printable, read_object, shown
 from ditmoe.outside import device as own_device
 
 CLIP = "a CLIP"
@@ -72,7 +72,7 @@ class Preprocessing:
         try:
             for step in ("do_resize", "do_rescale", "do_normalize"):
                 if told.get(step, True) is not True:
-                    raise ValueError(f"{step} must be true, got {told[step]!r}")
+                    raise ValueError(f"{step} must be true, got {shown(told[step])}")
             sizes = cls.sizes(told)
             check_number("resample", resample := told.get("resample", cls.FILTER), 0, 5, whole=True)
             check_number("rescale_factor", scale := told.get("rescale_factor", 1 / 255), above=0)
@@ -151,7 +151,7 @@ class Clip:
         kind = check_folder(self.folder).get("model_type")
         if kind != "clip":
             raise ValueError(
-                f"{printable(self.folder / 'config.json')} must have the model_type clip, got {kind!r}"
+                f"{printable(self.folder / 'config.json')} must have the model_type clip, got {shown(kind)}"
             )
         self.fingerprint = fingerprint(self.folder)
         self.prepared = Preprocessing.read(self.folder)
@@ -226,7 +226,7 @@ def side_pair(name: str, value: Any) -> tuple[int, int]:
 
 def _colours(name: str, value: Any) -> list[float]:
     if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"{name} must be three numbers, got {value!r}")
+        raise ValueError(f"{name} must be three numbers, got {shown(value)}")
     for number in value:
         check_number(name, number, above=0 if name == "image_std" else -math.inf)
     return value

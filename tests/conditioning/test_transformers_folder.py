@@ -3,14 +3,17 @@
 import base64
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ditmoe.checkpoint import open_file
 from ditmoe.checkpoint.transformers_folder import one_line
 from ditmoe.text.transformers import Transformers
 
@@ -38,7 +41,7 @@ def encoder(files: dict[str, bytes], folder: Path, name: str = "config.json", **
     """One whose file says more."""
     for file, content in files.items():
         (folder / file).write_bytes(content)
-    (folder / name).write_text(json.dumps(json.loads(files[name]) | more))
+    (folder / name).write_text(json.dumps(json.loads(files.get(name, b"{}")) | more))
     return Transformers(folder)
 
 
@@ -96,6 +99,9 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
         ("config.json", {"quantization_config": {"quant_method": "x"}}, "names code of others"),
         ("config.json", {"num_layers": 10**9}, "num_layers is absurd"),
         ("config.json", {"num_labels": 10**9}, "num_labels is absurd"),
+        ("config.json", {"num_labels": 2**17}, "num_labels is absurd"),  # took minutes
+        ("config.json", {"text_config": {"depths": [1, 2**62]}}, f"depths is absurd, refused: {2**62}"),
+        ("model.safetensors.index.json", {"weight_map": 3}, "its weight_map, got 3"),
         ("config.json", {"relative_attention_num_buckets": 10**9}, "num_buckets is absurd"),
         ("config.json", {"vocab_size": 10**7}, "makes 80000[0-9]+ numbers, but its weights are [0-9]{3}$"),
         ("config.json", {"max_position_embeddings": 2**20}, "positions of 8 numbers, but no file holds them"),
@@ -141,6 +147,12 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
             {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "A"}},
             "tokenizer.json must hold a character map in base64",
         ),
+        (
+            "tokenizer.json",
+            {"post_processor": {"special_tokens": {"a": {"ids": 1e999}}}},
+            "as a text encoder",
+        ),
+        ("tokenizer.json", {"post_processor": {"single": 5}}, "as a text encoder"),
         ("tokenizer.json", {"post_processor": _around(20_000, 1)}, "at most 256 tokens around .*, got 20001"),
         ("tokenizer.json", {"post_processor": _around(100, 100)}, "at most 256 tokens around .*, got 10001"),
         (
@@ -148,6 +160,8 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
             {"post_processor": _around(200, 1)},
             "makes 200 tokens of a caption, above limit=128",
         ),
+        ("tokenizer.json", {"model": {"max_input_chars_per_word": 2**31}}, "at most 1000 letters"),
+        ("tokenizer_config.json", {"tokenizer_class": "RagTokenizer"}, "as a text encoder"),
         ("tokenizer.json", {"model": _words(999)}, "has 8 embeddings, but a token of number 999"),
         (
             "tokenizer_config.json",
@@ -172,6 +186,27 @@ def test_what_is_no_file_is_not_waited_for(name: str, files: dict[str, bytes], t
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match=rf"^[^\n]*{name} must be a plain file[^\n]*$"):
         read(made)
+
+
+def test_an_index_of_weights_leads_nowhere_else(files: dict[str, bytes], tmp_path: Path) -> None:
+    """Shards elsewhere were read, and the fingerprint was of the file that was not."""
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    encoder(files, folder)
+    for name in ("elsewhere.safetensors", "encoder/b.safetensors"):
+        shutil.copy(folder / "model.safetensors", tmp_path / name)
+    (folder / "model.safetensors").unlink()
+    names = list(open_file(folder / "b.safetensors"))
+    for name, elsewhere in (
+        ("../elsewhere.safetensors", True),
+        ("none.safetensors", True),
+        ("b.safetensors", False),
+    ):
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, name)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        told = pytest.raises(ValueError, match=rf"^[^\n]*must name files of weights beside it[^\n]*'{name}'$")
+        with told if elsewhere else nullcontext():
+            read(Transformers(folder))
 
 
 def test_the_hub_is_not_asked_for_what_a_configuration_names(

@@ -232,6 +232,30 @@ def test_pages_of_other_sites_are_not_answered(method: str, headers: dict[str, s
     assert (status == 200) == (b"content-security-policy" in dict(sent[0]["headers"]))
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/gradio_api/file=http://example.com/x", 403),
+        ("/file=HTTPS://example.com/x", 403),
+        ("/gradio_api/proxy=https://example.com", 403),
+        ("/gradio_api/file=/tmp/a/http.png", 200),
+    ],
+)
+def test_nothing_is_fetched_for_a_request(path: str, status: int) -> None:
+    """Gradio asked dns.google for the address, and would have answered with what is there."""
+    codes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        codes.append(200)
+
+    async def send(message: Any) -> None:
+        codes.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"127.0.0.1:7860")]}
+    asyncio.run(Guard(app, 10)(scope, None, send))
+    assert codes == [status]
+
+
 def test_all_uploads_together_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 90)
     codes: list[int] = []

@@ -76,9 +76,10 @@ def _of_packed(
     """Fields stored one after another, each for all points."""
     packed, size = int.from_bytes(body[:4], "little"), int.from_bytes(body[4:8], "little")
     needed = num_points * sum(kind.itemsize for kind in dtypes)
-    if packed > len(body) - 8 or size > may_hold(len(content)) or size < needed:
+    grown = max(size, 24 * num_points)  # three coordinates in double precision
+    if packed > len(body) - 8 or grown > may_hold(len(content)) or size < needed:
         raise ValueError(
-            f"a compressed PCD must hold its {num_points} points, got {len(body)} bytes for {size}"
+            f"a compressed PCD must hold its {num_points} points, got {len(body)} bytes for {grown}"
         )
     plain = _expanded(body[8 : 8 + packed], size)
     starts = np.cumsum([0, *(kind.itemsize * num_points for kind in dtypes)])

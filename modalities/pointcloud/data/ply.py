@@ -1,6 +1,7 @@
 """PLY, the usual format of point clouds and scans: read with validation of headers, written atomically."""
 
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,11 +20,16 @@ LARGEST_HEADER = 2**20
 MOST_PROPERTIES = 1000
 """Limit per element; rows with lists of varying lengths take as many steps each."""
 
+SHORT, WALKED = 16, 2**16
+"""Rows of a run below which rows are walked one by one, and most values of so many rows at once."""
+
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
 _TYPES |= {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
 _COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
+_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "f4": "f", "f8": "d"}
+"""Of the module struct."""
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -131,7 +137,7 @@ class _Text:
 
 
 class _Binary:
-    """Reads a binary PLY, vectorised over runs of rows whose lists have the same lengths."""
+    """Reads a binary PLY, vectorised over runs of rows whose lists have equal lengths, else row by row."""
 
     def __init__(self, body: bytes, order: str) -> None:
         self.body, self.order, self.at = body, order, 0
@@ -151,6 +157,13 @@ class _Binary:
             for key in lists:
                 alike &= some[f"{key} "] == lengths[key]
             run = len(some) if alike.all() else int(alike.argmin())
+            if run < SHORT and run < len(some):
+                for key, (values, each) in self._walked(name, count, done, fields).items():
+                    blocks[key].append(values)
+                    sizes[key].append(each)
+                    run = len(each)
+                done += run
+                continue
             for key in fields:
                 blocks[key].append(some[key][:run].ravel() if key in lists else some[key][:run])
                 sizes[key].append(np.full(run, lengths.get(key, 1), np.int64))
@@ -167,6 +180,42 @@ class _Binary:
             if key in lists
             else whole[key]
             for key in fields
+        }
+
+    def _walked(
+        self, name: str, count: int, done: int, fields: Mapping[str, str]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Values of each property in the next rows, and how many in each row: an array for a row would take a kilobyte.
+
+        Returns:
+            Of some rows, at least one; `at` is behind them.
+        """
+        steps = []
+        for kind in fields.values():
+            _, _, members = kind.partition(" ")
+            first, _, item = members.partition(" ")
+            length = struct.Struct(self.order + _CODES[first]) if members else None
+            steps.append((length, np.dtype(self.order + (item or kind))))
+        rows = min(count - done, max(1, WALKED // len(steps)))
+        at, end, places, lengths = self.at, len(self.body), [], []
+        for row in range(rows):
+            for length, dtype in steps:
+                number = 1
+                if length is not None:
+                    if at + length.size > end:
+                        raise _truncated(name, count, done + row)
+                    number = int(length.unpack_from(self.body, at)[0])
+                    at += length.size
+                places.append(at)
+                lengths.append(number)
+                at += number * dtype.itemsize
+                if number < 0 or at > end:
+                    raise _truncated(name, count, done + row)
+        self.at = at
+        begins, each = (np.array(of, np.int64).reshape(rows, -1).T for of in (places, lengths))
+        return {
+            key: (_gathered(self.body, begins[i], each[i], steps[i][1]), each[i])
+            for i, key in enumerate(fields)
         }
 
     def _row(
@@ -193,6 +242,19 @@ class _Binary:
                 layout.append((key, first))
                 at += first.itemsize
         return np.dtype(layout), lengths
+
+
+def _gathered(body: bytes, begins: np.ndarray, lengths: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values that lie in several places, so many at each, one after another."""
+    if len(lengths) * SHORT < (
+        total := int(lengths.sum())
+    ):  # few places: an index would be larger than the values
+        pairs = zip(begins.tolist(), lengths.tolist(), strict=True)
+        return np.concatenate([np.frombuffer(body, dtype, number, begin) for begin, number in pairs])
+    within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    at = np.repeat(begins, lengths) + dtype.itemsize * within
+    every = np.frombuffer(body, np.uint8)[at[:, None] + np.arange(dtype.itemsize)]
+    return every.view(dtype)[:, 0]
 
 
 def _truncated(name: str, count: int, got: int) -> ValueError:

@@ -96,7 +96,7 @@ def items_of(path: Path, known: str, place: tuple[str, str]) -> list[tuple[int |
     count: int | None = number_of(known)
     if not (is_regular(path) and count and count <= path.stat().st_size):
         count = count_shapes(path)
-    if count is None:
+    if not count:  # an empty set is reported when it is read
         return [(None, place)]
     classes = classes_within(path, count) or [place[0]] * count
     return [(item, (category, place[1])) for item, category in enumerate(classes)]

@@ -16,6 +16,7 @@ from modalities.pointcloud.data.formats import (
     write_npy,
     write_npz,
 )
+from modalities.pointcloud.data.pcd import read_pcd
 from modalities.pointcloud.data.ply import write_ply
 from tests.modalities.pointcloud.test_channels import (
     ALL,
@@ -253,3 +254,16 @@ def test_columns_that_a_given_cloud_lacks_are_none(tmp_path: Path) -> None:
         assert points.shape == (rows, 9)
         assert np.isfinite(points).all(0).tolist() == [True] * 3 + [rgb] * 3 + [normals] * 3
         assert np.array_equal(points[:, :3], read_cloud(tmp_path / name, 7, print))
+
+
+def test_a_small_pcd_is_no_large_cloud() -> None:
+    """A megabyte of repetitions was fourteen million points, and more than a gigabyte in double precision."""
+    num = 6_000_000
+    again = b"\xe0\xff\0" * (3 * num // 264)  # 264 bytes each
+    size = 1 + 264 * (len(again) // 3)
+    counted = "\n".join(
+        ["FIELDS x y z", "SIZE 1 1 1", "TYPE U U U", f"POINTS {size // 3}", "DATA binary_compressed\n"]
+    )
+    lengths = (len(again) + 2).to_bytes(4, "little") + size.to_bytes(4, "little")
+    with pytest.raises(ValueError, match="a compressed PCD must hold its"):
+        read_pcd(counted.encode() + lengths + b"\0\0" + again)

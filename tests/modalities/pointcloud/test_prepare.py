@@ -193,3 +193,12 @@ def test_what_is_too_small_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     prepare(tmp_path / "source", tmp_path / "out", split=(1, 0, 0), workers=1)
     said = capsys.readouterr().out
     assert "note: too small to measure: test has 0" in said
+
+
+def test_a_set_of_no_clouds_is_told(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    np.save(tmp_path / "source" / "none.npy", np.zeros((0, 40, 3), np.float32))
+    with pytest.raises(
+        ValueError, match=r"^source must hold readable shapes, got 1 .*float32 of \(0, 40, 3\)$"
+    ):
+        prepare(tmp_path / "source", tmp_path / "out", workers=0)
