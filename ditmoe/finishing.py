@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config.command_line import person_words
-from ditmoe.config.errors import explain
+from ditmoe.config.errors import explain, shortened
 from ditmoe.distributed import launch, say
 from ditmoe.outside import TooFewError, check_number, printable, tell
 
@@ -133,7 +133,7 @@ def _end_with(failure: Exception) -> None:
         raise failure
     if os.environ.get("DITMOE_TRACE"):
         traceback.print_exception(failure)
-    tell(f"error: nothing was measured: {explain(failure)}")
+    tell(f"error: nothing was measured: {shortened(explain(failure))}")
     sys.exit(1)
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ditmoe.checkpoint.atomic import digest, replacing
-from ditmoe.checkpoint.places import FOLDER, exists, place
+from ditmoe.checkpoint.places import FOLDER, exists, place, unless_dropped
 from ditmoe.lazy import lazily
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "replacing",
     "restate",
     "save",
+    "unless_dropped",
 ]
 __getattr__ = lazily(  # torch
     __name__,

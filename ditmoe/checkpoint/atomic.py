@@ -47,8 +47,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     _cleared(path.parent.absolute())
-    draft, handle = _begun(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    begun: list[Path] = []
     try:
+        draft, handle = _begun(path, _created, begun)
         # Readable, too: NumPy writes to write-only files through C's buffers, which hide that the disk is full.
         with open(draft, "w+b", opener=lambda *_: handle) as stream:
             yield stream
@@ -56,7 +57,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
             os.replace(draft, path)
     except BaseException as error:
-        discard(draft)
+        for each in begun:
+            discard(each)
         _name(error, path)
         raise
 
@@ -77,8 +79,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
     clear(path.parent)
-    draft, handle = _begun(path, _made)
+    begun: list[Path] = []
+    handle = None
     try:
+        draft, handle = _begun(path, _made, begun)
         yield draft
         mode = draft.stat().st_mode & 0o666
         for found in sorted(draft.rglob("*"), reverse=True):  # a folder after its content
@@ -93,8 +97,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         recover(path)
-        discard(draft)  # an unfinished draft, or the replaced folder
-        os.close(handle)
+        for each in begun:
+            discard(each)  # an unfinished draft, or the replaced folder
+        if handle is not None:
+            os.close(handle)
         clear(path.parent)
 
 
@@ -263,13 +269,18 @@ def _changed(path: Path) -> int:
         return 0
 
 
-def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """Create and lock a new draft of a path; returns its path and handle."""
+def _begun(path: Path, make: Callable[[Path], int], begun: list[Path]) -> tuple[Path, int]:
+    """Create and lock a new draft of a path; returns its path and handle.
+
+    Args:
+        begun: gets the draft's path before it is created, since an interrupt may come before this returns.
+    """
     while True:
-        draft = _beside(path, DRAFT)
+        begun[:] = [draft := _beside(path, DRAFT)]
         try:
             handle = make(draft)
         except FileExistsError:
+            begun.clear()  # it is another's
             continue
         except OSError as error:
             error.filename = str(path)  # the user knows the target, not the draft
@@ -277,6 +288,10 @@ def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         if lock(handle) is not False and draft.exists():  # no other process cleared it before it was locked
             return draft, handle
         os.close(handle)
+
+
+def _created(draft: Path) -> int:
+    return os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def _made(draft: Path) -> int:

@@ -2,13 +2,19 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ditmoe.outside import is_regular, printable
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 STARTERS = Path(__file__).parents[1] / "starters"
 """Small trained models that come with the package, such as `starter/pointcloud`."""
+
+TRIES = 3
+"""Times that a run is read whose training drops the checkpoint that is being read."""
+T = TypeVar("T")
 
 
 def place(run: Path, step: int) -> Path:
@@ -56,6 +62,24 @@ def candidates(path: Path) -> list[Path]:
         own = sorted(f"starter/{each.name}" for each in STARTERS.glob("*") if is_regular(each / MANIFEST))
         where = f"{path} is not one of those that come with ditmoe: {', '.join(own)}"
     raise FileNotFoundError(f"checkpoint must be a run's folder or a checkpoint in it, but {where}")
+
+
+def unless_dropped(path: Path, work: Callable[[], T]) -> T:
+    """What `work` makes of the newest checkpoint of a run; begun again, up to `TRIES` times, if one was dropped.
+
+    A checkpoint that `path` itself is has no other in its place.
+
+    Raises:
+        FileNotFoundError: if there is none; whatever `work` raises.
+    """
+    for left in reversed(range(TRIES)):
+        before = candidates(path)
+        try:
+            return work()
+        except (ValueError, OSError):
+            if not left or all(map(os.path.lexists, before)):
+                raise
+    raise AssertionError
 
 
 def check_within(found: Path, path: Path) -> None:

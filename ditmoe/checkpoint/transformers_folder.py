@@ -35,6 +35,8 @@ TRUSTED: Mapping[str, Any] = {"trust_remote_code": False, "local_files_only": Tr
 ENCODER = "a text encoder"
 MOST_GROWTH = 1000
 """How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
+MOST_RULES = 256
+"""Rules of a tokenizer, of which each takes a step for each word; honest ones have a dozen."""
 MOST_AROUND = 256
 """Pieces that a template may put around a caption; honest ones have two to four."""
 LONGEST_WORD = 1000
@@ -161,6 +163,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
     _check_positions(config, folder)
     if is_regular(file := folder / "tokenizer.json"):
         rules = read_object(file)
+        if (number := _rules(rules)) > MOST_RULES:
+            raise ValueError(f"{printable(file)} must have at most {MOST_RULES} rules, got {number}")
         try:
             by = _growth(rules)
         except ValueError as error:
@@ -315,6 +319,20 @@ def _check_positions(config: Mapping[str, Any], folder: Path) -> None:
         raise ValueError(
             f"{printable(folder / 'config.json')} has {positions} positions of {width} numbers, but no file holds them"
         )
+
+
+def _rules(tree: Mapping[str, Any]) -> int:
+    """How many rules a tokenizer has, whatever they do."""
+    number, below = (
+        0,
+        [tree.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")],
+    )
+    while below:
+        rule = below.pop()
+        if isinstance(rule, list | dict):
+            number += isinstance(rule, dict) and "type" in rule
+            below += rule.values() if isinstance(rule, dict) else rule
+    return number
 
 
 def _growth(tree: Any) -> float:

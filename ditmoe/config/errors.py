@@ -24,8 +24,8 @@ NO_THREAD = (
     "(ulimit -v), or lower the options named workers"
 )
 
-LONGEST = 4000
-"""Characters of an error line."""
+LONGEST = 2000
+"""Characters of an error line that are printed, half of them from its end."""
 
 
 def guard(main: Callable[[], Any], command: str | None = None) -> None:
@@ -47,22 +47,21 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            line = _shortened(explain(error, command) or _cause(error))
-            print(f"error: {printable(line)}", file=sys.stderr)
+            _print(explain(error, command) or _cause(error))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if line := _of_a_limit(error):
             if os.environ.get("DITMOE_TRACE"):
                 traceback.print_exc()
             if launch.speaks():
-                print(f"error: {line}", file=sys.stderr)
+                _print(line)
             sys.exit(2)
         if not launch.is_lost(error):
             raise
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            print(f"error: {launch.LOST}", file=sys.stderr)
+            _print(launch.LOST)
         sys.stdout.flush()
         os._exit(1)  # without waiting for processes that do not answer
 
@@ -77,9 +76,16 @@ def _check_folder() -> None:
         ) from error
 
 
-def _shortened(line: str) -> str:
-    """A line without its middle if it is too long, since text from files could fill the screen."""
-    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+def _print(line: str) -> None:
+    print(f"error: {shortened(line)}", file=sys.stderr)
+
+
+def shortened(line: str) -> str:
+    """A printable line, without its middle if it is too long, since text from files could fill the screen."""
+    line = printable(line)
+    if (left := len(line) - LONGEST) <= 0:
+        return line
+    return f"{line[: LONGEST // 2]} ... ({left} letters left out) ... {line[-LONGEST // 2 :]}"
 
 
 def _cause(error: BaseException) -> str:

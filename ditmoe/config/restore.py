@@ -78,6 +78,15 @@ def restore(
     Raises:
         FileNotFoundError, ValueError: one line each, see `checkpoint.load`.
     """
+    where = torch.device(device or own_device())
+    return checkpoint.unless_dropped(
+        Path(path), lambda: _restored(path, top_k, where, trusted, memory or LowMemory())
+    )
+
+
+def _restored(
+    path: str | Path, top_k: int | None, device: torch.device, trusted: trust.Trust, memory: LowMemory
+) -> Restored:
     found = checkpoint.find(path, parts=("ema", "facts"))
     config, data_facts = admitted(found, trusted)
     if top_k is not None:
@@ -89,8 +98,7 @@ def restore(
         try_scheduler(make_scheduler(make(config["scheduler"]), process), process)
         make_own = partial(make_model, config, modality)
         planned = make_checked(make_own, config, modality, weights, found.path, trusted)
-        where = torch.device(device or own_device())
-        model, traffic = _filled(planned, make_own, weights, found.path, where, memory or LowMemory())
+        model, traffic = _filled(planned, make_own, weights, found.path, device, memory)
     return Restored(model.eval(), modality, process, config, found.plain["step"], found.run, traffic)
 
 

@@ -97,10 +97,9 @@ def export(
     elif autoencoder is not None:
         raise ValueError("autoencoder must be left out: a run has its own")
     else:
-        found = checkpoint.find(source, parts=("ema", "facts"))
-        with build.describing(found.path):
-            pipeline, told = of_run(found, scheduler, trust, lora)
-        metrics = found.run / METRICS
+        pipeline, told, metrics = checkpoint.unless_dropped(
+            source, lambda: _of_newest(source, scheduler, trust, lora)
+        )
     # A link could expose a file from outside the run.
     measured = is_regular(metrics) and not metrics.is_symlink()
     card = write_card(**told, metrics=metrics if measured else None, licence=licence)
@@ -112,6 +111,13 @@ def export(
             shutil.copy(metrics, draft / METRICS)
     parts = ", ".join(name for name, part in pipeline.components.items() if part is not None)
     return f"{out}: {parts}"
+
+
+def _of_newest(source: Path, *options: Any) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any], Path]:
+    """As `of_run`, of the newest checkpoint of a run, and where its metrics are."""
+    found = checkpoint.find(source, parts=("ema", "facts"))
+    with build.describing(found.path):
+        return *of_run(found, *options), found.run / METRICS
 
 
 def of_run(

@@ -23,7 +23,7 @@ from torch import Tensor
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file, replacing
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.outside import device as own_device
-from ditmoe.outside import is_regular, printable, read_regular, tell
+from ditmoe.outside import is_regular, parse_json, printable, read_regular, tell
 from ditmoe.text.encoder import About, Pretrained, States
 
 RECORD, FORMAT = "states.json", "ditmoe-captions-1"
@@ -140,7 +140,7 @@ class CaptionStates:
 
     def _record(self) -> list[str]:
         try:
-            record = json.loads(read_regular(self.folder / RECORD, LARGEST_RECORD))
+            record = parse_json(read_regular(self.folder / RECORD, LARGEST_RECORD))
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged("has a record that cannot be read") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:

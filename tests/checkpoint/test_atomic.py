@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ditmoe.checkpoint.atomic import check_writable, clear, recover, replacing_f
 from ditmoe.config.errors import explain
 
 OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
+UNTIL_WRITING = ("replacing", "replacing_folder", "_begun", "_created", "_made", "lock")
 
 
 def killed_at(number: int, work: Callable[[], None], place: Path) -> bool:
@@ -295,3 +297,32 @@ def test_a_full_disk_is_told_with_the_name_of_what_was_written(folder: bool, tmp
         os.close(full)
     assert explain(told.value, "sample") == f"{place}: No space left on device"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+def test_an_interrupt_at_any_line_before_writing_leaves_no_draft(write: Callable, tmp_path: Path) -> None:
+    ended, number = False, 0
+    while not ended:
+        number += 1
+        left = number
+
+        def traced(frame: FrameType, event: str, _: object) -> Callable | None:
+            nonlocal left
+            if frame.f_code.co_filename != atomic.__file__ or frame.f_code.co_name not in UNTIL_WRITING:
+                return None
+            left -= event == "line"
+            if not left:
+                raise KeyboardInterrupt
+            return traced
+
+        try:
+            sys.settrace(traced)
+            with write(tmp_path / "a"):
+                sys.settrace(None)
+                ended = True
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            assert not list(tmp_path.iterdir()), number
+        finally:
+            sys.settrace(None)
+    assert number > 10

@@ -3,11 +3,14 @@
 import os
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from ditmoe import checkpoint
 from ditmoe.checkpoint import atomic, replacing, store
 from ditmoe.config.restore import load_weights, restore
 from ditmoe.export import export
@@ -214,6 +217,46 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     trainer(folder, "trainer.steps=1")[0].run()
     return folder
+
+
+def test_a_step_that_is_dropped_while_it_is_read_is_no_error(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a run that saves and drops one at once; who names the step gets no other."""
+    find, parts = checkpoint.find, store.load(run)
+    parts.pop("step")
+    opened: list[int] = []
+
+    def dropped(*of: Any, **more: Any) -> store.Checkpoint:
+        found = find(*of, **more)
+        opened.append(found.plain["step"])
+        if found.plain["step"] > 1:
+            shutil.rmtree(found.path)
+        return found
+
+    monkeypatch.setattr(checkpoint, "find", dropped)
+    for reader in (restore, partial(export, out=tmp_path / "out")):
+        for step in (1, 2):
+            store.save(tmp_path / "run", step, parts)
+        reader(tmp_path / "run")
+        named = store.save(tmp_path / "run", 2, parts)
+        with pytest.raises(FileNotFoundError, match=r"step-0000002 does not exist$"):
+            reader(named)
+    assert opened == [2, 1, 2] * 2
+
+
+def test_steps_that_are_dropped_without_end_are_an_error(tmp_path: Path) -> None:
+    opened: list[Path] = []
+
+    def work() -> None:
+        opened.append(store.save(tmp_path, len(opened) + 1, content(1)))
+        shutil.rmtree(opened[-2] if len(opened) > 1 else tmp_path / "checkpoints" / "step-0000000")
+        raise ValueError("it is gone")
+
+    store.save(tmp_path, 0, content(0))
+    with pytest.raises(ValueError, match="it is gone"):
+        checkpoint.unless_dropped(tmp_path, work)
+    assert len(opened) == 3
 
 
 def resealed(run: Path, folder: Path, **sections: dict) -> Path:

@@ -115,6 +115,7 @@ def test_states_on_disk_are_those_of_the_encoder_and_are_added_to(tmp_path: Path
     [
         ("states.json", lambda raw: raw[:-20]),
         ("states.json", lambda raw: raw.replace(b"ditmoe-captions-1", b"other")),
+        ("states.json", lambda raw: raw.replace(b'"format"', b'"format": 0, "format"')),
         ("states.json", lambda raw: raw.replace(b'"states-', b'"../x-')),
         ("states.json", lambda raw: raw.replace(b'"width": 16', b'"width": 17')),
         ("*.safetensors", lambda raw: raw[:-1]),

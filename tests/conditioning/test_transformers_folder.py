@@ -69,6 +69,10 @@ def _replacing(times: int) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": [rule] * times}
 
 
+def _lowering(times: int) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}] * times}
+
+
 def _around(pieces: int, numbers: int) -> dict[str, Any]:
     token = {"SpecialToken": {"id": "</s>", "type_id": 0}}
     ids = {"id": "</s>", "ids": [2] * numbers, "tokens": ["</s>"] * numbers}
@@ -126,6 +130,7 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
             "are not whole: .* is miss",
         ),
         ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
+        ("tokenizer.json", {"normalizer": _lowering(300)}, "must have at most 256 rules, got 30[0-9]"),
         ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),
         (
             "tokenizer.json",

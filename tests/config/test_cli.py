@@ -272,6 +272,23 @@ def test_no_memory_for_the_code_of_onednn_is_told_in_one_line(capsys: pytest.Cap
     assert capsys.readouterr().err == "error: not enough memory: could not create a primitive\n"
 
 
+@pytest.mark.parametrize("kind", [ValueError, MemoryError])
+def test_long_errors_are_told_without_their_middle(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise kind(f"model_index.json: {'x' * 100_000}: names code of others")
+
+    with pytest.raises(SystemExit):
+        cli.guard(work)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) < 2100
+    told = re.fullmatch(
+        r"error: .*: (x+) \.\.\. \((\d+) letters left out\) \.\.\. (x+): names code of others", line
+    )
+    assert len(told[1]) + int(told[2]) + len(told[3]) == 100_000
+
+
 ENDLESS = """
 import signal, tempfile, time
 from ditmoe.config import cli

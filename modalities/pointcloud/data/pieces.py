@@ -14,7 +14,7 @@ from typing import Any
 
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import clear
-from ditmoe.outside import files_below, printable, read_regular, real_path
+from ditmoe.outside import files_below, parse_json, printable, read_regular, real_path
 from modalities.shared import provenance
 from modalities.shared.provenance import Origin, Record, Seen
 
@@ -163,7 +163,7 @@ def absent(root: Path) -> set[str]:
         OSError, ValueError: if the report is unreadable or invalid.
     """
     try:
-        report = json.loads(read_regular(root / REPORT, LARGEST_RECORD))
+        report = parse_json(read_regular(root / REPORT, LARGEST_RECORD))
     except FileNotFoundError:
         return set()
     except (ValueError, RecursionError) as error:

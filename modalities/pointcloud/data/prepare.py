@@ -1,6 +1,5 @@
 """Prepares a data set from the user's own shapes: a folder of meshes or clouds in, the layout of PC15k out."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -9,7 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ditmoe.outside import check_number, files_below, load_array, printable, read_regular, real_path, tell
+from ditmoe.outside import (
+    check_number,
+    files_below,
+    load_array,
+    parse_json,
+    printable,
+    read_regular,
+    real_path,
+    tell,
+)
 from modalities.pointcloud.data.axes import check_up
 from modalities.pointcloud.data.channels import XYZ, Channels
 from modalities.pointcloud.data.formats import SET_SUFFIXES, may_be_shape, without_surfaces
@@ -227,7 +235,7 @@ def _claim(out: Path, setting: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {out}: {error.strerror}") from error
     try:
-        there = dict(json.loads(text))
+        there = dict(parse_json(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{record} must be the report of an earlier run, got something else") from error
     if there.get("format") != FORMAT or ("counts" in there and not (out / provenance.RECORD).is_file()):

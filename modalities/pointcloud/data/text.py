@@ -23,6 +23,10 @@ _AXES = tuple(
 _COLOURS = ("r|red|cr", "g|green|cg", "b|blue|cb")
 _NORMALS = tuple(f"n_?{axis}|normal_?{axis}|normal\\.{axis}" for axis in "xyz")
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
+_GROUPED = re.compile(
+    r"[-+]?\d{1,3}(?:([. \xa0\u202f])\d{3}(?:\1\d{3})*,|([, \xa0\u202f])\d{3}(?:\2\d{3})*\.)\d+"
+)
+"""A number with separators of thousands: 1.100,5 or 1,100.5 or 1 100,5."""
 _NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND|INF)\d*|nan\((?:ind|snan)\))", re.IGNORECASE)
 """NaN and infinity as written by Microsoft's C library."""
 _BLANKS = r"\s+"
@@ -60,7 +64,7 @@ def read_columns(content: bytes, note: Callable[[str], object], more: bool = Fal
         more: also read the columns after the coordinates: colours and normals named in a header, or unnamed columns.
 
     Raises:
-        ValueError: for rows of words or with too few columns, and for a wrong count.
+        ValueError: for rows of words, with too few columns or with separators of thousands, and for a wrong count.
     """
     text = decoded(content)
     if "#" in text or "(" in text:
@@ -72,6 +76,11 @@ def read_columns(content: bytes, note: Callable[[str], object], more: bool = Fal
     if not rows:
         raise ValueError("the file must have points, got none")
     rows = _counted(rows)
+    if row := next(filter(_is_grouped, rows), None):
+        at = next(i for i, line in enumerate(lines, 1) if row in line)
+        raise ValueError(
+            f"numbers must be written without separators of thousands, got in line {at}: {row[:60]!r}"
+        )
     if _has_decimal_commas(rows[:_LINES]):
         note("commas are read as decimal points")
         rows = [row.replace(",", ".").replace(";", " ") for row in rows]
@@ -212,3 +221,12 @@ def _has_decimal_commas(rows: Sequence[str]) -> bool:
     words = [word for row in rows for word in re.split(r"[\s;]+", row.strip()) if word]
     apart = all(len(re.split(r"[\s;]+", row.strip())) >= 3 for row in rows)
     return apart and any("," in word for word in words) and all(map(_COMMA.fullmatch, words))
+
+
+def _is_grouped(row: str) -> bool:
+    """Whether a field has separators of thousands, of three or more in quotes or separated by semicolons or blanks."""
+    if not _GROUPED.search(row):
+        return False
+    several = (row.split('"')[1::2], row.split(";"), re.split(r"[\s;]+", row))
+    fields = next((fields for fields in several if len(fields) >= 3), [])
+    return any(_GROUPED.fullmatch(field.strip()) for field in fields)

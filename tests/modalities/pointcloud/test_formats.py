@@ -120,6 +120,39 @@ def test_columns_come_in_many_dresses(tmp_path: Path, text: str) -> None:
     np.testing.assert_array_equal(read_points(tmp_path / "a.pts"), [[0, 0, 0], [1, 2, 3], [4, 5, 6]])
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "1.100,5;2.000,5;3.000,5",
+        "-1.100.200,5;0,5;0,5",
+        "1 100,5;0,5;0,5",
+        "1\N{NO-BREAK SPACE}100.5;0.5;0.5",
+        "1,000.5 2,000.5 3,000.5",
+        '"1,000.5","0.5","0.5"',
+    ],
+)
+def test_separators_of_thousands_are_refused(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f"x;y;z\n0.5;0.5;0.5\n{row}\n")
+    with pytest.raises(ValueError, match=rf"a\.csv.*without separators of thousands.* line 3: '{row[0]}"):
+        read_points(file)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "1,500;2,250;3,125",
+        "1,500 2,250 3,125",
+        "1.500,2.250,3.125",
+        "1.500, 2.250, 3.125",
+        "1.5\t2.25\t3.125",
+    ],
+)
+def test_three_decimals_are_no_thousands(tmp_path: Path, row: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{row}\n" * 2)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[1.5, 2.25, 3.125]] * 2)
+
+
 @pytest.mark.parametrize("suffix", [*MESH_SUFFIXES])
 def test_a_surface_is_sampled_by_area(tmp_path: Path, suffix: str) -> None:
     path = write_mesh(tmp_path / f"a{suffix}")

@@ -12,6 +12,7 @@ import pytest
 import trimesh
 
 from modalities.pointcloud import Clouds
+from modalities.pointcloud.data.pieces import absent
 from modalities.pointcloud.data.prepare import prepare
 from modalities.shared.isolation import run_isolated
 
@@ -124,8 +125,12 @@ def test_bad_requests_are_told_in_one_line(source: Path, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     told("out must be a folder that can be written", source, tmp_path / "file")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "prepare.json").write_text("[1]")
-    told("must be the report of an earlier run", source, tmp_path / "other")
+    for text in ("[1]", '{"absent": [], "absent": []}'):
+        (tmp_path / "other" / "prepare.json").write_text(text)
+        told("must be the report of an earlier run", source, tmp_path / "other")
+        if "absent" in text:
+            with pytest.raises(ValueError, match=r"prepare\.json must be the report of `prepare`"):
+                absent(tmp_path / "other")
     (empty / "a.obj").write_text("hello")
     told(r"must hold readable shapes, got 1 others: a\.obj", empty, tmp_path / "out", workers=1)
 
