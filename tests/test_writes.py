@@ -20,6 +20,7 @@ OF_FILES = {"copy": ("shutil",), "truncate": ("os",), "dump": ("json", "pickle",
 """Words that are other things' too: only what these modules mean by them."""
 DRAFTS = {"replacing", "replacing_folder"}
 ALLOWED = {
+    "ditmoe/checkpoint/atomic.py:_created": "makes the draft",
     "ditmoe/checkpoint/atomic.py:replacing": "opens the draft",
     "ditmoe/checkpoint/store.py:finish": "into the draft of `save`",
     "ditmoe/checkpoint/store.py:_written": "into the draft of `save`",

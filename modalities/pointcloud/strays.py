@@ -20,8 +20,7 @@ def onto_surface(cloud: Float[np.ndarray, "N C"], most: float) -> Float[np.ndarr
     """A cloud whose stray points were moved between the nearest of the others and one of its neighbours.
 
     Their further channels become those of that nearest point. The number and order of points stay, and so do all that
-    do not stray. Clouds of fewer than ten points, or with some that are not finite, are returned as they
-    are.
+    do not stray. Clouds of fewer than ten points, or with some that are not finite, are returned as they are.
 
     Args:
         most: distance to the fourth neighbour, in medians, from which a point strays.

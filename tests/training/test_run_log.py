@@ -79,7 +79,7 @@ def test_tensorboard_on_a_full_disk_is_told_in_one_line(size: int, tmp_path: Pat
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == 1
+    assert len(done.stderr.splitlines()) == 1  # its end may be missing, since that thread is not waited for
     assert "cannot be written" in done.stderr
 
 
