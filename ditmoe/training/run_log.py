@@ -90,8 +90,8 @@ class Recorder:
 
     def _tell(self, line: str) -> None:
         if not self.told:
+            self.told = True  # before it is said: TensorBoard's thread may be about to
             say(line, error=True)
-        self.told = True
 
 
 def _whole(data: bytes, step: int) -> int:
