@@ -352,10 +352,13 @@ def _places(samples: Samples) -> Samples:
 
 def _numbers(data_facts: Mapping[str, Any]) -> dict[str, Any]:
     """Check the types of the data facts of a checkpoint."""
-    mean = [float(value) for value in data_facts["mean"]]
+    mean = data_facts["mean"]
+    for value in mean:
+        check_number("the mean of the points", value)
     if len(mean) != 3 or not all(map(math.isfinite, mean)):
         raise ValueError(f"the mean of the points must have 3 finite numbers, got {mean}")
-    if not 0 < float(data_facts["scale"]) < math.inf:
+    check_number("the scale of the points", data_facts["scale"])
+    if not 0 < data_facts["scale"] < math.inf:
         raise ValueError(f"the scale of the points must be positive, got {data_facts['scale']}")
     classes = [printable(name) for name in data_facts["classes"]]
     found = {"classes": classes, "mean": mean, "scale": float(data_facts["scale"])}

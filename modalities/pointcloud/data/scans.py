@@ -11,6 +11,7 @@ import numpy as np
 
 from ditmoe.outside import may_hold, open_regular, printable
 from modalities.pointcloud.data.channels import Geometry
+from modalities.pointcloud.data.hdf5_chunks import check_filters, read_rows
 from modalities.shared.isolation import isolated
 
 SUFFIXES = {".h5": "h5py", ".hdf5": "h5py", ".las": "laspy", ".laz": "laspy", ".e57": "pye57"}
@@ -22,8 +23,6 @@ MEMORY = 2**29
 """Memory limit in bytes for reading it, besides its content (`outside.may_hold`)."""
 _LAS_HEADER = 375
 """Bytes of the longest LAS header."""
-_COMPRESSING = (1, 4, 32000)
-"""Codes of HDF5's compression filters: deflate, szip, lzf."""
 _NAMES = ("data", "points", "coords", "xyz", "pos")
 COLOURS, NORMALS = ("rgb", "color", "colors", "colour", "colours"), ("normal", "normals")
 """Names of arrays of colours and normals beside the points."""
@@ -87,7 +86,7 @@ def read_labels(stream: BinaryIO) -> np.ndarray | None:
     with h5py.File(stream, "r") as file:
         if "label" not in file.keys():  # noqa: SIM118, as `in file` follows links
             return None
-        labels = np.asarray(_dataset(file, "label", _size(stream))[()])
+        labels = read_rows(_dataset(file, "label", _size(stream)), "label")
         if labels.dtype.kind not in "iu" or labels.ndim == 0 or labels.size != len(labels):
             raise ValueError(
                 f"label must be a whole number for each cloud, got {labels.dtype} of {labels.shape}"
@@ -115,7 +114,7 @@ def _hdf5(path: Path, stream: BinaryIO, more: bool, item: int | None) -> Geometr
 def _cloud(path: Path, data: Any, name: str, item: int | None) -> np.ndarray:
     """An array, or one item of it."""
     if item is None or not data.chunks:
-        return np.asarray(data[() if item is None else item])
+        return read_rows(data, name) if item is None else np.asarray(data[item])
     row, within = divmod(item, data.chunks[0])
     return np.array(_chunks(path, state_of(path), name, row)[within])
 
@@ -133,7 +132,7 @@ def _chunks(path: Path, state: tuple[int, ...], name: str, row: int) -> np.ndarr
     with open_regular(path) as stream, h5py.File(stream, "r") as file:
         data = _dataset(file, name, _size(stream))
         length = data.chunks[0]
-        return np.asarray(data[row * length : (row + 1) * length])
+        return read_rows(data, name, row * length, (row + 1) * length)
 
 
 def state_of(path: Path) -> tuple[int, ...]:
@@ -158,10 +157,7 @@ def _dataset(file: Any, name: str, size: int) -> Any:
         raise ValueError(
             f"an HDF5 must hold the {data.size} numbers that it promises, in chunks of their size"
         )
-    made = data.id.get_create_plist()
-    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-    if sum(code in _COMPRESSING for code in filters) > 1:  # stacked filters multiply the ratio
-        raise ValueError(f"an HDF5 must be compressed once, got its {name} compressed again")
+    check_filters(data, name)
     if not _is_written(data):
         raise ValueError(f"an HDF5 must hold all of its {name}, got one of which parts were never written")
     return data

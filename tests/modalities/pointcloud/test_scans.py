@@ -1,5 +1,7 @@
 """HDF5, LAS, LAZ and E57, where the extra `scans` is installed."""
 
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,51 @@ def test_an_hdf5_of_what_was_never_written_is_refused(how: dict, tmp_path: Path)
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.create_dataset("data", data=np.repeat(POINTS, 2, axis=0), **how)
     assert read_set(tmp_path / "b.h5").data.shape == (1, 100, 3)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+@pytest.mark.parametrize("how", [{}, {"shuffle": True}, {"fletcher32": True, "shuffle": True}])
+def test_chunks_are_read_however_they_are_filtered(
+    how: dict, compression: str | None, tmp_path: Path
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    values = np.stack([POINTS, POINTS.round(), np.zeros_like(POINTS)])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=values, chunks=(2, 40, 3), compression=compression, **how)
+    np.testing.assert_array_equal(read_set(tmp_path / "a.h5").data, np.float32(values))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "compression"),
+    [
+        (zlib.compress(bytes(12)), "gzip"),  # the rest would be uninitialised memory
+        (zlib.compress(bytes(10**8)), "gzip"),
+        (zlib.compress(bytes(range(240)) * 5)[:-20], "gzip"),
+        (b"abc", "gzip"),
+        (b"\x02abc", "lzf"),
+        (b"\x00a" + b"\xe0\xff\x00" * 100, "lzf"),
+        (b"\x20", "lzf"),
+    ],
+)
+def test_a_chunk_of_another_size_is_refused(chunk: bytes, compression: str, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("data", (2, 50, 3), "f4", chunks=(2, 50, 3), compression=compression)
+        data.id.write_direct_chunk((0, 0, 0), chunk)
+    tracemalloc.start()
+    for item in (None, 1):
+        with pytest.raises(ValueError, match="an HDF5 must hold whole chunks"):
+            scans.read_scan(tmp_path / "a.h5", item=item)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_filters_whose_result_cannot_be_checked_are_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra `scans` is not installed")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=np.zeros((2, 50, 3), int), chunks=(2, 50, 3), scaleoffset=0)
+    with pytest.raises(ValueError, match="must be compressed by gzip or lzf, got its data stored otherwise"):
+        read_set(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("label", [np.array([0.5, 1]), np.zeros((2, 9), int), 3, None])
